@@ -1,0 +1,108 @@
+# What Next?: everything a person or a machine does with a clone. `make` alone lists it.
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+    $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+    && echo $$python && break; done)
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input
+# One empty file per set of extras says that the environment holds what pyproject.toml asks for.
+RUN := .venv/.installed-run
+DEV := .venv/.installed-dev
+DOCS := .venv/.installed-docs
+DATA := data/ml-100k.parquet
+MODELS := models/agent.safetensors models/critic.safetensors
+# Not the models themselves: an interrupted training saves them too, and make would delete a target in the making.
+TRAINED := models/.trained
+
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help install run train test test-all check results bench docs clean distclean announce FORCE
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+install: $(RUN) ## the environment alone, in .venv
+
+run: announce $(TRAINED) ## get ml-100k, train by src/setup.txt, recommend; what is there already is used again
+	@echo; echo "== Recommendation: src/main.py src/setup.txt train=no"
+	$(BIN)/python src/main.py src/setup.txt train=no
+
+train: $(DATA) ## train by src/setup.txt, whether or not there are models already
+	@rm -f $(TRAINED)
+	@$(MAKE) --no-print-directory $(TRAINED)
+
+test: $(DEV) ## the tests, without the slow ones
+	$(BIN)/python -m pytest
+
+test-all: $(DEV) ## all tests
+	$(BIN)/python -m pytest -m ""
+
+check: $(DEV) ## style, strict types, imports (among the tests), tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+results: $(DATA) ## the README's table of results
+	$(BIN)/python benchmarks/results.py
+
+bench: $(RUN) ## all benchmarks, as JSON lines
+	@set -e; for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark; done
+
+docs: $(DOCS) ## the documentation, in site/
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --clean --strict
+
+clean: ## remove the models of `make run`, the built documentation and caches
+	rm -rf $(MODELS) models/agent.* models/critic.* $(TRAINED) site dist docs/reference
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .cache
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## the same, and the environment and the data of `make run`
+	rm -rf .venv data/ml-100k.*
+
+announce:
+	@echo "What Next? from nothing to a recommendation:"
+	@echo "  1. environment in .venv   $(if $(wildcard $(RUN)),there already,1-3 min; downloads 0.4 GB (with CUDA: 2.9 GB))"
+	@echo "  2. data ml-100k           $(if $(wildcard $(DATA)),there already,seconds; downloads 2-5 MB)"
+	@if $(MAKE) --no-print-directory --question $(TRAINED) 2>/dev/null; \
+	    then echo "  3. training               there already: models/ is newer than src/setup.txt and the data"; \
+	    else echo "  3. training               under 3 min on 2 cores"; fi
+	@echo "  4. recommendation         seconds"
+	@echo "To train anew: make train. To begin anew: make clean."
+
+$(BIN)/python:
+ifeq ($(strip $(PYTHON)),)
+	@echo "What Next? needs Python 3.11 or newer with its venv module (on Debian and Ubuntu: apt install python3-venv)." >&2
+	@echo "Found: $$(python3 --version 2>/dev/null || echo no python3). Name another with: make PYTHON=/path/to/python3.12 run" >&2
+	@exit 2
+endif
+	@$(PYTHON) -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "What Next? needs Python 3.11 or newer with its venv module; $(PYTHON) is" \
+	    "$$($(PYTHON) --version 2>/dev/null || echo no Python)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+$(RUN): pyproject.toml | $(BIN)/python
+	$(INSTALL) -e '.[pandas]'
+	@touch $@
+
+$(DEV): $(RUN)
+	$(INSTALL) -e '.[pandas,dev]'
+	@touch $@
+
+$(DOCS): $(RUN)
+	$(INSTALL) -e '.[docs]'
+	@touch $@
+
+$(DATA): | $(RUN)
+	@echo; echo "== Data: what-next data get ml-100k"
+	$(BIN)/what-next data get ml-100k
+
+ifneq ($(words $(wildcard $(MODELS))),2)
+$(TRAINED): FORCE
+endif
+$(TRAINED): src/setup.txt $(DATA) | $(RUN)
+	@echo; echo "== Training: src/main.py src/setup.txt"
+	$(BIN)/python src/main.py src/setup.txt
+	@touch $@

@@ -1,0 +1,49 @@
+"""Writes docs/reference from the code: the settings, a page for each public module, and the changelog."""
+
+from pathlib import Path
+
+from what_next.settings import reference
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "what_next"
+TARGET = ROOT / "docs" / "reference"
+
+
+def settings_page() -> str:
+    """The table of all settings."""
+    rows = [
+        f"| `{setting.key}` | {setting.description} | {setting.allowed} | "
+        f"{'required' if setting.default is None else f'`{setting.default}`'} |"
+        for setting in reference()
+    ]
+    head = ["# Every setting", "", "| key | meaning | allowed | default |", "| --- | --- | --- | --- |"]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def public_modules() -> list[str]:
+    """The dotted names of all modules whose names do not start with an underscore."""
+    names = []
+    for file in sorted(SOURCE.rglob("*.py")):
+        parts = file.relative_to(SOURCE).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        if not any(part.startswith("_") for part in parts):
+            names.append(".".join(["what_next", *parts]))
+    return names
+
+
+def main() -> None:
+    """Write every page."""
+    TARGET.mkdir(parents=True, exist_ok=True)
+    for stale in TARGET.glob("*.md"):
+        stale.unlink()
+    modules = [name for name in public_modules() if name != "what_next"]
+    links = [f"- [`{name}`]({name}.md)" for name in modules]
+    (TARGET / "index.md").write_text("\n".join(["# Python", "", "::: what_next", "", "## Modules", "", *links]) + "\n")
+    (TARGET / "settings.md").write_text(settings_page())
+    (TARGET / "changelog.md").write_text((ROOT / "CHANGELOG.md").read_text())
+    for name in modules:
+        (TARGET / f"{name}.md").write_text(f"# `{name}`\n\n::: {name}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""What Next?: recommenders that learn from what happens next. The common names; the rest is in the modules."""
+
+__version__ = "0.1.0"
+
+from what_next.agent import Agent
+from what_next.algorithms import Algorithm, WhatNext
+from what_next.data import Catalogue, Dataset
+from what_next.environment import Environment
+from what_next.policy import LearnedPolicy
+from what_next.recommender import Recommendation, Recommender, load
+from what_next.report import Report
+from what_next.settings import Setup
+from what_next.state import State
+
+__all__ = [
+    "Agent",
+    "Algorithm",
+    "Catalogue",
+    "Dataset",
+    "Environment",
+    "LearnedPolicy",
+    "Recommendation",
+    "Recommender",
+    "Report",
+    "Setup",
+    "State",
+    "WhatNext",
+    "__version__",
+    "load",
+]

@@ -1,0 +1,78 @@
+"""The founding algorithm."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.models import AgentModel, CriticModel, spread_out
+from what_next.models.actor_critic import Sizes
+from what_next.types import Trajectories
+
+
+class WhatNext(Algorithm):
+    """An LSTM actor proposes a point in attribute space and ascends an LSTM critic, which learns the reward.
+
+    A one-step critic: the log holds no state after an item that was not played, so there is nothing to discount.
+    A point that is free to follow the critic's gradient leaves the region where items are, and the estimate there runs
+    away; one that is held at the best of several items settles between them. So the actor's policy is a distribution
+    over prototypes, points of the catalogue spread over it: a proto-action in the sense of Dulac-Arnold et al. 2015
+    (arXiv 1512.07679), chosen as in a discrete actor-critic. Its loss is the critic's value expected under that
+    policy, exactly, over all prototypes (the "mean" or all-action gradient: Allen et al. 2017, arXiv 1709.00503, eq. 4),
+    with a bonus for entropy so that no prototype is given up early.
+    """
+
+    name: Literal["whatnext"] = "whatnext"
+    prototypes: int = Field(default=32, gt=1, description="number of points that the actor chooses from")
+    entropy: float = Field(default=0.01, ge=0, description="weight of the policy's entropy (nats) in the actor's loss")
+    random_items: int = Field(
+        default=16, ge=0, description="random items that the critic learns of besides the selected one, per history"
+    )
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("actor",), "critic": ("critic",)}
+
+    @property
+    def explore(self) -> int:
+        """See `Algorithm.explore`."""
+        return self.random_items
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """An actor with its prototypes, and a critic."""
+        prototypes = torch.from_numpy(vectors[spread_out(vectors, self.prototypes, rng)])
+        return {"actor": AgentModel(sizes, prototypes), "critic": CriticModel(sizes)}
+
+    def losses(self, nets: Networks, batch: Trajectories) -> dict[str, Tensor]:
+        """The actor's: minus the expected value of its policy; the critic's: squared error of its estimates."""
+        critic, actor = nets["critic"], nets["actor"]
+        assert isinstance(actor, AgentModel) and isinstance(critic, CriticModel)
+        state = critic.encoder(batch.factors)
+        estimates = critic.head(state, batch.points, batch.prospects)
+        with torch.no_grad():
+            values = critic.head(state, actor.prototypes, batch.actor_prospects)
+        log_policy = actor(batch.actor_factors, batch.actor_prospects).log_softmax(-1)
+        policy = log_policy.exp()
+        expected = (policy * (values - self.entropy * log_policy)).sum(-1)
+        return {
+            "actor": -expected[batch.mask].mean(),
+            "critic": (estimates - batch.targets).square()[batch.mask].mean(),
+        }
+
+    def propose(
+        self,
+        nets: Networks,
+        factors: Float[Tensor, "batch time factors"],
+        prospects: Float[Tensor, "batch time choices prospects"],
+        rng: np.random.Generator | None = None,
+    ) -> Float[Tensor, "batch time dim"]:
+        """One of the prototypes: drawn by the Gumbel-max trick, or the likeliest."""
+        actor = nets["actor"]
+        assert isinstance(actor, AgentModel)
+        logits = actor(factors, prospects)
+        if rng is not None:
+            noise = rng.gumbel(size=tuple(logits.shape)).astype(np.float32)
+            logits = logits + torch.from_numpy(noise).to(logits.device)
+        return actor.prototypes[logits.argmax(-1)]

@@ -1,0 +1,221 @@
+"""`what-next data get | import | describe`."""
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from what_next.data import Dataset, Options, Tables, import_files, save
+from what_next.data.known import KNOWN, KnownSet, get, known_set, present
+from what_next.errors import DataError
+
+app = typer.Typer(no_args_is_help=True, help="Get, import and describe data sets.")
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+
+
+@app.command("get")
+def get_known(
+    name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KNOWN)}; without it, the list.")] = None,
+    to: Annotated[Path, typer.Option(help="The folder for NAME.parquet.")] = Path("data"),
+    archive: Annotated[
+        Path | None, typer.Option("--from", help="The official archive, downloaded by hand.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Get a known public data set; what is there already is reused."""
+    people = Console(stderr=as_json)
+    if name is None:
+        people.print(_known_table(list(KNOWN.values())))
+        return
+    known = known_set(name)
+    path, notes, fetched = to / f"{known.name}.parquet", list[str](), not present(known, to)
+    people.print(_known_table([known]))
+    if fetched:
+        with Progress(
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=people
+        ) as bars:
+            task = bars.add_task(known.name, total=None, visible=False)
+            path, notes = get(
+                known,
+                to,
+                archive,
+                lambda here, total: bars.update(task, completed=here, total=total or None, visible=True),
+                lambda text: bars.console.print(f"{known.name}: {text}", highlight=False, markup=False, soft_wrap=True),
+            )
+    dataset = Dataset.read(path)
+    if as_json:
+        print(json.dumps({"data": str(path), "fetched": fetched, "notes": notes, **_size(dataset)}))
+        return
+    _say(people, notes)
+    state = "written" if fetched else "already here"
+    people.print(f"{path}: {state}; {_sentence(dataset)}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("import")
+def import_data(
+    files: Annotated[list[Path], typer.Argument(help="One or more log files: one row per event.")],
+    to: Annotated[Path, typer.Option(help="Where the data set goes: data/NAME.parquet.")],
+    items: Annotated[
+        Path | None,
+        typer.Option(help="A table with one row per item. FILE.inter takes the FILE.item beside it by itself."),
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="The column with the user.")] = None,
+    item: Annotated[str | None, typer.Option(help="The column with the item.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="The column with the time: Unix time (s, ms, us, ns) or ISO.")
+    ] = None,
+    reward: Annotated[str | None, typer.Option(help="The column with the reward, such as a rating.")] = None,
+    titles: Annotated[str | None, typer.Option(help="The column with titles, in the item table or the log.")] = None,
+    attributes: Annotated[
+        str | None,
+        typer.Option(
+            help="Item attributes, separated by commas, in the item table or the log; '' for none. Text of words "
+            "(separated by | or spaces, at most 200 different ones) becomes a 0/1 attribute per word. Default: every "
+            "column with numbers, and every token_seq column of a .item file."
+        ),
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(help="Log columns that describe the event; '' for none. Default: numbers that vary per item."),
+    ] = None,
+    fill: Annotated[
+        Literal["median"] | None, typer.Option(help="Replace missing attribute values; otherwise they are refused.")
+    ] = None,
+    keep_duplicates: Annotated[bool, typer.Option(help="Keep rows that are equal in every column.")] = False,
+    session_gap: Annotated[
+        str | None, typer.Option(help="Cut a user's events into sessions at pauses longer than this: 30m, 12h, 1d.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Import logs: CSV, TSV, :: separated, Parquet, RecBole's atomic files, pickled DataFrames; .gz of the text ones.
+
+    Rows that cannot be used are counted, and written to NAME.rejected.parquet with their line. Without an item table,
+    number columns of the log that are constant for each item become its attributes, the others context of the event.
+    """
+    if to.suffix != ".parquet":
+        raise DataError(f"--to {to}: must end in .parquet")
+    options = Options(
+        user, item, time, reward, titles, _names(attributes), _names(context), fill, keep_duplicates,
+        _duration(session_gap) if session_gap else None,
+    )  # fmt: skip
+    tables = import_files(files, items, options)
+    written = save(tables, to)
+    dataset = Dataset.from_tables(tables, to.stem)
+    if as_json:
+        print(json.dumps(_report(tables, written, dataset)))
+        return
+    people = Console()
+    _say(people, [f"{role}: {column}" for role, column in tables.columns.items()])
+    _say(people, tables.notes)
+    _say(people, [f"{count:,} rows rejected: {reason}" for reason, count in tables.reasons().items()])
+    _say(people, [f"{path} written" for path in written])
+    people.print(f"{tables.rows:,} rows read; {_sentence(dataset)}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("describe")
+def describe(
+    data: Annotated[Path, typer.Argument(help="An imported data set, or any file that can be imported.")],
+    as_json: Json = False,
+) -> None:
+    """Show what is in a data set."""
+    facts = Dataset.read(data).describe()
+    if as_json:
+        print(json.dumps(facts))
+        return
+    people = Console()
+    people.print(_facts_table(facts))
+    if facts["attributes"]:
+        people.print(_attribute_table(facts["attributes"]))
+
+
+def _report(tables: Tables, written: list[Path], dataset: Dataset) -> dict[str, Any]:
+    return {
+        "data": str(written[-1]),
+        "files": [str(path) for path in written],
+        "rows_read": tables.rows,
+        "rejected": tables.reasons(),
+        "columns": tables.columns,
+        "notes": tables.notes,
+        **_size(dataset),
+    }
+
+
+def _size(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "users": dataset.users,
+        "items": len(dataset.catalogue),
+        "rows": dataset.events,
+        "attributes": list(dataset.catalogue.names),
+        "catalogue": dataset.catalogue.hash(),
+    }
+
+
+def _sentence(dataset: Dataset) -> str:
+    return (
+        f"{dataset.users:,} users, {len(dataset.catalogue):,} items with {len(dataset.catalogue.names)} attributes, "
+        f"{dataset.events:,} events"
+    )
+
+
+def _say(people: Console, lines: list[str]) -> None:
+    for line in lines:
+        people.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _duration(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
+    if not found or not float(found[1]):
+        raise DataError(f"--session-gap {text!r}: expected a number and s, m, h or d, such as 30m")
+    return timedelta(**{UNITS[found[2]]: float(found[1])})
+
+
+def _known_table(sets: list[KnownSet]) -> Table:
+    table = Table(show_header=False, show_lines=True)
+    for known in sets:
+        facts = [known.what, f"from {known.url} ({known.megabytes:g} MB)"]
+        if known.package:
+            facts.append(f"or from the Python package {known.package.requirement}")
+        facts += [f"SHA-256 {known.sha256}", f"licence: {known.licence}", f"cite: {known.citation}"]
+        table.add_row(known.name, "\n".join(facts))
+    return table
+
+
+def _facts_table(facts: dict[str, Any]) -> Table:
+    lengths, time, reward = facts["lengths"], facts["time"], facts["reward"]
+    table = Table(title=facts["name"], show_header=False)
+    table.add_row("users", f"{facts['users']:,}")
+    table.add_row("items", f"{facts['items']:,} ({facts['items_with_events']:,} with events)")
+    table.add_row("rows", f"{facts['rows']:,}")
+    table.add_row(
+        "per user",
+        f"min {lengths['min']:,}, median {lengths['median']:,.0f}, mean {lengths['mean']:,.1f}, max {lengths['max']:,}",
+    )
+    table.add_row("density", f"{facts['density']:.3%}")
+    table.add_row("time", f"{time['first']} to {time['last']}" if time else "none: file order is the order")
+    if time:
+        table.add_row("ties in time", f"{facts['ties']:.1%} of rows share their time with another of the same user")
+    table.add_row("reward", f"mean {reward['mean']:.3g}, sd {reward['sd']:.3g}" if reward else "none")
+    if reward and reward["counts"]:
+        table.add_row("", ", ".join(f"{value}: {count:,}" for value, count in reward["counts"].items()))
+    elif reward:
+        table.add_row("", ", ".join(f"{float(q):.0%}: {value:.3g}" for q, value in reward["quantiles"].items()))
+    table.add_row("context", ", ".join(facts["context"]) or "none")
+    return table
+
+
+def _attribute_table(attributes: dict[str, dict[str, float]]) -> Table:
+    table = Table("attribute", "mean", "sd")
+    for name, moments in attributes.items():
+        table.add_row(name, f"{moments['mean']:.4g}", f"{moments['sd']:.4g}")
+    return table

@@ -1,0 +1,20 @@
+"""Data in: files to a clean, columnar data set, its catalogue, and its splits."""
+
+from what_next.data.catalogue import Catalogue
+from what_next.data.dataset import Dataset
+from what_next.data.importer import import_files, save
+from what_next.data.splits import Split, split_leave_last_out, split_time, split_users
+from what_next.data.tables import Options, Tables
+
+__all__ = [
+    "Catalogue",
+    "Dataset",
+    "Options",
+    "Split",
+    "Tables",
+    "import_files",
+    "save",
+    "split_leave_last_out",
+    "split_time",
+    "split_users",
+]

@@ -1,0 +1,120 @@
+"""The items: ids, titles, and attributes with the scaling under which distances are taken."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Float32, Int, Int32
+
+from what_next.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """Every item that can be recommended, in a fixed order; elsewhere an item is its position here.
+
+    Attributes:
+        ids: external ids (Int64 or String), distinct.
+        titles: what people call the items; the id as text where there is no title.
+        names: attribute names, one per column of `attributes`; empty where there are none.
+        attributes: the attributes in their own units, all finite.
+        center: what is subtracted from each attribute, in its own unit; 0 until standardised.
+        scale: what each attribute is divided by, in its own unit; 1 until standardised.
+    """
+
+    ids: pl.Series
+    titles: pl.Series
+    names: tuple[str, ...]
+    attributes: Float32[np.ndarray, "items attributes"]
+    center: Float32[np.ndarray, "attributes"]
+    scale: Float32[np.ndarray, "attributes"]
+
+    @classmethod
+    def from_table(cls, table: pl.DataFrame) -> "Catalogue":
+        """From an item table: columns `item_id`, `title`, then one per attribute (all finite)."""
+        names = tuple(table.columns[2:])
+        attributes = np.empty((len(table), len(names)), np.float32)
+        for column, name in enumerate(names):
+            attributes[:, column] = table[name].to_numpy()
+        neutral = np.zeros(len(names), np.float32)
+        return cls(table["item_id"], table["title"], names, attributes, neutral, neutral + 1)
+
+    def to_table(self) -> pl.DataFrame:
+        """The item table that `from_table` reads."""
+        columns = [pl.Series(name, column) for name, column in zip(self.names, self.attributes.T, strict=True)]
+        return pl.DataFrame([self.ids.alias("item_id"), self.titles.alias("title"), *columns])
+
+    def scaled(
+        self, center: Float32[np.ndarray, "attributes"], scale: Float32[np.ndarray, "attributes"]
+    ) -> "Catalogue":
+        """The same catalogue under a given scaling."""
+        return replace(self, center=center, scale=scale)
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        return len(self.ids)
+
+    @cached_property
+    def vectors(self) -> Float32[np.ndarray, "items attributes"]:
+        """The standardised attributes, `(attributes - center) / scale`: without units."""
+        vectors: Float32[np.ndarray, "items attributes"] = (self.attributes - self.center) / self.scale
+        return vectors
+
+    def standardised(self, seen: Bool[np.ndarray, "items"] | Int[np.ndarray, "chosen"] | Sequence[int]) -> "Catalogue":
+        """The same catalogue, centred and scaled by the mean and standard deviation (population) of some items.
+
+        Args:
+            seen: a mask over the items, or positions: those that training may know.
+
+        Raises:
+            DataError: no item is given, or an attribute has one value on all of them.
+        """
+        known = self.attributes[np.asarray(seen)].astype(np.float64)
+        if not len(known):
+            raise DataError("no item of the catalogue has a training event, so attributes cannot be standardised")
+        center, scale = known.mean(axis=0), known.std(axis=0)
+        for name, low, high in zip(self.names, known.min(axis=0), known.max(axis=0), strict=True):
+            if low == high:
+                raise DataError(
+                    f"attribute {name!r} is constant: it is {low:g} for all {len(known)} items with a training event, "
+                    "so it cannot tell items apart; import the data without it (--attributes)"
+                )
+        return self.scaled(center.astype(np.float32), scale.astype(np.float32))
+
+    def restore(self, vectors: Float[np.ndarray, "*batch attributes"]) -> Float[np.ndarray, "*batch attributes"]:
+        """Standardised vectors back in the attributes' own units."""
+        restored: Float[np.ndarray, "*batch attributes"] = vectors * self.scale + self.center
+        return restored
+
+    def index(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "n"]:
+        """Positions of external ids, which are compared as text; -1 for those that are not here."""
+        return np.array([self._by_text.get(str(one), -1) for one in ids], np.int32)
+
+    @cached_property
+    def _by_text(self) -> dict[str, int]:
+        return {text: position for position, text in enumerate(self.ids.cast(pl.String))}
+
+    def hash(self) -> str:
+        """SHA-256 over ids, attribute names and attributes: what a model was trained on. Titles do not count."""
+        digest = hashlib.sha256()
+        for texts in (self.ids.cast(pl.String).to_list(), self.names):
+            for text in texts:
+                # Each text goes in with its length, so that no two lists of texts read alike.
+                encoded = text.encode()
+                digest.update(len(encoded).to_bytes(8, "little") + encoded)
+            digest.update(b"\xff" * 8)
+        # Adding 0 turns -0.0 into 0.0: equal values, equal hash.
+        digest.update((self.attributes + np.float32(0)).astype("<f4").tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Size and, for each attribute, mean and standard deviation over all items, in its own unit."""
+        values = self.attributes.astype(np.float64)
+        return {
+            name: {"mean": float(column.mean()), "sd": float(column.std())}
+            for name, column in zip(self.names, values.T, strict=True)
+        }

@@ -1,0 +1,126 @@
+"""Which column plays which role: given by the user, or recognised by its name."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import polars as pl
+
+from what_next.errors import DataError
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "user": (
+        "user_id", "user", "uid", "user_name", "listener", "listener_id", "viewer", "visitor_id", "customer_id",
+        "customer", "client_id", "reviewer_id", "member_id", "household_id", "session_id", "session", "playlist_id",
+    ),
+    "item": (
+        "item_id", "item", "iid", "movie_id", "film_id", "track_id", "song_id", "artist_id", "video_id", "product_id",
+        "article_id", "news_id", "book_id", "game_id", "business_id", "parent_asin", "asin", "sku", "movie", "track",
+        "song", "artist", "product",
+    ),
+    "time": (
+        "timestamp", "time", "datetime", "ts", "event_time", "unix_time", "unix_timestamp", "unix_review_time", "date",
+        "played_at", "created_at", "time_stamp", "transaction_timestamp", "t",
+    ),
+    "reward": ("reward", "rating", "score", "stars", "label", "click", "clicked", "overall"),
+    "titles": (
+        "title", "name", "item_title", "item_name", "movie_title", "film_title", "track_name", "song_name",
+        "song_title", "artist_name", "product_name", "product_title", "titles",
+    ),
+}  # fmt: skip
+"""Names that are recognised, first match first; case, spaces, dots, dashes and underscores do not count."""
+
+ITEM_TABLE_ALIASES = {**ALIASES, "item": (*ALIASES["item"], "id")}
+"""In an item table a bare `id` is the item; in a log it is more likely the number of the event."""
+
+ROW_LABELS = ("", "Unnamed: 0", "__index_level_0__")
+"""What pandas calls the row number that it writes into a file; it is no part of an event."""
+
+
+def recognise(
+    columns: Sequence[str],
+    roles: Iterable[str],
+    required: Iterable[str],
+    given: Mapping[str, str | None],
+    where: str,
+    aliases: Mapping[str, Sequence[str]] = ALIASES,
+) -> dict[str, str]:
+    """The column for each role that has one.
+
+    Args:
+        columns: the columns there are.
+        roles: what to look for (keys of `ALIASES`).
+        required: roles without which the table is of no use.
+        given: the user's own choice for a role; None leaves it to the names.
+        where: the file, for messages.
+        aliases: the names that are recognised for each role.
+
+    Raises:
+        DataError: a given column is not there, a required role has none, or one column would play two roles.
+    """
+    found: dict[str, str] = {}
+    for role in roles:
+        wanted = given.get(role)
+        column = exact(columns, wanted, f"--{role}", where) if wanted else _by_alias(columns, aliases[role], found)
+        if column is not None:
+            found[role] = column
+    for role in required:
+        if role not in found:
+            raise DataError(
+                f"{where}: no column for the {role}; found {', '.join(map(repr, columns))}; name it with --{role}"
+            )
+    for role, column in found.items():
+        twin = next((other for other in found if other != role and found[other] == column), None)
+        if twin:
+            raise DataError(f"{where}: column {column!r} cannot be both the {role} and the {twin}; name one of them")
+    return found
+
+
+def exact(columns: Sequence[str], wanted: str, option: str, where: str) -> str:
+    """The column that the user named: as written, or but for case and punctuation where that is unambiguous."""
+    if wanted in columns:
+        return wanted
+    alike = [column for column in columns if _plain(column) == _plain(wanted)]
+    if len(alike) == 1:
+        return alike[0]
+    raise DataError(f"{where}: no column {wanted!r} (from {option}); found {', '.join(map(repr, columns))}")
+
+
+def _by_alias(columns: Sequence[str], aliases: Sequence[str], taken: Mapping[str, str]) -> str | None:
+    names = {_plain(column): column for column in reversed(columns) if column not in taken.values()}
+    return next((names[_plain(alias)] for alias in aliases if _plain(alias) in names), None)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def numeric(frame: pl.LazyFrame, columns: Sequence[str]) -> dict[str, pl.Expr]:
+    """Those of the columns that hold numbers only, as Float64 expressions; blank, null and NaN become null."""
+    schema = frame.collect_schema()
+    numbers = {name: as_number(frame, name) for name in columns if _may_be_number(frame, name)}
+    texts = [name for name in numbers if isinstance(schema[name], pl.String | pl.Categorical | pl.Enum)]
+    if not texts:
+        return numbers
+    verdicts = frame.select(
+        ((_blank(name) | numbers[name].is_not_null()).all() & numbers[name].is_not_null().any()).alias(name)
+        for name in texts
+    ).collect(engine="streaming")
+    return {name: number for name, number in numbers.items() if name not in texts or verdicts[name].item()}
+
+
+def as_number(frame: pl.LazyFrame, column: str) -> pl.Expr:
+    """The column as Float64; null where it is not a number (infinite values stay)."""
+    if isinstance(frame.collect_schema()[column], pl.String | pl.Categorical | pl.Enum):
+        return pl.col(column).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False).fill_nan(None)
+    if _may_be_number(frame, column):
+        return pl.col(column).cast(pl.Float64, strict=False).fill_nan(None)
+    return pl.lit(None, dtype=pl.Float64)
+
+
+def _may_be_number(frame: pl.LazyFrame, column: str) -> bool:
+    dtype = frame.collect_schema()[column]
+    return dtype.is_numeric() or isinstance(dtype, pl.Boolean | pl.String | pl.Categorical | pl.Enum | pl.Null)
+
+
+def _blank(column: str) -> pl.Expr:
+    text = pl.col(column).cast(pl.String).str.strip_chars().str.to_lowercase()
+    return text.is_null() | text.is_in(["", "nan", "na", "null", "none"])

@@ -1,0 +1,234 @@
+"""The data set in memory: every event in one array, users as offsets into it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Int32, Int64
+
+from what_next.data.catalogue import Catalogue
+from what_next.data.cleaning import clean
+from what_next.data.ids import positions
+from what_next.data.importer import FORMAT, beside, import_files
+from what_next.data.pickles import from_pandas
+from what_next.data.readers import Source
+from what_next.data.tables import Options, Tables
+from what_next.errors import DataError
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Events by user, then time, ties in file order; user `u` owns `offsets[u]:offsets[u + 1]`.
+
+    Attributes:
+        name: what to call it.
+        user_ids: external ids of the users (Int64 or String).
+        items: for each event, the position of its item in the catalogue.
+        offsets: where each user's events start, and at the end the number of events.
+        timestamps: microseconds since 1970 UTC; None where the log has no times.
+        rewards: one number per event, in the log's own unit; None where the log has none.
+        context: further numbers about each event; shape (events, 0) where there are none.
+        context_names: the names of the columns of `context`.
+        catalogue: the items.
+    """
+
+    name: str
+    user_ids: pl.Series
+    items: Int32[np.ndarray, "events"]
+    offsets: Int64[np.ndarray, "users_plus_1"]
+    timestamps: Int64[np.ndarray, "events"] | None
+    rewards: Float32[np.ndarray, "events"] | None
+    context: Float32[np.ndarray, "events context"]
+    context_names: tuple[str, ...]
+    catalogue: Catalogue
+
+    @property
+    def users(self) -> int:
+        """How many users there are."""
+        return len(self.user_ids)
+
+    @property
+    def events(self) -> int:
+        """How many events there are."""
+        return len(self.items)
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, "users"]:
+        """How many events each user has."""
+        return np.diff(self.offsets)
+
+    def user_index(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "n"]:
+        """Positions of external user ids, which are compared as text; -1 for those that are not here."""
+        wanted = pl.DataFrame({"id": [str(one) for one in ids]}, schema={"id": pl.String})
+        known = pl.DataFrame({"id": self.user_ids.cast(pl.String)}).with_row_index("position")
+        found = wanted.join(known, on="id", how="left", maintain_order="left")["position"]
+        return found.cast(pl.Int32).fill_null(-1).to_numpy()
+
+    @classmethod
+    def from_frame(cls, log: Any, items: Any = None, *, name: str = "frame", **columns: Any) -> "Dataset":
+        """From a pandas, Polars or pyarrow table of events, cleaned as `what-next data import` does.
+
+        Args:
+            log: one row per event.
+            items: a table with one row per item, if there is one.
+            name: what to call the data set.
+            columns: `user`, `item`, `time`, `reward`, `titles` (a column each), `attributes`, `context` (lists of
+                columns), `fill`, `keep_duplicates`, `session_gap`: see `Options`. What is left out is recognised.
+
+        Raises:
+            DataError: the table cannot be used.
+        """
+        log_source = Source(_to_polars(log).lazy(), Path(name))
+        item_source = Source(_to_polars(items).lazy(), Path(f"{name} items")) if items is not None else None
+        return cls.from_tables(clean([log_source], item_source, Options(**columns)), name)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Dataset":
+        """From `NAME.parquet` as `what-next data import` writes it, or from any file that it can read.
+
+        Raises:
+            DataError: a file is missing, damaged or cannot be used.
+        """
+        path = Path(path)
+        footer = _footer(path)
+        if "what_next.format" not in footer:
+            return cls.from_tables(import_files([path]), path.name.split(".")[0])
+        items = beside(path, "items")
+        if not items.is_file():
+            raise DataError(f"{items}: no such file; it belongs to {path}, import the data again")
+        try:
+            tables = Tables(pl.read_parquet(path), pl.read_parquet(items), pl.DataFrame(), 0, {})
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"{path}: is damaged ({str(error).splitlines()[0]}); import the data again") from error
+        dataset = cls.from_tables(tables, path.stem)
+        if dataset.catalogue.hash() != footer.get("what_next.catalogue"):
+            raise DataError(f"{items}: belongs to another import than {path}; import the data again")
+        return dataset
+
+    @classmethod
+    def from_tables(cls, tables: Tables, name: str) -> "Dataset":
+        """From a clean log, sorted, and its item table.
+
+        Raises:
+            DataError: the log holds an item that the table lacks.
+        """
+        log, catalogue = tables.log, Catalogue.from_table(tables.items)
+        items = positions(log["item_id"], catalogue.ids)
+        if (items < 0).any():
+            missing = log["item_id"][int(np.argmin(items))]
+            raise DataError(f"{name}: item {missing!r} is not in its item table; import the data again")
+        starts = np.flatnonzero(np.insert((log["user_id"].shift() != log["user_id"])[1:].to_numpy(), 0, True))
+        names = tuple(column for column in log.columns if column not in ("user_id", "item_id", "timestamp", "reward"))
+        context = np.empty((len(log), len(names)), np.float32)
+        for place, column in enumerate(names):
+            context[:, place] = log[column].to_numpy()
+        return cls(
+            name=name,
+            user_ids=log["user_id"].gather(starts),
+            items=items,
+            offsets=np.append(starts, len(log)),
+            timestamps=log["timestamp"].dt.epoch("us").to_numpy() if "timestamp" in log.columns else None,
+            rewards=log["reward"].to_numpy() if "reward" in log.columns else None,
+            context=context,
+            context_names=names,
+            catalogue=catalogue,
+        )
+
+    @classmethod
+    def of_events(
+        cls, user_ids: pl.Series, items: Int32[np.ndarray, "events"], catalogue: Catalogue, name: str = "frame"
+    ) -> "Dataset":
+        """From events in their order, each user's possibly scattered; those of item -1 are passed over."""
+        table = pl.DataFrame({"user": user_ids, "item": items}).filter(pl.col("item") >= 0)
+        table = table.sort("user", maintain_order=True)
+        starts = np.flatnonzero(table["user"].is_first_distinct().to_numpy())
+        return cls(
+            name=name,
+            user_ids=table["user"].gather(starts),
+            items=table["item"].to_numpy(),
+            offsets=np.append(starts, len(table)),
+            timestamps=None,
+            rewards=None,
+            context=np.empty((len(table), 0), np.float32),
+            context_names=(),
+            catalogue=catalogue,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What is in the data set, as plain values: what `what-next data describe --json` prints."""
+        lengths, items = self.lengths, len(self.catalogue)
+        pairs = np.unique(np.repeat(np.arange(self.users), lengths) * items + self.items)
+        return {
+            "name": self.name,
+            "users": self.users,
+            "items": items,
+            "items_with_events": len(np.unique(self.items)),
+            "rows": self.events,
+            "lengths": {
+                "min": int(lengths.min()),
+                "median": float(np.median(lengths)),
+                "mean": float(lengths.mean()),
+                "max": int(lengths.max()),
+            },
+            "density": len(pairs) / (self.users * items),
+            "time": self._span(),
+            "ties": self._ties(),
+            "attributes": self.catalogue.describe(),
+            "context": list(self.context_names),
+            "reward": _distribution(self.rewards),
+        }
+
+    def _span(self) -> dict[str, str] | None:
+        if self.timestamps is None:
+            return None
+        ends = pl.Series([self.timestamps.min(), self.timestamps.max()]).cast(pl.Datetime("us"))
+        return dict(zip(("first", "last"), ends.dt.strftime("%Y-%m-%dT%H:%M:%SZ"), strict=True))
+
+    def _ties(self) -> float | None:
+        """The share of events that have the time of another event of their user."""
+        if self.timestamps is None:
+            return None
+        same = np.diff(self.timestamps) == 0
+        same[self.offsets[1:-1] - 1] = False
+        return float((np.append(same, False) | np.insert(same, 0, False)).mean())
+
+
+def _distribution(rewards: Float32[np.ndarray, "events"] | None) -> dict[str, Any] | None:
+    """Mean, spread and quartiles; and how often each value occurs, where there are at most 20."""
+    if rewards is None:
+        return None
+    values = rewards.astype(np.float64)
+    distinct, counts = np.unique(rewards, return_counts=True)
+    shares = {f"{value:g}": int(count) for value, count in zip(distinct, counts, strict=True)}
+    return {
+        "mean": float(values.mean()),
+        "sd": float(values.std()),
+        "quantiles": dict(zip(map(str, QUANTILES), np.quantile(values, QUANTILES).tolist(), strict=True)),
+        "counts": shares if len(shares) <= 20 else None,
+    }
+
+
+def _footer(path: Path) -> dict[str, str]:
+    """The text in the footer of a Parquet file; nothing where the file is missing, damaged or of another kind."""
+    if path.suffix != ".parquet" or not path.is_file():
+        return {}
+    try:
+        footer = pl.read_parquet_metadata(path)
+    except (pl.exceptions.PolarsError, OSError):
+        return {}
+    version = footer.get("what_next.format", FORMAT)
+    if version != FORMAT:
+        raise DataError(f"{path}: has format {version}, newer than this version knows ({FORMAT}); upgrade What Next?")
+    return footer
+
+
+def _to_polars(frame: Any) -> pl.DataFrame:
+    native = nw.from_native(frame, eager_only=True)
+    # Polars' own conversion of pandas frames stops at columns of mixed objects.
+    return from_pandas(frame) if native.implementation.is_pandas() else native.to_polars()

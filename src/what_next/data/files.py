@@ -1,0 +1,63 @@
+"""Writing files so that a reader sees the whole new file or the whole old one."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import polars as pl
+
+from what_next.errors import SaveError
+
+Writer = Callable[[BinaryIO], object]
+"""Writes the content of a file into it."""
+
+
+def write_together(frames: Mapping[Path, pl.DataFrame], metadata: Mapping[str, str] | None = None) -> None:
+    """Write Parquet files that belong together, `metadata` in the footer of every one: see `write_files`."""
+    write_files({path: partial(frame.write_parquet, metadata=dict(metadata or {})) for path, frame in frames.items()})
+
+
+def write_files(writers: Mapping[Path, Writer]) -> None:
+    """Write files that belong together: all under temporary names first, then all renamed, in the order given.
+
+    Raises:
+        SaveError: a file could not be written; what stood at the paths before is intact.
+    """
+    waiting: list[tuple[Path, Path]] = []
+    path = Path()
+    try:
+        for path, writer in writers.items():
+            waiting.append((_written_beside(path, writer), path))
+        for temporary, path in waiting:
+            temporary.replace(path)
+    except OSError as error:
+        raise SaveError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed there") from error
+    finally:
+        for temporary, _ in waiting:
+            temporary.unlink(missing_ok=True)
+
+
+def _written_beside(path: Path, writer: Writer) -> Path:
+    """The content in a temporary file in the folder of `path`, flushed to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            writer(file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; a data set is shared like any other file of the user's.
+        Path(name).chmod(0o666 & ~_umask())
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

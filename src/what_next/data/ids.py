@@ -1,0 +1,93 @@
+"""External ids: whole numbers stay whole numbers, everything else is text; and ids turned into positions."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int32
+
+from what_next.errors import DataError
+
+CANONICAL_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+"""Text that reads back as it was written; `007` is not such a number, and stays text."""
+
+LOOKUP_TABLE_LIMIT = 1 << 28
+"""Largest span of integer ids that gets a direct lookup table (1 GiB of int32)."""
+
+
+def as_ids(frames: Iterable[tuple[pl.LazyFrame, str]]) -> list[pl.Expr]:
+    """Expressions that read one kind of id (users, or items) from one or more columns.
+
+    All columns become Int64 if every one of them holds whole numbers only, else all become String, so that the ids of
+    a log and of its item table can be compared. Blank text, null and NaN become null.
+
+    Args:
+        frames: each frame with the name of its id column.
+    """
+    pairs = list(frames)
+    whole = all(_whole(frame, column) for frame, column in pairs)
+    return [_integer(frame, column) if whole else _text(frame, column) for frame, column in pairs]
+
+
+def _whole(frame: pl.LazyFrame, column: str) -> bool:
+    dtype = frame.collect_schema()[column]
+    if dtype.is_nested():
+        raise DataError(f"column {column!r} holds {dtype}, which cannot be an id; name another column")
+    if dtype.is_integer():
+        return dtype != pl.UInt64 or not _any(frame, pl.col(column) > np.iinfo(np.int64).max)
+    if dtype.is_float():
+        value = pl.col(column).fill_nan(None)
+        # 2**53: the last whole number before floats skip some.
+        return not _any(frame, (value != value.round(0)) | (value.abs() > 2.0**53))
+    if isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
+        return not _any(frame, ~_trimmed(column).str.contains(CANONICAL_INTEGER))
+    return False
+
+
+def _any(frame: pl.LazyFrame, condition: pl.Expr) -> bool:
+    return bool(frame.select(condition.any()).collect(engine="streaming").item())
+
+
+def _trimmed(column: str) -> pl.Expr:
+    text = pl.col(column).cast(pl.String)
+    return pl.when(text.str.strip_chars() != "").then(text)
+
+
+def _integer(frame: pl.LazyFrame, column: str) -> pl.Expr:
+    dtype = frame.collect_schema()[column]
+    if dtype.is_integer():
+        return pl.col(column).cast(pl.Int64)
+    if dtype.is_float():
+        return pl.col(column).fill_nan(None).cast(pl.Int64, strict=False)
+    return _trimmed(column).cast(pl.Int64, strict=False)
+
+
+def _text(frame: pl.LazyFrame, column: str) -> pl.Expr:
+    if frame.collect_schema()[column].is_float():
+        value = pl.col(column).fill_nan(None)
+        whole = value == value.round(0)
+        return pl.when(whole).then(value.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(value.cast(pl.String))
+    return _trimmed(column)
+
+
+def positions(values: pl.Series, ids: pl.Series) -> Int32[np.ndarray, "events"]:
+    """Where each value stands in `ids` (distinct, same type, any order); -1 where it does not.
+
+    Integer ids within a moderate span are looked up in a table, others by bisection; text by hash.
+    """
+    if ids.dtype == pl.String:
+        return values.cast(pl.Enum(ids), strict=False).to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
+    keys, wanted = ids.to_numpy(), values.to_numpy()
+    if not len(keys):
+        return np.full(len(wanted), -1, np.int32)
+    low, high = int(keys.min()), int(keys.max())
+    if high - low < LOOKUP_TABLE_LIMIT:
+        table = np.full(high - low + 2, -1, np.int32)
+        table[keys - low] = np.arange(len(keys), dtype=np.int32)
+        inside = (wanted >= low) & (wanted <= high)
+        # Values outside the span point at the last cell, which no id owns.
+        return table[np.where(inside, wanted - low, high - low + 1)]
+    order = np.argsort(keys, kind="stable").astype(np.int32)
+    place = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
+    found = order[place]
+    return np.where(keys[found] == wanted, found, np.int32(-1))

@@ -1,0 +1,48 @@
+"""Importing: read files, clean them, and write `NAME.parquet` with its item table and its rejected rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from what_next.data.catalogue import Catalogue
+from what_next.data.cleaning import clean
+from what_next.data.files import write_together
+from what_next.data.readers import open_source
+from what_next.data.tables import Options, Tables
+
+FORMAT = "1"
+"""Version of the imported files, kept in their footers."""
+
+
+def save(tables: Tables, path: Path) -> list[Path]:
+    """Write `NAME.parquet`, `NAME.items.parquet` and, where rows were rejected, `NAME.rejected.parquet`.
+
+    Raises:
+        SaveError: a file cannot be written; what stood there before is intact.
+    """
+    frames = {beside(path, "items"): tables.items, path: tables.log}
+    if len(tables.rejected):
+        frames = {beside(path, "rejected"): tables.rejected, **frames}
+    catalogue = Catalogue.from_table(tables.items).hash()
+    write_together(frames, {"what_next.format": FORMAT, "what_next.catalogue": catalogue})
+    if not len(tables.rejected):
+        # Rows that an earlier import rejected say nothing about this one.
+        beside(path, "rejected").unlink(missing_ok=True)
+    return list(frames)
+
+
+def beside(path: Path, what: str) -> Path:
+    """`data/NAME.items.parquet` for `data/NAME.parquet`."""
+    return path.with_name(f"{path.stem}.{what}.parquet")
+
+
+def import_files(files: Sequence[Path], items: Path | None = None, options: Options | None = None) -> Tables:
+    """Read and clean one or more log files; RecBole's `.inter` brings the `.item` file beside it along.
+
+    Raises:
+        DataError: a file cannot be read or used.
+        UnsafePickle: a pickle holds more than a DataFrame.
+    """
+    companion = files[0].with_suffix(".item")
+    if items is None and files[0].suffix == ".inter" and companion.is_file():
+        items = companion
+    return clean([open_source(path) for path in files], open_source(items) if items else None, options or Options())

@@ -1,0 +1,193 @@
+"""The one place that unpickles: a pandas DataFrame, and nothing but what a DataFrame needs.
+
+A pickle is a program: it names callables and calls them. Here every name is looked up in one table of exact
+(module, name) pairs; a name that is not in the table stops the reading before it is even imported. Names that pandas
+1.x and 2.x wrote are in the table too, with where they live today.
+"""
+
+import pickle
+from collections.abc import Callable
+from datetime import UTC, tzinfo
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
+
+import polars as pl
+
+from what_next.errors import DataError, MissingExtra, UnsafePickle
+
+_PANDAS = "ArrowDtype BooleanDtype Categorical CategoricalDtype CategoricalIndex DataFrame DatetimeIndex \
+DatetimeTZDtype Float32Dtype Float64Dtype Index Int8Dtype Int16Dtype Int32Dtype Int64Dtype MultiIndex NA RangeIndex \
+StringDtype TimedeltaIndex UInt8Dtype UInt16Dtype UInt32Dtype UInt64Dtype"
+_ARRAYS = "ArrowExtensionArray ArrowStringArray BooleanArray DatetimeArray FloatingArray IntegerArray \
+NumpyExtensionArray StringArray TimedeltaArray"
+_FLOATS_AND_INTEGERS = "Int8Dtype Int16Dtype Int32Dtype Int64Dtype UInt8Dtype UInt16Dtype UInt32Dtype UInt64Dtype"
+
+# module as pickled -> (module today, names); `None` keeps the module.
+_MODULES: dict[str, list[tuple[str | None, str]]] = {
+    "builtins": [(None, "bytearray slice")],
+    "_codecs": [(None, "encode")],
+    "datetime": [(None, "date datetime timedelta timezone")],
+    "zoneinfo": [(None, "ZoneInfo")],
+    "numpy": [(None, "dtype ndarray")],
+    "numpy._core.multiarray": [(None, "_reconstruct scalar")],
+    "numpy._core.numeric": [(None, "_frombuffer")],
+    "numpy.core.multiarray": [("numpy._core.multiarray", "_reconstruct scalar")],
+    "numpy.core.numeric": [("numpy._core.numeric", "_frombuffer")],
+    "pandas": [(None, _PANDAS)],
+    "pandas.arrays": [(None, _ARRAYS)],
+    "pandas._libs.arrays": [(None, "__pyx_unpickle_NDArrayBacked")],
+    "pandas._libs.internals": [(None, "_unpickle_block")],
+    "pandas._libs.missing": [("pandas", "NA")],
+    "pandas._libs.tslibs.nattype": [(None, "_nat_unpickle")],
+    "pandas._libs.tslibs.timedeltas": [(None, "_timedelta_unpickle")],
+    "pandas._libs.tslibs.timestamps": [(None, "_unpickle_timestamp")],
+    "pandas.core.arrays.arrow.array": [("pandas.arrays", "ArrowExtensionArray")],
+    "pandas.core.arrays.arrow.dtype": [("pandas", "ArrowDtype")],
+    "pandas.core.arrays.boolean": [("pandas.arrays", "BooleanArray"), ("pandas", "BooleanDtype")],
+    "pandas.core.arrays.categorical": [("pandas", "Categorical")],
+    "pandas.core.arrays.datetimes": [("pandas.arrays", "DatetimeArray")],
+    "pandas.core.arrays.floating": [("pandas.arrays", "FloatingArray"), ("pandas", "Float32Dtype Float64Dtype")],
+    "pandas.core.arrays.integer": [("pandas.arrays", "IntegerArray"), ("pandas", _FLOATS_AND_INTEGERS)],
+    "pandas.core.arrays.string_": [("pandas.arrays", "StringArray"), ("pandas", "StringDtype")],
+    "pandas.core.arrays.string_arrow": [("pandas.arrays", "ArrowStringArray")],
+    "pandas.core.arrays.timedeltas": [("pandas.arrays", "TimedeltaArray")],
+    "pandas.core.dtypes.dtypes": [("pandas", "ArrowDtype CategoricalDtype DatetimeTZDtype")],
+    "pandas.core.frame": [("pandas", "DataFrame")],
+    "pandas.core.indexes.base": [("pandas", "Index"), (None, "_new_Index")],
+    "pandas.core.indexes.category": [("pandas", "CategoricalIndex")],
+    "pandas.core.indexes.datetimes": [("pandas", "DatetimeIndex"), (None, "_new_DatetimeIndex")],
+    "pandas.core.indexes.multi": [("pandas", "MultiIndex")],
+    "pandas.core.indexes.range": [("pandas", "RangeIndex")],
+    "pandas.core.indexes.timedeltas": [("pandas", "TimedeltaIndex")],
+    "pandas.core.internals.managers": [(None, "BlockManager")],
+    "pyarrow.lib": [(None, "chunked_array py_buffer type_for_alias")],
+}
+
+
+def _utc() -> tzinfo:
+    return UTC
+
+
+def _zone(key: str, *_: object) -> tzinfo:
+    return ZoneInfo(key)
+
+
+def _attribute(owner: object, name: str) -> Callable[..., object]:
+    """The one attribute that a DataFrame with time zones asks for by `getattr`."""
+    if owner is ZoneInfo and name == "_unpickle":
+        return _zone
+    raise _Refused("builtins.getattr")
+
+
+def _restore_array(data: Any) -> Any:
+    """A pyarrow array from its buffers, checked, since offsets from a hostile file could point anywhere."""
+    array = import_module("pyarrow.lib")._restore_array(data)
+    array.validate(full=True)
+    return array
+
+
+_OWN: dict[tuple[str, str], Callable[..., object]] = {
+    ("builtins", "getattr"): _attribute,
+    ("pytz", "_UTC"): _utc,
+    ("pytz", "_p"): _zone,
+    ("pyarrow.lib", "_restore_array"): _restore_array,
+}
+ADMITTED: dict[tuple[str, str], tuple[str, str]] = {
+    (module, name): (today or module, name)
+    for module, entries in _MODULES.items()
+    for today, names in entries
+    for name in names.split()
+} | {
+    ("pandas.core.arrays.numpy_", "PandasArray"): ("pandas.arrays", "NumpyExtensionArray"),
+    ("pandas.core.arrays.numpy_", "NumpyExtensionArray"): ("pandas.arrays", "NumpyExtensionArray"),
+    ("pandas.core.indexes.numeric", "Int64Index"): ("pandas", "Index"),
+    ("pandas.core.indexes.numeric", "UInt64Index"): ("pandas", "Index"),
+    ("pandas.core.indexes.numeric", "Float64Index"): ("pandas", "Index"),
+}
+"""What a pickle may name, and where that is imported from."""
+
+
+class _Refused(Exception):  # noqa: N818 - a signal, not an error that anyone sees
+    """Carries the name that was refused out of the unpickler."""
+
+
+class _FrameUnpickler(pickle._Unpickler):
+    """The unpickler in Python rather than the one in C: its BUILD step can be guarded too."""
+
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Protocol 2 and older wrote Python 2's name for this module.
+        module = "builtins" if module == "__builtin__" else module
+        if (module, name) in _OWN:
+            return _OWN[module, name]
+        if (module, name) not in ADMITTED:
+            raise _Refused(f"{module}.{name}")
+        home, name = ADMITTED[module, name]
+        return getattr(import_module(home), name)
+
+    def load_build(self) -> None:
+        """Set an object's state; never that of a class or a function, which would change pandas itself."""
+        owner = self.stack[-2]
+        if callable(owner):
+            raise _Refused(f"a change of {getattr(owner, '__name__', owner)}")
+        pickle._Unpickler.load_build(self)  # type: ignore[attr-defined]
+
+    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
+
+
+def read_pickled_frame(path: Path) -> pl.DataFrame:
+    """The pandas DataFrame pickled in a file, as a Polars frame; a named index becomes columns.
+
+    Raises:
+        UnsafePickle: the file asks for something that a DataFrame does not need; nothing of it was run.
+        DataError: the file is no pickle, is cut short, or holds something else.
+        MissingExtra: pandas is not installed.
+    """
+    try:
+        pandas = import_module("pandas")
+    except ImportError as error:
+        raise MissingExtra("pandas", "pandas", f"reading {path}") from error
+    try:
+        with path.open("rb") as file:
+            frame = _FrameUnpickler(file).load()
+    except _Refused as refusal:
+        raise UnsafePickle(
+            f"{path}: refused, nothing of it was run: it asks for {refusal}, which a DataFrame does not need; "
+            "if you trust the file, save it as Parquet with pandas and import that"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # A damaged pickle can fail in any way that its callables can.
+        raise DataError(
+            f"{path}: is not a pickled DataFrame that pandas {pandas.__version__} can read "
+            f"({type(error).__name__}: {error}); save it again, or as Parquet"
+        ) from error
+    if type(frame) is not pandas.DataFrame:
+        raise DataError(f"{path}: holds a {type(frame).__name__}, not a pandas DataFrame; pickle the table itself")
+    return from_pandas(frame)
+
+
+def from_pandas(frame: Any) -> pl.DataFrame:
+    """A pandas DataFrame as a Polars frame. A named index becomes columns; columns of mixed objects become text."""
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    frame.columns = [str(name) for name in frame.columns]
+    return pl.DataFrame([_column(frame.iloc[:, place], name) for place, name in enumerate(frame.columns)])
+
+
+def _column(column: Any, name: str) -> pl.Series:
+    # pandas 3 cannot use the Arrow types that pandas 1 and 2 pickled, but the Arrow data in such a column is whole.
+    arrow = getattr(column.array, "_pa_array", None)
+    if arrow is not None:
+        return pl.Series(name, pl.from_arrow(arrow))
+    if column.dtype != object:
+        return pl.Series(name, pl.from_pandas(column))
+    values = [None if missing else value for value, missing in zip(column, column.isna(), strict=True)]
+    try:
+        return pl.Series(name, values)
+    except (TypeError, OverflowError):
+        return pl.Series(name, [None if value is None else str(value) for value in values], dtype=pl.String)

@@ -1,0 +1,68 @@
+"""The log as it stands in its files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from what_next.data.columns import recognise
+from what_next.data.readers import Source
+from what_next.data.tables import Options
+from what_next.errors import DataError
+
+ROW, LINE, FILE, REASON = "\0row", "\0line", "\0file", "\0reason"
+"""Where an event came from, and why it was rejected; names that no file uses."""
+
+
+@dataclass(frozen=True)
+class RawLog:
+    """The raw log, and which of its columns is what.
+
+    Attributes:
+        raw: the columns of the file, and `ROW`, `LINE` and `FILE`.
+        names: the file's own columns.
+        rows: how many rows there are.
+        columns: the column of each role that has one.
+        options: what the user said.
+        where: the files, for messages.
+        several: whether there is more than one file.
+    """
+
+    raw: pl.LazyFrame
+    names: list[str]
+    rows: int
+    columns: dict[str, str]
+    options: Options
+    where: str
+    several: bool
+
+    @classmethod
+    def open(cls, sources: Sequence[Source], items: Source | None, options: Options) -> "RawLog":
+        """Put the files below one another, and recognise their columns."""
+        where = ", ".join(str(source.path) for source in sources)
+        frames = [
+            source.frame.with_row_index(LINE, source.first_line).with_columns(pl.lit(str(source.path)).alias(FILE))
+            for source in sources
+        ]
+        joined = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
+        raw = joined.with_row_index(ROW)
+        names = [name for name in raw.collect_schema().names() if name not in (ROW, LINE, FILE)]
+        rows = int(raw.select(pl.len()).collect(engine="streaming").item())
+        if rows == 0:
+            raise DataError(f"{where}: is empty: no rows; expected one row per event")
+        given = dict(options.given)
+        if items is not None and options.titles in items.frame.collect_schema().names():
+            given["titles"] = None
+        columns = recognise(names, ("user", "item", "time", "reward", "titles"), ("user", "item"), given, where)
+        if options.session_gap is not None and "time" not in columns:
+            raise DataError(f"{where}: sessions need times, and no column holds any; name it with --time")
+        return cls(raw, names, rows, columns, options, where, len(sources) > 1)
+
+    def rejected(self, bad: pl.DataFrame) -> pl.DataFrame:
+        """The rejected rows as they stand in the file, with their line and the reason."""
+        reasons = bad.lazy().select(ROW, pl.col("reason").alias(REASON))
+        found = (self.raw if len(bad) else self.raw.limit(0)).join(reasons, on=ROW)
+        own = {"line", "file", "reason"}
+        columns = [pl.col(name).alias(f"{name} (raw)" if name in own else name) for name in self.names]
+        place = [pl.col(LINE).alias("line"), *([pl.col(FILE).alias("file")] if self.several else [])]
+        return found.sort(ROW).select(*place, pl.col(REASON).alias("reason"), *columns).collect()

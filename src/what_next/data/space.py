@@ -1,0 +1,30 @@
+"""What networks are built for and scaled by: the item space of a data set, as training may know it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from what_next.data.catalogue import Catalogue
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """The catalogue, and what training may know of the log as a whole. It is stored with a model.
+
+    Attributes:
+        catalogue: standardised on the items that have a training event.
+        seen: positions of those items; empty in a space that comes from a model file.
+        tolerance: how far each attribute of a matching item may be from a proposal, in standard deviations.
+        typical: the mean spread (sigma) of the training users, in standard deviations.
+        event_names: the numbers that are known of an event besides its item: `reward` first where the log has one.
+        event_center, event_scale: mean and standard deviation of each over the training events.
+    """
+
+    catalogue: Catalogue
+    seen: Int32[np.ndarray, "seen"]
+    tolerance: float
+    typical: float
+    event_names: tuple[str, ...]
+    event_center: Float32[np.ndarray, "numbers"]
+    event_scale: Float32[np.ndarray, "numbers"]

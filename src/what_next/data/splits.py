@@ -1,0 +1,126 @@
+"""Which events training may know, and on which users an agent is judged."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from what_next.data.dataset import Dataset
+from what_next.errors import DataError
+
+Kind = Literal["users", "leave_last_out", "time"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Each user's events in three parts, in order: training, validation, test; any of them may be empty.
+
+    The targets of validation are the events `known[u]:until[u]` of its users; those of the test, `until[u]:` of its.
+
+    Attributes:
+        kind: how it was made.
+        known: for each user, how many leading events training may know.
+        until: for each user, how many leading events are training's or validation's.
+        validation: the users that validation judges, ascending; likewise `test`.
+        hash: short SHA-256 over the kind and every target (part, user, position, item): same hash, same targets.
+    """
+
+    kind: Kind
+    known: Int64[np.ndarray, "users"]
+    until: Int64[np.ndarray, "users"]
+    validation: Int32[np.ndarray, "n"]
+    test: Int32[np.ndarray, "m"]
+    hash: str
+
+
+def split_users(dataset: Dataset, test: float = 0.2, validation: float = 0.1, seed: int = 0) -> Split:
+    """Some users are set aside whole: training knows nothing of them, and their every event is a target.
+
+    Args:
+        dataset: what to split.
+        test: the share of users for the test, between 0 and 1; at least one user.
+        validation: the share for validation; at least one user, or none at 0.
+        seed: which users.
+
+    Raises:
+        DataError: no user would be left for training.
+    """
+    counts = [max(1, round(share * dataset.users)) if share else 0 for share in (test, validation)]
+    if min(test, validation) < 0 or sum(counts) >= dataset.users:
+        raise DataError(
+            f"{dataset.name}: {dataset.users} users cannot be split into {test:g} for the test, {validation:g} for "
+            "validation and the rest for training; take smaller shares"
+        )
+    shuffled = np.random.default_rng(seed).permutation(dataset.users).astype(np.int32)
+    tested, validated = np.sort(shuffled[: counts[0]]), np.sort(shuffled[counts[0] : sum(counts)])
+    known, until = dataset.lengths.copy(), dataset.lengths.copy()
+    known[tested] = known[validated] = until[tested] = 0
+    return _split(dataset, "users", known, until, validated, tested)
+
+
+def split_leave_last_out(dataset: Dataset) -> Split:
+    """Each user's last event is for the test and the one before for validation; users with fewer than 3 only train.
+
+    Raises:
+        DataError: no user has three events.
+    """
+    judged = np.flatnonzero(dataset.lengths >= 3).astype(np.int32)
+    if not len(judged):
+        raise DataError(f"{dataset.name}: no user has three events, so none can be left out; split by users")
+    known, until = dataset.lengths.copy(), dataset.lengths.copy()
+    known[judged] -= 2
+    until[judged] -= 1
+    return _split(dataset, "leave_last_out", known, until, judged, judged)
+
+
+def split_time(dataset: Dataset, quantile: float = 0.9) -> Split:
+    """What happened after one moment is for the test, and as much before it for validation: nothing of the future.
+
+    Args:
+        dataset: what to split.
+        quantile: the share of all events before the test begins, in (0.5, 1); events that tie with it are the test's.
+
+    Raises:
+        DataError: there are no times, or no user has events before validation as well as in the test.
+    """
+    if dataset.timestamps is None:
+        raise DataError(f"{dataset.name}: a split by time needs times; split by users, or leave the last out")
+    if not 0.5 < quantile < 1:
+        raise DataError(f"{dataset.name}: the split's quantile is {quantile:g}; it must lie between 0.5 and 1")
+    times = np.sort(dataset.timestamps)
+    cuts = [times[int(share * len(times))] for share in (2 * quantile - 1, quantile)]
+    known, until = (_counts(dataset, dataset.timestamps < cut) for cut in cuts)
+    validated = np.flatnonzero((known > 0) & (until > known)).astype(np.int32)
+    tested = np.flatnonzero((known > 0) & (dataset.lengths > until)).astype(np.int32)
+    if not len(tested):
+        raise DataError(f"{dataset.name}: no user has events both before and after the cut; take another quantile")
+    return _split(dataset, "time", known, until, validated, tested)
+
+
+def _counts(dataset: Dataset, chosen: Bool[np.ndarray, "events"]) -> Int64[np.ndarray, "users"]:
+    """How many of each user's events are chosen."""
+    running = np.append(0, np.cumsum(chosen))
+    return np.diff(running[dataset.offsets])
+
+
+def _split(
+    dataset: Dataset,
+    kind: Kind,
+    known: Int64[np.ndarray, "users"],
+    until: Int64[np.ndarray, "users"],
+    validation: Int32[np.ndarray, "n"],
+    test: Int32[np.ndarray, "m"],
+) -> Split:
+    digest = hashlib.sha256(kind.encode())
+    for users, start, stop in ((validation, known, until), (test, until, dataset.lengths)):
+        counts = (stop - start)[users]
+        owners = np.repeat(users.astype(np.int64), counts)
+        # Positions start[u], start[u] + 1, ... for each user in turn.
+        steps = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+        position = np.repeat(start[users], counts) + steps
+        target = dataset.items[dataset.offsets[owners] + position].astype(np.int64)
+        digest.update(len(owners).to_bytes(8, "little"))
+        digest.update(np.stack([owners, position, target]).astype("<i8").tobytes())
+    return Split(kind, known, until, validation, test, digest.hexdigest()[:16])

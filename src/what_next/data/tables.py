@@ -1,0 +1,74 @@
+"""What goes into an import and what comes out of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import polars as pl
+
+from what_next.data.attributes import Fill
+
+REASONS = ("no user", "no item", "not a time", "reward not a number", "item not in the item table", "exact duplicate")
+"""Why a row is rejected; the first that applies."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may say about a table; whatever is left out is recognised.
+
+    Attributes:
+        user: the column with the user, and so on for `item`, `time`, `reward` and `titles`.
+        attributes: columns with item attributes; of the item table where there is one, else of the log.
+        context: numeric log columns that describe the event.
+        fill: "median" replaces missing attribute values.
+        keep_duplicates: keep rows that are equal in every column.
+        session_gap: a pause longer than this starts a new session, which then is a user of its own.
+    """
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    reward: str | None = None
+    titles: str | None = None
+    attributes: Sequence[str] | None = None
+    context: Sequence[str] | None = None
+    fill: Fill | None = None
+    keep_duplicates: bool = False
+    session_gap: timedelta | None = None
+
+    @property
+    def given(self) -> Mapping[str, str | None]:
+        """The columns that were named, by role."""
+        return {role: getattr(self, role) for role in ("user", "item", "time", "reward", "titles")}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A clean data set, as two tables.
+
+    Attributes:
+        log: `user_id`, `item_id`, then where known `timestamp` (Datetime us UTC), `reward` (Float32), context columns
+            (Float32); by user, then time, ties in file order.
+        items: `item_id`, `title`, one Float32 column per attribute; in catalogue order.
+        rejected: `line`, `reason` and the raw columns of every row that is not in the log.
+        rows: how many rows there were.
+        columns: which column played which role.
+        notes: what else people should know.
+    """
+
+    log: pl.DataFrame
+    items: pl.DataFrame
+    rejected: pl.DataFrame
+    rows: int
+    columns: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+    def reasons(self) -> dict[str, int]:
+        """How many rows were rejected, by reason."""
+        return counted(self.rejected)
+
+
+def counted(bad: pl.DataFrame) -> dict[str, int]:
+    """How many of the rejected rows have each reason, in the order of `REASONS`."""
+    found = dict(bad["reason"].value_counts().iter_rows())
+    return {reason: found[reason] for reason in REASONS if reason in found}

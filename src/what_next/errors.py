@@ -1,0 +1,54 @@
+"""Everything that What Next? raises on purpose.
+
+    WhatNextError
+    ├── SetupError          a setting is missing, unknown or out of range
+    ├── DataError           a data file cannot be read or used
+    │   └── UnsafePickle    a pickle holds more than a DataFrame
+    ├── CatalogueError      an item or a user is not known
+    ├── ModelError          a model file cannot be read, or belongs to something else
+    ├── SaveError           a file could not be written; the one before it is intact
+    ├── TrainingError       training had to stop (a loss that is not a number)
+    └── MissingExtra        an optional library is needed and not installed
+
+Each is the user's to mend: the command line prints its message, without a traceback, and exits with 2. A message
+says where, what was found, and what to do next.
+"""
+
+
+class WhatNextError(Exception):
+    """The root of the tree: a mistake that the message explains."""
+
+
+class SetupError(WhatNextError):
+    """A setting is missing, unknown or out of range."""
+
+
+class DataError(WhatNextError):
+    """A data file cannot be read or used."""
+
+
+class UnsafePickle(DataError):
+    """A pickle asks for something that a DataFrame does not need; nothing of it was run."""
+
+
+class CatalogueError(WhatNextError):
+    """An item or a user is not known."""
+
+
+class ModelError(WhatNextError):
+    """A model file cannot be read, or belongs to another catalogue, format or partner."""
+
+
+class SaveError(WhatNextError):
+    """A file could not be written; what stood there before is intact."""
+
+
+class TrainingError(WhatNextError):
+    """Training had to stop; the last good model is kept."""
+
+
+class MissingExtra(WhatNextError):
+    """An optional library is needed and not installed."""
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {library}, which is not installed; pip install 'what-next-rl[{extra}]'")

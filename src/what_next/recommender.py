@@ -1,0 +1,290 @@
+"""Recommendations for people and programs: ids in, ids and titles out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+from jaxtyping import Bool
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from what_next.agent import Agent
+from what_next.artefacts import read_models
+from what_next.data import Catalogue, Dataset
+from what_next.errors import CatalogueError, DataError
+from what_next.policy import LearnedPolicy
+from what_next.settings import Setup
+from what_next.state import State
+from what_next.types import History, Slate
+
+CHUNK = 512
+"""Users scored at a time."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One recommended item.
+
+    Attributes:
+        item_id, title: as in the item table.
+        attributes: in their own units.
+        match: whether it lies in the box around the proposal; otherwise it is one of the nearest.
+        repeat: the user knew it already.
+        propensity: the exact probability with which it was chosen; 1 for a greedy choice.
+    """
+
+    item_id: str
+    title: str
+    attributes: dict[str, float]
+    match: bool
+    repeat: bool
+    propensity: float | None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What one user is recommended, and why.
+
+    Attributes:
+        user: the id; None for a history that was given.
+        history: titles of the latest events, oldest first.
+        proposal: the attributes that the actor asked for, in their own units.
+        items: best first.
+        unknown: ids of the given history that the catalogue does not hold.
+    """
+
+    user: str | None
+    history: tuple[str, ...]
+    proposal: dict[str, float]
+    items: tuple[Item, ...]
+    unknown: tuple[str, ...] = ()
+
+    def __rich__(self) -> RenderableType:
+        """The items beside the proposal, an attribute a row."""
+        whose = f"user {self.user}" if self.user is not None else "the given history"
+        parts: list[RenderableType] = [Text(f"{whose}, after: " + "; ".join(self.history[-5:]))]
+        if self.unknown:
+            parts.append(Text(f"not in the catalogue, left out: {', '.join(self.unknown)}"))
+        table = Table("", "item", "title", "why", title=f"What next for {whose}?", title_justify="left")
+        for place, item in enumerate(self.items, 1):
+            why = "matches the proposal" if item.match else "nearest to the proposal"
+            table.add_row(str(place), item.item_id, item.title, why + (", known already" if item.repeat else ""))
+        return Group(*parts, table, self._reasons())
+
+    def _reasons(self) -> Table:
+        shown = self.items[:5]
+        table = Table("attribute", "proposed", title="Proposed attributes beside those of the items", title_justify="left")
+        for item in shown:
+            table.add_column(item.title, max_width=14, overflow="ellipsis", no_wrap=True)
+        for name, value in self.proposal.items():
+            others = [item.attributes[name] for item in shown]
+            if value or any(others):  # genres that nobody asked for and nothing has would hide the rest
+                table.add_row(name, f"{value:.4g}", *(f"{other:.4g}" for other in others))
+        return table
+
+
+class Recommender:
+    """An agent, its catalogue and its state together."""
+
+    def __init__(self, policy: LearnedPolicy) -> None:
+        self.policy = policy
+        self.state = policy.state
+        self.catalogue = policy.state.space.catalogue
+
+    @classmethod
+    def load(cls, agent: str | Path, dataset: Dataset | None = None) -> "Recommender":
+        """From a model file: see `what_next.load`."""
+        saved = read_models(Path(agent))
+        setup = Setup(**saved.manifest.setup).model_copy(
+            update={"train": False, "model_agent_path": Path(agent), "model_critic_path": None}
+        )
+        ready = Agent(setup, saved.space).ready_agent()
+        state = State(dataset or nobody(saved.space.catalogue), setup, ready.space)
+        return cls(LearnedPolicy(ready, state))
+
+    def recommend(
+        self,
+        history: Sequence[str | int] | None = None,
+        k: int = 10,
+        *,
+        user: str | int | None = None,
+        seen: bool = False,
+        context: dict[str, float] | None = None,
+        allowed: Iterable[str | int] | None = None,
+        blocked: Iterable[str | int] = (),
+        rng: np.random.Generator | None = None,
+    ) -> Recommendation:
+        """What comes next after a history of item ids (oldest first), or for a user of the data set.
+
+        Args:
+            history: item ids; `user`: a user id. With both, the history is taken, and the user's name is kept.
+            k: number of items.
+            seen: whether items of the history may be recommended.
+            context: numbers about the situation, by name.
+            allowed, blocked: item ids that may be recommended (all, by default), and that may not.
+            rng: draws the items among those that match the proposal; None takes the nearest.
+
+        Raises:
+            CatalogueError: the user, or every item of the history, is unknown; or nothing is permitted.
+        """
+        unknown: list[str] = []
+        if history is not None:
+            known, unknown = self.state.history_of(history)
+        elif user is not None:
+            known = self.state.get_user_history(self.users([user]))
+        else:
+            raise CatalogueError("nobody to recommend to: give a user, or a history of item ids")
+        found = self.recommend_histories(
+            known, k, seen=seen, context=context, mask=self.mask(allowed, blocked), rng=rng, propensities=True
+        )
+        whose = None if user is None else str(user)
+        return self._told(known, found, 0, whose, tuple(unknown))
+
+    def recommend_users(
+        self, users: Sequence[str | int], k: int = 10, *, seen: bool = False, rng: np.random.Generator | None = None
+    ) -> list[Recommendation]:
+        """What comes next for some users of the data set."""
+        history = self.state.get_user_history(self.users(users))
+        found = self.recommend_histories(history, k, seen=seen, rng=rng, propensities=True)
+        return [self._told(history, found, row, str(user)) for row, user in enumerate(users)]
+
+    def recommend_frame(self, frame: Any, k: int = 10, *, seen: bool = False) -> Any:
+        """A frame of `user_id, rank, item_id, title` for every user of a frame of events, in the frame's own library.
+
+        Args:
+            frame: events of any users, oldest first for each, with columns `user_id` and `item_id` (pandas, Polars,
+                pyarrow). Items that the catalogue does not hold are passed over; users with no other get no row.
+            k: number of items for each user; `seen`: whether items that they heard may be recommended.
+        """
+        given = nw.from_native(frame, eager_only=True)
+        if missing := {"user_id", "item_id"} - set(given.columns):
+            raise DataError(f"the frame has no column {', '.join(sorted(missing))}; it has {', '.join(given.columns)}")
+        catalogue = self.catalogue
+        events = pl.DataFrame({name: given[name].to_list() for name in ("user_id", "item_id")})
+        known = Dataset.of_events(events["user_id"], catalogue.index(events["item_id"].to_list()), catalogue)
+        state = State(known, self.state.setup, self.state.space)
+        result = Recommender(LearnedPolicy(self.policy.agent, state)).recommend_all(k, seen=seen)
+        return nw.from_dict(result.to_dict(as_series=False), backend=given.implementation).to_native()
+
+    def recommend_all(self, k: int = 10, *, seen: bool = False) -> pl.DataFrame:
+        """A frame of `user_id, rank, item_id, title` for every user of the data set."""
+        parts = []
+        for start in range(0, self.state.dataset.users, CHUNK):
+            users = np.arange(start, min(start + CHUNK, self.state.dataset.users), dtype=np.int32)
+            items = self.recommend_histories(self.state.get_user_history(users), k, seen=seen).items
+            rows, ranks = np.nonzero(items >= 0)
+            chosen = items[rows, ranks]
+            parts.append(
+                pl.DataFrame(
+                    {
+                        "user_id": self.state.dataset.user_ids.gather(users[rows]),
+                        "rank": ranks + 1,
+                        "item_id": self.catalogue.ids.gather(chosen),
+                        "title": self.catalogue.titles.gather(chosen),
+                    }
+                )
+            )
+        return pl.concat(parts)
+
+    def recommend_histories(
+        self,
+        history: History,
+        k: int,
+        *,
+        seen: bool = False,
+        context: dict[str, float] | None = None,
+        mask: Bool[np.ndarray, "items"] | None = None,
+        rng: np.random.Generator | None = None,
+        propensities: bool = False,
+    ) -> Slate:
+        """The slates of a batch of histories."""
+        if context:
+            history = self.state.with_context(history, context)
+        exclude = None if seen else history.items
+        return self.policy.act(history, k, rng, allowed=mask, exclude=exclude, propensities=propensities)
+
+    def users(self, ids: Sequence[str | int]) -> np.ndarray:
+        """Positions of users in the data set.
+
+        Raises:
+            CatalogueError: one is unknown.
+        """
+        found = self.state.dataset.user_index(list(ids))
+        if (found < 0).any():
+            name = ids[int(np.argmin(found))]
+            raise CatalogueError(
+                f"user {str(name)!r} is not among the {self.state.dataset.users} users of {self.state.dataset.name}; "
+                "give a history of item ids instead (--history)"
+            )
+        return found
+
+    def mask(
+        self, allowed: Iterable[str | int] | None, blocked: Iterable[str | int] = ()
+    ) -> Bool[np.ndarray, "items"] | None:
+        """The permitted items.
+
+        Raises:
+            CatalogueError: none is left.
+        """
+        blocked = list(blocked)
+        if allowed is None and not blocked:
+            return None
+        mask = np.full(len(self.catalogue), allowed is None)
+        if allowed is not None:
+            places = self.catalogue.index(list(allowed))
+            mask[places[places >= 0]] = True
+        places = self.catalogue.index(blocked)
+        mask[places[places >= 0]] = False
+        if not mask.any():
+            raise CatalogueError("no item of the catalogue is allowed and not blocked; nothing can be recommended")
+        return mask
+
+    def _told(
+        self, history: History, slate: Slate, row: int, user: str | None, unknown: tuple[str, ...] = ()
+    ) -> Recommendation:
+        assert slate.points is not None and slate.product is not None
+        catalogue, product = self.catalogue, slate.product
+        items = []
+        for slot, item in enumerate(slate.items[row]):
+            if item < 0:
+                break
+            items.append(
+                Item(
+                    item_id=str(catalogue.ids[int(item)]),
+                    title=catalogue.titles[int(item)],
+                    attributes=self._named(catalogue.attributes[item]),
+                    match=not product.fallback[row, slot],
+                    repeat=bool(product.repeat[row, slot]),
+                    propensity=None if slate.propensities is None else float(slate.propensities[row, slot]),
+                )
+            )
+        heard = history.items[row, : history.lengths[row]]
+        titles = tuple(catalogue.titles.gather(heard))
+        return Recommendation(user, titles, self._named(catalogue.restore(slate.points[row])), tuple(items), unknown)
+
+    def _named(self, values: np.ndarray) -> dict[str, float]:
+        return {name: round(float(value), 6) for name, value in zip(self.catalogue.names, values, strict=True)}
+
+
+def nobody(catalogue: Catalogue) -> Dataset:
+    """A data set without a user: histories are given by item ids."""
+    return Dataset.of_events(pl.Series([], dtype=pl.String), np.array([], np.int32), catalogue, "no log")
+
+
+def load(agent: str | Path, dataset: Dataset | None = None) -> Recommender:
+    """An agent from its file, with catalogue and state: `load("models/agent.safetensors").recommend(history=[...])`.
+
+    Args:
+        agent: the agent's file; the catalogue saved with it must lie beside it. The critic is not needed, except where
+            the setup's selection is `critic`.
+        dataset: histories by user id, of the same catalogue; without it, histories are given by item ids.
+
+    Raises:
+        ModelError: a file is missing, damaged, newer, or does not belong to the others.
+    """
+    return Recommender.load(agent, dataset)

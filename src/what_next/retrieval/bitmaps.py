@@ -1,0 +1,102 @@
+"""Which items may lie in a box: a range-encoded bitmap index."""
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64, UInt64
+
+from what_next.retrieval import bits
+
+FEWEST_EDGES = 64
+"""Edges per attribute of a large catalogue: 8 bytes for every attribute of every item."""
+TABLE_BYTES = 32 * 2**20
+"""A small catalogue has more edges, up to this size: then no bin holds two values, and no item is in doubt."""
+
+
+_Edges = Float64[np.ndarray, "edges"]
+_Table = UInt64[np.ndarray, "edges_plus_1 words"]  # the set at or below each edge, after the empty one
+
+CACHED_WORDS = 2**16
+"""Words of a set of rows at work at a time: few enough for a processor's cache."""
+
+
+class RangeBitmaps:
+    """For each attribute, the set of items at or below each of its edges, as bits (Chan and Ioannidis 1998).
+
+    The items between two edges are the exclusive or of two such sets, and a box is the intersection over its
+    attributes: a few passes over `items / 64` words for each proposal, whatever its size and place. (A k-d tree would
+    visit every leaf: proposals lie near the middle, where all its cuts are.)
+    """
+
+    def __init__(self, vectors: Float32[np.ndarray, "items dim"]) -> None:
+        items, dim = vectors.shape
+        most = max(FEWEST_EDGES, TABLE_BYTES * 8 // max(1, items * dim))
+        self.edges: list[_Edges] = []
+        self.tables: list[_Table] = []
+        self.exact = np.zeros(dim, np.bool_)
+        for attribute in range(dim):
+            values = np.sort(vectors[:, attribute])
+            edges = np.unique(values)
+            self.exact[attribute] = len(edges) <= most
+            if not self.exact[attribute]:  # equal shares of the items; the last edge is the greatest value
+                edges = np.unique(values[np.linspace(0, items - 1, most + 1).astype(np.int64)[1:]])
+            self.edges.append(edges.astype(np.float64))
+            self.tables.append(_at_or_below(np.searchsorted(edges, vectors[:, attribute]), len(edges)))
+
+    def between(
+        self, attribute: int, lower: Float64[np.ndarray, "rows"], upper: Float64[np.ndarray, "rows"]
+    ) -> UInt64[np.ndarray, "rows words"]:
+        """The items with `lower <= value <= upper`, exactly where `exact`, and else those of the bins that it cuts."""
+        edges, table = self.edges[attribute], self.tables[attribute]
+        first = np.searchsorted(edges, lower, "left")
+        last = np.searchsorted(edges, upper, "right")
+        if not self.exact[attribute]:
+            last = np.minimum(np.searchsorted(edges, upper, "left") + 1, len(edges))
+        found = table[last]
+        found ^= table[first]  # the first is a subset of the last
+        return found
+
+    def box(
+        self,
+        points: Float64[np.ndarray, "rows dim"],
+        radii: Float64[np.ndarray, "rows dim"],
+        reach: float,
+        permitted: UInt64[np.ndarray, "#rows words"],
+    ) -> UInt64[np.ndarray, "rows words"]:
+        """The permitted items in a box around each point, where one attribute (any) may lie within the reach instead.
+
+        Args:
+            points: the centres; `radii`: half the sides.
+            reach: half the side of the attribute that is relaxed; 0 where none is.
+            permitted: the items to choose from.
+
+        Returns:
+            A superset of the matches; the matches themselves where every attribute is `exact`.
+        """
+        found = np.empty((len(points), permitted.shape[1]), np.uint64)
+        step = max(1, CACHED_WORDS // permitted.shape[1])
+        for start in range(0, len(points), step):
+            part = slice(start, start + step)
+            found[part] = permitted if len(permitted) == 1 else permitted[part]
+            self._narrow(found[part], points[part], radii[part], reach)
+        return found
+
+    def _narrow(
+        self,
+        found: UInt64[np.ndarray, "rows words"],
+        points: Float64[np.ndarray, "rows dim"],
+        radii: Float64[np.ndarray, "rows dim"],
+        reach: float,
+    ) -> None:
+        """Intersect sets with the boxes, in place."""
+        strict = found.copy() if reach else found  # in the box so far; `found` forgives one attribute
+        for attribute in range(points.shape[1]):
+            point, radius = points[:, attribute], radii[:, attribute]
+            within = self.between(attribute, point - radius, point + radius)
+            found &= within
+            if reach:
+                found |= strict & self.between(attribute, point - reach, point + reach)
+                strict &= within
+
+
+def _at_or_below(codes: Int64[np.ndarray, "items"], edges: int) -> UInt64[np.ndarray, "edges_plus_1 words"]:
+    """Row 0: no item. Row `e + 1`: the items whose value is at most edge `e`."""
+    return np.stack([bits.pack(codes < edge) for edge in range(edges + 1)])

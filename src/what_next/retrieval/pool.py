@@ -1,0 +1,97 @@
+"""The items that a batch of proposals may be answered with, and the choice among them: one step of a slate."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Int64
+
+Score = Callable[[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]], Float[np.ndarray, "pairs"]]
+"""The worth of items for rows of the batch, the higher the better: `score(rows, items)`."""
+
+INSIDE = -1
+OUTSIDE = -2
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Candidate items of each row, as one long list of pairs grouped by row.
+
+    `place` is INSIDE for an item in the box, the attribute for one that only that attribute, relaxed, lets in, and
+    OUTSIDE for one that is there because it is near. `distances` are squared; infinite where no row needs them.
+    """
+
+    offsets: Int64[np.ndarray, "rows_plus_1"]
+    rows: Int64[np.ndarray, "pairs"]
+    items: Int64[np.ndarray, "pairs"]
+    place: Int64[np.ndarray, "pairs"]
+    distances: Float64[np.ndarray, "pairs"]
+    left: Bool[np.ndarray, "pairs"]  # not chosen yet; the one thing that changes
+
+    def count(self, chosen: Bool[np.ndarray, "pairs"]) -> Int64[np.ndarray, "rows"]:
+        """How many pairs of each row a mask holds."""
+        totals = np.concatenate([[0], np.cumsum(chosen)])
+        counts: Int64[np.ndarray, rows] = totals[self.offsets[1:]] - totals[self.offsets[:-1]]
+        return counts
+
+    def eligible(
+        self, attribute: Int64[np.ndarray, "rows"]
+    ) -> tuple[Bool[np.ndarray, "pairs"], Int64[np.ndarray, "rows"]]:
+        """The pairs to draw from when this attribute is relaxed, and how many of them match.
+
+        Where none matches, the nearest ones.
+        """
+        chosen = self.left & ((self.place == INSIDE) | (self.place == attribute[self.rows]))
+        matches = self.count(chosen)
+        if not matches.all():
+            least = np.full(len(matches), np.inf)
+            np.minimum.at(least, self.rows[self.left], self.distances[self.left])
+            chosen |= self.left & (matches == 0)[self.rows] & (self.distances == least[self.rows])
+        return chosen, matches
+
+    def locate(
+        self, chosen: Bool[np.ndarray, "pairs"], ranks: Int64[np.ndarray, "rows candidates"]
+    ) -> Int64[np.ndarray, "rows candidates"]:
+        """Positions of each row's pairs of these ranks (from 0) within the mask; -1 for rank -1."""
+        totals = np.cumsum(chosen)
+        before = np.concatenate([[0], totals])[self.offsets[:-1], None]
+        return np.where(ranks < 0, -1, np.searchsorted(totals, before + ranks + 1))
+
+    def best(
+        self, positions: Int64[np.ndarray, "rows candidates"], values: Float64[np.ndarray, "rows candidates"]
+    ) -> Int64[np.ndarray, "rows"]:
+        """The position of the highest value in each row, the lower item among equals; -1 where there is none."""
+        values = np.where(positions < 0, -np.inf, values)
+        tied = (values == values.max(axis=1, keepdims=True)) & (positions >= 0)
+        items = np.where(tied, self.items[positions], np.iinfo(np.int64).max)
+        return np.take_along_axis(positions, items.argmin(axis=1)[:, None], axis=1)[:, 0]
+
+
+def sample_ranks(
+    uniforms: Float64[np.ndarray, "rows candidates"], sizes: Int64[np.ndarray, "rows"]
+) -> Int64[np.ndarray, "rows candidates"]:
+    """Ranks drawn without replacement from `range(size)` (Floyd's algorithm); -1 pads a row that has fewer."""
+    rows, candidates = uniforms.shape
+    ranks = np.full((rows, candidates), -1)
+    taken = np.minimum(candidates, sizes)
+    for step in range(candidates):
+        last = sizes - taken + step
+        drawn = (uniforms[:, step] * (last + 1)).astype(np.int64)
+        drawn = np.where((ranks[:, :step] == drawn[:, None]).any(axis=1), last, drawn)
+        ranks[:, step] = np.where(step < taken, drawn, -1)
+    return ranks
+
+
+def best_of_sample(
+    worse: Int64[np.ndarray, "rows"], size: Int64[np.ndarray, "rows"], candidates: int
+) -> Float64[np.ndarray, "rows"]:
+    """The probability that an item above `worse` of `size` is the best of a sample without replacement.
+
+    `C(worse, k - 1) / C(size, k)`, as a product; for one candidate `1 / size`.
+    """
+    candidate_count = np.minimum(candidates, size)
+    probability: Float64[np.ndarray, rows] = candidate_count / np.maximum(size, 1)
+    for step in range(candidates - 1):
+        factor = np.maximum(worse - step, 0) / np.maximum(size - 1 - step, 1)
+        probability *= np.where(step < candidate_count - 1, factor, 1.0)
+    return probability

@@ -1,0 +1,211 @@
+"""The founding reward: bring the spread of what a person hears towards the spread of all they like.
+
+The spread of some events is the sample standard deviation (n - 1) of the Euclidean distances between their
+standardised attribute vectors. It is kept for the latest `window` events at every step of a history at once, from
+prefix sums of pairwise distances; one row of distances then tells what any further item would make of it. Distances
+are shifted by their mean over the history, so that squares of large, nearly equal numbers are never subtracted.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+EXACT = "donot_use_mm_for_euclid_dist"  # the |a|^2 + |b|^2 - 2ab form loses small distances
+SMALLEST_SIGMA = 1e-6
+LEAST_EVENTS = 3
+
+Pairs = Literal["all", "consecutive"]
+Form = Literal["towards", "change"]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The latest events at every step of some histories, and the sums over their pairs of (shifted) distances.
+
+    Attributes:
+        vectors: standardised attributes of the events; padding may hold anything finite.
+        count: events in the sample at each step, at most `window`.
+        shift: a number near the mean distance, taken off every distance of the history.
+        total, squares: sums over the sample's pairs of the shifted distances and of their squares.
+    """
+
+    vectors: Float[Tensor, "batch time dim"]
+    window: int
+    pairs: Pairs
+    count: Int[Tensor, "time"]
+    shift: Float[Tensor, "batch"]
+    total: Float[Tensor, "batch time"]
+    squares: Float[Tensor, "batch time"]
+
+    @classmethod
+    def of(cls, vectors: Float[Tensor, "batch time dim"], window: int, pairs: Pairs = "all") -> "Samples":
+        """The samples of a batch of histories."""
+        steps = torch.arange(vectors.shape[1], device=vectors.device)
+        lag = steps[:, None] - steps
+        related = (lag == 1) if pairs == "consecutive" else (lag > 0) & (lag < window)
+        distances = torch.cdist(vectors, vectors, compute_mode=EXACT).double()
+        shift = (distances * related).sum((1, 2)) / related.sum().clamp(min=1)
+        shifted = (distances - shift[:, None, None]) * related
+        return cls(
+            vectors,
+            window,
+            pairs,
+            (steps + 1).clamp(max=window),
+            shift,
+            _within(shifted, window),
+            _within(shifted.square(), window),
+        )
+
+    @property
+    def spread(self) -> Float[Tensor, "batch time"]:
+        """The spread of the sample at each step; 0 where it has fewer than two pairs."""
+        return _deviation(self.total, self.squares, self._pairs(self.count))
+
+    @property
+    def mean(self) -> Float[Tensor, "batch time dim"]:
+        """The mean vector of the sample at each step."""
+        return _latest(self.vectors, self.window) / self.count[:, None]
+
+    def grown(self, points: Float[Tensor, "#batch #time choices dim"]) -> Float[Tensor, "batch time choices"]:
+        """The spread of the sample at each step with one of several points added to it."""
+        if points.shape[1] == 1:
+            sums = self._shared_rows(points[:, 0])
+        else:
+            sums = self._own_rows(points)
+        added = 1 if self.pairs == "consecutive" else self.count[:, None]
+        total, squares = self.total[..., None] + sums[0], self.squares[..., None] + sums[1]
+        return _deviation(total, squares, self._pairs(self.count)[:, None] + added)
+
+    def at(self, rows: Int[Tensor, "pairs"], points: Float[Tensor, "pairs dim"]) -> Float[Tensor, "pairs"]:
+        """As `grown`, for pairs of a row of the flattened grid and a point."""
+        batch, step = rows // self.vectors.shape[1], rows % self.vectors.shape[1]
+        past, known = self._past(step)
+        distances = (self.vectors[batch[:, None], past] - points[:, None]).norm(dim=-1).double()
+        shifted = (distances - self.shift[batch, None]) * known
+        added = known.sum(-1)
+        total, squares = self.total[batch, step] + shifted.sum(-1), self.squares[batch, step] + shifted.square().sum(-1)
+        return _deviation(total, squares, self._pairs(self.count[step]) + added)
+
+    def _shared_rows(self, points: Float[Tensor, "#batch choices dim"]) -> tuple[Tensor, Tensor]:
+        """Sums of distances to points that are the same at every step: one row for each event serves all steps."""
+        points = points.expand(len(self.vectors), -1, -1)
+        shifted = torch.cdist(self.vectors, points, compute_mode=EXACT).double() - self.shift[:, None, None]
+        width = 1 if self.pairs == "consecutive" else self.window
+        return _latest(shifted, width), _latest(shifted.square(), width)
+
+    def _own_rows(self, points: Float[Tensor, "#batch time choices dim"]) -> tuple[Tensor, Tensor]:
+        """Sums of distances to points of each step's own."""
+        past, known = self._past(torch.arange(self.vectors.shape[1], device=self.vectors.device))
+        distances = torch.cdist(points.expand(len(self.vectors), -1, -1, -1), self.vectors[:, past], compute_mode=EXACT)
+        shifted = (distances.double() - self.shift[:, None, None, None]) * known[:, None]
+        return shifted.sum(-1), shifted.square().sum(-1)
+
+    def _past(self, step: Int[Tensor, "rows"]) -> tuple[Int[Tensor, "rows width"], Bool[Tensor, "rows width"]]:
+        """Positions of the events that a further item makes a pair with, and which of them exist."""
+        width = 1 if self.pairs == "consecutive" else min(self.window, self.vectors.shape[1])
+        past = step[:, None] - torch.arange(width, device=step.device)
+        return past.clamp(min=0), past >= 0
+
+    def _pairs(self, count: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        return count - 1 if self.pairs == "consecutive" else count * (count - 1) // 2
+
+
+def _latest(values: Float[Tensor, "batch time last"], window: int) -> Float[Tensor, "batch time last"]:
+    """Sums over the latest `window` steps."""
+    sums = values.cumsum(1)
+    return torch.cat([sums[:, :window], sums[:, window:] - sums[:, :-window]], 1)
+
+
+def _within(values: Float[Tensor, "batch time time"], window: int) -> Float[Tensor, "batch time"]:
+    """Sums over both axes from `window` steps ago to now, at every step: four corners of the table of prefix sums."""
+    table = values.cumsum(1).cumsum(2)
+    now = table.diagonal(dim1=1, dim2=2)
+    if values.shape[1] <= window:
+        return now
+    corners = now.clone()
+    steps = torch.arange(window, values.shape[1], device=values.device)
+    before = steps - window
+    corners[:, steps] += table[:, before, before] - table[:, before, steps] - table[:, steps, before]
+    return corners
+
+
+def _deviation(
+    total: Float[Tensor, "*grid"], squares: Float[Tensor, "*grid"], pairs: Int[Tensor, "..."]
+) -> Float[Tensor, "*grid"]:
+    """Sample standard deviation from sums; 0 where there are fewer than two numbers."""
+    variance = (squares - total.square() / pairs.clamp(min=1)) / (pairs - 1).clamp(min=1)
+    return torch.where(pairs > 1, variance.clamp(min=0).sqrt(), 0.0)
+
+
+def spread_of(vectors: Float[Tensor, "events dim"], pairs: Pairs = "all") -> float:
+    """The spread of some events, in two passes; 0 for fewer than three events (two pairs)."""
+    if len(vectors) < LEAST_EVENTS:
+        return 0.0
+    if pairs == "consecutive":
+        distances = (vectors[1:] - vectors[:-1]).double().norm(dim=1)
+    else:
+        distances = torch.pdist(vectors.double())
+    return float(distances.std())
+
+
+def spread_reward(
+    samples: Samples,
+    grown: Float[Tensor, "batch time choices"],
+    sigma: Float[Tensor, "batch"],
+    form: Form = "towards",
+) -> tuple[Float[Tensor, "batch time choices"], Bool[Tensor, "batch time"]]:
+    """The reward of making a sample's spread what `grown` says, and the steps at which it is defined.
+
+    `towards`: (|s_without - sigma| - |s_with - sigma|) / sigma, positive where the spread comes nearer to the user's.
+    `change`: |s_with - s_without| / sigma. Not defined: fewer than three events, or a user without spread.
+    """
+    target = sigma.double()[:, None, None]
+    before = samples.spread[..., None]
+    change = (before - target).abs() - (grown - target).abs() if form == "towards" else (grown - before).abs()
+    usable = (sigma > SMALLEST_SIGMA)[:, None] & (samples.count >= LEAST_EVENTS)
+    return torch.where(usable[..., None], change / target, 0.0), usable
+
+
+def learning_target(
+    reward: Float[Tensor, "batch time choices"], count: Int[Tensor, "time"]
+) -> Float[Tensor, "batch time choices"]:
+    """The critic's target: the reward shrinks like 1 / n with the sample's length n, so it is scaled by n and clipped."""
+    return (reward * count[:, None]).clamp(-1, 1)
+
+
+def damped(
+    reward: Float[Tensor, "*grid"], repeat: Bool[Tensor, "*grid"], factor: float
+) -> Float[Tensor, "*grid"]:
+    """A positive reward for an item heard before is multiplied by `factor`; a negative one stays."""
+    return torch.where(repeat & (reward > 0), reward * factor, reward)
+
+
+PROSPECTS = 4
+
+
+def prospects(
+    spread: Float[Tensor, "*grid"], grown: Float[Tensor, "*grid"], count: Int[Tensor, "..."], typical: float
+) -> Float[Tensor, "*grid prospects"]:
+    """What an item would do to the sample, as the networks read it: inputs, so the user's own sigma is not in them.
+
+    Args:
+        spread: of the sample; `grown`: of the sample with the item.
+        count: events in the sample; differences are scaled by it, as the learning target is.
+        typical: the mean sigma of the training users.
+    """
+    values = (grown, (grown - spread) * count, (grown - typical) * count, (spread - typical).expand_as(grown) * count)
+    return torch.stack(values, -1).float()
+
+
+POPULATION = 1000
+
+
+def population_sigma(vectors: Float[Tensor, "events dim"], pairs: Pairs = "all", seed: int = 0) -> float:
+    """A user's sigma: the spread of all their events; above 1,000 of them, of a subset of 1,000 fixed by the seed."""
+    if len(vectors) > POPULATION:
+        chosen = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:POPULATION]
+        vectors = vectors[chosen.sort().values]
+    return spread_of(vectors, pairs)

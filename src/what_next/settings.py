@@ -1,0 +1,283 @@
+"""The settings of a run: setup.txt, TOML or `key=value` in, one validated and frozen `Setup` out.
+
+Every setting is stated once, on its field; the messages, the commented file of `what-next init` and the reference in
+the documentation are made from there. Below this module nothing is validated twice.
+"""
+
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    WrapValidator,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from what_next.algorithms import Algorithm, WhatNext, known_algorithms
+from what_next.setup_file import Entry, parse_file, parse_overrides, parse_text, quote, read_entries
+from what_next.setup_schema import allowed, explain, leaves, listed, nest, override, resolve
+
+__all__ = ["ALGORITHMS", "Reward", "Selection", "Setting", "Setup", "Split", "Spread", "read_entries", "reference"]
+
+
+ALGORITHMS = known_algorithms()
+"""Every algorithm that a setup may name."""
+
+
+def _algorithm(value: object, choose: Callable[[object], Algorithm]) -> Algorithm:
+    """An object passes as it is, so that Python users may bring their own; a name or a dictionary is looked up."""
+    if isinstance(value, Algorithm):
+        return value
+    if isinstance(value, dict):
+        return choose({"name": "whatnext", **value})
+    return choose({"name": value} if isinstance(value, str) else value)
+
+
+if TYPE_CHECKING:
+    AnyAlgorithm = Algorithm
+elif len(ALGORITHMS) == 1:
+    AnyAlgorithm = Annotated[WhatNext, WrapValidator(_algorithm)]
+else:
+    AnyAlgorithm = Annotated[
+        Union[tuple(ALGORITHMS.values())],  # noqa: UP007 (made at run time)
+        Field(discriminator="name"),
+        WrapValidator(_algorithm),
+    ]
+
+
+class Group(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
+    """Settings that belong together: dotted keys in a setup file. A word alone is the group's `name`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: object) -> object:
+        return {"name": data} if isinstance(data, str) else data
+
+
+class Split(Group):
+    """What training may know, and whom the model is judged on."""
+
+    name: Literal["users", "leave_last_out", "time"] = Field(
+        default="users",
+        description="users: some users are set aside whole; leave_last_out: the last event of each user is; "
+        "time: all events after one moment are",
+    )
+    test: float = Field(default=0.2, ge=0, lt=1, description="split users: the share of users set aside for the test")
+    validation: float = Field(default=0.1, ge=0, lt=1, description="split users: the share set aside for validation")
+    quantile: float = Field(default=0.9, gt=0, lt=1, description="split time: the share of events before the moment")
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> "Split":
+        if self.test + self.validation >= 1:
+            raise ValueError(
+                f"split.test and split.validation are {self.test:g} and {self.validation:g}, which leaves no user to "
+                "train on; allowed: a sum below 1"
+            )
+        return self
+
+
+class Selection(Group):
+    """How one item is taken from those that match a proposal."""
+
+    name: Literal["random", "critic"] = Field(
+        default="random",
+        description="random: any matching item with equal chance; critic: the one that the critic values most among "
+        "some drawn so",
+    )
+    candidates: int = Field(default=64, gt=0, description="selection critic: how many matching items the critic sees")
+
+
+class Spread(Group):
+    """The founding reward: what a person hears should spread as widely as what they like."""
+
+    form: Literal["towards", "change"] = Field(
+        default="towards",
+        description="towards: reward for bringing the spread nearer to the user's own; change: for changing it at all",
+    )
+    pairs: Literal["all", "consecutive"] = Field(
+        default="all", description="which pairs of events the spread is measured on: all, or neighbours in time alone"
+    )
+    window: int = Field(default=20, ge=3, description="how many of the latest events the spread is measured on")
+    repeat_factor: float = Field(
+        default=1.0, gt=0, le=1, description="a positive reward for an item heard before is multiplied by this"
+    )
+
+
+class Reward(Group):
+    """What the critic learns to foresee."""
+
+    spread: Spread = Spread()
+
+
+class Setup(Group):
+    """All settings of a run; made by `read`, `from_text`, or in Python with keyword arguments.
+
+    Raises a `SetupError` that names file, line and key, what was found and what is allowed.
+    """
+
+    train: bool = Field(description="yes: train, and save both models; no: load them, and recommend")
+    model: Literal["lstm"] = Field(default="lstm", description="the network that reads a history")
+    data: Path = Field(description="the log of who heard what when: an imported .parquet, or a file to import")
+    epochs: int = Field(
+        default=20_000, gt=0, description="number of training samples, that is user histories, to train on"
+    )
+    model_agent_path: Path = Field(description="where the agent is saved and loaded from (.safetensors)")
+    model_critic_path: Path | None = Field(
+        default=None, description="where the critic is saved and loaded from (.safetensors)"
+    )
+    algorithm: AnyAlgorithm = Field(default=WhatNext(), description="the algorithm that trains the agent")
+    split: Split = Split()
+    window: int | None = Field(
+        default=None,
+        ge=3,
+        description="train on random windows of this many events of a history; none: on complete histories",
+    )
+    batch_size: int = Field(default=64, gt=0, description="number of histories trained on at once")
+    relax: float = Field(
+        default=0.0,
+        ge=0,
+        description="width of the band that one randomly chosen attribute may lie in, in standard deviations",
+    )
+    tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far each attribute of a matching item may be from the proposal, in standard deviations; "
+        "none: the smallest at which at most 10 % of training windows' means match nothing",
+    )
+    selection: Selection = Selection()
+    dim: int = Field(default=64, gt=0, description="width of the network's state")
+    layers: int = Field(default=1, gt=0, description="number of the network's layers")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
+    learning_rate: float = Field(default=1e-3, gt=0, description="step size of the optimisers")
+    clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")
+    reward: Reward = Reward()
+    seed: int = Field(default=0, ge=0, description="start of all random numbers; the same seed gives the same run")
+    threads: int | None = Field(
+        default=None, gt=0, description="number of processor threads; none: as many as PyTorch takes"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where the networks run; auto: on a graphics card where there is one"
+    )
+    save_every: int = Field(default=5000, gt=0, description="number of histories between two saves of the models")
+    log: Path | None = Field(
+        default=None, description="JSON lines of losses and reward during training; none: beside the agent's file"
+    )
+    user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
+    slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
+
+    @classmethod
+    def read(cls, path: str | Path, overrides: Iterable[str] = ()) -> "Setup":
+        """The setup of a file (setup.txt, or TOML by its ending); `overrides` are `key=value`, paths as in the file."""
+        path = Path(path)
+        return cls._build(parse_file(path), path.parent, str(path), overrides)
+
+    @classmethod
+    def from_text(cls, text: str, folder: str | Path = ".", overrides: Iterable[str] = ()) -> "Setup":
+        """The setup of a text in the form of setup.txt; relative paths start at `folder`."""
+        return cls._build(parse_text(text), Path(folder), "setup", overrides)
+
+    @classmethod
+    def _build(cls, entries: list[Entry], folder: Path, source: str, overrides: Iterable[str]) -> "Setup":
+        resolved, fields = resolve(cls, override(entries, parse_overrides(overrides)))
+        origin = {"entries": {entry.key: entry for entry in resolved}, "source": source}
+        return cls.model_validate(nest(resolved, fields, folder), context=origin)
+
+    @classmethod
+    def template(cls, data: str | Path) -> str:
+        """A commented setup.txt for a data file; what is left at its default stands behind a `#`."""
+        values = {
+            "train": "yes",
+            "model": "lstm",
+            "data": Path(data).as_posix(),
+            "epochs": "20000",
+            "model_agent_path": "models/agent.safetensors",
+            "model_critic_path": "models/critic.safetensors",
+            "window": "20",
+        }
+        lines = ["# Settings of What Next?, as pairs of key, value. Remove the # before a key to change its value."]
+        for setting in reference():
+            about = f"{setting.description} ({setting.allowed})"
+            lines += ["", *textwrap.wrap(about, 110, initial_indent="# ", subsequent_indent="# ")]
+            value = values.get(setting.key)
+            lines.append(f"{setting.key}, {quote(value)}" if value else f"#{setting.key}, {setting.default}")
+        return "\n".join(lines) + "\n"
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings as JSON holds them (for a model's manifest); `Setup(**...)` reads it back."""
+        return self.model_dump(mode="json")
+
+    @property
+    def log_path(self) -> Path:
+        """Where the log of training is written."""
+        return self.log or self.model_agent_path.with_suffix(".jsonl")
+
+    @field_serializer("algorithm")
+    def _dump_algorithm(self, algorithm: Algorithm) -> dict[str, Any]:
+        return algorithm.model_dump(mode="json")
+
+    @field_validator("user", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
+        several = [value] if isinstance(value, str | int) else value
+        return [str(one) for one in several] if isinstance(several, list | tuple) else several
+
+    @model_validator(mode="after")
+    def _two_models(self) -> "Setup":
+        saved = {network for networks in self.algorithm.moves.values() for network in networks}
+        if self.model_critic_path is None and saved - {"encoder", "actor"}:
+            raise ValueError(
+                f"the setting 'model_critic_path' is missing, and the algorithm {self.algorithm.name} trains a critic; "
+                "allowed: a path"
+            )
+        if self.model_critic_path == self.model_agent_path:
+            raise ValueError(
+                f"model_agent_path and model_critic_path are both {str(self.model_agent_path)!r}; allowed: two paths"
+            )
+        return self
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, data: object, validate: Callable[[object], "Setup"], info: Any) -> "Setup":
+        """Last, around all others: what pydantic refuses is told as a `SetupError`."""
+        try:
+            return validate(data)
+        except ValidationError as error:
+            origin = info.context or {"entries": {}, "source": "Setup"}
+            raise explain(error, cls, origin["entries"], origin["source"]) from None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the reference: a key, what it means, what it may be, and its default (None where it has none)."""
+
+    key: str
+    description: str
+    allowed: str
+    default: str | None
+
+
+def reference() -> list[Setting]:
+    """Every setting there is (of the default algorithm), in order; a group's `name` under its short key."""
+    settings = []
+    for key, field in leaves(Setup, {}):
+        short = key.removesuffix(".name")
+        about = field.description or Setup.model_fields[key.partition(".")[0]].description or ""
+        may_be = listed(list(ALGORITHMS), "or") if short == "algorithm" else allowed(field)
+        settings.append(Setting(short, about, may_be, None if field.is_required() else _written(field.default)))
+    return settings
+
+
+def _written(value: object) -> str:
+    """A default as a setup file holds it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value in (None, ()) else str(value)

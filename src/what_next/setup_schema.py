@@ -1,0 +1,192 @@
+"""Between the entries of a setup file and a pydantic model: which keys there are, their values, and what to say.
+
+It works on any tree of models: a field that holds a model is a group of dotted keys, a field that holds one of
+several models is a group whose `name` chooses, and a group's own key is short for its `name`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from os.path import normpath
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from what_next.errors import SetupError
+from what_next.setup_file import Entry, without_doubles, word
+
+BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
+
+
+def choices(field: FieldInfo) -> tuple[Any, ...]:
+    """The types that a field may hold, None left out."""
+    annotation = field.annotation
+    union = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return tuple(one for one in union if one is not NoneType)
+
+
+def optional(field: FieldInfo) -> bool:
+    """Whether the field may be left empty (`none`)."""
+    return NoneType in get_args(field.annotation) or is_list(field)
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether the field holds several texts."""
+    return any(get_origin(one) in (tuple, list) for one in choices(field))
+
+
+def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key of a model with its field; where a group has a choice of models, that of the one chosen."""
+    for name, field in model.model_fields.items():
+        key = prefix + name
+        models = [one for one in choices(field) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not models:
+            yield key, field
+        elif len(models) == 1:
+            yield from leaves(models[0], entries, key + ".")
+        else:
+            named = {get_args(one.model_fields["name"].annotation)[0]: one for one in models}
+            entry = entries.get(key) or entries.get(key + ".name")
+            chosen = word(entry.value) if entry else field.get_default(call_default_factory=True).name
+            if entry and chosen not in named:
+                may_be = listed(list(named), "or") + _nearest(chosen, named)
+                raise SetupError(f"{entry.where}: {key} is {entry.value!r}; allowed: {may_be}")
+            yield from leaves(named[chosen], entries, key + ".")
+
+
+def override(entries: Sequence[Entry], overrides: Sequence[Entry]) -> list[Entry]:
+    """The entries with others in their place; a list is replaced whole."""
+
+    def group(entry: Entry) -> str:
+        return re.sub(r"\.(name|\d+)$", "", entry.key)
+
+    replaced = {group(entry) for entry in overrides}
+    return [entry for entry in entries if group(entry) not in replaced] + list(overrides)
+
+
+def resolve(model: type[BaseModel], entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, FieldInfo]]:
+    """The entries under their full keys (`split` is `split.name`, `user` is `user.0`), and the fields of those."""
+    fields = dict(leaves(model, {entry.key: entry for entry in entries}))
+    full, field_of = [], {}
+    for entry in entries:
+        head, _, number = entry.key.rpartition(".")
+        key = entry.key + ".name" if entry.key + ".name" in fields else entry.key
+        if head in fields and is_list(fields[head]) and number.isdecimal():
+            key, field = f"{head}.{int(number)}", fields[head]
+        elif key not in fields:
+            raise SetupError(f"{entry.where}: {unknown(entry.key, fields)} (found {entry.key}, {entry.value})")
+        else:
+            field = fields[key]
+            key += ".0" if is_list(field) else ""
+        full.append(replace(entry, key=key))
+        field_of[key] = field
+    return without_doubles(full), field_of
+
+
+def nest(entries: Sequence[Entry], fields: Mapping[str, FieldInfo], folder: Path) -> dict[str, Any]:
+    """The values as the nested dictionary that the model takes."""
+    values: dict[str, Any] = {}
+    for entry in sorted(entries, key=_position):
+        field, place = fields[entry.key], values
+        value = convert(entry, field, folder)
+        *heads, last = entry.key.removesuffix(f".{_position(entry)}" if is_list(field) else "").split(".")
+        for head in heads:
+            place = place.setdefault(head, {})
+        if is_list(field):
+            place.setdefault(last, []).extend([] if value is None else [value])
+        else:
+            place[last] = value
+    return values
+
+
+def _position(entry: Entry) -> int:
+    """A list member's number; what is no list member keeps its place."""
+    number = entry.key.rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def convert(entry: Entry, field: FieldInfo, folder: Path) -> object:
+    """The value of an entry: a path from the setup file's folder, an id as written, or else a word."""
+    if optional(field) and not entry.quoted and word(entry.value) == "none":
+        return None
+    if Path in choices(field):
+        if not entry.value.strip():
+            raise SetupError(f"{entry.where}: {entry.key} is {entry.value!r}; allowed: {allowed(field)}")
+        joined = folder / Path(entry.value).expanduser()
+        short = Path(normpath(joined))  # `src/../data` reads better as `data`, where no link makes them differ
+        return short if short.resolve() == joined.resolve() else joined
+    return entry.value if is_list(field) else word(entry.value)
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a field may hold, in words."""
+    words = []
+    for choice in choices(field):
+        if get_origin(choice) is Literal:
+            words.append(listed([str(one) for one in get_args(choice)], "or"))
+        elif is_list(field):
+            words.append("ids")
+        else:
+            names = {bool: "yes or no", int: "a whole number", float: "a number", Path: "a path"}
+            words.append(names.get(choice, str(getattr(choice, "__name__", choice))))
+    bounds = [
+        f"{say} {getattr(bound, name):g}"
+        for bound in field.metadata
+        for name, say in BOUNDS.items()
+        if hasattr(bound, name)
+    ]
+    parts = [" or ".join(words), " and ".join(bounds), "or none" if optional(field) else ""]
+    return " ".join(part for part in parts if part)
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """Words as a list in a sentence: `a, b or c`."""
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def unknown(key: str, fields: Mapping[str, FieldInfo]) -> str:
+    """What to say of a key that there is none of: the nearest, and its neighbours."""
+    keys = [known.removesuffix(".name") for known in fields]
+    below = [known for known in keys if known.startswith(key + ".")]
+    parent = key.rpartition(".")[0]
+    beside = [known for known in keys if known.rpartition(".")[0] == parent] or [k for k in keys if "." not in k]
+    return f"there is no setting {key!r}{_nearest(key, below or keys)}; allowed: {listed(below or beside)}"
+
+
+def _nearest(found: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    nearest = get_close_matches(found, list(known), n=1, cutoff=0)
+    return f"; the nearest is {nearest[0]!r}" if nearest else ""
+
+
+def explain(error: ValidationError, model: type[BaseModel], entries: Mapping[str, Entry], source: str) -> SetupError:
+    """Pydantic's complaint as a `SetupError`, one line for each mistake."""
+    fields = dict(leaves(model, entries))
+    return SetupError("\n".join(_explain(details, fields, entries, source) for details in error.errors()))
+
+
+def _explain(
+    details: Mapping[str, Any], fields: Mapping[str, FieldInfo], entries: Mapping[str, Entry], source: str
+) -> str:
+    key = ""
+    for part in map(str, details["loc"]):  # pydantic's path also names the model of a union, which no key does
+        longer = f"{key}.{part}" if key else part
+        if details["type"] == "extra_forbidden" or any(f"{known}.".startswith(longer + ".") for known in fields):
+            key = longer
+    key = f"{key}.name" if f"{key}.name" in fields and details["type"] != "value_error" else key
+    entry, field = entries.get(key), fields.get(key)
+    where = entry.where if entry else source
+    found = repr(entry.value if entry else details["input"])
+    short = key.removesuffix(".name")
+    if details["type"] == "missing":
+        return f"{where}: the setting {short!r} is missing; allowed: {allowed(field) if field else 'a value'}"
+    if details["type"] == "extra_forbidden":
+        return f"{where}: {unknown(key, fields)} (found {found})"
+    if details["type"] == "value_error" or field is None:
+        reason = details.get("ctx", {}).get("error", details["msg"])
+        return f"{where}: {reason}"
+    note = "; a comment stands on a line of its own, or after a comma" if "#" in found else ""
+    return f"{where}: {short} is {found}; allowed: {allowed(field)}{note}"

@@ -1,0 +1,270 @@
+"""State: histories, the catalogue, and the step from a proposal to items."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int, Int32
+
+from what_next.data import Dataset, Split, split_leave_last_out, split_time, split_users
+from what_next.data.space import Space
+from what_next.errors import CatalogueError, DataError
+from what_next.retrieval import Box, smallest_tolerance
+from what_next.rewards import population_sigma
+from what_next.rewards.spread import LEAST_EVENTS
+from what_next.settings import Setup
+from what_next.types import History, Product, Score, repeats
+
+DAY = 24 * 3600 * 10**6  # microseconds
+SAMPLE = 2000
+"""How many windows or users a statistic of the training part is taken from, at most."""
+
+
+class State:
+    """A data set as the loop sees it: random histories to train on, and items that match a proposal.
+
+    Attributes:
+        dataset: all events.
+        split: which of them training may know.
+        space: the catalogue as training may know it, with the tolerance.
+        train_users: positions of the users that training draws from.
+    """
+
+    def __init__(self, dataset: Dataset, setup: Setup | None = None, space: Space | None = None) -> None:
+        """Statistics of the training part are taken here, unless `space` brings those of a trained model.
+
+        Raises:
+            DataError: the data set has no attributes, one of them is constant, or no user has three events to train on.
+        """
+        self.setup = setup or Setup(train=True, data="", model_agent_path="agent.safetensors", model_critic_path="critic.safetensors")  # fmt: skip
+        self.dataset = dataset
+        if not dataset.catalogue.names:
+            raise DataError(
+                f"{dataset.name}: its items have no attributes, which the algorithm {self.setup.algorithm.name} proposes "
+                "points in; import it with --attributes or an item table (--items)"
+            )
+        self.split = _split(dataset, self.setup)
+        self.train_users = np.flatnonzero(self.split.known >= LEAST_EVENTS).astype(np.int32)
+        self._sigma = np.full(dataset.users, np.nan, np.float32)
+        self.space = space or self._measured()
+        self._numbers = self._filled(_numbers(dataset))
+        self.box = Box(self.space.catalogue.vectors)
+
+    @classmethod
+    def from_setup(cls, setup: Setup) -> "State":
+        """The state of a setup's data file."""
+        return cls(Dataset.read(setup.data), setup)
+
+    def within(self, space: Space) -> "State":
+        """The same data in the space of a trained model.
+
+        Raises:
+            CatalogueError: the model was trained on another catalogue.
+        """
+        mine, theirs = self.dataset.catalogue, space.catalogue
+        if mine.hash() != theirs.hash():
+            raise CatalogueError(
+                f"the model was trained on another catalogue ({len(theirs)} items, {theirs.hash()[:12]}) than "
+                f"{self.setup.data} has ({len(mine)} items, {mine.hash()[:12]}); train on this one, or go on from the "
+                "model with `what-next train SETUP --from MODEL`"
+            )
+        return State(self.dataset, self.setup, space)
+
+    def get_random_user_history(self, batch: int, rng: np.random.Generator) -> History:
+        """What `batch` random training users heard, repeats among them possible.
+
+        The complete history that training may know; or, with the setting `window`, that many events in a row from a
+        random place (all of a shorter history).
+        """
+        users = rng.choice(self.train_users, size=batch)
+        known = self.split.known[users]
+        lengths = np.minimum(known, self.setup.window) if self.setup.window else known
+        return self.histories(users, rng.integers(known - lengths + 1), lengths)
+
+    def get_user_history(self, users: Int32[np.ndarray, "batch"]) -> History:
+        """All that some users heard."""
+        lengths = self.dataset.lengths[users]
+        return self.histories(users, np.zeros_like(lengths), lengths)
+
+    def histories(
+        self, users: Int32[np.ndarray, "batch"], starts: Int[np.ndarray, "batch"], lengths: Int[np.ndarray, "batch"]
+    ) -> History:
+        """The events `starts : starts + lengths` of some users, with their sigma as a label."""
+        steps = np.arange(max(1, int(lengths.max(initial=0))))
+        real = steps < lengths[:, None]
+        events = np.where(real, (self.dataset.offsets[users] + starts)[:, None] + steps, 0)
+        numbers = np.where(real[..., None], self._numbers[events], 0).astype(np.float32)
+        return self._history(users, np.where(real, self.dataset.items[events], -1), lengths, numbers)
+
+    def _history(
+        self,
+        users: Int[np.ndarray, "batch"],
+        items: Int[np.ndarray, "batch time"],
+        lengths: Int[np.ndarray, "batch"],
+        numbers: Float32[np.ndarray, "batch time numbers"],
+    ) -> History:
+        rewarded = "reward" in self.space.event_names
+        return History(
+            users=users.astype(np.int32),
+            items=items.astype(np.int32),
+            lengths=lengths.astype(np.int64),
+            rewards=numbers[..., 0] if rewarded else np.zeros(items.shape, np.float32),
+            context=numbers[..., 1:] if rewarded else numbers,
+            sigma=self.sigma(users.astype(np.int32)),
+        )
+
+    def history_of(self, ids: Sequence[str | int]) -> tuple[History, list[str]]:
+        """A history of external item ids, oldest first, and those ids that the catalogue does not hold."""
+        items = self.space.catalogue.index(list(ids))
+        unknown = [str(one) for one, item in zip(ids, items, strict=True) if item < 0]
+        items = items[items >= 0]
+        if not len(items):
+            raise CatalogueError(
+                f"none of the {len(ids)} items of the history is in the catalogue of {len(self.space.catalogue)} items; "
+                "give ids as they stand in the item table"
+            )
+        numbers = np.broadcast_to(self.space.event_center, (1, len(items), len(self.space.event_center)))
+        history = self._history(np.array([-1]), items[None], np.array([len(items)]), numbers)
+        return history, unknown
+
+    def with_context(self, history: History, values: Mapping[str, float]) -> History:
+        """The history with the context of its last event set: the situation in which the next item is asked for.
+
+        Raises:
+            DataError: the data set has no such context.
+        """
+        names = [name for name in self.space.event_names if name != "reward"]
+        context = history.context.copy()
+        for name, value in values.items():
+            if name not in names:
+                raise DataError(f"context {name!r} is unknown; {self.dataset.name} has {', '.join(names) or 'none'}")
+            context[np.arange(len(context)), history.lengths - 1, names.index(name)] = value
+        return replace(history, context=context)
+
+    def produce(
+        self,
+        attributes: Float32[np.ndarray, "*grid dim"],
+        relax: float | None = None,
+        rng: np.random.Generator | None = None,
+        *,
+        history: History | None = None,
+        slots: int = 1,
+        score: Score | None = None,
+        **masks: Any,
+    ) -> Product:
+        """For each proposal, a randomly selected item whose attributes match.
+
+        An item matches when every attribute lies within the tolerance; one attribute, drawn for each slot, may lie
+        within half of `relax`. Where none matches, one of the nearest is taken, marked as a fallback.
+
+        Args:
+            attributes: the proposals, in standard deviations.
+            relax: width of the relaxed band, in standard deviations; None is the setup's.
+            rng: the draws; None takes the nearest items, in order.
+            history: what each user knows, one row for each proposal or each row of a grid of proposals; it tells
+                repeats, and excludes nothing.
+            slots: items for each proposal, all different.
+            score: the critic's value of pairs: the best of `selection.candidates` drawn items is taken.
+            masks: `allowed`, `exclude` and `propensities` of `retrieval.Box.select`.
+        """
+        points = attributes.reshape(-1, attributes.shape[-1])
+        chosen = self.box.select(
+            np.ascontiguousarray(points),
+            tolerance=self.space.tolerance,
+            relax=self.setup.relax if relax is None else relax,
+            slots=slots,
+            rng=rng,
+            score=score,
+            candidates=self.setup.selection.candidates if score else 0,
+            **masks,
+        )
+        grid = (*attributes.shape[:-1], slots)
+        items = chosen.items.reshape(grid)
+        return Product(
+            items=items,
+            matches=chosen.matches.reshape(grid),
+            fallback=chosen.fallback.reshape(grid),
+            repeat=np.zeros(grid, np.bool_) if history is None else repeats(items, history),
+            propensities=None if chosen.propensities is None else chosen.propensities.reshape(grid),
+        )
+
+    predict = produce  # the founding text's other name
+
+    def sigma(self, users: Int32[np.ndarray, "batch"]) -> Float32[np.ndarray, "batch"]:
+        """The spread of all that each user likes: of the events that training may know, or of all of a user set aside."""
+        spread = self.setup.reward.spread
+        known = users[users >= 0]
+        for user in np.unique(known[np.isnan(self._sigma[known])]):
+            start = self.dataset.offsets[user]
+            count = self.split.known[user] or self.dataset.lengths[user]
+            vectors = torch.from_numpy(self.space.catalogue.vectors[self.dataset.items[start : start + count]])
+            self._sigma[user] = population_sigma(vectors, spread.pairs, self.setup.seed)
+        return np.where(users >= 0, self._sigma[users] if len(self._sigma) else np.nan, np.nan).astype(np.float32)
+
+    def _measured(self) -> Space:
+        """The space as the training part of the data shows it."""
+        if not len(self.train_users):
+            raise DataError(
+                f"{self.dataset.name}: no training user has {LEAST_EVENTS} events, the fewest that a reward can be told "
+                "from; take a larger log, or a smaller split.test"
+            )
+        owners = np.repeat(np.arange(self.dataset.users), self.dataset.lengths)
+        position = np.arange(self.dataset.events) - self.dataset.offsets[owners]
+        known = position < self.split.known[owners]
+        seen = np.unique(self.dataset.items[known])
+        numbers = _numbers(self.dataset)
+        stacked = np.stack([column[known] for column in numbers.values()], -1) if numbers else np.zeros((1, 0))
+        scale = stacked.std(0, dtype=np.float64)
+        self.space = Space(
+            catalogue=self.dataset.catalogue.standardised(seen),
+            seen=seen,
+            tolerance=self.setup.tolerance or 0.0,
+            typical=0.0,
+            event_names=tuple(numbers),
+            event_center=stacked.mean(0, dtype=np.float64).astype(np.float32),
+            event_scale=np.where(scale > 0, scale, 1).astype(np.float32),
+        )
+        self._numbers = self._filled(numbers)
+        rng = np.random.default_rng(self.setup.seed)
+        some = rng.permutation(self.train_users)[:SAMPLE]
+        return replace(
+            self.space,
+            typical=float(self.sigma(some).mean(dtype=np.float64)),
+            tolerance=self.setup.tolerance or self._smallest_tolerance(rng),
+        )
+
+    def _smallest_tolerance(self, rng: np.random.Generator) -> float:
+        """The smallest at which at most 10 % of the means of training windows match no item seen in training."""
+        vectors = self.space.catalogue.vectors
+        history = self.get_random_user_history(SAMPLE, rng)
+        real = (history.items >= 0)[..., None]
+        means = np.where(real, vectors[history.items], 0).sum(1) / history.lengths[:, None]
+        return smallest_tolerance(vectors[self.space.seen], means.astype(np.float32))
+
+    def _filled(self, numbers: dict[str, Float32[np.ndarray, "events"]]) -> Float32[np.ndarray, "events numbers"]:
+        """The numbers that the space names; the mean of the training events where this data set has none."""
+        columns = np.empty((self.dataset.events, len(self.space.event_names)), np.float32)
+        for place, name in enumerate(self.space.event_names):
+            columns[:, place] = numbers.get(name, self.space.event_center[place])
+        return columns
+
+
+def _numbers(dataset: Dataset) -> dict[str, Float32[np.ndarray, "events"]]:
+    """What is known of an event besides its item: reward, the log's further columns, the time of day (UTC)."""
+    numbers = {} if dataset.rewards is None else {"reward": dataset.rewards}
+    numbers |= dict(zip(dataset.context_names, dataset.context.T, strict=True))
+    if dataset.timestamps is not None:
+        angle = 2 * np.pi * (dataset.timestamps % DAY) / DAY
+        numbers["time_of_day_sin"] = np.sin(angle).astype(np.float32)
+        numbers["time_of_day_cos"] = np.cos(angle).astype(np.float32)
+    return numbers
+
+
+def _split(dataset: Dataset, setup: Setup) -> Split:
+    settings = setup.split
+    if settings.name == "users":
+        return split_users(dataset, settings.test, settings.validation, setup.seed)
+    return split_leave_last_out(dataset) if settings.name == "leave_last_out" else split_time(dataset, settings.quantile)
+

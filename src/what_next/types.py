@@ -1,0 +1,164 @@
+"""What passes between State, Agent and Environment. Axes: batch, time, slots, choices, items, dim (see the design).
+
+Everything here is frozen: a step of the loop makes new values and changes none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
+from torch import Tensor
+
+Score = Callable[[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]], Float[np.ndarray, "pairs"]]
+"""Worth of pairs (row of the flattened grid of proposals, item): higher is better."""
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """What some users heard, oldest first, padded at the end.
+
+    Attributes:
+        users: positions in the data set; -1 for a user it does not hold.
+        items: positions in the catalogue; -1 is padding.
+        lengths: number of events of each row.
+        rewards: the log's reward of each event; 0 where it has none.
+        context: further columns of the log, and the time of day (see `State`).
+        sigma: the spread of all that the user likes, in standard deviations of the catalogue. A label: it may know the
+            user's future, and no network may read it. NaN where it is not known.
+    """
+
+    users: Int32[np.ndarray, "batch"]
+    items: Int32[np.ndarray, "batch time"]
+    lengths: Int64[np.ndarray, "batch"]
+    rewards: Float32[np.ndarray, "batch time"]
+    context: Float32[np.ndarray, "batch time context"]
+    sigma: Float32[np.ndarray, "batch"]
+
+    def last(self, window: int) -> "History":
+        """The last `window` events of each history (fewer where there are no more)."""
+        width = min(window, self.items.shape[1])
+        starts = np.maximum(self.lengths - width, 0)
+        columns = starts[:, None] + np.arange(width)
+        rows = np.arange(len(columns))[:, None]
+        return replace(
+            self,
+            items=self.items[rows, columns],
+            lengths=self.lengths - starts,
+            rewards=self.rewards[rows, columns],
+            context=self.context[rows, columns],
+        )
+
+
+def repeats(items: Int[np.ndarray, "*grid slots"], history: History) -> Bool[np.ndarray, "*grid slots"]:
+    """Which items stand in the history already: on a grid, up to the step at which they are chosen."""
+    if items.ndim == 2:
+        return (items[..., None] == history.items[:, None]).any(-1)
+    same = items[..., None] == history.items[:, None, None]
+    past = np.tri(items.shape[1], history.items.shape[1], dtype=np.bool_)
+    return (same & past[:, None]).any(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """What the networks read of a history: one row of factors for each event. NumPy; tensors share its memory.
+
+    The critic's rows are joined by those of the selected item (`Agent.add_prediction`). `prospects` is what each point
+    that the actor chooses from would do to the sample.
+    """
+
+    actor: Float32[np.ndarray, "batch time factors"]
+    prospects: Float32[np.ndarray, "batch time choices prospects"]
+    critic: Float32[np.ndarray, "batch time factors"]
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """Where the actor points to, after each event of a history or after the last one.
+
+    Attributes:
+        points: in the standardised attribute space.
+        score: the critic's value of items at each point; None where the selection does not ask for it.
+    """
+
+    points: Float32[np.ndarray, "*grid dim"]
+    score: Score | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """The items that `State.produce` selected for proposals.
+
+    Attributes:
+        items: positions in the catalogue; -1 where no item is permitted any more.
+        matches: how many items matched, at each step of the slate.
+        fallback: nothing matched, and a nearest item was taken.
+        repeat: the item is in the history already.
+        propensities: exact probability of each step's choice; None where it was not asked for.
+    """
+
+    items: Int32[np.ndarray, "*grid slots"]
+    matches: Int64[np.ndarray, "*grid slots"]
+    fallback: Bool[np.ndarray, "*grid slots"]
+    repeat: Bool[np.ndarray, "*grid slots"]
+    propensities: Float64[np.ndarray, "*grid slots"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """A batch on the grid, as the losses read it: at step t the events up to t are known, and items are judged.
+
+    Attributes:
+        factors: of each event, for the critic.
+        actor_factors: of each event, for the actor; `actor_prospects`: of the points that it chooses from.
+        points: vectors of the judged items; the selected one first.
+        prospects: what each judged item would do to the sample (`rewards.spread.prospects`).
+        rewards: their rewards, in units of the user's sigma; `targets`: the same, scaled for learning. Labels.
+        mask: the steps that count.
+    """
+
+    actor_factors: Float[Tensor, "batch time factors"]
+    actor_prospects: Float[Tensor, "batch time choices_of_actor prospects"]
+    factors: Float[Tensor, "batch time factors"]
+    points: Float[Tensor, "batch time choices dim"]
+    prospects: Float[Tensor, "batch time choices prospects"]
+    rewards: Float[Tensor, "batch time choices"]
+    targets: Float[Tensor, "batch time choices"]
+    mask: Bool[Tensor, "batch time"]
+
+
+@dataclass(frozen=True, eq=False)
+class Slate:
+    """What a policy recommends to each user of a batch.
+
+    Attributes:
+        items: positions in the catalogue, best first; -1 where no further item is permitted.
+        propensities: exact probability with which each was chosen, given those before it; None where not asked for.
+        fallback: chosen as a nearest item, since none matched the proposal.
+        points: the proposals behind the slate, and `product` what was selected for them; None for a policy that makes
+            none.
+    """
+
+    items: Int32[np.ndarray, "batch slots"]
+    propensities: Float64[np.ndarray, "batch slots"] | None = None
+    fallback: Bool[np.ndarray, "batch slots"] | None = None
+    points: Float32[np.ndarray, "batch dim"] | None = None
+    product: Product | None = None
+
+
+class Policy(Protocol):
+    """Whatever recommends: a trained agent, a rule, chance."""
+
+    def act(
+        self,
+        history: History,
+        slots: int = 1,
+        rng: np.random.Generator | None = None,
+        *,
+        allowed: Bool[np.ndarray, "items"] | Bool[np.ndarray, "batch items"] | None = None,
+        exclude: Int32[np.ndarray, "batch width"] | None = None,
+        propensities: bool = False,
+    ) -> Slate:
+        """A slate for each history; greedy without `rng`. `exclude` names further items per row, -1 is padding."""
+        ...

@@ -1,0 +1,298 @@
+"""Importing: rows are checked, rejected with a reason, sorted, and split into log and item table."""
+
+import gzip
+import random
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from what_next.data import Dataset, Options, import_files, save
+from what_next.errors import DataError, SaveError
+
+
+def pairs(tables) -> list[tuple[object, object]]:
+    return tables.log.select("user_id", "item_id").rows()
+
+
+def test_every_bad_row_is_counted_by_reason_and_kept_with_its_line(file, tmp_path: Path) -> None:
+    rows = [
+        "u1,a,5,1",
+        ",a,6,1",
+        "u1,,7,1",
+        "u1,b,soon,1",
+        "u1,b,8,good",
+        "u2,b,9,2",
+        "u2,b,9,2",
+        "u2,c,10,3",
+        "u3,c,1,1",
+    ]
+    rows += [f"u4,a,{time},1" for time in range(20, 30)]
+    tables = import_files([file("log.csv", "user,item,time,rating\n" + "\n".join(rows))])
+    assert tables.reasons() == {
+        "no user": 1, "no item": 1, "not a time": 1, "reward not a number": 1, "exact duplicate": 1
+    }  # fmt: skip
+    assert tables.rejected["line"].to_list() == [3, 4, 5, 6, 8]
+    assert tables.rejected.row(2, named=True) == {
+        "line": 5, "reason": "not a time", "user": "u1", "item": "b", "time": "soon", "rating": "1"
+    }  # fmt: skip
+    assert len(tables.log) + len(tables.rejected) == tables.rows == 19
+    save(tables, tmp_path / "data" / "log.parquet")
+    assert pl.read_parquet(tmp_path / "data" / "log.rejected.parquet").equals(tables.rejected)
+
+
+def test_more_than_half_rejected_is_an_error_and_half_is_not(file) -> None:
+    log = "user,item,time\n1,a,1\n2,b,2\n1,b,x\n2,a,x\n"
+    assert len(import_files([file("half.csv", log)]).log) == 2
+    with pytest.raises(DataError, match=r"3 of 5 rows cannot be used \(not a time: 3\), more than half.*line 4"):
+        import_files([file("most.csv", log + "3,a,x\n")])
+
+
+def test_ties_in_time_keep_file_order_and_duplicates_are_found_between_others(file) -> None:
+    log = "user,item,time\n1,c,5\n1,a,5\n1,c,5\n1,b,5\n2,a,5\n2,b,1\n1,c,6\n1,a,5\n"
+    tables = import_files([file("log.csv", log)])
+    assert pairs(tables) == [(1, "c"), (1, "a"), (1, "b"), (1, "c"), (2, "b"), (2, "a")]
+    assert tables.rejected["line"].to_list() == [4, 9]
+    kept = import_files([file("log.csv", log)], options=Options(keep_duplicates=True))
+    assert pairs(kept)[:5] == [(1, "c"), (1, "a"), (1, "c"), (1, "b"), (1, "a")]
+
+
+def test_rows_that_differ_in_a_column_that_is_not_kept_are_no_duplicates(file) -> None:
+    tables = import_files([file("log.csv", "user,item,time,page\n1,a,1,x\n1,a,1,y\n2,b,1,x\n")])
+    assert len(tables.log) == 3
+
+
+def test_without_times_nothing_is_a_duplicate_and_file_order_is_the_order(file) -> None:
+    assert pairs(import_files([file("log.csv", "user,item\n2,a\n1,b\n1,a\n1,b\n")])) == [
+        (1, "b"), (1, "a"), (1, "b"), (2, "a")
+    ]  # fmt: skip
+
+
+events = st.lists(
+    st.tuples(st.integers(1, 3), st.sampled_from("ab"), st.sampled_from([0, 1, 10**6]), st.integers(0, 1)),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(events)
+def test_sorting_and_duplicates_agree_with_the_obvious_loop(rows: list[tuple[int, str, int, int]]) -> None:
+    # Two users and two items that no drawn row can hide, so that the log is always usable; and a majority kept.
+    rows = [*rows, *((90 + n, "ab"[n % 2], n, 0) for n in range(40))]
+    seen, expected = set(), []
+    for row in rows:
+        if row not in seen:
+            expected.append(row)
+        seen.add(row)
+    expected.sort(key=lambda row: (row[0], row[2]))
+    frame = pl.DataFrame(rows, schema=["user", "item", "time", "page"], orient="row")
+    dataset = Dataset.from_frame(frame, context=[])
+    items = dataset.catalogue.ids.gather(dataset.items).to_list()
+    owners = [user for user, count in zip(dataset.user_ids, dataset.lengths, strict=True) for _ in range(count)]
+    times = [time // 10**6 for time in dataset.timestamps.tolist()]
+    assert list(zip(owners, items, times, strict=True)) == [row[:3] for row in expected]
+
+
+@pytest.mark.parametrize("users", [range(50), range(0, 50 * 10**12, 10**12)])
+@pytest.mark.parametrize("unit", [1, 10**6 + 1])
+def test_user_and_time_sort_alike_whether_or_not_they_fit_one_number(users, unit: int) -> None:
+    chance = random.Random(3)
+    base = 1_500_000_000_000_000
+    rows = [
+        (chance.choice(users), n, base + chance.randrange(10**9) * 10**6 * unit // 10**6 * 7919) for n in range(500)
+    ]
+    log = import_frame(rows)
+    expected = sorted(rows, key=lambda row: (row[0], row[2]))
+    assert log.select("user_id", "item_id").rows() == [row[:2] for row in expected]
+
+
+def import_frame(rows) -> pl.DataFrame:
+    from what_next.data.cleaning import clean
+    from what_next.data.readers import Source
+
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    return clean([Source(frame.lazy(), Path("frame"))], None, Options()).log
+
+
+def test_users_sort_as_numbers_when_all_are_whole_and_as_text_otherwise(file) -> None:
+    assert [user for user, _ in pairs(import_files([file("a.csv", "user,item\n10,a\n9,b\n")]))] == [9, 10]
+    assert [user for user, _ in pairs(import_files([file("b.csv", "user,item\n10,a\n9,b\n09,b\n")]))] == [
+        "09",
+        "10",
+        "9",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "microseconds"),
+    [
+        ("1396437466", 1396437466_000000),
+        ("1396437466.94", 1396437466_940000),
+        ("1396437466.123456", 1396437466_123456),
+        ("1396437466123", 1396437466_123000),
+        ("1396437466123456", 1396437466_123456),
+        ("1396437466123456789", 1396437466_123456),
+        ("2014-04-02", 1396396800_000000),
+        ("2014-04-02 11:17", 1396437420_000000),
+        ("2014-04-02T11:17:46Z", 1396437466_000000),
+        ("2014-04-02 11:17:46.123456", 1396437466_123456),
+        ("2014-04-02T13:17:46+02:00", 1396437466_000000),
+    ],
+)
+def test_times_are_recognised(file, text: str, microseconds: int) -> None:
+    log = import_files([file("log.csv", f"user,item,time\n1,a,{text}\n2,b,{text}\n")]).log
+    assert log["timestamp"].dt.epoch("us").to_list() == [microseconds] * 2
+
+
+def test_sessions_are_cut_at_pauses_longer_than_the_gap(file) -> None:
+    log = "user,item,time\n7,a,0\n7,b,1800\n7,c,3601\n8,a,0\n"
+    tables = import_files([file("log.csv", log)], options=Options(session_gap=timedelta(minutes=30)))
+    assert pairs(tables) == [("7:1", "a"), ("7:1", "b"), ("7:2", "c"), ("8:1", "a")]
+    with pytest.raises(DataError, match="sessions need times"):
+        import_files([file("log.csv", "user,item\n1,a\n2,b\n")], options=Options(session_gap=timedelta(minutes=30)))
+
+
+def test_a_wide_log_is_split_into_log_and_item_table(file) -> None:
+    log = "user,item,title,tempo,hour\n1,a,Alpha,90,7\n1,b,Beta,120,8\n2,a,Alpha,90,9\n"
+    tables = import_files([file("log.csv", log)])
+    assert tables.items.rows() == [("a", "Alpha", 90.0), ("b", "Beta", 120.0)]
+    assert tables.log.columns == ["user_id", "item_id", "hour"]
+    with pytest.raises(DataError, match="'hour' is no attribute of the item: it varies for item 'a'"):
+        import_files([file("log.csv", log)], options=Options(attributes=["hour"]))
+
+
+def test_an_item_table_comes_first_and_keeps_its_order_and_its_unheard_items(file) -> None:
+    log = file("log.csv", "user,item,time\n1,c,1\n1,a,2\n2,x,3\n2,a,4\n")
+    items = file("items.csv", "id,name,tempo\nc,Gamma,1\na,Alpha,2\nb,Beta,3\n")
+    tables = import_files([log], items)
+    assert tables.items["item_id"].to_list() == ["c", "a", "b"]
+    assert tables.reasons() == {"item not in the item table": 1}
+    titles_only = import_files([log], file("titles.csv", "id,name\nc,Gamma\na,Alpha\n"))
+    assert titles_only.items.rows() == [("c", "Gamma"), ("a", "Alpha"), ("x", "x")]
+    assert len(titles_only.log) == 4
+
+
+def test_recbole_files_bring_their_items_along(file) -> None:
+    log = file("x.inter", "user_id:token\titem_id:token\ttimestamp:float\n1\t10\t1\n2\t11\t2\n")
+    file(
+        "x.item",
+        "item_id:token\tmovie_title:token_seq\tclass:token_seq\n10\tToy Story\tComedy Drama\n11\tHeat\tDrama\n",
+    )
+    tables = import_files([log])
+    assert tables.items.columns == ["item_id", "title", "Comedy", "Drama"]
+    assert tables.items.rows() == [(10, "Toy Story", 1.0, 1.0), (11, "Heat", 0.0, 1.0)]
+
+
+def test_words_become_attributes_only_when_asked_and_only_few(file) -> None:
+    log = file("log.csv", "user,item\n1,a\n2,b\n")
+    items = file("items.csv", "item,title,genres,tempo\na,A,Drama|Comedy,1\nb,B,Drama,2\n")
+    assert import_files([log], items).items.columns == ["item_id", "title", "tempo"]
+    asked = import_files([log], items, Options(attributes=["genres", "tempo"])).items
+    assert asked.columns == ["item_id", "title", "Comedy", "Drama", "tempo"]
+    assert asked.rows() == [("a", "A", 1.0, 1.0, 1.0), ("b", "B", 0.0, 1.0, 2.0)]
+    many = file("many.csv", "item,plot\na," + " ".join(f"w{n}" for n in range(201)) + "\nb,w1\n")
+    with pytest.raises(DataError, match="'plot' cannot be an attribute: it is text with 201 distinct words"):
+        import_files([log], many, Options(attributes=["plot"]))
+
+
+@pytest.mark.parametrize(("value", "message"), [("", "no number"), ("nan", "no number"), ("inf", "has inf")])
+def test_missing_and_infinite_attributes_are_refused_by_item_and_name(file, value: str, message: str) -> None:
+    log = file("log.csv", "user,item\n1,a\n2,b\n2,c\n")
+    items = file("items.csv", f"item,tempo\na,1\nb,{value}\nc,5\n")
+    with pytest.raises(DataError, match=f"item 'b' {message}.*'tempo'|item 'b' has {message}.*'tempo'"):
+        import_files([log], items)
+    if value != "inf":
+        filled = import_files([log], items, Options(fill="median"))
+        assert filled.items["tempo"].to_list() == [1.0, 3.0, 5.0]
+        assert filled.notes == ["attribute tempo: 1 missing value set to 3"]
+
+
+def test_one_item_twice_with_different_values_is_refused(file) -> None:
+    log = file("log.csv", "user,item\n1,a\n2,b\n")
+    with pytest.raises(DataError, match="item 'a' stands there more than once"):
+        import_files([log], file("items.csv", "item,tempo\na,1\na,2\nb,3\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("user,item\n", "is empty: no rows"),
+        ("user,item\n1,a\n1,b\n", "belong to one user"),
+        ("user,item\n1,a\n2,a\n", "belong to one item"),
+        ("user,thing\n1,a\n2,b\n", "no column for the item; found 'user', 'thing'; name it with --item"),
+        ("user,item\n1,a,7\n2,b\n", "more fields than the first one"),
+    ],
+)
+def test_useless_files_are_refused(file, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        import_files([file("log.csv", text)])
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.csv: no such file"):
+        import_files([tmp_path / "nowhere.csv"])
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|", "::"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_text_formats_read_alike(tmp_path: Path, separator: str, packed: bool) -> None:
+    text = "user,item,time\n1,é,5\n2,b,6\n".replace(",", separator).encode()
+    path = tmp_path / ("log.txt.gz" if packed else "log.txt")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    assert pairs(import_files([path])) == [(1, "é"), (2, "b")]
+
+
+def test_latin_1_files_are_read(file) -> None:
+    tables = import_files([file("log.csv", "user,item\n1,é\n2,b\n", "latin-1")])
+    assert pairs(tables) == [(1, "é"), (2, "b")]
+
+
+def test_several_files_are_one_log_and_rejected_rows_name_their_file(file) -> None:
+    first, second = file("a.csv", "user,item,time\n1,a,2\n2,b,1\n"), file("b.csv", "user,item,time\n1,c,1\n,c,1\n")
+    tables = import_files([first, second])
+    assert pairs(tables) == [(1, "c"), (1, "a"), (2, "b")]
+    assert tables.rejected.select("line", "file").rows() == [(3, str(second))]
+
+
+def test_an_import_that_fails_to_write_leaves_the_old_files_alone(file, tmp_path: Path) -> None:
+    tables = import_files([file("log.csv", "user,item\n1,a\n2,b\n")])
+    path = tmp_path / "data" / "x.parquet"
+    save(tables, path)
+    before = {one: one.read_bytes() for one in path.parent.iterdir()}
+    (path.parent / "y.items.parquet").mkdir()
+    with pytest.raises(SaveError, match="cannot be written"):
+        save(tables, path.parent / "y.parquet")
+    with pytest.raises(SaveError, match="cannot be written"):
+        save(tables, path / "below" / "a" / "file.parquet")
+    (path.parent / "y.items.parquet").rmdir()
+    assert {one: one.read_bytes() for one in path.parent.iterdir()} == before
+
+
+def test_old_rejections_do_not_outlive_a_clean_import(file, tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    save(import_files([file("a.csv", "user,item\n1,a\n2,b\n,b\n")]), path)
+    assert (tmp_path / "x.rejected.parquet").exists()
+    save(import_files([file("a.csv", "user,item\n1,a\n2,b\n")]), path)
+    assert not (tmp_path / "x.rejected.parquet").exists()
+
+
+def test_playlists_without_times(shared_data: Path) -> None:
+    features = "danceability energy key loudness mode speechiness acousticness instrumentalness liveness valence tempo"
+    options = Options("playlist_id", "track_id", titles="track_name", attributes=[*features.split(), "duration_ms"])
+    tables = import_files([shared_data / "spotify-playlists" / "spotify_songs.csv.gz"], options=options)
+    dataset = Dataset.from_tables(tables, "playlists")
+    assert (dataset.users, len(dataset.catalogue), dataset.events) == (471, 28_356, 32_833)
+    assert dataset.catalogue.attributes.shape == (28_356, 12)
+    assert dataset.timestamps is None
+    assert not len(tables.rejected)
+
+
+def test_clicks_with_fractions_of_a_second(shared_data: Path) -> None:
+    tables = import_files([shared_data / "yoochoose-100k" / "yoochoose-clicks-100k_train_full.txt"])
+    assert tables.rows == 70_278
+    assert tables.reasons() == {"exact duplicate": 1}
+    assert (tables.log["timestamp"].dt.epoch("us") % 10**6 != 0).any()

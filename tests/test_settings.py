@@ -1,0 +1,359 @@
+"""A setup file is read as promised, and every mistake in it is told where, what, and what next."""
+
+import re
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, ValidationError
+
+from what_next import algorithms
+from what_next.algorithms import WhatNext
+from what_next.errors import SetupError
+from what_next.settings import Setup, reference
+from what_next.setup_file import Token, parse_text, quote, read_entries, tokens
+from what_next.setup_schema import explain, nest, resolve
+
+FOUNDING = {
+    "train": "yes",
+    "model": "lstm",
+    "data": "../data/My Songs.pkl",
+    "epochs": "100",
+    "model_agent_path": "../models/agent.safetensors",
+    "model_critic_path": "../models/critic.safetensors",
+}
+PAIRS = [f"{key}, {value}" for key, value in FOUNDING.items()]
+ONE_LINE = ", ".join(PAIRS)
+LAYOUTS = {
+    "one line": ONE_LINE,
+    "one pair a line": "\n".join(PAIRS),
+    "with trailing commas": ",\n".join(PAIRS) + ",\n",
+    "cut after every comma": ONE_LINE.replace(", ", ",\n"),
+    "bullets": "\n".join(f"* {pair}" for pair in PAIRS),
+    "Windows line ends": "\r\n".join(PAIRS),
+    "blank lines and doubled commas": ",\n\n,".join(PAIRS),
+    "comments": "# the founding keys\n" + ", # one pair\n".join(PAIRS) + "\n  # the end",
+    "capitals and white space": "\n".join(
+        f" {key.upper()} ,{value if '/' in value else value.title()}\t" for key, value in FOUNDING.items()
+    ),
+}
+MINIMAL = Setup(
+    train=True, data=Path("d.csv"), model_agent_path=Path("a.safetensors"), model_critic_path=Path("c.safetensors")
+)
+
+
+def read(*more: str, text: str = ONE_LINE) -> Setup:
+    return Setup.from_text("\n".join([text, *more]), "src")
+
+
+def refusal(*more: str, text: str = ONE_LINE) -> str:
+    with pytest.raises(SetupError) as refused:
+        read(*more, text=text)
+    return str(refused.value)
+
+
+class TestReading:
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_the_founding_keys_are_equal_in_every_layout(self, layout: str) -> None:
+        assert read(text=LAYOUTS[layout]) == Setup(
+            train=True,
+            model="lstm",
+            data=Path("data/My Songs.pkl"),
+            epochs=100,
+            model_agent_path=Path("models/agent.safetensors"),
+            model_critic_path=Path("models/critic.safetensors"),
+        )
+
+    def test_entries_are_a_dictionary_of_text(self, tmp_path: Path) -> None:
+        file = tmp_path / "setup.txt"
+        file.write_text(LAYOUTS["bullets"])
+        assert read_entries(file) == FOUNDING
+
+    def test_words_lose_white_space_and_case_but_ids_keep_them(self) -> None:
+        setup = read("split, Leave_Last _Out", "user, Anna B", "batch_size, 1 28")
+        assert (setup.split.name, setup.user, setup.batch_size) == ("leave_last_out", ("Anna B",), 128)
+
+    def test_dotted_keys_nest_and_a_group_alone_is_its_name(self) -> None:
+        setup = read("selection, critic, selection.candidates, 8, split.test, 0.3, reward.spread.form, change")
+        assert (setup.selection.name, setup.selection.candidates) == ("critic", 8)
+        assert (setup.split.name, setup.split.test, setup.reward.spread.form) == ("users", 0.3, "change")
+
+    def test_lists_are_numbered_keys_in_the_order_of_their_numbers(self) -> None:
+        assert read("user.10, J, user.2, B, user.1, A").user == ("A", "B", "J")
+
+    def test_none_leaves_a_setting_open(self) -> None:
+        setup = read("window, none, tolerance, None, user, none, log, none")
+        assert (setup.window, setup.tolerance, setup.user, setup.log) == (None, None, (), None)
+        assert read('log, "none"').log == Path("src/none")
+
+    def test_paths_start_at_the_setup_files_folder(self, tmp_path: Path) -> None:
+        file = tmp_path / "deep" / "setup.txt"
+        file.parent.mkdir()
+        file.write_text(f"{ONE_LINE}, log, {tmp_path / 'log.jsonl'}")
+        setup = Setup.read(file)
+        assert setup.data == tmp_path / "data" / "My Songs.pkl"
+        assert setup.log_path == tmp_path / "log.jsonl"
+
+    def test_a_path_through_a_link_is_not_shortened_to_another_file(self, tmp_path: Path) -> None:
+        (tmp_path / "real" / "inner").mkdir(parents=True)
+        (tmp_path / "link").symlink_to(tmp_path / "real" / "inner")
+        assert Setup.from_text(ONE_LINE, tmp_path / "link").data.resolve() == tmp_path / "real/data/My Songs.pkl"
+
+    def test_the_log_stands_beside_the_agent(self) -> None:
+        assert read().log_path == Path("models/agent.jsonl")
+
+    def test_a_setup_is_frozen_and_survives_json(self) -> None:
+        setup = read("user, 7, window, 20, algorithm, whatnext")
+        assert Setup(**setup.as_json()) == setup
+        with pytest.raises(Exception, match="frozen"):
+            setup.epochs = 3
+
+
+class TestOtherWays:
+    TOML = """
+train = true
+model = "lstm"
+data = "../data/My Songs.pkl"
+epochs = 100
+model_agent_path = "../models/agent.safetensors"
+model_critic_path = "../models/critic.safetensors"
+user = ["A", "B"]
+
+[split]
+name = "users"
+test = 0.3
+"""
+    MORE = "user.1, A, user.2, B, split, users, split.test, 0.3"
+
+    def test_toml_is_equal(self, tmp_path: Path) -> None:
+        file = tmp_path / "src" / "setup.toml"
+        file.parent.mkdir()
+        file.write_text(self.TOML)
+        assert Setup.read(file) == Setup.from_text(f"{ONE_LINE}, {self.MORE}", file.parent)
+
+    def test_overrides_are_equal(self, tmp_path: Path) -> None:
+        file = tmp_path / "setup.txt"
+        file.write_text(", ".join(PAIRS[:2] + PAIRS[3:]) + ", data, other.csv, user, C, split, time")
+        overrides = ["data=../data/My Songs.pkl", "user.1=A", "user.2=B", "split=users", "split.test=0.3"]
+        assert Setup.read(file, overrides) == Setup.from_text(f"{ONE_LINE}, {self.MORE}", tmp_path)
+
+    @pytest.mark.parametrize(
+        ("line", "parts"),
+        [
+            ("epochs = 0", ["line 3", "epochs is '0'", "a whole number above 0"]),
+            ("epochs = true", ["line 3", "epochs is 'True'", "a whole number above 0"]),
+            ("epoch = 3", ["line 3", "'epoch'", "nearest is 'epochs'"]),
+            ("[split]\ntest = 2", ["line 4", "split.test is '2'", "of at least 0 and below 1"]),
+            ("a = = 3", ["not TOML", "line 3"]),
+        ],
+    )
+    def test_toml_mistakes_are_told_with_their_line(self, tmp_path: Path, line: str, parts: list[str]) -> None:
+        file = tmp_path / "setup.toml"
+        file.write_text(f'train = true\ndata = "d"\n{line}\n')
+        with pytest.raises(SetupError) as refused:
+            Setup.read(file)
+        assert all(part in str(refused.value) for part in [str(file), *parts])
+
+    @pytest.mark.parametrize(
+        ("override", "parts"),
+        [
+            ("epochs=0", ["epochs is '0'", "a whole number above 0"]),
+            ("epoch=3", ["'epoch'", "nearest is 'epochs'"]),
+            ("epochs", ["'epochs'", "key=value"]),
+            ("=3", ["'=3'", "key=value"]),
+        ],
+    )
+    def test_mistaken_overrides_are_told_as_the_command_lines(self, override: str, parts: list[str]) -> None:
+        with pytest.raises(SetupError) as refused:
+            Setup.from_text(ONE_LINE, overrides=[override])
+        assert all(part in str(refused.value) for part in ["command line", *parts])
+
+    def test_python_mistakes_are_told_alike(self) -> None:
+        with pytest.raises(SetupError, match="epochs is 'many'; allowed: a whole number above 0") as refused:
+            Setup(**{**MINIMAL.as_json(), "epochs": "many", "epok": 3})
+        assert "nearest is 'epochs'" in str(refused.value)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("more", "parts"),
+        [
+            (
+                "epoch, 3",
+                ["setup, line 2", "'epoch'", "nearest is 'epochs'", "epoch, 3", "allowed: train, model"],
+            ),
+            ("split.tset, 1", ["line 2", "'split.tset'", "nearest is 'split.test'", "allowed: split.test"]),
+            ("reward, spread", ["line 2", "'reward'", "allowed: reward.spread.form"]),
+            ("window, 2", ["line 2", "window is '2'", "a whole number of at least 3 or none"]),
+            ("relax, nan", ["line 2", "relax is 'nan'", "a number of at least 0"]),
+            ("clip, inf", ["line 2", "clip is 'inf'", "a number above 0"]),
+            ("algorithm, sqn", ["line 2", "algorithm is 'sqn'", "allowed: whatnext"]),
+            ("selection, best", ["line 2", "selection is 'best'", "random or critic"]),
+            (
+                "dim, 8 # wide",
+                ["line 2", "dim is '8 # wide'", "a comment stands on a line of its own"],
+            ),
+            ("\nTRAIN, no", ["line 3", "'train' is given twice", "'no'", "'yes'", "line 1"]),
+            ("split, time\nsplit.name, users", ["line 3", "'split.name' is given twice", "line 2"]),
+            ("user, A, user.0, B", ["line 2", "'user.0' is given twice"]),
+            ("seed", ["line 2", "13 tokens", "odd number", "'seed'"]),
+            ('log, "a', ["line 2", "'\"a'", "double quote"]),
+            ('log, ""', ["line 2", "log is ''", "a path"]),
+            ("split.test, 0.95", ["0.95 and 0.1", "a sum below 1"]),
+        ],
+    )
+    def test_a_mistake_is_told_with_its_line_what_was_found_and_what_is_allowed(
+        self, more: str, parts: list[str]
+    ) -> None:
+        message = refusal(more)
+        assert [part for part in parts if part not in message] == []
+
+    @pytest.mark.parametrize("epochs", ["0", "-5", "many", "1.5", "1e400"])
+    def test_epochs_is_a_number_above_zero(self, epochs: str) -> None:
+        message = refusal(text=ONE_LINE.replace("epochs, 100", f"epochs, {epochs}"))
+        assert f"line 1: epochs is '{epochs}'; allowed: a whole number above 0" in message
+
+    def test_train_is_yes_or_no(self) -> None:
+        assert "line 1: train is 'maybe'; allowed: yes or no" in refusal(text=ONE_LINE.replace("yes", "maybe"))
+
+    @pytest.mark.parametrize("key", ["train", "data", "model_agent_path", "model_critic_path"])
+    def test_what_is_missing_is_told(self, key: str) -> None:
+        message = refusal(text=", ".join(pair for pair in PAIRS if not pair.startswith(key)))
+        assert f"the setting {key!r} is missing" in message
+
+    def test_two_models_do_not_share_a_file(self) -> None:
+        text = ONE_LINE.replace("critic.safetensors", "agent.safetensors")
+        assert "allowed: two paths" in refusal(text=text)
+
+    def test_every_mistake_is_told_at_once(self) -> None:
+        assert refusal("dim, 0\nlayers, 0").splitlines() == [
+            "setup, line 2: dim is '0'; allowed: a whole number above 0",
+            "setup, line 3: layers is '0'; allowed: a whole number above 0",
+        ]
+
+    def test_a_file_that_is_no_setup_is_told(self, tmp_path: Path) -> None:
+        with pytest.raises(SetupError, match=r"no such setup file; what-next init"):
+            Setup.read(tmp_path / "setup.txt")
+        with pytest.raises(SetupError, match="cannot be read"):
+            Setup.read(tmp_path)
+        (tmp_path / "model.bin").write_bytes(b"\x80\x04\xff")
+        with pytest.raises(SetupError, match="is not UTF-8 text"):
+            Setup.read(tmp_path / "model.bin")
+
+
+class TestTemplate:
+    def test_it_reads_back_with_the_data_that_it_was_made_for(self) -> None:
+        setup = Setup.from_text(Setup.template('data/all, my "songs".csv'), "here")
+        assert (setup.data, setup.window, setup.train) == (Path('here/data/all, my "songs".csv'), 20, True)
+
+    def test_every_setting_stands_in_it_at_its_default(self) -> None:
+        text = Setup.template("data.csv")
+        everything = re.sub(r"(?m)^#(?! )", "", text)
+        assert Setup.from_text(everything) == Setup.from_text(text)
+        assert [token.text for token in tokens(everything)][::2] == [setting.key for setting in reference()]
+
+    def test_every_setting_is_described(self) -> None:
+        assert [setting.key for setting in reference() if len(setting.description) < 10] == []
+
+
+class Other(WhatNext):
+    """An algorithm of somebody else's."""
+
+    name: Literal["other"] = "other"
+    discount: float = 0.5
+
+
+class One(WhatNext):
+    """The first of two."""
+
+    name: Literal["one"] = "one"
+
+
+class Several(BaseModel):
+    """A group with a choice of models, as the settings have once there is more than one algorithm."""
+
+    algorithm: Annotated[One | Other, Field(discriminator="name")] = One()
+
+
+class TestAlgorithms:
+    def test_the_one_that_is_chosen_gives_the_keys(self) -> None:
+        def build(text: str) -> Several:
+            entries, fields = resolve(Several, parse_text(text))
+            values = nest(entries, fields, Path())
+            try:
+                return Several.model_validate(values)
+            except ValidationError as error:
+                raise explain(error, Several, {entry.key: entry for entry in entries}, "setup") from None
+
+        assert build("algorithm, other, algorithm.discount, 0.1").algorithm == Other(discount=0.1)
+        for text, message in [
+            ("algorithm, on", "line 1: algorithm is 'on'; allowed: one or other; the nearest is 'one'"),
+            ("algorithm, one, algorithm.discount, 0.1", "line 1: there is no setting 'algorithm.discount'"),
+            ("algorithm, other\nalgorithm.discount, x", "line 2: algorithm.discount is 'x'; allowed: a number"),
+        ]:
+            with pytest.raises(SetupError, match=re.escape(message)):
+                build(text)
+
+    def test_an_object_of_ones_own_is_taken_from_python(self) -> None:
+        setup = Setup(**{**dict(MINIMAL), "algorithm": Other(discount=0.9)})
+        assert setup.as_json()["algorithm"] == Other(discount=0.9).model_dump()
+
+    def test_installed_packages_add_theirs_and_a_broken_one_is_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        points = [
+            EntryPoint(name, value, "what_next.algorithms")
+            for name, value in [
+                ("other", "plugin:Other"),
+                ("gone", "no_such_module:Gone"),
+                ("dict", "builtins:dict"),
+                ("taken", "what_next.algorithms:WhatNext"),
+            ]
+        ]
+        monkeypatch.setattr(algorithms, "entry_points", lambda group: points)
+        monkeypatch.setitem(sys.modules, "plugin", SimpleNamespace(Other=Other))
+        with pytest.warns(UserWarning, match=r"no_such_module|builtins:dict|is taken") as told:
+            known = algorithms.known_algorithms()
+        assert known == {"whatnext": WhatNext, "other": Other}
+        assert len(told) == 3
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"))
+
+
+class TestTokens:
+    @given(st.lists(TEXTS), st.sampled_from([",", "\n", ",\n", " , \n\n,", "\r\n"]))
+    def test_what_is_quoted_reads_back(self, texts: list[str], separator: str) -> None:
+        assert [token.text for token in tokens(separator.join(map(quote, texts)))] == texts
+
+    @given(st.text(st.sampled_from('ab,\n\r "#*=\t')))
+    def test_any_text_that_reads_reads_back(self, text: str) -> None:
+        try:
+            found = [(token.text, token.quoted) for token in tokens(text)]
+        except SetupError:
+            assume(False)
+        assert all(value or quoted for value, quoted in found)
+        again = tokens(",".join(quote(value) for value, _ in found))
+        assert [token.text for token in again] == [value for value, _ in found]
+
+    @pytest.mark.parametrize("text", ['"a', '"a\n"', '"a" b', '"a" # b', '"a"b"'])
+    def test_a_quote_that_does_not_close_is_refused(self, text: str) -> None:
+        with pytest.raises(SetupError, match="double quote"):
+            list(tokens(text))
+
+    def test_lines_quotes_bullets_and_comments(self) -> None:
+        text = '* a, "b, #1"\n# no, token\n** c # here, "* d",\n\n"say ""hi"""'
+        assert list(tokens(text)) == [
+            Token("a", 1),
+            Token("b, #1", 1, quoted=True),
+            Token("* c # here", 3),
+            Token("* d", 3, quoted=True),
+            Token('say "hi"', 5, quoted=True),
+        ]
+
+    def test_a_line_break_cannot_be_written(self) -> None:
+        with pytest.raises(SetupError, match="line break"):
+            quote("a\nb")
