@@ -1,6 +1,8 @@
 """What Next?: recommenders that learn from what happens next. The common names; the rest is in the modules."""
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+__version__ = version("what-next-rl")
 
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm, WhatNext

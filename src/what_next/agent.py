@@ -12,7 +12,7 @@ from torch.optim import Adam, Optimizer
 from what_next.algorithms.base import Networks
 from what_next.artefacts import read_models
 from what_next.data.space import Space
-from what_next.errors import SetupError
+from what_next.errors import SetupError, TrainingError
 from what_next.learning import Step, descend, slow_down
 from what_next.models import AgentModel, CriticModel
 from what_next.models.actor_critic import Sizes
@@ -68,8 +68,13 @@ class Agent:
         self.nets, _ = self.add_model()
         for name, net in self.nets.items():
             saved.fill(name, net)
-            net.eval()
         self.histories = saved.manifest.histories
+        return self.quiet()
+
+    def quiet(self) -> "Agent":
+        """The networks set to inference (no dropout); returns itself."""
+        for net in self.nets.values():
+            net.eval()
         return self
 
     @property
@@ -179,13 +184,20 @@ class Agent:
             rng: for the items besides.
 
         Raises:
-            TrainingError: a loss is not a finite number; nothing was moved.
+            TrainingError: a loss or gradient is not a finite number; nothing was moved.
         """
         batch = self.add_prediction(product, rng)
         self.losses = self.setup.algorithm.losses(self.nets, batch)
         losses = {**self.losses, "critic": self.get_critic_loss()}
         slow_down(self.optimisers, self.setup.learning_rate, self.histories / self.setup.epochs)
-        descend(losses, self.setup.algorithm.moves, self.nets, self.optimisers, self.setup.clip)
+        try:
+            descend(losses, self.setup.algorithm.moves, self.nets, self.optimisers, self.setup.clip)
+        except TrainingError as error:
+            raise TrainingError(
+                f"training stopped after {self.histories:,} histories: {error}; the last good save, if there was one, is "
+                f"kept at {self.setup.model_agent_path}. Look for extreme attributes (`what-next data describe`), or "
+                f"lower learning_rate ({self.setup.learning_rate:g})"
+            ) from None
         self.histories += len(product.items)
         mask = batch.mask.cpu().numpy()
         return Step(

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from what_next import __version__
+from importlib.metadata import version
 from what_next.data import Catalogue
 from what_next.data.files import write_files
 from what_next.data.space import Space
@@ -49,7 +49,7 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     """
 
     format: int = FORMAT
-    package: str = __version__
+    package: str = version("what-next-rl")
     role: Role
     run: str
     histories: int

@@ -1,24 +1,21 @@
 """Environment: the only place with a training loop."""
 
-import secrets
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from what_next import checkpoint
 from what_next.agent import Agent
-from what_next.artefacts import Manifest, read_rest, write_models
-from what_next.errors import ModelError, TrainingError
 from what_next.learning import Step
 from what_next.policy import LearnedPolicy
 from what_next.recommender import Recommender
 from what_next.report import Report
+from what_next.rewards import spread_earned
 from what_next.settings import Setup
 from what_next.state import State
 from what_next.tracking import Tracker
@@ -39,7 +36,6 @@ class Environment:
         self.setup = setup
         self.resume = resume
         self.rng = np.random.default_rng(setup.seed)
-        self.run = secrets.token_hex(8)
         if setup.threads:
             torch.set_num_threads(setup.threads)
 
@@ -64,8 +60,7 @@ class Environment:
             TrainingError: a loss was not a finite number; the last good save is kept.
         """
         agent, state, setup = self.agent.wake_agent(), self.state, self.setup
-        if self.resume:
-            self._go_on(agent)
+        run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         steps: list[Step] = []
         targets, saved, start = 0, agent.histories, time.perf_counter()
         with Tracker(setup.log_path, agent.histories, setup.epochs) as tracker, _interrupt() as interrupted:
@@ -74,16 +69,17 @@ class Environment:
                 history = state.get_random_user_history(batch, self.rng)
                 proposal = agent.predict(history, self.rng, grid=True)
                 product = state.produce(proposal.points, setup.relax, self.rng, history=history)
-                step = self._propagate(agent, product)
+                step = agent.propagate(product, self.rng)
                 tracker.show(step, agent.histories)
                 steps.append(step)
                 targets += round(history.items.size * (1 - step.masked))
                 if agent.histories - saved >= setup.save_every:
-                    self.save(agent)
+                    checkpoint.save(agent, self.rng, run)
                     saved = agent.histories
         seconds = time.perf_counter() - start
         valid = self.validate(agent)
-        self.save(agent, valid)
+        metrics = {"valid": valid, "data": state.dataset.name, "split": state.split.hash, "targets": targets}
+        checkpoint.save(agent, self.rng, run, metrics)
         paths = tuple(path for path in (setup.model_agent_path, setup.model_critic_path) if path)
         return Report(agent.histories, targets, seconds, tuple(steps), valid, paths, stopped=bool(interrupted))
 
@@ -98,53 +94,46 @@ class Environment:
         return Report(agent.histories, recommendations=tuple(found))
 
     def validate(self, agent: Agent) -> dict[str, float]:
-        """The mean spread reward on windows of the validation users, which training never saw.
+        """The mean spread reward on a window of each validation user; training never saw them.
 
-        Empty where the split has no validation users.
+        Empty where no validation user has a window.
         """
-        state = self.state
-        users = state.split.validation
-        users = users[state.dataset.lengths[users] >= 2 * LEAST_EVENTS]
+        state, spread = self.state, self.setup.reward.spread
+        users = state.split.validation[state.dataset.lengths[state.split.validation] > spread.window]
         if not len(users):
             return {}
         rng = np.random.default_rng(self.setup.seed)
-        lengths = np.minimum(state.dataset.lengths[users], VALIDATION_WINDOW)
-        history = state.histories(users, rng.integers(state.dataset.lengths[users] - lengths + 1), lengths)
-        for net in agent.nets.values():
-            net.eval()
-        slate = LearnedPolicy(agent, state).act(history, rng=rng, exclude=history.items)
-        chosen = agent.vectors[torch.from_numpy(slate.items[:, 0]).long()]
-        return {}
+        lengths = np.full(len(users), spread.window)
+        history = state.histories(users, rng.integers(state.dataset.lengths[users] - spread.window), lengths)
+        items = LearnedPolicy(agent.quiet(), state).act(history, rng=rng, exclude=history.items).items[:, 0]
+        vectors = torch.from_numpy(state.space.catalogue.vectors)
+        earned = spread_earned(
+            vectors[torch.from_numpy(history.items)],
+            torch.from_numpy(lengths),
+            vectors[torch.from_numpy(items)],
+            torch.from_numpy(history.sigma),
+            spread.window,
+            spread.pairs,
+            spread.form,
+        )
+        return {f"spread@{spread.window}": earned.nanmean().item(), "users": float(len(users))}
 
-    def save(self, agent: Agent, valid: dict[str, float] | None = None) -> None:
-        """Write the models, and what a resumed run needs, together."""
-        space = agent.space
-        metrics = {"valid": valid, "data": self.state.dataset.name, "split": self.state.split.hash} if valid else {}
-        manifest = Manifest.of(self.setup, space, self.run, agent.histories, metrics)
-        tensors: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
-        for name, optimiser in agent.optimisers.items():
-            for place, values in optimiser.state_dict()["state"].items():
-                tensors |= {f"{name}.{place}.{key}": value for key, value in values.items()}
-        write_models(self.setup, manifest, space, agent.nets, (tensors, {"random": self.rng.bit_generator.state}))
 
-    def _propagate(self, agent: Agent, product: Product) -> Step:
-        try:
-            return agent.propagate(product, self.rng)
-        except TrainingError as error:
-            raise TrainingError(
-                f"training stopped after {agent.histories:,} histories: {error}; the models of the last save are kept in "
-                f"{self.setup.model_agent_path.parent}. Look at the attributes' ranges, or lower learning_rate "
-                f"({self.setup.learning_rate:g})"
-            ) from None
+@contextmanager
+def _interrupt() -> Iterator[list[int]]:
+    """A list that holds a signal once the user has interrupted; a second interrupt stops at once."""
+    seen: list[int] = []
 
-    def _go_on(self, agent: Agent) -> None:
-        """Take weights, optimisers and random states from the last save."""
-        rest = read_rest(self.setup.model_agent_path)
-        saved = read_models(self.setup.model_agent_path, self.setup.model_critic_path)
-        changed = _changed(Setup(**rest.manifest.setup), self.setup)
-        if changed:
-            raise ModelError(
-                f"{self.setup.model_agent_path}: was trained with another {', '.join(changed)}; to go on, set it as it "
-                "was; to start anew, leave --resume out"
-            )
-        ...
+    def remember(number: int, _: object) -> None:
+        seen.append(number)
+        signal.signal(number, signal.default_int_handler)
+
+    try:
+        before = signal.signal(signal.SIGINT, remember)
+    except ValueError:  # not the main thread: whoever runs there has their own way to stop
+        yield seen
+        return
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)

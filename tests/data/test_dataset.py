@@ -158,6 +158,11 @@ def test_describe_counts_what_is_there(dataset: Dataset) -> None:
     assert facts["reward"]["counts"] == {"1": 1, "2": 1, "3": 1, "4": 1, "5": 1, "6": 1}
 
 
+def test_two_users_at_one_moment_are_no_tie() -> None:
+    frame = pl.DataFrame({"user": [1, 1, 2, 2], "item": [1, 2, 3, 1], "time": [1, 5, 5, 9]})
+    assert Dataset.from_frame(frame).describe()["ties"] == 0
+
+
 def test_a_split_by_users_shares_no_user_and_is_fixed_by_its_seed() -> None:
     dataset = many_users()
     split = split_users(dataset, seed=3)
@@ -194,6 +199,13 @@ def test_a_split_by_time_knows_nothing_of_the_future() -> None:
     assert len(tested) / dataset.events == pytest.approx(0.2, abs=0.02)
     with pytest.raises(DataError, match="needs times"):
         split_time(Dataset.from_frame(pl.DataFrame({"user": [1, 2], "item": [1, 2]})))
+
+
+def test_events_that_tie_with_the_cut_belong_to_the_test() -> None:
+    frame = pl.DataFrame({"user": [1] * 5 + [2] * 5, "item": [*range(5)] * 2, "time": [1, 2, 3, 4, 5] * 2})
+    # Of ten sorted times the sixth and the eighth begin validation and test: 3 and 4, or 4 and 5 with `<=`.
+    split = split_time(Dataset.from_frame(frame), 0.75)
+    assert (split.known.tolist(), split.until.tolist()) == ([2, 2], [3, 3])
 
 
 def test_the_split_hash_changes_with_any_target() -> None:

@@ -127,3 +127,12 @@ def test_the_chance_to_be_the_best_of_a_sample_is_the_binomial_one():
     assert set(got.items[:, 0].tolist()) == {3, 4, 5, 6, 7, 8}  # three are always beaten
     expected = [comb(item, 3) / comb(9, 4) for item in got.items[:, 0]]
     np.testing.assert_allclose(got.propensities[:, 0], expected, rtol=0, atol=1e-12)
+
+
+def test_almost_as_near_is_not_a_tie():
+    vectors = np.array([[1.0], [1.0 + 2**-23], [-1.0]], np.float32)  # the second is one rounding step farther
+    got = Box(vectors).select(
+        np.zeros((1000, 1), np.float32), tolerance=0.5, slots=3, rng=np.random.default_rng(0), propensities=True
+    )
+    assert {tuple(slate) for slate in got.items.tolist()} == {(0, 2, 1), (2, 0, 1)}
+    assert (got.propensities == [0.5, 1.0, 1.0]).all()

@@ -63,7 +63,7 @@ class Events:
         if not same.any():
             return np.empty(0, np.int64)
         tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
-        tied = np.sort(tied if isinstance(order, slice) else order[tied].astype(np.int64))
+        tied = tied if isinstance(order, slice) else order[tied].astype(np.int64)
         row = pl.struct(_comparable(raw, compared))
         hashes = raw.select(row.hash()).collect(engine="streaming").to_series().gather(tied)
         suspects = tied[hashes.is_duplicated().to_numpy()]

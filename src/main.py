@@ -1,0 +1,21 @@
+#!/usr/bin/env python3
+"""Trains, or recommends, as a setup file says: main.py [SETUP] [key=value ...]; by default setup.txt beside it."""
+
+import sys
+from pathlib import Path
+
+import what_next as wn
+from what_next.cli import guarded, show
+
+
+@guarded
+def main(path: str = str(Path(__file__).with_name("setup.txt")), *overrides: str) -> int:
+    """Build State and Agent, and let the Environment run them."""
+    setup = wn.Setup.read(path, overrides)
+    state = wn.State.from_setup(setup)
+    agent = wn.Agent(setup, state.space)
+    return show(wn.Environment(agent, state, setup).run_sim())
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

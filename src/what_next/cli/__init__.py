@@ -1,0 +1,6 @@
+"""The command line."""
+
+from what_next.cli.app import main
+from what_next.cli.guard import guarded, show
+
+__all__ = ["guarded", "main", "show"]

@@ -1,0 +1,54 @@
+"""Mistakes become one message and exit code 2; results become tables for people or JSON for machines."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+
+from rich.console import Console
+
+from what_next.errors import WhatNextError
+from what_next.report import Report
+
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C ended, by convention 128 + SIGINT."""
+
+P = ParamSpec("P")
+
+
+def guarded(command: Callable[P, int]) -> Callable[P, int]:
+    """Print the message of a `WhatNextError` without a traceback, and return 2."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return command(*args, **kwargs)
+        except WhatNextError as error:
+            Console(stderr=True, soft_wrap=True).print(f"what-next: {error}", markup=False, highlight=False)
+            return 2
+        except KeyboardInterrupt:
+            Console(stderr=True).print("what-next: interrupted", highlight=False)
+            return INTERRUPTED
+
+    return run
+
+
+def show(report: Report, as_json: bool = False) -> int:
+    """Print a report; returns the exit code."""
+    if as_json:
+        emit(report.as_json())
+    else:
+        Console().print(report)
+    if report.stopped:
+        Console(stderr=True, soft_wrap=True).print(
+            "what-next: interrupted and saved; go on with `what-next train SETUP --resume`", highlight=False
+        )
+        return INTERRUPTED
+    return 0
+
+
+def emit(values: dict[str, Any]) -> None:
+    """Print JSON, and nothing else, on the standard output."""
+    json.dump(values, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
