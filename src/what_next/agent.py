@@ -56,7 +56,9 @@ class Agent:
         return nets, {name: Adam(nets[name].parameters(), self.setup.learning_rate) for name in moved}
 
     def ready_agent(self) -> "Agent":
-        """Load both models from the paths of the setup, for inference; returns itself.
+        """Load both models from the paths of the setup, for inference (the actor alone where it names no critic).
+
+        Returns itself.
 
         Raises:
             ModelError: a file is missing, damaged, newer, or the two do not belong together.
@@ -65,7 +67,8 @@ class Agent:
         self.space = replace(saved.space, seen=np.arange(len(saved.space.catalogue), dtype=np.int32))
         self.setup = self.setup.model_copy(update=saved.trained_settings())
         self.vectors = torch.from_numpy(self.space.catalogue.vectors).to(self.device)
-        self.nets, _ = self.add_model()
+        nets, _ = self.add_model()
+        self.nets = nets if self.setup.model_critic_path else {"actor": nets["actor"]}
         for name, net in self.nets.items():
             saved.fill(name, net)
         self.histories = saved.manifest.histories
@@ -202,9 +205,9 @@ class Agent:
         mask = batch.mask.cpu().numpy()
         return Step(
             losses={name: loss.item() for name, loss in losses.items()},
-            reward=batch.rewards[..., 0][batch.mask].mean().item(),
-            fallback=float(product.fallback[..., 0][mask].mean()),
-            matches=float(product.matches[..., 0][mask].mean()),
+            reward=_mean(batch.rewards[..., 0].cpu().numpy()[mask]),
+            fallback=_mean(product.fallback[..., 0][mask]),
+            matches=_mean(product.matches[..., 0][mask]),
             masked=1 - float(mask.mean()),
         )
 
@@ -222,6 +225,11 @@ class Agent:
     def _tensor(self, values: np.ndarray) -> Tensor:
         """The array as a tensor on the agent's device; on the CPU they share memory."""
         return torch.from_numpy(values).to(self.device)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Their mean; 0 where there are none."""
+    return float(values.mean()) if values.size else 0.0
 
 
 def _device(name: str) -> torch.device:

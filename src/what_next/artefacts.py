@@ -94,6 +94,9 @@ class SavedModels:
         """
         prefix = f"{name}."
         weights = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+        for key, held in net.named_buffers():  # data, such as prototypes: as many as there were in training
+            if key in weights:
+                held.resize_(weights[key].shape)
         try:
             net.load_state_dict(weights)
         except RuntimeError as error:
@@ -231,10 +234,9 @@ def read_models(agent: Path, critic: Path | None = None) -> SavedModels:
 def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Space:
     path = catalogue_path(agent)
     try:
-        table = pl.read_parquet(path)
+        catalogue = Catalogue.from_table(pl.read_parquet(path))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ModelError(f"{path}: the model's catalogue cannot be read ({error}); train again") from None
-    catalogue = Catalogue.from_table(table)
     if catalogue.hash() != manifest.catalogue:
         raise ModelError(f"{path}: is not the catalogue that {agent} was trained on; take the one saved with it")
     values = {name: tensors[f"space.{name}"].numpy() for name in ("center", "scale", "event_center", "event_scale")}

@@ -90,3 +90,15 @@ def grown_space(space: Space, origin: Path) -> tuple[Space, int]:
     new = int((old.catalogue.index(space.catalogue.ids.to_list()) < 0).sum())
     catalogue = space.catalogue.scaled(old.catalogue.center, old.catalogue.scale)
     return replace(old, catalogue=catalogue, seen=space.seen), new
+
+
+def start_from(agent: Agent, origin: Path) -> None:
+    """Take the weights of another model, made by the same settings; its critic's file is named in its setup.
+
+    Raises:
+        ModelError: a file is missing, or the networks differ.
+    """
+    critic = Setup(**read_models(origin).manifest.setup).model_critic_path
+    saved = read_models(origin, critic and origin.with_name(critic.name))
+    for name, net in agent.nets.items():
+        saved.fill(name, net)

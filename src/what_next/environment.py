@@ -11,11 +11,11 @@ import torch
 
 from what_next import checkpoint
 from what_next.agent import Agent
+from what_next.evaluation import Sampling, draw_windows
 from what_next.learning import Step
 from what_next.policy import LearnedPolicy
 from what_next.recommender import Recommender
 from what_next.report import Report
-from what_next.rewards import spread_earned
 from what_next.settings import Setup
 from what_next.state import State
 from what_next.tracking import Tracker
@@ -27,14 +27,18 @@ class Environment:
     Attributes:
         agent, state, setup: what was given.
         resume: go on from the last save instead of from the start.
+        origin: an agent's file whose weights training starts from.
         rng: all random numbers of the loop.
     """
 
-    def __init__(self, agent: Agent, state: State, setup: Setup, *, resume: bool = False) -> None:
+    def __init__(
+        self, agent: Agent, state: State, setup: Setup, *, resume: bool = False, origin: Path | None = None
+    ) -> None:
         self.agent = agent
         self.state = state
         self.setup = setup
         self.resume = resume
+        self.origin = origin
         self.rng = np.random.default_rng(setup.seed)
         if setup.threads:
             torch.set_num_threads(setup.threads)
@@ -61,6 +65,8 @@ class Environment:
         """
         agent, state, setup = self.agent.wake_agent(), self.state, self.setup
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
+        if self.origin:
+            checkpoint.start_from(agent, self.origin)
         steps: list[Step] = []
         targets, saved, start = 0, agent.histories, time.perf_counter()
         with Tracker(setup.log_path, agent.histories, setup.epochs) as tracker, _interrupt() as interrupted:
@@ -81,7 +87,7 @@ class Environment:
         metrics = {"valid": valid, "data": state.dataset.name, "split": state.split.hash, "targets": targets}
         checkpoint.save(agent, self.rng, run, metrics)
         paths = tuple(path for path in (setup.model_agent_path, setup.model_critic_path) if path)
-        return Report(agent.histories, targets, seconds, tuple(steps), valid, paths, stopped=bool(interrupted))
+        return Report(agent.histories, targets, seconds, tuple(steps), valid, paths, stopped=agent.histories < setup.epochs)
 
     def infer(self) -> Report:
         """One cycle without learning: recommendations for the users of the setup, or for a random one."""
@@ -99,24 +105,16 @@ class Environment:
         Empty where no validation user has a window.
         """
         state, spread = self.state, self.setup.reward.spread
-        users = state.split.validation[state.dataset.lengths[state.split.validation] > spread.window]
-        if not len(users):
-            return {}
-        rng = np.random.default_rng(self.setup.seed)
-        lengths = np.full(len(users), spread.window)
-        history = state.histories(users, rng.integers(state.dataset.lengths[users] - spread.window), lengths)
-        items = LearnedPolicy(agent.quiet(), state).act(history, rng=rng, exclude=history.items).items[:, 0]
-        vectors = torch.from_numpy(state.space.catalogue.vectors)
-        earned = spread_earned(
-            vectors[torch.from_numpy(history.items)],
-            torch.from_numpy(lengths),
-            vectors[torch.from_numpy(items)],
-            torch.from_numpy(history.sigma),
-            spread.window,
-            spread.pairs,
-            spread.form,
+        windows = draw_windows(
+            state.dataset, state.split.validation, state.histories, length=spread.window, per_user=1, since=state.split.known
         )
-        return {f"spread@{spread.window}": earned.nanmean().item(), "users": float(len(users))}
+        if not len(windows):
+            return {}
+        policy, rng = LearnedPolicy(agent.quiet(), state), np.random.default_rng(self.setup.seed)
+        items = policy.act(windows.history, rng=rng, exclude=windows.history.items).items[:, 0]
+        sampling = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs)
+        earned = sampling.reward(windows.history, items)
+        return {f"spread@{spread.window}": float(np.nanmean(earned)), "users": float(np.isfinite(earned).sum())}
 
 
 @contextmanager

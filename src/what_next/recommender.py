@@ -8,7 +8,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import polars as pl
-from jaxtyping import Bool
+from jaxtyping import Bool, Int32
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,10 +18,12 @@ from what_next.artefacts import read_models
 from what_next.data import Catalogue, Dataset
 from what_next.errors import CatalogueError, DataError
 from what_next.policy import LearnedPolicy
-from what_next.settings import Setup
+from what_next.settings import Setup, Split
 from what_next.state import State
 from what_next.types import History, Slate
 
+EVERYONE = Split(test=0, validation=0)
+"""Whoever asks for a recommendation is not judged, so nobody is set aside."""
 CHUNK = 512
 """Users scored at a time."""
 
@@ -99,10 +101,14 @@ class Recommender:
     @classmethod
     def load(cls, agent: str | Path, dataset: Dataset | None = None) -> "Recommender":
         """From a model file: see `what_next.load`."""
-        saved = read_models(Path(agent))
-        setup = Setup(**saved.manifest.setup).model_copy(
-            update={"train": False, "model_agent_path": Path(agent), "model_critic_path": None}
-        )
+        agent = Path(agent)
+        saved = read_models(agent)
+        setup = Setup(**saved.manifest.setup)
+        critic = setup.model_critic_path if setup.selection.name == "critic" else None
+        if critic and agent.with_name(critic.name).is_file():  # both were moved, or the program runs elsewhere
+            critic = agent.with_name(critic.name)
+        paths = {"model_agent_path": agent, "model_critic_path": critic}
+        setup = setup.model_copy(update={"train": False, "split": EVERYONE, **paths})
         ready = Agent(setup, saved.space).ready_agent()
         state = State(dataset or nobody(saved.space.catalogue), setup, ready.space)
         return cls(LearnedPolicy(ready, state))
@@ -167,29 +173,38 @@ class Recommender:
         catalogue = self.catalogue
         events = pl.DataFrame({name: given[name].to_list() for name in ("user_id", "item_id")})
         known = Dataset.of_events(events["user_id"], catalogue.index(events["item_id"].to_list()), catalogue)
-        state = State(known, self.state.setup, self.state.space)
+        setup = self.state.setup.model_copy(update={"split": EVERYONE})
+        state = State(known, setup, self.state.space)
         result = Recommender(LearnedPolicy(self.policy.agent, state)).recommend_all(k, seen=seen)
         return nw.from_dict(result.to_dict(as_series=False), backend=given.implementation).to_native()
 
-    def recommend_all(self, k: int = 10, *, seen: bool = False) -> pl.DataFrame:
+    def recommend_all(
+        self,
+        k: int = 10,
+        *,
+        seen: bool = False,
+        allowed: Iterable[str | int] | None = None,
+        blocked: Iterable[str | int] = (),
+    ) -> pl.DataFrame:
         """A frame of `user_id, rank, item_id, title` for every user of the data set."""
-        parts = []
+        parts, mask = [self._ranked(np.array([], np.int32), np.zeros((0, k), np.int32))], self.mask(allowed, blocked)
         for start in range(0, self.state.dataset.users, CHUNK):
             users = np.arange(start, min(start + CHUNK, self.state.dataset.users), dtype=np.int32)
-            items = self.recommend_histories(self.state.get_user_history(users), k, seen=seen).items
-            rows, ranks = np.nonzero(items >= 0)
-            chosen = items[rows, ranks]
-            parts.append(
-                pl.DataFrame(
-                    {
-                        "user_id": self.state.dataset.user_ids.gather(users[rows]),
-                        "rank": ranks + 1,
-                        "item_id": self.catalogue.ids.gather(chosen),
-                        "title": self.catalogue.titles.gather(chosen),
-                    }
-                )
-            )
+            items = self.recommend_histories(self.state.get_user_history(users), k, seen=seen, mask=mask).items
+            parts.append(self._ranked(users, items))
         return pl.concat(parts)
+
+    def _ranked(self, users: Int32[np.ndarray, "batch"], items: Int32[np.ndarray, "batch slots"]) -> pl.DataFrame:
+        rows, ranks = np.nonzero(items >= 0)
+        chosen = items[rows, ranks]
+        return pl.DataFrame(
+            {
+                "user_id": self.state.dataset.user_ids.gather(users[rows]),
+                "rank": ranks + 1,
+                "item_id": self.catalogue.ids.gather(chosen),
+                "title": self.catalogue.titles.gather(chosen),
+            }
+        )
 
     def recommend_histories(
         self,
@@ -286,5 +301,6 @@ def load(agent: str | Path, dataset: Dataset | None = None) -> Recommender:
 
     Raises:
         ModelError: a file is missing, damaged, newer, or does not belong to the others.
+        CatalogueError: the data set has another catalogue.
     """
     return Recommender.load(agent, dataset)

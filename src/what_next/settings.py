@@ -72,6 +72,7 @@ class Split(Group):
     test: float = Field(default=0.2, ge=0, lt=1, description="split users: the share of users set aside for the test")
     validation: float = Field(default=0.1, ge=0, lt=1, description="split users: the share set aside for validation")
     quantile: float = Field(default=0.9, gt=0, lt=1, description="split time: the share of events before the moment")
+    seed: int = Field(default=0, ge=0, description="which users are set aside; it stays while `seed` varies")
 
     @model_validator(mode="after")
     def _leaves_some(self) -> "Split":

@@ -37,6 +37,7 @@ class State:
 
         Raises:
             DataError: the data set has no attributes, one of them is constant, or no user has three events to train on.
+            CatalogueError: `space` has another catalogue.
         """
         self.setup = setup or Setup(train=True, data="", model_agent_path="agent.safetensors", model_critic_path="critic.safetensors")  # fmt: skip
         self.dataset = dataset
@@ -45,6 +46,8 @@ class State:
                 f"{dataset.name}: its items have no attributes, which the algorithm {self.setup.algorithm.name} proposes "
                 "points in; import it with --attributes or an item table (--items)"
             )
+        if space is not None:
+            _same_catalogue(dataset, space)
         self.split = _split(dataset, self.setup)
         self.train_users = np.flatnonzero(self.split.known >= LEAST_EVENTS).astype(np.int32)
         self._sigma = np.full(dataset.users, np.nan, np.float32)
@@ -63,13 +66,6 @@ class State:
         Raises:
             CatalogueError: the model was trained on another catalogue.
         """
-        mine, theirs = self.dataset.catalogue, space.catalogue
-        if mine.hash() != theirs.hash():
-            raise CatalogueError(
-                f"the model was trained on another catalogue ({len(theirs)} items, {theirs.hash()[:12]}) than "
-                f"{self.setup.data} has ({len(mine)} items, {mine.hash()[:12]}); train on this one, or go on from the "
-                "model with `what-next train SETUP --from MODEL`"
-            )
         return State(self.dataset, self.setup, space)
 
     def get_random_user_history(self, batch: int, rng: np.random.Generator) -> History:
@@ -200,7 +196,7 @@ class State:
             start = self.dataset.offsets[user]
             count = self.split.known[user] or self.dataset.lengths[user]
             vectors = torch.from_numpy(self.space.catalogue.vectors[self.dataset.items[start : start + count]])
-            self._sigma[user] = population_sigma(vectors, spread.pairs, self.setup.seed)
+            self._sigma[user] = population_sigma(vectors, spread.pairs, self.setup.split.seed)
         return np.where(users >= 0, self._sigma[users] if len(self._sigma) else np.nan, np.nan).astype(np.float32)
 
     def _measured(self) -> Space:
@@ -227,7 +223,7 @@ class State:
             event_scale=np.where(scale > 0, scale, 1).astype(np.float32),
         )
         self._numbers = self._filled(numbers)
-        rng = np.random.default_rng(self.setup.seed)
+        rng = np.random.default_rng(self.setup.split.seed)
         some = rng.permutation(self.train_users)[:SAMPLE]
         return replace(
             self.space,
@@ -262,9 +258,19 @@ def _numbers(dataset: Dataset) -> dict[str, Float32[np.ndarray, "events"]]:
     return numbers
 
 
+def _same_catalogue(dataset: Dataset, space: Space) -> None:
+    mine, theirs = dataset.catalogue, space.catalogue
+    if mine.hash() != theirs.hash():
+        raise CatalogueError(
+            f"the model was trained on another catalogue ({len(theirs)} items, {theirs.hash()[:12]}) than "
+            f"{dataset.name} has ({len(mine)} items, {mine.hash()[:12]}); train on this one, or go on from the "
+            "model with `what-next train SETUP --from MODEL`"
+        )
+
+
 def _split(dataset: Dataset, setup: Setup) -> Split:
     settings = setup.split
     if settings.name == "users":
-        return split_users(dataset, settings.test, settings.validation, setup.seed)
+        return split_users(dataset, settings.test, settings.validation, settings.seed)
     return split_leave_last_out(dataset) if settings.name == "leave_last_out" else split_time(dataset, settings.quantile)
 

@@ -1,6 +1,7 @@
 """What is seen of a run while it goes on: a progress bar, a log of JSON lines, and TensorBoard where it is installed."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +25,7 @@ class Tracker:
         """`done` of `total` histories are behind us; lines of the log beyond that are dropped (0: all of them)."""
         self.console = Console(stderr=True)
         self.done, self.total = done, total
-        self.file = _opened(log, done)
+        self.log, self.file = log, _opened(log, done)
         self.board = _tensorboard(log.with_suffix(""))
         self.progress = Progress(
             TextColumn("training"),
@@ -45,7 +46,8 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
-        self.file.close()
+        with suppress(OSError):  # a line that could not be written was told already
+            self.file.close()
         if self.board is not None:
             self.board.close()
 
@@ -53,8 +55,11 @@ class Tracker:
         """One more step, after which `histories` have been trained on."""
         values = {"reward": step.reward, "fallback": step.fallback, "matches": step.matches, "masked": step.masked}
         values |= {f"loss_{name}": loss for name, loss in step.losses.items()}
-        self.file.write(json.dumps({"histories": histories, **values}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"histories": histories, **values}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise _unwritable(self.log, error) from None
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, histories)
@@ -66,19 +71,33 @@ class Tracker:
         self.done = histories
 
 
-
-
 def _opened(log: Path, done: int) -> Any:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if done and log.exists():
-            kept = [line for line in log.read_text().splitlines() if line and json.loads(line)["histories"] <= done]
+        kept = _until(log, done) if done and log.exists() else []
         file = log.open("w")
         file.writelines(f"{line}\n" for line in kept)
+        file.flush()
     except OSError as error:
-        raise SaveError(f"{log}: the log of training cannot be written ({error.strerror}); set `log` to another path") from None
+        raise _unwritable(log, error) from None
     return file
+
+
+def _until(log: Path, done: int) -> list[str]:
+    """The lines up to some histories; a line that a crash cut short, and all after it, were of later ones."""
+    kept = []
+    for line in log.read_text(errors="replace").splitlines():
+        try:
+            if json.loads(line)["histories"] > done:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    return kept
+
+
+def _unwritable(log: Path, error: OSError) -> SaveError:
+    return SaveError(f"{log}: the log of training cannot be written ({error.strerror}); set `log` to another path")
 
 
 def _tensorboard(folder: Path) -> Any:

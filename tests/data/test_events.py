@@ -27,7 +27,7 @@ def test_events_sort_by_user_then_time_then_place_whatever_the_span(span: int, u
 
 def test_events_in_order_are_not_moved() -> None:
     assert events([0, 0, 1, 1], [5, 5, 1, 2]).order() == slice(None)
-    assert events([0, 0, 1, 1], [5, 4, 1, 2]).order() != slice(None)
+    assert not isinstance(events([0, 0, 1, 1], [5, 4, 1, 2]).order(), slice)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Importing: rows are checked, rejected with a reason, sorted, and split into log and item table."""
 
 import gzip
+import resource
+import signal
 from datetime import timedelta
 from pathlib import Path
 
@@ -112,7 +114,7 @@ def test_users_sort_as_numbers_when_all_are_whole_and_as_text_otherwise(file) ->
         ("1396437466.123456", 1396437466_123456),
         ("1396437466123", 1396437466_123000),
         ("1396437466123456", 1396437466_123456),
-        ("1396437466123457000", 1396437466_123457),
+        ("1396437466123461999", 1396437466_123461),
         ("2014-04-02", 1396396800_000000),
         ("2014-04-02 11:17", 1396437420_000000),
         ("2014-04-02T11:17:46Z", 1396437466_000000),
@@ -247,6 +249,23 @@ def test_an_import_that_fails_to_write_leaves_the_old_files_alone(file, tmp_path
     with pytest.raises(SaveError, match="cannot be written"):
         save(tables, path / "below" / "a" / "file.parquet")
     (path.parent / "y.items.parquet").rmdir()
+    assert {one: one.read_bytes() for one in path.parent.iterdir()} == before
+
+
+def test_a_full_disk_leaves_the_old_files_alone(file, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "x.parquet"
+    save(import_files([file("log.csv", "user,item\n1,a\n2,b\n")]), path)
+    before = {one: one.read_bytes() for one in path.parent.iterdir()}
+    large = import_files([file("large.csv", "user,item\n" + "".join(f"{n},{n * 7919}\n" for n in range(50_000)))])
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(SaveError, match="cannot be written"):
+            save(large, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert {one: one.read_bytes() for one in path.parent.iterdir()} == before
 
 

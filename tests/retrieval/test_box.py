@@ -186,6 +186,8 @@ def test_our_own_mistakes_are_refused():
         built.select(point, tolerance=1.0, rng=rng, candidates=3)
     with pytest.raises(ValueError, match="not a number"):
         built.select(point, tolerance=1.0, rng=rng, candidates=3, score=lambda rows, items: items * np.nan)
+    with pytest.raises(ValueError, match="catalogue of 3"):
+        built.select(point, tolerance=1.0, rng=rng, allowed=np.ones(4, np.bool_))
     with pytest.raises(ValueError, match="unknown"):
         built.select(point, tolerance=1.0, rng=rng, exclude=np.array([[3]], np.int32))
     with pytest.raises(ValueError, match="finite"):

@@ -56,9 +56,10 @@ class WhatNext(Algorithm):
         log_policy = actor(batch.actor_factors, batch.actor_prospects).log_softmax(-1)
         policy = log_policy.exp()
         expected = (policy * (values - self.entropy * log_policy)).sum(-1)
+        count = batch.mask.sum().clamp(min=1)  # a batch of which no step counts has loss 0
         return {
-            "actor": -expected[batch.mask].mean(),
-            "critic": (estimates - batch.targets).square()[batch.mask].mean(),
+            "actor": -expected[batch.mask].sum() / count,
+            "critic": (estimates - batch.targets).square().mean(-1)[batch.mask].sum() / count,
         }
 
     def propose(

@@ -1,2 +1,79 @@
-"""stub"""
-def main() -> None: ...
+"""The commands, by name: what `what-next` runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from what_next.cli import data, model
+from what_next.cli.guard import emit, guarded
+from what_next.errors import WhatNextError
+from what_next.settings import ALGORITHMS, Setup
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Recommenders that learn from what happens next.",
+)
+app.add_typer(data.app, name="data")
+model.register(app)
+
+
+@app.command("init")
+def init(
+    log: Annotated[Path, typer.Argument(metavar="DATA", help="An imported data set, or any file that can be imported.")],
+    to: Annotated[Path, typer.Option(help="The setup file to write.")] = Path("setup.txt"),
+) -> None:
+    """Write a commented setup.txt for one's own data."""
+    if not log.exists():
+        raise WhatNextError(f"{log}: no such file; name the log that the setup is for")
+    if to.exists():
+        raise WhatNextError(f"{to}: is there already; remove it, or name another with --to")
+    relative = Path(log.resolve()).relative_to(to.resolve().parent, walk_up=True) if sys.version_info >= (3, 12) else log.resolve()  # fmt: skip
+    to.write_text(Setup.template(relative))
+    Console().print(f"{to} written; next: what-next run {to}", highlight=False)
+
+
+@app.command("list")
+def list_known(
+    kind: Annotated[str, typer.Argument(help="algorithms, encoders, rewards, data or metrics.")],
+    as_json: data.Json = False,
+) -> None:
+    """Name what there is."""
+    known = {
+        "algorithms": list(ALGORITHMS),
+        "encoders": ["lstm"],
+        "rewards": ["spread"],
+        "data": list(data.KNOWN),
+        "metrics": ["spread", "hr", "ndcg", "coverage", "repeats", "fallbacks"],
+    }
+    if kind not in known:
+        raise WhatNextError(f"list {kind!r}: expected one of {', '.join(known)}")
+    if as_json:
+        emit({kind: known[kind]})
+    else:
+        Console().print("\n".join(known[kind]), highlight=False)
+
+
+@guarded
+def main() -> int:
+    """Run a command; returns the exit code: 0, 2 for a user's mistake, 130 for an interrupt."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        return 130
+    except Exception as error:
+        # The option parser's own mistakes (a missing argument, an unknown option) know how to show themselves.
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

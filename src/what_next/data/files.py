@@ -33,8 +33,10 @@ def write_files(writers: Mapping[Path, Writer]) -> None:
             waiting.append((_written_beside(path, writer), path))
         for temporary, path in waiting:
             temporary.replace(path)
-    except OSError as error:
-        raise SaveError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed there") from error
+    except (OSError, pl.exceptions.ComputeError) as error:
+        # Polars reports a full disk as a ComputeError, with the system's reason in its text.
+        reason = getattr(error, "strerror", None) or error
+        raise SaveError(f"{path}: cannot be written ({reason}); nothing was changed there") from error
     finally:
         for temporary, _ in waiting:
             temporary.unlink(missing_ok=True)

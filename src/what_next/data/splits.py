@@ -48,7 +48,7 @@ def split_users(dataset: Dataset, test: float = 0.2, validation: float = 0.1, se
         DataError: no user would be left for training.
     """
     counts = [max(1, round(share * dataset.users)) if share else 0 for share in (test, validation)]
-    if min(test, validation) < 0 or sum(counts) >= dataset.users:
+    if min(test, validation) < 0 or sum(counts) >= max(1, dataset.users):
         raise DataError(
             f"{dataset.name}: {dataset.users} users cannot be split into {test:g} for the test, {validation:g} for "
             "validation and the rest for training; take smaller shares"

@@ -227,6 +227,8 @@ class Box:
         """The permitted items of some rows, as bits; one row where they are the same for all."""
         words = self.everything
         if allowed is not None:
+            if allowed.shape[-1] != len(self):
+                raise ValueError(f"a mask of {allowed.shape[-1]} items for a catalogue of {len(self)}")
             words = bits.pack(allowed[part] if allowed.ndim == 2 else allowed[None])
         if exclude is not None:
             if exclude.max(initial=-1) >= len(self):

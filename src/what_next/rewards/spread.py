@@ -163,32 +163,9 @@ def spread_reward(
     `change`: |s_with - s_without| / sigma. Not defined: fewer than three events, or a user without spread.
     """
     usable = (sigma > SMALLEST_SIGMA)[:, None] & (samples.count >= LEAST_EVENTS)
-    reward = _relative(samples.spread[..., None], grown, sigma[:, None, None], form)
-    return torch.where(usable[..., None], reward, 0.0), usable
-
-
-def spread_earned(
-    vectors: Float[Tensor, "batch time dim"],
-    lengths: Int[Tensor, "batch"],
-    points: Float[Tensor, "batch dim"],
-    sigma: Float[Tensor, "batch"],
-    window: int,
-    pairs: Pairs = "all",
-    form: Form = "towards",
-) -> Float[Tensor, "batch"]:
-    """The reward of one point after the last event of each history; not a number where it is not defined."""
-    samples = Samples.of(vectors, window, pairs)
-    rows = torch.arange(len(vectors), device=vectors.device) * vectors.shape[1] + lengths - 1
-    reward = _relative(samples.spread.flatten()[rows], samples.at(rows, points), sigma, form)
-    return torch.where((sigma > SMALLEST_SIGMA) & (lengths >= LEAST_EVENTS), reward, torch.nan)
-
-
-def _relative(
-    before: Float[Tensor, "*grid"], after: Float[Tensor, "*grid"], sigma: Float[Tensor, "..."], form: Form
-) -> Float[Tensor, "*grid"]:
-    target = sigma.double()
-    change = (before - target).abs() - (after - target).abs() if form == "towards" else (after - before).abs()
-    return change / target
+    before, target = samples.spread[..., None], sigma.double()[:, None, None]
+    change = (before - target).abs() - (grown - target).abs() if form == "towards" else (grown - before).abs()
+    return torch.where(usable[..., None], change / target, 0.0), usable
 
 
 def learning_target(
