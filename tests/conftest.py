@@ -1,12 +1,20 @@
 """What every test shares: shapes are checked, real data is found, and the graphics card is optional."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from what_next import Dataset, Setup, State
 
 # From here on every module of what_next is imported with its shapes and types checked at each call.
 install_import_hook("what_next", "beartype.beartype")
@@ -28,6 +36,88 @@ def shared_data() -> Path:
             pytest.fail(missing)
         pytest.skip(missing)
     return folder
+
+
+def listening(users: int = 60, items: int = 80, events: int = 40, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """A log with times and rewards, and its item table with four attributes; random, and the same every time."""
+    rng = np.random.default_rng(seed)
+    ids = [f"i{number}" for number in range(items)]
+    table = pl.DataFrame(
+        {"item_id": ids, "title": [f"Song {number}" for number in range(items)]}
+        | {name: rng.normal(size=items) for name in ("danceability", "energy", "tempo", "valence")}
+    )
+    rows = users * events
+    log = pl.DataFrame(
+        {
+            "user_id": np.repeat([f"u{number}" for number in range(users)], events),
+            "item_id": [ids[place] for place in rng.integers(items, size=rows)],
+            "timestamp": 1_600_000_000 + np.sort(rng.integers(10**7, size=(users, events)), axis=1).ravel(),
+            "reward": rng.integers(1, 6, size=rows).astype(float),
+        }
+    )
+    return log, table
+
+
+@pytest.fixture(scope="session")
+def dataset() -> "Dataset":
+    """60 users with 40 events each, 80 items with four attributes, times and rewards."""
+    from what_next import Dataset
+
+    return Dataset.from_frame(*listening(), name="listening")
+
+
+@pytest.fixture(scope="session")
+def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same data as one wide CSV file."""
+    log, items = listening()
+    path = tmp_path_factory.mktemp("log") / "listening.csv"
+    log.join(items, on="item_id", how="left", maintain_order="left").write_csv(path)
+    return path
+
+
+SetupOf = Callable[..., "Setup"]
+
+
+@pytest.fixture(scope="session")
+def setup_of(log_file: Path) -> SetupOf:
+    """A setup for a run of a second, its models in a folder; keywords change it."""
+    from what_next import Setup
+
+    def make(folder: Path, **changes: Any) -> "Setup":
+        values = {
+            "train": True,
+            "data": log_file,
+            "epochs": 256,
+            "batch_size": 32,
+            "window": 20,
+            "dim": 16,
+            "threads": 1,
+            "model_agent_path": folder / "agent.safetensors",
+            "model_critic_path": folder / "critic.safetensors",
+        }
+        return Setup(**(values | changes))
+
+    return make
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A short training, its models in a folder that no test changes."""
+
+    folder: Path
+    setup: "Setup"
+    state: "State"
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: "Dataset", setup_of: SetupOf, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    from what_next import Agent, Environment, State
+
+    folder = tmp_path_factory.mktemp("trained")
+    setup = setup_of(folder)
+    state = State(dataset, setup)
+    Environment(Agent(setup, state.space), state, setup).run_sim()
+    return Trained(folder, setup, state)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

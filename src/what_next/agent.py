@@ -160,7 +160,9 @@ class Agent:
         items = torch.cat([chosen[..., None], others.expand(-1, chosen.shape[1], -1)], -1)
         grown = [self.samples.grown(self.vectors[some]) for some in (chosen[..., None], others)]
         spread = self.setup.reward.spread
-        reward, usable = spread_reward(self.samples, torch.cat(grown, -1), self._tensor(self.history.sigma), spread.form)
+        reward, usable = spread_reward(
+            self.samples, torch.cat(grown, -1), self._tensor(self.history.sigma), spread.form
+        )
         if spread.repeat_factor < 1:
             reward = damped(reward, self._tensor(repeats(items.cpu().numpy(), self.history)), spread.repeat_factor)
         real = self._tensor(np.arange(items.shape[1]) < self.history.lengths[:, None])
@@ -197,8 +199,8 @@ class Agent:
             descend(losses, self.setup.algorithm.moves, self.nets, self.optimisers, self.setup.clip)
         except TrainingError as error:
             raise TrainingError(
-                f"training stopped after {self.histories:,} histories: {error}; the last good save, if there was one, is "
-                f"kept at {self.setup.model_agent_path}. Look for extreme attributes (`what-next data describe`), or "
+                f"training stopped after {self.histories:,} histories: {error}; the last good save, if any, is kept at "
+                f"{self.setup.model_agent_path}. Look for extreme attributes (`what-next data describe`), or "
                 f"lower learning_rate ({self.setup.learning_rate:g})"
             ) from None
         self.histories += len(product.items)

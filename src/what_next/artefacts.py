@@ -10,6 +10,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,6 @@ from pydantic import BaseModel, ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from importlib.metadata import version
 from what_next.data import Catalogue
 from what_next.data.files import write_files
 from what_next.data.space import Space
@@ -106,7 +106,10 @@ class SavedModels:
     def trained_settings(self) -> dict[str, Any]:
         """The settings that the networks were made by; those of the present setup give way to them."""
         trained = Setup(**self.manifest.setup)
-        return {name: getattr(trained, name) for name in ("model", "algorithm", "dim", "layers", "dropout", "window", "reward")}
+        return {
+            name: getattr(trained, name)
+            for name in ("model", "algorithm", "dim", "layers", "dropout", "window", "reward")
+        }
 
 
 def made_with() -> dict[str, str | int]:
@@ -194,12 +197,16 @@ def _read(path: Path, role: Role | None) -> tuple[Manifest, dict[str, Tensor], d
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (safetensors.SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: is damaged or no model ({error}); train again, or take a copy that is whole") from None
+        raise ModelError(
+            f"{path}: is damaged or no model ({error}); train again, or take a copy that is whole"
+        ) from None
     if KEY not in metadata:
         raise ModelError(f"{path}: holds tensors, but no manifest of What Next?; it is not one of its models")
     manifest = _manifest(path, metadata[KEY])
     if role is not None and manifest.role != role:
-        raise ModelError(f"{path}: is a file of role {manifest.role!r}, and {role!r} is asked for; the paths are mixed up")
+        raise ModelError(
+            f"{path}: is a file of role {manifest.role!r}, and {role!r} is asked for; the paths are mixed up"
+        )
     return manifest, tensors, metadata
 
 

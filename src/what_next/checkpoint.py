@@ -16,7 +16,18 @@ from what_next.data.space import Space
 from what_next.errors import ModelError
 from what_next.settings import Setup
 
-FREE = {"epochs", "train", "user", "slots", "save_every", "log", "device", "model_agent_path", "model_critic_path", "data"}
+FREE = {
+    "epochs",
+    "train",
+    "user",
+    "slots",
+    "save_every",
+    "log",
+    "device",
+    "model_agent_path",
+    "model_critic_path",
+    "data",
+}
 """Settings that a resumed run may change: the learning rate's way down follows `epochs`."""
 
 
@@ -58,7 +69,9 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
             "leave --resume out to start anew"
         )
     if saved.space.catalogue.hash() != agent.space.catalogue.hash():
-        raise ModelError(f"{setup.model_agent_path}: was trained on another catalogue than {setup.data}; start anew, or use --from")
+        raise ModelError(
+            f"{setup.model_agent_path}: was trained on another catalogue than {setup.data}; start anew, or use --from"
+        )
     for name, net in agent.nets.items():
         saved.fill(name, net)
     for name, optimiser in agent.optimisers.items():

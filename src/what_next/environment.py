@@ -87,7 +87,9 @@ class Environment:
         metrics = {"valid": valid, "data": state.dataset.name, "split": state.split.hash, "targets": targets}
         checkpoint.save(agent, self.rng, run, metrics)
         paths = tuple(path for path in (setup.model_agent_path, setup.model_critic_path) if path)
-        return Report(agent.histories, targets, seconds, tuple(steps), valid, paths, stopped=agent.histories < setup.epochs)
+        return Report(
+            agent.histories, targets, seconds, tuple(steps), valid, paths, stopped=agent.histories < setup.epochs
+        )
 
     def infer(self) -> Report:
         """One cycle without learning: recommendations for the users of the setup, or for a random one."""
@@ -106,7 +108,12 @@ class Environment:
         """
         state, spread = self.state, self.setup.reward.spread
         windows = draw_windows(
-            state.dataset, state.split.validation, state.histories, length=spread.window, per_user=1, since=state.split.known
+            state.dataset,
+            state.split.validation,
+            state.histories,
+            length=spread.window,
+            per_user=1,
+            since=state.split.known,
         )
         if not len(windows):
             return {}

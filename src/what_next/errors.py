@@ -3,12 +3,12 @@
     WhatNextError
     ├── SetupError          a setting is missing, unknown or out of range
     ├── DataError           a data file cannot be read or used
-    │   └── UnsafePickle    a pickle holds more than a DataFrame
+    │   └── UnsafePickleError  a pickle holds more than a DataFrame
     ├── CatalogueError      an item or a user is not known
     ├── ModelError          a model file cannot be read, or belongs to something else
     ├── SaveError           a file could not be written; the one before it is intact
     ├── TrainingError       training had to stop (a loss that is not a number)
-    └── MissingExtra        an optional library is needed and not installed
+    └── MissingExtraError   an optional library is needed and not installed
 
 Each is the user's to mend: the command line prints its message, without a traceback, and exits with 2. A message
 says where, what was found, and what to do next.
@@ -27,7 +27,7 @@ class DataError(WhatNextError):
     """A data file cannot be read or used."""
 
 
-class UnsafePickle(DataError):
+class UnsafePickleError(DataError):
     """A pickle asks for something that a DataFrame does not need; nothing of it was run."""
 
 
@@ -47,7 +47,7 @@ class TrainingError(WhatNextError):
     """Training had to stop; the last good model is kept."""
 
 
-class MissingExtra(WhatNextError):
+class MissingExtraError(WhatNextError):
     """An optional library is needed and not installed."""
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:

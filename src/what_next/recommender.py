@@ -80,7 +80,9 @@ class Recommendation:
 
     def _reasons(self) -> Table:
         shown = self.items[:5]
-        table = Table("attribute", "proposed", title="Proposed attributes beside those of the items", title_justify="left")
+        table = Table(
+            "attribute", "proposed", title="Proposed attributes beside those of the items", title_justify="left"
+        )
         for item in shown:
             table.add_column(item.title, max_width=14, overflow="ellipsis", no_wrap=True)
         for name, value in self.proposal.items():
@@ -262,7 +264,8 @@ class Recommender:
     def _told(
         self, history: History, slate: Slate, row: int, user: str | None, unknown: tuple[str, ...] = ()
     ) -> Recommendation:
-        assert slate.points is not None and slate.product is not None
+        assert slate.points is not None
+        assert slate.product is not None
         catalogue, product = self.catalogue, slate.product
         items = []
         for slot, item in enumerate(slate.items[row]):

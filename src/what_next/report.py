@@ -53,7 +53,9 @@ class Report:
         lines = [f"trained on {self.histories:,} histories; {self.targets:,} targets in {self.seconds:.0f} s"]
         if self.steps:
             last = self.steps[-max(1, len(self.steps) // 10) :]
-            reward, fallback = (sum(getattr(step, name) for step in last) / len(last) for name in ("reward", "fallback"))
+            reward, fallback = (
+                sum(getattr(step, name) for step in last) / len(last) for name in ("reward", "fallback")
+            )
             lines.append(f"last tenth of training: spread reward {reward:+.4f}, fallbacks {fallback:.1%}")
         if self.valid:
             measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items())

@@ -17,6 +17,10 @@ from what_next.rewards.spread import LEAST_EVENTS
 from what_next.settings import Setup
 from what_next.types import History, Product, Score, repeats
 
+UNSAID = Setup.from_text(
+    "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
+)
+"""The settings of a State that is given none."""
 DAY = 24 * 3600 * 10**6  # microseconds
 SAMPLE = 2000
 """How many windows or users a statistic of the training part is taken from, at most."""
@@ -39,12 +43,12 @@ class State:
             DataError: the data set has no attributes, one of them is constant, or no user has three events to train on.
             CatalogueError: `space` has another catalogue.
         """
-        self.setup = setup or Setup(train=True, data="", model_agent_path="agent.safetensors", model_critic_path="critic.safetensors")  # fmt: skip
+        self.setup = setup or UNSAID
         self.dataset = dataset
         if not dataset.catalogue.names:
             raise DataError(
-                f"{dataset.name}: its items have no attributes, which the algorithm {self.setup.algorithm.name} proposes "
-                "points in; import it with --attributes or an item table (--items)"
+                f"{dataset.name}: its items have no attributes, and {self.setup.algorithm.name} proposes points in "
+                "their space; import the data with --attributes, or with an item table (--items)"
             )
         if space is not None:
             _same_catalogue(dataset, space)
@@ -118,8 +122,8 @@ class State:
         items = items[items >= 0]
         if not len(items):
             raise CatalogueError(
-                f"none of the {len(ids)} items of the history is in the catalogue of {len(self.space.catalogue)} items; "
-                "give ids as they stand in the item table"
+                f"none of the {len(ids)} items of the history is in the catalogue of {len(self.space.catalogue)} "
+                "items; give ids as they stand in the item table"
             )
         numbers = np.broadcast_to(self.space.event_center, (1, len(items), len(self.space.event_center)))
         history = self._history(np.array([-1]), items[None], np.array([len(items)]), numbers)
@@ -189,7 +193,7 @@ class State:
     predict = produce  # the founding text's other name
 
     def sigma(self, users: Int32[np.ndarray, "batch"]) -> Float32[np.ndarray, "batch"]:
-        """The spread of all that each user likes: of the events that training may know, or of all of a user set aside."""
+        """The spread of all that each user likes: of the events that training may know, or all of a user set aside."""
         spread = self.setup.reward.spread
         known = users[users >= 0]
         for user in np.unique(known[np.isnan(self._sigma[known])]):
@@ -203,8 +207,8 @@ class State:
         """The space as the training part of the data shows it."""
         if not len(self.train_users):
             raise DataError(
-                f"{self.dataset.name}: no training user has {LEAST_EVENTS} events, the fewest that a reward can be told "
-                "from; take a larger log, or a smaller split.test"
+                f"{self.dataset.name}: no training user has {LEAST_EVENTS} events, the fewest that tell a reward; take "
+                "a larger log, or a smaller split.test"
             )
         owners = np.repeat(np.arange(self.dataset.users), self.dataset.lengths)
         position = np.arange(self.dataset.events) - self.dataset.offsets[owners]
@@ -272,5 +276,6 @@ def _split(dataset: Dataset, setup: Setup) -> Split:
     settings = setup.split
     if settings.name == "users":
         return split_users(dataset, settings.test, settings.validation, settings.seed)
-    return split_leave_last_out(dataset) if settings.name == "leave_last_out" else split_time(dataset, settings.quantile)
-
+    return (
+        split_leave_last_out(dataset) if settings.name == "leave_last_out" else split_time(dataset, settings.quantile)
+    )

@@ -1,4 +1,4 @@
-"""What is seen of a run while it goes on: a progress bar, a log of JSON lines, and TensorBoard where it is installed."""
+"""What is seen of a run while it goes on: a progress bar, a log of JSON lines, and TensorBoard where installed."""
 
 import json
 from contextlib import suppress
@@ -105,4 +105,4 @@ def _tensorboard(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder.with_name(folder.name + ".tensorboard")))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder.with_name(folder.name + ".tensorboard")))

@@ -5,7 +5,7 @@ Everything here is frozen: a step of the loop makes new values and changes none.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
@@ -54,10 +54,12 @@ class History:
 def repeats(items: Int[np.ndarray, "*grid slots"], history: History) -> Bool[np.ndarray, "*grid slots"]:
     """Which items stand in the history already: on a grid, up to the step at which they are chosen."""
     if items.ndim == 2:
-        return (items >= 0) & (items[..., None] == history.items[:, None]).any(-1)
+        known: Bool[np.ndarray, "batch slots"] = (items >= 0) & (items[..., None] == history.items[:, None]).any(-1)
+        return known
     same = (items[..., None] >= 0) & (items[..., None] == history.items[:, None, None])
     past = np.tri(items.shape[1], history.items.shape[1], dtype=np.bool_)
-    return (same & past[:, None]).any(-1)
+    before: Bool[np.ndarray, "batch time slots"] = (same & past[:, None]).any(-1)
+    return before
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +149,7 @@ class Slate:
     product: Product | None = None
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Whatever recommends: a trained agent, a rule, chance."""
 

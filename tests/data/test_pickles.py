@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from what_next.data.pickles import ADMITTED, read_pickled_frame
-from what_next.errors import DataError, UnsafePickle
+from what_next.errors import DataError, UnsafePickleError
 
 _spec = importlib.util.spec_from_file_location("pickled_frames", Path(__file__).with_name("pickled_frames.py"))
 _module = importlib.util.module_from_spec(_spec)
@@ -100,7 +100,7 @@ def test_refuses_all_else_by_name_and_runs_nothing(tmp_path: Path, name: str) ->
     else:
         path = written(tmp_path / "clean.pk", attack)
     before = trace.exists()
-    with pytest.raises(UnsafePickle, match="refused, nothing of it was run") as refusal:
+    with pytest.raises(UnsafePickleError, match="refused, nothing of it was run") as refusal:
         read_pickled_frame(path)
     assert name.rsplit(".", 1)[-1] in str(refusal.value)
     assert trace.exists() == before
@@ -109,7 +109,7 @@ def test_refuses_all_else_by_name_and_runs_nothing(tmp_path: Path, name: str) ->
 def test_refuses_an_attack_inside_a_real_frame(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     frame = pd.DataFrame({"user": [1, 2], "item": pd.Series([Call(os.system, f"touch {trace}"), "b"], dtype=object)})
-    with pytest.raises(UnsafePickle, match="system"):
+    with pytest.raises(UnsafePickleError, match="system"):
         read_pickled_frame(written(tmp_path / "clean.pk", frame))
     assert not trace.exists()
 
@@ -122,7 +122,7 @@ def test_a_dotted_name_does_not_lead_out_of_the_table(tmp_path: Path, name: str)
     ) + pickle.STACK_GLOBAL + pickle.STOP  # fmt: skip
     path = tmp_path / "clean.pk"
     path.write_bytes(code)
-    with pytest.raises(UnsafePickle, match=rest.replace(".", r"\.")):
+    with pytest.raises(UnsafePickleError, match=rest.replace(".", r"\.")):
         read_pickled_frame(path)
 
 
@@ -131,7 +131,7 @@ def test_a_pickle_cannot_change_a_class_of_pandas(tmp_path: Path) -> None:
     # BUILD with a pair (None, {...}) sets attributes on whatever lies below it on the stack.
     path = tmp_path / "clean.pk"
     path.write_bytes(b"cpandas\nDataFrame\n(N(dVsum\nV0\nstb.")
-    with pytest.raises(UnsafePickle, match="DataFrame"):
+    with pytest.raises(UnsafePickleError, match="DataFrame"):
         read_pickled_frame(path)
     assert pd.DataFrame.sum is before
 

@@ -23,7 +23,7 @@ class WhatNext(Algorithm):
     away; one that is held at the best of several items settles between them. So the actor's policy is a distribution
     over prototypes, points of the catalogue spread over it: a proto-action in the sense of Dulac-Arnold et al. 2015
     (arXiv 1512.07679), chosen as in a discrete actor-critic. Its loss is the critic's value expected under that
-    policy, exactly, over all prototypes (the "mean" or all-action gradient: Allen et al. 2017, arXiv 1709.00503, eq. 4),
+    policy, exactly, over all prototypes (the all-action gradient: Allen et al. 2017, arXiv 1709.00503, equation 4),
     with a bonus for entropy so that no prototype is given up early.
     """
 
@@ -48,7 +48,8 @@ class WhatNext(Algorithm):
     def losses(self, nets: Networks, batch: Trajectories) -> dict[str, Tensor]:
         """The actor's: minus the expected value of its policy; the critic's: squared error of its estimates."""
         critic, actor = nets["critic"], nets["actor"]
-        assert isinstance(actor, AgentModel) and isinstance(critic, CriticModel)
+        assert isinstance(actor, AgentModel)
+        assert isinstance(critic, CriticModel)
         state = critic.encoder(batch.factors)
         estimates = critic.head(state, batch.points, batch.prospects)
         with torch.no_grad():

@@ -1,5 +1,6 @@
 """The commands, by name: what `what-next` runs."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,8 @@ from rich.console import Console
 
 from what_next.cli import data, model
 from what_next.cli.guard import emit, guarded
+from what_next.data.files import write_files
+from what_next.data.known import KNOWN
 from what_next.errors import WhatNextError
 from what_next.settings import ALGORITHMS, Setup
 
@@ -24,7 +27,9 @@ model.register(app)
 
 @app.command("init")
 def init(
-    log: Annotated[Path, typer.Argument(metavar="DATA", help="An imported data set, or any file that can be imported.")],
+    log: Annotated[
+        Path, typer.Argument(metavar="DATA", help="An imported data set, or any file that can be imported.")
+    ],
     to: Annotated[Path, typer.Option(help="The setup file to write.")] = Path("setup.txt"),
 ) -> None:
     """Write a commented setup.txt for one's own data."""
@@ -32,8 +37,8 @@ def init(
         raise WhatNextError(f"{log}: no such file; name the log that the setup is for")
     if to.exists():
         raise WhatNextError(f"{to}: is there already; remove it, or name another with --to")
-    relative = Path(log.resolve()).relative_to(to.resolve().parent, walk_up=True) if sys.version_info >= (3, 12) else log.resolve()  # fmt: skip
-    to.write_text(Setup.template(relative))
+    relative = os.path.relpath(log.resolve(), to.resolve().parent)
+    write_files({to: lambda file: file.write(Setup.template(relative).encode())})
     Console().print(f"{to} written; next: what-next run {to}", highlight=False)
 
 
@@ -47,7 +52,7 @@ def list_known(
         "algorithms": list(ALGORITHMS),
         "encoders": ["lstm"],
         "rewards": ["spread"],
-        "data": list(data.KNOWN),
+        "data": list(KNOWN),
         "metrics": ["spread", "hr", "ndcg", "coverage", "repeats", "fallbacks"],
     }
     if kind not in known:

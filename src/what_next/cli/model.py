@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import polars as pl
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +18,7 @@ from what_next.cli.guard import emit, show
 from what_next.data.files import write_files
 from what_next.environment import Environment
 from what_next.errors import SetupError, WhatNextError
-from what_next.evaluation.table import markdown, table
+from what_next.evaluation.table import table
 from what_next.judging import Part, judge
 from what_next.policy import LearnedPolicy
 from what_next.recommender import Recommendation, Recommender
@@ -27,7 +26,9 @@ from what_next.settings import Setup
 from what_next.state import State
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP", help="A setup.txt, or the same as TOML.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that go before the file's.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that go before the file's.")
+]
 
 
 def run(setup: SetupFile, overrides: Overrides = None) -> int:
@@ -66,7 +67,9 @@ def recommend(
     seen: Annotated[bool, typer.Option("--seen", help="Items of the history may be recommended too.")] = False,
     everyone: Annotated[bool, typer.Option("--all", help="Every user of the data; needs --to.")] = False,
     to: Annotated[Path | None, typer.Option(help="With --all: the Parquet file to write.")] = None,
-    allowed: Annotated[Path | None, typer.Option(help="A file with the item ids that may be recommended, a line each.")] = None,
+    allowed: Annotated[
+        Path | None, typer.Option(help="A file with the item ids that may be recommended, a line each.")
+    ] = None,
     blocked: Annotated[Path | None, typer.Option(help="A file with the item ids that may not.")] = None,
     context: Annotated[list[str] | None, typer.Option(help="key=value: a number about the situation.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draw among the matching items; without it, the nearest.")] = None,
@@ -75,15 +78,15 @@ def recommend(
     """Recommend to one user, after a history, or to everyone."""
     settings = Setup.read(setup, [*(overrides or []), "train=no"])
     if sum((everyone, history is not None, user is not None)) == 0 or (everyone and (user or history)):
-        raise SetupError("recommend: give --user ID, --history \"A,B\", or --all with --to FILE")
+        raise SetupError('recommend: give --user ID, --history "A,B", or --all with --to FILE')
     state = State.from_setup(settings)
     agent = Agent(settings, state.space).ready_agent()
     recommender = Recommender(LearnedPolicy(agent, state.within(agent.space)))
-    mask = {"allowed": allowed and _ids(allowed), "blocked": _ids(blocked) if blocked else ()}
+    may, may_not = _ids(allowed) if allowed else None, _ids(blocked) if blocked else []
     if everyone:
         if to is None:
             raise SetupError("recommend --all: name the Parquet file to write with --to")
-        frame = recommender.recommend_all(k, seen=seen, **mask)
+        frame = recommender.recommend_all(k, seen=seen, allowed=may, blocked=may_not)
         write_files({to: frame.write_parquet})
         Console().print(f"{to}: {k} items for each of {frame['user_id'].n_unique():,} users", highlight=False)
         return 0
@@ -94,7 +97,8 @@ def recommend(
         seen=seen,
         context=_numbers(context or []),
         rng=None if seed is None else np.random.default_rng(seed),
-        **mask,
+        allowed=may,
+        blocked=may_not,
     )
     _print(found, as_json)
     return 0
@@ -105,7 +109,8 @@ def evaluate(
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")] = "test",
     seeds: Annotated[
-        str | None, typer.Option(help='"0,1,2": judge the means over models trained from these seeds, beside the setup\'s.')
+        str | None,
+        typer.Option(help='"0,1,2": judge the means over models trained from these seeds, beside the setup\'s.'),
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -122,7 +127,9 @@ def evaluate(
     return 0
 
 
-def inspect(path: Annotated[Path, typer.Argument(metavar="MODEL", help="An agent's or critic's file.")], as_json: Json = False) -> int:
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="MODEL", help="An agent's or critic's file.")], as_json: Json = False
+) -> int:
     """Show what a model file says of itself."""
     values = read_manifest(path).model_dump(mode="json")
     if as_json:

@@ -40,7 +40,7 @@ def import_files(files: Sequence[Path], items: Path | None = None, options: Opti
 
     Raises:
         DataError: a file cannot be read or used.
-        UnsafePickle: a pickle holds more than a DataFrame.
+        UnsafePickleError: a pickle holds more than a DataFrame.
     """
     companion = files[0].with_suffix(".item")
     if items is None and files[0].suffix == ".inter" and companion.is_file():

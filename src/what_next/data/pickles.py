@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from what_next.errors import DataError, MissingExtra, UnsafePickle
+from what_next.errors import DataError, MissingExtraError, UnsafePickleError
 
 _PANDAS = "ArrowDtype BooleanDtype Categorical CategoricalDtype CategoricalIndex DataFrame DatetimeIndex \
 DatetimeTZDtype Float32Dtype Float64Dtype Index Int8Dtype Int16Dtype Int32Dtype Int64Dtype MultiIndex NA RangeIndex \
@@ -143,19 +143,19 @@ def read_pickled_frame(path: Path) -> pl.DataFrame:
     """The pandas DataFrame pickled in a file, as a Polars frame; a named index becomes columns.
 
     Raises:
-        UnsafePickle: the file asks for something that a DataFrame does not need; nothing of it was run.
+        UnsafePickleError: the file asks for something that a DataFrame does not need; nothing of it was run.
         DataError: the file is no pickle, is cut short, or holds something else.
-        MissingExtra: pandas is not installed.
+        MissingExtraError: pandas is not installed.
     """
     try:
         pandas = import_module("pandas")
     except ImportError as error:
-        raise MissingExtra("pandas", "pandas", f"reading {path}") from error
+        raise MissingExtraError("pandas", "pandas", f"reading {path}") from error
     try:
         with path.open("rb") as file:
             frame = _FrameUnpickler(file).load()
     except _Refused as refusal:
-        raise UnsafePickle(
+        raise UnsafePickleError(
             f"{path}: refused, nothing of it was run: it asks for {refusal}, which a DataFrame does not need; "
             "if you trust the file, save it as Parquet with pandas and import that"
         ) from None

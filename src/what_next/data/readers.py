@@ -42,8 +42,8 @@ def open_source(path: Path) -> Source:
 
     Raises:
         DataError: the file is missing, empty, or not what its suffix says.
-        UnsafePickle: a pickle holds more than a DataFrame.
-        MissingExtra: a pickle, and pandas is not installed.
+        UnsafePickleError: a pickle holds more than a DataFrame.
+        MissingExtraError: a pickle, and pandas is not installed.
     """
     if not path.is_file():
         raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give the path of a data file")

@@ -4,6 +4,7 @@ from what_next.evaluation.bootstrap import interval
 from what_next.evaluation.evaluate import evaluate
 from what_next.evaluation.rules import NearestMean, Oracle, RandomItem, Steer, TrueNext
 from what_next.evaluation.sampling import Sampling
+from what_next.evaluation.table import markdown, table
 from what_next.evaluation.windows import Windows, draw_windows
 
 __all__ = [
@@ -17,4 +18,6 @@ __all__ = [
     "draw_windows",
     "evaluate",
     "interval",
+    "markdown",
+    "table",
 ]

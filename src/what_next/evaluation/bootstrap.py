@@ -26,7 +26,7 @@ def user_means(
 
 def seed_means(values: Float64[np.ndarray, "seeds rows"]) -> Float64[np.ndarray, "rows"]:
     """The mean over the seeds, before any interval; not a number where a seed has no value."""
-    return values.mean(axis=0)
+    return np.mean(values, axis=0)
 
 
 def interval(
@@ -49,12 +49,17 @@ def interval(
     known = np.isfinite(values) if over is None else np.isfinite(values) & np.isfinite(over)
     values = values[known]
     over = np.ones(len(values)) if over is None else over[known]
-    if not len(values) or over.mean() <= 0:
+    if not len(values):
         return None
-    means = [
-        values[drawn].mean(axis=1) / over[drawn].mean(axis=1) for drawn in _drawn(len(values), resamples, len(values), seed)
-    ]
-    return _told(values.mean() / over.mean(), np.concatenate(means), len(values))
+    tops, bottoms = [values.mean(keepdims=True)], [over.mean(keepdims=True)]
+    for drawn in _drawn(len(values), resamples, len(values), seed):
+        tops.append(values[drawn].mean(axis=1))
+        bottoms.append(over[drawn].mean(axis=1))
+    below = np.concatenate(bottoms)
+    if (below <= 0).any():  # a share of nothing
+        return None
+    means = np.concatenate(tops) / below
+    return _told(means[0], means[1:], len(values))
 
 
 def coverage(
@@ -79,19 +84,29 @@ def coverage(
     people = int(users.max(initial=-1)) + 1
     if not people or (items < 0).all():
         return None
-    shares, drawn_shares = [], np.zeros(resamples)
-    for row in items:
-        pairs = np.unique(row[row >= 0].astype(np.int64) * people + users[row >= 0])
-        owners, starts = pairs % people, np.unique(pairs // people, return_index=True)[1]
-        shares.append(len(starts) / catalogue)
-        present = [
-            np.logical_or.reduceat(_present(drawn, people)[:, owners], starts, axis=1).sum(axis=1)
-            for drawn in _drawn(people, resamples, len(pairs), seed)
-        ]
-        drawn_shares += np.concatenate(present) / catalogue / len(items)
-    share = float(np.mean(shares))
-    moved = drawn_shares + share - drawn_shares.mean()
-    return _told(share, moved.clip(0, 1), people)
+    known = items >= 0
+    covered = [
+        _covered(row[held], users[held], people, resamples, seed) for row, held in zip(items, known, strict=True)
+    ]
+    shares = np.mean(covered, axis=0) / catalogue
+    moved = shares[1:] + shares[0] - shares[1:].mean()
+    return _told(shares[0], moved.clip(0, 1), people)
+
+
+def _covered(
+    items: Int[np.ndarray, "rows"], users: Int[np.ndarray, "rows"], people: int, resamples: int, seed: int
+) -> Int64[np.ndarray, "one_and_resamples"]:
+    """How many distinct items there are: of all users, then of those in each resample."""
+    if not len(items):
+        return np.zeros(1 + resamples, np.int64)
+    pairs = np.unique(items.astype(np.int64) * people + users)
+    starts = np.unique(pairs // people, return_index=True)[1]
+    counts = [np.array([len(starts)])]
+    for drawn in _drawn(people, resamples, len(pairs), seed):
+        present = np.zeros((len(drawn), people), np.bool_)
+        np.put_along_axis(present, drawn, True, axis=1)
+        counts.append(np.logical_or.reduceat(present[:, pairs % people], starts, axis=1).sum(axis=1))
+    return np.concatenate(counts)
 
 
 def _drawn(users: int, resamples: int, width: int, seed: int) -> Iterator[Int64[np.ndarray, "part users"]]:
@@ -100,12 +115,6 @@ def _drawn(users: int, resamples: int, width: int, seed: int) -> Iterator[Int64[
     step = max(1, CHUNK // max(width, users))
     for start in range(0, resamples, step):
         yield rng.integers(users, size=(min(step, resamples - start), users))
-
-
-def _present(drawn: Int64[np.ndarray, "part users"], users: int) -> np.ndarray:
-    present = np.zeros((len(drawn), users), np.bool_)
-    np.put_along_axis(present, drawn, True, axis=1)
-    return present
 
 
 def _told(mean: float, resampled: Float64[np.ndarray, "resamples"], users: int) -> Interval:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 
 from what_next.evaluation.bootstrap import Interval, coverage, interval, seed_means, user_means
 from what_next.evaluation.ranking import hit_rate, ndcg
@@ -17,12 +17,15 @@ from what_next.evaluation.sampling import Sampling
 from what_next.evaluation.windows import Windows
 from what_next.types import Policy, Slate
 
+Values = Mapping[str, Float64[np.ndarray, "..."]]
+"""For each metric its value on each of its windows."""
+
 RANKED = 20
 """The length of the windows that ranking metrics are taken on."""
 BASELINES = ("random", "untrained", "true_next", "nearest_mean", "steer")
 """What each learned policy is compared with, where it is judged too."""
 ORACLE = "oracle"
-DESCRIPTIVE = ("repeats", "fallbacks", "coverage")
+DESCRIPTIVE = ("repeats", "fallbacks")
 """Metrics that say what a policy does, not how well: no differences are told."""
 
 
@@ -36,7 +39,7 @@ class Judged:
     """
 
     items: Int32[np.ndarray, "seeds all_windows"]
-    values: dict[str, Float64[np.ndarray, "..."]]
+    values: Values
 
 
 def evaluate(
@@ -59,7 +62,7 @@ def evaluate(
 
     Args:
         policies: by name, a policy for each seed of training, or one alone where no seed matters.
-        windows: by length.
+        windows: by length; at least one of them is not empty.
         sampling: item vectors, and how the spread is measured.
         data: name of the data set.
         split: `kind`, `users` (how many are judged) and `hash`.
@@ -71,103 +74,124 @@ def evaluate(
         `data`, `split`, `seeds`, `windows`, `policies`, `differences` and `share_of_oracle`; each metric is a mean with
         a 95 % interval, `{mean, low, high, n}`, n being users. What cannot be told is left out.
     """
-    lengths = sorted(windows)
-    people, everyone = np.unique(np.concatenate([windows[length].users for length in lengths]), return_inverse=True)
-    owners = _owners(windows, everyone, k)
-    judged = {name: _judge(group, windows, sampling, k, seed) for name, group in policies.items()}
-
-    def told(values: Mapping[str, Float64[np.ndarray, "..."]], over: Judged | None = None) -> dict[str, Interval]:
-        means = {name: user_means(value, owners[name], len(people)) for name, value in values.items()}
-        if over is not None:
-            known = {name: user_means(over.values[name], owners[name], len(people)) for name in means}
-            found = {name: interval(mean, known[name], seed=seed) for name, mean in means.items()}
-        else:
-            found = {name: interval(mean, seed=seed) for name, mean in means.items()}
-        return {name: one for name, one in found.items() if one is not None}
-
+    filled = {length: windows[length] for length in sorted(windows) if len(windows[length])}
+    judged = {name: _judge(group, filled, sampling, k, seed) for name, group in policies.items()}
+    crowd = Crowd.of(filled, k, seed)
     result: dict[str, Any] = {
         "data": data,
         "split": dict(split),
         "seeds": list(seeds),
-        "windows": {str(length): _described(windows[length]) for length in lengths},
-        "policies": {name: told(one.values) for name, one in judged.items()},
+        "windows": {str(length): _described(windows[length]) for length in sorted(windows)},
+        "policies": {
+            name: crowd.told(one.values) | crowd.covered(one.items, len(sampling.vectors))
+            for name, one in judged.items()
+        },
         "differences": {
-            f"{name}-{baseline}": told(_difference(judged[name], judged[baseline]))
-            for name in judged
+            f"{name}-{baseline}": crowd.told(_difference(one, judged[baseline]))
+            for name, one in judged.items()
             for baseline in BASELINES
             if name not in (*BASELINES, ORACLE) and baseline in judged
         },
     }
-    for name, one in judged.items():
-        covered = coverage(one.items, everyone, len(sampling.vectors), seed=seed)
-        if covered is not None:
-            result["policies"][name]["coverage"] = covered
     if ORACLE in judged:
+        best = _spreads(judged[ORACLE])
         result["share_of_oracle"] = {
-            name: told(_spreads(one), over=judged[ORACLE]) for name, one in judged.items() if name != ORACLE
+            name: crowd.told(_spreads(one), over=best) for name, one in judged.items() if name != ORACLE
         }
     return result
 
 
-def _judge(
-    group: Sequence[Policy], windows: Mapping[int, Windows], sampling: Sampling, k: int, seed: int
-) -> Judged:
-    """Let a policy act on all windows, for each seed of training."""
-    items, fallbacks, values = [], [], {}
-    for length in sorted(windows):
-        part, slots = windows[length], k if length == RANKED else 1
+@dataclass(frozen=True, eq=False)
+class Crowd:
+    """The users who are judged, and the step from values on windows to means over users.
+
+    Attributes:
+        everyone: the user of every window of every length, counted among those who are judged.
+        owners: for each metric the user of each of its windows, likewise.
+        count: how many users there are.
+        seed: of the bootstrap.
+    """
+
+    everyone: Int64[np.ndarray, "all_windows"]
+    owners: dict[str, Int64[np.ndarray, "..."]]
+    count: int
+    seed: int
+
+    @classmethod
+    def of(cls, windows: Mapping[int, Windows], k: int, seed: int) -> "Crowd":
+        """The users of some windows, by length in ascending order."""
+        parts = [part.users for part in windows.values()]
+        people, everyone = np.unique(np.concatenate(parts), return_inverse=True)
+        ends = np.cumsum([len(part) for part in parts])
+        owners = dict(zip(windows, np.split(everyone, ends[:-1]), strict=True))
+        metrics = {f"spread@{length}": users for length, users in owners.items()}
+        metrics |= {"repeats": everyone, "fallbacks": everyone}
+        if RANKED in owners:
+            metrics |= {f"hr@{k}": owners[RANKED], f"ndcg@{k}": owners[RANKED]}
+        return cls(everyone, metrics, len(people), seed)
+
+    def told(self, values: Values, over: Values | None = None) -> dict[str, Interval]:
+        """The mean of each metric with its interval; the ratio of two means where `over` is given."""
+        found = {
+            name: interval(
+                user_means(value, self.owners[name], self.count),
+                None if over is None else user_means(over[name], self.owners[name], self.count),
+                seed=self.seed,
+            )
+            for name, value in values.items()
+        }
+        return {name: one for name, one in found.items() if one is not None}
+
+    def covered(self, items: Int32[np.ndarray, "seeds all_windows"], catalogue: int) -> dict[str, Interval]:
+        """The share of the catalogue among the judged items."""
+        share = coverage(items, self.everyone, catalogue, seed=self.seed)
+        return {} if share is None else {"coverage": share}
+
+
+def _judge(group: Sequence[Policy], windows: Mapping[int, Windows], sampling: Sampling, k: int, seed: int) -> Judged:
+    """Let the policy of each seed of training act on all windows."""
+    items, heard, fallbacks = [], [], []
+    values = {}
+    for length, part in windows.items():
         slates = [
-            policy.act(part.history, slots, np.random.default_rng([seed, length, index]), exclude=part.history.items)
+            policy.act(
+                part.history,
+                k if length == RANKED else 1,
+                np.random.default_rng([seed, length, index]),
+                exclude=part.history.items,
+            )
             for index, policy in enumerate(group)
         ]
         chosen = np.stack([slate.items[:, 0] for slate in slates])
-        rewards = np.stack([sampling.reward(part.history, row) for row in chosen])
-        values[f"spread@{length}"] = seed_means(rewards)
+        values[f"spread@{length}"] = seed_means(np.stack([sampling.reward(part.history, row) for row in chosen]))
         items.append(chosen)
+        heard.append(part.heard(chosen))
         fallbacks.append(np.stack([_fallback(slate) for slate in slates]))
         if length == RANKED and all(slate.items.shape[1] == k for slate in slates):
             values |= _ranked(slates, part, k)
-    heard = [windows[length].heard(chosen) for length, chosen in zip(sorted(windows), items, strict=True)]
     everything = np.concatenate(items, axis=1)
-    values["repeats"] = _share(np.concatenate(heard, axis=1).astype(np.float64), everything)
-    values["fallbacks"] = _share(np.concatenate(fallbacks, axis=1), everything)
+    for name, marked in (("repeats", heard), ("fallbacks", fallbacks)):
+        values[name] = seed_means(np.where(everything < 0, np.nan, np.concatenate(marked, axis=1)))
     return Judged(everything, values)
 
 
-def _ranked(slates: Sequence[Slate], windows: Windows, k: int) -> dict[str, Float64[np.ndarray, "windows"]]:
-    """Where the next item stands in the slates."""
-    impossible = (windows.history.items == windows.following[:, None]).any(axis=1)
+def _ranked(slates: Sequence[Slate], windows: Windows, k: int) -> Values:
+    """Whether and where the slates name the next item."""
+    held = (windows.history.items == windows.following[:, None]).any(axis=1)
     return {
-        f"{name}@{k}": np.where(impossible, np.nan, seed_means(np.stack([metric(s.items, windows.following) for s in slates])))
+        f"{name}@{k}": np.where(
+            held, np.nan, seed_means(np.stack([metric(slate.items, windows.following) for slate in slates]))
+        )
         for name, metric in (("hr", hit_rate), ("ndcg", ndcg))
     }
 
 
-def _fallback(slate: Slate) -> Float64[np.ndarray, "batch"]:
-    return np.zeros(len(slate.items)) if slate.fallback is None else slate.fallback[:, 0].astype(np.float64)
+def _fallback(slate: Slate) -> Bool[np.ndarray, "batch"]:
+    """Which of the judged items are fallbacks."""
+    return np.zeros(len(slate.items), np.bool_) if slate.fallback is None else slate.fallback[:, 0]
 
 
-def _share(
-    marked: Float64[np.ndarray, "seeds rows"], items: Int32[np.ndarray, "seeds rows"]
-) -> Float64[np.ndarray, "rows"]:
-    """How many of the seeds' items are marked; not a number where there is no item."""
-    return seed_means(np.where(items < 0, np.nan, marked))
-
-
-def _owners(
-    windows: Mapping[int, Windows], everyone: Int64[np.ndarray, "all_windows"], k: int
-) -> dict[str, Int64[np.ndarray, "..."]]:
-    """For each metric the user of each of its windows, counted among those who are judged."""
-    lengths = sorted(windows)
-    ends = np.cumsum([len(windows[length]) for length in lengths])
-    parts = dict(zip(lengths, np.split(everyone, ends[:-1]), strict=True))
-    owners = {f"spread@{length}": parts[length] for length in lengths} | {"repeats": everyone, "fallbacks": everyone}
-    if RANKED in parts:
-        owners |= {f"hr@{k}": parts[RANKED], f"ndcg@{k}": parts[RANKED]}
-    return owners
-
-
-def _difference(one: Judged, other: Judged) -> dict[str, Float64[np.ndarray, "..."]]:
+def _difference(one: Judged, other: Judged) -> Values:
     """One minus the other on each window, for the metrics that both have."""
     return {
         name: value - other.values[name]
@@ -176,7 +200,7 @@ def _difference(one: Judged, other: Judged) -> dict[str, Float64[np.ndarray, "..
     }
 
 
-def _spreads(judged: Judged) -> dict[str, Float64[np.ndarray, "..."]]:
+def _spreads(judged: Judged) -> Values:
     return {name: value for name, value in judged.values.items() if name.startswith("spread@")}
 
 

@@ -5,20 +5,26 @@ With a single relevant item the ideal DCG is 1, so NDCG is 1 / log2(1 + rank) in
 """
 
 import numpy as np
-from jaxtyping import Float64, Int32
+from jaxtyping import Bool, Float64, Int32
 
 
-def hit_rate(slates: Int32[np.ndarray, "batch slots"], targets: Int32[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
+def hit_rate(
+    slates: Int32[np.ndarray, "batch slots"], targets: Int32[np.ndarray, "batch"]
+) -> Float64[np.ndarray, "batch"]:
     """HR@k, k being the number of slots: 1 where the slate holds the target, else 0."""
-    return _hits(slates, targets).any(axis=1).astype(np.float64)
+    return np.where(_hits(slates, targets).any(axis=1), 1.0, 0.0)
 
 
 def ndcg(slates: Int32[np.ndarray, "batch slots"], targets: Int32[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
     """NDCG@k, k being the number of slots: 1 / log2(1 + rank) where the slate holds the target, else 0."""
     hits = _hits(slates, targets)
-    return hits @ (1 / np.log2(2 + np.arange(hits.shape[1])))
+    # An item stands in a slate once, so the first hit is the only one; the best rank is 1.
+    return np.where(hits.any(axis=1), 1 / np.log2(2 + hits.argmax(axis=1)), 0.0)
 
 
-def _hits(slates: Int32[np.ndarray, "batch slots"], targets: Int32[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch slots"]:
-    """1 at the target's place. An item stands in a slate once; -1 is no item and no target."""
-    return ((slates == targets[:, None]) & (slates >= 0)).astype(np.float64)
+def _hits(
+    slates: Int32[np.ndarray, "batch slots"], targets: Int32[np.ndarray, "batch"]
+) -> Bool[np.ndarray, "batch slots"]:
+    """Where the target stands; -1 is no item and no target."""
+    hits: Bool[np.ndarray, "batch slots"] = (slates == targets[:, None]) & (slates >= 0)
+    return hits

@@ -143,7 +143,9 @@ class TrueNext:
         """A slate of one item for each of the windows, however many slots are asked for."""
         chosen = self.following[history.items.shape[1]]
         if len(chosen) != len(history.users):
-            raise ValueError(f"{len(history.users)} histories are not the {len(chosen)} windows whose next items are known")
+            raise ValueError(
+                f"{len(history.users)} histories are not the {len(chosen)} windows whose next items are known"
+            )
         banned = np.zeros(len(chosen), np.bool_)
         if allowed is not None:
             banned |= ~np.broadcast_to(allowed, (len(chosen), allowed.shape[-1]))[np.arange(len(chosen)), chosen]

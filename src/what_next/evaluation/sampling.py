@@ -1,10 +1,12 @@
 """What the latest events of a history are, and what any item would make of their spread."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int32
+from torch import Tensor
 
 from what_next.rewards import Samples, spread_reward
 from what_next.rewards.spread import Pairs
@@ -30,36 +32,44 @@ class Sampling:
 
     def mean(self, history: History) -> Float32[np.ndarray, "batch dim"]:
         """The mean vector of each history's sample."""
-        samples, last = self._samples(history)
-        return samples.mean[torch.arange(len(last)), last].numpy()
+        found = np.empty((len(history.users), self.vectors.shape[1]), np.float32)
+        for part, samples, at_end in self._ends(history, self.window):
+            found[part] = samples.mean[at_end].numpy()
+        return found
 
     def grown(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The spread that each history's sample would have with each item of the catalogue added to it."""
-        width = min(self.window, history.items.shape[1])
-        block = max(1, CHUNK // width)
-        step = max(1, block // len(self.vectors))
         found = np.empty((len(history.users), len(self.vectors)))
-        for start in range(0, len(found), step):
-            samples, last = self._samples(rows_of(history, slice(start, start + step)))
+        block = CHUNK // min(self.window, history.items.shape[1])
+        for part, samples, at_end in self._ends(history, len(self.vectors)):
             for first in range(0, len(self.vectors), block):
                 points = torch.from_numpy(self.vectors[first : first + block])[None, None]
-                grown = samples.grown(points)[torch.arange(len(last)), last]
-                found[start : start + step, first : first + block] = grown.numpy()
+                found[part, first : first + block] = samples.grown(points)[at_end].numpy()
         return found
 
     def reward(self, history: History, items: Int32[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
         """The spread reward of one item after each history; not a number where it is not defined, or for item -1."""
-        samples, last = self._samples(history)
-        grown = samples.grown(torch.from_numpy(self.vectors[items])[:, None, None])
-        rewards, usable = spread_reward(samples, grown, torch.from_numpy(history.sigma))
-        rows = torch.arange(len(last))
-        return np.where(usable[rows, last].numpy() & (items >= 0), rewards[rows, last, 0].numpy(), np.nan)
+        found = np.empty(len(items))
+        for part, samples, at_end in self._ends(history, self.window):
+            grown = samples.grown(torch.from_numpy(self.vectors[items[part]])[:, None, None])
+            rewards, usable = spread_reward(samples, grown, torch.from_numpy(history.sigma[part]))
+            found[part] = torch.where(usable[at_end], rewards[at_end][:, 0], torch.nan).numpy()
+        return np.where(items < 0, np.nan, found)
 
-    def _samples(self, history: History) -> tuple[Samples, torch.Tensor]:
-        """The samples at every step, and each history's last step. A history has at least one event."""
+    def _ends(self, history: History, width: int) -> Iterator[tuple[slice, Samples, tuple[Tensor, Tensor]]]:
+        """Some histories at a time: their samples at every step, and the index of each one's last step.
+
+        Args:
+            history: each with at least one event.
+            width: distances that are taken from each event.
+        """
         latest = history.last(self.window)
-        vectors = torch.from_numpy(self.vectors[latest.items])
-        return Samples.of(vectors, self.window, self.pairs), torch.from_numpy(latest.lengths - 1)
+        step = max(1, CHUNK // (width * latest.items.shape[1]))
+        for start in range(0, len(latest.users), step):
+            part = slice(start, start + step)
+            samples = Samples.of(torch.from_numpy(self.vectors[latest.items[part]]), self.window, self.pairs)
+            last = torch.from_numpy(latest.lengths[part] - 1)
+            yield part, samples, (torch.arange(len(last)), last)
 
 
 def rows_of(history: History, part: slice) -> History:

@@ -40,7 +40,7 @@ class Windows:
         return self.history.users
 
     def heard(self, items: Int32[np.ndarray, "seeds windows"]) -> Bool[np.ndarray, "seeds windows"]:
-        """Which items are anywhere in the whole history of their window's user, be it before, in or after the window."""
+        """Which items are anywhere in the whole history of their window's user, before, in or after the window."""
         users = np.unique(self.users).astype(np.int64)
         counts = self.dataset.lengths[users]
         events = np.arange(counts.sum()) + np.repeat(self.dataset.offsets[users] - np.cumsum(counts) + counts, counts)
@@ -57,6 +57,7 @@ def draw_windows(
     length: int,
     per_user: int = 20,
     since: Int64[np.ndarray, "all_users"] | None = None,
+    until: Int64[np.ndarray, "all_users"] | None = None,
     seed: int = 0,
 ) -> Windows:
     """Up to `per_user` windows of each user, drawn without replacement among all that an event follows.
@@ -67,11 +68,13 @@ def draw_windows(
         history_of: makes the rows, so that a window is what an agent reads everywhere else.
         length: events in each window.
         per_user: windows of each user, at most.
-        since: for each user of the data set, how many leading events no following item may be among: `Split.until`.
+        since, until: for each user of the data set, between which of their events the following item must be:
+            `Split.known` and `Split.until` for validation, `Split.until` and None for the test.
         seed: which windows; the same seed, users and length give the same windows.
     """
     earliest = np.full(len(users), length) if since is None else np.maximum(since[users], length)
-    possible = np.maximum(dataset.lengths[users] - earliest, 0)
+    ends = dataset.lengths if until is None else until
+    possible = np.maximum(ends[users] - earliest, 0)
     uniforms = np.random.default_rng([seed, length]).random((len(users), per_user))
     drawn = np.sort(sample_ranks(uniforms, possible), axis=1)
     rows, columns = np.nonzero(drawn >= 0)

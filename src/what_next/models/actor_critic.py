@@ -12,7 +12,7 @@ class Sizes:
     """Widths of a network.
 
     Attributes:
-        factors: of what is read of an event; `points`: of the attribute space; `prospects`: of what is known of a point.
+        factors: of what is read of an event; `points`: of the attribute space; `prospects`: of what a point would do.
         dim: of the LSTM's state; `layers`: how many; `dropout`: share dropped between and after them.
     """
 
@@ -36,7 +36,8 @@ class Encoder(nn.Module):
     def forward(self, factors: Float[Tensor, "batch time factors"]) -> Float[Tensor, "batch time state"]:
         """The state after every event."""
         states, _ = self.lstm(factors)
-        return self.dropout(states)
+        dropped: Tensor = self.dropout(states)
+        return dropped
 
 
 class PointHead(nn.Module):

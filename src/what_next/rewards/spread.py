@@ -71,10 +71,7 @@ class Samples:
 
     def grown(self, points: Float[Tensor, "#batch #time choices dim"]) -> Float[Tensor, "batch time choices"]:
         """The spread of the sample at each step with one of several points added to it."""
-        if points.shape[1] == 1:
-            sums = self._shared_rows(points[:, 0])
-        else:
-            sums = self._own_rows(points)
+        sums = self._shared_rows(points[:, 0]) if points.shape[1] == 1 else self._own_rows(points)
         added = 1 if self.pairs == "consecutive" else self.count[:, None]
         total, squares = self.total[..., None] + sums[0], self.squares[..., None] + sums[1]
         return _deviation(total, squares, self._pairs(self.count)[:, None] + added)
@@ -171,13 +168,11 @@ def spread_reward(
 def learning_target(
     reward: Float[Tensor, "batch time choices"], count: Int[Tensor, "time"]
 ) -> Float[Tensor, "batch time choices"]:
-    """The critic's target: the reward shrinks like 1 / n with the sample's length n, so it is scaled by n and clipped."""
+    """The critic's target: the reward shrinks like 1 / n with the sample's length n, so it is scaled, and clipped."""
     return (reward * count[:, None]).clamp(-1, 1)
 
 
-def damped(
-    reward: Float[Tensor, "*grid"], repeat: Bool[Tensor, "*grid"], factor: float
-) -> Float[Tensor, "*grid"]:
+def damped(reward: Float[Tensor, "*grid"], repeat: Bool[Tensor, "*grid"], factor: float) -> Float[Tensor, "*grid"]:
     """A positive reward for an item heard before is multiplied by `factor`; a negative one stays."""
     return torch.where(repeat & (reward > 0), reward * factor, reward)
 
@@ -186,7 +181,7 @@ PROSPECTS = 4
 
 
 def prospects(
-    spread: Float[Tensor, "*grid"], grown: Float[Tensor, "*grid"], count: Int[Tensor, "..."], typical: float
+    spread: Float[Tensor, "*#grid"], grown: Float[Tensor, "*grid"], count: Int[Tensor, "..."], typical: float
 ) -> Float[Tensor, "*grid prospects"]:
     """What an item would do to the sample, as the networks read it: inputs, so the user's own sigma is not in them.
 

@@ -1,0 +1,85 @@
+"""Results for people: a table for the terminal, and one for a README."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from what_next.evaluation.bootstrap import Interval
+from what_next.evaluation.evaluate import ORACLE
+
+STEER = "steer"
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The result of `evaluate`: policies as rows, metrics as columns, and the differences below."""
+    metrics = _metrics(result)
+    shown = Table(title=f"{_measured_on(result)}; mean [95 % interval over users]", title_justify="left")
+    shown.add_column("policy", no_wrap=True)
+    for metric in metrics:
+        shown.add_column(metric, justify="right")
+    for section in _sections(result):
+        for name, intervals in section:
+            shown.add_row(name, *(_text(intervals.get(metric), "\n") for metric in metrics))
+        shown.add_section()
+    return shown
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The same for a README. Its first sentence says where the rule `steer` wins, and what was measured."""
+    metrics = _metrics(result)
+    lines = [f"{_verdict(result)} ({_measured_on(result)}). Means over users, with 95 % intervals.", ""]
+    lines += ["| " + " | ".join(["policy", *metrics]) + " |", "|---" + "|---:" * len(metrics) + "|"]
+    for section in _sections(result):
+        for name, intervals in section:
+            lines.append("| " + " | ".join([name, *(_text(intervals.get(metric), " ") for metric in metrics)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _sections(result: Mapping[str, Any]) -> Iterator[list[tuple[str, Mapping[str, Interval]]]]:
+    """Rows of the table: the policies, their share of the oracle, the differences."""
+    yield list(result["policies"].items())
+    yield [(f"{name} / {ORACLE}", intervals) for name, intervals in result.get("share_of_oracle", {}).items()]
+    yield [(name.replace("-", " \N{MINUS SIGN} "), intervals) for name, intervals in result["differences"].items()]
+
+
+def _metrics(result: Mapping[str, Any]) -> list[str]:
+    """Every metric that a policy has, in the order in which they come up."""
+    return list(dict.fromkeys(metric for intervals in result["policies"].values() for metric in intervals))
+
+
+def _text(interval: Interval | None, between: str) -> str:
+    if interval is None:
+        return ""
+    return f"{interval['mean']:.3f}{between}[{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _verdict(result: Mapping[str, Any]) -> str:
+    """Where the rule earns more than every other policy but the oracle, who knows the answer."""
+    policies = result["policies"]
+    if STEER not in policies:
+        return f"The rule `{STEER}` was not judged"
+    rivals = [intervals for name, intervals in policies.items() if name not in (STEER, ORACLE)]
+    won = [
+        length
+        for length in result["windows"]
+        if (metric := f"spread@{length}") in policies[STEER]
+        and all(policies[STEER][metric]["mean"] > rival[metric]["mean"] for rival in rivals if metric in rival)
+    ]
+    rule = f"`{STEER}`, a rule that steers the spread to the average user's and learns nothing,"
+    return f"{rule} wins at windows of {_listed(won)} events" if won else f"{rule} wins nowhere"
+
+
+def _measured_on(result: Mapping[str, Any]) -> str:
+    split, seeds = result["split"], result["seeds"]
+    windows = ", ".join(f"{one['windows']:,} of {length}" for length, one in result["windows"].items())
+    return (
+        f"{result['data']}: {split['users']:,} users judged, split {split['kind']} {split['hash']}; "
+        f"windows: {windows} events; seeds {_listed(seeds)}"
+    )
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    texts = [str(value) for value in values]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
