@@ -79,10 +79,10 @@ class Recommendation:
         return Group(*parts, table, self._reasons())
 
     def _reasons(self) -> Table:
-        shown = self.items[:5]
-        table = Table(
-            "attribute", "proposed", title="Proposed attributes beside those of the items", title_justify="left"
-        )
+        shown = self.items[:3]
+        table = Table(title="Proposed attributes beside those of the items", title_justify="left")
+        for heading in ("attribute", "proposed"):
+            table.add_column(heading, no_wrap=True, min_width=len(heading))
         for item in shown:
             table.add_column(item.title, max_width=14, overflow="ellipsis", no_wrap=True)
         for name, value in self.proposal.items():

@@ -70,7 +70,7 @@ class State:
         Raises:
             CatalogueError: the model was trained on another catalogue.
         """
-        return State(self.dataset, self.setup, space)
+        return State(self.dataset, self.setup, replace(space, tolerance=self.setup.tolerance or space.tolerance))
 
     def get_random_user_history(self, batch: int, rng: np.random.Generator) -> History:
         """What `batch` random training users heard, repeats among them possible.

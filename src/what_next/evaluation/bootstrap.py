@@ -26,7 +26,7 @@ def user_means(
 
 def seed_means(values: Float64[np.ndarray, "seeds rows"]) -> Float64[np.ndarray, "rows"]:
     """The mean over the seeds, before any interval; not a number where a seed has no value."""
-    return np.mean(values, axis=0)
+    return np.asarray(values.mean(axis=0))
 
 
 def interval(
