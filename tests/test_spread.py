@@ -169,7 +169,7 @@ class TestReward:
 
     def test_the_target_is_scaled_by_the_sample_and_clipped(self) -> None:
         reward = torch.tensor([[[0.1, -0.2], [0.1, 0.9], [0.01, -0.5]]])
-        target = learning_target(reward, torch.tensor([3, 4, 20]))
+        target = learning_target(reward, torch.tensor([3, 4, 20]), 1.0)
         torch.testing.assert_close(target, torch.tensor([[[0.3, -0.6], [0.4, 1.0], [0.2, -1.0]]]))
 
     def test_the_sample_never_counts_more_than_its_window(self) -> None:

@@ -173,7 +173,7 @@ class Agent:
             points=self.vectors[items],
             prospects=self._prospects(self.samples, torch.cat(grown, -1)),
             rewards=reward.float(),
-            targets=learning_target(reward, self.samples.count).float(),
+            targets=learning_target(reward, self.samples.count, spread.clip).float(),
             mask=usable & real & (chosen >= 0),
         )
 

@@ -1,6 +1,6 @@
 """What a run returns: what it trained on and how that went, or what it recommends."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ class Report:
     stopped: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """What `what-next train --json` prints."""
+        """What `what-next run` and `train` print with `--json`."""
+        if self.recommendations:
+            return {"recommendations": [asdict(one) for one in self.recommendations]}
         return {
             "histories": self.histories,
             "targets": self.targets,

@@ -106,6 +106,11 @@ class Spread(Group):
         default="all", description="which pairs of events the spread is measured on: all, or neighbours in time alone"
     )
     window: int = Field(default=20, ge=3, description="how many of the latest events the spread is measured on")
+    # The best item after five events earns 1.3 once scaled, so at 1 the critic could not tell the good from the best: on
+    # ml-100k's validation users the agent takes 58 % of what the oracle earns after 5 events at 1, and 68 % at 3.
+    clip: float = Field(
+        default=3.0, gt=0, description="the critic learns the reward times the sample's length, clipped at this"
+    )
     repeat_factor: float = Field(
         default=1.0, gt=0, le=1, description="a positive reward for an item heard before is multiplied by this"
     )
@@ -127,7 +132,7 @@ class Setup(Group):
     model: Literal["lstm"] = Field(default="lstm", description="the network that reads a history")
     data: Path = Field(description="the log of who heard what when: an imported .parquet, or a file to import")
     epochs: int = Field(
-        default=20_000, gt=0, description="number of training samples, that is user histories, to train on"
+        default=40_000, gt=0, description="number of training samples, that is user histories, to train on"
     )
     model_agent_path: Path = Field(description="where the agent is saved and loaded from (.safetensors)")
     model_critic_path: Path | None = Field(
@@ -156,7 +161,7 @@ class Setup(Group):
     dim: int = Field(default=64, gt=0, description="width of the network's state")
     layers: int = Field(default=1, gt=0, description="number of the network's layers")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
-    learning_rate: float = Field(default=1e-3, gt=0, description="step size of the optimisers")
+    learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")
     reward: Reward = Reward()
     seed: int = Field(default=0, ge=0, description="start of all random numbers; the same seed gives the same run")
@@ -197,7 +202,7 @@ class Setup(Group):
             "train": "yes",
             "model": "lstm",
             "data": Path(data).as_posix(),
-            "epochs": "20000",
+            "epochs": "40000",
             "model_agent_path": "models/agent.safetensors",
             "model_critic_path": "models/critic.safetensors",
             "window": "20",

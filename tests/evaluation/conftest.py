@@ -27,15 +27,16 @@ def histories_of(dataset: Dataset, vectors: np.ndarray) -> HistoryOf:
     def history_of(users: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> History:
         events = (dataset.offsets[users] + starts)[:, None] + np.arange(lengths.max(initial=1))
         events = np.minimum(events, dataset.events - 1)
-        known = {user: vectors[dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]]] for user in set(users)}
-        sigma = [population_sigma(torch.from_numpy(known[user])) for user in users]
+        distinct, rows = np.unique(users, return_inverse=True)
+        heard = [dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]] for user in distinct]
+        sigma = np.array([population_sigma(torch.from_numpy(vectors[items])) for items in heard], np.float32)
         return History(
             users.astype(np.int32),
             dataset.items[events],
             lengths.astype(np.int64),
             np.zeros(events.shape, np.float32),
             np.zeros((*events.shape, 0), np.float32),
-            np.array(sigma, np.float32),
+            sigma[rows],
         )
 
     return history_of

@@ -48,7 +48,7 @@ def test_a_paired_difference_is_told_more_sharply_than_two_policies_apart():
 
 
 def test_a_share_is_a_ratio_of_means_over_the_users_that_both_have():
-    told = interval(np.array([1.0, 2.0, np.nan]), np.array([4.0, 2.0, 9.0]))
+    told = interval(np.array([1.0, 2.0, np.nan, 7.0]), np.array([4.0, 2.0, 9.0, np.nan]))
     assert told["mean"] == 0.5
     assert told["n"] == 2
     assert (told["low"], told["high"]) == (0.25, 1.0)

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from what_next.evaluation import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows
@@ -116,6 +116,7 @@ def test_random_earns_what_a_random_item_earns_on_average(crowd):
     assert np.mean(earned) == pytest.approx(expected, abs=3.5 * np.std(earned) / np.sqrt(200))
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_nobody_beats_the_oracle_on_its_own_reward(crowd, seed):
     windows, rng = windows_of(crowd, seed=seed, per_user=3), np.random.default_rng(seed)
@@ -133,6 +134,7 @@ def test_nobody_beats_the_oracle_on_its_own_reward(crowd, seed):
         assert (reward[known] <= earned["oracle"][known] + 1e-9).all(), name
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 45), st.booleans())
 def test_masks_are_exact_for_every_rule(crowd, seed, slots, each):
     windows, rng = windows_of(crowd, seed=seed, per_user=2), np.random.default_rng(seed)

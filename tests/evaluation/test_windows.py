@@ -60,6 +60,7 @@ def test_no_windows_where_every_user_is_too_short(crowd):
 
 @pytest.mark.parametrize(("item", "heard"), [(3, True), (0, True), (4, False), (-1, False)])
 def test_an_item_is_a_repeat_wherever_in_the_whole_history_it_is(world, item, heard):
-    known = world([[0], [1], [2], [3], [4]], [4, 4], [0, 1, 2, 3])
-    windows = draw_windows(known.dataset, known.users[1:], known.history_of, length=2, per_user=1)
-    assert windows.heard(np.array([[item]], np.int32)).tolist() == [[heard]]
+    known = world([[0], [1], [2], [3], [4]], [4, 4, 4], [0, 1, 2, 3])
+    windows = draw_windows(known.dataset, known.users, known.history_of, length=2, per_user=1)
+    assert windows.users.tolist() == [0, 1]
+    assert windows.heard(np.array([[4, item]], np.int32)).tolist() == [[True, heard]]

@@ -31,7 +31,7 @@ class WhatNext(Algorithm):
     prototypes: int = Field(default=32, gt=1, description="number of points that the actor chooses from")
     entropy: float = Field(default=0.01, ge=0, description="weight of the policy's entropy (nats) in the actor's loss")
     random_items: int = Field(
-        default=16, ge=0, description="random items that the critic learns of besides the selected one, per history"
+        default=32, ge=0, description="random items that the critic learns of besides the selected one, per history"
     )
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("actor",), "critic": ("critic",)}
 

@@ -31,6 +31,7 @@ def init(
         Path, typer.Argument(metavar="DATA", help="An imported data set, or any file that can be imported.")
     ],
     to: Annotated[Path, typer.Option(help="The setup file to write.")] = Path("setup.txt"),
+    as_json: data.Json = False,
 ) -> None:
     """Write a commented setup.txt for one's own data."""
     if not log.exists():
@@ -39,7 +40,10 @@ def init(
         raise WhatNextError(f"{to}: is there already; remove it, or name another with --to")
     relative = os.path.relpath(log.resolve(), to.resolve().parent)
     write_files({to: lambda file: file.write(Setup.template(relative).encode())})
-    Console().print(f"{to} written; next: what-next run {to}", highlight=False)
+    if as_json:
+        emit({"setup": str(to)})
+    else:
+        Console().print(f"{to} written; next: what-next run {to}", highlight=False)
 
 
 @app.command("list")

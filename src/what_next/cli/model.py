@@ -31,9 +31,9 @@ Overrides = Annotated[
 ]
 
 
-def run(setup: SetupFile, overrides: Overrides = None) -> int:
+def run(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> int:
     """Train or recommend, as the setup says."""
-    return show(Environment.from_setup(Setup.read(setup, overrides or [])).run_sim())
+    return show(Environment.from_setup(Setup.read(setup, overrides or [])).run_sim(), as_json)
 
 
 def train(

@@ -166,10 +166,10 @@ def spread_reward(
 
 
 def learning_target(
-    reward: Float[Tensor, "batch time choices"], count: Int[Tensor, "time"]
+    reward: Float[Tensor, "batch time choices"], count: Int[Tensor, "time"], clip: float
 ) -> Float[Tensor, "batch time choices"]:
     """The critic's target: the reward shrinks like 1 / n with the sample's length n, so it is scaled, and clipped."""
-    return (reward * count[:, None]).clamp(-1, 1)
+    return (reward * count[:, None]).clamp(-clip, clip)
 
 
 def damped(reward: Float[Tensor, "*grid"], repeat: Bool[Tensor, "*grid"], factor: float) -> Float[Tensor, "*grid"]:

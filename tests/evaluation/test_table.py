@@ -1,0 +1,64 @@
+"""What people read of a result."""
+
+import pytest
+from rich.console import Console
+
+from what_next.evaluation import markdown, table
+
+
+def told(mean: float) -> dict[str, float]:
+    return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "n": 189}
+
+
+def result(steer: tuple[float, float], agent: tuple[float, float] = (0.1, 0.05)) -> dict:
+    values = {"agent": agent, "random": (0.02, 0.0), "steer": steer, "oracle": (0.26, 0.16)}
+    policies = {name: {"spread@5": told(five), "spread@10": told(ten)} for name, (five, ten) in values.items()}
+    policies["agent"]["hr@10"] = told(0.03)
+    return {
+        "data": "ml-100k",
+        "split": {"kind": "users", "users": 189, "hash": "0123456789abcdef"},
+        "seeds": [0, 1, 2],
+        "windows": {
+            length: {"windows": count, "users": 189, "too_short": 0} for length, count in (("5", 3701), ("10", 3522))
+        },
+        "policies": policies,
+        "differences": {"agent-random": {"spread@5": told(0.08)}},
+        "share_of_oracle": {"agent": {"spread@5": told(0.38)}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("steer", "verdict"),
+    [
+        ((0.2, 0.06), "wins at windows of 5 and 10 events"),
+        ((0.2, 0.04), "wins at windows of 5 events"),
+        ((0.09, 0.04), "wins nowhere"),
+    ],
+)
+def test_the_first_sentence_says_where_steer_wins_and_on_what(steer, verdict):
+    first = markdown(result(steer)).split("). ")[0]
+    assert first.startswith("`steer`")
+    assert verdict in first
+    for fact in ("ml-100k", "189 users", "users 0123456789abcdef", "seeds 0, 1 and 2", "3,701 of 5", "3,522 of 10"):
+        assert fact in first
+
+
+def test_the_oracle_is_no_rival_of_steer():
+    assert "wins at windows of 5 and 10" in markdown(result((0.25, 0.15)))
+
+
+def test_the_markdown_is_a_table_with_a_cell_for_every_metric():
+    rows = [line for line in markdown(result((0.2, 0.06))).splitlines() if line.startswith("|")]
+    assert rows[0] == "| policy | spread@5 | spread@10 | hr@10 |"
+    assert rows[2] == "| agent | 0.100 [0.090, 0.110] | 0.050 [0.040, 0.060] | 0.030 [0.020, 0.040] |"
+    assert rows[-1].startswith("| agent \N{MINUS SIGN} random | 0.080 [0.070, 0.090] |")
+    assert {row.count("|") for row in rows} == {5}
+
+
+def test_the_table_shows_policies_shares_and_differences():
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table(result((0.2, 0.06))))
+    text = captured.get()
+    for shown in ("agent", "agent / oracle", "agent \N{MINUS SIGN} random", "0.260", "[0.250, 0.270]", "split users"):
+        assert shown in text
