@@ -1,6 +1,7 @@
 """What every test shares: shapes are checked, real data is found, and the graphics card is optional."""
 
 import os
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,11 +69,15 @@ def dataset() -> "Dataset":
 
 @pytest.fixture(scope="session")
 def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same data as one wide CSV file."""
+    """The same data as an imported file, its items beside it."""
+    from what_next.data import Options, import_files, save
+
     log, items = listening()
-    path = tmp_path_factory.mktemp("log") / "listening.csv"
-    log.join(items, on="item_id", how="left", maintain_order="left").write_csv(path)
-    return path
+    folder = tmp_path_factory.mktemp("log")
+    log.write_csv(folder / "log.csv")
+    items.write_csv(folder / "items.csv")
+    save(import_files([folder / "log.csv"], folder / "items.csv", Options()), folder / "listening.parquet")
+    return folder / "listening.parquet"
 
 
 SetupOf = Callable[..., "Setup"]
@@ -98,6 +103,13 @@ def setup_of(log_file: Path) -> SetupOf:
         return Setup(**(values | changes))
 
     return make
+
+
+def run_main(*words: str | Path) -> int:
+    """The exit code of `src/main.py`, run in this process."""
+    path = Path(__file__).resolve().parents[1] / "src" / "main.py"
+    code: int = runpy.run_path(str(path))["main"](*map(str, words))
+    return code
 
 
 @dataclass(frozen=True)

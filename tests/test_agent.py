@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from what_next import Agent, Dataset, State
+from what_next import Agent, Dataset, Environment, State
 from what_next.algorithms import WhatNext
 from what_next.errors import SetupError, TrainingError
 from what_next.rewards.spread import spread_of
 from what_next.types import History, Product, Trajectories
 
-from .conftest import SetupOf, Trained
+from .conftest import SetupOf, Trained, listening
 
 STEP = 4
 """The step that is looked at."""
@@ -205,7 +205,8 @@ class TestLearning:
             without, grown = spread_of(sample), spread_of(torch.cat([sample, vectors[items[1, step], None]]))
             reward = (abs(without - sigma) - abs(grown - sigma)) / sigma
             assert batch.rewards[1, step, 0].item() == pytest.approx(reward, rel=1e-3, abs=1e-6)
-            target = max(-1, min(1, reward * (step + 1)))
+            clip = trained.setup.reward.spread.clip
+            target = max(-clip, min(clip, reward * (step + 1)))
             assert batch.targets[1, step, 0].item() == pytest.approx(target, rel=1e-3, abs=1e-5)
 
     def test_the_selected_item_stands_before_some_random_ones(
@@ -311,13 +312,9 @@ class TestBuilding:
 
     def test_fewer_kinds_of_items_heard_than_there_are_load_again(self, setup_of: SetupOf, tmp_path: Path) -> None:
         """The prototypes are as many as the items heard in training, which are fewer than those of the catalogue."""
-        from .conftest import listening
-
         log, items = listening(users=10, items=60)
         log = log.filter(log["item_id"].is_in([f"i{number}" for number in range(12)]))
         setup = setup_of(tmp_path, epochs=32)
         state = State(Dataset.from_frame(log, items), setup)
-        from what_next import Environment
-
         Environment(Agent(setup, state.space), state, setup).run_sim()
         assert len(Agent(setup, state.space).ready_agent().nets["actor"].prototypes) == 12

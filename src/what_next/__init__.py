@@ -9,7 +9,8 @@ from what_next.algorithms import Algorithm, WhatNext
 from what_next.data import Catalogue, Dataset
 from what_next.environment import Environment
 from what_next.policy import LearnedPolicy
-from what_next.recommender import Recommendation, Recommender, load
+from what_next.recommendation import Recommendation
+from what_next.recommender import Recommender, load
 from what_next.report import Report
 from what_next.settings import Setup
 from what_next.state import State

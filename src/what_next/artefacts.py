@@ -246,7 +246,10 @@ def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) 
         raise ModelError(f"{path}: the model's catalogue cannot be read ({error}); train again") from None
     if catalogue.hash() != manifest.catalogue:
         raise ModelError(f"{path}: is not the catalogue that {agent} was trained on; take the one saved with it")
-    values = {name: tensors[f"space.{name}"].numpy() for name in ("center", "scale", "event_center", "event_scale")}
+    try:
+        values = {name: tensors[f"space.{name}"].numpy() for name in ("center", "scale", "event_center", "event_scale")}
+    except KeyError as error:
+        raise ModelError(f"{agent}: is damaged, its tensor {error} is missing; train again") from None
     return Space(
         catalogue=catalogue.scaled(values["center"], values["scale"]),
         seen=np.array([], np.int32),

@@ -104,7 +104,7 @@ class Environment:
     def validate(self, agent: Agent) -> dict[str, float]:
         """The mean spread reward on a window of each validation user; training never saw them.
 
-        Empty where no validation user has a window.
+        Empty where no validation user has a window, or no item is left to recommend after it.
         """
         state, spread = self.state, self.setup.reward.spread
         windows = draw_windows(
@@ -121,7 +121,8 @@ class Environment:
         items = policy.act(windows.history, rng=rng, exclude=windows.history.items).items[:, 0]
         sampling = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs)
         earned = sampling.reward(windows.history, items)
-        return {f"spread@{spread.window}": float(np.nanmean(earned)), "users": float(np.isfinite(earned).sum())}
+        told = earned[np.isfinite(earned)]
+        return {f"spread@{spread.window}": float(told.mean()), "users": float(len(told))} if len(told) else {}
 
 
 @contextmanager

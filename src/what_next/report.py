@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from what_next.learning import Step
-from what_next.recommender import Recommendation
+from what_next.recommendation import Recommendation
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ class Spread(Group):
         default="all", description="which pairs of events the spread is measured on: all, or neighbours in time alone"
     )
     window: int = Field(default=20, ge=3, description="how many of the latest events the spread is measured on")
-    # The best item after five events earns 1.3 once scaled, so at 1 the critic could not tell the good from the best: on
-    # ml-100k's validation users the agent takes 58 % of what the oracle earns after 5 events at 1, and 68 % at 3.
+    # The best item after five events earns 1.3 once scaled, so at 1 the critic cannot tell the good from the best: on
+    # ml-100k's validation users the agent takes 58 % of what the oracle earns after 5 events at 1, 68 % at 3.
     clip: float = Field(
         default=3.0, gt=0, description="the critic learns the reward times the sample's length, clipped at this"
     )

@@ -8,20 +8,20 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int, Int32
 
-from what_next.data import Dataset, Split, split_leave_last_out, split_time, split_users
+from what_next.data import Dataset
 from what_next.data.space import Space
 from what_next.errors import CatalogueError, DataError
 from what_next.retrieval import Box, smallest_tolerance
 from what_next.rewards import population_sigma
 from what_next.rewards.spread import LEAST_EVENTS
 from what_next.settings import Setup
+from what_next.training_part import numbers_of_events, same_catalogue, scaled_space, split_by
 from what_next.types import History, Product, Score, repeats
 
 UNSAID = Setup.from_text(
     "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
 )
 """The settings of a State that is given none."""
-DAY = 24 * 3600 * 10**6  # microseconds
 SAMPLE = 2000
 """How many windows or users a statistic of the training part is taken from, at most."""
 
@@ -51,12 +51,14 @@ class State:
                 "their space; import the data with --attributes, or with an item table (--items)"
             )
         if space is not None:
-            _same_catalogue(dataset, space)
-        self.split = _split(dataset, self.setup)
+            same_catalogue(dataset, space)
+        self.split = split_by(self.setup, dataset)
         self.train_users = np.flatnonzero(self.split.known >= LEAST_EVENTS).astype(np.int32)
         self._sigma = np.full(dataset.users, np.nan, np.float32)
-        self.space = space or self._measured()
-        self._numbers = self._filled(_numbers(dataset))
+        self.space = space or scaled_space(dataset, self.split)
+        self._numbers = numbers_of_events(dataset, self.space)
+        if space is None:
+            self.space = self._measured()
         self.box = Box(self.space.catalogue.vectors)
 
     @classmethod
@@ -192,41 +194,13 @@ class State:
 
     predict = produce  # the founding text's other name
 
-    def sigma(self, users: Int32[np.ndarray, "batch"]) -> Float32[np.ndarray, "batch"]:
-        """The spread of all that each user likes: of the events that training may know, or all of a user set aside."""
-        spread = self.setup.reward.spread
-        known = users[users >= 0]
-        for user in np.unique(known[np.isnan(self._sigma[known])]):
-            start = self.dataset.offsets[user]
-            count = self.split.known[user] or self.dataset.lengths[user]
-            vectors = torch.from_numpy(self.space.catalogue.vectors[self.dataset.items[start : start + count]])
-            self._sigma[user] = population_sigma(vectors, spread.pairs, self.setup.split.seed)
-        return np.where(users >= 0, self._sigma[users] if len(self._sigma) else np.nan, np.nan).astype(np.float32)
-
     def _measured(self) -> Space:
-        """The space as the training part of the data shows it."""
+        """The space with what random training histories show of it: the tolerance and the typical spread."""
         if not len(self.train_users):
             raise DataError(
                 f"{self.dataset.name}: no training user has {LEAST_EVENTS} events, the fewest that tell a reward; take "
                 "a larger log, or a smaller split.test"
             )
-        owners = np.repeat(np.arange(self.dataset.users), self.dataset.lengths)
-        position = np.arange(self.dataset.events) - self.dataset.offsets[owners]
-        known = position < self.split.known[owners]
-        seen = np.unique(self.dataset.items[known])
-        numbers = _numbers(self.dataset)
-        stacked = np.stack([column[known] for column in numbers.values()], -1) if numbers else np.zeros((1, 0))
-        scale = stacked.std(0, dtype=np.float64)
-        self.space = Space(
-            catalogue=self.dataset.catalogue.standardised(seen),
-            seen=seen,
-            tolerance=self.setup.tolerance or 0.0,
-            typical=0.0,
-            event_names=tuple(numbers),
-            event_center=stacked.mean(0, dtype=np.float64).astype(np.float32),
-            event_scale=np.where(scale > 0, scale, 1).astype(np.float32),
-        )
-        self._numbers = self._filled(numbers)
         rng = np.random.default_rng(self.setup.split.seed)
         some = rng.permutation(self.train_users)[:SAMPLE]
         return replace(
@@ -238,44 +212,18 @@ class State:
     def _smallest_tolerance(self, rng: np.random.Generator) -> float:
         """The smallest at which at most 10 % of the means of training windows match no item seen in training."""
         vectors = self.space.catalogue.vectors
-        history = self.get_random_user_history(SAMPLE, rng)
-        real = (history.items >= 0)[..., None]
-        means = np.where(real, vectors[history.items], 0).sum(1) / history.lengths[:, None]
+        window = self.get_random_user_history(SAMPLE, rng).last(self.setup.reward.spread.window)
+        real = (window.items >= 0)[..., None]
+        means = np.where(real, vectors[window.items], 0).sum(1) / window.lengths[:, None]
         return smallest_tolerance(vectors[self.space.seen], means.astype(np.float32))
 
-    def _filled(self, numbers: dict[str, Float32[np.ndarray, "events"]]) -> Float32[np.ndarray, "events numbers"]:
-        """The numbers that the space names; the mean of the training events where this data set has none."""
-        columns = np.empty((self.dataset.events, len(self.space.event_names)), np.float32)
-        for place, name in enumerate(self.space.event_names):
-            columns[:, place] = numbers.get(name, self.space.event_center[place])
-        return columns
-
-
-def _numbers(dataset: Dataset) -> dict[str, Float32[np.ndarray, "events"]]:
-    """What is known of an event besides its item: reward, the log's further columns, the time of day (UTC)."""
-    numbers = {} if dataset.rewards is None else {"reward": dataset.rewards}
-    numbers |= dict(zip(dataset.context_names, dataset.context.T, strict=True))
-    if dataset.timestamps is not None:
-        angle = 2 * np.pi * (dataset.timestamps % DAY) / DAY
-        numbers["time_of_day_sin"] = np.sin(angle).astype(np.float32)
-        numbers["time_of_day_cos"] = np.cos(angle).astype(np.float32)
-    return numbers
-
-
-def _same_catalogue(dataset: Dataset, space: Space) -> None:
-    mine, theirs = dataset.catalogue, space.catalogue
-    if mine.hash() != theirs.hash():
-        raise CatalogueError(
-            f"the model was trained on another catalogue ({len(theirs)} items, {theirs.hash()[:12]}) than "
-            f"{dataset.name} has ({len(mine)} items, {mine.hash()[:12]}); train on this one, or go on from the "
-            "model with `what-next train SETUP --from MODEL`"
-        )
-
-
-def _split(dataset: Dataset, setup: Setup) -> Split:
-    settings = setup.split
-    if settings.name == "users":
-        return split_users(dataset, settings.test, settings.validation, settings.seed)
-    return (
-        split_leave_last_out(dataset) if settings.name == "leave_last_out" else split_time(dataset, settings.quantile)
-    )
+    def sigma(self, users: Int32[np.ndarray, "batch"]) -> Float32[np.ndarray, "batch"]:
+        """The spread of all that each user likes: of the events that training may know, or all of a user set aside."""
+        spread = self.setup.reward.spread
+        known = users[users >= 0]
+        for user in np.unique(known[np.isnan(self._sigma[known])]):
+            start = self.dataset.offsets[user]
+            count = self.split.known[user] or self.dataset.lengths[user]
+            vectors = torch.from_numpy(self.space.catalogue.vectors[self.dataset.items[start : start + count]])
+            self._sigma[user] = population_sigma(vectors, spread.pairs, self.setup.split.seed)
+        return np.where(users >= 0, self._sigma[users] if len(self._sigma) else np.nan, np.nan).astype(np.float32)

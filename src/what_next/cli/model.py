@@ -21,7 +21,8 @@ from what_next.errors import SetupError, WhatNextError
 from what_next.evaluation.table import table
 from what_next.judging import Part, judge
 from what_next.policy import LearnedPolicy
-from what_next.recommender import Recommendation, Recommender
+from what_next.recommendation import Recommendation
+from what_next.recommender import Recommender
 from what_next.settings import Setup
 from what_next.state import State
 

@@ -1,0 +1,73 @@
+"""What a user is recommended, and why, for people to read."""
+
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass(frozen=True)
+class Item:
+    """One recommended item.
+
+    Attributes:
+        item_id, title: as in the item table.
+        attributes: in their own units.
+        match: whether it lies in the box around the proposal; otherwise it is one of the nearest.
+        repeat: the user knew it already.
+        propensity: the exact probability with which it was chosen; 1 for a greedy choice.
+    """
+
+    item_id: str
+    title: str
+    attributes: dict[str, float]
+    match: bool
+    repeat: bool
+    propensity: float | None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What one user is recommended, and why.
+
+    Attributes:
+        user: the id; None for a history that was given.
+        history: titles of the latest events, oldest first.
+        proposal: the attributes that the actor asked for, in their own units.
+        items: best first.
+        unknown: ids of the given history that the catalogue does not hold.
+    """
+
+    user: str | None
+    history: tuple[str, ...]
+    proposal: dict[str, float]
+    items: tuple[Item, ...]
+    unknown: tuple[str, ...] = ()
+
+    def __rich__(self) -> RenderableType:
+        """The items beside the proposal, an attribute a row."""
+        whose = f"user {self.user}" if self.user is not None else "the given history"
+        parts: list[RenderableType] = [Text(f"{whose}, after: " + "; ".join(self.history[-5:]))]
+        if self.unknown:
+            parts.append(Text(f"not in the catalogue, left out: {', '.join(self.unknown)}"))
+        table = Table("", "item", "title", "why", title=escape(f"What next for {whose}?"), title_justify="left")
+        for place, item in enumerate(self.items, 1):
+            why = "matches the proposal" if item.match else "nearest to the proposal"
+            known = ", known already" if item.repeat else ""
+            table.add_row(str(place), escape(item.item_id), escape(item.title), why + known)
+        return Group(*parts, table, self._reasons())
+
+    def _reasons(self) -> Table:
+        shown = self.items[:3]
+        table = Table(title="Proposed attributes beside those of the items", title_justify="left")
+        for heading in ("attribute", "proposed"):
+            table.add_column(heading, no_wrap=True, min_width=len(heading))
+        for item in shown:
+            table.add_column(escape(item.title), max_width=14, overflow="ellipsis", no_wrap=True)
+        for name, value in self.proposal.items():
+            others = [item.attributes[name] for item in shown]
+            if value or any(others):  # genres that nobody asked for and nothing has would hide the rest
+                table.add_row(escape(name), f"{value:.4g}", *(f"{other:.4g}" for other in others))
+        return table

@@ -1,0 +1,438 @@
+"""A run is the spine: every call of it nests as promised, matters, and an interrupted one goes on bit for bit."""
+
+import json
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors import safe_open
+
+from what_next import Agent, Dataset, Environment, Report, Setup, State
+from what_next.errors import CatalogueError, ModelError, SaveError, TrainingError
+from what_next.types import Factors, History, Product, Proposal, Trajectories
+
+from .conftest import SetupOf, Trained, listening
+
+SPINE: dict[str, type] = {
+    "run_sim": Environment,
+    "train_agent": Environment,
+    "wake_agent": Agent,
+    "ready_agent": Agent,
+    "add_model": Agent,
+    "get_random_user_history": State,
+    "predict": Agent,
+    "factorize": Agent,
+    "produce": State,
+    "propagate": Agent,
+    "add_prediction": Agent,
+    "get_critic_loss": Agent,
+}
+
+
+def environment_of(dataset: Dataset, setup: Setup, **more: Any) -> Environment:
+    state = State(dataset, setup)
+    return Environment(Agent(setup, state.space), state, setup, **more)
+
+
+@contextmanager
+def changed(name: str, change: Callable[..., Any]) -> Iterator[None]:
+    """`change(original, *arguments)` in the place of a method of the spine."""
+    owner = SPINE[name]
+    original = getattr(owner, name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, lambda *args, **kwargs: change(original, *args, **kwargs))
+        yield
+
+
+@contextmanager
+def recorded() -> Iterator[list[str]]:
+    """The calls of the spine, in order, each with those that it stands in."""
+    calls: list[str] = []
+    open_calls: list[str] = []
+
+    def record(name: str) -> Callable[..., Any]:
+        def call(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            open_calls.append(name)
+            calls.append(" > ".join(open_calls))
+            try:
+                return original(*args, **kwargs)
+            finally:
+                open_calls.pop()
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, owner in SPINE.items():
+            original, call = getattr(owner, name), record(name)
+
+            def stand_in(*args: Any, original: Any = original, call: Any = call, **kwargs: Any) -> Any:
+                return call(original, *args, **kwargs)
+
+            patch.setattr(owner, name, stand_in)
+        yield calls
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
+
+
+def outcome(report: Any, setup: Setup) -> dict[str, Any]:
+    """All that a run leaves behind: weights, the log, and what it returns (but for the time it took)."""
+    assert setup.model_critic_path
+    told = [report.histories, report.targets, report.steps, report.valid, report.recommendations, report.stopped]
+    models = [setup.model_agent_path, setup.model_critic_path, setup.model_agent_path.with_suffix(".resume.safetensors")]
+    return {path.name: tensors(path) for path in models if path.exists()} | {
+        "log": setup.log_path.read_text() if setup.log_path.exists() else "",
+        "report": repr(told),
+    }
+
+
+class TestNesting:
+    def test_training(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+        with recorded() as calls:
+            environment_of(dataset, setup_of(tmp_path, epochs=96)).run_sim()
+        train = "run_sim > train_agent"
+        cycle = [
+            f"{train} > get_random_user_history",
+            f"{train} > predict",
+            f"{train} > predict > factorize",
+            f"{train} > produce",
+            f"{train} > propagate",
+            f"{train} > propagate > add_prediction",
+            f"{train} > propagate > get_critic_loss",
+        ]
+        start = calls.index("run_sim")  # before it the State measures its tolerance on random histories
+        built = ["run_sim", train, f"{train} > wake_agent", f"{train} > wake_agent > add_model"]
+        assert calls[start : start + 4] == built
+        assert calls[start + 4 : start + 4 + 3 * len(cycle)] == 3 * cycle
+        # What is left is the look at the validation users, which learns nothing.
+        rest = calls[start + 4 + 3 * len(cycle) :]
+        assert rest == [f"{train} > predict", f"{train} > predict > factorize", f"{train} > produce"]
+
+    def test_inference_is_one_cycle_without_learning(self, dataset: Dataset, trained: Trained) -> None:
+        environment = environment_of(dataset, trained.setup.model_copy(update={"train": False}))
+        with recorded() as calls:
+            report = environment.run_sim()
+        assert calls == [
+            "run_sim",
+            "run_sim > ready_agent",
+            "run_sim > ready_agent > add_model",
+            "run_sim > predict",
+            "run_sim > predict > factorize",
+            "run_sim > produce",
+        ]
+        assert len(report.recommendations) == 1
+
+
+def other(value: Any) -> Any:
+    """Another value of the same kind and shape."""
+    if isinstance(value, torch.Tensor):
+        return value * 1.5 if value.is_floating_point() else value
+    if isinstance(value, History):
+        return replace(value, items=np.where(value.items >= 0, (value.items + 1) % 80, -1).astype(np.int32))
+    if isinstance(value, Factors):
+        return Factors(value.actor + 1, value.prospects + 1, value.critic + 1)
+    if isinstance(value, Proposal):
+        return replace(value, points=-value.points)
+    if isinstance(value, Product):
+        return replace(value, items=((value.items + 1) % 80).astype(np.int32))
+    if isinstance(value, Trajectories):
+        return replace(value, targets=value.targets + 1)
+    if isinstance(value, Report):
+        return replace(value, histories=value.histories + 1)
+    if isinstance(value, Agent):
+        for net in value.nets.values():
+            with torch.no_grad():
+                for weight in net.parameters():
+                    weight.copy_(weight.flip(0) * 1.5)
+        return value
+    if isinstance(value, tuple):  # networks and optimisers
+        for net in value[0].values():
+            with torch.no_grad():
+                for weight in net.parameters():
+                    weight.mul_(1.1)
+        return value
+    assert is_dataclass(value)  # a Step
+    first = fields(value)[1].name
+    return replace(value, **{first: getattr(value, first) + 1})  # type: ignore[type-var]
+
+
+@pytest.fixture(scope="module")
+def plain(dataset: Dataset, setup_of: SetupOf, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The outcome of a run of two steps that nobody meddled with."""
+    setup = setup_of(tmp_path_factory.mktemp("plain"), epochs=64)
+    return outcome(environment_of(dataset, setup).run_sim(), setup)
+
+
+class TestEveryCallMatters:
+    def test_the_same_run_has_the_same_outcome(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, plain: dict[str, Any]
+    ) -> None:
+        setup = setup_of(tmp_path, epochs=64)
+        assert outcome(environment_of(dataset, setup).run_sim(), setup) == plain
+
+    @pytest.mark.parametrize("name", [name for name in SPINE if name != "ready_agent"])
+    def test_another_return_value_changes_a_training(
+        self, name: str, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, plain: dict[str, Any]
+    ) -> None:
+        setup = setup_of(tmp_path, epochs=64)
+        environment = environment_of(dataset, setup)
+        with changed(name, lambda original, *args, **kwargs: other(original(*args, **kwargs))):
+            report = environment.run_sim()
+        assert outcome(report, setup) != plain
+
+    @pytest.mark.parametrize("name", ["run_sim", "ready_agent", "add_model", "predict", "factorize", "produce"])
+    def test_another_return_value_changes_an_inference(self, name: str, dataset: Dataset, trained: Trained) -> None:
+        # add_model builds the networks that are then filled: nothing but a smaller set of them could show here.
+        setup = trained.setup.model_copy(update={"train": False, "user": ("u1", "u2", "u3", "u4"), "slots": 3})
+        found = environment_of(dataset, setup).run_sim()
+
+        def change(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            value = original(*args, **kwargs)
+            return ({}, {}) if name == "add_model" else other(value)
+
+        with changed(name, change):
+            try:
+                changed_report = environment_of(dataset, setup).run_sim()
+            except (KeyError, AttributeError) as error:
+                assert name == "add_model"  # no actor, so nobody to propose
+                assert "actor" in str(error)
+                return
+        assert changed_report != found
+
+
+class TestTraining:
+    def test_epochs_are_user_histories_and_the_last_batch_is_cut(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        sizes: list[int] = []
+
+        def count(original: Any, state: State, batch: int, rng: np.random.Generator) -> History:
+            sizes.append(batch)
+            return original(state, batch, rng)
+
+        environment = environment_of(dataset, setup_of(tmp_path, epochs=70))
+        with changed("get_random_user_history", count):
+            report = environment.run_sim()
+        assert sizes == [32, 32, 6]
+        assert report.histories == 70
+        assert report.targets == 70 * 18
+        assert not report.stopped
+
+    def test_the_log_holds_a_line_of_numbers_for_every_step(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        setup = setup_of(tmp_path, epochs=96)
+        report = environment_of(dataset, setup).run_sim()
+        lines = [json.loads(line) for line in setup.log_path.read_text().splitlines()]
+        assert [line["histories"] for line in lines] == [32, 64, 96]
+        assert [line["reward"] for line in lines] == [step.reward for step in report.steps]
+        assert set(lines[0]) == {
+            "histories", "reward", "fallback", "matches", "masked", "loss_actor", "loss_critic"
+        }  # fmt: skip
+        assert all(math.isfinite(value) for line in lines for value in line.values())
+
+    def test_models_are_saved_at_intervals_and_at_the_end(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from what_next import checkpoint
+
+        saved: list[int] = []
+        monkeypatch.setattr(checkpoint, "save", lambda agent, *_: saved.append(agent.histories))
+        environment_of(dataset, setup_of(tmp_path, epochs=256, save_every=96)).run_sim()
+        assert saved == [96, 192, 256]
+
+    def test_histories_without_spread_are_masked_not_fatal(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        """Three users who always hear the same song: a batch may hold nobody else."""
+        log, items = listening(users=6)
+        log = log.with_columns(
+            pl.when(pl.col("user_id").is_in(["u0", "u1", "u2"])).then(pl.lit("i3")).otherwise("item_id").alias("item_id")
+        )
+        setup = setup_of(tmp_path, epochs=12, batch_size=1, split={"test": 0, "validation": 0})
+        report = environment_of(Dataset.from_frame(log, items), setup).run_sim()
+        masked = [step.masked for step in report.steps]
+        assert 1.0 in masked
+        assert min(masked) < 0.2
+        assert "NaN" not in setup.log_path.read_text()
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"window": None},
+            {"split": "leave_last_out"},
+            {"split": "time"},
+            {"relax": 2.0},
+            {"layers": 2, "dropout": 0.2},
+            {"selection": "critic"},
+            {"algorithm": {"random_items": 0}},
+            {"reward": {"spread": {"form": "change", "pairs": "consecutive", "repeat_factor": 0.5}}},
+            {"batch_size": 500},
+            {"split": {"test": 0, "validation": 0}},
+        ],
+        ids=str,
+    )
+    def test_every_setting_trains_and_infers(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, changes: dict[str, Any]
+    ) -> None:
+        setup = setup_of(tmp_path, epochs=64, **changes)
+        report = environment_of(dataset, setup).run_sim()
+        assert all(math.isfinite(loss) for step in report.steps for loss in step.losses.values())
+        found = environment_of(dataset, setup.model_copy(update={"train": False})).run_sim()
+        assert len(found.recommendations[0].items) == 10
+
+    def test_a_log_without_times_and_rewards_trains_and_infers(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        log, items = listening()
+        bare = Dataset.from_frame(log.select("user_id", "item_id"), items)
+        setup = setup_of(tmp_path, epochs=64)
+        environment_of(bare, setup).run_sim()
+        report = environment_of(bare, setup.model_copy(update={"train": False})).run_sim()
+        assert len(report.recommendations[0].items) == 10
+
+    def test_a_catalogue_smaller_than_the_window_is_validated_on_nothing(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        small = Dataset.from_frame(*listening(items=4))
+        report = environment_of(small, setup_of(tmp_path, epochs=32)).run_sim()
+        json.dumps(report.as_json(), allow_nan=False)
+
+
+def interrupt_after(histories: int) -> Callable[..., Any]:
+    """Ctrl-C while the step is under way that reaches so many histories."""
+
+    def propagate(original: Any, agent: Agent, *args: Any) -> Any:
+        step = original(agent, *args)
+        if agent.histories == histories:
+            signal.raise_signal(signal.SIGINT)
+        return step
+
+    return propagate
+
+
+class TestResume:
+    @pytest.mark.parametrize("changes", [{}, {"dropout": 0.3, "layers": 2}], ids=["plain", "dropout"])
+    def test_an_interrupted_run_goes_on_bit_for_bit(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, changes: dict[str, Any]
+    ) -> None:
+        straight = setup_of(tmp_path / "straight", epochs=512, **changes)
+        halves = setup_of(tmp_path / "halves", epochs=512, **changes)
+        whole = environment_of(dataset, straight).run_sim()
+
+        before = signal.getsignal(signal.SIGINT)
+        environment = environment_of(dataset, halves)
+        with changed("propagate", interrupt_after(256)):
+            first = environment.run_sim()
+        assert (first.histories, first.stopped) == (256, True)
+        assert first.as_json()["stopped"] is True
+        assert signal.getsignal(signal.SIGINT) is before
+        assert Agent(halves, environment.state.space).ready_agent().histories == 256
+
+        second = environment_of(dataset, halves, resume=True).run_sim()
+        assert (second.histories, second.stopped) == (512, False)
+        assert first.steps + second.steps == whole.steps
+        assert second.valid == whole.valid
+        one, two = outcome(replace(whole, targets=0, steps=()), straight), outcome(replace(second, targets=0, steps=()), halves)
+        assert one == two
+
+    def test_a_second_interrupt_stops_at_once_and_leaves_the_last_save(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        setup = setup_of(tmp_path, epochs=512, save_every=64)
+
+        def twice(original: Any, agent: Agent, *args: Any) -> Any:
+            if agent.histories == 96:
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+            return original(agent, *args)
+
+        environment = environment_of(dataset, setup)
+        with changed("propagate", twice), pytest.raises(KeyboardInterrupt):
+            environment.run_sim()
+        assert Agent(setup, environment.state.space).ready_agent().histories == 64
+
+    def test_an_interrupt_in_the_last_step_is_no_stop(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        environment = environment_of(dataset, setup_of(tmp_path, epochs=64))
+        with changed("propagate", interrupt_after(64)):
+            assert not environment.run_sim().stopped
+
+    def test_a_finished_run_goes_on_to_more_epochs(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        environment_of(dataset, setup_of(tmp_path, epochs=64)).run_sim()
+        report = environment_of(dataset, setup_of(tmp_path, epochs=96), resume=True).run_sim()
+        assert (report.histories, len(report.steps)) == (96, 1)
+
+    def test_lines_of_the_log_after_the_save_are_dropped_also_a_broken_one(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        setup = setup_of(tmp_path, epochs=64)
+        environment_of(dataset, setup).run_sim()
+        with setup.log_path.open("a") as log:
+            log.write('{"histories": 96, "reward": 0.1}\n{"histories": 1')
+        environment_of(dataset, setup_of(tmp_path, epochs=96), resume=True).run_sim()
+        lines = setup.log_path.read_text().splitlines()
+        assert [json.loads(line)["histories"] for line in lines] == [32, 64, 96]
+
+    def test_other_settings_are_refused(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+        environment_of(dataset, setup_of(tmp_path, epochs=32)).run_sim()
+        with pytest.raises(ModelError, match="trained with another batch_size, learning_rate"):
+            environment_of(dataset, setup_of(tmp_path, batch_size=16, learning_rate=0.1), resume=True).run_sim()
+
+    def test_nothing_to_resume_is_told(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="no such model file"):
+            environment_of(dataset, setup_of(tmp_path), resume=True).run_sim()
+
+
+class TestFailures:
+    def test_a_weight_that_becomes_nan_stops_the_run_and_the_last_good_model_stays(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        def spoil(original: Any, agent: Agent, *args: Any) -> Any:
+            if agent.histories == 128:
+                with torch.no_grad():
+                    next(agent.nets["critic"].parameters()).fill_(torch.nan)
+            return original(agent, *args)
+
+        setup = setup_of(tmp_path, save_every=64)
+        environment = environment_of(dataset, setup)
+        with changed("propagate", spoil), pytest.raises(TrainingError, match="after 128 histories: the loss"):
+            environment.run_sim()
+        agent = Agent(setup, environment.state.space).ready_agent()
+        assert agent.histories == 128
+        assert all(weight.isfinite().all() for net in agent.nets.values() for weight in net.parameters())
+
+    def test_a_log_that_cannot_be_written_is_told(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+        log = tmp_path / "log.jsonl"
+        log.symlink_to("/dev/full")
+        with pytest.raises(SaveError, match=r"log\.jsonl.*No space left"):
+            environment_of(dataset, setup_of(tmp_path, log=log)).run_sim()
+
+    def test_an_unknown_user_is_told(self, dataset: Dataset, trained: Trained) -> None:
+        setup = trained.setup.model_copy(update={"train": False, "user": ("nobody",)})
+        with pytest.raises(CatalogueError, match="user 'nobody' is not among the 60 users"):
+            environment_of(dataset, setup).run_sim()
+
+
+class TestInference:
+    def test_users_of_the_setup_are_recommended_to(self, dataset: Dataset, trained: Trained) -> None:
+        setup = trained.setup.model_copy(update={"train": False, "user": ("u3", "u44"), "slots": 4})
+        report = environment_of(dataset, setup).run_sim()
+        assert [found.user for found in report.recommendations] == ["u3", "u44"]
+        assert [len(found.items) for found in report.recommendations] == [4, 4]
+
+    def test_from_setup_reads_data_and_setup(self, log_file: Path, trained: Trained, tmp_path: Path) -> None:
+        text = (
+            f"train, no\ndata, {log_file}\nmodel_agent_path, {trained.setup.model_agent_path}\n"
+            f"model_critic_path, {trained.setup.model_critic_path}\nuser, u5\n"
+        )
+        path = tmp_path / "setup.txt"
+        path.write_text(text)
+        assert Environment.from_setup(path).run_sim().recommendations[0].user == "u5"
