@@ -246,7 +246,7 @@ class TestDescend:
 
 
 class TestTinyWorld:
-    """Songs in a tight heap, and a few far away: after songs of the heap alone, only a far one brings the spread home."""
+    """Songs in a tight heap, and a few far away: after songs of the heap alone, a far one brings the spread home."""
 
     @pytest.fixture
     def world(self) -> Dataset:

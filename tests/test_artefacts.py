@@ -221,7 +221,10 @@ class TestSaving:
 
     def test_a_path_below_a_regular_file_is_told(self, trained: Trained, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
-        paths = {"model_critic_path": tmp_path / "file" / "critic.safetensors", "model_agent_path": tmp_path / "a.safetensors"}
+        paths = {
+            "model_critic_path": tmp_path / "file" / "critic.safetensors",
+            "model_agent_path": tmp_path / "a.safetensors",
+        }
         agent = Agent(trained.setup.model_copy(update=paths), trained.state.space).wake_agent()
         with pytest.raises(SaveError, match=r"critic\.safetensors: cannot be written"):
             checkpoint.save(agent, np.random.default_rng(0), "run")
@@ -250,7 +253,9 @@ class TestSaving:
 
 
 class TestStartingFrom:
-    def test_items_that_the_model_does_not_know_are_counted(self, trained: Trained, setup_of: SetupOf, tmp_path: Path) -> None:
+    def test_items_that_the_model_does_not_know_are_counted(
+        self, trained: Trained, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
         log, items = listening(items=90)
         setup = setup_of(tmp_path, epochs=32)
         state = State(wn.Dataset.from_frame(log, items), setup)
@@ -263,7 +268,9 @@ class TestStartingFrom:
         assert report.histories == 32
         assert len(wn.load(setup.model_agent_path).catalogue) == 90
 
-    def test_training_starts_at_the_weights_of_the_other(self, trained: Trained, setup_of: SetupOf, tmp_path: Path) -> None:
+    def test_training_starts_at_the_weights_of_the_other(
+        self, trained: Trained, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
         agent = Agent(setup_of(tmp_path), trained.state.space).wake_agent()
         checkpoint.start_from(agent, trained.setup.model_agent_path)
         for name, net in ready(trained).nets.items():

@@ -89,7 +89,11 @@ def outcome(report: Any, setup: Setup) -> dict[str, Any]:
     """All that a run leaves behind: weights, the log, and what it returns (but for the time it took)."""
     assert setup.model_critic_path
     told = [report.histories, report.targets, report.steps, report.valid, report.recommendations, report.stopped]
-    models = [setup.model_agent_path, setup.model_critic_path, setup.model_agent_path.with_suffix(".resume.safetensors")]
+    models = [
+        setup.model_agent_path,
+        setup.model_critic_path,
+        setup.model_agent_path.with_suffix(".resume.safetensors"),
+    ]
     return {path.name: tensors(path) for path in models if path.exists()} | {
         "log": setup.log_path.read_text() if setup.log_path.exists() else "",
         "report": repr(told),
@@ -255,7 +259,10 @@ class TestTraining:
         """Three users who always hear the same song: a batch may hold nobody else."""
         log, items = listening(users=6)
         log = log.with_columns(
-            pl.when(pl.col("user_id").is_in(["u0", "u1", "u2"])).then(pl.lit("i3")).otherwise("item_id").alias("item_id")
+            pl.when(pl.col("user_id").is_in(["u0", "u1", "u2"]))
+            .then(pl.lit("i3"))
+            .otherwise("item_id")
+            .alias("item_id")
         )
         setup = setup_of(tmp_path, epochs=12, batch_size=1, split={"test": 0, "validation": 0})
         report = environment_of(Dataset.from_frame(log, items), setup).run_sim()
@@ -297,7 +304,9 @@ class TestTraining:
         report = environment_of(bare, setup.model_copy(update={"train": False})).run_sim()
         assert len(report.recommendations[0].items) == 10
 
-    def test_a_catalogue_smaller_than_the_window_is_validated_on_nothing(self, setup_of: SetupOf, tmp_path: Path) -> None:
+    def test_a_catalogue_smaller_than_the_window_is_validated_on_nothing(
+        self, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
         small = Dataset.from_frame(*listening(items=4))
         report = environment_of(small, setup_of(tmp_path, epochs=32)).run_sim()
         json.dumps(report.as_json(), allow_nan=False)
@@ -337,7 +346,10 @@ class TestResume:
         assert (second.histories, second.stopped) == (512, False)
         assert first.steps + second.steps == whole.steps
         assert second.valid == whole.valid
-        one, two = outcome(replace(whole, targets=0, steps=()), straight), outcome(replace(second, targets=0, steps=()), halves)
+        one, two = (
+            outcome(replace(whole, targets=0, steps=()), straight),
+            outcome(replace(second, targets=0, steps=()), halves),
+        )
         assert one == two
 
     def test_a_second_interrupt_stops_at_once_and_leaves_the_last_save(
@@ -363,9 +375,7 @@ class TestResume:
         with changed("propagate", interrupt_after(64)):
             assert not environment.run_sim().stopped
 
-    def test_a_finished_run_goes_on_to_more_epochs(
-        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
-    ) -> None:
+    def test_a_finished_run_goes_on_to_more_epochs(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
         environment_of(dataset, setup_of(tmp_path, epochs=64)).run_sim()
         report = environment_of(dataset, setup_of(tmp_path, epochs=96), resume=True).run_sim()
         assert (report.histories, len(report.steps)) == (96, 1)

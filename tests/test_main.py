@@ -52,7 +52,9 @@ def test_it_trains_saves_and_recommends(setup_file: Path) -> None:
 
 def test_the_same_from_python(setup_file: Path) -> None:
     report = wn.Environment.from_setup(str(setup_file)).run_sim()
-    assert report.saved == tuple(setup_file.parent / "models" / name for name in ("agent.safetensors", "critic.safetensors"))
+    assert report.saved == tuple(
+        setup_file.parent / "models" / name for name in ("agent.safetensors", "critic.safetensors")
+    )
     assert report.valid is not None
     json.dumps(report.as_json(), allow_nan=False)
 

@@ -113,7 +113,9 @@ class TestMasks:
         found = alone.recommend(history=["i1"], allowed=["i4", "i5"], blocked=["i5"])
         assert ids(found) == ["i4"]
 
-    @pytest.mark.parametrize("masks", [{"allowed": []}, {"allowed": ["i4"], "blocked": ["i4"]}, {"allowed": ["unknown"]}])
+    @pytest.mark.parametrize(
+        "masks", [{"allowed": []}, {"allowed": ["i4"], "blocked": ["i4"]}, {"allowed": ["unknown"]}]
+    )
     def test_nothing_allowed_is_refused(self, alone: Recommender, masks: dict[str, list[str]]) -> None:
         with pytest.raises(CatalogueError, match="no item of the catalogue is allowed"):
             alone.recommend(history=["i1"], **masks)
@@ -140,7 +142,9 @@ class TestChance:
         assert all(chance is not None and 0 < chance <= 1 for chance in chances)
         for item in set(firsts):
             chance = chances[firsts.index(item)]
-            assert firsts.count(item) / 300 == pytest.approx(chance, abs=4 * np.sqrt(chance * (1 - chance) / 300) + 1e-9)
+            assert firsts.count(item) / 300 == pytest.approx(
+                chance, abs=4 * np.sqrt(chance * (1 - chance) / 300) + 1e-9
+            )
 
 
 class TestContext:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import what_next as wn
-from what_next.data import split_users
+from what_next.data import Options, import_files, save, split_users
 
 from .conftest import Trained, listening, run_main
 
@@ -135,8 +135,12 @@ class TestData:
         some = pl.when(pl.col("item_id") == "i3").then(bad).otherwise("energy")
         assert "energy" in refused(log=wide(energy=some))
 
-    def test_a_constant_attribute(self, refused: Refused) -> None:
-        message = refused(log=wide(energy=pl.lit(0.5)))
+    def test_a_constant_attribute(self, folder: Path, refused: Refused) -> None:
+        log, items = listening(users=12, events=12)
+        log.write_csv(folder / "events.csv")
+        items.with_columns(energy=pl.lit(0.5)).write_csv(folder / "items.csv")
+        save(import_files([folder / "events.csv"], folder / "items.csv", Options()), folder / "flat.parquet")
+        message = refused("data=flat.parquet")
         assert "attribute 'energy' is constant: it is 0.5" in message
 
     def test_an_attribute_that_is_constant_on_what_training_knows(self, folder: Path, refused: Refused) -> None:
@@ -224,9 +228,7 @@ class TestModels:
 
 class TestSaving:
     @pytest.mark.parametrize("key", ["model_agent_path", "model_critic_path", "log"])
-    def test_a_path_below_a_regular_file(
-        self, folder: Path, key: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_path_below_a_regular_file(self, folder: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
         path = folder / "log.csv" / "file.safetensors"
         assert run_main(folder / "setup.txt", f"{key}={path}") == 2
         message = capsys.readouterr().err.splitlines()[-1]

@@ -107,13 +107,15 @@ class Environment:
         Empty where no validation user has a window, or no item is left to recommend after it.
         """
         state, spread = self.state, self.setup.reward.spread
+        since, until = state.split.targets("validation")
         windows = draw_windows(
             state.dataset,
             state.split.validation,
             state.histories,
             length=spread.window,
             per_user=1,
-            since=state.split.known,
+            since=since,
+            until=until,
         )
         if not len(windows):
             return {}

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from what_next.agent import Agent
+from what_next.data.splits import Part
 from what_next.environment import Environment
 from what_next.errors import DataError
 from what_next.evaluation import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows, evaluate
@@ -14,7 +15,6 @@ from what_next.state import State
 from what_next.types import Policy
 
 LENGTHS = (5, 10, 20)
-Part = Literal["validation", "test"]
 
 
 def judge(setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None) -> dict[str, Any]:
@@ -33,13 +33,10 @@ def judge(setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None)
         DataError: no user of the split has a window.
     """
     state = State.from_setup(setup)
+    since, until = state.split.targets(part)
     windows = {
         length: draw_windows(
-            state.dataset,
-            getattr(state.split, part),
-            state.histories,
-            length=length,
-            since=state.split.known if part == "validation" else state.split.until,
+            state.dataset, getattr(state.split, part), state.histories, length=length, since=since, until=until
         )
         for length in LENGTHS
     }

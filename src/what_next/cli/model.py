@@ -16,10 +16,11 @@ from what_next.artefacts import read_manifest
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, show
 from what_next.data.files import write_files
+from what_next.data.splits import Part
 from what_next.environment import Environment
 from what_next.errors import SetupError, WhatNextError
 from what_next.evaluation.table import table
-from what_next.judging import Part, judge
+from what_next.judging import judge
 from what_next.policy import LearnedPolicy
 from what_next.recommendation import Recommendation
 from what_next.recommender import Recommender

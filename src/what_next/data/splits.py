@@ -11,6 +11,7 @@ from what_next.data.dataset import Dataset
 from what_next.errors import DataError
 
 Kind = Literal["users", "leave_last_out", "time"]
+Part = Literal["validation", "test"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,10 @@ class Split:
     validation: Int32[np.ndarray, "n"]
     test: Int32[np.ndarray, "m"]
     hash: str
+
+    def targets(self, part: Part) -> tuple[Int64[np.ndarray, "users"], Int64[np.ndarray, "users"] | None]:
+        """For each user, where the targets of a part start and end among their events; None: with the last."""
+        return (self.known, self.until) if part == "validation" else (self.until, None)
 
 
 def split_users(dataset: Dataset, test: float = 0.2, validation: float = 0.1, seed: int = 0) -> Split:
