@@ -167,7 +167,13 @@ class TestPredict:
         users = trained.state.train_users[:5]
         whole = trained.state.get_user_history(users)
         latest = trained.state.histories(users, np.full(5, 20), np.full(5, 20))
-        assert np.array_equal(agent.predict(whole).points, agent.predict(latest).points)
+        proposals, factors = [], []
+        for history in (whole, latest):
+            proposals.append(agent.predict(history).points)
+            factors.append(agent.factors)
+        assert np.array_equal(*proposals)
+        assert np.array_equal(factors[0].actor, factors[1].actor)
+        assert np.array_equal(factors[0].prospects, factors[1].prospects)
 
     def test_it_proposes_points_of_the_catalogue(self, agent: Agent, trained: Trained, history: History) -> None:
         points = agent.predict(history, np.random.default_rng(0), grid=True).points.reshape(-1, 4)

@@ -194,24 +194,25 @@ class TestEveryCallMatters:
             report = environment.run_sim()
         assert outcome(report, setup) != plain
 
-    @pytest.mark.parametrize("name", ["run_sim", "ready_agent", "add_model", "predict", "factorize", "produce"])
+    @pytest.mark.parametrize("name", ["run_sim", "ready_agent", "predict", "factorize", "produce"])
     def test_another_return_value_changes_an_inference(self, name: str, dataset: Dataset, trained: Trained) -> None:
-        # add_model builds the networks that are then filled: nothing but a smaller set of them could show here.
         setup = trained.setup.model_copy(update={"train": False, "user": ("u1", "u2", "u3", "u4"), "slots": 3})
         found = environment_of(dataset, setup).run_sim()
 
-        def change(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            value = original(*args, **kwargs)
-            return ({}, {}) if name == "add_model" else other(value)
+        with changed(name, lambda original, *args, **kwargs: other(original(*args, **kwargs))):
+            assert environment_of(dataset, setup).run_sim() != found
 
-        with changed(name, change):
-            try:
-                changed_report = environment_of(dataset, setup).run_sim()
-            except (KeyError, AttributeError) as error:
-                assert name == "add_model"  # no actor, so nobody to propose
-                assert "actor" in str(error)
-                return
-        assert changed_report != found
+    def test_an_inference_runs_on_the_networks_that_add_model_returns(self, dataset: Dataset, trained: Trained) -> None:
+        """They are filled from the files: so other weights change nothing, and networks of another size are refused."""
+        setup = trained.setup.model_copy(update={"train": False})
+        wider = setup.model_copy(update={"dim": 24})
+
+        def change(original: Callable[..., Any], agent: Agent) -> Any:
+            return original(Agent(wider, agent.space))
+
+        environment = environment_of(dataset, setup)
+        with changed("add_model", change), pytest.raises(ModelError, match="is not the one that its setup describes"):
+            environment.run_sim()
 
 
 class TestTraining:

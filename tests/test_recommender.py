@@ -19,6 +19,8 @@ from what_next.errors import CatalogueError, DataError, ModelError
 
 from .conftest import SetupOf, Trained, listening
 
+EVENTS = {"user_id": ["b", "a", "b", "a", "c"], "item_id": ["i1", "i2", "i3", "nonsense", "nothing"]}
+
 
 @pytest.fixture(scope="module")
 def alone(trained: Trained) -> Recommender:
@@ -158,7 +160,7 @@ class TestContext:
         assert len(found.items) == 10
 
     def test_unknown_context_is_refused(self, alone: Recommender) -> None:
-        with pytest.raises(DataError, match="context 'mood' is unknown.*time_of_day_sin"):
+        with pytest.raises(DataError, match=r"context 'mood' is unknown.*time_of_day_sin"):
             alone.recommend(history=["i1"], context={"mood": 1.0})
 
 
@@ -194,15 +196,13 @@ class TestByUser:
 
 
 class TestFrames:
-    EVENTS = {"user_id": ["b", "a", "b", "a", "c"], "item_id": ["i1", "i2", "i3", "nonsense", "nothing"]}
-
     @pytest.mark.parametrize(
         ("make", "kind"), [(pd.DataFrame, pd.DataFrame), (pl.DataFrame, pl.DataFrame), (pa.table, pa.Table)]
     )
     def test_a_frame_comes_back_in_its_own_library(
         self, alone: Recommender, make: Callable[..., Any], kind: type
     ) -> None:
-        found = alone.recommend_frame(make(self.EVENTS), k=3)
+        found = alone.recommend_frame(make(EVENTS), k=3)
         assert isinstance(found, kind)
         rows = found.to_pylist() if kind is pa.Table else pl.from_dataframe(found).to_dicts()
         assert [(row["user_id"], row["rank"]) for row in rows] == [(who, n) for who in "ab" for n in (1, 2, 3)]

@@ -17,7 +17,12 @@ from what_next.data import Options, import_files, save, split_users
 
 from .conftest import Trained, listening, run_main
 
-MINIMAL = "train, yes\ndata, log.csv\nmodel_agent_path, models/agent.safetensors\nmodel_critic_path, models/critic.safetensors\nepochs, 64\n"
+MINIMAL = """train, yes
+data, log.csv
+model_agent_path, models/agent.safetensors
+model_critic_path, models/critic.safetensors
+epochs, 64
+"""
 
 Refused = Callable[..., str]
 
@@ -146,10 +151,9 @@ class TestData:
     def test_an_attribute_that_is_constant_on_what_training_knows(self, folder: Path, refused: Refused) -> None:
         """It varies on an item that only a user set aside has heard."""
         log = wide(item_id=pl.when(pl.col("user_id") == "u0").then(pl.lit("rare")).otherwise("item_id"))
-        log = log.with_columns(
-            pl.when(pl.col("item_id") == "rare").then(1.0).otherwise(0.0).alias("energy"),
-            *(pl.when(pl.col("item_id") == "rare").then(0.0).otherwise(name).alias(name) for name in ("tempo", "valence", "danceability")),
-        )  # fmt: skip
+        rare = pl.when(pl.col("item_id") == "rare")
+        others = [rare.then(0.0).otherwise(name).alias(name) for name in ("tempo", "valence", "danceability")]
+        log = log.with_columns(rare.then(1.0).otherwise(0.0).alias("energy"), *others)
         log.write_csv(folder / "log.csv")
         data = wn.Dataset.read(folder / "log.csv")
         place = data.user_index(["u0"])[0]

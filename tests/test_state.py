@@ -130,7 +130,7 @@ class TestGivenHistories:
         places = np.argwhere(changed.context != history.context)
         assert places.tolist() == [[0, 4, 1], [1, 2, 1]]
         assert changed.context.max() == 9
-        with pytest.raises(DataError, match="'mood' is unknown.*time_of_day_sin, time_of_day_cos"):
+        with pytest.raises(DataError, match=r"'mood' is unknown.*time_of_day_sin, time_of_day_cos"):
             trained.state.with_context(history, {"mood": 1.0})
 
 
@@ -154,9 +154,7 @@ class TestStatistics:
 
     def test_scaling_is_taken_from_items_with_a_training_event_alone(self, setup_of: SetupOf) -> None:
         log, items = listening()
-        extra = pl.DataFrame(
-            {"item_id": ["late"], "title": ["Late"], "danceability": [1e6]} | dict.fromkeys(items.columns[3:], [0.0])
-        )
+        extra = items.head(1).with_columns(item_id=pl.lit("late"), danceability=pl.lit(1e6))
         plain = State(Dataset.from_frame(log, items), setup_of(Path("m")))
         grown = State(Dataset.from_frame(log, pl.concat([items, extra])), setup_of(Path("m")))
         assert np.array_equal(plain.space.catalogue.scale, grown.space.catalogue.scale)
