@@ -26,7 +26,7 @@ def table(result: Mapping[str, Any]) -> Table:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The same for a README. Its first sentence says where the rule `steer` wins, and what was measured."""
+    """The same for a README. Its first sentence says where the rule `steer` wins, and on what it was measured."""
     metrics = _metrics(result)
     lines = [f"{_verdict(result)} ({_measured_on(result)}). Means over users, with 95 % intervals.", ""]
     lines += ["| " + " | ".join(["policy", *metrics]) + " |", "|---" + "|---:" * len(metrics) + "|"]
@@ -55,19 +55,23 @@ def _text(interval: Interval | None, between: str) -> str:
 
 
 def _verdict(result: Mapping[str, Any]) -> str:
-    """Where the rule earns more than every other policy but the oracle, who knows the answer."""
-    policies = result["policies"]
-    if STEER not in policies:
+    """Where the rule earns more than what was learned."""
+    rivals = {
+        name.removesuffix(f"-{STEER}"): found
+        for name, found in result["differences"].items()
+        if name.endswith(f"-{STEER}")
+    }
+    if not rivals:
         return f"The rule `{STEER}` was not judged"
-    rivals = [intervals for name, intervals in policies.items() if name not in (STEER, ORACLE)]
-    won = [
-        length
-        for length in result["windows"]
-        if (metric := f"spread@{length}") in policies[STEER]
-        and all(policies[STEER][metric]["mean"] > rival[metric]["mean"] for rival in rivals if metric in rival)
+    won = {
+        rival: [length for length in result["windows"] if found.get(f"spread@{length}", {"mean": 0})["mean"] < 0]
+        for rival, found in rivals.items()
+    }
+    told = [
+        f"over `{rival}` {f'at windows of {_listed(lengths)} events' if lengths else 'nowhere'}"
+        for rival, lengths in won.items()
     ]
-    rule = f"`{STEER}`, a rule that steers the spread to the average user's and learns nothing,"
-    return f"{rule} wins at windows of {_listed(won)} events" if won else f"{rule} wins nowhere"
+    return f"`{STEER}`, a rule that steers the spread to the average user's and learns nothing, wins {_listed(told)}"
 
 
 def _measured_on(result: Mapping[str, Any]) -> str:
