@@ -9,9 +9,11 @@ from what_next.cli import guarded, show
 
 
 @guarded
-def main(path: str = str(Path(__file__).with_name("setup.txt")), *overrides: str) -> int:
+def main(*words: str) -> int:
     """Build State and Agent, and let the Environment run them."""
-    setup = wn.Setup.read(path, overrides)
+    if not words or "=" in words[0]:
+        words = (str(Path(__file__).with_name("setup.txt")), *words)
+    setup = wn.Setup.read(words[0], words[1:])
     state = wn.State.from_setup(setup)
     agent = wn.Agent(setup, state.space)
     return show(wn.Environment(agent, state, setup).run_sim())

@@ -177,9 +177,12 @@ class Agent:
             mask=usable & real & (chosen >= 0),
         )
 
-    def get_critic_loss(self) -> Tensor:
-        """The critic's loss in this cycle: how far its estimates are from the reward (spread, by default)."""
-        return self.losses["critic"]
+    def get_critic_loss(self) -> Tensor | None:
+        """The critic's loss in this cycle: how far its estimates are from the reward (spread, by default).
+
+        None where the algorithm has no critic, or none is due.
+        """
+        return self.losses.get("critic")
 
     def propagate(self, product: Product, rng: np.random.Generator) -> Step:
         """Learn from the selected items: the critic's estimates, the actor's loss and step, then the critic's.
@@ -193,7 +196,9 @@ class Agent:
         """
         batch = self.add_prediction(product, rng)
         self.losses = self.setup.algorithm.losses(self.nets, batch)
-        losses = {**self.losses, "critic": self.get_critic_loss()}
+        losses = dict(self.losses)
+        if (critic_loss := self.get_critic_loss()) is not None:
+            losses["critic"] = critic_loss
         slow_down(self.optimisers, self.setup.learning_rate, self.histories / self.setup.epochs)
         try:
             descend(losses, self.setup.algorithm.moves, self.nets, self.optimisers, self.setup.clip)

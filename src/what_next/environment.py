@@ -11,6 +11,7 @@ import torch
 
 from what_next import checkpoint
 from what_next.agent import Agent
+from what_next.data.files import check_paths
 from what_next.evaluation import Sampling, draw_windows
 from what_next.learning import Step
 from what_next.policy import LearnedPolicy
@@ -62,7 +63,10 @@ class Environment:
 
         Raises:
             TrainingError: a loss was not a finite number; the last good save is kept.
+            SaveError: a model could not be written; this is tried before the first step.
         """
+        paths = tuple(path for path in (self.setup.model_agent_path, self.setup.model_critic_path) if path)
+        check_paths(paths)
         agent, state, setup = self.agent.wake_agent(), self.state, self.setup
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if self.origin:
@@ -86,7 +90,6 @@ class Environment:
         valid = self.validate(agent)
         metrics = {"valid": valid, "data": state.dataset.name, "split": state.split.hash, "targets": targets}
         checkpoint.save(agent, self.rng, run, metrics)
-        paths = tuple(path for path in (setup.model_agent_path, setup.model_critic_path) if path)
         return Report(
             agent.histories, targets, seconds, tuple(steps), valid, paths, stopped=agent.histories < setup.epochs
         )

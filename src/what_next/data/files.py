@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from errno import EISDIR
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +27,7 @@ def write_files(writers: Mapping[Path, Writer]) -> None:
     Raises:
         SaveError: a file could not be written; what stood at the paths before is intact.
     """
+    check_paths(writers)
     waiting: list[tuple[Path, Path]] = []
     path = Path()
     try:
@@ -40,6 +42,20 @@ def write_files(writers: Mapping[Path, Writer]) -> None:
     finally:
         for temporary, _ in waiting:
             temporary.unlink(missing_ok=True)
+
+
+def check_paths(paths: Iterable[Path]) -> None:
+    """Raises a `SaveError` where a file could not be written; makes the folders that are missing."""
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, "it is a folder")
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            reason = error.strerror or error
+            raise SaveError(f"{path}: cannot be written ({reason}); nothing was changed there") from error
 
 
 def _written_beside(path: Path, writer: Writer) -> Path:

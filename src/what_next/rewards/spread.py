@@ -2,8 +2,9 @@
 
 The spread of some events is the sample standard deviation (n - 1) of the Euclidean distances between their
 standardised attribute vectors. It is kept for the latest `window` events at every step of a history at once, from
-prefix sums of pairwise distances; one row of distances then tells what any further item would make of it. Distances
-are shifted by their mean over the history, so that squares of large, nearly equal numbers are never subtracted.
+prefix sums of the distances to earlier events; one row of distances then tells what any further item would make of
+it. Distances are shifted by their mean over the history, so that squares of large, nearly equal numbers are never
+subtracted.
 """
 
 from dataclasses import dataclass
@@ -44,11 +45,12 @@ class Samples:
     def of(cls, vectors: Float[Tensor, "batch time dim"], window: int, pairs: Pairs = "all") -> "Samples":
         """The samples of a batch of histories."""
         steps = torch.arange(vectors.shape[1], device=vectors.device)
-        lag = steps[:, None] - steps
-        related = (lag == 1) if pairs == "consecutive" else (lag > 0) & (lag < window)
-        distances = torch.cdist(vectors, vectors, compute_mode=EXACT).double()
-        shift = (distances * related).sum((1, 2)) / related.sum().clamp(min=1)
-        shifted = (distances - shift[:, None, None]) * related
+        lags = torch.arange(1, 2 if pairs == "consecutive" else max(2, min(window, len(steps))), device=vectors.device)
+        earlier = steps[:, None] - lags
+        real = earlier >= 0
+        distances = (vectors[:, :, None] - vectors[:, earlier.clamp(min=0)]).norm(dim=-1).double()
+        shift = (distances * real).sum((1, 2)) / real.sum().clamp(min=1)
+        shifted = (distances - shift[:, None, None]) * real
         return cls(
             vectors,
             window,
@@ -116,17 +118,18 @@ def _latest(values: Float[Tensor, "batch time last"], window: int) -> Float[Tens
     return torch.cat([sums[:, :window], sums[:, window:] - sums[:, :-window]], 1)
 
 
-def _within(values: Float[Tensor, "batch time time"], window: int) -> Float[Tensor, "batch time"]:
-    """Sums over both axes from `window` steps ago to now, at every step: four corners of the table of prefix sums."""
-    table = values.cumsum(1).cumsum(2)
-    now = table.diagonal(dim1=1, dim2=2)
-    if values.shape[1] <= window:
-        return now
-    corners = now.clone()
-    steps = torch.arange(window, values.shape[1], device=values.device)
-    before = steps - window
-    corners[:, steps] += table[:, before, before] - table[:, before, steps] - table[:, steps, before]
-    return corners
+def _within(values: Float[Tensor, "batch time lags"], window: int) -> Float[Tensor, "batch time"]:
+    """Sums at every step over the pairs of events that both lie in the latest `window`.
+
+    Args:
+        values: at each step, of the pairs that its event makes with the one 1, 2, ... events before.
+        window: a pair that is `lag` apart lies in it until its later event is `window - lag` steps old.
+    """
+    sums = values.cumsum(1)
+    steps, lags = (torch.arange(size, device=values.device) for size in values.shape[1:])
+    last_gone = steps[:, None] - window + 1 + lags
+    gone = sums.gather(1, last_gone.clamp(min=0).expand_as(sums)) * (last_gone >= 0)
+    return (sums - gone).sum(-1)
 
 
 def _deviation(
