@@ -67,7 +67,8 @@ class Recommender:
             k: number of items.
             seen: whether items of the history may be recommended.
             context: numbers about the situation, by name.
-            allowed, blocked: item ids that may be recommended (all, by default), and that may not.
+            allowed: ids of the items that may be recommended; None for all.
+            blocked: ids of items that may not.
             rng: draws the items among those that match the proposal; None takes the nearest.
 
         Raises:

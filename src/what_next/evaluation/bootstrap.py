@@ -79,7 +79,8 @@ def coverage(
         items: what each row was recommended; -1 is nothing.
         users: of each row, counted from 0.
         catalogue: how many items there are.
-        resamples, seed: as of `interval`.
+        resamples: as of `interval`.
+        seed: likewise.
     """
     people = int(users.max(initial=-1)) + 1
     if not people or (items < 0).all():

@@ -68,8 +68,8 @@ def draw_windows(
         history_of: makes the rows, so that a window is what an agent reads everywhere else.
         length: events in each window.
         per_user: windows of each user, at most.
-        since, until: for each user of the data set, between which of their events the following item must be:
-            `Split.known` and `Split.until` for validation, `Split.until` and None for the test.
+        since: for each user of the data set, the first of their events that may be the following item.
+        until: likewise, where those end; None: with the last. `Split.targets` gives both.
         seed: which windows; the same seed, users and length give the same windows.
     """
     earliest = np.full(len(users), length) if since is None else np.maximum(since[users], length)
