@@ -24,7 +24,7 @@ CI = os.environ.get("CI") == "true"
 
 hypothesis.settings.register_profile("house", deadline=None, derandomize=CI)
 hypothesis.settings.load_profile("house")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # two wait for each other where the machine is busy
 
 
 @pytest.fixture(scope="session")

@@ -166,7 +166,9 @@ class Setup(Group):
     reward: Reward = Reward()
     seed: int = Field(default=0, ge=0, description="start of all random numbers; the same seed gives the same run")
     threads: int | None = Field(
-        default=None, gt=0, description="number of processor threads; none: as many as PyTorch takes"
+        default=None,
+        gt=0,
+        description="number of processor threads; none: as many as PyTorch takes, which crawls on a busy machine",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where the networks run; auto: on a graphics card where there is one"

@@ -29,7 +29,7 @@ class Tracker:
         self.board = _tensorboard(log.with_suffix(""))
         self.progress = Progress(
             TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[shown]}"),
             TimeRemainingColumn(),
@@ -64,7 +64,7 @@ class Tracker:
             for name, value in values.items():
                 self.board.add_scalar(name, value, histories)
         losses = " ".join(f"{name} {loss:.3f}" for name, loss in step.losses.items())
-        shown = f"reward {step.reward:+.3f} losses {losses}"
+        shown = f"reward {step.reward:+.3f}, loss {losses}"
         self.progress.update(self.task, completed=histories, shown=shown)
         if not self.console.is_terminal and histories * TENTHS // self.total > self.done * TENTHS // self.total:
             self.console.print(f"training {histories:,} of {self.total:,} histories: {shown}", highlight=False)
