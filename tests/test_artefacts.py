@@ -258,8 +258,8 @@ class TestStartingFrom:
         log, items = listening(items=90)
         setup = setup_of(tmp_path, epochs=32)
         state = State(wn.Dataset.from_frame(log, items), setup)
-        space, new = checkpoint.grown_space(state.space, trained.setup.model_agent_path)
-        assert new == 10
+        assert checkpoint.new_items(state, trained.setup.model_agent_path) == 10
+        space = checkpoint.grown_space(state, trained.setup.model_agent_path)
         assert np.array_equal(space.catalogue.scale, trained.state.space.catalogue.scale)
         grown = State(state.dataset, setup, space)
         origin = trained.setup.model_agent_path
@@ -277,8 +277,38 @@ class TestStartingFrom:
             assert all(torch.equal(theirs[key], mine[key]) for key in theirs)
         assert agent.histories == 0
 
+    def test_a_tolerance_in_the_setup_goes_before_the_models(
+        self, trained: Trained, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        state = State(trained.state.dataset, setup_of(tmp_path, tolerance=0.7))
+        assert checkpoint.grown_space(state, trained.setup.model_agent_path).tolerance == 0.7
+
+    def test_another_number_of_prototypes_is_taken_over(
+        self, trained: Trained, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        agent = Agent(setup_of(tmp_path, algorithm={"prototypes": 8}), trained.state.space).wake_agent()
+        checkpoint.start_from(agent, trained.setup.model_agent_path)
+        assert len(agent.nets["actor"].prototypes) == len(ready(trained).nets["actor"].prototypes)
+
+    def test_a_run_that_started_from_a_model_goes_on_in_the_same_space(
+        self, trained: Trained, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        log, items = listening(items=90)
+        setup = setup_of(tmp_path, epochs=32)
+        state = State(wn.Dataset.from_frame(log, items), setup)
+        origin = trained.setup.model_agent_path
+        grown = State(state.dataset, setup, checkpoint.grown_space(state, origin))
+        Environment(Agent(setup, grown.space), grown, setup, origin=origin).run_sim()
+        longer = setup_of(tmp_path, epochs=64)
+        with pytest.raises(ModelError, match="in another space"):
+            Environment(Agent(longer, state.space), state, longer, resume=True).run_sim()
+        kept = read_models(setup.model_agent_path).space
+        again = State(state.dataset, longer, replace(kept, seen=state.space.seen))
+        assert Environment(Agent(longer, again.space), again, longer, resume=True).run_sim().histories == 64
+        assert np.array_equal(read_models(setup.model_agent_path).space.catalogue.center, kept.catalogue.center)
+
     def test_other_attributes_are_refused(self, trained: Trained, setup_of: SetupOf, tmp_path: Path) -> None:
         log, items = listening()
         state = State(wn.Dataset.from_frame(log, items.drop("tempo")), setup_of(tmp_path))
         with pytest.raises(ModelError, match="was trained on attributes danceability, energy, tempo, valence"):
-            checkpoint.grown_space(state.space, trained.setup.model_agent_path)
+            checkpoint.grown_space(state, trained.setup.model_agent_path)

@@ -242,7 +242,7 @@ class TestTraining:
         assert [line["histories"] for line in lines] == [32, 64, 96]
         assert [line["reward"] for line in lines] == [step.reward for step in report.steps]
         assert set(lines[0]) == {
-            "histories", "reward", "fallback", "matches", "masked", "loss_actor", "loss_critic"
+            "histories", "reward", "value", "fallback", "matches", "masked", "loss_actor", "loss_critic"
         }  # fmt: skip
         assert all(math.isfinite(value) for line in lines for value in line.values())
 
@@ -254,7 +254,7 @@ class TestTraining:
         saved: list[int] = []
         monkeypatch.setattr(checkpoint, "save", lambda agent, *_: saved.append(agent.histories))
         environment_of(dataset, setup_of(tmp_path, epochs=256, save_every=96)).run_sim()
-        assert saved == [96, 192, 256]
+        assert saved == [96, 192, 256, 256]  # at the end before validation, so that no interrupt loses it, and after
 
     def test_histories_without_spread_are_masked_not_fatal(self, setup_of: SetupOf, tmp_path: Path) -> None:
         """Three users who always hear the same song: a batch may hold nobody else."""

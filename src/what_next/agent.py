@@ -148,14 +148,16 @@ class Agent:
 
     # Learning
 
-    def add_prediction(self, product: Product, rng: np.random.Generator) -> Trajectories:
-        """The critic's factors grown by the item that was selected at each step, and by some random ones.
+    def add_prediction(self, product: Product, rng: np.random.Generator | None = None) -> Trajectories:
+        """The critic's factors grown by the item that was selected at each step and, with `rng`, by some random ones.
 
         An item joins by its vector and by what it makes of the sample; its reward comes along as a label. The reward
         of any item is known, played or not, so the critic learns of items besides those that the actor leads to.
         """
         chosen = self._tensor(product.items[..., 0]).long()
-        drawn = rng.choice(self.space.seen, size=(len(chosen), 1, self.setup.algorithm.explore))
+        drawn = np.empty((len(chosen), 1, 0), np.int32)
+        if rng is not None:
+            drawn = rng.choice(self.space.seen, size=(len(chosen), 1, self.setup.algorithm.explore))
         others = self._tensor(drawn).long()
         items = torch.cat([chosen[..., None], others.expand(-1, chosen.shape[1], -1)], -1)
         grown = [self.samples.grown(self.vectors[some]) for some in (chosen[..., None], others)]
@@ -184,12 +186,12 @@ class Agent:
         """
         return self.losses.get("critic")
 
-    def propagate(self, product: Product, rng: np.random.Generator) -> Step:
+    def propagate(self, product: Product, rng: np.random.Generator | None = None) -> Step:
         """Learn from the selected items: the critic's estimates, the actor's loss and step, then the critic's.
 
         Args:
             product: what `State.produce` selected for the grid of proposals that `predict` made last.
-            rng: for the items besides.
+            rng: draws the items that the critic learns of besides; None: it learns of the selected ones alone.
 
         Raises:
             TrainingError: a loss or gradient is not a finite number; nothing was moved.
@@ -199,6 +201,7 @@ class Agent:
         losses = dict(self.losses)
         if (critic_loss := self.get_critic_loss()) is not None:
             losses["critic"] = critic_loss
+        values = self._values(batch)
         slow_down(self.optimisers, self.setup.learning_rate, self.histories / self.setup.epochs)
         try:
             descend(losses, self.setup.algorithm.moves, self.nets, self.optimisers, self.setup.clip)
@@ -213,10 +216,20 @@ class Agent:
         return Step(
             losses={name: loss.item() for name, loss in losses.items()},
             reward=_mean(batch.rewards[..., 0].cpu().numpy()[mask]),
+            value=_mean(values.cpu().numpy()[mask]),
             fallback=_mean(product.fallback[..., 0][mask]),
             matches=_mean(product.matches[..., 0][mask]),
             masked=1 - float(mask.mean()),
         )
+
+    @torch.no_grad()
+    def _values(self, batch: Trajectories) -> Float[Tensor, "batch time"]:
+        """The critic's estimates for the selected items; 0 where the algorithm has no critic."""
+        critic = self.nets.get("critic")
+        if not isinstance(critic, CriticModel):
+            return torch.zeros_like(batch.rewards[..., 0])
+        values: Tensor = critic(batch.factors, batch.points[..., :1, :], batch.prospects[..., :1, :])
+        return values[..., 0]
 
     def _choices(self) -> Float[Tensor, "choices dim"]:
         """The points that the actor chooses from."""

@@ -96,7 +96,7 @@ class SavedModels:
         weights = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
         for key, held in net.named_buffers():  # data, such as prototypes: as many as there were in training
             if key in weights:
-                held.resize_(weights[key].shape)
+                held.data = torch.empty_like(weights[key], device=held.device)
         try:
             net.load_state_dict(weights)
         except RuntimeError as error:
@@ -218,6 +218,14 @@ def _manifest(path: Path, text: str) -> Manifest:
         return Manifest.model_validate_json(text)
     except (ValueError, AttributeError, ValidationError) as error:
         raise ModelError(f"{path}: its manifest is damaged ({str(error).splitlines()[0]}); train again") from None
+
+
+def critic_beside(agent: Path) -> Path | None:
+    """Where the critic of an agent's file is: beside it, or where it was saved; None where there is none."""
+    critic = Setup(**read_manifest(agent, "agent").setup).model_critic_path
+    if critic and agent.with_name(critic.name).is_file():  # both were moved, or the program runs elsewhere
+        return agent.with_name(critic.name)
+    return critic
 
 
 def read_models(agent: Path, critic: Path | None = None) -> SavedModels:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from what_next.agent import Agent
-from what_next.artefacts import Manifest, read_models, read_rest, write_models
+from what_next.artefacts import Manifest, critic_beside, read_models, read_rest, write_models
 from what_next.data.space import Space
 from what_next.errors import ModelError
 from what_next.settings import Setup
+from what_next.state import State
 
 FREE = {
     "epochs",
@@ -56,21 +57,20 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
     The run then goes on as if it had never stopped: bit for bit with the same torch release, machine and threads.
 
     Raises:
-        ModelError: there is no such save, or it was made with other settings or data.
+        ModelError: there is no such save, it was made with other settings, or the agent is in another space than it.
     """
     setup = agent.setup
     saved = read_models(setup.model_agent_path, setup.model_critic_path)
+    if not _same(saved.space, agent.space):
+        raise ModelError(
+            f"{setup.model_agent_path}: was trained in another space than {setup.data} gives; build the state with "
+            "checkpoint.open_state(setup, resume=True), or start anew"
+        )
     manifest, tensors, position = read_rest(setup.model_agent_path)
-    before, now = Setup(**manifest.setup).as_json(), setup.as_json()
-    changed = sorted(name for name in now if name not in FREE and now[name] != before[name])
-    if changed:
+    if changed := _changed(manifest, setup):
         raise ModelError(
             f"{setup.model_agent_path}: was trained with another {', '.join(changed)}; set it as it was to go on, or "
             "leave --resume out to start anew"
-        )
-    if saved.space.catalogue.hash() != agent.space.catalogue.hash():
-        raise ModelError(
-            f"{setup.model_agent_path}: was trained on another catalogue than {setup.data}; start anew, or use --from"
         )
     for name, net in agent.nets.items():
         saved.fill(name, net)
@@ -87,31 +87,73 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
     return manifest.run
 
 
-def grown_space(space: Space, origin: Path) -> tuple[Space, int]:
-    """The space of today's data under the scaling of a trained model, and how many items the model did not know.
+def open_state(setup: Setup, *, resume: bool = False, origin: Path | None = None) -> State:
+    """The state of a setup's data: as it is measured there, or in the space of the model that training goes on from.
+
+    Raises:
+        CatalogueError: a resumed run was made on another catalogue.
+        ModelError: the model cannot be read, or has other attributes.
+    """
+    state = State.from_setup(setup)
+    if resume:
+        saved = read_models(setup.model_agent_path).space
+        return State(state.dataset, setup, replace(saved, seen=state.space.seen))
+    return State(state.dataset, setup, grown_space(state, origin)) if origin else state
+
+
+def grown_space(state: State, origin: Path) -> Space:
+    """The space of today's data under the scaling of a trained model; a tolerance in the setup goes before the model's.
 
     Raises:
         ModelError: the attributes are not those of the model.
     """
-    old = read_models(origin).space
+    old, space = read_models(origin).space, state.space
     if old.catalogue.names != space.catalogue.names or old.event_names != space.event_names:
         raise ModelError(
             f"{origin}: was trained on attributes {', '.join(old.catalogue.names)} and events with "
             f"{', '.join(old.event_names) or 'nothing more'}; the data have {', '.join(space.catalogue.names)} and "
             f"{', '.join(space.event_names) or 'nothing more'}"
         )
-    new = int((old.catalogue.index(space.catalogue.ids.to_list()) < 0).sum())
     catalogue = space.catalogue.scaled(old.catalogue.center, old.catalogue.scale)
-    return replace(old, catalogue=catalogue, seen=space.seen), new
+    tolerance = state.setup.tolerance or old.tolerance
+    return replace(old, catalogue=catalogue, seen=space.seen, tolerance=tolerance)
+
+
+def new_items(state: State, origin: Path) -> int:
+    """How many items of the catalogue a model did not know."""
+    return int((read_models(origin).space.catalogue.index(state.space.catalogue.ids.to_list()) < 0).sum())
+
+
+def is_trained(setup: Setup) -> bool:
+    """Whether the models of a setup are there, whole, and trained to the end by the same settings."""
+    try:
+        manifest = read_models(setup.model_agent_path, setup.model_critic_path).manifest
+    except ModelError:
+        return False
+    return manifest.histories == setup.epochs and not _changed(manifest, setup)
+
+
+def _changed(manifest: Manifest, setup: Setup) -> list[str]:
+    """The settings in which a saved run differs, where it must not."""
+    before, now = Setup(**manifest.setup).as_json(), setup.as_json()
+    return sorted(name for name in now if name not in FREE and now[name] != before[name])
+
+
+def _same(one: Space, other: Space) -> bool:
+    return (
+        one.catalogue.hash() == other.catalogue.hash()
+        and (one.tolerance, one.typical, one.event_names) == (other.tolerance, other.typical, other.event_names)
+        and np.array_equal(one.catalogue.center, other.catalogue.center)
+        and np.array_equal(one.catalogue.scale, other.catalogue.scale)
+    )
 
 
 def start_from(agent: Agent, origin: Path) -> None:
-    """Take the weights of another model, made by the same settings; its critic's file is named in its setup.
+    """Take the weights of another model, made by the same settings.
 
     Raises:
         ModelError: a file is missing, or the networks differ.
     """
-    critic = Setup(**read_models(origin).manifest.setup).model_critic_path
-    saved = read_models(origin, critic and origin.with_name(critic.name))
+    saved = read_models(origin, critic_beside(origin))
     for name, net in agent.nets.items():
         saved.fill(name, net)

@@ -48,7 +48,7 @@ class Environment:
     def from_setup(cls, setup: Setup | str | Path, *, resume: bool = False) -> "Environment":
         """State, agent and environment of a setup, or of the path of one."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
-        state = State.from_setup(setup)
+        state = checkpoint.open_state(setup, resume=resume)
         return cls(Agent(setup, state.space), state, setup, resume=resume)
 
     def run_sim(self) -> Report:
@@ -78,7 +78,7 @@ class Environment:
                 batch = min(setup.batch_size, setup.epochs - agent.histories)
                 history = state.get_random_user_history(batch, self.rng)
                 proposal = agent.predict(history, self.rng, grid=True)
-                product = state.produce(proposal.points, setup.relax, self.rng, history=history)
+                product = state.produce(proposal.points, setup.relax, self.rng, history=history, score=proposal.score)
                 step = agent.propagate(product, self.rng)
                 tracker.show(step, agent.histories)
                 steps.append(step)
@@ -86,7 +86,8 @@ class Environment:
                 if agent.histories - saved >= setup.save_every:
                     checkpoint.save(agent, self.rng, run)
                     saved = agent.histories
-        seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            checkpoint.save(agent, self.rng, run)
         valid = self.validate(agent)
         metrics = {"valid": valid, "data": state.dataset.name, "split": state.split.hash, "targets": targets}
         checkpoint.save(agent, self.rng, run, metrics)
@@ -105,7 +106,7 @@ class Environment:
         return Report(agent.histories, recommendations=tuple(found))
 
     def validate(self, agent: Agent) -> dict[str, float]:
-        """The mean spread reward on a window of each validation user; training never saw them.
+        """The mean spread reward (`towards`) on a window of each validation user; training never saw them.
 
         Empty where no validation user has a window, or no item is left to recommend after it.
         """

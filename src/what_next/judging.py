@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from what_next import checkpoint
 from what_next.agent import Agent
 from what_next.data.splits import Part
 from what_next.environment import Environment
@@ -53,7 +54,7 @@ def judge(setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None)
         "oracle": [Oracle(sampling)],
     }
     chosen = [setup.seed] if seeds is None else list(seeds)
-    setups = [setup if seeds is None else of_seed(setup, seed) for seed in chosen]
+    setups = [setup if seeds is None else _trained(of_seed(setup, seed), state) for seed in chosen]
     split = {"kind": state.split.kind, "part": part, "users": len(getattr(state.split, part)), "hash": state.split.hash}
     return evaluate(
         {**_learned(setups, state), **rules}, windows, sampling, data=state.dataset.name, split=split, seeds=chosen
@@ -73,7 +74,6 @@ def _learned(setups: Sequence[Setup], state: State) -> dict[str, list[Policy]]:
     """The trained agents by both selections, and the untrained ones, a policy for each seed."""
     policies: dict[str, list[Policy]] = {"agent": [], "agent_critic": [], "untrained": []}
     for setup in setups:
-        _trained(setup, state)
         for name, selection in (("agent", "random"), ("agent_critic", "critic")):
             chosen = setup.selection.model_copy(update={"name": selection})
             agent = Agent(setup.model_copy(update={"selection": chosen}), state.space).ready_agent()
@@ -84,10 +84,10 @@ def _learned(setups: Sequence[Setup], state: State) -> dict[str, list[Policy]]:
     return policies
 
 
-def _trained(setup: Setup, state: State) -> None:
-    """Train where the model of another seed is missing; the setup's own model is the user's to train."""
-    path = setup.model_agent_path
-    if path.is_file() or path.parent.name != f"seed-{setup.seed}":
-        return
-    training = setup.model_copy(update={"train": True})
-    Environment(Agent(training, state.space), state, training).train_agent()
+def _trained(setup: Setup, state: State) -> Setup:
+    """Train where the model of these very settings is missing or was not trained to its end."""
+    if not checkpoint.is_trained(setup):
+        training = setup.model_copy(update={"train": True})
+        if Environment(Agent(training, state.space), state, training).train_agent().stopped:
+            raise KeyboardInterrupt
+    return setup

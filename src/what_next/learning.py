@@ -22,6 +22,7 @@ class Step:
     Attributes:
         losses: by the algorithm's names.
         reward: of the selected items, in units of the user's sigma.
+        value: what the critic expected of them, scaled as its target is.
         fallback: share of proposals that no item matched.
         matches: items that matched a proposal.
         masked: share of the steps that do not count (fewer than three events, or a user without spread).
@@ -29,6 +30,7 @@ class Step:
 
     losses: dict[str, float]
     reward: float
+    value: float
     fallback: float
     matches: float
     masked: float

@@ -10,8 +10,9 @@ import polars as pl
 from jaxtyping import Bool, Int32
 
 from what_next.agent import Agent
-from what_next.artefacts import read_models
+from what_next.artefacts import critic_beside, read_models
 from what_next.data import Catalogue, Dataset
+from what_next.data.dataset import to_polars
 from what_next.errors import CatalogueError, DataError
 from what_next.policy import LearnedPolicy
 from what_next.recommendation import Item, Recommendation
@@ -39,9 +40,7 @@ class Recommender:
         agent = Path(agent)
         saved = read_models(agent)
         setup = Setup(**saved.manifest.setup)
-        critic = setup.model_critic_path if setup.selection.name == "critic" else None
-        if critic and agent.with_name(critic.name).is_file():  # both were moved, or the program runs elsewhere
-            critic = agent.with_name(critic.name)
+        critic = critic_beside(agent) if setup.selection.name == "critic" else None
         paths = {"model_agent_path": agent, "model_critic_path": critic}
         setup = setup.model_copy(update={"train": False, "split": EVERYONE, **paths})
         ready = Agent(setup, saved.space).ready_agent()
@@ -100,14 +99,15 @@ class Recommender:
 
         Args:
             frame: events of any users, oldest first for each, with columns `user_id` and `item_id` (pandas, Polars,
-                pyarrow). Items that the catalogue does not hold are passed over; users with no other get no row.
+                pyarrow). Rows without a user or an item, and items that the catalogue does not hold, are passed over;
+                a user with no other gets no row.
             k: number of items for each user; `seen`: whether items that they heard may be recommended.
         """
         given = nw.from_native(frame, eager_only=True)
         if missing := {"user_id", "item_id"} - set(given.columns):
             raise DataError(f"the frame has no column {', '.join(sorted(missing))}; it has {', '.join(given.columns)}")
         catalogue = self.catalogue
-        events = pl.DataFrame({name: given[name].to_list() for name in ("user_id", "item_id")})
+        events = to_polars(frame).select("user_id", "item_id").drop_nulls()
         known = Dataset.of_events(events["user_id"], catalogue.index(events["item_id"].to_list()), catalogue)
         setup = self.state.setup.model_copy(update={"split": EVERYONE})
         state = State(known, setup, self.state.space)
@@ -121,12 +121,13 @@ class Recommender:
         seen: bool = False,
         allowed: Iterable[str | int] | None = None,
         blocked: Iterable[str | int] = (),
+        rng: np.random.Generator | None = None,
     ) -> pl.DataFrame:
         """A frame of `user_id, rank, item_id, title` for every user of the data set."""
         parts, mask = [self._ranked(np.array([], np.int32), np.zeros((0, k), np.int32))], self.mask(allowed, blocked)
         for start in range(0, self.state.dataset.users, CHUNK):
             users = np.arange(start, min(start + CHUNK, self.state.dataset.users), dtype=np.int32)
-            items = self.recommend_histories(self.state.get_user_history(users), k, seen=seen, mask=mask).items
+            items = self.recommend_histories(self.state.get_user_history(users), k, seen=seen, mask=mask, rng=rng).items
             parts.append(self._ranked(users, items))
         return pl.concat(parts)
 

@@ -71,8 +71,8 @@ class Split(Group):
     )
     test: float = Field(default=0.2, ge=0, lt=1, description="split users: the share of users set aside for the test")
     validation: float = Field(default=0.1, ge=0, lt=1, description="split users: the share set aside for validation")
-    quantile: float = Field(default=0.9, gt=0, lt=1, description="split time: the share of events before the moment")
-    seed: int = Field(default=0, ge=0, description="which users are set aside; it stays while `seed` varies")
+    quantile: float = Field(default=0.9, gt=0.5, lt=1, description="split time: the share of events before the moment")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="which users are set aside; it stays while `seed` varies")
 
     @model_validator(mode="after")
     def _leaves_some(self) -> "Split":
@@ -164,7 +164,9 @@ class Setup(Group):
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")
     reward: Reward = Reward()
-    seed: int = Field(default=0, ge=0, description="start of all random numbers; the same seed gives the same run")
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="start of all random numbers; the same seed gives the same run"
+    )
     threads: int | None = Field(
         default=None,
         gt=0,

@@ -74,12 +74,13 @@ class State:
         """
         return State(self.dataset, self.setup, replace(space, tolerance=self.setup.tolerance or space.tolerance))
 
-    def get_random_user_history(self, batch: int, rng: np.random.Generator) -> History:
+    def get_random_user_history(self, batch: int, rng: np.random.Generator | None = None) -> History:
         """What `batch` random training users heard, repeats among them possible.
 
         The complete history that training may know; or, with the setting `window`, that many events in a row from a
         random place (all of a shorter history).
         """
+        rng = rng or np.random.default_rng()
         users = rng.choice(self.train_users, size=batch)
         known = self.split.known[users]
         lengths = np.minimum(known, self.setup.window) if self.setup.window else known

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,7 +54,7 @@ class Tracker:
 
     def show(self, step: Step, histories: int) -> None:
         """One more step, after which `histories` have been trained on."""
-        values = {"reward": step.reward, "fallback": step.fallback, "matches": step.matches, "masked": step.masked}
+        values = {name: value for name, value in asdict(step).items() if name != "losses"}
         values |= {f"loss_{name}": loss for name, loss in step.losses.items()}
         try:
             self.file.write(json.dumps({"histories": histories, **values}) + "\n")

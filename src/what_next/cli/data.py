@@ -33,6 +33,8 @@ def get_known(
     people = Console(stderr=as_json)
     if name is None:
         people.print(_known_table(list(KNOWN.values())))
+        if as_json:
+            print(json.dumps({"data": list(KNOWN)}))
         return
     known = known_set(name)
     path, notes, fetched = to / f"{known.name}.parquet", list[str](), not present(known, to)
@@ -182,6 +184,8 @@ def _duration(text: str) -> timedelta:
 
 def _known_table(sets: list[KnownSet]) -> Table:
     table = Table(show_header=False, show_lines=True)
+    table.add_column()
+    table.add_column(overflow="fold")
     for known in sets:
         facts = [known.what, f"from {known.url} ({known.megabytes:g} MB)"]
         if known.package:

@@ -51,10 +51,9 @@ def train(
     settings = Setup.read(setup, [*(overrides or []), "train=yes"])
     if resume and origin:
         raise SetupError("--resume and --from exclude each other: go on with a run, or start from another model")
-    state = State.from_setup(settings)
+    state = checkpoint.open_state(settings, resume=resume, origin=origin)
     if origin:
-        space, new = checkpoint.grown_space(state.space, origin)
-        state = State(state.dataset, settings, space)
+        new, space = checkpoint.new_items(state, origin), state.space
         Console(stderr=True).print(f"from {origin}: {new:,} new items of {len(space.catalogue):,}", highlight=False)
     environment = Environment(Agent(settings, state.space), state, settings, resume=resume, origin=origin)
     return show(environment.train_agent(), as_json)
@@ -84,13 +83,18 @@ def recommend(
     state = State.from_setup(settings)
     agent = Agent(settings, state.space).ready_agent()
     recommender = Recommender(LearnedPolicy(agent, state.within(agent.space)))
-    may, may_not = _ids(allowed) if allowed else None, _ids(blocked) if blocked else []
+    may, may_not = _ids(allowed, recommender) if allowed else None, _ids(blocked, recommender) if blocked else []
+    rng = None if seed is None else np.random.default_rng(seed)
     if everyone:
-        if to is None:
-            raise SetupError("recommend --all: name the Parquet file to write with --to")
-        frame = recommender.recommend_all(k, seen=seen, allowed=may, blocked=may_not)
+        if to is None or context:
+            raise SetupError("recommend --all: name the Parquet file to write with --to, and no --context")
+        frame = recommender.recommend_all(k, seen=seen, allowed=may, blocked=may_not, rng=rng)
         write_files({to: frame.write_parquet})
-        Console().print(f"{to}: {k} items for each of {frame['user_id'].n_unique():,} users", highlight=False)
+        users = frame["user_id"].n_unique()
+        if as_json:
+            emit({"to": str(to), "users": users, "rows": len(frame)})
+        else:
+            Console().print(f"{to}: up to {k} items for each of {users:,} users", highlight=False)
         return 0
     found = recommender.recommend(
         None if history is None else [one.strip() for one in history.split(",") if one.strip()],
@@ -98,7 +102,7 @@ def recommend(
         user=user,
         seen=seen,
         context=_numbers(context or []),
-        rng=None if seed is None else np.random.default_rng(seed),
+        rng=rng,
         allowed=may,
         blocked=may_not,
     )
@@ -157,11 +161,17 @@ def _print(found: Recommendation, as_json: bool) -> None:
         Console().print(found)
 
 
-def _ids(path: Path) -> list[str]:
+def _ids(path: Path, recommender: Recommender) -> list[str]:
+    """The ids of a file; those that the catalogue does not hold are told, and change nothing."""
     try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise WhatNextError(f"{path}: cannot be read as a list of ids ({error}); write one id on each line") from None
+    unknown = [one for one, item in zip(ids, recommender.catalogue.index(ids), strict=True) if item < 0]
+    if unknown:
+        told = f"{path}: not in the catalogue, left out: {', '.join(unknown)}"
+        Console(stderr=True, soft_wrap=True).print(told, markup=False, highlight=False)
+    return ids
 
 
 def _numbers(pairs: list[str]) -> dict[str, float]:
@@ -171,7 +181,9 @@ def _numbers(pairs: list[str]) -> dict[str, float]:
         try:
             numbers[key.strip()] = float(value)
         except ValueError:
-            raise SetupError(f"--context {pair!r}: expected key=number, such as hour=21") from None
+            value = "nan"
+        if not np.isfinite(float(value)):
+            raise SetupError(f"--context {pair!r}: expected key=number, such as hour=21")
     return numbers
 
 

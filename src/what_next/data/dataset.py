@@ -84,8 +84,8 @@ class Dataset:
         Raises:
             DataError: the table cannot be used.
         """
-        log_source = Source(_to_polars(log).lazy(), Path(name))
-        item_source = Source(_to_polars(items).lazy(), Path(f"{name} items")) if items is not None else None
+        log_source = Source(to_polars(log).lazy(), Path(name))
+        item_source = Source(to_polars(items).lazy(), Path(f"{name} items")) if items is not None else None
         return cls.from_tables(clean([log_source], item_source, Options(**columns)), name)
 
     @classmethod
@@ -228,7 +228,8 @@ def _footer(path: Path) -> dict[str, str]:
     return footer
 
 
-def _to_polars(frame: Any) -> pl.DataFrame:
+def to_polars(frame: Any) -> pl.DataFrame:
+    """A pandas, Polars or pyarrow table as a Polars frame."""
     native = nw.from_native(frame, eager_only=True)
     # Polars' own conversion of pandas frames stops at columns of mixed objects.
     return from_pandas(frame) if native.implementation.is_pandas() else native.to_polars()

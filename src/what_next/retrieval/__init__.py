@@ -2,7 +2,6 @@
 
 from what_next.retrieval.box import Box
 from what_next.retrieval.choice import Selection
-from what_next.retrieval.pool import Score
 from what_next.retrieval.tolerance import smallest_tolerance
 
-__all__ = ["Box", "Score", "Selection", "smallest_tolerance"]
+__all__ = ["Box", "Selection", "smallest_tolerance"]

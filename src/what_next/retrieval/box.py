@@ -9,7 +9,8 @@ from what_next.retrieval import bits
 from what_next.retrieval.bitmaps import RangeBitmaps
 from what_next.retrieval.choice import Rule, Selection, choose
 from what_next.retrieval.nearest import Nearest
-from what_next.retrieval.pool import INSIDE, OUTSIDE, Pool, Score
+from what_next.retrieval.pool import INSIDE, OUTSIDE, Pool
+from what_next.types import Score
 
 CHUNK_WORDS = 2**20
 """Words of the sets at work at a time."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32, Int64
 
-from what_next.retrieval.pool import INSIDE, Pool, Score, best_of_sample, sample_ranks
+from what_next.retrieval.pool import INSIDE, Pool, best_of_sample, sample_ranks
+from what_next.types import Score
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,9 @@
 """The items that a batch of proposals may be answered with, and the choice among them: one step of a slate."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, Int64
-
-Score = Callable[[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]], Float[np.ndarray, "pairs"]]
-"""The worth of items for rows of the batch, the higher the better: `score(rows, items)`."""
+from jaxtyping import Bool, Float64, Int64
 
 INSIDE = -1
 OUTSIDE = -2
