@@ -6,9 +6,10 @@ from typing import Any
 
 from what_next import checkpoint
 from what_next.agent import Agent
+from what_next.artefacts import read_manifest
 from what_next.data.splits import Part
 from what_next.environment import Environment
-from what_next.errors import DataError
+from what_next.errors import DataError, ModelError
 from what_next.evaluation import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows, evaluate
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
@@ -74,6 +75,7 @@ def _learned(setups: Sequence[Setup], state: State) -> dict[str, list[Policy]]:
     """The trained agents by both selections, and the untrained ones, a policy for each seed."""
     policies: dict[str, list[Policy]] = {"agent": [], "agent_critic": [], "untrained": []}
     for setup in setups:
+        _same_split(setup, state)
         for name, selection in (("agent", "random"), ("agent_critic", "critic")):
             chosen = setup.selection.model_copy(update={"name": selection})
             agent = Agent(setup.model_copy(update={"selection": chosen}), state.space).ready_agent()
@@ -82,6 +84,16 @@ def _learned(setups: Sequence[Setup], state: State) -> dict[str, list[Policy]]:
         untrained = Agent(setup.model_copy(update={"selection": random}), state.space).wake_agent().quiet()
         policies["untrained"].append(LearnedPolicy(untrained, state))
     return policies
+
+
+def _same_split(setup: Setup, state: State) -> None:
+    """Raises a `ModelError` where a model was trained on another split: it may have seen the users it is judged on."""
+    trained = read_manifest(setup.model_agent_path, "agent").metrics.get("split", state.split.hash)
+    if trained != state.split.hash:
+        raise ModelError(
+            f"{setup.model_agent_path}: was trained on split {trained}, and {setup.data} is now split as "
+            f"{state.split.hash}, so it may have seen whom it would be judged on; train again with these settings"
+        )
 
 
 def _trained(setup: Setup, state: State) -> Setup:
