@@ -71,6 +71,7 @@ class Environment:
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if self.origin:
             checkpoint.start_from(agent, self.origin)
+        made_on = {"data": state.dataset.name, "split": state.split.hash}
         steps: list[Step] = []
         targets, saved, start = 0, agent.histories, time.perf_counter()
         with Tracker(setup.log_path, agent.histories, setup.epochs) as tracker, _interrupt() as interrupted:
@@ -84,13 +85,12 @@ class Environment:
                 steps.append(step)
                 targets += round(history.items.size * (1 - step.masked))
                 if agent.histories - saved >= setup.save_every:
-                    checkpoint.save(agent, self.rng, run)
+                    checkpoint.save(agent, self.rng, run, made_on)
                     saved = agent.histories
             seconds = time.perf_counter() - start
-            checkpoint.save(agent, self.rng, run)
+            checkpoint.save(agent, self.rng, run, made_on)
         valid = self.validate(agent)
-        metrics = {"valid": valid, "data": state.dataset.name, "split": state.split.hash, "targets": targets}
-        checkpoint.save(agent, self.rng, run, metrics)
+        checkpoint.save(agent, self.rng, run, {**made_on, "valid": valid, "targets": targets})
         return Report(
             agent.histories, targets, seconds, tuple(steps), valid, paths, stopped=agent.histories < setup.epochs
         )

@@ -28,11 +28,12 @@ def judge(setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None)
     Args:
         setup: whose model is loaded.
         part: tune on validation; report the test.
-        seeds: of training; None judges the saved model alone. The model of each seed is trained where it is missing,
-            beside the setup's own, on the same split.
+        seeds: of training; None judges the saved model alone. The model of each seed is trained where it is missing or
+            was made by other settings, beside the setup's own, on the same split.
 
     Raises:
         DataError: no user of the split has a window.
+        ModelError: a model is missing or damaged, or was trained on another split.
     """
     state = State.from_setup(setup)
     since, until = state.split.targets(part)
