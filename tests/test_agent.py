@@ -13,7 +13,7 @@ from what_next import Agent, Dataset, Environment, State
 from what_next.algorithms import WhatNext
 from what_next.errors import SetupError, TrainingError
 from what_next.rewards.spread import spread_of
-from what_next.types import History, Product, Trajectories
+from what_next.types import History, Product, Trials
 
 from .conftest import SetupOf, Trained, listening
 
@@ -45,7 +45,7 @@ def product_of(items: np.ndarray) -> Product:
     return Product(items[..., None].astype(np.int32), np.ones(grid, np.int64), nothing, nothing)
 
 
-def batch_of(agent: Agent, history: History, items: np.ndarray) -> Trajectories:
+def batch_of(agent: Agent, history: History, items: np.ndarray) -> Trials:
     agent.predict(history, grid=True)
     return agent.add_prediction(product_of(items), np.random.default_rng(0))
 

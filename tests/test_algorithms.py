@@ -18,7 +18,7 @@ from what_next.errors import TrainingError
 from what_next.learning import SLOWEST, descend, slow_down
 from what_next.models import AgentModel, CriticModel, spread_out
 from what_next.models.actor_critic import Sizes
-from what_next.types import Trajectories
+from what_next.types import Trials
 
 from .conftest import SetupOf
 
@@ -53,7 +53,7 @@ def fixed_networks() -> dict[str, nn.Module]:
     return {"actor": FixedActor(), "critic": critic}
 
 
-def trajectories(mask: list[list[bool]], seed: int = 0) -> Trajectories:
+def trajectories(mask: list[list[bool]], seed: int = 0) -> Trials:
     """One history with a step for each entry of the mask; items at 2 and 4 are judged at each."""
     time = len(mask[0])
     generator = torch.Generator().manual_seed(seed)
@@ -61,7 +61,7 @@ def trajectories(mask: list[list[bool]], seed: int = 0) -> Trajectories:
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    return Trajectories(
+    return Trials(
         actor_factors=random(1, time, 3),
         actor_prospects=random(1, time, 2, 4),
         factors=random(1, time, 3),
@@ -80,7 +80,7 @@ def weights(net: nn.Module) -> Tensor:
 class TestWhatNext:
     @pytest.mark.parametrize("mask", [[[True, True]], [[False, True, False]]])
     def test_the_losses_are_those_worked_by_hand(self, mask: list[list[bool]]) -> None:
-        losses = WhatNext(entropy=0.1).losses(fixed_networks(), trajectories(mask))
+        losses = WhatNext(entropy=0.1).losses(fixed_networks(), {}, trajectories(mask))
         # The policy is (1/4, 3/4) over prototypes worth 0.5 and 1.5; its entropy is 0.5623351 nats.
         assert losses["actor"].item() == pytest.approx(-(0.25 * 0.5 + 0.75 * 1.5 + 0.1 * 0.5623351))
         # Estimates 1 and 2 for targets 0.5 and 1.
@@ -88,7 +88,7 @@ class TestWhatNext:
 
     def test_the_actors_gradient_is_the_one_worked_by_hand(self) -> None:
         nets = fixed_networks()
-        loss = WhatNext(entropy=0).losses(nets, trajectories([[True, True]]))["actor"]
+        loss = WhatNext(entropy=0).losses(nets, {}, trajectories([[True, True]]))["actor"]
         (gradient,) = torch.autograd.grad(loss, [nets["actor"].logits])
         # d/dl_i of -sum p q is -p_i (q_i - E q), and E q is 1.25.
         torch.testing.assert_close(gradient, torch.tensor([-0.25 * (0.5 - 1.25), -0.75 * (1.5 - 1.25)]))
@@ -97,7 +97,7 @@ class TestWhatNext:
         torch.manual_seed(0)
         prototypes = torch.tensor([[1.0], [3.0]])
         nets = {"actor": AgentModel(SIZES, prototypes), "critic": CriticModel(SIZES)}
-        losses = WhatNext().losses(nets, trajectories([[False, False, True, True]]))
+        losses = WhatNext().losses(nets, {}, trajectories([[False, False, True, True]]))
         for name, other in (("actor", "critic"), ("critic", "actor")):
             own = torch.autograd.grad(losses[name], list(nets[name].parameters()), retain_graph=True)
             assert all(gradient.abs().sum() > 0 for gradient in own), name
@@ -120,25 +120,25 @@ class TestWhatNext:
             if name in ("points", "prospects", "actor_prospects"):
                 value[:, 0] = getattr(other, name)[:, 0] + 7
             changed = replace(changed, **{name: value})
-        before, after = (WhatNext().losses(nets, some) for some in (batch, changed))
+        before, after = (WhatNext().losses(nets, {}, some) for some in (batch, changed))
         assert before["actor"].item() == after["actor"].item()
         assert before["critic"].item() == after["critic"].item()
 
     def test_a_batch_of_which_no_step_counts_has_no_gradient(self) -> None:
         nets = fixed_networks()
-        losses = WhatNext().losses(nets, trajectories([[False, False]]))
+        losses = WhatNext().losses(nets, {}, trajectories([[False, False]]))
         assert [loss.item() for loss in losses.values()] == [0, 0]
         assert not torch.autograd.grad(losses["actor"], [nets["actor"].logits])[0].any()
 
     def test_without_a_generator_the_likeliest_prototype_is_proposed(self) -> None:
         nets, batch = fixed_networks(), trajectories([[True, True]])
-        points = WhatNext().propose(nets, batch.actor_factors, batch.actor_prospects)
+        points = WhatNext().propose(nets, (batch.actor_factors, batch.actor_prospects))
         assert points.tolist() == [[[3.0], [3.0]]]
 
     def test_with_one_they_are_drawn_as_often_as_the_policy_says(self) -> None:
         nets, rng = fixed_networks(), np.random.default_rng(0)
         many = torch.zeros(1, 10_000, 3), torch.zeros(1, 10_000, 2, 4)
-        drawn = WhatNext().propose(nets, *many, rng)
+        drawn = WhatNext().propose(nets, many, rng)
         assert (drawn == 3).float().mean().item() == pytest.approx(0.75, abs=0.02)
 
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from what_next import Agent, Dataset, Environment, Report, Setup, State
 from what_next.errors import CatalogueError, ModelError, SaveError, TrainingError
-from what_next.types import Factors, History, Product, Proposal, Trajectories
+from what_next.types import Factors, History, Product, Proposal, Trials
 
 from .conftest import SetupOf, Trained, listening
 
@@ -149,7 +149,7 @@ def other(value: Any) -> Any:
         return replace(value, points=-value.points)
     if isinstance(value, Product):
         return replace(value, items=((value.items + 1) % 80).astype(np.int32))
-    if isinstance(value, Trajectories):
+    if isinstance(value, Trials):
         return replace(value, targets=value.targets + 1)
     if isinstance(value, Report):
         return replace(value, histories=value.histories + 1)
@@ -242,7 +242,7 @@ class TestTraining:
         assert [line["histories"] for line in lines] == [32, 64, 96]
         assert [line["reward"] for line in lines] == [step.reward for step in report.steps]
         assert set(lines[0]) == {
-            "histories", "reward", "value", "fallback", "matches", "masked", "loss_actor", "loss_critic"
+            "histories", "reward", "value", "fallback", "matches", "masked", "targets", "loss_actor", "loss_critic"
         }  # fmt: skip
         assert all(math.isfinite(value) for line in lines for value in line.values())
 

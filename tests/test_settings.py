@@ -83,6 +83,15 @@ class TestReading:
         assert (setup.selection.name, setup.selection.candidates) == ("critic", 8)
         assert (setup.split.name, setup.split.test, setup.reward.spread.form) == ("users", 0.3, "change")
 
+    def test_free_words_are_keys_below_their_group(self) -> None:
+        words = (
+            "reward.logged.Skip, -1\nreward.logged.add to cart, 5\nreward.logged.video.play, 1\nreward.logged.0.5, 2"
+        )
+        logged = read(words).reward.logged
+        assert logged.numbers == {"skip": -1, "addtocart": 5, "video.play": 1, "0.5": 2}
+        assert read(words, "reward.logged.skip.0, none").reward.logged == logged
+        assert Setup(**read(words).as_json()).reward.logged == logged
+
     def test_lists_are_numbered_keys_in_the_order_of_their_numbers(self) -> None:
         assert read("user.10, J, user.2, B, user.1, A").user == ("A", "B", "J")
 
@@ -142,6 +151,15 @@ test = 0.3
         overrides = ["data=../data/My Songs.pkl", "user.1=A", "user.2=B", "split=users", "split.test=0.3"]
         assert Setup.read(file, overrides) == Setup.from_text(f"{ONE_LINE}, {self.MORE}", tmp_path)
 
+    def test_free_words_are_read_and_overridden_one_by_one(self, tmp_path: Path) -> None:
+        file = tmp_path / "setup.toml"
+        toml = self.TOML.replace(
+            "[split]", "[reward.logged]\n1 = -1\n2 = 0.5\nskip = 3\nvideo = { play = 4 }\n\n[split]"
+        )
+        file.write_text(toml)
+        overrides = ["reward.logged.2=7", "reward.logged.skip=none"]
+        assert Setup.read(file, overrides).reward.logged.numbers == {"1": -1, "2": 7, "video.play": 4}
+
     @pytest.mark.parametrize(
         ("line", "parts"),
         [
@@ -188,7 +206,11 @@ class TestRefusals:
                 ["setup, line 2", "'epoch'", "nearest is 'epochs'", "epoch, 3", "allowed: train, model"],
             ),
             ("split.tset, 1", ["line 2", "'split.tset'", "nearest is 'split.test'", "allowed: split.test"]),
-            ("reward, spread", ["line 2", "'reward'", "allowed: reward.spread.form"]),
+            ("reward, spread", ["line 2", "'reward'", "allowed: reward.spread.weight, reward.spread.form"]),
+            ("reward.logged.skip, no", ["line 2", "reward.logged.skip is 'no'", "allowed: a number or none"]),
+            ("reward.logged.video.play, inf", ["line 2", "reward.logged.video.play is 'inf'", "a number or none"]),
+            ("reward.logged.a, 1\nreward.logged.A, 2", ["line 3", "'reward.logged.a' is given twice", "line 2"]),
+            ("reward.logged, 1", ["line 2", "'reward.logged'", "allowed: reward.logged.weight and reward.logged.WORD"]),
             ("window, 2", ["line 2", "window is '2'", "a whole number of at least 3 or none"]),
             ("relax, nan", ["line 2", "relax is 'nan'", "a number of at least 0"]),
             ("clip, inf", ["line 2", "clip is 'inf'", "a number above 0"]),
@@ -317,7 +339,7 @@ class TestAlgorithms:
         monkeypatch.setitem(sys.modules, "plugin", SimpleNamespace(Other=Other))
         with pytest.warns(UserWarning, match=r"no_such_module|builtins:dict|is taken") as told:
             known = algorithms.known_algorithms()
-        assert known == {"whatnext": WhatNext, "other": Other}
+        assert known == {one.model_fields["name"].default: one for one in algorithms.KNOWN} | {"other": Other}
         assert len(told) == 3
 
 

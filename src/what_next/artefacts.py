@@ -1,6 +1,6 @@
 """Models on disk: safetensors with a manifest, the catalogue as Parquet beside them, and what a resumed run needs.
 
-`<agent>.safetensors` holds the actor and the scaling of the space, `<critic>.safetensors` all other networks,
+`<agent>.safetensors` holds encoder, actor and the scaling of the space, `<critic>.safetensors` all other networks,
 `<agent>.catalogue.parquet` the items, `<agent>.resume.safetensors` the optimisers and random states. All carry one run
 id and position, and are renamed into place together; a mixed pair is refused.
 """
@@ -30,6 +30,11 @@ from what_next.settings import Setup
 
 FORMAT = 1
 KEY = "what_next"
+OF_AGENT = ("encoder.", "actor.")
+"""What begins the names of the agent's tensors; all others are the critic's."""
+
+TRAINED = ("model", "algorithm", "dim", "layers", "dropout", "window", "reward", "inputs", "max_length", "loss")
+"""Settings that networks are made by."""
 
 Role = Literal["agent", "critic", "resume"]
 
@@ -106,10 +111,7 @@ class SavedModels:
     def trained_settings(self) -> dict[str, Any]:
         """The settings that the networks were made by; those of the present setup give way to them."""
         trained = Setup(**self.manifest.setup)
-        return {
-            name: getattr(trained, name)
-            for name in ("model", "algorithm", "dim", "layers", "dropout", "window", "reward")
-        }
+        return {name: getattr(trained, name) for name in TRAINED}
 
 
 def made_with() -> dict[str, str | int]:
@@ -140,7 +142,7 @@ def write_models(
         setup: names the paths.
         manifest: the agent's.
         space: with the catalogue.
-        nets: all networks; `actor` is the agent's, the others the critic's.
+        nets: all networks; `encoder` and `actor` are the agent's, the others the critic's.
         rest: tensors and JSON values that training goes on from.
 
     Raises:
@@ -154,13 +156,13 @@ def write_models(
         "space.event_center": space.event_center,
         "space.event_scale": space.event_scale,
     }
-    agent = {name: value for name, value in weights.items() if name.startswith("actor.")}
+    agent = {name: value for name, value in weights.items() if name.startswith(OF_AGENT)}
     agent |= {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in scaling.items()}
     files = {catalogue_path(setup.model_agent_path): catalogue.to_table().write_parquet}
     resume, position = rest
     files[resume_path(setup.model_agent_path)] = _writer(resume, manifest, "resume", position)
     if setup.model_critic_path:
-        critic = {name: value for name, value in weights.items() if not name.startswith("actor.")}
+        critic = {name: value for name, value in weights.items() if not name.startswith(OF_AGENT)}
         files[setup.model_critic_path] = _writer(critic, manifest, "critic")
     files[setup.model_agent_path] = _writer(agent, manifest, "agent")
     write_files(files)

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ from what_next.state import State
 
 FREE = {
     "epochs",
+    "passes",
+    "patience",
+    "monitor",
+    "stop_on_alarm",
     "train",
     "user",
     "slots",
@@ -30,6 +34,10 @@ FREE = {
     "data",
 }
 """Settings that a resumed run may change: the learning rate's way down follows `epochs`."""
+
+
+SLOW = "slow"
+"""What begins the names of the slow copies' tensors."""
 
 
 def new_run() -> str:
@@ -47,8 +55,11 @@ def save(agent: Agent, rng: np.random.Generator, run: str, metrics: Mapping[str,
     rest: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
     for name, optimiser in agent.optimisers.items():
         for place, values in optimiser.state_dict()["state"].items():
-            rest |= {f"{name}.{place}.{key}": value for key, value in values.items()}
-    write_models(agent.setup, manifest, agent.space, agent.nets, (rest, {"random": rng.bit_generator.state}))
+            rest |= {f"{name}.{place}.{key}": torch.as_tensor(value) for key, value in values.items()}
+    for name, net in agent.slow.items():
+        rest |= {f"{SLOW}.{name}.{key}": value for key, value in net.state_dict().items()}
+    position = {"random": rng.bit_generator.state, "steps": agent.steps, "spent": agent.spent}
+    write_models(agent.setup, manifest, agent.space, agent.nets, (rest, position))
 
 
 def resume(agent: Agent, rng: np.random.Generator) -> str:
@@ -81,9 +92,14 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
             if owner == name:
                 state.setdefault(int(place), {})[field] = value
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    for name, net in agent.slow.items():
+        prefix = f"{SLOW}.{name}."
+        net.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        )
     torch.set_rng_state(tensors["random.torch"])
     rng.bit_generator.state = position["random"]
-    agent.histories = manifest.histories
+    agent.histories, agent.steps = manifest.histories, position["steps"]
     return manifest.run
 
 
@@ -97,7 +113,7 @@ def open_state(setup: Setup, *, resume: bool = False, origin: Path | None = None
     state = State.from_setup(setup)
     if resume:
         saved = read_models(setup.model_agent_path).space
-        return State(state.dataset, setup, replace(saved, seen=state.space.seen))
+        return State(state.dataset, setup, replace(saved, seen=state.space.seen, counts=state.space.counts))
     return State(state.dataset, setup, grown_space(state, origin)) if origin else state
 
 
@@ -116,7 +132,7 @@ def grown_space(state: State, origin: Path) -> Space:
         )
     catalogue = space.catalogue.scaled(old.catalogue.center, old.catalogue.scale)
     tolerance = state.setup.tolerance or old.tolerance
-    return replace(old, catalogue=catalogue, seen=space.seen, tolerance=tolerance)
+    return replace(old, catalogue=catalogue, seen=space.seen, counts=space.counts, tolerance=tolerance)
 
 
 def new_items(state: State, origin: Path) -> int:
@@ -124,13 +140,24 @@ def new_items(state: State, origin: Path) -> int:
     return int((read_models(origin).space.catalogue.index(state.space.catalogue.ids.to_list()) < 0).sum())
 
 
-def is_trained(setup: Setup) -> bool:
-    """Whether the models of a setup are there, whole, and trained to the end by the same settings."""
+class Progress(NamedTuple):
+    """How far a saved model was trained: `spent` is the share of its time, where that is limited."""
+
+    histories: int
+    steps: int
+    spent: float
+
+
+def progress(setup: Setup) -> Progress | None:
+    """How far the models of a setup were trained; None where they are missing, damaged or made by other settings."""
     try:
         manifest = read_models(setup.model_agent_path, setup.model_critic_path).manifest
+        position = read_rest(setup.model_agent_path)[2]
     except ModelError:
-        return False
-    return manifest.histories == setup.epochs and not _changed(manifest, setup)
+        return None
+    if _changed(manifest, setup):
+        return None
+    return Progress(manifest.histories, position["steps"], position.get("spent", 0.0))
 
 
 def _changed(manifest: Manifest, setup: Setup) -> list[str]:

@@ -12,14 +12,14 @@ import torch
 from what_next import checkpoint
 from what_next.agent import Agent
 from what_next.data.files import check_paths
-from what_next.evaluation import Sampling, draw_windows
-from what_next.learning import Step
 from what_next.policy import LearnedPolicy
 from what_next.recommender import Recommender
 from what_next.report import Report
 from what_next.settings import Setup
 from what_next.state import State
 from what_next.tracking import Tracker
+from what_next.types import History
+from what_next.watch import Watch
 
 
 class Environment:
@@ -71,29 +71,56 @@ class Environment:
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if self.origin:
             checkpoint.start_from(agent, self.origin)
-        made_on = {"data": state.dataset.name, "split": state.split.hash}
-        steps: list[Step] = []
-        targets, saved, start = 0, agent.histories, time.perf_counter()
-        with Tracker(setup.log_path, agent.histories, setup.epochs) as tracker, _interrupt() as interrupted:
-            while agent.histories < setup.epochs and not interrupted:
-                batch = min(setup.batch_size, setup.epochs - agent.histories)
-                history = state.get_random_user_history(batch, self.rng)
+        agent.horizon = self.horizon()
+        watch = Watch(agent, state, self.rng, run)
+        start = time.perf_counter()
+        with Tracker(setup.log_path, agent.histories, agent.horizon) as tracker, _interrupt() as interrupted:
+            while not (self.done() or interrupted or watch.over):
+                if setup.seconds:
+                    agent.spent = (time.perf_counter() - start) / setup.seconds
+                history = self.next_batch()
                 proposal = agent.predict(history, self.rng, grid=True)
-                product = state.produce(proposal.points, setup.relax, self.rng, history=history, score=proposal.score)
+                if setup.algorithm.trials:
+                    product = state.produce(
+                        proposal.points, setup.relax, self.rng, history=history, score=proposal.score
+                    )
+                else:
+                    product = state.next_items(history)
                 step = agent.propagate(product, self.rng)
                 tracker.show(step, agent.histories)
-                steps.append(step)
-                targets += round(history.items.size * (1 - step.masked))
-                if agent.histories - saved >= setup.save_every:
-                    checkpoint.save(agent, self.rng, run, made_on)
-                    saved = agent.histories
+                watch.see(step)
             seconds = time.perf_counter() - start
-            checkpoint.save(agent, self.rng, run, made_on)
-        valid = self.validate(agent)
-        checkpoint.save(agent, self.rng, run, {**made_on, "valid": valid, "targets": targets})
+            watch.finish()
         return Report(
-            agent.histories, targets, seconds, tuple(steps), valid, paths, stopped=agent.histories < setup.epochs
+            agent.histories,
+            watch.targets,
+            seconds,
+            tuple(watch.steps),
+            watch.valid,
+            paths,
+            stopped=not (self.done() or watch.over),
         )
+
+    def next_batch(self) -> History:
+        """Histories for the next step: random ones, or the next of the pass where an algorithm learns from the log."""
+        agent, setup = self.agent, self.setup
+        if not setup.algorithm.trials:
+            return self.state.get_batch(agent.steps)
+        return self.state.get_random_user_history(min(setup.batch_size, agent.horizon - agent.histories), self.rng)
+
+    def horizon(self) -> int:
+        """How many histories the whole run trains on."""
+        passes = self.setup.passes
+        return passes * len(self.state.train_users) if passes else self.setup.epochs
+
+    def done(self) -> bool:
+        """Whether the run is at its end: of its time, of histories, or of the batches that they come in."""
+        agent, state = self.agent, self.state
+        if agent.spent >= 1:
+            return True
+        if self.setup.algorithm.trials:
+            return agent.histories >= agent.horizon
+        return agent.steps >= round(agent.horizon / len(state.train_users) * len(state.batches))
 
     def infer(self) -> Report:
         """One cycle without learning: recommendations for the users of the setup, or for a random one."""
@@ -104,31 +131,6 @@ class Environment:
         recommender = Recommender(LearnedPolicy(agent, state))
         found = recommender.recommend_users(users, self.setup.slots, rng=self.rng)
         return Report(agent.histories, recommendations=tuple(found))
-
-    def validate(self, agent: Agent) -> dict[str, float]:
-        """The mean spread reward (`towards`) on a window of each validation user; training never saw them.
-
-        Empty where no validation user has a window, or no item is left to recommend after it.
-        """
-        state, spread = self.state, self.setup.reward.spread
-        since, until = state.split.targets("validation")
-        windows = draw_windows(
-            state.dataset,
-            state.split.validation,
-            state.histories,
-            length=spread.window,
-            per_user=1,
-            since=since,
-            until=until,
-        )
-        if not len(windows):
-            return {}
-        policy, rng = LearnedPolicy(agent.quiet(), state), np.random.default_rng(self.setup.seed)
-        items = policy.act(windows.history, rng=rng, exclude=windows.history.items).items[:, 0]
-        sampling = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs)
-        earned = sampling.reward(windows.history, items)
-        told = earned[np.isfinite(earned)]
-        return {f"spread@{spread.window}": float(told.mean()), "users": float(len(told))} if len(told) else {}
 
 
 @contextmanager

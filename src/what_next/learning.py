@@ -1,10 +1,10 @@
 """The gradient step: every loss moves the networks that it names, and no others."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
@@ -15,17 +15,28 @@ SLOWEST = 0.01
 """The share of the learning rate that is left at the end of a run."""
 
 
+@dataclass(frozen=True, eq=False)
+class Root:
+    """Where losses end and a network begins: they see `leaf`, and its gradient goes on into `output`, all at once."""
+
+    output: Tensor
+    leaf: Tensor
+
+
 @dataclass(frozen=True)
 class Step:
     """What one step of training showed: means over the steps of the histories that count.
 
     Attributes:
         losses: by the algorithm's names.
-        reward: of the selected items, in units of the user's sigma.
+        reward: of the selected items; the founding one in units of the user's sigma.
         value: what the critic expected of them, scaled as its target is.
         fallback: share of proposals that no item matched.
         matches: items that matched a proposal.
-        masked: share of the steps that do not count (fewer than three events, or a user without spread).
+        masked: share of the steps that do not count (padding; in the founding algorithm, fewer than three events, or a
+            user without spread).
+        targets: how many do.
+        notes: diagnostics for the alarms, by name.
     """
 
     losses: dict[str, float]
@@ -34,6 +45,8 @@ class Step:
     fallback: float
     matches: float
     masked: float
+    targets: int = 0
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 def descend(
@@ -42,11 +55,15 @@ def descend(
     nets: Networks,
     optimisers: Mapping[str, Optimizer],
     clip: float,
-) -> None:
+    roots: Mapping[str, Sequence[Root]] | None = None,
+) -> set[str]:
     """Take each loss's gradient for the networks in its `moves`, and step those networks, in that order.
 
     Losses that move the same networks are summed first. Gradients are scaled down to a norm of at most `clip` for each
-    network.
+    network. A network with `roots` has one backward pass for all losses that move it.
+
+    Returns:
+        The networks that were moved.
 
     Raises:
         TrainingError: a loss or a gradient is not a finite number; no network was moved.
@@ -54,23 +71,70 @@ def descend(
     for name, loss in losses.items():
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss {name!r} is {loss.item()}")
-    together: dict[tuple[str, ...], Tensor] = {}
-    for name, loss in losses.items():
-        together[moves[name]] = together.get(moves[name], 0) + loss
     for optimiser in optimisers.values():
         optimiser.zero_grad()
-    for moved, loss in together.items():
-        weights = [weight for name in moved for weight in nets[name].parameters()]
-        found = torch.autograd.grad(loss, weights, retain_graph=len(together) > 1, allow_unused=True)
-        for weight, gradient in zip(weights, found, strict=True):
-            if gradient is not None:
-                weight.grad = gradient if weight.grad is None else weight.grad + gradient
-    order = list(dict.fromkeys(name for moved in together for name in moved))
+    order = _backward(losses, moves, nets, roots or {})
     for name in order:
         if not torch.isfinite(clip_grad_norm_(nets[name].parameters(), clip)):
             raise TrainingError(f"a gradient of {name!r} is not a finite number")
     for name in order:
-        optimisers[name].step()
+        for key, optimiser in optimisers.items():
+            if network_of(key) == name:
+                optimiser.step()
+    return set(order)
+
+
+def _backward(
+    losses: Mapping[str, Tensor],
+    moves: Mapping[str, tuple[str, ...]],
+    nets: Networks,
+    roots: Mapping[str, Sequence[Root]],
+) -> list[str]:
+    """Give the weights of the networks that losses move their gradients; returns those networks in order."""
+    together: dict[tuple[str, ...], Tensor] = {}
+    for name, loss in losses.items():
+        together[moves[name]] = together.get(moves[name], 0) + loss
+    leaves: dict[int, Tensor] = {}
+    for moved, loss in together.items():
+        weights = _weights(*(nets[name] for name in moved))
+        ends = [root.leaf for name in moved for root in roots.get(name, ())]
+        if loss.requires_grad:
+            inputs = [*weights, *ends]
+            found = torch.autograd.grad(loss, inputs, retain_graph=len(together) > 1, allow_unused=True)
+            _collect(weights, found[: len(weights)])
+            for leaf, gradient in zip(ends, found[len(weights) :], strict=True):
+                if gradient is not None:
+                    leaves[id(leaf)] = leaves[id(leaf)] + gradient if id(leaf) in leaves else gradient
+    for name, several in roots.items():
+        reached = [root for root in several if id(root.leaf) in leaves]
+        if reached:
+            outputs, gradients = [root.output for root in reached], [leaves[id(root.leaf)] for root in reached]
+            weights = _weights(nets[name])
+            _collect(weights, torch.autograd.grad(outputs, weights, gradients, allow_unused=True))
+    return list(dict.fromkeys(name for moved in together for name in moved))
+
+
+def _weights(*nets: nn.Module) -> list[nn.Parameter]:
+    return [weight for net in nets for weight in net.parameters()]
+
+
+def _collect(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Add gradients to those that the weights have."""
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient is not None:
+            weight.grad = gradient if weight.grad is None else weight.grad + gradient
+
+
+def network_of(optimiser: str) -> str:
+    """The network that an optimiser steps: `encoder:rows` is one of several of `encoder`."""
+    return optimiser.partition(":")[0]
+
+
+def _collect(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Add gradients to those that the weights have."""
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient is not None:
+            weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
 
 def slow_down(optimisers: Mapping[str, Optimizer], rate: float, done: float) -> None:

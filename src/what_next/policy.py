@@ -30,6 +30,13 @@ class LearnedPolicy:
         """
         proposal = self.agent.predict(history)
         product = self.state.produce(
-            proposal.points, None, rng, history=history, slots=slots, score=proposal.score, **masks
+            proposal.points,
+            None,
+            rng,
+            history=history,
+            slots=slots,
+            score=proposal.score,
+            ranked=proposal.ranked,
+            **masks,
         )
         return Slate(product.items, product.propensities, product.fallback, proposal.points, product)

@@ -19,7 +19,7 @@ class Report:
         histories: user histories trained on, in all; `targets`: steps of them that counted, in this run.
         seconds: of training in this run.
         steps: what each step of this run showed; empty for an inference.
-        valid: measured on the validation users, which training never saw: see `Environment.validate`.
+        valid: measured on the validation users, which training never saw: see `validation.validate`.
         saved: where the models are.
         recommendations: of an inference; empty for a training.
         stopped: training was interrupted before its end, and can go on.

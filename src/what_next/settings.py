@@ -20,7 +20,18 @@ from pydantic import (
     model_validator,
 )
 
+from what_next import rewards
 from what_next.algorithms import Algorithm, WhatNext, known_algorithms
+from what_next.rewards import (
+    Diversity,
+    Logged,
+    Novelty,
+    ProfileCorrelation,
+    Repeat,
+    ReturnTime,
+    Serendipity,
+    Spread,
+)
 from what_next.setup_file import Entry, parse_file, parse_overrides, parse_text, quote, read_entries
 from what_next.setup_schema import allowed, explain, leaves, listed, nest, override, resolve
 
@@ -95,31 +106,49 @@ class Selection(Group):
     candidates: int = Field(default=64, gt=0, description="selection critic: how many matching items the critic sees")
 
 
-class Spread(Group):
-    """The founding reward: what a person hears should spread as widely as what they like."""
-
-    form: Literal["towards", "change"] = Field(
-        default="towards",
-        description="towards: reward for bringing the spread nearer to the user's own; change: for changing it at all",
-    )
-    pairs: Literal["all", "consecutive"] = Field(
-        default="all", description="which pairs of events the spread is measured on: all, or neighbours in time alone"
-    )
-    window: int = Field(default=20, ge=3, description="how many of the latest events the spread is measured on")
-    # The best item after five events earns 1.3 once scaled, so at 1 the critic cannot tell the good from the best: on
-    # ml-100k's validation users the agent takes 58 % of what the oracle earns after 5 events at 1, 68 % at 3.
-    clip: float = Field(
-        default=3.0, gt=0, description="the critic learns the reward times the sample's length, clipped at this"
-    )
-    repeat_factor: float = Field(
-        default=1.0, gt=0, le=1, description="a positive reward for an item heard before is multiplied by this"
-    )
-
-
 class Reward(Group):
-    """What the critic learns to foresee."""
+    """What the critic of the founding algorithm learns to foresee (spread), and what all others earn: a weighted sum.
+
+    Where no reward has a weight, the others earn the log's own (logged).
+    """
 
     spread: Spread = Spread()
+    logged: Logged = Logged()
+    profile_correlation: ProfileCorrelation = ProfileCorrelation()
+    diversity: Diversity = Diversity()
+    novelty: Novelty = Novelty()
+    serendipity: Serendipity = Serendipity()
+    repeat: Repeat = Repeat()
+    return_time: ReturnTime = ReturnTime()
+
+    @property
+    def terms(self) -> tuple[rewards.Reward, ...]:
+        """Those that count in the sum, each with its weight (see `rewards.total`)."""
+        return rewards.weighted(getattr(self, name) for name in type(self).model_fields)
+
+
+class Inputs(Group):
+    """What the encoder reads of an event, and what item vectors are made of."""
+
+    items: Literal["learned", "attributes", "both"] = Field(
+        default="learned",
+        description="vectors of the items: learned for each; a linear map of its attributes, so that an item that "
+        "comes later can be recommended; or the sum of both",
+    )
+    rewards: bool = Field(default=False, description="whether the encoder reads the log's reward of each event")
+    gaps: bool = Field(default=False, description="whether the encoder reads the time since the event before")
+
+
+class Loss(Group):
+    """How the items that did not come next are told from the one that did."""
+
+    name: Literal["softmax", "sampled_softmax", "gbce"] = Field(
+        default="softmax",
+        description="softmax: over all items; sampled_softmax: over some drawn by popularity, corrected for it; gbce: "
+        "binary cross entropy over some drawn uniformly, calibrated",
+    )
+    negatives: int = Field(default=256, gt=0, description="how many items a sampled loss draws for each batch")
+    calibration: float = Field(default=0.75, ge=0, le=1, description="loss gbce: its t; 1 is fully calibrated")
 
 
 class Setup(Group):
@@ -129,10 +158,15 @@ class Setup(Group):
     """
 
     train: bool = Field(description="yes: train, and save both models; no: load them, and recommend")
-    model: Literal["lstm"] = Field(default="lstm", description="the network that reads a history")
+    model: Literal["lstm", "gru", "transformer", "mean"] = Field(
+        default="lstm", description="the network that reads a history; whatnext has an lstm alone"
+    )
     data: Path = Field(description="the log of who heard what when: an imported .parquet, or a file to import")
     epochs: int = Field(
         default=40_000, gt=0, description="number of training samples, that is user histories, to train on"
+    )
+    passes: int | None = Field(
+        default=None, gt=0, description="the same, counted in passes over the training users; it goes before epochs"
     )
     model_agent_path: Path = Field(description="where the agent is saved and loaded from (.safetensors)")
     model_critic_path: Path | None = Field(
@@ -145,7 +179,20 @@ class Setup(Group):
         ge=3,
         description="train on random windows of this many events of a history; none: on complete histories",
     )
+    seconds: float | None = Field(
+        default=None, gt=0, description="training ends after so many seconds, or with epochs or passes; none: no limit"
+    )
     batch_size: int = Field(default=64, gt=0, description="number of histories trained on at once")
+    max_length: int = Field(
+        default=200,
+        gt=1,
+        description="what learns from the log reads complete histories in windows of this many steps (none is left "
+        "out); also how far back a transformer looks",
+    )
+    inputs: Inputs = Inputs()
+    loss: Loss = Loss()
+    discount: float = Field(default=0.5, ge=0, lt=1, description="worth of a reward one event later, not one day later")
+    n_step: int = Field(default=1, gt=0, description="how many rewards a target of temporal differences sums up")
     relax: float = Field(
         default=0.0,
         ge=0,
@@ -162,6 +209,7 @@ class Setup(Group):
     layers: int = Field(default=1, gt=0, description="number of the network's layers")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
     clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")
     reward: Reward = Reward()
     seed: int = Field(
@@ -175,6 +223,19 @@ class Setup(Group):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where the networks run; auto: on a graphics card where there is one"
     )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="of matrix products in training; auto: bf16 where this processor multiplies it faster",
+    )
+    compile: bool = Field(default=False, description="whether the encoder goes through torch.compile")
+    monitor: Literal["ndcg@10", "hr@10", "spread"] | None = Field(
+        default=None,
+        description="measured on the validation users at each save; none: ndcg@10, or spread for whatnext",
+    )
+    patience: int | None = Field(
+        default=None, gt=0, description="stop after this many saves without a better monitor, and keep the best model"
+    )
+    stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is told in any case")
     save_every: int = Field(default=5000, gt=0, description="number of histories between two saves of the models")
     log: Path | None = Field(
         default=None, description="JSON lines of losses and reward during training; none: beside the agent's file"
@@ -195,7 +256,7 @@ class Setup(Group):
 
     @classmethod
     def _build(cls, entries: list[Entry], folder: Path, source: str, overrides: Iterable[str]) -> "Setup":
-        resolved, fields = resolve(cls, override(entries, parse_overrides(overrides)))
+        resolved, fields = resolve(cls, override(cls, entries, parse_overrides(overrides)))
         origin = {"entries": {entry.key: entry for entry in resolved}, "source": source}
         return cls.model_validate(nest(resolved, fields, folder), context=origin)
 
@@ -257,10 +318,23 @@ class Setup(Group):
     def _explained(cls, data: object, validate: Callable[[object], "Setup"], info: Any) -> "Setup":
         """Last, around all others: what pydantic refuses is told as a `SetupError`."""
         try:
-            return validate(data)
+            return validate(_with_usual(data))
         except ValidationError as error:
             origin = info.context or {"entries": {}, "source": "Setup"}
             raise explain(error, cls, origin["entries"], origin["source"]) from None
+
+
+def _with_usual(data: object) -> object:
+    """The values with the defaults of their algorithm where they say nothing."""
+    if not isinstance(data, dict):
+        return data
+    chosen = data.get("algorithm", "whatnext")
+    name = chosen.get("name", "whatnext") if isinstance(chosen, dict) else chosen
+    algorithm = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(str(name), WhatNext)
+    usual = {key: value for key, value in algorithm.defaults().items() if key not in data}
+    if "epochs" in data:
+        usual.pop("passes", None)
+    return {**usual, **data}
 
 
 @dataclass(frozen=True)

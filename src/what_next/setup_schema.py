@@ -1,7 +1,8 @@
 """Between the entries of a setup file and a pydantic model: which keys there are, their values, and what to say.
 
 It works on any tree of models: a field that holds a model is a group of dotted keys, a field that holds one of
-several models is a group whose `name` chooses, and a group's own key is short for its `name`.
+several models is a group whose `name` chooses, and a group's own key is short for its `name`. A model that takes
+further fields (`extra="allow"`, with `__pydantic_extra__`) takes any word as a key, dots and all.
 """
 
 import re
@@ -19,6 +20,8 @@ from pydantic.fields import FieldInfo
 from what_next.errors import SetupError
 from what_next.setup_file import Entry, without_doubles, word
 
+WORD = "WORD"
+"""Stands for any word, at the end of a key that is free; a key that was read has no capitals."""
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
 
 
@@ -40,7 +43,10 @@ def is_list(field: FieldInfo) -> bool:
 
 
 def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every dotted key of a model with its field; where a group has a choice of models, that of the one chosen."""
+    """Every dotted key of a model with its field; where a group has a choice of models, that of the one chosen.
+
+    Where a group takes any word, the last part of the key is `WORD`.
+    """
     for name, field in model.model_fields.items():
         key = prefix + name
         models = [one for one in choices(field) if isinstance(one, type) and issubclass(one, BaseModel)]
@@ -56,13 +62,35 @@ def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "
                 may_be = listed(list(named), "or") + _nearest(chosen, named)
                 raise SetupError(f"{entry.where}: {key} is {entry.value!r}; allowed: {may_be}")
             yield from leaves(named[chosen], entries, key + ".")
+    if model.model_config.get("extra") == "allow":
+        yield prefix + WORD, _further(model)
 
 
-def override(entries: Sequence[Entry], overrides: Sequence[Entry]) -> list[Entry]:
+def _further(model: type[BaseModel]) -> FieldInfo:
+    """The field that any further key of a model is; it may be left out."""
+    annotations = (vars(one).get("__annotations__", {}) for one in model.__mro__)
+    _, value = get_args(next(found["__pydantic_extra__"] for found in annotations if "__pydantic_extra__" in found))
+    return FieldInfo.from_annotated_attribute(value, None)
+
+
+def field_of(key: str, fields: Mapping[str, FieldInfo]) -> FieldInfo | None:
+    """The field of a key; None where there is no such key."""
+    return fields.get(key) or fields.get(f"{_free(key, fields)}.{WORD}")
+
+
+def _free(key: str, fields: Mapping[str, FieldInfo]) -> str | None:
+    """The group that takes any word, where the key stands in such a one."""
+    heads = (key[: dot.start()] for dot in re.finditer(r"\.", key))
+    return next((head for head in heads if f"{head}.{WORD}" in fields), None)
+
+
+def override(model: type[BaseModel], entries: Sequence[Entry], overrides: Sequence[Entry]) -> list[Entry]:
     """The entries with others in their place; a list is replaced whole."""
+    lists = {key for key, field in leaves(model, {one.key: one for one in (*entries, *overrides)}) if is_list(field)}
 
     def group(entry: Entry) -> str:
-        return re.sub(r"\.(name|\d+)$", "", entry.key)
+        head, _, last = entry.key.rpartition(".")
+        return head if last == "name" or (head in lists and last.isdecimal()) else entry.key
 
     replaced = {group(entry) for entry in overrides}
     return [entry for entry in entries if group(entry) not in replaced] + list(overrides)
@@ -71,20 +99,22 @@ def override(entries: Sequence[Entry], overrides: Sequence[Entry]) -> list[Entry
 def resolve(model: type[BaseModel], entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, FieldInfo]]:
     """The entries under their full keys (`split` is `split.name`, `user` is `user.0`), and the fields of those."""
     fields = dict(leaves(model, {entry.key: entry for entry in entries}))
-    full, field_of = [], {}
+    full, used = [], {}
     for entry in entries:
         head, _, number = entry.key.rpartition(".")
         key = entry.key + ".name" if entry.key + ".name" in fields else entry.key
         if head in fields and is_list(fields[head]) and number.isdecimal():
             key, field = f"{head}.{int(number)}", fields[head]
-        elif key not in fields:
-            raise SetupError(f"{entry.where}: {unknown(entry.key, fields)} (found {entry.key}, {entry.value})")
-        else:
-            field = fields[key]
+        elif found := field_of(key, fields):
+            field = found
             key += ".0" if is_list(field) else ""
+        else:
+            raise SetupError(f"{entry.where}: {unknown(entry.key, fields)} (found {entry.key}, {entry.value})")
         full.append(replace(entry, key=key))
-        field_of[key] = field
-    return without_doubles(full), field_of
+        used[key] = field
+        if group := _free(key, fields):
+            used[f"{group}.{WORD}"] = fields[f"{group}.{WORD}"]
+    return without_doubles(full), used
 
 
 def nest(entries: Sequence[Entry], fields: Mapping[str, FieldInfo], folder: Path) -> dict[str, Any]:
@@ -93,9 +123,11 @@ def nest(entries: Sequence[Entry], fields: Mapping[str, FieldInfo], folder: Path
     for entry in sorted(entries, key=_position):
         field, place = fields[entry.key], values
         value = convert(entry, field, folder)
-        *heads, last = entry.key.removesuffix(f".{_position(entry)}" if is_list(field) else "").split(".")
-        for head in heads:
+        key = entry.key.removesuffix(f".{_position(entry)}" if is_list(field) else "")
+        group = _free(key, fields) or key.rpartition(".")[0]
+        for head in group.split(".") if group else ():
             place = place.setdefault(head, {})
+        last = key.removeprefix(f"{group}.")
         if is_list(field):
             place.setdefault(last, []).extend([] if value is None else [value])
         else:
@@ -174,10 +206,11 @@ def _explain(
     key = ""
     for part in map(str, details["loc"]):  # pydantic's path also names the model of a union, which no key does
         longer = f"{key}.{part}" if key else part
-        if details["type"] == "extra_forbidden" or any(f"{known}.".startswith(longer + ".") for known in fields):
+        known = field_of(longer, fields) or any(f"{one}.".startswith(longer + ".") for one in fields)
+        if details["type"] == "extra_forbidden" or known:
             key = longer
     key = f"{key}.name" if f"{key}.name" in fields and details["type"] != "value_error" else key
-    entry, field = entries.get(key), fields.get(key)
+    entry, field = entries.get(key), field_of(key, fields)
     where = entry.where if entry else source
     found = repr(entry.value if entry else details["input"])
     short = key.removesuffix(".name")

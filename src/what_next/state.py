@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,15 @@ import torch
 from jaxtyping import Float32, Int, Int32
 
 from what_next.data import Dataset
+from what_next.data.batches import Batches, width_of
 from what_next.data.space import Space
 from what_next.errors import CatalogueError, DataError
-from what_next.retrieval import Box, smallest_tolerance
-from what_next.rewards import population_sigma
+from what_next.retrieval import Box, select_ranked, smallest_tolerance
+from what_next.rewards import Log, check, population_sigma, total
 from what_next.rewards.spread import LEAST_EVENTS
 from what_next.settings import Setup
 from what_next.training_part import numbers_of_events, same_catalogue, scaled_space, split_by
-from what_next.types import History, Product, Score, repeats
+from what_next.types import History, Product, Ranked, Score, repeats
 
 UNSAID = Setup.from_text(
     "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
@@ -45,21 +47,51 @@ class State:
         """
         self.setup = setup or UNSAID
         self.dataset = dataset
-        if not dataset.catalogue.names:
+        trials = self.setup.algorithm.trials
+        if not dataset.catalogue.names and (trials or self.setup.inputs.items != "learned"):
             raise DataError(
                 f"{dataset.name}: its items have no attributes, and {self.setup.algorithm.name} proposes points in "
                 "their space; import the data with --attributes, or with an item table (--items)"
+                + ("" if trials else ", or set inputs.items to learned")
             )
         if space is not None:
             same_catalogue(dataset, space)
         self.split = split_by(self.setup, dataset)
-        self.train_users = np.flatnonzero(self.split.known >= LEAST_EVENTS).astype(np.int32)
+        least = LEAST_EVENTS if trials else 2
+        self.train_users = np.flatnonzero(self.split.known >= least).astype(np.int32)
         self._sigma = np.full(dataset.users, np.nan, np.float32)
         self.space = space or scaled_space(dataset, self.split)
         self._numbers = numbers_of_events(dataset, self.space)
-        if space is None:
+        if not len(self.train_users) and (space is None):
+            raise DataError(
+                f"{dataset.name}: no training user has {least} events, the fewest that teach anything; take a larger "
+                "log, or a smaller split.test"
+            )
+        if space is None and trials:
             self.space = self._measured()
-        self.box = Box(self.space.catalogue.vectors)
+
+    @cached_property
+    def box(self) -> Box:
+        """The items by their attributes."""
+        return Box(self.space.catalogue.vectors)
+
+    @cached_property
+    def log(self) -> Log:
+        """The log as rewards read it."""
+        reward = self.setup.reward
+        check(reward.terms, self.dataset)
+        return Log.of(self.dataset, self.split.known, self.space.catalogue.vectors, reward.logged, reward.terms)
+
+    @cached_property
+    def batches(self) -> Batches:
+        """The complete training histories, in windows and batches."""
+        return Batches(
+            self.train_users,
+            self.split.known[self.train_users],
+            max_length=self.setup.max_length,
+            batch_size=self.setup.batch_size,
+            seed=self.setup.seed,
+        )
 
     @classmethod
     def from_setup(cls, setup: Setup) -> "State":
@@ -86,20 +118,46 @@ class State:
         lengths = np.minimum(known, self.setup.window) if self.setup.window else known
         return self.histories(users, rng.integers(known - lengths + 1), lengths)
 
+    def get_batch(self, step: int) -> History:
+        """The histories of a step of an algorithm that learns from the log: a pass takes each window once (`Batches`).
+
+        Which ones is random, without replacement, and the same for the same seed and step.
+        """
+        batches = self.batches
+        windows = batches.batch(step)
+        users, starts, lengths = batches.users[windows], batches.starts[windows], batches.lengths[windows]
+        history = self.histories(users, starts, lengths, width_of(int(lengths.max())))
+        history = replace(history, before=starts, ends=starts + lengths == self.split.known[users])
+        earned = total(self.setup.reward.terms, self.log.heard(history))
+        return replace(history, earned=earned.float().numpy())
+
+    def next_items(self, history: History) -> Product:
+        """What came next after each event of some histories: the product where an algorithm learns from the log."""
+        items = np.full((*history.items.shape, 1), -1, np.int32)
+        items[:, :-1, 0] = history.items[:, 1:]
+        known = items >= 0
+        return Product(items, known.astype(np.int64), np.zeros_like(known), repeats(items, history))
+
     def get_user_history(self, users: Int32[np.ndarray, "batch"]) -> History:
         """All that some users heard."""
         lengths = self.dataset.lengths[users]
         return self.histories(users, np.zeros_like(lengths), lengths)
 
     def histories(
-        self, users: Int32[np.ndarray, "batch"], starts: Int[np.ndarray, "batch"], lengths: Int[np.ndarray, "batch"]
+        self,
+        users: Int32[np.ndarray, "batch"],
+        starts: Int[np.ndarray, "batch"],
+        lengths: Int[np.ndarray, "batch"],
+        width: int = 1,
     ) -> History:
-        """The events `starts : starts + lengths` of some users, with their sigma as a label."""
-        steps = np.arange(max(1, int(lengths.max(initial=0))))
+        """The events `starts : starts + lengths` of some users, with their sigma as a label; `width` columns or more."""
+        steps = np.arange(max(width, int(lengths.max(initial=0))))
         real = steps < lengths[:, None]
         events = np.where(real, (self.dataset.offsets[users] + starts)[:, None] + steps, 0)
         numbers = np.where(real[..., None], self._numbers[events], 0).astype(np.float32)
-        return self._history(users, np.where(real, self.dataset.items[events], -1), lengths, numbers)
+        history = self._history(users, np.where(real, self.dataset.items[events], -1), lengths, numbers)
+        times = self.dataset.timestamps
+        return replace(history, times=None if times is None else np.where(real, times[events], 0))
 
     def _history(
         self,
@@ -155,6 +213,7 @@ class State:
         history: History | None = None,
         slots: int = 1,
         score: Score | None = None,
+        ranked: Ranked | None = None,
         **masks: Any,
     ) -> Product:
         """For each proposal, a randomly selected item whose attributes match.
@@ -170,19 +229,23 @@ class State:
                 repeats, and excludes nothing.
             slots: items for each proposal, all different.
             score: the critic's value of pairs: the best of `selection.candidates` drawn items is taken.
+            ranked: how items are taken by score instead (`retrieval.select_ranked`).
             masks: `allowed`, `exclude` and `propensities` of `retrieval.Box.select`.
         """
-        points = attributes.reshape(-1, attributes.shape[-1])
-        chosen = self.box.select(
-            np.ascontiguousarray(points),
-            tolerance=self.space.tolerance,
-            relax=self.setup.relax if relax is None else relax,
-            slots=slots,
-            rng=rng,
-            score=score,
-            candidates=self.setup.selection.candidates if score else 0,
-            **masks,
-        )
+        points = np.ascontiguousarray(attributes.reshape(-1, attributes.shape[-1]))
+        if ranked is not None:
+            chosen = select_ranked(points, ranked, slots=slots, rng=rng, **masks)
+        else:
+            chosen = self.box.select(
+                points,
+                tolerance=self.space.tolerance,
+                relax=self.setup.relax if relax is None else relax,
+                slots=slots,
+                rng=rng,
+                score=score,
+                candidates=self.setup.selection.candidates if score else 0,
+                **masks,
+            )
         grid = (*attributes.shape[:-1], slots)
         items = chosen.items.reshape(grid)
         return Product(
@@ -197,11 +260,6 @@ class State:
 
     def _measured(self) -> Space:
         """The space with what random training histories show of it: the tolerance and the typical spread."""
-        if not len(self.train_users):
-            raise DataError(
-                f"{self.dataset.name}: no training user has {LEAST_EVENTS} events, the fewest that tell a reward; take "
-                "a larger log, or a smaller split.test"
-            )
         rng = np.random.default_rng(self.setup.split.seed)
         some = rng.permutation(self.train_users)[:SAMPLE]
         return replace(
@@ -221,6 +279,8 @@ class State:
     def sigma(self, users: Int32[np.ndarray, "batch"]) -> Float32[np.ndarray, "batch"]:
         """The spread of all that each user likes: of the events that training may know, or all of a user set aside."""
         spread = self.setup.reward.spread
+        if not (self.setup.algorithm.trials or spread.weight):
+            return np.full(len(users), np.nan, np.float32)  # nobody asks
         known = users[users >= 0]
         for user in np.unique(known[np.isnan(self._sigma[known])]):
             start = self.dataset.offsets[user]

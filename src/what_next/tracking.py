@@ -54,8 +54,9 @@ class Tracker:
 
     def show(self, step: Step, histories: int) -> None:
         """One more step, after which `histories` have been trained on."""
-        values = {name: value for name, value in asdict(step).items() if name != "losses"}
+        values = {name: value for name, value in asdict(step).items() if name not in ("losses", "notes")}
         values |= {f"loss_{name}": loss for name, loss in step.losses.items()}
+        values |= {f"note_{name}": note for name, note in step.notes.items()}
         try:
             self.file.write(json.dumps({"histories": histories, **values}) + "\n")
             self.file.flush()

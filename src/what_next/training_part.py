@@ -29,7 +29,8 @@ def scaled_space(dataset: Dataset, split: Split) -> Space:
     """
     owners = np.repeat(np.arange(dataset.users), dataset.lengths)
     known = np.arange(dataset.events) - dataset.offsets[owners] < split.known[owners]
-    seen = np.unique(dataset.items[known])
+    counts = np.bincount(dataset.items[known], minlength=len(dataset.catalogue))
+    seen = np.flatnonzero(counts).astype(np.int32)
     catalogue = dataset.catalogue.standardised(seen)
     numbers = _numbers(dataset)
     columns = np.stack([column[known] for column in numbers.values()], -1) if numbers else np.zeros((1, 0))
@@ -42,6 +43,7 @@ def scaled_space(dataset: Dataset, split: Split) -> Space:
         event_names=tuple(numbers),
         event_center=columns.mean(0, dtype=np.float64).astype(np.float32),
         event_scale=np.where(scale > 0, scale, 1).astype(np.float32),
+        counts=counts,
     )
 
 

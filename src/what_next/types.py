@@ -4,7 +4,7 @@ Everything here is frozen: a step of the loop makes new values and changes none.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +27,9 @@ class History:
         context: further columns of the log, and the time of day (see `State`).
         sigma: the spread of all that the user likes, in standard deviations of the catalogue. A label: it may know the
             user's future, and no network may read it. NaN where it is not known.
+        times: of each event, in microseconds; None where the log has none.
+        earned: of each event, as the setup weighs rewards. A label, as sigma is; None where nobody asked for it.
+        before: how many events of the user came before the first of the row; `ends`: nothing known follows the last.
     """
 
     users: Int32[np.ndarray, "batch"]
@@ -35,6 +38,10 @@ class History:
     rewards: Float32[np.ndarray, "batch time"]
     context: Float32[np.ndarray, "batch time context"]
     sigma: Float32[np.ndarray, "batch"]
+    times: Int64[np.ndarray, "batch time"] | None = None
+    earned: Float32[np.ndarray, "batch time"] | None = None
+    before: Int64[np.ndarray, "batch"] | None = None
+    ends: Bool[np.ndarray, "batch"] | None = None
 
     def last(self, window: int) -> "History":
         """The last `window` events of each history (fewer where there are no more)."""
@@ -48,6 +55,9 @@ class History:
             lengths=self.lengths - starts,
             rewards=self.rewards[rows, columns],
             context=self.context[rows, columns],
+            times=None if self.times is None else self.times[rows, columns],
+            earned=None if self.earned is None else self.earned[rows, columns],
+            before=None if self.before is None else self.before + starts,
         )
 
 
@@ -76,16 +86,35 @@ class Factors:
 
 
 @dataclass(frozen=True, eq=False)
+class Ranked:
+    """How a proposal becomes items where every item has a score: `<point, item>`.
+
+    Attributes:
+        vectors: of the items; they have the points' number of columns.
+        temperature: of the softmax over scores that items are drawn from; 0 takes the best ones.
+        rescored: how many of the best by that score are put in order anew by `rescore`; 0 for none.
+        rescore: scores of some items for each of a slice of the proposals, which go before those by the vectors.
+    """
+
+    vectors: Float[Tensor, "items dim"]
+    temperature: float = 1.0
+    rescored: int = 0
+    rescore: Callable[[Int64[Tensor, "rows candidates"], slice], Float[Tensor, "rows candidates"]] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Proposal:
     """Where the actor points to, after each event of a history or after the last one.
 
     Attributes:
-        points: in the standardised attribute space.
+        points: in the standardised attribute space, or in the space of the vectors of `ranked`.
         score: the critic's value of items at each point; None where the selection does not ask for it.
+        ranked: how items are taken by score; None: from a box around the point.
     """
 
     points: Float32[np.ndarray, "*grid dim"]
     score: Score | None = None
+    ranked: Ranked | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +137,48 @@ class Product:
 
 
 @dataclass(frozen=True, eq=False)
+class Events:
+    """What an encoder reads: one row for each history, oldest event first.
+
+    Attributes:
+        items: positions in the catalogue; -1 is padding, at the end of a row.
+        numbers: what else is known of each event, standardised: its reward, the time since the one before.
+    """
+
+    items: Int64[Tensor, "batch time"]
+    numbers: Float[Tensor, "batch time numbers"]
+
+
+@dataclass(frozen=True, eq=False)
 class Trajectories:
-    """A batch on the grid, as the losses read it: at step t the events up to t are known, and items are judged.
+    """A batch of transitions, as the losses of an algorithm that learns from the log read it: one row for each step.
+
+    Steps that do not count are not there. A target of temporal differences is `rewards + discounts * value(next)`.
+
+    Attributes:
+        states: of the encoder, after the events so far; they carry the gradient to it.
+        actions: the item that came next.
+        rewards: for it; with `n_step`, the discounted sum of those of as many steps.
+        next_states: after those steps, without gradient; of the encoder's slow copy where the algorithm has one.
+        next_actions: the item that came after those; -1 where it is not known.
+        discounts: of the value of the next state; 0 where the history ended.
+        returns: discounted sum of the rewards from this step to the end of what is known. A label.
+        notes: diagnostics that an algorithm leaves for the alarms, by name.
+    """
+
+    states: Float[Tensor, "steps dim"]
+    actions: Int64[Tensor, "steps"]
+    rewards: Float[Tensor, "steps"]
+    next_states: Float[Tensor, "steps dim"]
+    next_actions: Int64[Tensor, "steps"]
+    discounts: Float[Tensor, "steps"]
+    returns: Float[Tensor, "steps"]
+    notes: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """A batch on the grid, as the founding algorithm reads it: at step t the events up to t are known, and items tried.
 
     Attributes:
         factors: of each event, for the critic.

@@ -48,6 +48,13 @@ def test_import_and_describe_speak_to_people(log: Path, tmp_path: Path) -> None:
     assert "tempo" in run("describe", target).stdout
 
 
+def test_the_kinds_of_events_are_told(file, tmp_path: Path) -> None:
+    log, target = file("log.csv", "user,item,kind\n1,a,play\n1,b,skip\n2,a,play\n"), tmp_path / "x.parquet"
+    run("import", log, "--to", target, "--event", "kind")
+    assert json.loads(run("describe", target, "--json").stdout)["events"] == {"play": 2, "skip": 1}
+    assert "play: 2, skip: 1" in run("describe", target).stdout
+
+
 def test_options_reach_the_importer(file, tmp_path: Path) -> None:
     log = file("log.csv", "user,item,time\n1,a,0\n1,b,0\n1,a,0\n1,c,7200\n2,a,0\n")
     items = file("items.csv", "item,name,genres,tempo\na,A,x y,1\nb,B,y,\nc,C,x,3\n")

@@ -9,11 +9,36 @@ import warnings
 from importlib.metadata import entry_points
 
 from what_next.algorithms.base import Algorithm
+from what_next.algorithms.bcq import Bcq
+from what_next.algorithms.cql import Cql
+from what_next.algorithms.crr import Crr
+from what_next.algorithms.decision_transformer import DecisionTransformer
+from what_next.algorithms.iql import Iql
+from what_next.algorithms.next_item import NextItem
 from what_next.algorithms.whatnext import WhatNext
 
-KNOWN: tuple[type[Algorithm], ...] = (WhatNext,)
+KNOWN: tuple[type[Algorithm], ...] = (
+    WhatNext,
+    NextItem,
+    Cql,
+    Bcq,
+    Iql,
+    Crr,
+    DecisionTransformer,
+)
 
-__all__ = ["KNOWN", "Algorithm", "WhatNext", "known_algorithms"]
+__all__ = [
+    "KNOWN",
+    "Algorithm",
+    "Bcq",
+    "Cql",
+    "Crr",
+    "DecisionTransformer",
+    "Iql",
+    "NextItem",
+    "WhatNext",
+    "known_algorithms",
+]
 
 
 def known_algorithms() -> dict[str, type[Algorithm]]:

@@ -1,7 +1,7 @@
 """The founding algorithm."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from what_next.algorithms.base import Algorithm, Networks
 from what_next.models import AgentModel, CriticModel, spread_out
 from what_next.models.actor_critic import Sizes
-from what_next.types import Trajectories
+from what_next.types import Trials
 
 
 class WhatNext(Algorithm):
@@ -34,6 +34,12 @@ class WhatNext(Algorithm):
         default=32, ge=0, description="random items that the critic learns of besides the selected one, per history"
     )
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("actor",), "critic": ("critic",)}
+    trials: ClassVar[bool] = True
+
+    @classmethod
+    def defaults(cls) -> dict[str, object]:
+        """None: the settings' own defaults are this algorithm's."""
+        return {}
 
     @property
     def explore(self) -> int:
@@ -45,9 +51,10 @@ class WhatNext(Algorithm):
         prototypes = torch.from_numpy(vectors[spread_out(vectors, self.prototypes, rng)])
         return {"actor": AgentModel(sizes, prototypes), "critic": CriticModel(sizes)}
 
-    def losses(self, nets: Networks, batch: Trajectories) -> dict[str, Tensor]:
+    def losses(self, nets: Networks, target: Networks, batch: Any, *_: Any) -> dict[str, Tensor]:
         """The actor's: minus the expected value of its policy; the critic's: squared error of its estimates."""
         critic, actor = nets["critic"], nets["actor"]
+        assert isinstance(batch, Trials)
         assert isinstance(actor, AgentModel)
         assert isinstance(critic, CriticModel)
         state = critic.encoder(batch.factors)
@@ -63,17 +70,11 @@ class WhatNext(Algorithm):
             "critic": (estimates - batch.targets).square().mean(-1)[batch.mask].sum() / count,
         }
 
-    def propose(
-        self,
-        nets: Networks,
-        factors: Float[Tensor, "batch time factors"],
-        prospects: Float[Tensor, "batch time choices prospects"],
-        rng: np.random.Generator | None = None,
-    ) -> Float[Tensor, "batch time dim"]:
-        """One of the prototypes: drawn by the Gumbel-max trick, or the likeliest."""
+    def propose(self, nets: Networks, states: Any, rng: np.random.Generator | None = None) -> Float[Tensor, "*grid dim"]:
+        """One of the prototypes: drawn by the Gumbel-max trick, or the likeliest. `states`: factors and prospects."""
         actor = nets["actor"]
         assert isinstance(actor, AgentModel)
-        logits = actor(factors, prospects)
+        logits = actor(*states)
         if rng is not None:
             noise = rng.gumbel(size=tuple(logits.shape)).astype(np.float32)
             logits = logits + torch.from_numpy(noise).to(logits.device)

@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from what_next.cli import data, model
+from what_next.cli import compare, data, model, tune
 from what_next.cli.guard import emit, guarded
 from what_next.data.files import write_files
 from what_next.data.known import KNOWN
 from what_next.errors import WhatNextError
+from what_next.evaluation import METRICS
+from what_next.models.encoders import ENCODERS
+from what_next.rewards import REWARDS
 from what_next.settings import ALGORITHMS, Setup
 
 app = typer.Typer(
@@ -23,6 +26,8 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 model.register(app)
+app.command("compare")(compare.compare)
+app.command("tune")(tune.tune)
 
 
 @app.command("init")
@@ -54,10 +59,10 @@ def list_known(
     """Name what there is."""
     known = {
         "algorithms": list(ALGORITHMS),
-        "encoders": ["lstm"],
-        "rewards": ["spread"],
+        "encoders": list(ENCODERS),
+        "rewards": list(REWARDS),
         "data": list(KNOWN),
-        "metrics": ["spread", "hr", "ndcg", "coverage", "repeats", "fallbacks"],
+        "metrics": list(METRICS),
     }
     if kind not in known:
         raise WhatNextError(f"list {kind!r}: expected one of {', '.join(known)}")

@@ -74,6 +74,9 @@ def import_data(
         str | None, typer.Option(help="The column with the time: Unix time (s, ms, us, ns) or ISO.")
     ] = None,
     reward: Annotated[str | None, typer.Option(help="The column with the reward, such as a rating.")] = None,
+    event: Annotated[
+        str | None, typer.Option(help="The column with the kind of event, such as play, skip, purchase.")
+    ] = None,
     titles: Annotated[str | None, typer.Option(help="The column with titles, in the item table or the log.")] = None,
     attributes: Annotated[
         str | None,
@@ -105,7 +108,7 @@ def import_data(
         raise DataError(f"--to {to}: must end in .parquet")
     options = Options(
         user, item, time, reward, titles, _names(attributes), _names(context), fill, keep_duplicates,
-        _duration(session_gap) if session_gap else None,
+        _duration(session_gap) if session_gap else None, event,
     )  # fmt: skip
     tables = import_files(files, items, options)
     written = save(tables, to)
@@ -214,6 +217,8 @@ def _facts_table(facts: dict[str, Any]) -> Table:
         table.add_row("", ", ".join(f"{value}: {count:,}" for value, count in reward["counts"].items()))
     elif reward:
         table.add_row("", ", ".join(f"{float(q):.0%}: {value:.3g}" for q, value in reward["quantiles"].items()))
+    if facts["events"]:
+        table.add_row("events", ", ".join(f"{word}: {count:,}" for word, count in facts["events"].items()))
     table.add_row("context", ", ".join(facts["context"]) or "none")
     return table
 

@@ -120,12 +120,9 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Judge the agent beside rules and chance, on users that training never saw."""
+    """Judge the agent beside rules and chance, on what training never saw."""
     settings = Setup.read(setup, overrides or [])
-    part: Part = "validation" if split == "validation" else "test"
-    if split != part:
-        raise SetupError(f"--split {split!r}: expected validation or test")
-    result = judge(settings, part, None if seeds is None else _seeds(seeds))
+    result = judge(settings, part_of(split), None if seeds is None else seeds_of(seeds))
     if as_json:
         emit(result)
     else:
@@ -152,6 +149,22 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
     for command in (run, train, recommend, evaluate, inspect):
         app.command(command.__name__)(command)
+
+
+def part_of(split: str) -> Part:
+    """The value of `--split`."""
+    part: Part = "validation" if split == "validation" else "test"
+    if split != part:
+        raise SetupError(f"--split {split!r}: expected validation or test")
+    return part
+
+
+def seeds_of(text: str) -> list[int]:
+    """The value of `--seeds`."""
+    try:
+        return [int(one) for one in text.split(",")]
+    except ValueError:
+        raise SetupError(f"--seeds {text!r}: expected whole numbers, such as 0,1,2") from None
 
 
 def _print(found: Recommendation, as_json: bool) -> None:
@@ -185,10 +198,3 @@ def _numbers(pairs: list[str]) -> dict[str, float]:
         if not np.isfinite(float(value)):
             raise SetupError(f"--context {pair!r}: expected key=number, such as hour=21")
     return numbers
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(one) for one in text.split(",")]
-    except ValueError:
-        raise SetupError(f"--seeds {text!r}: expected whole numbers, such as 0,1,2") from None

@@ -15,7 +15,7 @@ from what_next.data.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_number, re
 from what_next.data.events import Events, Order
 from what_next.data.extras import Extras
 from what_next.data.ids import as_ids
-from what_next.data.raw_log import ROW, RawLog
+from what_next.data.raw_log import ROW, RawLog, event_words
 from what_next.data.readers import Source
 from what_next.data.tables import Options, Tables, counted
 from what_next.data.times import as_microseconds
@@ -54,7 +54,7 @@ def clean(sources: Sequence[Source], items: Source | None, options: Options) -> 
 
 
 def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.Expr | None]:
-    """Expressions for `user_id`, `item_id`, `timestamp` (int64, microseconds) and `reward`, null where unusable.
+    """Expressions for `user_id`, `item_id`, `timestamp` (int64, microseconds), `reward`, `event`; null where unusable.
 
     Second, the expression that reads the ids of the item table, so that both tables' ids are of one type.
     """
@@ -69,6 +69,8 @@ def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.E
     if "reward" in columns:
         number = as_number(log.raw, columns["reward"]).cast(pl.Float32)
         values["reward"] = pl.when(number.is_finite()).then(number)
+    if "event" in columns:
+        values["event"] = event_words(log.raw, columns["event"])
     return values, rest[0] if rest else None
 
 
@@ -101,7 +103,13 @@ def _given_table(items: Source, ids: pl.Expr | None, options: Options) -> tuple[
 
 def _reason(values: Mapping[str, pl.Expr], table: pl.DataFrame | None) -> pl.Expr:
     """Why a row of the raw log cannot be used; null where it can."""
-    tests = {"user_id": "no user", "item_id": "no item", "timestamp": "not a time", "reward": "reward not a number"}
+    tests = {
+        "user_id": "no user",
+        "item_id": "no item",
+        "timestamp": "not a time",
+        "reward": "reward not a number",
+        "event": "no event word",
+    }
     found = [pl.when(value.is_null()).then(pl.lit(tests[name])) for name, value in values.items()]
     if table is not None and table.width > 2:
         known = values["item_id"].is_in(pl.lit(table["item_id"]).implode())

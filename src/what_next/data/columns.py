@@ -21,6 +21,10 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "played_at", "created_at", "time_stamp", "transaction_timestamp", "t",
     ),
     "reward": ("reward", "rating", "score", "stars", "label", "click", "clicked", "overall"),
+    "event": (
+        "event", "event_type", "event_name", "action", "action_type", "behavior", "behavior_type", "behaviour",
+        "behaviour_type", "interaction_type", "feedback_type",
+    ),
     "titles": (
         "title", "name", "item_title", "item_name", "movie_title", "film_title", "track_name", "song_name",
         "song_title", "artist_name", "product_name", "product_title", "titles",

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int32, Int64
 from what_next.data.catalogue import Catalogue
 from what_next.data.cleaning import clean
 from what_next.data.ids import positions
-from what_next.data.importer import FORMAT, beside, import_files
+from what_next.data.importer import FORMATS, beside, import_files
 from what_next.data.pickles import from_pandas
 from what_next.data.readers import Source
 from what_next.data.tables import Options, Tables
@@ -36,6 +36,9 @@ class Dataset:
         context: further numbers about each event; shape (events, 0) where there are none.
         context_names: the names of the columns of `context`.
         catalogue: the items.
+        event_codes: for each event, the position of its kind in `event_words` (play, skip, purchase, ...); None where
+            the log does not tell.
+        event_words: the kinds of events.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Dataset:
     context: Float32[np.ndarray, "events context"]
     context_names: tuple[str, ...]
     catalogue: Catalogue
+    event_codes: Int32[np.ndarray, "events"] | None = None
+    event_words: tuple[str, ...] = ()
 
     @property
     def users(self) -> int:
@@ -78,8 +83,8 @@ class Dataset:
             log: one row per event.
             items: a table with one row per item, if there is one.
             name: what to call the data set.
-            columns: `user`, `item`, `time`, `reward`, `titles` (a column each), `attributes`, `context` (lists of
-                columns), `fill`, `keep_duplicates`, `session_gap`: see `Options`. What is left out is recognised.
+            columns: `user`, `item`, `time`, `reward`, `event`, `titles` (a column each), `attributes`, `context` (lists
+                of columns), `fill`, `keep_duplicates`, `session_gap`: see `Options`. What is left out is recognised.
 
         Raises:
             DataError: the table cannot be used.
@@ -124,7 +129,10 @@ class Dataset:
             missing = log["item_id"][int(np.argmin(items))]
             raise DataError(f"{name}: item {missing!r} is not in its item table; import the data again")
         starts = np.flatnonzero(np.insert((log["user_id"].shift() != log["user_id"])[1:].to_numpy(), 0, True))
-        names = tuple(column for column in log.columns if column not in ("user_id", "item_id", "timestamp", "reward"))
+        kinds = log.schema.get("event")
+        words = tuple(kinds.categories) if isinstance(kinds, pl.Enum) else ()
+        own = ("user_id", "item_id", "timestamp", "reward", *(["event"] if words else []))
+        names = tuple(column for column in log.columns if column not in own)
         context = np.empty((len(log), len(names)), np.float32)
         for place, column in enumerate(names):
             context[:, place] = log[column].to_numpy()
@@ -138,6 +146,8 @@ class Dataset:
             context=context,
             context_names=names,
             catalogue=catalogue,
+            event_codes=log["event"].to_physical().cast(pl.Int32).to_numpy() if words else None,
+            event_words=words,
         )
 
     @classmethod
@@ -182,7 +192,15 @@ class Dataset:
             "attributes": self.catalogue.describe(),
             "context": list(self.context_names),
             "reward": _distribution(self.rewards),
+            "events": self._kinds(),
         }
+
+    def _kinds(self) -> dict[str, int] | None:
+        """How many events there are of each kind."""
+        if self.event_codes is None:
+            return None
+        counts = np.bincount(self.event_codes, minlength=len(self.event_words)).tolist()
+        return dict(zip(self.event_words, counts, strict=True))
 
     def _span(self) -> dict[str, str] | None:
         if self.timestamps is None:
@@ -222,9 +240,10 @@ def _footer(path: Path) -> dict[str, str]:
         footer = pl.read_parquet_metadata(path)
     except (pl.exceptions.PolarsError, OSError):
         return {}
-    version = footer.get("what_next.format", FORMAT)
-    if version != FORMAT:
-        raise DataError(f"{path}: has format {version}, newer than this version knows ({FORMAT}); upgrade What Next?")
+    version = footer.get("what_next.format", FORMATS[-1])
+    if version not in FORMATS:
+        known = FORMATS[-1]
+        raise DataError(f"{path}: has format {version}, newer than this version knows ({known}); upgrade What Next?")
     return footer
 
 

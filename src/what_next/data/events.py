@@ -21,7 +21,8 @@ class Events:
     Attributes:
         user_ids: the distinct users, sorted; likewise `item_ids`.
         users: for each event, the place of its user in `user_ids`; likewise `items`.
-        values: `timestamp` (Int64, microseconds), `reward` and context columns (Float32), where there are any.
+        values: `timestamp` (Int64, microseconds), `reward` and context columns (Float32), `event` (Enum), where there
+            are any.
     """
 
     user_ids: pl.Series
@@ -35,7 +36,7 @@ class Events:
         """Read the log one column at a time, so that only one column of ids is in memory at once."""
         user_ids, users = _numbered(_column(log, "user_id"))
         item_ids, items = _numbered(_column(log, "item_id"))
-        return cls(user_ids, item_ids, users, items, {name: _column(log, name) for name in values})
+        return cls(user_ids, item_ids, users, items, {name: _value(log, name) for name in values})
 
     def order(self) -> Order:
         """By user, then by time where there is one; ties stay in file order."""
@@ -75,7 +76,7 @@ class Events:
         return found.filter(~pl.col("row").is_first_distinct())["\0place"].cast(pl.Int64).to_numpy()
 
     def table(self, order: Order, gap: timedelta | None = None) -> pl.DataFrame:
-        """The log in the given order: `user_id`, `item_id`, `timestamp` (Datetime us UTC), `reward`, context columns.
+        """The log in the given order: `user_id`, `item_id`, `timestamp` (Datetime us UTC), `reward`, `event`, context.
 
         Args:
             order: the events to take.
@@ -87,7 +88,10 @@ class Events:
             "item_id": self.item_ids.gather(pl.Series(self.items[order])),
         }
         for name, column in self.values.items():
-            columns[name] = pl.Series(name, column.to_numpy()[order])
+            if isinstance(column.dtype, pl.Enum):
+                columns[name] = column if isinstance(order, slice) else column.gather(pl.Series(order))
+            else:
+                columns[name] = pl.Series(name, column.to_numpy()[order])
         if gap is not None:
             ordinal = _sessions(pl.DataFrame(columns), gap).cast(pl.String)
             width = int(ordinal.str.len_bytes().to_numpy().max())
@@ -99,6 +103,12 @@ class Events:
 
 def _column(log: pl.LazyFrame, name: str) -> pl.Series:
     return log.select(name).collect(engine="streaming").to_series().rechunk()
+
+
+def _value(log: pl.LazyFrame, name: str) -> pl.Series:
+    """A column; words become an Enum, whose categories are in the order of code points."""
+    column = _column(log, name)
+    return column.cast(pl.Enum(column.unique().sort())) if column.dtype == pl.String else column
 
 
 def _numbered(column: pl.Series) -> tuple[pl.Series, Int32[np.ndarray, "events"]]:

@@ -28,7 +28,7 @@ class Extras:
     @classmethod
     def sort_out(cls, log: RawLog, kept: pl.LazyFrame, item_id: pl.Expr, has_table: bool) -> "Extras":
         """Numbers that are constant for each item describe the item, those that vary describe the event."""
-        own = ("user_id", "item_id", "timestamp", "reward", "title")
+        own = ("user_id", "item_id", "timestamp", "reward", "title", *(["event"] if "event" in log.columns else []))
         taken = [*log.columns.values(), *ROW_LABELS, *own]
         others = [name for name in log.names if name not in taken]
         numbers = numeric(kept, others)

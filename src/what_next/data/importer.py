@@ -9,8 +9,8 @@ from what_next.data.files import write_together
 from what_next.data.readers import open_source
 from what_next.data.tables import Options, Tables
 
-FORMAT = "1"
-"""Version of the imported files, kept in their footers."""
+FORMATS = ("1", "2")
+"""Versions of the imported files, kept in their footers; the second has a column of words, `event`."""
 
 
 def save(tables: Tables, path: Path) -> list[Path]:
@@ -23,7 +23,8 @@ def save(tables: Tables, path: Path) -> list[Path]:
     if len(tables.rejected):
         frames = {beside(path, "rejected"): tables.rejected, **frames}
     catalogue = Catalogue.from_table(tables.items).hash()
-    write_together(frames, {"what_next.format": FORMAT, "what_next.catalogue": catalogue})
+    version = FORMATS["event" in tables.log.columns]
+    write_together(frames, {"what_next.format": version, "what_next.catalogue": catalogue})
     if not len(tables.rejected):
         # Rows that an earlier import rejected say nothing about this one.
         beside(path, "rejected").unlink(missing_ok=True)

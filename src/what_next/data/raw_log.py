@@ -6,12 +6,15 @@ from dataclasses import dataclass
 import polars as pl
 
 from what_next.data.columns import recognise
+from what_next.data.ids import as_ids
 from what_next.data.readers import Source
 from what_next.data.tables import Options
 from what_next.errors import DataError
 
 ROW, LINE, FILE, REASON = "\0row", "\0line", "\0file", "\0reason"
 """Where an event came from, and why it was rejected; names that no file uses."""
+MOST_WORDS = 200
+"""How many kinds of events a log has, at most."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class RawLog:
         given = dict(options.given)
         if items is not None and options.titles in items.frame.collect_schema().names():
             given["titles"] = None
-        columns = recognise(names, ("user", "item", "time", "reward", "titles"), ("user", "item"), given, where)
+        roles = ("user", "item", "time", "reward", "event", "titles")
+        columns = recognise(names, roles, ("user", "item"), given, where)
+        _few_words(raw, columns, options, where)
         if options.session_gap is not None and "time" not in columns:
             raise DataError(f"{where}: sessions need times, and no column holds any; name it with --time")
         return cls(raw, names, rows, columns, options, where, len(sources) > 1)
@@ -66,3 +71,26 @@ class RawLog:
         columns = [pl.col(name).alias(f"{name} (raw)" if name in own else name) for name in self.names]
         place = [pl.col(LINE).alias("line"), *([pl.col(FILE).alias("file")] if self.several else [])]
         return found.sort(ROW).select(*place, pl.col(REASON).alias("reason"), *columns).collect()
+
+
+def event_words(raw: pl.LazyFrame, column: str) -> pl.Expr:
+    """The kind of each event as text, without white space around it; null where there is none."""
+    return as_ids([(raw, column)])[0].cast(pl.String).str.strip_chars()
+
+
+def _few_words(raw: pl.LazyFrame, columns: dict[str, str], options: Options, where: str) -> None:
+    """A column with more kinds of events than anybody rewards was only taken for one by its name: it has no role."""
+    if "event" not in columns:
+        return
+    column = columns["event"]
+    nested = raw.collect_schema()[column].is_nested()
+    words = 0 if nested else raw.select(event_words(raw, column).n_unique()).collect(engine="streaming").item()
+    if not nested and words <= MOST_WORDS:
+        return
+    if options.event is not None:
+        found = "lists" if nested else f"{words:,} different words"
+        raise DataError(
+            f"{where}: column {column!r} cannot be the event: it holds {found}, and at most {MOST_WORDS} words are "
+            "allowed; name another with --event"
+        )
+    del columns["event"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, Int64
 
 from what_next.data.catalogue import Catalogue
 
@@ -18,6 +18,7 @@ class Space:
         tolerance: how far each attribute of a matching item may be from a proposal, in standard deviations.
         typical: the mean spread (sigma) of the training users, in standard deviations.
         event_names: the numbers that are known of an event besides its item: `reward` first where the log has one.
+        counts: training events of each item; None in a space that comes from a model file.
         event_center, event_scale: mean and standard deviation of each over the training events.
     """
 
@@ -28,3 +29,4 @@ class Space:
     event_names: tuple[str, ...]
     event_center: Float32[np.ndarray, "numbers"]
     event_scale: Float32[np.ndarray, "numbers"]
+    counts: Int64[np.ndarray, "items"] | None = None

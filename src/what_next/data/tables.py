@@ -8,7 +8,10 @@ import polars as pl
 
 from what_next.data.attributes import Fill
 
-REASONS = ("no user", "no item", "not a time", "reward not a number", "item not in the item table", "exact duplicate")
+REASONS = (
+    "no user", "no item", "not a time", "reward not a number", "no event word", "item not in the item table",
+    "exact duplicate",
+)  # fmt: skip
 """Why a row is rejected; the first that applies."""
 
 
@@ -18,6 +21,7 @@ class Options:
 
     Attributes:
         user: the column with the user, and so on for `item`, `time`, `reward` and `titles`.
+        event: the column with the kind of each event, such as play, skip, purchase.
         attributes: columns with item attributes; of the item table where there is one, else of the log.
         context: numeric log columns that describe the event.
         fill: "median" replaces missing attribute values.
@@ -35,11 +39,12 @@ class Options:
     fill: Fill | None = None
     keep_duplicates: bool = False
     session_gap: timedelta | None = None
+    event: str | None = None
 
     @property
     def given(self) -> Mapping[str, str | None]:
         """The columns that were named, by role."""
-        return {role: getattr(self, role) for role in ("user", "item", "time", "reward", "titles")}
+        return {role: getattr(self, role) for role in ("user", "item", "time", "reward", "event", "titles")}
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ class Tables:
     """A clean data set, as two tables.
 
     Attributes:
-        log: `user_id`, `item_id`, then where known `timestamp` (Datetime us UTC), `reward` (Float32), context columns
-            (Float32); by user, then time, ties in file order.
+        log: `user_id`, `item_id`, then where known `timestamp` (Datetime us UTC), `reward` (Float32), `event` (Enum),
+            context columns (Float32); by user, then time, ties in file order.
         items: `item_id`, `title`, one Float32 column per attribute; in catalogue order.
         rejected: `line`, `reason` and the raw columns of every row that is not in the log.
         rows: how many rows there were.

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int32
+from jaxtyping import Bool, Float64, Int, Int32, Int64
 
 from what_next.evaluation.sampling import Sampling, rows_of
 from what_next.retrieval import Box
@@ -74,6 +74,18 @@ class RandomItem(Ranking):
         """One in as many as are left."""
         left = np.maximum(permitted[:, None] - np.arange(slots), 1)
         return np.ones(left.shape) if rng is None else 1 / left
+
+
+class Popular(Ranking):
+    """The items with the most training events."""
+
+    def __init__(self, counts: Int64[np.ndarray, "items"]) -> None:
+        """`counts`: how many training events each item has."""
+        self.counts, self.items = counts.astype(np.float64), len(counts)
+
+    def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:
+        """Their number, for everybody."""
+        return np.broadcast_to(self.counts, (len(history.users), self.items))
 
 
 class Steer(Ranking):

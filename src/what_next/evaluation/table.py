@@ -12,15 +12,18 @@ STEER = "steer"
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """The result of `evaluate`: policies as rows, metrics as columns, and the differences below."""
-    metrics = _metrics(result)
+    """The result of `evaluate`, `evaluate_next` or `compare`: policies as rows, metrics as columns, differences below."""
+    metrics, training = _metrics(result), result.get("training")
     shown = Table(title=f"{_measured_on(result)}; mean [95 % interval over users]", title_justify="left")
     shown.add_column("policy", no_wrap=True)
     for metric in metrics:
         shown.add_column(metric, justify="right")
+    if training:
+        shown.add_column("training", justify="right")
     for section in _sections(result):
         for name, intervals in section:
-            shown.add_row(name, *(_text(intervals.get(metric), "\n") for metric in metrics))
+            took = [_took(training[name]["seconds"]) if name in training else ""] if training else []
+            shown.add_row(name, *(_text(intervals.get(metric), "\n") for metric in metrics), *took)
         shown.add_section()
     return shown
 
@@ -28,7 +31,8 @@ def table(result: Mapping[str, Any]) -> Table:
 def markdown(result: Mapping[str, Any]) -> str:
     """The same for a README. Its first sentence says where the rule `steer` wins, and on what it was measured."""
     metrics = _metrics(result)
-    lines = [f"{_verdict(result)} ({_measured_on(result)}). Means over users, with 95 % intervals.", ""]
+    told = f"{_verdict(result)} ({_measured_on(result)})" if "windows" in result else _measured_on(result)
+    lines = [f"{told}. Means over users, with 95 % intervals.", ""]
     lines += ["| " + " | ".join(["policy", *metrics]) + " |", "|---" + "|---:" * len(metrics) + "|"]
     for section in _sections(result):
         for name, intervals in section:
@@ -40,7 +44,10 @@ def _sections(result: Mapping[str, Any]) -> Iterator[list[tuple[str, Mapping[str
     """Rows of the table: the policies, their share of the oracle, the differences."""
     yield list(result["policies"].items())
     yield [(f"{name} / {ORACLE}", intervals) for name, intervals in result.get("share_of_oracle", {}).items()]
-    yield [(name.replace("-", " \N{MINUS SIGN} "), intervals) for name, intervals in result["differences"].items()]
+    if reference := result.get("reference"):
+        yield [(f"{name} \N{MINUS SIGN} {reference}", found) for name, found in result["differences"].items()]
+    else:
+        yield [(name.replace("-", " \N{MINUS SIGN} "), found) for name, found in result["differences"].items()]
 
 
 def _metrics(result: Mapping[str, Any]) -> list[str]:
@@ -52,6 +59,12 @@ def _text(interval: Interval | None, between: str) -> str:
     if interval is None:
         return ""
     return f"{interval['mean']:.3f}{between}[{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _took(seconds: Sequence[float | None]) -> str:
+    """The mean over the seeds; nothing where one is not known."""
+    known = [one for one in seconds if one is not None]
+    return f"{sum(known) / len(known):.1f} s" if known and len(known) == len(seconds) else ""
 
 
 def _verdict(result: Mapping[str, Any]) -> str:
@@ -75,12 +88,14 @@ def _verdict(result: Mapping[str, Any]) -> str:
 
 
 def _measured_on(result: Mapping[str, Any]) -> str:
-    split, seeds = result["split"], result["seeds"]
+    split, seeds = result["split"], f"seeds {_listed(result['seeds'])}"
+    where = f"split {split['kind']} {split['hash']}"
+    if "targets" in result:
+        users, held = result["targets"]["users"], result["targets"]["held"]
+        known = f" ({held:,} of them in the history already, where nobody can hit them)" if held else ""
+        return f"{result['data']}: next items of {users:,} users{known}, {where}; {seeds}"
     windows = ", ".join(f"{one['windows']:,} of {length}" for length, one in result["windows"].items())
-    return (
-        f"{result['data']}: {split['users']:,} users judged, split {split['kind']} {split['hash']}; "
-        f"windows: {windows} events; seeds {_listed(seeds)}"
-    )
+    return f"{result['data']}: {split['users']:,} users judged, {where}; windows: {windows} events; {seeds}"
 
 
 def _listed(values: Sequence[Any]) -> str:

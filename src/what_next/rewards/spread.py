@@ -8,11 +8,15 @@ subtracted.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor
+
+from what_next.rewards.base import Heard, Reward
+from what_next.rewards.windows import events_since, latest
 
 EXACT = "donot_use_mm_for_euclid_dist"  # the |a|^2 + |b|^2 - 2ab form loses small distances
 SMALLEST_SIGMA = 1e-6
@@ -69,7 +73,7 @@ class Samples:
     @property
     def mean(self) -> Float[Tensor, "batch time dim"]:
         """The mean vector of the sample at each step."""
-        return _latest(self.vectors, self.window) / self.count[:, None]
+        return latest(self.vectors, self.window) / self.count[:, None]
 
     def grown(self, points: Float[Tensor, "#batch #time choices dim"]) -> Float[Tensor, "batch time choices"]:
         """The spread of the sample at each step with one of several points added to it."""
@@ -93,7 +97,7 @@ class Samples:
         points = points.expand(len(self.vectors), -1, -1)
         shifted = torch.cdist(self.vectors, points, compute_mode=EXACT).double() - self.shift[:, None, None]
         width = 1 if self.pairs == "consecutive" else self.window
-        return _latest(shifted, width), _latest(shifted.square(), width)
+        return latest(shifted, width), latest(shifted.square(), width)
 
     def _own_rows(self, points: Float[Tensor, "#batch time choices dim"]) -> tuple[Tensor, Tensor]:
         """Sums of distances to points of each step's own."""
@@ -110,12 +114,6 @@ class Samples:
 
     def _pairs(self, count: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         return count - 1 if self.pairs == "consecutive" else count * (count - 1) // 2
-
-
-def _latest(values: Float[Tensor, "batch time last"], window: int) -> Float[Tensor, "batch time last"]:
-    """Sums over the latest `window` steps."""
-    sums = values.cumsum(1)
-    return torch.cat([sums[:, :window], sums[:, window:] - sums[:, :-window]], 1)
 
 
 def _within(values: Float[Tensor, "batch time lags"], window: int) -> Float[Tensor, "batch time"]:
@@ -206,3 +204,47 @@ def population_sigma(vectors: Float[Tensor, "events dim"], pairs: Pairs = "all",
         chosen = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:POPULATION]
         vectors = vectors[chosen.sort().values]
     return spread_of(vectors, pairs)
+
+
+class Spread(Reward):
+    """The founding reward: what a person hears should spread as widely as what they like.
+
+    As a term of a sum it is the critic's target: scaled by the sample's length, clipped, and damped for repeats. The
+    user's sigma is a label.
+    """
+
+    reads_future: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("attributes",)
+
+    form: Form = Field(
+        default="towards",
+        description="towards: reward for bringing the spread nearer to the user's own; change: for changing it at all",
+    )
+    pairs: Pairs = Field(
+        default="all", description="which pairs of events the spread is measured on: all, or neighbours in time alone"
+    )
+    window: int = Field(default=20, ge=3, description="how many of the latest events the spread is measured on")
+    # The best item after five events earns 1.3 once scaled, so at 1 the critic cannot tell the good from the best: on
+    # ml-100k's validation users the agent takes 58 % of what the oracle earns after 5 events at 1, 68 % at 3.
+    clip: float = Field(
+        default=3.0, gt=0, description="the critic learns the reward times the sample's length, clipped at this"
+    )
+    repeat_factor: float = Field(
+        default=1.0, gt=0, le=1, description="a positive reward for an item heard before is multiplied by this"
+    )
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Clipped; a change is never negative."""
+        return (0.0 if self.form == "change" else -self.clip), self.clip
+
+    def of(self, log: Heard) -> Float[Tensor, "batch time"]:
+        """See `Reward.of`; 0 too where the spread is not defined (see `spread_reward`)."""
+        if log.items.shape[1] < 2:
+            return torch.zeros_like(log.rewards)
+        points = log.points
+        samples = Samples.of(points[:, :-1], self.window, self.pairs)
+        reward, _ = spread_reward(samples, samples.grown(points[:, 1:, None]), log.sigma, self.form)
+        repeat = (events_since(log.items) > 0)[:, 1:, None]
+        target = learning_target(damped(reward, repeat, self.repeat_factor), samples.count, self.clip)
+        return torch.nn.functional.pad(target[..., 0], (1, 0)).float() * log.real

@@ -1,0 +1,96 @@
+"""The best of the items that the log would have chosen."""
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Networks
+from what_next.algorithms.dqn import Dqn
+from what_next.losses import td_loss, td_target
+from what_next.models.actor_critic import Sizes
+from what_next.models.heads import Point
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+APART = 1000.0
+"""How far below the candidates' values the scores of those lie that the log would not have chosen."""
+
+
+class Bcq(Dqn):
+    """Discrete batch-constrained Q-learning (Fujimoto et al. 2019, arXiv 1910.01708) on `dqn`.
+
+    A second head learns what came next. Only items whose probability there is at least `threshold` times the largest
+    are considered, in the target and when recommending: a value that no reward has corrected is not asked for. With 0
+    it is `dqn`, with 1 the likeliest item: imitation.
+
+    Both losses move the encoder, as in the authors' code. The behaviour's logits are products with the item vectors,
+    which are the encoder's: a head alone on states and vectors that were learnt for values could not tell items apart
+    that pay alike, and would admit them all. The authors' penalty on the squares of its logits is left out; weight
+    decay does the same.
+    """
+
+    name: Literal["bcq"] = "bcq"  # type: ignore[assignment]
+    threshold: float = Field(
+        default=0.3, ge=0, le=1, description="share of the largest probability that an item needs to be considered"
+    )
+    considered: int = Field(
+        default=100, gt=0, description="likeliest items that are looked at when recommending; all with threshold 0"
+    )
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {**Dqn.moves, "behaviour": ("encoder", "behaviour")}
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """See `Algorithm.networks`."""
+        return {**super().networks(sizes, vectors, rng), "behaviour": Point(sizes.dim)}
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """Half the squared error towards the best of the considered items, and the cross entropy of what came next."""
+        critic, behaviour, later = nets["critic"], nets["behaviour"], batch.next_states
+        with torch.no_grad():  # section 4, "Discrete BCQ": one network chooses, its slow copy tells the value
+            _, chosen = items.best(critic(later), within=behaviour(later), threshold=self.threshold)
+            targets = td_target(batch.rewards, batch.discounts, items.slow_values(target["critic"](later), chosen))
+        return {
+            "critic": td_loss(items.values(critic(batch.states), batch.actions), targets),
+            "behaviour": items.cross_entropy(behaviour(batch.states), batch.actions),
+        }
+
+    def propose(
+        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
+    ) -> Float[Tensor, "*grid dim"]:
+        """The behaviour's point, whose likeliest items are looked at; the critic's where all items are considered."""
+        if self.threshold == 0:
+            return super().propose(nets, states, rng)
+        points: Tensor = nets["behaviour"](states)
+        return points
+
+    @property
+    def rescored(self) -> int:
+        """See `Algorithm.rescored`."""
+        return self.considered if 0 < self.threshold < 1 else 0
+
+    def rescore(
+        self,
+        nets: Networks,
+        states: Float[Tensor, "batch dim"],
+        vectors: Float[Tensor, "batch candidates dim"],
+    ) -> Float[Tensor, "batch candidates"]:
+        """The values of the considered items; far below them the others, the likelier first."""
+        likely = torch.einsum("bcd,bd->bc", vectors, nets["behaviour"](states))
+        likely = likely - likely[:, :1]  # the candidates come likeliest first, and items that are not permitted last
+        points = nets["critic"](states)
+        values = torch.einsum("bcd,bd->bc", vectors, points[:, :-1]) + points[:, -1:]
+        considered = likely >= math.log(self.threshold)
+        return torch.where(considered, values, values.amin(1, keepdim=True) - APART + likely)

@@ -1,0 +1,47 @@
+"""Values of all items, held down where the log does not speak for them."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Networks
+from what_next.algorithms.dqn import Dqn
+from what_next.losses import cql_penalty
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class Cql(Dqn):
+    """Conservative Q-learning (Kumar et al. 2020, arXiv 2006.04779) on `dqn`: CQL(H), for a discrete choice.
+
+    Beside the temporal differences stands log sum exp Q(s, .) - Q(s, a), which lowers the values of all items and
+    raises that of the one that came next. That is the cross entropy of softmax(Q): with a large `alpha` this is
+    imitation, with 0 it is `dqn`. So `alpha` also settles how much the order of the items owes to what is common and
+    how much to what pays; it is in the unit of squared rewards over nats.
+    """
+
+    name: Literal["cql"] = "cql"  # type: ignore[assignment]
+    alpha: float = Field(default=1.0, ge=0, description="weight of the penalty on values; 0: none, large: imitation")
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """Equation 4: half the squared error of temporal differences, and alpha times the penalty."""
+        error = super().losses(nets, target, batch, items, step, rng)["critic"]
+        if not self.alpha:
+            return {"critic": error}
+        points = nets["critic"](batch.states)
+        if items.loss == "gbce":  # another loss than the cross entropy, so that the sum over all items is needed
+            penalty = cql_penalty(items.logsumexp(points), items.values(points, batch.actions))
+        else:
+            penalty = items.cross_entropy(points, batch.actions)
+        batch.notes["penalty"] = float(penalty.detach())
+        return {"critic": error + self.alpha * penalty}

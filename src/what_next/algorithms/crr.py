@@ -1,0 +1,70 @@
+"""Imitation of what was better than the policy's own choice."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.double_q import largest
+from what_next.losses import advantage_weights, td_loss, td_target
+from what_next.models.actor_critic import Sizes
+from what_next.models.heads import Point
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class Crr(Algorithm):
+    """Critic-regularised regression (Wang et al. 2020, arXiv 2006.15134).
+
+    The critic learns the value of the actor's own policy; the actor imitates the items of the log, weighted by how much
+    better they were than what the policy would choose on average. That mean is taken over all items, exactly, where the
+    paper draws a few. The critic is a number, where the paper learns a distribution.
+    """
+
+    name: Literal["crr"] = "crr"
+    form: Literal["exp", "binary"] = Field(
+        default="exp",
+        description="of a step's weight in the actor's loss: exp(advantage / beta), or 1 where positive",
+    )
+    beta: float = Field(default=1.0, gt=0, description="temperature of exp weights, in units of reward; large imitates")
+    largest_weight: float = Field(default=20.0, gt=0, description="cap of an exp weight")
+    weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    targets: ClassVar[tuple[str, ...]] = ("actor", "critic")
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """See `Algorithm.networks`."""
+        return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True)}
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """Algorithm 1: the actor's cross entropy times f, and the critic's error, halved and weighted."""
+        points, policy, later = nets["critic"](batch.states), nets["actor"](batch.states), batch.next_states
+        values = items.values(points, batch.actions)
+        with torch.no_grad():
+            expected = items.expectation(target["actor"](later), target["critic"](later), slow=True)
+            weights = self.weights(values - items.expectation(policy, points))
+        batch.notes["largest_weight"] = largest(weights)
+        return {
+            "actor": items.cross_entropy(policy, batch.actions, weights),
+            "critic": self.weight * td_loss(values, td_target(batch.rewards, batch.discounts, expected)),
+        }
+
+    def weights(self, advantages: Float[Tensor, "steps"]) -> Float[Tensor, "steps"]:
+        """Of each step, by its advantage: the paper's two choices of f."""
+        if self.form == "binary":
+            return (advantages > 0).float()
+        return advantage_weights(advantages, self.beta, self.largest_weight)

@@ -1,0 +1,162 @@
+"""Deterministic policy gradient over items, by points on the unit sphere; the root of td3, td3_bc and hac."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.models.actor_critic import Sizes
+from what_next.models.heads import PairValue, Point
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class Critics(nn.Module):
+    """One judge of a state and a point, or several that start differently."""
+
+    def __init__(self, dim: int, count: int = 1) -> None:
+        super().__init__()
+        self.judges = nn.ModuleList(PairValue(dim) for _ in range(count))
+
+    def forward(self, states: Float[Tensor, "*#grid dim"], points: Float[Tensor, "*#grid dim"]) -> Float[Tensor, "..."]:
+        """The values by each judge: [critics *grid]."""
+        return torch.stack([judge(states, points) for judge in self.judges])
+
+
+class Ddpg(Algorithm):
+    """An actor proposes a point and climbs a critic; the items nearest to it are taken, in the critic's order.
+
+    Deep deterministic policy gradient (Lillicrap et al. 2016, arXiv 1509.02971) with the Wolpertinger policy
+    (Dulac-Arnold et al. 2015, arXiv 1512.07679), on a log that is never added to. The space of actions is the unit
+    sphere: points and item vectors count by their direction, so that no point runs away along the critic's gradient,
+    and the nearest by Euclidean distance are the nearest by cosine.
+
+    Only a supervised loss moves the item vectors as actions. The losses of actor and critic read them without
+    gradient, since each could be made smaller by drawing the vectors together.
+
+    Offline, the critic is asked about points that the log never holds, and nothing corrects what it makes up there:
+    the actor finds its errors (Fujimoto et al. 2019, arXiv 1812.02900, section 3). See `td3_bc` and `hac`.
+    """
+
+    name: Literal["ddpg"] = "ddpg"
+    tau: float = Field(default=0.005, gt=0, le=1, description="pace at which the slow actor and critic follow")
+    candidates: int = Field(
+        default=10, ge=0, description="nearest items that the critic puts in order; 0: items by distance alone"
+    )
+    supervised: float = Field(
+        default=1.0, ge=0, description="weight of the next item's cross entropy, which gives the item vectors a meaning"
+    )
+    sharpness: float = Field(default=20.0, gt=0, description="inverse temperature of the softmax over cosines")
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "critic": ("encoder", "critic"),
+        "supervised": ("encoder", "critic"),  # the critic gets none; one name for both, so that they share a pass
+        "actor": ("actor",),
+    }
+    targets: ClassVar[tuple[str, ...]] = ("actor", "critic")
+    needs_critic: ClassVar[bool] = True
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """An actor, and a critic of any point."""
+        return {"actor": Point(sizes.dim), "critic": Critics(sizes.dim)}
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """The critic's squared error, minus its value of the actor's points, and the next item's cross entropy."""
+        space = on_sphere(items)
+        losses = {"critic": self.critic_loss(nets, target, batch, space, rng)}
+        if self.supervised:
+            points = self.sharpness * normalize(self.supervise(nets, batch), dim=-1)
+            losses["supervised"] = self.supervised * space.cross_entropy(points, batch.actions)
+        return losses | self.actor_losses(nets, batch, space, step)
+
+    def actor_losses(self, nets: Networks, batch: Trajectories, space: ItemSpace, step: int) -> dict[str, Tensor]:
+        """Minus the critic's value of the actor's points."""
+        return {"actor": -self.climb(nets, batch)[1].mean()}  # arXiv 1509.02971, equation 6
+
+    def supervise(self, nets: Networks, batch: Trajectories) -> Float[Tensor, "steps dim"]:
+        """What the supervised loss takes for points: the states themselves, so that it says nothing to the actor."""
+        return batch.states
+
+    def critic_loss(
+        self, nets: Networks, target: Networks, batch: Trajectories, space: ItemSpace, rng: np.random.Generator
+    ) -> Tensor:
+        """Squared error of the logged items' values, against those of what the slow actor would take next."""
+        with torch.no_grad():
+            points = self.smooth(normalize(target["actor"](batch.next_states), dim=-1), rng)
+            states, choices = batch.next_states.unsqueeze(-2), points.unsqueeze(-2)
+            if self.candidates:  # the target is that of the whole policy: arXiv 1512.07679, algorithm 2
+                choices = closest(points, space.slow, self.candidates)
+            # The smallest of the critics (`td3` has two), then the best of the candidates.
+            values = target["critic"](states, choices).amin(0).amax(-1)
+            targets = batch.rewards + batch.discounts * values  # arXiv 1509.02971, equations 4 and 5
+        estimates = nets["critic"](batch.states, space.rows(batch.actions).detach())
+        batch.notes["logged_value"] = estimates.mean().item()
+        batch.notes["vectors_alike"] = space.slow.mean(0).norm().item()
+        return (estimates - targets).square().mean(-1).sum()
+
+    def climb(self, nets: Networks, batch: Trajectories) -> tuple[Float[Tensor, "steps dim"], Float[Tensor, "steps"]]:
+        """The actor's points, and what the (first) critic says of them; neither carries gradient to the encoder."""
+        states = batch.states.detach()
+        points = normalize(nets["actor"](states), dim=-1)
+        values = nets["critic"](states, points)[0]
+        batch.notes["proposed_value"] = values.mean().item()
+        return points, values
+
+    def smooth(self, points: Float[Tensor, "steps dim"], rng: np.random.Generator) -> Float[Tensor, "steps dim"]:
+        """The slow actor's points as the target reads them: unchanged."""
+        return points
+
+    def propose(
+        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
+    ) -> Float[Tensor, "*grid dim"]:
+        """The actor's point, as long as the softmax is sharp."""
+        return self.sharpness * normalize(nets["actor"](states), dim=-1)
+
+    def vectors(self, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
+        """The items' directions."""
+        return normalize(vectors, dim=-1)
+
+    @property
+    def rescored(self) -> int:
+        """See `Algorithm.rescored`."""
+        return self.candidates
+
+    def rescore(
+        self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
+    ) -> Float[Tensor, "batch candidates"]:
+        """The critic's values; the smallest where there are several critics."""
+        values: Tensor = nets["critic"](states.unsqueeze(-2), normalize(vectors, dim=-1)).amin(0)
+        return values
+
+
+def on_sphere(items: ItemSpace) -> ItemSpace:
+    """The same items, each vector of length 1."""
+    return replace(
+        items,
+        vectors=normalize(items.vectors, dim=-1),
+        slow=normalize(items.slow, dim=-1),
+        gather=lambda ids: normalize(items.rows(ids), dim=-1),
+    )
+
+
+def closest(
+    points: Float[Tensor, "steps dim"], vectors: Float[Tensor, "items dim"], count: int
+) -> Float[Tensor, "steps count dim"]:
+    """The vectors nearest to each point, all of length 1; some steps at a time, as products with all items are large."""
+    rows = max(1, 2**24 // len(vectors))
+    best = [(part @ vectors.T).topk(min(count, len(vectors))).indices for part in points.split(rows)]
+    return vectors[torch.cat(best)]

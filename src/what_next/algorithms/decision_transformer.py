@@ -1,0 +1,77 @@
+"""Return-conditioned imitation."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.models.item_space import ItemSpace
+from what_next.types import Events, Trajectories
+
+SPREAD = 12**-0.5
+"""The standard deviation of a number that is anywhere between 0 and 1 alike."""
+
+
+class DecisionTransformer(Algorithm):
+    """What comes next is learnt given the return that followed, and a high one is asked for.
+
+    Chen et al. 2021 (arXiv 2106.01345). With each event the encoder reads the return of what follows it: in training
+    the true one, when recommending the desired one, the same at every event. Past rewards are not taken off it, for
+    what is asked for is a share, not a sum: the return is given as its quantile among those of the batch, so that one
+    setting fits rewards of any scale and never asks for what was never seen. Any encoder will do; the usual one is the
+    paper's.
+
+    It learns no values, so it cannot join the good part of one history to that of another, and takes luck for merit
+    where rewards are random (Brandfonbrener et al. 2022, arXiv 2206.01079).
+    """
+
+    name: Literal["decision_transformer"] = "decision_transformer"
+    desired: float = Field(
+        default=0.9, ge=0, le=1, description="the return that is asked for, as a quantile of those of the training data"
+    )
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
+    usual: ClassVar[Mapping[str, object]] = {"model": "transformer"}
+    numbers: ClassVar[int] = 1
+
+    def inputs(self, events: Events, returns: Float[Tensor, "batch time"] | None) -> Events:
+        """The events, each with the quantile of the return of what follows it, standardised; see the class."""
+        if returns is None:
+            wanted = torch.full_like(events.items, self.desired, dtype=events.numbers.dtype)
+        else:
+            wanted = quantiles(returns, followed(events.items)).to(events.numbers.dtype)
+        return replace(events, numbers=torch.cat([events.numbers, ((wanted - 0.5) / SPREAD)[..., None]], -1))
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """The cross entropy of the item that came next, which led to the return that the state knows of."""
+        return {"actor": items.cross_entropy(nets["actor"](batch.states), batch.actions)}
+
+
+def followed(items: Int64[Tensor, "batch time"]) -> Bool[Tensor, "batch time"]:
+    """Which events another one follows: the others have no return."""
+    follow = torch.zeros_like(items, dtype=torch.bool)
+    follow[:, :-1] = items[:, 1:] >= 0
+    return follow
+
+
+def quantiles(returns: Float[Tensor, "batch time"], known: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """The share of the known returns that are smaller than each return; equal ones count by half."""
+    ordered = returns[known].sort().values
+    if not len(ordered):
+        return torch.full_like(returns, 0.5)
+    flat = returns.contiguous()
+    smaller, larger = torch.searchsorted(ordered, flat), torch.searchsorted(ordered, flat, right=True)
+    return (smaller + larger) / (2 * len(ordered))

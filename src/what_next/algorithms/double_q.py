@@ -1,0 +1,34 @@
+"""What the methods that learn a value of every item share."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from what_next.losses import td_target
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+@torch.no_grad()
+def best_value(
+    critic: nn.Module, slow: nn.Module, states: Float[Tensor, "steps dim"], items: ItemSpace
+) -> Float[Tensor, "steps"]:
+    """What the slow critic expects of the item that the critic likes most.
+
+    Van Hasselt et al. 2016 (arXiv 1509.06461), section "Double DQN": the largest of many estimates is mostly the one
+    that errs upwards most, so one network chooses and the other tells the value.
+    """
+    _, chosen = items.best(critic(states))
+    return items.slow_values(slow(states), chosen)
+
+
+def double_q_target(
+    critic: nn.Module, slow: nn.Module, batch: Trajectories, items: ItemSpace
+) -> Float[Tensor, "steps"]:
+    """The reward, and the discounted value of the best item in the next state."""
+    return td_target(batch.rewards, batch.discounts, best_value(critic, slow, batch.next_states, items))
+
+
+def largest(weights: Float[Tensor, "steps"]) -> float:
+    """The largest of some weights, for the alarms; 0 without steps."""
+    return float(weights.max()) if len(weights) else 0.0

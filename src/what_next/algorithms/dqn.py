@@ -1,0 +1,58 @@
+"""The value of every item, learnt from the log, and the best of them."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float, Float32
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.double_q import double_q_target
+from what_next.losses import td_loss
+from what_next.models.actor_critic import Sizes
+from what_next.models.heads import Point
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class Dqn(Algorithm):
+    """Double DQN (van Hasselt et al. 2016, arXiv 1509.06461) on the encoder's states; recommends by value.
+
+    Value learning alone: nothing holds it to the log. An item that never came after a state has an estimate there that
+    no reward has corrected, and the best of all items is often such a one (Fujimoto et al. 2019, arXiv 1812.02900,
+    section 3). It is the floor for `cql` and `bcq`, which mend that. The slow network is the whole one, encoder and
+    item vectors as well; the chosen item is the critic's in the slow encoder's state, which saves a pass.
+    """
+
+    name: Literal["dqn"] = "dqn"
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"critic": ("encoder", "critic")}
+    targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
+    needs_critic: ClassVar[bool] = True
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """See `Algorithm.networks`."""
+        return {"critic": Point(sizes.dim, offset=True)}
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """Half the squared error of temporal differences, towards the target of "Double DQN"."""
+        targets = double_q_target(nets["critic"], target["critic"], batch, items)
+        values = items.values(nets["critic"](batch.states), batch.actions)
+        return {"critic": td_loss(values, targets)}
+
+    def propose(
+        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
+    ) -> Float[Tensor, "*grid dim"]:
+        """The critic's point; what is added to every item's value orders nothing."""
+        points: Tensor = nets["critic"](states)[..., :-1]
+        return points

@@ -1,0 +1,57 @@
+"""Hyper-actions: a point that scores all items, and an item seen as a point."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from what_next.algorithms.base import Networks
+from what_next.algorithms.ddpg import Ddpg
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class Hac(Ddpg):
+    """Hyper-actor critic (Liu et al. 2023, arXiv 2302.03431): one critic judges the hyper-action and what comes of it.
+
+    The actor's point is the hyper-action Z; its inner product with the items' vectors chooses the effect-action. The
+    way back, from an item to a hyper-action, is the item's own vector: the mean over a list, of a list with one item.
+    The critic learns at the hyper-actions inferred from the log, and the actor climbs it at Z; an alignment loss draws
+    Z to the vector of the item that it chooses, so that both are places where the critic has learnt. A supervised
+    loss holds the actor to the log, which the paper needs to be stable and a log alone needs all the more.
+
+    Left out: lists of more than one item, and noise on Z, which explores (nothing new can be tried in a log). The
+    supervised loss is the next item's cross entropy, not the binary one: a log of what was chosen has no items that
+    were shown and not chosen. The paper's kernel, a map of item features, is the encoder's own map to item vectors.
+    """
+
+    name: Literal["hac"] = "hac"  # type: ignore[assignment]
+    candidates: Literal[0] = 0  # type: ignore[assignment]
+    supervised: float = Field(default=1.0, ge=0, description="weight of the next item's cross entropy under the actor")
+    climbing: float = Field(default=0.1, ge=0, description="weight of the critic's value in the actor's loss")
+    alignment: float = Field(
+        default=0.1, ge=0, description="weight of the squared distance between a point and the item that it chooses"
+    )
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "critic": ("encoder", "critic"),
+        "supervised": ("encoder", "actor"),
+        "actor": ("actor",),
+        "alignment": ("actor",),
+    }
+    needs_critic: ClassVar[bool] = False
+
+    def supervise(self, nets: Networks, batch: Trajectories) -> Tensor:
+        """The hyper-action."""
+        points: Tensor = nets["actor"](batch.states)
+        return points
+
+    def actor_losses(self, nets: Networks, batch: Trajectories, space: ItemSpace, step: int) -> dict[str, Tensor]:
+        """Minus the critic's value at the hyper-action, and its distance from the effect-action."""
+        points, values = self.climb(nets, batch)
+        effect = space.rows(space.best(points)[1]).detach()
+        return {
+            "actor": -self.climbing * values.mean(),
+            "alignment": self.alignment * (points - effect).square().sum(-1).mean(),
+        }

@@ -1,0 +1,73 @@
+"""Values within what the log did, without asking for any other item's value."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.double_q import largest
+from what_next.losses import advantage_weights, expectile_loss, td_loss, td_target
+from what_next.models.actor_critic import Sizes
+from what_next.models.heads import Point, Value
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class Iql(Algorithm):
+    """Implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169): better than the log, by items of the log alone.
+
+    The value of a state is an upper expectile of the values of the items that came next there, which stands for the
+    largest of them; an expectile of 0.5 is their mean, the value of going on as the log did (SARSA). The actor imitates
+    the log, weighted by how much better than that value an item was. The paper takes the smaller of two critics; here
+    is one, since heads on the same encoder hardly differ.
+    """
+
+    name: Literal["iql"] = "iql"
+    expectile: float = Field(
+        default=0.7, gt=0, lt=1, description="of the values of items that the state's value is; 0.5 is their mean"
+    )
+    beta: float = Field(
+        default=3.0, ge=0, description="how sharply the actor prefers better items (per unit of reward); 0 imitates"
+    )
+    largest_weight: float = Field(default=100.0, gt=0, description="cap of a step's weight in the actor's loss")
+    weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "actor": ("encoder", "actor"),
+        "critic": ("encoder", "critic"),
+        "value": ("value",),  # the critic has brought into the states what the reward depends on
+    }
+    targets: ClassVar[tuple[str, ...]] = ("critic",)
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """See `Algorithm.networks`."""
+        return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True), "value": Value(sizes.dim)}
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """Equations 7 (actor), 6 (critic; halved, and weighted) and 5 (value)."""
+        states = batch.states.detach()
+        expected = nets["value"](states)
+        with torch.no_grad():
+            slow = items.slow_values(target["critic"](states), batch.actions)
+            targets = td_target(batch.rewards, batch.discounts, nets["value"](batch.next_states))
+        weights = advantage_weights(self.beta * (slow - expected), cap=self.largest_weight)
+        batch.notes["largest_weight"] = largest(weights)
+        values = items.values(nets["critic"](batch.states), batch.actions)
+        return {
+            "actor": items.cross_entropy(nets["actor"](batch.states), batch.actions, weights),
+            "critic": self.weight * td_loss(values, targets),
+            "value": expectile_loss(expected, slow, self.expectile),
+        }

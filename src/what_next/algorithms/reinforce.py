@@ -1,0 +1,68 @@
+"""The policy gradient, with the log's own policy divided out."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float32
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.double_q import largest
+from what_next.losses import importance_weights, topk_correction
+from what_next.models.actor_critic import Sizes
+from what_next.models.heads import Point
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class Reinforce(Algorithm):
+    """REINFORCE with top-K off-policy correction (Chen et al. 2019, arXiv 1812.02353).
+
+    Each step weighs as much as its return, times how much likelier the actor chooses the item than whoever chose it in
+    the log did. That policy is estimated by a head of its own on the same states, which moves nothing but itself
+    (section 4.2; the item vectors are the actor's). The correction is that of the step alone (the first-order
+    approximation of section 4): what a choice is worth is still the return when the log goes on in its own way. With
+    `top` above 1, an item that is in a slate of so many draws anyway is not pushed further (section 4.3).
+    """
+
+    name: Literal["reinforce"] = "reinforce"
+    top: int = Field(default=1, gt=0, description="K: length of the slate that an item is to be in")
+    correct: bool = Field(
+        default=True, description="whether a step is weighted by pi / beta; no: it counts as in the log"
+    )
+    weight_cap: float = Field(
+        default=10.0, gt=0, description="pi / beta counts as this much at most: less variance for some bias"
+    )
+    baseline: Literal["none", "mean"] = Field(
+        default="none", description="subtracted from the returns: nothing, or their mean over the batch"
+    )
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "behaviour": ("behaviour",)}
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """See `Algorithm.networks`."""
+        return {"actor": Point(sizes.dim), "behaviour": Point(sizes.dim)}
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """The actor's, whose gradient is the corrected one of section 4.3; the behaviour policy's cross entropy."""
+        points, losses = nets["actor"](batch.states), {}
+        weights = batch.returns - (batch.returns.mean() if self.baseline == "mean" else 0.0)
+        if self.correct or self.top > 1:
+            log_policy = items.log_probs(points, batch.actions)
+            weights = weights * topk_correction(log_policy, self.top)
+        if self.correct:
+            behaviour = nets["behaviour"](batch.states.detach())
+            losses["behaviour"] = items.cross_entropy(behaviour, batch.actions)
+            log_behaviour = items.log_probs(behaviour, batch.actions)
+            weights = weights * importance_weights(log_policy, log_behaviour, self.weight_cap)  # section 4.4
+            batch.notes["largest_weight"] = largest((log_policy - log_behaviour).exp())
+        return {"actor": items.cross_entropy(points, batch.actions, weights), **losses}

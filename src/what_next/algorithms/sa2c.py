@@ -1,0 +1,82 @@
+"""The supervised head, weighted by how much better than others the item was that came next."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float, Float32
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.double_q import largest
+from what_next.algorithms.snqn import judged, others
+from what_next.models.actor_critic import Sizes
+from what_next.models.heads import Point
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class Sa2c(Algorithm):
+    """Supervised advantage actor-critic (SA2C: Xin et al. 2021, arXiv 2111.03474): `snqn`, and then its advantages.
+
+    After a warm-up, the actor's loss of a step is weighted by the advantage of the item that came next over the mean of
+    it and the drawn ones. An advantage may be negative; then the item is made less likely, and `clip` bounds how
+    strongly. With `smooth` above 0, a step is also weighted by a power of pi / beta, the actor's probability of the
+    item over the estimated one of whoever chose it in the log (the paper takes the item's share of all events for beta;
+    here it is a head that knows the state, as in `reinforce`).
+    """
+
+    name: Literal["sa2c"] = "sa2c"
+    weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the actor's")
+    negatives: int = Field(default=10, gt=0, description="items drawn for each step that did not come next")
+    warm_up: int = Field(
+        default=500,
+        ge=0,
+        description="steps in which the actor's loss is not weighted, until the critic tells something",
+    )
+    clip: float = Field(default=5.0, gt=0, description="advantages are kept within plus and minus this (of reward)")
+    smooth: float = Field(
+        default=0.0, ge=0, le=1, description="power of pi / beta, within 0.1 and 10, that weights a step; 0 is none"
+    )
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "actor": ("encoder", "actor"),
+        "critic": ("encoder", "critic"),
+        "behaviour": ("behaviour",),
+    }
+    targets: ClassVar[tuple[str, ...]] = ("critic",)
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """See `Algorithm.networks`."""
+        return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True), "behaviour": Point(sizes.dim)}
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """The paper's L_A = L_s · A(s_t, a_t), no gradient through A, and L_q; in the warm-up L_s and L_q."""
+        values, error = judged(nets, target, batch, items, others(batch, items, self.negatives, rng))
+        points = nets["actor"](batch.states)
+        losses = {"critic": self.weight * error}
+        weights = None
+        if step >= self.warm_up:
+            weights = self.advantages(values.detach())
+        if self.smooth:
+            behaviour = nets["behaviour"](batch.states.detach())
+            losses["behaviour"] = items.cross_entropy(behaviour, batch.actions)
+            if weights is not None:
+                ratio = items.log_probs(points, batch.actions) - items.log_probs(behaviour, batch.actions)
+                weights = weights * ratio.exp().clamp(0.1, 10) ** self.smooth
+        if weights is not None:
+            batch.notes["largest_weight"] = largest(weights.abs())
+        return {"actor": items.cross_entropy(points, batch.actions, weights), **losses}
+
+    def advantages(self, values: Float[Tensor, "steps choices"]) -> Float[Tensor, "steps"]:
+        """Of the first of each row over the row's mean."""
+        return (values[:, 0] - values.mean(-1)).clamp(-self.clip, self.clip)

@@ -1,0 +1,63 @@
+"""The supervised head, weighted by what the critic expects of the item that came next."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float32
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.double_q import double_q_target, largest
+from what_next.losses import td_loss
+from what_next.models.actor_critic import Sizes
+from what_next.models.heads import Point
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class SacRec(Algorithm):
+    """Self-supervised actor-critic (SAC: Xin et al. 2020, arXiv 2006.05779); no soft actor-critic, hence the name.
+
+    Imitation, more of what is worth more: the actor's probability of an item ends proportional to how often it came
+    next times its value. So a rare item wins where it is worth that much more, and one that never came next does not.
+    Meant for rewards that are not negative: a negative value counts as 0, since a negative weight would push an item's
+    log-probability down without end. One critic with a slow copy, as in `sqn`.
+    """
+
+    name: Literal["sac_rec"] = "sac_rec"
+    weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the actor's")
+    warm_up: int = Field(
+        default=500,
+        ge=0,
+        description="steps in which the actor's loss is not weighted, until the critic tells something",
+    )
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    targets: ClassVar[tuple[str, ...]] = ("critic",)
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """See `Algorithm.networks`."""
+        return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True)}
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """The paper's L_A = L_s · Q(s_t, a_t), no gradient through Q, and L_q; in the warm-up L_s and L_q."""
+        targets = double_q_target(nets["critic"], target["critic"], batch, items)
+        values = items.values(nets["critic"](batch.states), batch.actions)
+        weights = None
+        if step >= self.warm_up:
+            weights = values.detach().clamp(min=0)
+            batch.notes["largest_weight"] = largest(weights)
+        return {
+            "actor": items.cross_entropy(nets["actor"](batch.states), batch.actions, weights),
+            "critic": self.weight * td_loss(values, targets),
+        }

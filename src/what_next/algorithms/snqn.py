@@ -1,0 +1,84 @@
+"""The supervised head beside a critic that also learns of items that did not come next."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.double_q import best_value, double_q_target
+from what_next.losses import mean
+from what_next.models.actor_critic import Sizes
+from what_next.models.heads import Point
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class Snqn(Algorithm):
+    """Supervised negative Q-learning (SNQN: Xin et al. 2021, arXiv 2111.03474).
+
+    A log of what users took holds hardly a negative reward, so the values of all items drift upwards together. Some
+    items that did not come next are drawn, and are taken to earn nothing and to leave the user in the same state.
+    Recommendations are those of the supervised head, as with `sqn`. With few items this sees every one of them as
+    negative many times, and values are low and flat: take fewer `negatives` then.
+    """
+
+    name: Literal["snqn"] = "snqn"
+    weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
+    negatives: int = Field(default=10, gt=0, description="items drawn for each step that did not come next")
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    targets: ClassVar[tuple[str, ...]] = ("critic",)
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """See `Algorithm.networks`."""
+        return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True)}
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """The paper's L_s, and L_q = L_p + L_n: temporal differences of the item that came next, and of the others."""
+        _, error = judged(nets, target, batch, items, others(batch, items, self.negatives, rng))
+        return {
+            "actor": items.cross_entropy(nets["actor"](batch.states), batch.actions),
+            "critic": self.weight * error,
+        }
+
+
+def others(
+    batch: Trajectories, items: ItemSpace, count: int, rng: np.random.Generator
+) -> Int64[Tensor, "steps choices"]:
+    """Items for each step that did not come next, each with the same chance."""
+    known = len(items)
+    ahead = torch.from_numpy(rng.integers(1, max(known, 2), size=(len(batch.actions), count)))
+    return (batch.actions.unsqueeze(-1) + ahead.to(batch.actions.device)) % known
+
+
+def judged(
+    nets: Networks,
+    target: Networks,
+    batch: Trajectories,
+    items: ItemSpace,
+    negatives: Int64[Tensor, "steps choices"],
+) -> tuple[Float[Tensor, "steps judged"], Float[Tensor, ""]]:
+    """The values of the item that came next (first) and of the negatives, and the loss L_p + L_n of the critic.
+
+    A negative earns 0, and the state after it is the one before it: its target is the discounted value of the best item
+    there. It is summed over the negatives, as in the paper. Where the history ended, nothing follows a negative either.
+    """
+    critic, slow = nets["critic"], target["critic"]
+    values = items.values(critic(batch.states), torch.cat([batch.actions.unsqueeze(-1), negatives], 1))
+    after = double_q_target(critic, slow, batch, items)
+    stayed = batch.discounts * best_value(critic, slow, batch.states.detach(), items)
+    targets = torch.cat([after.unsqueeze(-1), stayed.unsqueeze(-1).expand(-1, negatives.shape[1])], 1)
+    return values, mean((targets - values).square().sum(-1) / 2)

@@ -1,0 +1,54 @@
+"""The supervised head, with a value of every item beside it on the same encoder."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float32
+from pydantic import Field
+from torch import Tensor
+
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.double_q import double_q_target
+from what_next.losses import td_loss
+from what_next.models.actor_critic import Sizes
+from what_next.models.heads import Point
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class Sqn(Algorithm):
+    """Self-supervised Q-learning (SQN: Xin et al. 2020, arXiv 2006.05779).
+
+    The critic is a regulariser: its loss reaches the encoder and the item vectors, and recommendations are those of the
+    supervised head, which learns what came next as it was. So this is imitation on states that know of rewards; where
+    the log itself chooses badly, so does this. The paper learns two critics in turn, each on an encoder of its own;
+    here is one with a slow copy, on the shared encoder.
+    """
+
+    name: Literal["sqn"] = "sqn"
+    weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    targets: ClassVar[tuple[str, ...]] = ("critic",)
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """See `Algorithm.networks`."""
+        return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True)}
+
+    def losses(
+        self,
+        nets: Networks,
+        target: Networks,
+        batch: Trajectories,
+        items: ItemSpace,
+        step: int,
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """The paper's L_s (cross entropy) and L_q (squared error of temporal differences; half of it here)."""
+        targets = double_q_target(nets["critic"], target["critic"], batch, items)
+        values = items.values(nets["critic"](batch.states), batch.actions)
+        return {
+            "actor": items.cross_entropy(nets["actor"](batch.states), batch.actions),
+            "critic": self.weight * td_loss(values, targets),
+        }

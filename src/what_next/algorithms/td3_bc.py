@@ -1,0 +1,53 @@
+"""Td3 that stays near the log."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from what_next.algorithms.base import Networks
+from what_next.algorithms.td3 import Td3
+from what_next.models.item_space import ItemSpace
+from what_next.types import Trajectories
+
+
+class Td3Bc(Td3):
+    """Td3 with behaviour cloning (Fujimoto and Gu 2021, arXiv 2106.06860): the actor pays for leaving the log.
+
+    Its loss is -lambda Q(s, pi(s)) + cloning (equation 3), where lambda = alpha / mean |Q| makes it independent of the
+    reward's unit (equation 5; the values are those of the actor's own points, as in the authors' code). The paper
+    clones by squared distance, whose best point is the mean of all that came next. A user's next items are many and lie
+    apart, so that the default is the next item's cross entropy: the same likelihood, of a policy over items.
+
+    The cloning moves the encoder too, at every step, lest it learn at half the pace. What the critic asks moves the
+    actor alone. States are not standardised (equation 4): the encoder's are bounded.
+    """
+
+    name: Literal["td3_bc"] = "td3_bc"  # type: ignore[assignment]
+    candidates: int = Field(
+        default=0, ge=0, description="nearest items that the critic puts in order; 0: items by distance alone"
+    )
+    supervised: float = Field(
+        default=0.0, ge=0, description="weight of the states' own cross entropy; wanted where cloning is by distance"
+    )
+    alpha: float = Field(default=2.5, ge=0, description="weight of the critic against the cloning; 0: cloning alone")
+    cloning: Literal["cross_entropy", "distance"] = Field(
+        default="cross_entropy", description="cross entropy of the next item, or squared distance to its vector"
+    )
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {**Td3.moves, "cloning": ("encoder", "actor")}
+
+    def actor_losses(self, nets: Networks, batch: Trajectories, space: ItemSpace, step: int) -> dict[str, Tensor]:
+        """That of td3, weighted by lambda, when it is due; and the cloning."""
+        losses = {"cloning": self.clone(normalize(nets["actor"](batch.states), dim=-1), batch, space)}
+        if self.alpha and step % self.delay == 0:
+            values = self.climb(nets, batch)[1]
+            losses["actor"] = -self.alpha * values.mean() / values.detach().abs().mean().clamp(min=1e-6)
+        return losses
+
+    def clone(self, points: Tensor, batch: Trajectories, space: ItemSpace) -> Tensor:
+        """How far the points are from the log."""
+        if self.cloning == "cross_entropy":
+            return space.cross_entropy(self.sharpness * points, batch.actions)
+        return (points - space.rows(batch.actions).detach()).square().sum(-1).mean()

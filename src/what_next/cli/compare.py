@@ -1,0 +1,54 @@
+"""`what-next compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from what_next.cli.data import Json
+from what_next.cli.guard import emit
+from what_next.cli.model import part_of, seeds_of
+from what_next.errors import SetupError
+from what_next.evaluation.table import table
+from what_next.judging import compare as compare_setups
+from what_next.settings import Setup
+
+
+def compare(
+    words: Annotated[
+        list[str], typer.Argument(metavar="SETUP SETUP... [KEY=VALUE]...", help="Setup files, and settings for all.")
+    ],
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help='"0,1,2": the means over models trained from these seeds, where missing, beside the setups\'.'
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")] = "test",
+    ablations: Annotated[
+        bool,
+        typer.Option("--ablations", help="Each setup also without its critic, and with rewards that tell nothing."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge several setups on the same users' next items, each beside the first; models that are missing are trained."""
+    files = [word for word in words if "=" not in word or Path(word).exists()]
+    if len(files) < 2 and not (files and ablations):
+        raise SetupError("compare: give two setup files or more, or one with --ablations")
+    overrides = [word for word in words if word not in files]
+    setups = {name: Setup.read(file, overrides) for name, file in zip(_names(files), files, strict=True)}
+    result = compare_setups(setups, part_of(split), None if seeds is None else seeds_of(seeds), ablations=ablations)
+    if as_json:
+        emit(result)
+    else:
+        Console().print(table(result))
+
+
+def _names(files: list[str]) -> list[str]:
+    """The files' names without their endings; their paths where two share a name."""
+    stems = [Path(file).stem for file in files]
+    names = stems if len(set(stems)) == len(stems) else files
+    if len(set(names)) < len(names):
+        raise SetupError("compare: the same setup file is given twice; give each once")
+    return names

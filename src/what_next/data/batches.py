@@ -1,0 +1,79 @@
+"""Complete histories cut into windows, and windows put together by length: every event but a user's first is a target."""
+
+import numpy as np
+from jaxtyping import Int, Int32, Int64
+
+FINEST = 16
+"""Up to this length every length is a width of its own."""
+GROWTH = 1.02
+"""Beyond, a width is about so many times the one before, which bounds the padding and the number of shapes."""
+JITTER = 0.01
+"""Lengths are put in order after a random change of about this share, so that batches differ from pass to pass."""
+
+
+class Batches:
+    """The windows of all training users, and their order in each pass over them.
+
+    A window has up to `max_length` targets, and starts with the event before the first of them: neighbours share one
+    event. The last window of a user is full, and the first takes what is left over, since it is the one that begins
+    where nothing is known. Windows of about one length make a batch of about as many events as `batch_size` average
+    windows have.
+
+    Attributes:
+        users, starts, lengths: of each window, in events.
+        cuts: where the batches begin in a pass, and its end.
+    """
+
+    def __init__(
+        self,
+        users: Int32[np.ndarray, "users"],
+        known: Int64[np.ndarray, "users"],
+        *,
+        max_length: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        """Of users with two known events or more."""
+        counts = -(-(known - 1) // max_length)
+        owner = np.repeat(np.arange(len(users)), counts)
+        place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        last = known[owner] - 1 - (counts[owner] - 1 - place) * max_length  # the window's last event
+        self.users, self.seed = users[owner], seed
+        self.starts = np.maximum(last - max_length, 0)
+        self.lengths = last - self.starts + 1
+        self.cuts = _cut(np.sort(self.lengths), round(batch_size * float(self.lengths.mean())))
+        self._pass = -1
+
+    def __len__(self) -> int:
+        """Batches in a pass."""
+        return len(self.cuts) - 1
+
+    def batch(self, step: int) -> Int64[np.ndarray, "windows"]:
+        """The windows of a step, counted from the start of training: the same for the same seed."""
+        passed, index = divmod(step, len(self))
+        if passed != self._pass:
+            rng = np.random.default_rng([self.seed, passed])
+            self._order = np.argsort(self.lengths * rng.normal(1, JITTER, len(self.lengths)), kind="stable")
+            self._turns, self._pass = rng.permutation(len(self)), passed
+        turn = self._turns[index]
+        return self._order[self.cuts[turn] : self.cuts[turn + 1]]
+
+
+def width_of(longest: int) -> int:
+    """What the rows of a batch are padded to: one of few widths, so that kernels are not built for every length."""
+    if longest <= FINEST:
+        return longest
+    step = np.ceil(np.log(longest / FINEST) / np.log(GROWTH) - 1e-9)
+    return max(longest, round(FINEST * GROWTH**step))
+
+
+def _cut(lengths: Int[np.ndarray, "windows"], events: int) -> Int64[np.ndarray, "cuts"]:
+    """Where batches of at most so many events begin, shortest first; a pass is cut evenly, the longest batch first."""
+    cuts, end = [len(lengths)], len(lengths)
+    while end > 0:
+        rows = max(1, events // int(lengths[end - 1]))
+        # A batch goes no further down than to 0.9 of its width: padding costs as much as events do.
+        least = int(np.searchsorted(lengths, 0.9 * lengths[end - 1]))
+        end = max(end - rows, min(least, end - 1), 0)
+        cuts.append(end)
+    return np.array(cuts[::-1])

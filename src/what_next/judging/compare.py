@@ -1,0 +1,166 @@
+"""Which of several setups is better? All on the same users, each beside the first, and without what is said to help."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from what_next.algorithms import NextItem
+from what_next.data import Dataset
+from what_next.data.splits import Part
+from what_next.errors import ModelError, SetupError
+from what_next.evaluation.evaluate_next import evaluate_next, judged_on
+from what_next.judging.models import beside, is_trained, of_seed, policy, seconds, trained
+from what_next.judging.next_items import rules, yardstick_of
+from what_next.settings import Setup
+from what_next.state import State
+from what_next.types import History
+
+OFF, SHUFFLED = "critic off", "rewards shuffled"
+
+
+class ShuffledState(State):
+    """The same log, in which every event earned what some other one did: rewards tell nothing of what was chosen.
+
+    The encoder reads the log's rewards as they are, where the setup lets it.
+    """
+
+    def get_batch(self, step: int) -> History:
+        """See `State.get_batch`."""
+        history = super().get_batch(step)
+        events = self._events(history)
+        return replace(history, earned=np.where(events < 0, 0, self.earned[events]).astype(np.float32))
+
+    @cached_property
+    def earned(self) -> Float32[np.ndarray, "events"]:
+        """What each event earns now: permuted by the setup's seed; 0 for those that training does not look ahead to."""
+        places, values = self.own
+        earned = np.zeros(self.dataset.events, np.float32)
+        earned[places] = np.random.default_rng(self.setup.seed).permutation(values)
+        return earned
+
+    @cached_property
+    def own(self) -> tuple[Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
+        """The events that training looks ahead to, by their place in the log, and what each really earned."""
+        places, values = [], []
+        for step in range(len(self.batches)):
+            history = super().get_batch(step)
+            assert history.earned is not None
+            # The first event of a window is the last of the one before, and only there what it earned is looked at.
+            events = self._events(history)[:, 1:]
+            places.append(events[events >= 0])
+            values.append(history.earned[:, 1:][events >= 0])
+        return np.concatenate(places), np.concatenate(values)
+
+    def _events(self, history: History) -> Int64[np.ndarray, "batch time"]:
+        """The places of a history's events in the log; -1 for padding."""
+        assert history.before is not None
+        first = self.dataset.offsets[history.users] + history.before
+        return np.where(history.items < 0, -1, first[:, None] + np.arange(history.items.shape[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Entrant:
+    """Whoever is compared: a setup, what it is judged on, and what it learns from."""
+
+    setup: Setup
+    state: State
+    shuffled: bool = False
+
+    def of(self, seed: int | None) -> Setup:
+        """The setup of a seed, trained where it is not.
+
+        Raises:
+            ModelError: without a seed, the setup's own model was made by other settings; it is not overwritten.
+        """
+        setup = self.setup if seed is None else of_seed(self.setup, seed)
+        if is_trained(setup, self.state):
+            return setup
+        if seed is None and not self.shuffled and setup.model_agent_path.exists():
+            raise ModelError(
+                f"{setup.model_agent_path}: was made by other settings than its setup has now, or not trained to its "
+                "end; train it first (`what-next train SETUP`), or compare with --seeds, which trains beside it"
+            )
+        return trained(setup, self.state, ShuffledState if self.shuffled else State)
+
+
+def compare(
+    setups: Mapping[str, Setup], part: Part = "test", seeds: Sequence[int] | None = None, *, ablations: bool = False
+) -> dict[str, Any]:
+    """Judge several setups on the next items of the same users, and each beside the first.
+
+    Args:
+        setups: by the name to show them under; two or more, or one with `ablations`.
+        part: tune on validation; report the test.
+        seeds: of training: the models of each are trained where they are missing, beside the setup's own. None: the
+            setup's own model, trained where there is none.
+        ablations: judge each setup that learns from the log's rewards without them, too. "critic off": next items alone
+            are learnt (`next_item`), with the same settings; for an algorithm that has more networks than its actor.
+            "rewards shuffled": the same algorithm where every event earned what another one did.
+
+    Returns:
+        As of `evaluate_next`, beside `random` and `popular`; `reference`: the first setup; `differences`: by name, to
+        it; `training`: by name, the `algorithm` and the `seconds` of each seed.
+
+    Raises:
+        SetupError: the setups are not split alike, or two save to the same model.
+        ModelError: see `Entrant.of`.
+    """
+    entrants = dict(_entrants(setups, ablations))
+    _alike(setups, entrants)
+    first = next(iter(entrants))
+    state = entrants[first].state
+    yardstick = yardstick_of(state, part)
+    judged, training = {}, {}
+    for name, entrant in entrants.items():
+        chosen = [entrant.of(seed) for seed in (seeds or [None])]
+        judged[name] = yardstick.judge([policy(one, entrant.state) for one in chosen], entrant.state.histories)
+        training[name] = {"algorithm": chosen[0].algorithm.name, "seconds": [seconds(one) for one in chosen]}
+    about = judged_on(state.dataset, state.split, part, yardstick.targets, seeds or [setups[first].seed])
+    others = {name: (name, first) for name in entrants if name != first}
+    result = evaluate_next({**judged, **rules(yardstick, state)}, yardstick, about, others)
+    return {**result, "reference": first, "training": training}
+
+
+def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[str, Entrant]]:
+    """Every setup, each followed by its ablations; a data file is read once."""
+    read: dict[Path, Dataset] = {}
+    for name, setup in setups.items():
+        if setup.data not in read:
+            read[setup.data] = Dataset.read(setup.data)
+        state = State(read[setup.data], setup)
+        yield name, Entrant(setup, state)
+        if not ablations or setup.algorithm.trials or isinstance(setup.algorithm, NextItem):
+            continue
+        if {network for moved in setup.algorithm.moves.values() for network in moved} - {"encoder", "actor"}:
+            plain = beside(setup, "critic-off").model_copy(update={"algorithm": NextItem()})
+            yield f"{name}, {OFF}", Entrant(plain, State(state.dataset, plain, state.space))
+        if np.ptp(ShuffledState(state.dataset, setup, state.space).own[1]):  # else there is nothing to shuffle
+            yield f"{name}, {SHUFFLED}", Entrant(beside(setup, "rewards-shuffled"), state, shuffled=True)
+
+
+def _alike(setups: Mapping[str, Setup], entrants: Mapping[str, Entrant]) -> None:
+    """Raises a `SetupError` where the setups cannot be compared."""
+    first, *others = setups
+    mine = entrants[first].state
+    for name in others:
+        theirs = entrants[name].state
+        if theirs.split.hash != mine.split.hash:
+            raise SetupError(
+                f"{name} cannot be compared with {first}: it is judged on other targets ({setups[name].data}, split "
+                f"{theirs.split.kind} {theirs.split.hash}) than {first} ({setups[first].data}, split {mine.split.kind} "
+                f"{mine.split.hash}); give both the same `data` and `split`"
+            )
+    owners: dict[Path, str] = {}
+    for name, setup in setups.items():
+        path = setup.model_agent_path.resolve()
+        if path in owners:
+            raise SetupError(
+                f"{owners[path]} and {name} both save to {setup.model_agent_path}; give each a model_agent_path and a "
+                "model_critic_path of its own"
+            )
+        owners[path] = name

@@ -1,0 +1,38 @@
+"""Losses: pure functions on tensors. Those over a whole catalogue never hold steps times items."""
+
+from what_next.losses.catalogue import best, expectation, log_probs, logsumexp
+from what_next.losses.chunked import Precision
+from what_next.losses.linear_cross_entropy import linear_cross_entropy
+from what_next.losses.rl import (
+    advantage_weights,
+    cql_penalty,
+    expectile_loss,
+    importance_weights,
+    mean,
+    td_loss,
+    td_target,
+    topk_correction,
+)
+from what_next.losses.sampled import Draws, Negatives, gbce, gbce_beta, sampled_softmax
+
+__all__ = [
+    "Draws",
+    "Negatives",
+    "Precision",
+    "advantage_weights",
+    "best",
+    "cql_penalty",
+    "expectation",
+    "expectile_loss",
+    "gbce",
+    "gbce_beta",
+    "importance_weights",
+    "linear_cross_entropy",
+    "log_probs",
+    "logsumexp",
+    "mean",
+    "sampled_softmax",
+    "td_loss",
+    "td_target",
+    "topk_correction",
+]

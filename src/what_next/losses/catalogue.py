@@ -1,0 +1,121 @@
+"""What is computed over all items at each step, without ever holding steps times items.
+
+Points may have one column more than the vectors: it is added to each item's value (a level, which softmax ignores).
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from what_next.losses.chunked import chunks, softmax_
+
+
+def split(
+    points: Float[Tensor, "*grid columns"], dim: int
+) -> tuple[Float[Tensor, "*grid dim"], Float[Tensor, "*grid"] | None]:
+    """The directions of the points, and their levels; None where they have no column for it."""
+    assert points.shape[-1] in (dim, dim + 1), f"points have {points.shape[-1]} columns, the vectors {dim}"
+    return points[..., :dim], points[..., dim] if points.shape[-1] > dim else None
+
+
+@torch.no_grad()
+def log_probs(
+    points: Float[Tensor, "steps columns"], vectors: Float[Tensor, "items dim"], actions: Int64[Tensor, "steps"]
+) -> Float[Tensor, "steps"]:
+    """log softmax(<point, item>) at the action, over all items; no gradient."""
+    points, _ = split(points, vectors.shape[1])
+    found = torch.empty_like(points[:, 0])
+    for rows in chunks(len(points), len(vectors), points.device):
+        logits = points[rows] @ vectors.T
+        own = logits.gather(1, actions[rows, None]).squeeze(1)
+        found[rows] = own - softmax_(logits)
+    return found
+
+
+@torch.no_grad()
+def best(
+    points: Float[Tensor, "steps columns"],
+    vectors: Float[Tensor, "items dim"],
+    within: Float[Tensor, "steps columns_of_behaviour"] | None = None,
+    threshold: float = 0.0,
+) -> tuple[Float[Tensor, "steps"], Int64[Tensor, "steps"]]:
+    """The largest value over all items, and its item (the first of several); no gradient.
+
+    Args:
+        points: of the value function. vectors: of all items.
+        within: points of a behaviour policy: only items that it finds at least `threshold` times as probable as its
+            likeliest are considered (discrete BCQ: Fujimoto et al. 2019, "Benchmarking Batch Deep Reinforcement
+            Learning Algorithms").
+        threshold: in [0, 1].
+    """
+    assert 0 <= threshold <= 1, f"the threshold is a share of the largest probability, not {threshold}"
+    points, level = split(points, vectors.shape[1])
+    values, actions = torch.empty_like(points[:, 0]), torch.empty_like(points[:, 0], dtype=torch.int64)
+    for rows in chunks(len(points), len(vectors), points.device):
+        logits = points[rows] @ vectors.T
+        if within is not None and threshold > 0:
+            behaviour = split(within[rows], vectors.shape[1])[0] @ vectors.T
+            # pi / max pi >= threshold, as logits; the sums of exponentials cancel.
+            floor = behaviour.amax(1, keepdim=True) + torch.tensor(threshold, dtype=behaviour.dtype).log()
+            logits.masked_fill_(behaviour < floor, -torch.inf)
+        values[rows], actions[rows] = logits.max(1)
+    return (values if level is None else values + level), actions
+
+
+@torch.no_grad()
+def expectation(
+    policy: Float[Tensor, "steps columns_of_policy"],
+    points: Float[Tensor, "steps columns"],
+    vectors: Float[Tensor, "items dim"],
+) -> Float[Tensor, "steps"]:
+    """The mean of <point, item> over items drawn from softmax(<policy, item>); no gradient.
+
+    It is the value of the policy's mean item, so that one product with the vectors serves for all values.
+    """
+    policy, _ = split(policy, vectors.shape[1])
+    points, level = split(points, vectors.shape[1])
+    found = torch.empty_like(points[:, 0])
+    for rows in chunks(len(points), len(vectors), points.device):
+        probabilities = policy[rows] @ vectors.T
+        softmax_(probabilities)
+        found[rows] = (probabilities @ vectors * points[rows]).sum(1)
+    return found if level is None else found + level
+
+
+def logsumexp(points: Float[Tensor, "steps columns"], vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "steps"]:
+    """log of the sum over items of exp <point, item>, with gradient for points and vectors.
+
+    The weights of the steps are known in the backward pass only, so it makes the logits again: four products of
+    matrices. The mean of `logsumexp - value(action)` is `linear_cross_entropy`, in three.
+    """
+    points, level = split(points, vectors.shape[1])
+    found: Tensor = _LogSumExp.apply(points, vectors)  # type: ignore[no-untyped-call]
+    return found if level is None else found + level
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, vectors: Tensor) -> Tensor:
+        ctx.save_for_backward(points, vectors)
+        found = torch.empty_like(points[:, 0])
+        for rows in chunks(len(points), len(vectors), points.device):
+            found[rows] = softmax_(points[rows] @ vectors.T)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        points, vectors = ctx.saved_tensors
+        of_points = torch.empty_like(points) if ctx.needs_input_grad[0] else None
+        of_vectors = torch.zeros_like(vectors) if ctx.needs_input_grad[1] else None
+        for rows in chunks(len(points), len(vectors), points.device):
+            probabilities = points[rows] @ vectors.T
+            softmax_(probabilities)
+            if of_points is not None:
+                of_points[rows] = probabilities @ vectors * gradient[rows, None]
+            if of_vectors is not None:
+                of_vectors.addmm_(probabilities.T, points[rows] * gradient[rows, None])
+        return of_points, of_vectors

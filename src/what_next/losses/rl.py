@@ -1,0 +1,105 @@
+"""Losses of reinforcement learning, as pure functions of numbers for each step. Means of no steps are 0."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor
+
+
+def mean(losses: Float[Tensor, "steps"], weights: Float[Tensor, "steps"] | None = None) -> Float[Tensor, ""]:
+    """The mean over steps of weight times loss; it divides by the steps, not by the weights. 0 without steps."""
+    total = losses.sum() if weights is None else torch.dot(losses, weights)
+    return total / max(len(losses), 1)
+
+
+def td_target(
+    rewards: Float[Tensor, "steps"], discounts: Float[Tensor, "steps"], next_values: Float[Tensor, "steps"]
+) -> Float[Tensor, "steps"]:
+    """reward + discount * value of the next state, without gradient (Sutton and Barto 2018, equation 6.2).
+
+    With n-step rewards and discounts ** n it is the n-step return (their equation 7.1).
+    """
+    return (rewards + discounts * next_values).detach()
+
+
+def td_loss(
+    values: Float[Tensor, "steps"],
+    targets: Float[Tensor, "steps"],
+    form: Literal["squared", "huber"] = "squared",
+    delta: float = 1.0,
+    weights: Float[Tensor, "steps"] | None = None,
+) -> Float[Tensor, ""]:
+    """The mean of (value - target)² / 2; 'huber' is linear beyond `delta`: delta (|error| - delta / 2).
+
+    Mnih et al. (2015, methods) clip the error's gradient to [-1, 1], which is 'huber' with delta 1. Targets have no
+    gradient.
+    """
+    errors = values - targets.detach()
+    if form == "huber":
+        return mean(F.huber_loss(errors, torch.zeros_like(errors), reduction="none", delta=delta), weights)
+    return mean(errors.square() / 2, weights)
+
+
+def expectile_loss(
+    values: Float[Tensor, "steps"],
+    targets: Float[Tensor, "steps"],
+    expectile: float = 0.7,
+    weights: Float[Tensor, "steps"] | None = None,
+) -> Float[Tensor, ""]:
+    """The mean of |expectile - 1(u < 0)| u² with u = target - value (IQL: Kostrikov et al. 2021, equations 4 and 5).
+
+    There the target is Q(s, a) and the value V(s). With 0.5 it is half the squared error; towards 1, the value rises
+    towards the largest target. Targets have no gradient.
+    """
+    assert 0 < expectile < 1, f"an expectile lies between 0 and 1, not at {expectile}"
+    errors = targets.detach() - values
+    return mean(torch.where(errors < 0, 1 - expectile, expectile) * errors.square(), weights)
+
+
+def cql_penalty(
+    levels: Float[Tensor, "steps"], values: Float[Tensor, "steps"], weights: Float[Tensor, "steps"] | None = None
+) -> Float[Tensor, ""]:
+    """The mean of log sum exp Q(s, .) - Q(s, a), a from the log (CQL(H): Kumar et al. 2020, equation 4).
+
+    Args:
+        levels: log of the sum over all items of exp Q, as `ItemSpace.logsumexp` has it; `values`: Q of the action.
+        weights: of the steps.
+
+    For Q = <point, item> this is the cross entropy of softmax(Q): `ItemSpace.cross_entropy` has the same in less time.
+    """
+    return mean(levels - values, weights)
+
+
+def topk_correction(log_probs: Float[Tensor, "steps"], slots: int) -> Float[Tensor, "steps"]:
+    """K (1 - pi(a | s))^(K - 1), without gradient (Chen et al. 2019, "Top-K Off-Policy Correction for a REINFORCE
+    Recommender System", equations 7 and 8).
+
+    It multiplies the policy's gradient: an item likely enough to be in a slate of K at least once need not grow
+    further. For K = 1 it is 1.
+    """
+    assert slots >= 1, f"a slate has at least one slot, not {slots}"
+    # 1 - pi, exact for the smallest probabilities; rounding may leave a log above 0.
+    others = -torch.expm1(log_probs.detach().clamp(max=0))
+    return slots * others ** (slots - 1)
+
+
+def importance_weights(
+    log_policy: Float[Tensor, "steps"], log_behaviour: Float[Tensor, "steps"], cap: float
+) -> Float[Tensor, "steps"]:
+    """min(pi(a | s) / beta(a | s), cap), without gradient (Chen et al. 2019, section 4.4, weight capping)."""
+    assert cap > 0, f"a cap is positive, not {cap}"
+    return (log_policy - log_behaviour).detach().exp().clamp(max=cap)
+
+
+def advantage_weights(
+    advantages: Float[Tensor, "steps"], temperature: float = 1.0, cap: float = 20.0
+) -> Float[Tensor, "steps"]:
+    """min(exp(A / temperature), cap), without gradient: weights of a cross entropy towards the log's better actions.
+
+    CRR (Wang et al. 2020, equation 4, capped at 20); AWR (Peng et al. 2019); IQL's equation 7, whose beta is
+    1 / temperature.
+    """
+    assert temperature > 0 < cap, "temperature and cap are positive"
+    return (advantages.detach() / temperature).exp().clamp(max=cap)

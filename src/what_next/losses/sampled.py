@@ -1,0 +1,186 @@
+"""Losses for catalogues too large for a softmax over all items: the target against negatives that the batch shares.
+
+They take the values of the targets and the vectors of the negatives, both gathered already, so that only those rows
+of the item table have a gradient.
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from what_next.losses.chunked import Kernel, Precision, chunked_loss, softmax_
+
+
+@dataclass(frozen=True, eq=False)
+class Negatives:
+    """Items drawn with replacement.
+
+    Attributes:
+        ids: the distinct ones, in order.
+        counts: how often each was drawn.
+        log_q: log of the probability of each, at one draw.
+        drawn: the number of draws.
+    """
+
+    ids: Int64[Tensor, "distinct"]
+    counts: Int64[Tensor, "distinct"]
+    log_q: Float[Tensor, "distinct"]
+    drawn: int
+
+    @classmethod
+    def of(cls, drawn: Int64[Tensor, "draws"], log_q: Float[Tensor, "items"]) -> "Negatives":
+        """From the draws, and the distribution over all items that they come from."""
+        ids, counts = torch.unique(drawn, return_counts=True)
+        return cls(ids, counts, log_q[ids], len(drawn))
+
+    def without(self, actions: Int64[Tensor, "steps"]) -> "Hits":
+        """Where the step's own action is among the negatives: there it is no negative."""
+        places = torch.searchsorted(self.ids, actions).clamp_(max=len(self.ids) - 1)
+        return Hits(places[:, None], (self.ids[places] == actions)[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Accidental hits: the column of each step's own action among the negatives, where `hit`."""
+
+    places: Int64[Tensor, "steps 1"]
+    hit: Tensor
+
+    def remove_(self, logits: Tensor, rows: slice) -> None:
+        """Make them so unlikely that they count for nothing (but finite: all negatives of a step may be hits)."""
+        places = self.places[rows]
+        nothing = torch.finfo(logits.dtype).min / 4
+        logits.scatter_(1, places, logits.gather(1, places).masked_fill_(self.hit[rows], nothing))
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """A distribution over items that negatives are drawn from.
+
+    Attributes:
+        log_q: log of each item's probability.
+        edges: cumulated probabilities; None where all are equal.
+    """
+
+    log_q: Float[Tensor, "items"]
+    edges: np.ndarray | None = None
+
+    @classmethod
+    def uniform(cls, items: int, device: torch.device | None = None) -> "Draws":
+        """Each item alike."""
+        return cls(torch.full((items,), -log(items), device=device))
+
+    @classmethod
+    def of(cls, log_q: Float[Tensor, "items"]) -> "Draws":
+        """From logarithms of weights: what they sum to is seen to here. Make it once, not for each batch."""
+        log_q = log_q.detach().double().log_softmax(0)
+        edges = np.cumsum(log_q.exp().cpu().numpy())
+        return cls(log_q.float(), edges / edges[-1])
+
+    def draw(self, count: int, rng: np.random.Generator) -> Negatives:
+        """`count` draws with replacement."""
+        items = len(self.log_q)
+        if self.edges is None:
+            drawn = rng.integers(items, size=count)
+        else:
+            drawn = np.searchsorted(self.edges, rng.random(count), side="right")
+        return Negatives.of(torch.from_numpy(drawn).to(self.log_q.device), self.log_q)
+
+
+def sampled_softmax(
+    points: Float[Tensor, "steps dim"],
+    values: Float[Tensor, "steps"],
+    vectors: Float[Tensor, "distinct dim"],
+    actions: Int64[Tensor, "steps"],
+    negatives: Negatives,
+    weights: Float[Tensor, "steps"] | None = None,
+    precision: Precision = "fp32",
+) -> Float[Tensor, ""]:
+    """Softmax cross entropy whose sum over all items is estimated from drawn ones: -s(a) + log Z, with
+    Z = exp s(a) + sum over draws j other than a of exp(s(j)) / (draws * q(j)).
+
+    The correction by log q is that of Bengio and Senecal (2008), as in Jean et al. (2015, equation 8). The target
+    stands outside the draws, so it takes no correction, and draws that hit it are left out: the expectation of Z is
+    the full sum whatever q (to correct the target too would bias it: Khrylchenko et al. 2025, "Correcting the LogQ
+    Correction"). So every item drawn once at q = 1/items is exactly the full softmax, and more draws approach it; with
+    few, log Z is too small in expectation (Jensen), least so where q follows the softmax.
+
+    Args:
+        points: one for each step; `values`: <point, vector of the action>, with gradient.
+        vectors: of `negatives.ids`, with gradient.
+        actions: the item that came, at each step.
+        negatives: shared by all steps.
+        weights: of the steps; None: all 1.
+        precision: of the products with the negatives.
+    """
+    if not len(negatives.ids):
+        return values.sum() * 0
+    # Draws of one item are one column, so many times as likely.
+    correction = (negatives.counts.to(points.dtype) / negatives.drawn).log() - negatives.log_q.to(points.dtype)
+    kernel = _sampled(values.detach(), correction, negatives.without(actions))
+    return chunked_loss(points, vectors, kernel, own=values, weights=weights, precision=precision)
+
+
+def _sampled(values: Tensor, correction: Tensor, hits: Hits) -> Kernel:
+    def kernel(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        logits += correction
+        hits.remove_(logits, rows)
+        others = softmax_(logits) - values[rows]  # log of the odds against the action
+        share = others.sigmoid()
+        logits *= share[:, None]
+        return F.softplus(others, threshold=50.0), -share
+
+    return kernel
+
+
+def gbce(
+    points: Float[Tensor, "steps dim"],
+    values: Float[Tensor, "steps"],
+    vectors: Float[Tensor, "distinct dim"],
+    actions: Int64[Tensor, "steps"],
+    negatives: Negatives,
+    items: int,
+    calibration: float = 0.75,
+    weights: Float[Tensor, "steps"] | None = None,
+    precision: Precision = "fp32",
+) -> Float[Tensor, ""]:
+    """Generalised binary cross entropy (Petrov and Macdonald 2023, arXiv 2308.07192):
+    -(log sigmoid(s(a))^beta + sum over negatives of log(1 - sigmoid(s))) / (draws + 1).
+
+    beta = alpha (t (1 - 1/alpha) + 1/alpha), with the sampling rate alpha = draws / (items - 1). With t = 1, sigmoid(s)
+    is calibrated (negative sampling alone makes it overconfident); with t = 0, beta is 1: plain binary cross entropy.
+    Negatives are meant to be drawn uniformly; draws that hit the action are left out. Unlike in the paper all steps
+    share them, so draw many more than its 256 (some thousands): too few are pushed down together, step by step.
+
+    Args:
+        points, values, vectors, actions, negatives, weights, precision: as for `sampled_softmax`.
+        items: in the catalogue. calibration: t, in [0, 1].
+    """
+    assert 0 <= calibration <= 1, f"the calibration t lies in [0, 1], not {calibration}"
+    beta = gbce_beta(negatives.drawn, items, calibration)
+    losses = beta * F.softplus(-values, threshold=50.0)
+    total = (losses if weights is None else losses * weights.detach()).sum() / max(len(values), 1)
+    if len(negatives.ids):
+        kernel = _binary(negatives.counts.to(points.dtype), negatives.without(actions))
+        total = total + chunked_loss(points, vectors, kernel, weights=weights, precision=precision)
+    return total / (negatives.drawn + 1)
+
+
+def gbce_beta(drawn: int, items: int, calibration: float) -> float:
+    """The exponent of the positive: alpha (t (1 - 1/alpha) + 1/alpha), or t alpha + 1 - t."""
+    return calibration * min(drawn / max(items - 1, 1), 1.0) + 1 - calibration
+
+
+def _binary(counts: Tensor, hits: Hits) -> Kernel:
+    def kernel(logits: Tensor, rows: slice) -> tuple[Tensor, None]:
+        hits.remove_(logits, rows)
+        losses = F.softplus(logits, threshold=50.0) @ counts
+        logits.sigmoid_().mul_(counts)
+        return losses, None
+
+    return kernel

@@ -1,0 +1,85 @@
+"""What every encoder is: a batch pass over histories, and the same by single steps."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from what_next.models.items import ItemVectors
+from what_next.types import Events
+
+State = tuple[Tensor, ...]
+"""What an encoder must know of the events so far. The first axis of each tensor is `batch`: a cache slices users."""
+
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    """Widths of an encoder.
+
+    Attributes:
+        dim: of the states, and of the item vectors.
+        layers: how many; `dropout`: share of entries that is dropped in training.
+        numbers: how many further numbers are read of an event.
+        max_length: how many events back a layer of the transformer reads; the others have no such bound.
+    """
+
+    dim: int
+    layers: int = 1
+    dropout: float = 0.0
+    numbers: int = 0
+    max_length: int = 200
+
+
+class Encoder(nn.Module):
+    """The state after every event of a history, none of which knows a later event.
+
+    The input of a step is the item's vector, scaled to entries of about 1 (as in Vaswani et al. 2017, section 3.4; an
+    item vector has a length of about 1), plus a linear map of the event's numbers. A kind of encoder defines `encode`,
+    `start` and `advance`, so that a step more gives what a batch pass over one event more would give.
+    """
+
+    def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
+        """An encoder that reads `items`; their vectors are part of it, and learn with it."""
+        super().__init__()
+        assert items.dim == sizes.dim, "states and item vectors have one width"
+        self.items, self.sizes = items, sizes
+        self.numbers = nn.Linear(sizes.numbers, sizes.dim) if sizes.numbers else None
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, events: Events) -> Float[Tensor, "batch time dim"]:
+        """The state after every event. What stands at padding means nothing."""
+        return self.encode(self.inputs(events))
+
+    def step(self, state: State, events: Events) -> tuple[Float[Tensor, "batch dim"], State]:
+        """The states after one event more: `events` has one column. A row of padding keeps what it was."""
+        states, after = self.advance(state, self.inputs(events).squeeze(1))
+        there = events.items[:, 0] >= 0
+        shapes = ((-1, *[1] * (old.ndim - 1)) for old in state)
+        kept = (torch.where(there.view(shape), new, old) for shape, new, old in zip(shapes, after, state, strict=True))
+        return states, tuple(kept)
+
+    def inputs(self, events: Events) -> Float[Tensor, "batch time dim"]:
+        """What is read of each event."""
+        vectors: Tensor = self.items.rows(events.items) * self.sizes.dim**0.5
+        if self.numbers is not None:
+            vectors = vectors + self.numbers(events.numbers)
+        dropped: Tensor = self.dropout(vectors)
+        return dropped
+
+    @abstractmethod
+    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        """The state after every input."""
+
+    @abstractmethod
+    def start(self, batch: int) -> State:
+        """What is known before any event."""
+
+    @abstractmethod
+    def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
+        """The states after one input more."""
+
+    def _zeros(self, *shape: int) -> Tensor:
+        """Zeros where the parameters are, of their type."""
+        return next(self.parameters()).new_zeros(shape)

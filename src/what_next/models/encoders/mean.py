@@ -1,0 +1,53 @@
+"""The mean of what was heard, recent events weighing more: the floor that an encoder must clear."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from what_next.models.encoders.base import Encoder, EncoderSizes, State
+from what_next.models.items import ItemVectors
+
+START = 0.9  # a weight of ten events or so
+BLOCK = 128  # events that are weighed by one matrix product
+
+
+class MeanEncoder(Encoder):
+    """Exponentially weighted mean of the inputs, then a linear map: `sum_i d^(t-i) x_i / sum_i d^(t-i)`.
+
+    The decay d is learned, as its logit, from 0.9. It has one layer whatever `sizes.layers` says.
+    """
+
+    def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
+        super().__init__(items, sizes)
+        self.logit = nn.Parameter(torch.tensor(math.log(START / (1 - START))))
+        self.linear = nn.Linear(sizes.dim, sizes.dim)
+
+    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        """The state after every input. Powers of the decay only ever shrink, so that no length is too long."""
+        time = torch.arange(min(inputs.shape[1], BLOCK), device=inputs.device)
+        decay = nn.functional.logsigmoid(self.logit)  # its logarithm
+        lags = time[:, None] - time
+        weights = torch.exp(decay * lags.clamp(min=0)) * (lags >= 0)
+        carried = torch.exp(decay * (time + 1))[:, None]
+        total, weight, means = inputs.new_zeros(len(inputs), 1, inputs.shape[2]), inputs.new_zeros(1, 1), []
+        for block in torch.split(inputs, BLOCK, 1):
+            width = block.shape[1]
+            sums = weights[:width, :width] @ block + carried[:width] * total
+            counts = weights[:width, :width].sum(1, keepdim=True) + carried[:width] * weight
+            means.append(sums / counts)
+            total, weight = sums[:, -1:], counts[-1:]
+        states: Tensor = self.linear(torch.cat(means, 1))
+        return states
+
+    def start(self, batch: int) -> State:
+        """The weighted sum [batch dim] and the weight [batch 1] of the inputs so far: none."""
+        return self._zeros(batch, self.sizes.dim), self._zeros(batch, 1)
+
+    def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
+        """The states after one input more."""
+        total, weight = state
+        decay = torch.sigmoid(self.logit)
+        total, weight = decay * total + inputs, decay * weight + 1
+        return self.linear(total / weight), (total, weight)

@@ -1,0 +1,67 @@
+"""Recurrent encoders: LSTM and GRU. All that they know of the past is the state itself."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from what_next.models.encoders.base import Encoder, EncoderSizes, State
+from what_next.models.items import ItemVectors
+
+
+class LstmEncoder(Encoder):
+    """An LSTM (Hochreiter and Schmidhuber 1997), of one layer or more; dropout before, between and after them.
+
+    The bias of the forget gate starts at 1, so that the past is kept until learning says otherwise (Jozefowicz et al.
+    2015, section 2.2).
+    """
+
+    def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
+        super().__init__(items, sizes)
+        between = sizes.dropout if sizes.layers > 1 else 0.0
+        self.cells = nn.LSTM(sizes.dim, sizes.dim, sizes.layers, batch_first=True, dropout=between)
+        forget = slice(sizes.dim, 2 * sizes.dim)  # the gates are stacked: input, forget, cell, output
+        with torch.no_grad():
+            for name, bias in self.cells.named_parameters():
+                if name.startswith("bias_"):  # there are two for each layer, and they are added
+                    bias[forget] = 0.5
+
+    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        """The state after every input."""
+        states, _ = self.cells(inputs)
+        dropped: Tensor = self.dropout(states)
+        return dropped
+
+    def start(self, batch: int) -> State:
+        """Outputs and cells of each layer: [batch layers dim], zeros."""
+        zeros = self._zeros(batch, self.sizes.layers, self.sizes.dim)
+        return zeros, zeros
+
+    def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
+        """The states after one input more."""
+        outputs, cells = (part.transpose(0, 1).contiguous() for part in state)
+        states, (outputs, cells) = self.cells(inputs.unsqueeze(1), (outputs, cells))
+        return self.dropout(states.squeeze(1)), (outputs.transpose(0, 1), cells.transpose(0, 1))
+
+
+class GruEncoder(Encoder):
+    """A GRU (Cho et al. 2014), as in GRU4Rec (Hidasi et al. 2016); dropout before, between and after its layers."""
+
+    def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
+        super().__init__(items, sizes)
+        between = sizes.dropout if sizes.layers > 1 else 0.0
+        self.cells = nn.GRU(sizes.dim, sizes.dim, sizes.layers, batch_first=True, dropout=between)
+
+    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        """The state after every input."""
+        states, _ = self.cells(inputs)
+        dropped: Tensor = self.dropout(states)
+        return dropped
+
+    def start(self, batch: int) -> State:
+        """Outputs of each layer: [batch layers dim], zeros."""
+        return (self._zeros(batch, self.sizes.layers, self.sizes.dim),)
+
+    def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
+        """The states after one input more."""
+        states, outputs = self.cells(inputs.unsqueeze(1), state[0].transpose(0, 1).contiguous())
+        return self.dropout(states.squeeze(1)), (outputs.transpose(0, 1),)

@@ -1,0 +1,153 @@
+"""A transformer whose layers read a bounded number of events back, so that it streams exactly."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from what_next.models.encoders.base import Encoder, EncoderSizes, State
+from what_next.models.items import ItemVectors
+
+BLOCK = 256  # queries that attend at once in a history longer than `max_length`
+HEAD = 32  # width of a head, at least
+Pair = tuple[Tensor, Tensor]
+
+
+class TransformerEncoder(Encoder):
+    """Causal self-attention over the history (SASRec, Kang and McAuley 2018), pre-norm, with rotary positions.
+
+    Every layer reads the last `max_length` events of its input, in training as when it streams (a band, as in Beltagy
+    et al. 2020, section 3.1): the keys and values of the last `max_length - 1` are then all that a step has to know,
+    whatever the history's length. Positions enter as differences alone (Su et al. 2021, equation 14), so that a window
+    may start anywhere. The feed-forward part is twice as wide as the state: a layer has as many weights as an LSTM's.
+    """
+
+    def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
+        super().__init__(items, sizes)
+        assert sizes.max_length > 0, "an event is read at least by itself"
+        self.layers = nn.ModuleList(Layer(sizes) for _ in range(sizes.layers))
+        self.norm = nn.LayerNorm(sizes.dim)
+
+    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        """The state after every input."""
+        states = inputs
+        for layer in self.layers:
+            states = layer(states)
+        normed: Tensor = self.norm(states)
+        return normed
+
+    def start(self, batch: int) -> State:
+        """Keys and values of each layer, newest last: [batch layers heads past width]; which of them are there."""
+        heads, past = heads_of(self.sizes.dim), self.sizes.max_length - 1
+        zeros = self._zeros(batch, self.sizes.layers, heads, past, self.sizes.dim // heads)
+        return zeros, zeros, torch.zeros(batch, past, dtype=torch.bool, device=zeros.device)
+
+    def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
+        """The states after one input more."""
+        states, keys, values = inputs.unsqueeze(1), [], []
+        there = torch.cat([state[2], state[2].new_ones(len(inputs), 1)], 1)
+        for layer, old_keys, old_values in zip(self.layers, state[0].unbind(1), state[1].unbind(1), strict=True):
+            assert isinstance(layer, Layer)
+            states, (new_keys, new_values) = layer.advance(states, (old_keys, old_values), there)
+            keys.append(new_keys)
+            values.append(new_values)
+        normed: Tensor = self.norm(states.squeeze(1))
+        return normed, (torch.stack(keys, 1), torch.stack(values, 1), there[:, 1:])
+
+
+class Layer(nn.Module):
+    """Attention and a feed-forward part, each on the normed states and added to them.
+
+    No weights of the attention are dropped, only what is added: PyTorch's fused attention on a CPU has no dropout.
+    """
+
+    def __init__(self, sizes: EncoderSizes) -> None:
+        super().__init__()
+        self.heads, self.band = heads_of(sizes.dim), sizes.max_length
+        self.attention_norm, self.forward_norm = nn.LayerNorm(sizes.dim), nn.LayerNorm(sizes.dim)
+        self.projections = nn.Linear(sizes.dim, 3 * sizes.dim)
+        self.joined = nn.Linear(sizes.dim, sizes.dim)
+        self.wide, self.narrow = nn.Linear(sizes.dim, 2 * sizes.dim), nn.Linear(2 * sizes.dim, sizes.dim)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, states: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        """The layer's output for every input, block by block: memory does not grow with the square of the history."""
+        queries, keys, values = self._project(states)
+        time = states.shape[1]
+        if time <= self.band:  # without a mask, PyTorch passes over what is not read
+            return self._finish(states, attend(queries, keys, values, None))
+        read = []
+        for start in range(0, time, BLOCK):
+            first, end = max(start - self.band + 1, 0), min(start + BLOCK, time)
+            mask = banded(end - start, start - first, self.band, states.device)
+            near = slice(first, end)
+            read.append(attend(queries[:, :, start:end], keys[:, :, near], values[:, :, near], mask))
+        return self._finish(states, torch.cat(read, 2))
+
+    def advance(
+        self, states: Float[Tensor, "batch 1 dim"], past: Pair, there: Bool[Tensor, "batch band"]
+    ) -> tuple[Float[Tensor, "batch 1 dim"], Pair]:
+        """The output for one input more, and what the next one has to know."""
+        queries, *new = self._project(states)
+        keys, values = (torch.cat([old, one], 2) for old, one in zip(past, new, strict=True))
+        read = attend(queries, keys, values, there[:, None, None])
+        return self._finish(states, read), (keys[:, :, 1:], values[:, :, 1:])
+
+    def _project(self, states: Float[Tensor, "batch time dim"]) -> list[Float[Tensor, "batch heads time width"]]:
+        """Queries, keys and values."""
+        projected: Tensor = self.projections(self.attention_norm(states))
+        return [part.view(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in projected.chunk(3, 2)]
+
+    def _finish(
+        self, states: Float[Tensor, "batch time dim"], read: Float[Tensor, "batch heads time width"]
+    ) -> Float[Tensor, "batch time dim"]:
+        """What was read is added to the states, then what the feed-forward part makes of them."""
+        states = states + self.dropout(self.joined(read.transpose(1, 2).flatten(2)))
+        wide = self.dropout(functional.gelu(self.wide(self.forward_norm(states))))
+        added: Tensor = states + self.dropout(self.narrow(wide))
+        return added
+
+
+def heads_of(dim: int) -> int:
+    """How many heads share a state: each has 32 columns or more, and an even number of them, which are turned."""
+    return next(heads for heads in range(max(dim // HEAD, 1), 0, -1) if dim % (2 * heads) == 0)
+
+
+def banded(count: int, past: int, band: int, device: torch.device) -> Bool[Tensor, "queries keys"]:
+    """Which keys a query reads: its own and the `band - 1` before it; `past` keys come before the first query."""
+    own = torch.arange(past, past + count, device=device)[:, None]
+    keys = torch.arange(past + count, device=device)
+    return (keys <= own) & (keys > own - band)
+
+
+def attend(
+    queries: Float[Tensor, "batch heads queries width"],
+    keys: Float[Tensor, "batch heads keys width"],
+    values: Float[Tensor, "batch heads keys width"],
+    mask: Bool[Tensor, "*#some queries keys"] | None,
+) -> Float[Tensor, "batch heads queries width"]:
+    """What each query reads, by the mask or else its own key and all before; the last stands where the last key stands.
+
+    Positions are counted from the first key here, so that they stay small: only their differences matter.
+    """
+    turns = rotations(keys.shape[2], keys.shape[3], keys)
+    own = [turn[-queries.shape[2] :] for turn in turns]
+    queries, keys = rotate(queries, *own), rotate(keys, *turns)
+    return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=mask is None)
+
+
+def rotations(count: int, width: int, like: Tensor) -> Pair:
+    """Cosine and sine of each position's angles: the slowest turns once in about 10,000 * 2 pi positions."""
+    frequencies = 10_000 ** -(torch.arange(0, width, 2, device=like.device) / width)
+    angles = torch.arange(count, device=like.device)[:, None] * torch.cat([frequencies, frequencies])
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(
+    vectors: Float[Tensor, "batch heads time width"],
+    cosines: Float[Tensor, "time width"],
+    sines: Float[Tensor, "time width"],
+) -> Float[Tensor, "batch heads time width"]:
+    """Each vector turned by the angles of its position: column i of the first half with column i of the second."""
+    first, second = vectors.chunk(2, -1)
+    return vectors * cosines + torch.cat([-second, first], -1) * sines

@@ -1,0 +1,80 @@
+"""What reads an encoder's states: a point in item space, a number, a number for a pair of state and vector."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Point(nn.Module):
+    """A state's point in item space; the score of an item is their inner product.
+
+    A linear map that starts at the identity plus a little noise. At the identity the score is `<state, item>`, in which
+    encoder and item vectors learn from the first step on (SASRec, Kang and McAuley 2018, equation 6, has no map at
+    all); the noise tells twins apart.
+    """
+
+    def __init__(self, dim: int, offset: bool = False, noise: float = 0.1) -> None:
+        """Points of `dim` columns.
+
+        Args:
+            dim: of state and point.
+            offset: one more column, last, for a value that is added to every item's; it starts at 0.
+            noise: of the map's start: standard deviation, in units of `dim ** -0.5`.
+        """
+        super().__init__()
+        self.linear = nn.Linear(dim, dim + offset)
+        with torch.no_grad():
+            self.linear.bias.zero_()
+            self.linear.weight.zero_()
+            self.linear.weight[:dim] = torch.eye(dim) + noise * dim**-0.5 * torch.randn(dim, dim)
+
+    def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid columns"]:
+        """The point of each state."""
+        points: Tensor = self.linear(states)
+        return points
+
+
+class Value(nn.Module):
+    """One number for each state, by two layers; it starts near 0: a target made of it is at first the reward."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(dim, dim), nn.ReLU())
+        self.last = _near_zero(dim)
+
+    def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid"]:
+        """The number of each state."""
+        values: Tensor = self.last(self.hidden(states))
+        return values.squeeze(-1)
+
+
+class PairValue(nn.Module):
+    """One number for a state and a vector (an item's, or a proposed point), by three layers; it starts near 0.
+
+    It judges any point, not items alone, and need not be linear in it: what an actor climbs that proposes points.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.state = nn.Linear(dim, dim)
+        # Vectors have a length of about 1, states entries of about 1: the scale lets both speak at the start.
+        self.vector = nn.Linear(dim, dim, bias=False)
+        self.scale = dim**0.5
+        self.hidden = nn.Sequential(nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
+        self.last = _near_zero(dim)
+
+    def forward(
+        self, states: Float[Tensor, "*#grid dim"], vectors: Float[Tensor, "*#grid dim"]
+    ) -> Float[Tensor, "..."]:
+        """The number of each pair: several vectors for a state by `states.unsqueeze(-2)`, which is read only once."""
+        values: Tensor = self.last(self.hidden(self.state(states) + self.vector(vectors * self.scale)))
+        return values.squeeze(-1)
+
+
+def _near_zero(dim: int) -> nn.Linear:
+    """A last layer whose numbers start near 0, and not all alike."""
+    layer = nn.Linear(dim, 1)
+    with torch.no_grad():
+        layer.weight.mul_(0.1)
+        layer.bias.zero_()
+    return layer

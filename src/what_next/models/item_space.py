@@ -1,0 +1,175 @@
+"""The space of items: their vectors, and what is computed over all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from what_next import losses
+from what_next.losses import Draws, Precision
+from what_next.losses.catalogue import split
+
+Loss = Literal["softmax", "sampled_softmax", "gbce"]
+
+
+@dataclass(frozen=True, eq=False)
+class ItemSpace:
+    """Vectors of all items, as the losses of an algorithm read them. Make it with `of`.
+
+    Points have as many columns as the vectors, or one more: the last is then added to every item's value (Q needs a
+    level; a softmax ignores it). Nothing of the size steps times items is ever held.
+
+    Attributes:
+        vectors: of all items, with gradient to the encoder. slow: its slow copy's, without gradient.
+        loss: what `cross_entropy` is. drawn: how many negatives it draws, for a loss that does.
+        draws: the distribution that they come from. rng: for drawing them.
+        precision: of the products of matrices in `cross_entropy`. gbce_t: the calibration of gBCE.
+        sparse: `vectors` is the weight of an embedding whose gradient is sparse: only rows that were gathered have one.
+        gather: how to make the vectors of some items with gradient, instead of taking rows of `vectors`.
+    """
+
+    vectors: Float[Tensor, "items dim"]
+    slow: Float[Tensor, "items dim"]
+    loss: Loss
+    drawn: int
+    draws: Draws
+    precision: Precision
+    gbce_t: float
+    rng: np.random.Generator = field(repr=False)
+    sparse: bool
+    gather: Callable[[Tensor], Tensor] | None
+
+    @classmethod
+    def of(
+        cls,
+        vectors: Float[Tensor, "items dim"],
+        slow: Float[Tensor, "items dim"] | None = None,
+        loss: Loss = "softmax",
+        negatives: int = 4096,
+        log_q: Float[Tensor, "items"] | Draws | None = None,
+        precision: Precision = "fp32",
+        gbce_t: float = 0.75,
+        rng: np.random.Generator | None = None,
+        sparse: bool = False,
+        gather: Callable[[Tensor], Tensor] | None = None,
+    ) -> "ItemSpace":
+        """Without `slow`, the vectors themselves; without `log_q`, negatives are drawn uniformly.
+
+        A `Draws` made once spares the sums that `log_q` needs at each call. For a million items: `sparse`, a loss that
+        draws, and an optimiser for sparse gradients; then no gradient is as large as the table.
+        """
+        if log_q is None:
+            log_q = Draws.uniform(len(vectors), vectors.device)
+        return cls(
+            vectors=vectors,
+            slow=vectors.detach() if slow is None else slow.detach(),
+            loss=loss,
+            drawn=negatives,
+            draws=log_q if isinstance(log_q, Draws) else Draws.of(log_q),
+            precision=precision,
+            gbce_t=gbce_t,
+            rng=np.random.default_rng() if rng is None else rng,
+            sparse=sparse,
+            gather=gather,
+        )
+
+    @property
+    def dim(self) -> int:
+        """Columns of the vectors."""
+        return self.vectors.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def rows(self, ids: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid dim"]:
+        """The vectors of some items, with gradient to those alone."""
+        if self.gather is not None:
+            return self.gather(ids)
+        return F.embedding(ids, self.vectors, sparse=self.sparse)
+
+    def cross_entropy(
+        self,
+        points: Float[Tensor, "steps columns"],
+        actions: Int64[Tensor, "steps"],
+        weights: Float[Tensor, "steps"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The mean over steps of weight * -log pi(action), by the setting `loss`; 0 without steps.
+
+        Weights have no gradient. 'sampled_softmax' estimates 'softmax' from negatives; 'gbce' is another loss, whose
+        order of items is the same.
+        """
+        direction, level = split(points, self.dim)
+        if self.loss == "softmax":
+            return losses.linear_cross_entropy(direction, self.vectors, actions, weights, self.precision)
+        negatives = self.draws.draw(self.drawn, self.rng)
+        vectors = self.rows(negatives.ids)
+        if self.loss == "sampled_softmax":
+            values = self.values(direction, actions)
+            return losses.sampled_softmax(direction, values, vectors, actions, negatives, weights, self.precision)
+        values = self.values(points, actions)
+        if level is not None:  # a column of ones for the points' last
+            vectors = F.pad(vectors, (0, 1), value=1.0)
+        return losses.gbce(points, values, vectors, actions, negatives, len(self), self.gbce_t, weights, self.precision)
+
+    def values(
+        self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps *choices"]
+    ) -> Float[Tensor, "steps *choices"]:
+        """<point, item> (and the level) of one action for each step, or of several."""
+        return self._values(points, self.rows(actions))
+
+    def slow_values(
+        self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps *choices"]
+    ) -> Float[Tensor, "steps *choices"]:
+        """`values` on the slow vectors; a gradient goes to the points alone."""
+        return self._values(points, F.embedding(actions, self.slow))
+
+    def _values(self, points: Tensor, vectors: Tensor) -> Tensor:
+        direction, level = split(points, self.dim)
+        if vectors.dim() == 2:
+            found = (direction * vectors).sum(-1)
+            return found if level is None else found + level
+        found = torch.bmm(vectors, direction[:, :, None]).squeeze(-1)
+        return found if level is None else found + level[:, None]
+
+    def log_probs(
+        self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps"]
+    ) -> Float[Tensor, "steps"]:
+        """log softmax(<point, item>) at the action, over all items; no gradient."""
+        return losses.log_probs(points, self.vectors, actions)
+
+    def best(
+        self,
+        points: Float[Tensor, "steps columns"],
+        *,
+        within: Float[Tensor, "steps columns_of_behaviour"] | None = None,
+        threshold: float = 0.0,
+        slow: bool = False,
+    ) -> tuple[Float[Tensor, "steps"], Int64[Tensor, "steps"]]:
+        """The largest value over all items, and its item; no gradient.
+
+        Only items count whose probability under softmax(<within, item>) is at least `threshold` times the largest.
+        """
+        return losses.best(points, self.slow if slow else self.vectors, within, threshold)
+
+    def expectation(
+        self,
+        policy_points: Float[Tensor, "steps columns_of_policy"],
+        points: Float[Tensor, "steps columns"],
+        *,
+        slow: bool = False,
+    ) -> Float[Tensor, "steps"]:
+        """The mean of <point, item> over items drawn from softmax(<policy, item>); no gradient."""
+        return losses.expectation(policy_points, points, self.slow if slow else self.vectors)
+
+    def logsumexp(self, points: Float[Tensor, "steps columns"]) -> Float[Tensor, "steps"]:
+        """log of the sum over items of exp <point, item>, with gradient."""
+        return losses.logsumexp(points, self.vectors)
+
+    def negatives(self, count: int, rng: np.random.Generator) -> Int64[Tensor, "count"]:
+        """Items drawn uniformly, with replacement."""
+        return torch.from_numpy(rng.integers(len(self), size=count)).to(self.vectors.device)

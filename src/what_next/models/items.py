@@ -1,0 +1,88 @@
+"""The vectors of the items: learned, made of the attributes, or both summed."""
+
+import torch
+from jaxtyping import Float, Float32, Int64
+from numpy import ndarray
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ItemVectors(nn.Module):
+    """A vector for each item of a catalogue: a learned row, a linear map of its attributes, or their sum.
+
+    A vector's entries start with the standard deviation `dim ** -0.5`, so that its length is about 1: the score
+    `<point, item>` of a point with entries of about 1 then starts with a variance of about 1, where a softmax is
+    neither flat nor saturated. Beside attributes the learned rows start at 0: they learn what the attributes do not
+    tell, and an item that has attributes alone (row 0) differs from the others by nothing but that.
+
+    The attributes are no part of the saved model: the catalogue is saved beside it. The same holds for `seen`.
+    """
+
+    attributes: Tensor | None
+    trained: Tensor | None
+
+    def __init__(
+        self,
+        count: int,
+        dim: int,
+        attributes: Float32[ndarray, "items attributes"] | None = None,
+        learned: bool = True,
+        *,
+        seen: Int64[ndarray, "seen"] | None = None,
+        sparse: bool = False,
+    ) -> None:
+        """Vectors of `count` items.
+
+        Args:
+            count: number of items; `dim`: entries of a vector.
+            attributes: standardised, finite; None: every vector is a learned row.
+            learned: a row is learned for each item.
+            seen: positions of the items with a training event. Beside attributes, only their rows are learned: a loss
+                over the whole catalogue would train the others as wrong answers alone. None: all.
+            sparse: the gradient of the learned rows holds the rows that were read (for `torch.optim.SparseAdam`). Only
+                `rows` gives such a gradient; one of `forward` is dense all the same.
+        """
+        super().__init__()
+        assert learned or attributes is not None, "vectors are made of learned rows, of attributes, or of both"
+        assert attributes is None or len(attributes) == count, "one row of attributes for each item"
+        self.count, self.dim, self.sparse = count, dim, sparse
+        self.register_buffer("attributes", None if attributes is None else torch.tensor(attributes), persistent=False)
+        self.register_buffer("trained", None, persistent=False)
+        self.learned: nn.Parameter | None = None
+        self.map: nn.Parameter | None = None
+        if attributes is not None:
+            width = attributes.shape[1]
+            self.map = nn.Parameter(torch.randn(dim, width) * (dim * max(width, 1)) ** -0.5)
+        if learned and attributes is None:
+            self.learned = nn.Parameter(torch.randn(count, dim) * dim**-0.5)
+        elif learned:
+            self.learned = nn.Parameter(torch.zeros(count, dim))
+            if seen is not None and len(seen) < count:
+                self.trained = torch.zeros(count, 1).index_fill_(0, torch.as_tensor(seen), 1.0)
+
+    def forward(self) -> Float[Tensor, "items dim"]:
+        """The vectors of all items."""
+        mapped = None if self.attributes is None else functional.linear(self.attributes, self._map())
+        if self.learned is None:
+            assert mapped is not None
+            return mapped
+        learned = self.learned if self.trained is None else self.learned * self.trained
+        return learned if mapped is None else mapped + learned
+
+    def rows(self, ids: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid dim"]:
+        """The vectors of some items, without the others being made; 0 for -1."""
+        missing, known = (ids < 0).unsqueeze(-1), ids.clamp(min=0)
+        total: Tensor | None = None
+        if self.attributes is not None:
+            total = functional.linear(self.attributes[known], self._map())
+        if self.learned is not None:
+            learned = functional.embedding(known, self.learned, sparse=self.sparse)
+            if self.trained is not None:
+                learned = learned * self.trained[known]
+            total = learned if total is None else total + learned
+        assert total is not None
+        return total.masked_fill(missing, 0.0)
+
+    def _map(self) -> Tensor:
+        assert self.map is not None
+        return self.map

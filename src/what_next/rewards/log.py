@@ -1,0 +1,108 @@
+"""The log as rewards read it: what training may know of it, gathered once, and handed out by histories."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Int32, Int64, Shaped
+from torch import Tensor
+
+from what_next.data import Dataset
+from what_next.rewards.base import NEVER, Heard, Reward
+from what_next.rewards.logged import Logged
+from what_next.types import History
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """What training may know of a data set, for `heard`.
+
+    Attributes:
+        items, times, offsets: as in the data set.
+        known: how many of each user's events are known, counted from the first.
+        rewards: of every event, logged.
+        vectors: standardised attributes of the items, where rewards are computed (on the graphics card, say).
+        popularity: each item's share of the events that training may know, there too.
+        profiles: whether a reward asks for them.
+    """
+
+    items: Int32[np.ndarray, "events"]
+    times: Int64[np.ndarray, "events"] | None
+    offsets: Int64[np.ndarray, "users_plus_1"]
+    known: Int64[np.ndarray, "users"]
+    rewards: Float32[np.ndarray, "events"]
+    vectors: Float32[Tensor, "items attributes"]
+    popularity: Float[Tensor, "items"]
+    profiles: bool
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        known: Int[np.ndarray, "users"],
+        vectors: Float32[np.ndarray, "items attributes"],
+        logged: Logged,
+        terms: Sequence[Reward],
+        device: torch.device | str = "cpu",
+    ) -> "Log":
+        """Gather it.
+
+        Args:
+            dataset: all events.
+            known: how many of each user's events training may know (`Split.known`). Of a user set aside whole (0), all
+                are taken for what is the user's own, and none for the statistics of items.
+            vectors: of the catalogue, standardised.
+            logged: how an event becomes a number; it need not count.
+            terms: the rewards that do.
+            device: where they are computed.
+
+        Raises:
+            SetupError: a word that the data have earns no number.
+        """
+        owners = np.repeat(np.arange(dataset.users), dataset.lengths)
+        training = np.arange(dataset.events) - dataset.offsets[owners] < known[owners]
+        counts = np.bincount(dataset.items[training], minlength=len(dataset.catalogue))
+        return cls(
+            items=dataset.items,
+            times=dataset.timestamps,
+            offsets=dataset.offsets,
+            known=np.where(known > 0, known, dataset.lengths).astype(np.int64),
+            rewards=logged.of_events(dataset),
+            vectors=torch.from_numpy(vectors).to(device),
+            popularity=torch.from_numpy(counts / max(1, counts.sum())).to(device),
+            profiles=any("profile" in term.needs for term in terms),
+        )
+
+    def heard(self, history: History) -> Heard:
+        """What rewards read of some histories, whose users are of the data set."""
+        users, before = history.users, np.zeros_like(history.lengths) if history.before is None else history.before
+        assert (users >= 0).all(), "rewards are of users that the log holds"
+        first, follows = self.offsets[users] + before, before + history.lengths < self.known[users]
+        real = np.arange(history.items.shape[1]) < history.lengths[:, None]
+        events = np.where(real, first[:, None] + np.arange(history.items.shape[1]), 0)
+        times = after = None
+        if self.times is not None:
+            times = self._tensor(self.times[events])
+            after = self._tensor(np.where(follows, self.times[np.where(follows, first + history.lengths, 0)], NEVER))
+        return Heard(
+            items=self._tensor(history.items).long(),
+            rewards=self._tensor(np.where(real, self.rewards[events], np.float32(0))),
+            times=times,
+            vectors=self.vectors,
+            popularity=self.popularity,
+            sigma=self._tensor(history.sigma),
+            profile=self._profiles(users) if self.profiles else None,
+            after=after,
+        )
+
+    def _profiles(self, users: Int[np.ndarray, "batch"]) -> Float[Tensor, "batch attributes"]:
+        """The mean vector of all that is known of each user."""
+        counts = self.known[users]
+        starts = counts.cumsum() - counts
+        events = np.arange(counts.sum()) + np.repeat(self.offsets[users] - starts, counts)
+        heard = self.vectors[self._tensor(self.items[events]).long()].double()
+        return torch.segment_reduce(heard, "mean", lengths=self._tensor(counts)).float()
+
+    def _tensor(self, values: Shaped[np.ndarray, "*shape"]) -> Shaped[Tensor, "*shape"]:
+        return torch.from_numpy(values).to(self.vectors.device)

@@ -1,0 +1,106 @@
+"""The logged reward: what the log itself says of an event."""
+
+from math import inf
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from what_next.data import Dataset
+from what_next.errors import SetupError
+from what_next.rewards.base import Heard, Reward
+
+SHOWN = 20
+"""How many words a message names, at most."""
+
+
+class Logged(Reward, extra="allow"):
+    """The log's reward column; or a number for each word of its event column, such as -1 for skip and 1 for play.
+
+    Where the log has no event column, the words are the values of the reward column. Without any number given, and
+    without a reward column, every event earns 1.
+    """
+
+    __pydantic_extra__: dict[
+        str,
+        Annotated[
+            float | None,
+            Field(
+                description="what an event of the kind WORD earns, in place of the log's reward: a key for every word "
+                "that the event column has (of the reward column, where there is none)",
+            ),
+        ],
+    ]
+    weight: float | None = Field(
+        default=None,
+        description="weight of the log's own reward in the sum that an algorithm which learns from the log earns; "
+        "none: 1 where no other reward has a weight, or some word earns a number, else it does not count",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: object) -> object:
+        """A word without a number is as one that was not named."""
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What each word earns; words without white space and case, as all keys are."""
+        return {_plain(word): number for word, number in (self.__pydantic_extra__ or {}).items() if number is not None}
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """From the lowest number that a word earns to the highest; without numbers, what the log holds."""
+        return (min(self.numbers.values()), max(self.numbers.values())) if self.numbers else (-inf, inf)
+
+    def of(self, log: Heard) -> Float[Tensor, "batch time"]:
+        """See `Reward.of`."""
+        return log.rewards * log.real
+
+    def check(self, dataset: Dataset) -> None:
+        """Raises a `SetupError` where a word that the data have earns no number."""
+        if self.numbers:
+            words, _ = _words(dataset)
+            self._refuse(words, dataset.name)
+
+    def of_events(self, dataset: Dataset) -> Float32[np.ndarray, "events"]:
+        """The logged reward of every event of a data set.
+
+        Raises:
+            SetupError: a word that the data have earns no number.
+        """
+        if not self.numbers:
+            return np.ones(dataset.events, np.float32) if dataset.rewards is None else dataset.rewards
+        words, codes = _words(dataset)
+        self._refuse(words, dataset.name)
+        earned: Float32[np.ndarray, "words"] = np.array([self.numbers[_plain(word)] for word in words], np.float32)
+        return np.take(earned, codes)
+
+    def _refuse(self, words: tuple[str, ...], name: str) -> None:
+        if not words:
+            raise SetupError(
+                f"reward.logged has numbers for {', '.join(self.numbers)}, and {name} has no column of words; import "
+                "the data with --event COLUMN"
+            )
+        if missing := [word for word in words if _plain(word) not in self.numbers]:
+            more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+            raise SetupError(
+                f"reward.logged has no number for {missing[0]!r}; the events of {name} are "
+                f"{', '.join(words[:SHOWN])}{more}; add reward.logged.{_plain(missing[0])}, or leave all words out"
+            )
+
+
+def _words(dataset: Dataset) -> tuple[tuple[str, ...], Int[np.ndarray, "events"]]:
+    """The words that the events have, and for each event the place of its word."""
+    if dataset.event_codes is not None:
+        return dataset.event_words, dataset.event_codes
+    if dataset.rewards is None:
+        return (), np.empty(0, np.int64)
+    values, codes = np.unique(dataset.rewards, return_inverse=True)
+    return tuple(f"{value:g}" for value in values), codes
+
+
+def _plain(word: str) -> str:
+    return "".join(word.split()).lower()

@@ -1,0 +1,74 @@
+"""What goes on beside the steps of a run: models are saved, validation decides when to stop, alarms are looked for."""
+
+import time
+
+import numpy as np
+
+from what_next import checkpoint
+from what_next.agent import Agent
+from what_next.learning import Step
+from what_next.state import State
+from what_next.validation import validate
+
+
+class Watch:
+    """Keeps a run's steps, saves its models, and says when it is over.
+
+    With `patience`, the models are measured at every save, and only better ones are written: the best is kept, and a
+    resumed run goes on from there, over the same steps again.
+
+    Attributes:
+        steps: what each step showed; `targets`: how many counted; `seconds`: how long all took.
+        valid: the last measurement on the validation users.
+        over: nothing better came for as long as `patience` says.
+    """
+
+    def __init__(self, agent: Agent, state: State, rng: np.random.Generator, run: str) -> None:
+        self.agent, self.state, self.rng, self.run = agent, state, rng, run
+        self.setup = agent.setup
+        self.made_on = {"data": state.dataset.name, "split": state.split.hash}
+        self.steps: list[Step] = []
+        self.targets, self.saved = 0, agent.histories
+        self.start, self.seconds = time.perf_counter(), 0.0
+        self.valid: dict[str, float] = {}
+        self.best, self.worse, self.over = -np.inf, 0, False
+
+    def see(self, step: Step) -> None:
+        """One more step was taken."""
+        self.steps.append(step)
+        self.targets += step.targets
+        self.seconds = time.perf_counter() - self.start
+        if self.agent.histories - self.saved >= self.setup.save_every:
+            self._keep()
+
+    def finish(self) -> None:
+        """The last step was taken: save, and measure what is saved."""
+        if self.setup.patience is None:
+            checkpoint.save(self.agent, self.rng, self.run, self.made_on)  # measuring may fail
+            self.valid = validate(self.agent, self.state)
+            checkpoint.save(self.agent, self.rng, self.run, self._metrics())
+        elif not self.over and self.saved != self.agent.histories:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Save; with patience, only what is better than before."""
+        self.saved = self.agent.histories
+        if self.setup.patience is None:
+            checkpoint.save(self.agent, self.rng, self.run, self.made_on)
+            return
+        valid = validate(self.agent, self.state)
+        score = next((value for name, value in valid.items() if name.startswith(self.monitor)), np.inf)
+        if score > self.best:
+            self.best, self.worse, self.valid = score, 0, valid
+            checkpoint.save(self.agent, self.rng, self.run, self._metrics())
+            return
+        self.worse += 1
+        self.over = self.worse >= self.setup.patience
+
+    @property
+    def monitor(self) -> str:
+        """What is compared."""
+        return self.setup.monitor or ("spread" if self.setup.algorithm.trials else "ndcg@10")
+
+    def _metrics(self) -> dict[str, object]:
+        return {**self.made_on, "valid": self.valid, "targets": self.targets, "seconds": self.seconds}
