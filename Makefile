@@ -17,7 +17,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install run train test test-all check results bench docs clean distclean announce FORCE
+.PHONY: help install run train test test-all check results tables bench docs clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +46,9 @@ check: $(DEV) ## style, strict types, imports (among the tests), tests
 
 results: $(DATA) ## the README's table of results
 	$(BIN)/python benchmarks/results.py
+
+tables: $(RUN) ## docs/results.md: measures what is missing, for hours; `benchmarks/tables.py --help` says how to do less
+	$(BIN)/python benchmarks/tables.py
 
 bench: $(RUN) ## all benchmarks, as JSON lines
 	@set -e; for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark; done

@@ -1,4 +1,4 @@
-"""Training steps per second, and the share of the machine's fp32 matrix rate that they reach. Prints JSON lines.
+"""The founding algorithm: training steps per second, and the share of the machine's fp32 matrix rate that they reach. Prints JSON lines.
 
 The flops counted are those of the networks' matrix products: 2 for each multiply-add, times 3 for forward and backward
 (times 1 for what runs without a gradient). The data are made up, of the size of ml-100k's catalogue.
@@ -14,24 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rates import matrix_rate
+
 import what_next as wn
+from what_next.experience.trials import sizes_of
 from what_next.testing import made_up_log
-
-
-def matrix_rate(size: int = 1024, repeats: int = 15) -> float:
-    """Flops per second of the machine's own product of two square fp32 matrices: the median."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    durations = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        left @ right
-        durations.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(durations)
 
 
 def flops_of_step(agent: wn.Agent, batch: int, window: int) -> float:
     """Of one training step: proposing, and the losses of actor and critic."""
-    sizes, algorithm = agent.sizes, agent.setup.algorithm
+    sizes, algorithm = sizes_of(agent.experience), agent.setup.algorithm
     steps, dim = batch * window, sizes.dim
     encoder = 2 * steps * 4 * dim * (sizes.factors + dim)
     head = 2 * ((sizes.points + sizes.prospects) * dim + dim * dim + dim)  # for each point that is judged

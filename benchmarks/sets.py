@@ -68,6 +68,7 @@ def read(name: str, folder: Path = FOLDER) -> Dataset:
 def _genres(items: pl.DataFrame) -> pl.DataFrame:
     """The words of each item as columns of 0 and 1; words that no item or every item has are left out."""
     words = sorted(items["words"].explode().drop_nulls().unique())
-    found = items.select("item_id", "title", *(pl.col("words").list.contains(word).cast(pl.Float32).alias(f"is {word}") for word in words))
+    marks = (pl.col("words").list.contains(word).cast(pl.Float32).alias(f"is {word}") for word in words)
+    found = items.select("item_id", "title", *marks)
     constant = [name for name in found.columns[2:] if found[name].n_unique() == 1]
     return found.drop(constant)

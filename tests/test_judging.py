@@ -2,10 +2,16 @@
 
 import json
 
+import numpy as np
+import polars as pl
 import pytest
+import torch
 
+from what_next import Dataset, State
+from what_next.cli import main
 from what_next.errors import ModelError
 from what_next.judging import judge, of_seed
+from what_next.judging.next_items import rules, yardstick_of
 from what_next.settings import Split
 
 from .conftest import SetupOf, Trained
@@ -52,3 +58,97 @@ def test_the_models_of_other_seeds_are_trained_once_and_again_after_a_change(
     judge(setup.model_copy(update={"epochs": 64}), seeds=[1])
     assert trainings[-1] == (1, 64)
     assert of_seed(setup, 1).model_agent_path.parent.name == "seed-1"
+
+
+class TestNextItems:
+    def test_an_algorithm_that_learns_from_the_log_is_judged_on_next_items_beside_its_rivals(
+        self, setup_of: SetupOf, tmp_path
+    ) -> None:
+        setup = setup_of(tmp_path, algorithm="next_item", passes=1)
+        result = judge(setup, seeds=[0])
+        assert list(result["policies"]) == ["agent", "untrained", "random", "popular"]
+        metrics = ["hr@10", "ndcg@10", "reward@1", "spread@20", "coverage@10"]
+        assert all(list(one) == metrics for one in result["policies"].values())
+        assert result["split"]["kind"] == "leave_last_out"
+        assert result["targets"]["users"] == 60
+        assert json.dumps(judge(setup, seeds=[0]), allow_nan=False) == json.dumps(result, allow_nan=False)
+        assert judge(setup, "validation", seeds=[0])["policies"]["popular"] != result["policies"]["popular"]
+
+    def test_popular_counts_training_events_alone(self, setup_of: SetupOf, tmp_path, dataset) -> None:
+        setup = setup_of(tmp_path, algorithm="next_item", passes=1)
+        state = State(dataset, setup)
+        known = np.concatenate(
+            [
+                dataset.items[start : start + count]
+                for start, count in zip(dataset.offsets[:-1], state.split.known, strict=True)
+            ]
+        )
+        assert len(known) == dataset.events - 2 * dataset.users
+        counts = np.bincount(known, minlength=80)
+        yardstick = yardstick_of(state, "test")
+        first = rules(yardstick, state)["popular"].slates[0, :, 0]
+        for user, item in enumerate(first):
+            heard = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1] - 1]
+            assert item not in heard
+            assert counts[item] == max(counts[other] for other in range(80) if other not in heard)
+
+    def test_the_spread_of_the_top_item_is_the_founding_reward_of_the_last_twenty_events(
+        self, setup_of: SetupOf, tmp_path, dataset
+    ) -> None:
+        state = State(dataset, setup_of(tmp_path, algorithm="next_item", passes=1))
+        yardstick = yardstick_of(state, "test")
+        judged = rules(yardstick, state)["popular"]
+        vectors = torch.from_numpy(state.space.catalogue.vectors).double()
+        user, item = 7, judged.slates[0, 7, 0]
+        heard = vectors[dataset.items[dataset.offsets[user] : dataset.offsets[user] + 39]]
+
+        def spread(some: torch.Tensor) -> float:
+            return float(torch.pdist(some).std())
+
+        sigma = spread(heard[:38])  # what training may know: all but the last two events
+        without, grown = spread(heard[-20:]), spread(torch.cat([heard[-20:], vectors[item : item + 1]]))
+        reward = (abs(without - sigma) - abs(grown - sigma)) / sigma
+        assert judged.values["spread@20"][user] == pytest.approx(reward, abs=1e-5)
+
+    @pytest.mark.parametrize(("split", "by"), [("leave_last_out", "targets"), ("users", "windows")])
+    def test_the_founding_algorithm_is_judged_by_windows_of_users_set_aside(
+        self, setup_of: SetupOf, tmp_path, split: str, by: str
+    ) -> None:
+        assert by in judge(setup_of(tmp_path, epochs=32, split=split), seeds=[0])
+
+    def test_items_without_attributes_have_no_spread(
+        self, setup_of: SetupOf, tmp_path, dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log = pl.DataFrame({"user_id": np.repeat(np.arange(30), 6), "item_id": np.tile(np.arange(20), 9)})
+        monkeypatch.setattr(Dataset, "read", lambda path: Dataset.from_frame(log, name="bare"))
+        result = judge(setup_of(tmp_path, algorithm="next_item", passes=1), seeds=[0])
+        assert list(result["policies"]["agent"]) == ["hr@10", "ndcg@10", "coverage@10"]
+
+    def test_the_command_prints_a_table(
+        self, log_file, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        text = f'train, yes, model, gru, data, "{log_file}", algorithm, next_item, passes, 1'
+        (tmp_path / "setup.txt").write_text(f"{text}, model_agent_path, a.safetensors")
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr("sys.argv", ["what-next", "evaluate", str(tmp_path / "setup.txt"), "dim=8", "--seeds", "0"])
+        assert main() == 0
+        shown = capsys.readouterr().out
+        for word in ("next items of 60 users", "popular", "agent \N{MINUS SIGN} popular", "reward@1"):
+            assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "some"),
+    [
+        ("encoders", {"lstm", "gru", "transformer", "mean"}),
+        ("rewards", {"spread", "logged", "novelty"}),
+        ("metrics", {"hr", "ndcg", "reward", "coverage", "spread"}),
+        ("algorithms", {"whatnext", "next_item"}),
+    ],
+)
+def test_what_there_is_can_be_listed(
+    kind: str, some: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["what-next", "list", kind, "--json"])
+    assert main() == 0
+    assert some <= set(json.loads(capsys.readouterr().out)[kind])

@@ -14,6 +14,7 @@ from what_next.agent import Agent
 from what_next.artefacts import Manifest, critic_beside, read_models, read_rest, write_models
 from what_next.data.space import Space
 from what_next.errors import ModelError
+from what_next.models.encoders import Encoder
 from what_next.settings import Setup
 from what_next.state import State
 
@@ -176,11 +177,21 @@ def _same(one: Space, other: Space) -> bool:
 
 
 def start_from(agent: Agent, origin: Path) -> None:
-    """Take the weights of another model, made by the same settings.
+    """Take the weights of another model, made by the same settings; learned vectors of items by the items' ids.
+
+    An item that the model did not know keeps the vector that it starts with: a random one, or that of its attributes.
 
     Raises:
         ModelError: a file is missing, or the networks differ.
     """
     saved = read_models(origin, critic_beside(origin))
+    known = saved.space.catalogue.index(agent.space.catalogue.ids.to_list())
+    tensors = dict(saved.tensors)
     for name, net in agent.nets.items():
-        saved.fill(name, net)
+        key = f"{name}.items.learned"
+        if isinstance(net, Encoder) and net.items.learned is not None and key in tensors:
+            vectors = net.items.learned.detach().clone()
+            vectors[torch.from_numpy(known >= 0)] = tensors[key][known[known >= 0]]
+            tensors[key] = vectors
+    for name, net in agent.nets.items():
+        replace(saved, tensors=tensors).fill(name, net)

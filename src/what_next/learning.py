@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from what_next.algorithms.base import Networks
@@ -75,7 +75,7 @@ def descend(
         optimiser.zero_grad()
     order = _backward(losses, moves, nets, roots or {})
     for name in order:
-        if not torch.isfinite(clip_grad_norm_(nets[name].parameters(), clip)):
+        if not torch.isfinite(_clipped(nets[name], clip)):
             raise TrainingError(f"a gradient of {name!r} is not a finite number")
     for name in order:
         for key, optimiser in optimisers.items():
@@ -112,6 +112,25 @@ def _backward(
             weights = _weights(nets[name])
             _collect(weights, torch.autograd.grad(outputs, weights, gradients, allow_unused=True))
     return list(dict.fromkeys(name for moved in together for name in moved))
+
+
+def _clipped(net: nn.Module, clip: float) -> Tensor:
+    """Scale a network's gradients down to a norm of at most `clip` together; returns the norm that they had.
+
+    As `torch.nn.utils.clip_grad_norm_`, which knows no sparse gradients.
+    """
+    gradients = []
+    for weight in net.parameters():
+        if weight.grad is not None and weight.grad.is_sparse:
+            weight.grad = weight.grad.coalesce()
+            gradients.append(weight.grad.values())
+        elif weight.grad is not None:
+            gradients.append(weight.grad)
+    norm = get_total_norm(gradients)
+    scale = (clip / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale)
+    return norm
 
 
 def _weights(*nets: nn.Module) -> list[nn.Parameter]:

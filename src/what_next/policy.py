@@ -39,4 +39,6 @@ class LearnedPolicy:
             ranked=proposal.ranked,
             **masks,
         )
-        return Slate(product.items, product.propensities, product.fallback, proposal.points, product)
+        # A point in a learned space says nothing to people.
+        points = proposal.points if proposal.ranked is None else None
+        return Slate(product.items, product.propensities, product.fallback, points, product)

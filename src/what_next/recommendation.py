@@ -35,7 +35,7 @@ class Recommendation:
     Attributes:
         user: the id; None for a history that was given.
         history: titles of the latest events, oldest first.
-        proposal: the attributes that the actor asked for, in their own units.
+        proposal: the attributes that the actor asked for, in their own units; empty where items are ranked by score.
         items: best first.
         unknown: ids of the given history that the catalogue does not hold.
     """
@@ -55,9 +55,11 @@ class Recommendation:
         table = Table("", "item", "title", "why", title=escape(f"What next for {whose}?"), title_justify="left")
         for place, item in enumerate(self.items, 1):
             why = "matches the proposal" if item.match else "nearest to the proposal"
+            if not self.proposal:
+                why = "by score"
             known = ", known already" if item.repeat else ""
             table.add_row(str(place), escape(item.item_id), escape(item.title), why + known)
-        return Group(*parts, table, self._reasons())
+        return Group(*parts, table, *([self._reasons()] if self.proposal else []))
 
     def _reasons(self) -> Table:
         shown = self.items[:3]

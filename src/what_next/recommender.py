@@ -40,7 +40,7 @@ class Recommender:
         agent = Path(agent)
         saved = read_models(agent)
         setup = Setup(**saved.manifest.setup)
-        critic = critic_beside(agent) if setup.selection.name == "critic" else None
+        critic = critic_beside(agent) if setup.selection.name == "critic" or setup.algorithm.needs_critic else None
         paths = {"model_agent_path": agent, "model_critic_path": critic}
         setup = setup.model_copy(update={"train": False, "split": EVERYONE, **paths})
         ready = Agent(setup, saved.space).ready_agent()
@@ -199,7 +199,6 @@ class Recommender:
     def _told(
         self, history: History, slate: Slate, row: int, user: str | None, unknown: tuple[str, ...] = ()
     ) -> Recommendation:
-        assert slate.points is not None
         assert slate.product is not None
         catalogue, product = self.catalogue, slate.product
         items = []
@@ -218,7 +217,8 @@ class Recommender:
             )
         heard = history.items[row, : history.lengths[row]]
         titles = tuple(catalogue.titles.gather(heard))
-        return Recommendation(user, titles, self._named(catalogue.restore(slate.points[row])), tuple(items), unknown)
+        proposal = {} if slate.points is None else self._named(catalogue.restore(slate.points[row]))
+        return Recommendation(user, titles, proposal, tuple(items), unknown)
 
     def _named(self, values: np.ndarray) -> dict[str, float]:
         return {name: round(float(value), 6) for name, value in zip(self.catalogue.names, values, strict=True)}

@@ -1,7 +1,8 @@
 """Worlds so small that the best policy is known, and numbers that can be worked by hand.
 
-`detour` and `narrow` are chains in which the best next reward is the wrong choice. `learn` trains an algorithm on its log, through
-the real agent; `Learned.play` is what it earns then. `Head`, `items_of` and `transitions` set every number of a loss.
+`detour` and `narrow` are chains in which the best next reward is the wrong choice. `learn` trains an algorithm on the
+log of one, through the real agent; `Learned.play` is what it earns then. `Head`, `items_of` and `transitions` set every
+number of a loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,20 +72,21 @@ def detour() -> World:
 
 
 def narrow() -> World:
-    """The same with six patient items, after each of which `prize` pays 10; little was tried.
+    """The same with six patient items, after each of which `prize` pays 2, and `greedy` a quarter; little was tried.
 
     `prize` never came but after a patient item, where it is worth more than anything else: what it pays after `start`
     is made up, and a method that trusts its estimate takes it at once, for nothing. The best policy is in the log.
     """
     patient = tuple(f"patient {number}" for number in range(6))
     items = ("start", "greedy", *patient, "prize", "dust")
+    nothing, chance = {"start": 0.5, "dust": 0.5}, {"prize": 0.2, "dust": 0.8}
     behaviour = {
-        **dict.fromkeys(items, {"start": 0.5, "dust": 0.5}),
-        **dict.fromkeys(patient, {"prize": 0.2, "dust": 0.8}),
+        **dict.fromkeys(items, nothing),
+        **dict.fromkeys(patient, chance),
         "start": {"greedy": 0.4, **dict.fromkeys(patient, 0.1)},
     }
-    rewards = {("start", "greedy"): 1.0, **{(item, "prize"): 10.0 for item in patient}}
-    return World(items, rewards, behaviour, 3, best=10.0, greedy=1.0)
+    rewards = {("start", "greedy"): 0.25, **{(item, "prize"): 2.0 for item in patient}}
+    return World(items, rewards, behaviour, 3, best=2.0, greedy=0.25)
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,17 @@ def test_mean_by_hand() -> None:
     torch.testing.assert_close(states, expected)
 
 
+def test_a_mean_that_forgets_at_once_reads_the_last_event_alone() -> None:
+    encoder, whole = made("mean", dropout=0.0), events(2, 200)
+    assert isinstance(encoder, MeanEncoder)
+    with torch.no_grad():
+        encoder.logit.fill_(-30)
+    states = encoder(whole)
+    torch.testing.assert_close(states, encoder.linear(encoder.inputs(whole)))
+    states.sum().backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in encoder.parameters())
+
+
 @torch.no_grad()
 def test_lstm_equals_a_loop_over_cells() -> None:
     encoder, whole = made("lstm"), events(3, 9)

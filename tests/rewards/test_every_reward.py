@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -21,7 +21,7 @@ OTHERS = [
     REWARDS["diversity"](window=2),
     REWARDS["serendipity"](window=2, above=1),
     REWARDS["repeat"](fade=1),
-    REWARDS["return_time"](half=0.1),
+    REWARDS["return_time"](half=2),
 ]
 every = pytest.mark.parametrize("reward", [*ALL, *OTHERS], ids=lambda one: f"{type(one).__name__} {one!r}")
 
@@ -56,6 +56,7 @@ def other_future(log: Heard, known: int) -> Heard:
 
 
 @every
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from([1e-3, 1.0, 30.0]))
 def test_it_is_within_its_range_and_nothing_at_padding(reward: Reward, seed: int, scale: float) -> None:
     log = random_log(seed, scale)
@@ -71,7 +72,7 @@ def test_it_is_within_its_range_and_nothing_at_padding(reward: Reward, seed: int
 @every
 def test_its_range_is_declared_and_no_wider_than_need_be(reward: Reward) -> None:
     low, high = reward.range
-    earned = torch.cat([reward.of(random_log(seed, scale)) for seed in range(60) for scale in (0.03, 1.0, 30.0)])
+    earned = torch.cat([reward.of(random_log(seed, scale)) for seed in range(25) for scale in (0.03, 1.0, 30.0)])
     assert low < high
     for bound, reached in ((low, earned.min().item()), (high, earned.max().item())):
         # Near a finite bound; where there is none, further out than 3.
@@ -79,11 +80,11 @@ def test_its_range_is_declared_and_no_wider_than_need_be(reward: Reward) -> None
 
 
 @every
-@pytest.mark.parametrize("known", range(1, TIME))
+@pytest.mark.parametrize("known", [1, 3, 4, 6, 8])
 def test_it_reads_later_events_and_labels_only_where_its_class_says_so(reward: Reward, known: int) -> None:
     same = all(
         torch.allclose(reward.of(log)[:, :known], reward.of(other_future(log, known))[:, :known], atol=1e-5)
-        for log in map(random_log, range(20))
+        for log in map(random_log, range(8))
     )
     # Spread is 0 for the first three events, whatever their label.
     assert same == (not reward.reads_future or (type(reward).__name__ == "Spread" and known <= 3))

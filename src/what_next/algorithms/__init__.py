@@ -12,19 +12,39 @@ from what_next.algorithms.base import Algorithm
 from what_next.algorithms.bcq import Bcq
 from what_next.algorithms.cql import Cql
 from what_next.algorithms.crr import Crr
+from what_next.algorithms.ddpg import Ddpg
 from what_next.algorithms.decision_transformer import DecisionTransformer
+from what_next.algorithms.dqn import Dqn
+from what_next.algorithms.hac import Hac
 from what_next.algorithms.iql import Iql
 from what_next.algorithms.next_item import NextItem
+from what_next.algorithms.reinforce import Reinforce
+from what_next.algorithms.sa2c import Sa2c
+from what_next.algorithms.sac_rec import SacRec
+from what_next.algorithms.snqn import Snqn
+from what_next.algorithms.sqn import Sqn
+from what_next.algorithms.td3 import Td3
+from what_next.algorithms.td3_bc import Td3Bc
 from what_next.algorithms.whatnext import WhatNext
 
 KNOWN: tuple[type[Algorithm], ...] = (
     WhatNext,
     NextItem,
+    Dqn,
+    Sqn,
+    SacRec,
+    Snqn,
+    Sa2c,
+    Reinforce,
     Cql,
     Bcq,
     Iql,
     Crr,
     DecisionTransformer,
+    Ddpg,
+    Td3,
+    Td3Bc,
+    Hac,
 )
 
 __all__ = [
@@ -33,9 +53,19 @@ __all__ = [
     "Bcq",
     "Cql",
     "Crr",
+    "Ddpg",
     "DecisionTransformer",
+    "Dqn",
+    "Hac",
     "Iql",
     "NextItem",
+    "Reinforce",
+    "Sa2c",
+    "SacRec",
+    "Snqn",
+    "Sqn",
+    "Td3",
+    "Td3Bc",
     "WhatNext",
     "known_algorithms",
 ]

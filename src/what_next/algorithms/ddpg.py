@@ -1,33 +1,21 @@
 """Deterministic policy gradient over items, by points on the unit sphere; the root of td3, td3_bc and hac."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.sphere import Critics, closest, on_sphere
 from what_next.models.actor_critic import Sizes
-from what_next.models.heads import PairValue, Point
+from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
 from what_next.types import Trajectories
-
-
-class Critics(nn.Module):
-    """One judge of a state and a point, or several that start differently."""
-
-    def __init__(self, dim: int, count: int = 1) -> None:
-        super().__init__()
-        self.judges = nn.ModuleList(PairValue(dim) for _ in range(count))
-
-    def forward(self, states: Float[Tensor, "*#grid dim"], points: Float[Tensor, "*#grid dim"]) -> Float[Tensor, "..."]:
-        """The values by each judge: [critics *grid]."""
-        return torch.stack([judge(states, points) for judge in self.judges])
 
 
 class Ddpg(Algorithm):
@@ -48,7 +36,7 @@ class Ddpg(Algorithm):
     name: Literal["ddpg"] = "ddpg"
     tau: float = Field(default=0.005, gt=0, le=1, description="pace at which the slow actor and critic follow")
     candidates: int = Field(
-        default=10, ge=0, description="nearest items that the critic puts in order; 0: items by distance alone"
+        default=10, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"
     )
     supervised: float = Field(
         default=1.0, ge=0, description="weight of the next item's cross entropy, which gives the item vectors a meaning"
@@ -97,16 +85,17 @@ class Ddpg(Algorithm):
         """Squared error of the logged items' values, against those of what the slow actor would take next."""
         with torch.no_grad():
             points = self.smooth(normalize(target["actor"](batch.next_states), dim=-1), rng)
-            states, choices = batch.next_states.unsqueeze(-2), points.unsqueeze(-2)
-            if self.candidates:  # the target is that of the whole policy: arXiv 1512.07679, algorithm 2
-                choices = closest(points, space.slow, self.candidates)
+            # The target is that of the whole policy, which takes an item (arXiv 1512.07679, algorithm 2). At the points
+            # themselves, which the log never holds, errors would feed on each other: values went to ten times the best.
+            choices = closest(points, space.slow, self.candidates)
             # The smallest of the critics (`td3` has two), then the best of the candidates.
-            values = target["critic"](states, choices).amin(0).amax(-1)
+            values = target["critic"](batch.next_states.unsqueeze(-2), choices).amin(0).amax(-1)
             targets = batch.rewards + batch.discounts * values  # arXiv 1509.02971, equations 4 and 5
         estimates = nets["critic"](batch.states, space.rows(batch.actions).detach())
         batch.notes["logged_value"] = estimates.mean().item()
         batch.notes["vectors_alike"] = space.slow.mean(0).norm().item()
-        return (estimates - targets).square().mean(-1).sum()
+        loss: Tensor = (estimates - targets).square().mean(-1).sum()
+        return loss
 
     def climb(self, nets: Networks, batch: Trajectories) -> tuple[Float[Tensor, "steps dim"], Float[Tensor, "steps"]]:
         """The actor's points, and what the (first) critic says of them; neither carries gradient to the encoder."""
@@ -133,7 +122,7 @@ class Ddpg(Algorithm):
     @property
     def rescored(self) -> int:
         """See `Algorithm.rescored`."""
-        return self.candidates
+        return self.candidates if self.candidates > 1 else 0
 
     def rescore(
         self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
@@ -141,22 +130,3 @@ class Ddpg(Algorithm):
         """The critic's values; the smallest where there are several critics."""
         values: Tensor = nets["critic"](states.unsqueeze(-2), normalize(vectors, dim=-1)).amin(0)
         return values
-
-
-def on_sphere(items: ItemSpace) -> ItemSpace:
-    """The same items, each vector of length 1."""
-    return replace(
-        items,
-        vectors=normalize(items.vectors, dim=-1),
-        slow=normalize(items.slow, dim=-1),
-        gather=lambda ids: normalize(items.rows(ids), dim=-1),
-    )
-
-
-def closest(
-    points: Float[Tensor, "steps dim"], vectors: Float[Tensor, "items dim"], count: int
-) -> Float[Tensor, "steps count dim"]:
-    """The vectors nearest to each point, all of length 1; some steps at a time, as products with all items are large."""
-    rows = max(1, 2**24 // len(vectors))
-    best = [(part @ vectors.T).topk(min(count, len(vectors))).indices for part in points.split(rows)]
-    return vectors[torch.cat(best)]

@@ -5,7 +5,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from what_next.algorithms.base import Networks
 from what_next.algorithms.ddpg import Ddpg
@@ -28,7 +27,7 @@ class Hac(Ddpg):
     """
 
     name: Literal["hac"] = "hac"  # type: ignore[assignment]
-    candidates: Literal[0] = 0  # type: ignore[assignment]
+    candidates: Literal[1] = Field(default=1, description="the item nearest to the point is taken")
     supervised: float = Field(default=1.0, ge=0, description="weight of the next item's cross entropy under the actor")
     climbing: float = Field(default=0.1, ge=0, description="weight of the critic's value in the actor's loss")
     alignment: float = Field(

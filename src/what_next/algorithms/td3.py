@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from what_next.algorithms.base import Networks
-from what_next.algorithms.ddpg import Critics, Ddpg
+from what_next.algorithms.ddpg import Ddpg
+from what_next.algorithms.sphere import Critics
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
@@ -18,7 +19,7 @@ from what_next.types import Trajectories
 
 
 class Td3(Ddpg):
-    """Twin delayed ddpg: three remedies against a critic that expects too much (Fujimoto et al. 2018, arXiv 1802.09477).
+    """Three remedies against a critic that expects too much (Fujimoto et al. 2018, arXiv 1802.09477).
 
     The smaller of two critics is the target (section 4.2), the actor is moved less often than they (section 5.2), and
     noise on the target's action makes them alike for points that are near each other (section 5.3). They lessen what

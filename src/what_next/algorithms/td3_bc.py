@@ -27,7 +27,7 @@ class Td3Bc(Td3):
 
     name: Literal["td3_bc"] = "td3_bc"  # type: ignore[assignment]
     candidates: int = Field(
-        default=0, ge=0, description="nearest items that the critic puts in order; 0: items by distance alone"
+        default=1, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"
     )
     supervised: float = Field(
         default=0.0, ge=0, description="weight of the states' own cross entropy; wanted where cloning is by distance"

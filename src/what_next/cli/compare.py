@@ -32,7 +32,7 @@ def compare(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Judge several setups on the same users' next items, each beside the first; models that are missing are trained."""
+    """Judge several setups on the same users' next items, each beside the first; train what is missing."""
     files = [word for word in words if "=" not in word or Path(word).exists()]
     if len(files) < 2 and not (files and ablations):
         raise SetupError("compare: give two setup files or more, or one with --ablations")

@@ -18,7 +18,7 @@ def tune(
     setup: SetupFile,
     overrides: Overrides = None,
     trials: Annotated[int, typer.Option(min=1, help="How many, those that the study holds already included.")] = 20,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of training in each trial, at most.")] = 60,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of training in each trial, at most.")] = 60.0,
     study: Annotated[
         Path | None, typer.Option(help="The file that keeps the trials; default: beside the agent's file.")
     ] = None,

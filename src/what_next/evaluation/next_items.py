@@ -36,7 +36,7 @@ class Targets:
     @classmethod
     def of(cls, dataset: Dataset, split: Split, part: Part) -> "Targets":
         """Of the users of a part who have an event before their target."""
-        users: Int32[np.ndarray, "users"] = getattr(split, part)
+        users = split.validation if part == "validation" else split.test
         _, until = split.targets(part)
         if part == "validation" and split.kind == "users":
             until = None  # they are set aside whole
@@ -82,7 +82,7 @@ def rank(
     seen: bool = False,
     rng: np.random.Generator | None = None,
 ) -> Ranks:
-    """Let a policy recommend `k` items to every user, greedily without `rng`; the history's are left out unless `seen`."""
+    """Let a policy recommend `k` items to every user, greedily without `rng`; none of the history unless `seen`."""
     items = np.full((len(targets), k), -1, np.int32)
     for rows in _chunks(targets.before):
         users, lengths = targets.users[rows], targets.before[rows]

@@ -12,7 +12,7 @@ STEER = "steer"
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """The result of `evaluate`, `evaluate_next` or `compare`: policies as rows, metrics as columns, differences below."""
+    """The result of `evaluate`, `evaluate_next` or `compare`: policies as rows, metrics as columns."""
     metrics, training = _metrics(result), result.get("training")
     shown = Table(title=f"{_measured_on(result)}; mean [95 % interval over users]", title_justify="left")
     shown.add_column("policy", no_wrap=True)
@@ -44,10 +44,12 @@ def _sections(result: Mapping[str, Any]) -> Iterator[list[tuple[str, Mapping[str
     """Rows of the table: the policies, their share of the oracle, the differences."""
     yield list(result["policies"].items())
     yield [(f"{name} / {ORACLE}", intervals) for name, intervals in result.get("share_of_oracle", {}).items()]
-    if reference := result.get("reference"):
-        yield [(f"{name} \N{MINUS SIGN} {reference}", found) for name, found in result["differences"].items()]
-    else:
-        yield [(name.replace("-", " \N{MINUS SIGN} "), found) for name, found in result["differences"].items()]
+    yield [(_minus(name), intervals) for name, intervals in result["differences"].items()]
+
+
+def _minus(name: str) -> str:
+    """The name of a difference, with the sign: `agent-random`, or `a file - another-file`."""
+    return name.replace(" - " if " - " in name else "-", " \N{MINUS SIGN} ")
 
 
 def _metrics(result: Mapping[str, Any]) -> list[str]:

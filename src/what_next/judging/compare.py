@@ -65,10 +65,11 @@ class ShuffledState(State):
 
 @dataclass(frozen=True, eq=False)
 class Entrant:
-    """Whoever is compared: a setup, what it is judged on, and what it learns from."""
+    """Whoever is compared: a setup, what it is judged on, whom it is judged beside, and what it learns from."""
 
     setup: Setup
     state: State
+    beside: str
     shuffled: bool = False
 
     def of(self, seed: int | None) -> Setup:
@@ -103,8 +104,8 @@ def compare(
             "rewards shuffled": the same algorithm where every event earned what another one did.
 
     Returns:
-        As of `evaluate_next`, beside `random` and `popular`; `reference`: the first setup; `differences`: by name, to
-        it; `training`: by name, the `algorithm` and the `seconds` of each seed.
+        As of `evaluate_next`, beside `random` and `popular`; `differences` ("B - A") of each setup to the first, and of
+        each ablation to its setup; `training`: by name, the `algorithm` and the `seconds` of each seed.
 
     Raises:
         SetupError: the setups are not split alike, or two save to the same model.
@@ -117,13 +118,13 @@ def compare(
     yardstick = yardstick_of(state, part)
     judged, training = {}, {}
     for name, entrant in entrants.items():
-        chosen = [entrant.of(seed) for seed in (seeds or [None])]
+        chosen = [entrant.of(None)] if seeds is None else [entrant.of(seed) for seed in seeds]
         judged[name] = yardstick.judge([policy(one, entrant.state) for one in chosen], entrant.state.histories)
         training[name] = {"algorithm": chosen[0].algorithm.name, "seconds": [seconds(one) for one in chosen]}
     about = judged_on(state.dataset, state.split, part, yardstick.targets, seeds or [setups[first].seed])
-    others = {name: (name, first) for name in entrants if name != first}
-    result = evaluate_next({**judged, **rules(yardstick, state)}, yardstick, about, others)
-    return {**result, "reference": first, "training": training}
+    pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
+    result = evaluate_next({**judged, **rules(yardstick, state)}, yardstick, about, pairs)
+    return {**result, "training": training}
 
 
 def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[str, Entrant]]:
@@ -133,14 +134,14 @@ def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[st
         if setup.data not in read:
             read[setup.data] = Dataset.read(setup.data)
         state = State(read[setup.data], setup)
-        yield name, Entrant(setup, state)
+        yield name, Entrant(setup, state, next(iter(setups)))
         if not ablations or setup.algorithm.trials or isinstance(setup.algorithm, NextItem):
             continue
         if {network for moved in setup.algorithm.moves.values() for network in moved} - {"encoder", "actor"}:
             plain = beside(setup, "critic-off").model_copy(update={"algorithm": NextItem()})
-            yield f"{name}, {OFF}", Entrant(plain, State(state.dataset, plain, state.space))
+            yield f"{name}, {OFF}", Entrant(plain, State(state.dataset, plain, state.space), name)
         if np.ptp(ShuffledState(state.dataset, setup, state.space).own[1]):  # else there is nothing to shuffle
-            yield f"{name}, {SHUFFLED}", Entrant(beside(setup, "rewards-shuffled"), state, shuffled=True)
+            yield f"{name}, {SHUFFLED}", Entrant(beside(setup, "rewards-shuffled"), state, name, shuffled=True)
 
 
 def _alike(setups: Mapping[str, Setup], entrants: Mapping[str, Entrant]) -> None:

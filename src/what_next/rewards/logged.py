@@ -29,7 +29,7 @@ class Logged(Reward, extra="allow"):
             float | None,
             Field(
                 description="what an event of the kind WORD earns, in place of the log's reward: a key for every word "
-                "that the event column has (of the reward column, where there is none)",
+                "that the event column has (of the reward column, where there is none)"
             ),
         ],
     ]
@@ -75,8 +75,7 @@ class Logged(Reward, extra="allow"):
             return np.ones(dataset.events, np.float32) if dataset.rewards is None else dataset.rewards
         words, codes = _words(dataset)
         self._refuse(words, dataset.name)
-        earned: Float32[np.ndarray, "words"] = np.array([self.numbers[_plain(word)] for word in words], np.float32)
-        return np.take(earned, codes)
+        return np.take(np.array([self.numbers[_plain(word)] for word in words], np.float32), codes)
 
     def _refuse(self, words: tuple[str, ...], name: str) -> None:
         if not words:

@@ -42,7 +42,7 @@ class ProfileCorrelation(Reward):
         """See `Reward.of`."""
         assert log.profile is not None
         # A sum of the latest vectors correlates as their mean does.
-        recent = latest(log.points.double() * log.real[..., None], self.window)
+        recent = latest(log.points.double(), self.window)
         recent = recent - recent.mean(-1, keepdim=True)
         profile = (log.profile - log.profile.mean(-1, keepdim=True)).double()[:, None]
         scale = recent.norm(dim=-1) * profile.norm(dim=-1)

@@ -20,43 +20,17 @@ from what_next.environment import Environment
 from what_next.errors import DataError, MissingExtraError, SaveError, SetupError, TrainingError
 from what_next.settings import Setup
 from what_next.state import State
+from what_next.tuning.space import Choices, Range, Settings, own_values, search_space, with_settings
 
 if TYPE_CHECKING:
     import optuna
 
-Value = int | float | str | bool
-Settings = dict[str, Value]
-
 RANDOM = 5
 """How many trials are drawn at random before the sampler learns from them (TPE: Bergstra et al. 2011)."""
-MAGNITUDES = 100
-"""A range whose ends are so many times apart is searched by orders of magnitude."""
 NEVER = 2**62
 """Histories between two saves of a trial that nobody will load."""
 FREE = {"train", "data", "model_agent_path", "model_critic_path", "log", "user", "slots", "save_every", "threads"}
 """Settings in which the runs that share a study may differ."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`, both included."""
-
-    low: float
-    high: float
-
-    def holding(self, value: Any) -> "Range":
-        """The range, widened to hold a setup's own value."""
-        return Range(min(self.low, value), max(self.high, value))
-
-
-Choices = tuple[Value, ...]
-COMMON: Mapping[str, Range | Choices] = {
-    "learning_rate": Range(3e-4, 1e-2),
-    "dropout": Range(0.0, 0.5),
-    "weight_decay": (0.0, 1e-4, 1e-3, 1e-2, 1e-1),
-    "batch_size": (32, 64, 128, 256),
-}
-"""What is searched for every algorithm."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +44,8 @@ class Trial:
 
     def __str__(self) -> str:
         """On one line."""
-        settings = ", ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-                             for key, value in self.settings.items())  # fmt: skip
+        shown = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in self.settings.values())
+        settings = ", ".join(f"{key}={value}" for key, value in zip(self.settings, shown, strict=True))
         return f"{self.score:.4f} with {settings}"
 
 
@@ -111,8 +85,9 @@ def tune(
     setup: Setup,
     trials: int,
     *,
-    seconds: float = 60,
+    seconds: float = 60.0,
     study: Path | None = None,
+    state: State | None = None,
     tell: Callable[[Trial, Trial], None] = lambda trial, best: None,
 ) -> Tuned:
     """Try settings until the study holds so many judged trials.
@@ -125,6 +100,7 @@ def tune(
         trials: in all, those that the study holds already included.
         seconds: of training in each trial, at most; the learning rate falls over them.
         study: its file; None: beside the agent's.
+        state: of the setup, where the data are in memory; None: they are read.
         tell: called with each judged trial, and the best so far.
 
     Raises:
@@ -133,8 +109,8 @@ def tune(
         SetupError: the study is of other settings.
     """
     path = study or setup.model_agent_path.with_suffix(".tuning.jsonl")
-    state, space = State.from_setup(setup), search_space(setup)
-    kept = _open(path, {"seconds": seconds, "split": state.split.hash, **_fixed(setup)})
+    state, space = state or State.from_setup(setup), search_space(setup)
+    kept = _open(path, {**_fixed(setup), "seconds": seconds, "split": state.split.hash})
     stopped = False
     while len(judged := _judged(kept)) < trials and not stopped:
         asked = _ask(kept, setup, space, len(judged))
@@ -151,42 +127,6 @@ def monitor(setup: Setup) -> str:
     return setup.monitor or ("spread" if setup.algorithm.trials else "ndcg@10")
 
 
-def search_space(setup: Setup) -> dict[str, Range | Choices]:
-    """Where each setting is sought: those of `COMMON`, and of the algorithm's `search`; a setup's own value is among it.
-
-    An algorithm's `search` (a class variable) maps names of its fields to a pair of numbers, a range, or to three or
-    more values to choose from. A field that is none of the algorithm's is one of the setup (`discount`, say).
-    """
-    found: dict[str, Range | Choices] = dict(COMMON)
-    for name, where in getattr(type(setup.algorithm), "search", {}).items():
-        key = f"algorithm.{name}" if name in type(setup.algorithm).model_fields else name
-        numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in where)
-        found[key] = Range(*where) if len(where) == 2 and numbers else tuple(where)
-    own = own_values(setup, found)
-    return {
-        key: where.holding(own[key]) if isinstance(where, Range) else tuple(dict.fromkeys([*where, own[key]]))
-        for key, where in found.items()
-    }
-
-
-def own_values(setup: Setup, space: Mapping[str, Range | Choices]) -> Settings:
-    """What a setup has for some settings."""
-    return {
-        key: getattr(setup.algorithm, key.removeprefix("algorithm."))
-        if key.startswith("algorithm.")
-        else getattr(setup, key)
-        for key in space
-    }
-
-
-def with_settings(setup: Setup, settings: Mapping[str, Value]) -> Setup:
-    """The setup with some settings changed; keys of its algorithm begin with `algorithm.`."""
-    prefix = "algorithm."
-    of_algorithm = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
-    of_setup = {key: value for key, value in settings.items() if not key.startswith(prefix)}
-    return setup.model_copy(update={**of_setup, "algorithm": setup.algorithm.model_copy(update=of_algorithm)})
-
-
 def _open(path: Path, made_for: Mapping[str, Any]) -> "optuna.Study":
     """The study of a file, which is made where there is none."""
     try:
@@ -197,20 +137,31 @@ def _open(path: Path, made_for: Mapping[str, Any]) -> "optuna.Study":
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not _is_journal(path):
+            raise SetupError(f"{path}: is no study of What Next?; name another file with --study")
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         study = optuna.create_study(storage=storage, study_name="what-next", direction="maximize", load_if_exists=True)
     except OSError as error:
         raise SaveError(f"{path}: the study cannot be kept there ({error.strerror}); name another --study") from None
-    except (ValueError, KeyError, AssertionError, TypeError):  # whatever lines of something else make of Optuna
-        raise SetupError(f"{path}: is no study of What Next?; name another file with --study") from None
     before = study.user_attrs.get("made_for")
     if before is None:
         study.set_user_attr("made_for", dict(made_for))
     elif changed := sorted(key for key in {*before, *made_for} if before.get(key) != made_for.get(key)):
         raise SetupError(
-            f"{path}: holds trials with another {', '.join(changed)}; set it as it was, or name another file with --study"
+            f"{path}: holds trials with another {', '.join(changed)}; set it as it was, or name another file with "
+            "--study"
         )
     return study
+
+
+def _is_journal(path: Path) -> bool:
+    """Whether a file is empty, or begins as Optuna's journals do; nothing is written to one that is something else."""
+    with path.open(errors="replace") as file:
+        line = file.readline()
+    try:
+        return not line or "op_code" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
 
 
 def _fixed(setup: Setup) -> dict[str, Any]:
@@ -248,10 +199,9 @@ def _distribution(where: Range | Choices) -> "optuna.distributions.BaseDistribut
 
     if not isinstance(where, Range):
         return CategoricalDistribution(where)
-    log = where.low > 0 and where.high >= MAGNITUDES * where.low
     if isinstance(where.low, int) and isinstance(where.high, int):
-        return IntDistribution(where.low, where.high, log=log)
-    return FloatDistribution(where.low, where.high, log=log)
+        return IntDistribution(where.low, where.high, log=where.by_magnitude)
+    return FloatDistribution(where.low, where.high, log=where.by_magnitude)
 
 
 def _try(study: "optuna.Study", asked: "optuna.Trial", setup: Setup, state: State, seconds: float) -> bool:

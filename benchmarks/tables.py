@@ -1,0 +1,209 @@
+"""The tables of docs/results.md: every algorithm on public data sets, judged on next items, one cell at a time.
+
+A cell is an algorithm on a data set, with all its seeds. What is measured stands in docs/results.json, so that the
+tables can be filled in several runs; `tune` finds the settings that all sets are trained with, on ml-100k alone, and
+keeps them in benchmarks/tuned.json. `show` writes the page anew from what there is.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sets
+import torch
+from tables_page import page
+
+from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
+from what_next.errors import TrainingError, WhatNextError
+from what_next.evaluation.evaluate_next import Yardstick, judged_on
+from what_next.judging.next_items import rules, yardstick_of
+from what_next.settings import ALGORITHMS
+from what_next.tuning import tune, with_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+CELLS, PAGE, TUNED = ROOT / "docs/results.json", ROOT / "docs/results.md", ROOT / "benchmarks/tuned.json"
+SCRATCH = Path(tempfile.gettempdir()) / "what-next-tables"
+
+MAIN, MORE = ("ml-100k", "lastfm-s3rec"), ("ml-1m-part", "amazon-beauty-s3rec")
+"""Sets that every algorithm is judged on, and those for two of them and the best of the others."""
+ALWAYS, BEST, RULES = ("next_item", "whatnext"), 3, ("popular", "random")
+TRIALS, TRIAL_SECONDS = 6, 60.0
+
+Cells = dict[str, dict[str, dict[str, Any]]]
+
+
+def plan(cells: Cells, wanted: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """The data sets and algorithms to measure, in order; which are the best is known once the main sets are full."""
+    for name in wanted.sets:
+        rows = [*ALGORITHMS, *RULES] if name in MAIN else [*ALWAYS, *best(cells), *RULES]
+        yield from ((name, row) for row in rows if row in wanted.algorithms)
+
+
+def best(cells: Cells) -> list[str]:
+    """The algorithms of the highest NDCG@10 on average over the main sets; none while one is not measured there."""
+    others = [name for name in ALGORITHMS if name not in ALWAYS]
+    if any(name not in cells.get(one, {}) for one in MAIN for name in others):
+        return []
+    found = {name: [cells[one][name].get("metrics", {}).get("ndcg@10") for one in MAIN] for name in others}
+    means = {name: sum(one["mean"] for one in some) for name, some in found.items() if all(some)}
+    return sorted(means, key=lambda name: -means[name])[:BEST]
+
+
+def setup_of(algorithm: str, seed: int, seconds: float, folder: Path, tuned: Mapping[str, Any]) -> Setup:
+    """What a cell is trained by."""
+    setup = Setup(
+        train=True,
+        data="memory",
+        algorithm=algorithm,
+        split="leave_last_out",
+        seed=seed,
+        seconds=seconds,
+        threads=1,
+        device="cpu",
+        save_every=10**9,
+        model_agent_path=folder / "agent.safetensors",
+        model_critic_path=folder / "critic.safetensors",
+        **({"window": 20} if ALGORITHMS[algorithm].trials else {}),
+    )
+    return with_settings(setup, tuned.get(algorithm, {}).get("settings", {}))
+
+
+@cache
+def data_of(name: str, folder: Path) -> tuple[Dataset, State, Yardstick]:
+    """A data set, its state for an algorithm that learns from the log, and whom all are judged on."""
+    dataset = sets.read(name, folder)
+    state = State(dataset, setup_of("next_item", 0, 1.0, SCRATCH, {}))
+    return dataset, state, yardstick_of(state, "test")
+
+
+def measure(name: str, algorithm: str, seeds: Sequence[int], seconds: float, folder: Path) -> dict[str, Any]:
+    """One cell."""
+    dataset, state, yardstick = data_of(name, folder)
+    about = judged_on(dataset, state.split, "test", yardstick.targets, seeds)
+    torch.set_num_threads(1)
+    if algorithm in RULES:
+        return {**about, "seeds": [], "metrics": yardstick.told(rules(yardstick, state)[algorithm])}
+    tuned, policies, runs = read(TUNED), [], []
+    for seed in seeds:
+        with tempfile.TemporaryDirectory(dir=SCRATCH) as models:
+            setup = setup_of(algorithm, seed, seconds, Path(models), tuned)
+            learned = State(dataset, setup)
+            agent = Agent(setup, learned.space)
+            try:
+                report = Environment(agent, learned, setup).train_agent()
+            except TrainingError as error:
+                return {**about, "failed": str(error).partition(";")[0]}
+        if report.stopped:
+            raise KeyboardInterrupt
+        passes = report.histories / len(learned.train_users)
+        runs.append({"seconds": round(report.seconds, 1), "passes": round(passes, 1), "targets": report.targets})
+        policies.append(LearnedPolicy(agent.quiet(), learned))
+    histories = policies[0].state.histories
+    return {
+        **about,
+        "limit": seconds,
+        "threads": 1,
+        "torch": torch.__version__,
+        "device": "cpu",
+        "tuned": tuned.get(algorithm, {}).get("settings"),
+        "runs": runs,
+        "metrics": yardstick.told(yardstick.judge(policies, histories)),
+    }
+
+
+def fill(wanted: argparse.Namespace) -> None:
+    """Measure what is missing, and write the page after each cell."""
+    count = 0
+    while count < wanted.cells:
+        cells = read(CELLS)
+        due = [(name, row) for name, row in plan(cells, wanted) if row not in cells.get(name, {})]
+        if not due:
+            break
+        name, row = due[0]
+        main = name in MAIN
+        seeds, seconds = (wanted.seeds, wanted.seconds) if main else (wanted.seeds[:1], wanted.more_seconds)
+        cell = measure(name, row, seeds, seconds, wanted.folder)
+        write(CELLS, {**cells, name: {**cells.get(name, {}), row: cell}})
+        show()
+        count += 1
+        told = cell.get("metrics", {}).get("ndcg@10", {}).get("mean")
+        print(f"{name}, {row}: {cell.get('failed') or f'ndcg@10 {told:.4f}'}; {len(due) - 1} cells left", flush=True)
+
+
+def search(wanted: argparse.Namespace) -> None:
+    """Tune the algorithms that are not tuned yet, on the validation users of ml-100k."""
+    due = [name for name in ALGORITHMS if name in wanted.algorithms and name not in read(TUNED)]
+    for name in due[: wanted.cells]:
+        print(name, flush=True)
+        dataset, _, _ = data_of(MAIN[0], wanted.folder)
+        setup = setup_of(name, 0, wanted.trial_seconds, SCRATCH, {})
+        found = tune(
+            setup,
+            wanted.trials,
+            seconds=wanted.trial_seconds,
+            study=SCRATCH / f"{name}.tuning.jsonl",
+            state=State(dataset, setup),
+            tell=lambda trial, best: print(f"trial {trial.number}: {trial}", flush=True),
+        )
+        if found.stopped or found.best is None:
+            raise KeyboardInterrupt
+        told = {"monitor": found.monitor, "score": found.best.score, "untuned": found.trials[0].score}
+        about = {"data": dataset.name, "trials": wanted.trials, "seconds": wanted.trial_seconds}
+        write(TUNED, {**read(TUNED), name: {"settings": found.best.settings, **told, **about}})
+
+
+def show() -> None:
+    """Write the page from what is measured."""
+    PAGE.write_text(page(read(CELLS), read(TUNED), [*ALGORITHMS, *RULES], (*MAIN, *MORE)))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file of JSON; nothing where it is not there."""
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def write(path: Path, values: Mapping[str, Any]) -> None:
+    """Whole, or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(part, path)  # noqa: PTH105 (the same, by another name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("fill", "tune", "show"), default="fill")
+    parser.add_argument("--cells", type=int, default=10**6, help="measure (or tune) so many, and end")
+    parser.add_argument("--sets", type=_words, default=[*MAIN, *MORE], help="separated by commas; default: all")
+    parser.add_argument("--algorithms", type=_words, default=[*ALGORITHMS, *RULES], help="likewise")
+    parser.add_argument("--seeds", type=lambda text: [int(one) for one in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--seconds", type=float, default=120.0, help=f"of training at most, on {' and '.join(MAIN)}")
+    parser.add_argument("--more-seconds", type=float, default=600.0, help="the same on the other sets, with one seed")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="of tuning, for each algorithm")
+    parser.add_argument("--trial-seconds", type=float, default=TRIAL_SECONDS, help="of training in each, at most")
+    parser.add_argument("--folder", type=Path, default=sets.FOLDER, help="where the data sets are")
+    wanted = parser.parse_args()
+    SCRATCH.mkdir(exist_ok=True)
+    if unknown := [name for name in wanted.sets if name not in sets.SETS]:
+        parser.error(f"unknown sets: {', '.join(unknown)}; there are {', '.join(sets.SETS)}")
+    if unknown := [name for name in wanted.algorithms if name not in (*ALGORITHMS, *RULES)]:
+        parser.error(f"unknown algorithms: {', '.join(unknown)}; there are {', '.join((*ALGORITHMS, *RULES))}")
+    try:
+        {"fill": fill, "tune": search, "show": lambda _: show()}[wanted.what](wanted)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; what was measured is kept, and the same command goes on") from None
+    except WhatNextError as error:
+        raise SystemExit(str(error)) from None
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""What every algorithm of the house promises, checked on a tiny agent: run it on an algorithm of your own.
+
+    from what_next.testing import check_algorithm
+
+    check_algorithm(MyAlgorithm())
+
+Or check by check in pytest: `@pytest.mark.parametrize("name", CHECKS)`, and `CHECKS[name](algorithm)`.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from what_next import checkpoint
+from what_next.agent import Agent
+from what_next.algorithms import Algorithm
+from what_next.artefacts import read_models
+from what_next.models.encoders import Encoder
+from what_next.policy import LearnedPolicy
+from what_next.testing.rig import Rig, other_events, padded, reaches
+from what_next.types import Events, Trajectories
+
+STEPS = 4
+"""Within so many steps every loss that is due at all must have moved its networks (a delayed one comes later)."""
+
+
+def check_algorithm(algorithm: Algorithm) -> None:
+    """Run every check of `CHECKS`.
+
+    Raises:
+        AssertionError: it says which promise is broken, and how.
+    """
+    for check in CHECKS.values():
+        check(algorithm)
+
+
+def describes_its_settings(algorithm: Algorithm) -> None:
+    """Each setting has a description, and the algorithm is rebuilt from what a model file says of it."""
+    fields = type(algorithm).model_fields
+    silent = [name for name, field in fields.items() if name != "name" and not field.description]
+    _expect(not silent, algorithm, f"no description: {', '.join(silent)}")
+    _expect(fields["name"].default == algorithm.name, algorithm, f"its name by default is {fields['name'].default!r}")
+    again = type(algorithm).model_validate(algorithm.model_dump(mode="json"))
+    _expect(again == algorithm, algorithm, f"rebuilt from its settings it is {again!r}")
+
+
+def names_networks_that_exist(algorithm: Algorithm) -> None:
+    """`moves` and `targets` name networks, and `losses` gives losses that `moves` names."""
+    try:
+        rig = Rig(algorithm)
+    except KeyError as error:
+        raise AssertionError(f"{algorithm.name}: moves or targets name {error}, and there is no such network") from None
+    found = rig.losses(rig.batch(rig.history()))
+    _expect(bool(found), algorithm, "no loss is due at the first step")
+    unknown = set(found) - set(algorithm.moves)
+    _expect(not unknown, algorithm, f"losses {unknown} are not in moves")
+    for loss, value in found.items():
+        _expect(value.ndim == 0 and bool(value.isfinite()), algorithm, f"the loss {loss!r} is {value}")
+
+
+def losses_reach_what_they_move(algorithm: Algorithm) -> None:
+    """Every loss has a gradient for each network that it moves; none goes into a target or a slow copy."""
+    rig, due, reached = Rig(algorithm), set[str](), set[tuple[str, str]]()
+    for step in range(STEPS):
+        batch = rig.batch(rig.history())
+        if isinstance(batch, Trajectories):
+            batch.next_states.requires_grad_()
+        found = rig.losses(batch, step)
+        slow = [weight for net in rig.agent.slow.values() for weight in net.parameters()]
+        _expect(not any(weight.requires_grad for weight in slow), algorithm, "a slow copy asks for a gradient")
+        for loss, value in found.items():
+            if isinstance(batch, Trajectories):
+                _expect(not reaches(value, [batch.next_states]), algorithm, f"{loss!r}: its target carries a gradient")
+            due.add(loss)
+            reached |= {(loss, name) for name in algorithm.moves[loss] if reaches(value, _ends(rig, name))}
+        rig.step()
+    for loss in due:
+        idle = [name for name in algorithm.moves[loss] if (loss, name) not in reached]
+        _expect(not idle, algorithm, f"the loss {loss!r} moves {idle}, but has no gradient for it")
+
+
+def moves_what_it_names(algorithm: Algorithm) -> None:
+    """A step changes the networks of the losses that were due, and no others."""
+    rig = Rig(algorithm)
+    for _ in range(STEPS):
+        before, found = rig.weights(), rig.step()
+        named = {name for loss in found.losses for name in algorithm.moves[loss]}
+        after = rig.weights()
+        changed = {
+            name for name in after if any(not torch.equal(before[name][key], after[name][key]) for key in after[name])
+        }
+        _expect(changed <= named, algorithm, f"{changed - named} changed, and no loss that was due moves it")
+
+
+def slow_copies_follow(algorithm: Algorithm) -> None:
+    """Slow copies start as their networks, go a step of the pace after those that moved, and stay otherwise."""
+    rig = Rig(algorithm)
+    nets = rig.weights()
+    for name, copied in rig.weights(slow=True).items():
+        _expect(
+            all(torch.equal(copied[key], nets[name][key]) for key in copied), algorithm, f"{name!r} starts elsewhere"
+        )
+    for _ in range(STEPS):
+        before, found = rig.weights(slow=True), rig.step()
+        moved = {name for loss in found.losses for name in algorithm.moves[loss]}
+        nets, after = rig.weights(), rig.weights(slow=True)
+        for name, copied in after.items():
+            pace = algorithm.pace if name in moved else 0.0
+            for key, value in copied.items():
+                expected = torch.lerp(before[name][key], nets[name][key], pace)
+                close = torch.allclose(value, expected, atol=1e-7)
+                _expect(close, algorithm, f"the slow copy of {name!r} went elsewhere than a pace of {pace:g} leads")
+
+
+def ends_are_ends(algorithm: Algorithm) -> None:
+    """Where nothing follows (discount 0), the next state and the item after it change no loss."""
+    rig = Rig(algorithm)
+    batch = rig.batch(rig.history())
+    if not isinstance(batch, Trajectories):
+        return
+    ended = replace(batch, discounts=torch.zeros_like(batch.discounts))
+    other = replace(
+        ended, next_states=ended.next_states + 5, next_actions=torch.full_like(ended.next_actions, -1), notes={}
+    )
+    _same(rig.losses(ended), rig.losses(other), algorithm, "what follows the end of a history changes the loss")
+
+
+def padding_is_nothing(algorithm: Algorithm) -> None:
+    """More padding at the end of the histories, and numbers in it, change no loss."""
+    rig = Rig(algorithm)
+    history = rig.history()
+    plain, wide = (rig.losses(rig.batch(some)) for some in (history, padded(history, 3)))
+    _same(plain, wide, algorithm, "padding changes the loss")
+
+
+def sees_no_future(algorithm: Algorithm) -> None:
+    """What is read of a history up to an event does not depend on later ones; what they earned is a label."""
+    rig = Rig(algorithm)
+    history, since = rig.history(), 4
+    changed = other_events(history, since, len(rig.state.space.catalogue))
+    rig.agent.quiet()
+    before, after = (rig.agent.predict(some, grid=True).points for some in (history, changed))
+    same = np.allclose(before[:, :since], after[:, :since], atol=1e-5)
+    _expect(same, algorithm, f"other events from number {since} on change what is known before")
+
+
+def repeats_itself(algorithm: Algorithm) -> None:
+    """The same seed gives the same training and the same proposals."""
+    first, second = Rig(algorithm, seed=3), Rig(algorithm, seed=3)
+    for _ in range(STEPS):
+        _expect(first.step() == second.step(), algorithm, "two runs from one seed differ")
+    _expect(
+        np.array_equal(_points(first.agent, first), _points(second.agent, second)), algorithm, "they propose otherwise"
+    )
+
+
+def recommends(algorithm: Algorithm) -> None:
+    """A slate of different items, none of them excluded, by probabilities; the same again without random numbers."""
+    rig = Rig(algorithm)
+    rig.step()
+    history = rig.state.get_user_history(np.arange(5, dtype=np.int32))
+    policy = LearnedPolicy(rig.agent.quiet(), rig.state)
+    slate = policy.act(history, 4, np.random.default_rng(0), exclude=history.items, propensities=True)
+    for row, heard in zip(slate.items.tolist(), history.items.tolist(), strict=True):
+        _expect(len(set(row)) == 4 and min(row) >= 0, algorithm, f"a slate of four items is {row}")
+        _expect(not set(row) & set(heard), algorithm, f"the slate {row} has items that are excluded")
+    chances = slate.propensities
+    _expect(chances is not None and bool(((chances > 0) & (chances <= 1)).all()), algorithm, f"propensities {chances}")
+    first, second = (policy.act(history, 4).items for _ in range(2))
+    _expect(np.array_equal(first, second), algorithm, "without random numbers it recommends now this, now that")
+
+
+def survives_saving(algorithm: Algorithm) -> None:
+    """What is loaded recommends what was saved: by encoder and actor alone, or by all where `needs_critic` says so."""
+    with tempfile.TemporaryDirectory() as folder:
+        rig = Rig(algorithm, Path(folder))
+        rig.step()
+        checkpoint.save(rig.agent, rig.rng, checkpoint.new_run())
+        saved = read_models(rig.setup.model_agent_path, rig.setup.model_critic_path)
+        fresh = Rig(algorithm, Path(folder), seed=1).agent
+        needed = {"encoder", "actor"} & set(fresh.nets) if not algorithm.needs_critic else set(fresh.nets)
+        fresh.nets = {name: fresh.nets[name] for name in needed}
+        for name, net in fresh.nets.items():
+            saved.fill(name, net)
+    try:
+        same = np.array_equal(_points(rig.agent, rig), _points(fresh, rig))
+    except KeyError as error:
+        raise AssertionError(f"{algorithm.name}: it proposes by {error}, which needs_critic does not say") from error
+    _expect(same, algorithm, "loaded, it proposes otherwise")
+
+
+def streams(algorithm: Algorithm) -> None:
+    """Event by event, the encoder comes to the proposal that it makes of the complete history."""
+    rig = Rig(algorithm)
+    encoder = rig.agent.quiet().nets.get("encoder")
+    if not isinstance(encoder, Encoder):
+        return
+    history = rig.state.get_user_history(np.arange(5, dtype=np.int32))
+    items, numbers = torch.from_numpy(history.items).long(), torch.from_numpy(rig.agent.factorize(history).actor)
+    with torch.no_grad():
+        state, after = encoder.start(len(items)), []
+        for place in range(items.shape[1]):
+            one = Events(items[:, place : place + 1], numbers[:, place : place + 1])
+            states, state = encoder.step(state, algorithm.inputs(one, None))
+            after.append(states)
+        last = torch.stack(after, 1)[torch.arange(len(items)), torch.from_numpy(history.lengths - 1)]
+        points = algorithm.propose(rig.agent.nets, last).numpy()
+    close = np.allclose(points, rig.agent.predict(history).points, atol=1e-4)
+    _expect(close, algorithm, "event by event it proposes otherwise than after all of them at once")
+
+
+CHECKS: Mapping[str, Callable[[Algorithm], None]] = MappingProxyType(
+    {
+        check.__name__: check
+        for check in (
+            describes_its_settings,
+            names_networks_that_exist,
+            losses_reach_what_they_move,
+            moves_what_it_names,
+            slow_copies_follow,
+            ends_are_ends,
+            padding_is_nothing,
+            sees_no_future,
+            repeats_itself,
+            recommends,
+            survives_saving,
+            streams,
+        )
+    }
+)
+"""Every check by its name."""
+
+
+def _ends(rig: Rig, name: str) -> list[Tensor]:
+    """Where the gradient of a network begins."""
+    roots = rig.agent.experience.roots().get(name, ())
+    return [root.leaf for root in roots] or list(rig.agent.nets[name].parameters())
+
+
+def _points(agent: Agent, rig: Rig) -> np.ndarray:
+    """What an agent proposes to five users."""
+    return agent.quiet().predict(rig.state.get_user_history(np.arange(5, dtype=np.int32))).points
+
+
+def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor], algorithm: Algorithm, broken: str) -> None:
+    for name, loss in first.items():
+        found = second[name].item()
+        close = abs(loss.item() - found) <= 1e-5 * max(1.0, abs(found))
+        _expect(close, algorithm, f"{broken}: {name!r} is {loss.item():g} and then {found:g}")
+
+
+def _expect(true: bool, algorithm: Algorithm, broken: str) -> None:
+    if not true:
+        raise AssertionError(f"{algorithm.name}: {broken}")

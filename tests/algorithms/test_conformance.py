@@ -1,0 +1,215 @@
+"""Every known algorithm keeps the promises of `what_next.testing`, and each check finds those that do not."""
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from what_next.algorithms import KNOWN, Algorithm
+from what_next.algorithms.next_item import NextItem
+from what_next.algorithms.sqn import Sqn
+from what_next.testing import CHECKS, Rig, check_algorithm
+from what_next.types import Events
+
+ALGORITHMS = [kind() for kind in KNOWN]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda one: one.name)
+def test_every_algorithm(algorithm: Algorithm, check: str) -> None:
+    CHECKS[check](algorithm)
+
+
+def test_no_two_algorithms_have_the_same_losses_and_proposals() -> None:
+    """On one random batch, from one seed; after a step, since some learn alike at first."""
+    shown = {}
+    for algorithm in ALGORITHMS:
+        rig = Rig(algorithm)
+        rig.step()
+        found = [round(loss.item(), 5) for loss in rig.losses(rig.batch(rig.history()), step=10_000).values()]
+        points = rig.agent.quiet().predict(rig.state.get_user_history(np.arange(5, dtype=np.int32))).points
+        shown[algorithm.name] = found, points.round(5).tolist()
+    for one, other in combinations(shown, 2):
+        assert shown[one] != shown[other], f"{one} and {other} are the same"
+
+
+class Undescribed(NextItem):
+    """Has a setting without a description."""
+
+    weight: float = 1.0
+
+
+class Homeless(NextItem):
+    """Moves a network that is not there."""
+
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "critic")}
+
+
+class Unnamed(NextItem):
+    """Has a loss that `moves` does not know."""
+
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"critic": ("encoder", "actor")}
+
+
+class Idle(NextItem):
+    """Its loss does not reach the encoder, which it moves."""
+
+    def losses(self, nets: Any, target: Any, batch: Any, *rest: Any) -> dict[str, Tensor]:
+        items = replace(rest[0], vectors=rest[0].vectors.detach())
+        return super().losses(nets, target, replace(batch, states=batch.states.detach()), items, *rest[1:])
+
+
+class Chasing(Sqn):
+    """Its target moves with the estimate."""
+
+    def losses(self, nets: Any, target: Any, batch: Any, *rest: Any) -> dict[str, Tensor]:
+        found = super().losses(nets, target, batch, *rest)
+        ahead = rest[0].values(nets["critic"](batch.next_states), batch.actions)
+        return {**found, "critic": found["critic"] + (batch.discounts * ahead).mean()}
+
+
+class Meddling(NextItem):
+    """Moves a network by its own hand."""
+
+    def losses(self, nets: Any, *rest: Any) -> dict[str, Tensor]:
+        nets["behaviour"].linear.weight.data.add_(1.0)
+        return super().losses(nets, *rest)
+
+    def networks(self, *given: Any) -> dict[str, torch.nn.Module]:
+        return {**super().networks(*given), "behaviour": super().networks(*given)["actor"]}
+
+
+class Jumping(Sqn):
+    """Moves its slow copy by its own hand."""
+
+    def losses(self, nets: Any, target: Any, *rest: Any) -> dict[str, Tensor]:
+        target["critic"].linear.weight.data.add_(1.0)
+        return super().losses(nets, target, *rest)
+
+
+class Endless(Sqn):
+    """Looks beyond the end of a history."""
+
+    def losses(self, nets: Any, target: Any, batch: Any, *rest: Any) -> dict[str, Tensor]:
+        return super().losses(nets, target, replace(batch, discounts=torch.ones_like(batch.discounts)), *rest)
+
+
+class Numbered(NextItem):
+    """Gives the encoder one number more."""
+
+    numbers: ClassVar[int] = 1
+
+    def number(self, items: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def inputs(self, events: Events, returns: Tensor | None) -> Events:
+        number = self.number(events.items).float().unsqueeze(-1)
+        return Events(events.items, torch.cat([events.numbers, number], -1))
+
+
+class Padded(Numbered):
+    """Reads how wide the batch is."""
+
+    def number(self, items: Tensor) -> Tensor:
+        return torch.full_like(items, items.shape[1])
+
+
+class Clairvoyant(Numbered):
+    """Reads the item that comes next."""
+
+    def number(self, items: Tensor) -> Tensor:
+        return items.roll(-1, 1)
+
+
+class Backwards(Numbered):
+    """Reads how many events are to come."""
+
+    def number(self, items: Tensor) -> Tensor:
+        return torch.arange(items.shape[1]).flip(0).expand_as(items)
+
+
+class Moody(NextItem):
+    """Has random numbers of its own."""
+
+    def losses(self, *given: Any) -> dict[str, Tensor]:
+        return {"actor": super().losses(*given)["actor"] * float(np.random.default_rng().random())}
+
+
+class Restless(NextItem):
+    """Proposes at random without being asked to."""
+
+    def propose(self, nets: Any, states: Tensor, rng: Any = None) -> Tensor:
+        return torch.randn_like(states)
+
+
+class Secretive(Sqn):
+    """Proposes by the critic, and does not say so."""
+
+    def propose(self, nets: Any, states: Tensor, rng: Any = None) -> Tensor:
+        return nets["critic"](states)[..., :-1]
+
+
+BROKEN = [
+    (Undescribed, "describes_its_settings", "no description: weight"),
+    (Homeless, "names_networks_that_exist", "name 'critic', and there is no such network"),
+    (Unnamed, "names_networks_that_exist", "losses {'actor'} are not in moves"),
+    (Idle, "losses_reach_what_they_move", "moves ['encoder'], but has no gradient for it"),
+    (Chasing, "losses_reach_what_they_move", "'critic': its target carries a gradient"),
+    (Meddling, "moves_what_it_names", "{'behaviour'} changed, and no loss that was due moves it"),
+    (Jumping, "slow_copies_follow", "the slow copy of 'critic' went elsewhere"),
+    (Endless, "ends_are_ends", "what follows the end of a history changes the loss"),
+    (Padded, "padding_is_nothing", "padding changes the loss"),
+    (Clairvoyant, "sees_no_future", "other events from number 4 on change what is known before"),
+    (Moody, "repeats_itself", "two runs from one seed differ"),
+    (Restless, "recommends", "it recommends now this, now that"),
+    (Secretive, "survives_saving", "it proposes by 'critic', which needs_critic does not say"),
+    (Backwards, "streams", "event by event it proposes otherwise"),
+]
+
+
+@pytest.mark.parametrize(("broken", "check", "told"), BROKEN, ids=[kind.__name__ for kind, *_ in BROKEN])
+def test_a_check_finds_what_it_looks_for(broken: type[Algorithm], check: str, told: str) -> None:
+    with pytest.raises(AssertionError, match=re.escape(told)):
+        CHECKS[check](broken())
+
+
+def test_every_check_finds_something() -> None:
+    assert {check for _, check, _ in BROKEN} == set(CHECKS)
+
+
+def test_the_checks_together_find_it_as_well() -> None:
+    with pytest.raises(AssertionError, match="padding changes the loss"):
+        check_algorithm(Padded())
+
+
+class TestContributing:
+    """The worked example of CONTRIBUTING.md is an algorithm, as it stands there."""
+
+    @pytest.fixture
+    def example(self) -> str:
+        (found,) = re.findall(
+            r"```python\n(.*?class .*?\(Algorithm\).*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S
+        )
+        return found
+
+    def test_it_is_short(self, example: str) -> None:
+        assert len(example.splitlines()) < 40
+
+    def test_it_keeps_every_promise(self, example: str, tmp_path: Path) -> None:
+        path = tmp_path / "liked.py"
+        path.write_text(example)
+        spec = importlib.util.spec_from_file_location("liked", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        check_algorithm(module.Liked())

@@ -1,0 +1,201 @@
+"""Several setups on the same users: who is judged on what, what is trained, and what the ablations take away."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from what_next import Dataset, Environment, Setup, State
+from what_next.cli import main
+from what_next.errors import ModelError, SetupError
+from what_next.judging import compare, judge
+from what_next.judging.compare import ShuffledState
+from what_next.judging.models import is_trained, of_seed
+from what_next.settings import Split
+
+from .conftest import SetupOf
+
+
+@pytest.fixture
+def made(setup_of: SetupOf, tmp_path: Path):
+    """`made(name, algorithm)`: a setup with a folder of its own."""
+
+    def make(name: str, algorithm: str = "next_item", **changes) -> Setup:
+        return setup_of(tmp_path / name, **{"algorithm": algorithm, "passes": 1, "split": "leave_last_out", **changes})
+
+    return make
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
+    """The folders and seeds that are trained, in order."""
+    found: list[tuple[str, int]] = []
+    train = Environment.train_agent
+
+    def counted(self: Environment):
+        found.append((self.setup.model_agent_path.parent.name, self.setup.seed))
+        return train(self)
+
+    monkeypatch.setattr(Environment, "train_agent", counted)
+    return found
+
+
+def test_a_setup_and_its_double_do_not_differ_for_any_user(made) -> None:
+    result = compare({"a": made("a"), "b": made("b")}, seeds=[0, 1])
+    assert list(result["policies"]) == ["a", "b", "random", "popular"]
+    found = result["differences"]["b - a"]
+    assert {(one["mean"], one["low"], one["high"]) for one in found.values()} == {(0, 0, 0)}
+    assert {one["n"] for name, one in found.items() if not name.startswith("spread")} == {60}
+
+
+def test_a_difference_is_that_of_the_means_over_the_same_users(made) -> None:
+    result = compare({"a": made("a"), "b": made("b", "whatnext", epochs=64, passes=None)}, "validation")
+    for metric, found in result["differences"]["b - a"].items():
+        a, b = (result["policies"][name][metric] for name in "ab")
+        assert found["mean"] == pytest.approx(b["mean"] - a["mean"])
+        assert found["low"] < found["mean"] < found["high"]
+    assert result["split"]["part"] == "validation"
+
+
+def test_what_is_missing_is_trained_once_and_its_seconds_are_told(made, trainings) -> None:
+    setups = {"a": made("a"), "b": made("b", "iql")}
+    results = [compare(setups, seeds=[3, 4]) for _ in range(2)]
+    assert trainings == [("seed-3", 3), ("seed-4", 4)] * 2  # of a, then of b; the second time, of none
+    assert results[0] == results[1]
+    assert results[0]["training"]["b"]["algorithm"] == "iql"
+    assert all(0 < seconds < 60 for seconds in results[0]["training"]["a"]["seconds"])
+
+
+def test_a_model_of_a_seed_is_the_one_that_training_with_that_seed_gives(made) -> None:
+    setup = made("a")
+    beside = compare({"a": setup, "b": made("b")}, seeds=[5])["policies"]["a"]
+    alone = setup.model_copy(update={"seed": 5})
+    Environment.from_setup(alone).run_sim()
+    assert judge(alone)["policies"]["agent"] == beside
+
+
+def test_a_model_of_the_users_own_is_used_and_not_overwritten(made, trainings) -> None:
+    setup = made("a")
+    Environment.from_setup(setup).run_sim()
+    compare({"a": setup, "b": made("b")})
+    assert trainings == [("a", 0), ("b", 0)]
+    for changes in ({"dim": 8}, {"passes": 2}):
+        with pytest.raises(ModelError, match="was made by other settings than its setup has now"):
+            compare({"a": setup.model_copy(update=changes), "b": made("b")})
+    assert trainings == [("a", 0), ("b", 0)]
+
+
+def test_a_limit_of_time_counts_as_the_end_of_training(made) -> None:
+    setup = made("a", passes=10**6, seconds=0.3)
+    state = State.from_setup(setup)
+    assert not is_trained(setup, state)
+    Environment.from_setup(setup).run_sim()
+    assert is_trained(setup, state)
+    assert not is_trained(setup.model_copy(update={"seconds": 0.6}), state)
+
+
+def test_setups_that_are_judged_on_other_targets_are_refused(made, trainings) -> None:
+    other = made("b").model_copy(update={"split": Split()})
+    with pytest.raises(SetupError, match=r"b cannot be compared with a: it is judged on other targets .* `split`"):
+        compare({"a": made("a"), "b": other})
+    with pytest.raises(SetupError, match=r"a and b both save to .*agent.safetensors"):
+        compare({"a": made("same"), "b": made("same", "iql")})
+    assert trainings == []
+
+
+class TestAblations:
+    def test_the_critic_is_taken_away_and_rewards_are_shuffled(self, made, trainings) -> None:
+        result = compare({"a": made("a", "iql")}, seeds=[0], ablations=True)
+        assert list(result["policies"]) == ["a", "a, critic off", "a, rewards shuffled", "random", "popular"]
+        assert list(result["differences"]) == ["a, critic off - a", "a, rewards shuffled - a"]
+        assert [one["algorithm"] for one in result["training"].values()] == ["iql", "next_item", "iql"]
+        plain = compare({"plain": made("plain"), "other": made("a", "iql")}, seeds=[0])["policies"]["plain"]
+        assert result["policies"]["a, critic off"] == plain
+        assert result["policies"]["a, rewards shuffled"] != result["policies"]["a"]
+
+    def test_each_is_beside_its_own_setup(self, made) -> None:
+        result = compare({"a": made("a"), "b": made("b", "iql")}, seeds=[0], ablations=True)
+        assert list(result["differences"]) == ["b - a", "b, critic off - b", "b, rewards shuffled - b"]
+
+    def test_there_are_none_where_nothing_is_earned_from_the_log(self, made) -> None:
+        setups = {"a": made("a"), "b": made("b", "whatnext", epochs=32, passes=None)}
+        assert list(compare(setups, ablations=True)["training"]) == ["a", "b"]
+
+    def test_equal_rewards_are_not_shuffled(self, made, dataset: Dataset, monkeypatch) -> None:
+        equal = replace(dataset, rewards=np.ones(dataset.events, np.float32))
+        monkeypatch.setattr(Dataset, "read", lambda path: equal)
+        result = compare({"a": made("a", "iql")}, ablations=True)
+        assert list(result["training"]) == ["a", "a, critic off"]
+
+
+class TestShuffledRewards:
+    @pytest.fixture
+    def states(self, made, dataset: Dataset) -> tuple[State, ShuffledState]:
+        setup = made("a", "iql", max_length=7)  # histories of 38 known events are cut into windows
+        return State(dataset, setup), ShuffledState(dataset, setup)
+
+    def test_the_same_rewards_are_earned_by_others(self, states) -> None:
+        true, shuffled = states
+        places, values = shuffled.own
+        assert len(places) == len(set(places.tolist())) == sum(true.split.known) - len(true.train_users)
+        assert np.array_equal(values, true.dataset.rewards[places])
+        moved = shuffled.earned[places]
+        assert np.array_equal(np.sort(moved), np.sort(values))
+        assert abs(np.corrcoef(moved, values)[0, 1]) < 0.1
+
+    def test_an_event_earns_the_same_in_every_pass_and_nothing_else_changes(self, states) -> None:
+        true, shuffled = states
+        for step in range(2 * len(true.batches)):
+            one, other = true.get_batch(step), shuffled.get_batch(step)
+            assert np.array_equal(one.items, other.items)
+            assert np.array_equal(one.rewards, other.rewards)
+            for row, (user, start, length) in enumerate(zip(one.users, one.before, one.lengths, strict=True)):
+                events = true.dataset.offsets[user] + start + np.arange(length)
+                assert np.array_equal(other.earned[row, :length], shuffled.earned[events])
+                assert not other.earned[row, length:].any()
+
+    def test_the_order_is_the_seeds(self, states, made, dataset: Dataset) -> None:
+        _, shuffled = states
+        again = ShuffledState(dataset, shuffled.setup)
+        other = ShuffledState(dataset, of_seed(shuffled.setup, 1))
+        assert np.array_equal(again.earned, shuffled.earned)
+        assert not np.array_equal(other.earned, shuffled.earned)
+
+
+class TestCommand:
+    @pytest.fixture
+    def files(self, log_file: Path, tmp_path: Path) -> list[str]:
+        names = []
+        for name in ("one", "another"):
+            text = f"""train, yes, model, lstm, data, "{log_file}", algorithm, next_item, passes, 1, dim, 8, threads, 1,
+                model_agent_path, {name}/agent.safetensors"""
+            (tmp_path / f"{name}.txt").write_text(text)
+            names.append(str(tmp_path / f"{name}.txt"))
+        return names
+
+    def run(self, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+        monkeypatch.setattr("sys.argv", ["what-next", *words])
+        return main()
+
+    def test_it_prints_json_under_the_names_of_the_files(self, files, monkeypatch, capsys) -> None:
+        assert self.run(monkeypatch, "compare", *files, "dim=4", "--seeds", "1", "--json") == 0
+        result = json.loads(capsys.readouterr().out)
+        assert list(result["differences"]) == ["another - one"]
+        assert result["seeds"] == [1]
+        assert Setup.read(files[0]).model_agent_path.with_name("seed-1").joinpath("agent.safetensors").exists()
+
+    def test_it_prints_a_table_with_differences_and_seconds(self, files, monkeypatch, capsys) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        assert self.run(monkeypatch, "compare", *files) == 0
+        text = capsys.readouterr().out
+        for shown in ("another \N{MINUS SIGN} one", "training", "popular", "next items of 60 users", "reward@1"):
+            assert shown in text
+
+    @pytest.mark.parametrize("count", [0, 1])
+    def test_one_setup_alone_is_no_comparison(self, files, count: int, monkeypatch, capsys) -> None:
+        words = files[:count] or ["dim=4"]
+        assert self.run(monkeypatch, "compare", *words) == 2
+        assert "two setup files or more" in capsys.readouterr().err

@@ -1,0 +1,215 @@
+"""An algorithm that learns from the log goes through the same spine: trained, resumed, loaded, asked."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import what_next as wn
+from what_next import Agent, Dataset, Environment, State
+from what_next.artefacts import resume_path
+from what_next.checkpoint import open_state
+from what_next.data.batches import Batches, width_of
+from what_next.errors import DataError, SetupError
+
+from .conftest import SetupOf, listening
+
+
+def log_setup(setup_of: SetupOf, folder: Path, **changes: Any) -> wn.Setup:
+    values = {"algorithm": "next_item", "epochs": 180, "batch_size": 16, "window": None, "max_length": 20}
+    return setup_of(folder, **(values | changes))
+
+
+def run(dataset: Dataset, setup: wn.Setup, **more: Any) -> tuple[Environment, wn.Report]:
+    state = State(dataset, setup)
+    environment = Environment(Agent(setup, state.space), state, setup, **more)
+    return environment, environment.run_sim()
+
+
+def weights(agent: Agent) -> dict[str, torch.Tensor]:
+    return {f"{name}.{key}": value for name, net in agent.nets.items() for key, value in net.state_dict().items()}
+
+
+class TestBatches:
+    def windows(self, **changes: Any) -> Batches:
+        known = np.array([2, 3, 21, 22, 41, 150], np.int64)
+        values = {"max_length": 20, "batch_size": 2, "seed": 0}
+        return Batches(np.arange(6, dtype=np.int32), known, **(values | changes))
+
+    def test_every_event_but_a_users_first_is_a_target_once(self) -> None:
+        batches = self.windows()
+        targets = [
+            (int(batches.users[one]), int(batches.starts[one]) + step)
+            for place in range(len(batches))
+            for one in batches.batch(place)
+            for step in range(1, int(batches.lengths[one]))
+        ]
+        known = [2, 3, 21, 22, 41, 150]
+        assert sorted(targets) == [(user, event) for user, count in enumerate(known) for event in range(1, count)]
+
+    def test_the_first_window_takes_what_is_left_over(self) -> None:
+        batches = self.windows()
+        assert batches.lengths[batches.users == 3].tolist() == [2, 21]
+        assert batches.starts[batches.users == 3].tolist() == [0, 1]
+
+    def test_passes_differ_and_are_the_same_for_the_same_seed(self) -> None:
+        one, other = self.windows(), self.windows()
+        passes = [[one.batch(step).tolist() for step in range(p * len(one), (p + 1) * len(one))] for p in (0, 1)]
+        assert passes[0] != passes[1]
+        assert [other.batch(step).tolist() for step in range(len(other))] == passes[0]
+        assert [self.windows(seed=1).batch(step).tolist() for step in range(len(other))] != passes[0]
+
+    def test_padding_is_under_five_percent_of_a_long_log(self) -> None:
+        lengths = 2 + np.random.default_rng(0).geometric(0.01, 2000)
+        batches = Batches(np.arange(2000, dtype=np.int32), lengths, max_length=200, batch_size=64, seed=0)
+        held = [batches.lengths[batches.batch(step)] for step in range(len(batches))]
+        read = sum(len(part) * width_of(int(part.max())) for part in held)
+        assert 1 - sum(int(part.sum()) for part in held) / read < 0.05
+
+    def test_widths_are_few_and_never_too_narrow(self) -> None:
+        widths = [width_of(length) for length in range(1, 2001)]
+        assert all(width >= length for length, width in enumerate(widths, 1))
+        assert len(set(widths)) < 270
+
+
+class TestTraining:
+    def test_it_learns_what_follows(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        cycle = np.tile(np.arange(12), 4)
+        log = pl.DataFrame(
+            {
+                "user_id": np.repeat(np.arange(40), 30),
+                "item_id": np.concatenate([np.roll(cycle, -user)[:30] for user in range(40)]),
+            }
+        )
+        dataset = Dataset.from_frame(log, name="cycle")
+        setup = log_setup(setup_of, tmp_path, passes=30, learning_rate=1e-2)
+        environment, report = run(dataset, setup)
+        assert report.valid["users"] == 40
+        found = wn.Recommender(wn.LearnedPolicy(environment.agent.quiet(), environment.state)).recommend(
+            history=[3, 4, 5], k=1, seen=True
+        )
+        assert [item.item_id for item in found.items] == ["6"]
+        assert found.proposal == {}
+
+    def test_a_pass_trains_on_every_user_once(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+        _, report = run(dataset, log_setup(setup_of, tmp_path, passes=2))
+        assert report.histories == 2 * 60
+        assert report.targets == 2 * 60 * (38 - 1)
+
+    def test_the_same_seed_gives_the_same_weights(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+        one, other, third = (
+            weights(run(dataset, log_setup(setup_of, tmp_path / str(place), seed=seed, dropout=0.2))[0].agent)
+            for place, seed in enumerate((5, 5, 6))
+        )
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert not all(torch.equal(one[name], third[name]) for name in one)
+
+    def test_a_resumed_run_is_the_same_bit_for_bit(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+        whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", algorithm="sqn", dropout=0.2))
+        setup = log_setup(setup_of, tmp_path / "parts", algorithm="sqn", dropout=0.2)
+        state = State(dataset, setup)
+        environment = Environment(Agent(setup, state.space), state, setup)
+        environment.done = lambda: environment.agent.steps >= 7  # type: ignore[method-assign]
+        environment.run_sim()
+        assert resume_path(setup.model_agent_path).is_file()
+        state = State(dataset, setup)
+        resumed = Environment(Agent(setup, state.space), state, setup, resume=True)
+        resumed.run_sim()
+        for one, other in ((whole.agent.nets, resumed.agent.nets), (whole.agent.slow, resumed.agent.slow)):
+            for name in one:
+                for before, after in zip(one[name].parameters(), other[name].parameters(), strict=True):
+                    assert torch.equal(before, after)
+
+    def test_patience_stops_and_keeps_the_best(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+        from what_next.validation import validate
+
+        setup = log_setup(setup_of, tmp_path, passes=200, patience=2, save_every=60, learning_rate=1e-2)
+        environment, report = run(dataset, setup)
+        assert not report.stopped
+        assert report.histories < 200 * 60
+        ready = Agent(setup, environment.state.space).ready_agent()
+        assert ready.histories < report.histories
+        assert validate(ready, environment.state) == pytest.approx(report.valid)
+
+    def test_seconds_end_a_run(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+        _, report = run(dataset, log_setup(setup_of, tmp_path, passes=100_000, seconds=0.5))
+        assert 0 < report.histories < 100_000 * 60
+        assert report.seconds < 10
+
+    @pytest.mark.parametrize("changes", [{"inputs": {"rewards": True, "gaps": True}}, {"inputs": {"items": "both"}}])
+    @pytest.mark.parametrize("model", ["lstm", "gru", "transformer", "mean"])
+    def test_every_encoder_reads_every_input(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, model: str, changes: dict[str, Any]
+    ) -> None:
+        setup = log_setup(setup_of, tmp_path, model=model, epochs=60, **changes)
+        environment, report = run(dataset, setup)
+        loaded = wn.load(setup.model_agent_path, dataset)
+        users = ["u1", "u2"]
+        mine = wn.Recommender(wn.LearnedPolicy(environment.agent.quiet(), environment.state)).recommend_users(users)
+        assert [one.items for one in loaded.recommend_users(users)] == [one.items for one in mine]
+
+    @pytest.mark.parametrize("loss", ["sampled_softmax", "gbce"])
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_every_loss_goes_down(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, loss: str, precision: str
+    ) -> None:
+        setup = log_setup(setup_of, tmp_path, loss={"name": loss, "negatives": 32}, precision=precision, epochs=600)
+        _, report = run(dataset, setup)
+        losses = [step.losses["actor"] for step in report.steps]
+        assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+class TestNewItems:
+    def test_one_with_attributes_alone_can_be_recommended(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        log, items = listening(users=30)
+        new = pl.DataFrame({"item_id": ["new"], "title": ["New"], **{n: [0.5] for n in items.columns[2:]}})
+        dataset = Dataset.from_frame(log, pl.concat([items, new]), name="grown")
+        setup = log_setup(setup_of, tmp_path, inputs={"items": "attributes"})
+        run(dataset, setup)
+        found = wn.load(setup.model_agent_path).recommend(history=["i1", "new"], k=5, allowed=["new", "i2"], seen=True)
+        assert {item.item_id for item in found.items} == {"new", "i2"}
+
+    def test_training_goes_on_with_the_vectors_of_known_items(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        log, items = listening()
+        small = Dataset.from_frame(log, items, name="small")
+        setup = log_setup(setup_of, tmp_path)
+        before, _ = run(small, setup)
+        new = pl.DataFrame({"item_id": ["a new one"], "title": ["New"], **{n: [0.5] for n in items.columns[2:]}})
+        grown = Dataset.from_frame(log, pl.concat([new, items]), name="grown")
+        state = State(grown, setup)
+        agent = Agent(setup, state.space).wake_agent()
+        from what_next.checkpoint import start_from
+
+        start_from(agent, setup.model_agent_path)
+        old, found = before.agent.nets["encoder"].items.learned, agent.nets["encoder"].items.learned
+        places = grown.catalogue.index(small.catalogue.ids.to_list())
+        assert torch.equal(found[torch.from_numpy(places)], old)
+
+
+class TestRefusals:
+    def test_attributes_are_missing(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        log, _ = listening()
+        setup = log_setup(setup_of, tmp_path, inputs={"items": "both"})
+        with pytest.raises(DataError, match=r"set inputs.items to learned"):
+            State(Dataset.from_frame(log, name="bare"), setup)
+
+    def test_a_log_without_attributes_is_enough_otherwise(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        log, _ = listening()
+        _, report = run(Dataset.from_frame(log, name="bare"), log_setup(setup_of, tmp_path))
+        assert report.histories == 180
+
+    def test_the_critics_path_is_needed_by_a_critic(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        log_setup(setup_of, tmp_path, model_critic_path=None)
+        with pytest.raises(SetupError, match="model_critic_path"):
+            log_setup(setup_of, tmp_path, algorithm="sqn", model_critic_path=None)
+
+
+def test_a_resumed_run_opens_its_state(log_file: Path, setup_of: SetupOf, tmp_path: Path) -> None:
+    setup = log_setup(setup_of, tmp_path)
+    run(Dataset.read(log_file), setup)
+    state = open_state(setup, resume=True)
+    assert np.array_equal(state.space.counts, State.from_setup(setup).space.counts)
+

@@ -1,0 +1,244 @@
+"""The search for settings: where it looks, that it goes on where it stopped, and that the test users stay unseen."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pytest
+
+from what_next import Environment, Setup
+from what_next.algorithms import NextItem
+from what_next.cli import main
+from what_next.errors import DataError, MissingExtraError, SetupError, TrainingError
+from what_next.evaluation.next_items import Targets
+from what_next.settings import Split
+from what_next.tuning import Range, Tuned, search_space, tune, with_settings
+from what_next.tuning.search import _distribution
+
+from .conftest import SetupOf
+
+optuna = pytest.importorskip("optuna")
+
+Score = Callable[[Setup], float | None]
+
+
+class Searched(NextItem):
+    """Declares where its own settings are sought."""
+
+    name: Literal["searched"] = "searched"  # type: ignore[assignment]
+    strength: float = 0.5
+    candidates: int = 20
+    kind: str = "soft"
+    limit: float | None = None
+    search: ClassVar = {
+        "strength": (0.1, 10.0),
+        "candidates": (2, 16),
+        "kind": ("soft", "hard"),
+        "limit": (1.0, 2.0),
+        "discount": (0.0, 0.9),
+    }
+
+
+@pytest.fixture
+def setup(setup_of: SetupOf, tmp_path: Path) -> Setup:
+    return setup_of(tmp_path / "models", algorithm="next_item", passes=1, split="leave_last_out", batch_size=32)
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[Score], list[Setup]]:
+    """`scored(score)` puts a function of the trial's setup in place of training; returns the setups that it saw."""
+
+    def put(score: Score) -> list[Setup]:
+        seen: list[Setup] = []
+
+        def stand_in(setup: Setup, state: object, seconds: float) -> float | None:
+            seen.append(setup)
+            return score(setup)
+
+        monkeypatch.setattr("what_next.tuning.search._score", stand_in)
+        return seen
+
+    return put
+
+
+def by_rate(setup: Setup) -> float:
+    """The best learning rate is 0.001, without dropout."""
+    return -abs(np.log10(setup.learning_rate) + 3) - setup.dropout
+
+
+class TestSpace:
+    def test_every_algorithm_shares_four_settings(self, setup: Setup) -> None:
+        space = search_space(setup)
+        assert list(space) == ["learning_rate", "dropout", "weight_decay", "batch_size"]
+        assert space["learning_rate"] == Range(3e-4, 1e-2)
+        assert space["learning_rate"].by_magnitude
+        assert not space["dropout"].by_magnitude
+
+    def test_the_setups_own_values_are_among_it(self, setup: Setup) -> None:
+        changed = setup.model_copy(update={"learning_rate": 0.05, "batch_size": 48, "weight_decay": 0.02})
+        space = search_space(changed)
+        assert space["learning_rate"] == Range(3e-4, 0.05)
+        assert space["batch_size"] == (32, 64, 128, 256, 48)
+        assert space["weight_decay"][-1] == 0.02
+
+    def test_an_algorithm_adds_its_own(self, setup: Setup) -> None:
+        space = search_space(setup.model_copy(update={"algorithm": Searched()}))
+        assert space["algorithm.strength"] == Range(0.1, 10.0)
+        assert space["algorithm.candidates"] == Range(2, 20)
+        assert space["algorithm.kind"] == ("soft", "hard")
+        assert "algorithm.limit" not in space  # it is none now, which is no number of a range
+        assert space["discount"] == Range(0.0, 0.9)
+
+    def test_pairs_of_whole_numbers_are_whole(self) -> None:
+        assert _distribution(Range(2, 20)) == optuna.distributions.IntDistribution(2, 20, log=True)
+        assert _distribution(Range(0.1, 0.5)) == optuna.distributions.FloatDistribution(0.1, 0.5)
+        assert _distribution((1, 2, 4)) == optuna.distributions.CategoricalDistribution((1, 2, 4))
+
+    def test_settings_are_put_where_they_belong(self, setup: Setup) -> None:
+        base = setup.model_copy(update={"algorithm": Searched()})
+        found = with_settings(base, {"dropout": 0.3, "algorithm.kind": "hard"})
+        assert (found.dropout, found.algorithm.kind, found.algorithm.strength) == (0.3, "hard", 0.5)
+        assert base.algorithm.kind == "soft"
+
+
+class TestSearch:
+    def test_the_first_trial_is_the_setup_as_it_is(self, setup: Setup, scored) -> None:
+        seen = scored(by_rate)
+        found = tune(setup, 1)
+        assert found.trials[0].settings == {"learning_rate": 0.002, "dropout": 0.2, "weight_decay": 0, "batch_size": 32}
+        assert with_settings(seen[0], found.trials[0].settings) == setup
+
+    def test_the_best_is_kept_and_told_after_each_trial(self, setup: Setup, scored) -> None:
+        scored(by_rate)
+        told: list[tuple[int, float]] = []
+        found = tune(setup, 12, tell=lambda trial, best: told.append((trial.number, best.score)))
+        scores = [trial.score for trial in found.trials]
+        assert told == [(number, max(scores[:number])) for number in range(1, 13)]
+        assert found.best.score == max(scores) > scores[0]
+        assert len({trial.settings["learning_rate"] for trial in found.trials}) == 12
+
+    def test_a_study_goes_on_as_if_it_had_not_stopped(self, setup: Setup, scored, tmp_path: Path) -> None:
+        scored(by_rate)
+        whole = tune(setup, 9, study=tmp_path / "whole.jsonl")
+        parts = [tune(setup, count, study=tmp_path / "parts.jsonl") for count in (1, 4, 9, 9)]
+        assert [len(one.trials) for one in parts] == [1, 4, 9, 9]
+        assert settings_of(parts[-1]) == settings_of(whole)
+        other = tune(setup.model_copy(update={"seed": 1}), 9, study=tmp_path / "other.jsonl")
+        assert settings_of(other)[0] == settings_of(whole)[0]
+        assert settings_of(other)[1:] != settings_of(whole)[1:]
+
+    @pytest.mark.parametrize("at", [1, 3])
+    def test_an_interrupt_keeps_what_was_judged_and_its_trial_is_tried_again(
+        self, setup: Setup, scored, tmp_path: Path, at: int
+    ) -> None:
+        scored(by_rate)
+        whole = tune(setup, 4, study=tmp_path / "whole.jsonl")
+        calls = iter(range(1, 9))
+        seen = scored(lambda one: None if next(calls) == at else by_rate(one))
+        first = tune(setup, 4)
+        assert (first.stopped, len(first.trials)) == (True, at - 1)
+        again = tune(setup, 4)
+        assert (again.stopped, settings_of(again)) == (False, settings_of(whole))
+        assert seen[at - 1] == seen[at]
+
+    def test_a_loss_that_is_no_number_is_the_worst_of_all_and_the_search_goes_on(self, setup: Setup, scored) -> None:
+        calls = iter(range(9))
+
+        def score(one: Setup) -> float:
+            if next(calls) in (0, 2):
+                raise TrainingError("the loss 'actor' is nan")
+            return by_rate(one)
+
+        scored(score)
+        found = tune(setup, 5)
+        assert [np.isfinite(trial.score) for trial in found.trials] == [False, True, False, True, True]
+        assert np.isfinite(found.best.score)
+        assert json.loads(json.dumps(found.as_json(), allow_nan=False))["trials"][0]["score"] is None
+
+    def test_trials_of_other_settings_are_not_mixed(self, setup: Setup, scored) -> None:
+        scored(by_rate)
+        tune(setup, 1)
+        for changes, key in (({"dim": 8}, "dim"), ({"learning_rate": 0.01}, "learning_rate")):
+            with pytest.raises(SetupError, match=rf"agent.tuning.jsonl: holds trials with another {key}; .*--study"):
+                tune(setup.model_copy(update=changes), 2)
+        with pytest.raises(SetupError, match="another seconds"):
+            tune(setup, 2, seconds=5.0)
+        assert len(tune(setup.model_copy(update={"threads": 2}), 2).trials) == 2
+
+    @pytest.mark.parametrize("content", ["train, yes\n", '{"histories": 3}\n', "[1]\n"])
+    def test_a_file_of_something_else_is_no_study(self, setup: Setup, scored, tmp_path: Path, content: str) -> None:
+        scored(by_rate)
+        (tmp_path / "other").write_text(content)
+        with pytest.raises(SetupError, match="is no study of What Next"):
+            tune(setup, 1, study=tmp_path / "other")
+        assert (tmp_path / "other").read_text() == content
+
+    def test_without_optuna_the_extra_is_named(self, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "optuna", None)
+        with pytest.raises(MissingExtraError, match=r"tuning needs Optuna.* pip install 'what-next-rl\[tune\]'"):
+            tune(setup, 1)
+
+
+class TestTraining:
+    def test_only_validation_targets_are_looked_at(self, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+        parts: list[str] = []
+        of = Targets.of
+
+        def noted(dataset, split, part):
+            parts.append(part)
+            return of(dataset, split, part)
+
+        monkeypatch.setattr(Targets, "of", noted)
+        found = tune(setup, 2)
+        assert parts == ["validation"] * 2
+        assert all(0 <= trial.score <= 1 for trial in found.trials)
+        assert not setup.model_agent_path.exists()
+
+    def test_a_trial_ends_with_its_seconds(self, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+        reports = []
+        train = Environment.train_agent
+        monkeypatch.setattr(Environment, "train_agent", lambda self: reports.append(train(self)) or reports[-1])
+        tune(setup.model_copy(update={"passes": 10**6}), 1, seconds=0.4)
+        assert 0.4 <= reports[0].seconds < 2
+        assert not reports[0].stopped
+
+    def test_without_validation_users_there_is_nothing_to_tune_by(self, setup: Setup) -> None:
+        with pytest.raises(DataError, match="no validation user"):
+            tune(setup.model_copy(update={"split": Split(validation=0.0)}), 1)
+
+
+class TestCommand:
+    def run(self, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+        monkeypatch.setattr("sys.argv", ["what-next", *words])
+        return main()
+
+    @pytest.fixture
+    def file(self, log_file: Path, tmp_path: Path) -> str:
+        text = f'train, yes, model, lstm, data, "{log_file}", algorithm, next_item, model_agent_path, agent.safetensors'
+        (tmp_path / "setup.txt").write_text(text)
+        return str(tmp_path / "setup.txt")
+
+    def test_the_best_settings_are_lines_that_train_takes(self, file: str, scored, monkeypatch, capsys) -> None:
+        scored(by_rate)
+        assert self.run(monkeypatch, "tune", file, "--trials", "6") == 0
+        out, err = capsys.readouterr()
+        best = tune(Setup.read(file), 6).best
+        assert with_settings(Setup.read(file), best.settings) == Setup.read(file, out.split())
+        assert err.count("\n") == 6
+        assert "trial 6 of 6: " in err
+
+    def test_an_interrupt_has_its_exit_code_and_says_where_the_study_is(
+        self, file: str, scored, monkeypatch, capsys
+    ) -> None:
+        scored(lambda one: None)
+        assert self.run(monkeypatch, "tune", file, "--json") == 130
+        out, err = capsys.readouterr()
+        assert json.loads(out)["stopped"]
+        assert "agent.tuning.jsonl keeps the trials" in err
+
+
+def settings_of(found: Tuned) -> list[dict]:
+    return [trial.settings for trial in found.trials]
