@@ -1,5 +1,6 @@
-"""The founding algorithm: training steps per second, and the share of the machine's fp32 matrix rate that they reach. Prints JSON lines.
+"""The founding algorithm: steps per second, and the share of the machine's fp32 matrix rate that they reach.
 
+Prints JSON lines.
 The flops counted are those of the networks' matrix products: 2 for each multiply-add, times 3 for forward and backward
 (times 1 for what runs without a gradient). The data are made up, of the size of ml-100k's catalogue.
 """
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from rates import matrix_rate
 
 import what_next as wn

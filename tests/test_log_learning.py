@@ -145,7 +145,7 @@ class TestTraining:
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, model: str, changes: dict[str, Any]
     ) -> None:
         setup = log_setup(setup_of, tmp_path, model=model, epochs=60, **changes)
-        environment, report = run(dataset, setup)
+        environment, _ = run(dataset, setup)
         loaded = wn.load(setup.model_agent_path, dataset)
         users = ["u1", "u2"]
         mine = wn.Recommender(wn.LearnedPolicy(environment.agent.quiet(), environment.state)).recommend_users(users)
@@ -212,4 +212,3 @@ def test_a_resumed_run_opens_its_state(log_file: Path, setup_of: SetupOf, tmp_pa
     run(Dataset.read(log_file), setup)
     state = open_state(setup, resume=True)
     assert np.array_equal(state.space.counts, State.from_setup(setup).space.counts)
-

@@ -149,13 +149,6 @@ def network_of(optimiser: str) -> str:
     return optimiser.partition(":")[0]
 
 
-def _collect(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Add gradients to those that the weights have."""
-    for weight, gradient in zip(weights, gradients, strict=True):
-        if gradient is not None:
-            weight.grad = gradient if weight.grad is None else weight.grad + gradient
-
-
 def slow_down(optimisers: Mapping[str, Optimizer], rate: float, done: float) -> None:
     """The learning rate falls in a straight line to a hundredth; `done` is the share of the run behind us."""
     for optimiser in optimisers.values():

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import (
-    BaseModel,
     Field,
     ValidationError,
     WrapValidator,
@@ -20,22 +19,26 @@ from pydantic import (
     model_validator,
 )
 
-from what_next import rewards
 from what_next.algorithms import Algorithm, WhatNext, known_algorithms
-from what_next.rewards import (
-    Diversity,
-    Logged,
-    Novelty,
-    ProfileCorrelation,
-    Repeat,
-    ReturnTime,
-    Serendipity,
-    Spread,
-)
+from what_next.errors import SetupError
+from what_next.rewards import Spread
 from what_next.setup_file import Entry, parse_file, parse_overrides, parse_text, quote, read_entries
+from what_next.setup_groups import Group, Inputs, Loss, Reward, Selection, Split
 from what_next.setup_schema import allowed, explain, leaves, listed, nest, override, resolve
 
-__all__ = ["ALGORITHMS", "Reward", "Selection", "Setting", "Setup", "Split", "Spread", "read_entries", "reference"]
+__all__ = [
+    "ALGORITHMS",
+    "Inputs",
+    "Loss",
+    "Reward",
+    "Selection",
+    "Setting",
+    "Setup",
+    "Split",
+    "Spread",
+    "read_entries",
+    "reference",
+]
 
 
 ALGORITHMS = known_algorithms()
@@ -61,94 +64,6 @@ else:
         Field(discriminator="name"),
         WrapValidator(_algorithm),
     ]
-
-
-class Group(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
-    """Settings that belong together: dotted keys in a setup file. A word alone is the group's `name`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, data: object) -> object:
-        return {"name": data} if isinstance(data, str) else data
-
-
-class Split(Group):
-    """What training may know, and whom the model is judged on."""
-
-    name: Literal["users", "leave_last_out", "time"] = Field(
-        default="users",
-        description="users: some users are set aside whole; leave_last_out: the last event of each user is; "
-        "time: all events after one moment are",
-    )
-    test: float = Field(default=0.2, ge=0, lt=1, description="split users: the share of users set aside for the test")
-    validation: float = Field(default=0.1, ge=0, lt=1, description="split users: the share set aside for validation")
-    quantile: float = Field(default=0.9, gt=0.5, lt=1, description="split time: the share of events before the moment")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="which users are set aside; it stays while `seed` varies")
-
-    @model_validator(mode="after")
-    def _leaves_some(self) -> "Split":
-        if self.test + self.validation >= 1:
-            raise ValueError(
-                f"split.test and split.validation are {self.test:g} and {self.validation:g}, which leaves no user to "
-                "train on; allowed: a sum below 1"
-            )
-        return self
-
-
-class Selection(Group):
-    """How one item is taken from those that match a proposal."""
-
-    name: Literal["random", "critic"] = Field(
-        default="random",
-        description="random: any matching item with equal chance; critic: the one that the critic values most among "
-        "some drawn so",
-    )
-    candidates: int = Field(default=64, gt=0, description="selection critic: how many matching items the critic sees")
-
-
-class Reward(Group):
-    """What the critic of the founding algorithm learns to foresee (spread), and what all others earn: a weighted sum.
-
-    Where no reward has a weight, the others earn the log's own (logged).
-    """
-
-    spread: Spread = Spread()
-    logged: Logged = Logged()
-    profile_correlation: ProfileCorrelation = ProfileCorrelation()
-    diversity: Diversity = Diversity()
-    novelty: Novelty = Novelty()
-    serendipity: Serendipity = Serendipity()
-    repeat: Repeat = Repeat()
-    return_time: ReturnTime = ReturnTime()
-
-    @property
-    def terms(self) -> tuple[rewards.Reward, ...]:
-        """Those that count in the sum, each with its weight (see `rewards.total`)."""
-        return rewards.weighted(getattr(self, name) for name in type(self).model_fields)
-
-
-class Inputs(Group):
-    """What the encoder reads of an event, and what item vectors are made of."""
-
-    items: Literal["learned", "attributes", "both"] = Field(
-        default="learned",
-        description="vectors of the items: learned for each; a linear map of its attributes, so that an item that "
-        "comes later can be recommended; or the sum of both",
-    )
-    rewards: bool = Field(default=False, description="whether the encoder reads the log's reward of each event")
-    gaps: bool = Field(default=False, description="whether the encoder reads the time since the event before")
-
-
-class Loss(Group):
-    """How the items that did not come next are told from the one that did."""
-
-    name: Literal["softmax", "sampled_softmax", "gbce"] = Field(
-        default="softmax",
-        description="softmax: over all items; sampled_softmax: over some drawn by popularity, corrected for it; gbce: "
-        "binary cross entropy over some drawn uniformly, calibrated",
-    )
-    negatives: int = Field(default=256, gt=0, description="how many items a sampled loss draws for each batch")
-    calibration: float = Field(default=0.75, ge=0, le=1, description="loss gbce: its t; 1 is fully calibrated")
 
 
 class Setup(Group):
@@ -329,8 +244,10 @@ def _with_usual(data: object) -> object:
     if not isinstance(data, dict):
         return data
     chosen = data.get("algorithm", "whatnext")
-    name = chosen.get("name", "whatnext") if isinstance(chosen, dict) else chosen
-    algorithm = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(str(name), WhatNext)
+    name = str(chosen.get("name", "whatnext") if isinstance(chosen, dict) else chosen)
+    algorithm = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(name)
+    if algorithm is None:
+        raise SetupError(f"algorithm is {name!r}; allowed: {listed(list(ALGORITHMS), 'or')}")
     usual = {key: value for key, value in algorithm.defaults().items() if key not in data}
     if "epochs" in data:
         usual.pop("passes", None)

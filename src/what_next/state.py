@@ -150,7 +150,7 @@ class State:
         lengths: Int[np.ndarray, "batch"],
         width: int = 1,
     ) -> History:
-        """The events `starts : starts + lengths` of some users, with their sigma as a label; `width` columns or more."""
+        """The events `starts : starts + lengths` of some users, with their sigma; `width` columns or more."""
         steps = np.arange(max(width, int(lengths.max(initial=0))))
         real = steps < lengths[:, None]
         events = np.where(real, (self.dataset.offsets[users] + starts)[:, None] + steps, 0)

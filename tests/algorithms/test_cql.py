@@ -61,16 +61,16 @@ def test_the_penalty_lowers_what_did_not_come_next_and_raises_what_did() -> None
 
 
 def test_it_finds_the_best_policy_where_the_greedy_choice_is_wrong() -> None:
-    assert learn(Cql(tau=0.1, alpha=0.3), detour()).play() == detour().best
+    assert learn(Cql(tau=0.1, alpha=0.3), detour(), steps=200).play() == detour().best
 
 
 def test_with_a_large_penalty_it_imitates() -> None:
-    found = learn(Cql(tau=0.1, alpha=100), detour())
+    found = learn(Cql(tau=0.1, alpha=100), detour(), steps=200)
     assert (found.choose(["start"]), found.choose(["start", "patient"])) == ("greedy", "dust")
 
 
 def test_it_does_not_trust_the_value_of_what_was_never_tried() -> None:
-    found = learn(Cql(tau=0.1), narrow())
+    found = learn(Cql(tau=0.1, alpha=0.3), narrow(), steps=200)
     assert found.play() == narrow().best
     values = found.values(["start"])
     assert values["prize"] < min(value for item, value in values.items() if item.startswith("patient"))

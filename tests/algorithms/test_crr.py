@@ -70,8 +70,8 @@ def test_no_gradient_of_a_loss_reaches_the_others_head() -> None:
 
 @pytest.mark.parametrize(
     ("world", "algorithm"),
-    [(detour(), Crr(tau=0.1)), (detour(), Crr(tau=0.1, form="binary")), (narrow(), Crr(tau=0.1))],
+    [(detour(), Crr(tau=0.1, beta=0.3)), (detour(), Crr(tau=0.1, form="binary")), (narrow(), Crr(tau=0.1, beta=0.3))],
     ids=["detour", "detour, binary", "narrow"],
 )
 def test_it_finds_the_best_policy(world: World, algorithm: Crr) -> None:
-    assert learn(algorithm, world).play() == world.best
+    assert learn(algorithm, world, steps=200).play() == world.best

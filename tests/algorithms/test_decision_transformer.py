@@ -1,4 +1,4 @@
-"""The decision transformer: what the encoder reads, what it reduces to, and worlds in which it does well and does not."""
+"""The decision transformer: what the encoder reads, what it reduces to, and worlds in which it succeeds and fails."""
 
 from dataclasses import dataclass
 
@@ -87,11 +87,10 @@ class Lottery(World):
 def test_it_takes_luck_for_merit_whatever_the_encoder() -> None:
     """The largest returns are those of who won, and so it plays: once in ten times to win 10, not 2 for certain."""
     items = ("start", "lottery", "safe", "dust")
-    end = dict.fromkeys(items, {"dust": 1.0})
     world = Lottery(
         items,
         {("start", "lottery"): 1.0, ("start", "safe"): 2.0},
-        {**end, "start": {"lottery": 0.5, "safe": 0.5}},
+        {**{item: {"dust": 1.0} for item in items}, "start": {"lottery": 0.5, "safe": 0.5}},
         3,
         best=2.0,
         greedy=2.0,

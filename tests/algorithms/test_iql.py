@@ -87,7 +87,7 @@ def value_of(found: Learned, *names: str) -> float:
 
 def test_with_the_mean_it_learns_the_value_of_going_on_as_the_log_did_and_chooses_by_that() -> None:
     """SARSA: `patient` is worth 0.9 * 0.15 * 5 there, less than what `greedy` pays at once."""
-    found = learn(Iql(tau=0.1, expectile=0.5), detour())
+    found = learn(Iql(tau=0.1, expectile=0.5), detour(), steps=200)
     log = detour().log()["reward"].to_numpy().reshape(-1, 3)
     assert value_of(found, "start") == pytest.approx((log[:, 1] + 0.9 * log[:, 2]).mean(), abs=0.15)
     assert found.choose(["start"]) == "greedy"
@@ -95,6 +95,6 @@ def test_with_the_mean_it_learns_the_value_of_going_on_as_the_log_did_and_choose
 
 def test_with_a_high_expectile_it_finds_the_best_policy() -> None:
     """The expectile at 0.9 after `patient` is where 0.9 * 0.15 (5 - v) = 0.1 * 0.85 v."""
-    found = learn(Iql(tau=0.1, expectile=0.9, beta=1.0), detour())
+    found = learn(Iql(tau=0.1, expectile=0.9, beta=1.0), detour(), steps=200)
     assert value_of(found, "start", "patient") == pytest.approx(0.675 / 0.22, abs=0.5)
     assert found.play() == detour().best

@@ -1,6 +1,7 @@
 """DQN, SQN, SAC, SNQN and SA2C: losses worked by hand, what they reduce to, and a world that tells them apart."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from what_next.algorithms import Algorithm
+from what_next.algorithms.double_q import best_value, best_values
 from what_next.algorithms.dqn import Dqn
 from what_next.algorithms.next_item import NextItem
 from what_next.algorithms.sa2c import Sa2c
@@ -128,6 +130,18 @@ class TestSnqn:
         values, error = judged(nets, target, batch(), items_of(VECTORS), NEGATIVES)
         assert values.tolist() == [[-1.5, 1.5, -0.5], [1.5, 2.5, 3.5]]
         assert error.item() == pytest.approx(Q_LOSS + NEGATIVE_LOSS)
+
+    def test_states_that_follow_one_another_are_searched_once(self) -> None:
+        """Rows A and B, where B follows A; and the same in the other order, where nothing in the batch follows."""
+        nets, target = networks()
+        given, items = batch(), items_of(VECTORS)
+        other = replace(
+            given, **{name: getattr(given, name).flip(0) for name in ("states", "actions", "next_states", "discounts")}
+        )
+        for some in (given, other):
+            here, there = best_values(nets["critic"], target["critic"], some, items)
+            torch.testing.assert_close(here, best_value(nets["critic"], target["critic"], some.states, items))
+            torch.testing.assert_close(there, best_value(nets["critic"], target["critic"], some.next_states, items))
 
     def test_its_losses_are_those_of_sqn_and_the_negatives(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("what_next.algorithms.snqn.others", lambda *_: NEGATIVES)

@@ -78,10 +78,16 @@ class TestLoss:
         torch.testing.assert_close(found[0], *torch.autograd.grad(fixed, [nets["actor"].weights]), rtol=1e-5, atol=1e-6)
         assert found[1] is None
 
-    def test_the_behaviour_policys_loss_does_not_reach_the_states(self) -> None:
-        given = batch()
-        loss = Reinforce().losses(networks(), {}, given, items_of(VECTORS), 0, RNG)["behaviour"]
-        assert torch.autograd.grad(loss, [given.states], allow_unused=True) == (None,)
+    @pytest.mark.parametrize(("step", "place"), [(0, 0), (5, 1)])
+    def test_the_behaviour_policy_learns_from_one_step_in_four_in_turn(self, step: int, place: int) -> None:
+        nets = {**networks(), "behaviour": networks()["actor"]}
+        found = Reinforce().losses(nets, {}, batch(), items_of(VECTORS), step, RNG)["behaviour"]
+        assert found.item() == pytest.approx(CROSS_ENTROPY[place])
+
+    def test_the_behaviour_policys_loss_reaches_neither_states_nor_items(self) -> None:
+        given, items = batch(), items_of(VECTORS)
+        loss = Reinforce().losses(networks(), {}, given, items, 0, RNG)["behaviour"]
+        assert torch.autograd.grad(loss, [given.states, items.vectors], allow_unused=True) == (None, None)
 
 
 class TestChains:

@@ -47,7 +47,9 @@ def test_slow_vectors_are_the_vectors_themselves_unless_given_and_have_no_gradie
     torch.testing.assert_close(kept.slow_values(points, actions), 2 * items.values(points, actions))
     assert not kept.slow.requires_grad
     torch.testing.assert_close(kept.best(points, slow=True)[0], 2 * items.best(points)[0])
-    torch.testing.assert_close(kept.expectation(points, points, slow=True).shape, points[:, 0].shape)
+    twice = ItemSpace.of(vectors * 2).expectation(points, points)
+    torch.testing.assert_close(kept.expectation(points, points, slow=True), twice)
+    assert not torch.allclose(kept.expectation(points, points), twice)
 
 
 @pytest.mark.parametrize("level", [0, 1])

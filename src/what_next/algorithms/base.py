@@ -130,6 +130,6 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 def nearest(
     points: Float[Tensor, "*grid dim"], vectors: Float[Tensor, "items dim"]
 ) -> tuple[Float[Tensor, "*grid columns"], Float[Tensor, "items columns"]]:
-    """Both, changed so that a larger inner product is a smaller Euclidean distance: |p - v|² = |p|² - 2 <p, v> + |v|²."""
+    """Both, so that a larger inner product is a smaller Euclidean distance: |p - v|² = |p|² - 2 <p, v> + |v|²."""
     one = torch.ones_like(points[..., :1])
     return torch.cat([2 * points, one], -1), torch.cat([vectors, -vectors.square().sum(-1, keepdim=True)], -1)

@@ -41,10 +41,10 @@ class Ddpg(Algorithm):
     supervised: float = Field(
         default=1.0, ge=0, description="weight of the next item's cross entropy, which gives the item vectors a meaning"
     )
-    sharpness: float = Field(default=20.0, gt=0, description="inverse temperature of the softmax over cosines")
+    sharpness: float = Field(default=10.0, gt=0, description="inverse temperature of the softmax over cosines")
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "critic": ("encoder", "critic"),
-        "supervised": ("encoder", "critic"),  # the critic gets none; one name for both, so that they share a pass
+        "supervised": ("encoder",),
         "actor": ("actor",),
     }
     targets: ClassVar[tuple[str, ...]] = ("actor", "critic")

@@ -9,6 +9,13 @@ from what_next.models.item_space import ItemSpace
 from what_next.types import Trajectories
 
 
+def double_q_target(
+    critic: nn.Module, slow: nn.Module, batch: Trajectories, items: ItemSpace
+) -> Float[Tensor, "steps"]:
+    """The reward, and the discounted value of the best item in the next state."""
+    return td_target(batch.rewards, batch.discounts, best_value(critic, slow, batch.next_states, items))
+
+
 @torch.no_grad()
 def best_value(
     critic: nn.Module, slow: nn.Module, states: Float[Tensor, "steps dim"], items: ItemSpace
@@ -22,11 +29,21 @@ def best_value(
     return items.slow_values(slow(states), chosen)
 
 
-def double_q_target(
+@torch.no_grad()
+def best_values(
     critic: nn.Module, slow: nn.Module, batch: Trajectories, items: ItemSpace
-) -> Float[Tensor, "steps"]:
-    """The reward, and the discounted value of the best item in the next state."""
-    return td_target(batch.rewards, batch.discounts, best_value(critic, slow, batch.next_states, items))
+) -> tuple[Float[Tensor, "steps"], Float[Tensor, "steps"]]:
+    """`best_value` of the states, and of the next ones, most of which are among the states and are not searched twice.
+
+    A product with all items is most of the work. With `n_step` 1 the next state is the one of the next row, but for the
+    last of each history.
+    """
+    here = best_value(critic, slow, batch.states, items)
+    again = torch.zeros(len(here), dtype=torch.bool, device=here.device)
+    again[:-1] = (batch.next_states[:-1] == batch.states[1:]).all(-1)
+    there = here.roll(-1)
+    there[~again] = best_value(critic, slow, batch.next_states[~again], items)
+    return here, there
 
 
 def largest(weights: Float[Tensor, "steps"]) -> float:

@@ -12,7 +12,7 @@ from what_next.types import Trajectories
 
 
 class NextItem(Algorithm):
-    """What comes next is learnt as it was: cross entropy over all items (GRU4Rec: Hidasi et al. 2016, arXiv 1511.06939).
+    """What comes next is learnt as it was, by cross entropy (as in GRU4Rec: Hidasi et al. 2016, arXiv 1511.06939).
 
     No reward, no critic: the floor that every other algorithm is judged against, tuned with the same care.
     """

@@ -1,10 +1,11 @@
 """The policy gradient, with the log's own policy divided out."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
@@ -15,6 +16,9 @@ from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
 from what_next.types import Trajectories
+
+SHARE = 4
+"""The estimate of the behaviour policy learns from one in so many steps of a batch, which is enough and takes less."""
 
 
 class Reinforce(Algorithm):
@@ -61,8 +65,17 @@ class Reinforce(Algorithm):
             weights = weights * topk_correction(log_policy, self.top)
         if self.correct:
             behaviour = nets["behaviour"](batch.states.detach())
-            losses["behaviour"] = items.cross_entropy(behaviour, batch.actions)
+            losses["behaviour"] = behaviour_loss(behaviour, batch, items, step)
             log_behaviour = items.log_probs(behaviour, batch.actions)
             weights = weights * importance_weights(log_policy, log_behaviour, self.weight_cap)  # section 4.4
             batch.notes["largest_weight"] = largest((log_policy - log_behaviour).exp())
         return {"actor": items.cross_entropy(points, batch.actions, weights), **losses}
+
+
+def behaviour_loss(
+    points: Float[Tensor, "steps dim"], batch: Trajectories, items: ItemSpace, step: int
+) -> Float[Tensor, ""]:
+    """The cross entropy of one in `SHARE` steps, each in its turn; the item vectors are taken as they are."""
+    some = slice(step % SHARE, None, SHARE)
+    fixed = replace(items, vectors=items.vectors.detach())
+    return fixed.cross_entropy(points[some], batch.actions[some])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, Networks
 from what_next.algorithms.double_q import largest
+from what_next.algorithms.reinforce import behaviour_loss
 from what_next.algorithms.snqn import judged, others
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
@@ -69,7 +70,7 @@ class Sa2c(Algorithm):
             weights = self.advantages(values.detach())
         if self.smooth:
             behaviour = nets["behaviour"](batch.states.detach())
-            losses["behaviour"] = items.cross_entropy(behaviour, batch.actions)
+            losses["behaviour"] = behaviour_loss(behaviour, batch, items, step)
             if weights is not None:
                 ratio = items.log_probs(points, batch.actions) - items.log_probs(behaviour, batch.actions)
                 weights = weights * ratio.exp().clamp(0.1, 10) ** self.smooth

@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, Networks
-from what_next.algorithms.double_q import best_value, double_q_target
-from what_next.losses import mean
+from what_next.algorithms.double_q import best_values
+from what_next.losses import mean, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
@@ -78,7 +78,7 @@ def judged(
     """
     critic, slow = nets["critic"], target["critic"]
     values = items.values(critic(batch.states), torch.cat([batch.actions.unsqueeze(-1), negatives], 1))
-    after = double_q_target(critic, slow, batch, items)
-    stayed = batch.discounts * best_value(critic, slow, batch.states.detach(), items)
+    here, there = best_values(critic, slow, batch, items)
+    after, stayed = td_target(batch.rewards, batch.discounts, there), batch.discounts * here
     targets = torch.cat([after.unsqueeze(-1), stayed.unsqueeze(-1).expand(-1, negatives.shape[1])], 1)
     return values, mean((targets - values).square().sum(-1) / 2)

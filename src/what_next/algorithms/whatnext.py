@@ -70,7 +70,9 @@ class WhatNext(Algorithm):
             "critic": (estimates - batch.targets).square().mean(-1)[batch.mask].sum() / count,
         }
 
-    def propose(self, nets: Networks, states: Any, rng: np.random.Generator | None = None) -> Float[Tensor, "*grid dim"]:
+    def propose(
+        self, nets: Networks, states: Any, rng: np.random.Generator | None = None
+    ) -> Float[Tensor, "*grid dim"]:
         """One of the prototypes: drawn by the Gumbel-max trick, or the likeliest. `states`: factors and prospects."""
         actor = nets["actor"]
         assert isinstance(actor, AgentModel)

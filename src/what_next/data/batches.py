@@ -1,4 +1,4 @@
-"""Complete histories cut into windows, and windows put together by length: every event but a user's first is a target."""
+"""Complete histories cut into windows, and those put together by length: all events but a user's first are targets."""
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64
@@ -64,7 +64,7 @@ def width_of(longest: int) -> int:
     if longest <= FINEST:
         return longest
     step = np.ceil(np.log(longest / FINEST) / np.log(GROWTH) - 1e-9)
-    return max(longest, round(FINEST * GROWTH**step))
+    return max(longest, round(FINEST * float(GROWTH**step)))
 
 
 def _cut(lengths: Int[np.ndarray, "windows"], events: int) -> Int64[np.ndarray, "cuts"]:

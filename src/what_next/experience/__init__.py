@@ -1,4 +1,4 @@
-"""What an agent makes of histories: trials of items (the founding algorithm), or transitions of the log (all others)."""
+"""What an agent makes of histories: trials of items (the founding algorithm), or transitions of the log."""
 
 import torch
 

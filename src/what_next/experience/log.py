@@ -162,8 +162,10 @@ class LogExperience(Experience):
     def space_of_items(self, slow: Networks, rng: np.random.Generator) -> ItemSpace:
         """The item vectors, and what is computed over them, as the setup's loss says."""
         loss, later = self.setup.loss, slow.get("encoder")
+        table = self.encoder.items.learned if self.leaf is None else self.leaf
+        assert table is not None, "sparse vectors are learned ones"
         return ItemSpace.of(
-            self.encoder.items.learned if self.leaf is None else self.leaf,
+            table,
             slow=later.items() if isinstance(later, Encoder) else None,
             loss=loss.name,
             negatives=loss.negatives,

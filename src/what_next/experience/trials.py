@@ -1,5 +1,7 @@
 """The founding experience: items are tried after every event, and the spread tells what each would earn."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -50,7 +52,8 @@ class TrialExperience(Experience):
         """A draw from the actor's policy, or its likeliest point without `rng`."""
         self.factors = factors
         with torch.no_grad():
-            points = self.algorithm.propose(nets, (self.tensor(factors.actor), self.tensor(factors.prospects)), rng)
+            read: Any = (self.tensor(factors.actor), self.tensor(factors.prospects))
+            points = self.algorithm.propose(nets, read, rng)
         batch, time, _ = points.shape
         places = np.arange(batch * time)
         if not grid:
@@ -116,7 +119,7 @@ class TrialExperience(Experience):
         return losses
 
     def told(self, nets: Networks, batch: Trajectories | Trials) -> Told:
-        """The reward of the selected items in units of the user's sigma, and the critic's estimates (as its targets)."""
+        """The reward of the selected items in units of the user's sigma, and the critic's estimates, as its targets."""
         assert isinstance(batch, Trials)
         values = self._values(nets, batch).cpu().numpy()
         mask = batch.mask.cpu().numpy()

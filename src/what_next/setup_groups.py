@@ -1,0 +1,105 @@
+"""The settings that belong together: groups of dotted keys."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from what_next import rewards
+from what_next.rewards import (
+    Diversity,
+    Logged,
+    Novelty,
+    ProfileCorrelation,
+    Repeat,
+    ReturnTime,
+    Serendipity,
+    Spread,
+)
+
+
+class Group(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
+    """Settings that belong together: dotted keys in a setup file. A word alone is the group's `name`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: object) -> object:
+        return {"name": data} if isinstance(data, str) else data
+
+
+class Split(Group):
+    """What training may know, and whom the model is judged on."""
+
+    name: Literal["users", "leave_last_out", "time"] = Field(
+        default="users",
+        description="users: some users are set aside whole; leave_last_out: the last event of each user is; "
+        "time: all events after one moment are",
+    )
+    test: float = Field(default=0.2, ge=0, lt=1, description="split users: the share of users set aside for the test")
+    validation: float = Field(default=0.1, ge=0, lt=1, description="split users: the share set aside for validation")
+    quantile: float = Field(default=0.9, gt=0.5, lt=1, description="split time: the share of events before the moment")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="which users are set aside; it stays while `seed` varies")
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> "Split":
+        if self.test + self.validation >= 1:
+            raise ValueError(
+                f"split.test and split.validation are {self.test:g} and {self.validation:g}, which leaves no user to "
+                "train on; allowed: a sum below 1"
+            )
+        return self
+
+
+class Selection(Group):
+    """How one item is taken from those that match a proposal."""
+
+    name: Literal["random", "critic"] = Field(
+        default="random",
+        description="random: any matching item with equal chance; critic: the one that the critic values most among "
+        "some drawn so",
+    )
+    candidates: int = Field(default=64, gt=0, description="selection critic: how many matching items the critic sees")
+
+
+class Reward(Group):
+    """What the critic of the founding algorithm learns to foresee (spread), and what all others earn: a weighted sum.
+
+    Where no reward has a weight, the others earn the log's own (logged).
+    """
+
+    spread: Spread = Spread()
+    logged: Logged = Logged()
+    profile_correlation: ProfileCorrelation = ProfileCorrelation()
+    diversity: Diversity = Diversity()
+    novelty: Novelty = Novelty()
+    serendipity: Serendipity = Serendipity()
+    repeat: Repeat = Repeat()
+    return_time: ReturnTime = ReturnTime()
+
+    @property
+    def terms(self) -> tuple[rewards.Reward, ...]:
+        """Those that count in the sum, each with its weight (see `rewards.total`)."""
+        return rewards.weighted(getattr(self, name) for name in type(self).model_fields)
+
+
+class Inputs(Group):
+    """What the encoder reads of an event, and what item vectors are made of."""
+
+    items: Literal["learned", "attributes", "both"] = Field(
+        default="learned",
+        description="vectors of the items: learned for each; a linear map of its attributes, so that an item that "
+        "comes later can be recommended; or the sum of both",
+    )
+    rewards: bool = Field(default=False, description="whether the encoder reads the log's reward of each event")
+    gaps: bool = Field(default=False, description="whether the encoder reads the time since the event before")
+
+
+class Loss(Group):
+    """How the items that did not come next are told from the one that did."""
+
+    name: Literal["softmax", "sampled_softmax", "gbce"] = Field(
+        default="softmax",
+        description="softmax: over all items; sampled_softmax: over some drawn by popularity, corrected for it; gbce: "
+        "binary cross entropy over some drawn uniformly, calibrated",
+    )
+    negatives: int = Field(default=1024, gt=0, description="how many items a sampled loss draws for each batch")
+    calibration: float = Field(default=0.75, ge=0, le=1, description="loss gbce: its t; 1 is fully calibrated")
