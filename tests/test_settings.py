@@ -214,7 +214,7 @@ class TestRefusals:
             ("window, 2", ["line 2", "window is '2'", "a whole number of at least 3 or none"]),
             ("relax, nan", ["line 2", "relax is 'nan'", "a number of at least 0"]),
             ("clip, inf", ["line 2", "clip is 'inf'", "a number above 0"]),
-            ("algorithm, sqnn", ["line 2", "algorithm is 'sqn'", "allowed: whatnext"]),
+            ("algorithm, sqnn", ["line 2", "algorithm is 'sqnn'", "allowed: whatnext, next_item", "nearest is 'sqn'"]),
             ("selection, best", ["line 2", "selection is 'best'", "random or critic"]),
             (
                 "dim, 8 # wide",

@@ -98,6 +98,7 @@ class Environment:
             tuple(watch.steps),
             watch.valid,
             paths,
+            alarms=tuple(watch.alarms.told.values()),
             stopped=not (self.done() or watch.over),
         )
 

@@ -22,6 +22,7 @@ class Report:
         valid: measured on the validation users, which training never saw: see `validation.validate`.
         saved: where the models are.
         recommendations: of an inference; empty for a training.
+        alarms: signs that learning has gone wrong (`alarms.Alarms`).
         stopped: training was interrupted before its end, and can go on.
     """
 
@@ -32,6 +33,7 @@ class Report:
     valid: dict[str, float] | None = None
     saved: tuple[Path, ...] = ()
     recommendations: tuple[Recommendation, ...] = ()
+    alarms: tuple[str, ...] = ()
     stopped: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -45,6 +47,7 @@ class Report:
             "targets_per_s": round(self.targets / self.seconds, 1) if self.seconds else None,
             "valid": self.valid,
             "saved": [str(path) for path in self.saved],
+            "alarms": list(self.alarms),
             "stopped": self.stopped,
         }
 
@@ -62,5 +65,6 @@ class Report:
         if self.valid:
             measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items())
             lines.append(f"on validation users, never trained on: {measured}")
+        lines += [f"ALARM: {alarm}" for alarm in self.alarms]
         lines += [f"saved {path}" for path in self.saved]
         return Text("\n".join(lines))

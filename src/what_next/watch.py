@@ -4,8 +4,12 @@ import time
 
 import numpy as np
 
+from rich.console import Console
+
 from what_next import checkpoint
 from what_next.agent import Agent
+from what_next.alarms import Alarms
+from what_next.errors import TrainingError
 from what_next.learning import Step
 from what_next.state import State
 from what_next.validation import validate
@@ -27,6 +31,7 @@ class Watch:
         self.agent, self.state, self.rng, self.run = agent, state, rng, run
         self.setup = agent.setup
         self.made_on = {"data": state.dataset.name, "split": state.split.hash}
+        self.alarms = Alarms(0.0 if self.setup.algorithm.trials else self.setup.discount)
         self.steps: list[Step] = []
         self.targets, self.saved = 0, agent.histories
         self.start, self.seconds = time.perf_counter(), 0.0
@@ -38,6 +43,13 @@ class Watch:
         self.steps.append(step)
         self.targets += step.targets
         self.seconds = time.perf_counter() - self.start
+        for alarm in self.alarms.look(step, self.agent.histories / self.agent.horizon):
+            Console(stderr=True).print(f"alarm after {self.agent.histories:,} histories: {alarm}", style="yellow")
+            if self.setup.stop_on_alarm:
+                raise TrainingError(
+                    f"training stopped after {self.agent.histories:,} histories: {alarm}. The last save, if any, is "
+                    f"kept at {self.setup.model_agent_path}; `stop_on_alarm, no` trains on"
+                )
         if self.agent.histories - self.saved >= self.setup.save_every:
             self._keep()
 
@@ -71,4 +83,5 @@ class Watch:
         return self.setup.monitor or ("spread" if self.setup.algorithm.trials else "ndcg@10")
 
     def _metrics(self) -> dict[str, object]:
-        return {**self.made_on, "valid": self.valid, "targets": self.targets, "seconds": self.seconds}
+        alarms = {"alarms": list(self.alarms.told.values())} if self.alarms.told else {}
+        return {**self.made_on, **alarms, "valid": self.valid, "targets": self.targets, "seconds": self.seconds}

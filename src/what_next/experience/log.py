@@ -19,12 +19,16 @@ from what_next.models.item_space import ItemSpace
 from what_next.models.items import ItemVectors
 from what_next.types import Events, Factors, History, Product, Proposal, Ranked, Trajectories, Trials
 
+DIAGNOSED = 5
+"""Every so many batches the policy is looked at for the alarms."""
 SPARSE = 50_000
 """From this many items on, a sampled loss moves the drawn rows of the item vectors alone."""
 
 
 class LogExperience(Experience):
     """Transitions of the log; states of the encoder; items by their inner product with a point."""
+
+    batches = 0
 
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
         """See `Experience.networks`."""
@@ -181,12 +185,34 @@ class LogExperience(Experience):
         assert isinstance(batch, Trajectories)
         with torch.no_grad():
             values = self.algorithm.estimates(nets, batch, self.items)
+        if self.batches % DIAGNOSED == 0 and len(batch.actions):
+            batch.notes.update(self._diagnosed(nets, batch, values))
+        self.batches += 1
         return Told(
             self.mask,
             reward=float(batch.rewards.mean()) if len(batch.rewards) else 0.0,
             value=0.0 if values is None or not len(values) else float(values.mean()),
             notes=batch.notes,
         )
+
+    @torch.no_grad()
+    def _diagnosed(
+        self, nets: Networks, batch: Trajectories, values: Float[Tensor, "steps"] | None
+    ) -> dict[str, float]:
+        """What the alarms look at, on some steps of a batch."""
+        vectors = self.algorithm.vectors(self.items.slow)
+        some = batch.states[: max(8, min(256, 2**22 // len(vectors)))]
+        logits = self.algorithm.propose(nets, some) @ vectors.T
+        logs, first = logits.log_softmax(1), logits.argmax(1)
+        notes = {
+            "largest_reward": float(batch.rewards.abs().max()),
+            "entropy_share": float(-(logs.exp() * logs).sum(1).mean()) / np.log(len(vectors)),
+            "top_share": float(torch.bincount(first).max()) / len(first),
+        }
+        if values is not None and float(batch.returns.var(correction=0)) > 0:
+            left = (batch.returns - values).var(correction=0) / batch.returns.var(correction=0)
+            notes["explained"] = 1 - float(left)
+        return notes
 
     @cached_property
     def draws(self) -> Draws:

@@ -88,7 +88,8 @@ class TrialExperience(Experience):
         An item joins by its vector and by what it makes of the sample; its reward comes along as a label. The reward
         of any item is known, played or not, so the critic learns of items besides those that the actor leads to.
         """
-        chosen = self.tensor(product.items[..., 0]).long()
+        self.chosen = product.items[..., 0]
+        chosen = self.tensor(self.chosen).long()
         drawn = np.empty((len(chosen), 1, 0), np.int32)
         if rng is not None:
             drawn = rng.choice(self.space.seen, size=(len(chosen), 1, self.algorithm.explore))
@@ -123,8 +124,13 @@ class TrialExperience(Experience):
         assert isinstance(batch, Trials)
         values = self._values(nets, batch).cpu().numpy()
         mask = batch.mask.cpu().numpy()
-        reward = batch.rewards[..., 0].cpu().numpy()
-        return Told(mask, mean(reward[mask]), mean(values[mask]))
+        reward, target = batch.rewards[..., 0].cpu().numpy(), batch.targets[..., 0].cpu().numpy()
+        notes = {"largest_reward": self.setup.reward.spread.clip}
+        if mask.any():
+            notes["top_share"] = float(np.unique(self.chosen[mask], return_counts=True)[1].max() / mask.sum())
+            if target[mask].var() > 0:
+                notes["explained"] = 1 - float((target - values)[mask].var() / target[mask].var())
+        return Told(mask, mean(reward[mask]), mean(values[mask]), notes)
 
     @torch.no_grad()
     def _values(self, nets: Networks, batch: Trials) -> Float[Tensor, "batch time"]:

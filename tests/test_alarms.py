@@ -1,0 +1,87 @@
+"""Alarms are raised by signs that learning has gone wrong, once each, and by nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from what_next import Agent, Dataset, Environment, State
+from what_next.alarms import MEMORY, Alarms
+from what_next.errors import TrainingError
+from what_next.learning import Step
+
+from .conftest import SetupOf
+
+QUIET = Step(losses={}, reward=1.0, value=1.0, fallback=0.0, matches=1.0, masked=0.0)
+WELL = {"largest_reward": 5.0, "top_share": 0.1, "entropy_share": 0.5, "largest_weight": 30.0, "explained": 0.4}
+
+
+def raised(steps: int = MEMORY, done: float = 0.5, value: float = 1.0, **notes: float) -> set[str]:
+    alarms = Alarms(discount=0.5)
+    for _ in range(steps):
+        alarms.look(replace(QUIET, value=value, notes=WELL | notes), done)
+    return set(alarms.told)
+
+
+class TestAlarms:
+    def test_a_run_that_goes_well_raises_none(self) -> None:
+        assert raised() == set()
+
+    @pytest.mark.parametrize(
+        ("changes", "name"),
+        [
+            ({"value": 15.1}, "diverging"),
+            ({"value": -15.1}, "diverging"),
+            ({"top_share": 0.51}, "one item"),
+            ({"entropy_share": 0.019}, "entropy"),
+            ({"largest_weight": 1001.0}, "weights"),
+            ({"explained": 0.009}, "critic"),
+        ],
+    )
+    def test_each_sign_raises_its_alarm(self, changes: dict[str, float], name: str) -> None:
+        assert raised(**changes) == {name}
+
+    def test_a_value_may_be_as_large_as_the_largest_return_and_half_more(self) -> None:
+        # Rewards of 5 at a discount of .5 sum up to 5 / (1 - .5) = 10.
+        assert raised(value=14.9) == set()
+
+    def test_one_odd_batch_is_not_enough(self) -> None:
+        assert raised(steps=MEMORY - 1, top_share=0.9) == set()
+
+    def test_a_critic_has_time_to_learn(self) -> None:
+        assert raised(done=0.1, explained=-3.0) == set()
+
+    def test_an_alarm_is_told_once_and_says_what_it_saw(self) -> None:
+        alarms = Alarms(discount=0.5)
+        told = [text for _ in range(3 * MEMORY) for text in alarms.look(replace(QUIET, notes={"top_share": 0.75}), 0.5)]
+        assert len(told) == 1
+        assert "75%" in told[0]
+
+    def test_without_diagnoses_there_are_none(self) -> None:
+        alarms = Alarms(discount=0.5)
+        assert not any(alarms.look(replace(QUIET, value=1e9), 0.9) for _ in range(2 * MEMORY))
+
+
+class TestInARun:
+    def test_they_stand_in_the_report_and_can_stop_it(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("what_next.alarms.MEMORY", 2)
+        monkeypatch.setattr("what_next.alarms.TOP_SHARE", 0.0)
+        setup = setup_of(tmp_path, algorithm="next_item", epochs=120, batch_size=8, max_length=20, window=None)
+        state = State(dataset, setup)
+        report = Environment(Agent(setup, state.space), state, setup).run_sim()
+        assert len(report.alarms) == 1
+        assert "taken over" in report.alarms[0]
+        assert report.as_json()["alarms"] == list(report.alarms)
+        strict = setup.model_copy(update={"stop_on_alarm": True})
+        with pytest.raises(TrainingError, match="taken over"):
+            Environment(Agent(strict, state.space), state, strict).run_sim()
+
+    def test_the_founding_algorithm_raises_none(
+        self, trained: object, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        setup = setup_of(tmp_path)
+        state = State(dataset, setup)
+        report = Environment(Agent(setup, state.space), state, setup).run_sim()
+        assert not any("diverges" in alarm for alarm in report.alarms)
