@@ -100,7 +100,7 @@ class TestNextItems:
         judged = rules(yardstick, state)["popular"]
         vectors = torch.from_numpy(state.space.catalogue.vectors).double()
         user, item = 7, judged.slates[0, 7, 0]
-        heard = vectors[dataset.items[dataset.offsets[user] : dataset.offsets[user] + 39]]
+        heard = vectors[dataset.items[dataset.offsets[user] : dataset.offsets[user] + 39].tolist()]
 
         def spread(some: torch.Tensor) -> float:
             return float(torch.pdist(some).std())

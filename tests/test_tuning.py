@@ -1,6 +1,8 @@
 """The search for settings: where it looks, that it goes on where it stopped, and that the test users stay unseen."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pytest
 
-from what_next import Environment, Setup
+from what_next import Environment, Setup, State
 from what_next.algorithms import NextItem
 from what_next.cli import main
 from what_next.errors import DataError, MissingExtraError, SetupError, TrainingError
@@ -120,6 +122,11 @@ class TestSearch:
         assert found.best.score == max(scores) > scores[0]
         assert len({trial.settings["learning_rate"] for trial in found.trials}) == 12
 
+    def test_it_looks_where_it_was_better(self, setup: Setup, scored) -> None:
+        scored(by_rate)
+        scores = [trial.score for trial in tune(setup, 24).trials]
+        assert np.mean(scores[-10:]) > np.mean(scores[:10]) + 0.1
+
     def test_a_study_goes_on_as_if_it_had_not_stopped(self, setup: Setup, scored, tmp_path: Path) -> None:
         scored(by_rate)
         whole = tune(setup, 9, study=tmp_path / "whole.jsonl")
@@ -201,9 +208,20 @@ class TestTraining:
         reports = []
         train = Environment.train_agent
         monkeypatch.setattr(Environment, "train_agent", lambda self: reports.append(train(self)) or reports[-1])
-        tune(setup.model_copy(update={"passes": 10**6}), 1, seconds=0.4)
-        assert 0.4 <= reports[0].seconds < 2
+        tune(setup.model_copy(update={"passes": 400}), 1, seconds=0.4)
+        assert 0.4 <= reports[0].seconds < 3
         assert not reports[0].stopped
+
+    def test_ctrl_c_ends_the_training_under_way(self, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+        batch = State.get_batch
+
+        def interrupted(self: State, step: int):
+            os.kill(os.getpid(), signal.SIGINT)
+            return batch(self, step)
+
+        monkeypatch.setattr(State, "get_batch", interrupted)
+        found = tune(setup.model_copy(update={"passes": 50}), 3)
+        assert (found.stopped, found.trials, found.best) == (True, (), None)
 
     def test_without_validation_users_there_is_nothing_to_tune_by(self, setup: Setup) -> None:
         with pytest.raises(DataError, match="no validation user"):

@@ -7,8 +7,9 @@ ended.
 |----------|-------------------|--------------------|
 | critic   | 1.5, -1.5, -0.5   | 1.5, 2.5, 3.5      |
 | its slow copy | 2, 2, 3      | 4, 0, 3            |
-| actor (logits), and its slow copy | 1, -1, 0 | 1, 1, 2 |
-| behaviour (over its likeliest) | 1, 1/2, 1/4 | the same |
+| actor (logits) | 1, -1, 0         | 1, 1, 2           |
+| its slow copy | 0, 0, 0      | 0, 0, 0            |
+| behaviour (a share of its likeliest) | 1, 1/2, 1/4 | 1, 1/2, 1/4 |
 | value    | 0.5               | 4.5                |
 """
 
@@ -42,7 +43,7 @@ def networks() -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
         "behaviour": Head([[-math.log(2), -math.log(4)], [0.0, 0.0]]),
         "value": Number([[2.5], [2.0]]),
     }
-    return nets, {"critic": Head([[2.0, 0.0, 1.0], [1.0, -1.0, 0.0]]), "actor": Head([[1.0, 0.0], [0.0, 1.0]])}
+    return nets, {"critic": Head([[2.0, 0.0, 1.0], [1.0, -1.0, 0.0]]), "actor": Head([[0.0, 0.0], [0.0, 0.0]])}
 
 
 def batch(actions: Sequence[int] = (1, 0)) -> Trajectories:

@@ -23,10 +23,12 @@ def losses(algorithm: Dqn, items: ItemSpace | None = None) -> dict[str, float]:
 
 
 # In B the likeliest is item 0, item 1 is half as probable and item 2 a quarter. The critic prefers item 2, then 1, then
-# 0; they are worth 3, 0 and 4 to its slow copy. The error in A is that times 0.5, and 1 + 1.5.
-@pytest.mark.parametrize(("threshold", "worth"), [(0.2, 3), (0.3, 0), (0.6, 4), (1, 4)])
+# 0; to its slow copy, whose item vectors are twice as long, they are worth 5, -1 and 7. The error in A is that times
+# 0.5, and 1 + 1.5.
+@pytest.mark.parametrize(("threshold", "worth"), [(0.2, 5), (0.3, -1), (0.6, 7), (1, 7)])
 def test_the_target_is_the_best_of_the_considered_items(threshold: float, worth: float) -> None:
-    assert losses(Bcq(threshold=threshold))["critic"] == pytest.approx(halves(0.5 * worth + 2.5, 0.5))
+    items = items_of(VECTORS, slow=[[2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
+    assert losses(Bcq(threshold=threshold), items)["critic"] == pytest.approx(halves(0.5 * worth + 2.5, 0.5))
 
 
 def test_the_behaviour_learns_what_came_next() -> None:

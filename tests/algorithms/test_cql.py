@@ -22,9 +22,11 @@ def loss(algorithm: Dqn, items: ItemSpace | None = None) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["softmax", "gbce"])
 def test_the_loss_is_that_worked_by_hand_whatever_the_cross_entropy_is(name: str) -> None:
+    nets, target = networks()
     items = ItemSpace.of(torch.tensor(VECTORS), loss=name, negatives=2)
-    # The critic prefers item 2 in B, worth 3 to its slow copy: errors are 1 + 0.5 * 3 + 1.5, and 2 - 1.5.
-    assert loss(Cql(alpha=0.5), items).item() == pytest.approx(halves(4.0, 0.5) + 0.5 * PENALTY, rel=1e-6)
+    found = Cql(alpha=0.5).losses(nets, target, batch((1, 2)), items, 0, RNG)["critic"]
+    # The critic prefers item 2 in B, worth 3 to its slow copy: errors are 1 + 0.5 * 3 + 1.5, and 2 - 3.5.
+    assert found.item() == pytest.approx(halves(4.0, 1.5) + 0.5 * (3.1698460 + 0.4076060) / 2, rel=1e-6)
 
 
 def test_the_penalty_is_told() -> None:

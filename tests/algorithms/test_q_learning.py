@@ -1,7 +1,6 @@
 """DQN, SQN, SAC, SNQN and SA2C: losses worked by hand, what they reduce to, and a world that tells them apart."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,16 +131,15 @@ class TestSnqn:
         assert error.item() == pytest.approx(Q_LOSS + NEGATIVE_LOSS)
 
     def test_states_that_follow_one_another_are_searched_once(self) -> None:
-        """Rows A and B, where B follows A; and the same in the other order, where nothing in the batch follows."""
+        """Rows 1 and 2 follow those before them; row 3 shares one number with what follows row 2."""
         nets, target = networks()
-        given, items = batch(), items_of(VECTORS)
-        other = replace(
-            given, **{name: getattr(given, name).flip(0) for name in ("states", "actions", "next_states", "discounts")}
-        )
-        for some in (given, other):
-            here, there = best_values(nets["critic"], target["critic"], some, items)
-            torch.testing.assert_close(here, best_value(nets["critic"], target["critic"], some.states, items))
-            torch.testing.assert_close(there, best_value(nets["critic"], target["critic"], some.next_states, items))
+        states = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+        ahead = torch.stack([states[1], states[2], torch.stack([states[3, 0], -states[3, 1]]), -states[0]])
+        given = transitions(states.tolist(), [0, 1, 2, 0], next_states=ahead.tolist())
+        items = items_of(VECTORS)
+        here, there = best_values(nets["critic"], target["critic"], given, items)
+        torch.testing.assert_close(here, best_value(nets["critic"], target["critic"], given.states, items))
+        torch.testing.assert_close(there, best_value(nets["critic"], target["critic"], given.next_states, items))
 
     def test_its_losses_are_those_of_sqn_and_the_negatives(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("what_next.algorithms.snqn.others", lambda *_: NEGATIVES)
@@ -205,7 +203,7 @@ class TestChains:
 
     def test_where_little_was_tried_dqn_follows_estimates_that_nothing_corrected(self) -> None:
         world = narrow()
-        earned = [learn(Dqn(tau=0.1), world, seed=seed).play() for seed in range(3)]
+        earned = [learn(Dqn(tau=0.1), world, seed=seed).play() for seed in range(2)]
         assert min(earned) < world.best
 
     @pytest.mark.parametrize("algorithm", [Sqn(tau=0.1), Snqn(tau=0.1, negatives=1)], ids=lambda one: one.name)

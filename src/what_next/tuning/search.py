@@ -230,6 +230,7 @@ def _score(setup: Setup, state: State, seconds: float) -> float | None:
     with TemporaryDirectory(prefix="what-next-") as folder:
         update: dict[str, Any] = {
             "train": True,
+            "seconds": seconds,
             "log": None,
             "model_agent_path": Path(folder) / "agent.safetensors",
             "model_critic_path": Path(folder) / "critic.safetensors",

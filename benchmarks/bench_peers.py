@@ -1,0 +1,155 @@
+"""Beside RecTools SASRec and RecBole GRU4Rec: targets per second, and the time to the quality that they have.
+
+Prints JSON lines. The peers run by scripts of their own, each in its own environment, on the same data, split and
+number of threads; where one is missing, a line says so. Ours is `next_item` with an LSTM of dim 128. A peer's time to its
+quality is that of the epochs that this takes it, at the rate measured here; with --full it is run for all of them.
+Ours counts training alone, without imports, reading and judging; the test targets are judged after every pass.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sets
+import torch
+from rates import matrix_rate
+
+import what_next as wn
+from what_next.evaluation.next_items import Targets, rank
+
+HERE = Path(__file__).resolve().parent
+ENVIRONMENTS = Path.home() / ".cache" / "peers"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "fp32": {"precision": "fp32"},
+    "bf16": {"precision": "bf16"},
+    "bf16, sampled softmax": {"precision": "bf16", "loss": {"name": "sampled_softmax", "negatives": 512}},
+}
+PEERS: dict[str, dict[str, Any]] = {
+    "rectools": {"script": "rectools_sasrec.py", "data": "ml-1m-part", "epochs": 30, "ndcg": 0.1475, "tried": 2},
+    "recbole": {"script": "recbole_gru4rec.py", "data": "ml-100k", "epochs": 10, "ndcg": 0.045, "tried": 1},
+}
+OURS: dict[str, dict[str, Any]] = {
+    "ml-1m-part": {"passes": 8, "learning_rate": 4e-3, "batch_size": 32},
+    "ml-100k": {"passes": 12, "learning_rate": 4e-3, "batch_size": 16},
+}
+"""Short runs, since the quality asked for is that of a peer."""
+
+
+def tell(**values: object) -> None:
+    print(json.dumps({"benchmark": "peers", **values}), flush=True)
+
+
+def run_peer(name: str, scripts: Path, epochs: int, threads: int) -> dict[str, Any] | None:
+    """The JSON line of a peer's script; None where it cannot be run."""
+    peer = PEERS[name]
+    python, script = ENVIRONMENTS / name / "bin" / "python", scripts / peer["script"]
+    if not (python.exists() and script.exists()):
+        tell(peer=name, missing=str(python if script.exists() else script))
+        return None
+    command = [python, script, peer["data"], "--epochs", str(epochs), "--threads", str(threads)]
+    told = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd="/tmp", check=False)
+    if told.returncode:
+        tell(peer=name, failed=told.stderr.strip().splitlines()[-1:])
+        return None
+    found: dict[str, Any] = json.loads(told.stdout.strip().splitlines()[-1])
+    return found
+
+
+def started(dataset: wn.Dataset, threads: int, **changes: Any) -> wn.Environment:
+    torch.set_num_threads(threads)
+    setup = wn.Setup(
+        train=True,
+        data=Path(dataset.name),
+        algorithm="next_item",
+        threads=threads,
+        model_agent_path="agent",
+        **{"dim": 128, **OURS[dataset.name], **changes},
+    )
+    state = wn.State(dataset, setup)
+    environment = wn.Environment(wn.Agent(setup, state.space), state, setup)
+    environment.agent.wake_agent()
+    environment.agent.horizon = environment.horizon()
+    return environment
+
+
+def steps(environment: wn.Environment) -> Iterator[tuple[int, float]]:
+    """One step after another: its targets and its seconds."""
+    agent = environment.agent
+    while not environment.done():
+        start = time.perf_counter()
+        history = environment.next_batch()
+        agent.predict(history, environment.rng, grid=True)
+        step = agent.propagate(environment.state.next_items(history), environment.rng)
+        yield step.targets, time.perf_counter() - start
+
+
+def rate(dataset: wn.Dataset, threads: int, count: int, **changes: Any) -> float:
+    """Targets per second over some steps: the median of three parts."""
+    found, run = [], steps(started(dataset, threads, batch_size=64, **changes))
+    next(run)
+    for _ in range(3):
+        part = [next(run) for _ in range(count)]
+        found.append(sum(targets for targets, _ in part) / sum(seconds for _, seconds in part))
+    return statistics.median(found)
+
+
+def time_to(dataset: wn.Dataset, threads: int, ndcg: float, **changes: Any) -> tuple[float | None, float]:
+    """Seconds of training until the test targets are ranked so well (None: never), and the best seen."""
+    environment = started(dataset, threads, **changes)
+    agent, state = environment.agent, environment.state
+    targets, spent, best = Targets.of(dataset, state.split, "test"), 0.0, 0.0
+    for _, seconds in steps(environment):
+        spent += seconds
+        if agent.steps % len(state.batches) == 0:
+            found = rank(wn.LearnedPolicy(agent.quiet(), state), targets, state.histories).ndcg
+            agent.loud()
+            best = max(best, float(np.mean(found)))
+            if best >= ndcg:
+                return spent, best
+    return None, best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8, help="steps of each part that a rate is measured on")
+    parser.add_argument("--peer", choices=list(PEERS), action="append", help="one of them; both without it")
+    parser.add_argument("--scripts", type=Path, default=HERE.parents[1] / "shared" / "peers")
+    parser.add_argument("--folder", type=Path, default=sets.FOLDER)
+    parser.add_argument("--full", action="store_true", help="run the peers for all their epochs")
+    arguments = parser.parse_args()
+    if not arguments.scripts.is_dir():
+        sys.exit(f"{arguments.scripts}: the peers' scripts are not there; name their folder with --scripts")
+    for name in arguments.peer or PEERS:
+        peer, threads = PEERS[name], arguments.threads
+        epochs = peer["epochs"] if arguments.full else peer["tried"]
+        theirs = run_peer(name, arguments.scripts, epochs, threads)
+        fit = None if theirs is None else theirs.get("fit_s", theirs.get("total_s")) * peer["epochs"] / epochs
+        dataset = sets.read(peer["data"], arguments.folder)
+        common = {"peer": name, "data": peer["data"], "threads": threads, "matrix_gflops": round(matrix_rate() / 1e9)}
+        for variant, changes in VARIANTS.items():
+            ours = rate(dataset, threads, arguments.steps, **changes)
+            ratio = None if theirs is None else round(ours / theirs["targets_per_s"], 2)
+            told = None if theirs is None else theirs["targets_per_s"]
+            tell(**common, variant=variant, targets_per_s=round(ours), peer_targets_per_s=told, ratio=ratio)
+        seconds, best = time_to(dataset, threads, peer["ndcg"])
+        tell(
+            **common,
+            ndcg=peer["ndcg"],
+            reached=round(best, 4),
+            seconds=seconds and round(seconds, 1),
+            peer_seconds=fit and round(fit, 1),
+            peer_epochs_run=epochs,
+            ratio=round(fit / seconds, 1) if fit and seconds else None,
+        )
+
+
+if __name__ == "__main__":
+    main()
