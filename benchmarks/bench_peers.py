@@ -1,7 +1,7 @@
 """Beside RecTools SASRec and RecBole GRU4Rec: targets per second, and the time to the quality that they have.
 
-Prints JSON lines. The peers run by scripts of their own, each in its own environment, on the same data, split and
-number of threads; where one is missing, a line says so. Ours is `next_item` with an LSTM of dim 128. A peer's time to its
+Prints JSON lines. The peers run by scripts of their own, each in an environment of its own, on the same data, split
+and number of threads; where one is missing, a line says so. Ours is `next_item` with an LSTM of dim 128. A peer's time to its
 quality is that of the epochs that this takes it, at the rate measured here; with --full it is run for all of them.
 Ours counts training alone, without imports, reading and judging; the test targets are judged after every pass.
 """

@@ -21,6 +21,7 @@ from what_next.state import State
 FREE = {
     "epochs",
     "passes",
+    "seconds",
     "patience",
     "monitor",
     "stop_on_alarm",
@@ -101,6 +102,7 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
     torch.set_rng_state(tensors["random.torch"])
     rng.bit_generator.state = position["random"]
     agent.histories, agent.steps = manifest.histories, position["steps"]
+    agent.spent = position.get("spent", 0.0)
     return manifest.run
 
 

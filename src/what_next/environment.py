@@ -74,10 +74,11 @@ class Environment:
         agent.horizon = self.horizon()
         watch = Watch(agent, state, self.rng, run)
         start = time.perf_counter()
+        before = agent.spent * (setup.seconds or 0.0)  # by the run that is gone on with
         with Tracker(setup.log_path, agent.histories, agent.horizon) as tracker, _interrupt() as interrupted:
             while not (self.done() or interrupted or watch.over):
                 if setup.seconds:
-                    agent.spent = (time.perf_counter() - start) / setup.seconds
+                    agent.spent = (before + time.perf_counter() - start) / setup.seconds
                 history = self.next_batch()
                 proposal = agent.predict(history, self.rng, grid=True)
                 if setup.algorithm.trials:

@@ -3,7 +3,6 @@
 import time
 
 import numpy as np
-
 from rich.console import Console
 
 from what_next import checkpoint

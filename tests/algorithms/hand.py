@@ -3,14 +3,14 @@
 State A = (1, -1), in which item 1 came next and earned 1; B = (1, 1) follows it. In B item 0 earned 2, and the history
 ended.
 
-|          | in A              | in B               |
-|----------|-------------------|--------------------|
-| critic   | 1.5, -1.5, -0.5   | 1.5, 2.5, 3.5      |
-| its slow copy | 2, 2, 3      | 4, 0, 3            |
-| actor (logits) | 1, -1, 0         | 1, 1, 2           |
-| its slow copy | 0, 0, 0      | 0, 0, 0            |
-| behaviour (a share of its likeliest) | 1, 1/2, 1/4 | 1, 1/2, 1/4 |
-| value    | 0.5               | 4.5                |
+|                          | in A            | in B          |
+|--------------------------|-----------------|---------------|
+| critic                   | 1.5, -1.5, -0.5 | 1.5, 2.5, 3.5 |
+| its slow copy            | 2, 2, 3         | 4, 0, 3       |
+| actor (logits)           | 1, -1, 0        | 1, 1, 2       |
+| its slow copy            | 0, 0, 0         | 0, 0, 0       |
+| behaviour (to its best)  | 1, 1/2, 1/4     | 1, 1/2, 1/4   |
+| value                    | 0.5             | 4.5           |
 """
 
 import math

@@ -73,7 +73,7 @@ class TestInference:
         assert not algorithm.needs_critic
         assert algorithm.rescored == 0
         scores = algorithm.propose({"actor": nn.Identity()}, states) @ algorithm.vectors(items().vectors).T
-        torch.testing.assert_close(scores, 10 * torch.tensor([[0.6, 0.8, -0.6]]))
+        torch.testing.assert_close(scores, 7 * torch.tensor([[0.6, 0.8, -0.6]]))
 
 
 class TestWorlds:

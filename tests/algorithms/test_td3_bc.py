@@ -31,6 +31,14 @@ class TestLosses:
     def test_the_unit_of_the_reward_does_not_matter(self) -> None:
         assert losses(Td3Bc(), scale=1000)["actor"] == pytest.approx(losses(Td3Bc())["actor"], rel=1e-5)
 
+    def test_the_weight_itself_is_not_climbed(self) -> None:
+        nets = networks(SAME, MIXED)
+        (actor,) = nets["actor"].parameters()
+        loss = Td3Bc(alpha=2.5).losses(nets, TARGET, batch(), items(), 0, RNG)["actor"]
+        climbed = -nets["critic"](batch().states, normalize(nets["actor"](batch().states), dim=-1)).mean()
+        (found,), (expected,) = torch.autograd.grad(loss, actor), torch.autograd.grad(climbed, actor)
+        torch.testing.assert_close(found, expected * 2.5 / 1.2)
+
     def test_cloning_by_distance_is_worked_by_hand(self) -> None:
         # From (.6, .8) to north: .6^2 + .2^2; from (1, 0) to east: nothing.
         assert losses(Td3Bc(cloning="distance"))["cloning"] == pytest.approx(0.2)

@@ -39,7 +39,8 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         "split": "leave_last_out",
         "dim": 128,
         "passes": 30,
-        "dropout": 0.2,
+        "batch_size": 16,
+        "dropout": 0.3,
     }
     """Settings whose defaults are others for this algorithm than for `whatnext`; those of its bases hold too."""
     numbers: ClassVar[int] = 0
