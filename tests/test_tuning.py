@@ -83,7 +83,7 @@ class TestSpace:
         changed = setup.model_copy(update={"learning_rate": 0.05, "batch_size": 48, "weight_decay": 0.02})
         space = search_space(changed)
         assert space["learning_rate"] == Range(3e-4, 0.05)
-        assert space["batch_size"] == (32, 64, 128, 256, 48)
+        assert space["batch_size"] == (8, 16, 32, 64, 128, 48)
         assert space["weight_decay"][-1] == 0.02
 
     def test_an_algorithm_adds_its_own(self, setup: Setup) -> None:
@@ -110,7 +110,7 @@ class TestSearch:
     def test_the_first_trial_is_the_setup_as_it_is(self, setup: Setup, scored) -> None:
         seen = scored(by_rate)
         found = tune(setup, 1)
-        assert found.trials[0].settings == {"learning_rate": 0.002, "dropout": 0.2, "weight_decay": 0, "batch_size": 32}
+        assert found.trials[0].settings == {"learning_rate": 0.002, "dropout": 0.3, "weight_decay": 0, "batch_size": 32}
         assert with_settings(seen[0], found.trials[0].settings) == setup
 
     def test_the_best_is_kept_and_told_after_each_trial(self, setup: Setup, scored) -> None:

@@ -1,7 +1,7 @@
 """What every algorithm is."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from what_next.models.item_space import ItemSpace
 from what_next.types import Events, Trajectories
 
 Networks = Mapping[str, nn.Module]
+Search = Mapping[str, tuple[Any, ...]]
 
 
 class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -43,6 +44,8 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         "dropout": 0.3,
     }
     """Settings whose defaults are others for this algorithm than for `whatnext`; those of its bases hold too."""
+    search: ClassVar[Search] = {}
+    """Where `what-next tune` looks: a field (or a setting of the setup), and a pair of numbers or the values to try."""
     numbers: ClassVar[int] = 0
     """How many numbers `inputs` adds to each event."""
 

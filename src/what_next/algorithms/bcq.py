@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Networks
+from what_next.algorithms.base import Networks, Search
 from what_next.algorithms.dqn import Dqn
 from what_next.losses import td_loss, td_target
 from what_next.models.actor_critic import Sizes
@@ -36,6 +36,7 @@ class Bcq(Dqn):
     """
 
     name: Literal["bcq"] = "bcq"  # type: ignore[assignment]
+    search: ClassVar[Search] = {"threshold": (0.05, 0.9), "discount": (0.0, 0.9)}
     threshold: float = Field(
         default=0.3, ge=0, le=1, description="share of the largest probability that an item needs to be considered"
     )

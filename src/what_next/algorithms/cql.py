@@ -1,12 +1,12 @@
 """Values of all items, held down where the log does not speak for them."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Networks
+from what_next.algorithms.base import Networks, Search
 from what_next.algorithms.dqn import Dqn
 from what_next.losses import cql_penalty
 from what_next.models.item_space import ItemSpace
@@ -23,6 +23,7 @@ class Cql(Dqn):
     """
 
     name: Literal["cql"] = "cql"  # type: ignore[assignment]
+    search: ClassVar[Search] = {"alpha": (0.1, 30.0), "discount": (0.0, 0.9)}
     alpha: float = Field(default=1.0, ge=0, description="weight of the penalty on values; 0: none, large: imitation")
 
     def losses(

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.base import Algorithm, Networks, Search
 from what_next.algorithms.double_q import largest
 from what_next.losses import advantage_weights, td_loss, td_target
 from what_next.models.actor_critic import Sizes
@@ -27,6 +27,7 @@ class Crr(Algorithm):
     """
 
     name: Literal["crr"] = "crr"
+    search: ClassVar[Search] = {"beta": (0.5, 20.0), "discount": (0.0, 0.9)}
     form: Literal["exp", "binary"] = Field(
         default="exp",
         description="of a step's weight in the actor's loss: exp(advantage / beta), or 1 where positive",

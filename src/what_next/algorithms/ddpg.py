@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.base import Algorithm, Networks, Search
 from what_next.algorithms.sphere import Critics, closest, on_sphere
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
@@ -36,6 +36,11 @@ class Ddpg(Algorithm):
     """
 
     name: Literal["ddpg"] = "ddpg"
+    search: ClassVar[Search] = {
+        "sharpness": (5.0, 20.0),
+        "candidates": (1, 100),
+        "discount": (0.0, 0.9),
+    }
     tau: float = Field(default=0.005, gt=0, le=1, description="pace at which the slow actor and critic follow")
     candidates: int = Field(
         default=10, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"

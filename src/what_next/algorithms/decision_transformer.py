@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.base import Algorithm, Networks, Search
 from what_next.models.item_space import ItemSpace
 from what_next.types import Events, Trajectories
 
@@ -32,6 +32,7 @@ class DecisionTransformer(Algorithm):
     """
 
     name: Literal["decision_transformer"] = "decision_transformer"
+    search: ClassVar[Search] = {"desired": (0.5, 1.0)}
     desired: float = Field(
         default=0.9, ge=0, le=1, description="the return that is asked for, as a quantile of those of the training data"
     )

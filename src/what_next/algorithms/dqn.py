@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.base import Algorithm, Networks, Search
 from what_next.algorithms.double_q import double_q_target
 from what_next.losses import td_loss
 from what_next.models.actor_critic import Sizes
@@ -27,6 +27,7 @@ class Dqn(Algorithm):
     """
 
     name: Literal["dqn"] = "dqn"
+    search: ClassVar[Search] = {"tau": (0.002, 0.05), "discount": (0.0, 0.9)}
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")

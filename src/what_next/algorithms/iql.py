@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.base import Algorithm, Networks, Search
 from what_next.algorithms.double_q import largest
 from what_next.losses import advantage_weights, expectile_loss, td_loss, td_target
 from what_next.models.actor_critic import Sizes
@@ -28,6 +28,11 @@ class Iql(Algorithm):
     """
 
     name: Literal["iql"] = "iql"
+    search: ClassVar[Search] = {
+        "expectile": (0.5, 0.9),
+        "beta": (0.1, 3.0),
+        "discount": (0.0, 0.9),
+    }
     expectile: float = Field(
         default=0.7, gt=0, lt=1, description="of the values of items that the state's value is; 0.5 is their mean"
     )

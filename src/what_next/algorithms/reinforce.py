@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.base import Algorithm, Networks, Search
 from what_next.algorithms.double_q import largest
 from what_next.losses import importance_weights, topk_correction
 from what_next.models.actor_critic import Sizes
@@ -32,6 +32,11 @@ class Reinforce(Algorithm):
     """
 
     name: Literal["reinforce"] = "reinforce"
+    search: ClassVar[Search] = {
+        "weight_cap": (1.0, 100.0),
+        "top": (1, 10),
+        "discount": (0.0, 0.9),
+    }
     top: int = Field(default=1, gt=0, description="K: length of the slate that an item is to be in")
     correct: bool = Field(
         default=True, description="whether a step is weighted by pi / beta; no: it counts as in the log"

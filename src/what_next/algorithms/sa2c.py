@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.base import Algorithm, Networks, Search
 from what_next.algorithms.double_q import largest
 from what_next.algorithms.reinforce import behaviour_loss
 from what_next.algorithms.snqn import judged, others
@@ -29,6 +29,7 @@ class Sa2c(Algorithm):
     """
 
     name: Literal["sa2c"] = "sa2c"
+    search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the actor's")
     negatives: int = Field(default=10, gt=0, description="items drawn for each step that did not come next")
     warm_up: int = Field(

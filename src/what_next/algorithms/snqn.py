@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, Int64
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.base import Algorithm, Networks, Search
 from what_next.algorithms.double_q import best_values
 from what_next.losses import mean, td_target
 from what_next.models.actor_critic import Sizes
@@ -28,6 +28,7 @@ class Snqn(Algorithm):
     """
 
     name: Literal["snqn"] = "snqn"
+    search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
     negatives: int = Field(default=10, gt=0, description="items drawn for each step that did not come next")
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")

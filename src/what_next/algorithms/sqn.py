@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.base import Algorithm, Networks, Search
 from what_next.algorithms.double_q import double_q_target
 from what_next.losses import td_loss
 from what_next.models.actor_critic import Sizes
@@ -27,6 +27,7 @@ class Sqn(Algorithm):
     """
 
     name: Literal["sqn"] = "sqn"
+    search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import Networks
+from what_next.algorithms.base import Networks, Search
 from what_next.algorithms.td3 import Td3
 from what_next.models.item_space import ItemSpace
 from what_next.types import Trajectories
@@ -26,6 +26,11 @@ class Td3Bc(Td3):
     """
 
     name: Literal["td3_bc"] = "td3_bc"  # type: ignore[assignment]
+    search: ClassVar[Search] = {
+        "sharpness": (5.0, 20.0),
+        "alpha": (0.5, 10.0),
+        "discount": (0.0, 0.9),
+    }
     candidates: int = Field(
         default=1, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"
     )

@@ -37,7 +37,7 @@ COMMON: Mapping[str, Range | Choices] = {
     "learning_rate": Range(3e-4, 1e-2),
     "dropout": Range(0.0, 0.5),
     "weight_decay": (0.0, 1e-4, 1e-3, 1e-2, 1e-1),
-    "batch_size": (32, 64, 128, 256),
+    "batch_size": (8, 16, 32, 64, 128),
 }
 """What is searched for every algorithm."""
 
@@ -50,7 +50,7 @@ def search_space(setup: Setup) -> dict[str, Range | Choices]:
     for a setting that is no number now (none, say) is left out.
     """
     found: dict[str, Range | Choices] = dict(COMMON)
-    for name, where in getattr(type(setup.algorithm), "search", {}).items():
+    for name, where in type(setup.algorithm).search.items():
         key = OWN + name if name in type(setup.algorithm).model_fields else name
         found[key] = Range(*where) if len(where) == 2 and all(map(_is_number, where)) else tuple(where)
     own = own_values(setup, found)
