@@ -75,7 +75,10 @@ class Environment:
         watch = Watch(agent, state, self.rng, run)
         start = time.perf_counter()
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is gone on with
-        with Tracker(setup.log_path, agent.histories, agent.horizon) as tracker, _interrupt() as interrupted:
+        with (
+            Tracker(setup.log_path, agent.histories, agent.horizon, len(state.train_users)) as tracker,
+            _interrupt() as interrupted,
+        ):
             while not (self.done() or interrupted or watch.over):
                 if setup.seconds:
                     agent.spent = (before + time.perf_counter() - start) / setup.seconds
@@ -99,6 +102,7 @@ class Environment:
             tuple(watch.steps),
             watch.valid,
             paths,
+            passes=agent.histories / len(state.train_users),
             alarms=tuple(watch.alarms.told.values()),
             stopped=not (self.done() or watch.over),
         )

@@ -22,6 +22,7 @@ class Report:
         valid: measured on the validation users, which training never saw: see `validation.validate`.
         saved: where the models are.
         recommendations: of an inference; empty for a training.
+        passes: the histories, counted in passes over the training users.
         alarms: signs that learning has gone wrong (`alarms.Alarms`).
         stopped: training was interrupted before its end, and can go on.
     """
@@ -33,6 +34,7 @@ class Report:
     valid: dict[str, float] | None = None
     saved: tuple[Path, ...] = ()
     recommendations: tuple[Recommendation, ...] = ()
+    passes: float = 0.0
     alarms: tuple[str, ...] = ()
     stopped: bool = False
 
@@ -42,6 +44,7 @@ class Report:
             return {"recommendations": [asdict(one) for one in self.recommendations]}
         return {
             "histories": self.histories,
+            "passes": round(self.passes, 3),
             "targets": self.targets,
             "seconds": round(self.seconds, 3),
             "targets_per_s": round(self.targets / self.seconds, 1) if self.seconds else None,
@@ -55,7 +58,8 @@ class Report:
         """A few lines for people."""
         if self.recommendations:
             return Group(*self.recommendations)
-        lines = [f"trained on {self.histories:,} histories; {self.targets:,} targets in {self.seconds:.0f} s"]
+        told = f"trained on {self.histories:,} histories ({self.passes:.1f} passes over the training users)"
+        lines = [f"{told}; {self.targets:,} targets in {self.seconds:.0f} s"]
         if self.steps:
             last = self.steps[-max(1, len(self.steps) // 10) :]
             reward, fallback = (

@@ -22,8 +22,12 @@ class Tracker:
     Where the output is no terminal, a line at every tenth of the run stands in for the progress bar.
     """
 
-    def __init__(self, log: Path, done: int, total: int) -> None:
-        """`done` of `total` histories are behind us; lines of the log beyond that are dropped (0: all of them)."""
+    def __init__(self, log: Path, done: int, total: int, users: int) -> None:
+        """`done` of `total` histories are behind us; lines of the log beyond that are dropped (0: all of them).
+
+        `users` is how many histories a pass has.
+        """
+        self.users = users
         self.console = Console(stderr=True)
         self.done, self.total = done, total
         self.log, self.file = log, _opened(log, done)
@@ -58,7 +62,9 @@ class Tracker:
         values |= {f"loss_{name}": loss for name, loss in step.losses.items()}
         values |= {f"note_{name}": note for name, note in step.notes.items()}
         try:
-            self.file.write(json.dumps({"histories": histories, **values}) + "\n")
+            self.file.write(
+                json.dumps({"histories": histories, "passes": round(histories / self.users, 3), **values}) + "\n"
+            )
             self.file.flush()
         except OSError as error:
             raise _unwritable(self.log, error) from None
@@ -69,7 +75,10 @@ class Tracker:
         shown = f"reward {step.reward:+.3f}, loss {losses}"
         self.progress.update(self.task, completed=histories, shown=shown)
         if not self.console.is_terminal and histories * TENTHS // self.total > self.done * TENTHS // self.total:
-            self.console.print(f"training {histories:,} of {self.total:,} histories: {shown}", highlight=False)
+            self.console.print(
+                f"training {histories:,} of {self.total:,} histories ({histories / self.users:.1f} passes): {shown}",
+                highlight=False,
+            )
         self.done = histories
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,6 +106,8 @@ class LogExperience(Experience):
 
     def encode(self, encoder: nn.Module, events: Events) -> Float[Tensor, "batch time dim"]:
         """The states, with matrix products in the precision of the setup."""
+        if self.setup.compile:
+            encoder = self.compiled.setdefault(encoder, torch.compile(encoder, dynamic=True))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             states: Tensor = encoder(events)
         return states.float()
@@ -213,6 +216,11 @@ class LogExperience(Experience):
             left = (batch.returns - values).var(correction=0) / batch.returns.var(correction=0)
             notes["explained"] = 1 - float(left)
         return notes
+
+    @cached_property
+    def compiled(self) -> dict[nn.Module, Any]:
+        """What torch.compile made of the encoders."""
+        return {}
 
     @cached_property
     def draws(self) -> Draws:
