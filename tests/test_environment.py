@@ -242,7 +242,8 @@ class TestTraining:
         assert [line["histories"] for line in lines] == [32, 64, 96]
         assert [line["reward"] for line in lines] == [step.reward for step in report.steps]
         assert {name for name in lines[0] if not name.startswith("note_")} == {
-            "histories", "passes", "reward", "value", "fallback", "matches", "masked", "targets", "loss_actor", "loss_critic"
+            "histories", "passes", "reward", "value", "fallback", "matches", "masked", "targets", "loss_actor",
+            "loss_critic",
         }  # fmt: skip
         assert all(math.isfinite(value) for line in lines for value in line.values())
 
