@@ -41,7 +41,9 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         "dim": 128,
         "passes": 30,
         "batch_size": 16,
-        "dropout": 0.3,
+        "dropout": 0.5,
+        "learning_rate": 4e-3,
+        "weight_decay": 0.1,
     }
     """Settings whose defaults are others for this algorithm than for `whatnext`; those of its bases hold too."""
     search: ClassVar[Search] = {}

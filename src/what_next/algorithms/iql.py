@@ -37,7 +37,7 @@ class Iql(Algorithm):
         default=0.7, gt=0, lt=1, description="of the values of items that the state's value is; 0.5 is their mean"
     )
     beta: float = Field(
-        default=3.0, ge=0, description="how sharply the actor prefers better items (per unit of reward); 0 imitates"
+        default=1.0, ge=0, description="how sharply the actor prefers better items (per unit of reward); 0 imitates"
     )
     largest_weight: float = Field(default=100.0, gt=0, description="cap of a step's weight in the actor's loss")
     weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")
