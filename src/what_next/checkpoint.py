@@ -102,7 +102,8 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
     torch.set_rng_state(tensors["random.torch"])
     rng.bit_generator.state = position["random"]
     agent.histories, agent.steps = manifest.histories, position["steps"]
-    agent.spent = position.get("spent", 0.0)
+    if setup.seconds:  # the limit may have been changed
+        agent.spent = position.get("spent", 0.0) * (manifest.setup.get("seconds") or 0.0) / setup.seconds
     return manifest.run
 
 
@@ -158,7 +159,7 @@ def progress(setup: Setup) -> Progress | None:
         position = read_rest(setup.model_agent_path)[2]
     except ModelError:
         return None
-    if _changed(manifest, setup):
+    if _changed(manifest, setup) or manifest.setup.get("seconds") != setup.seconds:
         return None
     return Progress(manifest.histories, position["steps"], position.get("spent", 0.0))
 

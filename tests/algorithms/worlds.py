@@ -151,6 +151,7 @@ def learn(
         "batch_size": 64,
         "dim": dim,
         "dropout": 0.0,
+        "weight_decay": 0.0,
         "discount": discount,
         "learning_rate": rate,
         "clip": 5.0,

@@ -104,3 +104,15 @@ def test_points_of_another_width_are_a_mistake():
     points, vectors = inputs()
     with pytest.raises(AssertionError, match="5 columns, the vectors 3"):
         log_probs(points, vectors[:, :3], torch.zeros(70, dtype=torch.int64))
+
+
+def test_in_bf16_the_best_is_as_good_to_a_hundredth_and_the_probability_too():
+    generator = torch.Generator().manual_seed(0)
+    points, vectors = torch.randn(300, 32, generator=generator), torch.randn(500, 32, generator=generator)
+    exact, _ = best(points, vectors)
+    _, items = best(points, vectors, precision="bf16")
+    found = (points * vectors[items]).sum(1)
+    assert ((exact - found) / exact).max() < 0.01
+    chosen = torch.arange(300)
+    rounded = log_probs(points, vectors, chosen, precision="bf16")
+    torch.testing.assert_close(rounded, log_probs(points, vectors, chosen), atol=0.05, rtol=0.01)

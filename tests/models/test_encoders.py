@@ -18,6 +18,7 @@ from what_next.models.encoders import (
     TransformerEncoder,
 )
 from what_next.models.encoders import transformer as transformers
+from what_next.models.encoders.base import SharedDropout
 from what_next.models.items import ItemVectors
 from what_next.types import Events
 
@@ -264,3 +265,18 @@ def test_heads_share_the_state_evenly(dim: int, heads: int) -> None:
 def test_a_start_is_the_same_by_seed() -> None:
     left, right = made("lstm").state_dict(), made("lstm").state_dict()
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+class TestSharedDropout:
+    def test_the_same_entries_are_dropped_at_every_step(self) -> None:
+        torch.manual_seed(0)
+        found = SharedDropout(0.5)(torch.ones(40, 7, 16))
+        assert set(found.unique().tolist()) == {0.0, 2.0}
+        assert torch.equal(found, found[:, :1].expand_as(found))
+        assert found[:, 0].mean() == pytest.approx(1.0, abs=0.1)
+        assert len(found[:, 0].unique(dim=0)) > 30  # each history has its own
+
+    def test_nothing_is_dropped_outside_of_training(self) -> None:
+        inputs = torch.randn(3, 4, 5)
+        assert torch.equal(SharedDropout(0.5).eval()(inputs), inputs)
+        assert torch.equal(SharedDropout(0.0)(inputs), inputs)

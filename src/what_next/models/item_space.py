@@ -28,7 +28,8 @@ class ItemSpace:
         vectors: of all items, with gradient to the encoder. slow: its slow copy's, without gradient.
         loss: what `cross_entropy` is. drawn: how many negatives it draws, for a loss that does.
         draws: the distribution that they come from. rng: for drawing them.
-        precision: of the products of matrices in `cross_entropy`. gbce_t: the calibration of gBCE.
+        precision: of the products of matrices in `cross_entropy`, `best` and `log_probs`.
+        gbce_t: the calibration of gBCE.
         sparse: `vectors` is the weight of an embedding whose gradient is sparse: only rows that were gathered have one.
         gather: how to make the vectors of some items with gradient, instead of taking rows of `vectors`.
     """
@@ -140,7 +141,7 @@ class ItemSpace:
         self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps"]
     ) -> Float[Tensor, "steps"]:
         """log softmax(<point, item>) at the action, over all items; no gradient."""
-        return losses.log_probs(points, self.vectors, actions)
+        return losses.log_probs(points, self.vectors, actions, self.precision)
 
     def best(
         self,
@@ -154,7 +155,7 @@ class ItemSpace:
 
         Only items count whose probability under softmax(<within, item>) is at least `threshold` times the largest.
         """
-        return losses.best(points, self.slow if slow else self.vectors, within, threshold)
+        return losses.best(points, self.slow if slow else self.vectors, within, threshold, self.precision)
 
     def expectation(
         self,

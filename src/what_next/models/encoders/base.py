@@ -32,6 +32,26 @@ class EncoderSizes:
     max_length: int = 200
 
 
+class SharedDropout(nn.Module):
+    """Drops the same entries at every step of a history (Gal and Ghahramani 2016, arXiv 1512.05287, section 4).
+
+    Beside what the paper says for it, it draws as many random numbers as a history has entries, not entries times
+    steps: one call of the generator took a seventh of a training step.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, inputs: Float[Tensor, "batch *time dim"]) -> Float[Tensor, "batch *time dim"]:
+        """The inputs, some entries 0 and the others larger in proportion; as they are outside of training."""
+        if not self.training or self.share == 0:
+            return inputs
+        shape = (len(inputs), *[1] * (inputs.ndim - 2), inputs.shape[-1])
+        kept = inputs.new_empty(shape).bernoulli_(1 - self.share)
+        return inputs * (kept / (1 - self.share))
+
+
 class Encoder(nn.Module):
     """The state after every event of a history, none of which knows a later event.
 
@@ -46,7 +66,7 @@ class Encoder(nn.Module):
         assert items.dim == sizes.dim, "states and item vectors have one width"
         self.items, self.sizes = items, sizes
         self.numbers = nn.Linear(sizes.numbers, sizes.dim) if sizes.numbers else None
-        self.dropout = nn.Dropout(sizes.dropout)
+        self.dropout = SharedDropout(sizes.dropout)
 
     def forward(self, events: Events) -> Float[Tensor, "batch time dim"]:
         """The state after every event. What stands at padding means nothing."""
