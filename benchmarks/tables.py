@@ -128,6 +128,7 @@ def fill(wanted: argparse.Namespace) -> None:
         main = name in MAIN
         seeds, seconds = (wanted.seeds, wanted.seconds) if main else (wanted.seeds[:1], wanted.more_seconds)
         cell = measure(name, row, seeds, seconds, wanted.folder)
+        cells = read(CELLS)  # anew: another run may have filled cells meanwhile
         write(CELLS, {**cells, name: {**cells.get(name, {}), row: cell}})
         show()
         count += 1

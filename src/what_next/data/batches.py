@@ -7,6 +7,8 @@ FINEST = 16
 """Up to this length every length is a width of its own."""
 GROWTH = 1.02
 """Beyond, a width is about so many times the one before, which bounds the padding and the number of shapes."""
+FEW = 8
+"""Events of padding that a window of a batch may have in any case."""
 JITTER = 0.01
 """Lengths are put in order after a random change of about this share, so that batches differ from pass to pass."""
 
@@ -72,8 +74,9 @@ def _cut(lengths: Int[np.ndarray, "windows"], events: int) -> Int64[np.ndarray, 
     cuts, end = [len(lengths)], len(lengths)
     while end > 0:
         rows = max(1, events // int(lengths[end - 1]))
-        # A batch goes no further down than to 0.9 of its width: padding costs as much as events do.
-        least = int(np.searchsorted(lengths, 0.9 * lengths[end - 1]))
+        # A batch goes no further down than to 0.9 of its width, since padding costs as much as events do; and a few
+        # events less, since a batch of one short window would be a step by one or two targets.
+        least = int(np.searchsorted(lengths, 0.9 * lengths[end - 1] - FEW))
         end = max(end - rows, min(least, end - 1), 0)
         cuts.append(end)
     return np.array(cuts[::-1])
