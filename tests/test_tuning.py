@@ -110,7 +110,12 @@ class TestSearch:
     def test_the_first_trial_is_the_setup_as_it_is(self, setup: Setup, scored) -> None:
         seen = scored(by_rate)
         found = tune(setup, 1)
-        assert found.trials[0].settings == {"learning_rate": 0.004, "dropout": 0.5, "weight_decay": 0.1, "batch_size": 32}
+        assert found.trials[0].settings == {
+            "learning_rate": 0.004,
+            "dropout": 0.5,
+            "weight_decay": 0.1,
+            "batch_size": 32,
+        }
         assert with_settings(seen[0], found.trials[0].settings) == setup
 
     def test_the_best_is_kept_and_told_after_each_trial(self, setup: Setup, scored) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer, SparseAdam
 
 from what_next.algorithms.base import Networks
-from what_next.artefacts import read_models
+from what_next.artefacts import critic_beside, read_manifest, read_models
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.experience import Experience, experience_of, follow
@@ -76,12 +76,15 @@ class Agent:
         Raises:
             ModelError: a file is missing, damaged, newer, or the two do not belong together.
         """
-        saved = read_models(self.setup.model_agent_path, self.setup.model_critic_path)
+        agent, critic = self.setup.model_agent_path, self.setup.model_critic_path
+        if critic is None and read_manifest(agent, "agent").made_by(self.setup).algorithm.needs_critic:
+            critic = critic_beside(agent)
+        saved = read_models(agent, critic)
         self.space = replace(saved.space, seen=np.arange(len(saved.space.catalogue), dtype=np.int32))
-        self.setup = self.setup.model_copy(update=saved.trained_settings())
+        self.setup = self.setup.model_copy(update=saved.trained_settings(self.setup))
         self.experience = experience_of(self.setup, self.space, self.device)
         nets, _ = self.add_model()
-        if not self.setup.model_critic_path:
+        if critic is None:
             nets = {name: net for name, net in nets.items() if name in ("encoder", "actor")}
         self.nets = nets
         for name, net in self.nets.items():

@@ -66,6 +66,13 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     metrics: dict[str, Any] = {}
     made_with: dict[str, str | int] = {}
 
+    def made_by(self, present: Setup | None = None) -> Setup:
+        """The settings that it was made by; an algorithm that only Python knows is one of the present setup's class."""
+        values, algorithm = dict(self.setup), None if present is None else present.algorithm
+        if algorithm is not None and values["algorithm"]["name"] == algorithm.name:
+            values["algorithm"] = type(algorithm).model_validate(values["algorithm"])
+        return Setup(**values)
+
     @classmethod
     def of(cls, setup: Setup, space: Space, run: str, histories: int, metrics: Mapping[str, Any]) -> "Manifest":
         """The agent's manifest."""
@@ -108,9 +115,9 @@ class SavedModels:
             first = str(error).splitlines()[-1].strip()
             raise ModelError(f"the saved network {name!r} is not the one that its setup describes: {first}") from None
 
-    def trained_settings(self) -> dict[str, Any]:
+    def trained_settings(self, present: Setup) -> dict[str, Any]:
         """The settings that the networks were made by; those of the present setup give way to them."""
-        trained = Setup(**self.manifest.setup)
+        trained = self.manifest.made_by(present)
         return {name: getattr(trained, name) for name in TRAINED}
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import SparseAdam
 
 from what_next.agent import Agent
 from what_next.artefacts import Manifest, critic_beside, read_models, read_rest, write_models
@@ -88,11 +89,13 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
     for name, net in agent.nets.items():
         saved.fill(name, net)
     for name, optimiser in agent.optimisers.items():
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[int, dict[str, Any]] = {}
         for key, value in tensors.items():
             owner, place, field = (*key.split(".", 2), "")[:3]
             if owner == name:
-                state.setdefault(int(place), {})[field] = value
+                # SparseAdam counts its steps by a plain number, and computes otherwise with a tensor.
+                plain = field == "step" and isinstance(optimiser, SparseAdam)
+                state.setdefault(int(place), {})[field] = int(value) if plain else value
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     for name, net in agent.slow.items():
         prefix = f"{SLOW}.{name}."
@@ -166,7 +169,7 @@ def progress(setup: Setup) -> Progress | None:
 
 def _changed(manifest: Manifest, setup: Setup) -> list[str]:
     """The settings in which a saved run differs, where it must not."""
-    before, now = Setup(**manifest.setup).as_json(), setup.as_json()
+    before, now = manifest.made_by(setup).as_json(), setup.as_json()
     return sorted(name for name in now if name not in FREE and now[name] != before[name])
 
 
@@ -194,7 +197,9 @@ def start_from(agent: Agent, origin: Path) -> None:
         key = f"{name}.items.learned"
         if isinstance(net, Encoder) and net.items.learned is not None and key in tensors:
             vectors = net.items.learned.detach().clone()
-            vectors[torch.from_numpy(known >= 0)] = tensors[key][known[known >= 0]]
+            vectors[torch.from_numpy(known >= 0)] = tensors[key][known[known >= 0]].to(vectors.device)
             tensors[key] = vectors
     for name, net in agent.nets.items():
         replace(saved, tensors=tensors).fill(name, net)
+    for name, slow in agent.slow.items():
+        slow.load_state_dict(agent.nets[name].state_dict())

@@ -72,7 +72,7 @@ class Environment:
         if self.origin:
             checkpoint.start_from(agent, self.origin)
         agent.horizon = self.horizon()
-        watch = Watch(agent, state, self.rng, run)
+        watch = Watch(agent, state, self.rng, run, resumed=self.resume)
         start = time.perf_counter()
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is gone on with
         with (
@@ -126,7 +126,7 @@ class Environment:
             return True
         if self.setup.algorithm.trials:
             return agent.histories >= agent.horizon
-        return agent.steps >= round(agent.horizon / len(state.train_users) * len(state.batches))
+        return agent.steps >= max(1, round(agent.horizon / len(state.train_users) * len(state.batches)))
 
     def infer(self) -> Report:
         """One cycle without learning: recommendations for the users of the setup, or for a random one."""
@@ -135,7 +135,9 @@ class Environment:
         everyone = state.dataset.user_ids
         users = self.setup.user or (str(everyone[int(self.rng.integers(len(everyone)))]),)
         recommender = Recommender(LearnedPolicy(agent, state))
-        found = recommender.recommend_users(users, self.setup.slots, rng=self.rng)
+        # Among items that match a proposal equally well, one is drawn; those that are ranked are taken in order.
+        rng = self.rng if agent.setup.algorithm.trials else None
+        found = recommender.recommend_users(users, self.setup.slots, rng=rng)
         return Report(agent.histories, recommendations=tuple(found))
 
 

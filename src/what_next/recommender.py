@@ -22,8 +22,8 @@ from what_next.types import History, Slate
 
 EVERYONE = Split(test=0, validation=0)
 """Whoever asks for a recommendation is not judged, so nobody is set aside."""
-CHUNK = 512
-"""Users scored at a time."""
+CHUNK, EVENTS = 512, 2**18
+"""Users scored at a time, and events of their histories with padding, at most."""
 
 
 class Recommender:
@@ -125,8 +125,11 @@ class Recommender:
     ) -> pl.DataFrame:
         """A frame of `user_id, rank, item_id, title` for every user of the data set."""
         parts, mask = [self._ranked(np.array([], np.int32), np.zeros((0, k), np.int32))], self.mask(allowed, blocked)
-        for start in range(0, self.state.dataset.users, CHUNK):
-            users = np.arange(start, min(start + CHUNK, self.state.dataset.users), dtype=np.int32)
+        lengths, start = self.state.dataset.lengths, 0
+        while start < len(lengths):
+            longest = int(lengths[start : start + CHUNK].max(initial=1))
+            users = np.arange(start, min(start + max(1, min(CHUNK, EVENTS // longest)), len(lengths)), dtype=np.int32)
+            start += len(users)
             items = self.recommend_histories(self.state.get_user_history(users), k, seen=seen, mask=mask, rng=rng).items
             parts.append(self._ranked(users, items))
         return pl.concat(parts)

@@ -65,7 +65,7 @@ class Report:
             reward, fallback = (
                 sum(getattr(step, name) for step in last) / len(last) for name in ("reward", "fallback")
             )
-            lines.append(f"last tenth of training: spread reward {reward:+.4f}, fallbacks {fallback:.1%}")
+            lines.append(f"last tenth of training: reward {reward:+.4f}, fallbacks {fallback:.1%}")
         if self.valid:
             measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items())
             lines.append(f"on validation users, never trained on: {measured}")

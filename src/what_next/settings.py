@@ -222,11 +222,25 @@ class Setup(Group):
                 f"the setting 'model_critic_path' is missing, and the algorithm {self.algorithm.name} trains a critic; "
                 "allowed: a path"
             )
+        self._fitting()
         if self.model_critic_path == self.model_agent_path:
             raise ValueError(
                 f"model_agent_path and model_critic_path are both {str(self.model_agent_path)!r}; allowed: two paths"
             )
         return self
+
+    def _fitting(self) -> None:
+        """Raises a `ValueError` where a setting means nothing for the algorithm or the encoder."""
+        trials, name = self.algorithm.trials, self.algorithm.name
+        if trials and self.model != "lstm":
+            raise ValueError(f"model is {self.model!r}, and the algorithm {name} has an lstm alone; allowed: lstm")
+        if self.monitor and trials != (self.monitor == "spread"):
+            raise ValueError(
+                f"monitor is {self.monitor!r}, which is not measured for the algorithm {name}; allowed: "
+                + ("spread" if trials else "ndcg@10 or hr@10")
+            )
+        if self.model == "transformer" and self.dim % 2:
+            raise ValueError(f"dim is {self.dim}, and the transformer's positions need pairs; allowed: even numbers")
 
     @model_validator(mode="wrap")
     @classmethod
@@ -248,9 +262,12 @@ def _with_usual(data: object) -> object:
     algorithm = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(name)
     if algorithm is None:
         raise SetupError(f"algorithm is {name!r}; allowed: {listed(list(ALGORITHMS), 'or')}")
-    usual = {key: value for key, value in algorithm.defaults().items() if key not in data}
+    usual = algorithm.defaults()
     if "epochs" in data:
         usual.pop("passes", None)
+    group = data.get("split")
+    if isinstance(group, dict) and "name" not in group and "split" in usual:  # `split.seed` alone
+        data = {**data, "split": {"name": usual["split"], **group}}
     return {**usual, **data}
 
 

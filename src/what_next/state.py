@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int, Int32
 from what_next.data import Dataset
 from what_next.data.batches import Batches, width_of
 from what_next.data.space import Space
-from what_next.errors import CatalogueError, DataError
+from what_next.errors import CatalogueError, DataError, SetupError
 from what_next.retrieval import Box, select_ranked, smallest_tolerance
 from what_next.rewards import Log, check, population_sigma, total
 from what_next.rewards.spread import LEAST_EVENTS
@@ -48,6 +48,8 @@ class State:
         self.setup = setup or UNSAID
         self.dataset = dataset
         trials = self.setup.algorithm.trials
+        if not trials:
+            self._has_inputs()
         if not dataset.catalogue.names and (trials or self.setup.inputs.items != "learned"):
             raise DataError(
                 f"{dataset.name}: its items have no attributes, and {self.setup.algorithm.name} proposes points in "
@@ -69,6 +71,14 @@ class State:
             )
         if space is None and trials:
             self.space = self._measured()
+
+    def _has_inputs(self) -> None:
+        """Raises a `SetupError` where the encoder is to read what the log does not hold."""
+        inputs, dataset = self.setup.inputs, self.dataset
+        if inputs.rewards and dataset.rewards is None:
+            raise SetupError(f"inputs.rewards is yes, and {dataset.name} has no reward column; import it with --reward")
+        if inputs.gaps and dataset.timestamps is None:
+            raise SetupError(f"inputs.gaps is yes, and {dataset.name} has no times; import it with --time")
 
     @cached_property
     def box(self) -> Box:

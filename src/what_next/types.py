@@ -162,7 +162,7 @@ class Trajectories:
         next_states: after those steps, without gradient; of the encoder's slow copy where the algorithm has one.
         next_actions: the item that came after those; -1 where it is not known.
         discounts: of the value of the next state; 0 where the history ended.
-        returns: discounted sum of the rewards from this step to the end of what is known. A label.
+        returns: discounted sum of the rewards from this step to the end of its window (`max_length`). A label.
         notes: diagnostics that an algorithm leaves for the alarms, by name.
     """
 

@@ -8,6 +8,9 @@ from what_next.evaluation.next_items import Targets, rank
 from what_next.policy import LearnedPolicy
 from what_next.state import State
 
+MOST = 10_000
+"""Validation users that are measured during training, at most: always the same ones."""
+
 
 def validate(agent: Agent, state: State) -> dict[str, float]:
     """HR@10 and NDCG@10 of what came next; for the founding algorithm, the spread reward. Empty: nobody is judged."""
@@ -24,6 +27,9 @@ def _next_items(policy: LearnedPolicy) -> dict[str, float]:
     targets = Targets.of(state.dataset, state.split, "validation")
     if not len(targets):
         return {}
+    if len(targets) > MOST:
+        chosen = np.sort(np.random.default_rng(state.setup.split.seed).choice(len(targets), MOST, replace=False))
+        targets = targets.of_rows(chosen)
     ranks = rank(policy, targets, state.histories)
     return {"ndcg@10": float(ranks.ndcg.mean()), "hr@10": float(ranks.hr.mean()), "users": float(len(targets))}
 

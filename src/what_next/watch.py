@@ -1,6 +1,8 @@
 """What goes on beside the steps of a run: models are saved, validation decides when to stop, alarms are looked for."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -8,7 +10,8 @@ from rich.console import Console
 from what_next import checkpoint
 from what_next.agent import Agent
 from what_next.alarms import Alarms
-from what_next.errors import TrainingError
+from what_next.artefacts import read_manifest
+from what_next.errors import ModelError, SetupError, TrainingError
 from what_next.learning import Step
 from what_next.state import State
 from what_next.validation import validate
@@ -26,7 +29,15 @@ class Watch:
         over: nothing better came for as long as `patience` says.
     """
 
-    def __init__(self, agent: Agent, state: State, rng: np.random.Generator, run: str) -> None:
+    def __init__(
+        self, agent: Agent, state: State, rng: np.random.Generator, run: str, *, resumed: bool = False
+    ) -> None:
+        """Of a new run, or of one that is gone on with.
+
+        Raises:
+            SetupError: there is `patience`, and nobody to measure on.
+            ModelError: the run was made on another split.
+        """
         self.agent, self.state, self.rng, self.run = agent, state, rng, run
         self.setup = agent.setup
         self.made_on = {"data": state.dataset.name, "split": state.split.hash}
@@ -34,8 +45,29 @@ class Watch:
         self.steps: list[Step] = []
         self.targets, self.saved = 0, agent.histories
         self.start, self.seconds = time.perf_counter(), 0.0
+        self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is gone on with
         self.valid: dict[str, float] = {}
         self.best, self.worse, self.over = -np.inf, 0, False
+        if self.setup.patience and not len(state.split.validation):
+            raise SetupError("patience is set, and the split has no validation users; raise split.validation")
+        if resumed:
+            self._go_on(read_manifest(self.setup.model_agent_path).metrics)
+
+    def _go_on(self, before: Mapping[str, Any]) -> None:
+        """Take over what the last save says of the run so far."""
+        if before.get("split", self.made_on["split"]) != self.made_on["split"]:
+            raise ModelError(
+                f"{self.setup.model_agent_path}: was trained on split {before['split']}, and {self.setup.data} is now "
+                f"split as {self.made_on['split']}; train anew, or start from it with --from"
+            )
+        self.before = {name: before.get(name, 0) for name in self.before}
+        if self.setup.patience and before.get("valid"):
+            self.valid = dict(before["valid"])
+            self.best = self._score(self.valid)
+
+    def _score(self, valid: Mapping[str, float]) -> float:
+        """The monitor's value."""
+        return next((value for name, value in valid.items() if name.startswith(self.monitor)), -np.inf)
 
     def see(self, step: Step) -> None:
         """One more step was taken."""
@@ -55,7 +87,7 @@ class Watch:
     def finish(self) -> None:
         """The last step was taken: save, and measure what is saved."""
         if self.setup.patience is None:
-            checkpoint.save(self.agent, self.rng, self.run, self.made_on)  # measuring may fail
+            checkpoint.save(self.agent, self.rng, self.run, self._metrics())  # measuring may fail
             self.valid = validate(self.agent, self.state)
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())
         elif not self.over and self.saved != self.agent.histories:
@@ -65,10 +97,10 @@ class Watch:
         """Save; with patience, only what is better than before."""
         self.saved = self.agent.histories
         if self.setup.patience is None:
-            checkpoint.save(self.agent, self.rng, self.run, self.made_on)
+            checkpoint.save(self.agent, self.rng, self.run, self._metrics())
             return
         valid = validate(self.agent, self.state)
-        score = next((value for name, value in valid.items() if name.startswith(self.monitor)), np.inf)
+        score = self._score(valid)
         if score > self.best:
             self.best, self.worse, self.valid = score, 0, valid
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())
@@ -82,5 +114,14 @@ class Watch:
         return self.setup.monitor or ("spread" if self.setup.algorithm.trials else "ndcg@10")
 
     def _metrics(self) -> dict[str, object]:
-        alarms = {"alarms": list(self.alarms.told.values())} if self.alarms.told else {}
-        return {**self.made_on, **alarms, "valid": self.valid, "targets": self.targets, "seconds": self.seconds}
+        """What the manifest says of the run."""
+        found: dict[str, object] = {
+            **self.made_on,
+            "targets": self.targets + int(self.before["targets"]),
+            "seconds": round(self.seconds + self.before["seconds"], 3),
+        }
+        if self.valid:
+            found["valid"] = self.valid
+        if self.alarms.told:
+            found["alarms"] = list(self.alarms.told.values())
+        return found

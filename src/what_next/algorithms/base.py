@@ -36,6 +36,8 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """It tries items whose reward is known, as the founding algorithm does, and reads the log as histories alone."""
     needs_critic: ClassVar[bool] = False
     """`propose` or `rescore` reads networks besides encoder and actor, so that those are loaded for inference too."""
+    whole_catalogue: ClassVar[bool] = False
+    """Its losses take gradients for the vectors of all items, whatever the setting `loss` says."""
     usual: ClassVar[Mapping[str, object]] = {
         "split": "leave_last_out",
         "dim": 128,

@@ -116,6 +116,11 @@ class Ddpg(Algorithm):
         """The slow actor's points as the target reads them: unchanged."""
         return points
 
+    def estimates(self, nets: Networks, batch: Trajectories, items: ItemSpace) -> Float[Tensor, "steps"] | None:
+        """The (first) critic's."""
+        found: Tensor = nets["critic"](batch.states, on_sphere(items).rows(batch.actions))[0]
+        return found
+
     def propose(
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
     ) -> Float[Tensor, "*grid dim"]:

@@ -48,4 +48,4 @@ def best_values(
 
 def largest(weights: Float[Tensor, "steps"]) -> float:
     """The largest of some weights, for the alarms; 0 without steps."""
-    return float(weights.max()) if len(weights) else 0.0
+    return float(weights.detach().max()) if len(weights) else 0.0

@@ -69,7 +69,7 @@ class Iql(Algorithm):
             slow = items.slow_values(target["critic"](states), batch.actions)
             targets = td_target(batch.rewards, batch.discounts, nets["value"](batch.next_states))
         weights = advantage_weights(self.beta * (slow - expected), cap=self.largest_weight)
-        batch.notes["largest_weight"] = largest(weights)
+        batch.notes["largest_weight"] = largest((self.beta * (slow - expected)).clamp(max=80).exp())  # before the cap
         values = items.values(nets["critic"](batch.states), batch.actions)
         return {
             "actor": items.cross_entropy(nets["actor"](batch.states), batch.actions, weights),

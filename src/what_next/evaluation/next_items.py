@@ -46,6 +46,11 @@ class Targets:
         rewards = None if dataset.rewards is None else dataset.rewards[places].astype(np.float64)
         return cls(users, last, dataset.items[places], rewards)
 
+    def of_rows(self, rows: Int[np.ndarray, "rows"]) -> "Targets":
+        """Some of them."""
+        rewards = None if self.rewards is None else self.rewards[rows]
+        return Targets(self.users[rows], self.before[rows], self.items[rows], rewards)
+
     def __len__(self) -> int:
         """How many targets there are."""
         return len(self.users)

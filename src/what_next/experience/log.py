@@ -41,7 +41,7 @@ class LogExperience(Experience):
             None if setup.inputs.items == "learned" else catalogue.vectors,
             setup.inputs.items != "attributes",
             seen=self.space.seen.astype(np.int64),
-            sparse=setup.inputs.items == "learned" and setup.loss.name != "softmax" and len(catalogue) >= SPARSE,
+            sparse=self.by_row,
         )
         sizes = EncoderSizes(setup.dim, setup.layers, setup.dropout, numbers, setup.max_length)
         heads = self.algorithm.networks(
@@ -50,6 +50,13 @@ class LogExperience(Experience):
             rng,
         )
         return {"encoder": ENCODERS[setup.model](items, sizes), **heads}
+
+    @property
+    def by_row(self) -> bool:
+        """Whether a step moves the rows of the item vectors that it drew alone."""
+        setup, items = self.setup, len(self.space.catalogue)
+        sampled = setup.loss.name != "softmax" and not self.algorithm.whole_catalogue
+        return sampled and setup.inputs.items == "learned" and items >= SPARSE
 
     def window(self, history: History) -> History:
         """All of it."""
@@ -100,14 +107,19 @@ class LogExperience(Experience):
 
             count = self.algorithm.rescored
             ranked = Ranked(
-                self.algorithm.vectors(vectors), rescored=len(vectors) if count < 0 else count, rescore=rescore
+                self.algorithm.vectors(vectors),
+                temperature=0.0 if self.algorithm.needs_critic else 1.0,  # values are no logits to draw by
+                rescored=len(vectors) if count < 0 else count,
+                rescore=rescore,
             )
         return Proposal(points.cpu().numpy(), ranked=ranked)
 
     def encode(self, encoder: nn.Module, events: Events) -> Float[Tensor, "batch time dim"]:
         """The states, with matrix products in the precision of the setup."""
         if self.setup.compile:
-            encoder = self.compiled.setdefault(encoder, torch.compile(encoder, dynamic=True))
+            if encoder not in self.compiled:
+                self.compiled[encoder] = torch.compile(encoder, dynamic=True)
+            encoder = self.compiled[encoder]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             states: Tensor = encoder(events)
         return states.float()
@@ -208,7 +220,7 @@ class LogExperience(Experience):
         logits = self.algorithm.propose(nets, some) @ vectors.T
         logs, first = logits.log_softmax(1), logits.argmax(1)
         notes = {
-            "largest_reward": float(batch.rewards.abs().max()),
+            "largest_reward": float(np.abs(self.rewards).max()),
             "entropy_share": float(-(logs.exp() * logs).sum(1).mean()) / np.log(len(vectors)),
             "top_share": float(torch.bincount(first).max()) / len(first),
         }

@@ -71,6 +71,7 @@ class Entrant:
     state: State
     beside: str
     shuffled: bool = False
+    ablated: bool = False
 
     def of(self, seed: int | None) -> Setup:
         """The setup of a seed, trained where it is not.
@@ -81,7 +82,7 @@ class Entrant:
         setup = self.setup if seed is None else of_seed(self.setup, seed)
         if is_trained(setup, self.state):
             return setup
-        if seed is None and not self.shuffled and setup.model_agent_path.exists():
+        if seed is None and not self.ablated and setup.model_agent_path.exists():
             raise ModelError(
                 f"{setup.model_agent_path}: was made by other settings than its setup has now, or not trained to its "
                 "end; train it first (`what-next train SETUP`), or compare with --seeds, which trains beside it"
@@ -139,9 +140,12 @@ def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[st
             continue
         if {network for moved in setup.algorithm.moves.values() for network in moved} - {"encoder", "actor"}:
             plain = beside(setup, "critic-off").model_copy(update={"algorithm": NextItem()})
-            yield f"{name}, {OFF}", Entrant(plain, State(state.dataset, plain, state.space), name)
+            yield f"{name}, {OFF}", Entrant(plain, State(state.dataset, plain, state.space), name, ablated=True)
         if np.ptp(ShuffledState(state.dataset, setup, state.space).own[1]):  # else there is nothing to shuffle
-            yield f"{name}, {SHUFFLED}", Entrant(beside(setup, "rewards-shuffled"), state, name, shuffled=True)
+            yield (
+                f"{name}, {SHUFFLED}",
+                Entrant(beside(setup, "rewards-shuffled"), state, name, shuffled=True, ablated=True),
+            )
 
 
 def _alike(setups: Mapping[str, Setup], entrants: Mapping[str, Entrant]) -> None:

@@ -38,7 +38,7 @@ def select_ranked(
     """
     batch, items = len(points), len(ranked.vectors)
     outcome = Selection.nothing(batch, slots, propensities)
-    step = max(1, CHUNK // max(1, items))
+    step = max(1, CHUNK // max(1, items, ranked.rescored * ranked.vectors.shape[1]))
     for start in range(0, batch, step):
         part = slice(start, min(start + step, batch))
         scores = torch.from_numpy(points[part]).to(ranked.vectors) @ ranked.vectors.T
