@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import SparseAdam
+from torch.optim import Optimizer, SparseAdam
 
 from what_next.agent import Agent
 from what_next.artefacts import Manifest, critic_beside, read_models, read_rest, write_models
@@ -89,14 +89,7 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
     for name, net in agent.nets.items():
         saved.fill(name, net)
     for name, optimiser in agent.optimisers.items():
-        state: dict[int, dict[str, Any]] = {}
-        for key, value in tensors.items():
-            owner, place, field = (*key.split(".", 2), "")[:3]
-            if owner == name:
-                # SparseAdam counts its steps by a plain number, and computes otherwise with a tensor.
-                plain = field == "step" and isinstance(optimiser, SparseAdam)
-                state.setdefault(int(place), {})[field] = int(value) if plain else value
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+        _fill_optimiser(optimiser, name, tensors)
     for name, net in agent.slow.items():
         prefix = f"{SLOW}.{name}."
         net.load_state_dict(
@@ -108,6 +101,18 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
     if setup.seconds:  # the limit may have been changed
         agent.spent = position.get("spent", 0.0) * (manifest.setup.get("seconds") or 0.0) / setup.seconds
     return manifest.run
+
+
+def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Set what an optimiser remembers of each weight."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        owner, place, field = (*key.split(".", 2), "")[:3]
+        if owner == name:
+            # SparseAdam counts its steps by a plain number, and computes otherwise with a tensor.
+            plain = field == "step" and isinstance(optimiser, SparseAdam)
+            state.setdefault(int(place), {})[field] = int(value) if plain else value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
 
 def open_state(setup: Setup, *, resume: bool = False, origin: Path | None = None) -> State:

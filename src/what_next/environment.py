@@ -65,8 +65,7 @@ class Environment:
             TrainingError: a loss was not a finite number; the last good save is kept.
             SaveError: a model could not be written; this is tried before the first step.
         """
-        paths = tuple(path for path in (self.setup.model_agent_path, self.setup.model_critic_path) if path)
-        check_paths(paths)
+        check_paths(self.setup.model_paths)
         agent, state, setup = self.agent.wake_agent(), self.state, self.setup
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if self.origin:
@@ -95,14 +94,18 @@ class Environment:
                 watch.see(step)
             seconds = time.perf_counter() - start
             watch.finish()
+        return self._told(watch, seconds)
+
+    def _told(self, watch: Watch, seconds: float) -> Report:
+        """What training returns."""
         return Report(
-            agent.histories,
+            self.agent.histories,
             watch.targets,
             seconds,
             tuple(watch.steps),
             watch.valid,
-            paths,
-            passes=agent.histories / len(state.train_users),
+            self.setup.model_paths,
+            passes=self.agent.histories / len(self.state.train_users),
             alarms=tuple(watch.alarms.told.values()),
             stopped=not (self.done() or watch.over),
         )

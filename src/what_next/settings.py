@@ -8,20 +8,19 @@ import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import Any, Literal
 
 from pydantic import (
     Field,
     ValidationError,
-    WrapValidator,
     field_serializer,
     field_validator,
     model_validator,
 )
 
-from what_next.algorithms import Algorithm, WhatNext, known_algorithms
-from what_next.errors import SetupError
+from what_next.algorithms import Algorithm, WhatNext
 from what_next.rewards import Spread
+from what_next.setup_algorithms import ALGORITHMS, AnyAlgorithm, with_usual
 from what_next.setup_file import Entry, parse_file, parse_overrides, parse_text, quote, read_entries
 from what_next.setup_groups import Group, Inputs, Loss, Reward, Selection, Split
 from what_next.setup_schema import allowed, explain, leaves, listed, nest, override, resolve
@@ -39,31 +38,6 @@ __all__ = [
     "read_entries",
     "reference",
 ]
-
-
-ALGORITHMS = known_algorithms()
-"""Every algorithm that a setup may name."""
-
-
-def _algorithm(value: object, choose: Callable[[object], Algorithm]) -> Algorithm:
-    """An object passes as it is, so that Python users may bring their own; a name or a dictionary is looked up."""
-    if isinstance(value, Algorithm):
-        return value
-    if isinstance(value, dict):
-        return choose({"name": "whatnext", **value})
-    return choose({"name": value} if isinstance(value, str) else value)
-
-
-if TYPE_CHECKING:
-    AnyAlgorithm = Algorithm
-elif len(ALGORITHMS) == 1:
-    AnyAlgorithm = Annotated[WhatNext, WrapValidator(_algorithm)]
-else:
-    AnyAlgorithm = Annotated[
-        Union[tuple(ALGORITHMS.values())],  # noqa: UP007 (made at run time)
-        Field(discriminator="name"),
-        WrapValidator(_algorithm),
-    ]
 
 
 class Setup(Group):
@@ -200,6 +174,11 @@ class Setup(Group):
         return self.model_dump(mode="json")
 
     @property
+    def model_paths(self) -> tuple[Path, ...]:
+        """Where the models are."""
+        return tuple(path for path in (self.model_agent_path, self.model_critic_path) if path)
+
+    @property
     def log_path(self) -> Path:
         """Where the log of training is written."""
         return self.log or self.model_agent_path.with_suffix(".jsonl")
@@ -247,28 +226,10 @@ class Setup(Group):
     def _explained(cls, data: object, validate: Callable[[object], "Setup"], info: Any) -> "Setup":
         """Last, around all others: what pydantic refuses is told as a `SetupError`."""
         try:
-            return validate(_with_usual(data))
+            return validate(with_usual(data))
         except ValidationError as error:
             origin = info.context or {"entries": {}, "source": "Setup"}
             raise explain(error, cls, origin["entries"], origin["source"]) from None
-
-
-def _with_usual(data: object) -> object:
-    """The values with the defaults of their algorithm where they say nothing."""
-    if not isinstance(data, dict):
-        return data
-    chosen = data.get("algorithm", "whatnext")
-    name = str(chosen.get("name", "whatnext") if isinstance(chosen, dict) else chosen)
-    algorithm = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(name)
-    if algorithm is None:
-        raise SetupError(f"algorithm is {name!r}; allowed: {listed(list(ALGORITHMS), 'or')}")
-    usual = algorithm.defaults()
-    if "epochs" in data:
-        usual.pop("passes", None)
-    group = data.get("split")
-    if isinstance(group, dict) and "name" not in group and "split" in usual:  # `split.seed` alone
-        data = {**data, "split": {"name": usual["split"], **group}}
-    return {**usual, **data}
 
 
 @dataclass(frozen=True)

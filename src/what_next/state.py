@@ -246,16 +246,9 @@ class State:
         if ranked is not None:
             chosen = select_ranked(points, ranked, slots=slots, rng=rng, **masks)
         else:
-            chosen = self.box.select(
-                points,
-                tolerance=self.space.tolerance,
-                relax=self.setup.relax if relax is None else relax,
-                slots=slots,
-                rng=rng,
-                score=score,
-                candidates=self.setup.selection.candidates if score else 0,
-                **masks,
-            )
+            masks["relax"] = self.setup.relax if relax is None else relax
+            masks["candidates"] = self.setup.selection.candidates if score else 0
+            chosen = self.box.select(points, tolerance=self.space.tolerance, slots=slots, rng=rng, score=score, **masks)
         grid = (*attributes.shape[:-1], slots)
         items = chosen.items.reshape(grid)
         return Product(
