@@ -1,16 +1,15 @@
 """Beside RecTools SASRec and RecBole GRU4Rec: targets per second, and the time to the quality that they have.
 
 Prints JSON lines. The peers run by scripts of their own, each in an environment of its own, on the same data, split
-and number of threads; where one is missing, a line says so. Ours is `next_item` with an LSTM of dim 128. A peer's time to its
-quality is that of the epochs that this takes it, at the rate measured here; with --full it is run for all of them.
-Ours counts training alone, without imports, reading and judging; the test targets are judged after every pass.
+and number of threads; where one is missing, a line says so. Ours is `next_item` with an LSTM of dim 128. A peer's time
+to its quality is that of the epochs that this takes it, at the rate measured here; with --full it is run for all of
+them. Ours counts training alone, without imports, reading and judging; the test targets are judged after every pass.
 """
 
 import argparse
 import json
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,7 +125,8 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="run the peers for all their epochs")
     arguments = parser.parse_args()
     if not arguments.scripts.is_dir():
-        sys.exit(f"{arguments.scripts}: the peers' scripts are not there; name their folder with --scripts")
+        tell(missing=f"{arguments.scripts}: the peers' scripts; name their folder with --scripts")
+        return
     for name in arguments.peer or PEERS:
         peer, threads = PEERS[name], arguments.threads
         epochs = peer["epochs"] if arguments.full else peer["tried"]
