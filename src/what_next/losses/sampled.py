@@ -157,9 +157,11 @@ def gbce(
     Negatives are meant to be drawn uniformly; draws that hit the action are left out. Unlike in the paper all steps
     share them, so draw many more than its 256 (some thousands): too few are pushed down together, step by step.
 
+    The arguments are those of `sampled_softmax`, and:
+
     Args:
-        points, values, vectors, actions, negatives, weights, precision: as for `sampled_softmax`.
-        items: in the catalogue. calibration: t, in [0, 1].
+        items: in the catalogue.
+        calibration: t, in [0, 1].
     """
     assert 0 <= calibration <= 1, f"the calibration t lies in [0, 1], not {calibration}"
     beta = gbce_beta(negatives.drawn, items, calibration)
