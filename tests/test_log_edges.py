@@ -129,3 +129,12 @@ class TestEdges:
         split = {"name": "users", "validation": 0.0}
         with pytest.raises(SetupError, match="no validation users"):
             run(dataset, log_setup(setup_of, tmp_path, patience=2, split=split))
+
+    @pytest.mark.slow
+    def test_a_compiled_encoder_learns_the_same(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+        plain, compiled = (
+            run(dataset, log_setup(setup_of, tmp_path / str(on), compile=on, dropout=0.0, precision="fp32"))[1]
+            for on in (False, True)
+        )
+        losses = [[step.losses["actor"] for step in report.steps] for report in (plain, compiled)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
