@@ -39,7 +39,7 @@ def test_the_actor_imitates_what_was_better_than_the_value(cap: float, of_a: flo
     given = batch()
     found = Iql(beta=2, largest_weight=cap).losses(nets, target, given, items_of(VECTORS), 0, RNG)["actor"]
     assert found.item() == pytest.approx(weighted(of_a, math.exp(-1)), rel=1e-6)
-    assert given.notes["largest_weight"] == pytest.approx(of_a)
+    assert given.notes["largest_weight"] == pytest.approx(math.exp(3))  # before the cap
 
 
 def test_with_beta_0_it_is_the_supervised_floor() -> None:
