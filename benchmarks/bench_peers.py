@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ def run_peer(name: str, scripts: Path, epochs: int, threads: int) -> dict[str, A
         tell(peer=name, missing=str(python if script.exists() else script))
         return None
     command = [python, script, peer["data"], "--epochs", str(epochs), "--threads", str(threads)]
-    told = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd="/tmp", check=False)
+    told = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=tempfile.gettempdir(), check=False)
     if told.returncode:
         tell(peer=name, failed=told.stderr.strip().splitlines()[-1:])
         return None
