@@ -54,7 +54,9 @@ def run_peer(name: str, scripts: Path, epochs: int, threads: int) -> dict[str, A
         tell(peer=name, missing=str(python if script.exists() else script))
         return None
     command = [python, script, peer["data"], "--epochs", str(epochs), "--threads", str(threads)]
-    told = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=tempfile.gettempdir(), check=False)
+    told = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, cwd=tempfile.gettempdir(), check=False
+    )
     if told.returncode:
         tell(peer=name, failed=told.stderr.strip().splitlines()[-1:])
         return None
