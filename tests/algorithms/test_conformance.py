@@ -51,7 +51,7 @@ class Undescribed(NextItem):
 class Homeless(NextItem):
     """Moves a network that is not there."""
 
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "critic")}
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "twin")}
 
 
 class Unnamed(NextItem):
@@ -160,7 +160,7 @@ class Secretive(Sqn):
 
 BROKEN = [
     (Undescribed, "describes_its_settings", "no description: weight"),
-    (Homeless, "names_networks_that_exist", "name 'critic', and there is no such network"),
+    (Homeless, "names_networks_that_exist", "name 'twin', and there is no such network"),
     (Unnamed, "names_networks_that_exist", "losses {'actor'} are not in moves"),
     (Idle, "losses_reach_what_they_move", "moves ['encoder'], but has no gradient for it"),
     (Chasing, "losses_reach_what_they_move", "'critic': its target carries a gradient"),

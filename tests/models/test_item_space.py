@@ -161,12 +161,3 @@ def test_what_runs_over_all_items():
     assert items.best(value)[1].item() == 1
     assert items.best(value, within=one, threshold=0.5)[1].item() == 0
     assert items.expectation(one, value).item() == pytest.approx(5 - 0.75 * log(3))
-
-
-def test_negatives_are_uniform_and_seeded():
-    items = ItemSpace.of(torch.zeros(4, 2))
-    drawn = items.negatives(40_000, rng())
-    assert drawn.shape == (40_000,)
-    assert drawn.dtype == torch.int64
-    assert (drawn.bincount(minlength=4) / 40_000 - 0.25).abs().max() < 0.01
-    assert torch.equal(drawn, items.negatives(40_000, rng()))

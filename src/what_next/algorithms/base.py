@@ -74,12 +74,17 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """New networks besides the encoder; `actor` is saved in the agent's file, all others in the critic's.
 
+        By default a policy, and Q values where a loss moves a `critic`.
+
         Args:
             sizes: `dim` is the width of the encoder's states and of the item vectors.
             vectors: attributes of the items that have a training event, standardised.
             rng: for what is drawn from them; the weights follow torch's own generator.
         """
-        return {"actor": Point(sizes.dim)}
+        heads = {"actor": Point(sizes.dim)}
+        if any("critic" in moved for moved in self.moves.values()):
+            heads["critic"] = Point(sizes.dim, offset=True)
+        return heads
 
     def inputs(self, events: Events, returns: Float[Tensor, "batch time"] | None) -> Events:
         """What the encoder reads. `returns` after each event are known in training alone; None: at inference."""

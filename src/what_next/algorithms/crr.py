@@ -5,15 +5,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, Networks, Search
 from what_next.algorithms.double_q import largest
 from what_next.losses import advantage_weights, td_loss, td_target
-from what_next.models.actor_critic import Sizes
-from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
 from what_next.types import Trajectories
 
@@ -38,10 +36,6 @@ class Crr(Algorithm):
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("actor", "critic")
-
-    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """See `Algorithm.networks`."""
-        return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True)}
 
     def losses(
         self,

@@ -5,15 +5,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, Networks, Search
 from what_next.algorithms.double_q import best_values
 from what_next.losses import mean, td_target
-from what_next.models.actor_critic import Sizes
-from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
 from what_next.types import Trajectories
 
@@ -34,10 +32,6 @@ class Snqn(Algorithm):
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("critic",)
-
-    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """See `Algorithm.networks`."""
-        return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True)}
 
     def losses(
         self,

@@ -170,7 +170,3 @@ class ItemSpace:
     def logsumexp(self, points: Float[Tensor, "steps columns"]) -> Float[Tensor, "steps"]:
         """log of the sum over items of exp <point, item>, with gradient."""
         return losses.logsumexp(points, self.vectors)
-
-    def negatives(self, count: int, rng: np.random.Generator) -> Int64[Tensor, "count"]:
-        """Items drawn uniformly, with replacement."""
-        return torch.from_numpy(rng.integers(len(self), size=count)).to(self.vectors.device)
