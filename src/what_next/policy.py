@@ -3,8 +3,12 @@
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
 
 from what_next.agent import Agent
+from what_next.retrieval import chances_ranked, scored
 from what_next.state import State
 from what_next.types import History, Slate
 
@@ -42,3 +46,41 @@ class LearnedPolicy:
         # A point in a learned space says nothing to people.
         points = proposal.points if proposal.ranked is None else None
         return Slate(product.items, product.propensities, product.fallback, points, product)
+
+    def scored(self, history: History, **masks: Any) -> Float[Tensor, "batch items"] | None:
+        """The score of every item by which `act` ranks them; None for an agent that proposes points and has no scores.
+
+        Args:
+            history: what each user heard; only the latest events count.
+            masks: `allowed` and `exclude`: minus infinity where an item is not permitted.
+        """
+        proposal = self.agent.predict(history)
+        if proposal.ranked is None:
+            return None
+        return torch.cat([scores for _, scores in scored(proposal.points, proposal.ranked, **masks)])
+
+    def chances(self, history: History, **masks: Any) -> Float64[np.ndarray, "batch items"]:
+        """The exact probability of every item to be the first that `act` draws with a generator.
+
+        A row sums to 1, or to 0 where no item is permitted (`allowed` and `exclude`).
+        """
+        proposal = self.agent.predict(history)
+        if proposal.ranked is not None:
+            return chances_ranked(proposal.points, proposal.ranked, **masks)
+        state = self.state
+        return state.box.chances(
+            proposal.points,
+            tolerance=state.space.tolerance,
+            relax=state.setup.relax,
+            score=proposal.score,
+            candidates=state.setup.selection.candidates if proposal.score else 0,
+            **masks,
+        )
+
+    def log_prob(
+        self, history: History, items: Int[np.ndarray, "batch"], **masks: Any
+    ) -> Float64[np.ndarray, "batch"]:
+        """The log of the probability that `act` draws this item first; minus infinity where it never does."""
+        with np.errstate(divide="ignore"):
+            logs: Float64[np.ndarray, "batch"] = np.log(self.chances(history, **masks)[np.arange(len(items)), items])
+        return logs

@@ -7,20 +7,15 @@ from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, UInt64
 
 from what_next.retrieval import bits
 from what_next.retrieval.bitmaps import RangeBitmaps
-from what_next.retrieval.choice import Rule, Selection, choose
+from what_next.retrieval.choice import Rule, Selection, choose, first_chances
 from what_next.retrieval.nearest import Nearest
-from what_next.retrieval.pool import INSIDE, OUTSIDE, Pool
+from what_next.retrieval.pool import INSIDE, Matches, Pool, fewest, merged
 from what_next.types import Score
 
 CHUNK_WORDS = 2**20
 """Words of the sets at work at a time."""
 CHUNK_PAIRS = 2**21
 """Candidates taken out of those sets at a time: bounds the memory at some hundred MB even where every item matches."""
-
-
-Matches = tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]
-"""Row, item and place (see Pool), by row, then item."""
-_Merged = tuple[Int64[np.ndarray, "merged"], Int64[np.ndarray, "merged"], Int64[np.ndarray, "merged"]]
 
 
 class Box:
@@ -100,6 +95,30 @@ class Box:
             choose(self._pool(points[part], matches, permitted, rule, propensities), rule, outcome.part(part))
         return outcome
 
+    def chances(
+        self,
+        points: Float32[np.ndarray, "batch dim"],
+        *,
+        tolerance: float,
+        relax: float = 0.0,
+        allowed: Bool[np.ndarray, "items"] | Bool[np.ndarray, "batch items"] | None = None,
+        exclude: Int32[np.ndarray, "batch width"] | None = None,
+        score: Score | None = None,
+        candidates: int = 0,
+    ) -> Float64[np.ndarray, "batch items"]:
+        """The probability of every item to be the first that `select` draws; a row sums to 1, or 0 without items."""
+        self._check(points, tolerance, relax)
+        radii = np.full(points.shape, tolerance, np.float64)
+        reach = relax / 2 if relax / 2 > tolerance else 0.0
+        found = np.zeros((len(points), len(self)))
+        for part, words, permitted in self._found(points, radii, reach, allowed, exclude):
+            rows = part.stop - part.start
+            scored, averaged = score and _shifted(score, part.start), points.shape[1] if reach else 1
+            rule = Rule(np.zeros((rows, 1), np.int64), np.zeros((rows, 1, 1)), max(1, candidates), scored, averaged)
+            matches = self._matches(points[part], radii[part], reach, words)
+            first_chances(self._pool(points[part], matches, permitted, rule, True), rule, found[part])
+        return found
+
     def match_counts(self, points: Float32[np.ndarray, "batch dim"], tolerance: float) -> Int64[np.ndarray, "batch"]:
         """How many items lie in the box around each point."""
         self._check(points, tolerance)
@@ -164,11 +183,11 @@ class Box:
         greedy = rule.uniforms is None
         need = rule.attributes.shape[1] + (rule.candidates - 1 if greedy else 0)
         drawn = None if propensities else rule.attributes
-        short = np.flatnonzero(_fewest(rows, place, rule, len(points), drawn) < need)
+        short = np.flatnonzero(fewest(rows, place, rule.averaged, len(points), drawn) < need)
         if len(short):
             mask = permitted if len(permitted) == 1 else permitted[short]
             near, near_items, _ = self.neighbours.search(points[short], need, mask)
-            rows, items, place = _merged(matches, short[near], near_items, len(self))
+            rows, items, place = merged(matches, short[near], near_items, len(self))
         distances = np.full(len(rows), np.inf)
         measured = np.flatnonzero(np.isin(rows, short) | greedy)
         distances[measured] = self.neighbours.distances(points, rows[measured], items[measured])
@@ -254,28 +273,3 @@ class Box:
 def _shifted(score: Score, start: int) -> Score:
     """The same score for rows counted from the start of a chunk."""
     return lambda rows, items: score(rows + start, items)
-
-
-def _fewest(
-    rows: Int64[np.ndarray, "pairs"],
-    place: Int64[np.ndarray, "pairs"],
-    rule: Rule,
-    batch: int,
-    drawn: Int64[np.ndarray, "rows slots"] | None,
-) -> Int64[np.ndarray, "rows"]:
-    """The least number of matches over the attributes that are drawn, or over all that may be."""
-    width = rule.averaged + 1
-    counts = np.bincount(rows * width + place + 1, minlength=batch * width).reshape(batch, width)
-    matches = counts[:, :1] + counts[:, 1:]
-    if drawn is None:
-        drawn = np.broadcast_to(np.arange(rule.averaged), matches.shape)
-    fewest: Int64[np.ndarray, rows] = np.take_along_axis(matches, drawn, axis=1).min(axis=1)
-    return fewest
-
-
-def _merged(matches: Matches, near: Int64[np.ndarray, "near"], items: Int64[np.ndarray, "near"], width: int) -> _Merged:
-    """The matches and those near items that are not among them, by row, then item."""
-    keys = np.concatenate([matches[0] * width + matches[1], near * width + items])
-    keys, first = np.unique(keys, return_index=True)
-    place = np.concatenate([matches[2], np.full(len(near), OUTSIDE)])[first]
-    return keys // width, keys % width, place

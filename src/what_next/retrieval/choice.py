@@ -94,6 +94,23 @@ def propensity(
     return total / rule.averaged
 
 
+def first_chances(pool: Pool, rule: Rule, found: Float64[np.ndarray, "rows items"]) -> None:
+    """Fill in the probability of every item to be the first one, the rest as `propensity` has it for the winners."""
+    if not len(pool.items):
+        return
+    scores = None if rule.score is None else _checked(rule.score(pool.rows, pool.items))
+    for attribute in range(rule.averaged):
+        chosen, _ = pool.eligible(np.full(len(found), attribute))
+        pairs = np.flatnonzero(chosen)
+        rows, items = pool.rows[pairs], pool.items[pairs]
+        if scores is not None:  # the worst first, the higher item among equals
+            order = np.lexsort((-items, scores[pairs], rows))
+            rows, items = rows[order], items[order]
+        worse = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        chances = best_of_sample(worse, pool.count(chosen)[rows], rule.candidates)
+        found[rows, items] += chances / rule.averaged
+
+
 def _best(
     pool: Pool,
     positions: Int64[np.ndarray, "rows candidates"],

@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float64, Int64
 
 INSIDE = -1
 OUTSIDE = -2
+Matches = tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]
+"""Row, item and place (see Pool), by row, then item."""
 
 
 @dataclass(frozen=True)
@@ -91,3 +93,33 @@ def best_of_sample(
         factor = np.maximum(worse - step, 0) / np.maximum(size - 1 - step, 1)
         probability *= np.where(step < candidate_count - 1, factor, 1.0)
     return probability
+
+
+def fewest(
+    rows: Int64[np.ndarray, "pairs"],
+    place: Int64[np.ndarray, "pairs"],
+    averaged: int,
+    batch: int,
+    drawn: Int64[np.ndarray, "rows slots"] | None,
+) -> Int64[np.ndarray, "rows"]:
+    """The least number of matches over the attributes that are drawn, or over all that may be."""
+    width = averaged + 1
+    counts = np.bincount(rows * width + place + 1, minlength=batch * width).reshape(batch, width)
+    matches = counts[:, :1] + counts[:, 1:]
+    if drawn is None:
+        drawn = np.broadcast_to(np.arange(averaged), matches.shape)
+    least: Int64[np.ndarray, "rows"] = np.take_along_axis(matches, drawn, axis=1).min(axis=1)
+    return least
+
+
+def merged(
+    matches: tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]],
+    near: Int64[np.ndarray, "near"],
+    items: Int64[np.ndarray, "near"],
+    width: int,
+) -> tuple[Int64[np.ndarray, "merged"], Int64[np.ndarray, "merged"], Int64[np.ndarray, "merged"]]:
+    """The matches and those near items that are not among them, by row, then item."""
+    keys = np.concatenate([matches[0] * width + matches[1], near * width + items])
+    keys, first = np.unique(keys, return_index=True)
+    place = np.concatenate([matches[2], np.full(len(near), OUTSIDE)])[first]
+    return keys // width, keys % width, place

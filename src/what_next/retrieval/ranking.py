@@ -1,8 +1,10 @@
 """From a point to items by their scores `<point, item>`: the best ones, or a draw from the softmax over all."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64
 from torch import Tensor
 
 from what_next.retrieval.choice import Selection
@@ -36,15 +38,8 @@ def select_ranked(
         allowed: the permitted items, for all points or for each; `exclude`: items not permitted, -1 pads.
         propensities: whether to tell the probability of each step's choice, given those before it.
     """
-    batch, items = len(points), len(ranked.vectors)
-    outcome = Selection.nothing(batch, slots, propensities)
-    step = max(1, CHUNK // max(1, items, ranked.rescored * ranked.vectors.shape[1]))
-    for start in range(0, batch, step):
-        part = slice(start, min(start + step, batch))
-        scores = torch.from_numpy(points[part]).to(ranked.vectors) @ ranked.vectors.T
-        scores.masked_fill_(_forbidden(scores, part, allowed, exclude), -torch.inf)
-        if ranked.rescored:
-            scores = _again(scores, ranked, part)
+    outcome = Selection.nothing(len(points), slots, propensities)
+    for part, scores in scored(points, ranked, allowed, exclude):
         chosen, chances = _best(scores, slots) if rng is None else _drawn(scores, slots, ranked.temperature, rng)
         found = outcome.part(part)
         found.items[:, : chosen.shape[1]] = chosen.cpu().numpy()
@@ -56,19 +51,52 @@ def select_ranked(
     return outcome
 
 
-def _forbidden(
+def chances_ranked(
+    points: Float32[np.ndarray, "batch dim"],
+    ranked: Ranked,
+    *,
+    allowed: Allowed = None,
+    exclude: Int32[np.ndarray, "batch width"] | None = None,
+) -> Float64[np.ndarray, "batch items"]:
+    """The probability of every item to be the first that `select_ranked` draws; a row sums to 1, or 0 without items."""
+    found = np.zeros((len(points), len(ranked.vectors)))
+    for part, scores in scored(points, ranked, allowed, exclude):
+        if ranked.temperature:
+            found[part] = (scores / ranked.temperature).double().softmax(1).nan_to_num().cpu().numpy()
+        else:
+            best = _best(scores, 1)[0][:, 0].cpu().numpy()
+            found[part][best >= 0, best[best >= 0]] = 1
+    return found
+
+
+@torch.no_grad()
+def scored(
+    points: Float32[np.ndarray, "batch dim"],
+    ranked: Ranked,
+    allowed: Allowed = None,
+    exclude: Int32[np.ndarray, "batch width"] | None = None,
+) -> Iterator[tuple[slice, Float[Tensor, "rows items"]]]:
+    """The scores of all items for some points at a time; minus infinity where an item is not permitted."""
+    batch, items = len(points), len(ranked.vectors)
+    step = max(1, CHUNK // max(1, items, ranked.rescored * ranked.vectors.shape[1]))
+    for start in range(0, batch, step):
+        part = slice(start, min(start + step, batch))
+        scores = torch.from_numpy(points[part]).to(ranked.vectors) @ ranked.vectors.T
+        forbid(scores, part, allowed, exclude)
+        yield part, _again(scores, ranked, part) if ranked.rescored else scores
+
+
+def forbid(
     scores: Float[Tensor, "rows items"], part: slice, allowed: Allowed, exclude: Int32[np.ndarray, "batch width"] | None
-) -> Bool[Tensor, "rows items"]:
-    """Which items are not permitted."""
-    forbidden = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+) -> None:
+    """Set the scores of items that are not permitted to minus infinity."""
     if allowed is not None:
         mask = torch.from_numpy(~(allowed if allowed.ndim == 1 else allowed[part]))
-        forbidden |= mask.to(scores.device)
+        scores.masked_fill_(mask.to(scores.device), -torch.inf)
     if exclude is not None:
         rows, places = np.nonzero(exclude[part] >= 0)
         columns = exclude[part][rows, places].astype(np.int64)
-        forbidden[torch.from_numpy(rows).to(scores.device), torch.from_numpy(columns).to(scores.device)] = True
-    return forbidden
+        scores[torch.from_numpy(rows).to(scores.device), torch.from_numpy(columns).to(scores.device)] = -torch.inf
 
 
 def _again(scores: Float[Tensor, "rows items"], ranked: Ranked, part: slice) -> Float[Tensor, "rows items"]:
