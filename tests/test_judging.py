@@ -66,9 +66,13 @@ class TestNextItems:
     ) -> None:
         setup = setup_of(tmp_path, algorithm="next_item", passes=1)
         result = judge(setup, seeds=[0])
-        assert list(result["policies"]) == ["agent", "untrained", "random", "popular"]
-        metrics = ["hr@10", "ndcg@10", "reward@1", "spread@20", "coverage@10"]
-        assert all(list(one) == metrics for one in result["policies"].values())
+        baselines = ["popular", "popular_recent", "markov", "item_knn", "ease"]
+        assert list(result["policies"]) == ["agent", "untrained", "random", *baselines]
+        assert set(result["baselines"]) == set(baselines) - {"popular"}
+        names = ["hr", "ndcg", "mrr", "recall", "precision", "map", "novelty", "serendipity", "popularity_lift"]
+        names += ["diversity", "coverage", "gini"]
+        metrics = {"reward@1", "spread@20", *(f"{name}@10" for name in names)}
+        assert all(set(one) == metrics for one in result["policies"].values())
         assert result["split"]["kind"] == "leave_last_out"
         assert result["targets"]["users"] == 60
         assert json.dumps(judge(setup, seeds=[0]), allow_nan=False) == json.dumps(result, allow_nan=False)
@@ -86,7 +90,7 @@ class TestNextItems:
         assert len(known) == dataset.events - 2 * dataset.users
         counts = np.bincount(known, minlength=80)
         yardstick = yardstick_of(state, "test")
-        first = rules(yardstick, state)["popular"].slates[0, :, 0]
+        first = rules(yardstick, state)[0]["popular"].slates[0, :, 0]
         for user, item in enumerate(first):
             heard = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1] - 1]
             assert item not in heard
@@ -97,7 +101,7 @@ class TestNextItems:
     ) -> None:
         state = State(dataset, setup_of(tmp_path, algorithm="next_item", passes=1))
         yardstick = yardstick_of(state, "test")
-        judged = rules(yardstick, state)["popular"]
+        judged = rules(yardstick, state)[0]["popular"]
         vectors = torch.from_numpy(state.space.catalogue.vectors).double()
         user, item = 7, judged.slates[0, 7, 0]
         heard = vectors[dataset.items[dataset.offsets[user] : dataset.offsets[user] + 39].tolist()]
@@ -122,7 +126,8 @@ class TestNextItems:
         log = pl.DataFrame({"user_id": np.repeat(np.arange(30), 6), "item_id": np.tile(np.arange(20), 9)})
         monkeypatch.setattr(Dataset, "read", lambda path: Dataset.from_frame(log, name="bare"))
         result = judge(setup_of(tmp_path, algorithm="next_item", passes=1), seeds=[0])
-        assert list(result["policies"]["agent"]) == ["hr@10", "ndcg@10", "coverage@10"]
+        assert not {"reward@1", "spread@20", "diversity@10"} & set(result["policies"]["agent"])
+        assert {"hr@10", "ndcg@10", "coverage@10"} <= set(result["policies"]["agent"])
 
     def test_the_command_prints_a_table(
         self, log_file, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -77,10 +77,8 @@ class LearnedPolicy:
             **masks,
         )
 
-    def log_prob(
-        self, history: History, items: Int[np.ndarray, "batch"], **masks: Any
-    ) -> Float64[np.ndarray, "batch"]:
+    def log_prob(self, history: History, items: Int[np.ndarray, "batch"], **masks: Any) -> Float64[np.ndarray, "batch"]:
         """The log of the probability that `act` draws this item first; minus infinity where it never does."""
         with np.errstate(divide="ignore"):
-            logs: Float64[np.ndarray, "batch"] = np.log(self.chances(history, **masks)[np.arange(len(items)), items])
+            logs: Float64[np.ndarray, batch] = np.log(self.chances(history, **masks)[np.arange(len(items)), items])
         return logs

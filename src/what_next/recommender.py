@@ -81,7 +81,7 @@ class Recommender:
         else:
             raise CatalogueError("nobody to recommend to: give a user, or a history of item ids")
         found = self.recommend_histories(
-            known, k, seen=seen, context=context, mask=self.mask(allowed, blocked), rng=rng, propensities=True
+            known, k, seen=seen, context=context, mask=self.catalogue.mask(allowed, blocked), rng=rng, propensities=True
         )
         whose = None if user is None else str(user)
         return self._told(known, found, 0, whose, tuple(unknown))
@@ -124,7 +124,8 @@ class Recommender:
         rng: np.random.Generator | None = None,
     ) -> pl.DataFrame:
         """A frame of `user_id, rank, item_id, title` for every user of the data set."""
-        parts, mask = [self._ranked(np.array([], np.int32), np.zeros((0, k), np.int32))], self.mask(allowed, blocked)
+        mask = self.catalogue.mask(allowed, blocked)
+        parts = [self._ranked(np.array([], np.int32), np.zeros((0, k), np.int32))]
         lengths, start = self.state.dataset.lengths, 0
         while start < len(lengths):
             longest = int(lengths[start : start + CHUNK].max(initial=1))
@@ -177,27 +178,6 @@ class Recommender:
                 "give a history of item ids instead (--history)"
             )
         return found
-
-    def mask(
-        self, allowed: Iterable[str | int] | None, blocked: Iterable[str | int] = ()
-    ) -> Bool[np.ndarray, "items"] | None:
-        """The permitted items.
-
-        Raises:
-            CatalogueError: none is left.
-        """
-        blocked = list(blocked)
-        if allowed is None and not blocked:
-            return None
-        mask = np.full(len(self.catalogue), allowed is None)
-        if allowed is not None:
-            places = self.catalogue.index(list(allowed))
-            mask[places[places >= 0]] = True
-        places = self.catalogue.index(blocked)
-        mask[places[places >= 0]] = False
-        if not mask.any():
-            raise CatalogueError("no item of the catalogue is allowed and not blocked; nothing can be recommended")
-        return mask
 
     def _told(
         self, history: History, slate: Slate, row: int, user: str | None, unknown: tuple[str, ...] = ()

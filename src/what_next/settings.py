@@ -22,11 +22,12 @@ from what_next.algorithms import Algorithm, WhatNext
 from what_next.rewards import Spread
 from what_next.setup_algorithms import ALGORITHMS, AnyAlgorithm, with_usual
 from what_next.setup_file import Entry, parse_file, parse_overrides, parse_text, quote, read_entries
-from what_next.setup_groups import Group, Inputs, Loss, Reward, Selection, Split
+from what_next.setup_groups import Evaluation, Group, Inputs, Loss, Reward, Selection, Split
 from what_next.setup_schema import allowed, explain, leaves, listed, nest, override, resolve
 
 __all__ = [
     "ALGORITHMS",
+    "Evaluation",
     "Inputs",
     "Loss",
     "Reward",
@@ -63,6 +64,7 @@ class Setup(Group):
     )
     algorithm: AnyAlgorithm = Field(default=WhatNext(), description="the algorithm that trains the agent")
     split: Split = Split()
+    evaluation: Evaluation = Evaluation()
     window: int | None = Field(
         default=None,
         ge=3,
@@ -259,4 +261,6 @@ def _written(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, tuple) and value:
+        return quote(",".join(str(one) for one in value))
     return "none" if value in (None, ()) else str(value)

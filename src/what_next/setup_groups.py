@@ -1,8 +1,9 @@
 """The settings that belong together: groups of dotted keys."""
 
+from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from what_next import rewards
 from what_next.rewards import (
@@ -37,7 +38,23 @@ class Split(Group):
     test: float = Field(default=0.2, ge=0, lt=1, description="split users: the share of users set aside for the test")
     validation: float = Field(default=0.1, ge=0, lt=1, description="split users: the share set aside for validation")
     quantile: float = Field(default=0.9, gt=0.5, lt=1, description="split time: the share of events before the moment")
+    date: str | None = Field(
+        default=None, description="split time: the moment itself, such as 2000-11-30 or 2000-11-30T12:00 (UTC)"
+    )
     seed: int = Field(default=0, ge=0, lt=2**63, description="which users are set aside; it stays while `seed` varies")
+
+    @property
+    def moment(self) -> datetime | None:
+        """The date as a time."""
+        return None if self.date is None else datetime.fromisoformat(self.date)
+
+    @field_validator("date")
+    @classmethod
+    def _a_date(cls, value: str | None) -> str | None:
+        try:
+            return value and datetime.fromisoformat(value).isoformat()
+        except ValueError:
+            raise ValueError(f"split.date is {value!r}; allowed: a date such as 2000-11-30, or with a time") from None
 
     @model_validator(mode="after")
     def _leaves_some(self) -> "Split":
@@ -47,6 +64,28 @@ class Split(Group):
                 "train on; allowed: a sum below 1"
             )
         return self
+
+
+class Evaluation(Group):
+    """How next items are judged."""
+
+    k: tuple[int, ...] = Field(default=(10,), description="lengths of the slates that are judged; the first leads")
+    targets: Literal["last", "random", "successive", "all"] = Field(
+        default="last",
+        description="of a user's events in the part that is judged. last: the last one; random: one of them; "
+        "successive: each, after all before it; all: the set of them, after what came before the part",
+    )
+    seen: bool = Field(default=False, description="whether items of the history may be recommended")
+
+    @field_validator("k", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
+        given = [value] if isinstance(value, int) else value
+        words = [one for part in given for one in str(part).split(",")] if isinstance(given, list | tuple) else []
+        numbers = [int(one) for one in words if one.strip().isdecimal()]
+        if not numbers or len(numbers) < len(words) or min(numbers) < 1 or len(set(numbers)) < len(numbers):
+            raise ValueError(f"evaluation.k is {','.join(words)!r}; allowed: different whole numbers, such as 5,10,20")
+        return numbers
 
 
 class Selection(Group):

@@ -161,9 +161,9 @@ def allowed(field: FieldInfo) -> str:
         if get_origin(choice) is Literal:
             words.append(listed([str(one) for one in get_args(choice)], "or"))
         elif is_list(field):
-            words.append("ids")
+            words.append('whole numbers, such as "5,10"' if int in get_args(choice) else "ids")
         else:
-            names = {bool: "yes or no", int: "a whole number", float: "a number", Path: "a path"}
+            names = {bool: "yes or no", int: "a whole number", float: "a number", Path: "a path", str: "a text"}
             words.append(names.get(choice, str(getattr(choice, "__name__", choice))))
     bounds = [
         f"{say} {getattr(bound, name):g}"

@@ -18,7 +18,7 @@ def split_by(setup: Setup, dataset: Dataset) -> Split:
         return split_users(dataset, settings.test, settings.validation, settings.seed)
     if settings.name == "leave_last_out":
         return split_leave_last_out(dataset)
-    return split_time(dataset, settings.quantile)
+    return split_time(dataset, settings.quantile, settings.moment)
 
 
 def scaled_space(dataset: Dataset, split: Split) -> Space:

@@ -1,11 +1,13 @@
 """The judge of next items: whose targets, what counts as a hit, and means that are worked by hand."""
 
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
 
 from what_next.data import split_leave_last_out, split_time, split_users
+from what_next.errors import DataError
 from what_next.evaluation import Popular, RandomItem, Sampling
 from what_next.evaluation.evaluate_next import Yardstick, evaluate_next, judged_on
 from what_next.evaluation.next_items import Targets, rank
@@ -64,8 +66,45 @@ class TestTargets:
     def test_nobody_is_judged_on_a_first_event(self) -> None:
         data = build_world([[0], [1]], [A], [A, B], [B, A]).dataset
         split = split_users(data, test=0.6, validation=0.0)
-        found = Targets.of(data, replace(split, test=np.arange(3, dtype=np.int32)), "test")
+        everyone = replace(split, test=np.arange(3, dtype=np.int32), until=np.zeros(3, np.int64))
+        found = Targets.of(data, everyone, "test")
         assert found.users.tolist() == [1, 2]
+
+    def test_each_kind_takes_its_own_of_a_users_events(self) -> None:
+        world = build_world([[0], [1], [2], [3]], [A, B, C, B, D], [C, D, A], [B])
+        data = replace(world.dataset, timestamps=np.array([0, 1, 2, 8, 9, 3, 4, 9, 9], np.int64))
+        split = split_time(data, 5 / 9 + 0.01)
+        assert split.test.tolist() == [0, 1, 2]
+        found = {kind: Targets.of(data, split, "test", kind) for kind in ("last", "random", "successive", "all")}
+        assert found["last"].before.tolist() == [4, 2]
+        assert found["successive"].users.tolist() == [0, 0, 1]
+        assert found["successive"].before.tolist() == [3, 4, 2]
+        assert found["successive"].items.tolist() == [B, D, A]
+        assert found["all"].before.tolist() == [3, 2]
+        assert found["all"].relevant.tolist() == [[B, D], [A, -1]]
+        assert {one.without_history for one in found.values()} == {1}  # the third user has nothing to go by
+        drawn = {int(Targets.of(data, split, "test", "random", seed).before[0]) for seed in range(20)}
+        assert drawn == {3, 4}
+
+    def test_who_came_after_the_cut_is_judged_and_called_cold(self) -> None:
+        world = build_world([[0], [1], [2], [3]], [A, B, C, D], [C, B])
+        data = replace(world.dataset, timestamps=np.array([0, 1, 2, 9, 8, 9], np.int64))
+        split = split_time(data, 0.6)
+        assert split.test.tolist() == [0, 1]
+        assert split.cold("test").tolist() == [False, True]
+        told = judged_on(data, split, "test", Targets.of(data, split, "test"), [0], counts=np.array([1, 1, 1, 0]))
+        assert told["targets"]["cold_users"] == 1
+        assert told["targets"]["cold_items"] == 1
+
+    def test_a_split_at_a_date_is_that_at_the_share_of_events_before_it(self) -> None:
+        data = build_world([[0], [1]], [A, B] * 5).dataset
+        day = 24 * 3600 * 10**6
+        data = replace(data, timestamps=np.arange(10, dtype=np.int64) * day)
+        split = split_time(data, moment=datetime(1970, 1, 9))
+        assert (split.known.tolist(), split.until.tolist()) == ([6], [8])
+        assert split.hash == split_time(data, 0.8).hash
+        with pytest.raises(DataError, match="20% of the events come before 1970-01-03 00:00"):
+            split_time(data, moment=datetime(1970, 1, 3))
 
     def test_targets_that_the_history_holds_are_told(self, shop: World) -> None:
         assert targets_of(shop).held(shop.dataset).tolist() == [False, True]
@@ -120,7 +159,7 @@ class TestPopular:
 
 
 def yardstick(shop: World, **more) -> Yardstick:
-    return Yardstick(targets_of(shop), shop.history_of, 5, **{"k": 2, **more})
+    return Yardstick(more.pop("targets", targets_of(shop)), shop.history_of, 5, **{"ks": (2,), **more})
 
 
 class TestYardstick:
@@ -142,15 +181,34 @@ class TestYardstick:
         assert stick.told(stick.judge([Fixed(A, B)]))["coverage@2"]["mean"] == 2 / 5
         assert stick.told(stick.judge([Fixed(A, B), Fixed(A, -1)]))["coverage@2"]["mean"] == pytest.approx(1.5 / 5)
 
-    def test_chance_draws_and_all_others_are_greedy(self, shop: World) -> None:
-        stick, policy = yardstick(shop), Fixed(A, B)
-        stick.judge([policy])
-        stick.judge([policy], drawn=True)
-        (_, greedy, _), (_, drawn, _) = policy.asked
-        assert greedy is None
-        assert drawn is not None
-        chance = stick.judge([RandomItem(5)], drawn=True)
-        assert np.array_equal(chance.slates, stick.judge([RandomItem(5)], drawn=True).slates)
+    def test_chance_is_exact_and_its_slates_are_drawn_by_the_seed(self, shop: World) -> None:
+        # The first user may have D or E, and D came; all that the second may have is A, C and D, and E never comes.
+        shares = {seed: yardstick(shop, ks=(1,), seed=seed).judge([RandomItem(5)]) for seed in range(20)}
+        assert all(one.values["hr@1"].tolist() == [1 / 2, 0] for one in shares.values())
+        assert {int(one.slates[0, 0, 0]) for one in shares.values()} == {D, E}
+        assert np.array_equal(shares[3].slates, yardstick(shop, ks=(1,), seed=3).judge([RandomItem(5)]).slates)
+
+    def test_several_lengths_of_slates_are_judged_at_once(self, shop: World) -> None:
+        judged = yardstick(shop, ks=(2, 1)).judge([Fixed(E, D)])
+        assert judged.values["hr@1"].tolist() == [0, 1]
+        assert judged.values["hr@2"].tolist() == [1, 1]
+        assert judged.values["precision@2"].tolist() == [0.5, 0.5]
+        assert judged.slates.shape == (1, 2, 2)
+
+    def test_rows_of_one_user_are_averaged_before_users(self, shop: World) -> None:
+        targets = Targets.of(shop.dataset, split_users(shop.dataset, test=0.6, validation=0.0), "test", "successive")
+        stick = yardstick(shop, targets=targets)
+        judged = stick.judge([Fixed(D, E)])
+        told, rows = stick.told(judged)["hr@2"], judged.values["hr@2"]
+        assert told["n"] == len(set(targets.users.tolist())) < len(targets)
+        assert told["mean"] == np.mean([rows[targets.users == user].mean() for user in set(targets.users.tolist())])
+
+    def test_groups_are_means_over_their_own_users(self, shop: World) -> None:
+        groups = {"half": {"one": np.array([True, False]), "other": np.array([False, True])}}
+        apart = yardstick(shop, groups=groups).apart({"fixed": yardstick(shop).judge([Fixed(D, A)])})
+        means = {name: found["policies"]["fixed"]["hr@2"]["mean"] for name, found in apart["half"].items()}
+        assert means == {"one": 1, "other": 0}
+        assert apart["half"]["one"]["users"] == 1
 
     def test_the_spread_of_the_top_item_is_measured_where_items_have_attributes(self, shop: World) -> None:
         # The first user's last three events lie at 0, 1 and 3; sigma is that of 0, 1, 3 and 7.
@@ -165,7 +223,9 @@ class TestYardstick:
 
     def test_without_logged_rewards_none_are_told(self, shop: World) -> None:
         stick = replace(yardstick(shop), targets=replace(targets_of(shop), rewards=None))
-        assert set(stick.judge([Fixed(A, B)]).values) == {"hr@2", "ndcg@2"}
+        assert set(stick.judge([Fixed(A, B)]).values) == {
+            f"{name}@2" for name in ("hr", "ndcg", "mrr", "recall", "precision", "map")
+        }
 
 
 def yardstick_about(shop: World):
@@ -177,7 +237,9 @@ def test_the_result_names_its_targets_and_compares_the_learned_with_each_rival(s
     stick = yardstick(shop)
     names = ("agent", "untrained", "random", "popular")
     result = evaluate_next({name: stick.judge([Fixed(D, A)]) for name in names}, stick, yardstick_about(shop))
-    assert result["targets"] == {"users": 2, "held": 1}
+    assert result["targets"] == {
+        "kind": "last", "rows": 2, "users": 2, "held": 1, "cold_users": 0, "cold_items": None, "without_history": 0
+    }  # fmt: skip
     assert result["split"]["kind"] == "leave_last_out"
     assert result["split"]["hash"] == split_leave_last_out(shop.dataset).hash
     assert result["seeds"] == [3]

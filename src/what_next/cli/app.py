@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from what_next.cli import compare, data, model, tune
+from what_next.cli import compare, data, evaluate, model, tune
 from what_next.cli.guard import emit, guarded
 from what_next.data.files import write_files
 from what_next.data.known import KNOWN
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 model.register(app)
+app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("tune")(tune.tune)
 

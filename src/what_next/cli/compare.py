@@ -7,11 +7,11 @@ import typer
 from rich.console import Console
 
 from what_next.cli.data import Json
-from what_next.cli.guard import emit
-from what_next.cli.model import part_of, seeds_of
+from what_next.cli.evaluate import Allowed, Blocked, Groups, ReportFile, Split, mask_of, told
+from what_next.cli.words import part_of, seeds_of
 from what_next.errors import SetupError
-from what_next.evaluation.table import table
 from what_next.judging import compare as compare_setups
+from what_next.reporting import write_report
 from what_next.settings import Setup
 
 
@@ -25,24 +25,29 @@ def compare(
             help='"0,1,2": the means over models trained from these seeds, where missing, beside the setups\'.'
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")] = "test",
+    split: Split = "test",
     ablations: Annotated[
         bool,
         typer.Option("--ablations", help="Each setup also without its critic, and with rewards that tell nothing."),
     ] = False,
+    allowed: Allowed = None,
+    blocked: Blocked = None,
+    groups: Groups = False,
+    report: ReportFile = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Judge several setups on the same users' next items, each beside the first; train what is missing."""
     files = [word for word in words if "=" not in word or Path(word).exists()]
     if len(files) < 2 and not (files and ablations):
         raise SetupError("compare: give two setup files or more, or one with --ablations")
     overrides = [word for word in words if word not in files]
     setups = {name: Setup.read(file, overrides) for name, file in zip(_names(files), files, strict=True)}
-    result = compare_setups(setups, part_of(split), None if seeds is None else seeds_of(seeds), ablations=ablations)
-    if as_json:
-        emit(result)
-    else:
-        Console().print(table(result))
+    mask = mask_of(next(iter(setups.values())), allowed, blocked)
+    verdict = compare_setups(setups, part_of(split), seeds_of(seeds), ablations=ablations, allowed=mask)
+    if report:
+        write_report(verdict, report)
+        Console(stderr=True).print(f"{report} written", highlight=False)
+    return told(verdict.result, as_json, groups)
 
 
 def _names(files: list[str]) -> list[str]:

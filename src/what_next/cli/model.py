@@ -1,4 +1,4 @@
-"""`what-next run | train | recommend | evaluate | inspect`."""
+"""`what-next run | train | recommend | inspect`."""
 
 import json
 from dataclasses import asdict
@@ -15,12 +15,10 @@ from what_next.agent import Agent
 from what_next.artefacts import read_manifest
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, show
+from what_next.cli.words import ids_of
 from what_next.data.files import write_files
-from what_next.data.splits import Part
 from what_next.environment import Environment
-from what_next.errors import SetupError, WhatNextError
-from what_next.evaluation.table import table
-from what_next.judging import judge
+from what_next.errors import SetupError
 from what_next.policy import LearnedPolicy
 from what_next.recommendation import Recommendation
 from what_next.recommender import Recommender
@@ -83,7 +81,7 @@ def recommend(
     state = State.from_setup(settings)
     agent = Agent(settings, state.space).ready_agent()
     recommender = Recommender(LearnedPolicy(agent, state.within(agent.space)))
-    may, may_not = _ids(allowed, recommender) if allowed else None, _ids(blocked, recommender) if blocked else []
+    may, may_not = ids_of(allowed, recommender.catalogue), ids_of(blocked, recommender.catalogue) or []
     rng = None if seed is None else np.random.default_rng(seed)
     if everyone:
         if to is None or context:
@@ -110,26 +108,6 @@ def recommend(
     return 0
 
 
-def evaluate(
-    setup: SetupFile,
-    overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")] = "test",
-    seeds: Annotated[
-        str | None,
-        typer.Option(help='"0,1,2": judge the means over models trained from these seeds, beside the setup\'s.'),
-    ] = None,
-    as_json: Json = False,
-) -> int:
-    """Judge the agent beside rules and chance, on what training never saw."""
-    settings = Setup.read(setup, overrides or [])
-    result = judge(settings, part_of(split), None if seeds is None else seeds_of(seeds))
-    if as_json:
-        emit(result)
-    else:
-        Console().print(table(result))
-    return 0
-
-
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="MODEL", help="An agent's or critic's file.")], as_json: Json = False
 ) -> int:
@@ -147,24 +125,8 @@ def inspect(
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
-    for command in (run, train, recommend, evaluate, inspect):
+    for command in (run, train, recommend, inspect):
         app.command(command.__name__)(command)
-
-
-def part_of(split: str) -> Part:
-    """The value of `--split`."""
-    part: Part = "validation" if split == "validation" else "test"
-    if split != part:
-        raise SetupError(f"--split {split!r}: expected validation or test")
-    return part
-
-
-def seeds_of(text: str) -> list[int]:
-    """The value of `--seeds`."""
-    try:
-        return [int(one) for one in text.split(",")]
-    except ValueError:
-        raise SetupError(f"--seeds {text!r}: expected whole numbers, such as 0,1,2") from None
 
 
 def _print(found: Recommendation, as_json: bool) -> None:
@@ -172,19 +134,6 @@ def _print(found: Recommendation, as_json: bool) -> None:
         emit(asdict(found))
     else:
         Console().print(found)
-
-
-def _ids(path: Path, recommender: Recommender) -> list[str]:
-    """The ids of a file; those that the catalogue does not hold are told, and change nothing."""
-    try:
-        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise WhatNextError(f"{path}: cannot be read as a list of ids ({error}); write one id on each line") from None
-    unknown = [one for one, item in zip(ids, recommender.catalogue.index(ids), strict=True) if item < 0]
-    if unknown:
-        told = f"{path}: not in the catalogue, left out: {', '.join(unknown)}"
-        Console(stderr=True, soft_wrap=True).print(told, markup=False, highlight=False)
-    return ids
 
 
 def _numbers(pairs: list[str]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The items: ids, titles, and attributes with the scaling under which distances are taken."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
-from what_next.errors import DataError
+from what_next.errors import CatalogueError, DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,27 @@ class Catalogue:
     def index(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "n"]:
         """Positions of external ids, which are compared as text; -1 for those that are not here."""
         return np.array([self._by_text.get(str(one), -1) for one in ids], np.int32)
+
+    def mask(
+        self, allowed: Iterable[str | int] | None, blocked: Iterable[str | int] = ()
+    ) -> Bool[np.ndarray, "items"] | None:
+        """The items of some ids without those of others, ids that are not here passed over; None: all.
+
+        Raises:
+            CatalogueError: none is left.
+        """
+        blocked = list(blocked)
+        if allowed is None and not blocked:
+            return None
+        mask = np.full(len(self), allowed is None)
+        if allowed is not None:
+            places = self.index(list(allowed))
+            mask[places[places >= 0]] = True
+        places = self.index(blocked)
+        mask[places[places >= 0]] = False
+        if not mask.any():
+            raise CatalogueError("no item of the catalogue is allowed and not blocked; nothing can be recommended")
+        return mask
 
     @cached_property
     def _by_text(self) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -34,6 +35,12 @@ class Split:
     validation: Int32[np.ndarray, "n"]
     test: Int32[np.ndarray, "m"]
     hash: str
+
+    def cold(self, part: Part) -> Bool[np.ndarray, "judged"]:
+        """Which of the users of a part training knows nothing of, though the split sets nobody aside whole."""
+        users = self.validation if part == "validation" else self.test
+        unknown: Bool[np.ndarray, judged] = (self.known[users] == 0) & (self.kind != "users")
+        return unknown
 
     def targets(self, part: Part) -> tuple[Int64[np.ndarray, "users"], Int64[np.ndarray, "users"] | None]:
         """For each user, where the targets of a part start and end among their events; None: with the last."""
@@ -80,28 +87,53 @@ def split_leave_last_out(dataset: Dataset) -> Split:
     return _split(dataset, "leave_last_out", known, until, judged, judged)
 
 
-def split_time(dataset: Dataset, quantile: float = 0.9) -> Split:
+def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None = None) -> Split:
     """What happened after one moment is for the test, and as much before it for validation: nothing of the future.
+
+    Users whose first event came later are judged too: `cold` names them.
 
     Args:
         dataset: what to split.
         quantile: the share of all events before the test begins, in (0.5, 1); events that tie with it are the test's.
+        moment: when the test begins, instead (UTC where it names no zone).
 
     Raises:
-        DataError: there are no times, or no user has events before validation as well as in the test.
+        DataError: there are no times, too many or no events come after the moment, or no user has events before
+            validation as well as in the test.
     """
     if dataset.timestamps is None:
         raise DataError(f"{dataset.name}: a split by time needs times; split by users, or leave the last out")
-    if not 0.5 < quantile < 1:
+    if moment is not None:
+        quantile = _share_before(dataset.timestamps, moment, dataset.name)
+    elif not 0.5 < quantile < 1:
         raise DataError(f"{dataset.name}: the split's quantile is {quantile:g}; it must lie between 0.5 and 1")
     times = np.sort(dataset.timestamps)
     cuts = [times[int(share * len(times))] for share in (2 * quantile - 1, quantile)]
+    if moment is not None:
+        cuts[1] = _microseconds(moment)
     known, until = (_counts(dataset, dataset.timestamps < cut) for cut in cuts)
-    validated = np.flatnonzero((known > 0) & (until > known)).astype(np.int32)
-    tested = np.flatnonzero((known > 0) & (dataset.lengths > until)).astype(np.int32)
-    if not len(tested):
-        raise DataError(f"{dataset.name}: no user has events both before and after the cut; take another quantile")
+    validated = np.flatnonzero(until > known).astype(np.int32)
+    tested = np.flatnonzero(dataset.lengths > until).astype(np.int32)
+    if not (known[tested] > 0).any():
+        raise DataError(f"{dataset.name}: no user has events both before and after the cut; take another one")
     return _split(dataset, "time", known, until, validated, tested)
+
+
+def _microseconds(moment: datetime) -> int:
+    """Since 1970, UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1e6)
+
+
+def _share_before(times: Int64[np.ndarray, "events"], moment: datetime, name: str) -> float:
+    """The share of events before a moment."""
+    share = float((times < _microseconds(moment)).mean())
+    if not 0.5 < share < 1:
+        raise DataError(
+            f"{name}: {share:.0%} of the events come before {moment:%Y-%m-%d %H:%M}; the test must begin after more "
+            "than half of them, and before the last; take another date"
+        )
+    return share
 
 
 def _counts(dataset: Dataset, chosen: Bool[np.ndarray, "events"]) -> Int64[np.ndarray, "users"]:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
+from what_next.evaluation.accuracy import hit_rate, ndcg
 from what_next.evaluation.bootstrap import Interval, coverage, interval, seed_means, user_means
-from what_next.evaluation.ranking import hit_rate, ndcg
+from what_next.evaluation.places import Places
 from what_next.evaluation.sampling import Sampling
 from what_next.evaluation.windows import Windows
 from what_next.types import Policy, Slate
@@ -178,10 +179,9 @@ def _judge(group: Sequence[Policy], windows: Mapping[int, Windows], sampling: Sa
 def _ranked(slates: Sequence[Slate], windows: Windows, k: int) -> Values:
     """Whether and where the slates name the next item."""
     held = (windows.history.items == windows.following[:, None]).any(axis=1)
+    places = [Places.of_slates(slate.items, windows.following[:, None]) for slate in slates]
     return {
-        f"{name}@{k}": np.where(
-            held, np.nan, seed_means(np.stack([metric(slate.items, windows.following) for slate in slates]))
-        )
+        f"{name}@{k}": np.where(held, np.nan, seed_means(np.stack([metric(one, k) for one in places])))
         for name, metric in (("hr", hit_rate), ("ndcg", ndcg))
     }
 

@@ -1,26 +1,51 @@
 """The judge of next items: every policy on the same users, every metric as a mean over users with its interval.
 
-The seeds of training are averaged first, then the users. A difference of two policies is taken for each user.
+The seeds of training are averaged first, then the rows of a user, then the users. A difference of two policies is taken
+for each row.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int32
+from jaxtyping import Bool, Float64, Int32, Int64
 
 from what_next.data import Dataset, Split
 from what_next.data.splits import Part
-from what_next.evaluation.bootstrap import Interval, coverage, interval, seed_means
-from what_next.evaluation.next_items import Histories, Ranks, Targets, rank
+from what_next.evaluation.accuracy import average_precision, hit_rate, ndcg, precision, recall, reciprocal_rank
+from what_next.evaluation.beyond import (
+    Background,
+    Profile,
+    calibration,
+    diversity,
+    novelty,
+    popularity_lift,
+    serendipity,
+)
+from what_next.evaluation.bootstrap import Interval, coverage, gini, seed_means
+from what_next.evaluation.means import means
+from what_next.evaluation.next_items import Histories, Kind, Ranks, Targets, chunks, rank
+from what_next.evaluation.rules import Popular
 from what_next.evaluation.sampling import Sampling
 from what_next.types import History, Policy
 
-COVERAGE_RESAMPLES = 200
-"""Each counts the items that are left in the slates of the users who were drawn: ten times as much work as a mean."""
-RIVALS = ("random", "popular", "untrained")
+SHARE_RESAMPLES = 200
+"""Of the shares of the catalogue: each counts the items in the slates of the users who were drawn."""
+RIVALS = ("random", "popular", "popular_recent", "markov", "item_knn", "ease", "untrained")
 """What each learned policy is compared with, where it is judged too."""
+ACCURACY = {
+    "hr": hit_rate,
+    "ndcg": ndcg,
+    "mrr": reciprocal_rank,
+    "recall": recall,
+    "precision": precision,
+    "map": average_precision,
+}
+Values = Mapping[str, Float64[np.ndarray, "rows"]]
+Groups = Mapping[str, Mapping[str, Bool[np.ndarray, "rows"]]]
+"""Kind of group, its name, and the rows that are in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +53,12 @@ class Judged:
     """What the policies of some seeds recommended.
 
     Attributes:
-        slates: to every user, a row of slates for each seed.
-        values: for each metric its value for each user, seeds averaged; not a number where there is none.
+        slates: in every row, for each seed; as long as the longest that is judged.
+        values: for each metric its value in each row, seeds averaged; not a number where there is none.
     """
 
-    slates: Int32[np.ndarray, "seeds users k"]
-    values: Mapping[str, Float64[np.ndarray, "users"]]
+    slates: Int32[np.ndarray, "seeds rows k"]
+    values: Values
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,70 +66,134 @@ class Yardstick:
     """Whom policies are judged on, and by what.
 
     Attributes:
-        targets: one for each user; not empty.
-        histories: from users, starts and lengths to what policies read.
+        targets: not empty; `histories`: from users, starts and lengths to what policies read.
         catalogue: how many items there are.
+        background: what training knows of the items; None: only what needs none of it is measured.
         sampling: how the spread of the top item is measured; None: it is not.
         latest: the last events before each target, sigma included; None likewise.
-        k: slots.
-        seed: of the draws of chance, and of the bootstrap.
+        ks: lengths of slates; the first one leads.
+        seen: whether items of the history may be recommended; `allowed`: which items may, None for all.
+        groups: of rows, which are judged apart, too.
+        seed: of the order of ties, and of the bootstrap.
     """
 
     targets: Targets
     histories: Histories
     catalogue: int
+    background: Background | None = None
     sampling: Sampling | None = None
     latest: History | None = None
-    k: int = 10
+    ks: tuple[int, ...] = (10,)
+    seen: bool = False
+    allowed: Bool[np.ndarray, "items"] | None = None
+    groups: Groups | None = None
     seed: int = 0
 
-    def judge(self, group: Sequence[Policy], histories: Histories | None = None, *, drawn: bool = False) -> Judged:
-        """Let the policy of each seed recommend to everyone.
+    @property
+    def owners(self) -> Int64[np.ndarray, "rows"]:
+        """The user of each row, counted among those who are judged."""
+        return self.targets.people[1]
+
+    def judge(self, group: Sequence[Policy], histories: Histories | None = None) -> Judged:
+        """Let the policy of each seed recommend in every row, greedily.
 
         Args:
             group: a policy for each seed of training, or one alone where no seed matters.
             histories: what they read, where it is not what others do.
-            drawn: by a generator; otherwise greedily.
         """
-        ranks = [
-            rank(
-                policy,
-                self.targets,
-                histories or self.histories,
-                self.k,
-                rng=np.random.default_rng([self.seed, place]) if drawn else None,
-            )
-            for place, policy in enumerate(group)
-        ]
+        ranks = [self._rank(policy, histories or self.histories, place) for place, policy in enumerate(group)]
         values = [self._values(one) for one in ranks]
         slates = np.stack([one.items for one in ranks])
         return Judged(slates, {name: seed_means(np.stack([one[name] for one in values])) for name in values[0]})
 
     def told(self, judged: Judged) -> dict[str, Interval]:
-        """The mean of each metric over users, with its interval; and the share of the catalogue in their slates."""
-        return self._means(judged.values) | self._covered(judged.slates)
+        """The mean of each metric over users, with its interval; and how the slates share the catalogue."""
+        return self._means(judged.values) | self._shares(judged.slates)
 
     def difference(self, one: Judged, other: Judged) -> dict[str, Interval]:
-        """One minus the other for each user, by metric."""
+        """One minus the other, by metric."""
         return self._means({name: value - other.values[name] for name, value in one.values.items()})
 
-    def _values(self, ranks: Ranks) -> dict[str, Float64[np.ndarray, "users"]]:
-        found = {f"hr@{self.k}": ranks.hr, f"ndcg@{self.k}": ranks.ndcg}
+    def apart(self, judged: Mapping[str, Judged]) -> dict[str, dict[str, dict[str, Any]]]:
+        """HR and NDCG of all policies in each group of rows: by kind and name, `users`, `rows` and `policies`."""
+        led = [f"{metric}@{self.ks[0]}" for metric in ("hr", "ndcg")]
+        return {
+            kind: {name: self._of_group(judged, led, rows) for name, rows in groups.items()}
+            for kind, groups in (self.groups or {}).items()
+        }
+
+    def _of_group(self, judged: Mapping[str, Judged], metrics: Sequence[str], rows: Bool[np.ndarray, "rows"]) -> Any:
+        people, owners = np.unique(self.owners[rows], return_inverse=True)
+        values = {(name, metric): one.values[metric][rows] for name, one in judged.items() for metric in metrics}
+        found = means({f"{name}\n{metric}": value for (name, metric), value in values.items()}, owners, seed=self.seed)
+        policies: dict[str, dict[str, Interval]] = {name: {} for name in judged}
+        for key, told in found.items():
+            name, metric = key.split("\n")
+            policies[name][metric] = told
+        return {"users": len(people), "rows": int(rows.sum()), "policies": policies}
+
+    def _rank(self, policy: Policy, histories: Histories, place: int) -> Ranks:
+        k, seed = max(self.ks), self.seed + place
+        return rank(policy, self.targets, histories, k, seen=self.seen, allowed=self.allowed, seed=seed)
+
+    def _values(self, ranks: Ranks) -> dict[str, Float64[np.ndarray, "rows"]]:
+        found = {f"{name}@{k}": metric(ranks.places, k) for k in self.ks for name, metric in ACCURACY.items()}
         if ranks.reward is not None:
             found["reward@1"] = ranks.reward
         if self.sampling is not None and self.latest is not None:
             found[f"spread@{self.sampling.window}"] = self.sampling.reward(self.latest, ranks.items[:, 0])
+        if self.background is not None:
+            for k in self.ks:
+                found |= {f"{name}@{k}": value for name, value in self._beyond(self.background, ranks, k).items()}
         return found
 
-    def _means(self, values: Mapping[str, Float64[np.ndarray, "users"]]) -> dict[str, Interval]:
-        found = {name: interval(value, seed=self.seed) for name, value in values.items()}
-        return {name: one for name, one in found.items() if one is not None}
+    def _beyond(self, background: Background, ranks: Ranks, k: int) -> Values:
+        """What is measured of the slates themselves."""
+        slates = ranks.items[:, :k]
+        found = {
+            "novelty": novelty(slates, background),
+            "serendipity": serendipity(ranks.places, self.targets.sets, self._popular[:, :k]),
+            "popularity_lift": popularity_lift(slates, self._profile, background),
+        }
+        if background.vectors.shape[1]:
+            found["diversity"] = diversity(slates, background)
+        if background.categories is not None:
+            found["calibration"] = calibration(slates, self._profile, background)
+        return found
 
-    def _covered(self, slates: Int32[np.ndarray, "seeds users k"]) -> dict[str, Interval]:
-        owners = np.repeat(np.arange(slates.shape[1]), self.k)
-        rows = slates.reshape(len(slates), -1)
-        share = coverage(rows, owners, self.catalogue, resamples=COVERAGE_RESAMPLES, seed=self.seed)
-        return {} if share is None else {f"coverage@{self.k}": share}
+    @cached_property
+    def _popular(self) -> Int32[np.ndarray, "rows k"]:
+        """What the most popular items come to, which nobody is surprised by."""
+        assert self.background is not None
+        return self._rank(Popular(self.background.counts), self.histories, 0).items
+
+    @cached_property
+    def _profile(self) -> Profile:
+        """What the history of each row is like."""
+        assert self.background is not None
+        parts = []
+        for rows in chunks(self.targets):
+            lengths = self.targets.before[rows]
+            history = self.histories(self.targets.users[rows], np.zeros_like(lengths), lengths)
+            parts.append((rows, Profile.of(history.items, self.background)))
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        return Profile(
+            np.concatenate([one.popularity for _, one in parts])[order],
+            np.concatenate([one.shares for _, one in parts])[order],
+        )
+
+    def _means(self, values: Values) -> dict[str, Interval]:
+        return means(values, self.owners, seed=self.seed)
+
+    def _shares(self, slates: Int32[np.ndarray, "seeds rows k"]) -> dict[str, Interval]:
+        found = {}
+        for k in self.ks:
+            rows, owners = slates[:, :, :k].reshape(len(slates), -1), np.repeat(self.owners, k)
+            for name, measure in (("coverage", coverage), ("gini", gini)):
+                share = measure(rows, owners, self.catalogue, resamples=SHARE_RESAMPLES, seed=self.seed)
+                if share is not None:
+                    found[f"{name}@{k}"] = share
+        return found
 
 
 def evaluate_next(
@@ -121,8 +210,8 @@ def evaluate_next(
         differences: by name, which two policies are compared; None: each learned one with `RIVALS`.
 
     Returns:
-        `about`, and `policies` and `differences`: each metric is a mean with a 95 % interval, `{mean, low, high, n}`, n
-        being users.
+        `about`, and `policies`, `differences` and `groups`: each metric is a mean with a 95 % interval, `{mean, low,
+        high, n}`, n being users.
     """
     if differences is None:
         differences = {
@@ -133,18 +222,46 @@ def evaluate_next(
         }
     return {
         **about,
+        "k": list(yardstick.ks),
+        "seen": yardstick.seen,
+        "allowed": yardstick.catalogue if yardstick.allowed is None else int(yardstick.allowed.sum()),
         "policies": {name: yardstick.told(one) for name, one in judged.items()},
         "differences": {
             name: yardstick.difference(judged[one], judged[other]) for name, (one, other) in differences.items()
         },
+        "groups": yardstick.apart(judged),
     }
 
 
-def judged_on(dataset: Dataset, split: Split, part: Part, targets: Targets, seeds: Sequence[int]) -> dict[str, Any]:
-    """On what next items are judged: `data`, `split`, `targets` (`held`: those that nobody can hit) and `seeds`."""
+def judged_on(
+    dataset: Dataset,
+    split: Split,
+    part: Part,
+    targets: Targets,
+    seeds: Sequence[int],
+    *,
+    kind: Kind = "last",
+    counts: Int64[np.ndarray, "items"] | None = None,
+) -> dict[str, Any]:
+    """On what next items are judged: `data`, `split`, `targets` and `seeds`.
+
+    Of the targets: their `kind`, the `rows` and `users`; `held`: rows whose item the history holds, which nobody can
+    name who leaves those out; `cold_users`: those of whom training knows nothing, though the split sets nobody aside;
+    `cold_items`: rows whose item has no training event (by `counts`); `without_history`: users who are not judged.
+    """
+    judged = getattr(split, part)
+    cold = judged[split.cold(part)]
     return {
         "data": dataset.name,
-        "split": {"kind": split.kind, "part": part, "users": len(getattr(split, part)), "hash": split.hash},
-        "targets": {"users": len(targets), "held": int(targets.held(dataset).sum())},
+        "split": {"kind": split.kind, "part": part, "users": len(judged), "hash": split.hash},
+        "targets": {
+            "kind": kind,
+            "rows": len(targets),
+            "users": len(targets.people[0]),
+            "held": int(targets.held(dataset).sum()),
+            "cold_users": int(np.isin(targets.people[0], cold).sum()),
+            "cold_items": None if counts is None else int((counts[targets.items] == 0).sum()),
+            "without_history": targets.without_history,
+        },
         "seeds": list(seeds),
     }

@@ -1,81 +1,154 @@
-"""How well a policy names what really came next: one target for each user, the whole catalogue ranked."""
+"""How well a policy names what really came next: targets of a split, and where they stand in the policy's ranking."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int32, Int64
+import torch
+from jaxtyping import Bool, Float, Float64, Int, Int32, Int64
+from torch import Tensor
 
 from what_next.data import Dataset, Split
 from what_next.data.splits import Part
-from what_next.evaluation.ranking import hit_rate, ndcg
+from what_next.evaluation.accuracy import hit_rate, ndcg
+from what_next.evaluation.places import Places, place
 from what_next.types import History, Policy
 
 EVENTS = 2**16
 """Events of histories read at a time, padding included."""
+SCORES = 2**24
+"""Scores at work at a time: 64 MB."""
 
 Histories = Callable[[Int32[np.ndarray, "batch"], Int64[np.ndarray, "batch"], Int64[np.ndarray, "batch"]], History]
 """From users, starts and lengths to their histories (`State.histories`)."""
+Kind = Literal["last", "random", "successive", "all"]
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """The last event of each user's part of a split, and how many events come before it.
+    """What is to be named: a row for each ranking, and how many events of its user come before it.
 
     Attributes:
-        users: those who are judged; `before`: how many events each has before the target.
-        items: the target.
+        users: of each row; `before`: how many events of the user the policy may read.
+        items: the item that came then.
         rewards: what the log says of it; None where the log has no rewards.
+        relevant: all items that came from then on, each once, -1 pads; None where one is asked for.
+        without_history: how many users of the part have targets and no event before them: they are not judged.
+        catalogue: how many items there are.
     """
 
-    users: Int32[np.ndarray, "n"]
-    before: Int64[np.ndarray, "n"]
-    items: Int32[np.ndarray, "n"]
-    rewards: Float64[np.ndarray, "n"] | None
+    users: Int32[np.ndarray, "rows"]
+    before: Int64[np.ndarray, "rows"]
+    items: Int32[np.ndarray, "rows"]
+    rewards: Float64[np.ndarray, "rows"] | None
+    relevant: Int32[np.ndarray, "rows width"] | None = None
+    without_history: int = 0
+    catalogue: int = 1
 
     @classmethod
-    def of(cls, dataset: Dataset, split: Split, part: Part) -> "Targets":
-        """Of the users of a part who have an event before their target."""
+    def of(cls, dataset: Dataset, split: Split, part: Part, kind: Kind = "last", seed: int = 0) -> "Targets":
+        """Of the users of a part who have an event before their target.
+
+        Args:
+            dataset: all events; `split`: of them; `part`: whose targets.
+            kind: the last event of each user's part, one at random, each of them in turn after all before it, or the
+                set of all of them after what came before the part (or after the user's first event).
+            seed: draws those at random.
+        """
         users = split.validation if part == "validation" else split.test
-        _, until = split.targets(part)
-        if part == "validation" and split.kind == "users":
-            until = None  # they are set aside whole
-        last = (dataset.lengths if until is None else until)[users] - 1
-        users, last = users[last > 0], last[last > 0]
-        places = dataset.offsets[users] + last
+        since, until = split.targets(part)
+        stop = (dataset.lengths if until is None else until)[users]
+        start = np.maximum(since[users], 1)  # nobody is judged on a first event
+        users, start, stop, alone = users[stop > start], start[stop > start], stop[stop > start], stop <= start
+        counts = stop - start
+        if kind == "random":
+            start = start + np.random.default_rng(seed).integers(counts)
+        elif kind == "last":
+            start = stop - 1
+        elif kind == "successive":
+            users, start = np.repeat(users, counts), np.repeat(start, counts)
+            start = start + np.arange(len(users)) - np.repeat(counts.cumsum() - counts, counts)
+        places = dataset.offsets[users] + start
         rewards = None if dataset.rewards is None else dataset.rewards[places].astype(np.float64)
-        return cls(users, last, dataset.items[places], rewards)
+        found = cls(users, start, dataset.items[places], rewards, None, int(alone.sum()), len(dataset.catalogue))
+        return replace(found, relevant=_distinct(dataset, places, counts)) if kind == "all" else found
 
     def of_rows(self, rows: Int[np.ndarray, "rows"]) -> "Targets":
         """Some of them."""
-        rewards = None if self.rewards is None else self.rewards[rows]
-        return Targets(self.users[rows], self.before[rows], self.items[rows], rewards)
+        arrays = {one.name: getattr(self, one.name) for one in fields(self)}
+        return replace(self, **{name: one[rows] for name, one in arrays.items() if isinstance(one, np.ndarray)})
 
     def __len__(self) -> int:
         """How many targets there are."""
         return len(self.users)
 
-    def held(self, dataset: Dataset) -> Bool[np.ndarray, "n"]:
+    @property
+    def sets(self) -> Int32[np.ndarray, "rows width"]:
+        """The relevant items of each row."""
+        return self.items[:, None] if self.relevant is None else self.relevant
+
+    @cached_property
+    def people(self) -> tuple[Int32[np.ndarray, "users"], Int64[np.ndarray, "rows"]]:
+        """Everybody who is judged, and for each row who it is, counted among them."""
+        found, owners = np.unique(self.users, return_inverse=True)
+        return found, owners
+
+    def held(self, dataset: Dataset) -> Bool[np.ndarray, "rows"]:
         """Which targets stand in their history already, where nobody who leaves its items out can name them."""
-        owners = np.repeat(np.arange(len(self)), self.before)
-        starts = np.repeat(dataset.offsets[self.users] - self.before.cumsum() + self.before, self.before)
-        same = dataset.items[starts + np.arange(len(owners))] == self.items[owners]
-        return np.bincount(owners[same], minlength=len(self)) > 0
+        first = np.lexsort((np.arange(dataset.events), dataset.items, self._owners(dataset)))
+        items, owners = dataset.items[first], self._owners(dataset)[first]
+        begins = np.insert((items[1:] != items[:-1]) | (owners[1:] != owners[:-1]), 0, True)
+        # The first time that each user heard each item, by (user, item) in ascending order.
+        keys, when = owners[begins] * np.int64(len(dataset.catalogue)) + items[begins], first[begins]
+        wanted = self.users.astype(np.int64) * len(dataset.catalogue) + self.items
+        earlier: Bool[np.ndarray, rows] = (
+            when[np.searchsorted(keys, wanted)] < dataset.offsets[self.users] + self.before
+        )
+        return earlier
+
+    @staticmethod
+    def _owners(dataset: Dataset) -> Int64[np.ndarray, "events"]:
+        return np.repeat(np.arange(dataset.users), dataset.lengths)
+
+
+class Scorer(Protocol):
+    """A policy that tells the scores by which it ranks, so that equal ones can be told from different ones."""
+
+    def scored(self, history: History, **masks: Any) -> Float[Tensor, "batch items"] | None:
+        """The score of every item, minus infinity where it is not permitted; None: there are only slates."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """What a policy recommended instead of each target.
+    """How a policy ranked the targets.
 
     Attributes:
-        items: the slates; `hr`, `ndcg`: for each user, at the slates' length.
-        reward: the target's logged reward where the first item is the target, else 0; None without rewards.
+        items: the slates; items of equal scores stand in random order.
+        places: where the relevant items stand.
+        rewards: what the log says of each target; None without rewards.
     """
 
-    items: Int32[np.ndarray, "n k"]
-    hr: Float64[np.ndarray, "n"]
-    ndcg: Float64[np.ndarray, "n"]
-    reward: Float64[np.ndarray, "n"] | None
+    items: Int32[np.ndarray, "rows k"]
+    places: Places
+    rewards: Float64[np.ndarray, "rows"] | None
+
+    @property
+    def hr(self) -> Float64[np.ndarray, "rows"]:
+        """HR at the slates' length."""
+        return hit_rate(self.places, self.items.shape[1])
+
+    @property
+    def ndcg(self) -> Float64[np.ndarray, "rows"]:
+        """NDCG likewise."""
+        return ndcg(self.places, self.items.shape[1])
+
+    @property
+    def reward(self) -> Float64[np.ndarray, "rows"] | None:
+        """The target's logged reward where it is the top of the slate, else 0."""
+        return None if self.rewards is None else self.rewards * hit_rate(self.places, 1)
 
 
 def rank(
@@ -85,27 +158,62 @@ def rank(
     k: int = 10,
     *,
     seen: bool = False,
-    rng: np.random.Generator | None = None,
+    allowed: Bool[np.ndarray, "items"] | None = None,
+    seed: int = 0,
 ) -> Ranks:
-    """Let a policy recommend `k` items to every user, greedily without `rng`; none of the history unless `seen`."""
+    """Let a policy recommend `k` items in each row, greedily; none of the history unless `seen`.
+
+    Equal scores are a random order: what is measured is the mean over all of them, and the slates hold one, by `seed`.
+    """
     items = np.full((len(targets), k), -1, np.int32)
-    for rows in _chunks(targets.before):
+    sets, rng = targets.sets, np.random.default_rng(seed)
+    above, tied = np.zeros(sets.shape, np.int64), np.zeros(sets.shape, np.int64)
+    for rows in chunks(targets):
         users, lengths = targets.users[rows], targets.before[rows]
         history = histories(users, np.zeros_like(lengths), lengths)
-        items[rows] = policy.act(history, k, rng, exclude=None if seen else history.items).items
-    first = items[:, 0] == targets.items
-    return Ranks(
-        items,
-        hit_rate(items, targets.items),
-        ndcg(items, targets.items),
-        None if targets.rewards is None else np.where(first, targets.rewards, 0.0),
-    )
+        exclude = None if seen else history.items
+        found, items[rows] = _ranked(policy, history, sets[rows], k, allowed, exclude, rng)
+        above[rows], tied[rows] = found.above, found.tied
+    return Ranks(items, Places(above, tied, (sets >= 0).sum(axis=1)), targets.rewards)
 
 
-def _chunks(lengths: Int64[np.ndarray, "n"]) -> Iterator[Int[np.ndarray, "rows"]]:
-    """Rows of about one length at a time, so that little of what is read is padding."""
+def _ranked(
+    policy: Policy,
+    history: History,
+    relevant: Int32[np.ndarray, "rows width"],
+    k: int,
+    allowed: Bool[np.ndarray, "items"] | None,
+    exclude: Int32[np.ndarray, "rows seen"] | None,
+    rng: np.random.Generator,
+) -> tuple[Places, Int32[np.ndarray, "rows k"]]:
+    """By its scores where the policy has some, else by its slates."""
+    scored = getattr(policy, "scored", None)
+    scores = None if scored is None else scored(history, allowed=allowed, exclude=exclude)
+    if scores is None:
+        slates = policy.act(history, k, None, allowed=allowed, exclude=exclude).items
+        slates = np.pad(slates, ((0, 0), (0, k - slates.shape[1])), constant_values=-1)
+        return Places.of_slates(slates, relevant), slates
+    return place(scores, torch.from_numpy(relevant.astype(np.int64)).to(scores.device), k, rng)
+
+
+def chunks(targets: Targets) -> Iterator[Int[np.ndarray, "some"]]:
+    """Rows of about one length at a time, so that little of what is read is padding; as many as memory should hold."""
+    lengths, most = targets.before, max(1, SCORES // targets.catalogue)
     order, start = np.argsort(-lengths, kind="stable"), 0
     while start < len(order):
-        rows = max(1, EVENTS // int(lengths[order[start]]))
+        rows = min(most, max(1, EVENTS // int(lengths[order[start]])))
         yield order[start : start + rows]
         start += rows
+
+
+def _distinct(
+    dataset: Dataset, places: Int64[np.ndarray, "rows"], counts: Int64[np.ndarray, "rows"]
+) -> Int32[np.ndarray, "rows width"]:
+    """The items of `counts` events from each place on, each once, in ascending order; -1 pads."""
+    owners = np.repeat(np.arange(len(places)), counts)
+    events = np.repeat(places - counts.cumsum() + counts, counts) + np.arange(len(owners))
+    pairs = np.unique(np.stack([owners, dataset.items[events]]), axis=1)
+    column = np.arange(pairs.shape[1]) - np.searchsorted(pairs[0], pairs[0])
+    found = np.full((len(places), int(column.max(initial=0)) + 1), -1, np.int32)
+    found[pairs[0], column] = pairs[1]
+    return found

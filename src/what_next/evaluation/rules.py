@@ -4,10 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int32, Int64
+import torch
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64
+from torch import Tensor
 
 from what_next.evaluation.sampling import Sampling, rows_of
-from what_next.retrieval import Box
+from what_next.retrieval import Box, forbid
 from what_next.types import History, Slate
 
 CHUNK = 2**23
@@ -45,6 +47,14 @@ class Ranking(ABC):
             if chances is not None:
                 chances[part] = self.chances((~forbidden).sum(axis=1), slots, rng)
         return _slate(chosen, chances)
+
+    def scored(
+        self, history: History, *, allowed: Allowed = None, exclude: Exclude = None
+    ) -> Float32[Tensor, "batch items"]:
+        """The score of every item; minus infinity where it is not permitted."""
+        scores = torch.from_numpy(self.scores(history, None).astype(np.float32))
+        forbid(scores, slice(0, len(scores)), allowed, exclude)
+        return scores
 
     @abstractmethod
     def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:

@@ -3,29 +3,70 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from what_next.evaluation.bootstrap import Interval
 from what_next.evaluation.evaluate import ORACLE
 
 STEER = "steer"
+ACCURATE = ("hr", "ndcg", "mrr", "recall", "precision", "map", "reward")
+AGAIN = ("recall", "precision", "map")
+"""Of a single item these are HR, HR / k and MRR."""
 
 
-def table(result: Mapping[str, Any]) -> Table:
-    """The result of `evaluate`, `evaluate_next` or `compare`: policies as rows, metrics as columns."""
-    metrics, training = _metrics(result), result.get("training")
-    shown = Table(title=f"{_measured_on(result)}; mean [95 % interval over users]", title_justify="left")
-    shown.add_column("policy", no_wrap=True)
-    for metric in metrics:
-        shown.add_column(metric, justify="right")
-    if training:
-        shown.add_column("training", justify="right")
-    for section in _sections(result):
-        for name, intervals in section:
-            took = [_took(training[name]["seconds"]) if name in training else ""] if training else []
-            shown.add_row(name, *(_text(intervals.get(metric), "\n") for metric in metrics), *took)
-        shown.add_section()
+def table(result: Mapping[str, Any], groups: bool = False) -> Group:
+    """The result of `evaluate`, `evaluate_next` or `compare`: policies as rows, metrics as columns.
+
+    With `groups` also how each policy does in each group of users and items.
+    """
+    training, parts = result.get("training"), list[RenderableType]()
+    parts.append(Text(f"{_measured_on(result)}; mean [95 % interval over users]"))
+    for title, metrics in _blocks(result):
+        shown = Table(title=title, title_justify="left")
+        shown.add_column("policy", no_wrap=True)
+        for metric in metrics:
+            shown.add_column(metric, justify="right")
+        if training and not parts[1:]:
+            shown.add_column("training", justify="right")
+        for section in _sections(result):
+            for name, intervals in section:
+                took = [_took(training[name]["seconds"]) if name in training else ""] if training else []
+                shown.add_row(name, *(_text(intervals.get(metric), "\n") for metric in metrics), *took[: not parts[1:]])
+            shown.add_section()
+        parts.append(shown)
+    if result.get("baselines"):
+        chosen = (f"{name} ({_settings(one)})" if one else name for name, one in result["baselines"].items())
+        parts.append(Text(f"baselines as validation chose them: {', '.join(chosen)}"))
+    if groups:
+        parts += [_apart(kind, some, result["k"][0]) for kind, some in result.get("groups", {}).items()]
+    return Group(*parts)
+
+
+def _settings(chosen: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+
+
+def _apart(kind: str, groups: Mapping[str, Any], k: int) -> Table:
+    """The leading metric of every policy in each group of one kind."""
+    names = list(next(iter(groups.values()))["policies"])
+    shown = Table("group", "users", *names, title=f"ndcg@{k} by {kind}", title_justify="left")
+    for group, found in groups.items():
+        values = [_text(found["policies"][name].get(f"ndcg@{k}"), "\n") for name in names]
+        shown.add_row(group, f"{found['users']:,}", *values)
     return shown
+
+
+def _blocks(result: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:
+    """The columns of each table; with one item to name, the metrics that say the same again are left out."""
+    metrics = _metrics(result)
+    if "targets" not in result:
+        return [(None, metrics)]
+    named = {metric: metric.partition("@")[0] for metric in metrics}
+    again = () if result["targets"]["kind"] == "all" else AGAIN
+    accurate = [metric for metric, name in named.items() if name in ACCURATE and name not in again]
+    return [("accuracy", accurate), ("beyond accuracy", [one for one, name in named.items() if name not in ACCURATE])]
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -93,11 +134,27 @@ def _measured_on(result: Mapping[str, Any]) -> str:
     split, seeds = result["split"], f"seeds {_listed(result['seeds'])}"
     where = f"split {split['kind']} {split['hash']}"
     if "targets" in result:
-        users, held = result["targets"]["users"], result["targets"]["held"]
-        known = f" ({held:,} of them in the history already, where nobody can hit them)" if held else ""
-        return f"{result['data']}: next items of {users:,} users{known}, {where}; {seeds}"
+        return f"{result['data']}: {_targets(result)}, {where}; {seeds}"
     windows = ", ".join(f"{one['windows']:,} of {length}" for length, one in result["windows"].items())
     return f"{result['data']}: {split['users']:,} users judged, {where}; windows: {windows} events; {seeds}"
+
+
+def _targets(result: Mapping[str, Any]) -> str:
+    """What is to be named, of whom, and what is against it."""
+    told = result["targets"]
+    rows = "next items" if told["rows"] == told["users"] else f"{told['rows']:,} next items"
+    if told["kind"] == "all":
+        rows = "all later items"
+    against = {
+        "held": "of them in the history already, where nobody can hit them",
+        "cold_items": "of items without a training event",
+        "cold_users": "users without a training event",
+        "without_history": "users not judged, who have nothing before it",
+    }
+    if result["seen"]:
+        del against["held"]
+    notes = [f"{told[key]:,} {text}" for key, text in against.items() if told[key]]
+    return f"{rows} of {told['users']:,} users" + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _listed(values: Sequence[Any]) -> str:

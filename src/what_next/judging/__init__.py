@@ -6,19 +6,17 @@ from typing import Any
 from what_next.data.splits import Part
 from what_next.judging.compare import compare
 from what_next.judging.models import chosen, of_seed
-from what_next.judging.next_items import judge_next
+from what_next.judging.next_items import Allowed, judge_next
+from what_next.judging.verdict import Verdict
 from what_next.judging.windows import judge_windows
 from what_next.settings import Setup
 from what_next.state import State
 
-__all__ = ["compare", "judge", "judge_next", "judge_windows", "of_seed"]
+__all__ = ["Verdict", "by_windows", "compare", "examine", "judge", "judge_next", "judge_windows", "of_seed"]
 
 
 def judge(setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None) -> dict[str, Any]:
-    """Judge the agent of a setup: on next items (`judge_next`), or by the spread of windows (`judge_windows`).
-
-    By windows where the founding algorithm, which learns nothing of what came next, has users set aside whole or events
-    after a moment; on next items in all other cases.
+    """Judge the agent of a setup by windows where `by_windows`, else on next items: plain values alone.
 
     Args:
         setup: whose model is loaded.
@@ -30,7 +28,26 @@ def judge(setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None)
         DataError: nobody of the split can be judged on.
         ModelError: a model is missing or damaged, or was trained on another split.
     """
+    if not by_windows(setup):
+        return examine(setup, part, seeds).result
     state = State.from_setup(setup)
-    by_windows = setup.algorithm.trials and state.split.kind != "leave_last_out"
-    told = [setup.seed] if seeds is None else list(seeds)
-    return (judge_windows if by_windows else judge_next)(setup, state, part, chosen(setup, state, seeds), told)
+    return judge_windows(setup, state, part, chosen(setup, state, seeds), _told(setup, seeds))
+
+
+def by_windows(setup: Setup) -> bool:
+    """Whether the setup is judged by the spread of windows: `judge_windows`.
+
+    So is the founding algorithm, which learns nothing of what came next, where users are set aside whole or events
+    after a moment.
+    """
+    return setup.algorithm.trials and setup.split.name != "leave_last_out"
+
+
+def examine(setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None, allowed: Allowed = None) -> Verdict:
+    """Judge the agent of any setup on next items, and keep all that a report shows: see `judge` and `judge_next`."""
+    state = State.from_setup(setup)
+    return judge_next(setup, state, part, chosen(setup, state, seeds), _told(setup, seeds), allowed)
+
+
+def _told(setup: Setup, seeds: Sequence[int] | None) -> list[int]:
+    return [setup.seed] if seeds is None else list(seeds)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -13,9 +12,10 @@ from what_next.algorithms import NextItem
 from what_next.data import Dataset
 from what_next.data.splits import Part
 from what_next.errors import ModelError, SetupError
-from what_next.evaluation.evaluate_next import evaluate_next, judged_on
+from what_next.evaluation.evaluate_next import evaluate_next
 from what_next.judging.models import beside, is_trained, of_seed, policy, seconds, trained
-from what_next.judging.next_items import rules, yardstick_of
+from what_next.judging.next_items import Allowed, about_of, rules, yardstick_of
+from what_next.judging.verdict import Verdict
 from what_next.settings import Setup
 from what_next.state import State
 from what_next.types import History
@@ -91,8 +91,13 @@ class Entrant:
 
 
 def compare(
-    setups: Mapping[str, Setup], part: Part = "test", seeds: Sequence[int] | None = None, *, ablations: bool = False
-) -> dict[str, Any]:
+    setups: Mapping[str, Setup],
+    part: Part = "test",
+    seeds: Sequence[int] | None = None,
+    *,
+    ablations: bool = False,
+    allowed: Allowed = None,
+) -> Verdict:
     """Judge several setups on the next items of the same users, and each beside the first.
 
     Args:
@@ -103,10 +108,11 @@ def compare(
         ablations: judge each setup that learns from the log's rewards without them, too. "critic off": next items alone
             are learnt (`next_item`), with the same settings; for an algorithm that has more networks than its actor.
             "rewards shuffled": the same algorithm where every event earned what another one did.
+        allowed: items that may be recommended; None for all.
 
     Returns:
-        As of `evaluate_next`, beside `random` and `popular`; `differences` ("B - A") of each setup to the first, and of
-        each ablation to its setup; `training`: by name, the `algorithm` and the `seconds` of each seed.
+        Its result is that of `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup
+        to the first, and of each ablation to its setup; `training`: by name, the `algorithm` and each seed's `seconds`.
 
     Raises:
         SetupError: the setups are not split alike, or two save to the same model.
@@ -116,16 +122,20 @@ def compare(
     _alike(setups, entrants)
     first = next(iter(entrants))
     state = entrants[first].state
-    yardstick = yardstick_of(state, part)
-    judged, training = {}, {}
+    yardstick = yardstick_of(state, part, allowed)
+    judged, training, learned = {}, {}, {}
     for name, entrant in entrants.items():
-        chosen = [entrant.of(None)] if seeds is None else [entrant.of(seed) for seed in seeds]
-        judged[name] = yardstick.judge([policy(one, entrant.state) for one in chosen], entrant.state.histories)
-        training[name] = {"algorithm": chosen[0].algorithm.name, "seconds": [seconds(one) for one in chosen]}
-    about = judged_on(state.dataset, state.split, part, yardstick.targets, seeds or [setups[first].seed])
+        learned[name] = [entrant.of(None)] if seeds is None else [entrant.of(seed) for seed in seeds]
+        policies = [policy(one, entrant.state) for one in learned[name]]
+        judged[name] = yardstick.judge(policies, entrant.state.histories)
+        took = [seconds(one) for one in learned[name]]
+        training[name] = {"algorithm": learned[name][0].algorithm.name, "seconds": took}
+    baselines, settings = rules(yardstick, state)
+    judged |= baselines
+    about = about_of(state, part, yardstick, seeds or [setups[first].seed]) | {"baselines": settings}
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
-    result = evaluate_next({**judged, **rules(yardstick, state)}, yardstick, about, pairs)
-    return {**result, "training": training}
+    result = evaluate_next(judged, yardstick, about, pairs) | {"training": training}
+    return Verdict(result, state, yardstick, judged, learned)
 
 
 def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[str, Entrant]]:
@@ -153,6 +163,10 @@ def _alike(setups: Mapping[str, Setup], entrants: Mapping[str, Entrant]) -> None
     first, *others = setups
     mine = entrants[first].state
     for name in others:
+        if setups[name].evaluation != setups[first].evaluation:
+            raise SetupError(
+                f"{name} cannot be compared with {first}: their settings of `evaluation` differ; give both the same"
+            )
         theirs = entrants[name].state
         if theirs.split.hash != mine.split.hash:
             raise SetupError(

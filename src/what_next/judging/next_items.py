@@ -1,64 +1,111 @@
-"""How well next items are named: an agent beside chance, popularity, and itself before it learned."""
+"""How well next items are named: an agent beside chance, popularity, tuned baselines, and itself before it learned."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from what_next.algorithms import WhatNext
 from what_next.data.splits import Part
 from what_next.errors import DataError
 from what_next.evaluation import Popular, RandomItem, Sampling
-from what_next.evaluation.evaluate_next import Judged, Yardstick, evaluate_next, judged_on
+from what_next.evaluation.beyond import Background
+from what_next.evaluation.evaluate_next import Groups, Judged, Yardstick, evaluate_next, judged_on
+from what_next.evaluation.groups import events_per_active_day, groups
 from what_next.evaluation.next_items import Targets
+from what_next.judging.baselines import tuned
 from what_next.judging.models import policy, untrained
+from what_next.judging.verdict import Verdict
 from what_next.settings import Setup
 from what_next.state import State
 
+Allowed = Bool[np.ndarray, "items"] | None
 
-def judge_next(setup: Setup, state: State, part: Part, setups: Sequence[Setup], seeds: Sequence[int]) -> dict[str, Any]:
-    """Judge the trained setups on the last event of each user's part of the split: see `evaluate_next`.
 
-    Policies: `agent`, `untrained` (the agent before its first step), `random` and `popular`. Each takes its best items,
-    none of the history; chance alone draws.
+def judge_next(
+    setup: Setup, state: State, part: Part, setups: Sequence[Setup], seeds: Sequence[int], allowed: Allowed = None
+) -> Verdict:
+    """Judge the trained setups on next items: see `evaluate_next`.
+
+    Policies: `agent`, `untrained` (the agent before its first step), `random` and the baselines. Each takes its best
+    items; where scores are equal, a metric is its mean over their orders, so `random`, to whom all are, is chance.
+
+    Args:
+        setup: how they are judged (`evaluation`); `state`: its data.
+        part: tune on validation; report the test.
+        setups: of the trained models, one for each of the `seeds`.
+        allowed: items that may be recommended; None for all.
     """
-    yardstick = yardstick_of(state, part)
+    yardstick = yardstick_of(state, part, allowed)
+    baselines, chosen = rules(yardstick, state)
     judged = {
         "agent": yardstick.judge([policy(one, state) for one in setups]),
         "untrained": yardstick.judge([untrained(one, state) for one in setups]),
-        **rules(yardstick, state),
+        **baselines,
     }
-    return evaluate_next(judged, yardstick, judged_on(state.dataset, state.split, part, yardstick.targets, seeds))
+    about = about_of(state, part, yardstick, seeds) | {"baselines": chosen}
+    return Verdict(evaluate_next(judged, yardstick, about), state, yardstick, judged, {"agent": setups})
 
 
-def rules(yardstick: Yardstick, state: State) -> dict[str, Judged]:
-    """What chance and the training counts of items come to."""
-    counts = state.space.counts
-    assert counts is not None, "a state of the data counts them; one in the space of a model file has none"
-    return {
-        "random": yardstick.judge([RandomItem(yardstick.catalogue)], drawn=True),
-        "popular": yardstick.judge([Popular(counts)]),
-    }
+def rules(yardstick: Yardstick, state: State) -> tuple[dict[str, Judged], dict[str, dict[str, float]]]:
+    """What chance and the baselines come to, and the settings that validation chose for these."""
+    found = tuned(state)
+    assert yardstick.background is not None
+    chance, popular = RandomItem(yardstick.catalogue), Popular(yardstick.background.counts)
+    judged = {"random": yardstick.judge([chance]), "popular": yardstick.judge([popular])}
+    judged |= {name: yardstick.judge([rule]) for name, (rule, _) in found.items()}
+    return judged, {name: settings for name, (_, settings) in found.items()}
 
 
-def yardstick_of(state: State, part: Part) -> Yardstick:
+def about_of(state: State, part: Part, yardstick: Yardstick, seeds: Sequence[int]) -> dict[str, Any]:
+    """On what policies of a state are judged: see `judged_on`."""
+    kind, counts = state.setup.evaluation.targets, state.space.counts
+    return judged_on(state.dataset, state.split, part, yardstick.targets, seeds, kind=kind, counts=counts)
+
+
+def yardstick_of(state: State, part: Part, allowed: Allowed = None) -> Yardstick:
     """Whom the policies of a state are judged on; the spread counts where items have attributes.
 
     Raises:
         DataError: nobody has a target with an event before it.
     """
-    dataset, spread = state.dataset, state.setup.reward.spread
-    targets = Targets.of(dataset, state.split, part)
+    dataset, how, spread = state.dataset, state.setup.evaluation, state.setup.reward.spread
+    targets = Targets.of(dataset, state.split, part, how.targets, state.setup.split.seed)
     if not len(targets):
         raise DataError(
             f"{state.setup.data}: no {part} user has two events, so there is nobody to judge on; take another split"
         )
+    counts = state.space.counts
+    assert counts is not None, "a state of the data counts them; one in the space of a model file has none"
+    common: dict[str, Any] = {
+        "targets": targets,
+        "histories": state.histories,
+        "catalogue": len(dataset.catalogue),
+        "background": Background.of(state.space.catalogue, counts),
+        "ks": how.k,
+        "seen": how.seen,
+        "allowed": allowed,
+        "groups": _groups(state, targets),
+    }
     if not dataset.catalogue.names:
-        return Yardstick(targets, state.histories, len(dataset.catalogue))
+        return Yardstick(**common)
     lengths = np.minimum(targets.before, spread.window)
     latest = _with_sigma(state).histories(targets.users, targets.before - lengths, lengths)
     sampling = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs)
-    return Yardstick(targets, state.histories, len(dataset.catalogue), sampling, latest)
+    return Yardstick(**common, sampling=sampling, latest=latest)
+
+
+def _groups(state: State, targets: Targets) -> Groups:
+    """Rows that are judged apart, too."""
+    dataset, split, counts = state.dataset, state.split, state.space.counts
+    assert counts is not None
+    times, activity = dataset.timestamps, None
+    if times is not None:
+        activity = events_per_active_day(times, dataset.offsets, targets.users, targets.before)
+    known = None if split.kind == "users" else split.known[targets.users]
+    found = groups(targets.before, targets.items, counts, activity=activity, known=known)
+    return {kind: masks for kind, masks in found.items() if len(masks) > 1}
 
 
 def _with_sigma(state: State) -> State:

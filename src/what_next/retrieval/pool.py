@@ -108,7 +108,7 @@ def fewest(
     matches = counts[:, :1] + counts[:, 1:]
     if drawn is None:
         drawn = np.broadcast_to(np.arange(averaged), matches.shape)
-    least: Int64[np.ndarray, "rows"] = np.take_along_axis(matches, drawn, axis=1).min(axis=1)
+    least: Int64[np.ndarray, rows] = np.take_along_axis(matches, drawn, axis=1).min(axis=1)
     return least
 
 

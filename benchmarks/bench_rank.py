@@ -1,0 +1,148 @@
+"""Judging: users per second on the whole catalogue, beside a bare matrix product with top-k, and beside RecTools.
+
+Prints JSON lines. First, made-up vectors: 100,000 users with 50 events each on 50,000 items of 20 attributes; HR, NDCG
+and MRR, then all metrics, against `(points @ vectors.T).topk(10)` in the same chunks and the same run. Memory is the
+peak of the process. Then ml-1m-part: our judging of a trained LSTM, reading histories and encoding included, against
+`recommend` of RecTools' SASRec, which runs by a script of its own in its own environment (see `bench_peers.py`).
+"""
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sets
+import torch
+from bench_peers import HERE, run_peer, started
+
+import what_next as wn
+from what_next.evaluation.accuracy import hit_rate, ndcg, reciprocal_rank
+from what_next.evaluation.beyond import Background
+from what_next.evaluation.evaluate_next import Yardstick
+from what_next.evaluation.next_items import Targets, chunks, rank
+from what_next.evaluation.sampling import Sampling
+from what_next.types import History
+
+HEARD, ATTRIBUTES, K = 50, 20, 10
+
+
+def tell(**values: object) -> None:
+    print(json.dumps({"benchmark": "rank", **values}), flush=True)
+
+
+class Points:
+    """A policy whose points are known: what is measured is the judging."""
+
+    def __init__(self, points: torch.Tensor, vectors: torch.Tensor) -> None:
+        self.points, self.vectors = points, vectors
+
+    def scored(self, history: History, *, allowed: Any = None, exclude: Any = None) -> torch.Tensor:
+        scores = self.points[torch.from_numpy(history.users).long()] @ self.vectors.T
+        rows, places = np.nonzero(exclude >= 0)
+        scores[torch.from_numpy(rows), torch.from_numpy(exclude[rows, places]).long()] = -torch.inf
+        return scores
+
+
+def made_up(users: int, items: int, dim: int) -> tuple[Points, Yardstick]:
+    rng = np.random.default_rng(0)
+    heard = (items * rng.random((users, HEARD + 1), dtype=np.float32) ** 3).astype(np.int32)
+    latest = History(
+        users=np.arange(users, dtype=np.int32),
+        items=heard[:, :HEARD],
+        lengths=np.full(users, HEARD),
+        rewards=np.zeros((users, HEARD), np.float32),
+        context=np.zeros((users, HEARD, 0), np.float32),
+        sigma=np.ones(users, np.float32),
+    )
+
+    def histories(some: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> History:
+        rows = slice(None) if len(some) == users else some
+        parts = (latest.users, latest.items, latest.lengths, latest.rewards, latest.context, latest.sigma)
+        return History(*(part[rows] for part in parts))
+
+    vectors = rng.normal(size=(items, ATTRIBUTES)).astype(np.float32)
+    categories = (rng.random((items, ATTRIBUTES)) < 0.1).astype(np.float32)
+    categories /= np.maximum(categories.sum(axis=1, keepdims=True), 1)
+    counts = np.bincount(heard[:, :HEARD].ravel(), minlength=items)
+    targets = Targets(latest.users, latest.lengths, heard[:, HEARD], None, catalogue=items)
+    background = Background(counts, vectors, categories)
+    policy = Points(torch.randn(users, dim), torch.randn(items, dim))
+    return policy, Yardstick(targets, histories, items, background, Sampling(vectors), latest, ks=(K,))
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def engine(users: int, items: int, dim: int, repeats: int) -> None:
+    policy, yardstick = made_up(users, items, dim)
+
+    def bare() -> None:
+        for rows in chunks(yardstick.targets):
+            (policy.points[torch.from_numpy(rows)] @ policy.vectors.T).topk(K)
+
+    def accuracy() -> None:
+        places = rank(policy, yardstick.targets, yardstick.histories, K).places
+        for metric in (hit_rate, ndcg, reciprocal_rank):
+            metric(places, K)
+
+    def everything() -> None:
+        yardstick.told(yardstick.judge([policy]))
+
+    yardstick.judge([policy])  # what does not depend on the policy is taken once
+    taken = {work.__name__: [] for work in (bare, accuracy, everything)}
+    for _ in range(repeats):
+        for work in (bare, accuracy, everything):
+            taken[work.__name__].append(timed(work))
+    seconds = {name: float(np.median(values)) for name, values in taken.items()}
+    tell(
+        users=users,
+        items=items,
+        dim=dim,
+        threads=torch.get_num_threads(),
+        bare_seconds=round(seconds["bare"], 2),
+        accuracy_ratio=round(seconds["accuracy"] / seconds["bare"], 2),
+        all_metrics_ratio=round(seconds["everything"] / seconds["bare"], 2),
+        users_per_s=round(users / seconds["everything"]),
+        peak_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    )
+
+
+def beside_rectools(threads: int, scripts: Path, folder: Path, repeats: int) -> None:
+    theirs = run_peer("rectools", scripts, 1, threads)
+    environment = started(sets.read("ml-1m-part", folder), threads)
+    state, policy = environment.state, wn.LearnedPolicy(environment.agent.quiet(), environment.state)
+    targets = Targets.of(state.dataset, state.split, "test")
+    seconds = float(np.median([timed(lambda: rank(policy, targets, state.histories)) for _ in range(repeats)]))
+    rate = len(targets) / seconds
+    peer = None if theirs is None else theirs["test"]["users_per_s"]
+    ratio = None if peer is None else round(rate / peer, 1)
+    told = None if peer is None else round(peer)
+    tell(data="ml-1m-part", threads=threads, users_per_s=round(rate), rectools_users_per_s=told, ratio=ratio)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--items", type=int, default=50_000)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--scripts", type=Path, default=HERE.parents[1] / "shared" / "peers")
+    parser.add_argument("--folder", type=Path, default=sets.FOLDER)
+    parser.add_argument("--no-peer", action="store_true", help="the made-up vectors alone")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    engine(arguments.users, arguments.items, arguments.dim, arguments.repeats)
+    if not arguments.no_peer:
+        beside_rectools(arguments.threads, arguments.scripts, arguments.folder, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

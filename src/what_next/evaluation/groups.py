@@ -1,0 +1,116 @@
+"""Groups of judged rows, so that a mean does not hide whom a policy serves badly.
+
+In each kind of groups every row is in exactly one. Rows that are equal in what the kind looks at are in the same group,
+and groups that would be empty are left out.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Int64
+
+Masks = dict[str, Bool[np.ndarray, "rows"]]
+"""By the name of a group, its rows."""
+
+DAY = 24 * 60 * 60 * 10**6  # microseconds
+
+
+def groups(
+    before: Int64[np.ndarray, "rows"],
+    items: Int[np.ndarray, "rows"],
+    counts: Int64[np.ndarray, "items"],
+    *,
+    activity: Float64[np.ndarray, "rows"] | None = None,
+    known: Int64[np.ndarray, "rows"] | None = None,
+) -> dict[str, Masks]:
+    """The groups of all kinds: by the kind's name, then by the group's.
+
+    Args:
+        before: how many events each row's user has before the target.
+        items: the targets.
+        counts: training events of each item.
+        activity: see `events_per_active_day`; None: the log has no times.
+        known: how many events of each row's user training knows; None: users are set aside whole, so that all are new.
+    """
+    found = {"history length": by_history_length(before), "item popularity": by_item_popularity(items, counts)}
+    if activity is not None:
+        found["activity"] = by_activity(activity)
+    if known is not None:
+        found["cold"] = _filled({"cold users": known == 0, "warm users": known > 0})
+    return found
+
+
+def by_history_length(before: Int64[np.ndarray, "rows"]) -> Masks:
+    """Quarters of the rows by how many events come before the target, named by the lengths: "1-20", "21-56", "57+"."""
+    if not len(before):
+        return {}
+    ends = sorted({int(end) for end in np.quantile(before, [0.25, 0.5, 0.75], method="inverted_cdf")})
+    starts = [int(before.min()), *(end + 1 for end in ends)]
+    names = [str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=False)]
+    names.append(f"{starts[-1]}+")
+    return _between(before, ends, names)
+
+
+def by_activity(activity: Float64[np.ndarray, "rows"]) -> Masks:
+    """Thirds of the rows by events per active day, cut at numbers of two digits; apart, those without a number."""
+    told = np.isfinite(activity)
+    if not told.any():
+        return _filled({"no history": ~told})
+    cuts = np.quantile(activity[told], [1 / 3, 2 / 3], method="inverted_cdf")
+    # A cut is rounded before it is used, so that the name says exactly who is in the group.
+    ends = sorted({float(f"{cut:.2g}") for cut in cuts})
+    names = [f"up to {ends[0]:g} a day", *(f"{low:g} to {high:g} a day" for low, high in pairwise(ends))]
+    names.append(f"over {ends[-1]:g} a day")
+    masks = _between(np.where(told, activity, 0.0), ends, names)
+    return _filled({name: mask & told for name, mask in masks.items()} | {"no history": ~told})
+
+
+def by_item_popularity(items: Int[np.ndarray, "rows"], counts: Int64[np.ndarray, "items"]) -> Masks:
+    """Rows whose target is among the most heard items, `head`, that make up a third of the training events, and so on.
+
+    An item is in the third in which the events of its equals begin, all items being put in descending order of their
+    events. `cold`: the target has no training event.
+    """
+    assert (items >= 0).all(), "every row has a target"
+    values, places, several = np.unique(-counts, return_inverse=True, return_counts=True)
+    events = -values * several
+    third = (3 * (events.cumsum() - events) // max(1, counts.sum()))[places[items]]
+    warm = counts[items] > 0
+    names = ("head", "middle", "tail")
+    return _filled({name: warm & (third == place) for place, name in enumerate(names)} | {"cold": ~warm})
+
+
+def events_per_active_day(
+    timestamps: Int64[np.ndarray, "events"],
+    offsets: Int64[np.ndarray, "users_plus_1"],
+    users: Int[np.ndarray, "rows"],
+    before: Int64[np.ndarray, "rows"],
+) -> Float64[np.ndarray, "rows"]:
+    """The events before each row's target, over the number of days (UTC) that have one; not a number without any.
+
+    Args:
+        timestamps: of all events, by user, then time, in microseconds since 1970 UTC.
+        offsets: where each user's events start, and at the end the number of events.
+        users, before: of each row, whose history it is and how many events it has.
+    """
+    days = timestamps // DAY
+    first = np.ones(len(days), np.bool_)
+    first[1:] = days[1:] != days[:-1]
+    first[offsets[:-1][np.diff(offsets) > 0]] = True
+    running = np.append(0, first.cumsum())
+    active = running[offsets[users] + before] - running[offsets[users]]
+    return np.where(before > 0, before / np.maximum(active, 1), np.nan)
+
+
+def _between(
+    values: Int64[np.ndarray, "rows"] | Float64[np.ndarray, "rows"], ends: list[int] | list[float], names: list[str]
+) -> Masks:
+    """Rows up to the first end, from there up to the second, and so on; at last, those above all."""
+    places = np.searchsorted(ends, values)
+    return _filled({name: places == place for place, name in enumerate(names)})
+
+
+def _filled(masks: Mapping[str, Bool[np.ndarray, "rows"]]) -> Masks:
+    """Without groups that are empty."""
+    return {name: mask for name, mask in masks.items() if mask.any()}

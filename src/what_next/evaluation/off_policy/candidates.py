@@ -1,0 +1,233 @@
+"""Every estimate that a log allows, with what it rests on; and why the others cannot be made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from what_next.evaluation.off_policy import slates as slate
+from what_next.evaluation.off_policy import weighting as step
+from what_next.evaluation.off_policy.diagnostics import Overlap, effective_size_over_steps, efficiency_of_steps
+from what_next.evaluation.off_policy.fqe import fqe
+from what_next.evaluation.off_policy.intervals import Bounds
+from what_next.evaluation.off_policy.log import Log
+from what_next.evaluation.off_policy.marginalised import averaged_weights, clusters_of, marginal_weights
+from what_next.evaluation.off_policy.reward_model import Modelled, cross_fit, deal
+from what_next.evaluation.off_policy.sequences import (
+    per_decision_is,
+    sequence_diagnostics,
+    sequence_dr,
+    weighted_per_decision_is,
+)
+
+Rows = Float64[np.ndarray, "rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """An estimate that is no ratio of two sums, as a function of how often each unit counts."""
+
+    units: int
+    function: Callable[[Float64[np.ndarray, "resamples units"]], Float64[np.ndarray, "resamples"]]
+
+    @property
+    def value(self) -> float:
+        """The estimate, from every unit once."""
+        return float(self.function(np.ones((1, self.units)))[0])
+
+    def resampled(self, counts: Float64[np.ndarray, "resamples units"]) -> Float64[np.ndarray, "resamples"]:
+        """The estimate from so many copies of each unit."""
+        return self.function(counts)
+
+
+Estimate = step.Terms | Counted
+"""A number (`value`), and the same number from resamples of the units (`resampled`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An estimate that can be made, before it is decided whether it should be.
+
+    Attributes:
+        estimate: the number, by units.
+        own: the overlap for the weights that it uses; None where it uses none.
+        per: of what the number is the mean: a decision, a slate, or a trajectory with its discounted rewards.
+        seen: the effective number of decisions that are like the target's.
+        clipped: the share of the weight that was clipped.
+        span: the range that no term of the mean can leave, where it is known.
+        flaw: what else speaks against it.
+    """
+
+    estimate: Estimate
+    own: Overlap | None
+    per: Literal["decision", "slate", "trajectory"]
+    seen: float
+    clipped: float = 0.0
+    span: Bounds | None = None
+    flaw: str | None = None
+
+
+Found = dict[str, Candidate | str]
+"""What each estimator gives, or in words what it lacks."""
+
+
+def candidates_of(log: Log) -> Found:
+    """All of them, in the order in which they are told."""
+    return {**_from_weights(log), **_from_model(log), **_marginalised(log), **_slates(log), **_sequences(log)}
+
+
+def _weighted(
+    log: Log,
+    terms: step.Terms,
+    weights: Rows,
+    *,
+    largest: float | None = None,
+    clipped: float = 0.0,
+    seen: float | None = None,
+) -> Candidate:
+    """A mean per decision that uses these weights; with its range, where the largest of them is given."""
+    own = Overlap.of(weights, log.decisions.units)
+    span = None if largest is None else (log.rewards[0] * largest, log.rewards[1] * largest)
+    seen = log.overlap.ess if seen is None else seen
+    return Candidate(terms.by_unit(log.decisions.units), own, "decision", seen, clipped, span)
+
+
+def _from_weights(log: Log) -> Found:
+    """IPS, clipped IPS and SNIPS."""
+    weights, rewards, largest = log.weights, log.decisions.rewards, log.largest_weight
+    kept = np.minimum(weights, log.clip)
+    clipped = float(1 - kept.sum() / weights.sum()) if weights.any() else 0.0
+    most = log.clip if largest is None else min(log.clip, largest)
+    return {
+        "ips": _weighted(log, step.ips(weights, rewards), weights, largest=largest),
+        "clipped_ips": _weighted(
+            log, step.clipped_ips(weights, rewards, log.clip), kept, largest=most, clipped=clipped
+        ),
+        "snips": _weighted(log, step.snips(weights, rewards), weights),
+    }
+
+
+def _from_model(log: Log) -> Found:
+    """The direct method, doubly robust, and SWITCH."""
+    names = ("dm", "dr", "switch_dr")
+    model = _modelled(log)
+    if isinstance(model, str):
+        return dict.fromkeys(names, model)
+    weights, rewards = log.weights, log.decisions.rewards
+    dm = step.dm(model.expected, model.pull).by_unit(log.decisions.units)
+    dr = step.dr(weights, rewards, model.chosen, model.expected)
+    switch_dr = step.switch_dr(weights, rewards, model.chosen, model.expected, log.switch)
+    return {
+        "dm": Candidate(dm, None, "decision", log.overlap.ess),
+        "dr": _weighted(log, dr, weights),
+        "switch_dr": _weighted(log, switch_dr, step.switched(weights, log.switch)),
+    }
+
+
+def _modelled(log: Log) -> Modelled | str:
+    """The reward model, or what it lacks."""
+    decisions, target, options = log.decisions, log.target, log.options
+    if decisions.vectors is None:
+        return "the items have no vectors that a reward model could read"
+    if target.expected is None:
+        return "the policy's mean over the item vectors is not known in each row"
+    if log.units < 2:
+        return "a reward model is fitted on other units than it is asked about, and there is one alone"
+    folds = deal(log.units, min(max(2, options.folds), log.units), log.seed)[decisions.units]
+    chosen = decisions.vectors[decisions.actions]
+    return cross_fit(decisions.contexts, chosen, target.expected, decisions.rewards, folds, penalties=options.penalties)
+
+
+def _marginalised(log: Log) -> Found:
+    """Marginalised IPS: exact where both distributions are known."""
+    clusters = _clusters(log)
+    if isinstance(clusters, str):
+        return {"mips": clusters}
+    actions, rewards = log.decisions.actions, log.decisions.rewards
+    behaviour, full = log.options.behaviour, log.target.full
+    if behaviour is None or full is None:
+        weights = averaged_weights(log.weights, actions, clusters)
+        return {"mips": _weighted(log, step.ips(weights, rewards), weights)}
+    weights = marginal_weights(full, behaviour, clusters, actions)
+    seen = Overlap.of(weights, log.decisions.units).ess
+    return {"mips": _weighted(log, step.ips(weights, rewards), weights, largest=log.largest_weight, seen=seen)}
+
+
+def _clusters(log: Log) -> Int64[np.ndarray, "items"] | str:
+    """As given, or of the vectors; or why there are none."""
+    if log.options.clusters is not None:
+        return log.options.clusters
+    vectors, items = log.decisions.vectors, log.decisions.items
+    if vectors is None or (vectors.shape[1] >= items and ((vectors != 0).sum(axis=1) <= 1).all()):  # one-hot
+        return "the items have neither categories nor attributes to make clusters of"
+    return clusters_of(vectors, round(items**0.5), log.seed)
+
+
+def _slates(log: Log) -> Found:
+    """One estimate for each model of what a position's reward depends on, and its self-normalised form."""
+    decisions = log.decisions
+    ids, positions = decisions.slates, decisions.positions
+    if ids is None or positions is None:
+        return {}
+    places, found = slate.places(ids), Found()
+    length = int(places.max()) + 1
+    for name, weights, powers in (
+        ("independent", log.weights, np.ones(length)),
+        ("cascade", slate.cascade_weights(log.weights, ids), np.arange(1.0, length + 1)),
+        ("slate", slate.whole_weights(log.weights, ids), np.full(length, float(length))),
+    ):
+        ess = effective_size_over_steps(efficiency_of_steps(weights, places), np.bincount(places))
+        own, span = Overlap.of(weights, decisions.units, ess), None
+        if log.largest_weight is not None:
+            most = float((max(1.0, log.largest_weight) ** powers).sum())
+            span = (log.rewards[0] * most, log.rewards[1] * most)
+        plain = slate.slate_ips(weights, decisions.rewards, ids).by_unit(decisions.units)
+        normal = slate.slate_snips(weights, decisions.rewards, ids, positions).by_unit(decisions.units)
+        found[f"{name}_ips"] = Candidate(plain, own, "slate", log.overlap.ess, span=span)
+        found[f"{name}_snips"] = Candidate(normal, own, "slate", log.overlap.ess)
+    return found
+
+
+def _sequences(log: Log) -> Found:
+    """What whole trajectories earn, where units have more than one row and these are no slates."""
+    decisions, weights, discount = log.decisions, log.weights, log.options.discount
+    lengths = np.bincount(decisions.units)
+    if decisions.slates is not None or lengths.max() == 1:
+        return {}
+    if discount is None:
+        names = ("per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe")
+        return dict.fromkeys(names, "no discount is given for the rewards along a unit")
+    own, one = _overlap_of_steps(log, lengths, discount), np.ones(log.units)
+    weighted = Counted(log.units, lambda counts: weighted_per_decision_is(decisions, weights, discount, counts))
+    plain = step.Terms(per_decision_is(decisions, weights, discount), one)
+    found: Found = {
+        "per_decision_is": Candidate(plain, own, "trajectory", log.overlap.ess),
+        "weighted_per_decision_is": Candidate(weighted, own, "trajectory", log.overlap.ess),
+    }
+    if decisions.vectors is None or log.target.expected is None:
+        lacking = "the items' vectors, or the policy's mean over them in each row, are not known"
+        return found | dict.fromkeys(("sequence_dr", "fqe"), lacking)
+    whole = fqe(decisions, log.target, discount)
+    crossed = fqe(decisions, log.target, discount, folds=max(2, log.options.folds), seed=log.seed)
+    flaws = [_diverging(fitted.contraction) for fitted in (crossed, whole)]
+    robust = step.Terms(sequence_dr(decisions, weights, discount, crossed.values, crossed.chosen), one)
+    fitted = step.Terms(whole.initial if whole.influence is None else whole.influence, one)
+    found["sequence_dr"] = Candidate(robust, own, "trajectory", log.overlap.ess, flaw=flaws[0])
+    found["fqe"] = Candidate(fitted, None, "trajectory", log.overlap.ess, flaw=flaws[1])
+    return found
+
+
+def _overlap_of_steps(log: Log, lengths: Int64[np.ndarray, "units"], discount: float) -> Overlap:
+    """Of the products of weights along the trajectories, later ones counting as little as their rewards."""
+    found = sequence_diagnostics(log.decisions, log.weights)
+    reached = log.units - np.bincount(lengths).cumsum()[:-1]
+    ess = effective_size_over_steps(found.ess / log.units, reached, discount)
+    return replace(log.overlap, ess=ess, ess_units=ess, largest=found.largest, largest_share=0.0)
+
+
+def _diverging(contraction: float) -> str | None:
+    if contraction < 1:
+        return None
+    return f"fitted Q evaluation does not converge on this log (it grows by {contraction:.2f} a round)"

@@ -1,0 +1,175 @@
+"""What a policy would have earned on a log: every estimator that applies, with intervals, or the reason against it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from what_next.evaluation.off_policy.candidates import Candidate, Estimate, Found, candidates_of
+from what_next.evaluation.off_policy.decisions import Decisions, Target
+from what_next.evaluation.off_policy.diagnostics import Thresholds, refusal
+from what_next.evaluation.off_policy.intervals import empirical_bernstein, percentiles, resampled_counts
+from what_next.evaluation.off_policy.log import Log, Options
+from what_next.evaluation.off_policy.weighting import Terms, mean_of
+
+LEVEL = 95.0
+RESAMPLES = 2000
+PLAIN = Options()
+THRESHOLDS = Thresholds()
+
+NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
+
+
+def estimate(
+    decisions: Decisions,
+    target: Target,
+    *,
+    options: Options = PLAIN,
+    force: bool = False,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    thresholds: Thresholds = THRESHOLDS,
+) -> dict[str, Any]:
+    """Every estimate of what the target policy would have earned, as plain values.
+
+    Args:
+        decisions: the log.
+        target: what the policy would have done in each of its rows.
+        options: what else is known, and how the estimates are made.
+        force: tell refused estimates too, marked.
+        level: of the intervals, in percent.
+        resamples: of the units, for the bootstrap.
+        seed: of the resamples, the reward model's folds and the clusters.
+        thresholds: when an estimate is refused.
+
+    Returns:
+        `estimates`: for each name `mean`, `low`, `high` (bootstrap over units), `bernstein_low`, `bernstein_high` (None
+        without a known range; of clipped IPS they bound the clipped mean), `ess` (None where no weights are used),
+        `support`, `per` ("decision", "slate" or "trajectory"), `refused` (None, or why), and `forced` where a refused
+        one is told all the same. `left_out`: what each estimator lacks that could not be made. `logged`: what the
+        behaviour policy earned per decision. `diagnostics`: of the plain weights. And what it was made with.
+
+    Raises:
+        DataError: for a log that no estimate could be made from.
+    """
+    log = Log.of(decisions, target, options, seed)
+    found, logged = candidates_of(log), mean_of(decisions.rewards).by_unit(decisions.units)
+    made = _made(found)
+    samples = _resampled([logged, *(one.estimate for one in made.values())], log.units, resamples, seed)
+    estimates = {
+        name: _shown(_told(one, sample, log, level) | {"refused": _refusal(one, log, thresholds)}, force)
+        for (name, one), sample in zip(made.items(), samples[1:], strict=True)
+    }
+    about = {"n": len(decisions.units), "units": log.units, "level": level, "resamples": resamples, "seed": seed}
+    return about | {
+        "logged": _interval(logged.value, samples[0], level),
+        "estimates": estimates,
+        "left_out": {name: one for name, one in found.items() if isinstance(one, str)},
+        "diagnostics": _diagnostics(log),
+        "thresholds": asdict(thresholds) | {"clip": log.clip, "switch": log.switch},
+        "discount": options.discount,
+    }
+
+
+def difference(
+    decisions: Decisions,
+    target: Target,
+    other: Target,
+    *,
+    options: Options = PLAIN,
+    force: bool = False,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    thresholds: Thresholds = THRESHOLDS,
+) -> dict[str, dict[str, Any]]:
+    """By how much more the target would have earned than another policy, on the same log and the same resamples.
+
+    Args:
+        decisions: the log.
+        target: one policy; `other`: what is taken from it.
+        options, force, level, resamples, seed, thresholds: as of `estimate`.
+
+    Returns:
+        For each estimator that both allow `mean`, `low`, `high`, `per` and `refused`, which names the policy that it
+        is refused for: a difference with one refused estimate is refused.
+    """
+    logs = [Log.of(decisions, one, options, seed) for one in (target, other)]
+    ours, theirs = (_made(candidates_of(log)) for log in logs)
+    pairs = {name: (one, theirs[name]) for name, one in ours.items() if name in theirs}
+    samples = _resampled([one.estimate for pair in pairs.values() for one in pair], logs[0].units, resamples, seed)
+    told = {}
+    for place, (name, pair) in enumerate(pairs.items()):
+        reasons = [
+            f"{which}: {reason}"
+            for which, one, log in zip(("the policy", "the other policy"), pair, logs, strict=True)
+            if (reason := _refusal(one, log, thresholds)) is not None
+        ]
+        mean = pair[0].estimate.value - pair[1].estimate.value
+        interval = _interval(mean, samples[2 * place] - samples[2 * place + 1], level)
+        told[name] = _shown(interval | {"per": pair[0].per} | {"refused": "; ".join(reasons) or None}, force)
+    return told
+
+
+def _made(found: Found) -> dict[str, Candidate]:
+    """Those that could be made."""
+    return {name: one for name, one in found.items() if isinstance(one, Candidate)}
+
+
+def _resampled(
+    estimates: Sequence[Estimate], units: int, resamples: int, seed: int
+) -> list[Float64[np.ndarray, "resamples"]]:
+    """Each estimate from the same resamples."""
+    parts = [[one.resampled(counts) for one in estimates] for counts in resampled_counts(units, resamples, seed)]
+    return [np.concatenate(some) for some in zip(*parts, strict=True)]
+
+
+def _refusal(one: Candidate, log: Log, thresholds: Thresholds) -> str | None:
+    reason = refusal(one.own, log.overlap, log.support, thresholds, clipped=one.clipped, units=log.units, seen=one.seen)
+    return "; ".join(filter(None, [reason, one.flaw])) or None
+
+
+def _told(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Log, level: float) -> dict[str, Any]:
+    """An estimate as plain values."""
+    bounds, estimate = None, one.estimate
+    if one.span is not None and isinstance(estimate, Terms) and (estimate.bottoms == estimate.bottoms[0]).all():
+        bounds = empirical_bernstein(estimate.tops / estimate.bottoms[0], one.span, level)
+    low, high = bounds or (None, None)
+    return _interval(estimate.value, sample, level) | {
+        "bernstein_low": low,
+        "bernstein_high": high,
+        "ess": None if one.own is None else one.own.ess,
+        "support": _support(log),
+        "per": one.per,
+    }
+
+
+def _interval(mean: float, sample: Float64[np.ndarray, "resamples"], level: float) -> dict[str, Any]:
+    """None for what does not exist."""
+    low, high = percentiles(sample, level) or (None, None)
+    return {"mean": mean if np.isfinite(mean) else None, "low": low, "high": high}
+
+
+def _shown(told: dict[str, Any], force: bool) -> dict[str, Any]:
+    """What may be seen of it: no number of a refused estimate, unless that is forced and marked."""
+    if told["refused"] is None:
+        return told
+    return told | ({"forced": True} if force else dict.fromkeys(set(told) & set(NUMBERS)))
+
+
+def _support(log: Log) -> float:
+    """Known, or told by the mean weight, whose expectation it is."""
+    return min(1.0, log.overlap.mean_weight) if log.support is None else log.support
+
+
+def _diagnostics(log: Log) -> dict[str, Any]:
+    """Of the plain weights of the decisions."""
+    return asdict(log.overlap) | {
+        "matched": float((log.weights > 0).mean()),
+        "support": _support(log),
+        "support_is_known": log.support is not None,
+        "largest_possible": log.largest_weight,
+    }

@@ -1,0 +1,68 @@
+"""Estimators for slates, from one row for each of their positions: the summed reward of a whole slate.
+
+What a reward at a position may depend on decides the weights: on its own item (item-position model, Li et al. 2018,
+"Offline Evaluation of Ranking Policies with Click Models"), on the items up to it (cascade; reward interaction
+of McInerney et al. 2020, arXiv 2007.12986), or on the whole slate. The fewer, the smaller the weights, and the more is
+assumed.
+
+`weights` are those of each row's own action. The independent model wants the chances of an item at a position, all
+else left open (its marginal); the two others want the chances given the items above, whose product is the slate's.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from what_next.evaluation.off_policy.weighting import Terms
+
+Rows = Float64[np.ndarray, "rows"]
+Ids = Int64[np.ndarray, "rows"]
+
+LARGEST = 1e100
+"""Product of weights. An estimate that meets it means nothing, but stays a number."""
+
+
+def cascade_weights(weights: Rows, slates: Ids) -> Rows:
+    """The product of the weights from a slate's first position to each row's own; at most `LARGEST`."""
+    products, standing = weights.copy(), places(slates)
+    for place in range(1, int(standing.max()) + 1):
+        here = np.flatnonzero(standing == place)
+        products[here] = np.minimum(products[here] * products[here - 1], LARGEST)
+    return products
+
+
+def whole_weights(weights: Rows, slates: Ids) -> Rows:
+    """The product of all weights of a slate, in each of its rows; at most `LARGEST`."""
+    firsts = _firsts(slates)
+    lasts = np.flatnonzero(np.append(firsts[1:], True))
+    return np.asarray(cascade_weights(weights, slates)[lasts][firsts.cumsum() - 1])
+
+
+def slate_ips(weights: Rows, rewards: Rows, slates: Ids) -> Terms:
+    """The weighted rewards of a slate, summed; the mean over slates. `weights` as the model in question has them."""
+    return Terms(weights * rewards, _firsts(slates).astype(np.float64))
+
+
+def slate_snips(weights: Rows, rewards: Rows, slates: Ids, positions: Ids) -> Terms:
+    """Self-normalised at each position (with cascade weights: RIPS, McInerney et al. 2020, section 3).
+
+    A sum of one ratio for each position is no ratio of sums; the terms are its linear part (the delta method): the same
+    estimate, and the same spread of it up to the order 1/n.
+    """
+    below, above = np.bincount(positions, weights), np.bincount(positions, weights * rewards)
+    numbers = np.bincount(positions)
+    if not (below[numbers > 0] > 0).all():  # a position at which nothing that was logged could have been shown
+        return Terms(np.zeros(len(weights)), np.zeros(len(weights)))
+    ratio = (above / np.where(below > 0, below, 1))[positions]
+    mean = (below / np.maximum(numbers, 1))[positions]
+    return Terms(ratio + weights * (rewards - ratio) / mean, _firsts(slates).astype(np.float64))
+
+
+def places(slates: Ids) -> Ids:
+    """How many rows of its slate stand before each."""
+    rows = np.arange(len(slates))
+    return rows - np.maximum.accumulate(np.where(_firsts(slates), rows, 0))
+
+
+def _firsts(slates: Ids) -> Bool[np.ndarray, "rows"]:
+    """Which rows start a slate."""
+    return np.append(True, slates[1:] != slates[:-1])

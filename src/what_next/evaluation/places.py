@@ -1,0 +1,187 @@
+"""Where relevant items stand in a ranking of the whole catalogue, ties included, and the best items themselves."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, Int, Int32, Int64, Shaped, UInt64
+from torch import Tensor
+
+from what_next.retrieval import bits
+from what_next.retrieval.pool import sample_ranks
+
+NOWHERE = 2**31 - 1
+"""The place of an item that cannot be reached."""
+GROUP = 16
+"""Items of which the greatest score is taken before the best are searched for; the fastest of 16 to 256."""
+CACHED = 2**20
+"""Scores compared at a time: 4 MB stay near the processor, and their memory is used again."""
+HALVES = 2 ** np.arange(5, -1, -1, dtype=np.uint64)
+"""Of a word of 64 bits, of its half, and so on: where to cut when a bit is searched for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the relevant items of each row stand in its ranking. Those of one row with the same `above` are tied.
+
+    Attributes:
+        above: how many permitted items have a strictly higher score; NOWHERE for an item that is not permitted or that
+            lies beyond the slate, and for padding.
+        tied: how many permitted items have the same score, itself included; 1 where `above` is NOWHERE.
+        counts: how many relevant items each row has, those that are nowhere included.
+    """
+
+    above: Int64[np.ndarray, "rows relevant"]
+    tied: Int64[np.ndarray, "rows relevant"]
+    counts: Int64[np.ndarray, "rows"]
+
+    @classmethod
+    def of_slates(cls, slates: Int32[np.ndarray, "rows k"], relevant: Int[np.ndarray, "rows relevant"]) -> "Places":
+        """Of a policy that tells no scores: the position in its slate, without ties; -1 is no item in either."""
+        above = np.full(relevant.shape, NOWHERE)
+        for position in reversed(range(slates.shape[1])):  # where an item stands twice, the first counts
+            above[slates[:, position, None] == relevant] = position
+        above[relevant < 0] = NOWHERE
+        return cls(above, np.ones_like(above), (relevant >= 0).sum(axis=1))
+
+
+@torch.no_grad()
+def place(
+    scores: Float32[Tensor, "rows items"], relevant: Int64[Tensor, "rows relevant"], k: int, rng: np.random.Generator
+) -> tuple[Places, Int32[np.ndarray, "rows k"]]:
+    """Rank the catalogue for each row: where its relevant items stand, and the `k` best items.
+
+    Equal scores inside the slate or at its border are put in an order drawn uniformly. Only rows with such ties draw
+    numbers, row after row and the same count each: how the rows, in one order, are cut into chunks does not matter.
+
+    Args:
+        scores: higher is better; -inf where an item is not permitted.
+        relevant: different items for each row; -1 pads.
+        k: slots of the slate, and the deepest cutoff that the places tell of.
+        rng: breaks the ties of the slates; the places do not depend on it.
+
+    Returns:
+        The places, exact where fewer than `k` items have a higher score, else NOWHERE; and the slates, best first, -1
+        where no more items are permitted.
+    """
+    depth = min(k, scores.shape[1])
+    assert depth > 0
+    values, items = _top(scores, min(depth + 1, scores.shape[1]))
+    assert not values[:, 0].isnan().any(), "a score is not a number"
+    own = scores.gather(1, relevant.clamp(min=0)).masked_fill(relevant < 0, -torch.inf)
+    descending, lowest = -values[:, :depth].contiguous(), values[:, depth - 1, None]
+    above = torch.searchsorted(descending, -own)
+    tied = (torch.searchsorted(descending, -own, right=True) - above).cpu().numpy()
+    slates, crowds = _slates(scores, values.cpu().numpy(), items.cpu().numpy(), k, rng)
+    # All that equals a score above the slate's lowest stands in the slate; what equals the lowest may not.
+    tied = np.where((own == lowest).cpu().numpy(), np.maximum(tied, crowds[:, None]), tied)
+    reached = ((own >= lowest) & (own > -torch.inf)).cpu().numpy()
+    counts = (relevant >= 0).sum(1).cpu().numpy()
+    return Places(np.where(reached, above.cpu().numpy(), NOWHERE), np.where(reached, tied, 1), counts), slates
+
+
+def _top(
+    scores: Float32[Tensor, "rows items"], count: int
+) -> tuple[Float32[Tensor, "rows count"], Int64[Tensor, "rows count"]]:
+    """`scores.topk(count)`, in a third of the time where the catalogue is large.
+
+    At most `count - 1` groups of items hold a score above the last one that is sought, so the `count` groups with the
+    greatest maxima hold all of those, and enough that equal it.
+    """
+    width = scores.shape[1] // GROUP
+    if width < GROUP * count:  # it would take longer
+        values, best = scores.topk(count)
+        return values, best
+    groups = scores[:, : GROUP * width].view(len(scores), GROUP, width)  # a group: every width-th item
+    found = groups.amax(1).topk(count, sorted=False).indices[:, None].expand(-1, GROUP, -1)
+    places = torch.arange(scores.shape[1], device=scores.device)
+    rest = places[GROUP * width :].expand(len(scores), -1)
+    candidates = torch.cat([(found + places[:GROUP, None] * width).flatten(1), rest], 1)
+    values, best = torch.cat([groups.gather(2, found).flatten(1), scores[:, GROUP * width :]], 1).topk(count)
+    return values, candidates.gather(1, best)
+
+
+def _slates(
+    scores: Float32[Tensor, "rows items"],
+    values: Float32[np.ndarray, "rows best"],
+    items: Int64[np.ndarray, "rows best"],
+    k: int,
+    rng: np.random.Generator,
+) -> tuple[Int32[np.ndarray, "rows k"], Int64[np.ndarray, "rows"]]:
+    """The best items with their ties broken; and how many items equal the last, where not all of them have a slot.
+
+    Args:
+        scores: of all items.
+        values: the greatest scores, one more than there are slots where the catalogue is large enough.
+        items: whose they are.
+        k: slots.
+        rng: breaks the ties.
+    """
+    depth = min(k, scores.shape[1])
+    equal = (values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -np.inf)
+    rows = np.flatnonzero(equal.any(axis=1))
+    best, crowds = items[:, :depth].copy(), np.zeros(len(scores), np.int64)
+    if len(rows):
+        uniforms = rng.random((len(rows), 3, depth))
+        levels = -values[rows, :depth]
+        chosen = _ordered(best[rows], levels, best[rows])  # the order of equals so far is of no one's choice
+        crowded = np.flatnonzero(equal[rows, depth - 1 :].any(axis=1))
+        sizes, drawn = _drawn_at_border(scores, rows[crowded], -levels[crowded, -1], uniforms[crowded, :2])
+        slots = (levels[crowded] == levels[crowded, -1:]).sum(axis=1, keepdims=True)
+        slot = np.arange(depth) - depth + slots
+        inside = np.take_along_axis(drawn, np.maximum(slot, 0), axis=1)
+        chosen[crowded] = np.where(slot >= 0, inside, chosen[crowded])
+        best[rows], crowds[rows[crowded]] = _ordered(chosen, levels, uniforms[:, 2]), sizes
+    slates = np.full((len(scores), k), -1, np.int32)
+    slates[:, :depth] = np.where(values[:, :depth] > -np.inf, best, -1)
+    return slates, crowds
+
+
+def _ordered(
+    items: Int64[np.ndarray, "rows slots"],
+    levels: Float32[np.ndarray, "rows slots"],
+    keys: Shaped[np.ndarray, "rows slots"],
+) -> Int64[np.ndarray, "rows slots"]:
+    """Items by ascending level, those of one level by ascending key."""
+    return np.take_along_axis(items, np.lexsort((keys, levels)), axis=1)
+
+
+def _drawn_at_border(
+    scores: Float32[Tensor, "rows items"],
+    rows: Int64[np.ndarray, "crowded"],
+    border: Float32[np.ndarray, "crowded"],
+    uniforms: Float64[np.ndarray, "crowded two slots"],
+) -> tuple[Int64[np.ndarray, "crowded"], Int64[np.ndarray, "crowded slots"]]:
+    """How many items of some rows have the border's score, and as many of them as there are slots, in random order.
+
+    Where there are fewer, -1 pads.
+    """
+    sizes, items = np.zeros(len(rows), np.int64), np.full(uniforms[:, 0].shape, -1)
+    step = max(1, CACHED // scores.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        some = scores[torch.from_numpy(rows[part]).to(scores.device)].cpu().numpy()
+        words = bits.pack(some == border[part, None])
+        sizes[part] = np.bitwise_count(words).sum(axis=1, dtype=np.int64)
+        items[part] = _of_ranks(words, sample_ranks(uniforms[part, 0], sizes[part]))
+    order = np.where(items < 0, np.inf, uniforms[:, 1]).argsort(axis=1)  # what was drawn is a set: in no random order
+    return sizes, np.take_along_axis(items, order, axis=1)
+
+
+def _of_ranks(
+    words: UInt64[np.ndarray, "rows words"], ranks: Int64[np.ndarray, "rows slots"]
+) -> Int64[np.ndarray, "rows slots"]:
+    """The members of sets by their ranks (from 0, ascending); -1 for rank -1."""
+    flat, width = words.ravel(), words.shape[1]
+    inside = np.bitwise_count(flat)
+    before = np.cumsum(inside, dtype=np.int64) - inside
+    wanted = before[::width, None] + np.maximum(ranks, 0)
+    holder = np.searchsorted(before, wanted, side="right") - 1  # the last word that begins at or before the rank
+    word, left, bit = flat[holder], wanted - before[holder], np.zeros(ranks.shape, np.uint64)
+    for half in HALVES:
+        low = np.bitwise_count(word & ((np.uint64(1) << half) - np.uint64(1)))
+        shift = np.where(left >= low, half, np.uint64(0))
+        left -= np.where(left >= low, low, 0)
+        word >>= shift
+        bit += shift
+    return np.where(ranks < 0, -1, holder % width * bits.WORD + bit.astype(np.int64))

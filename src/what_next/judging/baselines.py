@@ -1,0 +1,76 @@
+"""Baselines at their best: their few settings are chosen on the validation users."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from what_next.evaluation.baselines import BASELINES, Ease, Fit, ItemKnn, Markov
+from what_next.evaluation.next_items import Targets, rank
+from what_next.evaluation.rules import Ranking
+from what_next.state import State
+
+MOST = 2000
+"""Validation users that settings are chosen on, at most: always the same ones."""
+
+GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
+    "popular_recent": {
+        "half_life_days": (30.0, 0.1, 0.5, 2.0, 7.0, 90.0, 365.0),
+        "half_life_events": (10.0, 1.0, 3.0, 30.0, 100.0),
+    },
+    "markov": {"decay": (0.4, 0.0, 0.2, 0.6, 0.8), "smoothing": (10.0, 1.0, 100.0)},
+    "item_knn": {
+        "decay": (0.8, 0.3, 0.5, 0.95, 1.0),
+        "shrinkage": (10.0, 0.0, 50.0),
+        "neighbours": (100.0, 20.0, 500.0),
+    },
+    "ease": {"penalty": (300.0, 30.0, 100.0, 1000.0)},
+}
+"""The values that each setting may take, the one to start from first; settings are chosen one after another."""
+
+
+def tuned(state: State) -> dict[str, tuple[Ranking, dict[str, float]]]:
+    """Every baseline that fits the catalogue, fitted to what training may know, and the settings that were chosen.
+
+    Each setting in turn takes the value with the highest NDCG@10 on the last validation event of the users, the others
+    as chosen so far; the earlier value of the grid among equals. Without validation users all stay at their first.
+    No event of the test is read.
+    """
+    targets = Targets.of(state.dataset, state.split, "validation")
+    if len(targets) > MOST:
+        some = np.random.default_rng(state.setup.split.seed).choice(len(targets), MOST, replace=False)
+        targets = targets.of_rows(np.sort(some))
+    found = {}
+    for name, fit in BASELINES.items():
+        if name == "ease" and not Ease.fits(len(state.dataset.catalogue)):
+            continue
+        unused = "half_life_events" if state.dataset.timestamps is not None else "half_life_days"
+        grid = {setting: values for setting, values in GRIDS[name].items() if setting != unused}
+        found[name] = _best(fit, grid, state, targets)
+    return found
+
+
+def _best(
+    fit: Fit, grid: Mapping[str, Sequence[float]], state: State, targets: Targets
+) -> tuple[Ranking, dict[str, float]]:
+    """The fitted policy with the best settings, and these."""
+    fitted: dict[tuple[tuple[str, float], ...], Ranking] = {}
+
+    def tried(settings: Mapping[str, float]) -> tuple[Ranking, float]:
+        counted = tuple(item for item in settings.items() if item[0] != "decay")
+        if counted not in fitted:
+            fitted.clear()  # one at a time in memory
+            fitted[counted] = fit(state.dataset, state.split.known, **settings)
+        policy = fitted[counted]
+        if isinstance(policy, Markov | ItemKnn):
+            policy = policy.decayed(settings["decay"])  # nothing needs to be counted again
+        return policy, float(rank(policy, targets, state.histories).ndcg.mean()) if len(targets) else 0.0
+
+    chosen = {setting: float(values[0]) for setting, values in grid.items()}
+    best, reached = tried(chosen)
+    for setting, values in grid.items() if len(targets) else ():
+        for value in values[1:]:
+            settings = chosen | {setting: float(value)}
+            policy, ndcg = tried(settings)
+            if ndcg > reached:
+                best, reached, chosen = policy, ndcg, settings
+    return best, chosen

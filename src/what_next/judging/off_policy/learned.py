@@ -1,0 +1,178 @@
+"""A trained model as the policy that a log judges: its chance of each logged item, given the user's earlier rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
+
+from what_next.agent import Agent
+from what_next.artefacts import read_manifest, read_models
+from what_next.data import Dataset
+from what_next.data.columns import numeric
+from what_next.data.decision_log import DecisionLog
+from what_next.errors import DataError
+from what_next.evaluation.off_policy import Decisions, Target
+from what_next.judging.off_policy.targets import FULL, Answer, TargetPolicy, expected_vectors, outside_told, placed
+from what_next.policy import LearnedPolicy
+from what_next.settings import Setup, Split
+from what_next.state import State
+
+EVENTS, PAIRS = 2**16, 2**21
+"""Events of histories read at a time, padding included; chances of items at work at a time: 16 MB."""
+
+
+class Learned(TargetPolicy):
+    """The trained agent of a setup, drawing from its distribution; without items of the history, unless `seen`."""
+
+    def __init__(self, path: Path, *, seen: bool = False) -> None:
+        self.path, self.seen = path, seen
+        # Nobody of the log is set aside: it is not trained on.
+        self.setup = Setup.read(path, ["train=no"]).model_copy(update={"split": Split(test=0, validation=0)})
+
+    def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
+        """See `TargetPolicy.answer`. It can be asked where the user has an earlier row with an item that it knows.
+
+        Raises:
+            DataError: the log has no users, or nobody with two rows.
+            ModelError: the model is missing or damaged.
+        """
+        if log.user_ids is None:
+            raise DataError(
+                f"{log.source.path}: has no users, so {self.path} has no histories to decide by; name their column "
+                "with --user, or judge uniform, a column, or another log"
+            )
+        events = _Events.of(log, self._agent())
+        asked = events.before > 0
+        if not asked.any():
+            raise DataError(
+                f"{log.source.path}: no row has an earlier one of the same user with an item that {self.path} knows "
+                f"({len(events.agent.space.catalogue):,} items); give a log of the same catalogue"
+            )
+        target, outside = self._target(log, decisions, events, asked)
+        unknown = int((events.places[log.actions] < 0).sum())
+        about = {
+            "kind": "setup",
+            "setup": str(self.path),
+            "algorithm": self.setup.algorithm.name,
+            "run": read_manifest(self.setup.model_agent_path, "agent").run,
+            "seen": self.seen,
+            "unknown_items": unknown,
+            "without_history": int((~asked).sum()),
+            "outside": outside,
+        }
+        return Answer(target, asked, about, tuple(self._notes(log, about)))
+
+    def _agent(self) -> Agent:
+        return Agent(self.setup, read_models(self.setup.model_agent_path).space).ready_agent()
+
+    def _target(
+        self, log: DecisionLog, decisions: Decisions, events: "_Events", asked: Bool[np.ndarray, "rows"]
+    ) -> tuple[Target, float]:
+        """Chances in chunks of rows; and the share of them that lies outside the log's catalogue."""
+        assert decisions.vectors is not None
+        rows, items, outside = len(log), len(log.items), 0.0
+        chances, expected = np.zeros(rows), np.zeros((rows, decisions.vectors.shape[1]))
+        full = np.zeros((rows, items)) if rows * items <= FULL else None
+        known = events.places >= 0
+        for part, found in events.chances(np.flatnonzero(asked), self.seen):
+            mine = np.where(known, found[:, np.where(known, events.places, 0)], 0.0)
+            chances[part] = mine[np.arange(len(part)), log.actions[part]]
+            expected[part] = expected_vectors(mine, decisions)
+            outside += float((1 - mine.sum(axis=1)).sum())
+            if full is not None:
+                full[part] = mine
+        return Target(chances, expected, full), max(0.0, outside / int(asked.sum()))
+
+    def _notes(self, log: DecisionLog, about: dict[str, Any]) -> Iterator[str]:
+        if about["without_history"]:
+            yield (
+                f"{about['without_history']:,} rows without an earlier row of their user are history alone: no "
+                f"decision of {self.path}"
+            )
+        if about["unknown_items"]:
+            yield f"{about['unknown_items']:,} rows show items that {self.path} does not know: it would never show them"
+        if about["outside"] > 1e-9:
+            yield outside_told(about["outside"])
+        if self.setup.data.resolve() == log.source.path.resolve():
+            yield (
+                f"{self.path} was trained on this log: it has seen these rewards, and the estimate is too good; judge "
+                "on later rows"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Events:
+    """The log as the histories that an agent reads: rows with items that it knows.
+
+    Attributes:
+        agent: the trained one; `state`: of the log, in the agent's own catalogue.
+        users: of each row of the log; `before`: how many events of its user come before it.
+        above: the agent's items that stand above each row in its slate; -1 is padding, and what it does not know.
+        places: of each item of the log in the agent's catalogue; -1 where it does not know it.
+    """
+
+    agent: Agent
+    state: State
+    users: Int64[np.ndarray, "rows"]
+    before: Int64[np.ndarray, "rows"]
+    above: Int32[np.ndarray, "rows width"]
+    places: Int64[np.ndarray, "items"]
+
+    @classmethod
+    def of(cls, log: DecisionLog, agent: Agent) -> "_Events":
+        """The events, with rewards, times and what else the agent reads of them."""
+        assert log.user_ids is not None
+        places = placed(agent.space.catalogue.ids, log.items.ids)
+        known = places[log.actions] >= 0
+        owners = log.units[known]
+        names = [name for name in agent.space.event_names if name in log.source.frame.collect_schema().names()]
+        names = [name for name in names if name != "reward"]
+        dataset = Dataset(
+            name=str(log.source.path),
+            user_ids=log.user_ids,
+            items=places[log.actions[known]].astype(np.int32),
+            offsets=np.searchsorted(owners, np.arange(log.count + 1)).astype(np.int64),
+            timestamps=None if log.times is None else log.times[known],
+            rewards=log.rewards[known].astype(np.float32),
+            context=_context(log, names)[known],
+            context_names=tuple(names),
+            catalogue=agent.space.catalogue,
+        )
+        space = replace(agent.space, tolerance=agent.setup.tolerance or agent.space.tolerance)
+        running, rows = np.cumsum(known) - known, np.arange(len(log))
+        # A slate is decided as a whole: its own rows are no history of any of them, and stand above the later ones.
+        now = rows if log.slates is None else np.searchsorted(log.slates, log.slates)
+        before = running[now] - running[np.searchsorted(log.units, log.units)]
+        steps = np.arange(int((rows - now).max()))
+        above = np.where(
+            steps < (rows - now)[:, None], places[log.actions[np.minimum(now[:, None] + steps, rows[-1])]], -1
+        )
+        return cls(agent, State(dataset, agent.setup, space), log.units, before, above.astype(np.int32), places)
+
+    def chances(
+        self, rows: Int64[np.ndarray, "asked"], seen: bool
+    ) -> Iterator[tuple[Int64[np.ndarray, "part"], Float64[np.ndarray, "part items"]]]:
+        """The chance of every item of the agent's catalogue, some rows at a time, those of a length together."""
+        policy, items = LearnedPolicy(self.agent, self.state), len(self.agent.space.catalogue)
+        order, start = rows[np.argsort(-self.before[rows], kind="stable")], 0
+        while start < len(order):
+            step = max(1, min(EVENTS // int(self.before[order[start]]), PAIRS // items))
+            part = order[start : start + step]
+            lengths = self.before[part]
+            history = self.state.histories(self.users[part].astype(np.int32), np.zeros_like(lengths), lengths)
+            heard = history.items[:, :0] if seen else history.items
+            yield part, policy.chances(history, exclude=np.concatenate([heard, self.above[part]], axis=1))
+            start += step
+
+
+def _context(log: DecisionLog, names: list[str]) -> Float32[np.ndarray, "rows names"]:
+    """Columns of the log that the agent reads of each event; 0 where there is no number."""
+    numbers = numeric(log.source.frame, names)
+    columns = [log.source.frame.select(numbers[name]).collect().to_series().fill_null(0) for name in names]
+    found = np.zeros((len(log), len(names)), np.float32)
+    for place, column in enumerate(columns):
+        found[:, place] = column.to_numpy()[log.order]
+    return found

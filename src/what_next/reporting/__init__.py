@@ -1,0 +1,46 @@
+"""The report: one self-contained page of what judging found."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from what_next.data.files import write_files
+from what_next.errors import MissingExtraError
+from what_next.judging.verdict import Verdict
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    verdict: Verdict,
+    path: Path,
+    *,
+    weighted: Sequence[tuple[float, Verdict]] = (),
+    windows: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the page of a verdict: the same verdict gives the same bytes.
+
+    Args:
+        verdict: of one learned policy (`judging.examine`) or of several.
+        path: of the HTML file.
+        weighted: verdicts at several weights of the reward (`judging.tradeoff`), for the curve of the trade-off.
+        windows: what judging by windows found of the founding algorithm (`judging.judge_windows`), shown as well.
+
+    Raises:
+        MissingExtraError: Matplotlib or Jinja is not installed.
+        SaveError: the file could not be written; what stood there before is intact.
+    """
+    try:
+        from what_next.reporting.page import page
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in ("jinja2", "markupsafe", "matplotlib"):
+            raise
+        raise MissingExtraError(library, "report", "a report") from None
+    content = page(verdict, weighted, windows).encode()
+    write_files({path: partial(_into, content)})
+
+
+def _into(content: bytes, file: BinaryIO) -> None:
+    file.write(content)

@@ -1,0 +1,210 @@
+"""Charts as inline SVG whose colours belong to the page: drawn once, they fit light and dark.
+
+Matplotlib draws with made-up colours; each is replaced by a CSS variable, and so are its fonts, by leaving them to the
+page. Text stays text, so that it can be read, searched and scaled.
+"""
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import matplotlib.style
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+COLOURS = ("ink", "soft", "rule", "paper", "muted", "one", "two", "three", "four", "rival")
+"""What the page has a CSS variable of; `one` to `four` are of learned policies."""
+HEX: Mapping[str, str] = MappingProxyType({name: f"#a0b0{place:02x}" for place, name in enumerate(COLOURS)})
+"""The colours to draw with."""
+WIDTH = 4.6
+"""Inches, at 72 units each: as many units as a phone has pixels, so that 10 units are read as 10 pixels there."""
+FONT = 11
+LETTER = 0.56
+"""Mean width of a letter, in units of the font's size."""
+STYLE = {
+    "axes.edgecolor": HEX["rule"],
+    "axes.labelcolor": HEX["soft"],
+    "axes.labelsize": 10,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": FONT,
+    "grid.color": HEX["rule"],
+    "grid.linewidth": 0.7,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "what-next",
+    "text.color": HEX["ink"],
+    "text.parse_math": False,  # a name may hold a dollar
+    "xtick.color": HEX["rule"],
+    "xtick.labelcolor": HEX["soft"],
+    "xtick.labelsize": 10,
+    "ytick.color": HEX["rule"],
+    "ytick.labelcolor": HEX["soft"],
+    "ytick.labelsize": 10,
+    "ytick.major.size": 0,
+}
+Box = tuple[float, float, float, float]
+"""Left, low, right and high."""
+Draw = Callable[[Axes], None]
+"""Draws on empty axes."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a chart's legend: a colour of the page, a shape (`dot`, `ring`, `line`, `dash`, ...), its meaning."""
+
+    colour: str
+    shape: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure of the page.
+
+    Attributes:
+        svg: the drawing.
+        title: what it shows; `note`: how to read it.
+        legend: what its colours and shapes mean.
+    """
+
+    svg: Markup
+    title: str
+    note: str = ""
+    legend: tuple[Key, ...] = ()
+
+
+def drawn(
+    draw: Draw,
+    name: str,
+    told: str,
+    *,
+    height: float = 2.6,
+    margins: tuple[float, float, float, float] = (0.5, 0.15, 0.42, 0.12),
+) -> Markup:
+    """What `draw` draws, as the `<svg>` of a page.
+
+    Args:
+        draw: on axes of fixed size.
+        name: distinct in the page; a word.
+        told: the same in words, for those who do not see it.
+        height: of the whole, in inches.
+        margins: of the axes: left, right, bottom and top, in inches.
+    """
+    left, right, bottom, top = margins
+    with matplotlib.style.context(STYLE, after_reset=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the page's fonts draw it
+        figure = Figure(figsize=(WIDTH, height))
+        FigureCanvasSVG(figure)
+        figure.patch.set_visible(False)
+        share = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - bottom - top) / height)
+        axes = figure.add_axes(share)
+        axes.patch.set_visible(False)
+        axes.set_axisbelow(True)
+        draw(axes)
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", metadata=nothing)
+    return Markup(_of_the_page(file.getvalue(), name, told))  # every text in it is escaped: by Matplotlib, and below
+
+
+def _of_the_page(svg: str, name: str, told: str) -> str:
+    """The `<svg>` alone, its ids distinct, its colours and fonts those of the page, two decimals to a number."""
+    svg = svg[svg.index("<svg") :].strip()
+    box = re.search(r'viewBox="[^"]*"', svg)
+    assert box is not None
+    svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    head = f'<svg {box[0]} role="img" aria-label="{html.escape(told)}">'
+    svg = re.sub(r"^<svg[^>]*>", lambda _: head, svg)
+    start = len(head)
+    return svg[:start] + re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name), svg[start:])
+
+
+def _tag(tag: str, name: str) -> str:
+    """One tag of the drawing."""
+    tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
+    tag = re.sub(r'font-family: [^;"]*;? ?', "", tag)
+    tag = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag)
+    tag = re.sub(r' id="([^"]*)"', rf' id="{name}-\1"', tag)
+    tag = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', tag).replace("url(#", f"url(#{name}-")
+    for colour, value in HEX.items():
+        tag = tag.replace(value, f"var(--{colour})")
+    return re.sub(r"\s+", " ", tag)
+
+
+def shortened(text: str, letters: int = 22) -> str:
+    """A text with a dot for what does not fit."""
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def label(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    colours: Sequence[str],
+    lines: Sequence[Box] = (),
+) -> None:
+    """Write a text beside each point, where it covers least of the points, the lines and the other texts.
+
+    Args:
+        axes: which all is drawn on already.
+        points: in units of the data; `texts` and `colours` (names of the page's) of each.
+        lines: from left, low to right, high: upright or level ones, in units of the data.
+    """
+    axes.autoscale_view()
+    scale, size, window = axes.figure.dpi / 72, 10.5, axes.get_window_extent()
+    spots = [axes.transData.transform(point) for point in points]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
+    for left, low, right, high in lines:
+        (x0, y0), (x1, y1) = axes.transData.transform([(left, low), (right, high)])
+        taken.append((x0 - 1, y0 - 1, x1 + 1, y1 + 1))
+    for (x, y), point, text, colour in zip(spots, points, texts, colours, strict=True):
+        width, height = LETTER * size * len(text) * scale, size * scale
+        ranked = []
+        for dx, dy, align in _PLACES:
+            left = x + dx * scale - width * {"left": 0.0, "center": 0.5, "right": 1.0}[align]
+            low = y + dy * scale - height / 2
+            box = (left, low, left + width, low + height)
+            cost = sum(_overlap(box, other) for other in taken) + 2 * (abs(dx) + abs(dy))
+            inside = _overlap(box, (window.x0 - 8, window.y0, window.x1 + 12, window.y1)) / (width * height)
+            ranked.append((cost + 1e4 * (1 - inside), dx, dy, align, box))
+        _, dx, dy, align, box = min(ranked, key=lambda place: place[0])
+        taken.append(box)
+        far = {"arrowstyle": "-", "color": HEX[colour], "lw": 0.7, "alpha": 0.7, "shrinkA": 1, "shrinkB": 3}
+        axes.annotate(
+            text, point, (dx, dy), textcoords="offset points", ha=align, va="center", color=HEX[colour], size=size,
+            arrowprops=far if max(abs(dx), abs(dy)) > 15 else None,
+        )  # fmt: skip
+
+
+_PLACES = tuple(
+    (dx, dy, align)
+    for reach in (0, 8, 18, 30)
+    for dx, dy, align in (
+        (7, reach, "left"),
+        (7, -reach, "left"),
+        (-7, reach, "right"),
+        (-7, -reach, "right"),
+        (0, 11 + reach, "center"),
+        (0, -11 - reach, "center"),
+    )
+)
+"""Where a text may stand beside its point, the nearest first."""
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """The area that two boxes share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def room(texts: Sequence[str]) -> float:
+    """Inches that the longest of some texts takes, with what is kept clear of the axes."""
+    return 0.14 + LETTER * FONT / 72 * max(len(shortened(text)) for text in texts)

@@ -1,0 +1,178 @@
+"""Metrics as pictures: beside baselines, against each other, over a reward's weight, and by group."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from what_next.evaluation.bootstrap import Interval
+from what_next.evaluation.metrics import METRICS
+from what_next.reporting.drawing import FONT, HEX, Box, Chart, Key, drawn, label, room, shortened
+from what_next.reporting.view import View, between, cleaned, number
+
+ROW = 0.26
+"""Inches of a row of a dot plot."""
+TITLES = {"cold": "what training knew of them", "activity": "events on an active day"}
+"""Kinds of groups whose name says too little."""
+
+
+def told_of(metric: str) -> str:
+    """What a metric is, in words; empty where nothing is said of it."""
+    return re.sub(r"^\S+@\d+: ", "", METRICS.get(metric.partition("@")[0], ""))
+
+
+def forest(view: View, metric: str) -> Chart:
+    """A metric of every policy with its interval, a row each; a band carries the best learned one's through."""
+    names = [name for name in view.ranked if metric in view.policies[name]]
+    told = {name: view.policies[name][metric] for name in names}
+
+    def draw(axes: Axes) -> None:
+        band = told.get(view.lead)
+        if band is not None:
+            axes.axvspan(band["low"], band["high"], color=HEX[view.colour(view.lead)], alpha=0.12, lw=0)
+        for place, (name, one) in enumerate(told.items()):
+            strong = name in view.shown
+            _dot(axes, one, float(place), view.colour(name))
+            axes.text(
+                1.03, place, number(one["mean"]), transform=axes.get_yaxis_transform(), va="center",
+                color=HEX["ink" if strong else "soft"], fontweight="bold" if name == view.lead else "normal",
+            )  # fmt: skip
+        _rows(axes, [(name, view.colour(name) if name in view.shown else "soft") for name in names], view.lead)
+
+    left = room([*names, "random"])
+    svg = drawn(
+        draw,
+        f"forest-{_word(metric)}",
+        f"{metric}: " + "; ".join(f"{name} {number(one['mean'])} {between(one)}" for name, one in told.items()),
+        height=ROW * len(names) + 0.4,
+        margins=(left, 0.56, 0.34, 0.06),
+    )
+    return Chart(svg, metric, told_of(metric))
+
+
+def scatter(view: View, across: str) -> Chart:
+    """Two metrics of every policy against each other, with both intervals."""
+    names = [name for name in view.ranked if across in view.policies[name]]
+    pairs = {name: (view.policies[name][across], view.policies[name][view.main]) for name in names}
+
+    def draw(axes: Axes) -> None:
+        for name, (x, y) in pairs.items():
+            _cross(axes, x, y, view.colour(name))
+        _plane(axes, across, view.main)
+        colours = [view.colour(name) if name in view.shown else "soft" for name in names]
+        points = [(x["mean"], y["mean"]) for x, y in pairs.values()]
+        lines = [line for x, y in pairs.values() for line in _lines(x, y)]
+        label(axes, points, [shortened(one) for one in names], colours, lines)
+
+    told = "; ".join(f"{name} at {number(x['mean'])}, {number(y['mean'])}" for name, (x, y) in pairs.items())
+    svg = drawn(draw, "scatter", f"{view.main} against {across}: {told}", height=3.4, margins=(0.58, 0.2, 0.5, 0.15))
+    return Chart(svg, "Every policy", f"Further right: more {across}; higher: more {view.main}.")
+
+
+def over_weights(view: View, weighted: Sequence[tuple[float, View]], across: str) -> Chart:
+    """The trade-off: two metrics of the agent as the reward's weight grows, beside the policies without one."""
+    points = [
+        (weight, one.policies[one.lead][across], one.policies[one.lead][view.main])
+        for weight, one in sorted(weighted, key=lambda pair: pair[0])
+        if across in one.policies[one.lead]
+    ]
+    others = [name for name in view.ranked if name not in view.learned and across in view.policies[name]]
+
+    def draw(axes: Axes) -> None:
+        for name in others:
+            _cross(axes, view.policies[name][across], view.policies[name][view.main], view.colour(name), faint=True)
+        means = [(x["mean"], y["mean"]) for _, x, y in points]
+        axes.plot(*zip(*means, strict=True), color=HEX["one"], lw=2)
+        for _, x, y in points:
+            _cross(axes, x, y, "one", faint=True)
+        _plane(axes, across, view.main)
+        beside = [(view.policies[name][across], view.policies[name][view.main]) for name in others]
+        texts = [f"weight {weight:g}" for weight, _, _ in points] + [shortened(name) for name in others]
+        colours = ["one"] * len(means) + ["soft"] * len(others)
+        lines = [line for x, y in (*((x, y) for _, x, y in points), *beside) for line in _lines(x, y)]
+        label(axes, means + [(x["mean"], y["mean"]) for x, y in beside], texts, colours, lines)
+
+    told = "; ".join(f"weight {weight:g} at {number(x['mean'])}, {number(y['mean'])}" for weight, x, y in points)
+    svg = drawn(draw, "weights", f"{view.main} against {across}: {told}", height=3.4, margins=(0.58, 0.2, 0.5, 0.15))
+    note = f"Each point of the line is an agent trained with that weight of the spread in its reward; {view.main} and "
+    return Chart(svg, "Over the weight of the spread", note + f"{across} with their intervals.")
+
+
+def by_group(view: View, kind: str, groups: Mapping[str, Mapping[str, Any]], metric: str) -> Chart:
+    """A metric of the policies that are shown in each group of users, a row each."""
+    names = [name for name in view.shown if any(metric in one["policies"].get(name, {}) for one in groups.values())]
+    rows = {cleaned(group): one["policies"] for group, one in groups.items()}
+
+    def draw(axes: Axes) -> None:
+        step = 0.56 / max(1, len(names))
+        for place, told in enumerate(rows.values()):
+            for turn, name in enumerate(names):
+                if metric in told.get(name, {}):
+                    shift = (turn - (len(names) - 1) / 2) * step
+                    _dot(axes, told[name][metric], place + shift, view.colour(name))
+        _rows(axes, [(text, "ink") for text in heads])
+
+    heads = [f"{group} ({one.get('users', 0):,})" for group, one in zip(rows, groups.values(), strict=True)]
+    told = "; ".join(
+        f"{group}: "
+        + ", ".join(f"{name} {number(one[name][metric]['mean'])}" for name in names if metric in one.get(name, {}))
+        for group, one in rows.items()
+    )
+    svg = drawn(
+        draw,
+        f"group-{_word(kind)}",
+        f"{metric} by {kind}: {told}",
+        height=(0.18 + 0.14 * len(names)) * len(rows) + 0.5,
+        margins=(room(heads), 0.2, 0.36, 0.1),
+    )
+    legend = tuple(Key(view.colour(name), "dot", name) for name in names)
+    return Chart(svg, f"By {TITLES.get(kind, kind)}", f"{metric}; in brackets, how many users.", legend)
+
+
+def _dot(axes: Axes, one: Interval, place: float, colour: str) -> None:
+    """A mean and its interval."""
+    axes.plot([one["low"], one["high"]], [place, place], color=HEX[colour], lw=1.6, alpha=0.75, solid_capstyle="round")
+    axes.plot(one["mean"], place, "o", color=HEX[colour], ms=6, mec=HEX["paper"], mew=0.8)
+
+
+def _cross(axes: Axes, x: Interval, y: Interval, colour: str, *, faint: bool = False) -> None:
+    """A point with both its intervals."""
+    alpha = 0.35 if faint else 0.75
+    axes.plot([x["low"], x["high"]], [y["mean"]] * 2, color=HEX[colour], lw=1.3, alpha=alpha)
+    axes.plot([x["mean"]] * 2, [y["low"], y["high"]], color=HEX[colour], lw=1.3, alpha=alpha)
+    axes.plot(x["mean"], y["mean"], "o", color=HEX[colour], ms=6.5, mec=HEX["paper"], mew=0.8)
+
+
+def _lines(x: Interval, y: Interval) -> tuple[Box, Box]:
+    """The two lines of a cross."""
+    return (x["low"], y["mean"], x["high"], y["mean"]), (x["mean"], y["low"], x["mean"], y["high"])
+
+
+def _rows(axes: Axes, names: Sequence[tuple[str, str]], strong: str | None = None) -> None:
+    """The axes of a dot plot: the names, each in its colour, from the top."""
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), [shortened(name) for name, _ in names])
+    for tick, (name, colour) in zip(axes.get_yticklabels(), names, strict=True):
+        tick.set_color(HEX[colour])
+        tick.set_fontsize(FONT)
+        tick.set_fontweight("bold" if name == strong else "normal")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.grid(True)
+    axes.margins(x=0.04)
+
+
+def _plane(axes: Axes, across: str, up: str) -> None:
+    """The axes of a plot of two metrics."""
+    axes.margins(0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(True)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+
+
+def _word(text: str) -> str:
+    """A name as a part of an id."""
+    return re.sub(r"\W+", "-", text)

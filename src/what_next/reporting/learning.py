@@ -1,0 +1,129 @@
+"""Learning curves, from the JSON lines that training leaves beside its models."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from what_next.artefacts import read_manifest
+from what_next.errors import ModelError
+from what_next.reporting.drawing import HEX, Chart, Key, drawn
+from what_next.reporting.view import View, number
+from what_next.settings import Setup
+
+POINTS = 120
+"""Points of a curve, each a mean over some steps."""
+SMOOTH = 0.08
+"""Share of the run that a point of the smooth curve is a mean over."""
+MOST = 6
+
+Curve = tuple[Float64[np.ndarray, "steps"], Float64[np.ndarray, "steps"]]
+"""Passes over the training users, and a value after so many."""
+
+
+def read_log(path: Path) -> dict[str, Curve]:
+    """The curve of every number of a log of training; nothing where there is no log.
+
+    What is no line of such a log is passed over: a crash may have cut one short.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        try:
+            values = json.loads(line)
+            passes = float(values["passes"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        for name, value in values.items():
+            if isinstance(value, int | float) and np.isfinite(value):
+                found.setdefault(name, []).append((passes, float(value)))
+    return {name: (np.array(pairs)[:, 0], np.array(pairs)[:, 1]) for name, pairs in found.items()}
+
+
+def curves(view: View) -> list[Chart]:
+    """A chart of every loss, and of what else is known to move; the seeds of each policy over each other."""
+    logs = {name: [read_log(setup.log_path) for setup in view.verdict.setups[name]] for name in view.learned}
+    trials = any(setup.algorithm.trials for setups in view.verdict.setups.values() for setup in setups)
+    kinds = dict.fromkeys(kind for several in logs.values() for log in several for kind in log)
+    chosen = [kind for kind in kinds if kind.startswith(("loss_", "valid"))]
+    # Where nothing is tried, the reward is that of the log, whatever the agent does.
+    chosen += [kind for kind in ("reward",) if trials and kind in kinds]
+    chosen += [kind for kind in ("value",) if kind in kinds]
+    charts = []
+    for kind in chosen:
+        found = {name: [log[kind] for log in some if kind in log] for name, some in logs.items()}
+        moving = {name: some for name, some in found.items() if any(np.any(values) for _, values in some)}
+        charts += [_chart(view, kind, moving)] if moving else []  # a critic that is not there expects 0
+    return charts[:MOST]
+
+
+def _chart(view: View, kind: str, found: dict[str, list[Curve]]) -> Chart:
+    """The curves of one number."""
+
+    def draw(axes: Axes) -> None:
+        for name, some in found.items():
+            for passes, values in some:
+                x, raw = binned(passes, values)
+                axes.plot(x, raw, color=HEX[view.colour(name)], lw=0.8, alpha=0.3)
+                axes.plot(x, smoothed(raw), color=HEX[view.colour(name)], lw=1.8)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.grid(True)
+        axes.margins(x=0.01)
+        axes.set_xlabel("passes over the training users")
+
+    ends = "; ".join(
+        f"{name} from {number(smoothed(binned(*one)[1])[0])} to {number(smoothed(binned(*one)[1])[-1])}"
+        for name, some in found.items()
+        for one in some
+    )
+    svg = drawn(draw, f"curve-{kind.replace('@', '-')}", f"{_title(kind)} over training: {ends}", height=2.1)
+    legend = tuple(Key(view.colour(name), "line", name) for name in found)
+    return Chart(svg, _title(kind), "", legend if len(found) > 1 else ())
+
+
+def _title(kind: str) -> str:
+    if kind == "value":
+        return "What the critic expects of the next item"
+    if kind == "reward":
+        return "Reward"
+    if kind.startswith("loss_"):
+        return f"Loss of the {kind.removeprefix('loss_')}"
+    return f"On validation users: {kind.removeprefix('valid').strip('_')}"
+
+
+def binned(
+    passes: Float64[np.ndarray, "steps"], values: Float64[np.ndarray, "steps"]
+) -> tuple[Float64[np.ndarray, "points"], Float64[np.ndarray, "points"]]:
+    """Means over about equally many steps in a row."""
+    parts = np.array_split(np.arange(len(values)), min(POINTS, len(values)))
+    return np.array([passes[part].mean() for part in parts]), np.array([values[part].mean() for part in parts])
+
+
+def smoothed(values: Float64[np.ndarray, "points"]) -> Float64[np.ndarray, "points"]:
+    """The mean over the points around each, as far as there are any."""
+    reach = max(0, round(SMOOTH * len(values) / 2))
+    running = np.append(0.0, np.cumsum(values))
+    place = np.arange(len(values))
+    low, high = np.maximum(place - reach, 0), np.minimum(place + reach + 1, len(values))
+    return np.asarray((running[high] - running[low]) / (high - low))
+
+
+def measured(setups: Iterable[Setup]) -> list[tuple[int, dict[str, float]]]:
+    """For each seed, what its model says of the validation users at its save; nothing where it does not."""
+    found = []
+    for setup in setups:
+        try:
+            valid = read_manifest(setup.model_agent_path, "agent").metrics.get("valid")
+        except ModelError:
+            continue
+        if valid:
+            found.append((setup.seed, {name: value for name, value in valid.items() if name != "users"}))
+    return found

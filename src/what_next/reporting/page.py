@@ -1,0 +1,238 @@
+"""The page: its sections in order, rendered by a template.
+
+Jinja, which PyTorch brings along: the page can be read as the HTML that it is, and it escapes all that is put into it,
+titles and ids of users included.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from what_next.judging.verdict import Verdict
+from what_next.reporting import attributes, figures, learning, stories, tables, tail, words
+from what_next.reporting.drawing import Chart
+from what_next.reporting.stories import Pick, Story, Worse
+from what_next.reporting.tables import Table
+from what_next.reporting.view import View, between, cleaned, number, percent
+
+MAIN = ("ndcg", "hr", "coverage", "diversity", "spread", "novelty", "calibration", "serendipity", "reward")
+"""Metrics that have a chart, the first six of them that there are."""
+SHARES = ("hr", "coverage", "recall", "precision")
+"""Metrics that read best as a percentage."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        anchor: its id; `name`: in the list of contents; `title`: above it.
+        text: paragraphs; `charts`: beside or below them.
+        stories, worst, tables: what only some have.
+    """
+
+    anchor: str
+    name: str
+    title: str
+    text: Sequence[Markup | str] = ()
+    charts: Sequence[Chart] = ()
+    stories: Sequence[Story] = ()
+    worst: Sequence[Worse] = ()
+    tables: Sequence[Table] = ()
+
+    @property
+    def wide(self) -> bool:
+        """Whether the text stands above the rest, which takes the whole width, and not beside it."""
+        return not self.charts or len(self.charts) > 2
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number that is shown large: of which metric, its interval, and the same of the best of the others."""
+
+    metric: str
+    value: str
+    interval: str
+    beside: str = ""
+    words: str = field(default="")
+
+
+def page(
+    verdict: Verdict, weighted: Sequence[tuple[float, Verdict]] = (), windows: Mapping[str, Any] | None = None
+) -> str:
+    """The whole page as HTML."""
+    view = View(_shown_names(verdict))
+    picked = stories.picks(view)
+    sections = [
+        _metrics(view),
+        _tradeoff(view, [(weight, View(_shown_names(one))) for weight, one in weighted]),
+        _learning(view),
+        _calibration(view),
+        _space(view, picked),
+        _tail(view),
+        _groups(view),
+        _worst(view),
+        Section(
+            "stories", "Three users", "Three users",
+            ["Chosen by rule, not by eye; a list is that of the first seed."],
+            stories=[stories.story(view, pick) for pick in picked],
+        ),
+        *_windows(windows),
+        Section("table", "Every number", "Every number", tables=tables.full(view)),
+    ]  # fmt: skip
+    environment = Environment(
+        loader=PackageLoader("what_next.reporting", ""), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    style = files("what_next.reporting").joinpath("style.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html").render(
+        style=Markup(style), view=view, headline=words.headline(view), verdict=words.verdict(view),
+        tiles=_tiles(view), facts=words.facts(view), sections=sections,
+    )  # fmt: skip
+
+
+def _shown_names(verdict: Verdict) -> Verdict:
+    """The verdict with names that can be shown on one line."""
+    result = verdict.result
+    return replace(
+        verdict,
+        result={
+            **result,
+            "data": cleaned(result["data"]),
+            "policies": {cleaned(name): one for name, one in result["policies"].items()},
+        },
+        judged={cleaned(name): one for name, one in verdict.judged.items()},
+        setups={cleaned(name): one for name, one in verdict.setups.items()},
+    )
+
+
+def _tiles(view: View) -> list[Tile]:
+    """The numbers above all others: accuracy, spread or variety, and breadth."""
+    wanted = ("hr", "ndcg", "spread" if view.metric("spread") else "diversity", "coverage")
+    tiles = []
+    for metric in (view.metric(one) for one in wanted):
+        mine = view.policies[view.lead].get(metric or "")
+        if metric is None or mine is None:
+            continue
+        share = metric.partition("@")[0] in SHARES
+        told = percent if share else number
+        theirs = view.policies[view.rival].get(metric) if view.rival else None
+        interval = f"{between(mine, 100, 1)}" if share else between(mine)
+        beside = f"{view.rival} {told(theirs['mean'])}" if theirs else ""
+        tiles.append(Tile(metric, told(mine["mean"]), interval, beside, figures.told_of(metric)))
+    return tiles
+
+
+def _metrics(view: View) -> Section:
+    metrics = [metric for metric in (view.metric(name) for name in MAIN) if metric][:6]
+    text = Markup(
+        "A dot is the mean over users, its line the 95\N{NO-BREAK SPACE}% interval; the band carries that of {} "
+        "through. Lines may overlap though two policies differ: differences are taken for each user, and stand at the "
+        "end of the page."
+    ).format(words.name(view, view.lead))
+    return Section("metrics", "Metrics", "Beside the baselines", [text], [figures.forest(view, one) for one in metrics])
+
+
+def _tradeoff(view: View, weighted: Sequence[tuple[float, View]]) -> Section:
+    across = view.metric("spread") or view.metric("diversity") or view.metric("coverage")
+    text: list[Markup | str] = []
+    charts: list[Chart] = []
+    if across is None:
+        text.append("Nothing but accuracy was measured.")
+    else:
+        text.append(
+            f"{view.main} against {across}: {figures.told_of(across)}. Lines are 95\N{NO-BREAK SPACE}% intervals."
+        )
+        charts.append(figures.scatter(view, across))
+        if weighted:
+            charts.append(figures.over_weights(view, weighted, across))
+        else:
+            text.append("Judged at one setting of the reward; with several weights of it the trade-off is a curve.")
+    return Section(
+        "tradeoff",
+        "Trade-off",
+        f"Accuracy against {'spread' if across and 'spread' in across else 'variety'}",
+        text,
+        charts,
+    )
+
+
+def _learning(view: View) -> Section:
+    charts = learning.curves(view)
+    return Section("learning", "Learning", "How it learned", words.learning(view, len(charts)), charts)
+
+
+def _calibration(view: View) -> Section:
+    if not attributes.categories(view):
+        text: list[Markup] = [
+            Markup("The items have no categories (attributes that are 0 or 1), so there are no shares to compare.")
+        ]
+        return Section("calibration", "Calibration", "True to taste", text)
+    return Section(
+        "calibration", "Calibration", "True to taste", words.calibrated(view), [attributes.calibration(view)]
+    )
+
+
+def _space(view: View, picked: Sequence[Pick]) -> Section:
+    if not view.verdict.state.space.catalogue.names:
+        return Section(
+            "space",
+            "Attribute space",
+            "Where recommendations lie",
+            ["The items have no attributes, so there is no map."],
+        )
+    plane = attributes.Plane.of(view)
+    explained = percent(sum(plane.explained))
+    text = [
+        words.nearness(view),
+        Markup(
+            "The maps show the catalogue by its first two principal components ({} of the variance); items that are "
+            "alike in all attributes are set a little apart."
+        ).format(explained),
+    ]
+    charts = [
+        attributes.placed(view, plane, pick.row, f"map-{place}", f"{pick.title}: user {view.user(pick.row)}")
+        for place, pick in enumerate(picked)
+    ]
+    return Section("space", "Attribute space", "Where recommendations lie", text, charts)
+
+
+def _tail(view: View) -> Section:
+    return Section("tail", "Long tail", "Hits and the long tail", words.popularity(view), [tail.chart(view)])
+
+
+def _groups(view: View) -> Section:
+    groups = {cleaned(kind): one for kind, one in (view.result.get("groups") or {}).items() if len(one) > 1}
+    text = ["The same users, by how much is known of them and by how popular what came next is."]
+    charts = [figures.by_group(view, kind, one, view.main) for kind, one in groups.items()]
+    return Section("groups", "Groups", "For whom it works", text if charts else ["No groups were told apart."], charts)
+
+
+def _worst(view: View) -> Section:
+    found = stories.worst(view)
+    if view.rival is None:
+        text: Sequence[Markup] = [Markup("There was no other policy to fall behind.")]
+    elif not found:
+        text = [
+            Markup("There is no user whom {} serves better than {}.").format(
+                words.name(view, view.rival), words.name(view, view.lead)
+            )
+        ]
+    else:
+        text = [
+            Markup("Where {} falls furthest behind {} ({}); of equals, the longer history first.").format(
+                words.name(view, view.lead), words.name(view, view.rival), view.main
+            )
+        ]
+    return Section("worst", "Worst users", "Whom it serves worst", text, worst=found)
+
+
+def _windows(windows: Mapping[str, Any] | None) -> list[Section]:
+    if windows is None:
+        return []
+    sentence, found = tables.of_windows(windows)
+    return [Section("windows", "Windows", "The spread, window by window", [sentence], tables=found)]

@@ -1,0 +1,180 @@
+"""Users one by one: three whose story is told, and those whom the best of the others serves better."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int32
+
+from what_next.reporting.attributes import categories
+from what_next.reporting.view import View, counted, listed, number, place_word, spelled
+
+WORST = 8
+"""How many users the table of the worst served has, at most."""
+LATEST = 3
+"""Titles of a history that are named."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A row that is told: why it was taken, by a rule that looks at numbers alone."""
+
+    row: int
+    title: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """A user's story, in texts that are not yet escaped.
+
+    Attributes:
+        title: whose; `rule`: why this user was taken.
+        user: the external id; `events`: how many came before, in words; `latest`: titles of the last of them.
+        taste: the categories that most of them have, in words; empty where there are none; `offer`: of the slate.
+        slate: the titles that were recommended, best first, each with whether it came next.
+        came: titles of what came next, and `more` that are not named; `ending`: how the policies did.
+    """
+
+    title: str
+    rule: str
+    user: str
+    events: str
+    taste: str
+    offer: str
+    latest: list[str]
+    slate: list[tuple[str, bool]]
+    came: list[str]
+    more: int
+    ending: str
+
+
+@dataclass(frozen=True)
+class Worse:
+    """A line of the table of the worst served."""
+
+    user: str
+    events: int
+    latest: list[str]
+    slate: list[str]
+    came: list[str]
+    mine: str
+    theirs: str
+
+
+def picks(view: View) -> list[Pick]:
+    """A well served user, a typical and a badly served one, each another row; fewer where there are fewer rows.
+
+    Ties go to the row that stands first.
+    """
+    mine, ahead = _values(view), _values(view) - _values(view, view.rival)
+    before = view.verdict.yardstick.targets.before
+    first = np.arange(len(mine))
+    beside = f"the one whom {view.rival} served worst" if view.rival else "the one with the longest history"
+    behind = f"falls furthest behind {view.rival}" if view.rival else f"has the lowest {view.main}"
+    # np.lexsort takes the last key first.
+    well = np.lexsort((first, -before, -ahead, -mine))
+    badly = np.lexsort((first, -before, mine, ahead))
+    middle = np.abs(before - np.median(before))
+    typical = np.lexsort((first, middle, np.abs(mine - np.sort(mine)[len(mine) // 2])))
+    wanted = (
+        (well, "Well served", f"Of those with the highest {view.main} of {view.lead}, {beside}."),
+        (badly, "Badly served", f"The one where {view.lead} {behind}; of several, the one with the longest history."),
+        (
+            typical,
+            "Typical",
+            f"Of those with the median {view.main} of {view.lead}, the one with the history nearest the median length.",
+        ),
+    )
+    found: list[Pick] = []
+    for order, title, rule in wanted:
+        rest = [int(row) for row in order[: len(found) + 1] if int(row) not in {one.row for one in found}]
+        found += [Pick(row, title, rule) for row in rest[:1]]
+    return sorted(found, key=lambda one: ("Well served", "Typical", "Badly served").index(one.title))
+
+
+def _values(view: View, name: str | None = "") -> Float64[np.ndarray, "rows"]:
+    """The main metric of a policy, of the best learned one by default; 0 where there is none, or no policy."""
+    if name is None:
+        return np.zeros(len(view.verdict.yardstick.targets))
+    return np.asarray(np.nan_to_num(view.values(name or view.lead, view.main)))
+
+
+def story(view: View, pick: Pick) -> Story:
+    """What a user heard, what was recommended, and what came next."""
+    slate, came = view.slates(view.lead)[pick.row], view.came(pick.row)
+    return Story(
+        title=pick.title,
+        rule=pick.rule,
+        user=view.user(pick.row),
+        events=counted(int(view.verdict.yardstick.targets.before[pick.row]), "event"),
+        taste=_mostly(view, view.heard(pick.row)),
+        offer=_mostly(view, slate),
+        latest=_titles(view, view.heard(pick.row)[-LATEST:]),
+        slate=[(view.titles[item], bool(item in came)) for item in slate if item >= 0],
+        came=_titles(view, came[:LATEST]),
+        more=max(0, len(came) - LATEST),
+        ending=_ending(view, pick.row),
+    )
+
+
+def _ending(view: View, row: int) -> str:
+    """Where what came next stood, by each of the policies that are shown."""
+    places = {name: _place(view, name, row) for name in view.shown}
+    several = len(view.came(row)) > 1
+    if all(place is None for place in places.values()):
+        what = "any of them" if several else "it"
+        if len(places) == 1:
+            return f"{view.lead} did not have {what} among {spelled(view.k)}."
+        nobody = f"Neither {' nor '.join(places)}" if len(places) == 2 else f"None of {listed(list(places))}"
+        return f"{nobody} had {what} among {spelled(view.k)}."
+    told = []
+    for name, place in places.items():
+        missed = f"{name} missed {'them all' if several else 'it'}"
+        told.append(missed if place is None else f"{name} had {'one of them' if several else 'it'} {place_word(place)}")
+    return f"{'; '.join(told)}."
+
+
+def _place(view: View, name: str, row: int) -> int | None:
+    """The place of the first item on the slate that came next, counted from 0; None where there is none."""
+    hits = np.flatnonzero(np.isin(view.slates(name)[row], view.came(row)))
+    return int(hits[0]) if len(hits) else None
+
+
+def worst(view: View) -> list[Worse]:
+    """The users whom the best of the others serves better than the best learned policy does, the worst first."""
+    if view.rival is None:
+        return []
+    mine, theirs = _values(view), _values(view, view.rival)
+    before = view.verdict.yardstick.targets.before
+    order = np.lexsort((np.arange(len(mine)), -before, mine - theirs))
+    found: dict[str, Worse] = {}
+    for row in (int(one) for one in order if mine[one] < theirs[one]):
+        user = view.user(row)
+        if user not in found:
+            heard, slate = view.heard(row)[-LATEST:], view.slates(view.lead)[row][:LATEST]
+            found[user] = Worse(
+                user=user,
+                events=int(before[row]),
+                latest=_titles(view, heard),
+                slate=_titles(view, slate),
+                came=_titles(view, view.came(row)[:LATEST]),
+                mine=number(float(mine[row])),
+                theirs=number(float(theirs[row])),
+            )
+        if len(found) == WORST:
+            break
+    return list(found.values())
+
+
+def _titles(view: View, items: Int32[np.ndarray, "some"]) -> list[str]:
+    return [view.titles[item] for item in items if item >= 0]
+
+
+def _mostly(view: View, items: Int32[np.ndarray, "some"]) -> str:
+    """The two categories that weigh most in some items."""
+    names = categories(view)
+    if not names or not len(items):
+        return ""
+    shares = np.nan_to_num(view.background.shares(items[None])[0])
+    order = np.argsort(-shares, kind="stable")[:2]
+    return listed([names[one] for one in order if shares[one] > 0])

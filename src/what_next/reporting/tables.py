@@ -1,0 +1,77 @@
+"""The full tables: every metric of every policy, of every difference, and of the windows of the founding algorithm."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from what_next.evaluation.bootstrap import Interval
+from what_next.evaluation.table import markdown
+from what_next.reporting.figures import told_of
+from what_next.reporting.view import View, between, cleaned, number
+
+MEANS = "mean over users, with its 95\N{NO-BREAK SPACE}% interval"
+Told = Mapping[str, Mapping[str, Interval]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean and its interval as text; empty where there is none."""
+
+    mean: str = ""
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Metrics as rows, policies as columns: there are more of those than of these.
+
+    Attributes:
+        caption: what is told.
+        columns: the names, each with its colour on the page, empty for none.
+        rows: of each metric its name, what it is in words, and its cells.
+    """
+
+    caption: str
+    columns: list[tuple[str, str]]
+    rows: list[tuple[str, str, list[Cell]]]
+
+
+def full(view: View) -> list[Table]:
+    """Every metric of every policy, then of every difference."""
+    names = {name: view.colour(name) if name in view.shown else "" for name in view.ranked}
+    told = {name: view.policies[name] for name in view.ranked}
+    tables = [_table(f"Every policy, the best first: {MEANS}", told, names, words=True)]
+    if view.result["differences"]:
+        found = {minus(name): one for name, one in view.result["differences"].items()}
+        tables.append(_table(f"Differences, taken for each user: {MEANS}", found))
+    return tables
+
+
+def of_windows(windows: Mapping[str, Any]) -> tuple[str, list[Table]]:
+    """The result of `judge_windows`: its first sentence, and its tables."""
+    sentence = markdown(windows).split("\n", 1)[0].replace("`", "")
+    tables = [_table(f"Every policy on windows: {MEANS}", windows["policies"], words=True)]
+    if windows.get("share_of_oracle"):
+        tables.append(_table("Share of what the oracle earns", windows["share_of_oracle"]))
+    if windows.get("differences"):
+        found = {minus(name): one for name, one in windows["differences"].items()}
+        tables.append(_table("Differences on windows", found))
+    return sentence, tables
+
+
+def minus(name: str) -> str:
+    """The name of a difference, with the sign: `agent-random`, or `a file - another-file`."""
+    return cleaned(name).replace(" - " if " - " in name else "-", " \N{MINUS SIGN} ", 1)
+
+
+def _table(caption: str, told: Told, colours: Mapping[str, str] | None = None, *, words: bool = False) -> Table:
+    metrics = dict.fromkeys(metric for one in told.values() for metric in one)
+    rows = [
+        (metric, told_of(metric) if words else "", [_cell(one.get(metric)) for one in told.values()])
+        for metric in metrics
+    ]
+    return Table(caption, [(name, (colours or {}).get(name, "")) for name in told], rows)
+
+
+def _cell(one: Interval | None) -> Cell:
+    return Cell() if one is None else Cell(number(float(one["mean"])), between(one))

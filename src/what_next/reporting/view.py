@@ -1,0 +1,215 @@
+"""A verdict as the page reads it: who is shown in which colour, which metric leads, and numbers as text."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float64, Int32, Int64
+
+from what_next.evaluation.beyond import Background
+from what_next.evaluation.bootstrap import Interval
+from what_next.evaluation.means import means
+from what_next.judging.verdict import Verdict
+
+LEARNED = ("one", "two", "three", "four")
+"""Colours of learned policies, in order; those that come after are as muted as the rules."""
+UNTRAINED = "untrained"
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+MINUS, SPACE = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A verdict, and what every part of the page asks of it.
+
+    Attributes:
+        verdict: what is shown.
+    """
+
+    verdict: Verdict
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """Its plain values."""
+        return self.verdict.result
+
+    @property
+    def policies(self) -> Mapping[str, Mapping[str, Interval]]:
+        """The metrics of each policy."""
+        found: Mapping[str, Mapping[str, Interval]] = self.result["policies"]
+        return found
+
+    @property
+    def k(self) -> int:
+        """The cutoff that is told first."""
+        return self.verdict.yardstick.ks[0]
+
+    @property
+    def main(self) -> str:
+        """The metric that policies are put in order by."""
+        return f"ndcg@{self.k}"
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Every metric that a policy has, in the order in which they come up."""
+        return list(dict.fromkeys(metric for told in self.policies.values() for metric in told))
+
+    def metric(self, name: str) -> str | None:
+        """The metric of a name without its cutoff, at the first cutoff; None where there is none."""
+        found = [metric for metric in self.metrics if metric.partition("@")[0] == name]
+        return f"{name}@{self.k}" if f"{name}@{self.k}" in found else next(iter(found), None)
+
+    @cached_property
+    def learned(self) -> list[str]:
+        """The policies that were trained, in the order given."""
+        return [name for name in self.policies if name in self.verdict.setups]
+
+    @cached_property
+    def ranked(self) -> list[str]:
+        """All policies, the best by the main metric first."""
+        return sorted(self.policies, key=lambda name: -self.policies[name][self.main]["mean"])
+
+    @cached_property
+    def lead(self) -> str:
+        """The best of the learned policies."""
+        return next(name for name in self.ranked if name in self.learned)
+
+    @cached_property
+    def rival(self) -> str | None:
+        """The best policy that was not trained, by the main metric."""
+        return next((name for name in self.ranked if name not in (*self.learned, UNTRAINED)), None)
+
+    @property
+    def shown(self) -> list[str]:
+        """The learned policies, in the order given, then the best of the others."""
+        return [*self.learned, *([self.rival] if self.rival else [])]
+
+    def colour(self, name: str) -> str:
+        """The colour of the page that a policy has everywhere."""
+        if name == self.rival:
+            return "rival"
+        place = self.learned.index(name) if name in self.learned else len(LEARNED)
+        return LEARNED[place] if place < len(LEARNED) else "muted"
+
+    def difference(self, one: str, other: str, metric: str) -> Interval | None:
+        """One policy minus another, by the same users; as the result tells it, or else taken here."""
+        for between in ("-", " - "):
+            told = self.result["differences"].get(f"{one}{between}{other}", {}).get(metric)
+            if told is not None:
+                found: Interval = told
+                return found
+        mine, theirs = (self.values(name, metric) for name in (one, other))
+        _, owners = self.verdict.yardstick.targets.people
+        return means({metric: mine - theirs}, owners).get(metric)
+
+    def values(self, name: str, metric: str) -> Float64[np.ndarray, "rows"]:
+        """The metric of a policy in each row; not a number where it has none."""
+        rows = len(self.verdict.yardstick.targets)
+        return self.verdict.judged[name].values.get(metric, np.full(rows, np.nan))
+
+    def slates(self, name: str, seed: int = 0) -> Int32[np.ndarray, "rows k"]:
+        """What a policy recommended, by its model of one seed, at the cutoff that is told first."""
+        return self.verdict.judged[name].slates[seed, :, : self.k]
+
+    def heard(self, row: int) -> Int32[np.ndarray, "before"]:
+        """The items of the history of a row, oldest first."""
+        dataset, targets = self.verdict.state.dataset, self.verdict.yardstick.targets
+        start = dataset.offsets[targets.users[row]]
+        return dataset.items[start : start + targets.before[row]]
+
+    def came(self, row: int) -> Int32[np.ndarray, "relevant"]:
+        """The items that came next in a row."""
+        items = self.verdict.yardstick.targets.sets[row]
+        return np.extract(items >= 0, items)
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """What people call the items."""
+        return [cleaned(title) for title in self.verdict.state.space.catalogue.titles.cast(pl.String)]
+
+    def user(self, row: int) -> str:
+        """The external id of the user of a row."""
+        return cleaned(str(self.verdict.state.dataset.user_ids[int(self.verdict.yardstick.targets.users[row])]))
+
+    @property
+    def counts(self) -> Int64[np.ndarray, "items"]:
+        """Training events of each item."""
+        counts = self.verdict.state.space.counts
+        assert counts is not None, "a state of the data counts them; one in the space of a model file has none"
+        return counts
+
+    @cached_property
+    def background(self) -> Background:
+        """Popularity, attributes and categories of the items."""
+        return Background.of(self.verdict.state.space.catalogue, self.counts)
+
+    def some_rows(self, most: int = 2000) -> Int64[np.ndarray, "rows"]:
+        """All rows, or as many of them drawn by a fixed seed: what a picture is drawn from."""
+        rows = len(self.verdict.yardstick.targets)
+        return np.arange(rows) if rows <= most else np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+
+    def histories(self, rows: Int64[np.ndarray, "rows"], most: int = 500) -> Int32[np.ndarray, "rows time"]:
+        """The latest items of the histories of some rows, -1 pads."""
+        width = min(most, int(self.verdict.yardstick.targets.before[rows].max(initial=1)))
+        found = np.full((len(rows), width), -1, np.int32)
+        for place, row in enumerate(rows):
+            heard = self.heard(int(row))[-width:]
+            found[place, : len(heard)] = heard
+        return found
+
+
+def cleaned(text: str | None) -> str:
+    """A text on one line, without what cannot be shown."""
+    return re.sub(r"[\x00-\x20\x7f-\xa0\ud800-\udfff\u2028\u2029]+", " ", text or "").strip()
+
+
+def number(value: float) -> str:
+    """Three decimals; fewer where there are digits enough before them."""
+    return number_of(value, _decimals(value))
+
+
+def number_of(value: float, decimals: int) -> str:
+    """A number with so many decimals, and a minus that is one; none before nothing but zeros."""
+    text = f"{value:,.{decimals}f}"
+    return re.sub(r"^-([0.]*)$", r"\1", text).replace("-", MINUS)
+
+
+def percent(value: float) -> str:
+    """A share, with one decimal."""
+    return f"{number_of(100 * value, 1)}{SPACE}%"
+
+
+def between(interval: Interval, scale: int = 1, decimals: int | None = None) -> str:
+    """An interval in brackets, with as many decimals as its mean has."""
+    decimals = _decimals(float(interval["mean"])) if decimals is None else decimals
+    low, high = (number_of(scale * float(interval[end]), decimals) for end in ("low", "high"))
+    return f"[{low},{SPACE}{high}]"
+
+
+def _decimals(value: float) -> int:
+    return 3 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 user`, `1,234 users`."""
+    return f"{count:,}{SPACE}{one if count == 1 else many or one + 's'}"
+
+
+def spelled(count: int) -> str:
+    """A number up to twelve as a word."""
+    return NUMBERS[count] if count < len(NUMBERS) else f"{count:,}"
+
+
+def place_word(place: int) -> str:
+    """A place on a list, counted from 0, as a word."""
+    return PLACES[place] if place < len(PLACES) else f"at place {place + 1}"
+
+
+def listed(texts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)

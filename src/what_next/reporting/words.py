@@ -1,0 +1,254 @@
+"""What the page says in sentences, each from the numbers that it speaks of.
+
+Names come from users, so every sentence is `Markup` that was formatted, which escapes them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from what_next.evaluation.bootstrap import Interval
+from what_next.reporting.attributes import distances
+from what_next.reporting.learning import measured
+from what_next.reporting.tail import LOG, half, shares
+from what_next.reporting.view import (
+    UNTRAINED,
+    View,
+    between,
+    counted,
+    listed,
+    number,
+    number_of,
+    percent,
+    spelled,
+)
+
+KINDS = {
+    "leave_last_out": "the last event of each user is left out",
+    "time": "all events after one moment are left out",
+    "users": "some users are set aside whole",
+}
+TARGETS = {
+    "last": "each user's last event of the part",
+    "random": "an event of each user's part, drawn at random",
+    "successive": "each event of a user's part, one after the other",
+    "all": "the set of all items of a user's part",
+}
+NAME = Markup('<b class="{}">{}</b>')
+
+
+def name(view: View, policy: str) -> Markup:
+    """A policy's name, in its colour."""
+    return NAME.format(view.colour(policy), policy)
+
+
+def sign(difference: Interval | None) -> int:
+    """1 where a difference is above zero beyond chance, -1 where it is below, 0 where the interval holds zero."""
+    if difference is None or difference["low"] <= 0 <= difference["high"]:
+        return 0
+    return 1 if difference["low"] > 0 else -1
+
+
+def headline(view: View) -> str:
+    """Who names better what comes next, as far as it can be told."""
+    lead, rival = view.lead, view.rival
+    if rival is None:
+        return f"How well {lead} names what comes next"
+    way = sign(view.difference(lead, rival, view.main))
+    if way > 0:
+        return f"{lead} names what comes next better than {rival}, the best of the baselines"
+    if way < 0:
+        return f"{rival}, a baseline, names what comes next better than {lead}"
+    return f"{lead} and {rival}, the best of the baselines, cannot be told apart"
+
+
+def verdict(view: View) -> list[Markup]:
+    """The verdict in plain words: how often the next item was named, by whom, and whether that is a difference."""
+    lead, rival, hits = view.lead, view.rival, f"hr@{view.k}"
+    told: list[Markup] = []
+    what = "one of the items that came later" if view.result["targets"].get("kind") == "all" else "the next item"
+    mine = view.policies[lead].get(hits)
+    if mine is not None:
+        text = Markup("{} names {} within {} for <strong>{}</strong> of users {}")
+        told.append(text.format(name(view, lead), what, spelled(view.k), percent(mine["mean"]), between(mine, 100, 1)))
+        theirs = view.policies.get(rival or "", {}).get(hits)
+        if rival and theirs is not None:
+            more = Markup("; {}, the best of the baselines, for <strong>{}</strong> {}. {}")
+            value = percent(theirs["mean"]), between(theirs, 100, 1)
+            told[0] += more.format(name(view, rival), *value, _points(view.difference(lead, rival, hits)))
+        else:
+            told[0] += "."
+    told.append(_ordered(view))
+    told += [_beside(view, other) for other in view.learned if other != lead]
+    return [one for one in told if one]
+
+
+def _points(difference: Interval | None) -> str:
+    """A difference of shares, and what it is worth."""
+    if difference is None:
+        return ""
+    told = f"The difference is {number_of(100 * float(difference['mean']), 1)} points {between(difference, 100, 1)}"
+    return f"{told}, {_worth(difference)}."
+
+
+def _worth(difference: Interval) -> str:
+    """Whether a difference is one."""
+    if sign(difference) == 0:
+        return "an interval that holds zero: these users do not tell the two apart"
+    return "more than chance explains" if sign(difference) > 0 else "worse by more than chance explains"
+
+
+def _ordered(view: View) -> Markup:
+    """The same by the metric that counts the place, and what training brought."""
+    mine = view.policies[view.lead][view.main]
+    told = Markup("By {}, which counts the place too, it reaches {} {}").format(
+        _upper(view.main), number(float(mine["mean"])), between(mine)
+    )
+    if view.rival:
+        difference = view.difference(view.lead, view.rival, view.main)
+        theirs = view.policies[view.rival][view.main]
+        told += Markup(" against {}").format(number(float(theirs["mean"])))
+        if difference is not None:
+            mean = number(float(difference["mean"]))
+            told += Markup(": a difference of {} {}, {}").format(mean, between(difference), _worth(difference))
+    if UNTRAINED in view.policies:
+        before = view.policies[UNTRAINED][view.main]
+        told += Markup(". Before it was trained it reached {}").format(number(float(before["mean"])))
+    return told + "."
+
+
+def _beside(view: View, other: str) -> Markup:
+    """Another learned policy beside the best one."""
+    difference = view.difference(other, view.lead, view.main)
+    if difference is None:
+        return Markup()
+    return Markup("{} differs from {} by {} {} in {}, {}.").format(
+        name(view, other), name(view, view.lead), number(float(difference["mean"])), between(difference),
+        _upper(view.main), _worth(difference),
+    )  # fmt: skip
+
+
+def _upper(metric: str) -> str:
+    """`ndcg@10` as it stands in the literature."""
+    head, at, cutoff = metric.partition("@")
+    return (head.upper() if head in ("hr", "mrr", "ndcg", "map") else head.replace("_", " ")) + at + cutoff
+
+
+def facts(view: View) -> list[tuple[str, str]]:
+    """What was judged: names and values."""
+    result, state = view.result, view.verdict.state
+    split, targets, dataset = result["split"], result["targets"], state.dataset
+    size = f"{counted(dataset.events, 'event')} of {counted(dataset.users, 'user')} on "
+    size += counted(len(dataset.catalogue), "item")
+    attributes = len(dataset.catalogue.names)
+    known = f"with {counted(attributes, 'attribute')}" if attributes else "without attributes"
+    told = [
+        ("Data", f"{result['data']}: {size} {known}"),
+        ("Split", f"{split['kind']} ({KINDS.get(split['kind'], 'made elsewhere')}), hash {split['hash']}"),
+        ("Judged on", f"the {split['part']} part: {counted(targets.get('rows', targets['users']), 'target')} of "
+                      f"{counted(targets['users'], 'user')}, {TARGETS.get(targets.get('kind', ''), 'what came next')}"),
+        ("Counted apart", _apart(view)),
+        ("Ranked", _ranked(view)),
+        ("Trained", "; ".join(_trained(view, one) for one in view.learned)),
+        ("Intervals", "95\N{NO-BREAK SPACE}%, from a bootstrap over users; the seeds of training are averaged first"),
+    ]  # fmt: skip
+    tuned = [f"{rule} with {_settings(values)}" for rule, values in (result.get("baselines") or {}).items() if values]
+    return told + ([("Baselines", "; ".join(tuned))] if tuned else [])
+
+
+def _settings(values: Any) -> str:
+    if not isinstance(values, Mapping):
+        return str(values)
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
+    )
+
+
+def _trained(view: View, policy: str) -> str:
+    setups = view.verdict.setups[policy]
+    seeds = f"{'seeds' if len(setups) > 1 else 'seed'} {listed([str(one.seed) for one in setups])}"
+    return f"{policy}: {setups[0].algorithm.name} on {setups[0].model}, {seeds}" if setups else policy
+
+
+def _apart(view: View) -> str:
+    """Whom nobody could name anything for, and of whom or of what training knew nothing."""
+    targets = view.result["targets"]
+    kinds = (
+        ("held", "target that its history holds already", "targets that their histories hold already"),
+        ("cold_items", "target that no training event has", "targets that no training event has"),
+        ("cold_users", "user of whom training knows nothing", "users of whom training knows nothing"),
+        ("without_history", "user without an event before the target, not judged",
+         "users without an event before the target, not judged"),
+    )  # fmt: skip
+    told = [counted(targets[key], one, many) for key, one, many in kinds if targets.get(key)]
+    return "; ".join(told) or "nobody: every target can be reached, and training knows all users and items"
+
+
+def _ranked(view: View) -> str:
+    """What may be recommended, and how far lists are looked at."""
+    items, allowed = len(view.counts), view.result.get("allowed") or len(view.counts)
+    what = "the whole catalogue" if allowed == items else f"the {allowed:,} items that may be recommended"
+    again = "may" if view.result.get("seen") else "may not"
+    cutoffs = listed([str(one) for one in view.verdict.yardstick.ks])
+    return f"{what}, lists cut at {cutoffs}; items of the history {again} be recommended again"
+
+
+def learning(view: View, logs: int) -> list[Markup]:
+    """What the curves are of, and what was measured at the end."""
+    if not logs:
+        return [Markup("There is no log of training beside the models, so there are no curves.")]
+    told = [
+        Markup("The strong line is a moving mean; each training seed has one of its own, the raw values behind it.")
+    ]
+    for policy in view.learned:
+        ends = [
+            f"{listed([f'{_upper(metric)} {number(value)}' for metric, value in valid.items()])} (seed {seed})"
+            for seed, valid in measured(view.verdict.setups[policy])
+        ]
+        if ends:
+            told.append(Markup("On validation users, {} ended at {}.").format(name(view, policy), "; ".join(ends)))
+    return told
+
+
+def nearness(view: View) -> Markup:
+    """How far from a history recommendations lie."""
+    far = distances(view)
+    each = [Markup("one of {} {}").format(name(view, policy), number_of(far[policy], 2)) for policy in view.shown]
+    text = (
+        "From the middle of its user's history, an item drawn from the catalogue lies {} standard deviations away; {}."
+    )
+    return Markup(text).format(number_of(far[""], 2), Markup(", ").join(each))
+
+
+def popularity(view: View) -> list[Markup]:
+    """How many items take half of what is recommended."""
+    found = shares(view)
+    told = [
+        Markup("half of what {} recommends, to {}").format(name(view, policy), counted(half(found[policy]), "item"))
+        for policy in view.shown
+        if policy in found
+    ]
+    log = Markup("Of {}, half of the log's own events go to the {} most popular; ").format(
+        counted(len(view.counts), "item"), f"{half(found[LOG]):,}"
+    )
+    return [log + Markup("; ").join(told) + "."] if LOG in found else []
+
+
+def calibrated(view: View) -> list[Markup]:
+    """The metric of calibration, where there is one."""
+    metric = view.metric("calibration")
+    if metric is None:
+        return []
+    told = [
+        Markup("{} {} {}").format(name(view, policy), number(float(one["mean"])), between(one))
+        for policy, one in _told(view, metric)
+    ]
+    text = Markup(
+        "{}, how far the shares of a user's list diverge from those of the history, is 0 where they are the same: {}."
+    )
+    return [text.format(_upper(metric), Markup("; ").join(told))] if told else []
+
+
+def _told(view: View, metric: str) -> Iterable[tuple[str, Interval]]:
+    return [(policy, view.policies[policy][metric]) for policy in view.shown if metric in view.policies[policy]]

@@ -1,0 +1,342 @@
+"""All estimates of a log at once."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from what_next.errors import DataError
+from what_next.evaluation.off_policy import Decisions, Options, Target, Thresholds, difference, estimate
+from what_next.evaluation.off_policy.diagnostics import effective_size
+from what_next.evaluation.off_policy.intervals import empirical_bernstein
+from what_next.evaluation.off_policy.reward_model import cross_fit, deal
+from what_next.evaluation.off_policy.sequences import per_decision_is
+
+from .bandits import bandit
+from .worlds import sessions
+
+WORLD = bandit()
+LOG, TARGET, BEHAVIOUR = WORLD.draw(400, seed=0)
+WEIGHTS = TARGET.chances / LOG.propensities
+ONE_STEP = ["ips", "clipped_ips", "snips", "dm", "dr", "switch_dr", "mips"]
+SEQUENCES = ["per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe"]
+
+
+def told(decisions=LOG, target=TARGET, *, resamples=100, **more):
+    return estimate(decisions, target, resamples=resamples, **more)
+
+
+def means(result):
+    return {name: one["mean"] for name, one in result["estimates"].items()}
+
+
+def plain(actions, rewards, propensities, items, **more):
+    """A log whose decisions are independent."""
+    return Decisions(np.arange(len(actions)), actions, rewards, propensities, items, **more)
+
+
+def apart(rows=2000):
+    """A log of the first two of four items, and a policy that shows the two others alone."""
+    actions = np.arange(rows) % 2
+    log = plain(actions, np.ones(rows), np.full(rows, 0.5), 4, vectors=np.eye(4), contexts=np.ones((rows, 1)))
+    full = np.tile([0.0, 0.0, 0.5, 0.5], (rows, 1))
+    return log, Target(full[:, 0].copy(), full, full), np.array([[0.5, 0.5, 0.0, 0.0]])
+
+
+def test_each_estimate_is_what_its_function_says():
+    result = told(options=Options(clip=2.0, switch=3.0, penalties=(7.0,), clusters=np.arange(10)), seed=4, force=True)
+    found, folds = means(result), deal(400, 5, seed=4)
+    vectors = LOG.vectors[LOG.actions]
+    model = cross_fit(LOG.contexts, vectors, TARGET.expected, LOG.rewards, folds, penalties=(7.0,))
+    residual = LOG.rewards - model.chosen
+    assert found == pytest.approx(
+        {
+            "ips": (WEIGHTS * LOG.rewards).mean(),
+            "clipped_ips": (np.minimum(WEIGHTS, 2) * LOG.rewards).mean(),
+            "snips": (WEIGHTS * LOG.rewards).sum() / WEIGHTS.sum(),
+            "dm": model.expected.mean(),
+            "dr": (model.expected + WEIGHTS * residual).mean(),
+            "switch_dr": (model.expected + WEIGHTS * (WEIGHTS <= 3) * residual).mean(),
+            "mips": (WEIGHTS * LOG.rewards).mean(),
+        }
+    )
+    assert result["thresholds"]["clip"] == 2
+    assert result["thresholds"]["switch"] == 3
+
+
+def test_every_estimate_has_its_interval_and_what_it_rests_on():
+    result = told(options=Options(behaviour=BEHAVIOUR))
+    assert list(result["estimates"]) == ONE_STEP
+    for one in result["estimates"].values():
+        assert one["low"] < one["mean"] < one["high"]
+        assert one["support"] == pytest.approx(1)
+        assert one["per"] == "decision"
+        assert one["refused"] is None
+        assert "forced" not in one
+    assert result["estimates"]["ips"]["ess"] == pytest.approx(effective_size(WEIGHTS))
+    assert result["estimates"]["dm"]["ess"] is None
+    assert (result["n"], result["units"], result["level"], result["left_out"]) == (400, 400, 95, {})
+    assert result["logged"]["mean"] == LOG.rewards.mean()
+    assert result["diagnostics"]["largest"] == WEIGHTS.max()
+    assert result["thresholds"]["clip"] == result["thresholds"]["switch"] == 20  # the root of 400
+
+
+def test_the_same_seed_gives_the_same_bytes():
+    one, other = json.dumps(told(seed=3)), json.dumps(told(seed=3))
+    assert one == other
+    assert one != json.dumps(told(seed=4))
+    assert "NaN" not in one
+
+
+def test_a_level_of_ninety_is_narrower():
+    wide, narrow = told()["estimates"], told(level=90.0)["estimates"]
+    options = Options(largest_weight=20.0)
+    for name in ONE_STEP:
+        assert wide[name]["low"] < narrow[name]["low"] < narrow[name]["high"] < wide[name]["high"]
+    many = [told(options=options, level=level)["estimates"]["ips"]["bernstein_high"] for level in (95.0, 90.0)]
+    assert many[1] < many[0]
+
+
+def test_bernstein_bounds_need_a_known_largest_weight():
+    without = told()["estimates"]
+    assert [name for name in ONE_STEP if without[name]["bernstein_low"] is not None] == ["clipped_ips"]
+    known = told(options=Options(behaviour=BEHAVIOUR))["estimates"]
+    bounded = [name for name in ONE_STEP if known[name]["bernstein_low"] is not None]
+    assert bounded == ["ips", "clipped_ips", "mips"]
+    for name in bounded:
+        assert known[name]["bernstein_low"] < known[name]["low"]
+        assert known[name]["bernstein_high"] > known[name]["high"]
+
+
+def test_the_largest_possible_weight_is_that_of_the_distributions():
+    full = replace(TARGET, full=None)
+    largest = float((TARGET.full / BEHAVIOUR).max())
+    assert told(options=Options(behaviour=BEHAVIOUR))["diagnostics"]["largest_possible"] == pytest.approx(largest)
+    uniform = replace(LOG, propensities=np.full(400, 0.1))
+    known = Options(behaviour=np.full((1, 10), 0.1))
+    assert told(uniform, full, options=known)["diagnostics"]["largest_possible"] == pytest.approx(10)
+
+
+def test_a_wider_range_of_rewards_gives_wider_bernstein_bounds():
+    options = Options(behaviour=BEHAVIOUR)
+    one = told(options=options)["estimates"]["ips"]
+    other = told(options=replace(options, reward_range=(-1.0, 5.0)))["estimates"]["ips"]
+    assert other["bernstein_low"] < one["bernstein_low"]
+    assert other["bernstein_high"] > one["bernstein_high"]
+
+
+def test_what_cannot_be_made_is_left_out_with_the_reason():
+    bare = plain(LOG.actions, LOG.rewards, LOG.propensities, 10)
+    lacking = told(bare, Target(TARGET.chances))["left_out"]
+    assert set(lacking) == {"dm", "dr", "switch_dr", "mips"}
+    assert "no vectors" in lacking["dm"]
+    assert "neither categories nor attributes" in lacking["mips"]
+    assert "mean over the item vectors" in told(LOG, Target(TARGET.chances))["left_out"]["dr"]
+    one_hot = told(replace(bare, vectors=np.eye(10)), replace(TARGET, expected=TARGET.full))["left_out"]
+    assert set(one_hot) == {"mips"}
+    one_unit = replace(LOG, units=np.zeros(400, np.int64))
+    assert "one alone" in told(one_unit, force=True)["left_out"]["dm"]
+
+
+def test_one_hot_vectors_are_made_where_the_whole_distribution_is_known():
+    bare = plain(LOG.actions, LOG.rewards, LOG.propensities, 10, contexts=LOG.contexts)
+    given = replace(bare, vectors=np.eye(10))
+    one = means(told(bare, Target(TARGET.chances, full=TARGET.full)))
+    assert one == means(told(given, Target(TARGET.chances, TARGET.full, TARGET.full)))
+    assert "dm" in one
+
+
+def test_clusters_are_made_of_vectors_and_weights_averaged_where_distributions_are_not_known():
+    known = told(options=Options(behaviour=BEHAVIOUR))["estimates"]["mips"]
+    averaged = told()["estimates"]["mips"]
+    assert known["mean"] != averaged["mean"]
+    assert averaged["mean"] == pytest.approx(known["mean"], abs=0.1)
+    assert averaged["ess"] > told()["estimates"]["ips"]["ess"]
+
+
+def test_units_are_drawn_whole():
+    four = np.repeat(np.arange(400), 4)  # every decision four times
+    copies = plain(LOG.actions[four], LOG.rewards[four], LOG.propensities[four], 10)
+    target = Target(TARGET.chances[four])
+    once = told(target=Target(TARGET.chances), resamples=500)["estimates"]["snips"]
+    whole = told(replace(copies, units=four), target, resamples=500)["estimates"]["snips"]
+    alone = told(copies, target, resamples=500)["estimates"]["snips"]
+    assert [whole[name] for name in ("mean", "low", "high")] == pytest.approx(
+        [once[name] for name in ("mean", "low", "high")]
+    )
+    assert whole["high"] - whole["low"] == pytest.approx(2 * (alone["high"] - alone["low"]), rel=0.2)
+
+
+def test_bernstein_bounds_are_of_units_with_as_many_rows_each():
+    options = Options(largest_weight=20.0)
+    even = told(replace(LOG, units=np.repeat(np.arange(100), 4)), options=options)["estimates"]["ips"]
+    means_ = (WEIGHTS * LOG.rewards).reshape(100, 4).mean(axis=1)
+    assert (even["bernstein_low"], even["bernstein_high"]) == empirical_bernstein(means_, (0.0, 20.0), 95.0)
+    uneven = told(replace(LOG, units=np.append(0, np.arange(399))), options=options)["estimates"]["ips"]
+    assert uneven["bernstein_low"] is None
+    assert uneven["low"] < uneven["mean"]
+
+
+def test_the_effective_size_of_units_counts_as_well():
+    few = replace(LOG, units=np.repeat(np.arange(40), 10))
+    result = told(few)
+    assert result["diagnostics"]["ess"] > 50 > result["diagnostics"]["ess_units"]
+    assert all("units" in one["refused"] for one in result["estimates"].values())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_without_overlap_everything_is_refused(known):
+    log, target, behaviour = apart()
+    result = told(log, target, options=Options(behaviour=behaviour if known else None, clusters=np.array([0, 1, 0, 1])))
+    assert list(result["estimates"]) == ONE_STEP
+    for one in result["estimates"].values():
+        assert "of the policy's choices" in one["refused"]
+        assert one["mean"] is one["low"] is one["high"] is one["bernstein_low"] is None
+    assert result["diagnostics"]["support"] == 0
+    assert result["diagnostics"]["support_is_known"] is known
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_log_that_hardly_ever_shows_what_the_policy_would_is_refused_too(seed):
+    rng, chance = np.random.default_rng(seed), 1e-3
+    behaviour = np.array([[0.5 - chance, 0.5 - chance, chance, chance]])
+    actions = rng.choice(4, size=2000, p=behaviour[0])
+    full = np.tile(behaviour[0, ::-1], (2000, 1))
+    log = plain(actions, rng.random(2000), behaviour[0, actions], 4, vectors=np.eye(4))
+    target = Target(full[np.arange(2000), actions], full, full)
+    for options in (Options(behaviour=behaviour), Options()):
+        assert all(one["refused"] for one in told(log, target, options=options)["estimates"].values())
+
+
+def test_force_shows_what_is_refused_and_marks_it():
+    log, target, behaviour = apart()
+    for one in told(log, target, options=Options(behaviour=behaviour), force=True)["estimates"].values():
+        assert one["forced"] is True
+        assert one["refused"]
+    forced = told(log, target, force=True)["estimates"]
+    assert forced["ips"]["mean"] == 0
+    assert forced["snips"]["mean"] is forced["snips"]["low"] is None  # nothing over nothing
+    assert forced["dm"]["mean"] == pytest.approx(1, abs=0.01)
+
+
+def test_thresholds_are_the_callers():
+    strict = told(thresholds=Thresholds(ess=1000.0))["estimates"]
+    assert all(one["refused"] for one in strict.values())
+    assert told(thresholds=Thresholds(clipped=0.0), options=Options(clip=1.0))["estimates"]["clipped_ips"]["refused"]
+
+
+def test_clipping_most_of_the_weight_is_refused():
+    found = told(options=Options(clip=0.5))["estimates"]
+    assert "clipping" in found["clipped_ips"]["refused"]
+    assert found["ips"]["refused"] is None
+
+
+@pytest.mark.parametrize("wrong", [0.0, -0.1, 1.5, float("nan")])
+def test_a_propensity_that_is_none_is_an_error(wrong):
+    propensities = LOG.propensities.copy()
+    propensities[7] = wrong
+    with pytest.raises(DataError, match="decision 7 of the log has a propensity of"):
+        told(replace(LOG, propensities=propensities))
+
+
+def test_a_log_that_contradicts_what_is_said_of_it_is_an_error():
+    chances = TARGET.chances.copy()
+    chances[3] = np.nan
+    with pytest.raises(DataError, match="decision 3 of the log has a chance under the policy of nan"):
+        told(target=Target(chances))
+    with pytest.raises(DataError, match="a reward of inf"):
+        told(replace(LOG, rewards=np.full(400, np.inf)))
+    with pytest.raises(DataError, match="chances for 3 decisions, and the log has 400"):
+        told(target=Target(chances[:3]))
+    none = np.zeros(0)
+    with pytest.raises(DataError, match="no decisions"):
+        told(plain(np.zeros(0, np.int64), none, none, 3), Target(none))
+    with pytest.raises(DataError, match="largest possible"):
+        told(options=Options(largest_weight=1.0))
+    with pytest.raises(DataError, match="rewards reach from 0 to 1"):
+        told(options=Options(reward_range=(0.0, 0.5)))
+    never = BEHAVIOUR.copy()
+    never[5, LOG.actions[5]] = 0
+    with pytest.raises(DataError, match="decision 5 of the log shows item"):
+        told(options=Options(behaviour=never))
+
+
+def test_slates_are_told_in_addition_under_three_models():
+    rng = np.random.default_rng(0)
+    slates, positions = np.repeat(np.arange(300), 3), np.tile(np.arange(3), 300)
+    chances = np.array([0.5, 0.3, 0.2])
+    actions = rng.integers(3, size=900)
+    log = Decisions(slates, actions, rng.random(900), np.full(900, 1 / 3), 3, positions, slates)
+    result = told(log, Target(chances[actions]), options=Options(largest_weight=1.5))
+    names = [f"{model}_{kind}" for model in ("independent", "cascade", "slate") for kind in ("ips", "snips")]
+    found = {name: result["estimates"][name] for name in names}
+    weights = (3 * chances[actions]).reshape(300, 3)
+    rewards = log.rewards.reshape(300, 3)
+    whole = weights.prod(axis=1, keepdims=True)
+    assert found["independent_ips"]["mean"] == pytest.approx((weights * rewards).sum(axis=1).mean())
+    assert found["cascade_ips"]["mean"] == pytest.approx((weights.cumprod(axis=1) * rewards).sum(axis=1).mean())
+    assert found["slate_ips"]["mean"] == pytest.approx((whole * rewards).sum(axis=1).mean())
+    assert all(one["per"] == "slate" and one["refused"] is None for one in found.values())
+    assert found["independent_ips"]["ess"] > found["cascade_ips"]["ess"] > found["slate_ips"]["ess"]
+    values = (
+        (weights * rewards).sum(axis=1),
+        (weights.cumprod(axis=1) * rewards).sum(axis=1),
+        (whole * rewards).sum(axis=1),
+    )
+    largest = 3 * 1.5, 1.5 + 1.5**2 + 1.5**3, 3 * 1.5**3  # of the sums of weights; no reward is above the log's largest
+    for name, value, most in zip(("independent", "cascade", "slate"), values, largest, strict=True):
+        one = found[f"{name}_ips"]
+        bounds = empirical_bernstein(value, (0.0, most * rewards.max()), 95.0)
+        assert (one["bernstein_low"], one["bernstein_high"]) == pytest.approx(bounds)
+    assert found["cascade_snips"]["bernstein_low"] is None
+    assert "per_decision_is" not in result["estimates"]
+
+
+def test_sequences_are_told_where_units_go_on_and_a_discount_is_given():
+    drawn = sessions().draw(300, seed=0)
+    log, target = drawn.decisions, drawn.target
+    assert set(told(log, target)["left_out"]) >= set(SEQUENCES)
+    result = told(log, target, options=Options(discount=0.5))
+    assert list(result["estimates"])[-4:] == SEQUENCES
+    for name in SEQUENCES:
+        one = result["estimates"][name]
+        assert one["per"] == "trajectory"
+        assert one["low"] < one["mean"] < one["high"]
+        assert one["mean"] == pytest.approx(sessions().value(0.5), abs=2 * (one["high"] - one["low"]))
+    plain_ = per_decision_is(log, drawn.weights, 0.5).mean()
+    assert result["estimates"]["per_decision_is"]["mean"] == pytest.approx(plain_)
+    assert result["estimates"]["fqe"]["ess"] is None
+    far = told(log, target, options=Options(discount=1.0))["estimates"]["per_decision_is"]["ess"]
+    assert far < result["estimates"]["per_decision_is"]["ess"]
+    bare = told(replace(log, vectors=None), Target(target.chances), options=Options(discount=0.5))
+    assert {"sequence_dr", "fqe"} <= set(bare["left_out"])
+    assert "per_decision_is" in bare["estimates"]
+
+
+def test_a_difference_is_paired():
+    other = Target(LOG.propensities, BEHAVIOUR @ LOG.vectors, BEHAVIOUR)
+    found = difference(LOG, TARGET, other, resamples=300)
+    one, two = told(resamples=300), told(target=other, resamples=300)
+    for name in ONE_STEP:
+        assert found[name]["mean"] == pytest.approx(means(one)[name] - means(two)[name])
+        assert found[name]["refused"] is None
+    width = {name: found[name]["high"] - found[name]["low"] for name in ONE_STEP}
+    single = {name: one["estimates"][name]["high"] - one["estimates"][name]["low"] for name in ONE_STEP}
+    assert width["snips"] < np.hypot(single["snips"], single["snips"])
+
+
+def test_a_policy_differs_from_itself_by_nothing():
+    for one in difference(LOG, TARGET, TARGET, resamples=50).values():
+        assert (one["mean"], one["low"], one["high"]) == (0, 0, 0)
+
+
+def test_a_difference_with_refused_evidence_is_refused():
+    log, target, behaviour = apart()
+    sound = Target(log.propensities, np.tile(behaviour, (2000, 1)), np.tile(behaviour, (2000, 1)))
+    for pair, which in (((target, sound), "the policy: "), ((sound, target), "the other policy: ")):
+        for one in difference(log, *pair, resamples=20).values():
+            assert one["refused"].startswith(which)
+            assert one["mean"] is None
+    forced = difference(log, target, sound, resamples=20, force=True)["ips"]
+    assert (forced["mean"], forced["forced"]) == (-1, True)

@@ -1,0 +1,65 @@
+"""A log of films, policies whose hits are known beforehand, and the verdict on them."""
+
+import numpy as np
+import polars as pl
+
+from what_next import Dataset, State
+from what_next.evaluation.evaluate_next import evaluate_next
+from what_next.judging.next_items import about_of, yardstick_of
+from what_next.judging.verdict import Verdict
+from what_next.types import History, Slate
+
+
+class Fixed:
+    """A policy that names the same items to everyone, those first that a user's history says."""
+
+    def __init__(self, first: np.ndarray, items: int) -> None:
+        self.first, self.items = first, items
+
+    def act(self, history: History, slots: int = 1, rng=None, **masks) -> Slate:
+        slates = np.empty((len(history.users), slots), np.int32)
+        for row, user in enumerate(history.users):
+            rest = [item for item in range(self.items) if item != self.first[user] and item not in history.items[row]]
+            slates[row] = [self.first[user], *rest][:slots]
+        return Slate(slates)
+
+
+def verdict_of(setup, dataset: Dataset, named: dict[str, np.ndarray], learned=("agent",)) -> Verdict:
+    """A verdict on policies that name a fixed item to each user first, and then the lowest items that are new."""
+    state = State(dataset, setup)
+    yardstick = yardstick_of(state, "test")
+    judged = {name: yardstick.judge([Fixed(first, len(dataset.catalogue))]) for name, first in named.items()}
+    result = evaluate_next(judged, yardstick, about_of(state, "test", yardstick, [0]))
+    return Verdict(result, state, yardstick, judged, {name: [setup] for name in learned})
+
+
+def hits(dataset: Dataset, share: float, miss: int = 0) -> np.ndarray:
+    """For each user their last item, or for the users after a share of them, an item that nobody has last."""
+    last = dataset.items[dataset.offsets[1:] - 1].copy()
+    last[int(share * len(last)) :] = miss
+    return last
+
+
+def log_and_items(users: int = 24, items: int = 30, titles=None, hostile: str = "") -> Dataset:
+    """A log whose items have two genres and a number; item 0 is nobody's last."""
+    rng = np.random.default_rng(0)
+    events = 8
+    table = pl.DataFrame(
+        {
+            "item_id": np.arange(items),
+            "title": titles or [f"Film {place}" for place in range(items)],
+            f"is Drama{hostile}": np.arange(items) % 2.0,
+            "is Comedy": np.arange(items) % 3 // 2 * 1.0,
+            "length": rng.normal(size=items),
+        }
+    )
+    rows = users * events
+    log = pl.DataFrame(
+        {
+            "user_id": np.repeat([f"{hostile}u{place:02}" for place in range(users)], events),
+            "item_id": np.where(np.arange(rows) % events == events - 1, 1, 0) + rng.integers(items - 1, size=rows),
+        }
+    )
+    only_trains = pl.DataFrame({"user_id": ["z", "z"], "item_id": [0, 1]})
+    log = pl.concat([log, only_trains]).with_columns(timestamp=pl.int_range(pl.len()) * 3600 + 1_600_000_000)
+    return Dataset.from_frame(log, table, name=f"films{hostile}")

@@ -1,0 +1,128 @@
+"""Baselines at their best: settings are chosen on validation alone, and real data are far from chance."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from what_next import Dataset, Setup, State
+from what_next.evaluation import Popular, RandomItem
+from what_next.evaluation.baselines import BASELINES
+from what_next.evaluation.next_items import Targets, rank
+from what_next.judging import baselines
+from what_next.judging.baselines import GRIDS, tuned
+
+
+def state_of(dataset: Dataset, **settings: object) -> State:
+    setup = Setup(train=False, data="log.parquet", algorithm="next_item", model_agent_path="a.safetensors", **settings)
+    return State(dataset, setup)
+
+
+def some_scores(policy, state: State) -> np.ndarray:
+    users = np.arange(20, dtype=np.int32)
+    return policy.scores(state.histories(users, np.zeros(20, np.int64), np.full(20, 15)), None)
+
+
+class TestTuned:
+    def test_every_baseline_is_the_one_of_the_settings_that_are_told(self, dataset: Dataset) -> None:
+        state = state_of(dataset)
+        found = tuned(state)
+        assert list(found) == ["popular_recent", "markov", "item_knn", "ease"]
+        for name, (policy, settings) in found.items():
+            assert all(value in GRIDS[name][setting] for setting, value in settings.items())
+            again = BASELINES[name](dataset, state.split.known, **settings)
+            assert some_scores(policy, state).tobytes() == some_scores(again, state).tobytes()
+
+    def test_the_value_with_the_highest_ndcg_on_validation_is_chosen(self, dataset: Dataset) -> None:
+        state = state_of(dataset)
+        targets = Targets.of(dataset, state.split, "validation")
+        reached = {
+            penalty: rank(BASELINES["ease"](dataset, state.split.known, penalty=penalty), targets, state.histories)
+            for penalty in GRIDS["ease"]["penalty"]
+        }
+        told = tuned(state)["ease"][1]["penalty"]
+        assert reached[told].ndcg.mean() == max(ranks.ndcg.mean() for ranks in reached.values())
+
+    def test_settings_are_chosen_one_after_another_each_beside_the_best_so_far(
+        self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+        worth = {(0.4, 10): 1, (0, 10): 3, (0.2, 10): 3, (0.6, 10): 2, (0.8, 10): 0, (0, 1): 2, (0, 100): 4}
+
+        def told(policy, *_):
+            asked.append((policy.decay, policy.smoothing))
+            return type("Told", (), {"ndcg": np.array([worth[asked[-1]]])})()
+
+        monkeypatch.setattr(baselines, "rank", told)
+        monkeypatch.setattr(baselines, "BASELINES", {"markov": BASELINES["markov"]})
+        policy, settings = tuned(state_of(dataset))["markov"]
+        assert asked == list(worth)
+        assert settings == {"decay": 0, "smoothing": 100}
+        assert (policy.decay, policy.smoothing) == (0, 100)
+
+    def test_test_events_change_nothing(self, dataset: Dataset) -> None:
+        items, times = dataset.items.copy(), dataset.timestamps.copy()
+        items[dataset.offsets[1:] - 1] = np.random.default_rng(1).integers(80, size=dataset.users)
+        times[dataset.offsets[1:] - 1] += 10**15
+        mine, other = state_of(dataset), state_of(replace(dataset, items=items, timestamps=times))
+        found, again = tuned(mine), tuned(other)
+        for name, (policy, settings) in found.items():
+            assert again[name][1] == settings
+            assert some_scores(policy, mine).tobytes() == some_scores(again[name][0], mine).tobytes()
+
+    def test_without_validation_users_settings_stay_at_their_first(self, dataset: Dataset) -> None:
+        state = state_of(dataset, split={"name": "users", "validation": 0.0})
+        settings = {name: chosen for name, (_, chosen) in tuned(state).items()}
+        assert settings["ease"] == {"penalty": 300}
+        assert settings["markov"] == {"decay": 0.4, "smoothing": 10}
+        assert settings["item_knn"] == {"decay": 0.8, "shrinkage": 10, "neighbours": 100}
+        assert settings["popular_recent"] == {"half_life_days": 30}
+
+    def test_a_log_without_times_counts_half_lives_in_events(self, dataset: Dataset) -> None:
+        state = state_of(replace(dataset, timestamps=None), split={"name": "users", "validation": 0.0})
+        assert tuned(state)["popular_recent"][1] == {"half_life_events": 10}
+
+    def test_a_catalogue_too_large_for_ease_does_without(
+        self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("what_next.evaluation.baselines.ease.MOST", 79)
+        assert list(tuned(state_of(dataset))) == ["popular_recent", "markov", "item_knn"]
+
+    def test_of_many_validation_users_the_same_ones_choose(
+        self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+        monkeypatch.setattr(baselines, "MOST", 7)
+        monkeypatch.setattr(baselines, "rank", lambda policy, targets, *_: asked.append(targets) or rank(
+            policy, targets, *_))  # fmt: skip
+        tuned(state_of(dataset))
+        assert {tuple(targets.users.tolist()) for targets in asked} == {tuple(asked[0].users.tolist())}
+        assert len(asked[0]) == 7
+
+
+@pytest.fixture(scope="module")
+def films(shared_data: Path) -> State:
+    log = pl.read_csv(shared_data / "ml-100k" / "ml-100k.inter", separator="\t")
+    log = log.rename({name: name.partition(":")[0] for name in log.columns}).rename({"rating": "reward"})
+    return state_of(Dataset.from_frame(log, name="ml-100k"), inputs={"items": "learned"})
+
+
+@pytest.mark.slow
+def test_on_real_data_each_baseline_is_far_from_chance_and_the_order_of_events_tells_most(films: State) -> None:
+    targets = Targets.of(films.dataset, films.split, "test")
+    policies = {"popular": Popular(films.space.counts), **{name: policy for name, (policy, _) in tuned(films).items()}}
+    reached = {name: rank(policy, targets, films.histories).ndcg.mean() for name, policy in policies.items()}
+    chance = rank(RandomItem(len(films.dataset.catalogue)), targets, films.histories).ndcg.mean()
+    assert min(reached.values()) > 8 * chance
+    assert min(reached[name] for name in ("markov", "item_knn")) > 2 * reached["popular"]
+    assert reached["ease"] > 1.4 * reached["popular"]
+
+
+def test_untuned_each_is_far_from_chance_already(films: State) -> None:
+    targets = Targets.of(films.dataset, films.split, "test")
+    chance = rank(RandomItem(len(films.dataset.catalogue)), targets, films.histories).ndcg.mean()
+    for fit in BASELINES.values():
+        policy = fit(films.dataset, films.split.known)
+        assert rank(policy, targets, films.histories).ndcg.mean() > 8 * chance

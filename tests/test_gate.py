@@ -1,0 +1,224 @@
+"""`what-next gate`: a new policy is promoted only if the log shows that it earns more."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from what_next import Agent, Environment, State
+from what_next.data import Dataset
+
+from .conftest import SetupOf
+from .off_policy_logs import Ran, decided, run, setup_file, write
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return write(tmp_path / "log.csv", decided())
+
+
+@pytest.fixture
+def gate(log: Path, capsys: pytest.CaptureFixture[str]):
+    """`gate(new, current, ...)`: on a log of 2,000 rows, where `better` is worth .52, `uniform` .4 and `same` .28."""
+
+    def ask(new: str | Path, current: str | Path, *words: str | Path, log: Path = log) -> Ran:
+        return run(capsys, "gate", new, current, "--log", log, "--json", *words)
+
+    return ask
+
+
+class TestVerdict:
+    @pytest.mark.parametrize(
+        ("new", "current", "more"),
+        [("better", "same", 0.24), ("better", "uniform", 0.12), ("uniform", "same", 0.12), ("flat", "worse", 0.2)],
+    )
+    @pytest.mark.parametrize("estimator", ["snips", "ips"])
+    def test_a_policy_that_earns_more_is_promoted(self, gate, new: str, current: str, more: float, estimator) -> None:
+        ran = gate(new, current, "--estimator", estimator)
+        assert ran.code == 0
+        assert ran.json["promote"] is True
+        assert 0 < ran.json["difference"]["low"] < more < ran.json["difference"]["high"]
+        assert ran.json["estimator"] == estimator
+        assert ran.json["why"].startswith(f"the lower bound of the difference by {estimator} is 0.")
+        assert ran.json["why"].endswith(", above 0")
+
+    @pytest.mark.parametrize(("new", "current"), [("same", "better"), ("uniform", "better"), ("worse", "uniform")])
+    def test_one_that_earns_less_is_not(self, gate, new: str, current: str) -> None:
+        ran = gate(new, current)
+        assert ran.code == 3
+        assert ran.json["promote"] is False
+        assert ran.json["difference"]["high"] < 0
+        assert "not above 0" in ran.json["why"]
+        assert ran.json["difference"]["refused"] is None
+
+    def test_a_policy_is_no_better_than_itself(self, gate) -> None:
+        for other in ("uniform", "flat"):
+            ran = gate("uniform", other)
+            assert ran.code == 3
+            assert ran.json["difference"]["mean"] == pytest.approx(0, abs=1e-12)
+            assert ran.json["difference"]["low"] == pytest.approx(0, abs=1e-12)
+            assert ran.json["difference"]["high"] == pytest.approx(0, abs=1e-12)
+
+    def test_it_must_be_better_by_the_margin(self, gate) -> None:
+        low = gate("better", "same").json["difference"]["low"]
+        codes = [gate("better", "same", "--margin", margin).code for margin in (low - 1e-6, low, low + 1e-6)]
+        assert codes == [0, 3, 3]
+        assert gate("better", "same", "--margin", "-1").code == 0
+        assert gate("same", "same", "--margin", "-0.01").code == 0
+
+    def test_the_same_users_are_drawn_for_both(self, tmp_path: Path, gate) -> None:
+        found = gate("better", "uniform").json
+        apart = found["difference"]["high"] - found["difference"]["low"]
+        alone = [found[role]["estimate"]["high"] - found[role]["estimate"]["low"] for role in ("new", "current")]
+        assert apart < 0.8 * np.hypot(*alone)
+        by_user = gate("better", "uniform", log=write(tmp_path / "users.csv", decided(users=100))).json
+        assert (by_user["log"]["unit"], by_user["log"]["units"]) == ("user", 100)
+
+    def test_a_models_estimate_may_decide(self, gate, tmp_path: Path) -> None:
+        # The better policy's own frequencies, as a log of it, tell what it would do with every item.
+        items = np.repeat(np.arange(4), [10, 20, 30, 40])
+        other = write(tmp_path / "other.csv", {"item_id": items, "reward": np.zeros(100)})
+        for estimator in ("dr", "dm"):
+            ran = gate(other, "uniform", "--estimator", estimator)
+            assert ran.code == 0
+            assert ran.json["difference"]["low"] < 0.12 < ran.json["difference"]["high"]
+
+
+class TestRefusedEvidence:
+    @pytest.mark.parametrize(("new", "current"), [("elsewhere", "same"), ("better", "elsewhere")])
+    def test_nothing_is_promoted_on_it(self, gate, new: str, current: str) -> None:
+        for words in ([], ["--margin", "-5"]):
+            ran = gate(new, current, *words)
+            assert ran.code == 3
+            assert ran.json["promote"] is False
+            assert ran.json["why"].startswith("the evidence is refused: elsewhere: ")
+            assert ran.json["difference"]["refused"]
+            assert ran.json["difference"]["low"] is None
+
+    def test_too_few_users_are_none(self, gate, tmp_path: Path) -> None:
+        few = write(tmp_path / "few.csv", decided(users=20))
+        ran = gate("better", "same", log=few)
+        assert ran.code == 3
+        assert "20 independent units, fewer than 50" in ran.json["why"]
+
+    def test_a_few_rewards_are_none(self, gate, tmp_path: Path) -> None:
+        # The 99 rewards are of one item, which the better policy shows more often.
+        columns = decided()
+        rewarded = np.flatnonzero(columns["item_id"] == 3)
+        for count, code in ((99, 3), (100, 0)):
+            columns["reward"] = np.isin(np.arange(2000), rewarded[:count]).astype(float)
+            ran = gate("better", "same", log=write(tmp_path / "few.csv", columns))
+            assert ran.code == code
+            assert ran.json["difference"]["low"] > 0
+            if code:
+                told = (
+                    "the evidence is refused: 99 of 2,000 rows have a reward other than 0, and at least 100 are needed"
+                )
+                assert ran.json["why"] == told
+
+    def test_a_lottery_is_none(self, gate, tmp_path: Path) -> None:
+        # One row of 2,000 has nearly all of the weight.
+        columns = decided()
+        columns["propensity"][7] = 1e-5
+        ran = gate("uniform", "same", log=write(tmp_path / "lottery.csv", columns))
+        assert ran.code == 3
+        assert "one decision has" in ran.json["why"]
+
+
+class TestTold:
+    def test_the_same_seed_gives_the_same_bytes(self, gate) -> None:
+        outs = [gate("better", "same", "--seed", seed).out for seed in ("1", "1", "2")]
+        assert outs[0] == outs[1] != outs[2]
+
+    def test_the_result_says_on_what_it_was_measured(self, gate, log: Path) -> None:
+        found = gate("better", "same", "--level", "90").json
+        assert found["log"]["rows"] == 2000
+        assert found["log"]["file"] == str(log)
+        assert found["new"]["name"] == found["new"]["column"] == "better"
+        assert found["current"]["name"] == "same"
+        assert found["settings"]["level"] == 90
+        mean = found["new"]["estimate"]["mean"] - found["current"]["estimate"]["mean"]
+        assert found["difference"]["mean"] == pytest.approx(mean)
+
+    @pytest.mark.parametrize(
+        ("new", "current", "words"),
+        [
+            ("better", "same", "promote better: the lower bound of the difference by snips is 0."),
+            ("same", "better", "do not promote same: the lower bound of the difference by snips is -0."),
+            ("elsewhere", "same", "do not promote elsewhere: the evidence is refused: elsewhere: the behaviour policy"),
+        ],
+    )
+    def test_people_are_told_why(self, log: Path, capsys, monkeypatch, new: str, current: str, words: str) -> None:
+        monkeypatch.setenv("COLUMNS", "300")
+        shown = run(capsys, "gate", new, current, "--log", log).out
+        assert words in shown
+        assert f"new: {new}" in shown
+        assert "new \N{MINUS SIGN} current" in shown
+        assert "2,000 decisions in" in shown
+
+    def test_an_estimate_that_cannot_be_made_is_a_mistake(self, gate) -> None:
+        for estimator, words in (("dr", "of better: the policy's mean"), ("luck", "there is no such estimate")):
+            ran = gate("better", "same", "--estimator", estimator)
+            assert ran.code == 2
+            assert f"--estimator '{estimator}'" in ran.err
+            assert words in ran.err
+            assert "there are ips, clipped_ips, snips" in ran.err
+
+    def test_a_policy_that_is_nothing_is_a_mistake(self, gate) -> None:
+        ran = gate("better", "model.setup")
+        assert ran.code == 2
+        assert "'model.setup': is not uniform, not a column" in ran.err
+
+
+@pytest.fixture(scope="module")
+def ring(setup_of: SetupOf, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Two setups, one trained on users that walk round a ring of items, one that was not; and a log to judge by."""
+    folder = tmp_path_factory.mktemp("ring")
+    rng = np.random.default_rng(0)
+    walks = [(rng.integers(8) + np.arange(24)) % 8 for _ in range(120)]
+    ring = pl.DataFrame({"user_id": np.repeat(np.arange(120), 24), "item_id": np.concatenate(walks)})
+    dataset = Dataset.from_frame(ring.with_columns(timestamp=pl.int_range(pl.len())))
+    files = []
+    for name, epochs in (("new", 3000), ("old", 1)):
+        (folder / name).mkdir()
+        learned = {"algorithm": "next_item", "dim": 16, "learning_rate": 0.01, "inputs": {"items": "learned"}}
+        setup = setup_of(folder / name, epochs=epochs, window=None, **learned)
+        state = State(dataset, setup)
+        Environment(Agent(setup, state.space), state, setup).run_sim()
+        settings = {"algorithm": "next_item", "data": "none.parquet", "dim": 16, "inputs.items": "learned"}
+        files.append(setup_file(folder / f"{name}.setup", model_agent_path=setup.model_agent_path, **settings))
+    items = rng.integers(8, size=(150, 12))
+    follows = np.diff(items, axis=1, prepend=items[:, :1]) % 8 == 1
+    log = {
+        "user_id": np.repeat(np.arange(150), 12),
+        "timestamp": np.arange(1800),
+        "item_id": items.ravel(),
+        "reward": follows.ravel().astype(float),
+        "propensity": np.full(1800, 1 / 8),
+    }
+    return files[0], files[1], write(folder / "log.csv", log)
+
+
+class TestTrainedModels:
+    def test_the_one_that_knows_what_follows_is_promoted(self, ring, gate) -> None:
+        new, old, log = ring
+        ran = gate(new, old, "--seen", log=log)
+        assert ran.code == 0, ran.out + ran.err
+        assert ran.json["difference"]["low"] > 0.2
+        assert ran.json["log"]["rows"] == 150 * 11
+        assert ran.json["new"]["estimate"]["mean"] > 0.4 > 0.2 > ran.json["current"]["estimate"]["mean"]
+        assert json.dumps(ran.json)  # no number that JSON has no word for
+
+    def test_the_other_way_round_it_is_not(self, ring, gate) -> None:
+        new, old, log = ring
+        assert gate(old, new, "--seen", log=log).code == 3
+        assert gate(new, new, "--seen", log=log).code == 3
+
+    def test_both_are_judged_on_the_rows_in_which_both_can_be_asked(self, ring, gate) -> None:
+        new, _, log = ring
+        ran = gate(new, "uniform", "--seen", log=log)
+        assert ran.code == 0
+        assert ran.json["log"]["rows"] == 150 * 11
+        assert ran.json["log"]["left_out_rows"] == 150
