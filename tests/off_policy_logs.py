@@ -50,6 +50,23 @@ def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> Ran:
     return Ran(code, *capsys.readouterr())
 
 
+def estimated(capsys: pytest.CaptureFixture[str], log: Path, policy: str | Path, *words: str | Path) -> dict[str, Any]:
+    """The result of `estimate` as JSON; the command must succeed."""
+    ran = run(capsys, "estimate", "--log", log, "--policy", policy, *words, "--json")
+    assert ran.code == 0, ran.err
+    return ran.json
+
+
+def mistaken(capsys: pytest.CaptureFixture[str], log: Path, policy: str | Path, *words: str | Path) -> str:
+    """The one line in which `estimate` tells a mistake; the exit code is 2."""
+    ran = run(capsys, "estimate", "--log", log, "--policy", policy, *words)
+    assert ran.code == 2
+    assert ran.out == ""
+    assert ran.err.startswith("what-next: ")
+    assert ran.err.count("\n") == 1
+    return ran.err
+
+
 def write(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> Path:
     """A CSV or Parquet file."""
     frame = pl.DataFrame(dict(columns))

@@ -51,7 +51,7 @@ class TestTuned:
         asked = []
         worth = {(0.4, 10): 1, (0, 10): 3, (0.2, 10): 3, (0.6, 10): 2, (0.8, 10): 0, (0, 1): 2, (0, 100): 4}
 
-        def told(policy, *_):
+        def told(policy, *_, **more):
             asked.append((policy.decay, policy.smoothing))
             return type("Told", (), {"ndcg": np.array([worth[asked[-1]]])})()
 
@@ -72,13 +72,20 @@ class TestTuned:
             assert again[name][1] == settings
             assert some_scores(policy, mine).tobytes() == some_scores(again[name][0], mine).tobytes()
 
-    def test_without_validation_users_settings_stay_at_their_first(self, dataset: Dataset) -> None:
+    def test_without_validation_users_settings_stay_at_their_first_and_nothing_is_fitted_twice(
+        self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fitted = []
+        once = {name: lambda *log, name=name, **more: fitted.append(name) or BASELINES[name](*log, **more)
+                for name in BASELINES}  # fmt: skip
+        monkeypatch.setattr(baselines, "BASELINES", once)
         state = state_of(dataset, split={"name": "users", "validation": 0.0})
         settings = {name: chosen for name, (_, chosen) in tuned(state).items()}
         assert settings["ease"] == {"penalty": 300}
         assert settings["markov"] == {"decay": 0.4, "smoothing": 10}
         assert settings["item_knn"] == {"decay": 0.8, "shrinkage": 10, "neighbours": 100}
         assert settings["popular_recent"] == {"half_life_days": 30}
+        assert fitted == list(BASELINES)
 
     def test_a_log_without_times_counts_half_lives_in_events(self, dataset: Dataset) -> None:
         state = state_of(replace(dataset, timestamps=None), split={"name": "users", "validation": 0.0})
@@ -90,14 +97,31 @@ class TestTuned:
         monkeypatch.setattr("what_next.evaluation.baselines.ease.MOST", 79)
         assert list(tuned(state_of(dataset))) == ["popular_recent", "markov", "item_knn"]
 
+    def test_settings_are_judged_as_the_setup_says(self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def ranked(policy, targets, histories, k, **how):
+            asked.append((k, how))
+            return rank(policy, targets, histories, k, **how)
+
+        monkeypatch.setattr(baselines, "rank", ranked)
+        allowed = np.arange(80) % 2 == 0
+        tuned(state_of(dataset, evaluation={"k": [3], "seen": True}), allowed)
+        assert all(k == 3 and how["seen"] and how["allowed"] is allowed for k, how in asked)
+
     def test_of_many_validation_users_the_same_ones_choose(
         self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = []
+
+        def ranked(policy, targets, *more, **how):
+            asked.append(targets)
+            return rank(policy, targets, *more, **how)
+
         monkeypatch.setattr(baselines, "MOST", 7)
-        monkeypatch.setattr(baselines, "rank", lambda policy, targets, *_: asked.append(targets) or rank(
-            policy, targets, *_))  # fmt: skip
-        tuned(state_of(dataset))
+        monkeypatch.setattr(baselines, "rank", ranked)
+        for _ in range(2):
+            tuned(state_of(dataset))
         assert {tuple(targets.users.tolist()) for targets in asked} == {tuple(asked[0].users.tolist())}
         assert len(asked[0]) == 7
 

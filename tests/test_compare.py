@@ -14,7 +14,7 @@ from what_next.errors import ModelError, SetupError
 from what_next.judging import compare, judge
 from what_next.judging.compare import ShuffledState
 from what_next.judging.models import is_trained, of_seed
-from what_next.settings import Split
+from what_next.settings import Evaluation, Split
 
 from .conftest import SetupOf
 
@@ -104,6 +104,17 @@ def test_setups_that_are_judged_on_other_targets_are_refused(made, trainings) ->
     with pytest.raises(SetupError, match=r"a and b both save to .*agent.safetensors"):
         compare({"a": made("same"), "b": made("same", "iql")})
     assert trainings == []
+
+
+def test_a_setup_that_is_named_like_a_baseline_is_refused(made) -> None:
+    with pytest.raises(SetupError, match="'popular' is the name of a baseline"):
+        compare({"popular": made("a"), "b": made("b")})
+
+
+def test_setups_that_are_judged_otherwise_are_refused(made) -> None:
+    other = made("b").model_copy(update={"evaluation": Evaluation(k=(5,))})
+    with pytest.raises(SetupError, match="their settings of `evaluation`"):
+        compare({"a": made("a"), "b": other})
 
 
 class TestAblations:

@@ -1,6 +1,6 @@
 """`what-next estimate`: which policies a log can judge, what is told of them, and what is refused."""
 
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-import what_next as wn
-from what_next import Agent, Dataset, Environment, State
 from what_next.data import Options, import_files, save
 from what_next.data.decision_reader import read_log
-from what_next.judging.off_policy.behaviour import estimate_behaviour
-from what_next.judging.off_policy.learned import Learned
 from what_next.judging.off_policy.targets import Uniform, decisions_of, vectors_of
 
-from .conftest import SetupOf, Trained, listening
-from .off_policy_logs import ITEMS, decided, run, setup_file, write
+from .off_policy_logs import ITEMS, decided, estimated, mistaken, run, setup_file, write
 
 HAND = {"item_id": ["a", "b", "c", "b"], "reward": [1, 0, 2, 3], "propensity": [0.5, 0.25, 0.1, 0.5]}
 """Under `uniform` the weights are 2/3, 4/3, 10/3 and 2/3."""
@@ -30,29 +25,14 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def told(capsys: pytest.CaptureFixture[str]):
-    """`told(log, policy, ...)`: the result as JSON; the command must succeed."""
-
-    def ask(log: Path, policy: str | Path, *words: str | Path) -> dict[str, Any]:
-        ran = run(capsys, "estimate", "--log", log, "--policy", policy, *words, "--json")
-        assert ran.code == 0, ran.err
-        return ran.json
-
-    return ask
+    """`told(log, policy, ...)`: the result as JSON."""
+    return partial(estimated, capsys)
 
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]):
-    """`refused(log, policy, ...)`: the one line that a mistake is told in; the exit code is 2."""
-
-    def ask(log: Path, policy: str | Path, *words: str | Path) -> str:
-        ran = run(capsys, "estimate", "--log", log, "--policy", policy, *words)
-        assert ran.code == 2
-        assert ran.out == ""
-        assert ran.err.startswith("what-next: ")
-        assert ran.err.count("\n") == 1
-        return ran.err
-
-    return ask
+    """`refused(log, policy, ...)`: the message."""
+    return partial(mistaken, capsys)
 
 
 class TestByHand:
@@ -82,14 +62,15 @@ class TestByHand:
         assert any("are an average of the policy that wrote" in one for one in found["notes"])
 
     def test_frequencies_are_those_at_the_position(self, tmp_path: Path, told) -> None:
-        path = write(tmp_path / "log.csv", {**HAND, "position": [1, 2, 1, 3]})
+        path = write(tmp_path / "log.csv", {**HAND, "reward": [1, 5, 2, 3], "position": [1, 3, 1, 2]})
         other = write(
             tmp_path / "other.csv",
             {"item_id": ["a", "b", "b", "b", "c"], "reward": [0] * 5, "position": [1, 1, 2, 2, 2]},
         )
         # At position 1 half are a, none c; at 2 two thirds are b; 3 is not there: three in five of all are b.
         found = told(path, other, "--force")
-        assert found["estimates"]["ips"]["mean"] == pytest.approx((1 * 1 + 0 + 0 * 2 + 0.6 / 0.5 * 3) / 4)
+        weighted = [1 * 1, 0.6 / 0.25 * 5, 0 * 2, 2 / 3 / 0.5 * 3]
+        assert found["estimates"]["ips"]["mean"] == pytest.approx(sum(weighted) / 4)
         assert found["policy"]["by"] == "position"
 
     def test_what_the_log_itself_earned_is_told_beside(self, log: Path, told) -> None:
@@ -289,219 +270,6 @@ class TestMistakes:
         assert "is for --behaviour estimated" in refused(log, "uniform", "--calibration", tmp_path / "c.svg")
         words = ["--behaviour", "estimated", "--calibration", tmp_path / "c.png"]
         assert "must end in .svg" in refused(log, "uniform", *words)
-
-
-class TestEstimatedBehaviour:
-    def test_frequencies_of_the_other_half_are_the_propensities(self, tmp_path: Path) -> None:
-        log = read_log(write(tmp_path / "log.csv", {"item_id": [0, 1, 1, 1, 2, 0], "reward": [0] * 6}), told=False)
-        found = estimate_behaviour(log, seed=0)
-        halves = np.random.default_rng(0).permutation(6) % 2
-        for row, item in enumerate(log.actions):
-            others = log.actions[halves != halves[row]]
-            smoothed = ((others == item).sum() + 1) / (3 + 3)
-            assert found.propensities[row] == pytest.approx(smoothed)
-
-    def test_the_truth_is_found_and_calibrated(self, tmp_path: Path, told) -> None:
-        columns = decided(6000)
-        true = columns.pop("propensity")
-        path = write(tmp_path / "log.csv", columns)
-        found = told(path, "uniform", "--behaviour", "estimated")
-        one = found["estimates"]["snips"]
-        assert one["low"] < 0.4 < one["high"]
-        about = found["log"]["behaviour"]
-        assert (about["kind"], about["given"]) == ("estimated", "nothing")
-        table = about["calibration"]
-        assert sum(one["pairs"] for one in table) == 6000 * ITEMS
-        for name in ("predicted", "observed"):
-            assert sum(one[name] * one["pairs"] for one in table) == pytest.approx(6000)
-        assert all(one["from"] < one["predicted"] <= one["to"] for one in table)
-        assert about["miscalibrated"] < 0.02
-        again = estimate_behaviour(read_log(path, told=False))
-        assert again.propensities == pytest.approx(true, abs=0.02)
-        assert any(
-            "propensities are estimated from the log's own frequencies given nothing" in one for one in found["notes"]
-        )
-
-    def test_a_policy_that_looked_at_the_item_before_is_seen_to(self, tmp_path: Path) -> None:
-        rng, items = np.random.default_rng(0), [0]
-        for step in range(1, 8000):
-            items.append(int(rng.integers(5)) if rng.random() < 0.2 or step % 20 == 0 else (items[-1] + 1) % 5)
-        columns = {
-            "user_id": np.arange(8000) // 20,
-            "timestamp": np.arange(8000),
-            "item_id": items,
-            "reward": [0] * 8000,
-        }
-        log = read_log(write(tmp_path / "log.csv", columns), told=False)
-        found = estimate_behaviour(log)
-        assert found.about["given"] == "the item before"
-        follows = np.append(False, (log.actions[1:] == (log.actions[:-1] + 1) % 5) & (log.units[1:] == log.units[:-1]))
-        assert found.propensities[follows].mean() == pytest.approx(0.84, abs=0.02)
-        losses = found.about["log_loss"]
-        assert losses["the item before"] == pytest.approx(-np.log(found.propensities).mean())
-        assert losses["the item before"] < losses["nothing"]
-
-    def test_a_policy_that_looked_at_the_position_is_seen_to(self, tmp_path: Path) -> None:
-        rng = np.random.default_rng(0)
-        places = np.arange(6000) % 2
-        items = np.where(rng.random(6000) < 0.8, places, 1 - places)
-        columns = {"item_id": items, "reward": [0] * 6000, "position": places + 1}
-        found = estimate_behaviour(read_log(write(tmp_path / "log.csv", columns), told=False))
-        assert found.about["given"] == "position"
-        assert found.propensities[items == places] == pytest.approx(np.full((items == places).sum(), 0.8), abs=0.03)
-
-    def test_a_wrong_policy_is_seen_in_the_table(self, tmp_path: Path) -> None:
-        # The second item is shown to every other user alone, and nothing in the log tells to whom.
-        users = np.arange(4000) // 40
-        items = np.where(users % 2, 1, 0)
-        columns = {"user_id": users, "item_id": items, "reward": [0] * 4000}
-        told = estimate_behaviour(read_log(write(tmp_path / "log.csv", columns), told=False), seed=0).about
-        assert told["given"] == "the item before"  # it tells the user's group, but for the first row
-
-    def test_one_unit_cannot_be_halved(self, tmp_path: Path, refused) -> None:
-        path = write(tmp_path / "log.csv", {**HAND, "user_id": ["u"] * 4})
-        assert "has one user alone" in refused(path, "uniform", "--behaviour", "estimated")
-
-    def test_the_plot_is_written_and_the_same_for_the_same_table(self, tmp_path: Path, told) -> None:
-        path = write(tmp_path / "log.csv", decided())
-        for name in ("a.svg", "b.svg"):
-            told(path, "uniform", "--behaviour", "estimated", "--calibration", tmp_path / name)
-        content = (tmp_path / "a.svg").read_text()
-        assert "predicted chance" in content
-        assert "given nothing, held-out rows" in content
-        assert content == (tmp_path / "b.svg").read_text()
-
-    def test_without_its_library_the_plot_is_refused(self, log: Path, tmp_path: Path, refused, monkeypatch) -> None:
-        monkeypatch.setitem(sys.modules, "matplotlib", None)
-        words = ["--behaviour", "estimated", "--calibration", tmp_path / "c.svg"]
-        assert "needs matplotlib, which is not installed; pip install 'what-next-rl[report]'" in refused(
-            log, "uniform", *words
-        )
-
-
-@pytest.fixture(scope="session")
-def ranked(dataset: Dataset, setup_of: SetupOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The setup file of a `next_item` agent that was trained for a second on the listening log."""
-    folder = tmp_path_factory.mktemp("ranked")
-    setup = setup_of(folder, algorithm="next_item", epochs=60, batch_size=16, window=None, max_length=20)
-    state = State(dataset, setup)
-    Environment(Agent(setup, state.space), state, setup).run_sim()
-    return setup_file(
-        folder / "ranked.setup",
-        data="elsewhere.parquet",
-        algorithm="next_item",
-        dim=16,
-        max_length=20,
-        model_agent_path=setup.model_agent_path,
-    )
-
-
-@pytest.fixture(scope="session")
-def boxed(trained: Trained) -> Path:
-    """The setup file of the founding algorithm's agent."""
-    paths = {name: getattr(trained.setup, name) for name in ("model_agent_path", "model_critic_path", "data")}
-    return setup_file(trained.folder / "boxed.setup", relax=1, tolerance=1.5, window=20, dim=16, **paths)
-
-
-@pytest.fixture(scope="session")
-def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log of a uniform policy over the catalogue, eight rows each of twelve users, and an item that nobody knows."""
-    log, _ = listening(users=12, events=8, seed=5)
-    log = log.with_columns(propensity=pl.lit(1 / 80))
-    log = log.with_columns(item_id=pl.when(pl.int_range(pl.len()) % 17 == 8).then(pl.lit("new")).otherwise("item_id"))
-    return write(tmp_path_factory.mktemp("heard") / "heard.csv", log.to_dict(as_series=False))
-
-
-class TestTrainedModels:
-    def answer(self, heard: Path, setup: Path, **how: Any) -> tuple[Any, Any]:
-        log = read_log(heard)
-        return log, Learned(setup, **how).answer(log, decisions_of(log, vectors_of(log)))
-
-    @pytest.mark.parametrize("seen", [False, True])
-    def test_chances_are_the_agents_own_after_what_the_user_heard_before(self, heard, ranked, trained, seen) -> None:
-        log, found = self.answer(heard, ranked, seen=seen)
-        agent = ranked.parent / "agent.safetensors"
-        recommender, ids, checked = wn.load(agent), log.items.ids.to_list(), 0
-        for row in range(0, len(log), 3):
-            before = [ids[item] for item in log.actions[np.flatnonzero((log.units == log.units[row])[:row])]]
-            known = [one for one in before if one != "new"]
-            assert found.asked[row] == bool(known)
-            if not known:
-                continue
-            history, _ = recommender.state.history_of(known)
-            chances = recommender.policy.chances(history, exclude=None if seen else history.items)[0]
-            place = recommender.catalogue.index([ids[log.actions[row]]])[0]
-            assert found.target.chances[row] == pytest.approx(chances[place] if place >= 0 else 0.0, abs=1e-6)
-            checked += 1
-        assert checked > 20
-
-    def test_expected_vectors_are_those_of_the_distribution(self, heard, ranked) -> None:
-        log, found = self.answer(heard, ranked)
-        assert found.target.expected == pytest.approx(found.target.full @ vectors_of(log))
-        assert found.target.chances == pytest.approx(found.target.full[np.arange(len(log)), log.actions])
-
-    def test_the_founding_algorithm_can_be_judged(self, heard, boxed, told) -> None:
-        found = self.answer(heard, boxed)[1]
-        sums = found.target.full[found.asked].sum(axis=1)
-        assert (sums <= 1 + 1e-9).all()
-        assert sums.max() > 0.3
-        assert found.about["algorithm"] == "whatnext"
-        assert told(heard, boxed)["policy"]["kind"] == "setup"
-
-    def test_what_is_left_out_and_unknown_is_counted(self, heard, ranked, told) -> None:
-        log = read_log(heard)
-        result = told(heard, ranked)
-        new = int((log.actions == log.items.ids.to_list().index("new")).sum())
-        assert new == 6
-        assert result["policy"]["unknown_items"] == new
-        starts = np.flatnonzero(np.diff(log.units, prepend=-1))
-        late = int((log.items.ids.gather(log.actions[starts]) == "new").sum())
-        assert result["policy"]["without_history"] == 12 + late == result["log"]["left_out_rows"]
-        assert result["log"]["rows"] == 96 - 12 - late
-        assert result["log"]["units"] == 12
-        told_notes = " ".join(result["notes"])
-        for words in ("rows without an earlier row", "show items that", "items that the log's catalogue does not hold"):
-            assert words in told_notes
-
-    def test_an_agent_that_was_trained_on_the_log_is_said_to_have_seen_it(self, heard, ranked, tmp_path, told) -> None:
-        assert not any("was trained on this log" in one for one in told(heard, ranked)["notes"])
-        text = ranked.read_text().replace("elsewhere.parquet", str(heard))
-        (tmp_path / "own.setup").write_text(text)
-        assert any("was trained on this log" in one for one in told(heard, tmp_path / "own.setup")["notes"])
-
-    def test_a_catalogue_that_the_agent_does_not_know_is_refused(self, ranked, tmp_path, refused) -> None:
-        path = write(tmp_path / "log.csv", decided(users=10))
-        assert "no row has an earlier one of the same user with an item that" in refused(path, ranked)
-
-    def test_a_slate_is_decided_before_it_is_seen(self, ranked, tmp_path: Path) -> None:
-        columns = {
-            "user_id": ["u"] * 5, "timestamp": [1, 2, 2, 3, 3],
-            "slate_id": [1, 2, 2, 3, 3], "position": [1, 1, 2, 1, 2],
-            "item_id": ["i1", "i2", "i3", "i4", "i2"], "reward": [1] * 5, "propensity": [0.1] * 5,
-        }  # fmt: skip
-        _, found = self.answer(write(tmp_path / "log.csv", columns), ranked, seen=True)
-        recommender = wn.load(ranked.parent / "agent.safetensors")
-        assert found.asked.tolist() == [False, True, True, True, True]
-        histories = {
-            2: (["i1"], ["i2"], "i3"),
-            3: (["i1", "i2", "i3"], [], "i4"),
-            4: (["i1", "i2", "i3"], ["i4"], "i2"),
-        }
-        for row, (before, above, item) in histories.items():
-            history, _ = recommender.state.history_of(before)
-            exclude = recommender.catalogue.index(above)[None]
-            chances = recommender.policy.chances(history, exclude=exclude)[0]
-            place = recommender.catalogue.index([item])[0]
-            assert found.target.chances[row] == pytest.approx(chances[place], abs=1e-6)
-
-    def test_a_large_log_is_answered_in_chunks(self, heard, ranked, monkeypatch) -> None:
-        _, whole = self.answer(heard, ranked)
-        monkeypatch.setattr("what_next.judging.off_policy.learned.PAIRS", 160)
-        monkeypatch.setattr("what_next.judging.off_policy.learned.FULL", 1000)
-        _, parts = self.answer(heard, ranked)
-        assert parts.target.full is None
-        assert parts.target.chances == pytest.approx(whole.target.chances, abs=1e-6)
-        assert parts.target.expected == pytest.approx(whole.target.expected, abs=1e-5)
 
 
 class TestManyItems:

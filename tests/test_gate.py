@@ -61,6 +61,12 @@ class TestVerdict:
             assert ran.json["difference"]["low"] == pytest.approx(0, abs=1e-12)
             assert ran.json["difference"]["high"] == pytest.approx(0, abs=1e-12)
 
+    def test_rounding_is_no_improvement(self, gate, tmp_path: Path) -> None:
+        log = write(tmp_path / "noisy.csv", decided(noisy=np.full(2000, 0.25 * (1 + 1e-14))))
+        ran = gate("noisy", "uniform", "--estimator", "ips", log=log)
+        assert ran.json["difference"]["low"] > 0
+        assert ran.code == 3
+
     def test_it_must_be_better_by_the_margin(self, gate) -> None:
         low = gate("better", "same").json["difference"]["low"]
         codes = [gate("better", "same", "--margin", margin).code for margin in (low - 1e-6, low, low + 1e-6)]

@@ -10,9 +10,9 @@ import torch
 from what_next import Dataset, State
 from what_next.cli import main
 from what_next.errors import ModelError
-from what_next.judging import judge, of_seed
+from what_next.judging import examine, judge, of_seed
 from what_next.judging.next_items import rules, yardstick_of
-from what_next.settings import Split
+from what_next.settings import Evaluation, Split
 
 from .conftest import SetupOf, Trained
 
@@ -128,6 +128,62 @@ class TestNextItems:
         result = judge(setup_of(tmp_path, algorithm="next_item", passes=1), seeds=[0])
         assert not {"reward@1", "spread@20", "diversity@10"} & set(result["policies"]["agent"])
         assert {"hr@10", "ndcg@10", "coverage@10"} <= set(result["policies"]["agent"])
+
+    def test_only_permitted_items_are_recommended_and_the_result_says_so(
+        self, setup_of: SetupOf, tmp_path, dataset
+    ) -> None:
+        setup = setup_of(tmp_path, algorithm="next_item", passes=1)
+        allowed = np.arange(80) < 5
+        verdict = examine(setup, seeds=[0], allowed=allowed)
+        assert all(one.slates.max() < 5 for one in verdict.judged.values())
+        assert verdict.result["allowed"] == 5
+        assert verdict.result["targets"]["not_allowed"] == (verdict.yardstick.targets.items >= 5).sum()
+        assert verdict.result["policies"]["random"]["coverage@10"]["mean"] == 1  # of what may be recommended
+
+    def test_the_settings_of_evaluation_are_those_that_are_judged_by_and_train_nothing_anew(
+        self, setup_of: SetupOf, tmp_path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from what_next.environment import Environment
+
+        setup = setup_of(tmp_path, algorithm="next_item", passes=1)
+        judge(setup, seeds=[0])
+        monkeypatch.setattr(Environment, "train_agent", lambda self: pytest.fail("trained again"))
+        other = setup.model_copy(update={"evaluation": Evaluation(k=(3, 7), seen=True, targets="last")})
+        verdict = examine(other, seeds=[0])
+        assert {"hr@3", "hr@7"} <= set(verdict.result["policies"]["agent"])
+        assert verdict.result["k"] == [3, 7]
+        targets, slates = verdict.yardstick.targets, verdict.judged["popular"].slates[0]
+        state = verdict.state
+        history = state.histories(targets.users, np.zeros_like(targets.before), targets.before)
+        assert (slates[:, :, None] == history.items[:, None]).any()  # what the user had is recommended, too
+
+    def test_groups_are_judged_apart(self, setup_of: SetupOf, tmp_path) -> None:
+        split = {"name": "time", "quantile": 0.9}
+        result = judge(setup_of(tmp_path, algorithm="next_item", passes=1, split=split), seeds=[0])
+        assert {"history length", "item popularity", "activity"} & set(result["groups"])
+        for groups in result["groups"].values():
+            assert sum(group["rows"] for group in groups.values()) == result["targets"]["rows"]
+            assert all({"agent", "ease"} <= set(group["policies"]) for group in groups.values())
+
+    def test_the_command_writes_the_page_and_shows_groups_among_permitted_items(
+        self, log_file, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        text = f'train, yes, data, "{log_file}", algorithm, sqn, passes, 1, seconds, 5, dim, 8'
+        (tmp_path / "setup.txt").write_text(
+            f"{text}, model_agent_path, a.safetensors, model_critic_path, c.safetensors"
+        )
+        (tmp_path / "may.txt").write_text("\n".join(f"i{number}" for number in range(40)))
+        (tmp_path / "not.txt").write_text("i0\nno such item")
+        words = "--seeds 0 --groups --weights 0,1 --allowed may.txt --blocked not.txt --report page.html"
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr("sys.argv", ["what-next", "evaluate", "setup.txt", *words.split(" ")])
+        assert main() == 0
+        shown = capsys.readouterr()
+        assert "among 39 permitted items" in shown.out
+        assert "ndcg@10 by item popularity" in shown.out
+        assert "no such item" in shown.err
+        assert "39 items" in (tmp_path / "page.html").read_text()
 
     def test_the_command_prints_a_table(
         self, log_file, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

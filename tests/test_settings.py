@@ -2,6 +2,7 @@
 
 import re
 import sys
+from datetime import datetime
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -266,6 +267,41 @@ class TestRefusals:
         (tmp_path / "model.bin").write_bytes(b"\x80\x04\xff")
         with pytest.raises(SetupError, match="is not UTF-8 text"):
             Setup.read(tmp_path / "model.bin")
+
+
+class TestJudging:
+    BASE = "train, no, data, -, model_agent_path, a.safetensors, model_critic_path, c.safetensors"
+
+    @pytest.mark.parametrize("given", ['evaluation.k, "5,20"', "evaluation.k.1, 5, evaluation.k.2, 20"])
+    def test_several_lengths_of_slates(self, given: str) -> None:
+        assert Setup.from_text(f"{self.BASE}, {given}").evaluation.k == (5, 20)
+        assert Setup.from_text(self.BASE, overrides=["evaluation.k=5,20"]).evaluation.k == (5, 20)
+        assert Setup(**Setup.from_text(f"{self.BASE}, {given}").as_json()).evaluation.k == (5, 20)
+
+    @pytest.mark.parametrize("given", ["0", "5,5", "many", "-1", "1001", "none"])
+    def test_lengths_that_cannot_be(self, given: str) -> None:
+        with pytest.raises(SetupError, match="allowed: different whole numbers of 1 to 1000"):
+            Setup.from_text(self.BASE, overrides=[f"evaluation.k={given}"])
+
+    def test_a_split_at_a_date_in_each_form(self, tmp_path: Path) -> None:
+        moment = datetime(2000, 11, 30, 12)
+        text = f"{self.BASE}, split, time, split.date, 2000-11-30T12:00"
+        assert Setup.from_text(text).split.moment == moment
+        toml = 'train = false\ndata = "-"\nmodel_agent_path = "a"\nmodel_critic_path = "c"\n[split]\nname = "time"\n'
+        (tmp_path / "setup.toml").write_text(f"{toml}date = 2000-11-30T12:00:00\n")
+        assert Setup.read(tmp_path / "setup.toml").split.moment == moment
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            "split, time, split.date, someday",
+            "split.date, 2000-11-30",
+            "split, time, split.date, 2000-11-30, split.quantile, 0.8",
+        ],
+    )
+    def test_a_date_that_is_none_or_says_nothing(self, given: str) -> None:
+        with pytest.raises(SetupError, match=r"split\.date is"):
+            Setup.from_text(f"{self.BASE}, {given}")
 
 
 class TestTemplate:

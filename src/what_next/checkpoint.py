@@ -32,6 +32,7 @@ FREE = {
     "save_every",
     "log",
     "device",
+    "evaluation",
     "model_agent_path",
     "model_critic_path",
     "data",

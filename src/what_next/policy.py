@@ -54,9 +54,10 @@ class LearnedPolicy:
             history: what each user heard; only the latest events count.
             masks: `allowed` and `exclude`: minus infinity where an item is not permitted.
         """
-        proposal = self.agent.predict(history)
-        if proposal.ranked is None:
+        if self.agent.setup.algorithm.trials:
             return None
+        proposal = self.agent.predict(history)
+        assert proposal.ranked is not None, "an agent that learns from the log scores items"
         return torch.cat([scores for _, scores in scored(proposal.points, proposal.ranked, **masks)])
 
     def chances(self, history: History, **masks: Any) -> Float64[np.ndarray, "batch items"]:

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from what_next.errors import SetupError
@@ -161,7 +162,7 @@ def _flatten(value: object, key: str = "") -> Iterator[tuple[str, str]]:
         for number, child in enumerate(value, start=1):
             yield from _flatten(child, f"{key}.{number}")
     else:
-        yield key, str(value)
+        yield key, value.isoformat() if isinstance(value, date) else str(value)
 
 
 def _toml_lines(text: str) -> dict[str, int]:

@@ -17,6 +17,9 @@ from what_next.rewards import (
     Spread,
 )
 
+SLATES = frozenset(range(1, 1001))
+"""Lengths of slates that may be judged."""
+
 
 class Group(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
     """Settings that belong together: dotted keys in a setup file. A word alone is the group's `name`."""
@@ -54,10 +57,15 @@ class Split(Group):
         try:
             return value and datetime.fromisoformat(value).isoformat()
         except ValueError:
-            raise ValueError(f"split.date is {value!r}; allowed: a date such as 2000-11-30, or with a time") from None
+            raise ValueError(f"split.date is {value!r}; allowed: 2000-11-30, or 2000-11-30T12:00") from None
 
     @model_validator(mode="after")
     def _leaves_some(self) -> "Split":
+        if self.date is not None and (self.name != "time" or "quantile" in self.model_fields_set):
+            raise ValueError(
+                f"split.date is {self.date!r}, beside split.quantile or under split {self.name}; allowed: under split "
+                "time, instead of split.quantile"
+            )
         if self.test + self.validation >= 1:
             raise ValueError(
                 f"split.test and split.validation are {self.test:g} and {self.validation:g}, which leaves no user to "
@@ -83,8 +91,10 @@ class Evaluation(Group):
         given = [value] if isinstance(value, int) else value
         words = [one for part in given for one in str(part).split(",")] if isinstance(given, list | tuple) else []
         numbers = [int(one) for one in words if one.strip().isdecimal()]
-        if not numbers or len(numbers) < len(words) or min(numbers) < 1 or len(set(numbers)) < len(numbers):
-            raise ValueError(f"evaluation.k is {','.join(words)!r}; allowed: different whole numbers, such as 5,10,20")
+        if len(numbers) < max(1, len(words)) or len(set(numbers)) < len(numbers) or not set(numbers) <= SLATES:
+            raise ValueError(
+                f"evaluation.k is {','.join(words)!r}; allowed: different whole numbers of 1 to 1000, such as 5,10,20"
+            )
         return numbers
 
 

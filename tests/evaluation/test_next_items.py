@@ -106,6 +106,24 @@ class TestTargets:
         with pytest.raises(DataError, match="20% of the events come before 1970-01-03 00:00"):
             split_time(data, moment=datetime(1970, 1, 3))
 
+    def test_of_a_set_each_item_is_told_apart(self) -> None:
+        world = build_world([[0], [1], [2], [3]], [A, B, A, C], [D, A])
+        data = replace(
+            world.dataset,
+            timestamps=np.array([0, 1, 8, 9, 2, 3], np.int64),
+            rewards=np.array([1, 1, 5, 100, 1, 1], np.float32),
+        )
+        targets = Targets.of(data, split_time(data, 0.67), "test", "all")
+        assert targets.relevant.tolist() == [[A, C]]
+        assert targets.held(data).tolist() == [True, False]
+        assert targets.rewards is None  # which of the two rewards would a hit earn?
+
+    def test_other_targets_have_another_hash(self, shop: World) -> None:
+        targets = targets_of(shop)
+        assert targets.hash == targets_of(shop).hash
+        assert targets.hash != replace(targets, before=targets.before - 1).hash
+        assert targets.hash != targets.of_rows(np.array([1, 0])).hash
+
     def test_targets_that_the_history_holds_are_told(self, shop: World) -> None:
         assert targets_of(shop).held(shop.dataset).tolist() == [False, True]
 
@@ -149,6 +167,12 @@ class TestRank:
         policy = Next()
         assert rank(policy, found, build_world(np.arange(9)[:, None].tolist(), *(
             [*range(size), size] for size in (3, 7, 5, 2))).history_of, 1).hr.tolist() == [1, 1, 1, 1]  # fmt: skip
+
+    def test_only_permitted_items_are_ranked(self, shop: World) -> None:
+        allowed = np.array([True, False, False, False, True])
+        found = rank(RandomItem(5), targets_of(shop), shop.history_of, 3, seen=True, allowed=allowed)
+        assert [sorted(row) for row in found.items.tolist()] == [[-1, A, E], [-1, A, E]]
+        assert found.hr.tolist() == [0, 1]
 
 
 class TestPopular:
@@ -237,8 +261,11 @@ def test_the_result_names_its_targets_and_compares_the_learned_with_each_rival(s
     stick = yardstick(shop)
     names = ("agent", "untrained", "random", "popular")
     result = evaluate_next({name: stick.judge([Fixed(D, A)]) for name in names}, stick, yardstick_about(shop))
-    assert result["targets"] == {
-        "kind": "last", "rows": 2, "users": 2, "held": 1, "cold_users": 0, "cold_items": None, "without_history": 0
+    told = dict(result["targets"])
+    assert len(told.pop("hash")) == 16
+    assert told == {
+        "kind": "last", "rows": 2, "users": 2, "held": 1, "cold_users": 0, "cold_items": None, "without_history": 0,
+        "items": 2, "not_allowed": 0
     }  # fmt: skip
     assert result["split"]["kind"] == "leave_last_out"
     assert result["split"]["hash"] == split_leave_last_out(shop.dataset).hash

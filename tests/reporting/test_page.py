@@ -102,7 +102,7 @@ def test_the_same_verdict_is_written_as_the_same_bytes_whatever_matplotlib_is_se
     made: Verdict, text: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / "report.html"
-    with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "text.parse_math": True}):
+    with matplotlib.rc_context({"font.size": 30, "axes.grid": True, "lines.linewidth": 9}):
         write_report(made, path)
     assert path.read_bytes() == text.encode()
     with pytest.raises(SaveError, match=r"cannot be written"):

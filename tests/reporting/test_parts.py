@@ -58,6 +58,7 @@ class TestDrawing:
         def draw(axes) -> None:
             points = [(0.5, 0.5), (0.5, 0.51), (0.51, 0.5)]
             axes.plot(*zip(*points, strict=True), "o")
+            axes.set(xlim=(0, 1), ylim=(0, 1))
             label(axes, points, ["first", "second", "third"], ["ink"] * 3)
             renderer = axes.figure.canvas.get_renderer()
             boxes.extend(text.get_window_extent(renderer) for text in axes.texts)
@@ -248,6 +249,12 @@ class TestWords:
     def test_a_difference_is_one_where_zero_lies_outside(self, low, high, sign) -> None:
         assert words.sign({"mean": (low + high) / 2, "low": low, "high": high, "n": 3}) == sign
         assert words.sign(None) == 0
+
+    def test_an_agent_before_its_first_step_is_nobodys_rival(self, setup_of, films: Dataset, tmp_path) -> None:
+        named = {"agent": hits(films, 1), "untrained": hits(films, 0.9), "rule": hits(films, 0.2)}
+        view = View(verdict_of(setup_of(tmp_path, algorithm="next_item"), films, named))
+        assert (view.lead, view.rival, view.shown) == ("agent", "rule", ["agent", "rule"])
+        assert [view.colour(name) for name in named] == ["one", "muted", "rival"]
 
     def test_what_was_judged_is_told_with_its_counts(self, made: Verdict) -> None:
         targets = {**made.result["targets"], "held": 3, "cold_users": 1, "cold_items": 0, "without_history": 2}

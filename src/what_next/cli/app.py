@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from what_next.cli import compare, data, evaluate, model, tune
+from what_next.cli import compare, data, estimate, evaluate, model, tune
 from what_next.cli.guard import emit, guarded
 from what_next.data.files import write_files
 from what_next.data.known import KNOWN
@@ -28,6 +28,8 @@ app.add_typer(data.app, name="data")
 model.register(app)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("estimate")(estimate.estimate)
+app.command("gate")(estimate.gate)
 app.command("tune")(tune.tune)
 
 

@@ -14,6 +14,7 @@ from what_next.data import Dataset
 from what_next.errors import SetupError
 from what_next.evaluation.table import table
 from what_next.judging import by_windows, examine, judge
+from what_next.judging.tradeoff import check as check_tradeoff
 from what_next.judging.tradeoff import tradeoff
 from what_next.reporting import write_report
 from what_next.settings import Setup
@@ -21,7 +22,7 @@ from what_next.settings import Setup
 Split = Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")]
 Allowed = Annotated[Path | None, typer.Option(help="A file with the item ids that may be recommended, a line each.")]
 Blocked = Annotated[Path | None, typer.Option(help="A file with the item ids that may not.")]
-Groups = Annotated[bool, typer.Option("--groups", help="Also by history length, activity and item popularity.")]
+Groups = Annotated[bool, typer.Option("--groups", help="Also by history length, activity, popularity, cold or not.")]
 ReportFile = Annotated[Path | None, typer.Option("--report", help="The HTML page to write.")]
 
 
@@ -48,14 +49,17 @@ def evaluate(
 ) -> int:
     """Judge the agent beside rules, baselines and chance, on what training never saw."""
     settings, part, given = Setup.read(setup, overrides or []), part_of(split), seeds_of(seeds)
-    if weights and not report:
+    mask, steps = mask_of(settings, allowed, blocked), weights_of(weights)
+    if steps and not report:
         raise SetupError("--weights: is what the page shows; name it with --report FILE")
-    windows = judge(settings, part, given) if by_windows(settings) else None
-    if windows is not None and not (next_items or report or allowed or blocked):
+    if steps:
+        check_tradeoff(settings, steps)
+    windows = judge(settings, part, given) if by_windows(settings) and mask is None else None
+    if windows is not None and not (next_items or report or groups):
         return told(windows, as_json, groups)
-    verdict = examine(settings, part, given, mask_of(settings, allowed, blocked))
+    verdict = examine(settings, part, given, mask)
     if report:
-        curve = tradeoff(settings, weights_of(weights), part, given) if weights else []
+        curve = tradeoff(settings, steps, part, given, mask) if steps else []
         write_report(verdict, report, windows=windows, weighted=curve)
         Console(stderr=True).print(f"{report} written", highlight=False)
     return told(verdict.result | ({} if windows is None else {"by_windows": windows}), as_json, groups)

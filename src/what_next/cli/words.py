@@ -8,6 +8,9 @@ from what_next.data import Catalogue
 from what_next.data.splits import Part
 from what_next.errors import SetupError, WhatNextError
 
+SHOWN = 10
+"""Unknown ids that are named."""
+
 
 def part_of(split: str) -> Part:
     """The value of `--split`."""
@@ -19,14 +22,18 @@ def part_of(split: str) -> Part:
 
 def seeds_of(text: str | None) -> list[int] | None:
     """The value of `--seeds`."""
-    try:
-        return None if text is None else [int(one) for one in text.split(",")]
-    except ValueError:
-        raise SetupError(f"--seeds {text!r}: expected whole numbers, such as 0,1,2") from None
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words) or len(set(map(int, words))) < len(words):
+        raise SetupError(f"--seeds {text!r}: expected different whole numbers, such as 0,1,2")
+    return [int(word) for word in words]
 
 
-def weights_of(text: str) -> list[float]:
-    """The value of `--weights`."""
+def weights_of(text: str | None) -> list[float]:
+    """The value of `--weights`; none without it."""
+    if text is None:
+        return []
     try:
         weights = [float(one) for one in text.split(",")]
     except ValueError:
@@ -46,6 +53,7 @@ def ids_of(path: Path | None, catalogue: Catalogue) -> list[str] | None:
         raise WhatNextError(f"{path}: cannot be read as a list of ids ({error}); write one id on each line") from None
     unknown = [one for one, item in zip(ids, catalogue.index(ids), strict=True) if item < 0]
     if unknown:
-        told = f"{path}: not in the catalogue, left out: {', '.join(unknown)}"
+        more = f" and {len(unknown) - SHOWN:,} more" if len(unknown) > SHOWN else ""
+        told = f"{path}: not in the catalogue, left out: {', '.join(unknown[:SHOWN])}{more}"
         Console(stderr=True, soft_wrap=True).print(told, markup=False, highlight=False)
     return ids

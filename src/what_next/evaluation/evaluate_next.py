@@ -115,21 +115,18 @@ class Yardstick:
         return self._means({name: value - other.values[name] for name, value in one.values.items()})
 
     def apart(self, judged: Mapping[str, Judged]) -> dict[str, dict[str, dict[str, Any]]]:
-        """HR and NDCG of all policies in each group of rows: by kind and name, `users`, `rows` and `policies`."""
-        led = [f"{metric}@{self.ks[0]}" for metric in ("hr", "ndcg")]
+        """All policies in each group of rows: by kind and name, `users`, `rows` and `policies`."""
         return {
-            kind: {name: self._of_group(judged, led, rows) for name, rows in groups.items()}
+            kind: {name: self._of_group(judged, rows) for name, rows in groups.items()}
             for kind, groups in (self.groups or {}).items()
         }
 
-    def _of_group(self, judged: Mapping[str, Judged], metrics: Sequence[str], rows: Bool[np.ndarray, "rows"]) -> Any:
+    def _of_group(self, judged: Mapping[str, Judged], rows: Bool[np.ndarray, "rows"]) -> dict[str, Any]:
         people, owners = np.unique(self.owners[rows], return_inverse=True)
-        values = {(name, metric): one.values[metric][rows] for name, one in judged.items() for metric in metrics}
-        found = means({f"{name}\n{metric}": value for (name, metric), value in values.items()}, owners, seed=self.seed)
-        policies: dict[str, dict[str, Interval]] = {name: {} for name in judged}
-        for key, told in found.items():
-            name, metric = key.split("\n")
-            policies[name][metric] = told
+        policies = {
+            name: means({metric: value[rows] for metric, value in one.values.items()}, owners, seed=self.seed)
+            for name, one in judged.items()
+        }
         return {"users": len(people), "rows": int(rows.sum()), "policies": policies}
 
     def _rank(self, policy: Policy, histories: Histories, place: int) -> Ranks:
@@ -186,11 +183,11 @@ class Yardstick:
         return means(values, self.owners, seed=self.seed)
 
     def _shares(self, slates: Int32[np.ndarray, "seeds rows k"]) -> dict[str, Interval]:
-        found = {}
+        found, catalogue = {}, self.catalogue if self.allowed is None else int(self.allowed.sum())
         for k in self.ks:
             rows, owners = slates[:, :, :k].reshape(len(slates), -1), np.repeat(self.owners, k)
             for name, measure in (("coverage", coverage), ("gini", gini)):
-                share = measure(rows, owners, self.catalogue, resamples=SHARE_RESAMPLES, seed=self.seed)
+                share = measure(rows, owners, catalogue, resamples=SHARE_RESAMPLES, seed=self.seed)
                 if share is not None:
                     found[f"{name}@{k}"] = share
         return found
@@ -242,25 +239,39 @@ def judged_on(
     *,
     kind: Kind = "last",
     counts: Int64[np.ndarray, "items"] | None = None,
+    allowed: Bool[np.ndarray, "items"] | None = None,
 ) -> dict[str, Any]:
     """On what next items are judged: `data`, `split`, `targets` and `seeds`.
 
-    Of the targets: their `kind`, the `rows` and `users`; `held`: rows whose item the history holds, which nobody can
-    name who leaves those out; `cold_users`: those of whom training knows nothing, though the split sets nobody aside;
-    `cold_items`: rows whose item has no training event (by `counts`); `without_history`: users who are not judged.
+    Of the split, how many users and events training knows, how many `users` the part has and how many users it has not.
+    Of the targets: their `kind`, the `rows` and `users`, the `items` to be named, and a `hash` over them all; `held`:
+    those that the history holds, which nobody can name who leaves its items out; `cold_items`: those without a training
+    event (by `counts`); `not_allowed`: those that may not be recommended; `cold_users`: of whom training knows nothing,
+    though the split sets nobody aside; `without_history`: users of the part who are not judged.
     """
-    judged = getattr(split, part)
-    cold = judged[split.cold(part)]
+    judged, people = getattr(split, part), targets.people[0]
+    items = targets.sets[targets.sets >= 0]
     return {
         "data": dataset.name,
-        "split": {"kind": split.kind, "part": part, "users": len(judged), "hash": split.hash},
+        "split": {
+            "kind": split.kind,
+            "part": part,
+            "users": len(judged),
+            "other_users": dataset.users - len(judged),
+            "training_users": int((split.known > 0).sum()),
+            "training_events": int(split.known.sum()),
+            "hash": split.hash,
+        },
         "targets": {
             "kind": kind,
             "rows": len(targets),
-            "users": len(targets.people[0]),
+            "users": len(people),
+            "items": len(items),
+            "hash": targets.hash,
             "held": int(targets.held(dataset).sum()),
-            "cold_users": int(np.isin(targets.people[0], cold).sum()),
-            "cold_items": None if counts is None else int((counts[targets.items] == 0).sum()),
+            "cold_users": int(np.isin(people, judged[split.cold(part)]).sum()),
+            "cold_items": None if counts is None else int((counts[items] == 0).sum()),
+            "not_allowed": 0 if allowed is None else int((~allowed[items]).sum()),
             "without_history": targets.without_history,
         },
         "seeds": list(seeds),

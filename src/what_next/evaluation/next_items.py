@@ -1,14 +1,14 @@
 """How well a policy names what really came next: targets of a split, and where they stand in the policy's ranking."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Int32, Int64
-from torch import Tensor
+from jaxtyping import Bool, Float64, Int, Int32, Int64
 
 from what_next.data import Dataset, Split
 from what_next.data.splits import Part
@@ -73,7 +73,8 @@ class Targets:
         places = dataset.offsets[users] + start
         rewards = None if dataset.rewards is None else dataset.rewards[places].astype(np.float64)
         found = cls(users, start, dataset.items[places], rewards, None, int(alone.sum()), len(dataset.catalogue))
-        return replace(found, relevant=_distinct(dataset, places, counts)) if kind == "all" else found
+        # A set has no reward of its own.
+        return replace(found, relevant=_distinct(dataset, places, counts), rewards=None) if kind == "all" else found
 
     def of_rows(self, rows: Int[np.ndarray, "rows"]) -> "Targets":
         """Some of them."""
@@ -95,30 +96,30 @@ class Targets:
         found, owners = np.unique(self.users, return_inverse=True)
         return found, owners
 
-    def held(self, dataset: Dataset) -> Bool[np.ndarray, "rows"]:
-        """Which targets stand in their history already, where nobody who leaves its items out can name them."""
+    @cached_property
+    def hash(self) -> str:
+        """Short SHA-256 over every row: whose it is, how much of the history is known, and what is to be named."""
+        digest = hashlib.sha256()
+        for part in (self.users, self.before, self.sets):
+            digest.update(part.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def held(self, dataset: Dataset) -> Bool[np.ndarray, "targets"]:
+        """Which items to be named stand in their history already, so that nobody who leaves those out can name them."""
         first = np.lexsort((np.arange(dataset.events), dataset.items, self._owners(dataset)))
         items, owners = dataset.items[first], self._owners(dataset)[first]
         begins = np.insert((items[1:] != items[:-1]) | (owners[1:] != owners[:-1]), 0, True)
         # The first time that each user heard each item, by (user, item) in ascending order.
         keys, when = owners[begins] * np.int64(len(dataset.catalogue)) + items[begins], first[begins]
-        wanted = self.users.astype(np.int64) * len(dataset.catalogue) + self.items
-        earlier: Bool[np.ndarray, rows] = (
-            when[np.searchsorted(keys, wanted)] < dataset.offsets[self.users] + self.before
-        )
+        rows, columns = np.nonzero(self.sets >= 0)
+        users = self.users[rows].astype(np.int64)
+        found = when[np.searchsorted(keys, users * len(dataset.catalogue) + self.sets[rows, columns])]
+        earlier: Bool[np.ndarray, targets] = found < dataset.offsets[users] + self.before[rows]
         return earlier
 
     @staticmethod
     def _owners(dataset: Dataset) -> Int64[np.ndarray, "events"]:
         return np.repeat(np.arange(dataset.users), dataset.lengths)
-
-
-class Scorer(Protocol):
-    """A policy that tells the scores by which it ranks, so that equal ones can be told from different ones."""
-
-    def scored(self, history: History, **masks: Any) -> Float[Tensor, "batch items"] | None:
-        """The score of every item, minus infinity where it is not permitted; None: there are only slates."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +187,7 @@ def _ranked(
     exclude: Int32[np.ndarray, "rows seen"] | None,
     rng: np.random.Generator,
 ) -> tuple[Places, Int32[np.ndarray, "rows k"]]:
-    """By its scores where the policy has some, else by its slates."""
+    """By its scores where the policy tells some (`scored`), so that equal ones are known; else by its slates."""
     scored = getattr(policy, "scored", None)
     scores = None if scored is None else scored(history, allowed=allowed, exclude=exclude)
     if scores is None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int, Int32, Int64, Shaped, UInt64
+from jaxtyping import Float, Float64, Int, Int32, Int64, Shaped, UInt64
 from torch import Tensor
 
 from what_next.retrieval import bits
@@ -47,7 +47,7 @@ class Places:
 
 @torch.no_grad()
 def place(
-    scores: Float32[Tensor, "rows items"], relevant: Int64[Tensor, "rows relevant"], k: int, rng: np.random.Generator
+    scores: Float[Tensor, "rows items"], relevant: Int64[Tensor, "rows relevant"], k: int, rng: np.random.Generator
 ) -> tuple[Places, Int32[np.ndarray, "rows k"]]:
     """Rank the catalogue for each row: where its relevant items stand, and the `k` best items.
 
@@ -81,8 +81,8 @@ def place(
 
 
 def _top(
-    scores: Float32[Tensor, "rows items"], count: int
-) -> tuple[Float32[Tensor, "rows count"], Int64[Tensor, "rows count"]]:
+    scores: Float[Tensor, "rows items"], count: int
+) -> tuple[Float[Tensor, "rows count"], Int64[Tensor, "rows count"]]:
     """`scores.topk(count)`, in a third of the time where the catalogue is large.
 
     At most `count - 1` groups of items hold a score above the last one that is sought, so the `count` groups with the
@@ -102,8 +102,8 @@ def _top(
 
 
 def _slates(
-    scores: Float32[Tensor, "rows items"],
-    values: Float32[np.ndarray, "rows best"],
+    scores: Float[Tensor, "rows items"],
+    values: Float[np.ndarray, "rows best"],
     items: Int64[np.ndarray, "rows best"],
     k: int,
     rng: np.random.Generator,
@@ -139,7 +139,7 @@ def _slates(
 
 def _ordered(
     items: Int64[np.ndarray, "rows slots"],
-    levels: Float32[np.ndarray, "rows slots"],
+    levels: Float[np.ndarray, "rows slots"],
     keys: Shaped[np.ndarray, "rows slots"],
 ) -> Int64[np.ndarray, "rows slots"]:
     """Items by ascending level, those of one level by ascending key."""
@@ -147,9 +147,9 @@ def _ordered(
 
 
 def _drawn_at_border(
-    scores: Float32[Tensor, "rows items"],
+    scores: Float[Tensor, "rows items"],
     rows: Int64[np.ndarray, "crowded"],
-    border: Float32[np.ndarray, "crowded"],
+    border: Float[np.ndarray, "crowded"],
     uniforms: Float64[np.ndarray, "crowded two slots"],
 ) -> tuple[Int64[np.ndarray, "crowded"], Int64[np.ndarray, "crowded slots"]]:
     """How many items of some rows have the border's score, and as many of them as there are slots, in random order.

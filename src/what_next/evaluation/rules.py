@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64
+from jaxtyping import Bool, Float64, Int, Int32, Int64
 from torch import Tensor
 
 from what_next.evaluation.sampling import Sampling, rows_of
@@ -50,9 +50,9 @@ class Ranking(ABC):
 
     def scored(
         self, history: History, *, allowed: Allowed = None, exclude: Exclude = None
-    ) -> Float32[Tensor, "batch items"]:
+    ) -> Float64[Tensor, "batch items"]:
         """The score of every item; minus infinity where it is not permitted."""
-        scores = torch.from_numpy(self.scores(history, None).astype(np.float32))
+        scores = torch.from_numpy(self.scores(history, None).copy())
         forbid(scores, slice(0, len(scores)), allowed, exclude)
         return scores
 

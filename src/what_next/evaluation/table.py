@@ -39,6 +39,7 @@ def table(result: Mapping[str, Any], groups: bool = False) -> Group:
     if result.get("baselines"):
         chosen = (f"{name} ({_settings(one)})" if one else name for name, one in result["baselines"].items())
         parts.append(Text(f"baselines as validation chose them: {', '.join(chosen)}"))
+    parts += [Text(f"left out: {name}, since {why}") for name, why in result.get("left_out", {}).items()]
     if groups:
         parts += [_apart(kind, some, result["k"][0]) for kind, some in result.get("groups", {}).items()]
     return Group(*parts)
@@ -147,6 +148,7 @@ def _targets(result: Mapping[str, Any]) -> str:
         rows = "all later items"
     against = {
         "held": "of them in the history already, where nobody can hit them",
+        "not_allowed": "of items that may not be recommended",
         "cold_items": "of items without a training event",
         "cold_users": "users without a training event",
         "without_history": "users not judged, who have nothing before it",
@@ -154,6 +156,8 @@ def _targets(result: Mapping[str, Any]) -> str:
     if result["seen"]:
         del against["held"]
     notes = [f"{told[key]:,} {text}" for key, text in against.items() if told[key]]
+    if told["not_allowed"]:
+        rows += f", among {result['allowed']:,} permitted items,"
     return f"{rows} of {told['users']:,} users" + (f" ({'; '.join(notes)})" if notes else "")
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from what_next.data.splits import Part
+from what_next.judging.baselines import Allowed
 from what_next.judging.compare import compare
 from what_next.judging.models import chosen, of_seed
-from what_next.judging.next_items import Allowed, judge_next
+from what_next.judging.next_items import judge_next
 from what_next.judging.verdict import Verdict
 from what_next.judging.windows import judge_windows
 from what_next.settings import Setup

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Bool
 
 from what_next.evaluation.baselines import BASELINES, Ease, Fit, ItemKnn, Markov
 from what_next.evaluation.next_items import Targets, rank
 from what_next.evaluation.rules import Ranking
 from what_next.state import State
 
+Allowed = Bool[np.ndarray, "items"] | None
 MOST = 2000
 """Validation users that settings are chosen on, at most: always the same ones."""
 
@@ -28,29 +30,35 @@ GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
 """The values that each setting may take, the one to start from first; settings are chosen one after another."""
 
 
-def tuned(state: State) -> dict[str, tuple[Ranking, dict[str, float]]]:
+def tuned(state: State, allowed: Allowed = None) -> dict[str, tuple[Ranking, dict[str, float]]]:
     """Every baseline that fits the catalogue, fitted to what training may know, and the settings that were chosen.
 
-    Each setting in turn takes the value with the highest NDCG@10 on the last validation event of the users, the others
-    as chosen so far; the earlier value of the grid among equals. Without validation users all stay at their first.
-    No event of the test is read.
+    Each setting in turn takes the value with the highest NDCG on the validation users' targets, judged as the setup
+    says (`evaluation`), among the `allowed` items, the others as chosen so far; the earlier value of the grid among
+    equals. Without validation users all stay at their first. No event of the test is read.
     """
-    targets = Targets.of(state.dataset, state.split, "validation")
+    how = state.setup.evaluation
+    targets = Targets.of(state.dataset, state.split, "validation", how.targets, state.setup.split.seed)
     if len(targets) > MOST:
         some = np.random.default_rng(state.setup.split.seed).choice(len(targets), MOST, replace=False)
         targets = targets.of_rows(np.sort(some))
     found = {}
     for name, fit in BASELINES.items():
-        if name == "ease" and not Ease.fits(len(state.dataset.catalogue)):
+        if name in left_out(len(state.dataset.catalogue)):
             continue
         unused = "half_life_events" if state.dataset.timestamps is not None else "half_life_days"
         grid = {setting: values for setting, values in GRIDS[name].items() if setting != unused}
-        found[name] = _best(fit, grid, state, targets)
+        found[name] = _best(fit, grid, state, targets, allowed)
     return found
 
 
+def left_out(items: int) -> dict[str, str]:
+    """The baselines that cannot be had for so many items, and why."""
+    return {} if Ease.fits(items) else {"ease": f"{items:,} items are more than it is solved for"}
+
+
 def _best(
-    fit: Fit, grid: Mapping[str, Sequence[float]], state: State, targets: Targets
+    fit: Fit, grid: Mapping[str, Sequence[float]], state: State, targets: Targets, allowed: Allowed
 ) -> tuple[Ranking, dict[str, float]]:
     """The fitted policy with the best settings, and these."""
     fitted: dict[tuple[tuple[str, float], ...], Ranking] = {}
@@ -63,7 +71,11 @@ def _best(
         policy = fitted[counted]
         if isinstance(policy, Markov | ItemKnn):
             policy = policy.decayed(settings["decay"])  # nothing needs to be counted again
-        return policy, float(rank(policy, targets, state.histories).ndcg.mean()) if len(targets) else 0.0
+        if not len(targets):
+            return policy, 0.0
+        how = state.setup.evaluation
+        ranks = rank(policy, targets, state.histories, how.k[0], seen=how.seen, allowed=allowed)
+        return policy, float(ranks.ndcg.mean())
 
     chosen = {setting: float(values[0]) for setting, values in grid.items()}
     best, reached = tried(chosen)

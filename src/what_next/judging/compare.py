@@ -12,9 +12,10 @@ from what_next.algorithms import NextItem
 from what_next.data import Dataset
 from what_next.data.splits import Part
 from what_next.errors import ModelError, SetupError
-from what_next.evaluation.evaluate_next import evaluate_next
+from what_next.evaluation.evaluate_next import RIVALS, evaluate_next
+from what_next.judging.baselines import Allowed
 from what_next.judging.models import beside, is_trained, of_seed, policy, seconds, trained
-from what_next.judging.next_items import Allowed, about_of, rules, yardstick_of
+from what_next.judging.next_items import about_of, rules, yardstick_of
 from what_next.judging.verdict import Verdict
 from what_next.settings import Setup
 from what_next.state import State
@@ -132,7 +133,8 @@ def compare(
         training[name] = {"algorithm": learned[name][0].algorithm.name, "seconds": took}
     baselines, settings = rules(yardstick, state)
     judged |= baselines
-    about = about_of(state, part, yardstick, seeds or [setups[first].seed]) | {"baselines": settings}
+    told = seeds or sorted({setup.seed for setup in setups.values()})
+    about = about_of(state, part, yardstick, told) | {"baselines": settings}
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
     result = evaluate_next(judged, yardstick, about, pairs) | {"training": training}
     return Verdict(result, state, yardstick, judged, learned)
@@ -160,12 +162,16 @@ def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[st
 
 def _alike(setups: Mapping[str, Setup], entrants: Mapping[str, Entrant]) -> None:
     """Raises a `SetupError` where the setups cannot be compared."""
+    if taken := sorted({*RIVALS} & entrants.keys()):
+        raise SetupError(f"compare: {taken[0]!r} is the name of a baseline; give its setup file another name")
     first, *others = setups
     mine = entrants[first].state
     for name in others:
-        if setups[name].evaluation != setups[first].evaluation:
+        how = [(setups[one].evaluation, setups[one].split.seed) for one in (name, first)]
+        if how[0] != how[1]:
             raise SetupError(
-                f"{name} cannot be compared with {first}: their settings of `evaluation` differ; give both the same"
+                f"{name} cannot be compared with {first}: their settings of `evaluation` or split.seed differ; give "
+                "both the same"
             )
         theirs = entrants[name].state
         if theirs.split.hash != mine.split.hash:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from what_next.algorithms import WhatNext
 from what_next.data.splits import Part
@@ -14,13 +13,11 @@ from what_next.evaluation.beyond import Background
 from what_next.evaluation.evaluate_next import Groups, Judged, Yardstick, evaluate_next, judged_on
 from what_next.evaluation.groups import events_per_active_day, groups
 from what_next.evaluation.next_items import Targets
-from what_next.judging.baselines import tuned
+from what_next.judging.baselines import Allowed, left_out, tuned
 from what_next.judging.models import policy, untrained
 from what_next.judging.verdict import Verdict
 from what_next.settings import Setup
 from what_next.state import State
-
-Allowed = Bool[np.ndarray, "items"] | None
 
 
 def judge_next(
@@ -50,7 +47,7 @@ def judge_next(
 
 def rules(yardstick: Yardstick, state: State) -> tuple[dict[str, Judged], dict[str, dict[str, float]]]:
     """What chance and the baselines come to, and the settings that validation chose for these."""
-    found = tuned(state)
+    found = tuned(state, yardstick.allowed)
     assert yardstick.background is not None
     chance, popular = RandomItem(yardstick.catalogue), Popular(yardstick.background.counts)
     judged = {"random": yardstick.judge([chance]), "popular": yardstick.judge([popular])}
@@ -60,8 +57,16 @@ def rules(yardstick: Yardstick, state: State) -> tuple[dict[str, Judged], dict[s
 
 def about_of(state: State, part: Part, yardstick: Yardstick, seeds: Sequence[int]) -> dict[str, Any]:
     """On what policies of a state are judged: see `judged_on`."""
-    kind, counts = state.setup.evaluation.targets, state.space.counts
-    return judged_on(state.dataset, state.split, part, yardstick.targets, seeds, kind=kind, counts=counts)
+    return judged_on(
+        state.dataset,
+        state.split,
+        part,
+        yardstick.targets,
+        seeds,
+        kind=state.setup.evaluation.targets,
+        counts=state.space.counts,
+        allowed=yardstick.allowed,
+    ) | {"left_out": left_out(len(state.dataset.catalogue))}
 
 
 def yardstick_of(state: State, part: Part, allowed: Allowed = None) -> Yardstick:
@@ -105,6 +110,8 @@ def _groups(state: State, targets: Targets) -> Groups:
         activity = events_per_active_day(times, dataset.offsets, targets.users, targets.before)
     known = None if split.kind == "users" else split.known[targets.users]
     found = groups(targets.before, targets.items, counts, activity=activity, known=known)
+    if targets.relevant is not None:
+        del found["item popularity"]  # a set has items of all kinds
     return {kind: masks for kind, masks in found.items() if len(masks) > 1}
 
 

@@ -8,8 +8,9 @@ from what_next.data import Dataset
 from what_next.data.splits import Part
 from what_next.errors import SetupError
 from what_next.evaluation.evaluate_next import Yardstick, evaluate_next
+from what_next.judging.baselines import Allowed
 from what_next.judging.models import beside, of_seed, policy, trained
-from what_next.judging.next_items import Allowed, about_of, yardstick_of
+from what_next.judging.next_items import about_of, yardstick_of
 from what_next.judging.verdict import Verdict
 from what_next.rewards import Logged, Spread
 from what_next.settings import Setup
@@ -42,7 +43,7 @@ def tradeoff(
     Raises:
         SetupError: the algorithm reads no reward, or the items have no attributes.
     """
-    _check(setup, weights)
+    check(setup, weights)
     dataset = Dataset.read(setup.data)
     Spread(weight=1.0).check(dataset)
     first = State(dataset, setup)
@@ -66,7 +67,7 @@ def with_spread(setup: Setup, weight: float) -> Setup:
     return beside(setup, f"spread-{weight:g}").model_copy(update={"reward": reward, "log": None})
 
 
-def _check(setup: Setup, weights: Sequence[float]) -> None:
+def check(setup: Setup, weights: Sequence[float]) -> None:
     """Raises a `SetupError` where there is nothing to weigh."""
     name = setup.algorithm.name
     if isinstance(setup.algorithm, NextItem):

@@ -41,7 +41,13 @@ def judge_windows(
         "steer": [Steer(sampling, state.space.typical)],
         "oracle": [Oracle(sampling)],
     }
-    split = {"kind": state.split.kind, "part": part, "users": len(getattr(state.split, part)), "hash": state.split.hash}
+    split = {
+        "kind": state.split.kind,
+        "part": part,
+        "users": len(getattr(state.split, part)),
+        "cold_users": int(state.split.cold(part).sum()),
+        "hash": state.split.hash,
+    }
     return evaluate(
         {**_learned(setups, state), **rules}, windows, sampling, data=state.dataset.name, split=split, seeds=seeds
     )

@@ -5,7 +5,7 @@ titles and ids of users included.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -58,7 +58,7 @@ class Tile:
     value: str
     interval: str
     beside: str = ""
-    words: str = field(default="")
+    words: str = ""
 
 
 def page(

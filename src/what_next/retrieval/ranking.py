@@ -51,6 +51,7 @@ def select_ranked(
     return outcome
 
 
+@torch.no_grad()
 def chances_ranked(
     points: Float32[np.ndarray, "batch dim"],
     ranked: Ranked,

@@ -35,7 +35,7 @@ def test_columns_that_never_vary_or_repeat_others_give_no_axes():
     flat = np.full((50, 1), 0.1)
     nearly = 1e6 + 1e-5 * rng.normal(size=(50, 1))  # what rounding leaves of a constant
     tiny = 1e-12 * rng.normal(size=(50, 1))
-    assert len(Axes.of(np.hstack([some, some, flat, nearly])).variances) == 2
+    assert len(Axes.of(np.hstack([some, some, flat, nearly, np.zeros((50, 1))])).variances) == 2
     assert len(Axes.of(np.hstack([some, tiny])).variances) == 3
     assert len(Axes.of(flat).variances) == len(Axes.of(np.zeros((50, 1))).variances) == 0
 

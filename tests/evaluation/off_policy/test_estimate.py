@@ -9,6 +9,7 @@ import pytest
 from what_next.errors import DataError
 from what_next.evaluation.off_policy import Decisions, Options, Target, Thresholds, difference, estimate
 from what_next.evaluation.off_policy.diagnostics import effective_size
+from what_next.evaluation.off_policy.fqe import fqe
 from what_next.evaluation.off_policy.intervals import empirical_bernstein
 from what_next.evaluation.off_policy.reward_model import cross_fit, deal
 from what_next.evaluation.off_policy.sequences import per_decision_is
@@ -118,6 +119,14 @@ def test_the_largest_possible_weight_is_that_of_the_distributions():
     assert told(uniform, full, options=known)["diagnostics"]["largest_possible"] == pytest.approx(10)
 
 
+def test_the_largest_possible_weight_need_not_be_in_the_log():
+    few = plain(LOG.actions[:5], LOG.rewards[:5], LOG.propensities[:5], 10)
+    target = Target(TARGET.chances[:5], full=TARGET.full[:5])
+    found = told(few, target, options=Options(behaviour=BEHAVIOUR[:5]))["diagnostics"]
+    assert found["largest_possible"] == pytest.approx((TARGET.full[:5] / BEHAVIOUR[:5]).max())
+    assert found["largest_possible"] > 1.1 * found["largest"]
+
+
 def test_a_wider_range_of_rewards_gives_wider_bernstein_bounds():
     options = Options(behaviour=BEHAVIOUR)
     one = told(options=options)["estimates"]["ips"]
@@ -139,12 +148,16 @@ def test_what_cannot_be_made_is_left_out_with_the_reason():
     assert "one alone" in told(one_unit, force=True)["left_out"]["dm"]
 
 
-def test_one_hot_vectors_are_made_where_the_whole_distribution_is_known():
+def test_one_hot_vectors_are_made_where_the_whole_distribution_is_known(monkeypatch):
     bare = plain(LOG.actions, LOG.rewards, LOG.propensities, 10, contexts=LOG.contexts)
     given = replace(bare, vectors=np.eye(10))
     one = means(told(bare, Target(TARGET.chances, full=TARGET.full)))
     assert one == means(told(given, Target(TARGET.chances, TARGET.full, TARGET.full)))
     assert "dm" in one
+    monkeypatch.setattr("what_next.evaluation.off_policy.log.ONE_HOT", 10)
+    assert "dm" in means(told(bare, Target(TARGET.chances, full=TARGET.full)))
+    monkeypatch.setattr("what_next.evaluation.off_policy.log.ONE_HOT", 9)
+    assert "no vectors" in told(bare, Target(TARGET.chances, full=TARGET.full))["left_out"]["dm"]
 
 
 def test_clusters_are_made_of_vectors_and_weights_averaged_where_distributions_are_not_known():
@@ -152,6 +165,8 @@ def test_clusters_are_made_of_vectors_and_weights_averaged_where_distributions_a
     averaged = told()["estimates"]["mips"]
     assert known["mean"] != averaged["mean"]
     assert averaged["mean"] == pytest.approx(known["mean"], abs=0.1)
+    wide = replace(LOG, vectors=np.random.default_rng(0).normal(size=(10, 12)))  # no less attributes than items
+    assert "mips" in told(wide, Target(TARGET.chances))["estimates"]
     assert averaged["ess"] > told()["estimates"]["ips"]["ess"]
 
 
@@ -240,6 +255,11 @@ def test_a_propensity_that_is_none_is_an_error(wrong):
         told(replace(LOG, propensities=propensities))
 
 
+def test_policies_that_leave_nothing_to_chance_have_weights_of_one():
+    certain = replace(LOG, propensities=np.ones(400))
+    assert means(told(certain, Target(np.ones(400))))["ips"] == pytest.approx(LOG.rewards.mean())
+
+
 def test_a_log_that_contradicts_what_is_said_of_it_is_an_error():
     chances = TARGET.chances.copy()
     chances[3] = np.nan
@@ -253,7 +273,8 @@ def test_a_log_that_contradicts_what_is_said_of_it_is_an_error():
     with pytest.raises(DataError, match="no decisions"):
         told(plain(np.zeros(0, np.int64), none, none, 3), Target(none))
     with pytest.raises(DataError, match="largest possible"):
-        told(options=Options(largest_weight=1.0))
+        told(options=Options(largest_weight=0.99 * WEIGHTS.max()))
+    told(options=Options(largest_weight=float(WEIGHTS.max())))
     with pytest.raises(DataError, match="rewards reach from 0 to 1"):
         told(options=Options(reward_range=(0.0, 0.5)))
     never = BEHAVIOUR.copy()
@@ -268,7 +289,8 @@ def test_slates_are_told_in_addition_under_three_models():
     chances = np.array([0.5, 0.3, 0.2])
     actions = rng.integers(3, size=900)
     log = Decisions(slates, actions, rng.random(900), np.full(900, 1 / 3), 3, positions, slates)
-    result = told(log, Target(chances[actions]), options=Options(largest_weight=1.5))
+    options = Options(largest_weight=1.5, reward_range=(-1.0, 2.0))
+    result = told(log, Target(chances[actions]), options=options)
     names = [f"{model}_{kind}" for model in ("independent", "cascade", "slate") for kind in ("ips", "snips")]
     found = {name: result["estimates"][name] for name in names}
     weights = (3 * chances[actions]).reshape(300, 3)
@@ -284,10 +306,10 @@ def test_slates_are_told_in_addition_under_three_models():
         (weights.cumprod(axis=1) * rewards).sum(axis=1),
         (whole * rewards).sum(axis=1),
     )
-    largest = 3 * 1.5, 1.5 + 1.5**2 + 1.5**3, 3 * 1.5**3  # of the sums of weights; no reward is above the log's largest
+    largest = 3 * 1.5, 1.5 + 1.5**2 + 1.5**3, 3 * 1.5**3  # of the sums of a slate's weights
     for name, value, most in zip(("independent", "cascade", "slate"), values, largest, strict=True):
         one = found[f"{name}_ips"]
-        bounds = empirical_bernstein(value, (0.0, most * rewards.max()), 95.0)
+        bounds = empirical_bernstein(value, (-most, 2 * most), 95.0)
         assert (one["bernstein_low"], one["bernstein_high"]) == pytest.approx(bounds)
     assert found["cascade_snips"]["bernstein_low"] is None
     assert "per_decision_is" not in result["estimates"]
@@ -312,6 +334,20 @@ def test_sequences_are_told_where_units_go_on_and_a_discount_is_given():
     bare = told(replace(log, vectors=None), Target(target.chances), options=Options(discount=0.5))
     assert {"sequence_dr", "fqe"} <= set(bare["left_out"])
     assert "per_decision_is" in bare["estimates"]
+
+
+@pytest.mark.parametrize(("contraction", "refused"), [(0.99, False), (1.0, True), (1.2, True)])
+@pytest.mark.parametrize(("crossed", "name"), [(True, "sequence_dr"), (False, "fqe")])
+def test_a_fit_that_does_not_converge_is_refused(monkeypatch, contraction, refused, crossed, name):
+    def fitted(*args, folds=1, **more):
+        found = fqe(*args, folds=folds, **more)
+        return replace(found, contraction=contraction) if crossed == (folds > 1) else found
+
+    monkeypatch.setattr("what_next.evaluation.off_policy.candidates.fqe", fitted)
+    drawn = sessions().draw(300, seed=0)
+    found = told(drawn.decisions, drawn.target, options=Options(discount=0.5), resamples=2)["estimates"]
+    assert [one for one in SEQUENCES if found[one]["refused"]] == [name] * refused
+    assert not refused or "does not converge" in found[name]["refused"]
 
 
 def test_a_difference_is_paired():

@@ -8,6 +8,9 @@ from jaxtyping import Float64
 
 from what_next.evaluation.off_policy.decisions import Decisions, Target
 
+TINY = 1e-10
+"""A ridge penalty that leaves exact numbers alone."""
+
 
 @dataclass(frozen=True, eq=False)
 class World:
@@ -111,6 +114,40 @@ def first_states_decide(seed: int = 0) -> World:
     extra = np.zeros((len(world.starts), 1))
     extra[:3, 0] = 0, 5, 10
     return replace(world, rewards=0.3 * world.rewards + extra)
+
+
+def random_log(units=80, dim=3, width=2, seed=0) -> tuple[Decisions, Target]:
+    """Trajectories of one to four decisions with contexts and vectors of nothing in particular."""
+    rng = np.random.default_rng(seed)
+    owners = np.repeat(np.arange(units), rng.integers(1, 5, units))
+    rows, vectors = len(owners), rng.normal(size=(6, width))
+    actions, full = rng.integers(6, size=rows), rng.dirichlet(np.ones(6), rows)
+    decisions = Decisions(
+        owners,
+        actions,
+        rng.normal(size=rows),
+        np.full(rows, 1 / 6),
+        6,
+        contexts=rng.normal(size=(rows, dim)),
+        vectors=vectors,
+    )
+    return decisions, Target(full[np.arange(rows), actions], full @ vectors, full)
+
+
+def some_of(decisions: Decisions, target: Target, units) -> tuple[Decisions, Target]:
+    """The log of these units, in this order, each as often as it is named."""
+    lengths = np.bincount(decisions.units)
+    rows = np.concatenate([np.flatnonzero(decisions.units == unit) for unit in units])
+    drawn = Decisions(
+        np.repeat(np.arange(len(units)), lengths[units]),
+        decisions.actions[rows],
+        decisions.rewards[rows],
+        decisions.propensities[rows],
+        decisions.items,
+        contexts=decisions.contexts[rows],
+        vectors=decisions.vectors,
+    )
+    return drawn, Target(target.chances[rows], target.expected[rows], target.full[rows])
 
 
 @cache

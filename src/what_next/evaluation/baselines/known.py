@@ -45,12 +45,12 @@ class Known:
     @cached_property
     def counts(self) -> Int64[np.ndarray, "items"]:
         """How many events each item has."""
-        return np.bincount(self.items, minlength=self.catalogue).astype(np.int64)
+        return np.bincount(self.items, minlength=self.catalogue)
 
     @cached_property
     def shares(self) -> Float64[np.ndarray, "items"]:
         """Each item's share of the events."""
-        return np.divide(self.counts, max(1, len(self.items)))
+        return self.counts.astype(np.float64) / max(1, len(self.items))
 
     @cached_property
     def pairs(self) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
@@ -62,7 +62,9 @@ class Known:
 
 def ranges(starts: Int64[np.ndarray, "n"], counts: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "total"]:
     """`starts[0], starts[0] + 1, ...`, `counts[0]` of them; then those of the next."""
-    return np.arange(counts.sum()) + np.repeat(starts - counts.cumsum() + counts, counts)
+    values = np.arange(int(counts.sum()))
+    values += np.repeat(starts - counts.cumsum() + counts, counts)
+    return values
 
 
 def parts(work: Int64[np.ndarray, "n"], most: int) -> Iterator[slice]:

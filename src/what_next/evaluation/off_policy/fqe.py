@@ -213,7 +213,7 @@ def _pulls(
     chosen: Float64[np.ndarray, "rows"],
 ) -> Float64[np.ndarray, "units"]:
     """How far each unit moved the estimate by way of theta, to first order; they sum to zero."""
-    following = np.append(values[1:], 0.0)
+    following = np.roll(values, -1)
     following[log.last] = 0
     errors = log.decisions.rewards + discount * following - chosen
     first = sum(log.expected(part).sum(axis=0) for part in log.chunks(log.first))

@@ -48,12 +48,10 @@ def slate_snips(weights: Rows, rewards: Rows, slates: Ids, positions: Ids) -> Te
     A sum of one ratio for each position is no ratio of sums; the terms are its linear part (the delta method): the same
     estimate, and the same spread of it up to the order 1/n.
     """
-    below, above = np.bincount(positions, weights), np.bincount(positions, weights * rewards)
-    numbers = np.bincount(positions)
-    if not (below[numbers > 0] > 0).all():  # a position at which nothing that was logged could have been shown
+    numbers, below, above = (np.bincount(positions, one)[positions] for one in (None, weights, weights * rewards))
+    if not below.all():  # a position at which nothing that was logged could have been shown
         return Terms(np.zeros(len(weights)), np.zeros(len(weights)))
-    ratio = (above / np.where(below > 0, below, 1))[positions]
-    mean = (below / np.maximum(numbers, 1))[positions]
+    ratio, mean = above / below, below / numbers
     return Terms(ratio + weights * (rewards - ratio) / mean, _firsts(slates).astype(np.float64))
 
 

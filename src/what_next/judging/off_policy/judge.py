@@ -27,6 +27,8 @@ from what_next.judging.off_policy.targets import (
 
 LOGS = {".csv", ".tsv", ".parquet", ".pq", ".gz", ".dat", ".inter", ".pk", ".pkl", ".pickle"}
 """Endings of files that are logs; any other file is a setup."""
+ROUNDING = 1e-9
+"""Part of an estimate that a difference has to exceed, so that two ways to write the same policy do not differ."""
 SETTINGS = ("level", "resamples", "seed", "discount", "thresholds")
 """What estimates were made with."""
 FEW = 100
@@ -175,15 +177,13 @@ def gate(reading: Reading, new: str, current: str, *, estimator: str = "snips", 
     case = _Case.of(reading, [new, current])
     each = [estimate(case.decisions, one, options=case.options, **_drawn(reading)) for one in case.targets]
     for name, found in zip((new, current), each, strict=True):
-        if estimator not in found["estimates"]:
-            known = ", ".join(found["estimates"])
-            lacking = found["left_out"].get(estimator, "there is no such estimate of this log")
-            raise SetupError(f"--estimator {estimator!r}, of {name}: {lacking}; there are {known}")
+        _can_be_made(estimator, found, name)
     apart = difference(case.decisions, *case.targets, options=case.options, **_drawn(reading))[estimator]
-    promote, why = _verdict(apart, new, current, margin, estimator, case.thin())
-    return {
-        "promote": promote,
-        "why": why,
+    refused = _refusal(apart, new, current, case.thin())
+    least = margin + ROUNDING * abs(each[0]["estimates"][estimator]["mean"] or 0.0)
+    promote = refused is None and apart["low"] > least
+    verdict = {"promote": promote, "why": refused or _told(apart, estimator, promote, margin)}
+    return verdict | {
         "estimator": estimator,
         "margin": margin,
         "difference": apart,
@@ -249,18 +249,26 @@ def _drawn(reading: Reading) -> dict[str, Any]:
     return {"level": reading.level, "seed": reading.seed}
 
 
-def _verdict(
-    apart: dict[str, Any], new: str, current: str, margin: float, estimator: str, thin: str | None
-) -> tuple[bool, str]:
-    """Whether to promote, and why."""
+def _told(apart: dict[str, Any], estimator: str, promote: bool, margin: float) -> str:
+    return (
+        f"the lower bound of the difference by {estimator} is {apart['low']:.4g} (mean {apart['mean']:.4g}), "
+        f"{'above' if promote else 'not above'} {margin:g}"
+    )
+
+
+def _can_be_made(estimator: str, found: dict[str, Any], name: str) -> None:
+    """Raises a `SetupError` where the estimate does not exist, with what it lacks."""
+    if estimator not in found["estimates"]:
+        lacking = found["left_out"].get(estimator, "there is no such estimate of this log")
+        known = ", ".join(found["estimates"])
+        raise SetupError(f"--estimator {estimator!r}, of {name}: {lacking}; there are {known}")
+
+
+def _refusal(apart: dict[str, Any], new: str, current: str, thin: str | None) -> str | None:
+    """Why nothing can be promoted on this evidence; None where it can be looked at."""
     if apart["refused"] is not None:
         told = apart["refused"].replace("the other policy:", f"{current}:").replace("the policy:", f"{new}:")
-        return False, f"the evidence is refused: {told}"
+        return f"the evidence is refused: {told}"
     if thin is not None:
-        return False, f"the evidence is refused: {thin}, and at least {FEW} are needed"
-    if apart["low"] is None:
-        return False, f"{estimator} gives no interval for the difference on this log"
-    found = f"the lower bound of the difference by {estimator} is {apart['low']:.4g} (mean {apart['mean']:.4g})"
-    if apart["low"] > margin:
-        return True, f"{found}, above {margin:g}"
-    return False, f"{found}, not above {margin:g}"
+        return f"the evidence is refused: {thin}, and at least {FEW} are needed"
+    return None if apart["low"] is not None else "the evidence is refused: the difference has no interval on this log"
