@@ -140,11 +140,21 @@ def _counts(
     order = np.argsort(items, kind="stable")
     starts = np.unique(items[order], return_index=True)[1]
     bags = [torch.from_numpy(one.astype(np.int32)) for one in (users[order], starts)]
-    everyone = np.arange(people)[None]
-    for drawn in chain([everyone], _drawn(people, resamples, COLUMNS, seed)):
-        often = np.bincount((drawn + people * np.arange(len(drawn))[:, None]).ravel(), minlength=drawn.size)
-        weights = np.ascontiguousarray(often.reshape(drawn.shape).T, np.float32)
+    for often in chain([np.ones((1, people))], resampled_counts(people, resamples, seed, COLUMNS)):
+        weights = np.ascontiguousarray(often.T, np.float32)
         yield torch.nn.functional.embedding_bag(bags[0], torch.from_numpy(weights), bags[1], mode="sum").numpy().T
+
+
+def resampled_counts(
+    units: int, resamples: int, seed: int, step: int | None = None
+) -> Iterator[Float64[np.ndarray, "part units"]]:
+    """How often each resample holds each unit, `step` resamples at a time: so many units, drawn with replacement.
+
+    What is estimated from the same counts is paired. The same number of units and seed give the same draws.
+    """
+    for drawn in _drawn(units, resamples, step or max(1, CHUNK // units), seed):
+        places = drawn + np.arange(len(drawn))[:, None] * units
+        yield np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
 
 
 def _drawn(users: int, resamples: int, step: int, seed: int) -> Iterator[Int64[np.ndarray, "part users"]]:

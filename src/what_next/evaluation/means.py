@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float64, Int
 
-from what_next.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, user_means
+from what_next.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, resampled_counts, user_means
 
 CHUNK = 2**22
-"""Counts at work at a time: 32 MB."""
+"""Counts at work at a time: 32 MB, so that each matrix product has many rows."""
 
 
 def means(
@@ -41,12 +41,8 @@ def means(
     table = np.stack(list(columns.values()), axis=1)
     known = np.isfinite(table)
     filled = np.where(known, table, 0)
-    tops, bottoms, rng = [], [], np.random.default_rng(seed)
-    step = max(1, CHUNK // people)
-    for start in range(0, resamples, step):
-        drawn = rng.integers(people, size=(min(step, resamples - start), people))
-        places = drawn + np.arange(len(drawn))[:, None] * people
-        counts = np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
+    tops, bottoms = [], []
+    for counts in resampled_counts(people, resamples, seed, max(1, CHUNK // people)):
         tops.append(counts @ filled)
         bottoms.append(counts @ known.astype(np.float64))
     below = np.concatenate(bottoms)

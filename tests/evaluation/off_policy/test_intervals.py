@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from what_next.evaluation.bootstrap import interval
-from what_next.evaluation.off_policy import intervals
-from what_next.evaluation.off_policy.intervals import empirical_bernstein, percentiles, resampled_counts
+from what_next.evaluation import bootstrap
+from what_next.evaluation.bootstrap import interval, resampled_counts
+from what_next.evaluation.off_policy.intervals import empirical_bernstein, percentiles
 from what_next.evaluation.off_policy.weighting import Terms, mean_of
 
 
@@ -25,7 +25,7 @@ def test_a_resample_holds_as_many_units_as_there_are():
 
 def test_the_same_seed_gives_the_same_resamples_however_the_work_is_cut(monkeypatch):
     whole = counts_of(60, 50, seed=3)
-    monkeypatch.setattr(intervals, "CHUNK", 240)
+    monkeypatch.setattr(bootstrap, "CHUNK", 240)
     assert (counts_of(60, 50, seed=3) == whole).all()
     assert (counts_of(60, 50, seed=4) != whole).any()
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from what_next.evaluation.bootstrap import resampled_counts
 from what_next.evaluation.off_policy.candidates import Candidate, Estimate, Found, candidates_of
 from what_next.evaluation.off_policy.decisions import Decisions, Target
 from what_next.evaluation.off_policy.diagnostics import Thresholds, refusal
-from what_next.evaluation.off_policy.intervals import empirical_bernstein, percentiles, resampled_counts
+from what_next.evaluation.off_policy.intervals import empirical_bernstein, percentiles
 from what_next.evaluation.off_policy.log import Log, Options
 from what_next.evaluation.off_policy.weighting import Terms, mean_of
 

@@ -1,25 +1,9 @@
 """Intervals for estimates: a bootstrap over units, and empirical Bernstein bounds."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from jaxtyping import Float64
 
-from what_next.evaluation.bootstrap import CHUNK
-
 Bounds = tuple[float, float]
-
-
-def resampled_counts(units: int, resamples: int, seed: int) -> Iterator[Float64[np.ndarray, "part units"]]:
-    """How often each resample holds each unit, some resamples at a time: so many units, drawn with replacement.
-
-    What is estimated from the same counts is paired. The same number of units and seed give the same draws.
-    """
-    rng, step = np.random.default_rng(seed), max(1, CHUNK // units)
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        drawn = rng.integers(units, size=(size, units)) + np.arange(size)[:, None] * units
-        yield np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
 
 
 def percentiles(values: Float64[np.ndarray, "resamples"], level: float) -> Bounds | None:
