@@ -148,6 +148,7 @@ class TestAttributes:
         vectors = view.verdict.state.space.catalogue.vectors.astype(float)
         values = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False) ** 2
         assert plane.explained == pytest.approx((values[:2] / values.sum()).tolist(), rel=1e-6)
+        assert np.square(plane.points).sum(axis=0).tolist() == pytest.approx(values[:2].tolist(), rel=0.02)
         named = {name for pole in plane.poles for end in pole for name in end.split(", ")} - {""}
         assert named
         assert named <= {"Drama", "Comedy", "length"}
