@@ -1,5 +1,7 @@
 """A log of films, policies whose hits are known beforehand, and the verdict on them."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 
@@ -7,6 +9,7 @@ from what_next import Dataset, State
 from what_next.evaluation.evaluate_next import evaluate_next
 from what_next.judging.next_items import about_of, yardstick_of
 from what_next.judging.verdict import Verdict
+from what_next.reporting.view import View
 from what_next.types import History, Slate
 
 
@@ -63,3 +66,12 @@ def log_and_items(users: int = 24, items: int = 30, titles=None, hostile: str = 
     only_trains = pl.DataFrame({"user_id": ["z", "z"], "item_id": [0, 1]})
     log = pl.concat([log, only_trains]).with_columns(timestamp=pl.int_range(pl.len()) * 3600 + 1_600_000_000)
     return Dataset.from_frame(log, table, name=f"films{hostile}")
+
+
+def with_values(verdict: Verdict, **values: list[float]) -> View:
+    """The verdict with other values of the main metric for its first users; 0 for the rest."""
+    rows, judged = len(verdict.yardstick.targets), dict(verdict.judged)
+    for name, some in values.items():
+        filled = np.array(some + [0.0] * (rows - len(some)))
+        judged[name] = replace(judged[name], values={**judged[name].values, "ndcg@10": filled})
+    return View(replace(verdict, judged=judged))

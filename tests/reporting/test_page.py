@@ -15,7 +15,7 @@ import pytest
 from what_next import Dataset
 from what_next.errors import MissingExtraError, SaveError
 from what_next.judging.verdict import Verdict
-from what_next.reporting import write_report
+from what_next.reporting import check, write_report
 from what_next.reporting.page import page
 
 from .films import hits, log_and_items, verdict_of
@@ -107,6 +107,10 @@ def test_the_same_verdict_is_written_as_the_same_bytes_whatever_matplotlib_is_se
     assert path.read_bytes() == text.encode()
     with pytest.raises(SaveError, match=r"cannot be written"):
         write_report(made, tmp_path / "new")
+    with pytest.raises(SaveError, match=r"cannot be written"):
+        check(tmp_path / "new")
+    check(path)
+    assert path.read_bytes() == text.encode()
 
 
 def test_no_text_of_the_data_becomes_markup(setup_of, tmp_path) -> None:
@@ -219,3 +223,5 @@ def test_without_its_libraries_the_extra_is_named(
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingExtraError, match=rf"a report needs {library}.*what-next-rl\[report\]"):
         write_report(made, tmp_path / "report.html")
+    with pytest.raises(MissingExtraError, match=library):
+        check(tmp_path / "report.html")

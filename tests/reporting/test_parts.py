@@ -17,18 +17,9 @@ from what_next.reporting.learning import binned, read_log, smoothed
 from what_next.reporting.tables import minus
 from what_next.reporting.view import View, between, cleaned, counted, number, percent
 
-from .films import hits, verdict_of
+from .films import hits, verdict_of, with_values
 
 MINUS, SPACE = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
-
-
-def with_values(verdict: Verdict, **values: list[float]) -> View:
-    """The verdict with other values of the main metric for its first users; 0 for the rest."""
-    rows, judged = len(verdict.yardstick.targets), dict(verdict.judged)
-    for name, some in values.items():
-        filled = np.array(some + [0.0] * (rows - len(some)))
-        judged[name] = replace(judged[name], values={**judged[name].values, "ndcg@10": filled})
-    return View(replace(verdict, judged=judged))
 
 
 @pytest.fixture

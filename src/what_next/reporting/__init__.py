@@ -1,15 +1,15 @@
 """The report: one self-contained page of what judging found."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from what_next.data.files import write_files
+from what_next.data.files import check_paths, write_files
 from what_next.errors import MissingExtraError
 from what_next.judging.verdict import Verdict
 
-__all__ = ["write_report"]
+__all__ = ["check", "write_report"]
 
 
 def write_report(
@@ -31,6 +31,18 @@ def write_report(
         MissingExtraError: Matplotlib or Jinja is not installed.
         SaveError: the file could not be written; what stood there before is intact.
     """
+    content = _page()(verdict, weighted, windows).encode()
+    write_files({path: partial(_into, content)})
+
+
+def check(path: Path) -> None:
+    """Raise at once what `write_report` would raise after the work: a library is missing, or a file is in the way."""
+    check_paths([path])
+    _page()
+
+
+def _page() -> Callable[..., str]:
+    """What makes the page; imported here, since nothing else needs its libraries."""
     try:
         from what_next.reporting.page import page
     except ModuleNotFoundError as error:
@@ -38,8 +50,7 @@ def write_report(
         if library not in ("jinja2", "markupsafe", "matplotlib"):
             raise
         raise MissingExtraError(library, "report", "a report") from None
-    content = page(verdict, weighted, windows).encode()
-    write_files({path: partial(_into, content)})
+    return page
 
 
 def _into(content: bytes, file: BinaryIO) -> None:

@@ -11,6 +11,7 @@ from what_next.evaluation.off_policy import Decisions, Options, Target, Threshol
 from what_next.evaluation.off_policy.diagnostics import effective_size
 from what_next.evaluation.off_policy.fqe import fqe
 from what_next.evaluation.off_policy.intervals import empirical_bernstein
+from what_next.evaluation.off_policy.marginalised import clusters_of
 from what_next.evaluation.off_policy.reward_model import cross_fit, deal
 from what_next.evaluation.off_policy.sequences import per_decision_is
 
@@ -135,6 +136,14 @@ def test_a_wider_range_of_rewards_gives_wider_bernstein_bounds():
     assert other["bernstein_high"] > one["bernstein_high"]
 
 
+@pytest.mark.parametrize(("low", "high", "span"), [(0.4, 0.6, (0.0, 0.6)), (-0.6, -0.4, (-0.6, 0.0))])
+def test_nothing_is_within_the_range_of_weighted_rewards(low, high, span):
+    log = replace(LOG, rewards=low + (high - low) * LOG.rewards)
+    one = told(log, options=Options(largest_weight=20.0))["estimates"]["ips"]
+    bounds = empirical_bernstein(WEIGHTS * log.rewards, (20 * span[0], 20 * span[1]), 95.0)
+    assert (one["bernstein_low"], one["bernstein_high"]) == pytest.approx(bounds)
+
+
 def test_what_cannot_be_made_is_left_out_with_the_reason():
     bare = plain(LOG.actions, LOG.rewards, LOG.propensities, 10)
     lacking = told(bare, Target(TARGET.chances))["left_out"]
@@ -165,6 +174,8 @@ def test_clusters_are_made_of_vectors_and_weights_averaged_where_distributions_a
     averaged = told()["estimates"]["mips"]
     assert known["mean"] != averaged["mean"]
     assert averaged["mean"] == pytest.approx(known["mean"], abs=0.1)
+    three = Options(behaviour=BEHAVIOUR, clusters=clusters_of(LOG.vectors, 3, 0))  # about the root of 10 items
+    assert known["mean"] == told(options=three)["estimates"]["mips"]["mean"]
     wide = replace(LOG, vectors=np.random.default_rng(0).normal(size=(10, 12)))  # no less attributes than items
     assert "mips" in told(wide, Target(TARGET.chances))["estimates"]
     assert averaged["ess"] > told()["estimates"]["ips"]["ess"]
