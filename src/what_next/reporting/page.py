@@ -68,6 +68,7 @@ def page(
     view = View(_shown_names(verdict))
     picked = stories.picks(view)
     sections = [
+        *_windows(windows),
         _metrics(view),
         _tradeoff(view, [(weight, View(_shown_names(one))) for weight, one in weighted]),
         _learning(view),
@@ -81,7 +82,6 @@ def page(
             ["Chosen by rule, not by eye; a list is that of the first seed."],
             stories=[stories.story(view, pick) for pick in picked],
         ),
-        *_windows(windows),
         Section("table", "Every number", "Every number", tables=tables.full(view)),
     ]  # fmt: skip
     environment = Environment(
@@ -89,8 +89,10 @@ def page(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     style = files("what_next.reporting").joinpath("style.css").read_text(encoding="utf-8")
+    told = words.verdict(view)
+    told[1:1] = [] if windows is None else [words.by_windows(view, tables.of_windows(windows)[0])]
     return environment.get_template("page.html").render(
-        style=Markup(style), view=view, headline=words.headline(view), verdict=words.verdict(view),
+        style=Markup(style), view=view, headline=words.headline(view), verdict=told,
         tiles=_tiles(view), facts=words.facts(view), sections=sections,
     )  # fmt: skip
 

@@ -129,6 +129,12 @@ def _beside(view: View, other: str) -> Markup:
     )  # fmt: skip
 
 
+def by_windows(view: View, sentence: str) -> Markup:
+    """What counts for a policy that is judged by windows, too: the first sentence of that result."""
+    text = "{} learned to steer the spread of a history, not to name what comes next. By windows: {}."
+    return Markup(text).format(name(view, view.lead), sentence.partition(" (")[0])
+
+
 def _upper(metric: str) -> str:
     """`ndcg@10` as it stands in the literature."""
     head, at, cutoff = metric.partition("@")
