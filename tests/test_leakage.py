@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, State
 from what_next.data import Split
 from what_next.evaluation import Popular
 from what_next.evaluation.baselines import BASELINES
+from what_next.evaluation.next_items import Targets
+from what_next.settings import ALGORITHMS
 
 from .conftest import SetupOf
 
@@ -60,14 +61,17 @@ def test_baselines_are_fitted_to_training_alone(states: list[State]) -> None:
     assert np.array_equal(*(Popular(state.space.counts).scores(history, None) for state in states))
 
 
-def test_a_trained_agent_is_the_same_to_the_bit(states: list[State]) -> None:
+@pytest.mark.parametrize("algorithm", ["sqn", "whatnext"])
+def test_a_trained_agent_is_the_same_to_the_bit(states: list[State], algorithm: str) -> None:
     history = states[0].get_random_user_history(20, np.random.default_rng(0))
-    scores = []
+    slates = []
     for state in states:
-        environment = Environment(Agent(state.setup, state.space), state, state.setup)
+        setup = state.setup.model_copy(update={"algorithm": ALGORITHMS[algorithm](), "passes": 1})
+        learned = State(state.dataset, setup)
+        environment = Environment(Agent(setup, learned.space), learned, setup)
         environment.train_agent()
-        scores.append(LearnedPolicy(environment.agent.quiet(), state).scored(history))
-    assert torch.equal(*scores)
+        slates.append(LearnedPolicy(environment.agent.quiet(), learned).act(history, 10).items)
+    assert np.array_equal(*slates)
 
 
 @pytest.mark.parametrize("kind", ["last", "random", "successive", "all"])
@@ -75,8 +79,6 @@ def test_a_trained_agent_is_the_same_to_the_bit(states: list[State]) -> None:
 def test_the_history_of_a_target_ends_before_it(
     dataset: Dataset, setup_of: SetupOf, tmp_path: Path, name: str, kind: str
 ) -> None:
-    from what_next.evaluation.next_items import Targets
-
     state = State(dataset, setup_of(tmp_path, algorithm="next_item", split=SPLITS[name]))
     targets = Targets.of(dataset, state.split, "test", kind)
     history = state.histories(targets.users, np.zeros_like(targets.before), targets.before)

@@ -19,6 +19,7 @@ from what_next.evaluation.beyond import (
     novelty,
     popularity_lift,
 )
+from what_next.evaluation.beyond.rows import CHUNK, parts
 
 NONE = np.zeros((4, 0), np.float32)
 
@@ -282,3 +283,9 @@ def test_the_history_itself_is_no_lift():
 def test_no_lift_is_told_of_a_history_without_popularity():
     assert np.isnan(lift([0], [3]))
     assert np.isnan(lift([0], []))
+
+
+def test_rows_are_taken_a_part_at_a_time_and_each_once():
+    assert list(parts(5, CHUNK // 2)) == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    assert list(parts(2, 2 * CHUNK)) == [slice(0, 1), slice(1, 2)]
+    assert list(parts(2, 0)) == [slice(0, CHUNK)]

@@ -67,6 +67,11 @@ def test_coverage_is_the_share_of_the_catalogue_averaged_over_seeds():
     assert told["n"] == 2
 
 
+def test_one_user_is_drawn_alone_every_time():
+    told = coverage(np.array([[0, 1]]), np.array([0, 0]), 4)
+    assert told == {"mean": 0.5, "low": 0.5, "high": 0.5, "n": 1}
+
+
 def test_coverage_is_resampled_over_users():
     same, own = np.zeros((1, 50), np.int64), np.arange(50)[None]
     assert coverage(same, np.arange(50), 100)["low"] == pytest.approx(0.01)

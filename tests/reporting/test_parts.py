@@ -13,6 +13,7 @@ from what_next import Dataset
 from what_next.judging.verdict import Verdict
 from what_next.reporting import attributes, stories, tail, words
 from what_next.reporting.drawing import HEX, drawn, label, shortened
+from what_next.reporting.figures import told_of
 from what_next.reporting.learning import binned, read_log, smoothed
 from what_next.reporting.tables import minus
 from what_next.reporting.view import View, between, cleaned, counted, number, percent
@@ -278,6 +279,13 @@ def test_many_rows_are_sampled_and_long_histories_cut_the_same_way_every_time(vi
     assert some == sorted(set(some)) == view.some_rows(5).tolist()
     assert len(some) == 5
     assert view.histories(view.some_rows(5), most=3).tolist() == [view.heard(row)[-3:].tolist() for row in some]
+
+
+def test_a_metric_is_told_at_its_own_cutoff() -> None:
+    assert "in the slate of 5;" in told_of("hr@5")
+    assert "after the last 20 events" in told_of("spread@20")
+    assert told_of("repeats").startswith("the share of recommended items")
+    assert told_of("made up") == ""
 
 
 def test_numbers_are_written_with_a_minus_and_never_as_less_than_nothing() -> None:

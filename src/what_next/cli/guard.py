@@ -50,5 +50,5 @@ def show(report: Report, as_json: bool = False) -> int:
 
 def emit(values: dict[str, Any]) -> None:
     """Print JSON, and nothing else, on the standard output."""
-    json.dump(values, sys.stdout, indent=2, ensure_ascii=False)
+    json.dump(values, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")

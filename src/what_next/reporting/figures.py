@@ -19,8 +19,11 @@ TITLES = {"cold": "what training knew of them", "activity": "events on an active
 
 
 def told_of(metric: str) -> str:
-    """What a metric is, in words; empty where nothing is said of it."""
-    return re.sub(r"^\S+@\d+: ", "", METRICS.get(metric.partition("@")[0], ""))
+    """What a metric is at its cutoff, in words; empty where nothing is said of it."""
+    name, _, cutoff = metric.partition("@")
+    head, _, told = METRICS.get(name, "").partition(": ")
+    usual = head.partition("@")[2]
+    return re.sub(rf"\b{usual}\b", cutoff, told) if usual else told
 
 
 def forest(view: View, metric: str) -> Chart:

@@ -75,6 +75,10 @@ def test_a_step_that_few_reach_counts_as_few():
     assert effective_size_over_steps(np.array([1.0, 0.1]), np.array([100, 10])) == pytest.approx(100 * 110 / 200)
 
 
+def test_a_single_row_of_a_step_is_worth_itself():
+    assert efficiency_of_steps(np.array([2.0, 1.0, 3.0]), np.array([0, 0, 1])).tolist() == [9 / 5 / 2, 1]
+
+
 def test_a_step_without_weight_is_worth_one_row():
     assert efficiency_of_steps(np.zeros(4), np.array([0, 0, 0, 0])).tolist() == [0]
     assert effective_size_over_steps(np.array([0.0]), np.array([100])) == pytest.approx(1)
@@ -95,6 +99,8 @@ def test_nothing_speaks_against_a_sound_log():
 def test_what_lies_at_a_threshold_passes():
     edge = replace(SOUND, ess=50.0, ess_units=50.0, largest_share=0.1)
     assert refused(own=edge, support=0.9, units=50, seen=10.0, clipped=0.1) is None
+    for mean in THRESHOLDS.mean_weight:
+        assert refused(log=replace(SOUND, mean_weight=mean, error=0.0), support=1.0) is None
 
 
 @pytest.mark.parametrize(
