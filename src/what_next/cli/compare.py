@@ -11,6 +11,7 @@ from what_next.cli.evaluate import Allowed, Blocked, Groups, ReportFile, Split, 
 from what_next.cli.words import part_of, seeds_of
 from what_next.errors import SetupError
 from what_next.judging import compare as compare_setups
+from what_next.reporting import check as check_report
 from what_next.reporting import write_report
 from what_next.settings import Setup
 
@@ -42,6 +43,8 @@ def compare(
         raise SetupError("compare: give two setup files or more, or one with --ablations")
     overrides = [word for word in words if word not in files]
     setups = {name: Setup.read(file, overrides) for name, file in zip(_names(files), files, strict=True)}
+    if report:
+        check_report(report)
     mask = mask_of(next(iter(setups.values())), allowed, blocked)
     verdict = compare_setups(setups, part_of(split), seeds_of(seeds), ablations=ablations, allowed=mask)
     if report:

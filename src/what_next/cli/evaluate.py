@@ -16,6 +16,7 @@ from what_next.evaluation.table import table
 from what_next.judging import by_windows, examine, judge
 from what_next.judging.tradeoff import check as check_tradeoff
 from what_next.judging.tradeoff import tradeoff
+from what_next.reporting import check as check_report
 from what_next.reporting import write_report
 from what_next.settings import Setup
 
@@ -54,6 +55,8 @@ def evaluate(
         raise SetupError("--weights: is what the page shows; name it with --report FILE")
     if steps:
         check_tradeoff(settings, steps)
+    if report:
+        check_report(report)
     windows = judge(settings, part, given) if by_windows(settings) and mask is None else None
     if windows is not None and not (next_items or report or groups):
         return told(windows, as_json, groups)

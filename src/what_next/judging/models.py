@@ -21,7 +21,7 @@ def of_seed(setup: Setup, seed: int) -> Setup:
 
 def beside(setup: Setup, folder: str) -> Setup:
     """The same setup with its models in a folder beside its own."""
-    update: dict[str, Any] = {}
+    update: dict[str, Any] = {"log": None}  # beside the model
     for name in ("model_agent_path", "model_critic_path"):
         path: Path | None = getattr(setup, name)
         update[name] = path and path.parent / folder / path.name
