@@ -2,8 +2,9 @@
 
 Prints JSON lines. First, made-up vectors: 100,000 users with 50 events each on 50,000 items of 20 attributes; HR, NDCG
 and MRR, then all metrics, against `(points @ vectors.T).topk(10)` in the same chunks and the same run. Memory is the
-peak of the process. Then ml-1m-part: our judging of a trained LSTM, reading histories and encoding included, against
-`recommend` of RecTools' SASRec, which runs by a script of its own in its own environment (see `bench_peers.py`).
+peak of the process. Then ml-1m-part: our judging of an LSTM, reading histories and encoding included, against `recommend`
+of RecTools' SASRec of the same width on the same number of threads, which runs by a script of its own in its own
+environment (see `bench_peers.py`).
 """
 
 import argparse
@@ -29,6 +30,8 @@ from what_next.evaluation.sampling import Sampling
 from what_next.types import History
 
 HEARD, ATTRIBUTES, K = 50, 20, 10
+DIM = 64
+"""Of the model that is judged on ml-1m-part: the width of the peer's."""
 
 
 def tell(**values: object) -> None:
@@ -117,7 +120,7 @@ def engine(users: int, items: int, dim: int, repeats: int) -> None:
 
 def beside_rectools(threads: int, scripts: Path, folder: Path, repeats: int) -> None:
     theirs = run_peer("rectools", scripts, 1, threads)
-    environment = started(sets.read("ml-1m-part", folder), threads)
+    environment = started(sets.read("ml-1m-part", folder), threads, dim=DIM)
     state, policy = environment.state, wn.LearnedPolicy(environment.agent.quiet(), environment.state)
     targets = Targets.of(state.dataset, state.split, "test")
     seconds = float(np.median([timed(lambda: rank(policy, targets, state.histories)) for _ in range(repeats)]))
@@ -125,7 +128,7 @@ def beside_rectools(threads: int, scripts: Path, folder: Path, repeats: int) -> 
     peer = None if theirs is None else theirs["test"]["users_per_s"]
     ratio = None if peer is None else round(rate / peer, 1)
     told = None if peer is None else round(peer)
-    tell(data="ml-1m-part", threads=threads, users_per_s=round(rate), rectools_users_per_s=told, ratio=ratio)
+    tell(data="ml-1m-part", dim=DIM, threads=threads, users_per_s=round(rate), rectools_users_per_s=told, ratio=ratio)
 
 
 def main() -> None:

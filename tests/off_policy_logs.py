@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,24 @@ def mistaken(capsys: pytest.CaptureFixture[str], log: Path, policy: str | Path, 
     assert ran.err.startswith("what-next: ")
     assert ran.err.count("\n") == 1
     return ran.err
+
+
+@pytest.fixture(name="told")
+def told_fixture(capsys: pytest.CaptureFixture[str]) -> partial[dict[str, Any]]:
+    """`told(log, policy, ...)`: the result as JSON."""
+    return partial(estimated, capsys)
+
+
+@pytest.fixture(name="refused")
+def refused_fixture(capsys: pytest.CaptureFixture[str]) -> partial[str]:
+    """`refused(log, policy, ...)`: the message."""
+    return partial(mistaken, capsys)
+
+
+@pytest.fixture(name="log")
+def log_fixture(tmp_path: Path) -> Path:
+    """A log of 2,000 rows without users."""
+    return write(tmp_path / "log.csv", decided())
 
 
 def write(path: Path, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> Path:

@@ -1,7 +1,6 @@
 """The policy that wrote a log, estimated from the log itself."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +9,7 @@ import pytest
 from what_next.data.decision_reader import read_log
 from what_next.judging.off_policy.behaviour import estimate_behaviour
 
-from .off_policy_logs import ITEMS, decided, estimated, mistaken, write
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return write(tmp_path / "log.csv", decided())
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]):
-    """`told(log, policy, ...)`: the result as JSON."""
-    return partial(estimated, capsys)
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]):
-    """`refused(log, policy, ...)`: the message."""
-    return partial(mistaken, capsys)
+from .off_policy_logs import ITEMS, decided, log_fixture, refused_fixture, told_fixture, write  # noqa: F401
 
 
 class TestEstimatedBehaviour:

@@ -1,6 +1,5 @@
 """`what-next estimate`: which policies a log can judge, what is told of them, and what is refused."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,10 @@ from what_next.data import Options, import_files, save
 from what_next.data.decision_reader import read_log
 from what_next.judging.off_policy.targets import Uniform, decisions_of, vectors_of
 
-from .off_policy_logs import ITEMS, decided, estimated, mistaken, run, setup_file, write
+from .off_policy_logs import ITEMS, decided, log_fixture, refused_fixture, run, setup_file, told_fixture, write  # noqa: F401
 
 HAND = {"item_id": ["a", "b", "c", "b"], "reward": [1, 0, 2, 3], "propensity": [0.5, 0.25, 0.1, 0.5]}
 """Under `uniform` the weights are 2/3, 4/3, 10/3 and 2/3."""
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return write(tmp_path / "log.csv", decided())
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]):
-    """`told(log, policy, ...)`: the result as JSON."""
-    return partial(estimated, capsys)
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]):
-    """`refused(log, policy, ...)`: the message."""
-    return partial(mistaken, capsys)
 
 
 class TestByHand:
@@ -176,7 +158,7 @@ class TestTold:
             assert one["refused"]
             assert {one["mean"], one["low"], one["high"]} == {None}
         shown = run(capsys, "estimate", "--log", log, "--policy", "elsewhere").out
-        assert "ips, clipped_ips, snips" in shown
+        assert "ips, clipped_ips" in shown
         assert "refused: the behaviour policy could have made" in shown
 
     def test_force_shows_what_is_refused_and_marks_it(self, tmp_path: Path, told, capsys, monkeypatch) -> None:
@@ -275,7 +257,7 @@ class TestMistakes:
 class TestManyItems:
     def test_the_commonest_have_columns_of_their_own(self, tmp_path: Path, monkeypatch, told) -> None:
         monkeypatch.setattr("what_next.judging.off_policy.targets.COLUMNS", 3)
-        monkeypatch.setattr("what_next.judging.off_policy.judge.COLUMNS", 3)
+        monkeypatch.setattr("what_next.judging.off_policy.reading.COLUMNS", 3)
         log = read_log(write(tmp_path / "log.csv", decided()))
         vectors = vectors_of(log)
         assert vectors.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]

@@ -1,6 +1,5 @@
 """Trained models as the policies that a log judges: what they would do after what each user heard before."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,10 @@ from what_next import Agent, Dataset, Environment, State
 from what_next.data.decision_reader import read_log
 from what_next.judging.off_policy.learned import Learned
 from what_next.judging.off_policy.targets import decisions_of, vectors_of
+from what_next.policy import LearnedPolicy
 
 from .conftest import SetupOf, Trained, listening
-from .off_policy_logs import decided, estimated, mistaken, setup_file, write
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]):
-    """`told(log, policy, ...)`: the result as JSON."""
-    return partial(estimated, capsys)
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]):
-    """`refused(log, policy, ...)`: the message."""
-    return partial(mistaken, capsys)
+from .off_policy_logs import decided, refused_fixture, setup_file, told_fixture, write  # noqa: F401
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +113,12 @@ class TestTrainedModels:
         (tmp_path / "own.setup").write_text(text)
         assert any("was trained on this log" in one for one in told(heard, tmp_path / "own.setup")["notes"])
 
+    @pytest.mark.parametrize("kept", [96, 95])
+    def test_a_copy_of_the_log_is_the_log(self, heard, ranked, tmp_path, told, kept: int) -> None:
+        pl.read_csv(heard).reverse()[:kept].write_parquet(tmp_path / "copy.parquet")
+        (tmp_path / "own.setup").write_text(ranked.read_text().replace("elsewhere", str(tmp_path / "copy")))
+        assert told(heard, tmp_path / "own.setup")["policy"]["own"] is (kept == 96)
+
     def test_a_catalogue_that_the_agent_does_not_know_is_refused(self, ranked, tmp_path, refused) -> None:
         path = write(tmp_path / "log.csv", decided(users=10))
         assert "no row has an earlier one of the same user with an item that" in refused(path, ranked)
@@ -149,6 +143,34 @@ class TestTrainedModels:
             chances = recommender.policy.chances(history, exclude=exclude)[0]
             place = recommender.catalogue.index([item])[0]
             assert found.target.chances[row] == pytest.approx(chances[place], abs=1e-6)
+
+    def test_what_was_shown_at_one_time_is_no_history_of_itself(self, ranked, tmp_path: Path) -> None:
+        columns = {
+            "user_id": ["u"] * 3, "timestamp": [1, 2, 2], "item_id": ["i1", "i2", "i2"],
+            "reward": [1] * 3, "propensity": [0.1] * 3,
+        }  # fmt: skip
+        _, found = self.answer(write(tmp_path / "log.csv", columns), ranked)
+        recommender = wn.load(ranked.parent / "agent.safetensors")
+        history, _ = recommender.state.history_of(["i1"])
+        chances = recommender.policy.chances(history, exclude=history.items)[0]
+        place = recommender.catalogue.index(["i2"])[0]
+        assert found.target.chances[1:] == pytest.approx(np.full(2, chances[place]), abs=1e-6)
+
+    def test_chunks_are_as_small_as_the_larger_catalogue_asks_for(self, heard, ranked, tmp_path, monkeypatch) -> None:
+        table = write(tmp_path / "items.csv", {"item_id": ["new", *(f"i{number}" for number in range(319))]})
+        log = read_log(heard, items=table)
+        assert len(log.items) == 320
+        sizes = []
+        asked = LearnedPolicy.chances
+
+        def watched(self: LearnedPolicy, history: Any, **how: Any) -> Any:
+            sizes.append(len(history.items))
+            return asked(self, history, **how)
+
+        monkeypatch.setattr(LearnedPolicy, "chances", watched)
+        monkeypatch.setattr("what_next.judging.off_policy.learned.PAIRS", 640)
+        Learned(ranked).answer(log, decisions_of(log, vectors_of(log)))
+        assert max(sizes) == 2
 
     def test_a_large_log_is_answered_in_chunks(self, heard, ranked, monkeypatch) -> None:
         _, whole = self.answer(heard, ranked)

@@ -11,12 +11,14 @@ from what_next import Agent, Environment, State
 from what_next.data import Dataset
 
 from .conftest import SetupOf
-from .off_policy_logs import Ran, decided, run, setup_file, write
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return write(tmp_path / "log.csv", decided())
+from .off_policy_logs import (
+    Ran,
+    decided,
+    log_fixture,  # noqa: F401
+    run,
+    setup_file,
+    write,
+)
 
 
 @pytest.fixture

@@ -112,6 +112,21 @@ class TestRows:
         assert np.array_equal(log.units, log.slates)
         assert log.order.tolist() == [3, 1, 2, 0]
 
+    def test_what_a_user_was_shown_at_one_time_in_different_slots_is_a_slate(self, written) -> None:
+        shown = {"user_id": ["u", "v", "u", "u"], "timestamp": [1, 1, 1, 2]}
+        log = read_log(written(**shown, position=[2, 1, 1, 1]))
+        assert log.order.tolist() == [2, 0, 3, 1]
+        assert log.slates is not None
+        assert log.slates.tolist() == [0, 0, 1, 2]
+        assert read_log(written(**shown, position=[1, 1, 1, 2])).slates is None  # two in one slot are no slate
+        assert read_log(written(**shown)).slates is None
+        shown["timestamp"] = [1, 1, 2, 3]
+        assert read_log(written(**shown, position=[2, 1, 1, 1])).slates is None  # slates of one row are rows
+
+    def test_a_file_without_the_first_slot_shifts_no_other(self, written) -> None:
+        for slots, places in (([0, 3, 1, 2], [0, 3, 1, 2]), ([4, 3, 1, 2], [3, 2, 0, 1]), ([4, 3, 3, 4], [3, 2, 2, 3])):
+            assert read_log(written(position=slots, user_id=None, timestamp=None)).places.tolist() == places
+
     def test_some_rows_are_counted_anew(self, written) -> None:
         log = read_log(written(user_id=["b", "a", "b", "c"], slate_id=[1, 2, 3, 4]))
         some = log.of_rows(np.array([False, True, False, True]))
@@ -185,6 +200,15 @@ class TestContext:
         log = read_log(written(user_id=["u"] * 4, timestamp=[1, 2, 3, 4], reward=[4, 2, 6, 100], slate_id=[1, 1, 2, 2]))
         assert log.contexts[:, 1] == pytest.approx(scaled(np.array([0.0, 0.0, 3.0, 3.0])))
 
+    def test_rows_of_a_user_at_one_time_know_none_of_each_others_rewards(self, written) -> None:
+        log = read_log(written(user_id=["u"] * 4, timestamp=[1, 1, 2, 2], reward=[4, 2, 6, 100]))
+        assert log.slates is None
+        assert log.moments.tolist() == [0, 0, 2, 2]
+        assert log.contexts[:, 0] == pytest.approx(scaled(np.log1p([0, 0, 2, 2])))
+        assert log.contexts[:, 1] == pytest.approx(scaled(np.array([0.0, 0.0, 3.0, 3.0])))
+        other = read_log(written(user_id=["u", "u", "v", "v"], timestamp=[1, 2, 2, 2]))
+        assert other.moments.tolist() == [0, 1, 2, 2]
+
     def test_positions_are_words(self, written) -> None:
         log = read_log(written(position=[3, 1, 1, 2], user_id=None))
         assert log.context_names == ("slot=1", "slot=2")
@@ -211,6 +235,12 @@ class TestRefusals:
             ({"user_id": ["a", "b", None, "b"]}, r"the user in line 4 .*is None, not a user id"),
             ({"timestamp": ["2024-01-01", "later", "2024-01-02", "2024-01-03"]}, r"time in line 3 .*later', not a"),
             ({"position": [1.0, 1.5, 2.0, 3.0]}, r"the position in line 3 .*'1.5', not a number that is whole"),
+            ({"position": [1, 2, 10**12, 3]}, r"the position in line 4 .*is '10{12}', not .*whole, from 0 to 10,000"),
+            ({"position": [1, 2, -1, 3]}, r"the position in line 4 .*'-1', not a number that is whole, from 0"),
+            (
+                {"user_id": None, "slate_id": [7, 8, 7, 8], "position": [1, 1, 2, 1]},
+                r"lines 3 and 5 stand at the same position of the same slate \(columns 'position' and 'slate_id'\)",
+            ),
             ({"propensity": None}, r"no column for the propensity, .*; found 'user_id', .*--behaviour estimated"),
             ({"reward": None}, r"no column for the reward; found .*--reward"),
             ({"item_id": None}, r"no column for the item; found .*--item"),

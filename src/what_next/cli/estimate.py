@@ -1,5 +1,6 @@
 """`what-next estimate` and `what-next gate`: policies judged by a log of decisions."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,6 +46,10 @@ Seen = Annotated[bool, typer.Option("--seen", help="A trained model may choose i
 Clusters = Annotated[
     int | None, typer.Option(min=1, help="Clusters of item attributes for mips; default: the root of their number.")
 ]
+RewardRange = Annotated[
+    str | None,
+    typer.Option(metavar="LOW,HIGH", help="What a reward can be at least and at most: for Bernstein intervals."),
+]
 Discount = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Of the rewards along a user's rows: also estimates of whole trajectories."),
@@ -78,16 +83,17 @@ def estimate(
     ] = None,
     seen: Seen = False,
     clusters: Clusters = None,
+    reward_range: RewardRange = None,
     discount: Discount = None,
     level: Level = 95.0,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> int:
     """Estimate what a policy would have earned, from the log of another one (off-policy evaluation)."""
-    if calibration is not None and (behaviour != "estimated" or calibration.suffix.lower() != ".svg"):
-        raise SetupError(f"--calibration {calibration}: is for --behaviour estimated, and must end in .svg")
+    _check_plot(calibration, behaviour)
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
-    reading = Reading(log, roles, items, behaviour == "estimated", seen, clusters, discount, level, seed)
+    bounds = _range(reward_range)
+    reading = Reading(log, roles, items, behaviour == "estimated", seen, clusters, bounds, discount, level, seed)
     result = estimate_policy(reading, policy, force=force)
     if calibration is not None:
         plot_calibration(result["log"]["behaviour"], calibration)
@@ -114,6 +120,7 @@ def gate(
     behaviour: Behaviour = "logged",
     seen: Seen = False,
     clusters: Clusters = None,
+    reward_range: RewardRange = None,
     discount: Discount = None,
     level: Level = 95.0,
     seed: Seed = 0,
@@ -121,10 +128,36 @@ def gate(
 ) -> int:
     """Promote a new policy only if a log shows that it earns more: exit code 0; or 3, and why not."""
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
-    reading = Reading(log, roles, items, behaviour == "estimated", seen, clusters, discount, level, seed)
+    bounds = _range(reward_range)
+    reading = Reading(log, roles, items, behaviour == "estimated", seen, clusters, bounds, discount, level, seed)
     result = gate_policies(reading, new, current, estimator=estimator, margin=margin)
     _show(result, as_json, gate_table)
     return 0 if result["promote"] else REFUSED
+
+
+def _check_plot(path: Path | None, behaviour: str) -> None:
+    """Raises a `SetupError` where there is nothing to draw, or not as an .svg."""
+    if path is not None and (behaviour != "estimated" or path.suffix.lower() != ".svg"):
+        raise SetupError(f"--calibration {path}: is for --behaviour estimated, and must end in .svg")
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    """Two numbers.
+
+    Raises:
+        SetupError: they are not two, not finite, or not ascending.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = (float(one) for one in text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise SetupError(
+            f"--reward-range {text!r}: give two numbers, the least and the largest that a reward can be, as 0,1"
+        )
+    return low, high
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What reward models read of a log of decisions: attributes of the items, and what was known before each decision."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,26 +131,37 @@ def contexts_of(
 
 
 def past_of(
-    users: Int64[np.ndarray, "rows"], slates: Int64[np.ndarray, "rows"] | None, rewards: Float64[np.ndarray, "rows"]
+    users: Int64[np.ndarray, "rows"], moments: Int64[np.ndarray, "rows"], rewards: Float64[np.ndarray, "rows"]
 ) -> dict[str, Float64[np.ndarray, "rows"]]:
     """What the user's own earlier rows tell: the logarithm of one more than there are, and their mean reward (or 0).
 
     Args:
         users: of each row, ascending; the rows of one in order of time.
-        slates: likewise; a slate is chosen before any of its rewards is known.
+        moments: of each row the first of those that were decided at once, see `moments_of`.
         rewards: of each row.
     """
-    starts, now = np.searchsorted(users, users), np.arange(len(users))
-    now = now if slates is None else np.searchsorted(slates, slates)
-    running, before = np.cumsum(rewards) - rewards, now - starts
-    earned = np.where(before > 0, (running[now] - running[starts]) / np.maximum(before, 1), 0.0)
+    starts, running = np.searchsorted(users, users), np.cumsum(rewards) - rewards
+    before = moments - starts
+    earned = np.where(before > 0, (running[moments] - running[starts]) / np.maximum(before, 1), 0.0)
     return {"earlier rows": np.log1p(before), "earlier reward": earned}
 
 
-def context_columns(source: Source, names: Sequence[str], order: Int64[np.ndarray, "rows"]) -> list[pl.Series]:
-    """Some columns of the log, in the order given."""
-    columns = source.frame.collect_schema().names()
+def context_columns(
+    source: Source, names: Sequence[str], order: Int64[np.ndarray, "rows"], roles: Mapping[str, str]
+) -> list[pl.Series]:
+    """Some columns of the log, in the order given.
+
+    Raises:
+        DataError: one is not there, or has another of the log's roles (columns by role).
+    """
+    columns, taken = source.frame.collect_schema().names(), {column: role for role, column in roles.items()}
     chosen = list(dict.fromkeys(exact(columns, name, "--context", str(source.path)) for name in names))
+    for name in chosen:
+        if name in taken:
+            raise DataError(
+                f"{source.path}: column {name!r} is the {taken[name]}, and no context; name with --context columns "
+                "that were known before the decision and play no other role"
+            )
     return [one.gather(order) for one in source.frame.select(chosen).collect().iter_columns()]
 
 

@@ -71,6 +71,7 @@ class DecisionLog:
         times: microseconds since 1970 UTC; None where there are none.
         contexts: what was known before each decision, standardised; `context_names`: of its columns.
         order: for each row here, its row in the file.
+        known: columns of the file that were named as known before the decision.
     """
 
     source: Source
@@ -88,6 +89,7 @@ class DecisionLog:
     contexts: Float64[np.ndarray, "rows context"]
     context_names: tuple[str, ...]
     order: Int64[np.ndarray, "rows"]
+    known: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -98,6 +100,11 @@ class DecisionLog:
     def unit(self) -> str:
         """What a unit is."""
         return "user" if self.user_ids is not None else "row" if self.slates is None else "slate"
+
+    @property
+    def moments(self) -> Int64[np.ndarray, "rows"]:
+        """See `moments_of`."""
+        return moments_of(self.units, self.slates, self.times)
 
     def __len__(self) -> int:
         """How many decisions there are."""
@@ -124,6 +131,20 @@ class DecisionLog:
             digest.update(b"-" if values is None else np.ascontiguousarray(values).astype("<f8").tobytes())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 over who was shown what and what it brought, in whatever file, order and with whatever chances."""
+        users = pl.repeat("", len(self), eager=True) if self.user_ids is None else self.user_ids.gather(self.units)
+        rows = pl.DataFrame(
+            {
+                "user": users.cast(pl.String),
+                "item": self.items.ids.gather(self.actions).cast(pl.String),
+                "reward": self.rewards.astype(np.float32),  # as an import keeps them
+            }
+        )
+        lines = rows.sort(rows.columns).select(pl.concat_str(pl.all(), separator="\0")).to_series()
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
     def describe(self) -> dict[str, Any]:
         """What is in the log, as plain values."""
         return {
@@ -140,3 +161,21 @@ class DecisionLog:
             "context": list(self.context_names),
             "hash": self.hash,
         }
+
+
+def moments_of(
+    units: Int64[np.ndarray, "rows"], slates: Int64[np.ndarray, "rows"] | None, times: Int64[np.ndarray, "rows"] | None
+) -> Int64[np.ndarray, "rows"]:
+    """For each row the first of those that were decided at once: of its slate, or of its unit at the same time.
+
+    None of their rewards is known when they are decided.
+
+    Args:
+        units, slates, times: of each row, as of `DecisionLog`.
+    """
+    if slates is not None:
+        return np.searchsorted(slates, slates)
+    if times is None:
+        return np.arange(len(units))
+    later = (np.diff(units, prepend=-1) != 0) | (np.diff(times, prepend=times[:1]) != 0)
+    return np.maximum.accumulate(np.where(later, np.arange(len(units)), 0))

@@ -18,7 +18,7 @@ from what_next.data.decision_features import (
     propensity_of_items,
     read_items,
 )
-from what_next.data.decision_log import DecisionLog, Roles
+from what_next.data.decision_log import DecisionLog, Roles, moments_of
 from what_next.data.ids import as_ids, positions
 from what_next.data.readers import Source, open_source
 from what_next.data.times import as_microseconds
@@ -38,6 +38,9 @@ NAMES: Mapping[str, Sequence[str]] = {
 ROLES = ("user", "item", "time", "reward", "propensity", "position", "slate")
 OPEN_BANDIT = {"item_id", "position", "click", "propensity_score"}
 """Columns that tell the Open Bandit files (Saito et al. 2020, arXiv 2008.07146)."""
+
+PLACES = 10_000
+"""The largest position. What is larger is no slot, but an id or a count."""
 
 KINDS = {"item": "an item id", "user": "a user id", "slate": "a slate id", "time": "a time"}
 
@@ -68,15 +71,18 @@ def read_log(path: Path, roles: Roles | None = None, items: Path | None = None, 
         raise DataError(f"{path}: there is one item alone, so there is nothing to choose; name the others with --items")
     units, user_ids, slates = _units(source, columns)
     rows = {"actions": positions(logged, catalogue.ids).astype(np.int64), **_rows(source, columns)}
+    slates = _slates(source, columns, slates, None if user_ids is None else units, rows["times"], rows["places"])
     order = _order(units, slates, rows["times"], rows["places"])
     ordered: dict[str, Any] = {name: None if values is None else values[order] for name, values in rows.items()}
     units, slates = units[order], None if slates is None else _numbered(slates[order])
-    texts = context_columns(source, roles.context or (hashed_features(names) if open_bandit else ()), order)
-    past = {} if user_ids is None else past_of(units, slates, ordered["rewards"])
+    texts = context_columns(source, roles.context or (hashed_features(names) if open_bandit else ()), order, columns)
+    moments = moments_of(units, slates, ordered["times"])
+    past = {} if user_ids is None else past_of(units, moments, ordered["rewards"])
     contexts, context_names = contexts_of(len(units), texts, ordered["places"], past, str(path))
     return DecisionLog(
         source, "open bandit" if open_bandit else "log", columns, catalogue, user_ids, units,
-        slates=slates, contexts=contexts, context_names=context_names, order=order, **ordered,
+        slates=slates, contexts=contexts, context_names=context_names, order=order,
+        known=tuple(one.name for one in texts), **ordered,
     )  # fmt: skip
 
 
@@ -112,8 +118,9 @@ def _rows(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
             source, columns["propensity"], "propensity", lambda value: (value > 0) & (value <= 1), "above 0, at most 1"
         )
     if "position" in columns:
-        numbers = _numbers(source, columns["position"], "position", _whole, "that is whole")
-        places = (numbers - numbers.min()).astype(np.int64)
+        numbers = _numbers(source, columns["position"], "position", _slot, f"that is whole, from 0 to {PLACES:,}")
+        # Counted from 1 if not from 0: a file that lacks the first slot must not shift the others.
+        places = (numbers - min(1, numbers.min())).astype(np.int64)
     if "time" in columns:
         column = source.frame.select(as_microseconds(source.frame, columns["time"]).alias(columns["time"]))
         found = column.collect().to_series()
@@ -138,6 +145,46 @@ def _units(
         return users[1], users[0], None
     # A slate belongs to one user, whatever else has its number.
     return users[1], users[0], np.unique(users[1] * len(slates[0]) + slates[1], return_inverse=True)[1]
+
+
+def _slates(
+    source: Source,
+    columns: Mapping[str, str],
+    told: Int64[np.ndarray, "rows"] | None,
+    users: Int64[np.ndarray, "rows"] | None,
+    times: Int64[np.ndarray, "rows"] | None,
+    places: Int64[np.ndarray, "rows"] | None,
+) -> Int64[np.ndarray, "rows"] | None:
+    """The slate of each row: as the log tells it, else what a user was shown at one time, if in different slots.
+
+    Raises:
+        DataError: a slate that the log tells has two rows in one slot.
+    """
+    if places is None:
+        return told
+    if told is not None:
+        twice = _twice(told, places)
+        if twice is not None:
+            lines = " and ".join(str(row + source.first_line) for row in twice)
+            raise DataError(
+                f"{source.path}: lines {lines} stand at the same position of the same slate (columns "
+                f"{columns['position']!r} and {columns['slate']!r}); give each row of a slate its own, or name other "
+                "columns with --position and --slate"
+            )
+        return told
+    if users is None or times is None:
+        return None
+    moments = np.unique(times, return_inverse=True)[1]
+    numbers, slates = np.unique(users * (int(moments.max()) + 1) + moments, return_inverse=True)
+    return None if len(numbers) == len(users) or _twice(slates, places) is not None else slates
+
+
+def _twice(slates: Int64[np.ndarray, "rows"], places: Int64[np.ndarray, "rows"]) -> list[int] | None:
+    """The first two rows in the same slot of the same slate; None where there are none."""
+    keys = slates * (int(places.max()) + 1) + places
+    kinds, counts = np.unique(keys, return_counts=True)
+    repeated = kinds[counts > 1]
+    return [int(row) for row in np.flatnonzero(keys == repeated[0])[:2]] if len(repeated) else None
 
 
 def _distinct(source: Source, column: str, role: str) -> tuple[pl.Series, Int64[np.ndarray, "rows"]]:
@@ -173,14 +220,23 @@ def _numbers(
     source: Source, column: str, role: str, test: Callable[[pl.Expr], pl.Expr], wanted: str
 ) -> Float64[np.ndarray, "rows"]:
     """A column of numbers that all pass a test."""
-    number = as_number(source.frame, column)
+    number = _number(source, column, role)
     found = source.frame.select(pl.when(test(number)).then(number).alias(column)).collect().to_series()
     _complete(source, found, role, wanted)
     return found.to_numpy()
 
 
-def _whole(value: pl.Expr) -> pl.Expr:
-    return value == value.round(0)
+def _slot(value: pl.Expr) -> pl.Expr:
+    return (value == value.round(0)) & value.is_between(0, PLACES)
+
+
+def _number(source: Source, column: str, role: str) -> pl.Expr:
+    """The column as numbers; a reward may be true or false, too."""
+    number = as_number(source.frame, column)
+    if role != "reward" or source.frame.collect_schema()[column] != pl.String:
+        return number
+    word = pl.col(column).str.strip_chars().str.to_lowercase()
+    return pl.when(word == "true").then(1.0).when(word == "false").then(0.0).otherwise(number)
 
 
 def _complete(source: Source, values: pl.Series, role: str, wanted: str = "") -> None:

@@ -1,9 +1,16 @@
 """Weights of clusters of items."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from what_next.evaluation.off_policy.marginalised import averaged_weights, clusters_of, marginal_weights
+from what_next.evaluation.off_policy.marginalised import (
+    averaged_weights,
+    clusters_of,
+    marginal_weights,
+    of_items_alone,
+)
 from what_next.evaluation.off_policy.weighting import ips
 
 from .bandits import bandit
@@ -17,6 +24,28 @@ def test_a_clusters_weight_is_the_ratio_of_its_chances():
     assert marginal_weights(TARGET, uniform, PAIRS, np.array([0, 3])) == pytest.approx([0.4 / 0.5, 0.0])
     own = np.array([[0.1, 0.1, 0.4, 0.4], [0.25, 0.25, 0.25, 0.25]])
     assert marginal_weights(TARGET, own, PAIRS, np.array([2, 1])) == pytest.approx([0.6 / 0.8, 1.0 / 0.5])
+
+
+def test_clusters_need_not_stand_together_nor_be_many():
+    turned, actions = np.array([7, 2, 7, 2]), np.array([0, 3])
+    assert marginal_weights(TARGET, np.full((1, 4), 0.25), turned, actions) == pytest.approx([0.3 / 0.5, 0.5 / 0.5])
+
+
+def test_a_great_catalogue_fits_in_memory():
+    items, clusters = 50_000, np.arange(50_000) // 2  # a table of items by clusters would have 10 GB
+    target, behaviour = np.full((2, items), 1 / items), np.full((1, items), 1 / items)
+    tracemalloc.start()
+    for some in (clusters, np.arange(items)):
+        assert marginal_weights(target, behaviour, some, np.array([3, items - 1])) == pytest.approx([1, 1])
+    assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+    tracemalloc.stop()
+
+
+def test_weights_are_of_items_alone_where_no_item_of_a_shared_cluster_has_two():
+    actions = np.array([0, 1, 0, 2, 2])
+    for third, alone in ((1.0, True), (1.1, False)):
+        weights = np.array([1.0, 2.0, third, 3.0, 5.0])  # item 2 is a cluster by itself
+        assert of_items_alone(weights, actions, np.array([0, 0, 1])) is alone
 
 
 def test_the_average_over_a_clusters_rows_stands_in_where_distributions_are_not_known():

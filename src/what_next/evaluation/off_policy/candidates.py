@@ -9,13 +9,25 @@ from jaxtyping import Float64, Int64
 
 from what_next.evaluation.off_policy import slates as slate
 from what_next.evaluation.off_policy import weighting as step
-from what_next.evaluation.off_policy.diagnostics import Overlap, effective_size_over_steps, efficiency_of_steps
+from what_next.evaluation.off_policy.decisions import Decisions
+from what_next.evaluation.off_policy.diagnostics import (
+    Overlap,
+    StepSupport,
+    effective_size_over_steps,
+    efficiency_of_steps,
+)
 from what_next.evaluation.off_policy.fqe import fqe
 from what_next.evaluation.off_policy.intervals import Bounds
 from what_next.evaluation.off_policy.log import Log
-from what_next.evaluation.off_policy.marginalised import averaged_weights, clusters_of, marginal_weights
+from what_next.evaluation.off_policy.marginalised import (
+    averaged_weights,
+    clusters_of,
+    marginal_weights,
+    of_items_alone,
+)
 from what_next.evaluation.off_policy.reward_model import Modelled, cross_fit, deal
 from what_next.evaluation.off_policy.sequences import (
+    SequenceDiagnostics,
     per_decision_is,
     sequence_diagnostics,
     sequence_dr,
@@ -57,6 +69,7 @@ class Candidate:
         seen: the effective number of decisions that are like the target's.
         clipped: the share of the weight that was clipped.
         span: the range that no term of the mean can leave, where it is known.
+        steps: how much of whole slates or trajectories is supported, where it rests on these.
         flaw: what else speaks against it.
     """
 
@@ -66,6 +79,7 @@ class Candidate:
     seen: float
     clipped: float = 0.0
     span: Bounds | None = None
+    steps: StepSupport | None = None
     flaw: str | None = None
 
 
@@ -73,9 +87,13 @@ Found = dict[str, Candidate | str]
 """What each estimator gives, or in words what it lacks."""
 
 
-def candidates_of(log: Log) -> Found:
-    """All of them, in the order in which they are told."""
-    return {**_from_weights(log), **_from_model(log), **_marginalised(log), **_slates(log), **_sequences(log)}
+def candidates_of(log: Log, only: str | None = None) -> Found:
+    """All of them, in the order in which they are told; or one alone, without the work for the others."""
+    found: Found = {}
+    for names, make in GROUPS:
+        if only is None or only in names:
+            found |= make(log, only)
+    return {name: one for name, one in found.items() if only in (None, name)}
 
 
 def _weighted(
@@ -89,12 +107,11 @@ def _weighted(
 ) -> Candidate:
     """A mean per decision that uses these weights; with its range, where the largest of them is given."""
     own = Overlap.of(weights, log.decisions.units)
-    span = None if largest is None else (log.rewards[0] * largest, log.rewards[1] * largest)
     seen = log.overlap.ess if seen is None else seen
-    return Candidate(terms.by_unit(log.decisions.units), own, "decision", seen, clipped, span)
+    return Candidate(terms.by_unit(log.decisions.units), own, "decision", seen, clipped, log.span(largest))
 
 
-def _from_weights(log: Log) -> Found:
+def _from_weights(log: Log, only: str | None) -> Found:
     """IPS, clipped IPS and SNIPS."""
     weights, rewards, largest = log.weights, log.decisions.rewards, log.largest_weight
     kept = np.minimum(weights, log.clip)
@@ -109,7 +126,7 @@ def _from_weights(log: Log) -> Found:
     }
 
 
-def _from_model(log: Log) -> Found:
+def _from_model(log: Log, only: str | None) -> Found:
     """The direct method, doubly robust, and SWITCH."""
     names = ("dm", "dr", "switch_dr")
     model = _modelled(log)
@@ -140,7 +157,7 @@ def _modelled(log: Log) -> Modelled | str:
     return cross_fit(decisions.contexts, chosen, target.expected, decisions.rewards, folds, penalties=options.penalties)
 
 
-def _marginalised(log: Log) -> Found:
+def _marginalised(log: Log, only: str | None) -> Found:
     """Marginalised IPS: exact where both distributions are known."""
     clusters = _clusters(log)
     if isinstance(clusters, str):
@@ -148,6 +165,8 @@ def _marginalised(log: Log) -> Found:
     actions, rewards = log.decisions.actions, log.decisions.rewards
     behaviour, full = log.options.behaviour, log.target.full
     if behaviour is None or full is None:
+        if not of_items_alone(log.weights, actions, clusters):
+            return {"mips": "an item's weight differs from row to row, and the two whole distributions are not known"}
         weights = averaged_weights(log.weights, actions, clusters)
         return {"mips": _weighted(log, step.ips(weights, rewards), weights)}
     weights = marginal_weights(full, behaviour, clusters, actions)
@@ -165,69 +184,100 @@ def _clusters(log: Log) -> Int64[np.ndarray, "items"] | str:
     return clusters_of(vectors, round(items**0.5), log.seed)
 
 
-def _slates(log: Log) -> Found:
+def _slates(log: Log, only: str | None) -> Found:
     """One estimate for each model of what a position's reward depends on, and its self-normalised form."""
     decisions = log.decisions
     ids, positions = decisions.slates, decisions.positions
     if ids is None or positions is None:
         return {}
     places, found = slate.places(ids), Found()
-    length = int(places.max()) + 1
-    for name, weights, powers in (
-        ("independent", log.weights, np.ones(length)),
-        ("cascade", slate.cascade_weights(log.weights, ids), np.arange(1.0, length + 1)),
-        ("slate", slate.whole_weights(log.weights, ids), np.full(length, float(length))),
+    length, whole = int(places.max()) + 1, sequence_diagnostics(_by_slate(decisions, places), log.weights)
+    last = np.append(np.zeros(length - 1), 1.0)
+    for name, weights, powers, matters in (
+        ("independent", log.weights, np.ones(length), None),
+        ("cascade", slate.cascade_weights(log.weights, ids), np.arange(1.0, length + 1), np.bincount(places) * 1.0),
+        ("slate", slate.whole_weights(log.weights, ids), np.full(length, float(length)), last),
     ):
         ess = effective_size_over_steps(efficiency_of_steps(weights, places), np.bincount(places))
-        own, span = Overlap.of(weights, decisions.units, ess), None
-        if log.largest_weight is not None:
-            most = float((max(1.0, log.largest_weight) ** powers).sum())
-            span = (log.rewards[0] * most, log.rewards[1] * most)
+        own, largest = Overlap.of(weights, decisions.units, ess), log.largest_weight
+        span = log.span(None if largest is None else float((max(1.0, largest) ** powers).sum()))
+        steps = None if matters is None else StepSupport(whole.means, whole.ess, int((places == 0).sum()), matters)
         plain = slate.slate_ips(weights, decisions.rewards, ids).by_unit(decisions.units)
         normal = slate.slate_snips(weights, decisions.rewards, ids, positions).by_unit(decisions.units)
-        found[f"{name}_ips"] = Candidate(plain, own, "slate", log.overlap.ess, span=span)
-        found[f"{name}_snips"] = Candidate(normal, own, "slate", log.overlap.ess)
+        found[f"{name}_ips"] = Candidate(plain, own, "slate", log.overlap.ess, span=span, steps=steps)
+        found[f"{name}_snips"] = Candidate(normal, own, "slate", log.overlap.ess, steps=steps)
     return found
 
 
-def _sequences(log: Log) -> Found:
+def _by_slate(decisions: Decisions, places: Int64[np.ndarray, "rows"]) -> Decisions:
+    """With the slates as units."""
+    return replace(decisions, units=np.cumsum(places == 0) - 1)
+
+
+def _sequences(log: Log, only: str | None) -> Found:
     """What whole trajectories earn, where units have more than one row and these are no slates."""
     decisions, weights, discount = log.decisions, log.weights, log.options.discount
     lengths = np.bincount(decisions.units)
-    if decisions.slates is not None or lengths.max() == 1:
+    if lengths.max() == 1 or (decisions.slates is not None and discount is None):
         return {}
+    if decisions.slates is not None:
+        return dict.fromkeys(SEQUENCES, "rows are slates, whose positions are no steps")
     if discount is None:
-        names = ("per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe")
-        return dict.fromkeys(names, "no discount is given for the rewards along a unit")
-    own, one = _overlap_of_steps(log, lengths, discount), np.ones(log.units)
+        return dict.fromkeys(SEQUENCES, "no discount is given for the rewards along a unit")
+    told = sequence_diagnostics(decisions, weights)
+    reached = log.units - np.bincount(lengths).cumsum()[:-1]
+    own, one = _overlap_of_steps(log, told, reached, discount), np.ones(log.units)
+    steps = StepSupport(told.means, told.ess, log.units, discount ** np.arange(len(reached)) * reached)
     weighted = Counted(log.units, lambda counts: weighted_per_decision_is(decisions, weights, discount, counts))
     plain = step.Terms(per_decision_is(decisions, weights, discount), one)
     found: Found = {
-        "per_decision_is": Candidate(plain, own, "trajectory", log.overlap.ess),
-        "weighted_per_decision_is": Candidate(weighted, own, "trajectory", log.overlap.ess),
+        "per_decision_is": Candidate(plain, own, "trajectory", log.overlap.ess, steps=steps),
+        "weighted_per_decision_is": Candidate(weighted, own, "trajectory", log.overlap.ess, steps=steps),
     }
+    return found if only in found else found | _fitted(log, discount, own, steps, only)
+
+
+def _fitted(log: Log, discount: float, own: Overlap, steps: StepSupport, only: str | None) -> Found:
+    """Fitted Q evaluation, alone and in the doubly robust estimate."""
+    decisions, found, one = log.decisions, Found(), np.ones(log.units)
     if decisions.vectors is None or log.target.expected is None:
         lacking = "the items' vectors, or the policy's mean over them in each row, are not known"
-        return found | dict.fromkeys(("sequence_dr", "fqe"), lacking)
-    whole = fqe(decisions, log.target, discount)
-    crossed = fqe(decisions, log.target, discount, folds=max(2, log.options.folds), seed=log.seed)
-    flaws = [_diverging(fitted.contraction) for fitted in (crossed, whole)]
-    robust = step.Terms(sequence_dr(decisions, weights, discount, crossed.values, crossed.chosen), one)
-    fitted = step.Terms(whole.initial if whole.influence is None else whole.influence, one)
-    found["sequence_dr"] = Candidate(robust, own, "trajectory", log.overlap.ess, flaw=flaws[0])
-    found["fqe"] = Candidate(fitted, None, "trajectory", log.overlap.ess, flaw=flaws[1])
+        return dict.fromkeys(("sequence_dr", "fqe"), lacking)
+    if only != "fqe":
+        crossed = fqe(decisions, log.target, discount, folds=max(2, log.options.folds), seed=log.seed)
+        values = sequence_dr(decisions, log.weights, discount, crossed.values, crossed.chosen)
+        flaw = _diverging(crossed.contraction)
+        found["sequence_dr"] = Candidate(
+            step.Terms(values, one), own, "trajectory", log.overlap.ess, steps=steps, flaw=flaw
+        )
+    if only != "sequence_dr":
+        whole = fqe(decisions, log.target, discount)
+        values, flaw = whole.initial if whole.influence is None else whole.influence, _diverging(whole.contraction)
+        found["fqe"] = Candidate(step.Terms(values, one), None, "trajectory", log.overlap.ess, steps=steps, flaw=flaw)
     return found
 
 
-def _overlap_of_steps(log: Log, lengths: Int64[np.ndarray, "units"], discount: float) -> Overlap:
+def _overlap_of_steps(
+    log: Log, told: SequenceDiagnostics, reached: Int64[np.ndarray, "steps"], discount: float
+) -> Overlap:
     """Of the products of weights along the trajectories, later ones counting as little as their rewards."""
-    found = sequence_diagnostics(log.decisions, log.weights)
-    reached = log.units - np.bincount(lengths).cumsum()[:-1]
-    ess = effective_size_over_steps(found.ess / log.units, reached, discount)
-    return replace(log.overlap, ess=ess, ess_units=ess, largest=found.largest, largest_share=0.0)
+    ess = effective_size_over_steps(told.ess / log.units, reached, discount)
+    return replace(log.overlap, ess=ess, ess_units=ess, largest=told.largest, largest_share=0.0)
 
 
 def _diverging(contraction: float) -> str | None:
     if contraction < 1:
         return None
     return f"fitted Q evaluation does not converge on this log (it grows by {contraction:.2f} a round)"
+
+
+SLATES = tuple(f"{model}_{kind}" for model in ("independent", "cascade", "slate") for kind in ("ips", "snips"))
+SEQUENCES = ("per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe")
+GROUPS: tuple[tuple[tuple[str, ...], Callable[[Log, str | None], Found]], ...] = (
+    (("ips", "clipped_ips", "snips"), _from_weights),
+    (("dm", "dr", "switch_dr"), _from_model),
+    (("mips",), _marginalised),
+    (SLATES, _slates),
+    (SEQUENCES, _sequences),
+)
+"""What is made together. The second argument of each function is the one that is asked for alone, if any."""

@@ -7,6 +7,9 @@ from jaxtyping import Float64, Int64
 
 from what_next.errors import DataError
 
+LARGEST = 1e200
+"""Weight. An estimate that meets it means nothing, but stays a number."""
+
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
@@ -54,7 +57,7 @@ class Target:
 
 
 def importance_weights(decisions: Decisions, target: Target) -> Float64[np.ndarray, "rows"]:
-    """How much more often than the behaviour policy the target would have taken each logged action.
+    """How much more often than the behaviour policy the target would have taken each logged action; at most `LARGEST`.
 
     Raises:
         DataError: for a propensity or a chance that is none; no estimate could be trusted that leaves such rows out.
@@ -67,7 +70,8 @@ def importance_weights(decisions: Decisions, target: Target) -> Float64[np.ndarr
     _refuse(propensities, ~((propensities > 0) & (propensities <= 1)), "propensity", "above 0 and at most 1")
     _refuse(chances, ~((chances >= 0) & (chances <= 1 + 1e-6)), "chance under the policy", "from 0 to 1")
     _refuse(decisions.rewards, ~np.isfinite(decisions.rewards), "reward", "a finite number")
-    return np.asarray(chances / propensities)
+    with np.errstate(over="ignore"):
+        return np.asarray(np.minimum(chances / propensities, LARGEST))
 
 
 def _refuse(values: Float64[np.ndarray, "rows"], wrong: np.ndarray, name: str, allowed: str) -> None:

@@ -8,6 +8,9 @@ from jaxtyping import Float64, Int64
 
 Rows = Float64[np.ndarray, "rows"]
 
+OFTEN = 30
+"""Times that the target would show an item in the log's rows, from which on its absence is no chance."""
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -61,29 +64,78 @@ class Overlap:
     @classmethod
     def of(cls, weights: Rows, units: Int64[np.ndarray, "rows"], ess: float | None = None) -> "Overlap":
         """Of one weight per decision; `ess` where it is not simply that of the weights."""
-        sums, numbers = np.bincount(units, weights), np.bincount(units)
-        mean, total = float(weights.mean()), float(weights.sum())
-        spread = np.square(sums - mean * numbers).sum() / max(1, len(sums) - 1)
+        largest = float(weights.max())
+        parts = weights / largest if largest > 0 else weights  # squares of the weights themselves may overflow
+        sums, numbers = np.bincount(units, parts), np.bincount(units)
+        spread = np.square(sums - parts.mean() * numbers).sum() / max(1, len(sums) - 1)
         return cls(
             ess=effective_size(weights) if ess is None else ess,
             ess_units=effective_size(sums),
-            mean_weight=mean,
-            error=float(np.sqrt(spread * len(sums)) / len(weights)),
-            largest=float(weights.max()),
-            largest_share=float(weights.max() / total) if total > 0 else 1.0,
+            mean_weight=float(weights.mean()),
+            error=largest * float(np.sqrt(spread * len(sums)) / len(weights)),
+            largest=largest,
+            largest_share=float(1 / parts.sum()) if largest > 0 else 1.0,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class StepSupport:
+    """How much of the target's trajectories (or slates) the log supports, step by step.
+
+    The expectation of a product of weights is the target's chance to come so far by choices that the behaviour policy
+    can make. Each choice may be supported almost wholly, and of ten in a row hardly half are.
+
+    Attributes:
+        means: of the products over all trajectories, those that have ended with their last.
+        ess: the effective sample size of the products.
+        trajectories: how many there are.
+        matters: how much each step's rewards count.
+    """
+
+    means: Float64[np.ndarray, "steps"]
+    ess: Float64[np.ndarray, "steps"]
+    trajectories: int
+    matters: Float64[np.ndarray, "steps"]
+
+    def share(self, thresholds: Thresholds) -> float:
+        """At most so much of what the target would come to is supported, as far as the log can tell.
+
+        A mean is given some standard errors. It is believed only where twice as many trajectories carry it as an
+        estimate needs: products are skewed, and the mean of a few lies mostly below its expectation, by more than its
+        error tells. What is lost at a step is lost at all later ones.
+        """
+        known = self.ess >= 2 * thresholds.ess
+        errors = self.means * np.sqrt(np.maximum(1 / np.maximum(self.ess, 1) - 1 / self.trajectories, 0))
+        most = np.where(known, self.means + thresholds.errors * errors, 1.0)
+        return float(np.average(np.minimum.accumulate(np.minimum(most, 1.0)), weights=self.matters))
+
+    def lost(self, thresholds: Thresholds) -> str | None:
+        """What speaks against an estimate of whole trajectories."""
+        share = self.share(thresholds)
+        if share >= thresholds.support:
+            return None
+        return (
+            f"over {len(self.means):,} steps the log supports at most {share:.0%} of what the policy would do, fewer "
+            f"than {thresholds.support:.0%}: it says nothing of what follows the other choices"
         )
 
 
 def effective_size(weights: Rows) -> float:
     """How many decisions with equal weights would tell as much: (sum w)^2 / sum w^2 (Kish 1965, section 11.7)."""
-    squares = np.square(weights).sum()
-    return float(np.square(weights.sum()) / squares) if squares > 0 else 0.0
+    largest = weights.max(initial=0)
+    if not largest > 0:
+        return 0.0
+    parts = weights / largest
+    return float(np.square(parts.sum()) / np.square(parts).sum())
 
 
 def efficiency_of_steps(weights: Rows, steps: Int64[np.ndarray, "rows"]) -> Float64[np.ndarray, "steps"]:
     """At each step, the effective size of the rows there as a share of their number; 0 where no weight is left."""
-    squares = np.bincount(steps, np.square(weights))
-    sizes = np.divide(np.square(np.bincount(steps, weights)), squares, out=np.zeros(len(squares)), where=squares > 0)
+    largest = np.zeros(int(steps.max()) + 1)
+    np.maximum.at(largest, steps, weights)
+    parts = weights / np.where(largest > 0, largest, 1)[steps]
+    squares = np.bincount(steps, np.square(parts))
+    sizes = np.divide(np.square(np.bincount(steps, parts)), squares, out=np.zeros(len(squares)), where=squares > 0)
     return sizes / np.maximum(np.bincount(steps), 1)
 
 
@@ -111,6 +163,15 @@ def supported(
     return np.asarray(np.where(behaviour > 0, target, 0.0).sum(axis=1))
 
 
+def never_shown(target: Float64[np.ndarray, "rows items"], actions: Int64[np.ndarray, "rows"]) -> float:
+    """The target's share of choices among items that the log never shows, though the target would show each often.
+
+    An item that the target would show in fewer than `OFTEN` of the rows may be missing by chance.
+    """
+    share, shown = target.mean(axis=0), np.bincount(actions, minlength=target.shape[1]) > 0
+    return float(share[~shown & (share * len(actions) >= OFTEN)].sum())
+
+
 # Each comparison is written so that what is not a number is refused.
 
 
@@ -121,6 +182,7 @@ def refusal(
     thresholds: Thresholds,
     *,
     clipped: float = 0.0,
+    missing: float = 0.0,
     units: int,
     seen: float,
 ) -> str | None:
@@ -133,10 +195,15 @@ def refusal(
             expectation it is.
         thresholds: when to refuse.
         clipped: the share of the weight that was clipped.
+        missing: the share of the target's choices among items that the log never shows (`never_shown`).
         units: how many there are.
         seen: the effective number of decisions that are like the target's.
     """
     reasons = [*_uncovered(log, known_support, thresholds, units, seen)]
+    if not 1 - missing >= thresholds.support:
+        reasons.append(
+            f"{missing:.0%} of the policy's choices are items that the log never shows: it says nothing of them"
+        )
     if own is not None:
         reasons += _weighted(own, log, thresholds)
     if clipped > thresholds.clipped:
@@ -170,11 +237,16 @@ def _uncovered(
 
 def _weighted(own: Overlap, log: Overlap, thresholds: Thresholds) -> Iterator[str]:
     """What speaks against an estimate with weights."""
-    size = min(own.ess, own.ess_units)
-    if not size >= thresholds.ess:
+    if not own.ess >= thresholds.ess:
+        size = min(own.ess, own.ess_units)
         yield (
             f"the effective sample size is {size:.1f}, below {thresholds.ess:g}: too few decisions or units carry the "
             "weight; take a larger log or a policy nearer to the one that wrote it"
+        )
+    elif not own.ess_units >= thresholds.ess:
+        yield (
+            f"the effective number of units is {own.ess_units:.1f}, below {thresholds.ess:g}: a few units have most of "
+            "the rows, or of their weight; take a log of more units, or at most a few rows of each"
         )
     if not own.largest_share <= thresholds.largest_share:
         yield (

@@ -13,7 +13,7 @@ from what_next.evaluation.off_policy.decisions import Decisions, Target
 from what_next.evaluation.off_policy.diagnostics import Thresholds, refusal
 from what_next.evaluation.off_policy.intervals import empirical_bernstein, percentiles
 from what_next.evaluation.off_policy.log import Log, Options
-from what_next.evaluation.off_policy.weighting import Terms, mean_of
+from what_next.evaluation.off_policy.weighting import Terms, mean_of, ratios, stacked
 
 LEVEL = 95.0
 RESAMPLES = 2000
@@ -23,11 +23,13 @@ THRESHOLDS = Thresholds()
 NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is beyond a float is told as None
 def estimate(
     decisions: Decisions,
     target: Target,
     *,
     options: Options = PLAIN,
+    only: str | None = None,
     force: bool = False,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
@@ -40,6 +42,7 @@ def estimate(
         decisions: the log.
         target: what the policy would have done in each of its rows.
         options: what else is known, and how the estimates are made.
+        only: the name of the one estimate that is wanted, where the others need not be made.
         force: tell refused estimates too, marked.
         level: of the intervals, in percent.
         resamples: of the units, for the bootstrap.
@@ -51,13 +54,14 @@ def estimate(
         without a known range; of clipped IPS they bound the clipped mean), `ess` (None where no weights are used),
         `support`, `per` ("decision", "slate" or "trajectory"), `refused` (None, or why), and `forced` where a refused
         one is told all the same. `left_out`: what each estimator lacks that could not be made. `logged`: what the
-        behaviour policy earned per decision. `diagnostics`: of the plain weights. And what it was made with.
+        behaviour policy earned per decision. `diagnostics`: of the plain weights, and the range of rewards that bounds
+        are made with. And what it was made with. All numbers are finite.
 
     Raises:
         DataError: for a log that no estimate could be made from.
     """
     log = Log.of(decisions, target, options, seed)
-    found, logged = candidates_of(log), mean_of(decisions.rewards).by_unit(decisions.units)
+    found, logged = candidates_of(log, only), mean_of(decisions.rewards).by_unit(decisions.units)
     made = _made(found)
     samples = _resampled([logged, *(one.estimate for one in made.values())], log.units, resamples, seed)
     estimates = {
@@ -65,7 +69,7 @@ def estimate(
         for (name, one), sample in zip(made.items(), samples[1:], strict=True)
     }
     about = {"n": len(decisions.units), "units": log.units, "level": level, "resamples": resamples, "seed": seed}
-    return about | {
+    result = about | {
         "logged": _interval(logged.value, samples[0], level),
         "estimates": estimates,
         "left_out": {name: one for name, one in found.items() if isinstance(one, str)},
@@ -73,14 +77,17 @@ def estimate(
         "thresholds": asdict(thresholds) | {"clip": log.clip, "switch": log.switch},
         "discount": options.discount,
     }
+    return {name: _finite(one) for name, one in result.items()}
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def difference(
     decisions: Decisions,
     target: Target,
     other: Target,
     *,
     options: Options = PLAIN,
+    only: str | None = None,
     force: bool = False,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
@@ -92,14 +99,14 @@ def difference(
     Args:
         decisions: the log.
         target: one policy; `other`: what is taken from it.
-        options, force, level, resamples, seed, thresholds: as of `estimate`.
+        options, only, force, level, resamples, seed, thresholds: as of `estimate`.
 
     Returns:
         For each estimator that both allow `mean`, `low`, `high`, `per` and `refused`, which names the policy that it
         is refused for: a difference with one refused estimate is refused.
     """
     logs = [Log.of(decisions, one, options, seed) for one in (target, other)]
-    ours, theirs = (_made(candidates_of(log)) for log in logs)
+    ours, theirs = (_made(candidates_of(log, only)) for log in logs)
     pairs = {name: (one, theirs[name]) for name, one in ours.items() if name in theirs}
     samples = _resampled([one.estimate for pair in pairs.values() for one in pair], logs[0].units, resamples, seed)
     told = {}
@@ -111,7 +118,8 @@ def difference(
         ]
         mean = pair[0].estimate.value - pair[1].estimate.value
         interval = _interval(mean, samples[2 * place] - samples[2 * place + 1], level)
-        told[name] = _shown(interval | {"per": pair[0].per} | {"refused": "; ".join(reasons) or None}, force)
+        shown = _shown(interval | {"per": pair[0].per} | {"refused": "; ".join(reasons) or None}, force)
+        told[name] = {key: _finite(one) for key, one in shown.items()}
     return told
 
 
@@ -124,13 +132,33 @@ def _resampled(
     estimates: Sequence[Estimate], units: int, resamples: int, seed: int
 ) -> list[Float64[np.ndarray, "resamples"]]:
     """Each estimate from the same resamples."""
-    parts = [[one.resampled(counts) for one in estimates] for counts in resampled_counts(units, resamples, seed)]
-    return [np.concatenate(some) for some in zip(*parts, strict=True)]
+    terms = [place for place, one in enumerate(estimates) if isinstance(one, Terms)]
+    table = stacked([one for one in estimates if isinstance(one, Terms)])
+    found, done = np.empty((len(estimates), resamples)), 0
+    for counts in resampled_counts(units, resamples, seed):
+        here = slice(done, done + len(counts))
+        found[terms, here] = ratios(table, counts).T
+        for place, one in enumerate(estimates):
+            if not isinstance(one, Terms):
+                found[place, here] = one.resampled(counts)
+        done += len(counts)
+    return list(found)
 
 
 def _refusal(one: Candidate, log: Log, thresholds: Thresholds) -> str | None:
-    reason = refusal(one.own, log.overlap, log.support, thresholds, clipped=one.clipped, units=log.units, seen=one.seen)
-    return "; ".join(filter(None, [reason, one.flaw])) or None
+    reason = refusal(
+        one.own,
+        log.overlap,
+        log.support,
+        thresholds,
+        clipped=one.clipped,
+        missing=log.missing,
+        units=log.units,
+        seen=one.seen,
+    )
+    lost = None if one.steps is None else one.steps.lost(thresholds)
+    number = None if np.isfinite(one.estimate.value) else "there is no such number, or it is beyond what can be written"
+    return "; ".join(filter(None, [reason, lost, one.flaw, number])) or None
 
 
 def _told(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Log, level: float) -> dict[str, Any]:
@@ -150,8 +178,10 @@ def _told(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Log, le
 
 def _interval(mean: float, sample: Float64[np.ndarray, "resamples"], level: float) -> dict[str, Any]:
     """None for what does not exist."""
+    if not np.isfinite(mean):
+        return dict.fromkeys(("mean", "low", "high"))
     low, high = percentiles(sample, level) or (None, None)
-    return {"mean": mean if np.isfinite(mean) else None, "low": low, "high": high}
+    return {"mean": mean, "low": low, "high": high}
 
 
 def _shown(told: dict[str, Any], force: bool) -> dict[str, Any]:
@@ -173,4 +203,14 @@ def _diagnostics(log: Log) -> dict[str, Any]:
         "support": _support(log),
         "support_is_known": log.support is not None,
         "largest_possible": log.largest_weight,
+        "never_shown": log.missing,
+        "reward_range": None if log.rewards is None else list(log.rewards),
+        "reward_range_is_given": log.options.reward_range is not None,
     }
+
+
+def _finite(told: Any) -> Any:
+    """None for each number that is none, within plain values."""
+    if isinstance(told, dict):
+        return {name: _finite(one) for name, one in told.items()}
+    return None if isinstance(told, float) and not np.isfinite(told) else told

@@ -7,7 +7,7 @@ from jaxtyping import Float64, Int64
 
 from what_next.errors import DataError
 from what_next.evaluation.off_policy.decisions import Decisions, Target, importance_weights
-from what_next.evaluation.off_policy.diagnostics import Overlap, supported
+from what_next.evaluation.off_policy.diagnostics import Overlap, never_shown, supported
 from what_next.evaluation.off_policy.intervals import Bounds
 from what_next.evaluation.off_policy.reward_model import PENALTIES
 from what_next.evaluation.off_policy.weighting import growing_threshold
@@ -28,10 +28,13 @@ class Options:
         largest_weight: the largest that a weight could have been, for empirical Bernstein bounds. None: as `behaviour`
             has it over the log's contexts, with the target's whole distribution where that is known, and with a chance
             of 1 where it is not; without `behaviour` there are no such bounds.
-        reward_range: the least and the largest reward that could have been. None: those of the log, and 0.
+        reward_range: the least and the largest reward that could have been, for the same bounds. None: 0 to 1 where the
+            log has no other rewards than these two, and otherwise not known (the rare largest one may be missing from
+            the log), and no such bounds.
         clip: the largest weight of clipped IPS; `switch`: the threshold of SWITCH. None: `growing_threshold`.
         folds: of the reward model, two or more; `penalties`: of its ridge regression, of which it takes one.
         discount: of the rewards along a unit, for the estimators of sequences; None leaves them out.
+        estimated: the propensities are estimated from the log; no weight is known then, and there are no such bounds.
     """
 
     behaviour: Float64[np.ndarray, "rows_or_one items"] | None = None
@@ -43,6 +46,7 @@ class Options:
     folds: int = 5
     penalties: tuple[float, ...] = PENALTIES
     discount: float | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +59,9 @@ class Log:
         seed: of the folds and the clusters.
         weights: of the logged actions; `overlap`: theirs.
         support: the share of the target's choices that the behaviour policy could have made; None where not known.
+        missing: the share among items that the log never shows, where support is not known (`never_shown`).
         largest_weight: that could have been, where it is known.
-        rewards: the least and the largest reward that could have been, with 0 in between.
+        rewards: the least and the largest reward that could have been, with 0 in between; None where not known.
         clip, switch: the thresholds that are used.
     """
 
@@ -67,8 +72,9 @@ class Log:
     weights: Float64[np.ndarray, "rows"]
     overlap: Overlap
     support: float | None
+    missing: float
     largest_weight: float | None
-    rewards: Bounds
+    rewards: Bounds | None
     clip: float
     switch: float
 
@@ -82,9 +88,11 @@ class Log:
         weights, behaviour = importance_weights(decisions, target), options.behaviour
         if behaviour is not None:
             _check_behaviour(decisions, behaviour)
-        support = None
-        if behaviour is not None and target.full is not None:
+        support, missing = None, 0.0
+        if target.full is not None and behaviour is not None:
             support = float(supported(target.full, behaviour).mean())
+        elif target.full is not None:
+            missing = never_shown(target.full, decisions.actions)
         completed = _completed(decisions, target)
         grown = growing_threshold(len(weights))
         return cls(
@@ -94,6 +102,7 @@ class Log:
             weights=weights,
             overlap=Overlap.of(weights, decisions.units),
             support=support,
+            missing=missing,
             largest_weight=_largest_weight(weights, target, options),
             rewards=_reward_range(decisions, options),
             clip=grown if options.clip is None else options.clip,
@@ -105,9 +114,20 @@ class Log:
         """How many there are."""
         return int(self.decisions.units[-1]) + 1
 
+    def span(self, most: float | None) -> Bounds | None:
+        """What a reward times a weight of at most `most` cannot leave; None where that is not known."""
+        if most is None or self.rewards is None or self.options.estimated:
+            return None
+        return self.rewards[0] * most, self.rewards[1] * most
+
 
 def _completed(decisions: Decisions, target: Target) -> tuple[Decisions, Target]:
-    """With one-hot vectors where there are none, and expected ones, where the whole distribution is known."""
+    """With one-hot vectors where there are none, and expected ones, where the whole distribution is known.
+
+    Slates of one row each are none.
+    """
+    if decisions.slates is not None and (np.diff(decisions.slates) != 0).all():
+        decisions = replace(decisions, slates=None)
     if target.full is None:
         return decisions, target
     if decisions.vectors is None and decisions.items <= ONE_HOT:
@@ -148,13 +168,15 @@ def _largest_weight(weights: Float64[np.ndarray, "rows"], target: Target, option
     return max(float(ratios.max()), float(weights.max()))
 
 
-def _reward_range(decisions: Decisions, options: Options) -> Bounds:
-    """As it is given, or as the log has it; 0 always belongs to it, for an action with no weight earns it."""
-    least, most = float(decisions.rewards.min()), float(decisions.rewards.max())
-    low, high = options.reward_range or (least, most)
-    if least < low or most > high:
+def _reward_range(decisions: Decisions, options: Options) -> Bounds | None:
+    """As it is given, or 0 to 1; 0 always belongs to it, for an action with no weight earns it."""
+    rewards, given = decisions.rewards, options.reward_range
+    if given is None:
+        return (0.0, 1.0) if ((rewards == 0) | (rewards == 1)).all() else None
+    (low, high), least, most = given, float(rewards.min()), float(rewards.max())
+    if not (np.isfinite(given).all() and low <= least and most <= high):
         raise DataError(
             f"the log's rewards reach from {least:g} to {most:g}, and the given range only from {low:g} to {high:g}; "
-            "widen it"
+            "give finite numbers that hold them all"
         )
     return min(0.0, low), max(0.0, high)

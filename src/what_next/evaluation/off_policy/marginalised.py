@@ -28,11 +28,26 @@ def marginal_weights(
         clusters: of each item, counted from 0.
         actions: what was logged.
     """
-    member = np.eye(int(clusters.max()) + 1)[clusters]
-    logged, rows = clusters[actions], np.arange(len(actions))
-    above = (target @ member)[rows, logged]
-    below = np.broadcast_to(behaviour @ member, (len(actions), member.shape[1]))[rows, logged]
-    return np.asarray(above / below)
+    order = np.argsort(clusters, kind="stable")
+    names, starts = np.unique(clusters[order], return_index=True)
+    rows, place = np.arange(len(actions)), np.searchsorted(names, clusters[actions])
+    if len(names) == len(clusters):
+        sums, place = [target, behaviour], actions
+    else:
+        sums = [np.add.reduceat(one[:, order], starts, axis=1) for one in (target, behaviour)]
+    return np.asarray(sums[0][rows, place] / sums[1][rows if len(behaviour) > 1 else 0, place])
+
+
+def of_items_alone(
+    weights: Float64[np.ndarray, "rows"],
+    actions: Int64[np.ndarray, "rows"],
+    clusters: Int64[np.ndarray, "items"],
+) -> bool:
+    """Whether each item that shares its cluster has the same weight in all its rows, as `averaged_weights` takes it."""
+    numbers = np.bincount(actions, minlength=len(clusters))
+    means = np.bincount(actions, weights, len(clusters)) / np.maximum(numbers, 1)
+    shared = (np.bincount(clusters) > 1)[clusters[actions]]
+    return bool(np.allclose(weights[shared], means[actions][shared], rtol=1e-6))
 
 
 def averaged_weights(
@@ -44,8 +59,8 @@ def averaged_weights(
 
     A cluster's weight is the behaviour policy's mean of its items' weights (section 3.3 of the paper, which asks a
     classifier for the chance of an item given context and cluster). Here it is the mean over the cluster's rows:
-    it takes that mean to be the same in every context, which is right for policies without a context, and an
-    approximation for others. A cluster of one item keeps the rows' own weights, which are exact.
+    it takes that mean to be the same in every context, which is right for policies without a context alone
+    (`of_items_alone`). A cluster of one item keeps the rows' own weights, which are exact.
     """
     logged = clusters[actions]
     numbers = np.bincount(logged, minlength=len(clusters))

@@ -29,6 +29,7 @@ class SequenceDiagnostics:
     Attributes:
         ess: the effective sample size at each step, (sum of weights)^2 / (sum of squared weights) over all
             trajectories, those that have ended with their last weight; 0 where no weight is left.
+        means: of the weights at each step, over the same.
         mean_length: decisions in a trajectory, on average.
         ess_at_mean: the effective sample size at the mean length, rounded up.
         support: the share of trajectories whose weight is above zero at their end.
@@ -36,6 +37,7 @@ class SequenceDiagnostics:
     """
 
     ess: Float64[np.ndarray, "steps"]
+    means: Float64[np.ndarray, "steps"]
     mean_length: float
     ess_at_mean: float
     support: float
@@ -134,9 +136,9 @@ def sequence_diagnostics(decisions: Decisions, weights: Float64[np.ndarray, "row
     last = logs[lengths.cumsum() - 1]
     totals, squares = _log_totals(logs, last, steps, lengths), _log_totals(2 * logs, 2 * last, steps, lengths)
     ess = np.exp(np.where(np.isneginf(totals), NOTHING, 2 * np.maximum(totals, NOTHING) - squares))
-    mean = float(lengths.mean())
-    largest = float(_products(logs.max(keepdims=True))[0])
-    return SequenceDiagnostics(ess, mean, float(ess[int(np.ceil(mean)) - 1]), float(np.isfinite(last).mean()), largest)
+    mean, means = float(lengths.mean()), _products(totals - np.log(len(lengths)))
+    at_mean, largest = float(ess[int(np.ceil(mean)) - 1]), float(_products(logs.max(keepdims=True))[0])
+    return SequenceDiagnostics(ess, means, mean, at_mean, float(np.isfinite(last).mean()), largest)
 
 
 def _steps(units: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"]:

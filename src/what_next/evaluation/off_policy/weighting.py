@@ -5,6 +5,7 @@ of the logged action over the behaviour policy's; `chosen` is what a reward mode
 `expected` what it says of the target policy, its mean over the target's actions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,12 +33,24 @@ class Terms:
 
     def resampled(self, counts: Float64[np.ndarray, "resamples rows"]) -> Float64[np.ndarray, "resamples"]:
         """The estimate from each resample, that is, from so many copies of each row; NaN where there is none."""
-        above, below = (counts @ np.stack([self.tops, self.bottoms], axis=1)).T
-        return np.asarray(np.divide(above, below, out=np.full(len(counts), np.nan), where=below > 0))
+        return ratios(stacked([self]), counts)[:, 0]
 
     def by_unit(self, units: Int64[np.ndarray, "rows"]) -> "Terms":
         """The same estimate with one row per unit, `units` as of `Decisions`."""
         return Terms(np.bincount(units, self.tops), np.bincount(units, self.bottoms))
+
+
+def stacked(terms: Sequence[Terms]) -> Float64[np.ndarray, "rows columns"]:
+    """Several estimates with as many rows each: all their tops, then all their bottoms."""
+    return np.stack([one.tops for one in terms] + [one.bottoms for one in terms], axis=1)
+
+
+def ratios(
+    table: Float64[np.ndarray, "rows columns"], counts: Float64[np.ndarray, "resamples rows"]
+) -> Float64[np.ndarray, "resamples terms"]:
+    """`Terms.resampled` of all that are `stacked`, by one product of matrices."""
+    above, below = np.hsplit(counts @ table, 2)
+    return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
 def mean_of(values: Rows) -> Terms:

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float64, Int64
 
+from what_next.data.columns import numeric
+from what_next.data.decision_features import context_columns
 from what_next.data.decision_log import DecisionLog
 from what_next.data.files import write_files
 from what_next.errors import DataError, MissingExtraError
@@ -15,6 +18,8 @@ EDGES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Of the bins of the calibration table."""
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 """How many rows the frequencies without context are worth; the best on held-out rows is taken."""
+KINDS = 100
+"""Different numbers of a column of which each is a context; of more, each tenth is one."""
 PAIRS = 2**21
 """Chances at work at a time."""
 
@@ -36,8 +41,9 @@ def estimate_behaviour(log: DecisionLog, seed: int = 0) -> Behaviour:
     """Item frequencies, smoothed, each half of the units judged by those of the other half.
 
     p(a) = (n(a) + 1) / (n + items), and given a context c, p(a | c) = (n(a, c) + k p(a)) / (n(c) + k): additive
-    smoothing towards the frequencies without context. The context is nothing, the position, or the user's item before
-    (the first row has none, and p(a)); it and k are those with the highest likelihood on the held-out rows.
+    smoothing towards the frequencies without context. The context is nothing, the position, the user's item before (the
+    first row has none, and p(a)), a column that was named as known before the decision, or all such columns and the
+    position together; it and k are those with the highest likelihood on the held-out rows.
 
     Raises:
         DataError: there is but one unit.
@@ -46,16 +52,17 @@ def estimate_behaviour(log: DecisionLog, seed: int = 0) -> Behaviour:
         raise DataError(
             f"{log.source.path}: has one {log.unit} alone, and an estimated behaviour policy needs two halves"
         )
+    contexts_tried = _contexts(log)
     halves = (np.random.default_rng(seed).permutation(log.count) % 2)[log.units]
     tried = {
         (name, strength): _held_out(log, contexts, halves, strength)
-        for name, contexts in _contexts(log).items()
+        for name, contexts in contexts_tried.items()
         for strength in (STRENGTHS if (contexts >= 0).any() else STRENGTHS[:1])
     }
     losses = {one: float(-np.log(found).mean()) for one, found in tried.items()}
     best = min(losses, key=lambda one: losses[one])
     name, strength = best
-    table = _calibration(log, _contexts(log)[name], halves, strength)
+    table = _calibration(log, contexts_tried[name], halves, strength)
     by_context = {one: min(loss for (other, _), loss in losses.items() if other == one) for one, _ in losses}
     about = {
         "kind": "estimated",
@@ -104,10 +111,24 @@ def _contexts(log: DecisionLog) -> dict[str, Int64[np.ndarray, "rows"]]:
     found = {"nothing": np.full(len(log), -1)}
     if log.places is not None:
         found["position"] = log.places
+    found |= {one.name: _kinds(one) for one in context_columns(log.source, log.known, log.order, {})}
+    if len(told := list(found)[1:]) > 1:
+        found[" and ".join(told)] = np.unique([found[name] for name in told], axis=1, return_inverse=True)[1].reshape(
+            -1
+        )
     if log.user_ids is not None:
         first = np.diff(log.units, prepend=-1) > 0
         found["the item before"] = np.where(first, -1, np.roll(log.actions, 1))
     return found
+
+
+def _kinds(column: pl.Series) -> Int64[np.ndarray, "rows"]:
+    """Which of its values each row has; or which tenth of them, where these are many numbers."""
+    number = numeric(pl.LazyFrame([column]), [column.name]).get(column.name)
+    if number is None or column.n_unique() <= KINDS:
+        return np.unique(column.cast(pl.String).fill_null("").to_numpy(), return_inverse=True)[1]
+    values = pl.DataFrame([column]).select(number).to_series().to_numpy()
+    return np.searchsorted(np.quantile(values, np.arange(1, 10) / 10), values)
 
 
 def _held_out(

@@ -1,63 +1,23 @@
 """What a policy would have earned by a log of decisions; and whether a new one may replace the current one."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from what_next.data.decision_log import DecisionLog, Roles
-from what_next.data.decision_reader import read_log
+from what_next.data.decision_log import DecisionLog
 from what_next.errors import DataError, SetupError
 from what_next.evaluation.off_policy import Decisions, Options, Target, difference, estimate
-from what_next.evaluation.off_policy.marginalised import clusters_of
-from what_next.judging.off_policy.behaviour import estimate_behaviour
-from what_next.judging.off_policy.learned import Learned
-from what_next.judging.off_policy.targets import (
-    COLUMNS,
-    Answer,
-    Frequencies,
-    TargetPolicy,
-    Told,
-    Uniform,
-    decisions_of,
-    vectors_of,
-)
+from what_next.judging.off_policy.reading import Reading, binary, options_of, policy_of, read
+from what_next.judging.off_policy.targets import Answer, decisions_of, vectors_of
 
-LOGS = {".csv", ".tsv", ".parquet", ".pq", ".gz", ".dat", ".inter", ".pk", ".pkl", ".pickle"}
-"""Endings of files that are logs; any other file is a setup."""
 ROUNDING = 1e-9
 """Part of an estimate that a difference has to exceed, so that two ways to write the same policy do not differ."""
 SETTINGS = ("level", "resamples", "seed", "discount", "thresholds")
 """What estimates were made with."""
 FEW = 100
 """Rows with another reward than the commonest, of which fewer decide nothing, whatever an interval of them says."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Which log decides, and how it is read.
-
-    Attributes:
-        path: of the log; `roles`, `items`: see `read_log`.
-        estimated: take the behaviour policy's chances from the log's own frequencies, and not from a column.
-        seen: a trained model may choose items of the user's history, too.
-        clusters: how many clusters of items marginalised weights are of; None: see `Options`.
-        discount: of rewards along a user's rows; None leaves estimators of sequences out.
-        level: of the intervals, in percent.
-        seed: of whatever is drawn: resamples, folds, halves.
-    """
-
-    path: Path
-    roles: Roles = field(default_factory=Roles)
-    items: Path | None = None
-    estimated: bool = False
-    seen: bool = False
-    clusters: int | None = None
-    discount: float | None = None
-    level: float = 95.0
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +41,7 @@ class _Case:
 
     @classmethod
     def of(cls, reading: Reading, policies: Sequence[str]) -> "_Case":
-        whole, behaviour = _read(reading)
+        whole, behaviour = read(reading)
         vectors = vectors_of(whole)
         everything = decisions_of(whole, vectors)
         answers = [policy_of(one, whole, reading).answer(whole, everything) for one in policies]
@@ -93,7 +53,7 @@ class _Case:
             log,
             len(whole) - len(log),
             decisions_of(log, vectors),
-            _options(log, reading),
+            options_of(log, reading),
             answers,
             [one.of_rows(asked) for one in answers],
             behaviour,
@@ -115,6 +75,9 @@ class _Case:
         """What people should know of the log and the policies."""
         return list(dict.fromkeys([*(note for one in self.answers for note in one.notes), *self._of_log()]))
 
+    def _columns(self) -> list[str]:
+        return self.log.source.frame.collect_schema().names()
+
     def _of_log(self) -> Iterator[str]:
         log, thin = self.log, self.thin()
         if thin is not None:
@@ -127,6 +90,10 @@ class _Case:
             )
         if log.kind == "open bandit":
             yield "Open Bandit files tell no users: rows are independent decisions, and the position is context"
+        if any(one.about["kind"] == "uniform" for one in self.answers) and "uniform" in self._columns():
+            yield "uniform is each item with the same chance, and not the log's column of that name"
+        if binary(log) and not self.options.estimated and self.options.reward_range == (0.0, 1.0):
+            yield "all rewards are 0 or 1, and Bernstein intervals take it that no other could have been"
         if log.items.vectors is None:
             yield "items have no attributes: reward models know them by their ids, and clusters are single items"
 
@@ -153,7 +120,7 @@ def estimate_policy(reading: Reading, policy: str, *, force: bool = False) -> di
         "estimates": found["estimates"],
         "left_out": found["left_out"],
         "diagnostics": found["diagnostics"],
-        "settings": {name: found[name] for name in SETTINGS},
+        "settings": {name: found[name] for name in SETTINGS} | {"reward_range": case.options.reward_range},
         "notes": case.notes(),
     }
 
@@ -162,8 +129,8 @@ def gate(reading: Reading, new: str, current: str, *, estimator: str = "snips", 
     """Whether a new policy may take the place of the current one: only if the log shows that it would earn more.
 
     Both are judged on the same rows, and the difference on the same resamples of the units. The new one is promoted if
-    the lower bound of the difference is above the margin, neither estimate is refused, and enough rewards differ for an
-    interval to be believed.
+    the lower bound of the difference is above the margin, neither estimate is refused, enough rewards differ for an
+    interval to be believed, and it was not made from the log itself.
 
     Args:
         reading: the log; `new`, `current`: the policies, as of `estimate_policy`.
@@ -172,14 +139,18 @@ def gate(reading: Reading, new: str, current: str, *, estimator: str = "snips", 
 
     Raises:
         DataError, ModelError: as of `estimate_policy`.
-        SetupError: there is no such policy, or the estimate cannot be made.
+        SetupError: there is no such policy, the estimate cannot be made, or the margin is not finite.
     """
+    if not np.isfinite(margin):
+        raise SetupError(f"--margin {margin}: is not a finite number; give one, in the unit of the reward")
     case = _Case.of(reading, [new, current])
-    each = [estimate(case.decisions, one, options=case.options, **_drawn(reading)) for one in case.targets]
-    for name, found in zip((new, current), each, strict=True):
-        _can_be_made(estimator, found, name)
-    apart = difference(case.decisions, *case.targets, options=case.options, **_drawn(reading))[estimator]
-    refused = _refusal(apart, new, current, case.thin())
+    each = [_one(case, reading, estimator, name, one) for name, one in zip((new, current), case.targets, strict=True)]
+    how = {"options": case.options, "only": estimator, **_drawn(reading)}
+    apart = difference(case.decisions, *case.targets, **how)[estimator]
+    refused = _refusal(apart, new, current, case.answers[0].about.get("own", False), case.thin())
+    notes = case.notes()
+    if margin < 0:
+        notes.append(f"--margin {margin:g} is below 0: a policy that earns less may be promoted")
     least = margin + ROUNDING * abs(each[0]["estimates"][estimator]["mean"] or 0.0)
     promote = refused is None and apart["low"] > least
     verdict = {"promote": promote, "why": refused or _told(apart, estimator, promote, margin)}
@@ -192,57 +163,8 @@ def gate(reading: Reading, new: str, current: str, *, estimator: str = "snips", 
         "on_policy": each[0]["logged"],
         "log": case.about(),
         "settings": {name: each[0][name] for name in SETTINGS},
-        "notes": case.notes(),
+        "notes": notes,
     }
-
-
-def policy_of(name: str, log: DecisionLog, reading: Reading) -> TargetPolicy:
-    """The policy that is meant: `uniform`, then a column of the log, then a file.
-
-    Raises:
-        SetupError: it is none of them, or the setup cannot be read.
-    """
-    if name == "uniform":
-        return Uniform()
-    columns = log.source.frame.collect_schema().names()
-    if name in columns:
-        return Told(name)
-    path = Path(name)
-    if not path.is_file():
-        raise SetupError(
-            f"--policy {name!r}: is not uniform, not a column of {reading.path} ({', '.join(map(repr, columns[:12]))}"
-            f"{', ...' if len(columns) > 12 else ''}), and not a file; give a setup, or another log"
-        )
-    if path.suffix.lower() in LOGS:
-        return Frequencies(path, reading.roles)
-    return Learned(path, seen=reading.seen)
-
-
-def _read(reading: Reading) -> tuple[DecisionLog, dict[str, Any]]:
-    """The log with propensities, and how they are known."""
-    log = read_log(reading.path, reading.roles, reading.items, told=not reading.estimated)
-    if not reading.estimated:
-        return log, {"kind": "logged", "column": log.columns["propensity"]}
-    found = estimate_behaviour(log, reading.seed)
-    return replace(log, propensities=found.propensities), found.about
-
-
-def _options(log: DecisionLog, reading: Reading) -> Options:
-    """What the log tells beyond its rows: a behaviour policy that is uniform is known whole."""
-    items, clusters = len(log.items), None
-    if reading.clusters is not None:
-        if log.items.vectors is None:
-            raise SetupError(
-                f"--clusters {reading.clusters}: the items of {reading.path} have no attributes to make clusters of; "
-                "give their table with --items"
-            )
-        clusters = clusters_of(log.items.vectors, min(reading.clusters, items), reading.seed)
-    elif log.items.vectors is None and items > COLUMNS:
-        clusters = np.arange(items)  # the columns of the rare items are shared, and make no clusters
-    assert log.propensities is not None
-    same = not reading.estimated and bool(np.allclose(log.propensities, 1 / items, rtol=1e-6, atol=0))
-    behaviour = np.full((1, items), 1 / items) if same else None
-    return Options(behaviour, clusters, discount=reading.discount)
 
 
 def _drawn(reading: Reading) -> dict[str, Any]:
@@ -256,16 +178,21 @@ def _told(apart: dict[str, Any], estimator: str, promote: bool, margin: float) -
     )
 
 
-def _can_be_made(estimator: str, found: dict[str, Any], name: str) -> None:
-    """Raises a `SetupError` where the estimate does not exist, with what it lacks."""
-    if estimator not in found["estimates"]:
-        lacking = found["left_out"].get(estimator, "there is no such estimate of this log")
-        known = ", ".join(found["estimates"])
-        raise SetupError(f"--estimator {estimator!r}, of {name}: {lacking}; there are {known}")
+def _one(case: _Case, reading: Reading, estimator: str, name: str, target: Target) -> dict[str, Any]:
+    """One estimate of a policy; a `SetupError` where it cannot be made, with what it lacks and which can be."""
+    how = {"options": case.options, **_drawn(reading)}
+    found = estimate(case.decisions, target, only=estimator, **how)
+    if estimator in found["estimates"]:
+        return found
+    found = estimate(case.decisions, target, **how)
+    lacking = found["left_out"].get(estimator, "there is no such estimate of this log")
+    raise SetupError(f"--estimator {estimator!r}, of {name}: {lacking}; there are {', '.join(found['estimates'])}")
 
 
-def _refusal(apart: dict[str, Any], new: str, current: str, thin: str | None) -> str | None:
+def _refusal(apart: dict[str, Any], new: str, current: str, own: bool, thin: str | None) -> str | None:
     """Why nothing can be promoted on this evidence; None where it can be looked at."""
+    if own:
+        return f"the evidence is refused: {new} was made from this log; judge it on later rows"
     if apart["refused"] is not None:
         told = apart["refused"].replace("the other policy:", f"{current}:").replace("the policy:", f"{new}:")
         return f"the evidence is refused: {told}"

@@ -13,6 +13,7 @@ from what_next.artefacts import read_manifest, read_models
 from what_next.data import Dataset
 from what_next.data.columns import numeric
 from what_next.data.decision_log import DecisionLog
+from what_next.data.decision_reader import read_log
 from what_next.errors import DataError
 from what_next.evaluation.off_policy import Decisions, Target
 from what_next.judging.off_policy.targets import FULL, Answer, TargetPolicy, expected_vectors, outside_told, placed
@@ -62,6 +63,7 @@ class Learned(TargetPolicy):
             "unknown_items": unknown,
             "without_history": int((~asked).sum()),
             "outside": outside,
+            "own": self._trained_on(log),
         }
         return Answer(target, asked, about, tuple(self._notes(log, about)))
 
@@ -86,6 +88,16 @@ class Learned(TargetPolicy):
                 full[part] = mine
         return Target(chances, expected, full), max(0.0, outside / int(asked.sum()))
 
+    def _trained_on(self, log: DecisionLog) -> bool:
+        """Whether its data are the log: the same file, or the same rows."""
+        data = self.setup.data
+        if data.resolve() == log.source.path.resolve():
+            return True
+        try:
+            return data.is_file() and read_log(data, told=False).content == log.content
+        except DataError:  # data without rewards are no log
+            return False
+
     def _notes(self, log: DecisionLog, about: dict[str, Any]) -> Iterator[str]:
         if about["without_history"]:
             yield (
@@ -96,7 +108,7 @@ class Learned(TargetPolicy):
             yield f"{about['unknown_items']:,} rows show items that {self.path} does not know: it would never show them"
         if about["outside"] > 1e-9:
             yield outside_told(about["outside"])
-        if self.setup.data.resolve() == log.source.path.resolve():
+        if about["own"]:
             yield (
                 f"{self.path} was trained on this log: it has seen these rewards, and the estimate is too good; judge "
                 "on later rows"
@@ -143,10 +155,10 @@ class _Events:
         )
         space = replace(agent.space, tolerance=agent.setup.tolerance or agent.space.tolerance)
         running, rows = np.cumsum(known) - known, np.arange(len(log))
-        # A slate is decided as a whole: its own rows are no history of any of them, and stand above the later ones.
-        now = rows if log.slates is None else np.searchsorted(log.slates, log.slates)
+        # What is decided at once is no history of itself; the rows of a slate stand above the later ones.
+        now = log.moments
         before = running[now] - running[np.searchsorted(log.units, log.units)]
-        steps = np.arange(int((rows - now).max()))
+        steps = np.arange(0 if log.slates is None else int((rows - now).max()))
         above = np.where(
             steps < (rows - now)[:, None], places[log.actions[np.minimum(now[:, None] + steps, rows[-1])]], -1
         )
@@ -156,10 +168,11 @@ class _Events:
         self, rows: Int64[np.ndarray, "asked"], seen: bool
     ) -> Iterator[tuple[Int64[np.ndarray, "part"], Float64[np.ndarray, "part items"]]]:
         """The chance of every item of the agent's catalogue, some rows at a time, those of a length together."""
-        policy, items = LearnedPolicy(self.agent, self.state), len(self.agent.space.catalogue)
+        # Chances are looked up for each item of the log, too, whose catalogue may be the larger one.
+        policy, widest = LearnedPolicy(self.agent, self.state), max(len(self.agent.space.catalogue), len(self.places))
         order, start = rows[np.argsort(-self.before[rows], kind="stable")], 0
         while start < len(order):
-            step = max(1, min(EVENTS // int(self.before[order[start]]), PAIRS // items))
+            step = max(1, min(EVENTS // int(self.before[order[start]]), PAIRS // widest))
             part = order[start : start + step]
             lengths = self.before[part]
             history = self.state.histories(self.users[part].astype(np.int32), np.zeros_like(lengths), lengths)

@@ -17,12 +17,21 @@ def estimates_table(result: Mapping[str, Any]) -> RenderableType:
     shown.add_column("estimate", no_wrap=True)
     for name in ("mean", f"{level} interval", "Bernstein", "effective size"):
         shown.add_column(name, justify="right", no_wrap=True)
-    shown.add_column("per")
-    logged = result["on_policy"]
-    shown.add_row("as logged", _number(logged["mean"]), _bounds(logged["low"], logged["high"]), "", "", "decision")
+    logged, alike = result["on_policy"], {one["per"] for one in result["estimates"].values()} <= {"decision"}
+    if not alike:
+        shown.add_column("per")
+    per = [] if alike else ["decision"]
+    shown.add_row("as logged", _number(logged["mean"]), _bounds(logged["low"], logged["high"]), "", "", *per)
     for name, one in result["estimates"].items():
         bernstein = _bounds(one["bernstein_low"], one["bernstein_high"])
-        shown.add_row(name, _mean(one), _bounds(one["low"], one["high"]), bernstein, _number(one["ess"]), one["per"])
+        shown.add_row(
+            name,
+            _mean(one),
+            _bounds(one["low"], one["high"]),
+            bernstein,
+            _number(one["ess"]),
+            *([] if alike else [one["per"]]),
+        )
     found = result["diagnostics"]
     facts = (
         f"plain weights: effective size {_number(found['ess'])}, mean {_number(found['mean_weight'])}, largest "
@@ -35,18 +44,19 @@ def estimates_table(result: Mapping[str, Any]) -> RenderableType:
 
 def gate_table(result: Mapping[str, Any]) -> RenderableType:
     """The result of `gate`: both policies, their difference, and the verdict."""
-    level, unit = f"{result['settings']['level']:g} %", result["log"]["unit"]
-    shown = Table(title=escape(f"{result['estimator']}, by {_measured_on(result['log'])}"), title_justify="left")
+    level, unit, apart = f"{result['settings']['level']:g} %", result["log"]["unit"], result["difference"]
+    shown = Table(
+        title=escape(f"{result['estimator']} per {apart['per']}, by {_measured_on(result['log'])}"),
+        title_justify="left",
+    )
     shown.add_column("policy")
     for name in ("mean", f"{level} interval over {unit}s", "effective size"):
         shown.add_column(name, justify="right", no_wrap=True)
-    shown.add_column("per")
     for role in ("new", "current"):
         one = result[role]["estimate"]
         numbers = [_mean(one), _bounds(one["low"], one["high"]), _number(one["ess"])]
-        shown.add_row(escape(f"{role}: {result[role]['name']}"), *numbers, one["per"])
-    apart = result["difference"]
-    shown.add_row("new \N{MINUS SIGN} current", _mean(apart), _bounds(apart["low"], apart["high"]), "", apart["per"])
+        shown.add_row(escape(f"{role}: {result[role]['name']}"), *numbers)
+    shown.add_row("new \N{MINUS SIGN} current", _mean(apart), _bounds(apart["low"], apart["high"]), "")
     verdict = f"{'promote' if result['promote'] else 'do not promote'} {result['new']['name']}: {result['why']}"
     return Group(shown, *(Text(line) for line in [*result["notes"], verdict]))
 

@@ -27,7 +27,8 @@ class Answer:
     Attributes:
         target: over all rows of the log.
         asked: the rows in which it could be asked; the others are no decisions of its, and count for nothing.
-        about: the policy, as plain values; `notes`: what people should know.
+        about: the policy, as plain values; `own` there: whether it was made from the very log that judges it.
+        notes: what people should know.
     """
 
     target: Target
@@ -99,6 +100,7 @@ class Frequencies(TargetPolicy):
             "by": "position" if slots.any() else "item",
             "outside": outside,
             "hash": other.hash,
+            "own": self.path.resolve() == log.source.path.resolve() or other.content == log.content,
         }
         notes = [
             f"the frequencies of {len(other):,} rows are an average of the policy that wrote {self.path}: where it "
@@ -106,7 +108,7 @@ class Frequencies(TargetPolicy):
         ]
         if outside:
             notes.append(outside_told(outside))
-        if self.path.resolve() == log.source.path.resolve():
+        if about["own"]:
             notes.append("the policy was made from the log that judges it, and may have followed its rewards: too good")
         found = _same_in_every(shares, slots, decisions, about)
         return replace(found, notes=tuple(notes))
@@ -154,8 +156,8 @@ def placed(ids: pl.Series, others: Sequence[Any] | pl.Series) -> Int64[np.ndarra
 def outside_told(share: float) -> str:
     """A policy chooses what the log's catalogue does not hold."""
     return (
-        f"{share:.1%} of the policy's choices are items that the log's catalogue does not hold: what they would bring "
-        "is not in the estimate"
+        f"{share:.1%} of the policy's choices are items that the log's catalogue does not hold: weights count nothing "
+        "for them, and a reward model (dm, dr, switch_dr) guesses what they would bring"
     )
 
 
