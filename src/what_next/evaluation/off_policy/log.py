@@ -172,7 +172,8 @@ def _reward_range(decisions: Decisions, options: Options) -> Bounds | None:
     """As it is given, or 0 to 1; 0 always belongs to it, for an action with no weight earns it."""
     rewards, given = decisions.rewards, options.reward_range
     if given is None:
-        return (0.0, 1.0) if ((rewards == 0) | (rewards == 1)).all() else None
+        clicks = ((rewards == 0) | (rewards == 1)).all() and rewards.any()  # of zeros alone, the 1 is not known
+        return (0.0, 1.0) if clicks else None
     (low, high), least, most = given, float(rewards.min()), float(rewards.max())
     if not (np.isfinite(given).all() and low <= least and most <= high):
         raise DataError(
