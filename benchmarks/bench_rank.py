@@ -1,10 +1,10 @@
 """Judging: users per second on the whole catalogue, beside a bare matrix product with top-k, and beside RecTools.
 
-Prints JSON lines. First, made-up vectors: 100,000 users with 50 events each on 50,000 items of 20 attributes; HR, NDCG
-and MRR, then all metrics, against `(points @ vectors.T).topk(10)` in the same chunks and the same run. Memory is the
-peak of the process. Then ml-1m-part: our judging of an LSTM, reading histories and encoding included, against
-`recommend` of RecTools' SASRec of the same width on the same number of threads, which runs by a script of its own in its own
-environment (see `bench_peers.py`).
+Prints JSON lines. First, made-up vectors: 100,000 users with 50 events each on 50,000 items of 20 attributes; HR,
+NDCG and MRR, then all metrics, against `(points @ vectors.T).topk(10)` in the same chunks and the same run. Memory is
+the peak of the process. Then ml-1m-part: our judging of an LSTM, reading histories and encoding included, against
+`recommend` of RecTools' SASRec of the same width on the same number of threads, which runs by a script of its own in
+its own environment (see `bench_peers.py`).
 """
 
 import argparse
