@@ -116,7 +116,7 @@ def test_without_a_known_range_of_rewards_there_are_no_bounds_unless_these_are_a
     assert all(one["bernstein_low"] is one["bernstein_high"] is None for one in other["estimates"].values())
     given = told(replace(LOG, rewards=2 * LOG.rewards), options=replace(known, reward_range=(0.0, 2.0)))
     assert given["estimates"]["ips"]["bernstein_high"] is not None
-    assert [one["diagnostics"]["reward_range_is_given"] for one in (binary, given)] == [False, True]
+    assert [one["diagnostics"]["reward_range_is_given"] for one in (other, given)] == [False, True]
 
 
 def test_estimated_propensities_bound_nothing():
