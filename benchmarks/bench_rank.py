@@ -2,7 +2,7 @@
 
 Prints JSON lines. First, made-up vectors: 100,000 users with 50 events each on 50,000 items of 20 attributes; HR,
 NDCG and MRR, then all metrics, against `(points @ vectors.T).topk(10)` in the same chunks and the same run. Memory is
-the peak of the process. Then ml-1m-part: our judging of an LSTM, reading histories and encoding included, against
+the peak of the process. Then ml-1m-part: our judging of each encoder, reading histories and encoding included, against
 `recommend` of RecTools' SASRec of the same width on the same number of threads, which runs by a script of its own in
 its own environment (see `bench_peers.py`).
 """
@@ -13,6 +13,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +121,16 @@ def engine(users: int, items: int, dim: int, repeats: int) -> None:
 
 def beside_rectools(threads: int, scripts: Path, folder: Path, repeats: int) -> None:
     theirs = run_peer("rectools", scripts, 1, threads)
-    environment = started(sets.read("ml-1m-part", folder), threads, dim=DIM)
-    state, policy = environment.state, wn.LearnedPolicy(environment.agent.quiet(), environment.state)
-    targets = Targets.of(state.dataset, state.split, "test")
-    seconds = float(np.median([timed(lambda: rank(policy, targets, state.histories)) for _ in range(repeats)]))
-    rate = len(targets) / seconds
-    peer = None if theirs is None else theirs["test"]["users_per_s"]
-    ratio = None if peer is None else round(rate / peer, 1)
-    told = None if peer is None else round(peer)
-    tell(data="ml-1m-part", dim=DIM, threads=threads, users_per_s=round(rate), rectools_users_per_s=told, ratio=ratio)
+    peer, dataset = None if theirs is None else theirs["test"]["users_per_s"], sets.read("ml-1m-part", folder)
+    for encoder in ("lstm", "gru", "mean"):
+        environment = started(dataset, threads, dim=DIM, model=encoder)
+        state, policy = environment.state, wn.LearnedPolicy(environment.agent.quiet(), environment.state)
+        targets = Targets.of(state.dataset, state.split, "test")
+        work = partial(rank, policy, targets, state.histories)
+        seconds = [timed(work) for _ in range(repeats + 1)][1:]
+        rate = len(targets) / float(np.median(seconds))
+        common = {"data": "ml-1m-part", "encoder": encoder, "dim": DIM, "threads": threads, "users_per_s": round(rate)}
+        tell(**common, rectools_users_per_s=peer and round(peer), ratio=peer and round(rate / peer, 1))
 
 
 def main() -> None:

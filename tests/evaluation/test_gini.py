@@ -76,3 +76,7 @@ def test_the_same_seed_gives_the_same_gini_however_the_work_is_cut(monkeypatch):
     assert whole != gini(items, users, 30, seed=1)
     monkeypatch.setattr("what_next.evaluation.bootstrap.COLUMNS", 3)
     assert whole == gini(items, users, 30)
+
+
+def test_counts_of_single_precision_are_summed_in_double():
+    assert gini_index(np.array([2**24, 1], np.float32), 2) == (2**24 - 1) / (2**24 + 1)

@@ -108,8 +108,8 @@ def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None 
     elif not 0.5 < quantile < 1:
         raise DataError(f"{dataset.name}: the split's quantile is {quantile:g}; it must lie between 0.5 and 1")
     times = np.sort(dataset.timestamps)
-    second = round(quantile * len(times))
-    cuts = [times[max(0, 2 * second - len(times))], times[min(second, len(times) - 1)]]
+    second = int(quantile * len(times) + 1e-9)  # .7 of ten events are seven, whatever a float makes of it
+    cuts = [times[max(0, 2 * second - len(times))], times[second]]
     if moment is not None:
         cuts[1] = _microseconds(moment)
     known, until = (_counts(dataset, dataset.timestamps < cut) for cut in cuts)
