@@ -89,7 +89,7 @@ class TestTargets:
     def test_who_came_after_the_cut_is_judged_and_called_cold(self) -> None:
         world = build_world([[0], [1], [2], [3]], [A, B, C, D], [C, B])
         data = replace(world.dataset, timestamps=np.array([0, 1, 2, 9, 8, 9], np.int64))
-        split = split_time(data, 0.6)
+        split = split_time(data, 0.7)
         assert split.test.tolist() == [0, 1]
         assert split.cold("test").tolist() == [False, True]
         told = judged_on(data, split, "test", Targets.of(data, split, "test"), [0], counts=np.array([1, 1, 1, 0]))

@@ -16,7 +16,7 @@ from what_next.evaluation.accuracy import hit_rate, ndcg
 from what_next.evaluation.places import Places, place
 from what_next.types import History, Policy
 
-EVENTS = 2**16
+EVENTS = 2**14
 """Events of histories read at a time, padding included."""
 SCORES = 2**24
 """Scores at work at a time: 64 MB."""

@@ -81,7 +81,7 @@ class ItemVectors(nn.Module):
                 learned = learned * self.trained[known]
             total = learned if total is None else total + learned
         assert total is not None
-        return total.masked_fill(missing, 0.0)
+        return total.masked_fill_(missing, 0.0)  # made here, and no gradient needs it as it was
 
     def _map(self) -> Tensor:
         assert self.map is not None

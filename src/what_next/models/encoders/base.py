@@ -82,7 +82,7 @@ class Encoder(nn.Module):
 
     def inputs(self, events: Events) -> Float[Tensor, "batch time dim"]:
         """What is read of each event."""
-        vectors: Tensor = self.items.rows(events.items) * self.sizes.dim**0.5
+        vectors: Tensor = self.items.rows(events.items).mul_(self.sizes.dim**0.5)
         if self.numbers is not None:
             vectors = vectors + self.numbers(events.numbers)
         dropped: Tensor = self.dropout(vectors)
