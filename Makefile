@@ -17,7 +17,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install run train test test-all check results tables bench docs clean distclean announce FORCE
+.PHONY: help install run train test test-all check mutate results tables bench docs clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +43,10 @@ check: $(DEV) ## style, strict types, imports (among the tests), tests
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+mutate: $(DEV) ## breaks metrics and estimators on purpose, and counts how often a test notices; about half an hour
+	$(INSTALL) -e '.[pandas,dev,mutate]'
+	$(BIN)/python tests/mutate.py
 
 results: $(DATA) ## the README's table of results
 	$(BIN)/python benchmarks/results.py
