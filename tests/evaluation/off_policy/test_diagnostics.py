@@ -98,7 +98,7 @@ def test_nothing_speaks_against_a_sound_log():
 
 def test_what_lies_at_a_threshold_passes():
     edge = replace(SOUND, ess=50.0, ess_units=50.0, largest_share=0.1)
-    assert refused(own=edge, support=0.9, units=50, seen=10.0, clipped=0.1) is None
+    assert refused(own=edge, support=0.9, units=50, seen=10.0, clipped=0.1, missing=0.1) is None
     for mean in THRESHOLDS.mean_weight:
         assert refused(log=replace(SOUND, mean_weight=mean, error=0.0), support=1.0) is None
 

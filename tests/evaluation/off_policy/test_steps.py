@@ -52,6 +52,26 @@ def test_steps_that_hardly_count_are_no_loss():
     assert refused(told(*LOST, options=Options(discount=0.1), resamples=2), SEQUENCES) == []
 
 
+def test_a_step_counts_by_how_many_reach_it():
+    log, target = LOST
+    kept = (log.units % 2 == 0) | (np.arange(len(log.units)) % 10 == 0)  # every other trajectory has one step
+    parts = {name: getattr(log, name)[kept] for name in ("units", "actions", "rewards", "propensities", "contexts")}
+    shown = Target(target.chances[kept], target.expected[kept])
+    result = told(replace(log, **parts), shown, options=Options(discount=1.0), resamples=2)
+    # twice 0.92, then once each (0.92 + 0.92^t) / 2 for t = 2 .. 10, over 11, is 80%; three standard errors make it 81%
+    assert "over 10 steps the log supports at most 81% of what" in result["estimates"]["per_decision_is"]["refused"]
+
+
+def test_later_weights_are_no_reason_where_no_later_reward_counts():
+    weights = np.ones((400, 2))
+    weights[:, 1] = np.where(np.arange(400) < 10, 40.0, 0.0)
+    log = Decisions(np.repeat(np.arange(400), 2), np.zeros(800, np.int64), np.ones(800), np.full(800, 0.02), 1)
+    target = Target(0.02 * weights.ravel())
+    assert told(log, target)["diagnostics"]["ess_units"] < 50
+    assert refused(told(log, target, options=Options(discount=0.0)), SEQUENCES[:2]) == []
+    assert refused(told(log, target, options=Options(discount=0.5)), SEQUENCES[:2]) == SEQUENCES[:2]
+
+
 def test_what_is_lost_in_a_slate_speaks_against_products_alone():
     log, target = LOST
     slates = replace(log, slates=log.units, positions=np.tile(np.arange(10), 2000))
