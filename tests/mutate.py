@@ -188,6 +188,8 @@ def main() -> int:
         copy_of_the_tree(Path(name))
         os.chdir(name)
         mutants = [mutant for mutant in drawn(arguments.count) if arguments.only in f"{mutant.place} {mutant.key}"]
+        if not mutants:
+            sys.exit(f"none of the mutants drawn has {arguments.only!r} in its place or key")
         fate = tried(mutants, arguments.workers)
         os.chdir(ROOT)
     return report(mutants, fate, time.perf_counter() - start, arguments.json)
