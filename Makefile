@@ -44,7 +44,7 @@ check: $(DEV) ## style, strict types, imports (among the tests), tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-mutate: $(DEV) ## breaks metrics and estimators on purpose, and counts how often a test notices; about half an hour
+mutate: $(DEV) ## breaks metrics and estimators on purpose, and counts how often a test notices; a quarter of an hour
 	$(INSTALL) -e '.[pandas,dev,mutate]'
 	$(BIN)/python tests/mutate.py
 
