@@ -106,8 +106,9 @@ class Targets:
 
     def held(self, dataset: Dataset) -> Bool[np.ndarray, "targets"]:
         """Which items to be named stand in their history already, so that nobody who leaves those out can name them."""
-        first = np.lexsort((np.arange(dataset.events), dataset.items, self._owners(dataset)))
-        items, owners = dataset.items[first], self._owners(dataset)[first]
+        everyone = np.repeat(np.arange(dataset.users), dataset.lengths)
+        first = np.lexsort((dataset.items, everyone))  # it is stable: equal ones stay in the order of time
+        items, owners = dataset.items[first], everyone[first]
         begins = np.insert((items[1:] != items[:-1]) | (owners[1:] != owners[:-1]), 0, True)
         # The first time that each user heard each item, by (user, item) in ascending order.
         keys, when = owners[begins] * np.int64(len(dataset.catalogue)) + items[begins], first[begins]
@@ -116,10 +117,6 @@ class Targets:
         found = when[np.searchsorted(keys, users * len(dataset.catalogue) + self.sets[rows, columns])]
         earlier: Bool[np.ndarray, targets] = found < dataset.offsets[users] + self.before[rows]
         return earlier
-
-    @staticmethod
-    def _owners(dataset: Dataset) -> Int64[np.ndarray, "events"]:
-        return np.repeat(np.arange(dataset.users), dataset.lengths)
 
 
 @dataclass(frozen=True, eq=False)

@@ -252,8 +252,9 @@ def _fitted(log: Log, discount: float, own: Overlap, steps: StepSupport, only: s
         )
     if only != "sequence_dr":
         whole = fqe(decisions, log.target, discount)
-        values, flaw = whole.initial if whole.influence is None else whole.influence, _diverging(whole.contraction)
-        found["fqe"] = Candidate(step.Terms(values, one), None, "trajectory", log.overlap.ess, steps=steps, flaw=flaw)
+        assert whole.influence is not None, "of one fit to all they are known"
+        terms, flaw = step.Terms(whole.influence, one), _diverging(whole.contraction)
+        found["fqe"] = Candidate(terms, None, "trajectory", log.overlap.ess, steps=steps, flaw=flaw)
     return found
 
 
