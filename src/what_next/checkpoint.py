@@ -33,6 +33,7 @@ FREE = {
     "log",
     "device",
     "evaluation",
+    "server",
     "model_agent_path",
     "model_critic_path",
     "data",

@@ -8,6 +8,8 @@
     ├── ModelError          a model file cannot be read, or belongs to something else
     ├── SaveError           a file could not be written; the one before it is intact
     ├── TrainingError       training had to stop (a loss that is not a number)
+    ├── StoreError          the store of events cannot be opened or used
+    │   └── StoreUnavailable   it cannot take anything now (disk full, database away); nothing was lost
     └── MissingExtraError   an optional library is needed and not installed
 
 Each is the user's to mend: the command line prints its message, without a traceback, and exits with 2. A message
@@ -45,6 +47,14 @@ class SaveError(WhatNextError):
 
 class TrainingError(WhatNextError):
     """Training had to stop; the last good model is kept."""
+
+
+class StoreError(WhatNextError):
+    """The store of events and impressions cannot be opened, or does not fit."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818 (it is a state that passes)
+    """The store cannot take or give anything now; what was not acknowledged is not in it, and may be sent again."""
 
 
 class MissingExtraError(WhatNextError):

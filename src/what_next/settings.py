@@ -24,6 +24,7 @@ from what_next.setup_algorithms import ALGORITHMS, AnyAlgorithm, with_usual
 from what_next.setup_file import Entry, parse_file, parse_overrides, parse_text, quote, read_entries
 from what_next.setup_groups import Evaluation, Group, Inputs, Loss, Reward, Selection, Split
 from what_next.setup_schema import allowed, explain, leaves, listed, nest, override, resolve
+from what_next.setup_server import Server
 
 __all__ = [
     "ALGORITHMS",
@@ -32,6 +33,7 @@ __all__ = [
     "Loss",
     "Reward",
     "Selection",
+    "Server",
     "Setting",
     "Setup",
     "Split",
@@ -133,6 +135,7 @@ class Setup(Group):
     )
     user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
     slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
+    server: Server = Server()
 
     @classmethod
     def read(cls, path: str | Path, overrides: Iterable[str] = ()) -> "Setup":

@@ -1,0 +1,122 @@
+"""What passes between the endpoint and the engine: a question, and its answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from what_next.errors import WhatNextError
+
+PolicyName = Literal["trained", "popular", "random"]
+Fallback = Literal["deadline", "error", "alarm", "unknown_user"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question for recommendations, checked already.
+
+    Attributes:
+        user: id of the person; `history`: item ids, oldest first, that go before what the store knows.
+        k: number of items.
+        exclude_seen: whether items of the history are left out.
+        allowed, blocked: item ids; None: all. `ranges`: for attributes by name, the least and the largest value.
+        temperature, epsilon: of the draw; both None: the setup's.
+        seed: of the draw; None: a new one.
+        policy: who answers.
+        context: numbers about the situation, by name.
+        explain: whether to tell reasons.
+    """
+
+    user: str | None = None
+    history: tuple[str, ...] | None = None
+    k: int = 10
+    exclude_seen: bool = True
+    allowed: tuple[str, ...] | None = None
+    blocked: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] | None = None
+    temperature: float | None = None
+    epsilon: float | None = None
+    seed: int | None = None
+    policy: PolicyName = "trained"
+    context: Mapping[str, float] | None = None
+    explain: bool = False
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The item of a history that is most like a recommended one; `similarity` is the cosine of their vectors."""
+
+    item_id: str
+    title: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an item was recommended.
+
+    Attributes:
+        nearest: of the history; None without one.
+        attributes: in their own units.
+        critic: what the critic expects of it; None without a critic.
+    """
+
+    nearest: Nearest | None
+    attributes: Mapping[str, float]
+    critic: float | None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One recommended item.
+
+    Attributes:
+        item_id, title: as in the item table.
+        score: what it was ranked by; None where the policy has no scores.
+        propensity: the exact probability of this choice, given those before it.
+        reason: where one was asked for.
+    """
+
+    item_id: str
+    title: str
+    score: float | None
+    propensity: float
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one question is answered.
+
+    Attributes:
+        recommendation_id: names the impression, for feedback.
+        user: as asked.
+        items: best first; fewer than asked for where no more are permitted.
+        version: of the model; `role`: current or canary.
+        policy: who answered; `fallback`: why it was the safe policy instead; None where it was not.
+        unknown: ids of the given history that the catalogue does not hold.
+        known_events: how many events of the user the answer knew.
+        spread: of the last 20 events, in standard deviations of the catalogue; None below 3, or without attributes.
+    """
+
+    recommendation_id: str
+    user: str | None
+    items: tuple[Shown, ...]
+    version: str
+    role: Literal["current", "canary"]
+    policy: PolicyName
+    fallback: Fallback | None
+    unknown: tuple[str, ...] = ()
+    known_events: int = 0
+    spread: float | None = None
+
+
+class Refused(WhatNextError):
+    """A question that cannot be answered as it was put.
+
+    Attributes:
+        field: of the question; `reason`: what is wrong with it, and what is allowed.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason

@@ -1,0 +1,85 @@
+"""The settings of the service: `what-next serve`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from what_next.setup_groups import Group
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Addresses that nobody reaches from another machine."""
+
+
+class Server(Group):
+    """The service: where it listens, what it keeps, and how it answers."""
+
+    host: str = Field(default="127.0.0.1", description="serve: the address to listen on; any other needs API keys")
+    port: int = Field(default=8000, ge=0, lt=2**16, description="serve: the port to listen on; 0 takes a free one")
+    store: Path | None = Field(
+        default=None,
+        description="serve: the SQLite file with events and impressions; none: beside the agent's file. The "
+        "environment variable WHAT_NEXT_STORE, a database's URL, goes before it",
+    )
+    versions: Path | None = Field(
+        default=None, description="serve: the folder of deployed models, for all processes; none: beside the store"
+    )
+    import_data: bool = Field(
+        default=True, description="serve: whether an empty store is filled with the histories of data"
+    )
+    keys: Literal["auto", "yes"] = Field(
+        default="auto", description="serve: whether an API key is needed; auto: on any address but this machine's own"
+    )
+    deadline: float = Field(
+        default=200.0, gt=0, description="serve: milliseconds that the model has, before popular items are the answer"
+    )
+    batch: int = Field(
+        default=32, gt=0, le=1024, description="serve: requests that one pass of the model answers, at most"
+    )
+    sessions: int = Field(default=100_000, gt=0, description="serve: users whose state is kept in memory")
+    search: Literal["exact", "approximate"] = Field(
+        default="exact", description="serve: whether all items are scored, or those that an index finds"
+    )
+    candidates: int = Field(default=1000, gt=0, description="serve: how many items the index finds")
+    temperature: float = Field(
+        default=0.0,
+        ge=0,
+        description="serve: of the draw among items where a request does not say; 0 takes the best",
+    )
+    epsilon: float = Field(
+        default=0.0, ge=0, le=1, description="serve: chance of a random item where a request does not say"
+    )
+    candidate: Path | None = Field(
+        default=None, description="serve: the agent's file of a second model, for canary or shadow"
+    )
+    canary: float = Field(
+        default=0.0, ge=0, le=1, description="serve: share of the users that the second model answers"
+    )
+    shadow: bool = Field(
+        default=False, description="serve: whether the second model's answers are recorded beside those that are shown"
+    )
+    popular_every: float = Field(default=600.0, gt=0, description="serve: seconds until popular items are counted anew")
+    body: int = Field(default=1_048_576, gt=0, description="serve: bytes of a request, at most")
+    rate: int = Field(default=1000, ge=0, description="serve: requests a second of one caller, at most; 0: no limit")
+    timeout: float = Field(default=10.0, gt=0, description="serve: seconds that a request may take")
+    log_ids: Literal["none", "hashed"] = Field(
+        default="none", description="serve: how log lines name a user: not at all, or by a hash"
+    )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "Server":
+        if self.temperature and self.epsilon:
+            raise ValueError(
+                f"server.temperature and server.epsilon are {self.temperature:g} and {self.epsilon:g}; allowed: one of "
+                "them above 0"
+            )
+        if self.candidate is None and (self.canary or self.shadow):
+            raise ValueError(
+                "server.canary or server.shadow is set without server.candidate; allowed: with its agent's file"
+            )
+        return self
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether a request needs an API key."""
+        return self.keys == "yes" or self.host not in LOOPBACK
