@@ -53,7 +53,7 @@ class StoreError(WhatNextError):
     """The store of events and impressions cannot be opened, or does not fit."""
 
 
-class StoreUnavailable(StoreError):  # noqa: N818 (it is a state that passes)
+class StoreUnavailable(StoreError):
     """The store cannot take or give anything now; what was not acknowledged is not in it, and may be sent again."""
 
 
