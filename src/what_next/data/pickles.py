@@ -109,7 +109,7 @@ ADMITTED: dict[tuple[str, str], tuple[str, str]] = {
 """What a pickle may name, and where that is imported from."""
 
 
-class _Refused(Exception):  # noqa: N818 - a signal, not an error that anyone sees
+class _Refused(Exception):
     """Carries the name that was refused out of the unpickler."""
 
 
