@@ -98,8 +98,17 @@ class Agent:
             net.eval()
         return self
 
+    def freeze(self) -> "Agent":
+        """For service: as `quiet`, and the item vectors are computed once, not for every proposal; returns itself.
+
+        Once a weight has moved they are computed anew. `loud` ends it.
+        """
+        self.experience.frozen = True
+        return self.quiet()
+
     def loud(self) -> "Agent":
         """The networks set to training; returns itself."""
+        self.experience.frozen = False
         for net in self.nets.values():
             net.train()
         return self

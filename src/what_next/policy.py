@@ -1,5 +1,7 @@
 """The trained agent as a policy: the same two calls that the training loop makes."""
 
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,9 @@ from torch import Tensor
 
 from what_next.agent import Agent
 from what_next.retrieval import chances_ranked, scored
+from what_next.session import Played, Session, Sessions
 from what_next.state import State
-from what_next.types import History, Slate
+from what_next.types import History, Proposal, Slate
 
 
 class LearnedPolicy:
@@ -46,6 +49,31 @@ class LearnedPolicy:
         # A point in a learned space says nothing to people.
         points = proposal.points if proposal.ranked is None else None
         return Slate(product.items, product.propensities, product.fallback, points, product)
+
+    # The sessions of a service: an event costs one step of the network, see `session`.
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """How a person's session begins, grows, and leads to proposals."""
+        return Sessions.of(self.agent)
+
+    def begin(self) -> Session:
+        """The session of a person of whom nothing is known."""
+        return self.sessions.begin()
+
+    def replay(self, events: Sequence[Played]) -> Session:
+        """The session of a whole history, oldest event first, in one batch pass."""
+        return self.sessions.replay(events)
+
+    def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
+        """The sessions of different people, each with one event more: one step of the network for all of them."""
+        return self.sessions.fold(sessions, events)
+
+    def propose(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None = None) -> Proposal:
+        """What `Agent.predict` proposes after the same events; see `Sessions.propose`."""
+        return self.sessions.propose(sessions, context)
+
+    # What it tells of its choice.
 
     def scored(self, history: History, **masks: Any) -> Float[Tensor, "batch items"] | None:
         """The score of every item by which `act` ranks them; None for an agent that proposes points and has no scores.

@@ -48,7 +48,7 @@ class State:
         self.setup = setup or UNSAID
         self.dataset = dataset
         trials = self.setup.algorithm.trials
-        if not trials:
+        if not trials and dataset.users:
             self._has_inputs()
         if not dataset.catalogue.names and (trials or self.setup.inputs.items != "learned"):
             raise DataError(

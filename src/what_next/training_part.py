@@ -59,7 +59,7 @@ def numbers_of_events(dataset: Dataset, space: Space) -> Float32[np.ndarray, "ev
 def same_catalogue(dataset: Dataset, space: Space) -> None:
     """Raises a `CatalogueError` where a model was trained on another catalogue than the data have."""
     mine, theirs = dataset.catalogue, space.catalogue
-    if mine.hash() != theirs.hash():
+    if mine is not theirs and mine.hash() != theirs.hash():
         raise CatalogueError(
             f"the model was trained on another catalogue ({len(theirs)} items, {theirs.hash()[:12]}) than "
             f"{dataset.name} has ({len(mine)} items, {mine.hash()[:12]}); train on this one, or go on from the "

@@ -59,6 +59,24 @@ def test_streaming_equals_the_batch_pass(kind: str, numbers: int, time: int) -> 
     torch.testing.assert_close(streamed(encoder, whole)[0], encoder(whole), atol=1e-5, rtol=0)
 
 
+@KINDS
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("time", [1, 19, 20, 21, 300])
+@torch.no_grad()
+def test_a_replay_carries_what_as_many_steps_would(kind: str, layers: int, time: int) -> None:
+    """At a band of 20 events: before it is full, when it is, and long after."""
+    encoder, whole = made(kind, numbers=1, layers=layers), events(3, time + 2, 1)
+    past, rest = part(whole, slice(None), slice(0, time)), part(whole, slice(None), slice(time, None))
+    states, state = encoder.replay(past)
+    slow_states, slow = Encoder.replay(encoder, past)
+    torch.testing.assert_close(states, slow_states, atol=1e-5, rtol=0)
+    for left, right in zip(state, slow, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
+    for place in range(2):
+        one, state = encoder.step(state, part(rest, slice(None), slice(place, place + 1)))
+        torch.testing.assert_close(one, encoder(whole)[:, time + place], atol=1e-5, rtol=0)
+
+
 @torch.no_grad()
 def test_blocks_and_bands_of_any_width_stream_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers, "BLOCK", 8)

@@ -30,6 +30,7 @@ class LogExperience(Experience):
     """Transitions of the log; states of the encoder; items by their inner product with a point."""
 
     batches = 0
+    kept: tuple[list[tuple[int, int, int]], list[Tensor], tuple[Tensor, Tensor]] | None = None
 
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
         """See `Experience.networks`."""
@@ -98,7 +99,7 @@ class LogExperience(Experience):
         encoder = nets["encoder"]
         assert isinstance(encoder, Encoder)
         with torch.no_grad():
-            vectors = encoder.items()
+            vectors, columns = self.catalogue_of(encoder)
             points = self.algorithm.propose(nets, states)
 
             @torch.no_grad()
@@ -107,12 +108,25 @@ class LogExperience(Experience):
 
             count = self.algorithm.rescored
             ranked = Ranked(
-                self.algorithm.vectors(vectors),
+                columns,
                 temperature=0.0 if self.algorithm.needs_critic else 1.0,  # values are no logits to draw by
                 rescored=len(vectors) if count < 0 else count,
                 rescore=rescore,
             )
         return Proposal(points.cpu().numpy(), ranked=ranked)
+
+    @torch.no_grad()
+    def catalogue_of(self, encoder: Encoder) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items columns"]]:
+        """The item vectors, and what points are multiplied with. Of a frozen agent they are kept until weights move."""
+        if not self.frozen:
+            vectors = encoder.items()
+            return vectors, self.algorithm.vectors(vectors)
+        made_of = [*encoder.items.parameters(), *encoder.items.buffers()]
+        state = [(id(one), one.data_ptr(), one._version) for one in made_of]  # a version counts changes in place
+        if self.kept is None or self.kept[0] != state:
+            made = encoder.items().detach()
+            self.kept = state, made_of, (made, self.algorithm.vectors(made))
+        return self.kept[2]
 
     def encode(self, encoder: nn.Module, events: Events) -> Float[Tensor, "batch time dim"]:
         """The states, with matrix products in the precision of the setup."""

@@ -80,6 +80,20 @@ class Encoder(nn.Module):
         kept = (torch.where(there.view(shape), new, old) for shape, new, old in zip(shapes, after, state, strict=True))
         return states, tuple(kept)
 
+    def replay(self, events: Events) -> tuple[Float[Tensor, "batch time dim"], State]:
+        """The state after every event, and what is known after the last one, as so many steps would give it.
+
+        Args:
+            events: without padding. Here they are taken one by one; kinds that carry their state out of one batch pass
+                override it.
+        """
+        state, states = self.start(len(events.items)), []
+        for place in range(events.items.shape[1]):
+            column = slice(place, place + 1)
+            one, state = self.step(state, Events(events.items[:, column], events.numbers[:, column]))
+            states.append(one)
+        return torch.stack(states, 1), state
+
     def inputs(self, events: Events) -> Float[Tensor, "batch time dim"]:
         """What is read of each event."""
         vectors: Tensor = self.items.rows(events.items).mul_(self.sizes.dim**0.5)

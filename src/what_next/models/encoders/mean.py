@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from what_next.models.encoders.base import Encoder, EncoderSizes, State
 from what_next.models.items import ItemVectors
+from what_next.types import Events
 
 START = 0.9  # a weight of ten events or so
 BLOCK = 128  # events that are weighed by one matrix product
@@ -25,7 +26,15 @@ class MeanEncoder(Encoder):
         self.linear = nn.Linear(sizes.dim, sizes.dim)
 
     def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
-        """The state after every input. Powers of the decay only ever shrink, so that no length is too long."""
+        """The state after every input."""
+        return self._pass(inputs)[0]
+
+    def replay(self, events: Events) -> tuple[Float[Tensor, "batch time dim"], State]:
+        """See `Encoder.replay`: one batch pass."""
+        return self._pass(self.inputs(events))
+
+    def _pass(self, inputs: Float[Tensor, "batch time dim"]) -> tuple[Float[Tensor, "batch time dim"], State]:
+        """States, and sum and weight at the end. Powers of the decay only ever shrink: no length is too long."""
         time = torch.arange(min(inputs.shape[1], BLOCK), device=inputs.device)
         decay = nn.functional.logsigmoid(self.logit)  # its logarithm
         lags = time[:, None] - time
@@ -39,7 +48,7 @@ class MeanEncoder(Encoder):
             means.append(sums / counts)
             total, weight = sums[:, -1:], counts[-1:]
         states: Tensor = self.linear(torch.cat(means, 1))
-        return states
+        return states, (total.squeeze(1), weight.expand(len(inputs), 1))
 
     def start(self, batch: int) -> State:
         """The weighted sum [batch dim] and the weight [batch 1] of the inputs so far: none."""

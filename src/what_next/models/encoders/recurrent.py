@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from what_next.models.encoders.base import Encoder, EncoderSizes, State
 from what_next.models.items import ItemVectors
+from what_next.types import Events
 
 
 class LstmEncoder(Encoder):
@@ -30,6 +31,11 @@ class LstmEncoder(Encoder):
         states, _ = self.cells(inputs)
         dropped: Tensor = self.dropout(states)
         return dropped
+
+    def replay(self, events: Events) -> tuple[Float[Tensor, "batch time dim"], State]:
+        """See `Encoder.replay`: one batch pass."""
+        states, (outputs, cells) = self.cells(self.inputs(events))
+        return self.dropout(states), (outputs.transpose(0, 1), cells.transpose(0, 1))
 
     def start(self, batch: int) -> State:
         """Outputs and cells of each layer: [batch layers dim], zeros."""
@@ -56,6 +62,11 @@ class GruEncoder(Encoder):
         states, _ = self.cells(inputs)
         dropped: Tensor = self.dropout(states)
         return dropped
+
+    def replay(self, events: Events) -> tuple[Float[Tensor, "batch time dim"], State]:
+        """See `Encoder.replay`: one batch pass."""
+        states, outputs = self.cells(self.inputs(events))
+        return self.dropout(states), (outputs.transpose(0, 1),)
 
     def start(self, batch: int) -> State:
         """Outputs of each layer: [batch layers dim], zeros."""

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from what_next.models.encoders.base import Encoder, EncoderSizes, State
 from what_next.models.items import ItemVectors
+from what_next.types import Events
 
 BLOCK = 256  # queries that attend at once in a history longer than `max_length`
 HEAD = 32  # width of a head, at least
@@ -36,6 +37,20 @@ class TransformerEncoder(Encoder):
         normed: Tensor = self.norm(states)
         return normed
 
+    def replay(self, events: Events) -> tuple[Float[Tensor, "batch time dim"], State]:
+        """See `Encoder.replay`: one batch pass, of which the keys and values of the latest events are kept."""
+        states = self.inputs(events)
+        past, time = self.sizes.max_length - 1, states.shape[1]
+        kept: list[Pair] = []
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            states, pair = layer.read(states)
+            kept.append((newest(pair[0], past), newest(pair[1], past)))
+        there = torch.arange(past, 0, -1, device=states.device) <= time
+        keys, values = (torch.stack(parts, 1) for parts in zip(*kept, strict=True))
+        normed: Tensor = self.norm(states)
+        return normed, (keys, values, there.expand(len(states), past))
+
     def start(self, batch: int) -> State:
         """Keys and values of each layer, newest last: [batch layers heads past width]; which of them are there."""
         heads, past = heads_of(self.sizes.dim), self.sizes.max_length - 1
@@ -45,7 +60,7 @@ class TransformerEncoder(Encoder):
     def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
         """The states after one input more."""
         states, keys, values = inputs.unsqueeze(1), [], []
-        there = torch.cat([state[2], state[2].new_ones(len(inputs), 1)], 1)
+        there = torch.cat([state[2], state[2].new_ones(inputs.shape[0], 1)], 1)
         for layer, old_keys, old_values in zip(self.layers, state[0].unbind(1), state[1].unbind(1), strict=True):
             assert isinstance(layer, Layer)
             states, (new_keys, new_values) = layer.advance(states, (old_keys, old_values), there)
@@ -71,18 +86,22 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(sizes.dropout)
 
     def forward(self, states: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
-        """The layer's output for every input, block by block: memory does not grow with the square of the history."""
+        """The layer's output for every input."""
+        return self.read(states)[0]
+
+    def read(self, states: Float[Tensor, "batch time dim"]) -> tuple[Float[Tensor, "batch time dim"], Pair]:
+        """Outputs, keys and values, block by block: memory does not grow with the square of the history."""
         queries, keys, values = self._project(states)
         time = states.shape[1]
         if time <= self.band:  # without a mask a graphics card takes its fastest kernel
-            return self._finish(states, attend(queries, keys, values, None))
+            return self._finish(states, attend(queries, keys, values, None)), (keys, values)
         read = []
         for start in range(0, time, BLOCK):
             first, end = max(start - self.band + 1, 0), min(start + BLOCK, time)
             mask = banded(end - start, start - first, self.band, states.device)
             near = slice(first, end)
             read.append(attend(queries[:, :, start:end], keys[:, :, near], values[:, :, near], mask))
-        return self._finish(states, torch.cat(read, 2))
+        return self._finish(states, torch.cat(read, 2)), (keys, values)
 
     def advance(
         self, states: Float[Tensor, "batch 1 dim"], past: Pair, there: Bool[Tensor, "batch band"]
@@ -111,6 +130,12 @@ class Layer(nn.Module):
 def heads_of(dim: int) -> int:
     """How many heads share a state: each has 32 columns or more, and an even number of them, which are turned."""
     return next(heads for heads in range(max(dim // HEAD, 1), 0, -1) if dim % (2 * heads) == 0)
+
+
+def newest(vectors: Float[Tensor, "batch heads time width"], count: int) -> Float[Tensor, "batch heads {count} width"]:
+    """The last `count` in time; zeros come before them where there are fewer."""
+    missing = max(count - vectors.shape[2], 0)
+    return functional.pad(vectors[:, :, max(vectors.shape[2] - count, 0) :], (0, 0, missing, 0))
 
 
 def banded(count: int, past: int, band: int, device: torch.device) -> Bool[Tensor, "queries keys"]:

@@ -1,0 +1,196 @@
+"""New items in a running service: they can be recommended at once, and nothing old moves."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from what_next import Agent, Dataset, LearnedPolicy, Recommender, State, load
+from what_next.environment import Environment
+from what_next.errors import CatalogueError
+from what_next.growth import NewItem, extended, grown
+from what_next.session import Played
+from what_next.types import History
+
+from .conftest import SetupOf, Trained, listening
+
+NAMES = ("danceability", "energy", "tempo", "valence")
+
+
+def recommender(log: Dataset, setup_of: SetupOf, folder: Path, **changes: object) -> Recommender:
+    state = State(log, setup_of(folder, **changes))
+    return Recommender(LearnedPolicy(Agent(state.setup, state.space).wake_agent().freeze(), state))
+
+
+def like(old: Recommender, place: int, name: str = "new", by: float = 0.0) -> NewItem:
+    """A new item with the attributes of one that is there."""
+    values = (old.catalogue.attributes[place] + by).tolist()
+    return NewItem(name, f"Title of {name}", dict(zip(NAMES, values, strict=True)))
+
+
+def some(one: Recommender) -> History:
+    return one.state.get_user_history(np.arange(6, dtype=np.int32))
+
+
+def alone(one: Recommender) -> np.ndarray:
+    """The mask of the last item."""
+    return np.arange(len(one.catalogue)) == len(one.catalogue) - 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"algorithm": "next_item", "inputs": {"items": "attributes"}}], ids=str)
+def test_a_new_item_is_recommended_by_its_attributes(
+    dataset: Dataset, setup_of: SetupOf, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    old = recommender(dataset, setup_of, tmp_path, **changes)
+    best = int(old.policy.act(some(old), 1).items[0, 0])
+    new = grown(old, [like(old, best)])
+    chances = new.policy.chances(some(new))
+    assert chances.shape == (6, 81)
+    assert chances[0, 80] == pytest.approx(chances[0, best], rel=1e-5)
+    mask = np.isin(np.arange(81), [best]) ^ True
+    assert new.policy.act(some(new), 1, allowed=mask).items[0, 0] == 80
+    found = new.recommend(history=["i1", "new"], allowed=["new"], seen=True)
+    assert [(item.item_id, item.title) for item in found.items] == [("new", "Title of new")]
+
+
+def test_all_that_was_there_is_as_it_was(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+    for algorithm, items in [("next_item", "learned"), ("td3_bc", "both"), ("whatnext", "learned")]:
+        inputs = {} if algorithm == "whatnext" else {"inputs": {"items": items}}
+        old = recommender(dataset, setup_of, tmp_path, algorithm=algorithm, **inputs)
+        before = old.policy.act(some(old), 5).items
+        new = grown(old, [like(old, 3, by=9.0)])
+        assert np.array_equal(new.policy.act(some(new), 5, allowed=~alone(new)).items, before)
+        assert np.array_equal(old.policy.act(some(old), 5).items, before)
+        assert (len(old.catalogue), len(new.catalogue), len(old.state.space.catalogue)) == (80, 81, 80)
+        for name, net in new.policy.agent.nets.items():
+            shared = {weight.data_ptr() for weight in old.policy.agent.nets[name].state_dict().values()}
+            assert not shared & {weight.data_ptr() for weight in net.state_dict().values()}
+            assert not net.training
+        assert new.policy.agent.experience.frozen
+
+
+def test_a_learned_vector_is_guessed_from_the_ten_nearest(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+    old = recommender(dataset, setup_of, tmp_path, algorithm="next_item")
+    item = like(old, 7, by=0.1)
+    new = grown(old, [item, like(old, 7, "second", by=0.1)])
+    vectors = old.policy.agent.nets["encoder"].items()
+    point = (old.catalogue.attributes[7] + 0.1 - old.catalogue.center) / old.catalogue.scale
+    near = np.argsort(np.square(old.catalogue.vectors - point).sum(1))[:10]
+    guessed = new.policy.agent.nets["encoder"].items()
+    torch.testing.assert_close(guessed[80], vectors[torch.from_numpy(near)].mean(0))
+    assert torch.equal(guessed[81], guessed[80])  # the second is no neighbour's neighbour
+    assert torch.equal(guessed[:80], vectors)
+
+
+def test_items_that_nobody_heard_in_training_are_no_neighbours(setup_of: SetupOf, tmp_path: Path) -> None:
+    """Their own vectors are what they started with."""
+    log, items = listening()
+    log = log.filter(pl.col("item_id") != "i7")
+    old = recommender(Dataset.from_frame(log, items), setup_of, tmp_path, algorithm="next_item")
+    vectors = old.policy.agent.nets["encoder"].items
+    with torch.no_grad():
+        vectors.learned[7] = torch.nan
+    assert torch.isfinite(grown(old, [like(old, 7)]).policy.agent.nets["encoder"].items()[80]).all()
+
+
+def test_beside_attributes_nothing_is_learned_of_a_new_item(
+    dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+) -> None:
+    old = recommender(dataset, setup_of, tmp_path, algorithm="next_item", inputs={"items": "both"})
+    vectors = old.policy.agent.nets["encoder"].items
+    with torch.no_grad():
+        vectors.learned.add_(1)
+    new = grown(old, [like(old, 7)]).policy.agent.nets["encoder"].items()
+    torch.testing.assert_close(new[80], (vectors() - vectors.learned)[7])
+    torch.testing.assert_close(new[:80], vectors())
+
+
+def test_a_known_item_gets_its_new_title_and_attributes(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+    old = recommender(dataset, setup_of, tmp_path)
+    titles = old.catalogue.titles.to_list()
+    new = grown(old, [like(old, 4, "i9"), like(old, 5, "new"), replace(like(old, 6, "i9"), title="the last counts")])
+    catalogue = new.catalogue
+    assert len(catalogue) == 81
+    assert catalogue.titles.to_list() == [*titles[:9], "the last counts", *titles[10:], "Title of new"]
+    assert catalogue.ids.to_list() == [*old.catalogue.ids.to_list(), "new"]
+    assert np.array_equal(catalogue.vectors[9], old.catalogue.vectors[6])
+    assert np.array_equal(catalogue.vectors[80], old.catalogue.vectors[5])
+    assert np.array_equal(np.delete(catalogue.vectors, [9, 80], 0), np.delete(old.catalogue.vectors, 9, 0))
+    assert not np.array_equal(old.catalogue.vectors[9], old.catalogue.vectors[6])
+
+
+def test_whole_numbers_stay_ids_of_their_kind_until_a_text_comes() -> None:
+    log, items = listening()
+    number = pl.col("item_id").str.slice(1).cast(pl.Int64)
+    catalogue = Dataset.from_frame(log.with_columns(number), items.with_columns(number)).catalogue
+    values = dict.fromkeys(NAMES, 0.5)
+    assert extended(catalogue, [NewItem("900", "", values)]).ids.to_list()[79:] == [79, 900]
+    assert extended(catalogue, [NewItem("007", "", values)]).ids.to_list()[79:] == ["79", "007"]
+    assert extended(catalogue, [NewItem("7", "other", values)]).titles[7] == "other"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"energy": 1.0, "tempo": 1.0}, "item 'x' lacks attributes: danceability, valence; give all of them"),
+        (
+            dict.fromkeys([*NAMES, "mood", "key"], 1.0),
+            "item 'x' has attributes that the catalogue does not know: key, mood; it has danceability, energy, tempo",
+        ),
+        (dict.fromkeys(NAMES, 1.0) | {"tempo": np.nan, "energy": 1e39}, "item 'x': energy, tempo is not a finite"),
+    ],
+)
+def test_attributes_that_do_not_fit_are_named(
+    dataset: Dataset, setup_of: SetupOf, tmp_path: Path, attributes: dict[str, float], message: str
+) -> None:
+    old = recommender(dataset, setup_of, tmp_path)
+    with pytest.raises(CatalogueError, match=message):
+        grown(old, [like(old, 0), NewItem("x", "X", attributes)])
+
+
+def test_without_attributes_only_titles_can_change(setup_of: SetupOf, tmp_path: Path) -> None:
+    log, items = listening()
+    bare = Dataset.from_frame(log, items.select("item_id", "title"))
+    old = recommender(bare, setup_of, tmp_path, algorithm="next_item", split="users")
+    assert grown(old, [NewItem("i3", "Renamed")]).catalogue.titles[3] == "Renamed"
+    with pytest.raises(CatalogueError, match="item 'x' is new, and the catalogue has no attributes by which"):
+        grown(old, [NewItem("x", "X")])
+
+
+def test_nothing_new_changes_nothing(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+    old = recommender(dataset, setup_of, tmp_path)
+    assert grown(old, []) is old
+
+
+@pytest.mark.parametrize("algorithm", ["next_item", "whatnext"])
+def test_sessions_go_on_in_a_grown_catalogue(
+    dataset: Dataset, setup_of: SetupOf, tmp_path: Path, algorithm: str
+) -> None:
+    old = recommender(dataset, setup_of, tmp_path, algorithm=algorithm)
+    session = old.policy.replay([Played(3), Played(9), Played(27)])
+    new = grown(grown(old, [like(old, 12, "first")]), [like(old, 12)])
+    points = [one.policy.propose([session]).points for one in (old, new)]
+    np.testing.assert_allclose(points[1], points[0], atol=1e-6)
+    [longer] = new.policy.fold([session], [Played(81)])
+    expected = new.policy.propose([new.policy.replay([Played(3), Played(9), Played(27), Played(81)])])
+    np.testing.assert_allclose(new.policy.propose([longer]).points, expected.points, atol=1e-5)
+
+
+def test_a_saved_model_grows_without_its_log(trained: Trained) -> None:
+    old = load(trained.setup.model_agent_path)
+    found = grown(old, [like(old, 3)]).recommend(history=["i1", "new"], allowed=["new"], seen=True)
+    assert [item.item_id for item in found.items] == ["new"]
+
+
+def test_a_model_that_reads_rewards_and_gaps_is_loaded_without_its_log(
+    dataset: Dataset, setup_of: SetupOf, tmp_path: Path
+) -> None:
+    reads = {"rewards": True, "gaps": True}
+    setup = setup_of(tmp_path, algorithm="next_item", inputs=reads, seconds=1.0, passes=1)
+    state = State(dataset, setup)
+    Environment(Agent(setup, state.space), state, setup).run_sim()
+    old = load(setup.model_agent_path)
+    assert len(grown(old, [like(old, 3)]).recommend(history=["i1", "new"], k=4).items) == 4
