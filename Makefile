@@ -17,7 +17,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install run train test test-all check mutate results tables bench docs clean distclean announce FORCE
+.PHONY: help install run train test test-all browser check mutate results tables bench docs clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +37,15 @@ test: $(DEV) ## the tests, without the slow ones
 
 test-all: $(DEV) ## all tests
 	$(BIN)/python -m pytest -m ""
+
+browser: ## a browser for the tests of the page: Debian's chromium, where apt and root are there
+	@for name in chromium chromium-browser google-chrome; do \
+	    if command -v $$name >/dev/null; then echo "There is a browser already: $$(command -v $$name)"; exit 0; fi; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update && apt-get install --yes --no-install-recommends chromium; \
+	else \
+	    echo "The tests of the page need Chromium or Chrome on the PATH (on Debian: sudo apt install chromium)."; \
+	    echo "Without one they are skipped; everything else is tested."; fi
 
 check: $(DEV) ## style, strict types, imports (among the tests), tests
 	$(BIN)/ruff check

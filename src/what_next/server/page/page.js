@@ -1,0 +1,192 @@
+// The page: what it knows, what a person can do, and when it is drawn anew. The views only read this object.
+
+import { html, render } from "./lit-html.js";
+import { call, keepKey, Trouble, unique } from "./api.js";
+import { Combobox } from "./combobox.js";
+import { listsView } from "./lists.js";
+import { Loaded } from "./loaded.js";
+import { modelView, panelView } from "./panel.js";
+import { count, POLICIES, SAYINGS } from "./words.js";
+
+const FOUND = 20; // search results
+const TOLD = 20; // events of the history
+const PREFIX = "page-"; // of users that only a page knows
+
+class Page {
+  user = PREFIX + unique();
+  own = true; // whether the user is one that this page made
+  chosen = new Set(Object.keys(POLICIES));
+  length = matchMedia("(min-width: 58rem)").matches ? 5 : 3;
+  blocked = [];
+  said = new Map(); // by recommendation and item: what was said of it
+
+  constructor(root) {
+    this.root = root;
+    this.model = this.#loaded(() => call("GET", "/v1/model"));
+    this.history = this.#loaded(() => call("GET", `${this.#path()}/history?limit=${TOLD}`));
+    const list = (policy) => this.#loaded(() => this.#ask(policy));
+    this.lists = Object.fromEntries(Object.keys(POLICIES).map((policy) => [policy, list(policy)]));
+    this.adding = this.#loaded((item, user, event) => this.#add(item, user, event));
+    this.forgetting = this.#loaded(() => this.#forget());
+    this.people = this.#people();
+    this.titles = this.#titles();
+  }
+
+  /** Why a key is needed; null where none is. */
+  get locked() {
+    return this.#refused()[0]?.trouble.message ?? null;
+  }
+
+  saidOf(item, answer) {
+    return this.said.get(`${answer.recommendation_id}/${item.item_id}`);
+  }
+
+  // What a person does.
+
+  /** Says play, skip or never of a recommended item. Its event has a name, so that another try writes nothing twice. */
+  say(kind, item, answer) {
+    const before = this.saidOf(item, answer);
+    if (before && !before.trouble) return null;
+    if (before?.kind === kind) return before.again();
+    const names = { event: unique(), feedback: unique() };
+    const said = this.#loaded(() => this.#write(kind, item, answer, names));
+    Object.assign(said, { kind, item });
+    this.said.set(`${answer.recommendation_id}/${item.item_id}`, said);
+    return said.renew();
+  }
+
+  /** Takes another person; null: somebody new. */
+  become(user) {
+    this.user = user ?? PREFIX + unique();
+    this.own = user === null;
+    this.blocked = [];
+    for (const loaded of [this.history, this.forgetting, ...Object.values(this.lists)]) loaded.clear();
+    return this.refresh(this.own ? "A new history." : `User ${this.user}.`);
+  }
+
+  allow(item) {
+    this.blocked = this.blocked.filter(({ item_id: id }) => id !== item.item_id);
+    return this.refresh(`Allowed again: ${item.title}.`);
+  }
+
+  choose(policy, on) {
+    if (on) this.chosen.add(policy);
+    else this.chosen.delete(policy);
+    if (on) this.lists[policy].renew();
+    this.draw();
+  }
+
+  lengthen(length) {
+    this.length = length;
+    this.refresh(`${count(length, "item")} in each list.`);
+  }
+
+  enter(key) {
+    keepKey(key);
+    return Promise.all(this.#refused().map((loaded) => loaded.again()));
+  }
+
+  /** Asks for everything anew, and says so to those who do not see it. */
+  async refresh(what) {
+    const lists = [...this.chosen].map((policy) => this.lists[policy].renew());
+    const fresh = await Promise.all([this.history.renew(), ...lists]);
+    if (fresh.every(Boolean) && what) this.#tell(what);
+  }
+
+  #refused() {
+    const one = [this.model, this.history, this.adding, this.forgetting, this.people.found, this.titles.found];
+    const all = [...one, ...Object.values(this.lists), ...this.said.values()];
+    return all.filter(({ trouble }) => trouble?.status === 401);
+  }
+
+  // What the service is asked.
+
+  #loaded(load) {
+    return new Loaded(load, () => this.draw());
+  }
+
+  #path() {
+    return `/v1/users/${encodeURIComponent(this.user)}`;
+  }
+
+  #ask(policy) {
+    const blocked = this.blocked.map(({ item_id: id }) => id);
+    return call("POST", "/v1/recommendations", { user_id: this.user, k: this.length, policy, blocked, explain: true });
+  }
+
+  async #write(kind, item, answer, names) {
+    const { event, reward, done } = SAYINGS[kind];
+    const { recommendation_id, user_id } = answer;
+    const shown = { recommendation_id, item_id: item.item_id };
+    const asked = [call("POST", "/v1/feedback", { feedback_id: names.feedback, reward, ...shown })];
+    if (event) asked.push(call("POST", "/v1/events", { event_id: names.event, user_id, event, ...shown }));
+    await Promise.all(asked);
+    if (user_id !== this.user) return kind;
+    if (kind === "never") this.blocked = [...this.blocked, item];
+    await this.refresh(`${done}: ${item.title}.`);
+    return kind;
+  }
+
+  async #add(item, user, event) {
+    await call("POST", "/v1/events", { event_id: event, user_id: user, item_id: item.item_id, event: "play" });
+    if (user === this.user) this.refresh(`Played: ${item.title}.`);
+    return item;
+  }
+
+  async #forget() {
+    try {
+      await call("DELETE", this.#path());
+    } catch (error) {
+      if (error.status !== 403) throw error;
+      throw new Trouble("Only a key of the role admin may erase a person; ask whoever runs this service.", 403);
+    }
+    this.said.clear(); // what is not written yet would bring the person back
+    this.adding.clear();
+    await this.become(null);
+  }
+
+  #people() {
+    const find = async (text) => {
+      const { users } = await call("GET", `/v1/users?${new URLSearchParams({ query: text, limit: FOUND })}`);
+      return users.map((user) => ({ value: user, text: user }));
+    };
+    return new Combobox({
+      id: "people", label: "Pick a person", hint: "a user's id", find,
+      none: (text) => `No user whose id begins with “${text}”.`,
+      choose: ({ value }) => this.become(value),
+      changed: () => this.draw(),
+    });
+  }
+
+  #titles() {
+    const find = async (text) => {
+      const { items } = await call("GET", `/v1/items?${new URLSearchParams({ query: text, limit: FOUND })}`);
+      return items.map((item) => ({ value: item, text: item.title }));
+    };
+    return new Combobox({
+      id: "titles", label: "Add to the history", hint: "a title", find,
+      none: (text) => `No title with “${text}”.`,
+      choose: ({ value }) => this.adding.renew(value, this.user, unique()),
+      changed: () => this.draw(),
+    });
+  }
+
+  // What is seen and heard.
+
+  #tell(what) {
+    const first = (policy) => this.lists[policy].value?.items[0]?.title ?? "nothing";
+    const next = [...this.chosen].map((policy) => `${POLICIES[policy].name}: ${first(policy)}`).join("; ");
+    document.getElementById("said").textContent = next ? `${what} First now, ${next}.` : what;
+  }
+
+  draw() {
+    render(modelView(this.model), document.getElementById("model"));
+    render(html`${panelView(this)}${listsView(this)}`, this.root);
+  }
+}
+
+const root = document.getElementById("page");
+root.textContent = "";
+const page = new Page(root);
+page.model.renew();
+page.refresh("");

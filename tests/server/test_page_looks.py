@@ -1,0 +1,163 @@
+"""The page in a real browser: its colours, its width, its focus, and what it never does."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+import what_next
+
+from .browser import (  # noqa: F401
+    Opens,
+    Seen,
+    browser_fixture,
+    opens_fixture,
+    parts_fixture,
+    service_fixture,
+    tab_fixture,
+)
+
+FOLDER = Path(what_next.__file__).parent / "server" / "page"
+SERVED = sorted(path for path in FOLDER.iterdir() if path.suffix in {".css", ".html", ".js", ".svg"})
+
+CONTRASTS = r"""() => {
+  const rgba = (text) => text.match(/[\d.]+/g).map(Number);
+  const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  const luminance = (colour) => {
+    const [red, green, blue] = colour.slice(0, 3).map((part) => linear(part / 255));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const ground = (one) => {
+    const colour = rgba(getComputedStyle(one).backgroundColor);
+    return (colour[3] ?? 1) === 1 ? colour : ground(one.parentElement);
+  };
+  const found = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const text = texts.currentNode.data.trim();
+    const one = texts.currentNode.parentElement;
+    if (!text || !one.checkVisibility()) continue;
+    const style = getComputedStyle(one);
+    const colour = rgba(one instanceof SVGElement ? style.fill : style.color);
+    const [light, dark] = [luminance(colour), luminance(ground(one))].sort((a, b) => b - a);
+    found.push([(light + 0.05) / (dark + 0.05), text]);
+  }
+  return found.sort((a, b) => a[0] - b[0]);
+}"""
+"""The contrast of each visible text with what lies behind it, as WCAG 2.2 defines it, lowest first."""
+
+FOCUSED = """() => {
+  const one = document.activeElement;
+  const { outlineStyle, outlineWidth } = getComputedStyle(one);
+  return [one.tagName, outlineStyle, parseFloat(outlineWidth), one.getBoundingClientRect().height];
+}"""
+
+BEYOND = """() => [...document.querySelectorAll('main *')]
+  .filter((one) => one.getBoundingClientRect().right > innerWidth + 0.5)
+  .map((one) => one.outerHTML)"""
+
+NAMELESS = """() => [...document.querySelectorAll('button, input, select')]
+  .filter((one) => !(one.getAttribute('aria-label') || one.labels?.[0]?.innerText || one.innerText))
+  .map((one) => one.outerHTML)"""
+
+UNTOLD = """() => [...document.querySelectorAll('[aria-labelledby]')]
+  .filter((one) => !document.getElementById(one.getAttribute('aria-labelledby')))
+  .map((one) => one.outerHTML)"""
+
+
+def fill(seen: Seen) -> None:
+    """A page with everything on it: a history with its spread, a block, an error, an open search."""
+    seen.search("people", "u9", "u9")
+    seen.page.locator("svg.spread").wait_for()
+    seen.settled()
+    seen.changed(lambda: seen.page.locator(".list.popular button.never").first.click(), "popular")
+    seen.failing = True
+    seen.page.route("**/v1/feedback", lambda route: route.abort())
+    seen.page.locator(".list.random button.skip").first.click()
+    seen.page.locator(".item .trouble").wait_for()
+    seen.page.locator("#titles").fill("Song")
+    seen.page.locator("#titles-1").wait_for()
+    seen.page.locator("#titles").press("ArrowDown")
+
+
+def test_a_phone_shows_everything_without_scrolling_sideways(opens: Opens) -> None:
+    seen = opens(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    seen.settled()
+    fill(seen)
+    assert seen.page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
+    assert seen.page.evaluate(BEYOND) == []
+    boxes = [seen.page.locator(f".list.{policy}").bounding_box() for policy in ("trained", "popular", "random")]
+    assert len({box["x"] for box in boxes}) == 1  # one below the other
+
+
+def test_text_can_be_read_in_both_themes_which_differ(opens: Opens) -> None:
+    grounds = set()
+    for scheme in ("light", "dark"):
+        seen = opens(color_scheme=scheme)
+        seen.settled()
+        fill(seen)
+        contrasts = seen.page.evaluate(CONTRASTS)
+        assert len(contrasts) > 100
+        assert contrasts[0][0] >= 4.5, contrasts[:5]
+        grounds.add(seen.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(grounds) == 2
+
+
+def test_nothing_moves_for_those_who_asked_for_that(opens: Opens) -> None:
+    moves = "getComputedStyle(document.querySelector('button.play')).transitionDuration"
+    still = opens(reduced_motion="reduce")
+    still.settled()
+    assert still.page.evaluate(moves) == "0s"
+    moving = opens(reduced_motion="no-preference")
+    moving.settled()
+    assert moving.page.evaluate(moves) != "0s"
+
+
+def test_whatever_tab_reaches_shows_its_focus_and_is_large_enough(tab: Seen) -> None:
+    seen = []
+    for _ in range(16):
+        tab.page.keyboard.press("Tab")
+        seen.append(tab.page.evaluate(FOCUSED))
+    assert [name for name, *_ in seen[:3]] == ["A", "INPUT", "INPUT"]
+    assert {name for name, *_ in seen} == {"A", "INPUT", "SELECT", "BUTTON"}
+    assert all(style == "solid" and width >= 2 for _, style, width, _ in seen)
+    assert all(height >= 24 for name, _, _, height in seen if name != "INPUT")
+
+
+def test_every_control_has_a_name_and_every_id_is_there_once(tab: Seen) -> None:
+    fill(tab)
+    assert tab.page.evaluate(NAMELESS) == []
+    assert tab.page.evaluate(UNTOLD) == []
+    ids = tab.page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_is_strict_with_itself(opens: Opens) -> None:
+    seen = opens()
+    seen.settled()
+    answer = seen.page.request.get(f"{seen.base}/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    fetched = {url.removeprefix(f"{seen.base}/") for method, url in seen.asked if method == "GET"}
+    assert {"", "page/page.js", "page/page.css", "page/lit-html.js"} <= fetched
+    # A script of a stranger would be stopped: the check above sees real stops, since this one is seen.
+    seen.page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'document.title=1'}))"
+    )
+    assert any("Content Security Policy" in text for text in seen.complaints)
+    assert seen.page.title() == "What Next?"
+    seen.complaints.clear()
+
+
+@pytest.mark.parametrize("path", SERVED, ids=lambda path: path.name)
+def test_no_file_of_the_page_names_another_place(path: Path) -> None:
+    text = path.read_text().replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert "://" not in text
+    assert "style=" not in text
+
+
+def test_the_library_is_the_one_that_is_named() -> None:
+    digest = hashlib.sha256((FOLDER / "lit-html.js").read_bytes()).hexdigest()
+    assert f"`{digest}`" in (FOLDER / "README.md").read_text()
+    assert "BSD 3-Clause" in (FOLDER / "lit-html.LICENSE").read_text()
