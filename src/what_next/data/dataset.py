@@ -108,7 +108,9 @@ class Dataset:
         if not items.is_file():
             raise DataError(f"{items}: no such file; it belongs to {path}, import the data again")
         try:
-            tables = Tables(pl.read_parquet(path), pl.read_parquet(items), pl.DataFrame(), 0, {})
+            # What a log of decisions tells of them (chance, place, ...) is no context: a network must not read it.
+            log = pl.read_parquet(path).drop(footer.get("what_next.decisions", "").split(","), strict=False)
+            tables = Tables(log, pl.read_parquet(items), pl.DataFrame(), 0, {})
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{path}: is damaged ({str(error).splitlines()[0]}); import the data again") from error
         dataset = cls.from_tables(tables, path.stem)

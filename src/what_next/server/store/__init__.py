@@ -1,0 +1,64 @@
+"""The store of the service: events and impressions, in SQLite or PostgreSQL."""
+
+from what_next.errors import MissingExtraError
+
+try:
+    import orjson as orjson
+    import sqlalchemy as sqlalchemy
+except ImportError as error:
+    raise MissingExtraError(str(error.name), "serve", "the store") from None
+
+from what_next.server.store import export as export
+from what_next.server.store.place import store_of
+from what_next.server.store.rows import Deployment, Head, Key, StoredEvent, StoredImpression, StoredItem
+from what_next.server.store.store import Store, now
+from what_next.server.store.writer import Writer
+from what_next.server.store.writes import (
+    AddEvents,
+    AddFeedback,
+    AddImpression,
+    AddItems,
+    Deploy,
+    Erased,
+    EraseUser,
+    EventRow,
+    EventsAdded,
+    FeedbackAdded,
+    FeedbackRow,
+    ItemRow,
+    ItemsAdded,
+    NotShown,
+    Outcome,
+    UnknownRecommendation,
+    Write,
+)
+
+__all__ = [
+    "AddEvents",
+    "AddFeedback",
+    "AddImpression",
+    "AddItems",
+    "Deploy",
+    "Deployment",
+    "EraseUser",
+    "Erased",
+    "EventRow",
+    "EventsAdded",
+    "FeedbackAdded",
+    "FeedbackRow",
+    "Head",
+    "ItemRow",
+    "ItemsAdded",
+    "Key",
+    "NotShown",
+    "Outcome",
+    "Store",
+    "StoredEvent",
+    "StoredImpression",
+    "StoredItem",
+    "UnknownRecommendation",
+    "Write",
+    "Writer",
+    "now",
+    "store_of",
+]

@@ -1,0 +1,190 @@
+"""What the store tells."""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import exc, func, insert, select, update
+from sqlalchemy.pool import PoolProxiedConnection
+
+from what_next.errors import StoreError
+from what_next.server.store import tables
+from what_next.server.store.backend import Backend
+from what_next.server.store.rows import Deployment, Head, Key, StoredEvent, StoredImpression, StoredItem
+
+EVENT = "number, event_id, item_id, kind, time, reward, context, recommendation_id"
+IMPRESSION = (
+    "number, recommendation_id, user_id, time, version, policy, fallback, explore, history, known, items, "
+    "propensities, candidates, shown"
+)
+CHUNK = 500
+"""Users that are asked for at once; SQLite takes at least 999 parameters."""
+
+
+class Reading:
+    """The methods of the store that read, and those that keep keys."""
+
+    clock: Any
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def heads(self, user_ids: Sequence[str]) -> dict[str, Head]:
+        """Where the events of some users end; those without events are left out."""
+        found: dict[str, Head] = {}
+        for start in range(0, len(user_ids), CHUNK):
+            chosen = user_ids[start : start + CHUNK]
+            marks, values = "= ANY(%s)", tuple[Any, ...]([list(chosen)])
+            if self.backend.sqlite:  # faster than a list in JSON
+                marks, values = f"IN ({','.join('?' * len(chosen))})", tuple(chosen)
+            sql = f"SELECT user_id, key, last, events FROM users WHERE events > 0 AND user_id {marks}"
+            for user, key, last, events in self.fetch(sql, values):
+                found[user] = Head(key, last, events)
+        return found
+
+    def events_of(
+        self, user_id: str, after: int = 0, limit: int | None = None, newest_first: bool = False
+    ) -> list[StoredEvent]:
+        """The events of a user by time, then number.
+
+        Args:
+            user_id: whose.
+            after: only those with a larger number.
+            limit: so many, from the start of the order.
+            newest_first: the order turned round.
+        """
+        mark, way = self.backend.mark, "DESC" if newest_first else "ASC"
+        sql = (
+            f'SELECT {EVENT} FROM events WHERE "user" = (SELECT key FROM users WHERE user_id = {mark}) '
+            f"AND number > {mark} ORDER BY time {way}, number {way} LIMIT {mark}"
+        )
+        rows = self.fetch(sql, (user_id, after, 2**62 if limit is None else limit))
+        return [
+            StoredEvent(number, event, item, kind, time, reward, orjson.loads(context) if context else None, answer)
+            for number, event, item, kind, time, reward, context, answer in rows
+        ]
+
+    def impressions_of(self, user_id: str) -> list[StoredImpression]:
+        """What a user was answered, in the order of arrival."""
+        sql = f"SELECT {IMPRESSION} FROM impressions WHERE user_id = {self.backend.mark} ORDER BY number"
+        return [_impression(row) for row in self.fetch(sql, (user_id,))]
+
+    def users(self, query: str = "", limit: int = 20) -> list[str]:
+        """Ids of users that have events, in their order, that begin with a text."""
+        users = tables.users.c
+        chosen = select(users.user_id).where(users.events > 0, users.user_id.startswith(query, autoescape=True))
+        return [row[0] for row in self._select(chosen.order_by(users.user_id).limit(limit))]
+
+    def popular(self, limit: int) -> list[tuple[str, int]]:
+        """The items with most events, skips not counted; among equals by id."""
+        events = tables.events.c
+        count = func.count().label("count")
+        chosen = select(events.item_id, count).where(events.kind != "skip").group_by(events.item_id)
+        return [(item, many) for item, many in self._select(chosen.order_by(count.desc(), events.item_id).limit(limit))]
+
+    def items_after(self, number: int) -> list[StoredItem]:
+        """Items that were added or replaced since the one with this number."""
+        chosen = select(tables.items).where(tables.items.c.number > number).order_by(tables.items.c.number)
+        rows = self._select(chosen)
+        return [StoredItem(one.number, one.item_id, one.title, orjson.loads(one.attributes)) for one in rows]
+
+    def deployments(self) -> list[Deployment]:
+        """All versions that were deployed, oldest first."""
+        chosen = select(tables.deployments).order_by(tables.deployments.c.number)
+        return [
+            Deployment(one.number, one.version, one.kind, one.time, orjson.loads(one.note))
+            for one in self._select(chosen)
+        ]
+
+    def keys(self) -> list[Key]:
+        """All API keys, those that were revoked, too."""
+        return [Key(*row) for row in self._select(select(tables.keys).order_by(tables.keys.c.created))]
+
+    def add_key(self, name: str, role: str, digest: str) -> None:
+        """Keep the digest of a new API key.
+
+        Raises:
+            StoreError: there is one of this name.
+        """
+        row = {"name": name, "role": role, "digest": digest, "created": self.clock()}
+        try:
+            with self.backend.engine.begin() as connection:
+                connection.execute(insert(tables.keys), row)
+        except exc.IntegrityError:
+            raise StoreError(f"{self.backend.where}: there is a key {name!r} already; choose another name") from None
+        except exc.DBAPIError as error:
+            raise self.backend.translated(error) from error
+
+    def revoke_key(self, name: str) -> None:
+        """Let an API key open nothing from now on.
+
+        Raises:
+            StoreError: there is none of this name.
+        """
+        keys = tables.keys.c
+        gone = update(tables.keys).where(keys.name == name).values(revoked=func.coalesce(keys.revoked, self.clock()))
+        with self.backend.explained(), self.backend.engine.begin() as connection:
+            if not connection.execute(gone).rowcount:
+                raise StoreError(f"{self.backend.where}: there is no key {name!r}")
+
+    def ping(self) -> None:
+        """Raises a `StoreUnavailable` where the database does not answer."""
+        self.fetch("SELECT 1", ())
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.backend.close()
+
+    def _select(self, chosen: Any) -> list[Any]:
+        for attempt in range(2):
+            try:
+                with self.backend.explained(), self.backend.reader.connect() as connection:
+                    return list(connection.execute(chosen))
+            except StoreError as error:
+                if attempt or not _broken(error.__cause__):
+                    raise
+        raise AssertionError("unreachable")
+
+    def fetch(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """What a statement finds, past SQLAlchemy's own layers: they would cost more than the query."""
+        for attempt in range(2):
+            with self.backend.explained():
+                connection = self.backend.reader.raw_connection()
+            try:
+                return _fetched(connection, sql, values)
+            except Exception as error:
+                if isinstance(error, sqlite3.Error):
+                    raise self.backend.translated(error) from error
+                if not hasattr(error, "sqlstate"):
+                    raise
+                # The server may have been started anew since this connection was made; the others are as old.
+                connection.invalidate()
+                if attempt:
+                    raise self.backend.translated(error) from error
+                self.backend.reader.dispose()
+            finally:
+                connection.close()
+        raise AssertionError("unreachable")
+
+
+def _fetched(connection: PoolProxiedConnection, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(sql, values)
+        return list(cursor.fetchall())
+    finally:
+        cursor.close()
+
+
+def _broken(error: BaseException | None) -> bool:
+    return bool(getattr(error, "connection_invalidated", False))
+
+
+def _impression(row: tuple[Any, ...]) -> StoredImpression:
+    number, answer, user, time, version, policy, fallback, explore, history, known, items, chances, hashed, shown = row
+    return StoredImpression(
+        number, answer, user, time, version, policy, fallback, orjson.loads(explore),
+        None if history is None else tuple(orjson.loads(history)), known, tuple(orjson.loads(items)),
+        tuple(orjson.loads(chances)), hashed, bool(shown),
+    )  # fmt: skip

@@ -1,0 +1,169 @@
+"""The store: the truth of all histories, and of what was answered."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import exc
+
+from what_next.data import Dataset
+from what_next.errors import StoreError, StoreUnavailable
+from what_next.server.store.backend import AGAIN, Backend, connect, passes, sqlstate
+from what_next.server.store.loading import Progress, is_loaded, load
+from what_next.server.store.migrations import migrate
+from what_next.server.store.reading import Reading
+from what_next.server.store.transaction import ERASED, Results, Transaction
+from what_next.server.store.writes import EraseUser, Write
+
+TRIES = 6
+"""How often a transaction is tried that another process got in the way of."""
+PAUSE = 0.01
+"""Seconds before the second try; twice as long before each further one."""
+SCRUB = 500
+"""Milliseconds that emptying SQLite's write-ahead log waits for readers."""
+Clock = Callable[[], int]
+Stale = Literal["no", "file", "log"]
+"""Where bytes of somebody who was erased may still be."""
+
+
+def now() -> int:
+    """Microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+class Store(Reading):
+    """Histories, answers, feedback, new items, deployments and keys, in SQLite or PostgreSQL; safe for threads.
+
+    Every method raises `StoreUnavailable` where the database cannot be used now (full, locked, away): nothing is lost,
+    and the next call tries anew.
+    """
+
+    def __init__(self, backend: Backend, clock: Clock = now) -> None:
+        super().__init__(backend)
+        self.clock = clock
+        self._stale: Stale = "file" if self.fetch(f"SELECT 1 FROM meta WHERE name = '{ERASED}'", ()) else "no"
+
+    @classmethod
+    def open(cls, place: str | Path, *, clock: Clock = now) -> "Store":
+        """The store at a path (SQLite), or a URL (`sqlite:///PATH`, `postgresql://USER:PASSWORD@HOST/DATABASE`).
+
+        Args:
+            place: where it is; a SQLite file is made where there is none.
+            clock: tells the time, in microseconds since 1970 UTC.
+
+        Raises:
+            StoreError: it cannot be opened, or is of a newer version.
+        """
+        backend = connect(place)
+        try:
+            migrate(backend)
+            return cls(backend, clock)
+        except BaseException:
+            backend.close()
+            raise
+
+    def commit(self, writes: Sequence[Write]) -> Results:
+        """Put writes into ONE durable transaction; returns the outcome of each, in their order.
+
+        An outcome is an exception where that write alone is refused; the others are in the store then. Where the
+        transaction fails because of a write (a number that is none, a text that the database does not hold), each
+        write has a transaction of its own, so that it spoils no other.
+
+        Raises:
+            StoreUnavailable: the database cannot be used now; nothing of the writes was acknowledged.
+        """
+        try:
+            results = self._tried(writes)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            if len(writes) > 1:
+                return [self._alone(write) for write in writes]
+            return [self._refusal(error)]
+        if any(isinstance(write, EraseUser) for write in writes):
+            self._stale = "file"
+        self._scrub()
+        return results
+
+    def _alone(self, write: Write) -> Any:
+        try:
+            return self.commit([write])[0]
+        except StoreUnavailable as error:
+            return error
+
+    def _refusal(self, error: Exception) -> StoreError:
+        """Why a write cannot be stored."""
+        if isinstance(error, exc.DBAPIError):
+            return self.backend.translated(error)
+        return error if isinstance(error, StoreError) else StoreError(f"this cannot be stored ({error})")
+
+    def _tried(self, writes: Sequence[Write]) -> Results:
+        """The outcomes; tried anew where another process got in the way, or an idle connection had broken."""
+        for left in reversed(range(TRIES)):
+            try:
+                with self._transaction() as connection:
+                    return Transaction(self.backend, connection, self.clock).apply(writes)
+            except exc.TimeoutError as error:
+                raise StoreUnavailable(f"{self.backend.where}: all connections are in use; try again") from error
+            except exc.DBAPIError as error:
+                broken = bool(error.connection_invalidated) and left == TRIES - 1
+                if not left or not (broken or sqlstate(error) in AGAIN):
+                    if passes(error):
+                        raise self.backend.translated(error) from error
+                    raise
+                time.sleep(PAUSE * 2 ** (TRIES - 1 - left))
+        raise AssertionError("unreachable")
+
+    def _transaction(self) -> Any:
+        return self.backend.engine.begin()
+
+    def _scrub(self) -> None:
+        """After an erasure, let its bytes go from the files of SQLite, too.
+
+        `secure_delete` overwrites a row where it lies, but not the places where it lay before its page was split; so
+        the file is built anew (a second or two for a million events). Then the write-ahead log is emptied; a reader
+        in the midst of a long read keeps it from that, and it is tried again after the next write.
+        """
+        if self._stale == "no" or not self.backend.sqlite:
+            return
+        try:
+            with self.backend.reader.connect() as connection:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {SCRUB}")
+                try:
+                    if self._stale == "file":
+                        connection.exec_driver_sql("PRAGMA temp_store = FILE")  # it needs as much room as the store
+                        connection.exec_driver_sql("VACUUM")
+                        connection.exec_driver_sql(f"DELETE FROM meta WHERE name = '{ERASED}'")
+                        self._stale = "log"
+                    busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+                    self._stale = "log" if busy else "no"
+                finally:
+                    # The settings of this connection are not those of the others.
+                    connection.invalidate()
+        except exc.DBAPIError:
+            return  # the erasure itself is durable
+
+    @property
+    def loaded(self) -> bool:
+        """Whether `load_histories` was done."""
+        with self.backend.explained(), self.backend.reader.connect() as connection:
+            return is_loaded(connection)
+
+    def load_histories(self, dataset: Dataset, progress: Progress = lambda done, total: None) -> int:
+        """Fill the store with the histories of a data set; returns how many events that added.
+
+        It may be broken off and called again, and two processes may call it at once: every event comes in once. Where
+        it was done before, with whatever data, nothing happens. Event ids are `data:HASH:ROW`.
+
+        Args:
+            dataset: whose events, with their times, rewards, kinds and contexts where there are any.
+            progress: is called with the number of events that are in, and of all.
+        """
+        with self.backend.explained():
+            return load(self.backend, dataset, self.clock, progress)
+
+    def close(self) -> None:
+        """Give the connections back; a `Writer` on this store is closed before."""
+        self._scrub()
+        super().close()

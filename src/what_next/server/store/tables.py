@@ -1,0 +1,119 @@
+"""The tables of the store. A change here needs a migration (a test compares the two)."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+)
+
+# SQLite numbers rows by itself only where the type is INTEGER; elsewhere that type ends at 2 billion.
+NUMBER = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData()
+
+users = Table(
+    "users",
+    metadata,
+    Column("key", NUMBER, primary_key=True, autoincrement=True),
+    Column("user_id", Text, nullable=False, unique=True),
+    Column("last", BigInteger, nullable=False),  # number of the last event
+    Column("events", BigInteger, nullable=False),
+    Column("latest", BigInteger),  # the greatest time of an event
+    sqlite_autoincrement=True,  # no key is used a second time
+)
+
+# Kept by user and number, so that a history lies in one place. The user's row is locked by whoever writes here, so a
+# foreign key would only cost.
+events = Table(
+    "events",
+    metadata,
+    Column("user", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("event_id", Text, nullable=False, unique=True),
+    Column("item_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("reward", Double),
+    Column("context", Text),  # JSON
+    Column("recommendation_id", Text),
+    Column("arrived", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+impressions = Table(
+    "impressions",
+    metadata,
+    Column("number", NUMBER, primary_key=True, autoincrement=True),
+    Column("recommendation_id", Text, nullable=False, unique=True),
+    Column("user_id", Text),
+    Column("time", BigInteger, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("fallback", Text),
+    Column("explore", Text, nullable=False),  # JSON
+    Column("history", Text),  # JSON
+    Column("known", BigInteger, nullable=False),
+    Column("items", Text, nullable=False),  # JSON
+    Column("propensities", Text, nullable=False),  # JSON
+    Column("candidates", Text, nullable=False),
+    Column("shown", Boolean, nullable=False),
+    Index("impressions_of_user", "user_id"),
+    sqlite_autoincrement=True,
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("number", NUMBER, primary_key=True, autoincrement=True),
+    Column("feedback_id", Text, nullable=False, unique=True),
+    Column("impression", NUMBER, ForeignKey("impressions.number"), nullable=False),
+    Column("item_id", Text, nullable=False),
+    Column("reward", Double, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("arrived", BigInteger, nullable=False),
+    Index("feedback_of_impression", "impression"),
+    sqlite_autoincrement=True,
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("number", BigInteger, nullable=False, unique=True),
+    Column("item_id", Text, primary_key=True),
+    Column("title", Text, nullable=False),
+    Column("attributes", Text, nullable=False),  # JSON
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("number", NUMBER, primary_key=True, autoincrement=False),
+    Column("version", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("note", Text, nullable=False),  # JSON
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("role", Text, nullable=False),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("created", BigInteger, nullable=False),
+    Column("revoked", BigInteger),
+)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)

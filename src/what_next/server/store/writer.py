@@ -1,0 +1,90 @@
+"""The one thread that writes: everything that waits goes into one transaction."""
+
+import threading
+from collections import deque
+from concurrent.futures import Future
+from typing import Any
+
+from what_next.errors import StoreUnavailable
+from what_next.server.store.store import Store
+from what_next.server.store.writes import AddEvents, AddFeedback, AddItems, Write
+
+MOST = 20_000
+"""Rows that go into one transaction, at most: one that takes seconds keeps others waiting."""
+
+
+class Writer:
+    """Group commit: the disk is waited for once for all who wait, not once for each.
+
+    A future is done when its write is durable; it holds the outcome, or the reason why the write was refused.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._waiting: deque[tuple[Write, Future[Any]]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="what-next-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """How many writes wait for the next transaction."""
+        return len(self._waiting)
+
+    def submit(self, write: Write) -> "Future[Any]":
+        """Write when the thread comes to it.
+
+        Raises:
+            StoreUnavailable: the writer is closed.
+        """
+        future: Future[Any] = Future()
+        with self._changed:
+            if self._closed:
+                raise StoreUnavailable("the store is being closed; send it again to the next process")
+            self._waiting.append((write, future))
+            if len(self._waiting) == 1:
+                self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Write what waits, then end the thread; the store stays open."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while group := self._next():
+            try:
+                outcomes = self.store.commit([write for write, _ in group])
+            except BaseException as error:  # whoever waits must hear of it, whatever it is
+                outcomes = [error] * len(group)  # type: ignore[list-item]
+            for (_, future), outcome in zip(group, outcomes, strict=True):
+                if isinstance(outcome, BaseException):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
+
+    def _next(self) -> list[tuple[Write, "Future[Any]"]]:
+        """Everything that waits, up to `MOST` rows; nothing when the writer is closed."""
+        with self._changed:
+            group: list[tuple[Write, Future[Any]]] = []
+            rows = 0
+            while not group and (self._waiting or not self._closed):
+                if not self._waiting:
+                    self._changed.wait()
+                while self._waiting and rows < MOST:
+                    write, future = self._waiting.popleft()
+                    if future.set_running_or_notify_cancel():
+                        rows += _rows(write)
+                        group.append((write, future))
+            return group
+
+
+def _rows(write: Write) -> int:
+    if isinstance(write, AddEvents):
+        return len(write.events)
+    if isinstance(write, AddFeedback):
+        return len(write.rows)
+    return len(write.items) if isinstance(write, AddItems) else 1

@@ -1,0 +1,201 @@
+"""What may be written into the store, and what comes of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from what_next.errors import WhatNextError
+
+DeploymentKind = Literal["first", "promoted", "rolled back"]
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """Something that a person did with an item.
+
+    Attributes:
+        event_id: distinct over all users; a second event with the id of a first changes nothing.
+        user_id, item_id: external ids, as text.
+        kind: play, skip, purchase, rating, ...
+        time: microseconds since 1970 UTC; None: now, but not before the latest event of the user.
+        reward: in the log's own unit.
+        context: numbers about the event, by name.
+        recommendation_id: the answer that it follows. Such an event is feedback, too: see `Told`.
+    """
+
+    event_id: str
+    user_id: str
+    item_id: str
+    kind: str = "play"
+    time: int | None = None
+    reward: float | None = None
+    context: Mapping[str, float] | None = None
+    recommendation_id: str | None = None
+
+
+@dataclass(frozen=True)
+class AddEvents:
+    """Events, of one person or several, in the order of arrival; comes to `EventsAdded`."""
+
+    events: tuple[EventRow, ...]
+
+
+@dataclass(frozen=True)
+class EventsAdded:
+    """How many of the events are new, and how many were there before (their ids tell)."""
+
+    accepted: int
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class AddImpression:
+    """What one question was answered; comes to None. A second one with the same id changes nothing.
+
+    Attributes:
+        recommendation_id: names it, for feedback.
+        user_id: whom it was for; None where nobody was named.
+        time: microseconds since 1970 UTC.
+        version: of the model; `policy`: who answered; `fallback`: why it was the safe policy, if it was.
+        explore: how it was drawn (temperature, epsilon, seed); numbers and texts by name.
+        history: the item ids that the question gave; None where it gave none.
+        known: number of the last event of the user that the answer knew; 0: none.
+        items: the item ids, best first; `propensities`: the chance of each, given those before it; None where unknown.
+        candidates: hash of what could have been chosen.
+        shown: False for an answer of a model in shadow mode, which nobody saw.
+    """
+
+    recommendation_id: str
+    user_id: str | None
+    time: int
+    version: str
+    policy: str
+    items: tuple[str, ...]
+    propensities: tuple[float | None, ...]
+    fallback: str | None = None
+    explore: Mapping[str, float | str | None] = field(default_factory=dict)
+    history: tuple[str, ...] | None = None
+    known: int = 0
+    candidates: str = ""
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class FeedbackRow:
+    """What an item of an answer brought.
+
+    Attributes:
+        feedback_id: distinct; a second row with the id of a first changes nothing.
+        recommendation_id, item_id: what was shown.
+        reward: in the log's own unit.
+        time: microseconds since 1970 UTC; None: now, but not before the latest feedback to the same answer.
+    """
+
+    feedback_id: str
+    recommendation_id: str
+    item_id: str
+    reward: float
+    time: int | None = None
+
+
+@dataclass(frozen=True)
+class AddFeedback:
+    """Feedback, all of it or none; comes to `FeedbackAdded`, or to `UnknownRecommendation` or `NotShown`.
+
+    An item's reward is that of its feedback with the latest time, then of the latest arrival: what is older and comes
+    late replaces nothing.
+    """
+
+    rows: tuple[FeedbackRow, ...]
+
+
+@dataclass(frozen=True)
+class FeedbackAdded:
+    """How many of the rows are new, and how many were there before (their ids tell)."""
+
+    accepted: int
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class ItemRow:
+    """An item that the catalogue did not hold, or not so.
+
+    Attributes:
+        item_id: external id, as text; `title`: what people call it.
+        attributes: by name, in their own units.
+    """
+
+    item_id: str
+    title: str
+    attributes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class AddItems:
+    """Items, the last one of each id counts; comes to `ItemsAdded`."""
+
+    items: tuple[ItemRow, ...]
+
+
+@dataclass(frozen=True)
+class ItemsAdded:
+    """How many items were taken, and how many of these the store had already and holds anew."""
+
+    accepted: int
+    replaced: int
+
+
+@dataclass(frozen=True)
+class EraseUser:
+    """Everything of a person goes: events, impressions, feedback, the id itself; comes to `Erased`."""
+
+    user_id: str
+
+
+@dataclass(frozen=True)
+class Erased:
+    """How much of the person there was."""
+
+    events: int
+    impressions: int
+    feedback: int
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """A version of the model that answers from now on; comes to its number: 1, 2, 3, ...
+
+    Attributes:
+        version: its name; `kind`: how it came.
+        note: what else to remember (metrics, the gate's figures); anything that JSON holds.
+    """
+
+    version: str
+    kind: DeploymentKind
+    note: Mapping[str, object] = field(default_factory=dict)
+
+
+Write = AddEvents | AddImpression | AddFeedback | AddItems | EraseUser | Deploy
+Outcome = EventsAdded | FeedbackAdded | ItemsAdded | Erased | int | None
+
+
+class UnknownRecommendation(WhatNextError):
+    """Feedback to a recommendation that the store does not hold, or that was never shown."""
+
+    def __init__(self, recommendation_id: str) -> None:
+        super().__init__(
+            f"recommendation {recommendation_id!r} is not known; give the recommendation_id of an answer (those of a "
+            "user who was erased are gone)"
+        )
+        self.recommendation_id = recommendation_id
+
+
+class NotShown(WhatNextError):
+    """Feedback to an item that its recommendation did not hold."""
+
+    def __init__(self, recommendation_id: str, item_id: str) -> None:
+        super().__init__(
+            f"item {item_id!r} was not shown in recommendation {recommendation_id!r}; give one of its items"
+        )
+        self.recommendation_id, self.item_id = recommendation_id, item_id

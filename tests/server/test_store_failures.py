@@ -1,0 +1,287 @@
+"""What the store does when the disk is full, the database away or locked, or the file is another's."""
+
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event as listen
+
+from what_next.errors import StoreError, StoreUnavailable
+from what_next.server.store import (
+    AddEvents,
+    EraseUser,
+    EventRow,
+    EventsAdded,
+    Store,
+    Writer,
+    backend,
+    migrations,
+    tables,
+)
+
+from .conftest import Postgres
+
+
+def events(start: int, count: int = 1, user: str = "anna") -> AddEvents:
+    return AddEvents(tuple(EventRow(f"e{number}", user, "i1") for number in range(start, start + count)))
+
+
+def test_a_full_disk_is_told_loses_nothing_and_is_got_over_without_a_restart(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store.sqlite")
+    writer = Writer(store)
+    limit = [2**30]
+
+    def full(connection: sqlite3.Connection, *others: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {limit[0]}")
+
+    listen.listen(store.backend.engine, "checkout", full)
+    assert writer.submit(events(0, 10)).result(10) == EventsAdded(10, 0)
+    limit[0] = 1  # SQLite takes it for the size that the file has
+    with pytest.raises(StoreUnavailable, match="full"):
+        writer.submit(events(10, 1000)).result(10)
+    assert store.heads(["anna"])["anna"].events == 10
+    limit[0] = 2**30
+    assert writer.submit(events(5, 1005)).result(10) == EventsAdded(1000, 5)
+    assert [e.number for e in store.events_of("anna")] == list(range(1, 1011))
+    writer.close()
+    store.close()
+
+
+def test_a_disk_that_is_really_full_is_told_and_got_over(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        store = Store.open(disk / "store.sqlite")
+        assert store.commit([events(0, 10)]) == [EventsAdded(10, 0)]
+        (disk / "ballast").write_bytes(bytes(2**20))
+        done = 10
+
+        def fill() -> None:
+            nonlocal done
+            while done < 30_000:
+                store.commit([events(done, 1000)])
+                done += 1000
+
+        with pytest.raises(StoreUnavailable):
+            fill()
+        assert store.heads(["anna"])["anna"].events == done
+        (disk / "ballast").unlink()
+        assert store.commit([events(done - 5, 10)]) == [EventsAdded(5, 5)]
+        store.close()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_database_that_is_locked_for_too_long_is_unavailable_until_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "BUSY", 0.05)
+    store = Store.open(tmp_path / "store.sqlite")
+    other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        store.commit([events(0)])
+    assert store.heads(["anna"]) == {}  # readers do not wait
+    other.execute("COMMIT")
+    assert store.commit([events(0)]) == [EventsAdded(1, 0)]
+    other.close()
+    store.close()
+
+
+def test_a_server_that_goes_and_comes_back_loses_nothing(postgres_server: Postgres, postgres_url: str) -> None:
+    store = Store.open(postgres_url)
+    writer = Writer(store)
+    assert writer.submit(events(0, 2)).result(10) == EventsAdded(2, 0)
+    assert len(store.events_of("anna")) == 2
+    postgres_server.stop()
+    try:
+        with pytest.raises(StoreUnavailable):
+            writer.submit(events(2)).result(10)
+        for read in (lambda: store.heads(["anna"]), store.ping, store.deployments, lambda: store.popular(1)):
+            with pytest.raises(StoreUnavailable):
+                read()
+        with pytest.raises(StoreUnavailable):
+            Store.open(postgres_url)
+    finally:
+        postgres_server.start()
+    assert store.heads(["anna"])["anna"].last == 2
+    assert writer.submit(events(1, 2)).result(10) == EventsAdded(1, 1)
+    writer.close()
+    store.close()
+
+
+def test_a_server_that_was_started_anew_between_two_calls_is_not_noticed(
+    postgres_server: Postgres, postgres_url: str
+) -> None:
+    store = Store.open(postgres_url)
+    store.commit([events(0)])
+    store.heads(["anna"])
+    postgres_server.stop()
+    postgres_server.start()
+    assert store.commit([events(1)]) == [EventsAdded(1, 0)]
+    postgres_server.stop()
+    postgres_server.start()
+    assert store.heads(["anna"])["anna"].events == 2
+    postgres_server.stop()
+    postgres_server.start()
+    assert store.deployments() == []
+    store.close()
+
+
+def test_after_an_erasure_the_id_is_in_no_file_of_the_store(tmp_path: Path) -> None:
+    folder, person = tmp_path / "store", "person-4711"
+    folder.mkdir()
+    store = Store.open(folder / "store.sqlite")
+
+    def found() -> list[str]:
+        return [path.name for path in folder.iterdir() if person.encode() in path.read_bytes()]
+
+    # Pages that split while others write are where old bytes might stay.
+    for start in range(0, 6000, 300):
+        rows = [
+            EventRow(f"{(start + n) * 7919 % 6007}-{n % 9}", f"user-{(start + n) * 31 % 211}", "i") for n in range(300)
+        ]
+        own = [EventRow(f"{start * 17 % 6007}-{person}-{n}", person, f"i-{n}", context={person: 1.0}) for n in range(9)]
+        store.commit([AddEvents((*rows, *own))])
+    assert found()
+    store.commit([EraseUser(person)])
+    assert found() == []
+    store.close()
+    assert found() == []
+
+
+def test_an_erasure_that_was_killed_is_ended_by_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.sqlite"
+    store = Store.open(path)
+    store.commit([events(0, user="person-4711")])
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_scrub", lambda: None)
+        store.commit([EraseUser("person-4711")])
+    later = Store.open(path)
+    later.commit([events(1)])
+    assert b"person-4711" not in b"".join(one.read_bytes() for one in tmp_path.iterdir())
+    assert later.fetch("SELECT * FROM meta", ()) == []
+    store.close()
+    later.close()
+
+
+def test_bytes_that_a_long_read_kept_go_with_the_next_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "BUSY", 0.05)
+    path = tmp_path / "store.sqlite"
+    store = Store.open(path)
+    store.commit([events(0, user="person-4711")])
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert len(reader.execute("SELECT * FROM users").fetchall()) == 1
+    store.commit([EraseUser("person-4711")])
+    reader.close()
+    store.commit([events(1)])
+    assert b"person-4711" not in b"".join(one.read_bytes() for one in tmp_path.iterdir())
+    store.close()
+
+
+def test_a_store_of_a_newer_version_is_refused(place: str) -> None:
+    store = Store.open(place)
+    with store.backend.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    store.close()
+    with pytest.raises(StoreError, match=r"version 9999, newer than .* upgrade What Next\?"):
+        Store.open(place)
+
+
+def test_the_migrations_lead_to_the_tables_as_they_are_written(store: Store) -> None:
+    with store.backend.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, tables.metadata) == []
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    script = ScriptDirectory.from_config(config)
+    assert [one.revision for one in reversed(list(script.walk_revisions()))] == list(migrations.REVISIONS)
+
+
+def test_two_may_open_a_new_store_at_once(place: str) -> None:
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            stores = list(pool.map(Store.open, [place] * 4))
+        for number, store in enumerate(stores):
+            store.commit([events(number)])
+            store.close()
+
+
+def test_a_store_in_order_is_opened_without_alembic(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store.sqlite").close()
+    code = (
+        "import sys; from what_next.server.store import Store\n"
+        f"Store.open({str(tmp_path / 'store.sqlite')!r}).close(); assert 'alembic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_what_is_no_store_is_refused_with_one_message(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is a text, not a database; " * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        Store.open(tmp_path / "text")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        Store.open(tmp_path)
+    with pytest.raises(StoreError, match="in memory it would be lost"):
+        Store.open("sqlite://")
+    with pytest.raises(StoreError, match="cannot be kept in 'mysql'"):
+        Store.open("mysql://anna:secret@localhost/db")
+    with pytest.raises(StoreError, match="cannot be read"):
+        Store.open("post gres://anna:secret@localhost:x/db")
+
+
+def test_no_message_holds_a_password() -> None:
+    with pytest.raises(StoreUnavailable) as refused:
+        Store.open("postgresql://anna:secret@127.0.0.1:1/db")
+    assert "secret" not in str(refused.value)
+    assert "anna" in str(refused.value)
+
+
+def test_a_new_file_is_read_by_its_owner_alone(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "folder" / "store.sqlite")
+    store.commit([events(0)])
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "folder").iterdir()} == {0o600}
+    store.close()
+
+
+def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store.sqlite")
+    for engine in (store.backend.engine, store.backend.reader):
+        with engine.connect() as connection:
+            ask = {
+                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("synchronous", "journal_mode")
+            }
+            assert ask == {"synchronous": 2, "journal_mode": "wal"}
+    store.close()
+
+
+def test_the_server_is_asked_to_wait_for_the_disk_whatever_its_default(
+    postgres_server: Postgres, postgres_url: str
+) -> None:
+    name = postgres_url.split("/")[3].split("?")[0]
+    postgres_server.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    store = Store.open(postgres_url)
+    with store.backend.engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+    store.close()
+
+
+def test_the_clock_is_the_wall_clock_in_microseconds(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store.sqlite")
+    store.commit([events(0)])
+    assert store.events_of("anna")[0].time == pytest.approx(time.time() * 1e6, abs=60e6)
+    store.close()

@@ -1,0 +1,249 @@
+"""What may be written into the store and what is read again, in both databases."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from what_next.errors import StoreError
+from what_next.server.store import (
+    AddEvents,
+    AddFeedback,
+    AddImpression,
+    AddItems,
+    Deploy,
+    Erased,
+    EraseUser,
+    EventRow,
+    EventsAdded,
+    FeedbackAdded,
+    FeedbackRow,
+    ItemRow,
+    ItemsAdded,
+    NotShown,
+    Store,
+    StoredEvent,
+    UnknownRecommendation,
+)
+
+
+def event(event_id: str, user: str = "anna", item: str = "i1", **more: Any) -> EventRow:
+    return EventRow(event_id, user, item, **more)
+
+
+def impression(name: str, user: str | None = "anna", **more: Any) -> AddImpression:
+    return AddImpression(name, user, 5, "v1", "trained", ("i1", "i2"), (0.5, 0.25), **more)
+
+
+def one(store: Store, write: Any) -> Any:
+    return store.commit([write])[0]
+
+
+def test_an_event_is_in_the_store_once_and_the_first_with_its_id_wins(store: Store) -> None:
+    assert one(store, AddEvents((event("e1"), event("e1", item="i9"), event("e2")))) == EventsAdded(2, 1)
+    assert one(store, AddEvents((event("e2", "bert"), event("e3", "bert")))) == EventsAdded(1, 1)
+    assert [(e.number, e.event_id, e.item_id) for e in store.events_of("anna")] == [(1, "e1", "i1"), (2, "e2", "i1")]
+    assert [e.event_id for e in store.events_of("bert")] == ["e3"]
+
+
+def test_an_id_that_two_writes_of_one_transaction_share_is_accepted_for_the_first_of_them(store: Store) -> None:
+    assert store.commit([AddEvents((event("e1"),)), AddEvents((event("e1"), event("e2")))]) == [
+        EventsAdded(1, 0),
+        EventsAdded(1, 1),
+    ]
+
+
+def test_all_that_is_known_of_an_event_is_read_again(store: Store) -> None:
+    whole = event("é\U0001f3b5", time=7, kind="rating", reward=0.1, context={"hour": 3.5}, recommendation_id="r1")
+    one(store, AddEvents((whole, event("e2", time=8))))
+    assert store.events_of("anna") == [
+        StoredEvent(1, "é\U0001f3b5", "i1", "rating", 7, 0.1, {"hour": 3.5}, "r1"),
+        StoredEvent(2, "e2", "i1", "play", 8, None, None, None),
+    ]
+
+
+def test_events_come_by_time_and_then_by_arrival(store: Store) -> None:
+    times = (50, 10, 50, 30)
+    one(store, AddEvents(tuple(event(f"e{place}", time=time) for place, time in enumerate(times, 1))))
+    assert [e.number for e in store.events_of("anna")] == [2, 4, 1, 3]
+    assert [e.number for e in store.events_of("anna", newest_first=True)] == [3, 1, 4, 2]
+    assert [e.number for e in store.events_of("anna", newest_first=True, limit=2)] == [3, 1]
+    assert [e.number for e in store.events_of("anna", after=2)] == [4, 3]
+    assert store.events_of("nobody") == []
+
+
+def test_an_event_without_a_time_is_never_before_the_latest_of_its_user(place: str) -> None:
+    clock = iter([100, 40, 41])
+    store = Store.open(place, clock=lambda: next(clock))
+    one(store, AddEvents((event("e1"), event("e2", time=120), event("e3"))))
+    one(store, AddEvents((event("e4"), event("e5", "bert"))))  # the clock has jumped back
+    assert [(e.event_id, e.time) for e in store.events_of("anna")] == [
+        ("e1", 100),
+        ("e2", 120),
+        ("e3", 120),
+        ("e4", 120),
+    ]
+    assert [e.time for e in store.events_of("bert")] == [40]
+    store.close()
+
+
+def test_heads_tell_of_users_with_events_alone(store: Store) -> None:
+    one(store, AddEvents((event("e1"), event("e2"), event("e3", "bert"))))
+    one(store, impression("r1", "carl"))
+    one(store, AddEvents((event("e1", "dora"),)))
+    heads = store.heads(["anna", "bert", "carl", "dora", "nobody"])
+    assert {user: (head.last, head.events) for user, head in heads.items()} == {"anna": (2, 2), "bert": (1, 1)}
+    assert store.heads([]) == {}
+    many = [f"u{number}" for number in range(1200)]
+    one(store, AddEvents(tuple(event(f"m{user}", user) for user in many)))
+    assert len(store.heads(many)) == 1200
+
+
+def test_an_answer_is_read_again_and_written_once(store: Store) -> None:
+    told = {"fallback": "deadline", "explore": {"temperature": 0.5, "seed": None}, "history": ("i7",), "known": 3}
+    assert one(store, impression("r1", **told, candidates="abc", shown=False)) is None
+    assert one(store, impression("r1", "bert")) is None
+    (found,) = store.impressions_of("anna")
+    assert (found.recommendation_id, found.items, found.propensities) == ("r1", ("i1", "i2"), (0.5, 0.25))
+    assert (found.fallback, found.explore, found.history, found.known) == tuple(told.values())
+    assert (found.version, found.policy, found.candidates, found.shown, found.time) == (
+        "v1",
+        "trained",
+        "abc",
+        False,
+        5,
+    )
+    assert store.impressions_of("bert") == []
+
+
+def test_feedback_is_taken_once_and_refused_alone_where_it_fits_nothing(store: Store) -> None:
+    row = FeedbackRow("f1", "r1", "i1", 1.0)
+    outcomes = store.commit(
+        [
+            AddFeedback((row, row)),
+            AddFeedback((FeedbackRow("f2", "r1", "i1", 1.0), FeedbackRow("f3", "r1", "i9", 1.0))),
+            AddFeedback((FeedbackRow("f4", "nothing", "i1", 1.0),)),
+            AddFeedback((FeedbackRow("f5", "r2", "i1", 1.0),)),
+            impression("r1"),
+            impression("r2", shown=False),
+        ]
+    )
+    assert outcomes[0] == FeedbackAdded(1, 1)
+    assert isinstance(outcomes[1], NotShown)
+    assert outcomes[1].item_id == "i9"
+    assert isinstance(outcomes[2], UnknownRecommendation)
+    assert isinstance(outcomes[3], UnknownRecommendation)  # nobody saw that answer
+    # Of a write that was refused nothing is in the store: its good row may be sent again.
+    assert one(store, AddFeedback((FeedbackRow("f2", "r1", "i1", 1.0), row))) == FeedbackAdded(1, 1)
+
+
+@pytest.mark.parametrize("bad", [event("\ud800"), event("e", time=2**70)])
+def test_a_write_that_cannot_be_stored_spoils_no_other(store: Store, bad: EventRow) -> None:
+    outcomes = store.commit([AddEvents((event("e1"),)), AddEvents((bad,)), AddEvents((event("e2"),)), impression("r1")])
+    assert outcomes[::2] == [EventsAdded(1, 0), EventsAdded(1, 0)]
+    assert isinstance(outcomes[1], StoreError)
+    assert len(store.impressions_of("anna")) == 1
+    assert isinstance(one(store, AddEvents((bad,))), StoreError)
+
+
+def test_items_are_numbered_on_so_that_a_reader_misses_none(store: Store) -> None:
+    assert one(store, AddItems((ItemRow("a", "A", {"x": 1.0}), ItemRow("b", "B", {})))) == ItemsAdded(2, 0)
+    assert [(item.number, item.item_id) for item in store.items_after(0)] == [(1, "a"), (2, "b")]
+    again = [AddItems((ItemRow("b", "B2", {"x": 2.0}),)), AddItems((ItemRow("b", "B3", {"x": 3.0}),))]
+    assert store.commit(again) == [ItemsAdded(1, 1), ItemsAdded(1, 1)]
+    (item,) = store.items_after(2)
+    assert (item.number, item.item_id, item.title, item.attributes) == (3, "b", "B3", {"x": 3.0})
+
+
+def test_deployments_are_numbered_and_keep_their_notes(store: Store) -> None:
+    assert store.commit([Deploy("a", "first"), Deploy("b", "promoted", {"recall": 0.5})]) == [1, 2]
+    assert one(store, Deploy("a", "rolled back")) == 3
+    assert [(d.number, d.version, d.kind, dict(d.note)) for d in store.deployments()] == [
+        (1, "a", "first", {}),
+        (2, "b", "promoted", {"recall": 0.5}),
+        (3, "a", "rolled back", {}),
+    ]
+
+
+def test_erasure_takes_everything_of_a_person_and_of_nobody_else(store: Store) -> None:
+    for user in ("anna", "bert"):
+        one(store, AddEvents((event(f"{user}1", user), event(f"{user}2", user))))
+        one(store, impression(f"r-{user}", user))
+        one(store, AddFeedback((FeedbackRow(f"f-{user}", f"r-{user}", "i1", 1.0),)))
+    before = store.heads(["anna", "bert"])
+    assert one(store, EraseUser("anna")) == Erased(2, 1, 1)
+    assert one(store, EraseUser("anna")) == Erased(0, 0, 0)
+    assert store.heads(["anna", "bert"]) == {"bert": before["bert"]}
+    assert (store.events_of("anna"), store.impressions_of("anna")) == ([], [])
+    assert (len(store.events_of("bert")), len(store.impressions_of("bert"))) == (2, 1)
+    assert isinstance(one(store, AddFeedback((FeedbackRow("f", "r-anna", "i1", 1.0),))), UnknownRecommendation)
+
+
+def test_who_comes_back_after_an_erasure_is_another_person(store: Store) -> None:
+    one(store, AddEvents((event("e1"),)))
+    first = store.heads(["anna"])["anna"]
+    # The last of all keys would be the first to be used again.
+    outcomes = store.commit(
+        [AddEvents((event("e2"),)), EraseUser("anna"), AddEvents((event("e3"),)), EraseUser("bert")]
+    )
+    assert outcomes == [EventsAdded(1, 0), Erased(2, 0, 0), EventsAdded(1, 0), Erased(0, 0, 0)]
+    second = store.heads(["anna"])["anna"]
+    assert second.key > first.key
+    assert (second.last, second.events) == (1, 1)
+    assert [e.event_id for e in store.events_of("anna")] == ["e3"]
+
+
+def test_popular_items_are_those_with_most_events_but_skips(store: Store) -> None:
+    plays = [event(f"a{n}", item="a") for n in range(2)] + [event(f"b{n}", item="b") for n in range(3)]
+    skips = [event(f"s{n}", item="a", kind="skip") for n in range(5)]
+    one(store, AddEvents((*plays, *skips, event("c", item="c"), event("d", item="0"))))
+    assert store.popular(3) == [("b", 3), ("a", 2), ("0", 1)]
+
+
+def test_users_are_found_by_how_their_ids_begin(store: Store) -> None:
+    one(store, AddEvents(tuple(event(f"e-{user}", user) for user in ("b1", "a2", "a1", "a%b"))))
+    assert store.users("a") == ["a%b", "a1", "a2"]
+    assert store.users("a%") == ["a%b"]
+    assert store.users(limit=2) == ["a%b", "a1"]
+
+
+def test_keys_are_kept_by_their_digest_and_revoked_once(place: str) -> None:
+    clock = iter([10, 20, 30, 40, 50])
+    store = Store.open(place, clock=lambda: next(clock))
+    store.add_key("phone", "write", "d1")
+    with pytest.raises(StoreError, match="there is a key 'phone' already"):
+        store.add_key("phone", "read", "d2")
+    store.revoke_key("phone")
+    store.revoke_key("phone")
+    with pytest.raises(StoreError, match="there is no key 'web'"):
+        store.revoke_key("web")
+    (key,) = store.keys()
+    assert (key.name, key.role, key.digest, key.created, key.revoked) == ("phone", "write", "d1", 10, 30)
+    store.close()
+
+
+IDS = st.lists(st.lists(st.integers(0, 11), max_size=5), max_size=6)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=IDS, data=st.data())
+def test_any_order_and_repetition_of_batches_gives_the_same_events(
+    store: Store, batches: list[list[int]], data: st.DataObject
+) -> None:
+    def commit(order: list[list[int]], user: str) -> set[str]:
+        for batch in order:
+            rows = tuple(event(f"{user}{number}", user, f"i{number}", time=number) for number in batch)
+            outcome = one(store, AddEvents(rows))
+            assert outcome.accepted + outcome.duplicates == len(rows)
+        return {e.item_id for e in store.events_of(user)}
+
+    one(store, EraseUser("first"))
+    one(store, EraseUser("second"))
+    wanted = {f"i{number}" for batch in batches for number in batch}
+    shuffled = data.draw(st.permutations(batches + batches[:2]))
+    assert commit(batches, "first") == commit(shuffled, "second") == wanted
+    times = [e.time for e in store.events_of("second")]
+    assert times == sorted(times)
+    head = store.heads(["second"]).get("second")
+    assert (head.events if head else 0) == len(wanted)
