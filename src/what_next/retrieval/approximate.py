@@ -1,0 +1,246 @@
+"""The items of the highest inner products in a large catalogue, without a look at most of them."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
+
+from what_next.errors import MissingExtraError
+from what_next.retrieval.ranking import select_ranked
+from what_next.types import Ranked
+
+FEWEST = 10_000
+"""Items below which every one is looked at: that takes no longer than a search."""
+LISTS = 2
+"""An index has so many lists for each root of the number of items: 2,000 for a million. More of them make a search
+faster and building slower, both by less than their number."""
+PROBES = 96
+"""Lists that a search looks through: a third of 20,000 items, 5 % of a million."""
+SAMPLE = 32
+"""Vectors for each list from which the lists are learned, at most."""
+ROUNDS = 8
+"""Of k-means over them."""
+SPARE = 4
+"""One more candidate for so many that are asked for: half precision may misplace them, and all are scored anew."""
+WIDTH = 16
+"""Entries that the library multiplies at once: vectors are padded to a multiple, or it takes them one by one."""
+LONGEST = 1000
+"""One vector of so many, the longest ones, is looked at in every search."""
+MOST = 1000
+"""Times the length of the others that a vector may have in half precision, which has no numbers above 65,504."""
+BLOCK = 2**16
+"""Vectors that are put into lists at a time."""
+CHUNK = 2**22
+"""Entries of candidates' vectors at work at a time: 16 MB."""
+
+
+@dataclass(frozen=True, eq=False)
+class ApproximateIndex:
+    """An inverted file (Sivic and Zisserman 2003; Jegou et al. 2011) for the highest inner products.
+
+    Vectors are scaled to lengths of at most 1 and given one entry more, `sqrt(1 - |v|^2)`, which puts all of them on a
+    sphere; there the nearest to a point, with a 0 for that entry, have its highest inner products (Bachrach et al.
+    2014; Neyshabur and Srebro 2015, arXiv 1410.5518). So k-means on the sphere groups together what is found together,
+    however unequal the lengths are: popular items have the longer vectors, and stand in most results. A search takes
+    the `PROBES` lists whose centres are nearest, and one more with the longest vectors of all, scores their items in
+    half precision, and the best of those again.
+
+    Below `FEWEST` items, and for a row of which the lists hold too few, the search is exact.
+
+    Attributes:
+        vectors: of the items, as they were given; they are read in every search and must not be changed.
+        build_seconds: what building took.
+        threads: that a search may use. One query has one thread.
+    """
+
+    vectors: Float32[np.ndarray, "items dim"]
+    build_seconds: float
+    threads: int
+    lists: "Lists | None"
+
+    @classmethod
+    def of(cls, vectors: Float32[np.ndarray, "items dim"], *, seed: int = 0, threads: int = 1) -> "ApproximateIndex":
+        """Build it; for the same vectors, seed and threads the same one.
+
+        Args:
+            vectors: of the items.
+            seed: draws the vectors that lists are learned from, and their first centres.
+            threads: for building and for searching. PyTorch's own number is left as it is.
+
+        Raises:
+            MissingExtraError: there are many items, and faiss is not installed.
+            ValueError: a vector is not finite.
+        """
+        if not np.isfinite(vectors).all():
+            raise ValueError("item vectors must be finite")
+        start = time.perf_counter()
+        lists = Lists.of(vectors, seed, threads) if len(vectors) >= FEWEST else None
+        return cls(vectors, time.perf_counter() - start, threads, lists)
+
+    def search(self, points: Float32[np.ndarray, "batch dim"], count: int) -> Int32[np.ndarray, "batch count"]:
+        """About the `count` items of the highest `<point, vector>`, best first, the lower item among equals.
+
+        Args:
+            points: what the vectors are multiplied with.
+            count: of items for each point; -1 pads a row where there are not as many items.
+
+        Raises:
+            ValueError: a point is not finite.
+        """
+        if not np.isfinite(points).all():
+            raise ValueError("points must be finite")
+        if self.lists is None:
+            return self._exact(points, count)
+        items = np.empty((len(points), count), np.int32)
+        pool = count + count // SPARE + 1
+        step = max(1, CHUNK // (pool * self.vectors.shape[1]))
+        for start in range(0, len(points), step):
+            part = slice(start, start + step)
+            candidates = self.lists.candidates(points[part], pool, self.threads)
+            items[part] = self._in_order(points[part], candidates)[:, :count]
+        few = items[:, -1] < 0
+        if few.any():
+            items[few] = self._exact(points[few], count)
+        return items
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the index, without that of `vectors`."""
+        return 0 if self.lists is None else self.lists.bytes
+
+    def _in_order(
+        self, points: Float32[np.ndarray, "rows dim"], candidates: Int64[np.ndarray, "rows pool"]
+    ) -> Int64[np.ndarray, "rows pool"]:
+        """The candidates by their true scores, the lower item among equals; -1 stays at the end."""
+        scores = np.einsum("rpd,rd->rp", self.vectors[candidates], points)
+        scores[candidates < 0] = -np.inf
+        return np.take_along_axis(candidates, np.lexsort((candidates, -scores)), 1)
+
+    def _exact(self, points: Float32[np.ndarray, "rows dim"], count: int) -> Int32[np.ndarray, "rows count"]:
+        return select_ranked(points, Ranked(torch.from_numpy(self.vectors)), slots=count).items
+
+
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The library's part of an index: centres of the lists on the sphere, and vectors in half precision by list."""
+
+    centres: Any
+    inverted: Any
+    count: int
+
+    @classmethod
+    def of(cls, vectors: Float32[np.ndarray, "items dim"], seed: int, threads: int) -> "Lists":
+        """Learn the lists, and put every item in one."""
+        faiss = _faiss()
+        sphere, lists = Sphere.of(vectors), round(LISTS * len(vectors) ** 0.5)
+        with _threads(faiss, threads):
+            centres = _centres(faiss, sphere, vectors, lists, seed)
+            # The library would find lists by inner products too, which is what the sphere is there to avoid: it is
+            # told which lists to use, and its own centres are never read.
+            unread = faiss.IndexFlatIP(sphere.dim)
+            unread.add(np.zeros((lists + 1, sphere.dim), np.float32))
+            half = faiss.ScalarQuantizer.QT_fp16
+            inverted = faiss.IndexIVFScalarQuantizer(
+                unread, sphere.dim, lists + 1, half, faiss.METRIC_INNER_PRODUCT, False
+            )
+            inverted.train(unread.reconstruct_n())  # half precision learns nothing
+            inverted.nprobe = min(PROBES, lists) + 1
+            for start in range(0, len(vectors), BLOCK):
+                block = vectors[start : start + BLOCK]
+                points = sphere.points(block)
+                nearest = np.where(sphere.holds(block), centres.search(points, 1)[1][:, 0], lists)
+                rows, ids = np.ascontiguousarray(points[:, :-1]), np.arange(start, start + len(block))
+                inverted.add_core(len(rows), *map(faiss.swig_ptr, (rows, ids, nearest)))
+        return cls(centres, inverted, len(vectors))
+
+    def candidates(
+        self, points: Float32[np.ndarray, "rows dim"], pool: int, threads: int
+    ) -> Int64[np.ndarray, "rows pool"]:
+        """Items of the nearest lists, best first by their scores in half precision; -1 where there are no more."""
+        sphere = np.zeros((len(points), self.centres.d), np.float32)
+        lengths = _lengths(points)[:, None]
+        sphere[:, : points.shape[1]] = points / np.where(lengths > 0, lengths, 1)
+        with _threads(_faiss(), threads):
+            distances, nearest = self.centres.search(sphere, self.inverted.nprobe - 1)
+            distances, nearest = (np.pad(one, ((0, 0), (0, 1))) for one in (distances, nearest))
+            nearest[:, -1] = self.inverted.nlist - 1  # of the longest vectors
+            rows = np.ascontiguousarray(sphere[:, :-1])
+            found: Int64[np.ndarray, rows_pool] = self.inverted.search_preassigned(rows, pool, nearest, distances)[1]
+        return found
+
+    @property
+    def bytes(self) -> int:
+        """Codes, positions and centres, as far as they are filled."""
+        return int(self.count * (self.inverted.code_size + 8) + self.inverted.nlist * (2 * self.centres.d - 1) * 4)
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """What puts vectors on a sphere of radius 1: the length that becomes 1, and the entries that they are padded to."""
+
+    longest: float
+    dim: int
+
+    @classmethod
+    def of(cls, vectors: Float32[np.ndarray, "items dim"]) -> "Sphere":
+        """For all these vectors but the longest thousandth: beside a single giant the others would be one point."""
+        lengths = np.sort(_lengths(vectors))
+        longest = float(lengths[-1 - len(lengths) // LONGEST] or lengths[-1] or 1)
+        return cls(longest, -(-vectors.shape[1] // WIDTH) * WIDTH)
+
+    def points(self, vectors: Float32[np.ndarray, "rows dim"]) -> Float32[np.ndarray, "rows padded_dim_plus_1"]:
+        """The vectors, scaled and padded, and the entry that gives each the length 1 (0 for a longer one)."""
+        lengths = _lengths(vectors) / self.longest
+        found = np.zeros((len(vectors), self.dim + 1), np.float32)
+        found[:, : vectors.shape[1]] = vectors / (self.longest * np.maximum(1, lengths / MOST))[:, None]
+        found[:, -1] = np.sqrt(np.maximum(0, 1 - lengths**2))
+        return found
+
+    def holds(self, vectors: Float32[np.ndarray, "rows dim"]) -> Bool[np.ndarray, "rows"]:
+        """Which vectors are not too long for it."""
+        fits: Bool[np.ndarray, rows] = _lengths(vectors) <= self.longest
+        return fits
+
+
+def _centres(
+    faiss: ModuleType, sphere: Sphere, vectors: Float32[np.ndarray, "items dim"], lists: int, seed: int
+) -> Any:
+    """The centres of the lists, by k-means over some of the vectors that the sphere holds."""
+    fitting = np.flatnonzero(sphere.holds(vectors))
+    some = np.random.default_rng(seed).choice(fitting, min(len(fitting), SAMPLE * lists), replace=False)
+    means = faiss.Kmeans(sphere.dim + 1, lists, niter=ROUNDS, seed=seed, min_points_per_centroid=1)
+    means.train(sphere.points(vectors[np.sort(some)]))
+    centres = faiss.IndexFlatL2(sphere.dim + 1)
+    centres.add(means.centroids)
+    return centres
+
+
+def _lengths(vectors: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows"]:
+    lengths: Float64[np.ndarray, rows] = np.sqrt(np.einsum("rd,rd->r", vectors, vectors, dtype=np.float64))
+    return lengths
+
+
+def _faiss() -> ModuleType:
+    """The library; imported here, since an exact search needs none."""
+    try:
+        import faiss
+    except ImportError:
+        raise MissingExtraError("faiss", "ann", "approximate search") from None
+    return faiss
+
+
+@contextmanager
+def _threads(faiss: ModuleType, threads: int) -> Iterator[None]:
+    """The library's number of threads, put back afterwards: where PyTorch was imported first they share one number."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
