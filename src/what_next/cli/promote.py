@@ -1,0 +1,211 @@
+"""`what-next promote` and `what-next rollback`: which model the service answers by."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from what_next.artefacts import catalogue_path, critic_beside, read_manifest
+from what_next.cli.data import Json
+from what_next.cli.estimate import REFUSED
+from what_next.cli.guard import emit
+from what_next.cli.model import Overrides, SetupFile
+from what_next.data import Catalogue
+from what_next.errors import ModelError, StoreError
+from what_next.judging.off_policy import Reading, gate, gate_table
+from what_next.settings import Setup
+from what_next.setup_file import quote
+
+if TYPE_CHECKING:
+    from what_next.server.store import Store
+
+FEWEST = 100
+"""Decisions in the store below which it is not asked: the gate wants as many rewards that differ, at least."""
+
+
+def promote(
+    setup: SetupFile,
+    overrides: Overrides = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The agent's file to deploy, or a setup that names it; default: SETUP's own.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="A log of decisions that judges it; default: what the service has logged.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="How much more it must earn, in the reward's unit.")] = 0.0,
+    estimator: Annotated[str, typer.Option(help="The estimate that decides: snips, dr, ...")] = "snips",
+    force: Annotated[bool, typer.Option("--force", help="Deploy without the gate, and note that.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Deploy a model to the service, if a log shows that it earns more: exit code 0; or 3, and why not."""
+    from what_next.server.engine.versions import keep, version_of, versions_folder
+
+    settings = Setup.read(setup, [*(overrides or []), "train=no"])
+    agent = _agent_of(settings, model)
+    version = version_of(agent)
+    with _store(settings) as store:
+        deployments = store.deployments()
+        current = deployments[-1].version if deployments else None
+        told: dict[str, Any] = {"version": version, "current": current, "promote": True, "gate": None}
+        if version == current:
+            return _show(told | {"promote": False, "why": f"{version} is deployed already"}, as_json)
+        if current is None:
+            told["why"] = "nothing was deployed before, so there is nothing to compare with"
+        elif force:
+            told["why"] = "deployed by --force, without the gate"
+        else:
+            deployed = versions_folder(settings) / current / "agent.safetensors"
+            told |= _judged(store, agent, deployed, log, margin, estimator)
+        if not told["promote"]:
+            _show(told, as_json)
+            return REFUSED
+        keep(versions_folder(settings), agent)
+        note = {"from": current, "agent": str(agent), "why": told["why"], "forced": force, "gate": _short(told["gate"])}
+        told["number"] = _deploy(store, version, "promoted" if current else "first", note)
+    return _show(told, as_json)
+
+
+def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> int:
+    """Have the service answer by the model that it answered by before the current one."""
+    from what_next.artefacts import read_models
+    from what_next.server.engine.versions import before, versions_folder
+
+    settings = Setup.read(setup, [*(overrides or []), "train=no"])
+    with _store(settings) as store:
+        deployments = store.deployments()
+        version = before(deployments)
+        current = deployments[-1].version
+        read_models(versions_folder(settings) / version / "agent.safetensors")  # it can be loaded
+        number = _deploy(store, version, "rolled back", {"from": current})
+    why = f"rolled back from {current}"
+    return _show({"version": version, "current": current, "promote": True, "why": why, "number": number}, as_json)
+
+
+def _agent_of(settings: Setup, model: Path | None) -> Path:
+    if model is None:
+        return settings.model_agent_path
+    if not model.is_file():
+        raise ModelError(f"--model {model}: no such file; name an agent's file (.safetensors), or a setup")
+    return model if model.suffix == ".safetensors" else Setup.read(model, ["train=no"]).model_agent_path
+
+
+@contextmanager
+def _store(settings: Setup) -> Iterator["Store"]:
+    from what_next.server.store import Store, store_of
+
+    place = store_of(settings)
+    if isinstance(place, Path) and not place.is_file():
+        raise StoreError(f"{place}: no such store; serve first (what-next serve), or name it with server.store")
+    store = Store.open(place)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _deploy(store: "Store", version: str, kind: Any, note: dict[str, Any]) -> int:
+    from what_next.server.store import Deploy
+
+    outcome = store.commit([Deploy(version, kind, note)])[0]
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert isinstance(outcome, int), "a deployment comes to its number"
+    return outcome
+
+
+def _judged(
+    store: "Store", agent: Path, deployed: Path, log: Path | None, margin: float, estimator: str
+) -> dict[str, Any]:
+    """What the gate says of the new model beside the deployed one."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if log is None:
+            log = folder / "decisions.parquet"
+            if (rows := _exported(store, agent, log)) < FEWEST:
+                few = f"the store holds {rows:,} decisions, and at least {FEWEST} are needed"
+                return {"promote": False, "why": f"{few}; serve on, give a log of decisions with --log, or --force"}
+        new, current = (_as_setup(folder, one) for one in (agent, deployed))
+        result = gate(Reading(log), str(new), str(current), estimator=estimator, margin=margin)
+        plain = _without(result, f"{folder}/")
+    return {"promote": plain["promote"], "why": plain["why"], "gate": plain}
+
+
+def _exported(store: "Store", agent: Path, to: Path) -> int:
+    """Writes the decisions that the store holds; returns how many there are."""
+    import polars as pl
+
+    from what_next.server.store import export
+
+    try:
+        tables = export.decisions(store, Catalogue.from_table(pl.read_parquet(catalogue_path(agent))))
+    except StoreError as error:
+        if "holds no" not in str(error):
+            raise
+        return 0
+    export.write(tables, to)
+    return len(tables.log)
+
+
+def _as_setup(folder: Path, agent: Path) -> Path:
+    """A setup file of a model as it was trained, as the gate reads it; its name is the version."""
+    manifest, critic = read_manifest(agent, "agent"), critic_beside(agent)
+    trained = manifest.made_by()
+    beside = agent.with_name("critic.safetensors")
+    if critic is None or not critic.is_file():
+        critic = beside if beside.is_file() else critic
+    values: dict[str, object] = {
+        "train": "no",
+        "algorithm": trained.algorithm.name,
+        "data": Path(trained.data).absolute(),
+        "model_agent_path": agent.absolute(),
+        "model_critic_path": "none" if critic is None else critic.absolute(),
+        "relax": trained.relax,
+        "tolerance": "none" if trained.tolerance is None else trained.tolerance,
+        "selection": trained.selection.name,
+        "selection.candidates": trained.selection.candidates,
+        "device": "cpu",
+    }
+    path = folder / f"{manifest.run}-{manifest.histories}.txt"
+    path.write_text("".join(f"{key}, {quote(str(value))}\n" for key, value in values.items()), encoding="utf-8")
+    return path
+
+
+def _without(result: Any, text: str) -> Any:
+    """The values without a text, wherever it stands in them: nobody knows the scratch folder."""
+    if isinstance(result, dict):
+        return {key: _without(value, text) for key, value in result.items()}
+    if isinstance(result, list | tuple):
+        return [_without(value, text) for value in result]
+    return result.replace(text, "") if isinstance(result, str) else result
+
+
+def _short(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the deployment remembers of the gate."""
+    if result is None:
+        return None
+    log = {name: result["log"].get(name) for name in ("file", "rows", "hash")}
+    return {
+        "estimator": result["estimator"],
+        "margin": result["margin"],
+        "difference": result["difference"],
+        "log": log,
+    }
+
+
+def _show(told: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        emit(told)
+        return 0
+    console = Console()
+    if told.get("gate"):
+        console.print(gate_table(told["gate"]))
+    deployed = "number" in told
+    line = f"{told['version']} is deployed" if deployed else f"{told['version']} is not deployed"
+    console.print(f"{line}: {told['why']}", markup=False, highlight=False, soft_wrap=True)
+    if deployed:
+        console.print("a running service takes it up within seconds", highlight=False)
+    return 0

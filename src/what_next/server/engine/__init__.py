@@ -1,0 +1,6 @@
+"""The engine of the service: versions, sessions, batches, the safe policy, reasons."""
+
+from what_next.server.engine.engine import CatalogueItem, Engine
+from what_next.server.engine.observer import Observer
+
+__all__ = ["CatalogueItem", "Engine", "Observer"]

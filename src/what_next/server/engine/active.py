@@ -1,0 +1,46 @@
+"""A version at work: with its sessions, masks and popular items, which are all of one catalogue."""
+
+import threading
+
+import numpy as np
+from jaxtyping import Int32
+
+from what_next.data import Catalogue
+from what_next.server.engine.cache import SessionCache
+from what_next.server.engine.masks import Masks
+from what_next.server.engine.observer import Observer
+from what_next.server.engine.popular import Popular
+from what_next.server.engine.served import Served
+from what_next.server.store import Store
+
+Counted = list[tuple[str, int]]
+
+
+class Active:
+    """What answers for one role. Only `popular` is ever replaced.
+
+    Attributes:
+        served: the version; `role`: current or canary.
+        sessions: of users, each as this version sees them.
+        masks, popular: of its catalogue.
+        lock: of the networks, which note what they read.
+    """
+
+    def __init__(self, served: Served, store: Store, size: int, observer: Observer, counted: Counted) -> None:
+        self.served = served
+        self.sessions = SessionCache(served, store, size, observer)
+        self.masks = Masks(served.catalogue, served.places)
+        self.popular = Popular.of(counted, served.places)
+        self.lock = threading.Lock()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items."""
+        return self.served.catalogue
+
+    def known(self, ids: tuple[str, ...]) -> tuple[Int32[np.ndarray, "known"], tuple[str, ...]]:
+        """Positions of the ids that the catalogue holds, in order; and the other ids."""
+        places = self.served.places
+        found = [places.get(one, -1) for one in ids]
+        unknown = tuple(one for one, place in zip(ids, found, strict=True) if place < 0)
+        return np.array([place for place in found if place >= 0], np.int32), unknown

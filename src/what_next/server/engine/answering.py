@@ -1,0 +1,278 @@
+"""One batch of questions: sessions, one pass of the model, a choice for each, and the safe policy where that fails."""
+
+import hashlib
+import logging
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from cachetools import TTLCache
+from jaxtyping import Int32
+
+from what_next.errors import StoreUnavailable
+from what_next.retrieval.explore import epsilon_greedy, softmax_draw
+from what_next.server.asks import Answer, Ask, Fallback, Refused, Shown
+from what_next.server.engine.active import Active
+from what_next.server.engine.cache import Entry
+from what_next.server.engine.chooser import Alarm, Choice, Row, choose
+from what_next.server.engine.masks import Mask
+from what_next.server.engine.popular import any_item
+from what_next.server.engine.reasons import reasons, spread
+from what_next.server.store import AddImpression
+from what_next.session import Played, Session
+from what_next.setup_server import Server
+from what_next.types import Proposal
+
+logger = logging.getLogger("what_next.server")
+
+MINUTE = 60.0
+NOBODY = np.zeros(0, np.int32)
+
+
+@dataclass(eq=False)
+class Job:
+    """One question on its way.
+
+    Attributes:
+        ask: the question; `role`: which of the models it is for.
+        mask: what it permits; None: everything.
+        entry: what is known of the user; `session`: what the model reads: the user's, or that of the given history.
+        seen: items of that; `unknown`: ids of the history that the catalogue does not hold.
+        fallback: why the safe policy answers; None: it does not.
+    """
+
+    ask: Ask
+    role: str
+    mask: Mask | None = None
+    entry: Entry | None = None
+    session: Session | None = None
+    seen: Int32[np.ndarray, "heard"] = field(default_factory=lambda: NOBODY)
+    unknown: tuple[str, ...] = ()
+    fallback: Fallback | None = None
+
+    @property
+    def excluded(self) -> Int32[np.ndarray, "excluded"]:
+        """Items that the answer may not hold."""
+        return self.seen if self.ask.exclude_seen else NOBODY
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """An answer, and the impression that has to be durable before it is given."""
+
+    answer: Answer
+    impression: AddImpression
+
+
+Outcome = Result | BaseException
+
+
+class Answering:
+    """From questions to results; one object for each thread, since random numbers are its own."""
+
+    def __init__(self, settings: Server, rng: np.random.Generator | None = None) -> None:
+        self.settings = settings
+        self.rng = rng or np.random.default_rng()
+        self._told: TTLCache[str, bool] = TTLCache(100, MINUTE)
+
+    def answer(self, active: Active, asks: Sequence[Ask], role: str) -> list[Outcome]:
+        """A result for each question, or the error that its caller gets: `Refused`, or `StoreUnavailable`.
+
+        Whatever else goes wrong is logged, and popular items are the answer. Where a batch fails, its questions go
+        through one by one, so that only the one that cannot be answered falls back.
+        """
+        try:
+            with active.lock:
+                return self._together(active, asks, role)
+        except StoreUnavailable as error:
+            return [error for _ in asks]
+        except Exception:
+            if len(asks) > 1:
+                return [one for ask in asks for one in self.answer(active, [ask], role)]
+            self._tell(active.served.version)
+        return [self.safe(active, asks[0], role, "error")]
+
+    def safe(self, active: Active, ask: Ask, role: str, fallback: Fallback) -> Outcome:
+        """Popular items, permitted and not seen, without the model."""
+        job = Job(ask, role, fallback=fallback)
+        try:
+            job.mask = active.masks.of(ask)
+            if ask.history is not None:
+                job.seen, job.unknown = active.known(ask.history)
+            elif ask.user is not None:
+                events = active.sessions.store.events_of(ask.user)
+                job.seen, _ = active.known(tuple(one.item_id for one in events))
+            return self._result(active, job, self._popular(active, job))
+        except Exception as error:
+            if not isinstance(error, Refused | StoreUnavailable):
+                logger.exception("popular items could not be told either")
+            return error
+
+    def _tell(self, version: str) -> None:
+        """Log the failure that is being handled: the first of its kind in a minute with its traceback."""
+        kind = f"{version} {type(sys.exception()).__name__}"
+        if kind not in self._told:
+            self._told[kind] = True
+            logger.exception("the model %s failed; popular items are the answer", version)
+
+    # Together
+
+    def _together(self, active: Active, asks: Sequence[Ask], role: str) -> list[Outcome]:
+        users = [ask.user for ask in asks if ask.user is not None and ask.history is None]
+        entries = active.sessions.of(users) if users else {}
+        jobs: list[Job | Refused] = []
+        for ask in asks:
+            try:
+                jobs.append(self._job(active, ask, role, entries))
+            except Refused as error:
+                jobs.append(error)
+        modelled = [one for one in jobs if isinstance(one, Job) and one.ask.policy == "trained" and not one.fallback]
+        choices: dict[int, Choice] = {}
+        if modelled:
+            proposal = self._proposal(active, modelled)
+            rows = [self._row(job) for job in modelled]
+            found = choose(active.served, proposal, rows, self.settings.candidates)
+            for job, choice in zip(modelled, found, strict=True):
+                if isinstance(choice, Alarm):
+                    job.fallback = "alarm"
+                    logger.error("alarm of the model %s: %s", active.served.version, choice)
+                else:
+                    choices[id(job)] = choice
+        return [
+            one
+            if isinstance(one, Refused)
+            else self._result(active, one, choices.get(id(one)) or self._other(active, one))
+            for one in jobs
+        ]
+
+    def _job(self, active: Active, ask: Ask, role: str, entries: dict[str, Entry]) -> Job:
+        job = Job(ask, role, active.masks.of(ask))
+        self._check_context(active, ask)
+        if ask.history is not None:
+            job.seen, job.unknown = active.known(ask.history)
+            if len(job.seen):
+                job.session = active.served.policy.replay([Played(int(item)) for item in job.seen])
+        elif ask.user is not None and (entry := entries.get(ask.user)) is not None:
+            job.entry, job.session, job.seen = entry, entry.session, entry.session.items
+        if ask.policy == "trained" and not len(job.seen):
+            job.fallback = "unknown_user"
+        return job
+
+    def _check_context(self, active: Active, ask: Ask) -> None:
+        names = [name for name in active.served.policy.agent.space.event_names if name != "reward"]
+        for name in ask.context or {}:
+            if name not in names:
+                raise Refused("context", f"{name!r} is not known to the model; it reads {', '.join(names) or 'none'}")
+
+    def _proposal(self, active: Active, jobs: Sequence[Job]) -> Proposal:
+        sessions = [job.session for job in jobs if job.session is not None]
+        context = [job.ask.context or {} for job in jobs] if any(job.ask.context for job in jobs) else None
+        return active.served.policy.propose(sessions, context)
+
+    # One by one
+
+    def explore(self, ask: Ask) -> tuple[float, float]:
+        """Temperature and epsilon: the question's, or the settings' where it says neither."""
+        if ask.temperature is None and ask.epsilon is None:
+            return self.settings.temperature, self.settings.epsilon
+        return ask.temperature or 0.0, ask.epsilon or 0.0
+
+    def _row(self, job: Job) -> Row:
+        temperature, epsilon = self.explore(job.ask)
+        rng = self.rng if job.ask.seed is None else np.random.default_rng(job.ask.seed)
+        return Row(job.ask.k, job.mask, job.excluded, temperature, epsilon, rng)
+
+    def _other(self, active: Active, job: Job) -> Choice:
+        """Of the policies without a model: any item, popular ones, or those instead of the model's."""
+        row, items = self._row(job), len(active.served.ids)
+        permitted = None if job.mask is None else job.mask.permitted
+        if job.fallback or job.ask.policy == "trained":
+            return self._popular(active, job)
+        if job.ask.policy == "random":
+            return Choice(*any_item(permitted, items, row.seen, row.slots, row.rng), None)
+        popular = active.popular
+        if row.temperature:
+            scores = popular.scores.copy()
+            scores[row.seen] = -np.inf
+            if permitted is not None:
+                scores[~permitted] = -np.inf
+            chosen, chances = softmax_draw(scores, row.slots, row.temperature, row.rng)
+            return Choice(chosen, chances, popular.counts[chosen].astype(np.float32))
+        if row.epsilon:
+            free = np.ones(items, np.bool_) if permitted is None else permitted.copy()
+            free[row.seen] = False
+            order = popular.first(row.slots, permitted, row.seen)
+            chosen, chances = epsilon_greedy(order, free, items, row.slots, row.epsilon, row.rng)
+            return Choice(chosen, chances, popular.counts[chosen].astype(np.float32))
+        return self._popular(active, job)
+
+    def _popular(self, active: Active, job: Job) -> Choice:
+        popular = active.popular
+        items = popular.first(job.ask.k, None if job.mask is None else job.mask.permitted, job.excluded)
+        return Choice(items, np.ones(len(items)), popular.counts[items].astype(np.float32))
+
+    def _result(self, active: Active, job: Job, choice: Choice) -> Result:
+        served, ask, now = active.served, job.ask, time.time_ns()
+        scores: Sequence[float | None] = [None] * len(choice.items) if choice.scores is None else choice.scores.tolist()
+        told = reasons(served, job.session, choice.items) if ask.explain else [None] * len(choice.items)
+        items, chances = choice.items.tolist(), choice.propensities.tolist()
+        names = [served.ids[item] for item in items]
+        shown = tuple(
+            Shown(name, served.titles[item], score, chance, why)
+            for item, name, score, chance, why in zip(items, names, scores, chances, told, strict=True)
+        )
+        entry = job.entry
+        answer = Answer(
+            recommendation_id=f"{now // 1_000_000:012x}{secrets.token_hex(10)}",  # by time, as a UUID of version 7
+            user=ask.user,
+            items=shown,
+            version=served.version,
+            role="canary" if job.role == "canary" else "current",
+            policy="popular" if job.fallback else ask.policy,
+            fallback=job.fallback,
+            unknown=job.unknown,
+            known_events=0 if entry is None else entry.events,
+            spread=spread(served, job.seen) if entry is None else entry.told(served),
+        )
+        impression = AddImpression(
+            recommendation_id=answer.recommendation_id,
+            user_id=ask.user,
+            time=now // 1000,
+            version=served.version,
+            policy=answer.policy,
+            items=tuple(names),
+            propensities=tuple(chances),
+            fallback=job.fallback,
+            explore=self._explored(job),
+            history=ask.history,
+            known=0 if entry is None else entry.last,
+            candidates=self._candidates(active, job, choice),
+        )
+        return Result(answer, impression)
+
+    def _explored(self, job: Job) -> dict[str, float | str | None]:
+        """How the items were drawn, for the log: the safe policy takes the most popular ones."""
+        if job.fallback or job.ask.policy == "random":
+            return {}
+        temperature, epsilon = self.explore(job.ask)
+        found: dict[str, float | str | None] = {}
+        if temperature:
+            found["temperature"] = temperature
+        if epsilon:
+            found["epsilon"] = epsilon
+        if found and job.ask.seed is not None:
+            found["seed"] = str(job.ask.seed)  # a number may be too long for JSON
+        return found
+
+    def _candidates(self, active: Active, job: Job, choice: Choice) -> str:
+        """A hash of what could have been chosen: catalogue, mask, whether seen items, and what a search found."""
+        parts = (
+            active.served.space,
+            job.mask.hash if job.mask else "all",
+            "unseen" if job.ask.exclude_seen else "seen",
+            choice.candidates or "exact",
+        )
+        return hashlib.blake2b("|".join(parts).encode(), digest_size=8).hexdigest()

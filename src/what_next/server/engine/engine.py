@@ -1,0 +1,247 @@
+"""The engine of the service: questions in, answers out, while models, items and histories change underneath."""
+
+import asyncio
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from cachetools import TTLCache
+
+from what_next.errors import StoreUnavailable
+from what_next.server.asks import Answer, Ask, Nearest, Refused
+from what_next.server.engine import reasons
+from what_next.server.engine.about import about
+from what_next.server.engine.answering import Answering, Outcome, Result
+from what_next.server.engine.batcher import Batcher, Deliveries, Waiting
+from what_next.server.engine.live import Models, Poller
+from what_next.server.engine.observer import Observer
+from what_next.server.engine.served import Served
+from what_next.server.engine.shadow import Shadow
+from what_next.server.store import Store, Writer
+from what_next.settings import Setup
+
+logger = logging.getLogger("what_next.server")
+
+SWITCH = 0.001
+"""Seconds after which a thread of Python lets another one in: the event loop shall not wait longer for the model."""
+ERASED, REMEMBERED = 10_000, 600.0
+"""Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
+
+
+@dataclass(frozen=True)
+class CatalogueItem:
+    """An item, with its attributes in their own units."""
+
+    item_id: str
+    title: str
+    attributes: Mapping[str, float]
+
+
+class Engine:
+    """Answers questions by the deployed model. The event loop only ever waits: a thread of its own runs the model."""
+
+    def __init__(self, setup: Setup, models: Models, writer: Writer, observer: Observer) -> None:
+        """See `open`."""
+        settings = setup.server
+        self.setup, self.models, self.writer, self.observer = setup, models, writer, observer
+        self._erased: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
+        self._erasing = threading.Lock()
+        self._deliveries = Deliveries()
+        self._answering, self._safe = Answering(settings), Answering(settings)
+        self._shadow = None
+        if settings.shadow:
+            self._shadow = Shadow(
+                Answering(settings), lambda: models.live.candidate, writer, observer, self._gone_since
+            )
+        self._batcher = Batcher(self._answer, self._late, size=settings.batch, deadline=settings.deadline / 1000)
+        self._poller = Poller(models)
+
+    @classmethod
+    def open(cls, setup: Setup, store: Store, writer: Writer, observer: Observer | None = None) -> "Engine":
+        """The engine of a setup, ready to answer.
+
+        The first time, the setup's own model is deployed; from then on the store says which version is current.
+
+        Args:
+            setup: whose `server` says how to answer.
+            store, writer: the histories; whoever opened them closes them, after the engine.
+            observer: counts what happens.
+
+        Raises:
+            ModelError: no deployed model can be loaded, or not the second one that the setup names.
+            StoreUnavailable: the store cannot be used now.
+        """
+        torch.set_num_threads(setup.threads or 1)
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH))
+        observer = observer or Observer()
+        return cls(setup, Models(setup, store, observer), writer, observer)
+
+    def close(self) -> None:
+        """Answer what waits, and end all threads."""
+        self._poller.close()
+        self._batcher.close()
+        if self._shadow:
+            self._shadow.close()
+
+    # Answering
+
+    async def recommend(self, ask: Ask) -> Answer:
+        """The answer to a question; its impression is durable by then.
+
+        Raises:
+            Refused: the question cannot be answered as it was put.
+            StoreUnavailable: the store cannot be read, or cannot take the impression now.
+        """
+        waiting = Waiting(ask, asyncio.get_running_loop())
+        self._batcher.put(waiting)
+        return await waiting.future
+
+    def _answer(self, batch: list[Waiting]) -> None:
+        """In the worker's thread; nothing that goes wrong ends it."""
+        self.observer.batch(len(batch))
+        live, share = self.models.live, self.setup.server.canary
+        chosen = [live.of(one.ask.user, share) for one in batch]
+        for role in ("current", "canary"):
+            wanted = [one for one, (_, whose) in zip(batch, chosen, strict=True) if whose == role]
+            if not wanted:
+                continue
+            active = live.current if role == "current" or live.candidate is None else live.candidate
+            outcomes: list[Outcome]
+            try:
+                outcomes = self._answering.answer(active, [one.ask for one in wanted], role)
+            except Exception as error:
+                logger.exception("a batch could not be answered")
+                outcomes = [error for _ in wanted]
+            for waiting, outcome in zip(wanted, outcomes, strict=True):
+                if waiting.take():
+                    self._finish(waiting, outcome)
+                    if self._shadow and role == "current" and waiting.ask.policy == "trained":
+                        self._shadow.put(waiting.ask)
+
+    def _late(self, waiting: Waiting) -> None:
+        """In the watcher's thread: the model is not asked, and what it still may say is thrown away."""
+        active, role = self.models.live.of(waiting.ask.user, self.setup.server.canary)
+        self._finish(waiting, self._safe.safe(active, waiting.ask, role, "deadline"))
+
+    def _finish(self, waiting: Waiting, outcome: Outcome) -> None:
+        """Have the impression written; the answer is given when it is durable."""
+        if not isinstance(outcome, Result):
+            self._deliveries.give(waiting, outcome)
+            return
+        impression = outcome.impression
+        if self._gone_since(waiting.ask.user, waiting.arrived):
+            impression = replace(impression, user_id=None, history=None)
+        try:
+            written = self.writer.submit(impression)
+        except StoreUnavailable as error:
+            self._deliveries.give(waiting, error)
+            return
+        written.add_done_callback(partial(self._durable, waiting, outcome.answer))
+
+    def _durable(self, waiting: Waiting, answer: Answer, written: "Future[Any]") -> None:
+        error = written.exception()
+        try:
+            if error is None:
+                self.observer.answered(answer.policy, answer.fallback, time.monotonic() - waiting.arrived)
+        finally:
+            self._deliveries.give(waiting, answer if error is None else error)
+
+    # What changes
+
+    def erase(self, user_id: str) -> None:
+        """Forget a user: called before the store erases them, and again after.
+
+        Impressions of questions that are under way are recorded without the user.
+        """
+        with self._erasing:
+            self._erased[user_id] = time.monotonic()
+        live = self.models.live
+        for active in (live.current, live.candidate):
+            if active is not None:
+                active.sessions.drop(user_id)
+
+    def _gone_since(self, user: str | None, moment: float) -> bool:
+        if user is None:
+            return False
+        with self._erasing:
+            return self._erased.get(user, -math.inf) >= moment
+
+    def grow(self) -> None:
+        """Take up the new items of the store: they can be recommended in the very next answer."""
+        self.models.grow()
+
+    def check_item(self, attributes: Mapping[str, float]) -> None:
+        """Raises a `Refused` where a new item's attributes are not those of the catalogue."""
+        names = self._served.catalogue.names
+        if missing := [name for name in names if name not in attributes]:
+            raise Refused("attributes", f"{missing[0]!r} is missing; an item has {', '.join(names)}")
+        for name, value in attributes.items():
+            if name not in names:
+                raise Refused("attributes", f"{name!r} is not known; an item has {', '.join(names) or 'none'}")
+            if not abs(value) <= float(np.finfo(np.float32).max):
+                raise Refused("attributes", f"{name!r} is {value}; it has to be a finite number of single precision")
+
+    # What is told
+
+    @property
+    def _served(self) -> Served:
+        return self.models.live.current.served
+
+    @property
+    def ready(self) -> bool:
+        """Whether questions can be asked."""
+        return not self.missing()
+
+    def missing(self) -> Sequence[str]:
+        """What the engine waits for; nothing: it is ready."""
+        return [] if self._batcher.alive else ["model"]
+
+    def model(self) -> dict[str, Any]:
+        """What answers, as plain values."""
+        return about(self.setup, self.models.live)
+
+    def item(self, item_id: str) -> CatalogueItem | None:
+        """An item; None: the catalogue does not hold it."""
+        served = self._served
+        place = served.places.get(item_id)
+        return None if place is None else _told(served, place)
+
+    def search(self, query: str, limit: int) -> list[CatalogueItem]:
+        """Items whose title holds a text, whatever its case; those whose title begins with it first."""
+        served, text = self._served, query.strip().lower()
+        found = [place for place, title in enumerate(served.lowered) if text in title]
+        found.sort(key=lambda place: not served.lowered[place].startswith(text))
+        return [_told(served, place) for place in found[:limit]]
+
+    def similar(self, item_id: str, k: int) -> list[Nearest]:
+        """The items most like one; a `CatalogueError` where the catalogue does not hold it."""
+        return reasons.similar(self._served, item_id, k)
+
+    def unknown(self, item_ids: Sequence[str]) -> list[str]:
+        """Those that the catalogue does not hold."""
+        places = self._served.places
+        return [one for one in item_ids if one not in places]
+
+    def spreads(self, item_ids: Sequence[str]) -> list[float | None]:
+        """The spread of the latest 20 items after each of the last 20 of a history, oldest first.
+
+        None where there are fewer than three; items that the catalogue does not hold are passed over.
+        """
+        served = self._served
+        known = [place for one in item_ids if (place := served.places.get(one)) is not None]
+        return reasons.spreads(served, np.array(known, np.int32))
+
+
+def _told(served: Served, place: int) -> CatalogueItem:
+    catalogue = served.catalogue
+    values = zip(catalogue.names, catalogue.attributes[place].tolist(), strict=True)
+    return CatalogueItem(served.ids[place], served.titles[place], {name: round(value, 6) for name, value in values})

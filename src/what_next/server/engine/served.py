@@ -1,0 +1,192 @@
+"""A version in memory: the trained policy, and what answers need of its catalogue."""
+
+import copy
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float32
+
+from what_next.agent import Agent
+from what_next.artefacts import Manifest, read_models
+from what_next.data import Catalogue
+from what_next.errors import CatalogueError, ModelError
+from what_next.experience import experience_of
+from what_next.growth import NewItem, check, grown
+from what_next.models.encoders import Encoder
+from what_next.policy import LearnedPolicy
+from what_next.recommender import EVERYONE, Recommender, nobody
+from what_next.retrieval.approximate import ApproximateIndex
+from what_next.server.engine.versions import AGENT, CRITIC
+from what_next.server.store import StoredItem
+from what_next.session import Played, Sessions
+from what_next.settings import Selection
+from what_next.state import State
+from what_next.types import Proposal
+
+logger = logging.getLogger("what_next.server")
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """One version, ready to answer.
+
+    Attributes:
+        version: what it is called.
+        manifest: what its file says of it.
+        policy: the agent for inference, on its catalogue with the items that came since.
+        space: a hash of its catalogue.
+        has_critic: whether the networks that judge items were loaded.
+        index: of approximate search; None: all items are scored.
+    """
+
+    version: str
+    manifest: Manifest
+    policy: LearnedPolicy
+    space: str
+    has_critic: bool
+    index: ApproximateIndex | None = None
+
+    @classmethod
+    def load(cls, folder: Path, version: str) -> "Served":
+        """A version of `versions.keep`.
+
+        Raises:
+            ModelError: a file is missing or damaged.
+        """
+        agent, critic = folder / version / AGENT, folder / version / CRITIC
+        held = critic.is_file()
+        saved = read_models(agent, critic if held else None)
+        setup = saved.manifest.made_by().model_copy(
+            update={
+                "train": False,
+                "split": EVERYONE,
+                "model_agent_path": agent,
+                "model_critic_path": critic if held else None,
+                "device": "cpu",
+            }
+        )
+        # `Agent.ready_agent` makes optimisers besides, for which PyTorch imports its compiler: seconds.
+        space = replace(saved.space, seen=np.arange(len(saved.space.catalogue), dtype=np.int32))
+        ready = Agent(setup, space)
+        nets = ready.experience.networks(np.random.default_rng(setup.seed))
+        ready.nets = {name: net for name, net in nets.items() if held or name in ("encoder", "actor")}
+        for name, net in ready.nets.items():
+            saved.fill(name, net)
+        ready.histories = saved.manifest.histories
+        if not held:
+            ready.setup = setup.model_copy(update={"selection": Selection()})
+        state = State(nobody(space.catalogue), setup, space)
+        ready.freeze()
+        return cls(version, saved.manifest, LearnedPolicy(ready, state), saved.manifest.catalogue, held)
+
+    def grown(self, items: Sequence[StoredItem]) -> "Served":
+        """The same version with further items; an index goes on finding those that it was built of."""
+        new = [NewItem(item.item_id, item.title, item.attributes) for item in items]
+        old = Recommender(self.policy)
+        try:
+            check(old.catalogue, new)
+        except CatalogueError:  # of a store that served other models, too
+            new = [one for one in new if self._fits(one)]
+        if not new:
+            return self
+        told = repr([(one.item_id, sorted(one.attributes.items())) for one in new])
+        space = hashlib.sha256(f"{self.space}{told}".encode()).hexdigest()  # the catalogue's own hash takes a while
+        return replace(self, policy=grown(old, new).policy, space=space)
+
+    def _fits(self, item: NewItem) -> bool:
+        try:
+            check(self.catalogue, [item])
+        except CatalogueError as error:
+            logger.warning("version %s cannot recommend an item: %s", self.version, error)
+            return False
+        return True
+
+    def indexed(self) -> "Served":
+        """The same with an index of approximate search over all items; none where items are not found by score."""
+        ranked = self._proposal().ranked
+        if ranked is None or ranked.rescored:
+            return self
+        vectors = np.ascontiguousarray(ranked.vectors.float().cpu().numpy())
+        return replace(self, index=ApproximateIndex.of(vectors))
+
+    @property
+    def later(self) -> int:
+        """How many items came after the index was built."""
+        return 0 if self.index is None else len(self.ids) - len(self.index.vectors)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items."""
+        return self.policy.state.space.catalogue
+
+    @property
+    def trials(self) -> bool:
+        """Whether it proposes points among the attributes (the founding algorithm), and has no scores."""
+        return self.policy.agent.setup.algorithm.trials
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The network that reads events; None for the founding algorithm, whose actor has its own."""
+        found = self.policy.agent.nets.get("encoder")
+        return found if isinstance(found, Encoder) else None
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The items' ids as text."""
+        return self.catalogue.ids.cast(pl.String).to_list()
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """The items' titles."""
+        return self.catalogue.titles.cast(pl.String).to_list()
+
+    @cached_property
+    def lowered(self) -> list[str]:
+        """The titles in small letters."""
+        return [title.lower() for title in self.titles]
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where an id stands in the catalogue."""
+        return {name: place for place, name in enumerate(self.ids)}
+
+    @cached_property
+    def units(self) -> Float32[np.ndarray, "items dim"]:
+        """The item vectors, all of length 1 (0 where a vector is 0): their inner products are cosines."""
+        encoder = self.encoder
+        if encoder is None:
+            vectors = self.catalogue.vectors
+        else:
+            with torch.no_grad():
+                vectors = encoder.items().float().cpu().numpy()
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
+
+    @cached_property
+    def judge(self) -> Sessions:
+        """Of the founding algorithm: sessions whose proposals bring the critic's value of items along."""
+        agent = copy.copy(self.policy.agent)
+        agent.setup = agent.setup.model_copy(update={"selection": Selection(name="critic")})
+        agent.experience = experience_of(agent.setup, agent.space, agent.device)
+        return Sessions.of(agent)
+
+    def warm(self) -> "Served":
+        """Computes what is computed once; returns itself."""
+        _ = self.ids, self.titles, self.places, self.catalogue.vectors
+        proposal = self._proposal()
+        if not np.isfinite(proposal.points).all():
+            raise ModelError(f"{self.version}: proposes what is no finite number; train again")
+        if self.trials:
+            _ = self.policy.state.box
+        return self
+
+    def _proposal(self) -> Proposal:
+        """What it proposes after the first item of the catalogue."""
+        return self.policy.propose([self.policy.replay([Played(0)])])

@@ -1,0 +1,99 @@
+"""Answers of a second model that nobody sees: computed after the answer was given, and recorded."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from queue import Empty, Full, Queue
+from typing import Any
+
+from what_next.errors import StoreUnavailable
+from what_next.server.asks import Ask
+from what_next.server.engine.active import Active
+from what_next.server.engine.answering import Answering, Result
+from what_next.server.engine.observer import Observer
+from what_next.server.store import AddImpression, Writer
+
+logger = logging.getLogger("what_next.server")
+
+WAITING = 256
+"""Questions that wait for the second model; what comes while it is full is dropped, and counted."""
+
+Gone = Callable[[str | None, float], bool]
+
+
+class Shadow:
+    """A thread of its own: it delays no answer, and whatever goes wrong in it breaks none."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        candidate: Callable[[], Active | None],
+        writer: Writer,
+        observer: Observer,
+        gone: Gone,
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            answering: of this thread alone.
+            candidate: the second model now.
+            gone: whether a user was erased since a moment of the monotonic clock.
+        """
+        self.answering, self.candidate, self.writer, self.observer, self.gone = (
+            answering, candidate, writer, observer, gone,
+        )  # fmt: skip
+        self._queue: Queue[tuple[Ask, float] | None] = Queue(WAITING)
+        self._thread = threading.Thread(target=self._run, name="what-next-shadow", daemon=True)
+        self._thread.start()
+
+    def put(self, ask: Ask) -> None:
+        """Have a question answered, some time."""
+        try:
+            self._queue.put_nowait((ask, time.monotonic()))
+        except Full:
+            self.observer.shadow("dropped")
+
+    def close(self) -> None:
+        """Ends the thread; what waits is dropped."""
+        while True:
+            try:
+                self._queue.put_nowait(None)
+                break
+            except Full:
+                try:
+                    self._queue.get_nowait()
+                except Empty:
+                    continue
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (waiting := self._queue.get()) is not None:
+            try:
+                self._record(*waiting)
+            except StoreUnavailable:
+                self.observer.shadow("failed")
+            except Exception:
+                self.observer.shadow("failed")
+                logger.exception("the second model's answer could not be recorded")
+
+    def _record(self, ask: Ask, asked: float) -> None:
+        active = self.candidate()
+        if active is None or self.gone(ask.user, asked):
+            return
+        found = self.answering.answer(active, [ask], "shadow")[0]
+        if not isinstance(found, Result) or found.answer.fallback in ("error", "alarm") or self.gone(ask.user, asked):
+            self.observer.shadow("failed")
+            return
+        written = self.writer.submit(as_shadow(found.impression))
+        written.add_done_callback(self._written)
+
+    def _written(self, written: "Future[Any]") -> None:
+        self.observer.shadow("recorded" if written.exception() is None else "failed")
+
+
+def as_shadow(impression: AddImpression) -> AddImpression:
+    """The impression of an answer that nobody saw."""
+    return replace(impression, shown=False)
