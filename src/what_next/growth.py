@@ -139,12 +139,10 @@ def _agent(agent: Agent, catalogue: Catalogue) -> Agent:
 def _vectors(old: ItemVectors, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"]) -> ItemVectors:
     """The vectors of the items, the new ones at the end."""
     count, vectors = len(catalogue), catalogue.vectors
-    read = None if old.attributes is None else vectors
-    with torch.device("meta"):  # no weights are drawn: they are put in below
-        new = ItemVectors(count, old.dim, read, old.learned is not None, sparse=old.sparse)
+    new = copy.deepcopy(old)
+    new.count = count
     if old.attributes is not None:
         new.attributes = torch.from_numpy(vectors).to(old.attributes.device)
-        new.map = copy.deepcopy(old.map)
     if old.learned is not None:
         rows = old.learned.detach()
         added = rows.new_zeros(count - old.count, old.dim)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from what_next.cli import compare, data, estimate, evaluate, model, tune
+from what_next.cli import compare, data, estimate, evaluate, export, log, model, promote, serve, tune
 from what_next.cli.guard import emit, guarded
 from what_next.data.files import write_files
 from what_next.data.known import KNOWN
@@ -31,6 +31,11 @@ app.command("compare")(compare.compare)
 app.command("estimate")(estimate.estimate)
 app.command("gate")(estimate.gate)
 app.command("tune")(tune.tune)
+serve.register(app)
+app.command("promote")(promote.promote)
+app.command("rollback")(promote.rollback)
+app.add_typer(log.app, name="log")
+app.command("export")(export.export)
 
 
 @app.command("init")
