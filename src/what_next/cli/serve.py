@@ -1,0 +1,164 @@
+"""`what-next serve` and `what-next key`."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from what_next.cli.data import Json
+from what_next.cli.guard import emit
+from what_next.cli.model import Overrides, SetupFile
+from what_next.errors import SetupError
+from what_next.settings import Setup
+
+if TYPE_CHECKING:
+    from what_next.server.store import Store
+
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys of a service.")
+Name = Annotated[str, typer.Option(help="What the key is called, in lists and log lines.")]
+LONGEST = 64
+"""Characters of a key's name, at most."""
+
+
+def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> int:
+    """Answer requests for recommendations, and keep what happens next.
+
+    Ends with Ctrl-C or SIGTERM; requests under way are answered. Log lines go to the standard error, as JSON.
+    """
+    from what_next.server.http.run import serve as run  # imported late: the libraries of the extra may be missing
+
+    settings = Setup.read(setup, [*(overrides or []), "train=no"])
+    people = Console(stderr=True, soft_wrap=True)
+    filling = _Filling(people)
+
+    def ready(facts: dict[str, Any]) -> None:
+        _tell(people, facts)
+        if as_json:
+            sys.stdout.write(json.dumps(facts) + "\n")
+            sys.stdout.flush()
+
+    try:
+        run(settings, ready, filling.show, lambda message: people.print(message, markup=False, highlight=False))
+    finally:
+        filling.end()
+    return 0
+
+
+class _Filling:
+    """A bar that is there only while an empty store is filled."""
+
+    def __init__(self, people: Console) -> None:
+        self._people = people
+        self._bars: Progress | None = None
+
+    def show(self, done: int, total: int) -> None:
+        """So many events are in, of all."""
+        if self._bars is None:
+            columns = (TextColumn("filling the store"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bars = Progress(*columns, console=self._people, redirect_stdout=False, redirect_stderr=False)
+            self._bars.start()
+            self._bars.add_task("", total=total)
+        self._bars.update(self._bars.task_ids[0], completed=done)
+        if done >= total:
+            self.end()
+
+    def end(self) -> None:
+        """The bar stays as it is."""
+        if self._bars is not None:
+            self._bars.stop()
+
+
+@keys.command("add")
+def add(
+    setup: SetupFile,
+    name: Name,
+    role: Annotated[
+        Literal["read", "write", "admin"],
+        typer.Option(help="read: ask; write: also send events and feedback; admin: also add items and erase users."),
+    ],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, once: only its hash is kept."""
+    from what_next.server.http.keys import digest_of, new_key
+
+    if not name.isprintable() or not 0 < len(name) <= LONGEST:
+        raise SetupError(f"--name {name!r}: expected 1 to {LONGEST} printable characters")
+    store, key = _store(setup, overrides), new_key()
+    try:
+        store.add_key(name, role, digest_of(key))
+    finally:
+        store.close()
+    if as_json:
+        emit({"name": name, "role": role, "key": key})
+        return
+    print(key)
+    told = f"the key {name!r} with the role {role} is told this once; send it as Authorization: Bearer KEY"
+    Console(stderr=True, soft_wrap=True).print(told, markup=False, highlight=False)
+
+
+@keys.command("list")
+def list_keys(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """List the keys by name, with their roles; the keys themselves are not kept."""
+    store = _store(setup, overrides)
+    try:
+        found = store.keys()
+    finally:
+        store.close()
+    rows = [
+        {"name": one.name, "role": one.role, "created": _day(one.created), "revoked": one.revoked and _day(one.revoked)}
+        for one in found
+    ]
+    if as_json:
+        emit({"keys": rows})
+        return
+    table = Table("name", "role", "created", "revoked")
+    for row in rows:
+        table.add_row(*(str(value or "") for value in row.values()))
+    Console().print(table)
+
+
+@keys.command("revoke")
+def revoke(setup: SetupFile, name: Name, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Revoke a key: within five seconds, no service on this store answers it any more."""
+    store = _store(setup, overrides)
+    try:
+        store.revoke_key(name)
+    finally:
+        store.close()
+    if as_json:
+        emit({"revoked": name})
+    else:
+        Console().print(f"{name} is revoked", markup=False, highlight=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command("serve")(serve)
+    app.add_typer(keys, name="key")
+
+
+def _store(setup: SetupFile, overrides: Overrides) -> "Store":
+    from what_next.server.store import Store, store_of
+
+    return Store.open(store_of(Setup.read(setup, [*(overrides or []), "train=no"])))
+
+
+def _tell(people: Console, facts: dict[str, Any]) -> None:
+    """One line for whoever started it."""
+    keys = "needed" if facts["keys"] else "not needed"
+    people.print(
+        f"{facts['address']} answers with {facts['version']} ({facts['items']:,} items), opened in "
+        f"{facts['seconds']:g} s; store: {facts['store']}; API keys: {keys}; Ctrl-C ends it",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _day(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")

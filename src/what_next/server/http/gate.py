@@ -1,0 +1,216 @@
+"""What every request passes: who asks, how much, how often; and what every answer leaves in log and metrics.
+
+One layer of plain ASGI does all of it in one pass. It answers requests with a body by itself, since these are most of
+the traffic, and the layers of the framework would cost several times what they do; the rest goes on to the router.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from time import perf_counter
+from urllib.parse import unquote
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from what_next.errors import StoreUnavailable
+from what_next.server.http.keys import ROLES, Caller
+from what_next.server.http.limits import Rate, is_local
+from what_next.server.http.parts import Parts
+from what_next.server.http.posts import Post
+from what_next.server.http.problems import RETRY, Problem, internal, problem_of
+
+MOST = 2048
+"""Requests under way at once; more are asked to come again."""
+
+OPEN = ("/", "/health", "/openapi.json")
+"""What needs no key, besides the files of the page."""
+
+PAGE = "/page/"
+PLAIN = (
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+)
+ANYBODY = Caller(None, len(ROLES) - 1)
+"""Where no keys are needed, everybody may do everything."""
+
+
+class Gone(Exception):
+    """The client has hung up."""
+
+
+class Turn:
+    """One request on its way."""
+
+    __slots__ = ("key", "length", "reading", "route", "scope", "send", "status", "user")
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope, self.send = scope, send
+        self.route, self.status, self.length, self.reading = "", 0, 0, False
+        self.key: str | None = None
+        self.user: str | None = None
+
+    async def answer(self, status: int, body: bytes, extra: Mapping[str, str] | None = None) -> None:
+        """Sends JSON."""
+        self.status = status
+        headers = [*PLAIN, (b"content-length", b"%d" % len(body))]
+        if extra:
+            headers += [(name.encode(), value.encode()) for name, value in extra.items()]
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def pass_on(self, message: Message) -> None:
+        """Sends what the router answers."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            held = {name for name, _ in message["headers"]}
+            message["headers"] = [*message["headers"], *(one for one in PLAIN[1:] if one[0] not in held)]
+        await self.send(message)
+
+
+class Gate:
+    """The one layer around the router."""
+
+    def __init__(self, app: ASGIApp, parts: Parts, posts: Mapping[str, Post]) -> None:
+        self.app, self.parts, self.posts = app, parts, posts
+        settings = parts.settings
+        self._needs_keys, self._most, self._seconds = settings.needs_keys, settings.body, settings.timeout
+        self._rate = Rate(settings.rate)
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, the start and end of the service, or a web socket, of which there are none."""
+        if scope["type"] == "http":
+            await self._request(Turn(scope, send), receive)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self.app(scope, receive, send)
+
+    async def _request(self, turn: Turn, receive: Receive) -> None:
+        start = perf_counter()
+        self._under_way += 1
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._answer(turn, receive)
+        except Gone:
+            turn.status = 499
+        except Exception as error:
+            await self._refuse(turn, error)
+        finally:
+            self._under_way -= 1
+            seconds, method = perf_counter() - start, turn.scope["method"]
+            route = turn.route or _route(turn)
+            self.parts.metrics.request(method, route, turn.status, seconds)
+            self.parts.log.request(method, route, turn.status, seconds, turn.key, _user(turn))
+
+    async def _answer(self, turn: Turn, receive: Receive) -> None:
+        scope = turn.scope
+        if self._under_way > MOST:
+            raise Problem(503, "too many requests at once; try again", headers=RETRY)
+        post = self.posts.get(scope["path"]) if scope["method"] == "POST" else None
+        if post is not None:
+            turn.route = post.path
+        elif (raw := scope.get("raw_path")) is not None:
+            scope["path"] = raw.decode("latin-1")  # an id may hold a %2F: the router must not take it for a slash
+        self._admit(turn, post)
+        if post is None:
+            await self.app(scope, receive, turn.pass_on)
+            return
+        body = await self._body(turn, receive)
+        sent = await post.answer(self.parts, post.body.model_validate_json(body))
+        turn.user = sent.user
+        await turn.answer(sent.status, sent.body)
+
+    def _admit(self, turn: Turn, post: Post | None) -> None:
+        """Raises a `Problem` where the request goes no further."""
+        scope, token, host, kind = turn.scope, b"", b"", b""
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                token = value[7:] if value[:7].lower() == b"bearer " else value
+            elif name == b"x-api-key":
+                token = token or value
+            elif name == b"host":
+                host = value
+            elif name == b"content-type":
+                kind = value
+            elif name == b"content-length":
+                turn.length = int(value[:19]) if value.isdigit() else 0
+        self._know(turn, token, host, post)
+        if post is not None:
+            if kind.partition(b";")[0].strip().lower() != b"application/json":
+                raise Problem(415, "the body must be JSON; send the header Content-Type: application/json")
+            if turn.length > self._most:
+                raise self._too_large()
+
+    def _know(self, turn: Turn, token: bytes, host: bytes, post: Post | None) -> None:
+        """Who asks, and whether they may."""
+        scope, keys = turn.scope, self.parts.keys
+        if not self._needs_keys and not is_local(host.decode("latin-1")):
+            raise Problem(403, "without keys, only this machine's own names (localhost, 127.0.0.1) are answered")
+        caller = keys.caller(token.decode("latin-1")) if token and keys is not None else None
+        turn.key = caller.name if caller else None
+        address = scope["client"][0] if scope.get("client") else ""
+        if wait := self._rate.wait(f"key {caller.name}" if caller else address):
+            raise Problem(429, "too many requests; slow down", headers={"retry-after": str(int(wait) + 1)})
+        path = scope["path"]
+        if path in OPEN or path.startswith(PAGE):
+            return
+        if caller is None:
+            if token or self._needs_keys:
+                raise _unknown(bool(token), keys is None)
+            caller = ANYBODY
+        role = post.role if post else (2 if scope["method"] == "DELETE" else 0)
+        if caller.role < role:
+            raise Problem(403, f"this key has the role {ROLES[caller.role]}, and this request needs {ROLES[role]}")
+
+    async def _body(self, turn: Turn, receive: Receive) -> bytes:
+        """The body, of the permitted size; counted as it comes, since its length may not have been told."""
+        chunks, size = list[bytes](), 0
+        turn.reading = True
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Gone
+            chunk: bytes = message.get("body", b"")
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > self._most:
+                raise self._too_large()
+            if not message.get("more_body"):
+                turn.reading = False
+                return chunk if len(chunks) == 1 else b"".join(chunks)
+
+    async def _refuse(self, turn: Turn, error: Exception) -> None:
+        """Tells the client why, and the log what was our own fault."""
+        problem = problem_of(error)
+        if isinstance(error, StoreUnavailable):
+            self.parts.metrics.store_failed()
+        if turn.reading and isinstance(error, TimeoutError):
+            problem = Problem(408, "the body did not come in time", headers={"connection": "close"})
+        if problem is None:
+            self.parts.log.error(error, turn.route or _route(turn))
+            problem = internal()
+        if not turn.status:
+            await turn.answer(problem.status, problem.body, problem.headers)
+
+    def _too_large(self) -> Problem:
+        return Problem(413, f"the body is larger than {self._most:,} bytes", headers={"connection": "close"})
+
+
+def _unknown(given: bool, starting: bool) -> Problem:
+    """Nobody knows this key, or there is none."""
+    if starting:
+        return Problem(503, "the service is starting", headers=RETRY)
+    told = "this key is not known, or was revoked" if given else "a key is needed: Authorization: Bearer wn_..."
+    return Problem(401, told, headers={"www-authenticate": "Bearer"})
+
+
+def _route(turn: Turn) -> str:
+    """The template of a path. What matches none may hold anything, and is not told."""
+    return str(getattr(turn.scope.get("route"), "path", "unmatched"))
+
+
+def _user(turn: Turn) -> str | None:
+    """Whom a request was about."""
+    named = turn.scope.get("path_params", {}).get("user_id")
+    return unquote(named) if named else turn.user

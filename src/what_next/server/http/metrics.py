@@ -1,0 +1,122 @@
+"""What the service counts, in the form that Prometheus reads."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from what_next.server.engine.observer import Found, Observer
+
+SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
+"""Bounds of the histograms of time."""
+
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Bounds of the histogram of questions that went through the model together."""
+
+
+class Metrics(Observer):
+    """All numbers of one service, in a registry of its own; methods are called from several threads."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(namespace="what_next", registry=self.registry)
+        self._requests = self._counter("requests", "Requests, by route and status", "method", "route", "status")
+        self._seconds = self._histogram("request_seconds", "Time from a request's headers to its answer", SECONDS)
+        self._answers = self._counter("answers", "Recommendations, by who answered and why", "policy", "fallback")
+        self._answering = Histogram(
+            "what_next_answer_seconds",
+            "Time from a question to its durable answer, within the engine",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._batches = Histogram(
+            "what_next_batch_size",
+            "Questions that went through the model together",
+            buckets=SIZES,
+            registry=self.registry,
+        )
+        self._sessions = self._counter("sessions", "Sessions, by how they were found", "found")
+        self._swaps = self._counter("versions", "Times that a version took over")
+        self._shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")
+        self._events = self._counter("events", "Events by what came of them", "result")
+        self._feedback = self._counter("feedback", "Feedback by what came of it", "result")
+        self._failures = self._counter("store_failures", "Times that the store could not be used")
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        try:
+            count, times = self._children[method, route, status]
+        except KeyError:
+            count, times = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
+            self._children[method, route, status] = count, times
+        count.inc()
+        times.observe(seconds)
+
+    def answered(self, policy: str, fallback: str | None, seconds: float) -> None:
+        """A question was answered, durably; `seconds` since it was asked."""
+        self._answers.labels(policy, fallback or "none").inc()
+        self._answering.observe(seconds)
+
+    def batch(self, size: int) -> None:
+        """So many questions went through the model together."""
+        self._batches.observe(size)
+
+    def session(self, found: Found) -> None:
+        """A user's session was there, an event was folded in, or it was rebuilt from the store."""
+        self._sessions.labels(found).inc()
+
+    def swapped(self, version: str) -> None:
+        """A version took over."""
+        self._swaps.inc()
+
+    def shadow(self, what: Literal["recorded", "dropped", "failed"]) -> None:
+        """An answer of the second model, which nobody sees."""
+        self._shadows.labels(what).inc()
+
+    def events(self, accepted: int, duplicates: int) -> None:
+        """Events are in the store; duplicates were there before."""
+        self._events.labels("accepted").inc(accepted)
+        self._events.labels("duplicate").inc(duplicates)
+
+    def feedback(self, accepted: int, duplicates: int, refused: int) -> None:
+        """Feedback is in the store, was there before, or was refused."""
+        for result, count in (("accepted", accepted), ("duplicate", duplicates), ("refused", refused)):
+            self._feedback.labels(result).inc(count)
+
+    def store_failed(self) -> None:
+        """The store could not be used."""
+        self._failures.inc()
+
+    def watch(self, name: str, about: str, read: Callable[[], float]) -> None:
+        """A number that is read whenever somebody looks."""
+        Gauge(f"what_next_{name}", about, registry=self.registry).set_function(read)
+
+    def watch_model(self, read: Callable[[], Mapping[str, Any] | None]) -> None:
+        """Which model answers: told by the labels of a number that is 1."""
+        self.registry.register(_Model(read))
+
+    def text(self) -> bytes:
+        """Everything, as Prometheus reads it (text format 0.0.4)."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(f"what_next_{name}", about, labels, registry=self.registry)
+
+    def _histogram(self, name: str, about: str, bounds: tuple[float, ...]) -> Histogram:
+        return Histogram(f"what_next_{name}", about, ("route",), buckets=bounds, registry=self.registry)
+
+
+class _Model(Collector):
+    def __init__(self, read: Callable[[], Mapping[str, Any] | None]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        model = self._read()
+        if model is not None:
+            labels = ("version", "algorithm", "encoder")
+            family = GaugeMetricFamily("what_next_model_info", "The model that answers", labels=labels)
+            family.add_metric([str(model.get(name) or "") for name in labels], 1)
+            yield family

@@ -1,0 +1,103 @@
+"""What every request may need, and how the event loop waits for what is done elsewhere."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+from what_next.server.engine import Engine
+from what_next.server.http.keys import KeyRing
+from what_next.server.http.log import Log
+from what_next.server.http.metrics import Metrics
+from what_next.server.http.problems import not_ready
+from what_next.server.store import Store, Writer
+from what_next.setup_server import Server
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS = 8
+"""Requests that read the store at the same time, at most."""
+
+
+@dataclass(eq=False)
+class Parts:
+    """What every request may need.
+
+    Attributes:
+        settings: of the service.
+        metrics, log: where requests are counted and told.
+        engine, store, writer: None while the service starts.
+        keys: None where none are needed, or while the service starts.
+    """
+
+    settings: Server
+    metrics: Metrics
+    log: Log
+    engine: Engine | None = None
+    store: Store | None = None
+    writer: Writer | None = None
+    keys: KeyRing | None = None
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "reads"))
+
+    @property
+    def model(self) -> Engine:
+        """The engine; a `Problem` while it is not there."""
+        if self.engine is None:
+            raise not_ready(["model"])
+        return self.engine
+
+    @property
+    def reads(self) -> Store:
+        """The store; a `Problem` while it is not there."""
+        if self.store is None:
+            raise not_ready(["store"])
+        return self.store
+
+    @property
+    def writes(self) -> Writer:
+        """The writer; a `Problem` while it is not there."""
+        if self.writer is None:
+            raise not_ready(["store"])
+        return self.writer
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Does in a thread what would hold up the event loop; whoever waits may leave before it is done."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, lambda: work(*args, **kwargs))
+
+    def watch(self) -> None:
+        """Lets the metrics read what changes by itself."""
+        self.metrics.watch("writer_depth", "Writes that wait for the store", self._depth)
+        self.metrics.watch("ready", "Whether the model answers (1) or not (0)", self._ready)
+        self.metrics.watch_model(lambda: self.engine.model() if self.engine else None)
+
+    def close(self) -> None:
+        """Ends the threads; engine, writer and store are closed by whoever opened them."""
+        if self.keys is not None:
+            self.keys.close()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.log.close()
+
+    def _depth(self) -> float:
+        return float(self.writer.depth) if self.writer else 0.0
+
+    def _ready(self) -> float:
+        return float(self.engine is not None and not self.engine.missing())
+
+
+async def durable(written: Future[Any]) -> Any:
+    """What came of a write, once it is durable. Whoever stops waiting does not take it back."""
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Future[Any] = loop.create_future()
+    written.add_done_callback(lambda done: loop.call_soon_threadsafe(_settle, waiting, done))
+    return await waiting
+
+
+def _settle(waiting: asyncio.Future[Any], done: Future[Any]) -> None:
+    if waiting.done():
+        return
+    if (error := done.exception()) is not None:
+        waiting.set_exception(error)
+    else:
+        waiting.set_result(done.result())

@@ -1,0 +1,185 @@
+"""What the endpoint takes and answers, on the real engine and store."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .endpoint import Service, service
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with service(tmp_path_factory.mktemp("requests")) as started:
+        yield started
+
+
+def ids(answer: Any) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+def test_a_known_user_is_answered_by_the_model_with_all_that_the_schema_promises(one: Service) -> None:
+    from what_next.server.http.replies import Recommendations
+
+    answer = one.recommend(user_id="u1", k=3, explain=True)
+    told = Recommendations.model_validate(answer)
+    assert (len(told.items), told.policy, told.fallback, told.user_id) == (3, "trained", None, "u1")
+    assert told.known_events == 12
+    assert [item.propensity for item in told.items] == [1, 1, 1]
+    assert all(item.reason is not None and item.reason.nearest is not None for item in told.items)
+    assert told.model.version == one.get("/v1/model")["version"]
+
+
+def test_nobody_known_is_answered_with_popular_items_and_told_so(one: Service) -> None:
+    answer = one.recommend(user_id="a stranger", k=2)
+    assert (answer["fallback"], answer["policy"], len(answer["items"])) == ("unknown_user", "popular", 2)
+
+
+def test_a_history_goes_before_what_is_stored_and_names_what_it_does_not_know(one: Service) -> None:
+    answer = one.recommend(user_id="u1", history=["i3", "no such", "i4"], k=80)
+    assert answer["unknown"] == ["no such"]
+    assert not {"i3", "i4"} & set(ids(answer))
+    assert len(answer["items"]) == 78
+
+
+def test_allowed_and_blocked_items_and_ranges_bound_the_answer(one: Service) -> None:
+    allowed = ["i1", "i2", "i3", "i4"]
+    question = {"history": ["i9"], "allowed": allowed, "blocked": ["i2"], "k": 10}
+    assert set(ids(one.recommend(**question))) == {"i1", "i3", "i4"}
+    tempo = {name: one.get(f"/v1/items/{name}")["attributes"]["tempo"] for name in allowed}
+    bound = sorted(tempo.values())[1]
+    expected = {name for name in ("i1", "i3", "i4") if tempo[name] <= bound}
+    assert set(ids(one.recommend(**question, ranges={"tempo": {"max": bound}}))) == expected
+
+
+def test_the_same_seed_draws_the_same_items_with_chances_below_one(one: Service) -> None:
+    question = {"user_id": "u2", "k": 5, "explore": {"temperature": 1.0}, "seed": 7}
+    first, second = one.recommend(**question), one.recommend(**question)
+    assert ids(first) == ids(second)
+    assert all(0 < item["propensity"] < 1 for item in first["items"])
+    assert first["recommendation_id"] != second["recommendation_id"]
+
+
+def test_a_batch_answers_each_question_for_itself(one: Service) -> None:
+    good, bad = {"user_id": "u1", "k": 1}, {"user_id": "u1", "ranges": {"no such": {"min": 0}}}
+    first, second = one.post("/v1/recommendations/batch", {"requests": [good, bad]})["answers"]
+    assert len(first["items"]) == 1
+    assert second["error"]["fields"][0]["field"] == "ranges"
+
+
+def test_an_event_is_kept_once_however_often_it_is_sent(one: Service) -> None:
+    assert one.play("e-once", "once") == {"accepted": 1, "duplicates": 0, "unknown_items": []}
+    assert one.play("e-once", "once") == {"accepted": 0, "duplicates": 1, "unknown_items": []}
+    batch = [{"event_id": name, "user_id": "once", "item_id": "zz"} for name in ("e-once", "e-2", "e-2")]
+    told = one.post("/v1/events/batch", {"events": batch})
+    assert (told["accepted"], told["duplicates"], set(told["unknown_items"])) == (1, 2, {"zz"})
+    assert one.get("/v1/users/once/history")["total"] == 2
+
+
+def test_an_event_changes_the_next_answer(one: Service) -> None:
+    before = one.recommend(user_id="u3", k=1)
+    one.play("e-change", "u3", ids(before)[0])
+    after = one.recommend(user_id="u3", k=80)
+    assert after["known_events"] == before["known_events"] + 1
+    assert ids(before)[0] not in ids(after)
+
+
+@pytest.mark.parametrize("stamp", ["2026-11-25T10:00:00Z", "2026-11-25T11:00:00.000+01:00", 1_795_600_800_000_000])
+def test_times_are_iso_with_a_zone_or_microseconds(one: Service, stamp: object) -> None:
+    user = f"times {stamp}"
+    one.play(f"e {stamp}", user, timestamp=stamp)
+    (event,) = one.get("/v1/users/" + user.replace(" ", "%20").replace("+", "%2B") + "/history")["events"]
+    assert event["timestamp"] == 1_795_600_800_000_000
+
+
+def test_a_history_is_told_newest_first_with_its_spread(one: Service) -> None:
+    for number in range(4):
+        one.play(f"e-h{number}", "h", f"i{number}", timestamp=1_000_000 * (number + 1), reward=0.5, event="rating")
+    told = one.get("/v1/users/h/history?limit=2")
+    assert [event["item_id"] for event in told["events"]] == ["i3", "i2"]
+    assert (told["total"], told["events"][0]["title"], told["events"][0]["event"]) == (4, "Song 3", "rating")
+    spread = told["spread"]
+    assert spread[:2] == [None, None]
+    assert len(spread) == 4
+    assert spread[3] == pytest.approx(one.recommend(user_id="h")["spread"])
+    assert one.get("/v1/users/nobody/history") == {"user_id": "nobody", "events": [], "total": 0, "spread": []}
+
+
+def test_a_name_with_a_slash_and_a_percent_sign_is_one_name(one: Service) -> None:
+    name = "a/b %2F?ä"
+    one.play("e-slash", name)
+    path = "/v1/users/a%2Fb%20%252F%3F%C3%A4"
+    assert one.get(f"{path}/history")["user_id"] == name
+    assert one.ask("DELETE", path).json()["events"] == 1
+
+
+def test_users_and_items_are_found_by_their_names(one: Service) -> None:
+    assert one.get("/v1/users?query=u1&limit=3")["users"] == ["u1", "u10", "u11"]
+    found = one.get("/v1/items?query=song%201&limit=2")["items"]
+    assert len(found) == 2
+    assert all(item["title"].startswith("Song 1") for item in found)
+    assert one.get("/v1/items/i5")["title"] == "Song 5"
+    near = one.get("/v1/items/i5/similar?k=4")["items"]
+    assert len(near) == 4
+    assert "i5" not in [item["item_id"] for item in near]
+    assert [item["similarity"] for item in near] == sorted((item["similarity"] for item in near), reverse=True)
+
+
+@pytest.mark.parametrize("path", ["/v1/items/no", "/v1/items/no/similar", "/v2", "/page/../page.html", "/page/no.js"])
+def test_what_is_not_there_is_404(one: Service, path: str) -> None:
+    answer = one.ask("GET", path)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+
+
+def test_a_new_item_can_be_recommended_at_once(one: Service) -> None:
+    attributes = one.get("/v1/items/i1")["attributes"]
+    new = {"item_id": "new item", "title": "Brand New", "attributes": attributes}
+    assert one.post("/v1/items", new) == {"accepted": 1, "replaced": 0}
+    assert ids(one.recommend(history=["i1"], allowed=["new item"])) == ["new item"]
+    assert one.post("/v1/items", new | {"title": "Newer"}) == {"accepted": 1, "replaced": 1}
+    assert one.get("/v1/items/new%20item")["title"] == "Newer"
+    refused = one.ask("POST", "/v1/items", new | {"attributes": {}})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["fields"][0]["field"] == "attributes"
+
+
+def test_erasing_a_user_leaves_nothing_of_them(one: Service) -> None:
+    one.play("e-gone", "gone")
+    shown = one.recommend(user_id="gone")
+    item = ids(shown)[0]
+    feedback = {"feedback_id": "f-gone", "recommendation_id": shown["recommendation_id"], "item_id": item, "reward": 1}
+    one.post("/v1/feedback", feedback)
+    assert one.ask("DELETE", "/v1/users/gone").json() == {"events": 1, "impressions": 1, "feedback": 1}
+    assert one.get("/v1/users/gone/history")["total"] == 0
+    assert one.recommend(user_id="gone")["fallback"] == "unknown_user"
+    again = one.ask("POST", "/v1/feedback", feedback | {"feedback_id": "f-later"})
+    assert again.status_code == 404
+    assert one.ask("DELETE", "/v1/users/gone").json()["events"] == 0
+
+
+def test_the_page_is_served_with_a_policy_that_lets_nothing_in_from_elsewhere(one: Service) -> None:
+    page = one.ask("GET", "/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert one.ask("GET", "/page/page.js").headers["content-type"].startswith("text/javascript")
+    assert one.ask("GET", "/page/__init__.py").status_code == 404
+
+
+def test_metrics_count_requests_answers_sessions_and_the_model(one: Service) -> None:
+    one.recommend(user_id="u1")
+    text = one.ask("GET", "/metrics").text
+    for wanted in (
+        'what_next_requests_total{method="POST",route="/v1/recommendations",status="200"}',
+        'what_next_answers_total{fallback="none",policy="trained"}',
+        'what_next_sessions_total{found="hit"}',
+        'what_next_events_total{result="accepted"}',
+        "what_next_batch_size_bucket",
+        "what_next_writer_depth 0.0",
+        "what_next_ready 1.0",
+        "what_next_model_info{",
+        "what_next_store_failures_total",
+    ):
+        assert wanted in text
