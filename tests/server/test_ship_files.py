@@ -21,7 +21,9 @@ def names_of_metrics() -> set[str]:
     from what_next import Setup
     from what_next.server.http.app import create_app
 
-    setup = Setup(train=False, algorithm="next_item", data=Path("log.parquet"), model_agent_path=Path("agent.safetensors"))
+    setup = Setup(
+        train=False, algorithm="next_item", data=Path("log.parquet"), model_agent_path=Path("agent.safetensors")
+    )
     parts = create_app(None, None, None, setup).state.parts
     text = parts.metrics.text().decode()
     parts.close()

@@ -1,0 +1,185 @@
+"""A load generator on loopback: connections that are kept, one request at a time on each (no pipelining).
+
+It reads no more of an answer than its status and length. `closed` keeps every connection busy (saturation), `opened`
+sends at times that were drawn before, whatever comes back (latency, counted from the time that was drawn).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import uvloop
+
+Make = Callable[[], bytes]
+"""Gives the next request."""
+
+
+def request(method: str, path: str, body: bytes = b"", key: str | None = None) -> bytes:
+    """A whole HTTP/1.1 request."""
+    head = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1"]
+    if key:
+        head.append(f"authorization: Bearer {key}")
+    if body:
+        head += ["content-type: application/json", f"content-length: {len(body)}"]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+@dataclass
+class Told:
+    """What a load brought.
+
+    Attributes:
+        latencies: seconds of each answer, in order. refused: answers by a status other than 200 and 201.
+        seconds: the whole time; busy: the client's share of it that it computed in.
+        first: the beginning of the first refusal.
+        fallbacks: answers that do not say `"fallback":null`: of the safe policy, or of no recommendation at all.
+    """
+
+    latencies: list[float] = field(default_factory=list)
+    refused: int = 0
+    seconds: float = 0.0
+    busy: float = 0.0
+    first: str = ""
+    fallbacks: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return (len(self.latencies) - self.refused) / self.seconds
+
+    def quantile(self, share: float) -> float:
+        """Milliseconds."""
+        return 1000 * float(np.quantile(self.latencies, share))
+
+
+class Connection(asyncio.Protocol):
+    """One connection: `done` is called with whether the answer is good, and the answer's head."""
+
+    def __init__(self, done: Callable[["Connection", bool, bytes], None]) -> None:
+        self.done, self.buffer, self.since = done, b"", 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def send(self, content: bytes, since: float) -> None:
+        self.since = since
+        self.transport.write(content)
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer = self.buffer + data if self.buffer else data
+        end = self.buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = self.buffer[:end].lower()
+        place = head.find(b"content-length:")
+        length = int(head[place + 15 : head.find(b"\r", place) if head.find(b"\r", place) > 0 else None])
+        if len(self.buffer) < end + 4 + length:
+            return
+        answer, self.buffer = self.buffer, b""
+        self.done(self, answer[9:11] == b"20", answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.done(self, False, b"connection lost")
+
+
+class _Load:
+    def __init__(self, port: int, make: Make) -> None:
+        self.port, self.make, self.told = port, make, Told()
+        self.closing = False
+
+    async def connect(self, done: Callable[[Connection, bool, bytes], None]) -> Connection:
+        loop = asyncio.get_running_loop()
+        _, protocol = await loop.create_connection(lambda: Connection(done), "127.0.0.1", self.port)
+        return protocol
+
+    def count(self, connection: Connection, good: bool, answer: bytes) -> None:
+        self.told.latencies.append(time.perf_counter() - connection.since)
+        if not good:
+            self.told.refused += 1
+            self.told.first = self.told.first or answer[:300].decode(errors="replace")
+        self.told.fallbacks += b'"fallback":null' not in answer
+
+    async def closed(self, connections: int, seconds: float, count: int) -> None:
+        waiting, end, sent = asyncio.Event(), time.perf_counter() + seconds, 0
+
+        def again(connection: Connection, good: bool, answer: bytes) -> None:
+            nonlocal sent
+            if self.closing:
+                return
+            self.count(connection, good, answer)
+            now = time.perf_counter()
+            if now >= end or (count and sent >= count) or answer == b"connection lost":
+                open_connections.discard(connection)
+                if not open_connections:
+                    waiting.set()
+                return
+            sent += 1
+            connection.send(self.make(), now)
+
+        open_connections = {await self.connect(again) for _ in range(connections)}
+        every = list(open_connections)
+        for connection in every:
+            sent += 1
+            connection.send(self.make(), time.perf_counter())
+        await waiting.wait()
+        self.end(every)
+
+    async def opened(self, due: Sequence[float]) -> None:
+        idle: list[Connection] = []
+        every: list[Connection] = []
+        under_way = 0
+
+        def back(connection: Connection, good: bool, answer: bytes) -> None:
+            nonlocal under_way
+            if self.closing:
+                return
+            self.count(connection, good, answer)
+            under_way -= 1
+            if answer != b"connection lost":
+                idle.append(connection)
+
+        for _ in range(8):
+            idle.append(await self.connect(back))
+        every += idle
+        start = time.perf_counter()
+        for after in due:
+            while (now := time.perf_counter()) < start + after:
+                # A timer is too coarse for milliseconds: the last of them are waited out.
+                await asyncio.sleep(0 if start + after - now < 0.003 else start + after - now - 0.003)
+            if not idle:
+                idle.append(await self.connect(back))
+                every.append(idle[-1])
+            under_way += 1
+            idle.pop().send(self.make(), start + after)
+        while under_way:
+            await asyncio.sleep(0.001)
+        self.end(every)
+
+    def end(self, connections: Sequence[Connection]) -> None:
+        self.closing = True
+        for connection in connections:
+            connection.transport.close()
+
+
+def closed(port: int, make: Make, *, connections: int, seconds: float = 1e9, count: int = 0) -> Told:
+    """As many requests as come back: each connection sends its next one when the last is answered."""
+    load = _Load(port, make)
+    return _run(load, load.closed(connections, seconds, count))
+
+
+def opened(port: int, make: Make, *, rate: float, seconds: float, seed: int = 0) -> Told:
+    """Requests at times of a Poisson process of `rate` a second."""
+    gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
+    load = _Load(port, make)
+    return _run(load, load.opened(np.cumsum(gaps).tolist()))
+
+
+def _run(load: _Load, work: object) -> Told:
+    start, busy = time.perf_counter(), time.process_time()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)  # type: ignore[arg-type]
+    load.told.seconds = time.perf_counter() - start
+    load.told.busy = (time.process_time() - busy) / load.told.seconds
+    return load.told

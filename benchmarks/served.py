@@ -1,0 +1,190 @@
+"""What `bench_serve.py` measures: a made-up model with its log, and the service as a process of its own on one core."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from what_next import Agent, Setup, State, checkpoint
+from what_next.data import Dataset, Options, import_files, save
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+PATIENCE = 600
+"""Seconds that a service may take to start."""
+
+SETUP = """train, no
+algorithm, next_item
+model, lstm
+inputs.items, learned
+dim, {dim}
+threads, 1
+data, log.parquet
+model_agent_path, agent.safetensors
+server.port, 0
+server.keys, yes
+server.rate, 0
+server.temperature, 1
+"""
+"""One thread, keys checked, no limit of the rate, exact draws by the softmax."""
+
+HELLO = """
+import uvicorn
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+uvicorn.run(app, port=int(__import__("sys").argv[1]), loop="uvloop", http="httptools", ws="none", lifespan="off",
+            access_log=False, log_level="error")
+"""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A folder with setup, model and log.
+
+    Attributes:
+        folder: of all files; the store comes to lie there too.
+        users: ids of the people with a history. key: an API key that may do everything.
+    """
+
+    folder: Path
+    users: list[str]
+    key: str
+
+
+def make(folder: Path, items: int, users: int, heard: int, dim: int) -> Made:
+    """An agent of `items` items that knows nothing yet, and a log of `users` users with `heard` events each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    # Some items are played often, most seldom: a power law, as in any log of listening.
+    played = (items * rng.random(users * heard) ** 3).astype(np.int64)
+    names = [f"u{number}" for number in range(users)]
+    log = pl.DataFrame(
+        {
+            "user_id": np.repeat(names, heard),
+            "item_id": played,
+            "timestamp": 1_700_000_000 + np.tile(np.arange(heard) * 300, users) + rng.integers(300, size=len(played)),
+        }
+    )
+    log.write_parquet(folder / "raw.parquet")
+    table = {"item_id": np.arange(items), "title": [f"Song {number}" for number in range(items)]}
+    for name in ("energy", "tempo", "valence", "year"):
+        table[name] = rng.normal(size=items)
+    pl.DataFrame(table).write_parquet(folder / "raw_items.parquet")
+    save(import_files([folder / "raw.parquet"], folder / "raw_items.parquet", Options()), folder / "log.parquet")
+    (folder / "setup.txt").write_text(SETUP.format(dim=dim))
+    setup = Setup.read(folder / "setup.txt", ["train=yes"])
+    state = State(Dataset.read(setup.data), setup)
+    checkpoint.save(Agent(setup, state.space).wake_agent().quiet(), rng, "0" * 16)
+    words = ["key", "add", str(folder / "setup.txt"), "--name", "load", "--role", "admin", "--json"]
+    told = subprocess.run(command(*words), env=environment(), capture_output=True, text=True, check=True)
+    return Made(folder, names, json.loads(told.stdout)["key"])
+
+
+def command(*words: str) -> list[str]:
+    """A call of `what-next`."""
+    return [sys.executable, "-m", "what_next", *words]
+
+
+def environment() -> dict[str, str]:
+    """One thread, and the package of this repository."""
+    return {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+
+
+def pinned(core: int | None) -> None:
+    """This process on one core alone, where the system lets it."""
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+def cores() -> tuple[int | None, int | None]:
+    """One for the service, another for the client; none where there are not two."""
+    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return (there[0], there[1]) if len(there) > 1 else (None, None)
+
+
+@dataclass
+class Service:
+    """A process that answers on a port of this machine."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    seconds: float
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the process that are in memory."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+    @property
+    def busy(self) -> float:
+        """Seconds that the process has computed."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def serving(made: Made, core: int | None, *overrides: str) -> Iterator[Service]:
+    """`what-next serve`, until the block ends; `seconds` from the start of the process until it is ready."""
+    words = command("serve", str(made.folder / "setup.txt"), *overrides, "--json")
+    with (made.folder / "serve.log").open("ab") as log:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            words, env=environment(), stdout=subprocess.PIPE, stderr=log, preexec_fn=lambda: pinned(core)
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            seconds = time.perf_counter() - start
+            if not line:
+                raise SystemExit(f"the service did not start; see {made.folder / 'serve.log'}")
+            yield Service(process, int(json.loads(line)["address"].rpartition(":")[2]), seconds)
+        finally:
+            _ended(process)
+
+
+@contextmanager
+def greeting(core: int | None) -> Iterator[Service]:
+    """A bare ASGI application under the same server, parser and loop."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-c", HELLO, str(port)], preexec_fn=lambda: pinned(core))
+    try:
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if time.perf_counter() - start > PATIENCE or process.poll() is not None:
+                raise SystemExit("the bare application did not start")
+            time.sleep(0.01)
+        yield Service(process, port, time.perf_counter() - start)
+    finally:
+        _ended(process)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

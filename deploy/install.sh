@@ -1,0 +1,26 @@
+#!/bin/sh
+# Installs What Next? with its service into a virtual environment: deploy/install.sh PREFIX
+#
+# PYTHON       the interpreter to make it with (3.11 or newer); python3 where it is not set
+# TORCH_INDEX  an index of wheels that PyTorch is taken from first, such as that of its CPU builds; none: pip's own
+set -eu
+
+prefix=${1:?"usage: install.sh PREFIX, the folder of the virtual environment"}
+source=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-python3}
+
+"$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+    echo "install.sh: $python is no Python 3.11 or newer with its venv module; name another by PYTHON=" >&2
+    exit 2
+}
+"$python" -m venv "$prefix"
+pip() { "$prefix/bin/python" -m pip --disable-pip-version-check --no-input "$@"; }
+if [ -n "${TORCH_INDEX:-}" ]; then
+    pip install --index-url "$TORCH_INDEX" 'torch>=2.13'
+fi
+pip install "$source[serve]"
+for script in entrypoint backup restore; do
+    install -m 755 "$source/deploy/$script.sh" "$prefix/bin/what-next-$script"
+done
+"$prefix/bin/what-next" --help >/dev/null
+echo "installed in $prefix; next: $prefix/bin/what-next-entrypoint"
