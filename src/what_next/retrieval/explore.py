@@ -107,19 +107,21 @@ def epsilon_greedy(
     count = items if permitted is None else int(np.count_nonzero(permitted))
     slots = min(slots, count)
     assert len(best) >= slots, "the best items are as many as are asked for, or all"
-    chosen: list[int] = []
+    order, place = best.tolist(), 0
+    chosen: dict[int, None] = {}  # in order, and quick to look into
     propensities = np.empty(slots)
     everyone = None
     for slot in range(slots):
-        first = next(int(item) for item in best if item not in chosen)
-        item, left = first, count - slot
+        while order[place] in chosen:
+            place += 1
+        item, left = order[place], count - slot
         if rng.random() < epsilon:
             if everyone is None and permitted is not None:
                 everyone = np.flatnonzero(permitted)
-            item = _any(everyone, chosen, int(rng.integers(left)))
-        propensities[slot] = epsilon / left + (1 - epsilon) * (item == first)
-        chosen.append(item)
-    return np.array(chosen, np.int32), propensities
+            item = _any(everyone, list(chosen), int(rng.integers(left)))
+        propensities[slot] = epsilon / left + (1 - epsilon) * (item == order[place])
+        chosen[item] = None
+    return np.array(list(chosen), np.int32), propensities
 
 
 def _any(everyone: Int64[np.ndarray, "permitted"] | None, chosen: list[int], rank: int) -> int:

@@ -3,25 +3,24 @@
 import hashlib
 import logging
 import secrets
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from cachetools import TTLCache
 from jaxtyping import Int32
 
 from what_next.errors import StoreUnavailable
-from what_next.retrieval.explore import epsilon_greedy, softmax_draw
 from what_next.server.asks import Answer, Ask, Fallback, Refused, Shown
 from what_next.server.engine.active import Active
 from what_next.server.engine.cache import Entry
-from what_next.server.engine.chooser import Alarm, Choice, Row, choose
+from what_next.server.engine.chooser import choose, taken
 from what_next.server.engine.masks import Mask
 from what_next.server.engine.popular import any_item
 from what_next.server.engine.reasons import reasons, spread
-from what_next.server.store import AddImpression
+from what_next.server.engine.rows import Alarm, Choice, Row
+from what_next.server.store import AddImpression, Head
 from what_next.session import Played, Session
 from what_next.setup_server import Server
 from what_next.types import Proposal
@@ -29,6 +28,8 @@ from what_next.types import Proposal
 logger = logging.getLogger("what_next.server")
 
 MINUTE = 60.0
+LATEST = 1000
+"""Events of a history whose items are left out of popular ones where the model fails: that answer must not wait."""
 NOBODY = np.zeros(0, np.int32)
 
 
@@ -39,7 +40,8 @@ class Job:
     Attributes:
         ask: the question; `role`: which of the models it is for.
         mask: what it permits; None: everything.
-        entry: what is known of the user; `session`: what the model reads: the user's, or that of the given history.
+        entry: what is known of the user; `head`: the same, told by the store alone where the model is not asked.
+        session: what the model reads: the user's, or that of the given history.
         seen: items of that; `unknown`: ids of the history that the catalogue does not hold.
         fallback: why the safe policy answers; None: it does not.
     """
@@ -48,6 +50,7 @@ class Job:
     role: str
     mask: Mask | None = None
     entry: Entry | None = None
+    head: Head | None = None
     session: Session | None = None
     seen: Int32[np.ndarray, "heard"] = field(default_factory=lambda: NOBODY)
     unknown: tuple[str, ...] = ()
@@ -89,39 +92,42 @@ class Answering:
                 return self._together(active, asks, role)
         except StoreUnavailable as error:
             return [error for _ in asks]
-        except Exception:
+        except Exception as error:
             if len(asks) > 1:
                 return [one for ask in asks for one in self.answer(active, [ask], role)]
-            self._tell(active.served.version)
+            self._tell(active.served.version, error)
         return [self.safe(active, asks[0], role, "error")]
 
     def safe(self, active: Active, ask: Ask, role: str, fallback: Fallback) -> Outcome:
-        """Popular items, permitted and not seen, without the model."""
+        """Popular items, permitted and not among the latest events, without the model."""
         job = Job(ask, role, fallback=fallback)
         try:
             job.mask = active.masks.of(ask)
-            if ask.history is not None:
+            if ask.history:
                 job.seen, job.unknown = active.known(ask.history)
             elif ask.user is not None:
-                events = active.sessions.store.events_of(ask.user)
-                job.seen, _ = active.known(tuple(one.item_id for one in events))
+                store = active.sessions.store
+                job.head = store.heads([ask.user]).get(ask.user)
+                if ask.exclude_seen and job.head is not None:
+                    events = store.events_of(ask.user, limit=LATEST, newest_first=True)
+                    job.seen, _ = active.known(tuple(one.item_id for one in events))
             return self._result(active, job, self._popular(active, job))
         except Exception as error:
             if not isinstance(error, Refused | StoreUnavailable):
                 logger.exception("popular items could not be told either")
             return error
 
-    def _tell(self, version: str) -> None:
-        """Log the failure that is being handled: the first of its kind in a minute with its traceback."""
-        kind = f"{version} {type(sys.exception()).__name__}"
+    def _tell(self, version: str, error: Exception) -> None:
+        """Log a failure of the model: the first of its kind in a minute, with its traceback."""
+        kind = f"{version} {type(error).__name__}"
         if kind not in self._told:
             self._told[kind] = True
-            logger.exception("the model %s failed; popular items are the answer", version)
+            logger.error("the model %s failed (%s); popular items are the answer", version, error, exc_info=error)
 
     # Together
 
     def _together(self, active: Active, asks: Sequence[Ask], role: str) -> list[Outcome]:
-        users = [ask.user for ask in asks if ask.user is not None and ask.history is None]
+        users = [ask.user for ask in asks if ask.user is not None and not ask.history]
         entries = active.sessions.of(users) if users else {}
         jobs: list[Job | Refused] = []
         for ask in asks:
@@ -138,7 +144,7 @@ class Answering:
             for job, choice in zip(modelled, found, strict=True):
                 if isinstance(choice, Alarm):
                     job.fallback = "alarm"
-                    logger.error("alarm of the model %s: %s", active.served.version, choice)
+                    self._tell(active.served.version, choice)
                 else:
                     choices[id(job)] = choice
         return [
@@ -151,7 +157,7 @@ class Answering:
     def _job(self, active: Active, ask: Ask, role: str, entries: dict[str, Entry]) -> Job:
         job = Job(ask, role, active.masks.of(ask))
         self._check_context(active, ask)
-        if ask.history is not None:
+        if ask.history:
             job.seen, job.unknown = active.known(ask.history)
             if len(job.seen):
                 job.session = active.served.policy.replay([Played(int(item)) for item in job.seen])
@@ -187,27 +193,15 @@ class Answering:
 
     def _other(self, active: Active, job: Job) -> Choice:
         """Of the policies without a model: any item, popular ones, or those instead of the model's."""
-        row, items = self._row(job), len(active.served.ids)
-        permitted = None if job.mask is None else job.mask.permitted
-        if job.fallback or job.ask.policy == "trained":
+        row, popular = self._row(job), active.popular
+        if job.fallback or not (row.temperature or row.epsilon or job.ask.policy == "random"):
             return self._popular(active, job)
         if job.ask.policy == "random":
-            return Choice(*any_item(permitted, items, row.seen, row.slots, row.rng), None)
-        popular = active.popular
-        if row.temperature:
-            scores = popular.scores.copy()
-            scores[row.seen] = -np.inf
-            if permitted is not None:
-                scores[~permitted] = -np.inf
-            chosen, chances = softmax_draw(scores, row.slots, row.temperature, row.rng)
-            return Choice(chosen, chances, popular.counts[chosen].astype(np.float32))
-        if row.epsilon:
-            free = np.ones(items, np.bool_) if permitted is None else permitted.copy()
-            free[row.seen] = False
-            order = popular.first(row.slots, permitted, row.seen)
-            chosen, chances = epsilon_greedy(order, free, items, row.slots, row.epsilon, row.rng)
-            return Choice(chosen, chances, popular.counts[chosen].astype(np.float32))
-        return self._popular(active, job)
+            return Choice(*any_item(row.free(len(popular.counts)), row.slots, row.rng), None)
+        scores = np.where(row.free(len(popular.counts)), popular.scores, np.float32(-np.inf))
+        choice = taken(row, scores)
+        assert isinstance(choice, Choice), "counts are finite"
+        return replace(choice, scores=popular.counts[choice.items].astype(np.float32))
 
     def _popular(self, active: Active, job: Job) -> Choice:
         popular = active.popular
@@ -224,7 +218,7 @@ class Answering:
             Shown(name, served.titles[item], score, chance, why)
             for item, name, score, chance, why in zip(items, names, scores, chances, told, strict=True)
         )
-        entry = job.entry
+        entry, head = job.entry, job.entry or job.head
         answer = Answer(
             recommendation_id=f"{now // 1_000_000:012x}{secrets.token_hex(10)}",  # by time, as a UUID of version 7
             user=ask.user,
@@ -234,7 +228,7 @@ class Answering:
             policy="popular" if job.fallback else ask.policy,
             fallback=job.fallback,
             unknown=job.unknown,
-            known_events=0 if entry is None else entry.events,
+            known_events=0 if head is None else head.events,
             spread=spread(served, job.seen) if entry is None else entry.told(served),
         )
         impression = AddImpression(
@@ -247,24 +241,29 @@ class Answering:
             propensities=tuple(chances),
             fallback=job.fallback,
             explore=self._explored(job),
-            history=ask.history,
-            known=0 if entry is None else entry.last,
+            history=ask.history or None,
+            known=0 if head is None else head.last,
             candidates=self._candidates(active, job, choice),
         )
         return Result(answer, impression)
 
     def _explored(self, job: Job) -> dict[str, float | str | None]:
-        """How the items were drawn, for the log: the safe policy takes the most popular ones."""
-        if job.fallback or job.ask.policy == "random":
-            return {}
-        temperature, epsilon = self.explore(job.ask)
-        found: dict[str, float | str | None] = {}
+        """How the items were drawn, and from what, for the log; the safe policy takes the most popular ones."""
+        ask = job.ask
+        found: dict[str, float | str | None] = {f"context.{name}": value for name, value in (ask.context or {}).items()}
+        if job.mask is not None:
+            found["masked"] = 1.0
+        if not ask.exclude_seen:
+            found["seen"] = 1.0
+        if job.fallback or ask.policy == "random":
+            return found
+        temperature, epsilon = self.explore(ask)
         if temperature:
             found["temperature"] = temperature
         if epsilon:
             found["epsilon"] = epsilon
-        if found and job.ask.seed is not None:
-            found["seed"] = str(job.ask.seed)  # a number may be too long for JSON
+        if (temperature or epsilon) and ask.seed is not None:
+            found["seed"] = str(ask.seed)  # a number may be too long for JSON
         return found
 
     def _candidates(self, active: Active, job: Job, choice: Choice) -> str:

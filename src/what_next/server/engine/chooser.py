@@ -1,66 +1,27 @@
 """From proposals to items, row by row: the best, a draw from the softmax, or the best with chance now and then.
 
 The scores of all rows come from one matrix product. What is drawn for a row depends on its own generator alone, so the
-same seed and state give the same answer whoever else asks at that moment.
+same seed and state give the same answer whoever else asks at that moment, but for the last digits of scores.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int32, Int64
+from jaxtyping import Float32, Int32, Int64
 
 from what_next.retrieval import scored
+from what_next.retrieval.blocks import Blocks, Wanted
 from what_next.retrieval.explore import best, epsilon_greedy, softmax_draw
-from what_next.server.engine.masks import Mask
+from what_next.server.engine.matching import matching
+from what_next.server.engine.rows import Alarm, Choice, Row, allowed, excluded
 from what_next.server.engine.served import Served
 from what_next.types import Proposal, Ranked
 
 NARROW = 8
 """Where at most one in so many items is permitted, those are scored alone."""
-
-
-class Alarm(Exception):
-    """A score or a propensity is not a finite number."""
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """How one question wants its items chosen.
-
-    Attributes:
-        slots: how many.
-        mask: which are permitted; None: all. `seen`: those that are not, besides.
-        temperature: of the draw; 0 takes the best.
-        epsilon: chance of a random permitted item at each slot; one of the two is 0.
-        rng: of the draw.
-    """
-
-    slots: int
-    mask: Mask | None
-    seen: Int32[np.ndarray, "heard"]
-    temperature: float
-    epsilon: float
-    rng: np.random.Generator
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """What was chosen for a row.
-
-    Attributes:
-        items: positions in the catalogue, in the order of the slate.
-        propensities: exact, of each given those before it.
-        scores: of the items; None where there are none.
-        candidates: hash of the items that were looked at; None: all.
-    """
-
-    items: Int32[np.ndarray, "chosen"]
-    propensities: Float64[np.ndarray, "chosen"]
-    scores: Float32[np.ndarray, "chosen"] | None
-    candidates: str | None = None
 
 
 def choose(served: Served, proposal: Proposal, rows: Sequence[Row], candidates: int) -> list[Choice | Alarm]:
@@ -73,13 +34,13 @@ def choose(served: Served, proposal: Proposal, rows: Sequence[Row], candidates: 
     outcome: list[Choice | Alarm] = [Alarm("the proposal is not finite") for _ in rows]
     places = np.flatnonzero(np.isfinite(proposal.points).all(1))
     if proposal.ranked is None:
-        for place, choice in _matching(served, proposal, rows, places):
+        for place, choice in matching(served, proposal, rows, places):
             outcome[place] = choice
         return outcome
     if served.index is not None and not proposal.ranked.rescored and len(places):
         places = _approximate(served, proposal.points, proposal.ranked, rows, candidates, places, outcome)
     if len(places):
-        _exact(proposal.points, proposal.ranked, rows, places, outcome)
+        _exact(served, proposal.points, proposal.ranked, rows, places, outcome)
     return outcome
 
 
@@ -87,6 +48,7 @@ def choose(served: Served, proposal: Proposal, rows: Sequence[Row], candidates: 
 
 
 def _exact(
+    served: Served,
     points: Float32[np.ndarray, "batch dim"],
     ranked: Ranked,
     rows: Sequence[Row],
@@ -94,32 +56,59 @@ def _exact(
     outcome: list[Choice | Alarm],
 ) -> None:
     """All items scored, for some of the rows; where few are permitted, those alone."""
-    if ranked.rescored:  # its second scores are of rows of the whole batch, and of what is permitted
-        wanted = list(rows)
-        allowed = _allowed(wanted, len(ranked.vectors))
-        with torch.no_grad():
-            for part, found in scored(np.nan_to_num(points), ranked, allowed, _excluded(wanted)):
-                for place, line in zip(range(part.start, part.stop), found.float().cpu().numpy(), strict=True):
-                    if place in places:
-                        outcome[place] = _taken(rows[place], line)
+    if ranked.rescored:
+        _rescored(points, ranked, rows, places, outcome)
         return
-    few = [place for place in places if _is_narrow(rows[place].mask, len(ranked.vectors))]
-    for place in few:
-        outcome[place] = _among(rows[place], points[place], ranked, rows[place].mask.places, hashed=False)
-    left = [place for place in places if place not in few] if few else places.tolist()
-    if not left:
-        return
-    some, wanted = points[left] if len(left) < len(rows) else points, [rows[place] for place in left]
+    broad: dict[bool, list[int]] = {True: [], False: []}
+    for place in places.tolist():
+        row = rows[place]
+        if row.mask is not None and NARROW * row.mask.count < len(ranked.vectors):
+            outcome[place] = _among(row, points[place], ranked, row.mask.places, hashed=False)
+        else:
+            broad[row.temperature > 0].append(place)
+    for draw, some in broad.items():
+        if some:
+            found = _by_blocks(served.blocks, points[some], [rows[place] for place in some], draw)
+            for place, choice in zip(some, found, strict=True):
+                outcome[place] = choice
+
+
+def _by_blocks(
+    blocks: Blocks, points: Float32[np.ndarray, "some dim"], rows: Sequence[Row], draw: bool
+) -> list[Choice | Alarm]:
+    wanted = [
+        Wanted(row.slots, None if row.mask is None else row.mask.permitted, row.seen, row.temperature, row.rng)
+        for row in rows
+    ]
+    try:
+        found = blocks.draw(points, wanted) if draw else blocks.best(points, wanted)
+    except ValueError as error:  # of a score that is NaN or infinite
+        if len(rows) == 1:
+            return [Alarm(str(error))]
+        return [one for place in range(len(rows)) for one in _by_blocks(blocks, points[[place]], [rows[place]], draw)]
+    choices: list[Choice | Alarm] = []
+    for point, row, (items, chances) in zip(points, rows, found, strict=True):
+        if row.epsilon:
+            free, count = row.free(blocks.items), blocks.items
+            items, chances = epsilon_greedy(items, free, count, row.slots, row.epsilon, row.rng)
+        choices.append(Choice(items, chances, blocks.scores(point, items)))
+    return choices
+
+
+def _rescored(
+    points: Float32[np.ndarray, "batch dim"],
+    ranked: Ranked,
+    rows: Sequence[Row],
+    places: Int64[np.ndarray, "some"],
+    outcome: list[Choice | Alarm],
+) -> None:
+    """The second scores are of rows of the whole batch, and of what is permitted."""
+    permitted, kept = allowed(rows, len(ranked.vectors)), set(places.tolist())
     with torch.no_grad():
-        for part, found in scored(some, ranked, None, _excluded(wanted)):
-            for place, row, line in zip(left[part], wanted[part], found.float().cpu().numpy(), strict=True):
-                if row.mask is not None:
-                    line[~row.mask.permitted] = -np.inf
-                outcome[place] = _taken(row, line)
-
-
-def _is_narrow(mask: Mask | None, items: int) -> bool:
-    return mask is not None and NARROW * mask.count < items
+        for part, found in scored(np.nan_to_num(points), ranked, permitted, excluded(rows)):
+            for place, line in enumerate(found.float().cpu().numpy(), part.start):
+                if place in kept:
+                    outcome[place] = taken(rows[place], line)
 
 
 def _among(
@@ -130,33 +119,13 @@ def _among(
     with torch.no_grad():
         vectors = ranked.vectors[torch.from_numpy(known)]
         scores = (vectors @ torch.from_numpy(point).to(vectors)).float().cpu().numpy()
-    found = _taken(row, scores)
+    found = taken(row, scores)
     if isinstance(found, Alarm):
         return found
     return replace(found, items=known[found.items], candidates=_digest(known) if hashed else None)
 
 
-def _allowed(rows: Sequence[Row], items: int) -> Bool[np.ndarray, "batch items"] | None:
-    if all(row.mask is None for row in rows):
-        return None
-    found = np.ones((len(rows), items), np.bool_)
-    for place, row in enumerate(rows):
-        if row.mask is not None:
-            found[place] = row.mask.permitted
-    return found
-
-
-def _excluded(rows: Sequence[Row]) -> Int32[np.ndarray, "batch width"] | None:
-    width = max((len(row.seen) for row in rows), default=0)
-    if not width:
-        return None
-    found = np.full((len(rows), width), -1, np.int32)
-    for place, row in enumerate(rows):
-        found[place, : len(row.seen)] = row.seen
-    return found
-
-
-def _taken(row: Row, scores: Float32[np.ndarray, "items"]) -> Choice | Alarm:
+def taken(row: Row, scores: Float32[np.ndarray, "items"]) -> Choice | Alarm:
     """The items of a row by their scores, which are minus infinity where an item is not permitted."""
     try:
         if row.epsilon:
@@ -209,60 +178,3 @@ def _approximate(
 
 def _digest(known: Int32[np.ndarray, "some"]) -> str:
     return hashlib.blake2b(known.astype("<i4").tobytes(), digest_size=8).hexdigest()
-
-
-# By a proposed point
-
-
-def _matching(
-    served: Served, proposal: Proposal, rows: Sequence[Row], places: Int64[np.ndarray, "some"]
-) -> Iterator[tuple[int, Choice]]:
-    """Items that match the proposed point: the nearest; with a temperature, drawn among the matching ones."""
-    greedy = np.array([place for place in places if not rows[place].temperature], np.int64)
-    if len(greedy):
-        wanted = [rows[place] for place in greedy]
-        slots = max(row.slots for row in wanted)
-        found = _selected(served, proposal, wanted, greedy, slots, None)
-        for place, row, items in zip(greedy, wanted, found[0], strict=True):
-            yield int(place), _nearest(row, items[items >= 0], len(served.ids))
-    for place in places:
-        row = rows[place]
-        if row.temperature:
-            items, chances = _selected(served, proposal, [row], np.array([place]), row.slots, row.rng)
-            real = items[0] >= 0
-            yield int(place), Choice(items[0][real], chances[0][real], None)
-
-
-def _nearest(row: Row, order: Int32[np.ndarray, "nearest"], items: int) -> Choice:
-    order = order[: row.slots]
-    if not row.epsilon:
-        return Choice(order, np.ones(len(order)), None)
-    permitted = np.ones(items, np.bool_) if row.mask is None else row.mask.permitted.copy()
-    permitted[row.seen] = False
-    return Choice(*epsilon_greedy(order, permitted, items, row.slots, row.epsilon, row.rng), None)
-
-
-def _selected(
-    served: Served,
-    proposal: Proposal,
-    rows: Sequence[Row],
-    places: Int64[np.ndarray, "rows"],
-    slots: int,
-    rng: np.random.Generator | None,
-) -> tuple[Int32[np.ndarray, "rows slots"], Float64[np.ndarray, "rows slots"]]:
-    """What `State.produce` chooses for some rows of the proposal."""
-    state, score = served.policy.state, proposal.score
-    found = state.box.select(
-        proposal.points[places],
-        tolerance=state.space.tolerance,
-        relax=state.setup.relax,
-        slots=slots,
-        rng=rng,
-        allowed=_allowed(rows, len(served.ids)),
-        exclude=_excluded(rows),
-        propensities=True,
-        score=None if score is None else lambda pairs, items: score(places[pairs], items),
-        candidates=state.setup.selection.candidates if score else 0,
-    )
-    assert found.propensities is not None
-    return found.items, found.propensities

@@ -47,16 +47,8 @@ class Popular:
         return order[:slots].astype(np.int32)
 
 
-def any_item(
-    permitted: Bool[np.ndarray, "items"] | None,
-    items: int,
-    seen: Int[np.ndarray, "heard"],
-    slots: int,
-    rng: np.random.Generator,
-) -> Drawn:
-    """Different items, each with the same chance among those that are left."""
-    free = np.ones(items, np.bool_) if permitted is None else permitted.copy()
-    free[seen] = False
+def any_item(free: Bool[np.ndarray, "items"], slots: int, rng: np.random.Generator) -> Drawn:
+    """Different items, each with the same chance among those that are free and left."""
     left = np.flatnonzero(free)
     chosen = rng.choice(left, size=min(slots, len(left)), replace=False, shuffle=True)
     return chosen.astype(np.int32), 1 / (len(left) - np.arange(len(chosen), dtype=np.float64))

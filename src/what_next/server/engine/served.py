@@ -17,12 +17,13 @@ from what_next.agent import Agent
 from what_next.artefacts import Manifest, read_models
 from what_next.data import Catalogue
 from what_next.errors import CatalogueError, ModelError
-from what_next.experience import experience_of
+from what_next.experience import LogExperience, experience_of
 from what_next.growth import NewItem, check, grown
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.recommender import EVERYONE, Recommender, nobody
 from what_next.retrieval.approximate import ApproximateIndex
+from what_next.retrieval.blocks import Blocks
 from what_next.server.engine.versions import AGENT, CRITIC
 from what_next.server.store import StoredItem
 from what_next.session import Played, Sessions
@@ -136,6 +137,14 @@ class Served:
         """The network that reads events; None for the founding algorithm, whose actor has its own."""
         found = self.policy.agent.nets.get("encoder")
         return found if isinstance(found, Encoder) else None
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """What points of the agent are multiplied with, for an agent that scores items."""
+        experience, encoder = self.policy.agent.experience, self.policy.agent.nets["encoder"]
+        assert isinstance(experience, LogExperience)
+        assert isinstance(encoder, Encoder)
+        return Blocks(experience.catalogue_of(encoder)[1])
 
     @cached_property
     def ids(self) -> list[str]:

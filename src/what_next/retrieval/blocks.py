@@ -1,0 +1,243 @@
+"""All items scored for a batch of points, some thousand at a time: the best ones, or draws from the softmax.
+
+Nothing of the size rows times items is looked at twice: while the scores of a part are in the processor's cache, the
+largest score and the mass of each block of items are taken. What is asked of a row then looks into a few blocks alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
+from torch import Tensor
+
+from what_next.retrieval.explore import Chosen, best, softmax_draw
+
+WIDTH = 2**12
+"""Items that are scored at a time: with 32 rows half a megabyte of scores, which stays in a core's second cache."""
+BLOCK = 128
+"""Items in a block."""
+ROWS = 2**24
+"""Scores that are kept at a time: 64 MB."""
+SPARE = 6
+"""Draws beyond the slots: a draw of an item that was drawn before is passed over."""
+LEAST_REST = 1e-3
+"""The share of the mass that may be left: below it, subtracting the chosen from the whole costs too many digits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What is asked of one row.
+
+    Attributes:
+        slots: how many items.
+        permitted: which are; None: all. `seen`: those that are not, besides.
+        temperature: of the softmax; `best` overlooks it.
+        rng: of the draws.
+    """
+
+    slots: int
+    permitted: Bool[np.ndarray, "items"] | None
+    seen: Int32[np.ndarray, "seen"]
+    temperature: float
+    rng: np.random.Generator
+
+
+class Blocks:
+    """The vectors of all items, laid out for this. One thread at a time: it keeps its memory from call to call."""
+
+    def __init__(self, vectors: Float32[Tensor, "items dim"]) -> None:
+        """Takes as much memory again as the vectors."""
+        self.vectors, self.items = vectors, len(vectors)
+        parts = max(1, -(-self.items // WIDTH))
+        self.width = max(1, -(-self.items // (parts * BLOCK))) * BLOCK
+        padded = torch.zeros(parts * self.width, vectors.shape[1])
+        padded[: self.items] = vectors
+        self.parts = padded.view(parts, self.width, -1).transpose(1, 2).contiguous()
+        self.most = max(1, ROWS // len(padded))
+        self._kept = torch.empty(0)
+
+    @torch.no_grad()
+    def best(self, points: Float32[np.ndarray, "rows dim"], wanted: Sequence[Wanted]) -> list[Chosen]:
+        """For each row what `explore.best` chooses.
+
+        Raises:
+            ValueError: a score is NaN or infinite.
+        """
+        found: list[Chosen] = []
+        for start in range(0, len(points), self.most):
+            rows = wanted[start : start + self.most]
+            scores, tops, _ = self._scored(points[start : start + self.most], rows, masses=False)
+            for place, row in enumerate(rows):
+                # The best items are in the blocks whose largest scores are the largest.
+                count = min(row.slots, tops.shape[1])
+                least = np.partition(tops[place], -count)[-count]
+                blocks = np.flatnonzero(tops[place] >= least)
+                chosen, ones = best(scores[_part(blocks, self), place, _inner(blocks, self)].ravel(), row.slots)
+                found.append(((blocks[chosen // BLOCK] * BLOCK + chosen % BLOCK).astype(np.int32), ones))
+        return found
+
+    @torch.no_grad()
+    def draw(self, points: Float32[np.ndarray, "rows dim"], wanted: Sequence[Wanted]) -> list[Chosen]:
+        """For each row items drawn one after the other from the softmax over those that are left, as `softmax_draw`.
+
+        An item that is drawn again is passed over, which is the same distribution. Where that does not do (hardly any
+        mass is left, or too many draws were passed over), the row is drawn by `softmax_draw` itself.
+
+        Raises:
+            ValueError: a score is NaN or infinite.
+        """
+        found: list[Chosen] = []
+        for start in range(0, len(points), self.most):
+            rows, some = wanted[start : start + self.most], points[start : start + self.most]
+            scaled = some / np.array([[row.temperature] for row in rows], np.float32)
+            weights, tops, sums = self._scored(scaled, rows, masses=True)
+            count = max(row.slots for row in rows) + SPARE
+            items, shares = self._looked_up(weights, tops, sums, _uniforms(rows, count))
+            for place, row in enumerate(rows):
+                chosen = _distinct(items[place].tolist(), shares[place].tolist(), row.slots)
+                found.append(chosen or self._carefully(some[place], row))
+        return found
+
+    def scores(
+        self, point: Float32[np.ndarray, "dim"], items: Int32[np.ndarray, "some"]
+    ) -> Float32[np.ndarray, "some"]:
+        """The scores of some items."""
+        found: Float32[np.ndarray, some] = self.vectors.numpy()[items] @ point
+        return found
+
+    def _scored(
+        self, points: Float32[np.ndarray, "rows dim"], wanted: Sequence[Wanted], *, masses: bool
+    ) -> tuple[
+        Float32[np.ndarray, "parts rows blocks block"],
+        Float32[np.ndarray, "rows all_blocks"],
+        Float32[np.ndarray, "rows all_blocks"],
+    ]:
+        """Scores (or with `masses` e to their power, in units of the block's largest), largest scores, sums.
+
+        Minus infinity (0) where an item is not permitted.
+        """
+        rows, parts, per = len(points), len(self.parts), self.width // BLOCK
+        if len(self._kept) < parts * rows * self.width:
+            self._kept = torch.empty(parts * rows * self.width)
+        kept = self._kept[: parts * rows * self.width].view(parts, rows, per, BLOCK)
+        tops, sums = torch.empty(rows, parts, per), torch.empty(rows, parts, per)
+        own, seen = torch.from_numpy(np.ascontiguousarray(points)), _seen(wanted, self.width, parts)
+        for part in range(parts):
+            scores = kept[part].view(rows, self.width)
+            torch.mm(own, self.parts[part], out=scores)
+            self._forbid(scores, part, wanted, seen[part])
+            torch.amax(kept[part], -1, out=tops[:, part])
+            if masses:
+                kept[part].sub_(tops[:, part].clamp(min=torch.finfo(torch.float32).min)[..., None]).exp_()
+                torch.sum(kept[part], -1, out=sums[:, part])
+        largest = tops.view(rows, -1).numpy()
+        if not (largest < np.inf).all():
+            raise ValueError("a score is NaN or infinite")
+        return kept.numpy(), largest, sums.view(rows, -1).numpy()
+
+    def _forbid(
+        self,
+        scores: Float32[Tensor, "rows width"],
+        part: int,
+        wanted: Sequence[Wanted],
+        seen: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        start = part * self.width
+        for place, row in enumerate(wanted):
+            if row.permitted is not None:
+                mask = row.permitted[start : start + self.width]
+                scores[place, : len(mask)].masked_fill_(torch.from_numpy(~mask), -torch.inf)
+        if start + self.width > self.items:
+            scores[:, max(0, self.items - start) :] = -torch.inf
+        if seen is not None:
+            scores[seen] = -torch.inf
+
+    def _looked_up(
+        self,
+        weights: Float32[np.ndarray, "parts rows blocks block"],
+        tops: Float32[np.ndarray, "rows all_blocks"],
+        sums: Float32[np.ndarray, "rows all_blocks"],
+        uniforms: Float64[np.ndarray, "rows draws"],
+    ) -> tuple[Int64[np.ndarray, "rows draws"], Float64[np.ndarray, "rows draws"]]:
+        """The item that each number falls on, -1 where none is permitted, and the probability of just that draw."""
+        rows = np.arange(len(tops))[:, None]
+        largest = np.maximum(tops.max(1, keepdims=True), np.finfo(np.float32).min)
+        masses = np.exp((tops - largest).astype(np.float64)) * sums
+        ends = masses.cumsum(1)
+        total = ends[:, -1:]
+        # Rows one behind the other, so that one search serves all: the share of a row lies between its number and the
+        # next one. What rounding does to a target moves it by 1e-13 of the mass.
+        with np.errstate(invalid="ignore"):
+            found = np.searchsorted((np.nan_to_num(ends / total) + 2 * rows).ravel(), uniforms + 2 * rows, "right")
+        last = (ends < total).sum(1, keepdims=True)
+        blocks = np.minimum(found - rows * ends.shape[1], last)
+        inside = weights[_part(blocks, self), rows, _inner(blocks, self)].astype(np.float64).cumsum(2)
+        whole, mass = inside[..., -1], masses[rows, blocks]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = (uniforms * total - (ends[rows, blocks] - mass)) / mass
+            columns = (inside <= (np.clip(share, 0, 1) * whole)[..., None]).sum(2)
+            columns = np.minimum(columns, (inside < whole[..., None]).sum(2))
+            own = weights[_part(blocks, self), rows, _inner(blocks, self), columns]
+            chances = mass / total * (own / whole)
+        return np.where(total > 0, blocks * BLOCK + columns, -1), chances
+
+    def _carefully(self, point: Float32[np.ndarray, "dim"], row: Wanted) -> Chosen:
+        scores = self.vectors.numpy() @ point
+        if row.permitted is not None:
+            scores[~row.permitted] = -np.inf
+        scores[row.seen] = -np.inf
+        return softmax_draw(scores, row.slots, row.temperature, row.rng)
+
+
+def _part(blocks: Int64[np.ndarray, "*some"], laid: Blocks) -> Int64[np.ndarray, "*some"]:
+    return blocks // (laid.width // BLOCK)
+
+
+def _inner(blocks: Int64[np.ndarray, "*some"], laid: Blocks) -> Int64[np.ndarray, "*some"]:
+    return blocks % (laid.width // BLOCK)
+
+
+def _uniforms(wanted: Sequence[Wanted], count: int) -> Float64[np.ndarray, "rows draws"]:
+    """As many numbers of each row's own as its slots ask for, whoever else is in the batch."""
+    found = np.zeros((len(wanted), count))
+    for place, row in enumerate(wanted):
+        row.rng.random(out=found[place, : row.slots + SPARE])
+    return found
+
+
+def _seen(wanted: Sequence[Wanted], width: int, parts: int) -> list[tuple[Tensor, Tensor] | None]:
+    """For each part the rows and columns of items that were seen."""
+    lengths = [len(row.seen) for row in wanted]
+    if not sum(lengths):
+        return [None] * parts
+    items = np.concatenate([row.seen for row in wanted]).astype(np.int64)
+    rows = np.repeat(np.arange(len(wanted)), lengths)
+    if parts == 1:
+        return [(torch.from_numpy(rows), torch.from_numpy(items))]
+    order = np.argsort(items, kind="stable")
+    rows, items = rows[order], items[order]
+    ends = np.searchsorted(items, np.arange(parts + 1) * width)
+    return [
+        (torch.from_numpy(rows[start:end]), torch.from_numpy(items[start:end] - part * width))
+        for part, (start, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+    ]
+
+
+def _distinct(items: list[int], shares: list[float], slots: int) -> Chosen | None:
+    """The first different items, and the chance of each given those before it; None where these draws do not tell."""
+    chosen: list[int] = []
+    chances: list[float] = []
+    rest = 1.0
+    for item, share in zip(items[: slots + SPARE], shares, strict=False):
+        if item in chosen:
+            continue
+        if item < 0 or rest < LEAST_REST:
+            return None
+        chosen.append(item)
+        chances.append(share / rest)
+        rest -= share
+        if len(chosen) == slots:
+            return np.array(chosen, np.int32), np.array(chances)
+    return None
