@@ -25,6 +25,8 @@ SPARE = 6
 LEAST_REST = 1e-3
 """The share of the mass that may be left: below it, subtracting the chosen from the whole costs too many digits."""
 
+_Drawn = tuple[Int32[np.ndarray, "drawn"], Float64[np.ndarray, "drawn"]]
+
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
@@ -83,7 +85,7 @@ class Blocks:
         """For each row items drawn one after the other from the softmax over those that are left, as `softmax_draw`.
 
         An item that is drawn again is passed over, which is the same distribution. Where that does not do (hardly any
-        mass is left, or too many draws were passed over), the row is drawn by `softmax_draw` itself.
+        mass is left, or too many draws were passed over), `softmax_draw` goes on from the items that were drawn.
 
         Raises:
             ValueError: a score is NaN or infinite.
@@ -96,8 +98,8 @@ class Blocks:
             count = max(row.slots for row in rows) + SPARE
             items, shares = self._looked_up(weights, tops, sums, _uniforms(rows, count))
             for place, row in enumerate(rows):
-                chosen = _distinct(items[place].tolist(), shares[place].tolist(), row.slots)
-                found.append(chosen or self._carefully(some[place], row))
+                drawn = _distinct(items[place].tolist(), shares[place].tolist(), row.slots)
+                found.append(drawn if len(drawn[0]) == row.slots else self._completed(some[place], row, drawn))
         return found
 
     def scores(
@@ -183,12 +185,15 @@ class Blocks:
             chances = mass / total * (own / whole)
         return np.where(total > 0, blocks * BLOCK + columns, -1), chances
 
-    def _carefully(self, point: Float32[np.ndarray, "dim"], row: Wanted) -> Chosen:
+    def _completed(self, point: Float32[np.ndarray, "dim"], row: Wanted, drawn: _Drawn) -> Chosen:
+        """The slots that are left, given what was drawn: to draw all anew would favour what needs no completion."""
         scores = self.vectors.numpy() @ point
         if row.permitted is not None:
             scores[~row.permitted] = -np.inf
         scores[row.seen] = -np.inf
-        return softmax_draw(scores, row.slots, row.temperature, row.rng)
+        scores[drawn[0]] = -np.inf
+        rest = softmax_draw(scores, row.slots - len(drawn[0]), row.temperature, row.rng)
+        return np.concatenate([drawn[0], rest[0]]), np.concatenate([drawn[1], rest[1]])
 
 
 def _part(blocks: Int64[np.ndarray, "*some"], laid: Blocks) -> Int64[np.ndarray, "*some"]:
@@ -225,19 +230,18 @@ def _seen(wanted: Sequence[Wanted], width: int, parts: int) -> list[tuple[Tensor
     ]
 
 
-def _distinct(items: list[int], shares: list[float], slots: int) -> Chosen | None:
-    """The first different items, and the chance of each given those before it; None where these draws do not tell."""
-    chosen: list[int] = []
-    chances: list[float] = []
+def _distinct(items: list[int], shares: list[float], slots: int) -> _Drawn:
+    """The first different items, and the chance of each given those before it: as many as these draws tell of.
+
+    Whether it stops short depends on the items it returns, and on how often they were drawn again, never on the item
+    that would have come next.
+    """
+    chosen: dict[int, float] = {}
     rest = 1.0
     for item, share in zip(items[: slots + SPARE], shares, strict=False):
-        if item in chosen:
-            continue
-        if item < 0 or rest < LEAST_REST:
-            return None
-        chosen.append(item)
-        chances.append(share / rest)
-        rest -= share
-        if len(chosen) == slots:
-            return np.array(chosen, np.int32), np.array(chances)
-    return None
+        if len(chosen) == slots or rest < LEAST_REST or item < 0:
+            break
+        if item not in chosen:
+            chosen[item] = share / rest
+            rest -= share
+    return np.array(list(chosen), np.int32), np.array(list(chosen.values()))
