@@ -63,7 +63,7 @@ results: $(DATA) ## the README's table of results
 tables: $(RUN) ## docs/results.md: measures what is missing, for hours; `benchmarks/tables.py --help` says how to do less
 	$(BIN)/python benchmarks/tables.py
 
-bench: $(RUN) ## all benchmarks, as JSON lines
+bench: $(DEV) ## all benchmarks, as JSON lines
 	@set -e; for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark; done
 
 docs: $(DOCS) ## the documentation, in site/
