@@ -1,10 +1,10 @@
 """All items scored for a batch of points, some thousand at a time: the best ones, or draws from the softmax.
 
 Nothing of the size rows times items is looked at twice: while the scores of a part are in the processor's cache, the
-largest score and the mass of each block of items are taken. What is asked of a row then looks into a few blocks alone.
+largest score or the mass of each block of items is taken. What is asked of a row then looks into a few blocks alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,12 @@ BLOCK = 128
 """Items in a block."""
 ROWS = 2**24
 """Scores that are kept at a time: 64 MB."""
+LEAST = float(np.finfo(np.float32).min)
+"""Taken for minus infinity where that would be subtracted from itself."""
 SPARE = 6
 """Draws beyond the slots: a draw of an item that was drawn before is passed over."""
+POWER = 80.0
+"""Where no score can be beyond it, neither e to its power nor the sum of a block leaves the range of a float."""
 LEAST_REST = 1e-3
 """The share of the mass that may be left: below it, subtracting the chosen from the whole costs too many digits."""
 
@@ -58,7 +62,8 @@ class Blocks:
         padded[: self.items] = vectors
         self.parts = padded.view(parts, self.width, -1).transpose(1, 2).contiguous()
         self.most = max(1, ROWS // len(padded))
-        self._kept = torch.empty(0)
+        self._longest = float(vectors.norm(dim=1).max())
+        self._memory = self._kept = torch.empty(0)
 
     @torch.no_grad()
     def best(self, points: Float32[np.ndarray, "rows dim"], wanted: Sequence[Wanted]) -> list[Chosen]:
@@ -70,7 +75,7 @@ class Blocks:
         found: list[Chosen] = []
         for start in range(0, len(points), self.most):
             rows = wanted[start : start + self.most]
-            scores, tops, _ = self._scored(points[start : start + self.most], rows, masses=False)
+            scores, tops = self._scored(points[start : start + self.most], rows)
             for place, row in enumerate(rows):
                 # The best items are in the blocks whose largest scores are the largest.
                 count = min(row.slots, tops.shape[1])
@@ -94,9 +99,9 @@ class Blocks:
         for start in range(0, len(points), self.most):
             rows, some = wanted[start : start + self.most], points[start : start + self.most]
             scaled = some / np.array([[row.temperature] for row in rows], np.float32)
-            weights, tops, sums = self._scored(scaled, rows, masses=True)
+            weights, masses = self._weighed(scaled, rows)
             count = max(row.slots for row in rows) + SPARE
-            items, shares = self._looked_up(weights, tops, sums, _uniforms(rows, count))
+            items, shares = self._looked_up(weights, masses, _uniforms(rows, count))
             for place, row in enumerate(rows):
                 drawn = _distinct(items[place].tolist(), shares[place].tolist(), row.slots)
                 found.append(drawn if len(drawn[0]) == row.slots else self._completed(some[place], row, drawn))
@@ -110,34 +115,47 @@ class Blocks:
         return found
 
     def _scored(
-        self, points: Float32[np.ndarray, "rows dim"], wanted: Sequence[Wanted], *, masses: bool
-    ) -> tuple[
-        Float32[np.ndarray, "parts rows blocks block"],
-        Float32[np.ndarray, "rows all_blocks"],
-        Float32[np.ndarray, "rows all_blocks"],
-    ]:
-        """Scores (or with `masses` e to their power, in units of the block's largest), largest scores, sums.
+        self, points: Float32[np.ndarray, "rows dim"], wanted: Sequence[Wanted]
+    ) -> tuple[Float32[np.ndarray, "parts rows blocks block"], Float32[np.ndarray, "rows all_blocks"]]:
+        """Scores, minus infinity where an item is not permitted, and the largest of each block."""
+        tops = torch.empty(len(points), len(self.parts), self.width // BLOCK)
+        for part, scores in self._passed(points, wanted):
+            torch.amax(scores, -1, out=tops[:, part])
+        return self._kept.numpy(), _finite(tops)
 
-        Minus infinity (0) where an item is not permitted.
+    def _weighed(
+        self, points: Float32[np.ndarray, "rows dim"], wanted: Sequence[Wanted]
+    ) -> tuple[Float32[np.ndarray, "parts rows blocks block"], Float64[np.ndarray, "rows all_blocks"]]:
+        """e to the power of the scores, each block in units of its own; and the masses of blocks, all in one unit.
+
+        A block's unit is its largest weight, or 1 where the lengths of the vectors say that there is no need.
         """
-        rows, parts, per = len(points), len(self.parts), self.width // BLOCK
-        if len(self._kept) < parts * rows * self.width:
-            self._kept = torch.empty(parts * rows * self.width)
-        kept = self._kept[: parts * rows * self.width].view(parts, rows, per, BLOCK)
-        tops, sums = torch.empty(rows, parts, per), torch.empty(rows, parts, per)
+        tops = torch.zeros(len(points), len(self.parts), self.width // BLOCK)
+        sums = torch.empty_like(tops)
+        safe = bool(np.linalg.norm(points, axis=1).max() * self._longest <= POWER)  # Cauchy and Schwarz
+        for part, scores in self._passed(points, wanted):
+            if not safe:
+                torch.amax(scores, -1, out=tops[:, part])
+                scores.sub_(tops[:, part].clamp(min=LEAST)[..., None])
+            torch.sum(scores.exp_(), -1, out=sums[:, part])
+        largest = _finite(tops)
+        units = np.exp((largest - np.maximum(largest.max(1, keepdims=True), LEAST)).astype(np.float64))
+        return self._kept.numpy(), units * sums.view(len(points), -1).numpy()
+
+    def _passed(
+        self, points: Float32[np.ndarray, "rows dim"], wanted: Sequence[Wanted]
+    ) -> Iterator[tuple[int, Float32[Tensor, "rows blocks block"]]]:
+        """The scores of each part, while they are in the cache."""
+        rows, parts = len(points), len(self.parts)
+        if len(self._memory) < parts * rows * self.width:
+            self._memory = torch.empty(parts * rows * self.width)
+        self._kept = self._memory[: parts * rows * self.width].view(parts, rows, -1, BLOCK)
         own, seen = torch.from_numpy(np.ascontiguousarray(points)), _seen(wanted, self.width, parts)
         for part in range(parts):
-            scores = kept[part].view(rows, self.width)
+            scores = self._kept[part].view(rows, self.width)
             torch.mm(own, self.parts[part], out=scores)
             self._forbid(scores, part, wanted, seen[part])
-            torch.amax(kept[part], -1, out=tops[:, part])
-            if masses:
-                kept[part].sub_(tops[:, part].clamp(min=torch.finfo(torch.float32).min)[..., None]).exp_()
-                torch.sum(kept[part], -1, out=sums[:, part])
-        largest = tops.view(rows, -1).numpy()
-        if not (largest < np.inf).all():
-            raise ValueError("a score is NaN or infinite")
-        return kept.numpy(), largest, sums.view(rows, -1).numpy()
+            yield part, self._kept[part]
 
     def _forbid(
         self,
@@ -159,14 +177,11 @@ class Blocks:
     def _looked_up(
         self,
         weights: Float32[np.ndarray, "parts rows blocks block"],
-        tops: Float32[np.ndarray, "rows all_blocks"],
-        sums: Float32[np.ndarray, "rows all_blocks"],
+        masses: Float64[np.ndarray, "rows all_blocks"],
         uniforms: Float64[np.ndarray, "rows draws"],
     ) -> tuple[Int64[np.ndarray, "rows draws"], Float64[np.ndarray, "rows draws"]]:
         """The item that each number falls on, -1 where none is permitted, and the probability of just that draw."""
-        rows = np.arange(len(tops))[:, None]
-        largest = np.maximum(tops.max(1, keepdims=True), np.finfo(np.float32).min)
-        masses = np.exp((tops - largest).astype(np.float64)) * sums
+        rows = np.arange(len(masses))[:, None]
         ends = masses.cumsum(1)
         total = ends[:, -1:]
         # Rows one behind the other, so that one search serves all: the share of a row lies between its number and the
@@ -194,6 +209,13 @@ class Blocks:
         scores[drawn[0]] = -np.inf
         rest = softmax_draw(scores, row.slots - len(drawn[0]), row.temperature, row.rng)
         return np.concatenate([drawn[0], rest[0]]), np.concatenate([drawn[1], rest[1]])
+
+
+def _finite(tops: Float32[Tensor, "rows parts blocks"]) -> Float32[np.ndarray, "rows all_blocks"]:
+    largest: Float32[np.ndarray, "rows all_blocks"] = tops.view(len(tops), -1).numpy()
+    if not (largest < np.inf).all():
+        raise ValueError("a score is NaN or infinite")
+    return largest
 
 
 def _part(blocks: Int64[np.ndarray, "*some"], laid: Blocks) -> Int64[np.ndarray, "*some"]:
