@@ -5,6 +5,7 @@ from typing import Any
 
 from .browser import (  # noqa: F401
     Opens,
+    Parts,
     Seen,
     browser_fixture,
     opens_fixture,
@@ -94,8 +95,8 @@ def test_each_item_says_why_and_with_which_propensity(tab: Seen) -> None:
     assert item.locator(".chips li").count() >= 1
     assert "propensity 1.00" in item.locator(".fine").inner_text()
     assert "propensity 0.01" in tab.page.locator(".list.random .item .fine").first.inner_text()
-    assert "knows 1 event" in tab.page.locator(".list.trained > .fine").inner_text()
-    assert len(tab.page.locator(".list.trained > .fine").inner_text()) > len("model  · knows 1 event")
+    version = tab.page.request.get(f"{tab.base}/v1/model").json()["version"]
+    assert tab.page.locator(".title .fine").inner_text() == f"Model {version}, which knows 1 event."
 
 
 def test_the_spread_is_told_from_the_third_event_and_grows_by_a_point_with_each(tab: Seen) -> None:
@@ -107,14 +108,33 @@ def test_the_spread_is_told_from_the_third_event_and_grows_by_a_point_with_each(
     assert tab.page.locator("figcaption b").inner_text() == told.split(", ")[-1]
 
 
-def test_a_skip_is_an_event_and_a_reward_of_nought(tab: Seen) -> None:
+def test_a_long_history_tells_how_much_there_was_before_what_it_shows(tab: Seen) -> None:
+    events = [
+        {"event_id": f"many{n}", "user_id": "many", "item_id": f"i{n}", "event": "play", "timestamp": n}
+        for n in range(25)
+    ]
+    headers = {"Content-Type": "application/json"}
+    told = tab.page.request.post(
+        f"{tab.base}/v1/events/batch", data=json.dumps({"events": events}), headers=headers
+    ).json()
+    assert told["accepted"] == 25
+    tab.search("people", "many", "many")
+    before = tab.page.locator("details")
+    assert before.locator("summary").inner_text() == "19 events before"
+    before.locator("summary").press("Enter")
+    assert before.locator("li").count() == 14
+    assert before.locator("p").inner_text() == "5 older ones not shown."
+
+
+def test_a_skip_is_an_event_that_names_its_recommendation_which_makes_it_feedback(tab: Seen, parts: Parts) -> None:
     tab.add("Song 20")
     events, feedback = posted(tab, "/v1/events"), posted(tab, "/v1/feedback")
     title = tab.titles("trained")[1]
     tab.changed(lambda: tab.page.get_by_label(f"Skip: {title}", exact=True).first.click())
     assert [(one["event"], one["user_id"][:5]) for one in events] == [("skip", "page-")]
-    assert [one["reward"] for one in feedback] == [0]
-    assert events[0]["recommendation_id"] == feedback[0]["recommendation_id"]
+    answers = {one.recommendation_id: one for one in parts.store.impressions_of(events[0]["user_id"])}
+    assert answers[events[0]["recommendation_id"]].items[1] == events[0]["item_id"]
+    assert feedback == []
     assert tab.page.locator(".events li").first.inner_text().split() == [*title.split(), "skipped"]
 
 

@@ -1,7 +1,9 @@
 """The page in a real browser: its colours, its width, its focus, and what it never does."""
 
 import hashlib
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,12 +74,60 @@ def fill(seen: Seen) -> None:
     seen.settled()
     seen.changed(lambda: seen.page.locator(".list.popular button.never").first.click(), "popular")
     seen.failing = True
-    seen.page.route("**/v1/feedback", lambda route: route.abort())
+    seen.page.route("**/v1/events", lambda route: route.abort())
     seen.page.locator(".list.random button.skip").first.click()
     seen.page.locator(".item .trouble").wait_for()
     seen.page.locator("#titles").fill("Song")
     seen.page.locator("#titles-1").wait_for()
     seen.page.locator("#titles").press("ArrowDown")
+
+
+UNRULY = ("Endless" * 1500, "word " * 2000, "مرحبا بالعالم (1995)", "")
+
+
+def unruly(route: Any) -> None:
+    """Answers with titles that are none, or no end of one; an event of a kind with a long name, and many attributes."""
+    real = route.fetch()
+    content = real.json()
+    for items in (content.get("items", []), content.get("events", [])):
+        for item, title in zip(items, UNRULY, strict=False):
+            item["title"] = title
+            item["event"] = "rated" * 50
+            for reason in (item["reason"],) if item.get("reason") else ():
+                reason["attributes"] = {f"a long name of an attribute {n}": n + 0.123456 for n in range(40)}
+    route.fulfill(response=real, json=content)
+
+
+def test_titles_without_end_are_cut_and_items_without_one_are_told_by_their_id(opens: Opens) -> None:
+    seen = opens(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    seen.page.route("**/v1/recommendations", unruly)
+    seen.page.route("**/history?*", unruly)
+    seen.search("people", "u8", "u8")
+    seen.page.locator("h2", has_text="Next for user u8").wait_for()
+    seen.settled()
+    seen.page.get_by_role("combobox", name="Items").select_option("5")
+    seen.page.wait_for_function("() => document.querySelectorAll('.list.popular .item').length === 5")
+    endless, words, other, nameless = seen.titles("popular")[:4]
+    assert [len(endless), endless[-1]] == [200, "…"]
+    assert len(words) == 200
+    assert other == UNRULY[2]
+    assert re.fullmatch(r"i\d+", nameless)
+    title = seen.page.locator(".list.popular h4 cite").nth(2)
+    assert title.evaluate("(one) => getComputedStyle(one).direction") == "rtl"
+    buttons = seen.page.locator(".list.popular .item").nth(3).get_by_role("button")
+    assert buttons.first.get_attribute("aria-label") == f"Play: {nameless}"
+    assert seen.page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
+    assert seen.page.evaluate(BEYOND) == []
+
+
+def test_the_option_that_enter_would_take_is_seen_where_colours_are_the_systems_own(opens: Opens) -> None:
+    seen = opens(forced_colors="active")
+    seen.settled()
+    seen.page.locator("#titles").fill("Song")
+    seen.page.locator("#titles-1").wait_for()
+    seen.page.locator("#titles").press("ArrowDown")
+    outlines = "[...document.querySelectorAll('#titles-options li')].map((e) => getComputedStyle(e).outlineStyle)"
+    assert seen.page.evaluate(outlines)[:2] == ["solid", "none"]
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(opens: Opens) -> None:
@@ -88,6 +138,25 @@ def test_a_phone_shows_everything_without_scrolling_sideways(opens: Opens) -> No
     assert seen.page.evaluate(BEYOND) == []
     boxes = [seen.page.locator(f".list.{policy}").bounding_box() for policy in ("trained", "popular", "random")]
     assert len({box["x"] for box in boxes}) == 1  # one below the other
+
+
+UNDER_THE_LINE = """() => {
+  const bottom = (one) => one.getBoundingClientRect().bottom;
+  return document.activeElement.getBoundingClientRect().top - bottom(document.querySelector('.live'));
+}"""
+
+
+def test_the_spread_stays_in_sight_of_whoever_plays_on_a_phone_and_hides_no_focus(opens: Opens) -> None:
+    seen = opens(viewport={"width": 360, "height": 740}, is_mobile=True, reduced_motion="reduce")
+    seen.search("people", "u6", "u6")
+    seen.page.locator("svg.spread").wait_for()
+    seen.settled()
+    seen.page.locator(".list.random button").last.focus()
+    for _ in range(24):
+        assert seen.page.evaluate(UNDER_THE_LINE) >= 5  # as wide as the outline and its distance
+        line = seen.page.locator("svg.spread").bounding_box()
+        assert 0 <= line["y"] < 60
+        seen.page.keyboard.press("Shift+Tab")
 
 
 def test_text_can_be_read_in_both_themes_which_differ(opens: Opens) -> None:

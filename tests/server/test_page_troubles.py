@@ -66,7 +66,7 @@ def test_a_play_while_the_store_is_away_is_told_beside_the_item_and_written_once
 
 
 def test_what_was_said_stays_to_be_tried_again_when_the_list_has_changed(tab: Seen) -> None:
-    refuse(tab, "/v1/feedback")
+    refuse(tab, "/v1/events")
     title = tab.titles("popular")[0]
     tab.page.locator(".list.popular").get_by_label(f"Skip: {title}", exact=True).click()
     tab.page.locator(".list.popular .item").first.get_by_role("alert").wait_for()
@@ -74,7 +74,7 @@ def test_what_was_said_stays_to_be_tried_again_when_the_list_has_changed(tab: Se
     said = tab.page.locator(".unwritten")
     said.wait_for()
     assert said.locator("p").first.inner_text() == f"Not written yet: Skipped, {title}."
-    allow(tab, "/v1/feedback")
+    allow(tab, "/v1/events")
     said.get_by_role("button", name="Try again").click()
     said.wait_for(state="detached")
     tab.page.locator(".events li", has_text=title).wait_for()
@@ -99,6 +99,22 @@ def test_a_list_that_fails_leaves_the_others_alone_and_comes_back(opens: Opens) 
     alert.wait_for(state="detached")
     assert len(seen.titles("random")) == 3
     seen.page.wait_for_function("() => document.activeElement.id === 'list-random'")
+
+
+def test_one_try_brings_back_all_that_failed_while_the_service_started(opens: Opens) -> None:
+    seen = opens()
+    seen.settled()
+    refuse(seen, "/v1/**")
+    seen.page.reload()
+    seen.page.locator(".list .trouble").nth(2).wait_for()
+    assert seen.page.locator("h2", has_text="Next for you").is_visible()
+    allow(seen, "/v1/**")
+    seen.page.get_by_role("button", name="Try again").last.click()
+    seen.page.locator(".list.trained .item").nth(4).wait_for()
+    seen.settled()
+    assert [len(seen.titles(policy)) for policy in ("trained", "popular", "random")] == [5, 5, 5]
+    assert seen.page.locator(".trouble").count() == 0
+    assert "sqn on lstm" in seen.page.locator(".eyebrow").inner_text()
 
 
 def test_an_answer_that_comes_late_never_replaces_a_newer_one(tab: Seen) -> None:

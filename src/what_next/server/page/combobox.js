@@ -79,7 +79,7 @@ export class Combobox {
 
   #option(option, place) {
     const hold = (event) => event.preventDefault(); // the text keeps the focus
-    return html`<li role="option" id="${this.id}-${place}" aria-selected=${place === this.active}
+    return html`<li role="option" id="${this.id}-${place}" dir="auto" aria-selected=${place === this.active}
       @mousedown=${hold} @click=${() => this.#take(option)}>${option.text}</li>`;
   }
 

@@ -2,7 +2,7 @@
 
 import { html, nothing } from "./lit-html.js";
 import { keepFocus, trouble } from "./loaded.js";
-import { attributes, count, fallback, figure, POLICIES, SAYINGS, score, signed } from "./words.js";
+import { attributes, cited, count, fallback, figure, named, POLICIES, SAYINGS, score, signed } from "./words.js";
 
 const LENGTHS = [3, 5, 10, 20];
 
@@ -13,7 +13,7 @@ function reason({ reason }, answer) {
   const policy = answer.fallback ? "popular" : answer.policy;
   const why = { popular: "Among the most played.", random: "Drawn by chance." }[policy] ?? "";
   const likeness = nearest
-    && html`Nearest to <cite>${nearest.title}</cite> in the history, cosine ${figure(nearest.similarity)}.`;
+    && html`Nearest to ${cited(nearest)} in the history, cosine ${figure(nearest.similarity)}.`;
   return html`
     ${why || likeness ? html`<p class="reason">${why} ${likeness}</p>` : nothing}
     ${critic === null ? nothing : html`<p class="reason">The critic expects a reward of ${signed(critic)}.</p>`}
@@ -27,7 +27,7 @@ function button(kind, item, answer, said, page) {
   const { button: text } = SAYINGS[kind];
   const say = (event) => keepFocus(event.currentTarget, () => page.say(kind, item, answer));
   return html`<button class=${kind} aria-disabled=${Boolean(said && !said.trouble)}
-    aria-label="${text}: ${item.title}" @click=${say}>${text}</button>`;
+    aria-label="${text}: ${named(item)}" @click=${say}>${text}</button>`;
 }
 
 /** One item, with what may be said of it. The buttons stay where they are, so that focus stays on them. */
@@ -35,7 +35,7 @@ function row(item, answer, page) {
   const said = page.saidOf(item, answer);
   const done = said && !said.trouble;
   return html`<li class=${done ? "item done" : "item"}>
-    <h4><cite>${item.title}</cite>${done ? html` <span class="word">${SAYINGS[said.kind].done}</span>` : nothing}</h4>
+    <h4>${cited(item)}${done ? html` <span class="word">${SAYINGS[said.kind].done}</span>` : nothing}</h4>
     ${reason(item, answer)}
     <div class="buttons">${Object.keys(SAYINGS).map((kind) => button(kind, item, answer, said, page))}</div>
     ${said ? trouble(said) : nothing}
@@ -45,10 +45,7 @@ function row(item, answer, page) {
 }
 
 function content(answer, page) {
-  const { model } = answer;
   return html`
-    <p class="fine">model ${model.version}${model.role === "canary" ? ", canary" : ""} ·
-      knows ${count(answer.known_events, "event")}</p>
     ${answer.fallback ? html`<p class="fallback">${fallback(answer.fallback)}</p>` : nothing}
     ${answer.items.length
       ? html`<ol class="items">${answer.items.map((item) => row(item, answer, page))}</ol>`
@@ -63,6 +60,14 @@ function list(policy, page) {
     ${trouble(loaded)}
     ${loaded.value ? content(loaded.value, page) : loaded.loading ? html`<p class="soft">Loading…</p>` : nothing}
   </section>`;
+}
+
+/** Which model made the trained list, and of how much. */
+function origin(page) {
+  const { model, known_events: known } = page.lists.trained.value ?? {};
+  if (!model || !page.chosen.has("trained")) return nothing;
+  return html`<p class="fine">${model.role === "canary" ? "Canary model" : "Model"} ${model.version},
+    which knows ${count(known, "event")}.</p>`;
 }
 
 function choices(page) {
@@ -83,7 +88,7 @@ function unwritten(page) {
     value ? value.items.map((item) => page.saidOf(item, value)) : []);
   const failed = [...page.said.values()].filter((said) => said.trouble && !standing.includes(said));
   return failed.map((said) => html`<div class="unwritten">
-    <p>Not written yet: ${SAYINGS[said.kind].done}, <cite>${said.item.title}</cite>.</p>${trouble(said)}</div>`);
+    <p>Not written yet: ${SAYINGS[said.kind].done}, ${cited(said.item)}.</p>${trouble(said)}</div>`);
 }
 
 /** The lists of the chosen policies, and the choice. */
@@ -91,7 +96,9 @@ export function listsView(page) {
   const policies = Object.keys(POLICIES).filter((policy) => page.chosen.has(policy));
   return html`<section id="lists" tabindex="-1" aria-labelledby="lists-title">
     <div class="title">
-      <h2 id="lists-title" tabindex="-1">Next for ${page.own ? "you" : html`user ${page.user}`}</h2>${choices(page)}
+      <h2 id="lists-title" tabindex="-1">Next for ${page.own ? "you" : html`user <bdi>${page.user}</bdi>`}</h2>
+      ${choices(page)}
+      ${origin(page)}
     </div>
     ${unwritten(page)}
     ${policies.length

@@ -3,6 +3,18 @@
 import { html, nothing } from "./lit-html.js";
 import { Trouble } from "./api.js";
 
+const failed = new Set();
+
+/** Why a key is needed; null where none is. */
+export function locked() {
+  return [...failed].find(({ trouble }) => trouble.status === 401)?.trouble.message ?? null;
+}
+
+/** Asks for everything once more that failed: what one answer lacked, its neighbours mostly lack too. */
+export function retry() {
+  return Promise.all([...failed].map((loaded) => loaded.again()));
+}
+
 export class Loaded {
   #latest = 0;
   #asked = [];
@@ -32,6 +44,8 @@ export class Loaded {
     }
     if (mine !== this.#latest) return false;
     Object.assign(this, { value, trouble, loading: false });
+    if (trouble) failed.add(this);
+    else failed.delete(this);
     this.changed();
     return trouble === null;
   }
@@ -45,6 +59,7 @@ export class Loaded {
   clear() {
     this.#latest += 1;
     Object.assign(this, { value: null, trouble: null, loading: false });
+    failed.delete(this);
   }
 }
 
@@ -59,7 +74,7 @@ export async function keepFocus(element, work) {
 /** What went wrong, beside what failed, with another try. That a key is needed is told once, where it is asked for. */
 export function trouble(loaded) {
   if (!loaded.trouble || loaded.trouble.status === 401) return nothing;
-  const again = (event) => keepFocus(event.currentTarget, () => loaded.again());
+  const again = (event) => keepFocus(event.currentTarget, retry);
   return html`<div class="trouble" role="alert"><p>${loaded.trouble.message}</p>
     <button ?disabled=${loaded.loading} @click=${again}>Try again</button></div>`;
 }

@@ -4,9 +4,9 @@ import { html, render } from "./lit-html.js";
 import { call, keepKey, Trouble, unique } from "./api.js";
 import { Combobox } from "./combobox.js";
 import { listsView } from "./lists.js";
-import { Loaded } from "./loaded.js";
+import { Loaded, retry } from "./loaded.js";
 import { modelView, panelView } from "./panel.js";
-import { count, POLICIES, SAYINGS } from "./words.js";
+import { count, named, POLICIES, SAYINGS } from "./words.js";
 
 const FOUND = 20; // search results
 const TOLD = 20; // events of the history
@@ -32,24 +32,19 @@ class Page {
     this.titles = this.#titles();
   }
 
-  /** Why a key is needed; null where none is. */
-  get locked() {
-    return this.#refused()[0]?.trouble.message ?? null;
-  }
-
   saidOf(item, answer) {
     return this.said.get(`${answer.recommendation_id}/${item.item_id}`);
   }
 
   // What a person does.
 
-  /** Says play, skip or never of a recommended item. Its event has a name, so that another try writes nothing twice. */
+  /** Says play, skip or never of a recommended item. It has a name, so that another try writes nothing twice. */
   say(kind, item, answer) {
     const before = this.saidOf(item, answer);
     if (before && !before.trouble) return null;
     if (before?.kind === kind) return before.again();
-    const names = { event: unique(), feedback: unique() };
-    const said = this.#loaded(() => this.#write(kind, item, answer, names));
+    const name = unique();
+    const said = this.#loaded(() => this.#write(kind, item, answer, name));
     Object.assign(said, { kind, item });
     this.said.set(`${answer.recommendation_id}/${item.item_id}`, said);
     return said.renew();
@@ -66,7 +61,7 @@ class Page {
 
   allow(item) {
     this.blocked = this.blocked.filter(({ item_id: id }) => id !== item.item_id);
-    return this.refresh(`Allowed again: ${item.title}.`);
+    return this.refresh(`Allowed again: ${named(item)}.`);
   }
 
   choose(policy, on) {
@@ -83,20 +78,14 @@ class Page {
 
   enter(key) {
     keepKey(key);
-    return Promise.all(this.#refused().map((loaded) => loaded.again()));
+    return retry();
   }
 
   /** Asks for everything anew, and says so to those who do not see it. */
   async refresh(what) {
-    const lists = [...this.chosen].map((policy) => this.lists[policy].renew());
-    const fresh = await Promise.all([this.history.renew(), ...lists]);
+    const shown = [this.model, this.history, ...[...this.chosen].map((policy) => this.lists[policy])];
+    const fresh = await Promise.all(shown.map((loaded) => loaded.renew()));
     if (fresh.every(Boolean) && what) this.#tell(what);
-  }
-
-  #refused() {
-    const one = [this.model, this.history, this.adding, this.forgetting, this.people.found, this.titles.found];
-    const all = [...one, ...Object.values(this.lists), ...this.said.values()];
-    return all.filter(({ trouble }) => trouble?.status === 401);
   }
 
   // What the service is asked.
@@ -114,22 +103,22 @@ class Page {
     return call("POST", "/v1/recommendations", { user_id: this.user, k: this.length, policy, blocked, explain: true });
   }
 
-  async #write(kind, item, answer, names) {
+  async #write(kind, item, answer, name) {
     const { event, reward, done } = SAYINGS[kind];
     const { recommendation_id, user_id } = answer;
     const shown = { recommendation_id, item_id: item.item_id };
-    const asked = [call("POST", "/v1/feedback", { feedback_id: names.feedback, reward, ...shown })];
-    if (event) asked.push(call("POST", "/v1/events", { event_id: names.event, user_id, event, ...shown }));
-    await Promise.all(asked);
+    // An event that names its recommendation is feedback, too.
+    if (event) await call("POST", "/v1/events", { event_id: name, user_id, event, ...shown });
+    else await call("POST", "/v1/feedback", { feedback_id: name, reward, ...shown });
     if (user_id !== this.user) return kind;
     if (kind === "never") this.blocked = [...this.blocked, item];
-    await this.refresh(`${done}: ${item.title}.`);
+    await this.refresh(`${done}: ${named(item)}.`);
     return kind;
   }
 
   async #add(item, user, event) {
     await call("POST", "/v1/events", { event_id: event, user_id: user, item_id: item.item_id, event: "play" });
-    if (user === this.user) this.refresh(`Played: ${item.title}.`);
+    if (user === this.user) this.refresh(`Played: ${named(item)}.`);
     return item;
   }
 
@@ -140,8 +129,8 @@ class Page {
       if (error.status !== 403) throw error;
       throw new Trouble("Only a key of the role admin may erase a person; ask whoever runs this service.", 403);
     }
-    this.said.clear(); // what is not written yet would bring the person back
-    this.adding.clear();
+    for (const unwritten of [this.adding, ...this.said.values()]) unwritten.clear(); // it would bring the person back
+    this.said.clear();
     await this.become(null);
   }
 
@@ -161,7 +150,7 @@ class Page {
   #titles() {
     const find = async (text) => {
       const { items } = await call("GET", `/v1/items?${new URLSearchParams({ query: text, limit: FOUND })}`);
-      return items.map((item) => ({ value: item, text: item.title }));
+      return items.map((item) => ({ value: item, text: named(item) }));
     };
     return new Combobox({
       id: "titles", label: "Add to the history", hint: "a title", find,
@@ -174,8 +163,8 @@ class Page {
   // What is seen and heard.
 
   #tell(what) {
-    const first = (policy) => this.lists[policy].value?.items[0]?.title ?? "nothing";
-    const next = [...this.chosen].map((policy) => `${POLICIES[policy].name}: ${first(policy)}`).join("; ");
+    const first = ({ value }) => (value?.items.length ? named(value.items[0]) : "nothing");
+    const next = [...this.chosen].map((policy) => `${POLICIES[policy].name}: ${first(this.lists[policy])}`).join("; ");
     document.getElementById("said").textContent = next ? `${what} First now, ${next}.` : what;
   }
 
@@ -188,5 +177,4 @@ class Page {
 const root = document.getElementById("page");
 root.textContent = "";
 const page = new Page(root);
-page.model.renew();
 page.refresh("");

@@ -1,9 +1,9 @@
 // Who is asked for: the person, the history, its spread, what was blocked, and the key where one is needed.
 
 import { html, nothing } from "./lit-html.js";
-import { keepFocus, trouble } from "./loaded.js";
-import { spreadView } from "./spread.js";
-import { count, happened } from "./words.js";
+import { keepFocus, locked, trouble } from "./loaded.js";
+import { MEANING, spreadView } from "./spread.js";
+import { cited, count, happened, named } from "./words.js";
 
 const SHORT = 6; // events that stand open
 
@@ -13,10 +13,10 @@ export function modelView(model) {
   const networks = [algorithm, encoder].filter(Boolean).join(" on ");
   const numbers = model.value && [`trained on ${count(histories, "history", "histories")}`, count(items, "item")];
   const facts = ["What Next?", metrics?.data, networks, ...(numbers ?? [])].filter(Boolean);
-  return html`<p class="eyebrow">${facts.join(" · ")}</p>${trouble(model)}`;
+  return html`<p class="eyebrow">${facts.join(" · ")}</p>`;
 }
 
-function keyForm(page) {
+function keyForm(page, why) {
   const keep = (event) => {
     event.preventDefault();
     const key = new FormData(event.target).get("key").trim();
@@ -24,7 +24,7 @@ function keyForm(page) {
   };
   return html`<form class="key" @submit=${keep}>
     <label for="key">API key</label>
-    <p class="trouble" role="alert">${page.locked}</p>
+    <p class="trouble" role="alert">${why}</p>
     <div class="line"><input id="key" name="key" type="password" autocomplete="off" spellcheck="false" required
       placeholder="wn_…"><button class="play">Use it</button></div>
     <p class="soft">It is kept in this tab alone, until you close it.</p>
@@ -33,16 +33,17 @@ function keyForm(page) {
 
 function person(page) {
   const anew = (event) => keepFocus(event.currentTarget, () => page.become(null));
+  const why = locked();
   const forget = (event) => keepFocus(event.currentTarget, () => page.forgetting.renew());
   return html`<section aria-labelledby="who">
     <h2 id="who" tabindex="-1">Who</h2>
-    ${page.locked ? keyForm(page) : nothing}
+    ${why ? keyForm(page, why) : nothing}
     ${page.people.view()}
     ${page.titles.view()}
     ${trouble(page.adding)}
     <p class="soft">${page.own
-      ? html`You are <b>somebody new</b>: a session that only this page knows.`
-      : html`You speak for <b>user ${page.user}</b>; it is written to their log.`}</p>
+      ? html`You are <b>somebody new</b>; the log knows you by a name made up for this tab.`
+      : html`You speak for <b>user <bdi>${page.user}</bdi></b>; it is written to their log.`}</p>
     <div class="buttons">
       ${page.own ? nothing : html`<button @click=${anew}>Begin my own history</button>`}
       ${page.own && page.history.value?.total ? html`<button @click=${forget}>Forget me</button>` : nothing}
@@ -52,14 +53,14 @@ function person(page) {
 }
 
 function events(some) {
-  return some.map(({ item_id: id, title, event }) =>
-    html`<li><cite>${title ?? id}</cite> <small>${happened(event)}</small></li>`);
+  return some.map((one) => html`<li>${cited(one)} <small>${happened(one.event)}</small></li>`);
 }
 
 function history(page) {
   const { value, loading } = page.history;
   const told = value?.events ?? [];
   const rest = told.slice(SHORT);
+  const older = value ? value.total - told.length : 0;
   return html`<section aria-labelledby="history" aria-busy=${loading}>
     <h2 id="history" tabindex="-1">History ${value ? html`<small>${count(value.total, "event")}</small>` : nothing}</h2>
     ${trouble(page.history)}
@@ -67,8 +68,9 @@ function history(page) {
     ${value && !told.length ? html`<p class="soft">Nothing yet. Search a title, or play something.</p>` : nothing}
     ${told.length ? html`<ol class="events" aria-label="Newest first">${events(told.slice(0, SHORT))}</ol>` : nothing}
     ${rest.length
-      ? html`<details><summary>${count(rest.length, "event")} before</summary>
-          <ol class="events">${events(rest)}</ol></details>`
+      ? html`<details><summary>${count(rest.length + older, "event")} before</summary>
+          <ol class="events">${events(rest)}</ol>
+          ${older ? html`<p class="soft">${count(older, "older one")} not shown.</p>` : nothing}</details>`
       : nothing}
   </section>`;
 }
@@ -78,8 +80,8 @@ function blocked(page) {
   const allow = (item) => (event) => keepFocus(event.currentTarget, () => page.allow(item));
   return html`<section aria-labelledby="blocked">
     <h2 id="blocked" tabindex="-1">Not for me</h2>
-    <ul class="events">${page.blocked.map((item) => html`<li><cite>${item.title}</cite>
-      <button aria-label="Allow again: ${item.title}" @click=${allow(item)}>Allow again</button></li>`)}</ul>
+    <ul class="events">${page.blocked.map((item) => html`<li>${cited(item)}
+      <button aria-label="Allow again: ${named(item)}" @click=${allow(item)}>Allow again</button></li>`)}</ul>
   </section>`;
 }
 
@@ -87,10 +89,11 @@ function blocked(page) {
 export function panelView(page) {
   return html`<div class="panel">
     ${person(page)}
-    <section aria-labelledby="spread">
+    <section class="live" aria-labelledby="spread">
       <h2 id="spread">Spread of the session</h2>
       ${spreadView(page.history.value)}
     </section>
+    <p class="soft">${MEANING}</p>
     ${history(page)}
     ${blocked(page)}
   </div>`;

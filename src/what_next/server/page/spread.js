@@ -4,7 +4,7 @@ import { html, nothing, svg } from "./lit-html.js";
 import { count, figure } from "./words.js";
 
 const WIDTH = 300;
-const HEIGHT = 96;
+const HEIGHT = 80;
 const EDGE = { left: 34, right: 8, top: 10, bottom: 10 };
 const EVENTS = 20; // that one answer tells of
 
@@ -49,9 +49,12 @@ function drawing(spread, told) {
 function change(values) {
   if (values.length < 2) return "";
   const [before, now] = values.slice(-2).map(figure);
-  if (before === now) return "; the last event left it as it was";
-  return `; the last event ${Number(now) > Number(before) ? "widened" : "narrowed"} it from ${before}`;
+  if (before === now) return ", as before";
+  return `, ${Number(now) > Number(before) ? "widened" : "narrowed"} from ${before}`;
 }
+
+/** What the line is of. */
+export const MEANING = `How unlike each other the last ${EVENTS} items are, in standard deviations of the catalogue.`;
 
 /** The line and its caption; `history` as the service tells it. */
 export function spreadView(history) {
@@ -64,7 +67,5 @@ export function spreadView(history) {
   const told = `Spread after each of the last ${count(values.length, "event")}: ${values.map(figure).join(", ")}`;
   return html`<figure>
     ${drawing(history.spread, told)}
-    <figcaption><b>${figure(values.at(-1))}</b> now${change(values)}.
-      <small>How unlike each other the last ${EVENTS} items are, in standard deviations of the catalogue.</small>
-    </figcaption></figure>`;
+    <figcaption><b>${figure(values.at(-1))}</b> now${change(values)}</figcaption></figure>`;
 }

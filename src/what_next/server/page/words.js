@@ -1,5 +1,20 @@
 // Every word and number that stands for something of the service.
 
+import { html } from "./lit-html.js";
+
+const LONGEST = 200; // letters of a title that are told
+
+/** What an item is called: its title, cut where it is no title any more; its id where it has none. */
+export function named({ title, item_id: id }) {
+  const letters = Array.from(title?.trim() || id);
+  return letters.length > LONGEST ? `${letters.slice(0, LONGEST - 1).join("")}…` : letters.join("");
+}
+
+/** The same as the title of a work, in a direction of its own. */
+export function cited(item) {
+  return html`<cite dir="auto">${named(item)}</cite>`;
+}
+
 export const POLICIES = {
   trained: { name: "Trained", about: "the agent's choice" },
   popular: { name: "Popular", about: "what most people play" },
@@ -18,11 +33,11 @@ export function fallback(kind) {
   return `Fallback: ${FALLBACKS[kind] ?? `${kind}, so these are popular items.`}`;
 }
 
-/** What a person may say of an item: the event that is written, the reward for the recommendation, and its name. */
+/** What a person may say of an item: the event that is written, or the reward where nothing happened; and its name. */
 export const SAYINGS = {
-  play: { button: "Play", event: "play", reward: 1, done: "Played" },
-  skip: { button: "Skip", event: "skip", reward: 0, done: "Skipped" },
-  never: { button: "Not for me", event: null, reward: -1, done: "Not for me" },
+  play: { button: "Play", event: "play", done: "Played" },
+  skip: { button: "Skip", event: "skip", done: "Skipped" },
+  never: { button: "Not for me", reward: -1, done: "Not for me" },
 };
 
 const KINDS = { play: "played", skip: "skipped" };
