@@ -4,6 +4,7 @@
 # PYTHON       the interpreter to make it with (3.11 or newer); python3 where it is not set
 # TORCH_INDEX  an index of wheels that PyTorch is taken from first, such as that of its CPU builds; none: pip's own
 set -eu
+umask 022 # whoever runs the service reads what is installed here
 
 prefix=${1:?"usage: install.sh PREFIX, the folder of the virtual environment"}
 source=$(cd "$(dirname "$0")/.." && pwd)
@@ -19,8 +20,6 @@ if [ -n "${TORCH_INDEX:-}" ]; then
     pip install --index-url "$TORCH_INDEX" 'torch>=2.13'
 fi
 pip install "$source[serve]"
-for script in entrypoint backup restore; do
-    install -m 755 "$source/deploy/$script.sh" "$prefix/bin/what-next-$script"
-done
+install -m 755 "$source/deploy/entrypoint.sh" "$prefix/bin/what-next-entrypoint"
 "$prefix/bin/what-next" --help >/dev/null
 echo "installed in $prefix; next: $prefix/bin/what-next-entrypoint"

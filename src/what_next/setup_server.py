@@ -77,6 +77,11 @@ class Server(Group):
             raise ValueError(
                 "server.canary or server.shadow is set without server.candidate; allowed: with its agent's file"
             )
+        if self.store is not None and ":/" in self.store.as_posix():
+            raise ValueError(
+                "server.store is a URL; allowed: the path of a SQLite file. A database's URL, which may hold a password, "
+                "goes into the environment variable WHAT_NEXT_STORE"
+            )
         return self
 
     @property

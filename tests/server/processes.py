@@ -89,13 +89,13 @@ def until_ready(port: int, alive: Any = lambda: True) -> None:
 class Forks:
     """Services that start in a fraction of the time, since a process that has imported everything is forked."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **variables: str) -> None:
         self.log = folder / "service.log"
         self.process = subprocess.Popen(
             [sys.executable, "-c", FORKING],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(),
+            env=environment() | variables,
             text=True,
         )
 
@@ -127,9 +127,9 @@ class Forks:
 
 
 @contextmanager
-def forks(folder: Path) -> Iterator[Forks]:
-    """A forking process for the time of a block."""
-    made = Forks(folder)
+def forks(folder: Path, **variables: str) -> Iterator[Forks]:
+    """A forking process for the time of a block; `variables` go into its environment."""
+    made = Forks(folder, **variables)
     try:
         yield made
     finally:

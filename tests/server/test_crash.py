@@ -85,7 +85,7 @@ class Ledger:
     def __init__(self) -> None:
         self.clients: list[Client] = []
 
-    def check(self, store: Path) -> None:
+    def check(self, store: str) -> None:
         """Reads the store anew, and holds it against what was acknowledged."""
         from what_next.server.store import Store
 
@@ -107,14 +107,23 @@ class Ledger:
         assert not answered - set(shown), f"impressions of {user} that were answered are lost"
         assert set(shown.values()) <= {1}, f"impressions of {user} are there twice"
 
-    def acknowledged(self) -> list[dict[str, str]]:
-        """All events of which the sender knows that they are there."""
-        return [
+    def proven(self, port: int, latest: int | None = None) -> None:
+        """A new process says of every acknowledged event that it has it: sent again, each is a duplicate.
+
+        Args:
+            port: of the new process.
+            latest: of how many clients, the last ones; None: of all.
+        """
+        acknowledged = [
             {"event_id": name, "user_id": user, "item_id": "i0", "event": "play"}
-            for client in self.clients
+            for client in self.clients[-latest if latest else None :]
             for user, names in client.events.items()
             for name in names
         ]
+        for start in range(0, len(acknowledged), 1000):
+            batch = acknowledged[start : start + 1000]
+            status, told = ask(port, "POST", "/v1/events/batch", {"events": batch})
+            assert (status, told["accepted"], told["duplicates"]) == (201, 0, len(batch))
 
     def broken(self) -> list[Any]:
         return [one for client in self.clients for one in client.broken]
@@ -123,19 +132,20 @@ class Ledger:
         return sum(len(ids) for client in self.clients for ids in getattr(client, name).values())
 
 
-def rounds(folder: Path, kills: int, seed: int) -> Ledger:
+def rounds(folder: Path, store: str, kills: int, seed: int) -> Ledger:
     """The service is started and killed so many times; the store is read while the next one starts."""
     from .models import served
 
-    store, rng, ledger = folder / "agent.store.sqlite", random.Random(seed), Ledger()
-    with forks(folder) as services:
+    rng, ledger = random.Random(seed), Ledger()
+    with forks(folder, WHAT_NEXT_STORE=store) as services:
         served(folder, import_data=False)  # while the forking process imports
         for place in range(kills + 1):
             port = free_port()
-            child = services.start("serve", folder / "setup.txt", f"server.port={port}")
+            child = services.start("serve", folder / "setup.txt", f"server.port={port}", "server.rate=0")
             if place:
                 ledger.check(store)
             until_ready(port)
+            ledger.proven(port, CLIENTS)
             if place == kills:
                 break
             clients = [Client(f"{place}.{number}", port, rng.randrange(2**32)) for number in range(CLIENTS)]
@@ -149,9 +159,7 @@ def rounds(folder: Path, kills: int, seed: int) -> Ledger:
                 thread.join(30)
         status, model = ask(port, "GET", "/v1/model")
         assert (status, model["items"]) == (200, ITEMS)
-        again = ledger.acknowledged()[-500:]
-        status, told = ask(port, "POST", "/v1/events/batch", {"events": again})
-        assert (status, told["accepted"], told["duplicates"]) == (201, 0, len(again))
+        ledger.proven(port)
         services.end(child, signal.SIGTERM)
     ledger.check(store)
     return ledger
@@ -165,9 +173,13 @@ def held(ledger: Ledger, kills: int) -> None:
 
 
 def test_five_kills_lose_nothing_that_was_acknowledged_and_double_nothing(tmp_path: Path) -> None:
-    held(rounds(tmp_path, 5, seed=0), 5)
+    held(rounds(tmp_path, str(tmp_path / "store.sqlite"), 5, seed=0), 5)
+
+
+def test_nor_do_kills_of_a_service_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    held(rounds(tmp_path, postgres_url, 2, seed=2), 2)
 
 
 @pytest.mark.slow
 def test_a_hundred_kills_lose_nothing_that_was_acknowledged_and_double_nothing(tmp_path: Path) -> None:
-    held(rounds(tmp_path, 100, seed=1), 100)
+    held(rounds(tmp_path, str(tmp_path / "store.sqlite"), 100, seed=1), 100)

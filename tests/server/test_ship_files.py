@@ -4,9 +4,10 @@ import json
 import re
 import shutil
 import subprocess
+from collections import defaultdict
 from configparser import ConfigParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -32,6 +33,26 @@ def names_of_metrics() -> set[str]:
     return {name + ending for name, kind in families for ending in endings.get(kind, ("",))} | {"what_next_model_info"}
 
 
+def labels_of_metrics() -> dict[str, set[str]]:
+    """The labels of each metric that has some, once all was counted."""
+    from what_next.server.engine.observer import Found
+    from what_next.server.http.metrics import Metrics
+
+    metrics = Metrics()
+    metrics.request("GET", "/health", 200, 0.001)
+    metrics.answered("trained", None, 0.001)
+    metrics.batch(1)
+    metrics.session(get_args(Found)[0])
+    metrics.shadow("recorded")
+    metrics.events(1, 0)
+    metrics.feedback(1, 0, 0)
+    metrics.watch_model(lambda: {"version": "1"})
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, labels in re.findall(r"^(\w+)\{(.*)\} ", metrics.text().decode(), re.MULTILINE):
+        found[name] |= set(re.findall(r"(\w+)=", labels))
+    return found
+
+
 def dashboard() -> dict[str, Any]:
     read: dict[str, Any] = json.loads((DEPLOY / "dashboard.json").read_text())
     return read
@@ -47,6 +68,18 @@ class TestDashboard:
         }
         assert len(asked) > 12
         assert asked <= names_of_metrics()
+
+    def test_every_label_that_it_names_is_one_of_its_metric(self) -> None:
+        known = labels_of_metrics()
+        for target in (target for panel in dashboard()["panels"] for target in panel["targets"]):
+            grouped = {name for names in re.findall(r"by \((.+?)\)", target["expr"]) for name in names.split(", ")}
+            for metric, matched in re.findall(r"\b(what_next_\w+)\{(.*?)\}", target["expr"]):
+                asked = (
+                    grouped
+                    | set(re.findall(r"(\w+)=", matched))
+                    | set(re.findall(r"\{\{(\w+)", target["legendFormat"]))
+                )
+                assert asked <= known[metric] | {"job", "instance"}, target["expr"]
 
     def test_panels_have_their_own_place_and_tell_what_they_show(self) -> None:
         taken: set[tuple[int, int]] = set()
@@ -140,7 +173,7 @@ class TestUnit:
     def test_it_has_few_rights_and_comes_back(self) -> None:
         service = unit()["Service"]
         for name, value in {
-            "DynamicUser": "yes",
+            "User": "what-next",
             "NoNewPrivileges": "yes",
             "ProtectSystem": "strict",
             "ProtectHome": "yes",

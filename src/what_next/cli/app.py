@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from what_next.cli import compare, data, estimate, evaluate, export, log, model, promote, serve, tune
+from what_next.cli import backup, compare, data, estimate, evaluate, export, log, model, promote, serve, tune
 from what_next.cli.guard import emit, guarded
 from what_next.data.files import write_files
 from what_next.data.known import KNOWN
@@ -35,6 +35,7 @@ serve.register(app)
 app.command("promote")(promote.promote)
 app.command("rollback")(promote.rollback)
 app.add_typer(log.app, name="log")
+backup.register(app)
 app.command("export")(export.export)
 
 

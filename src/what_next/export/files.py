@@ -46,10 +46,10 @@ def export(agent: Agent, manifest: Manifest, to: Path) -> Exported:
     """Write `encoder.onnx` and, beside it, `encoder.step.onnx`, together.
 
     Inputs of the first: `items` [batch time], positions in the catalogue (the order of the item table beside the
-    agent's file), -1 behind the end; `rewards` and `seconds` (since the event before; 0 for the first) of the same
-    shape, where the agent reads them. Outputs: `points` [batch columns]; `scores` [batch items]. The second reads one
-    event of each ([batch]) and the state, `state_0` and so on, zeros at first, and gives the next state as `next_0` and
-    so on. A row's state is all that has to be kept of a session.
+    agent's file), one event at least and -1 behind the end; `rewards` and `seconds` (since the event before; 0 for the
+    first) of the same shape, where the agent reads them. Outputs: `points` [batch columns]; `scores` [batch items]. The
+    second reads one event of each ([batch]) and the state, `state_0` and so on, zeros at first, and gives the next
+    state as `next_0` and so on. A row's state is all that has to be kept of a session.
 
     Args:
         agent: ready for inference.
@@ -122,27 +122,8 @@ def _serialised(
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     axes = {0: batch, 1: time} if graph == "history" else {0: batch}
     rest = tuple(axes if place < len(read.numbers) else {0: batch} for place in range(len(examples) - 1))
-    try:
-        with torch.no_grad(), _quietly():
-            program = torch.onnx.export(
-                read,
-                examples,
-                dynamo=True,
-                dynamic_shapes=(axes, rest) if rest else (axes,),
-                input_names=list(inputs),
-                output_names=list(outputs),
-                opset_version=OPSET,
-                verbose=False,
-            )
-        assert program is not None
-        model = program.model_proto
-    except Exception as error:  # torch.onnx wraps what went wrong in classes of its own, by stage
-        root = error.__cause__ or error
-        reason = (str(root).strip().splitlines() or [type(root).__name__])[0]
-        raise ModelError(
-            f"algorithm {about['algorithm']}, encoder {about['encoder']}: cannot be written as ONNX ({reason}); "
-            "serve it with `what-next serve` instead"
-        ) from error
+    shapes = (axes, rest) if rest else (axes,)
+    model = _traced(read, examples, shapes, inputs, outputs, about)
     fixed = [
         one.name
         for one in model.graph.input
@@ -158,6 +139,38 @@ def _serialised(
         raise ModelError(f"the model has {model.ByteSize():,} bytes, and an ONNX file holds {LIMIT:,} at most")
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def _traced(
+    read: Read,
+    examples: tuple[torch.Tensor, ...],
+    shapes: tuple[Any, ...],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    about: Mapping[str, str],
+) -> Any:
+    """The graph as ONNX's own object; a `ModelError` where the exporter cannot write it."""
+    try:
+        with torch.no_grad(), _quietly():
+            program = torch.onnx.export(
+                read,
+                examples,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                opset_version=OPSET,
+                verbose=False,
+            )
+        assert program is not None
+        return program.model_proto
+    except Exception as error:  # torch.onnx wraps what went wrong in classes of its own, by stage
+        root = error.__cause__ or error
+        reason = (str(root).strip().splitlines() or [type(root).__name__])[0]
+        raise ModelError(
+            f"algorithm {about['algorithm']}, encoder {about['encoder']}: cannot be written as ONNX ({reason}); "
+            "serve it with `what-next serve` instead"
+        ) from error
 
 
 def _anonymous(graph: Any) -> None:

@@ -80,7 +80,7 @@ class Read(nn.Module):
 
 
 class ReadHistory(Read):
-    """The point after the last event of each history; histories are padded at their ends with -1."""
+    """The point after the last event of each history; histories have one at least, and end in -1 where others go on."""
 
     def forward(self, items: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
         """Points [batch columns] and scores [batch items] from items [batch time] and numbers of the same shape."""

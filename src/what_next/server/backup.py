@@ -1,0 +1,277 @@
+"""Back-ups of a service: its store, models and setup, taken while it runs, and put back in their places."""
+
+import hashlib
+import os
+import secrets
+import shutil
+import sqlite3
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import inspect
+from sqlalchemy.engine import URL
+
+from what_next.artefacts import catalogue_path, critic_beside
+from what_next.errors import SaveError, StoreError
+from what_next.server.engine.versions import versions_folder
+from what_next.server.store import store_of
+from what_next.server.store.backend import Backend, connect
+from what_next.settings import Setup
+
+SQLITE, POSTGRESQL, MODELS, SUMS = "store.sqlite", "store.dump", "models.tar.gz", "SHA256SUMS"
+"""Names in a back-up: the store as a file of SQLite or as `pg_dump` wrote it, models, and the checksums of all others,
+as `sha256sum --check` reads them."""
+VERSIONS, AGENT = "versions", "agent"
+"""Folders among the models: the deployed ones, and the files of the setup's own agent."""
+OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' "
+    "AND pid <> pg_backend_pid()"
+)
+
+
+def back_up(file: Path, setup: Setup, folder: Path) -> Path:
+    """Write `folder / TIME`, under another name first: a folder of that name is whole.
+
+    Args:
+        file: of the setup, which is copied. setup: what it says.
+        folder: of all back-ups; it is made where it is missing.
+
+    Returns:
+        The new back-up, which only its owner may read.
+
+    Raises:
+        StoreError: there is no store, it cannot be read, or `pg_dump` failed.
+        SaveError: the back-up could not be written; nothing is left of it.
+    """
+    stamp = _now()
+    whole, aside = folder / stamp, folder / f".{stamp}.{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside.mkdir(mode=0o700)
+        with _backend(setup) as backend:
+            if backend.sqlite:
+                _copied(Path(str(backend.engine.url.database)), aside / SQLITE)
+            else:
+                words = ("--format=custom", "--no-owner", "--no-privileges", f"--file={aside / POSTGRESQL}")
+                _postgresql("pg_dump", backend.engine.url, words)
+        _packed(setup, aside / MODELS)  # after the store: every version that it names is there by now
+        shutil.copyfile(file, aside / file.name)
+        (aside / SUMS).write_text("".join(f"{_sum(path)}  {path.name}\n" for path in sorted(aside.iterdir())))
+        for path in aside.iterdir():
+            path.chmod(0o600)
+            _sync(path)
+        _sync(aside)
+        aside.rename(whole)
+        _sync(folder)
+    except OSError as error:
+        raise SaveError(f"{whole}: cannot be written ({error.strerror or error}); nothing is left of it") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return whole
+
+
+def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
+    """Put a back-up in the place of a setup's store and models. The service must be stopped.
+
+    Models that are there stay as they are. What is written gets the owner of the folder that it is written into, so
+    that the service can read what an administrator restores.
+
+    Args:
+        setup: says where.
+        backup: a folder that `back_up` wrote.
+        replace: whether a store that is there gives way: a file of SQLite is moved aside, and the tables of a
+            PostgreSQL database are replaced in one transaction.
+
+    Returns:
+        Where the SQLite file lies now that was there; None where there was none.
+
+    Raises:
+        StoreError: the back-up is not whole or of the other database, or a store is in the way or in use.
+        SaveError: something could not be written. The store that was there is as it was.
+    """
+    _check(backup)
+    with _backend(setup) as backend:
+        kept, kind = (backup / SQLITE, "SQLite") if backend.sqlite else (backup / POSTGRESQL, "PostgreSQL")
+        if not kept.is_file():
+            raise StoreError(f"{backup}: holds no {kept.name}, but the setup's store is in {kind}; nothing was changed")
+        try:
+            if backend.sqlite:
+                file = Path(str(backend.engine.url.database))
+                _free(file, replace)
+                _unpacked(setup, backup / MODELS)
+                return _placed(kept, file)
+            there = _tables(backend, replace)
+            _unpacked(setup, backup / MODELS)
+        except OSError as error:
+            where = error.filename or backup
+            raise SaveError(f"{where}: {error.strerror or error}; the store is as it was") from error
+        words = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
+        clean = ("--clean", "--if-exists") if there else ()
+        _postgresql("pg_restore", backend.engine.url, (*words, *clean, str(kept)))
+    return None
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+@contextmanager
+def _backend(setup: Setup) -> Iterator[Backend]:
+    backend = connect(store_of(setup))
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def _copied(file: Path, to: Path) -> None:
+    """One moment of a SQLite store: all pages in one read transaction, for which nobody waits."""
+    if not file.is_file():
+        raise StoreError(f"{file}: there is no store; serve first (what-next serve), or name it with server.store")
+    try:
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(to)) as copy:
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+            (found,) = copy.execute("PRAGMA integrity_check").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"{file}: cannot be backed up ({error})") from error
+    if found != "ok":
+        raise StoreError(f"{file}: is damaged ({found}); restore an earlier back-up")
+
+
+def _packed(setup: Setup, to: Path) -> None:
+    """The deployed versions, and the files of the setup's agent."""
+    agent, versions = setup.model_agent_path, versions_folder(setup)
+    with tarfile.open(to, "w:gz") as models:
+        if versions.is_dir():  # without what is being written there
+            models.add(versions, VERSIONS, filter=lambda one: None if "/." in one.name else one)
+        for file in (agent, catalogue_path(agent), critic_beside(agent)) if agent.is_file() else ():
+            if file is not None and file.is_file():
+                models.add(file, f"{AGENT}/{file.name}")
+
+
+def _check(backup: Path) -> None:
+    """Raises a `StoreError` where a back-up is not as it was written."""
+    again = "nothing was changed; take another back-up"
+    try:
+        lines = (backup / SUMS).read_text().splitlines()
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        there = {path.name for path in backup.iterdir()} - {SUMS}
+        if wrong := sorted(
+            (there ^ sums.keys()) | {name for name in there & sums.keys() if _sum(backup / name) != sums[name]}
+        ):
+            raise StoreError(f"{backup}: is not whole ({', '.join(wrong)}); {again}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{backup}: is no back-up that can be read ({error}); {again}") from error
+
+
+def _free(file: Path, replace: bool) -> None:
+    """Raises a `StoreError` where a file of SQLite is in the way, or somebody has it open."""
+    if not file.exists():
+        return
+    if not replace:
+        raise StoreError(f"{file}: is there already; nothing was changed; give --replace to move it aside")
+    try:
+        with closing(sqlite3.connect(file, timeout=0)) as opened:
+            opened.execute("PRAGMA journal_mode = DELETE")  # which SQLite refuses while others have it open
+    except sqlite3.OperationalError as error:
+        raise StoreError(f"{file}: is in use ({error}); nothing was changed; stop the service first") from error
+    except sqlite3.DatabaseError:
+        pass  # it is damaged: that is what restoring is for
+
+
+def _placed(kept: Path, file: Path) -> Path | None:
+    """The kept file in its place; returns where the one lies that was there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside, before = file.with_name(f".{file.name}.restored"), file.with_name(f"{file.name}.before-{_now()}")
+    there = file.exists()
+    try:
+        shutil.copyfile(kept, aside)
+        aside.chmod(0o600)  # people's histories are nobody else's
+        _given(aside, file.parent)
+        _sync(aside)
+        for ending in ("", "-wal", "-shm"):  # the log of another file would be played into this one
+            old = file.with_name(file.name + ending)
+            if old.exists():
+                old.rename(f"{before}{ending}")
+        aside.rename(file)
+        _sync(file.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+    return before if there else None
+
+
+def _tables(backend: Backend, replace: bool) -> bool:
+    """Whether a PostgreSQL database holds a store; a `StoreError` where it is in the way, or others are connected."""
+    with backend.explained(), backend.reader.connect() as link:
+        there = inspect(link).has_table("events")
+        others = link.exec_driver_sql(OTHERS).scalar_one()
+    if there and not replace:
+        raise StoreError(f"{backend.where}: holds a store already; nothing was changed; give --replace to replace it")
+    if others > 0:
+        told = f"{others} other connections" if others > 1 else "another connection"
+        raise StoreError(f"{backend.where}: has {told}; nothing was changed; stop the service first")
+    return there
+
+
+def _unpacked(setup: Setup, models: Path) -> None:
+    """Versions and the agent's files, each under another name first; those that are there stay as they are."""
+    for name, target in ((VERSIONS, versions_folder(setup)), (AGENT, setup.model_agent_path.parent)):
+        if not target.exists():
+            target.mkdir(parents=True)
+            _given(target, target.parent)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".restored.") as aside, tarfile.open(models) as packed:
+            members = [one for one in packed.getmembers() if one.name.startswith(f"{name}/")]
+            packed.extractall(aside, members, filter="data")
+            for found in sorted(Path(aside, name).glob("*")):
+                if not (target / found.name).exists():
+                    _given(found, target)
+                    found.rename(target / found.name)
+
+
+def _given(path: Path, folder: Path) -> None:
+    """Give what an administrator wrote to the owner of the folder that it goes into."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        for one in (path, *path.rglob("*")):
+            os.chown(one, owner.st_uid, owner.st_gid)
+
+
+def _postgresql(program: str, url: URL, words: Sequence[str]) -> None:
+    """Run a program of PostgreSQL; the password goes into its environment, since others see command lines."""
+    password = url.password or url.query.get("password")
+    shown = url.set(drivername="postgresql", password=None).difference_update_query(["password"])
+    command = [str(Path(os.environ.get("PG_BIN", "")) / program), *words]
+    known = os.environ | ({"PGPASSWORD": str(password)} if password else {})
+    try:
+        done = subprocess.run(
+            [*command, f"--dbname={shown.render_as_string(hide_password=False)}"],
+            env=known, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise StoreError(
+            f"{command[0]}: cannot be run ({error.strerror}); install PostgreSQL's client programs, no older than the "
+            "server, or name their folder by PG_BIN"
+        ) from error
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[0]
+        raise StoreError(f"{reason}; the database is as it was")
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
