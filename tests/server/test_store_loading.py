@@ -9,7 +9,8 @@ import pytest
 
 from what_next.data import Dataset
 from what_next.errors import StoreError
-from what_next.server.store import AddEvents, EventRow, Store, export, loading
+from what_next.server.store import AddEvents, EventRow, Store, loading
+from what_next.server.store.export import exported
 
 
 def data(**more: Any) -> Dataset:
@@ -86,7 +87,7 @@ def test_without_times_the_order_of_the_file_is_kept_before_all_that_follows(sto
 def test_what_was_loaded_is_exported_as_it_was(store: Store, tmp_path: Path) -> None:
     dataset = data()
     store.load_histories(dataset)
-    export.write(export.events(store, dataset.catalogue), tmp_path / "log.parquet")
+    exported(store, dataset.catalogue).write(tmp_path / "log.parquet")
     again = Dataset.read(tmp_path / "log.parquet")
     for name in ("items", "offsets", "timestamps", "rewards", "context", "event_codes"):
         assert np.array_equal(getattr(again, name), getattr(dataset, name)), name

@@ -20,7 +20,10 @@ REFUSED = 3
 """The exit code of a gate that does not promote."""
 
 LogFile = Annotated[
-    Path, typer.Option("--log", help="A log of decisions: CSV, TSV, Parquet, imported data, an Open Bandit file.")
+    Path,
+    typer.Option(
+        "--log", help="A log of decisions: CSV, TSV, Parquet, imported data, a service's exported log, Open Bandit's."
+    ),
 ]
 Reward = Annotated[str | None, typer.Option(help="The column with the reward.")]
 Propensity = Annotated[

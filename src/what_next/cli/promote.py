@@ -1,30 +1,25 @@
 """`what-next promote` and `what-next rollback`: which model the service answers by."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from what_next.artefacts import catalogue_path, critic_beside, read_manifest
+from what_next.artefacts import critic_beside, read_manifest
 from what_next.cli.data import Json
 from what_next.cli.estimate import REFUSED
 from what_next.cli.guard import emit
 from what_next.cli.model import Overrides, SetupFile
-from what_next.data import Catalogue
-from what_next.errors import ModelError, StoreError
+from what_next.cli.stored import opened, served_catalogue
+from what_next.errors import DataError, ModelError
 from what_next.judging.off_policy import Reading, gate, gate_table
 from what_next.settings import Setup
 from what_next.setup_file import quote
 
 if TYPE_CHECKING:
     from what_next.server.store import Store
-
-FEWEST = 100
-"""Decisions in the store below which it is not asked: the gate wants as many rewards that differ, at least."""
 
 
 def promote(
@@ -47,7 +42,7 @@ def promote(
     settings = Setup.read(setup, [*(overrides or []), "train=no"])
     agent = _agent_of(settings, model)
     version = version_of(agent)
-    with _store(settings) as store:
+    with opened(settings) as store:
         deployments = store.deployments()
         current = deployments[-1].version if deployments else None
         told: dict[str, Any] = {"version": version, "current": current, "promote": True, "gate": None}
@@ -58,8 +53,8 @@ def promote(
         elif force:
             told["why"] = "deployed by --force, without the gate"
         else:
-            deployed = versions_folder(settings) / current / "agent.safetensors"
-            told |= _judged(store, agent, deployed, log, margin, estimator)
+            how = {"estimator": estimator, "margin": margin}
+            told |= _judged(store, settings, agent, current, log, how)
         if not told["promote"]:
             _show(told, as_json)
             return REFUSED
@@ -75,7 +70,7 @@ def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fals
     from what_next.server.engine.versions import before, versions_folder
 
     settings = Setup.read(setup, [*(overrides or []), "train=no"])
-    with _store(settings) as store:
+    with opened(settings) as store:
         deployments = store.deployments()
         version = before(deployments)
         current = deployments[-1].version
@@ -93,20 +88,6 @@ def _agent_of(settings: Setup, model: Path | None) -> Path:
     return model if model.suffix == ".safetensors" else Setup.read(model, ["train=no"]).model_agent_path
 
 
-@contextmanager
-def _store(settings: Setup) -> Iterator["Store"]:
-    from what_next.server.store import Store, store_of
-
-    place = store_of(settings)
-    if isinstance(place, Path) and not place.is_file():
-        raise StoreError(f"{place}: no such store; serve first (what-next serve), or name it with server.store")
-    store = Store.open(place)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
 def _deploy(store: "Store", version: str, kind: Any, note: dict[str, Any]) -> int:
     from what_next.server.store import Deploy
 
@@ -118,40 +99,32 @@ def _deploy(store: "Store", version: str, kind: Any, note: dict[str, Any]) -> in
 
 
 def _judged(
-    store: "Store", agent: Path, deployed: Path, log: Path | None, margin: float, estimator: str
+    store: "Store", settings: Setup, agent: Path, current: str, log: Path | None, how: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the gate says of the new model beside the deployed one."""
+    """What the gate says of the new model beside the deployed one, both as the service would serve them."""
+    from what_next.server.engine.versions import AGENT, versions_folder
+    from what_next.server.store.export import exported
+
+    deployed = versions_folder(settings) / current / AGENT
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        if log is None:
-            log = folder / "decisions.parquet"
-            if (rows := _exported(store, agent, log)) < FEWEST:
-                few = f"the store holds {rows:,} decisions, and at least {FEWEST} are needed"
-                return {"promote": False, "why": f"{few}; serve on, give a log of decisions with --log, or --force"}
-        new, current = (_as_setup(folder, one) for one in (agent, deployed))
-        result = gate(Reading(log), str(new), str(current), estimator=estimator, margin=margin)
+        setups = [str(_as_setup(folder, one, settings)) for one in (agent, deployed)]
+        evidence = log or folder / "log.parquet"
+        try:
+            if log is None:
+                exported(store, served_catalogue(settings, store)).write(evidence)
+            result = gate(Reading(evidence), *setups, **how)
+        except DataError as error:
+            if log is not None:
+                raise
+            why = f"the service's own log is no evidence: {error}"
+            return {"promote": False, "why": why.replace(f"{folder}/", "")}
         plain = _without(result, f"{folder}/")
     return {"promote": plain["promote"], "why": plain["why"], "gate": plain}
 
 
-def _exported(store: "Store", agent: Path, to: Path) -> int:
-    """Writes the decisions that the store holds; returns how many there are."""
-    import polars as pl
-
-    from what_next.server.store import export
-
-    try:
-        tables = export.decisions(store, Catalogue.from_table(pl.read_parquet(catalogue_path(agent))))
-    except StoreError as error:
-        if "holds no" not in str(error):
-            raise
-        return 0
-    export.write(tables, to)
-    return len(tables.log)
-
-
-def _as_setup(folder: Path, agent: Path) -> Path:
-    """A setup file of a model as it was trained, as the gate reads it; its name is the version."""
+def _as_setup(folder: Path, agent: Path, settings: Setup) -> Path:
+    """A setup file of a model as it was trained and would be served, as the gate reads it; its name is the version."""
     manifest, critic = read_manifest(agent, "agent"), critic_beside(agent)
     trained = manifest.made_by()
     beside = agent.with_name("critic.safetensors")
@@ -168,6 +141,8 @@ def _as_setup(folder: Path, agent: Path) -> Path:
         "selection": trained.selection.name,
         "selection.candidates": trained.selection.candidates,
         "device": "cpu",
+        "server.temperature": settings.server.temperature,
+        "server.epsilon": settings.server.epsilon,
     }
     path = folder / f"{manifest.run}-{manifest.histories}.txt"
     path.write_text("".join(f"{key}, {quote(str(value))}\n" for key, value in values.items()), encoding="utf-8")

@@ -13,9 +13,10 @@ from jaxtyping import Float32, Int32, Int64
 from what_next.data.catalogue import Catalogue
 from what_next.data.cleaning import clean
 from what_next.data.ids import positions
-from what_next.data.importer import FORMATS, beside, import_files
+from what_next.data.importer import FORMATS, beside, footer_of, import_files
 from what_next.data.pickles import from_pandas
 from what_next.data.readers import Source
+from what_next.data.service_log import events_of
 from what_next.data.tables import Options, Tables
 from what_next.errors import DataError
 
@@ -97,19 +98,20 @@ class Dataset:
     def read(cls, path: str | Path) -> "Dataset":
         """From `NAME.parquet` as `what-next data import` writes it, or from any file that it can read.
 
+        Of the exported log of a service the events are read: what it decided is for `read_log`.
+
         Raises:
             DataError: a file is missing, damaged or cannot be used.
         """
         path = Path(path)
-        footer = _footer(path)
+        footer = footer_of(path)
         if "what_next.format" not in footer:
             return cls.from_tables(import_files([path]), path.name.split(".")[0])
         items = beside(path, "items")
         if not items.is_file():
             raise DataError(f"{items}: no such file; it belongs to {path}, import the data again")
         try:
-            # What a log of decisions tells of them (chance, place, ...) is no context: a network must not read it.
-            log = pl.read_parquet(path).drop(footer.get("what_next.decisions", "").split(","), strict=False)
+            log = events_of(path) if footer["what_next.format"] == FORMATS[2] else pl.read_parquet(path)
             tables = Tables(log, pl.read_parquet(items), pl.DataFrame(), 0, {})
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{path}: is damaged ({str(error).splitlines()[0]}); import the data again") from error
@@ -232,21 +234,6 @@ def _distribution(rewards: Float32[np.ndarray, "events"] | None) -> dict[str, An
         "quantiles": dict(zip(map(str, QUANTILES), np.quantile(values, QUANTILES).tolist(), strict=True)),
         "counts": shares if len(shares) <= 20 else None,
     }
-
-
-def _footer(path: Path) -> dict[str, str]:
-    """The text in the footer of a Parquet file; nothing where the file is missing, damaged or of another kind."""
-    if path.suffix != ".parquet" or not path.is_file():
-        return {}
-    try:
-        footer = pl.read_parquet_metadata(path)
-    except (pl.exceptions.PolarsError, OSError):
-        return {}
-    version = footer.get("what_next.format", FORMATS[-1])
-    if version not in FORMATS:
-        known = FORMATS[-1]
-        raise DataError(f"{path}: has format {version}, newer than this version knows ({known}); upgrade What Next?")
-    return footer
 
 
 def to_polars(frame: Any) -> pl.DataFrame:

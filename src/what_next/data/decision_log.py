@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from what_next.data.readers import Source
 
-Kind = Literal["open bandit", "log"]
+Kind = Literal["open bandit", "service", "log"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Roles:
     def given(self) -> dict[str, str | None]:
         """The columns that were named, by role."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "context"}
+
+    def filled(self, others: "Roles") -> "Roles":
+        """The same, with other columns for the roles that have none."""
+        columns: dict[str, Any] = {name: value or others.given[name] for name, value in self.given.items()}
+        return replace(self, **columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +77,7 @@ class DecisionLog:
         contexts: what was known before each decision, standardised; `context_names`: of its columns.
         order: for each row here, its row in the file.
         known: columns of the file that were named as known before the decision.
+        notes: what was left out, in words.
     """
 
     source: Source
@@ -90,6 +96,7 @@ class DecisionLog:
     context_names: tuple[str, ...]
     order: Int64[np.ndarray, "rows"]
     known: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

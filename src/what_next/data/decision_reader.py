@@ -18,9 +18,10 @@ from what_next.data.decision_features import (
     propensity_of_items,
     read_items,
 )
-from what_next.data.decision_log import DecisionLog, Roles, moments_of
+from what_next.data.decision_log import DecisionLog, Kind, Roles, moments_of
 from what_next.data.ids import as_ids, positions
 from what_next.data.readers import Source, open_source
+from what_next.data.service_log import decisions_in, is_service_log
 from what_next.data.times import as_microseconds
 from what_next.errors import DataError
 
@@ -42,6 +43,9 @@ OPEN_BANDIT = {"item_id", "position", "click", "propensity_score"}
 PLACES = 10_000
 """The largest position. What is larger is no slot, but an id or a count."""
 
+SERVICE = Roles("user_id", "item_id", "timestamp", "reward", "propensity", "position", "slate")
+"""Columns of the exported log of a service, where nobody names others."""
+
 KINDS = {"item": "an item id", "user": "a user id", "slate": "a slate id", "time": "a time"}
 
 
@@ -49,7 +53,8 @@ def read_log(path: Path, roles: Roles | None = None, items: Path | None = None, 
     """Read a log of decisions.
 
     Args:
-        path: a CSV, TSV or Parquet file, an imported data set, or a log of the Open Bandit data.
+        path: a CSV, TSV or Parquet file, an imported data set, the exported log of a service, or a log of the Open
+            Bandit data.
         roles: columns by role, where their names do not tell.
         items: a table with one row per item, that is the catalogue. An imported log has its own beside it, and so have
             the Open Bandit files (`item_context.csv`); else the items of the log are the catalogue.
@@ -58,14 +63,9 @@ def read_log(path: Path, roles: Roles | None = None, items: Path | None = None, 
     Raises:
         DataError: the file cannot be read, a column is missing, or a value cannot be used.
     """
-    roles, source = roles or Roles(), open_source(path)
-    names = source.frame.collect_schema().names()
-    open_bandit = set(names) >= OPEN_BANDIT and not recognise(names, ("user",), (), roles.given, str(path))
-    table = item_file(path, items, open_bandit)
-    if told:
-        source = propensity_of_items(source, NAMES["propensity"], roles.propensity)
-    columns = _recognised(source, roles, told)
-    catalogue, logged = read_items(source, columns["item"], table, words=open_bandit)
+    source, roles, kind, notes = _opened(path, roles or Roles(), told)
+    open_bandit, columns = kind == "open bandit", _recognised(source, roles, told)
+    catalogue, logged = read_items(source, columns["item"], item_file(path, items, open_bandit), words=open_bandit)
     _complete(source, logged, "item")
     if len(catalogue) < 2:
         raise DataError(f"{path}: there is one item alone, so there is nothing to choose; name the others with --items")
@@ -75,15 +75,29 @@ def read_log(path: Path, roles: Roles | None = None, items: Path | None = None, 
     order = _order(units, slates, rows["times"], rows["places"])
     ordered: dict[str, Any] = {name: None if values is None else values[order] for name, values in rows.items()}
     units, slates = units[order], None if slates is None else _numbered(slates[order])
-    texts = context_columns(source, roles.context or (hashed_features(names) if open_bandit else ()), order, columns)
+    hashed = hashed_features(source.frame.collect_schema().names()) if open_bandit else ()
+    texts = context_columns(source, roles.context or hashed, order, columns)
     moments = moments_of(units, slates, ordered["times"])
     past = {} if user_ids is None else past_of(units, moments, ordered["rewards"])
     contexts, context_names = contexts_of(len(units), texts, ordered["places"], past, str(path))
     return DecisionLog(
-        source, "open bandit" if open_bandit else "log", columns, catalogue, user_ids, units,
+        source, kind, columns, catalogue, user_ids, units,
         slates=slates, contexts=contexts, context_names=context_names, order=order,
-        known=tuple(one.name for one in texts), **ordered,
+        known=tuple(one.name for one in texts), notes=notes, **ordered,
     )  # fmt: skip
+
+
+def _opened(path: Path, roles: Roles, told: bool) -> tuple[Source, Roles, Kind, tuple[str, ...]]:
+    """The rows of a file, its columns by role, which kind of log it is, and what is left out of it."""
+    source = open_source(path)
+    if is_service_log(path):
+        source, notes = decisions_in(source, told)
+        return source, roles.filled(SERVICE), "service", notes
+    names = source.frame.collect_schema().names()
+    open_bandit = set(names) >= OPEN_BANDIT and not recognise(names, ("user",), (), roles.given, str(path))
+    if told:
+        source = propensity_of_items(source, NAMES["propensity"], roles.propensity)
+    return source, roles, "open bandit" if open_bandit else "log", ()
 
 
 def chances_told(log: DecisionLog, column: str) -> Float64[np.ndarray, "rows"]:

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
+
 from what_next.data.catalogue import Catalogue
 from what_next.data.cleaning import clean
 from what_next.data.files import write_together
 from what_next.data.readers import open_source
 from what_next.data.tables import Options, Tables
+from what_next.errors import DataError
 
-FORMATS = ("1", "2")
-"""Versions of the imported files, kept in their footers; the second has a column of words, `event`."""
+FORMATS = ("1", "2", "3")
+"""Versions of the files, kept in their footers; the second has a column of words, `event`; the third is the log of a
+service (`service_log`)."""
 
 
 def save(tables: Tables, path: Path) -> list[Path]:
@@ -36,6 +40,25 @@ def beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}.{what}.parquet")
 
 
+def footer_of(path: Path) -> dict[str, str]:
+    """The text in the footer of a Parquet file; nothing where the file is missing, damaged or of another kind.
+
+    Raises:
+        DataError: it is of a newer format.
+    """
+    if path.suffix != ".parquet" or not path.is_file():
+        return {}
+    try:
+        footer = pl.read_parquet_metadata(path)
+    except (pl.exceptions.PolarsError, OSError):
+        return {}
+    version = footer.get("what_next.format", FORMATS[-1])
+    if version not in FORMATS:
+        known = FORMATS[-1]
+        raise DataError(f"{path}: has format {version}, newer than this version knows ({known}); upgrade What Next?")
+    return footer
+
+
 def import_files(files: Sequence[Path], items: Path | None = None, options: Options | None = None) -> Tables:
     """Read and clean one or more log files; RecBole's `.inter` brings the `.item` file beside it along.
 
@@ -43,6 +66,9 @@ def import_files(files: Sequence[Path], items: Path | None = None, options: Opti
         DataError: a file cannot be read or used.
         UnsafePickleError: a pickle holds more than a DataFrame.
     """
+    for path in files:
+        if footer_of(path).get("what_next.format") == FORMATS[2]:
+            raise DataError(f"{path}: is the exported log of a service, which is read as it is: name it with data")
     companion = files[0].with_suffix(".item")
     if items is None and files[0].suffix == ".inter" and companion.is_file():
         items = companion

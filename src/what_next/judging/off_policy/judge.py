@@ -80,6 +80,7 @@ class _Case:
 
     def _of_log(self) -> Iterator[str]:
         log, thin = self.log, self.thin()
+        yield from log.notes
         if thin is not None:
             yield f"{thin}: so few decide nothing"
         if self.behaviour["kind"] == "estimated":

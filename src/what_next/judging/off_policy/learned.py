@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from what_next.agent import Agent
@@ -14,10 +15,14 @@ from what_next.data import Dataset
 from what_next.data.columns import numeric
 from what_next.data.decision_log import DecisionLog
 from what_next.data.decision_reader import read_log
-from what_next.errors import DataError
+from what_next.data.service_log import is_service_log
+from what_next.data.space import Space
+from what_next.errors import DataError, SetupError
 from what_next.evaluation.off_policy import Decisions, Target
+from what_next.judging.off_policy.served import Asked
 from what_next.judging.off_policy.targets import FULL, Answer, TargetPolicy, expected_vectors, outside_told, placed
 from what_next.policy import LearnedPolicy
+from what_next.recommender import nobody
 from what_next.settings import Setup, Split
 from what_next.state import State
 
@@ -26,7 +31,12 @@ EVENTS, PAIRS = 2**16, 2**21
 
 
 class Learned(TargetPolicy):
-    """The trained agent of a setup, drawing from its distribution; without items of the history, unless `seen`."""
+    """The trained agent of a setup.
+
+    By the exported log of a service it is judged as that would serve it: by what each decision knew, and with the
+    setup's `server.temperature` and `server.epsilon`. By any other log it draws from its own distribution, after the
+    user's earlier rows; without items of these, unless `seen`.
+    """
 
     def __init__(self, path: Path, *, seen: bool = False) -> None:
         self.path, self.seen = path, seen
@@ -34,44 +44,66 @@ class Learned(TargetPolicy):
         self.setup = Setup.read(path, ["train=no"]).model_copy(update={"split": Split(test=0, validation=0)})
 
     def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
-        """See `TargetPolicy.answer`. It can be asked where the user has an earlier row with an item that it knows.
+        """See `TargetPolicy.answer`. It can be asked where something is known that the user did before.
+
+        Of a service's decisions, those count alone that the agent's training data do not hold.
 
         Raises:
-            DataError: the log has no users, or nobody with two rows.
+            DataError: the log has no users, or nothing is known of them; or the agent was trained on all of it.
             ModelError: the model is missing or damaged.
+            SetupError: the log tells by itself whether items may be shown again.
         """
         if log.user_ids is None:
             raise DataError(
                 f"{log.source.path}: has no users, so {self.path} has no histories to decide by; name their column "
                 "with --user, or judge uniform, a column, or another log"
             )
-        events = _Events.of(log, self._agent())
-        asked = events.before > 0
-        if not asked.any():
-            raise DataError(
-                f"{log.source.path}: no row has an earlier one of the same user with an item that {self.path} knows "
-                f"({len(events.agent.space.catalogue):,} items); give a log of the same catalogue"
-            )
+        events, learned = self._events(log), self._learned_from(log)
+        asked = self._asked(log, events, learned)
         target, outside = self._target(log, decisions, events, asked)
-        unknown = int((events.places[log.actions] < 0).sum())
         about = {
             "kind": "setup",
             "setup": str(self.path),
             "algorithm": self.setup.algorithm.name,
             "run": read_manifest(self.setup.model_agent_path, "agent").run,
             "seen": self.seen,
-            "unknown_items": unknown,
-            "without_history": int((~asked).sum()),
+            "unknown_items": int((events.places[log.actions] < 0).sum()),
+            "without_history": int((events.before == 0).sum()),
+            "learned": int(learned.sum()),
             "outside": outside,
-            "own": self._trained_on(log),
+            "own": log.kind != "service" and self._trained_on(log),
         }
         return Answer(target, asked, about, tuple(self._notes(log, about)))
 
-    def _agent(self) -> Agent:
-        return Agent(self.setup, read_models(self.setup.model_agent_path).space).ready_agent()
+    def _events(self, log: DecisionLog) -> "_Events | Asked":
+        agent = Agent(self.setup, read_models(self.setup.model_agent_path).space).ready_agent()
+        space = replace(agent.space, tolerance=self.setup.tolerance or agent.space.tolerance)
+        if log.kind != "service":
+            return _Events.of(log, agent, space, self.seen)
+        if self.seen:
+            raise SetupError(f"--seen: {log.source.path} tells of each decision whether items could be shown again")
+        policy = LearnedPolicy(agent, State(nobody(space.catalogue), agent.setup, space))
+        return Asked.of(log, policy, self.setup.server)
+
+    def _asked(
+        self, log: DecisionLog, events: "_Events | Asked", learned: Bool[np.ndarray, "rows"]
+    ) -> Bool[np.ndarray, "rows"]:
+        """The rows in which it can be asked, and of which it has not learned; a `DataError` where there are none."""
+        asked = events.before > 0
+        if not asked.any():
+            before = "a known event" if log.kind == "service" else "an earlier one of the same user"
+            raise DataError(
+                f"{log.source.path}: no row has {before} with an item that {self.path} knows "
+                f"({len(events.policy.agent.space.catalogue):,} items); give a log of the same catalogue"
+            )
+        if learned[asked].all():
+            raise DataError(
+                f"{log.source.path}: {self.path} was trained on what all these decisions brought; judge on later ones"
+            )
+        return np.asarray(asked & ~learned)
 
     def _target(
-        self, log: DecisionLog, decisions: Decisions, events: "_Events", asked: Bool[np.ndarray, "rows"]
+        self, log: DecisionLog, decisions: Decisions, events: "_Events | Asked", asked: Bool[np.ndarray, "rows"]
     ) -> tuple[Target, float]:
         """Chances in chunks of rows; and the share of them that lies outside the log's catalogue."""
         assert decisions.vectors is not None
@@ -79,7 +111,7 @@ class Learned(TargetPolicy):
         chances, expected = np.zeros(rows), np.zeros((rows, decisions.vectors.shape[1]))
         full = np.zeros((rows, items)) if rows * items <= FULL else None
         known = events.places >= 0
-        for part, found in events.chances(np.flatnonzero(asked), self.seen):
+        for part, found in events.chances(np.flatnonzero(asked)):
             mine = np.where(known, found[:, np.where(known, events.places, 0)], 0.0)
             chances[part] = mine[np.arange(len(part)), log.actions[part]]
             expected[part] = expected_vectors(mine, decisions)
@@ -87,6 +119,18 @@ class Learned(TargetPolicy):
             if full is not None:
                 full[part] = mine
         return Target(chances, expected, full), max(0.0, outside / int(asked.sum()))
+
+    def _learned_from(self, log: DecisionLog) -> Bool[np.ndarray, "rows"]:
+        """The rows of a service's answers that its training data hold: it has seen what followed them."""
+        found = np.zeros(len(log), np.bool_)
+        if log.kind == "service":
+            slates = log.source.frame.select("slate").collect().to_series().gather(log.order)
+            manifest = read_manifest(self.setup.model_agent_path, "agent")
+            for data in {self.setup.data, manifest.made_by(self.setup).data}:
+                if is_service_log(data):
+                    told = pl.scan_parquet(data).select(pl.col("slate").unique()).collect().to_series()
+                    found |= slates.is_in(told.implode()).to_numpy()
+        return found
 
     def _trained_on(self, log: DecisionLog) -> bool:
         """Whether its data are the log: the same file, or the same rows."""
@@ -99,11 +143,18 @@ class Learned(TargetPolicy):
             return False
 
     def _notes(self, log: DecisionLog, about: dict[str, Any]) -> Iterator[str]:
-        if about["without_history"]:
+        if about["without_history"] and log.kind == "service":
+            yield (
+                f"{about['without_history']:,} rows left out: nothing was known of their user, so popular items would "
+                f"be the answer, and not {self.path}"
+            )
+        elif about["without_history"]:
             yield (
                 f"{about['without_history']:,} rows without an earlier row of their user are history alone: no "
                 f"decision of {self.path}"
             )
+        if about["learned"]:
+            yield f"{about['learned']:,} rows left out: {self.path} was trained on what they brought"
         if about["unknown_items"]:
             yield f"{about['unknown_items']:,} rows show items that {self.path} does not know: it would never show them"
         if about["outside"] > 1e-9:
@@ -120,21 +171,22 @@ class _Events:
     """The log as the histories that an agent reads: rows with items that it knows.
 
     Attributes:
-        agent: the trained one; `state`: of the log, in the agent's own catalogue.
+        policy: of the agent, with the log's state in the agent's own catalogue.
+        seen: whether items of the history may be chosen.
         users: of each row of the log; `before`: how many events of its user come before it.
         above: the agent's items that stand above each row in its slate; -1 is padding, and what it does not know.
         places: of each item of the log in the agent's catalogue; -1 where it does not know it.
     """
 
-    agent: Agent
-    state: State
+    policy: LearnedPolicy
+    seen: bool
     users: Int64[np.ndarray, "rows"]
     before: Int64[np.ndarray, "rows"]
     above: Int32[np.ndarray, "rows width"]
     places: Int64[np.ndarray, "items"]
 
     @classmethod
-    def of(cls, log: DecisionLog, agent: Agent) -> "_Events":
+    def of(cls, log: DecisionLog, agent: Agent, space: Space, seen: bool) -> "_Events":
         """The events, with rewards, times and what else the agent reads of them."""
         assert log.user_ids is not None
         places = placed(agent.space.catalogue.ids, log.items.ids)
@@ -153,7 +205,7 @@ class _Events:
             context_names=tuple(names),
             catalogue=agent.space.catalogue,
         )
-        space = replace(agent.space, tolerance=agent.setup.tolerance or agent.space.tolerance)
+        policy = LearnedPolicy(agent, State(dataset, agent.setup, space))
         running, rows = np.cumsum(known) - known, np.arange(len(log))
         # What is decided at once is no history of itself; the rows of a slate stand above the later ones.
         now = log.moments
@@ -162,21 +214,21 @@ class _Events:
         above = np.where(
             steps < (rows - now)[:, None], places[log.actions[np.minimum(now[:, None] + steps, rows[-1])]], -1
         )
-        return cls(agent, State(dataset, agent.setup, space), log.units, before, above.astype(np.int32), places)
+        return cls(policy, seen, log.units, before, above.astype(np.int32), places)
 
     def chances(
-        self, rows: Int64[np.ndarray, "asked"], seen: bool
+        self, rows: Int64[np.ndarray, "asked"]
     ) -> Iterator[tuple[Int64[np.ndarray, "part"], Float64[np.ndarray, "part items"]]]:
         """The chance of every item of the agent's catalogue, some rows at a time, those of a length together."""
         # Chances are looked up for each item of the log, too, whose catalogue may be the larger one.
-        policy, widest = LearnedPolicy(self.agent, self.state), max(len(self.agent.space.catalogue), len(self.places))
+        policy, widest = self.policy, max(len(self.policy.agent.space.catalogue), len(self.places))
         order, start = rows[np.argsort(-self.before[rows], kind="stable")], 0
         while start < len(order):
             step = max(1, min(EVENTS // int(self.before[order[start]]), PAIRS // widest))
             part = order[start : start + step]
             lengths = self.before[part]
-            history = self.state.histories(self.users[part].astype(np.int32), np.zeros_like(lengths), lengths)
-            heard = history.items[:, :0] if seen else history.items
+            history = policy.state.histories(self.users[part].astype(np.int32), np.zeros_like(lengths), lengths)
+            heard = history.items[:, :0] if self.seen else history.items
             yield part, policy.chances(history, exclude=np.concatenate([heard, self.above[part]], axis=1))
             start += step
 

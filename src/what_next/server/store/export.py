@@ -1,174 +1,207 @@
-"""The log as a data set: what was shown with which chance and what it brought, or what people did."""
+"""The log as a data set: what people did, and what was decided for them, with which chance, and what it brought."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import polars as pl
 
-from what_next.data import Catalogue, Tables
+from what_next.data import Catalogue
 from what_next.data.files import write_together
 from what_next.data.ids import as_ids
 from what_next.data.importer import FORMATS, beside
-from what_next.errors import StoreError
+from what_next.data.service_log import ADDED, DECISION, EVENT, context_of
+from what_next.errors import DataError
+from what_next.server.store.paging import Progress, pages
 from what_next.server.store.rewards import rewards_of
 from what_next.server.store.store import Store
 
-Progress = Callable[[int, int], None]
-PAGE = 20_000
-"""Rows that are read at once: a long read would keep the database from putting its files in order."""
-TIME = pl.Datetime("us", "UTC")
-DECISION = ("propensity", "position", "slate", "version", "policy")
-"""Columns that tell of the decision, not of the event: no network may read them, so the file's footer names them."""
+ANONYMOUS = "anonymous:"
+"""Before the id of an answer to nobody by name: a user of its own."""
+COLUMNS: dict[str, Any] = {
+    "user_id": pl.String, "item_id": pl.String, "timestamp": pl.Datetime("us", "UTC"), "reward": pl.Float32,
+    "event": pl.String, "number": pl.Int64, "context": pl.String, **DECISION,
+}  # fmt: skip
 IMPRESSION = {
     "number": pl.Int64, "recommendation_id": pl.String, "user_id": pl.String, "time": pl.Int64, "version": pl.String,
-    "policy": pl.String, "shown": pl.Boolean, "items": pl.String, "propensities": pl.String,
+    "policy": pl.String, "explore": pl.String, "history": pl.String, "known": pl.Int64, "items": pl.String,
+    "propensities": pl.String,
 }  # fmt: skip
-EVENT = {
+EVENTS = {
     "user": pl.Int64, "number": pl.Int64, "item_id": pl.String, "kind": pl.String, "time": pl.Int64,
-    "reward": pl.Float64, "context": pl.String,
+    "reward": pl.Float32, "context": pl.String,
 }  # fmt: skip
 
 
-def decisions(store: Store, catalogue: Catalogue, *, shown: bool = True, progress: Progress | None = None) -> Tables:
-    """One row per item of an answer: who, what, when, its reward, its chance, its place, in which answer.
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A log, see `data.service_log`.
 
-    The reward is that of the latest feedback (see `rewards_of`), 0 without. Who gave no name is a user of their own. An
-    answer without the chances of all its items cannot be weighed, and is left out.
+    Attributes:
+        log: events by user, time and number; then decisions by user, time and place.
+        items: the item table; `added`: how many at its end the store has, and not the catalogue.
+        notes: what people should know.
+    """
+
+    log: pl.DataFrame
+    items: pl.DataFrame
+    added: int
+    notes: list[str]
+
+    @property
+    def events(self) -> int:
+        """How many rows are events."""
+        return int(self.log.select(EVENT.sum()).item())
+
+    @property
+    def decisions(self) -> int:
+        """How many rows are decisions."""
+        return len(self.log) - self.events
+
+    def write(self, path: Path) -> list[Path]:
+        """Write `NAME.parquet` and `NAME.items.parquet`, as `what-next data import` does.
+
+        Raises:
+            SaveError: a file cannot be written; what stood there before is intact.
+        """
+        frames = {beside(path, "items"): self.items, path: self.log}
+        catalogue = Catalogue.from_table(self.items).hash()
+        write_together(
+            frames,
+            {"what_next.format": FORMATS[2], "what_next.catalogue": catalogue, ADDED: str(self.added)},
+        )
+        beside(path, "rejected").unlink(missing_ok=True)
+        return list(frames)
+
+
+def exported(store: Store, catalogue: Catalogue, *, progress: Progress | None = None) -> Exported:
+    """All events, and all answers that somebody saw, a row for each of their items.
+
+    The reward of an item is that of the latest feedback (see `rewards_of`), 0 without; that of an event is its own,
+    where it has one. Who gave no name is a user of their own. An answer without the chances of all its items cannot be
+    weighed, and is left out.
 
     Args:
-        store: with the impressions.
+        store: with events and answers.
         catalogue: of the model; items that the store knows go before it.
-        shown: whether the answers that nobody saw (shadow mode) are left out.
-        progress: is called with how many answers were read, and of all.
+        progress: see `Progress`.
 
     Raises:
-        StoreError: there is none.
+        DataError: there is nothing.
     """
-    sql = f"SELECT {', '.join(IMPRESSION)} FROM impressions WHERE number > {store.backend.mark} ORDER BY number"
-    pages, notes, read = [], list[str](), 0
-    for page in _pages(store, sql, IMPRESSION, ("number",), "impressions", progress):
-        chosen = page.filter(pl.col("shown")) if shown else page
-        read += len(chosen)
-        pages.append(_slates(chosen))
-    rows = pl.concat(pages) if pages else pl.DataFrame()
+    # Answers first: whatever an answer knew is in the store by then.
+    decided, notes = _decided(store, progress)
+    happened = _happened(store, progress)
+    rows = pl.concat([happened, _still_there(store, decided)], how="diagonal")
     if not len(rows):
-        raise StoreError(f"{store.backend.where}: holds no answers yet; serve recommendations first, or --rows events")
-    if (left := read - rows["number"].n_unique()) > 0:
-        notes.append(f"{left:,} answers left out: without items, or without the chances of all their items")
-    rows = rows.join(rewards_of(store, rows), on=["number", "item_id"], how="left", maintain_order="left")
-    rows = rows.with_columns(pl.col("reward").fill_null(0.0))
-    extra = [*DECISION, *([] if shown else ["shown"])]
-    return _tables(store, rows, ["timestamp", "reward", *extra], ["timestamp", "number", "position"], catalogue, notes)
+        raise DataError(f"{store.backend.where}: holds no events and no answers yet; serve first")
+    items, added, more = _items(store, catalogue, rows["item_id"])
+    rows, left = _known(rows, items)
+    mine, theirs = as_ids([(rows.lazy(), "item_id"), (items.lazy(), "item_id")])
+    (user,) = as_ids([(rows.lazy(), "user_id")])
+    kinds = pl.Enum(rows["event"].drop_nulls().unique().sort())
+    rows = rows.with_columns(user.alias("user_id"), mine.alias("item_id"), pl.col("event").cast(kinds))
+    log = rows.sort(~EVENT, "user_id", "timestamp", "number", "answer", "position", maintain_order=True)
+    notes += [*more, *left, *context_of(log.filter(EVENT)["context"])[1]]
+    return Exported(log.select(*COLUMNS), items.with_columns(theirs.alias("item_id")), added, notes)
 
 
-def events(store: Store, catalogue: Catalogue, *, progress: Progress | None = None) -> Tables:
-    """One row per event: histories, with time, kind, and reward and context where all events have them.
-
-    Where only some have a reward, the others' is 1 for a play or a purchase, and 0 for anything else.
-
-    Args:
-        store, catalogue, progress: as of `decisions`.
-
-    Raises:
-        StoreError: there is none.
-    """
-    where = f'("user", number) > ({store.backend.mark}, {store.backend.mark})'
-    names = ", ".join(f'"{name}"' for name in EVENT)
-    sql = f'SELECT {names} FROM events WHERE {where} ORDER BY "user", number'
-    pages = list(_pages(store, sql, EVENT, ("user", "number"), "events", progress))
-    if not pages:
-        raise StoreError(f"{store.backend.where}: holds no events yet")
-    users = pl.DataFrame(store.fetch("SELECT key, user_id FROM users", ()), ["user", "user_id"], orient="row")
-    # Who was erased while this was read is gone.
-    rows = pl.concat(pages).join(users, on="user", how="inner", maintain_order="left")
-    rows = rows.with_columns(
-        pl.col("time").cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("timestamp"),
-        pl.col("kind").cast(pl.Enum(rows["kind"].unique().sort())).alias("event"),
-        pl.coalesce("reward", pl.col("kind").is_in(["play", "purchase"]).cast(pl.Float64)).cast(pl.Float32),
+def _happened(store: Store, progress: Progress | None) -> pl.DataFrame:
+    """The events."""
+    found = [pl.DataFrame(schema=EVENTS), *pages(store, "events", EVENTS, ("user", "number"), progress=progress)]
+    users = pl.DataFrame(
+        store.fetch("SELECT key, user_id FROM users", ()), {"user": pl.Int64, "user_id": pl.String}, orient="row"
     )
-    rewarded = any(page["reward"].null_count() < len(page) for page in pages)
-    context, notes = _context(rows["context"])
-    columns = ["timestamp", *(["reward"] if rewarded else []), "event", *context.columns]
-    return _tables(store, rows.hstack(context), columns, ["timestamp", "number"], catalogue, notes)
+    # Who was erased while this was read is gone.
+    rows = pl.concat(found).join(users, on="user", how="inner", maintain_order="left")
+    return rows.select(
+        "user_id", "item_id", _moment("time"), "reward", pl.col("kind").alias("event"), "number", "context"
+    )
 
 
-def write(tables: Tables, path: Path) -> list[Path]:
-    """Write `NAME.parquet` and `NAME.items.parquet`, as `what-next data import` does.
-
-    Raises:
-        SaveError: a file cannot be written; what stood there before is intact.
-    """
-    frames = {beside(path, "items"): tables.items, path: tables.log}
-    told = [name for name in tables.log.columns if name in (*DECISION, "shown") and "propensity" in tables.log.columns]
-    footer = {
-        "what_next.format": FORMATS["event" in tables.log.columns],
-        "what_next.catalogue": Catalogue.from_table(tables.items).hash(),
-        "what_next.decisions": ",".join(told),
-    }
-    write_together(frames, footer)
-    beside(path, "rejected").unlink(missing_ok=True)
-    return list(frames)
-
-
-def _pages(
-    store: Store, sql: str, schema: dict[str, Any], key: tuple[str, ...], table: str, progress: Progress | None
-) -> Iterator[pl.DataFrame]:
-    """The rows of a table, some at a time, in the order of their key."""
-    total = store.fetch(f"SELECT count(*) FROM {table}", ())[0][0]
-    after: tuple[int, ...] = (0,) * len(key)
-    read = 0
-    while rows := store.fetch(f"{sql} LIMIT {PAGE}", after):
-        page = pl.DataFrame(rows, schema, orient="row", strict=False)
-        after = tuple(page[name][-1] for name in key)
+def _decided(store: Store, progress: Progress | None) -> tuple[pl.DataFrame, list[str]]:
+    """The items of answers with their rewards, and the answer's own number; and what is left out, in words."""
+    read, found = 0, [pl.DataFrame(schema=COLUMNS | {"answer": pl.Int64}).drop("event", "number")]
+    for page in pages(store, "impressions", IMPRESSION, ("number",), where="shown", progress=progress):
         read += len(page)
-        if progress is not None:
-            progress(read, total)
-        yield page
+        found.append(_slates(page).select(found[0].columns))
+    rows = pl.concat(found)
+    left = read - rows["answer"].n_unique()
+    notes = [f"{left:,} answers left out: without items, or without the chances of all their items"] if left else []
+    rewards = rewards_of(store, rows.select("slate", number="answer")).rename({"number": "answer", "reward": "earned"})
+    rows = rows.join(rewards, on=["answer", "item_id"], how="left", maintain_order="left")
+    return rows.with_columns(pl.col("earned").fill_null(0.0).alias("reward")).drop("earned"), notes
+
+
+def _still_there(store: Store, decided: pl.DataFrame) -> pl.DataFrame:
+    """Without those who were erased while this was read."""
+    named = pl.Series(
+        [user for (user,) in store.fetch("SELECT DISTINCT user_id FROM impressions", ())], dtype=pl.String
+    )
+    anonymous = pl.concat_str(pl.lit(ANONYMOUS), "slate")
+    return decided.filter((pl.col("user_id") == anonymous) | pl.col("user_id").is_in(named.implode()))
 
 
 def _slates(page: pl.DataFrame) -> pl.DataFrame:
     """The items of some answers, a row each."""
-    chances = pl.col("propensities").str.json_decode(pl.List(pl.Float64))
-    decoded = page.with_columns(pl.col("items").str.json_decode(pl.List(pl.String)), chances)
-    element = pl.element()
+    chances, element = pl.col("propensities").str.json_decode(pl.List(pl.Float64)), pl.element()
+    told = pl.DataFrame(list(_explored(page["explore"])), ["seen", "masked", "context"], orient="row")
+    decoded = page.with_columns(pl.col("items").str.json_decode(pl.List(pl.String)), chances).hstack(
+        told.cast({"seen": pl.Boolean, "masked": pl.Boolean, "context": pl.String})
+    )
     usable = pl.col("propensities").list.eval(element.is_not_null() & (element > 0) & (element <= 1)).list.all()
     kept = decoded.filter(usable & (pl.col("items").list.len() > 0))
-    places = pl.int_ranges(1, pl.col("items").list.len() + 1, dtype=pl.Int32)
-    anonymous = pl.concat_str(pl.lit("anonymous:"), "recommendation_id")
-    return (
-        kept.select(
-            "number", "version", "policy", "shown",
-            pl.coalesce("user_id", anonymous).alias("user_id"),
-            pl.col("time").cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("timestamp"),
-            pl.col("recommendation_id").alias("slate"),
-            pl.col("items").alias("item_id"), pl.col("propensities").alias("propensity"), places.alias("position"),
-        )
-        .explode("item_id", "propensity", "position")
-    )  # fmt: skip
+    anonymous = pl.concat_str(pl.lit(ANONYMOUS), "recommendation_id")
+    return kept.select(
+        pl.col("number").alias("answer"),
+        pl.coalesce("user_id", anonymous).alias("user_id"),
+        _moment("time"),
+        pl.lit(0.0, pl.Float32).alias("reward"),
+        pl.col("recommendation_id").alias("slate"),
+        pl.col("items").alias("item_id"),
+        pl.col("propensities").alias("propensity"),
+        pl.int_ranges(1, pl.col("items").list.len() + 1, dtype=pl.Int32).alias("position"),
+        *("version", "policy", "known", "history", "seen", "masked", "context"),
+    ).explode("item_id", "propensity", "position")
 
 
-def _tables(
-    store: Store, rows: pl.DataFrame, columns: list[str], order: list[str], catalogue: Catalogue, notes: list[str]
-) -> Tables:
-    """The log and its item table, ids as an import reads them."""
-    items, more = _items(store, catalogue, rows["item_id"])
-    there = rows["item_id"].is_in(items["item_id"].implode())
-    if not there.all():
-        more.append(f"{int((~there).sum()):,} rows left out: item not in the item table")
-        rows = rows.filter(there)
-    mine, theirs = as_ids([(rows.lazy(), "item_id"), (items.lazy(), "item_id")])
-    (user,) = as_ids([(rows.lazy(), "user_id")])
-    rows = rows.with_columns(user.alias("user_id"), mine.alias("item_id")).sort("user_id", *order, maintain_order=True)
-    log = rows.select("user_id", "item_id", *columns)
-    return Tables(log, items.with_columns(theirs.alias("item_id")), pl.DataFrame(), len(rows), {}, notes + more)
+def _explored(texts: pl.Series) -> Iterator[tuple[bool, bool, str | None]]:
+    """Of each answer whether seen items were permitted and a mask was on, and the context of the question, as JSON."""
+    for text in texts:
+        told: dict[str, Any] = orjson.loads(text)
+        context = {name.removeprefix("context."): value for name, value in told.items() if name.startswith("context.")}
+        yield "seen" in told, "masked" in told, orjson.dumps(context).decode() if context else None
 
 
-def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.DataFrame, list[str]]:
-    """The catalogue with the store's items, which go before; ids as text."""
+def _moment(name: str) -> pl.Expr:
+    return pl.col(name).cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("timestamp")
+
+
+def _known(rows: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The rows with an item of the table, of answers all or none: a chance depends on the items before it."""
+    strange = rows.filter(~pl.col("item_id").is_in(items["item_id"].implode()))
+    events, answers = strange.filter(EVENT), strange["slate"].drop_nulls().unique()
+    notes = []
+    if len(events):
+        notes.append(f"{len(events):,} events left out: item not in the item table")
+        rows = rows.filter(~EVENT | pl.col("item_id").is_in(items["item_id"].implode()))
+    if len(answers):
+        notes.append(f"{len(answers):,} answers left out: an item of theirs is not in the item table")
+        rows = rows.filter(EVENT | ~pl.col("slate").is_in(answers.implode()))
+    return rows, notes
+
+
+def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.DataFrame, int, list[str]]:
+    """The catalogue with the store's items, which go before, at the end; how many these are; ids as text."""
     table, notes = catalogue.to_table().with_columns(pl.col("item_id").cast(pl.String)), list[str]()
     names, added = list(catalogue.names), store.items_after(0)
+    if not names:
+        told = {one.item_id for one in added}
+        missing = logged.unique(maintain_order=True)
+        missing = missing.filter(~missing.is_in(table["item_id"].implode()) & ~missing.is_in(list(told))).sort()
+        table = pl.concat([table, pl.DataFrame({"item_id": missing, "title": missing})])
     if added:
         rows = [(one.item_id, one.title, *(one.attributes.get(name) for name in names)) for one in added]
         new = pl.DataFrame(rows, {**dict(table.schema), "title": pl.String}, orient="row", strict=False)
@@ -177,22 +210,4 @@ def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.Da
         if gaps:
             notes.append(f"{gaps:,} missing attributes of added items set to the median")
             table = table.with_columns(pl.col(name).fill_null(pl.col(name).median()) for name in names)
-    if not names:
-        missing = logged.unique(maintain_order=True)
-        missing = missing.filter(~missing.is_in(table["item_id"].implode())).sort()
-        table = pl.concat([table, pl.DataFrame({"item_id": missing, "title": missing})])
-    return table, notes
-
-
-def _context(texts: pl.Series) -> tuple[pl.DataFrame, list[str]]:
-    """The numbers that every event's context holds."""
-    first = texts[0]
-    if first is None:
-        return pl.DataFrame(), []
-    names = [name for name in orjson.loads(first) if name not in (*DECISION, "user_id", "item_id", "reward", "event")]
-    if not names:
-        return pl.DataFrame(), []
-    found = texts.str.json_decode(pl.Struct(dict.fromkeys(names, pl.Float32))).struct.unnest()
-    gaps = {name: found[name].null_count() for name in names if found[name].null_count()}
-    notes = [f"context {name} left out: {count:,} events lack it" for name, count in gaps.items()]
-    return found.drop(list(gaps)), notes
+    return table, len(added), notes

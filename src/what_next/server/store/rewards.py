@@ -1,13 +1,14 @@
 """What the items of answers brought: feedback, and events that name their answer."""
 
-from typing import Any
-
 import polars as pl
 
+from what_next.server.store.paging import PAGE, pages
 from what_next.server.store.store import Store
 
 EARNED = {"play": 1.0, "purchase": 1.0, "skip": 0.0}
 """The reward of an event that has none, by its kind."""
+TOLD = {"item_id": pl.String, "reward": pl.Float64, "time": pl.Int64, "arrived": pl.Int64}
+ITEM = ("number", "item_id")
 
 
 def rewards_of(store: Store, rows: pl.DataFrame) -> pl.DataFrame:
@@ -15,31 +16,46 @@ def rewards_of(store: Store, rows: pl.DataFrame) -> pl.DataFrame:
 
     The rule: feedback is the rows that were sent as such, and every event with a `recommendation_id`, for the item of
     the event. Such an event's reward is its own; where it has none, 1 for a play or a purchase, 0 for a skip, and for
-    other kinds it is no feedback. An item's reward is that of its feedback with the latest time, then of the latest
-    arrival; feedback to what was not shown changes nothing.
+    other kinds it is no feedback. An item's reward is that of its feedback with the latest time. Of equal times the one
+    that the store numbered last counts, whatever the clock said; of a row and an event, which are numbered apart, the
+    later arrival. Feedback to what was not shown changes nothing.
 
     Args:
         store: with the feedback.
         rows: columns `number` and `slate` (the recommendation's id) of the answers.
     """
-    answers = rows.select("number", "slate").unique()
-    sent = _frame(store, "SELECT impression, item_id, reward, time, arrived FROM feedback ORDER BY number", pl.Int64)
-    named = _frame(
-        store,
-        "SELECT recommendation_id, item_id, reward, time, arrived, kind FROM events "
-        'WHERE recommendation_id IS NOT NULL ORDER BY arrived, "user", number',
-        pl.String,
-        kind=pl.String,
+    answers = rows.select("number", "slate").unique().sort("number")
+    told = [_latest(found, "time", "order") for found in (_sent(store, answers), _named(store, answers))]
+    latest = _latest(pl.concat(told), "time", "arrived")
+    return latest.select(*ITEM, pl.col("reward").cast(pl.Float32))
+
+
+def _sent(store: Store, answers: pl.DataFrame) -> pl.DataFrame:
+    """The rows of feedback to some answers."""
+    mark, schema = store.backend.mark, {"number": pl.Int64, **TOLD, "order": pl.Int64}
+    sql = (
+        "SELECT impression, item_id, reward, time, arrived, number FROM feedback "
+        f"WHERE impression >= {mark} AND impression <= {mark}"
     )
-    earned = pl.col("kind").replace_strict(EARNED, default=None, return_dtype=pl.Float64)
-    named = named.with_columns(pl.coalesce("reward", earned)).filter(pl.col("reward").is_not_null())
-    named = named.join(answers, left_on="answer", right_on="slate", maintain_order="left")
-    columns = ["number", "item_id", "reward", "time", "arrived"]
-    told = pl.concat([sent.rename({"answer": "number"}).select(columns), named.select(columns)])
-    latest = told.sort("time", "arrived", maintain_order=True).group_by("number", "item_id", maintain_order=True).last()
-    return latest.select("number", "item_id", pl.col("reward").cast(pl.Float32))
+    found = [pl.DataFrame(schema=schema)]
+    for part in answers.iter_slices(PAGE):
+        some = pl.DataFrame(store.fetch(sql, (part["number"][0], part["number"][-1])), schema, orient="row")
+        found.append(_latest(some.join(part, on="number", how="semi"), "time", "order"))
+    return pl.concat(found)
 
 
-def _frame(store: Store, sql: str, answer: Any, **more: Any) -> pl.DataFrame:
-    schema = {"answer": answer, "item_id": pl.String, "reward": pl.Float64, "time": pl.Int64, "arrived": pl.Int64}
-    return pl.DataFrame(store.fetch(sql, ()), schema | more, orient="row")
+def _named(store: Store, answers: pl.DataFrame) -> pl.DataFrame:
+    """The events that name one of some answers, and have a reward or one by their kind."""
+    columns = {"user": pl.Int64, "number": pl.Int64, "recommendation_id": pl.String, "kind": pl.String, **TOLD}
+    earned = pl.coalesce("reward", pl.col("kind").replace_strict(EARNED, default=None, return_dtype=pl.Float64))
+    found = [pl.DataFrame(schema={"number": pl.Int64, **TOLD, "order": pl.Int64})]
+    for page in pages(store, "events", columns, ("user", "number"), where="recommendation_id IS NOT NULL"):
+        some = page.rename({"number": "order"}).with_columns(earned.alias("reward"))
+        some = some.filter(pl.col("reward").is_not_null()).join(answers, left_on="recommendation_id", right_on="slate")
+        found.append(some.select("number", *TOLD, "order"))
+    return pl.concat(found)
+
+
+def _latest(told: pl.DataFrame, *order: str) -> pl.DataFrame:
+    """The last row of each item of each answer in an order."""
+    return told.sort(*order, maintain_order=True).group_by(ITEM, maintain_order=True).last()

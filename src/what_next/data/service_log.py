@@ -1,0 +1,126 @@
+"""The exported log of a service: one file with what people did, and with what was decided for them.
+
+Both kinds of rows have `user_id`, `item_id`, `timestamp`, `reward` and `context` (numbers by name, as JSON). Rows of
+events have `event` and `number`, those of decisions the columns of `DECISION`; a row without a propensity is an event.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+import polars as pl
+
+from what_next.data.importer import FORMATS, beside, footer_of
+from what_next.data.readers import Source
+from what_next.errors import DataError
+
+EVENT = pl.col("propensity").is_null()
+"""Which rows are events."""
+
+DECISION = {
+    "propensity": pl.Float64, "position": pl.Int32, "slate": pl.String, "version": pl.String, "policy": pl.String,
+    "known": pl.Int64, "history": pl.String, "seen": pl.Boolean, "masked": pl.Boolean,
+}  # fmt: skip
+"""What is told of a decision.
+
+`propensity` is the chance of the item, given those of a smaller `position` (from 1) in the same `slate` (the id of the
+recommendation); `version` of the model and `policy` tell who decided; `known` is the largest `number` of an event of
+the user that the decision knew, 0 for none; `history` the item ids that it was given instead, as JSON; `seen` whether
+items of the history could be shown again; `masked` whether the request permitted some items only.
+"""
+
+ADDED = "what_next.added"
+"""In the footer: how many items at the end of the item table were added or changed while the service ran."""
+
+PLAYED = ("play", "purchase")
+"""Events that earned 1 where others have a reward, and they have none."""
+
+OWN = ("user_id", "item_id", "timestamp", "reward", "event")
+"""Columns of a log that no number of the context may be called after."""
+
+
+def is_service_log(path: Path) -> bool:
+    """Whether a file is an exported log of a service.
+
+    Raises:
+        DataError: it is of a newer format.
+    """
+    return footer_of(path).get("what_next.format") == FORMATS[2]
+
+
+def events_of(path: Path) -> pl.DataFrame:
+    """The events alone, as a clean log (see `Tables.log`): what train and evaluate read.
+
+    Where only some have a reward, the others' is 1 for a play or a purchase, and 0 for anything else. A number of the
+    context is read where every event has it.
+
+    Raises:
+        DataError: there are none.
+    """
+    columns = ("user_id", "item_id", "timestamp", "reward", "event", "context")
+    found = pl.scan_parquet(path).filter(EVENT).select(columns).collect()
+    if not len(found):
+        raise DataError(f"{path}: holds decisions alone, and no events to learn from; send events, then export again")
+    context, _ = context_of(found["context"])
+    if found["reward"].null_count() == len(found):
+        return found.drop("reward", "context").hstack(context)
+    played = pl.col("event").cast(pl.String).is_in(PLAYED).cast(pl.Float32)
+    return found.drop("context").with_columns(pl.coalesce("reward", played)).hstack(context)
+
+
+def decisions_in(source: Source, told: bool) -> tuple[Source, tuple[str, ...]]:
+    """The decisions that can be weighed, and what is left out, in words.
+
+    Left out are those of requests that permitted some items only, since another policy's chances would need to know
+    which; and, where propensities count, those that took every item for certain: they show nothing of what another
+    choice would have brought.
+
+    Args:
+        source: the file.
+        told: whether the propensities count.
+
+    Raises:
+        DataError: there are none, or the item table is missing.
+    """
+    items = beside(source.path, "items")
+    if not items.is_file():
+        raise DataError(f"{items}: no such file; it belongs to {source.path}, export the log again")
+    certain = (pl.col("propensity") == 1).all().over("slate") if told else pl.lit(False)
+    rows = source.frame.filter(~EVENT).with_columns(certain.alias("certain")).collect()
+    answers = rows.unique("slate")
+    masked, sure = answers["masked"], answers["certain"] & ~answers["masked"]
+    reasons = {
+        "allowed, blocked or ranges permitted some items only": int(masked.sum()),
+        "every item was taken for certain, which shows nothing of other choices": int(sure.sum()),
+    }
+    notes = tuple(f"{count:,} answers left out: {reason}" for reason, count in reasons.items() if count)
+    kept = rows.filter(~pl.col("masked") & ~pl.col("certain")).drop("certain")
+    if not len(kept):
+        raise DataError(
+            f"{source.path}: has no decisions that can be weighed ({'; '.join(notes) or 'there are none'}); serve with "
+            "server.epsilon or server.temperature above 0 for a while, then export again"
+        )
+    return Source(kept.lazy(), source.path), notes
+
+
+def context_of(texts: pl.Series) -> tuple[pl.DataFrame, list[str]]:
+    """The numbers that all contexts hold; and what is left out of them, in words.
+
+    Args:
+        texts: numbers by name, as JSON; null where there are none.
+    """
+    if not len(texts) or texts[0] is None:
+        return pl.DataFrame(), []
+    told = list(orjson.loads(texts[0]))
+    notes = [f"context {name} left out: the log has a column of that name" for name in told if name in OWN]
+    found = numbers_in(texts, [name for name in told if name not in OWN])
+    gaps = {one.name: one.null_count() for one in found.iter_columns() if one.null_count()}
+    notes += [f"context {name} left out: {count:,} events lack it" for name, count in gaps.items()]
+    return found.drop(list(gaps)), notes
+
+
+def numbers_in(texts: pl.Series, names: Sequence[str]) -> pl.DataFrame:
+    """A column for each of some numbers in JSON texts; null where a text does not hold it."""
+    if not names:
+        return pl.DataFrame()
+    return texts.str.json_decode(pl.Struct(dict.fromkeys(names, pl.Float32))).struct.unnest()
