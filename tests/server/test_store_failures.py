@@ -13,13 +13,15 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event as listen
+from sqlalchemy.exc import DBAPIError
 
 from what_next.errors import StoreError, StoreUnavailable
 from what_next.server.store import (
     AddEvents,
-    EraseUser,
+    AddItems,
     EventRow,
     EventsAdded,
+    ItemRow,
     Store,
     Writer,
     backend,
@@ -139,57 +141,53 @@ def test_a_server_that_was_started_anew_between_two_calls_is_not_noticed(
     store.close()
 
 
-def test_after_an_erasure_the_id_is_in_no_file_of_the_store(tmp_path: Path) -> None:
-    folder, person = tmp_path / "store", "person-4711"
-    folder.mkdir()
-    store = Store.open(folder / "store.sqlite")
-
-    def found() -> list[str]:
-        return [path.name for path in folder.iterdir() if person.encode() in path.read_bytes()]
-
-    # Pages that split while others write are where old bytes might stay.
-    for start in range(0, 6000, 300):
-        rows = [
-            EventRow(f"{(start + n) * 7919 % 6007}-{n % 9}", f"user-{(start + n) * 31 % 211}", "i") for n in range(300)
-        ]
-        own = [EventRow(f"{start * 17 % 6007}-{person}-{n}", person, f"i-{n}", context={person: 1.0}) for n in range(9)]
-        store.commit([AddEvents((*rows, *own))])
-    assert found()
-    store.commit([EraseUser(person)])
-    assert found() == []
-    store.close()
-    assert found() == []
-
-
-def test_an_erasure_that_was_killed_is_ended_by_the_next_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_lock_that_is_held_for_too_long_in_the_server_is_told_and_got_over(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "store.sqlite"
-    store = Store.open(path)
-    store.commit([events(0, user="person-4711")])
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "_scrub", lambda: None)
-        store.commit([EraseUser("person-4711")])
-    later = Store.open(path)
-    later.commit([events(1)])
-    assert b"person-4711" not in b"".join(one.read_bytes() for one in tmp_path.iterdir())
-    assert later.fetch("SELECT * FROM meta", ()) == []
+    monkeypatch.setattr(backend, "BUSY", 0.1)
+    store, other = Store.open(postgres_url), Store.open(postgres_url)
+    store.commit([events(0)])
+    with other.backend.begin() as link:
+        link.execute("SELECT * FROM users FOR UPDATE")
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            store.commit([events(1)])
+    with other.backend.begin() as link:
+        link.execute("LOCK TABLE items IN EXCLUSIVE MODE")
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            store.commit([AddItems((ItemRow("i", "", {}),))])
+    assert store.commit([events(1)]) == [EventsAdded(1, 0)]
     store.close()
-    later.close()
+    other.close()
 
 
-def test_bytes_that_a_long_read_kept_go_with_the_next_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "BUSY", 0.05)
+def test_a_process_that_stands_still_within_a_transaction_does_not_hold_its_locks_for_ever(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = Store.open(postgres_url), Store.open(postgres_url)
+    store.commit([events(0)])
+    other.close()  # so that its next connection is a new one
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "PATIENCE", 1)
+        still = other.backend.engine.connect()
+    with still:
+        still.exec_driver_sql("SELECT * FROM users FOR UPDATE")
+        assert store.commit([events(1)]) == [EventsAdded(1, 0)]  # as soon as the server has ended the other
+        with pytest.raises(DBAPIError, match="idle-in-transaction timeout"):
+            still.commit()
+    assert other.commit([events(2)]) == [EventsAdded(1, 0)]
+    store.close()
+    other.close()
+
+
+def test_to_open_a_store_again_takes_no_lock_from_whoever_has_it_open(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     store = Store.open(path)
-    store.commit([events(0, user="person-4711")])
-    reader = sqlite3.connect(path, isolation_level=None)
-    reader.execute("BEGIN")
-    assert len(reader.execute("SELECT * FROM users").fetchall()) == 1
-    store.commit([EraseUser("person-4711")])
-    reader.close()
-    store.commit([events(1)])
-    assert b"person-4711" not in b"".join(one.read_bytes() for one in tmp_path.iterdir())
+    store.commit([events(0)])
+    Store.open(path).close()
+    # Whoever closes a store last empties its write-ahead log and deletes it; the locks tell that it is not the last.
+    code = f"import sqlite3; c = sqlite3.connect({str(path)!r}); c.execute('SELECT * FROM users').fetchall(); c.close()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert (tmp_path / "store.sqlite-wal").exists()
     store.close()
 
 

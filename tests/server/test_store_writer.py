@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,14 +13,20 @@ from what_next.errors import StoreUnavailable
 from what_next.server.store import (
     AddEvents,
     AddFeedback,
+    AddImpression,
     EventRow,
     EventsAdded,
+    FeedbackAdded,
     FeedbackRow,
     Store,
     UnknownRecommendation,
     Write,
     Writer,
 )
+from what_next.server.store import writer as writer_module
+from what_next.server.store.transaction import Transaction
+
+from .waiting import until, waits
 
 
 def events(start: int, count: int = 1, user: str = "anna") -> AddEvents:
@@ -85,9 +91,26 @@ def test_a_fault_reaches_whoever_waits_and_the_next_write_is_tried(
     writer.close()
 
 
+def test_what_comes_while_too_much_waits_is_refused_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(store)
+    monkeypatch.setattr(store, "commit", slow.commit)
+    monkeypatch.setattr(writer_module, "FULL", 10)
+    writer = Writer(store)
+    first = writer.submit(events(0, 20))  # more than there is room for, but nothing waits before it
+    assert slow.begun.wait(10)
+    second = writer.submit(events(20, 8))
+    with pytest.raises(StoreUnavailable, match="8 rows wait"):
+        writer.submit(events(28, 3))
+    third = writer.submit(events(28, 2))
+    slow.go.set()
+    assert [one.result(10).accepted for one in (first, second, third)] == [20, 8, 2]
+    assert writer.submit(events(30, 10)).result(10) == EventsAdded(10, 0)
+    writer.close()
+
+
 def test_numbers_of_a_user_ascend_with_arrival_though_many_write_at_once(place: str) -> None:
     """Four threads with a store each, as four processes would, on three users; a reader looks on."""
-    stores, seen, stop = [Store.open(place) for _ in range(5)], list[int](), threading.Event()
+    stores, stop = [Store.open(place) for _ in range(5)], threading.Event()
 
     def write(store: Store, name: str) -> None:
         for number in range(20):
@@ -95,22 +118,24 @@ def test_numbers_of_a_user_ascend_with_arrival_though_many_write_at_once(place: 
             turned = rows if len(name) % 2 else rows[::-1]
             assert store.commit([AddEvents(tuple(turned))]) == [EventsAdded(3, 0)]
 
-    def read(store: Store) -> None:
-        while not stop.is_set():
+    def read(store: Store) -> list[int]:
+        seen = []
+        while not stop.is_set() or not seen:
             head = store.heads(["u1"]).get("u1")
             if head is not None:
                 # Whoever sees a number sees all below it.
                 assert len(store.events_of("u1")) >= head.last
                 seen.append(head.last)
+        return seen
 
-    threads = [threading.Thread(target=write, args=(store, "x" * place)) for place, store in enumerate(stores[1:], 1)]
-    reader = threading.Thread(target=read, args=(stores[0],))
-    for thread in (reader, *threads):
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    stop.set()
-    reader.join(10)
+    with ThreadPoolExecutor(5) as pool:
+        reader = pool.submit(read, stores[0])
+        try:
+            for done in [pool.submit(write, store, "x" * turn) for turn, store in enumerate(stores[1:], 1)]:
+                done.result(60)
+        finally:
+            stop.set()
+        seen = reader.result(10)
     assert seen == sorted(seen)
     for user in ("u1", "u2", "u3"):
         found = stores[0].events_of(user)
@@ -129,7 +154,7 @@ store = Store.open(sys.argv[1])
 for number in range(15):
     rows = tuple(EventRow(f"{number}-{user}", f"u{user}", "i1") for user in range(20))
     item = ItemRow(f"{sys.argv[2]}-{number}", "", {})
-    print(store.commit([AddEvents(rows), AddItems((item,)), Deploy("v", "first")])[0].accepted)
+    print(store.commit([AddEvents(rows), AddItems((item,)), Deploy(f"{sys.argv[2]}-{number}", "promoted")])[0].accepted)
 store.close()
 """
 
@@ -151,6 +176,25 @@ def test_two_processes_that_send_the_same_events_at_once_store_each_once(place: 
     assert [item.number for item in store.items_after(0)] == list(range(1, 31))
     assert [one.number for one in store.deployments()] == list(range(1, 31))
     store.close()
+
+
+def test_feedback_to_one_answer_is_numbered_and_timed_in_the_order_of_the_commits(postgres_url: str) -> None:
+    store, other = Store.open(postgres_url, clock=lambda: 1000), Store.open(postgres_url)
+    store.commit([AddImpression("r1", "anna", 5, "v1", "trained", ("i1",), (1.0,))])
+
+    def feedback(name: str) -> AddFeedback:
+        return AddFeedback((FeedbackRow(name, "r1", "i1", 1.0),))
+
+    with ThreadPoolExecutor(1) as pool:
+        with other.backend.begin() as link:
+            Transaction(other.backend, link, 2000).apply([feedback("first")])
+            writing = pool.submit(store.commit, [feedback("second")])
+            until(waits(other))
+        assert writing.result(10) == [FeedbackAdded(1, 0)]
+    told = store.fetch("SELECT feedback_id, time FROM feedback ORDER BY number", ())
+    assert told == [("first", 2000), ("second", 2000)]  # though the second one's clock is behind
+    store.close()
+    other.close()
 
 
 def test_futures_are_those_of_the_standard_library(store: Store) -> None:

@@ -29,6 +29,7 @@ from what_next.server.store.writes import (
     ItemsAdded,
     NotShown,
     Outcome,
+    Unfit,
     UnknownRecommendation,
     Write,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "StoredEvent",
     "StoredImpression",
     "StoredItem",
+    "Unfit",
     "UnknownRecommendation",
     "Write",
     "Writer",

@@ -1,13 +1,12 @@
 """Answers within a transaction: impressions, and the feedback to them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
-from sqlalchemy import Connection
 
 from what_next.server.store import tables
-from what_next.server.store.backend import Backend
+from what_next.server.store.backend import Backend, Link
 from what_next.server.store.writes import (
     AddFeedback,
     AddImpression,
@@ -33,24 +32,32 @@ class Shown:
 
 
 class Answers:
-    """Impressions and feedback."""
+    """Impressions and feedback; `now` is in microseconds since 1970 UTC."""
 
-    def __init__(self, backend: Backend, connection: Connection, clock: Callable[[], int]) -> None:
-        self.backend, self.connection, self.clock = backend, connection, clock
+    def __init__(self, backend: Backend, link: Link, now: int) -> None:
+        self.backend, self.link, self.now = backend, link, now
 
     def add(self, writes: Sequence[AddImpression]) -> list[None]:
-        """Impressions, each once."""
+        """Impressions, each once, and without the user who was erased after the answer was made."""
+        living = self._living(sorted({write.key for write in writes if write.key is not None}))
         # In one order, so that two processes with the same ids do not wait for each other.
         ordered = sorted(writes, key=lambda write: write.recommendation_id)
-        once = "ON CONFLICT (recommendation_id) DO NOTHING"
-        self.backend.insert(self.connection, tables.impressions, [_row(write) for write in ordered], once)
+        rows = [_row(one, one.key is not None and living.get(one.key) != one.user_id) for one in ordered]
+        self.backend.insert(self.link, tables.impressions, rows, "ON CONFLICT (recommendation_id) DO NOTHING")
         return [None] * len(writes)
+
+    def _living(self, keys: list[int]) -> dict[int, str]:
+        """Whose keys these are; until the end of the transaction nobody erases them."""
+        if not keys:
+            return {}
+        sql = f"SELECT key, user_id FROM users WHERE key {self.backend.among()}"
+        ending = "" if self.backend.sqlite else " ORDER BY user_id FOR KEY SHARE"
+        return dict(self.link.execute(sql + ending, (self.backend.listed(keys),)).fetchall())
 
     def add_feedback(self, writes: Sequence[AddFeedback]) -> list[FeedbackAdded | Exception]:
         """Feedback, each row once; a write with a row that cannot be is refused whole, and spoils no other."""
         shown = self._shown({row.recommendation_id for write in writes for row in write.rows})
         known = self._known([row.feedback_id for write in writes for row in write.rows])
-        now = self.clock()
         values: list[tuple[object, ...]] = []
         results: list[FeedbackAdded | Exception] = []
         for write in writes:
@@ -64,44 +71,46 @@ class Answers:
                     continue
                 known.add(row.feedback_id)
                 accepted += 1
-                values.append(_feedback(row, shown[row.recommendation_id], now))
+                values.append(_feedback(row, shown[row.recommendation_id], self.now))
             results.append(FeedbackAdded(accepted, len(write.rows) - accepted))
-        self.backend.insert(self.connection, tables.feedback, values)
+        self.backend.insert(self.link, tables.feedback, values)
         return results
 
     def _shown(self, recommendation_ids: set[str]) -> dict[str, Shown]:
-        sql = (
-            "SELECT recommendation_id, number, items, (SELECT max(time) FROM feedback WHERE impression = number_of) "
-            "FROM (SELECT recommendation_id, number, number AS number_of, items FROM impressions "
-            f"WHERE shown AND recommendation_id {self.backend.among()}) AS chosen"
-        )
-        rows = self.connection.exec_driver_sql(sql, (self.backend.listed(sorted(recommendation_ids)),))
-        return {one: Shown(number, frozenset(orjson.loads(items)), latest) for one, number, items, latest in rows}
+        """The answers, locked, so that feedback to one of them is numbered in the order of the commits."""
+        chosen = "SELECT recommendation_id, number, items FROM impressions WHERE shown AND recommendation_id "
+        ending = "" if self.backend.sqlite else " ORDER BY number FOR NO KEY UPDATE"
+        sql = f"{chosen}{self.backend.among()}{ending}"
+        found = self.link.execute(sql, (self.backend.listed(sorted(recommendation_ids)),)).fetchall()
+        numbers = self.backend.listed([number for _, number, _ in found])
+        times = f"SELECT impression, max(time) FROM feedback WHERE impression {self.backend.among()} GROUP BY 1"
+        latest = dict(self.link.execute(times, (numbers,)).fetchall())
+        return {one: Shown(number, frozenset(orjson.loads(items)), latest.get(number)) for one, number, items in found}
 
     def _known(self, feedback_ids: list[str]) -> set[str]:
         sql = f"SELECT feedback_id FROM feedback WHERE feedback_id {self.backend.among()}"
-        return {one for (one,) in self.connection.exec_driver_sql(sql, (self.backend.listed(feedback_ids),))}
+        return {one for (one,) in self.link.execute(sql, (self.backend.listed(feedback_ids),)).fetchall()}
 
     def erase(self, user_id: str) -> tuple[int, int]:
         """Remove a person's impressions and the feedback to them; returns how many of each there were."""
         mark = self.backend.mark
         own = f"SELECT number FROM impressions WHERE user_id = {mark}"
-        feedback = self.connection.exec_driver_sql(f"DELETE FROM feedback WHERE impression IN ({own})", (user_id,))
-        gone = self.connection.exec_driver_sql(f"DELETE FROM impressions WHERE user_id = {mark}", (user_id,))
+        feedback = self.link.execute(f"DELETE FROM feedback WHERE impression IN ({own})", (user_id,))
+        gone = self.link.execute(f"DELETE FROM impressions WHERE user_id = {mark}", (user_id,))
         return gone.rowcount, feedback.rowcount
 
 
-def _row(write: AddImpression) -> tuple[object, ...]:
+def _row(write: AddImpression, nameless: bool) -> tuple[object, ...]:
     """In the order of the table's columns."""
     return (
         write.recommendation_id,
-        write.user_id,
+        None if nameless else write.user_id,
         write.time,
         write.version,
         write.policy,
         write.fallback,
         orjson.dumps(dict(write.explore)).decode(),
-        None if write.history is None else orjson.dumps(write.history).decode(),
+        None if nameless or write.history is None else orjson.dumps(write.history).decode(),
         write.known,
         orjson.dumps(write.items).decode(),
         orjson.dumps(write.propensities).decode(),

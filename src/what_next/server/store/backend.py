@@ -2,20 +2,25 @@
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import orjson
 from sqlalchemy import Engine, Table, create_engine, event, exc
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, Connection, make_url
 
 from what_next.errors import MissingExtraError, StoreError, StoreUnavailable
 
 BUSY = 5.0
 """Seconds that a write waits for another process, before it is refused."""
+PATIENCE = 60
+"""Seconds that PostgreSQL spends on one statement, and lets a transaction idle that holds locks, at most."""
 PAGE = 2048
 """Bytes of a page of SQLite, half of the usual. Events of many people come in mixed up, so that each touches pages of
 its own, and whole pages are what a commit writes."""
@@ -27,6 +32,15 @@ PERMANENT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR
 AGAIN = ("40001", "40P01", "23505", "23503")
 """SQLSTATEs after which a transaction is tried anew: serialisation failure, deadlock, and another process that wrote
 the same id (or erased what was referred to) in between."""
+_MAKING = threading.Lock()
+
+
+@runtime_checkable
+class Link(Protocol):
+    """A connection as both drivers have it (`sqlite3`, `psycopg`)."""
+
+    def execute(self, sql: str, values: Sequence[Any] = (), /) -> Any:
+        """Run a statement; returns the driver's cursor."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +73,44 @@ class Backend:
         """The parameter of `among`."""
         return orjson.dumps(values).decode() if self.sqlite else list(values)
 
-    def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], ending: str = "") -> None:
+    def insert(self, link: Link, table: Table, rows: Sequence[tuple[Any, ...]], ending: str = "") -> None:
         """Insert whole rows (but for a number that the database gives), as fast as it can.
 
-        Past `insert()` of SQLAlchemy: a dictionary for each row costs half as much again as SQLite needs for the row.
         PostgreSQL gets a list for each column, and so one statement for all.
 
         Args:
-            connection, table: where to.
+            link, table: where to.
             rows: values in the order of the columns.
             ending: what the statement ends with, such as ON CONFLICT.
         """
         if not rows:
             return
-        columns = [column for column in table.columns if column is not table.autoincrement_column]
-        head = f"INSERT INTO {table.name} ({', '.join(quoted(column.name) for column in columns)})"
-        if self.sqlite:
-            connection.exec_driver_sql(f"{head} VALUES ({', '.join('?' * len(columns))}) {ending}", list(rows))
-            return
-        lists = ", ".join(f"%s::{column.type.compile(connection.dialect)}[]" for column in columns)
-        values = tuple(map(list, zip(*rows, strict=True)))
-        connection.exec_driver_sql(f"{head} SELECT * FROM unnest({lists}) {ending}", values)
+        sql = insertion(table, ending, self.sqlite)
+        if isinstance(link, sqlite3.Connection):
+            link.executemany(sql, rows)
+        else:
+            link.execute(sql, tuple(map(list, zip(*rows, strict=True))))
+
+    @contextmanager
+    def begin(self) -> Iterator[Link]:
+        """A transaction for writes: committed at the end of the block, undone where an exception leaves it.
+
+        On the driver's own connection: SQLAlchemy's layers would cost half as much again as a small transaction.
+        """
+        pooled = self.engine.raw_connection()
+        link: Any = pooled.driver_connection
+        try:
+            if self.sqlite:
+                link.execute("BEGIN IMMEDIATE")
+            yield link
+            link.commit()
+        except BaseException:
+            if not self.sqlite and link.closed:
+                pooled.invalidate()
+                self.engine.dispose()  # the server may have been started anew; the other connections are as old
+            raise
+        finally:
+            pooled.close()  # which undoes what was not committed
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -89,8 +120,7 @@ class Backend:
         except exc.TimeoutError as error:
             raise StoreUnavailable(f"{self.where}: all connections are in use; try again") from error
         except Exception as error:
-            # Past SQLAlchemy's layers the driver's own errors come through; PostgreSQL's have a `sqlstate`.
-            if isinstance(error, exc.DBAPIError | sqlite3.Error) or hasattr(error, "sqlstate"):
+            if of_database(error):
                 raise self.translated(error) from error
             raise
 
@@ -114,6 +144,28 @@ def quoted(name: str) -> str:
     return f'"{name}"'
 
 
+@cache
+def insertion(table: Table, ending: str, sqlite: bool) -> str:
+    """The statement of `Backend.insert`."""
+    columns = [column for column in table.columns if column is not table.autoincrement_column]
+    head = f"INSERT INTO {table.name} ({', '.join(quoted(column.name) for column in columns)})"
+    if sqlite:
+        return f"{head} VALUES ({', '.join('?' * len(columns))}) {ending}"
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    kinds = [column.type.compile(dialect).partition(" COLLATE")[0] for column in columns]
+    return f"{head} SELECT * FROM unnest({', '.join(f'%s::{kind}[]' for kind in kinds)}) {ending}"
+
+
+def of_database(error: BaseException) -> bool:
+    """Whether a database said so: through SQLAlchemy, or its driver (PostgreSQL's errors have a `sqlstate`)."""
+    return isinstance(error, exc.DBAPIError | sqlite3.Error) or hasattr(error, "sqlstate")
+
+
+def broke(error: BaseException) -> bool:
+    """Whether a connection to PostgreSQL is gone, or there was none to be had."""
+    return hasattr(error, "sqlstate") and (error.sqlstate is None or error.sqlstate[:3] in ("57P", "25P"))
+
+
 def passes(error: Exception) -> bool:
     """Whether an error of the database is a state that passes: locked, full, away; not a mistake of ours."""
     cause = getattr(error, "orig", None) or error
@@ -123,8 +175,9 @@ def passes(error: Exception) -> bool:
     state = sqlstate(error)
     if state is None:  # the connection broke, or there was none
         return bool(getattr(error, "connection_invalidated", False)) or type(cause).__name__ == "OperationalError"
-    # Connection, resources (a full disk), intervention of an operator, system, rollback; and a server that only reads.
-    return state[:2] in ("08", "53", "57", "58", "40") or state in ("25006", "55P03")
+    # Connection, resources (a full disk), intervention of an operator, system, rollback; a server that only reads, a
+    # transaction that idled, a lock that another holds.
+    return state[:2] in ("08", "53", "57", "58", "40") or state in ("25006", "25P03", "55P03")
 
 
 def sqlstate(error: Exception) -> str | None:
@@ -152,7 +205,7 @@ def connect(place: str | Path) -> Backend:
     except ImportError:
         raise MissingExtraError("psycopg", "serve", "a store in PostgreSQL") from None
     for one in (engine, reader):
-        event.listen(one, "connect", _durable)
+        event.listen(one, "connect", _patient)
     return Backend(where, engine, reader, sqlite=False)
 
 
@@ -188,14 +241,21 @@ def _sqlite(url: URL) -> Backend:
 
 
 def make_file(path: Path) -> None:
-    """An empty file that only its owner reads: it will hold what people did.
+    """Make an empty file that only its owner reads, where there is none: it will hold what people did.
+
+    A file that is there is never opened here: whoever closes a file loses all locks that the process holds on it, and
+    with them those of SQLite.
 
     Raises:
-        StoreError: there is no such folder, or it cannot be written into.
+        StoreError: there is no such folder, it cannot be written into, or what is there is no file to write.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        with _MAKING:  # no other thread has it open before it is closed here
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
+            raise StoreError(f"{path}: cannot be opened; a store is a file that may be read and written") from None
     except OSError as error:
         raise StoreError(f"{path}: cannot be opened ({error.strerror or error})") from error
 
@@ -218,9 +278,12 @@ def _take_the_lock(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _durable(connection: Any, record: object) -> None:
-    """A commit is on the disk when it returns, whatever the server's default."""
+def _patient(connection: Any, record: object) -> None:
+    """Settings of each connection: a commit is on the disk when it returns, and nothing waits for ever."""
     before = connection.autocommit
     connection.autocommit = True
-    connection.execute("SET synchronous_commit = on")
+    connection.execute(
+        f"SET synchronous_commit = on; SET lock_timeout = {round(BUSY * 1000)}; "
+        f"SET statement_timeout = {PATIENCE * 1000}; SET idle_in_transaction_session_timeout = {PATIENCE * 1000}"
+    )
     connection.autocommit = before

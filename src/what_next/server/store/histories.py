@@ -1,13 +1,13 @@
 """Histories within a transaction: users and their events."""
 
-from collections.abc import Callable, Iterable, Sequence
+import sqlite3
+from collections.abc import Iterable, Sequence
 
 import orjson
-from sqlalchemy import Connection
 
 from what_next.errors import StoreError
 from what_next.server.store import tables
-from what_next.server.store.backend import Backend
+from what_next.server.store.backend import Backend, Link
 from what_next.server.store.writes import AddEvents, EventRow, EventsAdded
 
 ATTEMPTS = 20
@@ -39,10 +39,10 @@ class Account:
 
 
 class Histories:
-    """Users and events."""
+    """Users and events; `now` is in microseconds since 1970 UTC."""
 
-    def __init__(self, backend: Backend, connection: Connection, clock: Callable[[], int]) -> None:
-        self.backend, self.connection, self.clock = backend, connection, clock
+    def __init__(self, backend: Backend, link: Link, now: int) -> None:
+        self.backend, self.link, self.now = backend, link, now
 
     def add(self, writes: Sequence[AddEvents]) -> list[EventsAdded]:
         """Events, each once; numbers are taken while the users' rows are locked."""
@@ -63,69 +63,68 @@ class Histories:
     def _insert(
         self, rows: list[EventRow], owners: dict[str, int], known: set[str], accounts: dict[str, Account]
     ) -> set[str]:
-        now, taken, values, changed = self.clock(), set[str](), [], dict[str, Account]()
+        taken, values, changed = set[str](), [], dict[str, Account]()
         for row in rows:
             if row.event_id in known or row.event_id in taken:
                 continue
             taken.add(row.event_id)
             changed[row.user_id] = account = accounts[row.user_id]
-            number, time = account.take(row.time, now)
+            number, time = account.take(row.time, self.now)
             context = None if row.context is None else orjson.dumps(dict(row.context)).decode()
             values.append(
                 (account.key, number, row.event_id, row.item_id, row.kind, time, row.reward, context,
-                 row.recommendation_id, now)
+                 row.recommendation_id, self.now)
             )  # fmt: skip
-        self.backend.insert(self.connection, tables.events, values)
+        self.backend.insert(self.link, tables.events, values)
         self._update([(one.last, one.events, one.latest, one.key) for one in changed.values()])
         return taken
 
     def _update(self, values: list[tuple[int, int, int | None, int]]) -> None:
         if not values:
             return
-        if self.backend.sqlite:
-            changed = "UPDATE users SET last = ?, events = ?, latest = ? WHERE key = ?"
-            self.connection.exec_driver_sql(changed, values)
+        if isinstance(self.link, sqlite3.Connection):
+            self.link.executemany("UPDATE users SET last = ?, events = ?, latest = ? WHERE key = ?", values)
             return
         lists = ", ".join(["%s::bigint[]"] * 4)
         changed = (
             "UPDATE users SET last = new.last, events = new.events, latest = new.latest "
             f"FROM unnest({lists}) AS new (last, events, latest, key) WHERE users.key = new.key"
         )
-        self.connection.exec_driver_sql(changed, tuple(map(list, zip(*values, strict=True))))
+        self.link.execute(changed, tuple(map(list, zip(*values, strict=True))))
 
     def _known(self, event_ids: list[str]) -> set[str]:
         sql = f"SELECT event_id FROM events WHERE event_id {self.backend.among()}"
-        return {one for (one,) in self.connection.exec_driver_sql(sql, (self.backend.listed(event_ids),)).fetchall()}
+        return {one for (one,) in self.link.execute(sql, (self.backend.listed(event_ids),)).fetchall()}
 
     def accounts(self, user_ids: Iterable[str]) -> dict[str, Account]:
         """The rows of users, made where there are none, and locked in the order of their ids."""
         wanted = sorted(set(user_ids))
         for _ in range(ATTEMPTS):
-            found = self._accounts(wanted, lock=False)
-            missing = [one for one in wanted if one not in found]
-            if missing:
+            found = self._accounts(wanted)
+            if missing := [one for one in wanted if one not in found]:
                 new = [(one, 0, 0, None) for one in missing]
-                self.backend.insert(self.connection, tables.users, new, "ON CONFLICT (user_id) DO NOTHING")
-            # SQLite's transaction holds the only write lock already.
-            found |= self._accounts(missing if self.backend.sqlite else wanted, lock=not self.backend.sqlite)
+                self.backend.insert(self.link, tables.users, new, "ON CONFLICT (user_id) DO NOTHING")
+            if self.backend.sqlite:  # the transaction holds the only write lock already
+                return found | self._accounts(missing)
+            # Only what is locked counts: another process may have erased a user since the look above.
+            found = self._accounts(wanted, " ORDER BY user_id FOR NO KEY UPDATE")
             if len(found) == len(wanted):
                 return found
         raise StoreError(f"{self.backend.where}: users are erased as fast as they come back")
 
-    def _accounts(self, user_ids: list[str], *, lock: bool) -> dict[str, Account]:
+    def _accounts(self, user_ids: list[str], ending: str = "") -> dict[str, Account]:
         if not user_ids:
             return {}
         sql = f"SELECT user_id, key, last, events, latest FROM users WHERE user_id {self.backend.among()}"
-        ending = " ORDER BY user_id FOR UPDATE" if lock else ""
-        rows = self.connection.exec_driver_sql(sql + ending, (self.backend.listed(user_ids),))
+        rows = self.link.execute(sql + ending, (self.backend.listed(user_ids),))
         return {user: Account(key, last, events, latest) for user, key, last, events, latest in rows.fetchall()}
 
-    def erase(self, user_id: str) -> int:
-        """Remove a user with all events; returns how many there were."""
-        account = self._accounts([user_id], lock=not self.backend.sqlite).get(user_id)
+    def erase(self, user_id: str) -> int | None:
+        """Remove a user with all events; returns how many there were, None: the user was not known."""
+        account = self._accounts([user_id], "" if self.backend.sqlite else " FOR UPDATE").get(user_id)
         if account is None:
-            return 0
+            return None
         mark = self.backend.mark
-        gone = self.connection.exec_driver_sql(f'DELETE FROM events WHERE "user" = {mark}', (account.key,)).rowcount
-        self.connection.exec_driver_sql(f"DELETE FROM users WHERE key = {mark}", (account.key,))
+        gone: int = self.link.execute(f'DELETE FROM events WHERE "user" = {mark}', (account.key,)).rowcount
+        self.link.execute(f"DELETE FROM users WHERE key = {mark}", (account.key,))
         return gone

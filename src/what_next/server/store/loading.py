@@ -7,52 +7,69 @@ from typing import Any
 import numpy as np
 import orjson
 import polars as pl
-from sqlalchemy import Connection, exc, insert, select
 
 from what_next.data import Dataset
 from what_next.errors import StoreError
 from what_next.server.store import tables
-from what_next.server.store.backend import AGAIN, Backend, sqlstate
+from what_next.server.store.backend import AGAIN, Backend, Link, of_database, sqlstate
 from what_next.server.store.histories import ATTEMPTS, Histories
+from what_next.server.store.notes import note, note_once, told
 from what_next.server.store.writes import AddEvents, EventRow
 
 Progress = Callable[[int, int], None]
 Clock = Callable[[], int]
 CHUNK = 50_000
 """Events of one transaction, about: some tenths of a second, in which other writers wait."""
-LOADING, LOADED = "loading", "loaded"
-"""What is remembered: how far it went, and that it was done."""
+LOADING, LOADED, LEFT_OUT = "loading", "loaded", "left out: "
+"""What is remembered: how far it went, that it was done, and, until then, the hash of each user who was erased."""
 
 
-def is_loaded(connection: Connection) -> bool:
+def is_loaded(link: Link) -> bool:
     """Whether a store was filled to the end."""
-    return connection.execute(select(tables.meta.c.value).where(tables.meta.c.name == LOADED)).first() is not None
+    return told(link, LOADED) is not None
+
+
+def under_way(backend: Backend, link: Link) -> bool:
+    """Whether a store is being filled; if so, the next chunk waits for the end of the caller's transaction."""
+    return _position(backend, link) is not None and not is_loaded(link)
+
+
+def leave_out(backend: Backend, link: Link, user_id: str) -> None:
+    """Keep a user who is erased from coming back with the next chunk."""
+    note_once(backend, link, LEFT_OUT + _digest(user_id), "")
 
 
 def load(backend: Backend, dataset: Dataset, clock: Clock, progress: Progress) -> int:
     """See `Store.load_histories`."""
-    with backend.reader.connect() as connection:
-        if is_loaded(connection):
-            return 0
     loading, added, total = _Loading(backend, dataset, clock), 0, dataset.events
     progress(0, total)
     failures = 0
     while True:
         try:
-            with backend.engine.begin() as connection:
-                here = loading.position(connection)
+            with backend.begin() as link:
+                here = loading.position(link)
                 if here is None:
                     return added
-                end, more = loading.chunk(connection, here)
-                loading.remember(connection, end)
-        except exc.DBAPIError as error:
+                end, more = loading.chunk(link, here)
+                loading.remember(link, end)
+        except Exception as error:
             # A user of this chunk wrote in the same moment.
             failures += 1
-            if failures == ATTEMPTS or sqlstate(error) not in AGAIN:
+            if failures == ATTEMPTS or not of_database(error) or sqlstate(error) not in AGAIN:
                 raise
             continue
         added, failures = added + more, 0
         progress(int(dataset.offsets[end]), total)
+
+
+def _position(backend: Backend, link: Link) -> Any:
+    """How far the filling went, locked; None: it never began."""
+    found = told(link, LOADING, "" if backend.sqlite else " FOR UPDATE")
+    return None if found is None else orjson.loads(found)
+
+
+def _digest(user_id: str) -> str:
+    return hashlib.sha256(user_id.encode()).hexdigest()
 
 
 class _Loading:
@@ -64,14 +81,13 @@ class _Loading:
         self.users = dataset.user_ids.cast(pl.String).to_list()
         self.items = dataset.catalogue.ids.cast(pl.String).to_list()
 
-    def position(self, connection: Connection) -> int | None:
+    def position(self, link: Link) -> int | None:
         """The first user that is not in yet; None where all are. Other processes wait for the end of this chunk."""
-        start = {"name": LOADING, "value": orjson.dumps({"hash": self.hash, "users": 0}).decode()}
-        names = "INSERT INTO meta (name, value) VALUES ({0}, {0}) ON CONFLICT (name) DO NOTHING"
-        connection.exec_driver_sql(names.format(self.backend.mark), (start["name"], start["value"]))
-        row = select(tables.meta.c.value).where(tables.meta.c.name == LOADING).with_for_update()
-        state = orjson.loads(connection.execute(row).scalar_one())
-        if is_loaded(connection):
+        if not self.backend.sqlite:
+            link.execute("SET LOCAL lock_timeout = 0")  # a chunk of another process may take longer than a write may
+        note_once(self.backend, link, LOADING, self._state(0))
+        state = _position(self.backend, link)
+        if is_loaded(link):
             return None
         if state["hash"] != self.hash:
             raise StoreError(
@@ -80,40 +96,51 @@ class _Loading:
             )
         return int(state["users"])
 
-    def remember(self, connection: Connection, end: int) -> None:
+    def remember(self, link: Link, end: int) -> None:
         """How far it went."""
-        meta, value = tables.meta, orjson.dumps({"hash": self.hash, "users": end}).decode()
-        connection.execute(meta.update().where(meta.c.name == LOADING).values(value=value))
+        note(self.backend, link, LOADING, self._state(end))
         if end == self.dataset.users:
-            connection.execute(insert(meta), {"name": LOADED, "value": self.hash})
+            note(self.backend, link, LOADED, self.hash)
+            link.execute(f"DELETE FROM meta WHERE substr(name, 1, {len(LEFT_OUT)}) = '{LEFT_OUT}'")
 
-    def chunk(self, connection: Connection, start: int) -> tuple[int, int]:
+    def _state(self, users: int) -> str:
+        return orjson.dumps({"hash": self.hash, "users": users}).decode()
+
+    def chunk(self, link: Link, start: int) -> tuple[int, int]:
         """Put in the next users; returns the first user after them, and how many events were new."""
         offsets = self.dataset.offsets
         end = int(np.searchsorted(offsets, offsets[start] + CHUNK, side="right")) - 1
         end = min(max(end, start + 1), self.dataset.users)
-        histories = Histories(self.backend, connection, self.clock)
+        histories = Histories(self.backend, link, self.clock())
         ids = self.users[start:end]
         there = f"SELECT count(*) FROM users WHERE user_id {self.backend.among()}"
-        if connection.exec_driver_sql(there, (self.backend.listed(ids),)).scalar():
+        gone = self._gone(link, ids)
+        if gone or link.execute(there, (self.backend.listed(ids),)).fetchone()[0]:
             # A user who is here already has numbers and perhaps these very events.
-            return end, histories.add([AddEvents(tuple(self._rows(start, end)))])[0].accepted
+            rows = tuple(row for row in self._rows(start, end) if row.user_id not in gone)
+            return end, histories.add([AddEvents(rows)])[0].accepted
         if self.dataset.users:
-            self._bulk(connection, histories, start, end)
+            self._bulk(link, histories, start, end)
         return end, int(offsets[end] - offsets[start])
 
-    def _bulk(self, connection: Connection, histories: Histories, start: int, end: int) -> None:
+    def _gone(self, link: Link, ids: list[str]) -> set[str]:
+        """Those who were erased since the filling began."""
+        sql = f"SELECT name FROM meta WHERE substr(name, 1, {len(LEFT_OUT)}) = '{LEFT_OUT}'"
+        names = {name for (name,) in link.execute(sql).fetchall()}
+        return {one for one in ids if LEFT_OUT + _digest(one) in names} if names else set()
+
+    def _bulk(self, link: Link, histories: Histories, start: int, end: int) -> None:
         """Users that are not here yet: their numbers are 1, 2, 3, ..."""
         offsets, lengths = self.dataset.offsets, self.dataset.lengths[start:end].tolist()
         columns = self._columns(int(offsets[start]), int(offsets[end]))
         latest = np.maximum.reduceat(np.array(columns[3], np.int64), offsets[start:end] - offsets[start]).tolist()
         users = self.users[start:end]
-        self.backend.insert(connection, tables.users, list(zip(users, lengths, lengths, latest, strict=True)))
+        self.backend.insert(link, tables.users, list(zip(users, lengths, lengths, latest, strict=True)))
         accounts = histories.accounts(users)
         keys = [accounts[user].key for user, length in zip(users, lengths, strict=True) for _ in range(length)]
         numbers = [number for length in lengths for number in range(1, length + 1)]
-        arrived = [self.clock()] * len(keys)
-        self.backend.insert(connection, tables.events, list(zip(keys, numbers, *columns, arrived, strict=True)))
+        arrived = [histories.now] * len(keys)
+        self.backend.insert(link, tables.events, list(zip(keys, numbers, *columns, arrived, strict=True)))
 
     def _rows(self, start: int, end: int) -> Iterator[EventRow]:
         """The events of some users, as anybody else would send them."""

@@ -3,28 +3,25 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import exc
 
 from what_next.data import Dataset
 from what_next.errors import StoreError, StoreUnavailable
-from what_next.server.store.backend import AGAIN, Backend, connect, passes, sqlstate
-from what_next.server.store.loading import Progress, is_loaded, load
+from what_next.server.store.backend import AGAIN, Backend, broke, connect, of_database, passes, sqlstate
+from what_next.server.store.loading import LOADED, Progress, load
 from what_next.server.store.migrations import migrate
 from what_next.server.store.reading import Reading
-from what_next.server.store.transaction import ERASED, Results, Transaction
-from what_next.server.store.writes import EraseUser, Write
+from what_next.server.store.scrubbing import Scrubber
+from what_next.server.store.transaction import Results, Transaction
+from what_next.server.store.writes import Write
 
 TRIES = 6
 """How often a transaction is tried that another process got in the way of."""
 PAUSE = 0.01
 """Seconds before the second try; twice as long before each further one."""
-SCRUB = 500
-"""Milliseconds that emptying SQLite's write-ahead log waits for readers."""
 Clock = Callable[[], int]
-Stale = Literal["no", "file", "log"]
-"""Where bytes of somebody who was erased may still be."""
 
 
 def now() -> int:
@@ -42,7 +39,7 @@ class Store(Reading):
     def __init__(self, backend: Backend, clock: Clock = now) -> None:
         super().__init__(backend)
         self.clock = clock
-        self._stale: Stale = "file" if self.fetch(f"SELECT 1 FROM meta WHERE name = '{ERASED}'", ()) else "no"
+        self.scrubber = Scrubber(backend, clock)
 
     @classmethod
     def open(cls, place: str | Path, *, clock: Clock = now) -> "Store":
@@ -66,25 +63,21 @@ class Store(Reading):
     def commit(self, writes: Sequence[Write]) -> Results:
         """Put writes into ONE durable transaction; returns the outcome of each, in their order.
 
-        An outcome is an exception where that write alone is refused; the others are in the store then. Where the
-        transaction fails because of a write (a number that is none, a text that the database does not hold), each
-        write has a transaction of its own, so that it spoils no other.
+        An outcome is an exception where that write alone is refused (`Unfit`, `UnknownRecommendation`, `NotShown`); the
+        others are in the store then. Where the transaction fails because of a write (a number that the database does
+        not hold), each write has a transaction of its own, so that it spoils no other.
 
         Raises:
             StoreUnavailable: the database cannot be used now; nothing of the writes was acknowledged.
         """
         try:
-            results = self._tried(writes)
+            return self._tried(writes)
         except StoreUnavailable:
             raise
         except Exception as error:
             if len(writes) > 1:
                 return [self._alone(write) for write in writes]
             return [self._refusal(error)]
-        if any(isinstance(write, EraseUser) for write in writes):
-            self._stale = "file"
-        self._scrub()
-        return results
 
     def _alone(self, write: Write) -> Any:
         try:
@@ -94,7 +87,7 @@ class Store(Reading):
 
     def _refusal(self, error: Exception) -> StoreError:
         """Why a write cannot be stored."""
-        if isinstance(error, exc.DBAPIError):
+        if of_database(error):
             return self.backend.translated(error)
         return error if isinstance(error, StoreError) else StoreError(f"this cannot be stored ({error})")
 
@@ -102,12 +95,14 @@ class Store(Reading):
         """The outcomes; tried anew where another process got in the way, or an idle connection had broken."""
         for left in reversed(range(TRIES)):
             try:
-                with self._transaction() as connection:
-                    return Transaction(self.backend, connection, self.clock).apply(writes)
+                with self.backend.begin() as link:
+                    return Transaction(self.backend, link, self.clock()).apply(writes)
             except exc.TimeoutError as error:
                 raise StoreUnavailable(f"{self.backend.where}: all connections are in use; try again") from error
-            except exc.DBAPIError as error:
-                broken = bool(error.connection_invalidated) and left == TRIES - 1
+            except Exception as error:
+                if not of_database(error):
+                    raise
+                broken = broke(error) and left == TRIES - 1
                 if not left or not (broken or sqlstate(error) in AGAIN):
                     if passes(error):
                         raise self.backend.translated(error) from error
@@ -115,55 +110,23 @@ class Store(Reading):
                 time.sleep(PAUSE * 2 ** (TRIES - 1 - left))
         raise AssertionError("unreachable")
 
-    def _transaction(self) -> Any:
-        return self.backend.engine.begin()
-
-    def _scrub(self) -> None:
-        """After an erasure, let its bytes go from the files of SQLite, too.
-
-        `secure_delete` overwrites a row where it lies, but not the places where it lay before its page was split; so
-        the file is built anew (a second or two for a million events). Then the write-ahead log is emptied; a reader
-        in the midst of a long read keeps it from that, and it is tried again after the next write.
-        """
-        if self._stale == "no" or not self.backend.sqlite:
-            return
-        try:
-            with self.backend.reader.connect() as connection:
-                connection.exec_driver_sql(f"PRAGMA busy_timeout = {SCRUB}")
-                try:
-                    if self._stale == "file":
-                        connection.exec_driver_sql("PRAGMA temp_store = FILE")  # it needs as much room as the store
-                        connection.exec_driver_sql("VACUUM")
-                        connection.exec_driver_sql(f"DELETE FROM meta WHERE name = '{ERASED}'")
-                        self._stale = "log"
-                    busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
-                    self._stale = "log" if busy else "no"
-                finally:
-                    # The settings of this connection are not those of the others.
-                    connection.invalidate()
-        except exc.DBAPIError:
-            return  # the erasure itself is durable
-
     @property
     def loaded(self) -> bool:
         """Whether `load_histories` was done."""
-        with self.backend.explained(), self.backend.reader.connect() as connection:
-            return is_loaded(connection)
+        return bool(self.fetch(f"SELECT 1 FROM meta WHERE name = '{LOADED}'", ()))
 
     def load_histories(self, dataset: Dataset, progress: Progress = lambda done, total: None) -> int:
         """Fill the store with the histories of a data set; returns how many events that added.
 
         It may be broken off and called again, and two processes may call it at once: every event comes in once. Where
-        it was done before, with whatever data, nothing happens. Event ids are `data:HASH:ROW`.
+        it was done before, with whatever data, nothing happens. Users who are erased while it runs are left out from
+        then on. Event ids are `data:HASH:ROW`.
 
         Args:
             dataset: whose events, with their times, rewards, kinds and contexts where there are any.
             progress: is called with the number of events that are in, and of all.
         """
+        if self.loaded:
+            return 0
         with self.backend.explained():
             return load(self.backend, dataset, self.clock, progress)
-
-    def close(self) -> None:
-        """Give the connections back; a `Writer` on this store is closed before."""
-        self._scrub()
-        super().close()

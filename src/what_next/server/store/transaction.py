@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Table, func, insert, select
 
-from what_next.server.store import tables
+from what_next.server.store import loading, scrubbing, tables
 from what_next.server.store.answers import Answers
-from what_next.server.store.backend import Backend
+from what_next.server.store.backend import Backend, Link
+from what_next.server.store.fitness import unfit
 from what_next.server.store.histories import Histories
 from what_next.server.store.writes import (
     AddEvents,
@@ -23,30 +23,36 @@ from what_next.server.store.writes import (
     Write,
 )
 
-ERASED = "erased"
-"""What is remembered until the bytes of an erased person are gone."""
 Results = list[Outcome | Exception]
 
 
 class Transaction:
     """What one transaction writes; the caller begins and commits it.
 
-    Locks are taken in one order (users by id, then answers, items, deployments), so that two processes seldom wait for
-    one another in a circle; where they do, PostgreSQL ends one of them, which is then tried anew.
+    Locks are taken in one order (users by id, then answers, items, deployments; before all of them an erasure's on the
+    filling of the store), so that two processes seldom wait for one another in a circle; where they do, PostgreSQL ends
+    one of them, which is then tried anew.
     """
 
-    def __init__(self, backend: Backend, connection: Connection, clock: Callable[[], int]) -> None:
-        self.backend, self.connection, self.clock = backend, connection, clock
-        self.histories = Histories(backend, connection, clock)
-        self.answers = Answers(backend, connection, clock)
+    def __init__(self, backend: Backend, link: Link, now: int) -> None:
+        self.backend, self.link, self.now = backend, link, now
+        self.histories = Histories(backend, link, now)
+        self.answers = Answers(backend, link, now)
+        self.put: dict[type[Any], Callable[[list[Any]], Sequence[Outcome | Exception]]] = {
+            AddEvents: self.histories.add,
+            AddImpression: self.answers.add,
+            AddFeedback: self.answers.add_feedback,
+            AddItems: self.add_items,
+            Deploy: self.deploy,
+        }
 
     def apply(self, writes: Sequence[Write]) -> Results:
         """Put all writes in; an outcome is an exception where that write alone is refused."""
-        results: Results = [None] * len(writes)
+        results: Results = [unfit(write, self.now) for write in writes]
         start = 0
         for place, write in enumerate(writes):
             # Writes of the other kinds may change places with one another; an erasure parts before from after.
-            if isinstance(write, EraseUser):
+            if isinstance(write, EraseUser) and results[place] is None:
                 self._together(writes, results, range(start, place))
                 results[place] = self.erase(write.user_id)
                 start = place + 1
@@ -54,47 +60,39 @@ class Transaction:
         return results
 
     def _together(self, writes: Sequence[Write], results: Results, places: range) -> None:
-        def of(kind: type[Any]) -> tuple[list[int], list[Any]]:
-            chosen = [place for place in places if isinstance(writes[place], kind)]
-            return chosen, [writes[place] for place in chosen]
-
-        put: dict[type[Any], Callable[[list[Any]], Sequence[Outcome | Exception]]] = {
-            AddEvents: self.histories.add,
-            AddImpression: self.answers.add,
-            AddFeedback: self.answers.add_feedback,
-            AddItems: self.add_items,
-            Deploy: self.deploy,
-        }
-        for kind, function in put.items():
-            chosen, group = of(kind)
-            if group:
-                for place, outcome in zip(chosen, function(group), strict=True):
+        groups: dict[type[Any], list[int]] = {}
+        for place in places:
+            if results[place] is None:
+                groups.setdefault(type(writes[place]), []).append(place)
+        for kind, function in self.put.items():
+            if chosen := groups.get(kind):
+                for place, outcome in zip(chosen, function([writes[place] for place in chosen]), strict=True):
                     results[place] = outcome
 
     def erase(self, user_id: str) -> Erased:
         """Remove a person."""
+        if loading.under_way(self.backend, self.link):
+            loading.leave_out(self.backend, self.link, user_id)
         events = self.histories.erase(user_id)
         impressions, feedback = self.answers.erase(user_id)
-        if self.backend.sqlite:
-            # Its bytes may still be in the file; whoever opens the store next knows it, should this process be killed.
-            self.connection.exec_driver_sql(f"INSERT INTO meta VALUES ('{ERASED}', '') ON CONFLICT (name) DO NOTHING")
-        return Erased(events, impressions, feedback)
+        if self.backend.sqlite and (events is not None or impressions):
+            scrubbing.mark(self.backend, self.link)
+        return Erased(events or 0, impressions, feedback)
 
     def add_items(self, writes: list[AddItems]) -> list[ItemsAdded]:
         """Items; each has a number above all that there were, so that whoever asks for what is new finds it."""
         self._alone("items")
-        last = self._last(tables.items)
+        (last,) = self.link.execute("SELECT coalesce(max(number), 0) FROM items").fetchone()
         wanted = {row.item_id: row for write in writes for row in write.items}
         chosen = (self.backend.listed(sorted(wanted)),)
         there = f"SELECT item_id FROM items WHERE item_id {self.backend.among()}"
-        seen = {one for (one,) in self.connection.exec_driver_sql(there, chosen)}
-        self.connection.exec_driver_sql(f"DELETE FROM items WHERE item_id {self.backend.among()}", chosen)
+        seen = {one for (one,) in self.link.execute(there, chosen).fetchall()}
+        self.link.execute(f"DELETE FROM items WHERE item_id {self.backend.among()}", chosen)
         rows = [
-            {"number": number, "item_id": row.item_id, "title": row.title, "attributes": _json(dict(row.attributes))}
+            (number, row.item_id, row.title, _json(dict(row.attributes)))
             for number, row in enumerate(wanted.values(), last + 1)
         ]
-        if rows:
-            self.connection.execute(insert(tables.items), rows)
+        self.backend.insert(self.link, tables.items, rows)
         results = []
         for write in writes:
             ids = {row.item_id for row in write.items}
@@ -103,25 +101,23 @@ class Transaction:
         return results
 
     def deploy(self, writes: list[Deploy]) -> list[int]:
-        """Versions of the model, numbered on."""
+        """Versions of the model, numbered on; what answers already keeps its number."""
         self._alone("deployments")
-        last = self._last(tables.deployments)
-        numbers = range(last + 1, last + 1 + len(writes))
-        time = self.clock()
-        rows = [
-            {"number": number, "version": one.version, "kind": one.kind, "time": time, "note": _json(dict(one.note))}
-            for number, one in zip(numbers, writes, strict=True)
-        ]
-        self.connection.execute(insert(tables.deployments), rows)
-        return list(numbers)
+        newest = "SELECT number, version FROM deployments ORDER BY number DESC LIMIT 1"
+        number, version = self.link.execute(newest).fetchone() or (0, None)
+        numbers, rows = list[int](), list[tuple[object, ...]]()
+        for one in writes:
+            if one.version != version:
+                number, version = number + 1, one.version
+                rows.append((number, version, one.kind, self.now, _json(dict(one.note))))
+            numbers.append(number)
+        self.backend.insert(self.link, tables.deployments, rows)
+        return numbers
 
     def _alone(self, table: str) -> None:
         """Let no other process number rows of a table: a reader must not see a number before those below it."""
         if not self.backend.sqlite:
-            self.connection.exec_driver_sql(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
-
-    def _last(self, table: Table) -> int:
-        return self.connection.execute(select(func.max(table.c.number))).scalar() or 0
+            self.link.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
 
 
 def _json(value: object) -> str:

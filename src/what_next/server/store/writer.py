@@ -6,11 +6,16 @@ from concurrent.futures import Future
 from typing import Any
 
 from what_next.errors import StoreUnavailable
+from what_next.server.store.scrubbing import Scrubbing
 from what_next.server.store.store import Store
 from what_next.server.store.writes import AddEvents, AddFeedback, AddItems, Write
 
 MOST = 20_000
 """Rows that go into one transaction, at most: one that takes seconds keeps others waiting."""
+FULL = 5 * MOST
+"""Rows that wait, at most: some seconds' worth."""
+Waiting = tuple[Write, Future[Any], int]
+"""A write, who waits for it, and its rows."""
 
 
 class Writer:
@@ -21,10 +26,12 @@ class Writer:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._waiting: deque[tuple[Write, Future[Any]]] = deque()
+        self._waiting: deque[Waiting] = deque()
+        self._rows = 0
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="what-next-writer", daemon=True)
+        self._scrubbing = Scrubbing(store.scrubber)
         self._thread.start()
 
     @property
@@ -36,13 +43,17 @@ class Writer:
         """Write when the thread comes to it.
 
         Raises:
-            StoreUnavailable: the writer is closed.
+            StoreUnavailable: the writer is closed, or too much waits already.
         """
         future: Future[Any] = Future()
+        rows = _rows(write)
         with self._changed:
             if self._closed:
                 raise StoreUnavailable("the store is being closed; send it again to the next process")
-            self._waiting.append((write, future))
+            if self._rows and self._rows + rows > FULL:
+                raise StoreUnavailable(f"{self._rows:,} rows wait for the store already; send it again later")
+            self._waiting.append((write, future, rows))
+            self._rows += rows
             if len(self._waiting) == 1:
                 self._changed.notify()
         return future
@@ -53,32 +64,34 @@ class Writer:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        self._scrubbing.close()
 
     def _run(self) -> None:
         while group := self._next():
             try:
-                outcomes = self.store.commit([write for write, _ in group])
+                outcomes = self.store.commit([write for write, _, _ in group])
             except BaseException as error:  # whoever waits must hear of it, whatever it is
                 outcomes = [error] * len(group)  # type: ignore[list-item]
-            for (_, future), outcome in zip(group, outcomes, strict=True):
+            for (_, future, _), outcome in zip(group, outcomes, strict=True):
                 if isinstance(outcome, BaseException):
                     future.set_exception(outcome)
                 else:
                     future.set_result(outcome)
 
-    def _next(self) -> list[tuple[Write, "Future[Any]"]]:
+    def _next(self) -> list[Waiting]:
         """Everything that waits, up to `MOST` rows; nothing when the writer is closed."""
         with self._changed:
-            group: list[tuple[Write, Future[Any]]] = []
-            rows = 0
+            group: list[Waiting] = []
+            taken = 0
             while not group and (self._waiting or not self._closed):
                 if not self._waiting:
                     self._changed.wait()
-                while self._waiting and rows < MOST:
-                    write, future = self._waiting.popleft()
+                while self._waiting and taken < MOST:
+                    write, future, rows = self._waiting.popleft()
+                    self._rows -= rows
                     if future.set_running_or_notify_cancel():
-                        rows += _rows(write)
-                        group.append((write, future))
+                        taken += rows
+                        group.append((write, future, rows))
             return group
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from what_next.errors import WhatNextError
+from what_next.errors import StoreError, WhatNextError
 
 DeploymentKind = Literal["first", "promoted", "rolled back"]
 
@@ -15,12 +15,13 @@ class EventRow:
 
     Attributes:
         event_id: distinct over all users; a second event with the id of a first changes nothing.
-        user_id, item_id: external ids, as text.
+        user_id, item_id: external ids, as text; a user's is not blank.
         kind: play, skip, purchase, rating, ...
-        time: microseconds since 1970 UTC; None: now, but not before the latest event of the user.
+        time: microseconds since 1970 UTC, at most a day ahead of the store's clock; None: now, but not before the
+            latest event of the user.
         reward: in the log's own unit.
-        context: numbers about the event, by name.
-        recommendation_id: the answer that it follows. Such an event is feedback, too: see `Told`.
+        context: finite numbers about the event, by name, which may be any.
+        recommendation_id: the answer that it follows. Such an event is feedback, too: see `rewards_of`.
     """
 
     event_id: str
@@ -55,6 +56,8 @@ class AddImpression:
     Attributes:
         recommendation_id: names it, for feedback.
         user_id: whom it was for; None where nobody was named.
+        key: of that user, as the answer knew it (`Head.key`). Where the user has another one by now, or none, since
+            somebody had them erased meanwhile, the impression is kept without user and history. None: not checked.
         time: microseconds since 1970 UTC.
         version: of the model; `policy`: who answered; `fallback`: why it was the safe policy, if it was.
         explore: how it was drawn (temperature, epsilon, seed); numbers and texts by name.
@@ -75,6 +78,7 @@ class AddImpression:
     fallback: str | None = None
     explore: Mapping[str, float | str | None] = field(default_factory=dict)
     history: tuple[str, ...] | None = None
+    key: int | None = None
     known: int = 0
     candidates: str = ""
     shown: bool = True
@@ -88,7 +92,8 @@ class FeedbackRow:
         feedback_id: distinct; a second row with the id of a first changes nothing.
         recommendation_id, item_id: what was shown.
         reward: in the log's own unit.
-        time: microseconds since 1970 UTC; None: now, but not before the latest feedback to the same answer.
+        time: microseconds since 1970 UTC, at most a day ahead of the store's clock; None: now, but not before the
+            latest feedback to the same answer.
     """
 
     feedback_id: str
@@ -102,8 +107,8 @@ class FeedbackRow:
 class AddFeedback:
     """Feedback, all of it or none; comes to `FeedbackAdded`, or to `UnknownRecommendation` or `NotShown`.
 
-    An item's reward is that of its feedback with the latest time, then of the latest arrival: what is older and comes
-    late replaces nothing.
+    An item's reward is that of its feedback with the latest time, and among equal ones of the largest number, which is
+    the order of the commits whatever the clock says: what is older and comes late replaces nothing.
     """
 
     rows: tuple[FeedbackRow, ...]
@@ -166,6 +171,8 @@ class Erased:
 class Deploy:
     """A version of the model that answers from now on; comes to its number: 1, 2, 3, ...
 
+    A version that answers already is not deployed a second time: it keeps its number, kind and note.
+
     Attributes:
         version: its name; `kind`: how it came.
         note: what else to remember (metrics, the gate's figures); anything that JSON holds.
@@ -178,6 +185,19 @@ class Deploy:
 
 Write = AddEvents | AddImpression | AddFeedback | AddItems | EraseUser | Deploy
 Outcome = EventsAdded | FeedbackAdded | ItemsAdded | Erased | int | None
+
+
+class Unfit(StoreError):
+    """A write that no store takes, whichever database it is in.
+
+    Attributes:
+        place: which of the rows of the write, from 0.
+        field: of the row, as it is called there; `reason`: what is wrong with it.
+    """
+
+    def __init__(self, place: int, field: str, reason: str) -> None:
+        super().__init__(f"row {place + 1}: {field} {reason}; mend it and send it again")
+        self.place, self.field, self.reason = place, field, reason
 
 
 class UnknownRecommendation(WhatNextError):

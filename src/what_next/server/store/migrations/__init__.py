@@ -31,6 +31,9 @@ def migrate(backend: Backend) -> None:
                 return
         with backend.engine.begin() as connection:
             if not backend.sqlite:
+                # A large table takes as long as it takes, and so do the others who wait for it.
+                connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
             # Another process may have done it while this one waited for the lock.
             if _known(_version(connection), backend.where) != REVISIONS[-1]:

@@ -12,6 +12,8 @@ depends_on: Sequence[str] | None = None
 
 # SQLite numbers rows by itself only where the type is INTEGER.
 NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+# Ids that begin alike stand together, whatever the database's language.
+ORDERED = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
@@ -25,7 +27,7 @@ def _histories() -> None:
     op.create_table(
         "users",
         sa.Column("key", NUMBER, primary_key=True, autoincrement=True),
-        sa.Column("user_id", sa.Text, nullable=False, unique=True),
+        sa.Column("user_id", ORDERED, nullable=False, unique=True),
         sa.Column("last", sa.BigInteger, nullable=False),
         sa.Column("events", sa.BigInteger, nullable=False),
         sa.Column("latest", sa.BigInteger),

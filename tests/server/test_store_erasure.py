@@ -1,0 +1,139 @@
+"""Who is erased is gone, and does not come back by what other processes are about to write."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import polars as pl
+import pytest
+
+from what_next.data import Dataset
+from what_next.server.store import (
+    AddEvents,
+    AddImpression,
+    Erased,
+    EraseUser,
+    EventRow,
+    EventsAdded,
+    Store,
+    loading,
+    now,
+)
+from what_next.server.store.transaction import Transaction
+
+from .waiting import until, waits
+
+PERSON = "person-4711"
+
+
+def events(start: int, count: int = 1, user: str = PERSON) -> AddEvents:
+    return AddEvents(tuple(EventRow(f"e{number}", user, "i1") for number in range(start, start + count)))
+
+
+def impression(name: str, user: str, key: int | None) -> AddImpression:
+    return AddImpression(name, user, 5, "v1", "trained", ("i1",), (1.0,), history=("i7",), key=key)
+
+
+@pytest.fixture
+def two(postgres_url: str) -> Iterator[tuple[Store, Store]]:
+    """Two processes on one database, so to say."""
+    stores = Store.open(postgres_url), Store.open(postgres_url)
+    yield stores
+    for one in stores:
+        one.close()
+
+
+def test_an_event_that_waited_for_an_erasure_belongs_to_who_came_back(two: tuple[Store, Store]) -> None:
+    store, other = two
+    store.commit([events(0)])
+    first = store.heads([PERSON])[PERSON]
+    with ThreadPoolExecutor(1) as pool:
+        with other.backend.begin() as link:
+            assert Transaction(other.backend, link, now()).apply([EraseUser(PERSON)]) == [Erased(1, 0, 0)]
+            writing = pool.submit(store.commit, [events(1)])
+            until(waits(other))
+        assert writing.result(10) == [EventsAdded(1, 0)]
+    head = store.heads([PERSON])[PERSON]
+    assert head.key != first.key
+    assert (head.last, head.events) == (1, 1)
+    assert [one.event_id for one in store.events_of(PERSON)] == ["e1"]
+    assert store.fetch('SELECT * FROM events WHERE "user" NOT IN (SELECT key FROM users)', ()) == []
+
+
+def test_an_erasure_that_waited_for_an_event_takes_it(two: tuple[Store, Store]) -> None:
+    store, other = two
+    store.commit([events(0)])
+    with ThreadPoolExecutor(1) as pool:
+        with other.backend.begin() as link:
+            assert Transaction(other.backend, link, now()).apply([events(1)]) == [EventsAdded(1, 0)]
+            erasing = pool.submit(store.commit, [EraseUser(PERSON)])
+            until(waits(other))
+        assert erasing.result(10) == [Erased(2, 0, 0)]
+    assert store.fetch("SELECT * FROM events", ()) == []
+
+
+def test_an_answer_to_somebody_who_was_erased_meanwhile_is_kept_without_the_person(store: Store) -> None:
+    store.commit([events(0), events(1, user="bert")])
+    heads = store.heads([PERSON, "bert"])
+    known, other = heads[PERSON].key, heads["bert"].key
+    store.commit([EraseUser(PERSON)])
+    store.commit([impression("r1", PERSON, known), impression("r2", "bert", other), impression("r3", "carl", None)])
+    store.commit([events(2)])
+    store.commit([impression("r4", PERSON, known)])  # who came back is another person
+    assert store.impressions_of(PERSON) == []
+    assert [one.history for one in store.impressions_of("bert")] == [("i7",)]
+    assert len(store.impressions_of("carl")) == 1
+    kept = store.fetch("SELECT recommendation_id, history FROM impressions WHERE user_id IS NULL ORDER BY number", ())
+    assert kept == [("r1", None), ("r4", None)]
+    store.commit([impression("r5", PERSON, store.heads([PERSON])[PERSON].key)])
+    assert [one.recommendation_id for one in store.impressions_of(PERSON)] == ["r5"]
+
+
+def test_an_erasure_waits_for_an_answer_that_is_being_written_and_takes_it(two: tuple[Store, Store]) -> None:
+    store, other = two
+    store.commit([events(0)])
+    key = store.heads([PERSON])[PERSON].key
+    with ThreadPoolExecutor(1) as pool:
+        with other.backend.begin() as link:
+            Transaction(other.backend, link, now()).apply([impression("r1", PERSON, key)])
+            assert store.commit([events(1)]) == [EventsAdded(1, 0)]  # no other write of theirs waits
+            erasing = pool.submit(store.commit, [EraseUser(PERSON)])
+            until(waits(other))
+        assert erasing.result(10) == [Erased(2, 1, 0)]
+    assert store.fetch("SELECT * FROM impressions", ()) == []
+
+
+def data() -> Dataset:
+    users = ["a", "a", "b", "b", "c", "c"]
+    return Dataset.from_frame(pl.DataFrame({"user_id": users, "item_id": list("xyxyxy"), "timestamp": range(6)}))
+
+
+def test_who_is_erased_while_a_store_is_filled_does_not_come_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "CHUNK", 2)
+
+    def erase(done: int, total: int) -> None:
+        if done == 2:
+            store.commit([EraseUser("a"), EraseUser("b"), EraseUser("c")])
+            store.commit([events(0, user="c")])  # who comes back is not who was erased
+
+    assert store.load_histories(data(), erase) == 2
+    assert {user: head.events for user, head in store.heads(["a", "b", "c"]).items()} == {"c": 1}
+    assert store.loaded
+    store.commit([EraseUser("c")])
+    assert {name for (name,) in store.fetch("SELECT name FROM meta", ())} - {"erased"} == {"loading", "loaded"}
+
+
+def test_an_erasure_waits_for_the_chunk_that_puts_the_person_in(two: tuple[Store, Store]) -> None:
+    store, other = two
+    filling = loading._Loading(other.backend, data(), now)
+    with ThreadPoolExecutor(1) as pool:
+        with other.backend.begin() as link:
+            filling.remember(link, filling.chunk(link, filling.position(link) or 0)[0] - 1)
+        with other.backend.begin() as link:
+            assert filling.position(link) == 2
+            erasing = pool.submit(store.commit, [EraseUser("c")])
+            until(waits(other))
+            filling.remember(link, filling.chunk(link, 2)[0])
+        assert erasing.result(10) == [Erased(2, 0, 0)]
+    assert sorted(store.heads(["a", "b", "c"])) == ["a", "b"]
