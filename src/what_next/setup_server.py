@@ -60,7 +60,12 @@ class Server(Group):
     )
     popular_every: float = Field(default=600.0, gt=0, description="serve: seconds until popular items are counted anew")
     body: int = Field(default=1_048_576, gt=0, description="serve: bytes of a request, at most")
-    rate: int = Field(default=1000, ge=0, description="serve: requests a second of one caller, at most; 0: no limit")
+    rate: int = Field(
+        default=1000,
+        ge=0,
+        description="serve: requests a second of one caller, at most, each question or event of a batch counted; 0: no "
+        "limit",
+    )
     timeout: float = Field(default=10.0, gt=0, description="serve: seconds that a request may take")
     log_ids: Literal["none", "hashed"] = Field(
         default="none", description="serve: how log lines name a user: not at all, or by a hash"

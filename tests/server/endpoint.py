@@ -82,6 +82,8 @@ def process(setup: "Setup", fill: bool = False) -> Iterator[Service]:
     from what_next.server.http.metrics import Metrics
     from what_next.server.store import Store, Writer, store_of
 
+    from .engines import in_time
+
     store = Store.open(store_of(setup))
     if fill:
         store.load_histories(data_of(setup))
@@ -89,6 +91,7 @@ def process(setup: "Setup", fill: bool = False) -> Iterator[Service]:
     engine = Engine.open(setup, store, writer, metrics)
     app = create_app(engine, store, writer, setup, metrics)
     try:
+        in_time(lambda: not engine.missing())
         yield Service(setup, app, engine, store, writer)
     finally:
         engine.close()

@@ -9,6 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
+
 from what_next.server.asks import Answer, Ask
 from what_next.server.engine import Engine, Observer
 from what_next.server.store import AddEvents, EventRow, Store, Writer
@@ -96,3 +98,10 @@ def in_time(true: Any) -> None:
 
 def ids(answer: Answer) -> list[str]:
     return [item.item_id for item in answer.items]
+
+
+def spoil(service: Service, monkeypatch: pytest.MonkeyPatch, propose: Any) -> None:
+    """Have the model propose otherwise."""
+    sessions = service.engine.models.live.current.served.policy.sessions
+    before = sessions.propose
+    monkeypatch.setattr(sessions, "propose", lambda *args: propose(before, *args))

@@ -80,3 +80,20 @@ def test_items_that_came_after_the_index_are_looked_at(service: Service) -> None
     assert service.engine.models.live.current.served.later == 1
     everything = [service.ask(history=HISTORY, k=5, temperature=5.0, seed=seed) for seed in range(60)]
     assert any("new" in ids(answer) for answer in everything)
+
+
+def test_an_index_that_is_built_anew_keeps_sessions_and_the_networks_lock(service: Service) -> None:
+    service.played("anna", *HISTORY)
+    service.ask(user="anna")
+    rows = (ItemRow(f"new {place}", "New", dict.fromkeys(ATTRIBUTES, 0.1 * place)) for place in range(FOUND + 1))
+    service.store.commit([AddItems(tuple(rows))])
+    service.engine.grow()
+    before = service.engine.models.live.current
+    assert before.served.later == FOUND + 1
+    service.engine.models.refresh_index()
+    after = service.engine.models.live.current
+    assert after is not before
+    assert after.served.later == 0
+    assert "anna" in after.sessions
+    assert after.served.lock is before.served.lock
+    assert ids(service.ask(user="anna")) == ids(service.ask(history=HISTORY))

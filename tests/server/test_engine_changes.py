@@ -10,6 +10,7 @@ import pytest
 
 from what_next.server.asks import Ask
 from what_next.server.engine.live import _point
+from what_next.server.engine.served import Served
 from what_next.server.engine.versions import keep, versions_folder
 from what_next.server.store import AddItems, Deploy, ItemRow
 from what_next.settings import Setup
@@ -70,6 +71,29 @@ def test_an_item_that_fits_no_catalogue_keeps_none_from_being_taken_up(service: 
     assert (service.engine.item("odd"), service.engine.item("new") is None) == (None, False)
 
 
+def test_what_could_be_chosen_has_one_hash_in_all_processes(service: Service) -> None:
+    """One has met the new items one by one, in an order that the other will not know."""
+
+    def hashes(service: Service) -> list[str]:
+        questions = ({}, {"blocked": ("i1", "c")}, {"allowed": ("a", "b", "i3")}, {"exclude_seen": False})
+        names = [service.ask(user="anna", history=HISTORY, **question).recommendation_id for question in questions]
+        found = {one.recommendation_id: one.candidates for one in service.store.impressions_of("anna")}
+        return [found[name] for name in names]
+
+    before = hashes(service)
+    for item, value in (("b", 0.5), ("a", 0.7), ("c", 0.9), ("b", 0.3)):
+        service.store.commit([AddItems((ItemRow(item, "New", dict.fromkeys(ATTRIBUTES, value)),))])
+        service.engine.grow()
+    with running(service.setup) as other:
+        one, two = (each.engine.models.live.current.served for each in (service, other))
+        assert one.ids != two.ids
+        assert hashes(service) == hashes(other)
+        some = [np.sort([served.places[name] for name in ("i1", "b", "a")]).astype(np.int32) for served in (one, two)]
+        assert some[0].tolist() != some[1].tolist()
+        assert one.digest(some[0]) == two.digest(some[1]) != one.digest(some[0][:2])
+    assert not set(hashes(service)) & set(before)
+
+
 def deploy(service: Service, other: Setup) -> str:
     version = keep(versions_folder(service.setup), other.model_agent_path)
     service.store.commit([Deploy(version, "promoted", {})])
@@ -105,16 +129,38 @@ def test_a_new_version_takes_over_and_drops_no_question(service: Service, tmp_pa
     assert service.engine.model()["deployed"]["kind"] == "promoted"
 
 
-def test_a_version_that_cannot_be_loaded_is_refused(service: Service, tmp_path: Path) -> None:
+def test_a_version_that_cannot_be_loaded_is_refused_and_told_once(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     first = service.ask(history=HISTORY).version
     version = keep(versions_folder(service.setup), another(tmp_path / "second").model_agent_path)
     (versions_folder(service.setup) / version / "agent.safetensors").write_bytes(b"nothing")
     service.store.commit([Deploy(version, "promoted", {})])
     in_time(lambda: service.engine.model()["refused"])
     assert service.engine.model()["refused"]["version"] == version
+    with monkeypatch.context() as patch:
+        patch.setattr(Served, "load", None)  # it is not tried again and again
+        for _ in range(2):
+            service.engine.models.look()
+    assert [one.levelname for one in caplog.records if version in one.getMessage()] == ["ERROR"]
     assert service.ask(history=HISTORY).version == first
     with running(service.setup) as other:  # the next process begins with what can be loaded
         assert other.ask(history=HISTORY).version == first
+
+
+def test_a_failure_that_comes_again_and_again_is_told_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks = list[int]()
+
+    def broken() -> None:
+        looks.append(1)
+        raise RuntimeError("no item of the kind")
+
+    monkeypatch.setattr(service.engine.models, "look", broken)
+    service.engine._poller.every = 0.001
+    in_time(lambda: len(looks) > 3)
+    assert [one.levelname for one in caplog.records] == ["ERROR"]
 
 
 # Two models

@@ -1,9 +1,10 @@
-"""Answers while things go wrong, or come at once: the safe policy, batches, two engines, erasures."""
+"""Answers while things go wrong, or come at once: the safe policy, batches, two engines, an engine that hangs."""
 
 import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 
 from what_next.errors import StoreUnavailable
-from what_next.server.asks import Ask
-from what_next.server.store import AddImpression, EraseUser
+from what_next.server.asks import Ask, Stopping
+from what_next.server.engine import batcher
+from what_next.server.store import Store
 
-from .engines import Counts, Service, ids, in_time, running
+from .engines import Counts, Service, ids, in_time, running, spoil
 from .models import served
 
 HISTORY = ("i3", "i14", "i15", "i9", "i26")
@@ -25,13 +27,6 @@ HISTORY = ("i3", "i14", "i15", "i9", "i26")
 def service(tmp_path: Path) -> Iterator[Service]:
     with running(served(tmp_path, deadline=5000), Counts()) as found:
         yield found
-
-
-def spoil(service: Service, monkeypatch: pytest.MonkeyPatch, propose: Any) -> None:
-    """Have the model propose otherwise."""
-    sessions = service.engine.models.live.current.served.policy.sessions
-    before = sessions.propose
-    monkeypatch.setattr(sessions, "propose", lambda *args: propose(before, *args))
 
 
 # The safe policy
@@ -161,34 +156,54 @@ def test_an_event_through_one_engine_changes_the_next_answer_of_another(service:
         assert ids(after) == ids(service.ask(history=(*HISTORY[:3], before[0]), k=5))
 
 
-def test_erasing_forgets_a_user(service: Service) -> None:
-    service.played("anna", *HISTORY)
-    service.ask(user="anna")
-    sessions = service.engine.models.live.current.sessions
-    assert "anna" in sessions
-    service.store.commit([EraseUser("anna")])
-    service.engine.erase("anna")
-    assert "anna" not in sessions
-    answer = service.ask(user="anna")
-    assert (answer.fallback, answer.known_events) == ("unknown_user", 0)
+# Ready, and not
 
 
-def test_a_question_under_way_while_its_user_is_erased_is_recorded_without_a_name(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service.played("anna", *HISTORY)
-    written: list[AddImpression] = []
-    submit = service.writer.submit
-    monkeypatch.setattr(service.writer, "submit", lambda write: (written.append(write), submit(write))[1])
-    spoil(service, monkeypatch, lambda propose, *args: (service.engine.erase("anna"), propose(*args))[1])
-    service.ask(user="anna")
-    assert written[0].user_id is None
-    service.ask(user="ben")
-    assert written[1].user_id == "ben"
+def test_an_engine_is_ready_when_popular_items_are_counted(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, go_on = Store.popular, threading.Event()
+    monkeypatch.setattr(Store, "popular", lambda store, limit: (go_on.wait(20), count(store, limit))[1])
+    with running(service.setup) as other:
+        assert list(other.engine.missing()) == ["popular items"]
+        go_on.set()
+        in_time(lambda: other.engine.ready)
+
+
+def test_an_engine_whose_model_hangs_is_not_ready(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher, "STUCK", 0.05)
+    in_time(lambda: service.engine.ready)
+    held, go_on = threading.Event(), threading.Event()
+    spoil(service, monkeypatch, lambda propose, *args: (held.set(), go_on.wait(20), propose(*args))[2])
+    with ThreadPoolExecutor() as threads:
+        asking = threads.submit(service.ask, history=HISTORY)
+        assert held.wait(20)
+        in_time(lambda: list(service.engine.missing()) == ["model"])
+        go_on.set()
+        assert asking.result(20).fallback is None
+    in_time(lambda: service.engine.ready)
 
 
 def test_who_asks_a_service_that_stops_is_told(service: Service) -> None:
+    in_time(lambda: service.engine.ready)
     service.engine.close()
     assert list(service.engine.missing()) == ["model"]
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(Stopping):
         service.ask(history=HISTORY)
+
+
+def test_an_engine_that_is_closed_waits_for_no_model_that_hangs(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question is with the model, another waits behind it: that one is told."""
+    monkeypatch.setattr(batcher, "STUCK", 0.05)
+    held, go_on = threading.Event(), threading.Event()
+    spoil(service, monkeypatch, lambda propose, *args: (held.set(), go_on.wait(20), propose(*args))[2])
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(service.ask, history=HISTORY)
+        assert held.wait(20)
+        second = threads.submit(service.ask, history=HISTORY)
+        in_time(lambda: service.engine._batcher._queue.qsize())
+        service.engine.close()
+        for asked in (first, second):
+            with pytest.raises(Stopping):
+                asked.result(20)
+        go_on.set()

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from what_next.server.engine import cache as cache_module
 from what_next.server.engine.cache import SessionCache
 from what_next.server.engine.observer import Found, Observer
 from what_next.server.engine.served import Served
 from what_next.server.engine.versions import keep
 from what_next.server.store import AddEvents, EraseUser, EventRow, Store
+from what_next.session import Played
 
 from .models import served
 
@@ -162,3 +164,24 @@ def test_a_cache_holds_no_more_than_it_may(world: World) -> None:
     assert "jan" not in cache
     cache.drop("lea")
     assert "lea" not in cache
+
+
+def test_long_histories_take_the_room_of_many_short_ones(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def heard(user: str, events: int) -> None:
+        rows = (EventRow(f"{user}-{events}-{place}", user, "i1", time=place) for place in range(events))
+        world.store.commit([AddEvents(tuple(rows))])
+
+    model = world.models["next_item"]
+    for user, events in (("long", 2000), ("short", 1), ("other", 1), ("longer", 4000)):
+        heard(user, events)
+    room = model.policy.replay([Played(1)] * 2000).bytes + 3000
+    monkeypatch.setattr(cache_module, "BYTES", room)
+    cache = SessionCache(model, world.store, 100, Observer())
+    world.check(cache, ["long", "short", "other"], model)
+    assert sorted(cache._entries) == ["long", "other", "short"]
+    world.check(cache, ["longer"], model)  # too large to be kept at all
+    assert "longer" not in cache
+    heard("short", 1000)
+    world.check(cache, ["other", "short"], model)
+    assert sorted(cache._entries) == ["other", "short"]
+    assert cache._entries.currsize <= room

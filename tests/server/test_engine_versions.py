@@ -1,24 +1,22 @@
-"""Deployed models are immutable copies; promoting one asks the gate, and a rollback takes one command."""
+"""Deployed models are immutable copies; a rollback takes one command."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import typer
 
 from what_next.cli import promote as commands
 from what_next.cli.guard import guarded
 from what_next.errors import ModelError
-from what_next.server.asks import Ask
 from what_next.server.engine.served import Served
 from what_next.server.engine.versions import before, keep, line, version_of, versions_folder
-from what_next.server.store import AddFeedback, Deployment, FeedbackRow, Store
+from what_next.server.store import Deployment, Store
 from what_next.settings import Setup
 
-from .engines import Service, ids, running
+from .engines import running
 from .models import served
 
 HISTORY = ("i3", "i14", "i15")
@@ -140,15 +138,6 @@ def test_what_is_deployed_is_not_deployed_again(setup: Setup, run: Run) -> None:
         assert len(service.store.deployments()) == 1
 
 
-def test_without_evidence_nothing_is_promoted(setup: Setup, second: Path, run: Run) -> None:
-    with running(setup) as service:
-        service.ask(user="anna", history=HISTORY)
-        code, told = run("promote", "--model", second)
-        assert code == 3
-        assert "10 decisions" in told["why"]
-        assert len(service.store.deployments()) == 1
-
-
 def test_a_setup_names_its_model_and_mistakes_are_told(setup: Setup, second: Path, run: Run) -> None:
     code, told = run("promote")
     assert (code, "no such store" in told["error"]) == (2, True)
@@ -158,60 +147,3 @@ def test_a_setup_names_its_model_and_mistakes_are_told(setup: Setup, second: Pat
     code, told = run("promote", "--model", second.with_name("setup.txt"))
     assert (code, told["version"]) == (0, version_of(second))
     assert "nothing was deployed before" in told["why"]
-
-
-def feed_back(service: Service) -> None:
-    """Random answers to people with histories, and what they brought: more, the lower the item's number."""
-    rng = np.random.default_rng(0)
-    for place in range(40):
-        service.played(f"u{place}", "i1", "i2", "i3")
-    asks = [Ask(user=f"u{place % 40}", k=5, policy="random", seed=place) for place in range(120)]
-    rows = [
-        FeedbackRow(f"f{answer.recommendation_id}{item}", answer.recommendation_id, item, float(rng.random() < 0.3))
-        for answer in service.ask_all(asks)
-        for item in ids(answer)
-    ]
-    service.store.commit([AddFeedback(tuple(rows))])
-
-
-def test_the_gate_asks_what_the_service_has_logged(setup: Setup, second: Path, run: Run) -> None:
-    with running(setup) as service:
-        feed_back(service)
-        code, told = run("promote", "--model", second)
-        assert code == 3
-        assert (told["gate"]["log"]["rows"], told["gate"]["promote"]) == (
-            400,
-            False,
-        )  # the first answers have no history
-        assert told["gate"]["new"]["name"] == f"{version_of(second)}.txt"
-        assert len(service.store.deployments()) == 1
-
-
-def test_what_the_gate_lets_through_is_deployed_and_noted(
-    setup: Setup, second: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[Any, ...]] = []
-    apart = {"mean": 0.1, "low": 0.05, "high": 0.2}
-
-    def gate(reading: Any, new: str, current: str, **how: Any) -> dict[str, Any]:
-        asked.append((reading.path, Setup.read(new).model_agent_path, Setup.read(current).model_agent_path, how))
-        log = {"file": "log.parquet", "rows": 5, "hash": "abc"}
-        return {
-            "promote": True,
-            "why": "it earns more",
-            "estimator": "dr",
-            "margin": 0.01,
-            "difference": apart,
-            "log": log,
-        }
-
-    monkeypatch.setattr(commands, "gate", gate)
-    with running(setup) as service:
-        first = service.ask(history=HISTORY).version
-        words = ("--model", second, "--log", "log.parquet", "--margin", "0.01", "--estimator", "dr")
-        assert run("promote", *words)[0] == 0
-        deployed = versions_folder(setup) / first / "agent.safetensors"
-        assert asked == [(Path("log.parquet"), second, deployed, {"estimator": "dr", "margin": 0.01})]
-        note = service.store.deployments()[-1].note
-        assert note["why"] == "it earns more"
-        assert note["gate"]["difference"] == apart  # type: ignore[index]

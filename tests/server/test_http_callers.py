@@ -43,7 +43,6 @@ REQUESTS: list[tuple[str, str, Any, int]] = [
     ("GET", "/v1/users", None, 0),
     ("GET", "/v1/items/no", None, 0),
     ("GET", "/v1/model", None, 0),
-    ("GET", "/ready", None, 0),
     ("GET", "/metrics", None, 0),
     ("GET", "/no/such/path", None, 0),
     ("POST", "/v1/recommendations", {}, 0),
@@ -67,14 +66,19 @@ def test_each_request_needs_its_role(locked: Service, method: str, path: str, bo
         assert status not in (401, 500)
 
 
-@pytest.mark.parametrize("path", ["/health", "/", "/page/page.js", "/openapi.json"])
-def test_health_the_page_and_the_schema_need_no_key(locked: Service, path: str) -> None:
+@pytest.mark.parametrize("path", ["/health", "/ready", "/", "/page/page.js", "/openapi.json"])
+def test_what_tells_the_state_the_page_and_the_schema_need_no_key(locked: Service, path: str) -> None:
     assert asked(locked, None, "GET", path) == 200
 
 
 def test_a_key_is_taken_from_either_header(locked: Service) -> None:
     assert locked.ask("GET", "/v1/users", headers={"x-api-key": "wn_read"}).status_code == 200
     assert locked.ask("GET", "/v1/users", headers={"authorization": "bearer wn_read"}).status_code == 200
+    # A proxy's own Authorization is none of ours; where both headers hold a key, it is X-API-Key's.
+    both = {"authorization": "Basic dXNlcjpwYXNz", "x-api-key": "wn_read"}
+    for headers in (both, dict(reversed(both.items())), both | {"authorization": "Bearer wn_nobody's"}):
+        assert locked.ask("GET", "/v1/users", headers=headers).status_code == 200
+    assert locked.ask("GET", "/v1/users", headers={"authorization": both["authorization"]}).status_code == 401
     refused = locked.ask("GET", "/v1/users", headers={"x-api-key": "wn_rea"})
     assert refused.headers["www-authenticate"] == "Bearer"
     assert refused.json()["error"]["code"] == "no_key"

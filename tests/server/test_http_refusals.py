@@ -10,6 +10,7 @@ import pytest
 from what_next.errors import StoreUnavailable
 
 from .endpoint import Service, service
+from .engines import in_time
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,8 @@ def store_away(one: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 EVENT = {"event_id": "e", "user_id": "u", "item_id": "i1"}
 FEEDBACK = {"feedback_id": "f", "recommendation_id": "r", "item_id": "i1", "reward": 1.0}
 RECOMMEND, EVENTS = "/v1/recommendations", "/v1/events"
+FUTURE = 7_258_118_399_000_000
+"""A time before the year 2200."""
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,10 @@ RECOMMEND, EVENTS = "/v1/recommendations", "/v1/events"
         (RECOMMEND, {"user_id": ""}, "user_id", "at least 1 character"),
         (RECOMMEND, {"user_id": "u" * 257}, "user_id", "at most 256 characters"),
         (RECOMMEND, {"user_id": "a\u0000b"}, "user_id", "no control characters"),
+        (RECOMMEND, {"user_id": " \u2003 "}, "user_id", "not be blank"),
+        (EVENTS, EVENT | {"user_id": " "}, "user_id", "not be blank"),
+        (EVENTS, EVENT | {"timestamp": "2199-12-31T00:00:00Z"}, "timestamp", "a day ahead"),
+        (f"{EVENTS}/batch", {"events": [EVENT, EVENT | {"timestamp": FUTURE}]}, "events.1.timestamp", "a day ahead"),
         (RECOMMEND, {"history": ["i1", "a\nb"]}, "history.1", "no control characters"),
         (RECOMMEND, {"history": ["i1"] * 1001}, "history", "at most 1000 items"),
         (RECOMMEND, {"exclude_seen": "yes"}, "exclude_seen", "valid boolean"),
@@ -147,9 +154,13 @@ def test_feedback_to_what_was_never_shown_is_refused(one: Service) -> None:
     answer = one.ask("POST", "/v1/feedback", wrong)
     assert (answer.status_code, answer.json()["error"]["fields"][0]["field"]) == (422, "item_id")
     right = wrong | {"item_id": shown["items"][0]["item_id"], "feedback_id": "f2"}
-    told = one.post("/v1/feedback/batch", {"feedback": [FEEDBACK, right, wrong, right]})
+    early = right | {"feedback_id": "f3", "timestamp": FUTURE}
+    told = one.post("/v1/feedback/batch", {"feedback": [FEEDBACK, right, wrong, right, early]})
     assert (told["accepted"], told["duplicates"]) == (1, 1)
-    assert [(each["index"], each["code"]) for each in told["refused"]] == [(0, "not_found"), (2, "invalid")]
+    refused = [(each["index"], each["code"]) for each in told["refused"]]
+    assert refused == [(0, "not_found"), (2, "invalid"), (4, "invalid")]
+    assert told["refused"][2]["message"] == "timestamp: is more than a day ahead of the clock here"
+    assert one.ask("POST", "/v1/feedback", early).json()["error"]["fields"][0]["field"] == "timestamp"
 
 
 def test_a_store_that_is_away_is_503_and_all_goes_on_when_it_is_back(
@@ -174,6 +185,16 @@ def test_a_store_that_is_away_is_503_and_all_goes_on_when_it_is_back(
         assert one.get("/health") == {"status": "ok"}
     assert one.get("/ready") == {"ready": True}
     assert one.post(EVENTS, event)["accepted"] == 1
+
+
+def test_an_item_that_is_kept_is_acknowledged_though_the_engine_cannot_take_it_up_yet(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = {"item_id": "late", "title": "Late", "attributes": one.get("/v1/items/i1")["attributes"]}
+    with monkeypatch.context() as patch:
+        patch.setattr(one.store, "items_after", away)
+        assert one.post("/v1/items", item) == {"accepted": 1, "replaced": 0}
+    in_time(lambda: one.engine.item("late"))
 
 
 def test_our_own_fault_is_500_without_a_word_of_it(

@@ -179,6 +179,8 @@ def test_metrics_count_requests_answers_sessions_and_the_model(one: Service) -> 
         "what_next_batch_size_bucket",
         "what_next_writer_depth 0.0",
         "what_next_ready 1.0",
+        "what_next_version_refused 0.0",
+        "what_next_log_lines_dropped 0.0",
         "what_next_model_info{",
         "what_next_store_failures_total",
     ):

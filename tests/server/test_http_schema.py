@@ -11,8 +11,8 @@ from .endpoint import Service, service
 
 schemathesis = pytest.importorskip("schemathesis")
 
-NAMING = ("/v1/recommendations", "/v1/feedback", "/v1/items")
-"""Where a body that fits the schema may name an attribute or a recommendation that does not exist."""
+NAMING = ("/v1/recommendations", "/v1/events", "/v1/feedback", "/v1/items")
+"""Where a body that fits the schema may name what does not exist, or a time too far ahead of the clock here."""
 
 # Schemathesis draws with Python's own random numbers here and there, which Hypothesis seeds, and does not like.
 IGNORING = pytest.mark.filterwarnings("ignore:Do not use the `random` module")

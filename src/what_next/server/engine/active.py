@@ -1,11 +1,8 @@
 """A version at work: with its sessions, masks and popular items, which are all of one catalogue."""
 
-import threading
-
 import numpy as np
 from jaxtyping import Int32
 
-from what_next.data import Catalogue
 from what_next.server.engine.cache import SessionCache
 from what_next.server.engine.masks import Masks
 from what_next.server.engine.observer import Observer
@@ -20,23 +17,16 @@ class Active:
     """What answers for one role. Only `popular` is ever replaced.
 
     Attributes:
-        served: the version; `role`: current or canary.
+        served: the version.
         sessions: of users, each as this version sees them.
         masks, popular: of its catalogue.
-        lock: of the networks, which note what they read.
     """
 
     def __init__(self, served: Served, store: Store, size: int, observer: Observer, counted: Counted) -> None:
         self.served = served
         self.sessions = SessionCache(served, store, size, observer)
-        self.masks = Masks(served.catalogue, served.places)
+        self.masks = Masks(served)
         self.popular = Popular.of(counted, served.places)
-        self.lock = threading.Lock()
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The items."""
-        return self.served.catalogue
 
     def known(self, ids: tuple[str, ...]) -> tuple[Int32[np.ndarray, "known"], tuple[str, ...]]:
         """Positions of the ids that the catalogue holds, in order; and the other ids."""

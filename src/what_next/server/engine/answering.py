@@ -6,13 +6,15 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from cachetools import TTLCache
 from jaxtyping import Int32
 
 from what_next.errors import StoreUnavailable
-from what_next.server.asks import Answer, Ask, Fallback, Refused, Shown
+from what_next.server.asks import Answer, Ask, Fallback, Refused
 from what_next.server.engine.active import Active
 from what_next.server.engine.cache import Entry
 from what_next.server.engine.chooser import choose, taken
@@ -30,10 +32,12 @@ logger = logging.getLogger("what_next.server")
 MINUTE = 60.0
 LATEST = 1000
 """Events of a history whose items are left out of popular ones where the model fails: that answer must not wait."""
+IDS = 256
+"""Random parts of ids that are drawn at once."""
 NOBODY = np.zeros(0, np.int32)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Job:
     """One question on its way.
 
@@ -41,6 +45,7 @@ class Job:
         ask: the question; `role`: which of the models it is for.
         mask: what it permits; None: everything.
         entry: what is known of the user; `head`: the same, told by the store alone where the model is not asked.
+        key: of the user in the store, where a history goes before what is known.
         session: what the model reads: the user's, or that of the given history.
         seen: items of that; `unknown`: ids of the history that the catalogue does not hold.
         fallback: why the safe policy answers; None: it does not.
@@ -51,6 +56,7 @@ class Job:
     mask: Mask | None = None
     entry: Entry | None = None
     head: Head | None = None
+    key: int | None = None
     session: Session | None = None
     seen: Int32[np.ndarray, "heard"] = field(default_factory=lambda: NOBODY)
     unknown: tuple[str, ...] = ()
@@ -62,8 +68,7 @@ class Job:
         return self.seen if self.ask.exclude_seen else NOBODY
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
+class Result(NamedTuple):
     """An answer, and the impression that has to be durable before it is given."""
 
     answer: Answer
@@ -80,6 +85,7 @@ class Answering:
         self.settings = settings
         self.rng = rng or np.random.default_rng()
         self._told: TTLCache[str, bool] = TTLCache(100, MINUTE)
+        self._digits: list[str] = []
 
     def answer(self, active: Active, asks: Sequence[Ask], role: str) -> list[Outcome]:
         """A result for each question, or the error that its caller gets: `Refused`, or `StoreUnavailable`.
@@ -88,7 +94,7 @@ class Answering:
         through one by one, so that only the one that cannot be answered falls back.
         """
         try:
-            with active.lock:
+            with active.served.lock:
                 return self._together(active, asks, role)
         except StoreUnavailable as error:
             return [error for _ in asks]
@@ -103,12 +109,14 @@ class Answering:
         job = Job(ask, role, fallback=fallback)
         try:
             job.mask = active.masks.of(ask)
+            store = active.sessions.store
+            head = None if ask.user is None else store.heads([ask.user]).get(ask.user)
             if ask.history:
+                job.key = None if head is None else head.key
                 job.seen, job.unknown = active.known(ask.history)
-            elif ask.user is not None:
-                store = active.sessions.store
-                job.head = store.heads([ask.user]).get(ask.user)
-                if ask.exclude_seen and job.head is not None:
+            elif ask.user is not None and head is not None:
+                job.head = head
+                if ask.exclude_seen:
                     events = store.events_of(ask.user, limit=LATEST, newest_first=True)
                     job.seen, _ = active.known(tuple(one.item_id for one in events))
             return self._result(active, job, self._popular(active, job))
@@ -129,10 +137,12 @@ class Answering:
     def _together(self, active: Active, asks: Sequence[Ask], role: str) -> list[Outcome]:
         users = [ask.user for ask in asks if ask.user is not None and not ask.history]
         entries = active.sessions.of(users) if users else {}
+        others = [ask.user for ask in asks if ask.user is not None and ask.history]
+        heads = active.sessions.store.heads(others) if others else {}
         jobs: list[Job | Refused] = []
         for ask in asks:
             try:
-                jobs.append(self._job(active, ask, role, entries))
+                jobs.append(self._job(active, ask, role, entries, heads))
             except Refused as error:
                 jobs.append(error)
         modelled = [one for one in jobs if isinstance(one, Job) and one.ask.policy == "trained" and not one.fallback]
@@ -154,10 +164,12 @@ class Answering:
             for one in jobs
         ]
 
-    def _job(self, active: Active, ask: Ask, role: str, entries: dict[str, Entry]) -> Job:
+    def _job(self, active: Active, ask: Ask, role: str, entries: dict[str, Entry], heads: dict[str, Head]) -> Job:
         job = Job(ask, role, active.masks.of(ask))
         self._check_context(active, ask)
         if ask.history:
+            if ask.user is not None and (head := heads.get(ask.user)) is not None:
+                job.key = head.key
             job.seen, job.unknown = active.known(ask.history)
             if len(job.seen):
                 job.session = active.served.policy.replay([Played(int(item)) for item in job.seen])
@@ -168,8 +180,10 @@ class Answering:
         return job
 
     def _check_context(self, active: Active, ask: Ask) -> None:
+        if not ask.context:
+            return
         names = [name for name in active.served.policy.agent.space.event_names if name != "reward"]
-        for name in ask.context or {}:
+        for name in ask.context:
             if name not in names:
                 raise Refused("context", f"{name!r} is not known to the model; it reads {', '.join(names) or 'none'}")
 
@@ -209,43 +223,48 @@ class Answering:
         return Choice(items, np.ones(len(items)), popular.counts[items].astype(np.float32))
 
     def _result(self, active: Active, job: Job, choice: Choice) -> Result:
-        served, ask, now = active.served, job.ask, time.time_ns()
-        scores: Sequence[float | None] = [None] * len(choice.items) if choice.scores is None else choice.scores.tolist()
-        told = reasons(served, job.session, choice.items) if ask.explain else [None] * len(choice.items)
-        items, chances = choice.items.tolist(), choice.propensities.tolist()
-        names = [served.ids[item] for item in items]
-        shown = tuple(
-            Shown(name, served.titles[item], score, chance, why)
-            for item, name, score, chance, why in zip(items, names, scores, chances, told, strict=True)
-        )
-        entry, head = job.entry, job.entry or job.head
+        served, ask, items = active.served, job.ask, choice.items.tolist()
+        head, now = job.entry or job.head, time.time_ns()
+        ids, chances = tuple([served.ids[item] for item in items]), tuple(choice.propensities.tolist())
         answer = Answer(
-            recommendation_id=f"{now // 1_000_000:012x}{secrets.token_hex(10)}",  # by time, as a UUID of version 7
+            recommendation_id=f"{now // 1_000_000:012x}{self._random()}",  # by time, as a UUID of version 7
             user=ask.user,
-            items=shown,
+            ids=ids,
+            titles=[served.titles[item] for item in items],
+            scores=[None] * len(items) if choice.scores is None else choice.scores.tolist(),
+            propensities=chances,
+            reasons=reasons(served, job.session, choice.items) if ask.explain else [None] * len(items),
             version=served.version,
             role="canary" if job.role == "canary" else "current",
             policy="popular" if job.fallback else ask.policy,
             fallback=job.fallback,
             unknown=job.unknown,
             known_events=0 if head is None else head.events,
-            spread=spread(served, job.seen) if entry is None else entry.told(served),
+            spread=spread(served, job.seen) if job.entry is None else job.entry.told(served),
         )
         impression = AddImpression(
             recommendation_id=answer.recommendation_id,
             user_id=ask.user,
+            key=job.key if head is None else head.key,
             time=now // 1000,
             version=served.version,
             policy=answer.policy,
-            items=tuple(names),
-            propensities=tuple(chances),
+            items=ids,
+            propensities=chances,
             fallback=job.fallback,
             explore=self._explored(job),
             history=ask.history or None,
             known=0 if head is None else head.last,
-            candidates=self._candidates(active, job, choice),
+            candidates=candidates(served.space, job.mask and job.mask.hash, ask.exclude_seen, choice.candidates),
         )
         return Result(answer, impression)
+
+    def _random(self) -> str:
+        """20 random hexadecimal digits; asked of the system for many at a time, since that lets other threads in."""
+        if not self._digits:
+            digits = secrets.token_hex(10 * IDS)
+            self._digits = [digits[start : start + 20] for start in range(0, len(digits), 20)]
+        return self._digits.pop()
 
     def _explored(self, job: Job) -> dict[str, float | str | None]:
         """How the items were drawn, and from what, for the log; the safe policy takes the most popular ones."""
@@ -266,12 +285,9 @@ class Answering:
             found["seed"] = str(ask.seed)  # a number may be too long for JSON
         return found
 
-    def _candidates(self, active: Active, job: Job, choice: Choice) -> str:
-        """A hash of what could have been chosen: catalogue, mask, whether seen items, and what a search found."""
-        parts = (
-            active.served.space,
-            job.mask.hash if job.mask else "all",
-            "unseen" if job.ask.exclude_seen else "seen",
-            choice.candidates or "exact",
-        )
-        return hashlib.blake2b("|".join(parts).encode(), digest_size=8).hexdigest()
+
+@lru_cache(1024)
+def candidates(space: str, mask: str | None, exclude_seen: bool, found: str | None) -> str:
+    """A hash of what could have been chosen: catalogue, mask, whether seen items, and what a search found."""
+    parts = (space, mask or "all", "unseen" if exclude_seen else "seen", found or "exact")
+    return hashlib.blake2b("|".join(parts).encode(), digest_size=8).hexdigest()

@@ -6,15 +6,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
-from what_next.errors import StoreUnavailable
-from what_next.server.asks import Answer, Ask
+from what_next.server.asks import Answer, Ask, Stopping
 
 logger = logging.getLogger("what_next.server")
 
 LOOK = 1.0
 """Seconds after which the watcher looks at what waits, at least."""
+STUCK = 5.0
+"""Seconds after which a batch hangs rather than takes its time; nor is it waited for longer when the service ends."""
+LONGEST = 10_000
+"""Questions in the worker's queue, at most: what comes while it hangs is answered by the watcher alone."""
 
 
 class Waiting:
@@ -45,6 +49,15 @@ class Waiting:
     def open(self) -> bool:
         """Whether nobody took it yet, and somebody still wants it."""
         return bool(self._turns) and not self.future.cancelled()
+
+    def fail(self, error: Exception) -> None:
+        """Tell whoever awaits it; safe between threads."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(self._failed, error)
+
+    def _failed(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class Deliveries:
@@ -102,7 +115,8 @@ class Batcher:
         self._answer, self._late, self.size, self.deadline = answer, late, size, deadline
         self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
         self._pending: deque[Waiting] = deque()
-        self._closing = threading.Event()
+        self._closing, self._putting = threading.Event(), threading.Lock()
+        self._since: float | None = None  # when the batch at work began
         self._threads = [
             threading.Thread(target=self._work, name="what-next-model", daemon=True),
             threading.Thread(target=self._watch, name="what-next-deadline", daemon=True),
@@ -114,24 +128,32 @@ class Batcher:
         """A further question.
 
         Raises:
-            StoreUnavailable: the service is stopping.
+            Stopping: the service is.
         """
-        if self._closing.is_set():
-            raise StoreUnavailable("the service is stopping; ask again in a moment")
-        self._pending.append(waiting)
-        self._queue.put(waiting)
+        with self._putting:  # nothing comes behind the mark that ends the worker
+            if self._closing.is_set():
+                raise Stopping
+            self._pending.append(waiting)
+            if self._queue.qsize() < LONGEST:
+                self._queue.put(waiting)
 
     @property
     def alive(self) -> bool:
-        """Whether the worker is there."""
-        return self._threads[0].is_alive() and not self._closing.is_set()
+        """Whether the worker is there, and does not hang."""
+        since = self._since
+        hangs = since is not None and time.monotonic() - since > STUCK
+        return self._threads[0].is_alive() and not hangs and not self._closing.is_set()
 
     def close(self) -> None:
-        """Answer what waits, and end both threads."""
-        self._closing.set()
-        self._queue.put(None)
+        """Answer what waits, and end both threads; who cannot be answered is told that the service stops."""
+        with self._putting:
+            self._closing.set()
+            self._queue.put(None)
         for thread in self._threads:
-            thread.join()
+            thread.join(STUCK)
+        for waiting in self._pending:
+            if waiting.take():
+                waiting.fail(Stopping())
 
     def _work(self) -> None:
         while True:
@@ -143,11 +165,13 @@ class Batcher:
                 except Empty:
                     break
             asked = [one for one in batch if one is not None and one.open]
+            self._since = time.monotonic()
             try:
                 if asked:
                     self._answer(asked)
             except Exception:  # the watcher answers them, and others still come
                 logger.exception("a batch of %d questions failed", len(asked))
+            self._since = None
             if None in batch:
                 return
 
@@ -167,9 +191,4 @@ class Batcher:
                     self._late(one)
                 except Exception as error:
                     logger.exception("a late question could not be answered")
-                    one.loop.call_soon_threadsafe(_fail, one.future, error)
-
-
-def _fail(future: "asyncio.Future[Answer]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+                    one.fail(error)

@@ -16,6 +16,8 @@ from what_next.session import Played, Session
 
 LONGEST_FOLD = 64
 """New events of a user from which on a batch pass over all is quicker than cell steps."""
+BYTES = 2**30
+"""Of all sessions of a version together, at most: a few long histories may weigh as much as many short ones."""
 NEVER = -(2**63)
 """A time before all others."""
 
@@ -39,6 +41,11 @@ class Entry:
     session: Session
     spread: float | None = math.nan
 
+    @property
+    def bytes(self) -> int:
+        """About how much memory it takes."""
+        return self.session.bytes
+
     def told(self, served: Served) -> float | None:
         """The spread, computed once."""
         if self.spread is not None and math.isnan(self.spread):
@@ -61,7 +68,8 @@ class SessionCache:
         self.policy: LearnedPolicy = served.policy
         self.places, self.store, self.observer = served.places, store, observer
         self.lock = threading.Lock()
-        self._entries: LRUCache[str, Entry] = LRUCache(size)
+        # Each takes at least its share of the room, so that there are never more than `size`.
+        self._entries: LRUCache[str, Entry] = LRUCache(BYTES, lambda entry: max(entry.bytes, BYTES // size))
 
     def of(self, users: Iterable[str]) -> dict[str, Entry]:
         """The users' sessions as the store has them now; users without events are left out.
@@ -84,8 +92,6 @@ class SessionCache:
                 else:
                     self._place(name, head, found, behind)
             self._fold(behind, found)
-            for name, entry in found.items():
-                self._entries[name] = entry
             return found
 
     def drop(self, user: str) -> None:
@@ -127,7 +133,12 @@ class SessionCache:
                 return
         self.observer.session("rebuild")
         if (made := self._rebuilt(name, head.key)) is not None:
-            found[name] = made
+            found[name] = self._keep(name, made)
+
+    def _keep(self, name: str, entry: Entry) -> Entry:
+        if entry.bytes <= BYTES:
+            self._entries[name] = entry
+        return entry
 
     def _rebuilt(self, name: str, key: int) -> Entry | None:
         """From all events in the store; None where they are gone by now."""
@@ -150,7 +161,7 @@ class SessionCache:
                 if one.events:
                     steps.append((name, one.events.pop(0)))
                 else:
-                    found[name] = behind.pop(name).entry
+                    found[name] = self._keep(name, behind.pop(name).entry)
             if not steps:
                 return
             sessions = [behind[name].entry.session for name, _ in steps]

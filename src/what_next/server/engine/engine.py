@@ -6,6 +6,7 @@ import math
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from what_next.server.engine.live import Models, Poller
 from what_next.server.engine.observer import Observer
 from what_next.server.engine.served import Served
 from what_next.server.engine.shadow import Shadow
-from what_next.server.store import Store, Writer
+from what_next.server.store import AddImpression, Erased, EraseUser, Store, Writer
 from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.server")
@@ -53,15 +54,14 @@ class Engine:
         """See `open`."""
         settings = setup.server
         self.setup, self.models, self.writer, self.observer = setup, models, writer, observer
-        self._erased: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
-        self._erasing = threading.Lock()
+        self._going: Counter[str] = Counter()
+        self._gone: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
+        self._submitting = threading.Lock()
         self._deliveries = Deliveries()
         self._answering, self._safe = Answering(settings), Answering(settings)
         self._shadow = None
         if settings.shadow:
-            self._shadow = Shadow(
-                Answering(settings), lambda: models.live.candidate, writer, observer, self._gone_since
-            )
+            self._shadow = Shadow(Answering(settings), lambda: models.live.candidate, self._submit, observer)
         self._batcher = Batcher(self._answer, self._late, size=settings.batch, deadline=settings.deadline / 1000)
         self._poller = Poller(models)
 
@@ -99,6 +99,7 @@ class Engine:
 
         Raises:
             Refused: the question cannot be answered as it was put.
+            Stopping: the engine is being closed.
             StoreUnavailable: the store cannot be read, or cannot take the impression now.
         """
         waiting = Waiting(ask, asyncio.get_running_loop())
@@ -137,11 +138,8 @@ class Engine:
         if not isinstance(outcome, Result):
             self._deliveries.give(waiting, outcome)
             return
-        impression = outcome.impression
-        if self._gone_since(waiting.ask.user, waiting.arrived):
-            impression = replace(impression, user_id=None, history=None)
         try:
-            written = self.writer.submit(impression)
+            written = self._submit(outcome.impression, waiting.arrived)
         except StoreUnavailable as error:
             self._deliveries.give(waiting, error)
             return
@@ -155,25 +153,39 @@ class Engine:
         finally:
             self._deliveries.give(waiting, answer if error is None else error)
 
+    def _submit(self, impression: AddImpression, arrived: float) -> "Future[Any]":
+        """Have an impression written: without the user where that one was erased since the question arrived.
+
+        Under the lock, so that what goes to the writer with a user's id is there before the erasure is.
+        """
+        user = impression.user_id
+        with self._submitting:
+            if user is not None and (user in self._going or self._gone.get(user, -math.inf) >= arrived):
+                impression = replace(impression, user_id=None, key=None, history=None)
+            return self.writer.submit(impression)
+
     # What changes
 
-    def erase(self, user_id: str) -> None:
-        """Forget a user: called before the store erases them, and again after.
+    def erase(self, user_id: str) -> Erased:
+        """Erase a user from the store and from memory; blocks until that is durable.
 
-        Impressions of questions that are under way are recorded without the user.
+        Impressions of questions that are under way meanwhile are recorded without the user.
+
+        Raises:
+            StoreUnavailable: the store cannot be used now, and holds the user still.
         """
-        with self._erasing:
-            self._erased[user_id] = time.monotonic()
-        live = self.models.live
-        for active in (live.current, live.candidate):
-            if active is not None:
-                active.sessions.drop(user_id)
-
-    def _gone_since(self, user: str | None, moment: float) -> bool:
-        if user is None:
-            return False
-        with self._erasing:
-            return self._erased.get(user, -math.inf) >= moment
+        with self._submitting:
+            self._going[user_id] += 1
+        try:
+            self.models.forget(user_id)
+            erased: Erased = self.writer.submit(EraseUser(user_id)).result()
+            return erased
+        finally:
+            with self._submitting:
+                self._gone[user_id] = time.monotonic()
+                self._going -= Counter((user_id,))  # keeps no zeros
+            # Who was read from the store just before the commit came back into memory.
+            self.models.forget(user_id)
 
     def grow(self) -> None:
         """Take up the new items of the store: they can be recommended in the very next answer."""
@@ -203,7 +215,8 @@ class Engine:
 
     def missing(self) -> Sequence[str]:
         """What the engine waits for; nothing: it is ready."""
-        return [] if self._batcher.alive else ["model"]
+        found = [] if self._batcher.alive else ["model"]
+        return found if self.models.counted else [*found, "popular items"]
 
     def model(self) -> dict[str, Any]:
         """What answers, as plain values."""
@@ -216,8 +229,13 @@ class Engine:
         return None if place is None else _told(served, place)
 
     def search(self, query: str, limit: int) -> list[CatalogueItem]:
-        """Items whose title holds a text, whatever its case; those whose title begins with it first."""
+        """Items whose title holds a text, whatever its case; those whose title begins with it first.
+
+        Without a text, the first items of the catalogue.
+        """
         served, text = self._served, query.strip().lower()
+        if not text:
+            return [_told(served, place) for place in range(min(limit, len(served.ids)))]
         found = [place for place, title in enumerate(served.lowered) if text in title]
         found.sort(key=lambda place: not served.lowered[place].startswith(text))
         return [_told(served, place) for place in found[:limit]]

@@ -53,9 +53,11 @@ class Models:
 
     Attributes:
         live: replaced as a whole; readers take it once for each batch.
+        counted: whether the popular items are known.
     """
 
     live: Live
+    counted = False
 
     def __init__(self, setup: Setup, store: Store, observer: Observer) -> None:
         """Loads the current version; the first time, that of the setup is deployed.
@@ -65,7 +67,7 @@ class Models:
         """
         self.setup, self.store, self.observer = setup, store, observer
         self.folder = versions_folder(setup)
-        self._changing = threading.Lock()
+        self._changing, self._swapping = threading.Lock(), threading.Lock()
         self._items: dict[str, StoredItem] = {}
         self._last_item = 0
         self._counted: Counted = []
@@ -106,14 +108,13 @@ class Models:
         """
         try:
             served = Served.load(self.folder, version).grown(list(self._items.values()))
-            served = served.warm()
             if self.setup.server.search == "approximate":
                 served = served.indexed()
+            return self._active(served.warm())
         except WhatNextError:
             raise
         except Exception as error:
             raise ModelError(f"{version}: does not answer ({type(error).__name__}: {error}); train again") from error
-        return self._active(served)
 
     def _active(self, served: Served) -> Active:
         return Active(served, self.store, self.setup.server.sessions, self.observer, self._counted)
@@ -164,18 +165,32 @@ class Models:
             if not (new := self._note_items()):
                 return
             try:
-                candidate = live.candidate and self._grown(live.candidate, new)
-                self.live = replace(live, current=self._grown(live.current, new), candidate=candidate)
+                current = self._active(live.current.served.grown(new).warm())
+                candidate = live.candidate and self._active(live.candidate.served.grown(new).warm())
             except BaseException:
                 self._last_item = last  # they are tried anew
                 raise
+            self._take_over(replace(live, current=current, candidate=candidate), new)
 
-    def _grown(self, old: Active, items: Sequence[StoredItem]) -> Active:
-        """The same version with further items, and with its sessions, where they hold on."""
-        active = self._active(old.served.grown(items).warm())
-        if all(item.item_id not in old.served.places for item in items):
-            active.sessions.adopt(old.sessions)
-        return active
+    def _take_over(self, live: Live, items: Sequence[StoredItem] = ()) -> None:
+        """The same versions, with further items or another index, and with their sessions, where they hold on.
+
+        Under the lock, so that no user is forgotten by the old ones alone.
+        """
+        with self._swapping:
+            for old, new in ((self.live.current, live.current), (self.live.candidate, live.candidate)):
+                if old is None or new is None or new is old:
+                    continue
+                if all(item.item_id not in old.served.places for item in items):
+                    new.sessions.adopt(old.sessions)
+            self.live = live
+
+    def forget(self, user_id: str) -> None:
+        """Let go of a user's session."""
+        with self._swapping:
+            for active in (self.live.current, self.live.candidate):
+                if active is not None:
+                    active.sessions.drop(user_id)
 
     def _note_items(self) -> Sequence[StoredItem]:
         """The items that came since the last look."""
@@ -196,6 +211,7 @@ class Models:
             for active in (self.live.current, self.live.candidate):
                 if active is not None:
                     active.popular = Popular.of(self._counted, active.served.places)
+        self.counted = True
 
     def refresh_index(self) -> None:
         """Builds the index of approximate search anew where more items came since than a search finds."""
@@ -203,11 +219,11 @@ class Models:
             old: Active | None = getattr(self.live, role)
             if old is None or old.served.later <= self.setup.server.candidates:
                 continue
-            new = old.served.indexed().warm()
+            new = self._active(old.served.indexed().warm())
             with self._changing:
                 if getattr(self.live, role) is old:
-                    changes: dict[str, Any] = {role: self._active(new)}
-                    self.live = replace(self.live, **changes)
+                    changes: dict[str, Any] = {role: new}
+                    self._take_over(replace(self.live, **changes))
 
 
 class Poller:
@@ -225,7 +241,7 @@ class Poller:
         self._thread.join()
 
     def _run(self) -> None:
-        left, told = 0.0, False
+        left, told = 0.0, ""
         while not self._stop.is_set():
             try:
                 self.models.look()
@@ -233,12 +249,18 @@ class Poller:
                     self.models.count()
                     self.models.refresh_index()
                     left = self.models.setup.server.popular_every
-                told = False
-            except StoreError as error:
-                if not told:
-                    logger.warning("the store cannot be read now, and what is deployed goes on: %s", error)
-                told = True
-            except Exception:
-                logger.exception("looking for new versions and items failed; what is deployed goes on")
+                told = ""
+            except Exception as error:
+                told = self._tell(error, told)
             self._stop.wait(self.every)
             left -= self.every
+
+    def _tell(self, error: Exception, told: str) -> str:
+        """Log a failure once, however often it comes again; returns what has to be remembered for that."""
+        failure = f"{type(error).__name__}: {error}"
+        if failure != told:
+            if isinstance(error, StoreError):
+                logger.warning("the store cannot be read now, and what is deployed goes on: %s", error)
+            else:
+                logger.exception("looking for new versions and items failed; what is deployed goes on")
+        return failure

@@ -1,8 +1,6 @@
 """Which items a question permits: ids that are allowed or blocked, and ranges of attributes."""
 
-import hashlib
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,8 +8,8 @@ import numpy as np
 from cachetools import LRUCache
 from jaxtyping import Bool, Int32
 
-from what_next.data import Catalogue
 from what_next.server.asks import Ask, Refused
+from what_next.server.engine.served import Served
 
 KEPT = 64
 """Masks that are remembered: a page asks again and again with the same one."""
@@ -23,7 +21,7 @@ class Mask:
 
     Attributes:
         permitted: one for each item; `count`: how many are.
-        hash: tells equal masks of one catalogue apart from others.
+        hash: tells equal masks of one catalogue apart from others, in every process.
     """
 
     permitted: Bool[np.ndarray, "items"]
@@ -39,8 +37,8 @@ class Mask:
 class Masks:
     """The masks of one catalogue; safe for threads."""
 
-    def __init__(self, catalogue: Catalogue, places: Mapping[str, int]) -> None:
-        self.catalogue, self.places = catalogue, places
+    def __init__(self, served: Served) -> None:
+        self.served, self.places = served, served.places
         self._kept: LRUCache[object, Mask] = LRUCache(KEPT)
         self._lock = threading.Lock()
 
@@ -65,7 +63,7 @@ class Masks:
         return found
 
     def _made(self, ask: Ask) -> Mask:
-        permitted = np.full(len(self.catalogue), ask.allowed is None)
+        permitted = np.full(len(self.served.ids), ask.allowed is None)
         permitted[self._known(ask.allowed or ())] = True
         if not permitted.any():
             raise Refused("allowed", f"none of these {len(ask.allowed or ()):,} ids is in the catalogue; name others")
@@ -76,17 +74,16 @@ class Masks:
         permitted[self._known(ask.blocked)] = False
         if not permitted.any():
             raise Refused("blocked", "no item is left that is not blocked; block fewer")
-        digest = hashlib.blake2b(np.packbits(permitted).tobytes(), digest_size=8).hexdigest()
-        return Mask(permitted, int(permitted.sum()), digest)
+        return Mask(permitted, int(permitted.sum()), self.served.digest(np.flatnonzero(permitted).astype(np.int32)))
 
     def _known(self, ids: tuple[str, ...]) -> list[int]:
         return [place for place in (self.places.get(one) for one in ids) if place is not None]
 
     def _within(self, name: str, low: float, high: float) -> Bool[np.ndarray, "items"]:
-        names = self.catalogue.names
+        catalogue, names = self.served.catalogue, self.served.catalogue.names
         if name not in names:
             raise Refused("ranges", f"{name!r} is no attribute; there are {', '.join(names) or 'none'}")
-        values = self.catalogue.attributes[:, names.index(name)]
+        values = catalogue.attributes[:, names.index(name)]
         # Attributes are single precision: so must a bound be that names one of their values.
         with np.errstate(over="ignore"):
             found: Bool[np.ndarray, items] = (values >= np.float32(low)) & (values <= np.float32(high))

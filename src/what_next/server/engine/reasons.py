@@ -24,14 +24,13 @@ def reasons(served: Served, session: Session | None, items: Int32[np.ndarray, "c
     """The reason of each item: the nearest of the history, the item's attributes, and the critic's value."""
     heard = np.zeros(0, np.int32) if session is None else session.items[::-1]  # the later one among equals
     judged = None if session is None or not len(session) else critic_values(served, session, items)
-    units, catalogue = served.units, served.catalogue
-    found = []
+    catalogue, found = served.catalogue, []
+    alike = served.units[heard] @ served.units[items].T
+    best = alike.argmax(0) if len(heard) else None
     for place, item in enumerate(items):
         nearest = None
-        if len(heard):
-            alike = units[heard] @ units[item]
-            best = int(alike.argmax())
-            nearest = _named(served, int(heard[best]), float(alike[best]))
+        if best is not None:
+            nearest = _named(served, int(heard[best[place]]), float(alike[best[place], place]))
         values = zip(catalogue.names, catalogue.attributes[item].tolist(), strict=True)
         attributes = {name: round(value, 6) for name, value in values}
         found.append(Reason(nearest, attributes, None if judged is None else float(judged[place])))

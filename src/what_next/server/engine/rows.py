@@ -13,7 +13,7 @@ class Alarm(Exception):
     """A score or a propensity is not a finite number."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Row:
     """How one question wants its items chosen.
 
@@ -39,7 +39,7 @@ class Row:
         return free
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Choice:
     """What was chosen for a row.
 

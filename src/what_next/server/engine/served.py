@@ -3,15 +3,17 @@
 import copy
 import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from what_next.agent import Agent
 from what_next.artefacts import Manifest, read_models
@@ -24,7 +26,7 @@ from what_next.policy import LearnedPolicy
 from what_next.recommender import EVERYONE, Recommender, nobody
 from what_next.retrieval.approximate import ApproximateIndex
 from what_next.retrieval.blocks import Blocks
-from what_next.server.engine.versions import AGENT, CRITIC
+from what_next.server.engine.versions import AGENT, CRITIC, folder_of
 from what_next.server.store import StoredItem
 from what_next.session import Played, Sessions
 from what_next.settings import Selection
@@ -43,8 +45,11 @@ class Served:
         manifest: what its file says of it.
         policy: the agent for inference, on its catalogue with the items that came since.
         space: a hash of its catalogue.
+        trained: how many items it was trained with; those that came since follow in the catalogue.
+        added: attributes of the items that came since, or that changed, by id.
         has_critic: whether the networks that judge items were loaded.
         index: of approximate search; None: all items are scored.
+        lock: of the networks, which note what they read: one thread at a time. A new index keeps it.
     """
 
     version: str
@@ -52,7 +57,10 @@ class Served:
     policy: LearnedPolicy
     space: str
     has_critic: bool
+    trained: int
+    added: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     index: ApproximateIndex | None = None
+    lock: AbstractContextManager[bool] = field(default_factory=threading.Lock)
 
     @classmethod
     def load(cls, folder: Path, version: str) -> "Served":
@@ -61,7 +69,8 @@ class Served:
         Raises:
             ModelError: a file is missing or damaged.
         """
-        agent, critic = folder / version / AGENT, folder / version / CRITIC
+        place = folder_of(folder, version)
+        agent, critic = place / AGENT, place / CRITIC
         held = critic.is_file()
         saved = read_models(agent, critic if held else None)
         setup = saved.manifest.made_by().model_copy(
@@ -85,7 +94,8 @@ class Served:
             ready.setup = setup.model_copy(update={"selection": Selection()})
         state = State(nobody(space.catalogue), setup, space)
         ready.freeze()
-        return cls(version, saved.manifest, LearnedPolicy(ready, state), saved.manifest.catalogue, held)
+        policy, manifest = LearnedPolicy(ready, state), saved.manifest
+        return cls(version, manifest, policy, manifest.catalogue, held, len(space.catalogue))
 
     def grown(self, items: Sequence[StoredItem]) -> "Served":
         """The same version with further items; an index goes on finding those that it was built of."""
@@ -97,9 +107,21 @@ class Served:
             new = [one for one in new if self._fits(one)]
         if not new:
             return self
-        told = repr([(one.item_id, sorted(one.attributes.items())) for one in new])
-        space = hashlib.sha256(f"{self.space}{told}".encode()).hexdigest()  # the catalogue's own hash takes a while
-        return replace(self, policy=grown(old, new).policy, space=space)
+        added = {**self.added, **{one.item_id: one.attributes for one in new}}
+        # In one order, whichever of them this process met first. (The catalogue's own hash takes a while.)
+        told = repr([(name, sorted(values.items())) for name, values in sorted(added.items())])
+        space = hashlib.sha256(f"{self.manifest.catalogue}{told}".encode()).hexdigest()
+        return replace(self, policy=grown(old, new).policy, space=space, added=added)
+
+    def digest(self, items: Int32[np.ndarray, "some"]) -> str:
+        """A hash of some items, given ascending: the same in every process.
+
+        Positions of the items of the training are the same, too; those of later ones tell when a process met them.
+        """
+        split = int(np.searchsorted(items, self.trained))
+        later = sorted([self.ids[item] for item in items[split:].tolist()])
+        told = items[:split].astype("<i4").tobytes() + repr(later).encode()
+        return hashlib.blake2b(told, digest_size=8).hexdigest()
 
     def _fits(self, item: NewItem) -> bool:
         try:
@@ -194,6 +216,8 @@ class Served:
             raise ModelError(f"{self.version}: proposes what is no finite number; train again")
         if self.trials:
             _ = self.policy.state.box
+        elif self.index is None and proposal.ranked is not None and not proposal.ranked.rescored:
+            _ = self.blocks
         return self
 
     def _proposal(self) -> Proposal:

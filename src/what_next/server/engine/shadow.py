@@ -14,14 +14,14 @@ from what_next.server.asks import Ask
 from what_next.server.engine.active import Active
 from what_next.server.engine.answering import Answering, Result
 from what_next.server.engine.observer import Observer
-from what_next.server.store import AddImpression, Writer
+from what_next.server.store import AddImpression
 
 logger = logging.getLogger("what_next.server")
 
 WAITING = 256
 """Questions that wait for the second model; what comes while it is full is dropped, and counted."""
 
-Gone = Callable[[str | None, float], bool]
+Submit = Callable[[AddImpression, float], "Future[Any]"]
 
 
 class Shadow:
@@ -31,20 +31,18 @@ class Shadow:
         self,
         answering: Answering,
         candidate: Callable[[], Active | None],
-        writer: Writer,
+        submit: Submit,
         observer: Observer,
-        gone: Gone,
     ) -> None:
         """Starts the thread.
 
         Args:
             answering: of this thread alone.
             candidate: the second model now.
-            gone: whether a user was erased since a moment of the monotonic clock.
+            submit: has an impression written; also takes when the question came, on the monotonic clock.
+            observer: counts what becomes of them.
         """
-        self.answering, self.candidate, self.writer, self.observer, self.gone = (
-            answering, candidate, writer, observer, gone,
-        )  # fmt: skip
+        self.answering, self.candidate, self.submit, self.observer = answering, candidate, submit, observer
         self._queue: Queue[tuple[Ask, float] | None] = Queue(WAITING)
         self._thread = threading.Thread(target=self._run, name="what-next-shadow", daemon=True)
         self._thread.start()
@@ -81,19 +79,14 @@ class Shadow:
 
     def _record(self, ask: Ask, asked: float) -> None:
         active = self.candidate()
-        if active is None or self.gone(ask.user, asked):
+        if active is None:
             return
         found = self.answering.answer(active, [ask], "shadow")[0]
-        if not isinstance(found, Result) or found.answer.fallback in ("error", "alarm") or self.gone(ask.user, asked):
+        if not isinstance(found, Result) or found.answer.fallback in ("error", "alarm"):
             self.observer.shadow("failed")
             return
-        written = self.writer.submit(as_shadow(found.impression))
+        written = self.submit(replace(found.impression, shown=False), asked)
         written.add_done_callback(self._written)
 
     def _written(self, written: "Future[Any]") -> None:
         self.observer.shadow("recorded" if written.exception() is None else "failed")
-
-
-def as_shadow(impression: AddImpression) -> AddImpression:
-    """The impression of an answer that nobody saw."""
-    return replace(impression, shown=False)

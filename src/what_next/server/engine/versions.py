@@ -1,9 +1,11 @@
 """Deployed models: immutable copies in a folder, and which of them the store calls current."""
 
+import hashlib
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from what_next.artefacts import catalogue_path, critic_beside, read_manifest, read_models
@@ -13,6 +15,8 @@ from what_next.settings import Setup
 
 AGENT, CRITIC = "agent.safetensors", "critic.safetensors"
 """Names of the files in the folder of a version."""
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+"""What a run or a version may be called: a path must not come of it."""
 
 
 def versions_folder(setup: Setup) -> Path:
@@ -25,17 +29,27 @@ def versions_folder(setup: Setup) -> Path:
 
 
 def version_of(agent: Path) -> str:
-    """What the version of a model is called: its run, and how many histories it was trained on.
+    """What the version of a model is called: its run, how many histories it was trained on, and a hash of its files.
 
     Raises:
-        ModelError: the file is missing or damaged.
+        ModelError: a file is missing or damaged, or the run's name cannot be a file's.
     """
-    manifest = read_manifest(agent, "agent")
-    return f"{manifest.run}-{manifest.histories}"
+    return _named(agent, _files(agent))
+
+
+def folder_of(folder: Path, version: str) -> Path:
+    """Where a version lies in the folder of all.
+
+    Raises:
+        ModelError: its name is none of ours, and might lead anywhere.
+    """
+    if not NAME.fullmatch(version):
+        raise ModelError(f"{version!r} is no name of a version; expected letters, digits and . _ - alone")
+    return folder / version
 
 
 def keep(folder: Path, agent: Path) -> str:
-    """Copy a model into `folder / version`, written aside and then renamed; one that is there already stays as it is.
+    """Copy a model into `folder / version`, written aside, checked and then renamed; what is there already stays.
 
     Args:
         folder: of all versions; it is made where it is missing.
@@ -45,24 +59,24 @@ def keep(folder: Path, agent: Path) -> str:
         The version.
 
     Raises:
-        ModelError: a file is missing, damaged, or does not belong to the others.
+        ModelError: a file is missing, damaged, or does not belong to the others; or what is there is damaged.
         SaveError: the copy could not be written.
     """
-    version, critic = version_of(agent), critic_beside(agent)
-    if critic is not None and not critic.is_file() and not _needs_critic(agent):
-        critic = None
-    read_models(agent, critic)  # whole, and belonging together: what is kept can be loaded later
-    target, aside = folder / version, folder / f".{version}.{secrets.token_hex(4)}"
+    files = _files(agent)
+    read_models(agent, files.get(CRITIC))  # whole, and belonging together: what is kept can be loaded later
+    version, digest = _named(agent, files), _digest(files)
+    target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}"
     if target.is_dir():
+        if _digest({path.name: path for path in target.iterdir()}) != digest:
+            raise ModelError(f"{target}: is damaged; remove this folder and deploy {agent} again")
         return version
-    files = {agent: AGENT, catalogue_path(agent): catalogue_path(Path(AGENT)).name}
-    if critic is not None:
-        files[critic] = CRITIC
     try:
         aside.mkdir(parents=True)
-        for source, name in files.items():
+        for name, source in files.items():
             shutil.copyfile(source, aside / name)
             _sync(aside / name)
+        if _digest({name: aside / name for name in files}) != digest:
+            raise SaveError(f"{agent}: was changed while it was copied; the deployed one is intact, try again")
         _renamed(aside, target)
         _sync(folder)
     except OSError as error:
@@ -70,6 +84,35 @@ def keep(folder: Path, agent: Path) -> str:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return version
+
+
+def _files(agent: Path) -> dict[str, Path]:
+    """The files of a model, by their names in the folder of a version."""
+    files = {AGENT: agent, catalogue_path(Path(AGENT)).name: catalogue_path(agent)}
+    critic = critic_beside(agent)
+    if critic is not None and (critic.is_file() or _needs_critic(agent)):
+        files[CRITIC] = critic
+    return files
+
+
+def _named(agent: Path, files: Mapping[str, Path]) -> str:
+    manifest = read_manifest(agent, "agent")
+    if not NAME.fullmatch(manifest.run):
+        raise ModelError(f"{agent}: its run {manifest.run!r} is no name; expected letters, digits and . _ - alone")
+    return f"{manifest.run}-{manifest.histories}-{_digest(files)[:8]}"
+
+
+def _digest(files: Mapping[str, Path]) -> str:
+    """A hash of the names and contents of some files."""
+    found = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from None
+        found.update(f"{name} {content}\n".encode())
+    return found.hexdigest()
 
 
 def _needs_critic(agent: Path) -> bool:

@@ -145,7 +145,8 @@ def _schema(app: FastAPI, needs_keys: bool) -> None:
             schemes["header"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
             if needs_keys:
                 made["security"] = [{"bearer": []}, {"header": []}]
-                made["paths"]["/health"]["get"]["security"] = []
+                for path in ("/health", "/ready"):
+                    made["paths"][path]["get"]["security"] = []
             app.openapi_schema = made
         return app.openapi_schema
 

@@ -105,6 +105,11 @@ class Questions(Body):
 
     requests: Annotated[list[Question], Field(min_length=1, max_length=BATCH)]
 
+    @property
+    def units(self) -> int:
+        """See `Body.units`."""
+        return len(self.requests)
+
 
 class Event(Body):
     """Something that a user did."""
@@ -138,6 +143,11 @@ class Events(Body):
 
     events: Annotated[list[Event], Field(min_length=1, max_length=EVENTS)]
 
+    @property
+    def units(self) -> int:
+        """See `Body.units`."""
+        return len(self.events)
+
 
 class Feedback(Body):
     """What an item of a recommendation turned out to be worth."""
@@ -164,6 +174,11 @@ class Feedbacks(Body):
     """Feedback on several items at once; each stands for itself."""
 
     feedback: Annotated[list[Feedback], Field(min_length=1, max_length=EVENTS)]
+
+    @property
+    def units(self) -> int:
+        """See `Body.units`."""
+        return len(self.feedback)
 
 
 class Item(Body):

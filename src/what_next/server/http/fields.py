@@ -42,16 +42,17 @@ def microseconds(value: Any) -> int:
     )
 
 
-Id = Annotated[
-    str,
-    Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"),
-]
+_ANY = r"[^\x00-\x1f\x7f-\x9f]*"
+SEEN = rf"^{_ANY}[^\s\x00-\x1f\x7f-\x9f]{_ANY}$"
+"""No control characters, and something besides white space."""
+
+Id = Annotated[str, Field(min_length=1, max_length=256, pattern=SEEN)]
 """Names a user, an item, an event or a recommendation."""
 
-Word = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Word = Annotated[str, Field(min_length=1, max_length=64, pattern=SEEN)]
 """Names an attribute, a number of the context, or a kind of event."""
 
-Text = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Text = Annotated[str, Field(min_length=1, max_length=1024, pattern=SEEN)]
 """A title."""
 
 Number = Annotated[float, Field(ge=-LONGEST, le=LONGEST, allow_inf_nan=False)]
@@ -77,7 +78,7 @@ Time = Annotated[
 
 def by_name(values: dict[str, Any], most: int) -> WithJsonSchema:
     """The schema of values by name, which tells the names' bounds, too."""
-    names = {"minLength": 1, "maxLength": 64, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"}
+    names = {"minLength": 1, "maxLength": 64, "pattern": SEEN}
     return WithJsonSchema(
         {"type": "object", "propertyNames": names, "additionalProperties": values, "maxProperties": most}
     )
@@ -95,6 +96,11 @@ class Body(BaseModel):
     """What a client sends: strict in its types, and nothing beyond the fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @property
+    def units(self) -> int:
+        """Questions or events in it, which the limit of the rate counts."""
+        return 1
 
 
 class Reply(BaseModel):

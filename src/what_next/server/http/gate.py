@@ -4,7 +4,6 @@ One layer of plain ASGI does all of it in one pass. It answers requests with a b
 the traffic, and the layers of the framework would cost several times what they do; the rest goes on to the router.
 """
 
-import asyncio
 from collections.abc import Mapping
 from time import perf_counter
 from urllib.parse import unquote
@@ -13,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from what_next.errors import StoreUnavailable
 from what_next.server.http.keys import ROLES, Caller
-from what_next.server.http.limits import Rate, is_local
+from what_next.server.http.limits import Rate, Timeouts, is_local
 from what_next.server.http.parts import Parts
 from what_next.server.http.posts import Post
 from what_next.server.http.problems import RETRY, Problem, internal, problem_of
@@ -21,7 +20,10 @@ from what_next.server.http.problems import RETRY, Problem, internal, problem_of
 MOST = 2048
 """Requests under way at once; more are asked to come again."""
 
-OPEN = ("/", "/health", "/openapi.json")
+BODIES = 2**26
+"""Bytes of the bodies of all requests under way together, or one whole body where that may be larger."""
+
+OPEN = frozenset({"/", "/health", "/ready", "/openapi.json"})
 """What needs no key, besides the files of the page."""
 
 PAGE = "/page/"
@@ -41,11 +43,12 @@ class Gone(Exception):
 class Turn:
     """One request on its way."""
 
-    __slots__ = ("key", "length", "reading", "route", "scope", "send", "status", "user")
+    __slots__ = ("caller", "held", "key", "length", "reading", "route", "scope", "send", "status", "user")
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.scope, self.send = scope, send
-        self.route, self.status, self.length, self.reading = "", 0, 0, False
+        self.route, self.status, self.length, self.held, self.reading = "", 0, 0, 0, False
+        self.caller = ""
         self.key: str | None = None
         self.user: str | None = None
 
@@ -73,9 +76,9 @@ class Gate:
     def __init__(self, app: ASGIApp, parts: Parts, posts: Mapping[str, Post]) -> None:
         self.app, self.parts, self.posts = app, parts, posts
         settings = parts.settings
-        self._needs_keys, self._most, self._seconds = settings.needs_keys, settings.body, settings.timeout
-        self._rate = Rate(settings.rate)
-        self._under_way = 0
+        self._needs_keys, self._most = settings.needs_keys, settings.body
+        self._rate, self._timeouts = Rate(settings.rate), Timeouts(settings.timeout)
+        self._under_way = self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, the start and end of the service, or a web socket, of which there are none."""
@@ -90,7 +93,7 @@ class Gate:
         start = perf_counter()
         self._under_way += 1
         try:
-            async with asyncio.timeout(self._seconds):
+            with self._timeouts:
                 await self._answer(turn, receive)
         except Gone:
             turn.status = 499
@@ -98,6 +101,7 @@ class Gate:
             await self._refuse(turn, error)
         finally:
             self._under_way -= 1
+            self._held -= turn.held
             seconds, method = perf_counter() - start, turn.scope["method"]
             route = turn.route or _route(turn)
             self.parts.metrics.request(method, route, turn.status, seconds)
@@ -116,8 +120,10 @@ class Gate:
         if post is None:
             await self.app(scope, receive, turn.pass_on)
             return
-        body = await self._body(turn, receive)
-        sent = await post.answer(self.parts, post.body.model_validate_json(body))
+        body = post.body.model_validate_json(await self._body(turn, receive))
+        if body.units > 1:
+            self._charge(self._rate.more(turn.caller, body.units - 1))
+        sent = await post.answer(self.parts, body)
         turn.user = sent.user
         await turn.answer(sent.status, sent.body)
 
@@ -125,10 +131,10 @@ class Gate:
         """Raises a `Problem` where the request goes no further."""
         scope, token, host, kind = turn.scope, b"", b"", b""
         for name, value in scope["headers"]:
-            if name == b"authorization":
-                token = value[7:] if value[:7].lower() == b"bearer " else value
-            elif name == b"x-api-key":
-                token = token or value
+            if name == b"x-api-key":
+                token = value
+            elif name == b"authorization":  # of another kind, it is a proxy's own business
+                token = token or (value[7:] if value[:7].lower() == b"bearer " else b"")
             elif name == b"host":
                 host = value
             elif name == b"content-type":
@@ -150,8 +156,8 @@ class Gate:
         caller = keys.caller(token.decode("latin-1")) if token and keys is not None else None
         turn.key = caller.name if caller else None
         address = scope["client"][0] if scope.get("client") else ""
-        if wait := self._rate.wait(f"key {caller.name}" if caller else address):
-            raise Problem(429, "too many requests; slow down", headers={"retry-after": str(int(wait) + 1)})
+        turn.caller = f"key {caller.name}" if caller else address
+        self._charge(self._rate.wait(turn.caller))
         path = scope["path"]
         if path in OPEN or path.startswith(PAGE):
             return
@@ -176,9 +182,22 @@ class Gate:
             size += len(chunk)
             if size > self._most:
                 raise self._too_large()
+            self._hold(turn, len(chunk))
             if not message.get("more_body"):
                 turn.reading = False
                 return chunk if len(chunks) == 1 else b"".join(chunks)
+
+    def _hold(self, turn: Turn, more: int) -> None:
+        """Counts bytes that are in memory until the request ends."""
+        turn.held += more
+        self._held += more
+        if self._held > max(BODIES, self._most):
+            raise Problem(503, "too much is being sent at once; try again", headers={**RETRY, "connection": "close"})
+
+    def _charge(self, wait: float) -> None:
+        """Raises a `Problem` where a caller has to wait."""
+        if wait:
+            raise Problem(429, "too many requests; slow down", headers={"retry-after": str(int(wait) + 1)})
 
     async def _refuse(self, turn: Turn, error: Exception) -> None:
         """Tells the client why, and the log what was our own fault."""

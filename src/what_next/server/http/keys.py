@@ -1,6 +1,7 @@
 """API keys: made once, kept as hashes, looked up without asking the store each time."""
 
 import hashlib
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Literal
 
 from what_next.errors import StoreError
 from what_next.server.store import Store
+
+logger = logging.getLogger("what_next.server")
 
 Role = Literal["read", "write", "admin"]
 ROLES: tuple[Role, ...] = ("read", "write", "admin")
@@ -75,3 +78,5 @@ class KeyRing:
                 self.refresh()
             except StoreError:
                 self._tell()
+            except Exception:  # without this thread, no key would be revoked any more
+                logger.exception("the keys could not be read; those known so far stay")

@@ -29,10 +29,11 @@ class Log:
     """Lines for the standard error, written by a thread of their own: a slow reader holds up no request."""
 
     def __init__(self, ids: Literal["none", "hashed"] = "none", put: Callable[[str], object] | None = None) -> None:
-        """Starts the thread; `put` takes the lines; None: the standard error does."""
+        """Starts the thread; `put` takes the lines; None: the standard error does. `dropped` counts those that went."""
         self._given = put
         self._salt = (os.environ.get(SALT) or secrets.token_hex(16)).encode() if ids == "hashed" else None
         self._lines: deque[bytes] = deque(maxlen=WAITING)
+        self.dropped = 0
         self._before: list[tuple[logging.Logger, list[logging.Handler], bool, int]] = []
         self._closed = Event()
         self._thread = Thread(target=self._write, name="log", daemon=True)
@@ -50,10 +51,14 @@ class Log:
         }
         if self._salt is not None and user is not None:
             line["user"] = hashlib.blake2b(user.encode(), key=self._salt[:64], digest_size=8).hexdigest()
+        self._add(line)
+
+    def _add(self, line: dict[str, Any]) -> None:
+        self.dropped += len(self._lines) == WAITING
         self._lines.append(orjson.dumps(line, option=orjson.OPT_UTC_Z))
 
     def _put_line(self, line: dict[str, Any]) -> None:
-        self._lines.append(orjson.dumps({"time": datetime.now(UTC), **line}, option=orjson.OPT_UTC_Z))
+        self._add({"time": datetime.now(UTC), **line})
 
     def error(self, error: BaseException, route: str) -> None:
         """Our own fault; see `places`."""

@@ -57,15 +57,17 @@ def _parts(request: Request) -> Parts:
     return parts
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", response_model=replies.Health, operation_id="health")
 async def health() -> Response:
     """Tell that the process lives; needs no key."""
     return Response(b'{"status":"ok"}', media_type="application/json")
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", response_model=replies.Ready, operation_id="ready")
 async def ready(request: Request) -> Response:
-    """Tell whether model, store and popular items are there; otherwise 503, and what is missing."""
+    """Tell whether model, store and popular items are there; otherwise 503, and what is missing; needs no key."""
     parts = _parts(request)
     missing = list(parts.engine.missing()) if parts.engine is not None else ["model"]
     try:

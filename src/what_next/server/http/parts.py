@@ -70,6 +70,8 @@ class Parts:
         """Lets the metrics read what changes by itself."""
         self.metrics.watch("writer_depth", "Writes that wait for the store", self._depth)
         self.metrics.watch("ready", "Whether the model answers (1) or not (0)", self._ready)
+        self.metrics.watch("version_refused", "Whether the deployed version cannot be loaded (1)", self._refused)
+        self.metrics.watch("log_lines_dropped", "Log lines that nobody took in time", lambda: self.log.dropped)
         self.metrics.watch_model(lambda: self.engine.model() if self.engine else None)
 
     def close(self) -> None:
@@ -82,8 +84,11 @@ class Parts:
     def _depth(self) -> float:
         return float(self.writer.depth) if self.writer else 0.0
 
+    def _refused(self) -> float:
+        return float(self.engine is not None and self.engine.model()["refused"] is not None)
+
     def _ready(self) -> float:
-        return float(self.engine is not None and not self.engine.missing())
+        return float(self.engine is not None and self.engine.ready)
 
 
 async def durable(written: Future[Any]) -> Any:

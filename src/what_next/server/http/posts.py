@@ -11,19 +11,22 @@ from what_next.server.asks import Answer, Refused
 from what_next.server.http import bodies
 from what_next.server.http.fields import Body, Reply
 from what_next.server.http.parts import Parts, durable
-from what_next.server.http.problems import Problem, problem_of
+from what_next.server.http.problems import Problem, invalid, problem_of
 from what_next.server.store.writes import (
     AddEvents,
     AddFeedback,
     AddItems,
     FeedbackAdded,
     NotShown,
+    Unfit,
     UnknownRecommendation,
 )
 
 DUMP = orjson.OPT_SERIALIZE_NUMPY
 FIELDS = {"user": "user_id", "temperature": "explore.temperature", "epsilon": "explore.epsilon"}
 """What the engine calls a field, where the body calls it otherwise."""
+STORED = {"kind": "event", "time": "timestamp"}
+"""The same for the store."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ async def add_events(parts: Parts, events: bodies.Events) -> Sent:
 
     Answered only when they are durable; in the order of arrival, which decides between events of one time.
     """
-    return await _keep(parts, tuple(events.events))
+    return await _keep(parts, tuple(events.events), several="events")
 
 
 async def add_feedback(parts: Parts, feedback: bodies.Feedback) -> Sent:
@@ -115,7 +118,7 @@ async def add_feedback(parts: Parts, feedback: bodies.Feedback) -> Sent:
     """
     try:
         kept: FeedbackAdded = await durable(parts.writes.submit(AddFeedback((feedback.row,))))
-    except (UnknownRecommendation, NotShown) as error:
+    except (UnknownRecommendation, NotShown, Unfit) as error:
         parts.metrics.feedback(0, 0, 1)
         raise _refusal(error) from None
     parts.metrics.feedback(kept.accepted, kept.duplicates, 0)
@@ -131,7 +134,7 @@ async def add_feedbacks(parts: Parts, batch: bodies.Feedbacks) -> Sent:
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
     kept, refused = [one for one in outcomes if isinstance(one, FeedbackAdded)], []
     for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, UnknownRecommendation | NotShown):
+        if isinstance(outcome, UnknownRecommendation | NotShown | Unfit):
             problem = _refusal(outcome)
             code = "not_found" if problem.status == 404 else "invalid"
             refused.append({"index": index, "code": code, "message": problem.message})
@@ -146,21 +149,28 @@ async def add_item(parts: Parts, item: bodies.Item) -> Sent:
     """Add an item, or change one that was added.
 
     It needs a number for each attribute of the catalogue. It can be recommended as soon as this is answered; another
-    process on the same store takes it up within seconds.
+    process on the same store takes it up within seconds, and so does this one if the store goes away just then.
     """
     engine = parts.model
     await parts.run(engine.check_item, item.attributes)
     kept = await durable(parts.writes.submit(AddItems((item.row,))))
-    await parts.run(engine.grow)
+    try:
+        await parts.run(engine.grow)
+    except Exception as error:  # it is kept, and the engine looks for new items every second
+        parts.log.error(error, "/v1/items")
     return Sent(201, orjson.dumps({"accepted": kept.accepted, "replaced": kept.replaced}))
 
 
 def told(answer: Answer) -> dict[str, Any]:
-    """An answer as clients read it; orjson writes the items, whose fields are named as they are told."""
+    """An answer as clients read it."""
+    columns = zip(answer.ids, answer.titles, answer.scores, answer.propensities, answer.reasons, strict=True)
     return {
         "recommendation_id": answer.recommendation_id,
         "user_id": answer.user,
-        "items": answer.items,
+        "items": [
+            {"item_id": item, "title": title, "score": score, "propensity": propensity, "reason": reason}
+            for item, title, score, propensity, reason in columns
+        ],
         "model": {"version": answer.version, "role": answer.role},
         "policy": answer.policy,
         "fallback": answer.fallback,
@@ -186,18 +196,24 @@ async def _one_of_many(parts: Parts, question: bodies.Question) -> dict[str, Any
         return problem.content
 
 
-async def _keep(parts: Parts, events: tuple[bodies.Event, ...], user: str | None = None) -> Sent:
+async def _keep(parts: Parts, events: tuple[bodies.Event, ...], user: str | None = None, several: str = "") -> Sent:
     writer, engine = parts.writes, parts.model
-    kept = await durable(writer.submit(AddEvents(tuple(event.row for event in events))))
+    try:
+        kept = await durable(writer.submit(AddEvents(tuple([event.row for event in events]))))
+    except Unfit as error:
+        raise _refusal(error, several) from None
     parts.metrics.events(kept.accepted, kept.duplicates)
     unknown = engine.unknown([event.item_id for event in events])
     told = {"accepted": kept.accepted, "duplicates": kept.duplicates, "unknown_items": unknown}
     return Sent(201, orjson.dumps(told), user)
 
 
-def _refusal(error: UnknownRecommendation | NotShown) -> Problem:
+def _refusal(error: UnknownRecommendation | NotShown | Unfit, several: str = "") -> Problem:
+    """Why something is not kept; `several` names the list that it stands in."""
+    if isinstance(error, Unfit):
+        field = STORED.get(error.field, error.field)
+        return invalid([(f"{several}.{error.place}.{field}" if several else field, error.reason)])
     if isinstance(error, NotShown):
-        reason = "this recommendation did not show it; give one of its items"
-        return Problem(422, f"item_id: {reason}", (("item_id", reason),))
+        return invalid([("item_id", "this recommendation did not show it; give one of its items")])
     reason = "there is no such recommendation; give the recommendation_id of an answer (those of erased users are gone)"
     return Problem(404, f"recommendation_id: {reason}", (("recommendation_id", reason),))

@@ -8,7 +8,8 @@ import orjson
 from pydantic import ValidationError
 
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable
-from what_next.server.asks import Refused
+from what_next.server.asks import Refused, Stopping
+from what_next.server.store.writes import Unfit
 
 FIELDS = 20
 """A body with more mistakes than this is told of the first ones."""
@@ -32,6 +33,9 @@ CODES = {
     504: "timeout",
 }
 """The code of each status, for programs."""
+
+SENT = {"time": "timestamp", "kind": "event"}
+"""What a body calls a field, where the store calls it otherwise."""
 
 
 @dataclass(eq=False)
@@ -91,8 +95,12 @@ def problem_of(error: Exception) -> Problem | None:
         return invalid([(error.field, error.reason)])
     if isinstance(error, ValidationError):
         return of_validation(error.errors(include_url=False, include_input=False, include_context=False))
+    if isinstance(error, Stopping):
+        return Problem(503, str(error), headers=RETRY)
     if isinstance(error, StoreUnavailable):
         return store_away()
+    if isinstance(error, Unfit):
+        return invalid([(SENT.get(error.field, error.field), error.reason)])
     if isinstance(error, StoreError):
         return invalid([("body", "the store cannot hold this")])
     if isinstance(error, CatalogueError):
@@ -127,6 +135,6 @@ def _reason(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return "there is no such field"
     if error["type"] == "string_pattern_mismatch":
-        return "must hold no control characters"
+        return "must hold no control characters, and not be blank"
     message: str = error["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]

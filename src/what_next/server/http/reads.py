@@ -12,9 +12,8 @@ from what_next.errors import CatalogueError
 from what_next.server.engine import CatalogueItem
 from what_next.server.http import replies
 from what_next.server.http.fields import Id
-from what_next.server.http.parts import Parts, durable
+from what_next.server.http.parts import Parts
 from what_next.server.http.posts import DUMP
-from what_next.server.store.writes import EraseUser
 
 SPREAD = 20
 """Latest events of a history whose spread is told, and events that a spread is of."""
@@ -116,11 +115,7 @@ async def erase_user(request: Request, user_id: UserInPath) -> Response:
     The models themselves were trained on what the log held then; they forget when they are trained anew.
     """
     parts = _parts(request)
-    engine = parts.model
-    await parts.run(engine.erase, user_id)  # what is under way is noted without the user from now on
-    erased = await durable(parts.writes.submit(EraseUser(user_id)))
-    await parts.run(engine.erase, user_id)
-    return _sent(erased)
+    return _sent(await parts.run(parts.model.erase, user_id))
 
 
 @router.get("/model", response_model=replies.Model, operation_id="getModel")

@@ -34,6 +34,10 @@ IDLE = 75
 AGAIN = 1.0
 """Seconds until a store that is away at the start is tried again."""
 
+YOUNG = 50_000
+"""Objects after which the collector looks for circles. Hardly any are made here, while each batch makes thousands of
+objects, which Python's 700 would have it look through again and again."""
+
 Progress = Callable[[int, int], None]
 Tell = Callable[[str], None]
 
@@ -224,6 +228,7 @@ async def _watch(opening: Opening, server: uvicorn.Server, ready: Callable[[], N
         await asyncio.sleep(0.005)
     gc.collect()
     gc.freeze()  # what is there now stays until the end: the collector need not look at it again
+    gc.set_threshold(YOUNG)
     ready()
 
 

@@ -22,7 +22,7 @@ ANSWER: dict[str, Any] = {
     "recommendation_id": "0199a1b2c3d4",
     "user_id": "u1",
     "items": [{"item_id": "i7", "title": "Blue in Green", "score": 3.2, "propensity": 1.0, "reason": None}],
-    "model": {"version": "20261125-1", "role": "current"},
+    "model": {"version": "4f1c09d2a7be6035-40000-9d2e61b0", "role": "current"},
     "policy": "trained",
     "fallback": None,
     "unknown": [],
