@@ -6,7 +6,7 @@ its impression is on the disk. Every figure is the median of `--repeats`, with a
 
 `latency`: an open loop of 100 requests a second, users whom the service knows already, and users whom it has not seen
 since it started. `throughput`: a closed loop, by turns with a bare ASGI application under the same server, parser, loop
-and client. `batching`: the same with `server.batch` 1 and 32. `events`: batches of 100 on SQLite. `start`: from the
+and client. `batching`: the same with `server.batch` 1 and 64. `events`: batches of 100 on SQLite. `start`: from the
 process's start until it is ready. `--soak MINUTES`: half of the throughput, and the memory of the process.
 """
 
@@ -149,7 +149,7 @@ class Bench:
     def batching(self) -> None:
         """What micro-batching gains."""
         users, rates = self.some(1000), {}
-        for size in (1, 32):
+        for size in (1, 64):
             with served.serving(self.made, self.core, f"server.batch={size}") as service:
                 self.warm(service, users)
                 make = self.asks(users)
@@ -157,7 +157,7 @@ class Bench:
         middle = {size: statistics.median(found) for size, found in rates.items()}
         self.tell(
             "batching",
-            gain=round(middle[32] / middle[1], 2),
+            gain=round(middle[64] / middle[1], 2),
             connections=self.arguments.connections,
             **{f"batch_{size}_per_s": [round(rate) for rate in found] for size, found in rates.items()},
         )

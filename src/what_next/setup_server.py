@@ -34,7 +34,7 @@ class Server(Group):
         default=200.0, gt=0, description="serve: milliseconds that the model has, before popular items are the answer"
     )
     batch: int = Field(
-        default=32, gt=0, le=1024, description="serve: requests that one pass of the model answers, at most"
+        default=64, gt=0, le=1024, description="serve: requests that one pass of the model answers, at most"
     )
     sessions: int = Field(default=100_000, gt=0, description="serve: users whose state is kept in memory")
     search: Literal["exact", "approximate"] = Field(
@@ -84,8 +84,8 @@ class Server(Group):
             )
         if self.store is not None and ":/" in self.store.as_posix():
             raise ValueError(
-                "server.store is a URL; allowed: the path of a SQLite file. A database's URL, which may hold a password, "
-                "goes into the environment variable WHAT_NEXT_STORE"
+                "server.store is a URL; allowed: the path of a SQLite file. The URL of a database, which may hold a "
+                "password, goes into the environment variable WHAT_NEXT_STORE"
             )
         return self
 
