@@ -155,11 +155,15 @@ class TestMargin:
 
 class TestTables:
     def test_at_80_columns_nothing_is_cut(self, log: Path, capsys, monkeypatch) -> None:
-        monkeypatch.setenv("COLUMNS", "80")
-        for words in (["estimate", "--policy", "uniform"], ["gate", "better", "same"]):
-            shown = run(capsys, *words, "--log", log).out
-            assert "\N{HORIZONTAL ELLIPSIS}" not in shown
-            assert " per " not in shown.replace("snips per decision", "")
+        words = {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"}  # a terminal, and an old one
+        for terminal in ({}, words):
+            for name, value in terminal.items():
+                monkeypatch.setenv(name, value)
+            for command in (["estimate", "--policy", "uniform"], ["gate", "better", "same"]):
+                shown = run(capsys, *command, "--log", log).out
+                assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+                assert " per " not in shown.replace("snips per decision", "")
+                assert (max(map(len, shown.splitlines())) <= 80) == bool(terminal)
 
     def test_what_an_estimate_is_per_is_told_where_that_differs(self, tmp_path: Path, capsys, monkeypatch) -> None:
         monkeypatch.setenv("COLUMNS", "200")

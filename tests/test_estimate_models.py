@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import what_next as wn
-from what_next import Agent, Dataset, Environment, State
+from what_next import Agent, Dataset, Environment, Setup, State
 from what_next.data.decision_reader import read_log
 from what_next.judging.off_policy.learned import Learned
 from what_next.judging.off_policy.targets import decisions_of, vectors_of
@@ -54,7 +54,9 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestTrainedModels:
     def answer(self, heard: Path, setup: Path, **how: Any) -> tuple[Any, Any]:
         log = read_log(heard)
-        return log, Learned(setup, **how).answer(log, decisions_of(log, vectors_of(log)))
+        return log, Learned(str(setup), Setup.read(setup, ["train=no"]), **how).answer(
+            log, decisions_of(log, vectors_of(log))
+        )
 
     @pytest.mark.parametrize("seen", [False, True])
     def test_chances_are_the_agents_own_after_what_the_user_heard_before(self, heard, ranked, trained, seen) -> None:
@@ -169,7 +171,7 @@ class TestTrainedModels:
 
         monkeypatch.setattr(LearnedPolicy, "chances", watched)
         monkeypatch.setattr("what_next.judging.off_policy.learned.PAIRS", 640)
-        Learned(ranked).answer(log, decisions_of(log, vectors_of(log)))
+        Learned(str(ranked), Setup.read(ranked, ["train=no"])).answer(log, decisions_of(log, vectors_of(log)))
         assert max(sizes) == 2
 
     def test_a_large_log_is_answered_in_chunks(self, heard, ranked, monkeypatch) -> None:

@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from what_next.evaluation import markdown, table
+from what_next.evaluation.folded import Folded
 
 
 def told(mean: float) -> dict[str, float]:
@@ -52,6 +53,39 @@ def test_the_markdown_is_a_table_with_a_cell_for_every_metric():
     assert rows[2] == "| agent | 0.100 [0.090, 0.110] | 0.050 [0.040, 0.060] | 0.030 [0.020, 0.040] |"
     assert rows[-2].startswith("| agent \N{MINUS SIGN} random | 0.080 [0.070, 0.090] |")
     assert {row.count("|") for row in rows} == {5}
+
+
+def lines(shown: Folded, width: int) -> list[str]:
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(shown)
+    return [
+        " ".join(line.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", " ").split()) for line in captured.get().split("\n")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("width", "tables"), [(20, 5), (43, 5), (44, 3), (60, 3), (61, 2), (94, 2), (95, 1), (10_000, 1)]
+)
+def test_columns_that_do_not_fit_go_on_below_and_no_cell_is_cut(width: int, tables: int) -> None:
+    header = ["policy", *(f"metric@{place}" for place in range(5))]
+    rows = [[name, *(f"{place}.250\n[{place}.125, {place}.375]" for place in range(5))] for name in ("agent", "other")]
+    found = lines(Folded("beyond", header, [rows[:1], rows[1:]]), width)
+    text = "\n".join(found)
+    assert (text.count("beyond"), text.count("\N{HORIZONTAL ELLIPSIS}")) == (1, 0)
+    assert [text.count(name) for name in ("policy", "agent", "other")] == [tables] * 3
+    for place in range(5):
+        assert text.count(f"{place}.250") == 2
+        if width > 20:  # else within a number's own digits
+            assert text.count(f"[{place}.125, {place}.375]") == 2
+
+
+def test_a_long_name_goes_on_in_the_next_line() -> None:
+    name = "0123456789abcdef" * 5
+    found = lines(Folded(None, ["policy", "mean", "interval"], [[[name, "0.25", "[0.125, 0.375]"]]]), 60)
+    assert name in "".join(found).replace(" 0.25 [0.125, 0.375]", "")
+    (whole,) = (line for line in lines(Folded(None, ["policy", "mean"], [[[name, "0.25"]]]), 91) if "0.25" in line)
+    assert whole == f"{name} 0.25"
 
 
 def test_the_table_shows_policies_shares_and_differences():

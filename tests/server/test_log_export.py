@@ -72,9 +72,11 @@ def setup_file(tmp_path: Path, log_file: Path) -> Path:
 
 def test_the_exported_log_is_read_by_the_other_commands_as_it_is(run: Run, setup_file: Path, tmp_path: Path) -> None:
     to = tmp_path / "log.parquet"
+    to.touch(0o644)
     ran = run("log", "export", setup_file, "--to", to, "--json")
     assert ran.code == 0, ran.err
     told = json.loads(ran.out)
+    assert [Path(file).stat().st_mode & 0o777 for file in told["files"]] == [0o600, 0o600]
     assert (told["events"], told["decisions"], told["users"], told["items"]) == (600, 600, 60, 80)
     for command in ("train", "evaluate"):
         ran = run(command, setup_file, f"data={to}", "--json")

@@ -73,7 +73,7 @@ def judged(service: Service, setup: Path) -> tuple[DecisionLog, Answer]:
     path = setup.with_name("exported.parquet")
     exported(service.store, service.engine.models.live.current.served.catalogue).write(path)
     log = read_log(path)
-    return log, Learned(setup).answer(log, decisions_of(log, vectors_of(log)))
+    return log, Learned(str(setup), Setup.read(setup, ["train=no"])).answer(log, decisions_of(log, vectors_of(log)))
 
 
 def same(log: DecisionLog, found: Answer, least: int = 150) -> None:
@@ -146,12 +146,14 @@ def test_whether_seen_items_may_be_shown_is_told_by_the_log(tmp_path: Path) -> N
         live(service)
         log, _ = judged(service, tmp_path / "setup.txt")
     with pytest.raises(SetupError, match="--seen"):
-        Learned(tmp_path / "setup.txt", seen=True).answer(log, decisions_of(log, vectors_of(log)))
+        Learned("new", Setup.read(tmp_path / "setup.txt", ["train=no"]), seen=True).answer(
+            log, decisions_of(log, vectors_of(log))
+        )
 
 
 def test_a_greedy_service_has_logged_nothing_that_can_be_weighed(tmp_path: Path) -> None:
     with running(served(tmp_path)) as service:
         service.played("p1", "i1")
         service.ask(user="p1")
-        with pytest.raises(DataError, match=r"1 answers left out.*serve with server.epsilon or server.temperature"):
+        with pytest.raises(DataError, match=r"1 answers left out.*serve with server.temperature or server.epsilon"):
             judged(service, tmp_path / "setup.txt")

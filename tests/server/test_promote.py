@@ -18,6 +18,7 @@ from what_next.cli.guard import guarded
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
 from what_next.server.asks import Ask
+from what_next.server.engine.versions import version_of
 from what_next.server.store import AddFeedback, FeedbackRow
 from what_next.settings import Setup
 from what_next.state import State
@@ -71,6 +72,7 @@ def run(models: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     app = typer.Typer()
     app.command("promote")(promote.promote)
     app.command("gate")(estimate.gate)
+    app.command("estimate")(estimate.estimate)
     app.add_typer(log.app, name="log")
 
     def command(*words: object) -> tuple[int, dict[str, Any]]:
@@ -119,6 +121,34 @@ def test_a_better_model_is_promoted_and_a_worse_one_is_not(models: Path, run: Ru
         assert len(service.store.deployments()) == 2
 
 
+def test_people_read_versions_whole_and_the_reason_once(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    first, better, worse = (models / name / "setup.txt" for name in ("first", "better", "worse"))
+
+    def said(model: Path) -> str:
+        capsys.readouterr()
+        promote.promote(first, model=model)
+        return capsys.readouterr().out
+
+    with running(Setup.read(first, ["train=no"])) as service:
+        walk(service)
+        names = {path: version_of(path.with_name("agent.safetensors")) for path in (first, better, worse)}
+        told = said(worse)
+        assert f"new: {names[worse]}" in told
+        assert f"current: {names[first]}" in told
+        assert f"do not promote {names[worse]}: the lower bound" in told
+        assert told.endswith(f"\n{names[worse]} is not deployed\n")
+        told = said(better)
+        assert (told.count("the lower bound"), told.count("\N{HORIZONTAL ELLIPSIS}")) == (1, 0)
+        assert f"{PEOPLE * 6:,} decisions of {PEOPLE} users in the service's own log (" in told
+        assert "log.parquet" not in told
+        assert f"\n{names[better]} is deployed\n" in told
+        assert said(better) == f"{names[better]} is deployed already\n"
+        assert service.store.deployments()[-1].note["gate"]["log"]["file"] == "the service's own log"  # type: ignore[index]
+
+
 def test_promote_says_what_the_gate_says_of_the_exported_log(models: Path, run: Run, tmp_path: Path) -> None:
     first, better = (models / name / "setup.txt" for name in ("first", "better"))
     with running(Setup.read(first, ["train=no"])) as service:
@@ -129,10 +159,16 @@ def test_promote_says_what_the_gate_says_of_the_exported_log(models: Path, run: 
     assert code == 0
     assert run("promote", first, "--model", better)[1]["gate"]["difference"] == gated["difference"]
     # Without exploration, the better one is surer of itself.
-    surer = models / "better" / "greedy.txt"
-    surer.write_text(better.read_text().replace("server.temperature, 1", "server.temperature, 0"))
-    code, greedy = run("gate", surer, first, "--log", tmp_path / "log.parquet")
+    code, greedy = run("gate", better, first, "server.temperature=0", "--log", tmp_path / "log.parquet")
     assert greedy["new"]["estimate"]["mean"] > gated["new"]["estimate"]["mean"] + 0.1
+    assert greedy["current"]["estimate"]["mean"] != pytest.approx(gated["current"]["estimate"]["mean"], abs=1e-3)
+    code, told = run("estimate", "server.temperature=0", "--log", tmp_path / "log.parquet", "--policy", better)
+    assert told["estimates"]["snips"]["mean"] == pytest.approx(greedy["new"]["estimate"]["mean"])
+    code, told = run("gate", "uniform", "propensity", "server.temperature=0", "--log", tmp_path / "log.parquet")
+    assert (code, "settings are for setups, and none is judged" in told["error"]) == (2, True)
+    agent = models / "better" / "agent.safetensors"
+    code, told = run("gate", agent, first, "--log", tmp_path / "log.parquet")
+    assert (code, f"{agent}: is a model's file; name its setup" in told["error"]) == (2, True)
 
 
 def test_a_model_is_not_judged_by_what_it_was_trained_on(models: Path, run: Run, tmp_path: Path) -> None:
@@ -165,7 +201,7 @@ def test_a_service_that_never_explored_has_no_evidence(models: Path, run: Run) -
         code, told = run("promote", first, "--model", better)
         assert (code, told["gate"], len(service.store.deployments())) == (3, None, 1)
         assert f"{PEOPLE} answers left out: every item was taken for certain" in told["why"]
-        assert "serve with server.epsilon or server.temperature" in told["why"]
+        assert "serve with server.temperature or server.epsilon" in told["why"]
 
 
 def test_a_log_that_is_given_goes_before_the_services_own(models: Path, run: Run, tmp_path: Path) -> None:

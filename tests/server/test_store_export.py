@@ -134,6 +134,21 @@ def test_an_event_that_names_its_answer_is_feedback(
     assert len(rewards(served)) == 6
 
 
+def test_an_event_is_feedback_to_what_its_user_was_shown_and_to_nothing_else(served: Store) -> None:
+    played = {"kind": "play", "time": 60}
+    rows = (
+        EventRow("x1", "bert", "i1", recommendation_id="r1", **played),  # was shown to anna
+        EventRow("x2", "bert", "i1", recommendation_id="r2", **played),  # shows other items
+        EventRow("x3", "bert", "i4", recommendation_id="r2", **played),
+        EventRow("x4", "carl", "i7", recommendation_id="r9", **played),  # was shown to nobody by name
+    )
+    served.commit([shown("r9", None, ("i7", "i6"), 40), AddEvents(rows)])
+    found = exported(served, catalogue())
+    assert {key for key, reward in rewards(served).items() if reward} == {("r2", "i4"), ("r9", "i7")}
+    assert "2 events are no feedback: the answer that they name did not show their item to their user" in found.notes
+    assert found.events == 2 + len(rows)
+
+
 def test_of_events_at_one_time_the_last_one_counts_whatever_the_clock_said(served: Store) -> None:
     for place, reward in enumerate((0.25, 0.5, 0.75)):
         served.clock = lambda place=place: 100 - place  # type: ignore[misc]
@@ -146,9 +161,9 @@ def test_rewards_are_those_of_the_answers_that_are_asked_about(served: Store) ->
     rows = [FeedbackRow(f"f{name}", name, item, 1.0) for name, item in (("r1", "i1"), ("r2", "i4"), ("r0", "i6"))]
     served.commit([AddFeedback(tuple(rows)), AddEvents((EventRow("e5", "bert", "i5", recommendation_id="r2"),))])
     numbers = {one.recommendation_id: one.number for one in served.impressions_of("bert")}
-    answers = pl.DataFrame({"number": [numbers["r2"]], "slate": ["r2"]})
-    assert sorted(rewards_of(served, answers)["item_id"]) == ["i4", "i5"]
-    assert not len(rewards_of(served, answers.clear()))
+    answers = pl.DataFrame({"number": [numbers["r2"]] * 2, "slate": "r2", "user_id": "bert", "item_id": ["i4", "i5"]})
+    assert sorted(rewards_of(served, answers)[0]["item_id"]) == ["i4", "i5"]
+    assert not len(rewards_of(served, answers.clear())[0])
 
 
 def test_who_gave_no_name_is_a_user_of_their_own(served: Store) -> None:

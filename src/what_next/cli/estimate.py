@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from what_next.cli.data import Json
-from what_next.cli.guard import emit
+from what_next.cli.guard import emit, tell
+from what_next.cli.model import Overrides
 from what_next.data.decision_log import Roles
 from what_next.errors import SetupError
 from what_next.judging.off_policy import Reading, estimate_policy, estimates_table, gate_table
@@ -70,6 +71,7 @@ def estimate(
             "whose item frequencies at each position are the policy."
         ),
     ],
+    overrides: Overrides = None,
     force: Annotated[bool, typer.Option("--force", help="Show refused estimates too, marked.")] = False,
     reward: Reward = None,
     propensity: Propensity = None,
@@ -96,7 +98,9 @@ def estimate(
     _check_plot(calibration, behaviour)
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
     bounds = _range(reward_range)
-    reading = Reading(log, roles, items, behaviour == "estimated", seen, clusters, bounds, discount, level, seed)
+    reading = Reading(
+        log, roles, items, behaviour == "estimated", seen, clusters, bounds, discount, level, seed, overrides or ()
+    )
     result = estimate_policy(reading, policy, force=force)
     if calibration is not None:
         plot_calibration(result["log"]["behaviour"], calibration)
@@ -109,6 +113,7 @@ def gate(
     ],
     current: Annotated[str, typer.Argument(metavar="CURRENT", help="The policy in use: likewise.")],
     log: LogFile,
+    overrides: Overrides = None,
     margin: Annotated[float, typer.Option(help="How much more the new one must earn, in the reward's unit.")] = 0.0,
     estimator: Annotated[str, typer.Option(help="The estimate that decides: snips, dr, ...")] = "snips",
     reward: Reward = None,
@@ -132,7 +137,9 @@ def gate(
     """Promote a new policy only if a log shows that it earns more: exit code 0; or 3, and why not."""
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
     bounds = _range(reward_range)
-    reading = Reading(log, roles, items, behaviour == "estimated", seen, clusters, bounds, discount, level, seed)
+    reading = Reading(
+        log, roles, items, behaviour == "estimated", seen, clusters, bounds, discount, level, seed, overrides or ()
+    )
     result = gate_policies(reading, new, current, estimator=estimator, margin=margin)
     _show(result, as_json, gate_table)
     return 0 if result["promote"] else REFUSED
@@ -171,5 +178,5 @@ def _show(result: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]
     if as_json:
         emit(result)
     else:
-        Console().print(table(result))
+        tell(table(result))
     return 0

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from what_next.cli.data import Json
-from what_next.cli.guard import emit
+from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.words import ids_of, part_of, seeds_of, weights_of
 from what_next.data import Dataset
@@ -82,6 +82,6 @@ def told(result: dict[str, Any], as_json: bool, groups: bool) -> int:
         emit(result)
         return 0
     if "by_windows" in result:
-        Console().print(table(result["by_windows"]))
-    Console().print(table(result, groups))
+        tell(table(result["by_windows"]))
+    tell(table(result, groups))
     return 0

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from what_next.errors import WhatNextError
 from what_next.report import Report
 
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended, by convention 128 + SIGINT."""
+WIDE = 10_000
+"""Columns where there is no terminal."""
 
 P = ParamSpec("P")
 
@@ -46,6 +48,14 @@ def show(report: Report, as_json: bool = False) -> int:
         )
         return INTERRUPTED
     return 0
+
+
+def tell(shown: RenderableType) -> None:
+    """Print for people: as wide as the terminal; into a file or a pipe as wide as it comes, so that nothing is cut."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(shown)
 
 
 def emit(values: dict[str, Any]) -> None:

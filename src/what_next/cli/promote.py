@@ -5,21 +5,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
 from what_next.artefacts import critic_beside, read_manifest
 from what_next.cli.data import Json
 from what_next.cli.estimate import REFUSED
-from what_next.cli.guard import emit
+from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.stored import opened, served_catalogue
 from what_next.errors import DataError, ModelError
-from what_next.judging.off_policy import Reading, gate, gate_table
+from what_next.judging.off_policy import Learned, Reading, gate, gate_table
 from what_next.settings import Setup
-from what_next.setup_file import quote
 
 if TYPE_CHECKING:
     from what_next.server.store import Store
+
+OWN_LOG = "the service's own log"
 
 
 def promote(
@@ -37,7 +38,7 @@ def promote(
     as_json: Json = False,
 ) -> int:
     """Deploy a model to the service, if a log shows that it earns more: exit code 0; or 3, and why not."""
-    from what_next.server.engine.versions import keep, version_of, versions_folder
+    from what_next.server.engine.versions import AGENT, keep, version_of, versions_folder
 
     settings = Setup.read(setup, [*(overrides or []), "train=no"])
     agent = _agent_of(settings, model)
@@ -54,7 +55,9 @@ def promote(
             told["why"] = "deployed by --force, without the gate"
         else:
             how = {"estimator": estimator, "margin": margin}
-            told |= _judged(store, settings, agent, current, log, how)
+            deployed = versions_folder(settings) / current / AGENT
+            policies = [_served(name, file, settings) for name, file in ((version, agent), (current, deployed))]
+            told |= _judged(store, settings, policies, log, how)
         if not told["promote"]:
             _show(told, as_json)
             return REFUSED
@@ -99,63 +102,44 @@ def _deploy(store: "Store", version: str, kind: Any, note: dict[str, Any]) -> in
 
 
 def _judged(
-    store: "Store", settings: Setup, agent: Path, current: str, log: Path | None, how: dict[str, Any]
+    store: "Store", settings: Setup, policies: list[Learned], log: Path | None, how: dict[str, Any]
 ) -> dict[str, Any]:
     """What the gate says of the new model beside the deployed one, both as the service would serve them."""
-    from what_next.server.engine.versions import AGENT, versions_folder
     from what_next.server.store.export import exported
 
-    deployed = versions_folder(settings) / current / AGENT
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        setups = [str(_as_setup(folder, one, settings)) for one in (agent, deployed)]
-        evidence = log or folder / "log.parquet"
+        evidence = log or Path(scratch) / "log.parquet"
         try:
             if log is None:
                 exported(store, served_catalogue(settings, store)).write(evidence)
-            result = gate(Reading(evidence), *setups, **how)
+            result = gate(Reading(evidence), *policies, **how)
         except DataError as error:
             if log is not None:
                 raise
-            why = f"the service's own log is no evidence: {error}"
-            return {"promote": False, "why": why.replace(f"{folder}/", "")}
-        plain = _without(result, f"{folder}/")
+            why = f"there is no evidence: {error}"
+            return {"promote": False, "why": why.replace(str(evidence), OWN_LOG)}
+    plain = result if log else _called(result, str(evidence), OWN_LOG)
     return {"promote": plain["promote"], "why": plain["why"], "gate": plain}
 
 
-def _as_setup(folder: Path, agent: Path, settings: Setup) -> Path:
-    """A setup file of a model as it was trained and would be served, as the gate reads it; its name is the version."""
-    manifest, critic = read_manifest(agent, "agent"), critic_beside(agent)
-    trained = manifest.made_by()
+def _served(version: str, agent: Path, settings: Setup) -> Learned:
+    """A model as it was trained and would be served."""
+    trained, critic = read_manifest(agent, "agent").made_by(), critic_beside(agent)
     beside = agent.with_name("critic.safetensors")
     if critic is None or not critic.is_file():
         critic = beside if beside.is_file() else critic
-    values: dict[str, object] = {
-        "train": "no",
-        "algorithm": trained.algorithm.name,
-        "data": Path(trained.data).absolute(),
-        "model_agent_path": agent.absolute(),
-        "model_critic_path": "none" if critic is None else critic.absolute(),
-        "relax": trained.relax,
-        "tolerance": "none" if trained.tolerance is None else trained.tolerance,
-        "selection": trained.selection.name,
-        "selection.candidates": trained.selection.candidates,
-        "device": "cpu",
-        "server.temperature": settings.server.temperature,
-        "server.epsilon": settings.server.epsilon,
-    }
-    path = folder / f"{manifest.run}-{manifest.histories}.txt"
-    path.write_text("".join(f"{key}, {quote(str(value))}\n" for key, value in values.items()), encoding="utf-8")
-    return path
+    files = {"model_agent_path": agent, "model_critic_path": critic}
+    how = {"train": False, "device": "cpu", "server": settings.server}
+    return Learned(version, trained.model_copy(update=files | how))
 
 
-def _without(result: Any, text: str) -> Any:
-    """The values without a text, wherever it stands in them: nobody knows the scratch folder."""
+def _called(result: Any, file: str, name: str) -> Any:
+    """The values, where a file goes by a name, wherever it stands in them: nobody knows the scratch folder."""
     if isinstance(result, dict):
-        return {key: _without(value, text) for key, value in result.items()}
+        return {key: _called(value, file, name) for key, value in result.items()}
     if isinstance(result, list | tuple):
-        return [_without(value, text) for value in result]
-    return result.replace(text, "") if isinstance(result, str) else result
+        return [_called(value, file, name) for value in result]
+    return result.replace(file, name) if isinstance(result, str) else result
 
 
 def _short(result: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -175,12 +159,11 @@ def _show(told: dict[str, Any], as_json: bool) -> int:
     if as_json:
         emit(told)
         return 0
-    console = Console()
     if told.get("gate"):
-        console.print(gate_table(told["gate"]))
-    deployed = "number" in told
-    line = f"{told['version']} is deployed" if deployed else f"{told['version']} is not deployed"
-    console.print(f"{line}: {told['why']}", markup=False, highlight=False, soft_wrap=True)
+        tell(gate_table(told["gate"]))  # with the reason
+    deployed, why = "number" in told, "" if told.get("gate") else f": {told['why']}"
+    line = f"{told['version']} is {'' if deployed else 'not '}deployed{why}"
+    tell(Text(told["why"] if told["version"] == told["current"] else line))
     if deployed:
-        console.print("a running service takes it up within seconds", highlight=False)
+        tell(Text("a running service takes it up within seconds"))
     return 0

@@ -16,13 +16,18 @@ Writer = Callable[[BinaryIO], object]
 """Writes the content of a file into it."""
 
 
-def write_together(frames: Mapping[Path, pl.DataFrame], metadata: Mapping[str, str] | None = None) -> None:
+def write_together(
+    frames: Mapping[Path, pl.DataFrame], metadata: Mapping[str, str] | None = None, *, private: bool = False
+) -> None:
     """Write Parquet files that belong together, `metadata` in the footer of every one: see `write_files`."""
-    write_files({path: partial(frame.write_parquet, metadata=dict(metadata or {})) for path, frame in frames.items()})
+    footer = dict(metadata or {})
+    write_files({path: partial(one.write_parquet, metadata=footer) for path, one in frames.items()}, private=private)
 
 
-def write_files(writers: Mapping[Path, Writer]) -> None:
+def write_files(writers: Mapping[Path, Writer], *, private: bool = False) -> None:
     """Write files that belong together: all under temporary names first, then all renamed, in the order given.
+
+    `private` files are for their owner alone; the others are shared like any other file of the user's.
 
     Raises:
         SaveError: a file could not be written; what stood at the paths before is intact.
@@ -32,7 +37,7 @@ def write_files(writers: Mapping[Path, Writer]) -> None:
     path = Path()
     try:
         for path, writer in writers.items():
-            waiting.append((_written_beside(path, writer), path))
+            waiting.append((_written_beside(path, writer, private), path))
         for temporary, path in waiting:
             temporary.replace(path)
     except (OSError, pl.exceptions.ComputeError) as error:
@@ -58,7 +63,7 @@ def check_paths(paths: Iterable[Path]) -> None:
             raise SaveError(f"{path}: cannot be written ({reason}); nothing was changed there") from error
 
 
-def _written_beside(path: Path, writer: Writer) -> Path:
+def _written_beside(path: Path, writer: Writer, private: bool) -> Path:
     """The content in a temporary file in the folder of `path`, flushed to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -67,8 +72,8 @@ def _written_beside(path: Path, writer: Writer) -> Path:
             writer(file)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; a data set is shared like any other file of the user's.
-        Path(name).chmod(0o666 & ~_umask())
+        if not private:  # as mkstemp makes them
+            Path(name).chmod(0o666 & ~_umask())
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

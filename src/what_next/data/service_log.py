@@ -98,7 +98,7 @@ def decisions_in(source: Source, told: bool) -> tuple[Source, tuple[str, ...]]:
     if not len(kept):
         raise DataError(
             f"{source.path}: has no decisions that can be weighed ({'; '.join(notes) or 'there are none'}); serve with "
-            "server.epsilon or server.temperature above 0 for a while, then export again"
+            "server.temperature or server.epsilon above 0 for a while, then export again"
         )
     return Source(kept.lazy(), source.path), notes
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from what_next.evaluation.bootstrap import Interval
 from what_next.evaluation.evaluate import ORACLE
+from what_next.evaluation.folded import Folded
 
 STEER = "steer"
 ACCURATE = ("hr", "ndcg", "mrr", "recall", "precision", "map", "reward")
@@ -24,18 +24,15 @@ def table(result: Mapping[str, Any], groups: bool = False) -> Group:
     training, parts = result.get("training"), list[RenderableType]()
     parts.append(Text(f"{_measured_on(result)}; mean [95 % interval over users]"))
     for title, metrics in _blocks(result):
-        shown = Table(title=title, title_justify="left")
-        shown.add_column("policy", no_wrap=True)
-        for metric in metrics:
-            shown.add_column(metric, justify="right")
-        if training and not parts[1:]:
-            shown.add_column("training", justify="right")
-        for section in _sections(result):
-            for name, intervals in section:
-                took = [_took(training[name]["seconds"]) if name in training else ""] if training else []
-                shown.add_row(name, *(_text(intervals.get(metric), "\n") for metric in metrics), *took[: not parts[1:]])
-            shown.add_section()
-        parts.append(shown)
+        took = training if training and not parts[1:] else None
+        sections = [
+            [
+                [name, *(_text(intervals.get(metric), "\n") for metric in metrics), *_trained(took, name)]
+                for name, intervals in section
+            ]
+            for section in _sections(result)
+        ]
+        parts.append(Folded(title, ["policy", *metrics, *(["training"] if took else [])], sections))
     if result.get("baselines"):
         chosen = (f"{name} ({_settings(one)})" if one else name for name, one in result["baselines"].items())
         parts.append(Text(f"baselines as validation chose them: {', '.join(chosen)}"))
@@ -49,14 +46,14 @@ def _settings(chosen: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in chosen.items())
 
 
-def _apart(kind: str, groups: Mapping[str, Any], k: int) -> Table:
+def _apart(kind: str, groups: Mapping[str, Any], k: int) -> Folded:
     """The leading metric of every policy in each group of one kind."""
     names = list(next(iter(groups.values()))["policies"])
-    shown = Table("group", "users", *names, title=f"ndcg@{k} by {kind}", title_justify="left")
-    for group, found in groups.items():
-        values = [_text(found["policies"][name].get(f"ndcg@{k}"), "\n") for name in names]
-        shown.add_row(group, f"{found['users']:,}", *values)
-    return shown
+    rows = [
+        [group, f"{found['users']:,}", *(_text(found["policies"][name].get(f"ndcg@{k}"), "\n") for name in names)]
+        for group, found in groups.items()
+    ]
+    return Folded(f"ndcg@{k} by {kind}", ["group", "users", *names], [rows])
 
 
 def _blocks(result: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:
@@ -103,6 +100,11 @@ def _text(interval: Interval | None, between: str) -> str:
     if interval is None:
         return ""
     return f"{interval['mean']:.3f}{between}[{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _trained(training: Mapping[str, Any] | None, name: str) -> list[str]:
+    """How long it took to train a policy, where that is told at all."""
+    return [] if training is None else [_took(training[name]["seconds"]) if name in training else ""]
 
 
 def _took(seconds: Sequence[float | None]) -> str:

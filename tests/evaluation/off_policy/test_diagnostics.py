@@ -142,9 +142,11 @@ def test_a_mean_weight_is_given_three_standard_errors():
 
 
 @pytest.mark.parametrize(("mean", "error"), [(2.5, 0.1), (0.3, 0.05)])
-def test_propensities_that_do_not_fit_the_log_are_refused(mean, error):
+def test_a_mean_weight_far_from_1_is_refused_with_both_causes(mean, error):
     log = replace(SOUND, mean_weight=mean, error=error)
-    assert "do not fit the log" in refused(log=log, support=1.0)
+    told = refused(log=log, support=1.0)
+    for part in ("too small for what it explored", "more decisions", "server.temperature", "its propensities are not"):
+        assert part in told
     assert refused(own=None, log=log, support=1.0) is None  # a model asks for no propensity
     assert refused(log=replace(log, error=0.2), support=1.0) is None
 

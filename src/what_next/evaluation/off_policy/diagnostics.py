@@ -24,7 +24,8 @@ class Thresholds:
         support: the least share of the target's choices that the behaviour policy could have made. Of the rest the log
             tells nothing; at 0.9 it could move a mean reward of 0 .. 1 by 0.1.
         mean_weight: where the mean weight must be able to lie. It is the target's supported share, so 1 at most; a mean
-            well outside says that the log's propensities are not those of the policy that wrote it.
+            well outside says that the log's propensities are not those of the policy that wrote it, or so small for
+            what the target would do that the log has hardly any of it.
         largest_share: the most of all weight that one decision may have. At a tenth, one reward moves the estimate by a
             tenth.
         clipped: the most of all weight that clipping may have taken away: the bias may be as large.
@@ -224,7 +225,7 @@ def _uncovered(
         )
         yield (
             f"the behaviour policy could have made {shown} of the policy's choices, fewer than "
-            f"{thresholds.support:.0%}: the log says nothing of the others"
+            f"{thresholds.support:.0%}: the log says nothing of the others, or is too small to hold them"
         )
     if units < thresholds.ess:
         yield f"the log has {units:,} independent units, fewer than {thresholds.ess:g}: no interval can be told"
@@ -241,7 +242,7 @@ def _weighted(own: Overlap, log: Overlap, thresholds: Thresholds) -> Iterator[st
         size = min(own.ess, own.ess_units)
         yield (
             f"the effective sample size is {size:.1f}, below {thresholds.ess:g}: too few decisions or units carry the "
-            "weight; take a larger log or a policy nearer to the one that wrote it"
+            "weight; take a larger log, one that explored more, or a policy nearer to the one that wrote it"
         )
     elif not own.ess_units >= thresholds.ess:
         yield (
@@ -257,6 +258,7 @@ def _weighted(own: Overlap, log: Overlap, thresholds: Thresholds) -> Iterator[st
     margin = thresholds.errors * log.error
     if log.mean_weight + margin < low or log.mean_weight - margin > high:
         yield (
-            f"the mean weight is {log.mean_weight:.2f} (standard error {log.error:.2f}), outside {low:g} .. {high:g}: "
-            "the propensities do not fit the log"
+            f"the mean weight is {log.mean_weight:.2f} (standard error {log.error:.2f}), outside {low:g} .. {high:g}, "
+            "where 1 is expected: either the log is too small for what it explored (take more decisions, or explore "
+            "more: a service by server.temperature), or its propensities are not those that it was written with"
         )

@@ -9,8 +9,9 @@ import numpy as np
 from what_next.data.decision_log import DecisionLog
 from what_next.errors import DataError, SetupError
 from what_next.evaluation.off_policy import Decisions, Options, Target, difference, estimate
+from what_next.judging.off_policy.learned import Learned
 from what_next.judging.off_policy.reading import Reading, binary, options_of, policy_of, read
-from what_next.judging.off_policy.targets import Answer, decisions_of, vectors_of
+from what_next.judging.off_policy.targets import Answer, TargetPolicy, decisions_of, vectors_of
 
 ROUNDING = 1e-9
 """Part of an estimate that a difference has to exceed, so that two ways to write the same policy do not differ."""
@@ -25,12 +26,14 @@ class _Case:
     """The rows in which all policies could be asked, and what these would do there.
 
     Attributes:
+        names: of the policies.
         log: those rows; `left`: how many others the file has.
         decisions, options: the same, as estimators read them.
         answers: of the policies, over all rows of the file; `targets`: over those of `log`.
         behaviour: how propensities are known, as plain values.
     """
 
+    names: Sequence[str]
     log: DecisionLog
     left: int
     decisions: Decisions
@@ -40,16 +43,22 @@ class _Case:
     behaviour: dict[str, Any]
 
     @classmethod
-    def of(cls, reading: Reading, policies: Sequence[str]) -> "_Case":
+    def of(cls, reading: Reading, policies: Sequence[str | TargetPolicy]) -> "_Case":
         whole, behaviour = read(reading)
         vectors = vectors_of(whole)
         everything = decisions_of(whole, vectors)
-        answers = [policy_of(one, whole, reading).answer(whole, everything) for one in policies]
+        meant = [policy_of(one, whole, reading) if isinstance(one, str) else one for one in policies]
+        if reading.overrides and not any(isinstance(one, Learned) for one in meant):
+            raise SetupError(
+                f"{' '.join(reading.overrides)}: settings are for setups, and none is judged; leave them out"
+            )
+        names, answers = [one.name for one in meant], [one.answer(whole, everything) for one in meant]
         asked = np.logical_and.reduce([one.asked for one in answers])
         if not asked.any():
-            raise DataError(f"{reading.path}: no row in which {' and '.join(policies)} could be asked")
+            raise DataError(f"{reading.path}: no row in which {' and '.join(names)} could be asked")
         log = whole.of_rows(asked)
         return cls(
+            names,
             log,
             len(whole) - len(log),
             decisions_of(log, vectors),
@@ -126,7 +135,14 @@ def estimate_policy(reading: Reading, policy: str, *, force: bool = False) -> di
     }
 
 
-def gate(reading: Reading, new: str, current: str, *, estimator: str = "snips", margin: float = 0.0) -> dict[str, Any]:
+def gate(
+    reading: Reading,
+    new: str | TargetPolicy,
+    current: str | TargetPolicy,
+    *,
+    estimator: str = "snips",
+    margin: float = 0.0,
+) -> dict[str, Any]:
     """Whether a new policy may take the place of the current one: only if the log shows that it would earn more.
 
     Both are judged on the same rows, and the difference on the same resamples of the units. The new one is promoted if
@@ -134,7 +150,7 @@ def gate(reading: Reading, new: str, current: str, *, estimator: str = "snips", 
     interval to be believed, and it was not made from the log itself.
 
     Args:
-        reading: the log; `new`, `current`: the policies, as of `estimate_policy`.
+        reading: the log; `new`, `current`: the policies, as of `estimate_policy`, or themselves.
         estimator: which of the estimates decides.
         margin: how much more it must earn, in the log's own unit.
 
@@ -145,10 +161,10 @@ def gate(reading: Reading, new: str, current: str, *, estimator: str = "snips", 
     if not np.isfinite(margin):
         raise SetupError(f"--margin {margin}: is not a finite number; give one, in the unit of the reward")
     case = _Case.of(reading, [new, current])
-    each = [_one(case, reading, estimator, name, one) for name, one in zip((new, current), case.targets, strict=True)]
+    each = [_one(case, reading, estimator, name, one) for name, one in zip(case.names, case.targets, strict=True)]
     how = {"options": case.options, "only": estimator, **_drawn(reading)}
     apart = difference(case.decisions, *case.targets, **how)[estimator]
-    refused = _refusal(apart, new, current, case.answers[0].about.get("own", False), case.thin())
+    refused = _refusal(apart, case.names[0], case.names[1], case.answers[0].about.get("own", False), case.thin())
     notes = case.notes()
     if margin < 0:
         notes.append(f"--margin {margin:g} is below 0: a policy that earns less may be promoted")
@@ -159,8 +175,8 @@ def gate(reading: Reading, new: str, current: str, *, estimator: str = "snips", 
         "estimator": estimator,
         "margin": margin,
         "difference": apart,
-        "new": {"name": new, **case.answers[0].about, "estimate": each[0]["estimates"][estimator]},
-        "current": {"name": current, **case.answers[1].about, "estimate": each[1]["estimates"][estimator]},
+        "new": {"name": case.names[0], **case.answers[0].about, "estimate": each[0]["estimates"][estimator]},
+        "current": {"name": case.names[1], **case.answers[1].about, "estimate": each[1]["estimates"][estimator]},
         "on_policy": each[0]["logged"],
         "log": case.about(),
         "settings": {name: each[0][name] for name in SETTINGS},

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,10 +37,11 @@ class Learned(TargetPolicy):
     user's earlier rows; without items of these, unless `seen`.
     """
 
-    def __init__(self, path: Path, *, seen: bool = False) -> None:
-        self.path, self.seen = path, seen
+    def __init__(self, name: str, setup: Setup, *, seen: bool = False) -> None:
+        """`name`: that messages and results call it by, such as the setup's file."""
+        self.name, self.seen = name, seen
         # Nobody of the log is set aside: it is not trained on.
-        self.setup = Setup.read(path, ["train=no"]).model_copy(update={"split": Split(test=0, validation=0)})
+        self.setup = setup.model_copy(update={"split": Split(test=0, validation=0)})
 
     def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
         """See `TargetPolicy.answer`. It can be asked where something is known that the user did before.
@@ -55,7 +55,7 @@ class Learned(TargetPolicy):
         """
         if log.user_ids is None:
             raise DataError(
-                f"{log.source.path}: has no users, so {self.path} has no histories to decide by; name their column "
+                f"{log.source.path}: has no users, so {self.name} has no histories to decide by; name their column "
                 "with --user, or judge uniform, a column, or another log"
             )
         events, learned = self._events(log), self._learned_from(log)
@@ -63,7 +63,7 @@ class Learned(TargetPolicy):
         target, outside = self._target(log, decisions, events, asked)
         about = {
             "kind": "setup",
-            "setup": str(self.path),
+            "setup": self.name,
             "algorithm": self.setup.algorithm.name,
             "run": read_manifest(self.setup.model_agent_path, "agent").run,
             "seen": self.seen,
@@ -93,12 +93,12 @@ class Learned(TargetPolicy):
         if not asked.any():
             before = "a known event" if log.kind == "service" else "an earlier one of the same user"
             raise DataError(
-                f"{log.source.path}: no row has {before} with an item that {self.path} knows "
+                f"{log.source.path}: no row has {before} with an item that {self.name} knows "
                 f"({len(events.policy.agent.space.catalogue):,} items); give a log of the same catalogue"
             )
         if learned[asked].all():
             raise DataError(
-                f"{log.source.path}: {self.path} was trained on what all these decisions brought; judge on later ones"
+                f"{log.source.path}: {self.name} was trained on what all these decisions brought; judge on later ones"
             )
         return np.asarray(asked & ~learned)
 
@@ -146,22 +146,22 @@ class Learned(TargetPolicy):
         if about["without_history"] and log.kind == "service":
             yield (
                 f"{about['without_history']:,} rows left out: nothing was known of their user, so popular items would "
-                f"be the answer, and not {self.path}"
+                f"be the answer, and not {self.name}"
             )
         elif about["without_history"]:
             yield (
                 f"{about['without_history']:,} rows without an earlier row of their user are history alone: no "
-                f"decision of {self.path}"
+                f"decision of {self.name}"
             )
         if about["learned"]:
-            yield f"{about['learned']:,} rows left out: {self.path} was trained on what they brought"
+            yield f"{about['learned']:,} rows left out: {self.name} was trained on what they brought"
         if about["unknown_items"]:
-            yield f"{about['unknown_items']:,} rows show items that {self.path} does not know: it would never show them"
+            yield f"{about['unknown_items']:,} rows show items that {self.name} does not know: it would never show them"
         if about["outside"] > 1e-9:
             yield outside_told(about["outside"])
         if about["own"]:
             yield (
-                f"{self.path} was trained on this log: it has seen these rewards, and the estimate is too good; judge "
+                f"{self.name} was trained on this log: it has seen these rewards, and the estimate is too good; judge "
                 "on later rows"
             )
 

@@ -1,5 +1,6 @@
 """How a log of decisions is read that judges policies, and which policy is meant by a word."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from what_next.evaluation.off_policy.marginalised import clusters_of
 from what_next.judging.off_policy.behaviour import estimate_behaviour
 from what_next.judging.off_policy.learned import Learned
 from what_next.judging.off_policy.targets import COLUMNS, Frequencies, TargetPolicy, Told, Uniform
+from what_next.settings import Setup
 
 LOGS = {".csv", ".tsv", ".parquet", ".pq", ".gz", ".dat", ".inter", ".pk", ".pkl", ".pickle"}
 """Endings of files that are logs; any other file is a setup."""
@@ -32,6 +34,7 @@ class Reading:
         discount: of rewards along a user's rows; None leaves estimators of sequences out.
         level: of the intervals, in percent.
         seed: of whatever is drawn: resamples, folds, halves.
+        overrides: `key=value`, settings that go before those of all setups that are judged.
     """
 
     path: Path
@@ -44,6 +47,7 @@ class Reading:
     discount: float | None = None
     level: float = 95.0
     seed: int = 0
+    overrides: Sequence[str] = ()
 
 
 def policy_of(name: str, log: DecisionLog, reading: Reading) -> TargetPolicy:
@@ -71,7 +75,9 @@ def policy_of(name: str, log: DecisionLog, reading: Reading) -> TargetPolicy:
         )
     if path.suffix.lower() in LOGS:
         return Frequencies(path, reading.roles)
-    return Learned(path, seen=reading.seen)
+    if path.suffix.lower() == ".safetensors":
+        raise SetupError(f"{path}: is a model's file; name its setup, which says how it is served, too")
+    return Learned(name, Setup.read(path, [*reading.overrides, "train=no"]), seen=reading.seen)
 
 
 def read(reading: Reading) -> tuple[DecisionLog, dict[str, Any]]:

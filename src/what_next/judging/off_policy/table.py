@@ -4,34 +4,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
+
+from what_next.evaluation.folded import Folded
 
 
 def estimates_table(result: Mapping[str, Any]) -> RenderableType:
     """The result of `estimate_policy`: estimators as rows, what was measured on above, notes below."""
     level, unit = f"{result['settings']['level']:g} %", result["log"]["unit"]
     title = f"{result['policy']['name']}, by {_measured_on(result['log'])}; mean [{level} interval over {unit}s]"
-    shown = Table(title=escape(title), title_justify="left")
-    shown.add_column("estimate", no_wrap=True)
-    for name in ("mean", f"{level} interval", "Bernstein", "effective size"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    header = ["estimate", "mean", f"{level} interval", "Bernstein", "effective size"]
     logged, alike = result["on_policy"], {one["per"] for one in result["estimates"].values()} <= {"decision"}
-    if not alike:
-        shown.add_column("per")
-    per = [] if alike else ["decision"]
-    shown.add_row("as logged", _number(logged["mean"]), _bounds(logged["low"], logged["high"]), "", "", *per)
+    rows = [["as logged", _number(logged["mean"]), _bounds(logged["low"], logged["high"]), "", "", "decision"]]
     for name, one in result["estimates"].items():
         bernstein = _bounds(one["bernstein_low"], one["bernstein_high"])
-        shown.add_row(
-            name,
-            _mean(one),
-            _bounds(one["low"], one["high"]),
-            bernstein,
-            _number(one["ess"]),
-            *([] if alike else [one["per"]]),
-        )
+        rows.append([name, _mean(one), _bounds(one["low"], one["high"]), bernstein, _number(one["ess"]), one["per"]])
+    shown = Folded(title, header, [[row[:-1] for row in rows]]) if alike else Folded(title, [*header, "per"], [rows])
     found = result["diagnostics"]
     facts = (
         f"plain weights: effective size {_number(found['ess'])}, mean {_number(found['mean_weight'])}, largest "
@@ -45,18 +33,14 @@ def estimates_table(result: Mapping[str, Any]) -> RenderableType:
 def gate_table(result: Mapping[str, Any]) -> RenderableType:
     """The result of `gate`: both policies, their difference, and the verdict."""
     level, unit, apart = f"{result['settings']['level']:g} %", result["log"]["unit"], result["difference"]
-    shown = Table(
-        title=escape(f"{result['estimator']} per {apart['per']}, by {_measured_on(result['log'])}"),
-        title_justify="left",
-    )
-    shown.add_column("policy")
-    for name in ("mean", f"{level} interval over {unit}s", "effective size"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    rows = []
     for role in ("new", "current"):
         one = result[role]["estimate"]
         numbers = [_mean(one), _bounds(one["low"], one["high"]), _number(one["ess"])]
-        shown.add_row(escape(f"{role}: {result[role]['name']}"), *numbers)
-    shown.add_row("new \N{MINUS SIGN} current", _mean(apart), _bounds(apart["low"], apart["high"]), "")
+        rows.append([f"{role}: {result[role]['name']}", *numbers])
+    rows.append(["new \N{MINUS SIGN} current", _mean(apart), _bounds(apart["low"], apart["high"]), ""])
+    title = f"{result['estimator']} per {apart['per']}, by {_measured_on(result['log'])}"
+    shown = Folded(title, ["policy", "mean", f"{level} interval over {unit}s", "effective size"], [rows])
     verdict = f"{'promote' if result['promote'] else 'do not promote'} {result['new']['name']}: {result['why']}"
     return Group(shown, *(Text(line) for line in [*result["notes"], verdict]))
 

@@ -49,7 +49,13 @@ class Answer:
 
 
 class TargetPolicy(ABC):
-    """Whoever may have decided instead of the policy that wrote the log."""
+    """Whoever may have decided instead of the policy that wrote the log.
+
+    Attributes:
+        name: what people call it.
+    """
+
+    name: str
 
     @abstractmethod
     def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
@@ -58,6 +64,8 @@ class TargetPolicy(ABC):
 
 class Uniform(TargetPolicy):
     """Each item of the catalogue with the same chance."""
+
+    name = "uniform"
 
     def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
         """See `TargetPolicy.answer`."""
@@ -69,7 +77,7 @@ class Told(TargetPolicy):
     """A policy whose chance of each logged item stands in a column of the log."""
 
     def __init__(self, column: str) -> None:
-        self.column = column
+        self.name = self.column = column
 
     def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
         """See `TargetPolicy.answer`. Of the other items nothing is known, so no reward model can speak for it."""
@@ -83,7 +91,7 @@ class Frequencies(TargetPolicy):
 
     def __init__(self, path: Path, roles: Roles) -> None:
         """`roles`: as of the log that judges it; its own context and propensities are not asked for."""
-        self.path, self.roles = path, replace(roles, context=(), propensity=None)
+        self.name, self.path, self.roles = str(path), path, replace(roles, context=(), propensity=None)
 
     def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
         """See `TargetPolicy.answer`."""

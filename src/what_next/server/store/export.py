@@ -14,12 +14,14 @@ from what_next.data.ids import as_ids
 from what_next.data.importer import FORMATS, beside
 from what_next.data.service_log import ADDED, DECISION, EVENT, context_of
 from what_next.errors import DataError
-from what_next.server.store.paging import Progress, pages
+from what_next.server.store.paging import Progress, pages, users_of
 from what_next.server.store.rewards import rewards_of
 from what_next.server.store.store import Store
 
 ANONYMOUS = "anonymous:"
 """Before the id of an answer to nobody by name: a user of its own."""
+NOBODY = pl.col("user_id") == pl.concat_str(pl.lit(ANONYMOUS), "slate")
+"""Which items were shown to nobody by name."""
 COLUMNS: dict[str, Any] = {
     "user_id": pl.String, "item_id": pl.String, "timestamp": pl.Datetime("us", "UTC"), "reward": pl.Float32,
     "event": pl.String, "number": pl.Int64, "context": pl.String, **DECISION,
@@ -61,7 +63,7 @@ class Exported:
         return len(self.log) - self.events
 
     def write(self, path: Path) -> list[Path]:
-        """Write `NAME.parquet` and `NAME.items.parquet`, as `what-next data import` does.
+        """Write `NAME.parquet` and `NAME.items.parquet`, as `what-next data import` does, but for the owner alone.
 
         Raises:
             SaveError: a file cannot be written; what stood there before is intact.
@@ -71,6 +73,7 @@ class Exported:
         write_together(
             frames,
             {"what_next.format": FORMATS[2], "what_next.catalogue": catalogue, ADDED: str(self.added)},
+            private=True,  # people's histories, as in the store
         )
         beside(path, "rejected").unlink(missing_ok=True)
         return list(frames)
@@ -111,11 +114,8 @@ def exported(store: Store, catalogue: Catalogue, *, progress: Progress | None = 
 def _happened(store: Store, progress: Progress | None) -> pl.DataFrame:
     """The events."""
     found = [pl.DataFrame(schema=EVENTS), *pages(store, "events", EVENTS, ("user", "number"), progress=progress)]
-    users = pl.DataFrame(
-        store.fetch("SELECT key, user_id FROM users", ()), {"user": pl.Int64, "user_id": pl.String}, orient="row"
-    )
     # Who was erased while this was read is gone.
-    rows = pl.concat(found).join(users, on="user", how="inner", maintain_order="left")
+    rows = pl.concat(found).join(users_of(store), on="user", how="inner", maintain_order="left")
     return rows.select(
         "user_id", "item_id", _moment("time"), "reward", pl.col("kind").alias("event"), "number", "context"
     )
@@ -130,9 +130,11 @@ def _decided(store: Store, progress: Progress | None) -> tuple[pl.DataFrame, lis
     rows = pl.concat(found)
     left = read - rows["answer"].n_unique()
     notes = [f"{left:,} answers left out: without items, or without the chances of all their items"] if left else []
-    rewards = rewards_of(store, rows.select("slate", number="answer")).rename({"number": "answer", "reward": "earned"})
+    owner = pl.when(~NOBODY).then("user_id").alias("user_id")
+    rewards, ignored = rewards_of(store, rows.select("slate", "item_id", owner, number="answer"))
+    rewards = rewards.rename({"number": "answer", "reward": "earned"})
     rows = rows.join(rewards, on=["answer", "item_id"], how="left", maintain_order="left")
-    return rows.with_columns(pl.col("earned").fill_null(0.0).alias("reward")).drop("earned"), notes
+    return rows.with_columns(pl.col("earned").fill_null(0.0).alias("reward")).drop("earned"), notes + ignored
 
 
 def _still_there(store: Store, decided: pl.DataFrame) -> pl.DataFrame:
@@ -140,8 +142,7 @@ def _still_there(store: Store, decided: pl.DataFrame) -> pl.DataFrame:
     named = pl.Series(
         [user for (user,) in store.fetch("SELECT DISTINCT user_id FROM impressions", ())], dtype=pl.String
     )
-    anonymous = pl.concat_str(pl.lit(ANONYMOUS), "slate")
-    return decided.filter((pl.col("user_id") == anonymous) | pl.col("user_id").is_in(named.implode()))
+    return decided.filter(NOBODY | pl.col("user_id").is_in(named.implode()))
 
 
 def _slates(page: pl.DataFrame) -> pl.DataFrame:

@@ -13,6 +13,12 @@ Progress = Callable[[str, int, int], None]
 """Is called with the name of a table, how many of its rows were read, and of how many."""
 
 
+def users_of(store: Store) -> pl.DataFrame:
+    """Who is who: columns `user`, the key that events have, and `user_id`. Read it after the events that it is for."""
+    columns = {"user": pl.Int64, "user_id": pl.String}
+    return pl.DataFrame(store.fetch("SELECT key, user_id FROM users", ()), columns, orient="row")
+
+
 def pages(
     store: Store,
     table: str,
