@@ -24,17 +24,23 @@ class Counts(Observer):
     answers: list[tuple[str, str | None]] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     shadows: list[str] = field(default_factory=list)
+    overlaps: list[float] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
     swaps: list[str] = field(default_factory=list)
 
-    def answered(self, policy: str, fallback: str | None, seconds: float) -> None:
+    def answered(self, role: str, policy: str, fallback: str | None, seconds: float) -> None:
         assert seconds > 0
         self.answers.append((policy, fallback))
+        self.roles.append(role)
 
     def batch(self, size: int) -> None:
         self.batches.append(size)
 
     def shadow(self, what: Literal["recorded", "dropped", "failed"]) -> None:
         self.shadows.append(what)
+
+    def overlap(self, share: float) -> None:
+        self.overlaps.append(share)
 
     def swapped(self, version: str) -> None:
         self.swaps.append(version)

@@ -173,7 +173,7 @@ def held(ledger: Ledger, kills: int) -> None:
 
 
 def test_five_kills_lose_nothing_that_was_acknowledged_and_double_nothing(tmp_path: Path) -> None:
-    held(rounds(tmp_path, str(tmp_path / "store.sqlite"), 5, seed=0), 5)
+    held(rounds(tmp_path, f"sqlite:///{tmp_path / 'store.sqlite'}", 5, seed=0), 5)
 
 
 def test_nor_do_kills_of_a_service_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
@@ -182,4 +182,4 @@ def test_nor_do_kills_of_a_service_on_postgresql(tmp_path: Path, postgres_url: s
 
 @pytest.mark.slow
 def test_a_hundred_kills_lose_nothing_that_was_acknowledged_and_double_nothing(tmp_path: Path) -> None:
-    held(rounds(tmp_path, str(tmp_path / "store.sqlite"), 100, seed=1), 100)
+    held(rounds(tmp_path, f"sqlite:///{tmp_path / 'store.sqlite'}", 100, seed=1), 100)

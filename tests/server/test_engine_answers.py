@@ -135,6 +135,12 @@ def test_an_item_needs_the_attributes_of_the_catalogue(service: Service) -> None
     for wrong in ({"tempo": 1.0}, fitting | {"colour": 1.0}, fitting | {"tempo": math.nan}, fitting | {"tempo": 1e39}):
         with pytest.raises(Refused):
             service.engine.check_item(wrong)
+    with pytest.raises(Refused) as refused:
+        service.engine.check_item({"tempo": math.nan, "energy": 1.0, "colour": 1.0, "form": 1.0})
+    assert refused.value.reason == (
+        "'danceability', 'valence': missing; 'colour', 'form': not known; 'tempo': no finite number of single "
+        "precision; an item has danceability, energy, tempo, valence"
+    )
 
 
 def test_the_same_seed_and_state_give_the_same_answer(service: Service) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from what_next.errors import StoreUnavailable
 from what_next.server.asks import Ask
 from what_next.server.engine.live import _point
 from what_next.server.engine.served import Served
@@ -69,6 +70,24 @@ def test_an_item_that_fits_no_catalogue_keeps_none_from_being_taken_up(service: 
     service.store.commit([AddItems(rows)])
     service.engine.grow()
     assert (service.engine.item("odd"), service.engine.item("new") is None) == (None, False)
+
+
+def test_items_that_a_version_cannot_take_are_told_once_by_their_number(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = tuple(ItemRow(f"odd {number}", "Odd", {"colour": 1.0}) for number in range(3))
+    service.store.commit([AddItems((*odd, ItemRow("new", "New", dict.fromkeys(ATTRIBUTES, 0.5))))])
+    in_time(lambda: service.engine.item("new"))
+    assert service.engine.model()["left_out"] == 3
+    (line,) = [one.getMessage() for one in caplog.records]
+    assert "cannot recommend 3 items that were added" in line
+    with running(service.setup) as other:  # as does a version that takes over
+        assert other.engine.model()["left_out"] == 3
+    assert len(caplog.records) == 2
+    mended = ItemRow("odd 1", "No longer", dict.fromkeys(ATTRIBUTES, 0.5))
+    service.store.commit([AddItems((odd[0], mended))])
+    in_time(lambda: service.engine.item("odd 1"))
+    assert service.engine.model()["left_out"] == 2
 
 
 def test_what_could_be_chosen_has_one_hash_in_all_processes(service: Service) -> None:
@@ -163,6 +182,27 @@ def test_a_failure_that_comes_again_and_again_is_told_once(
     assert [one.levelname for one in caplog.records] == ["ERROR"]
 
 
+def test_a_store_that_cannot_be_read_is_told_once_with_the_reason_and_once_when_it_is_back(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "what_next.server")
+    looks = list[int]()
+
+    def away() -> None:
+        looks.append(1)
+        raise StoreUnavailable(f"store.sqlite: cannot be used now (reason {len(looks)}); try again")
+
+    service.engine._poller.every = 0.001
+    with monkeypatch.context() as patch:
+        patch.setattr(service.store, "deployments", away)
+        in_time(lambda: len(looks) > 3)
+    in_time(lambda: len(caplog.records) > 1)
+    assert [one.getMessage() for one in caplog.records] == [
+        "reading the store fails: store.sqlite: cannot be used now (reason 1); try again",
+        "reading the store works again",
+    ]
+
+
 # Two models
 
 
@@ -170,11 +210,13 @@ def test_a_share_of_the_users_is_answered_by_the_second_model(tmp_path: Path) ->
     second = another(tmp_path / "second")
     folder = tmp_path / "first"
     folder.mkdir()
-    with running(served(folder, candidate=second.model_agent_path, canary=0.4)) as service:
+    counts = Counts()
+    with running(served(folder, candidate=second.model_agent_path, canary=0.4), counts) as service:
         service.played("nobody", "i1")
         for place in range(60):
             answer = service.ask(user=f"user {place}", history=HISTORY, k=3)
             assert answer.role == ("canary" if _point(f"user {place}") < 0.4 else "current")
+            assert counts.roles[-1] == answer.role
             assert (answer.version == service.engine.model()["version"]) == (answer.role == "current")
         assert service.ask(history=HISTORY).role == "current"
         assert service.engine.model()["canary"]["share"] == 0.4
@@ -189,8 +231,10 @@ def test_the_answers_of_a_shadow_are_recorded_and_not_shown(tmp_path: Path) -> N
     with running(served(folder, candidate=second.model_agent_path, shadow=True), counts) as service:
         service.played("anna", *HISTORY)
         shown = service.ask(user="anna", k=3)
+        service.ask(history=HISTORY, policy="popular")  # which tells nothing of the second model
         in_time(lambda: counts.shadows == ["recorded"])
         impressions = service.store.impressions_of("anna")
+        assert counts.overlaps == [len({*impressions[1].items} & {*shown.ids}) / 3]
         assert [one.shown for one in impressions] == [True, False]
         assert impressions[0].version == shown.version
         assert impressions[1].version == service.engine.model()["shadow"]["version"] != shown.version

@@ -70,7 +70,7 @@ def test_a_service_starts_answers_and_ends_on_sigterm_with_everything_kept(tmp_p
     assert running.returncode == 0, log
     assert out == ""
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    assert {line["route"] for line in lines} == {"/ready", "/v1/recommendations", "/v1/events", "/health"}
+    assert {line["route"] for line in lines} == {"/v1/recommendations", "/v1/events"}
     assert facts["address"] in log
     with process_again(tmp_path) as total:
         assert total == 13
@@ -118,6 +118,22 @@ def test_an_address_that_others_reach_needs_a_key(tmp_path: Path, run: Callable[
     assert logging.getLogger("what_next.server").propagate  # the loggers are as they were before
 
 
+def test_a_place_of_the_store_that_is_no_url_is_one_message_and_exit_code_2(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHAT_NEXT_STORE", "hello")
+    before = sorted(tmp_path.iterdir())
+    for words in (("serve", tmp_path / "setup.txt", "server.port=0"), ("key", "list", tmp_path / "setup.txt")):
+        code, _, told = run(*words)
+        assert (code, "WHAT_NEXT_STORE is no URL" in told, "sqlite:///PATH" in told) == (2, True, True)
+    assert sorted(tmp_path.iterdir()) == before
+    monkeypatch.setenv("WHAT_NEXT_STORE", f"sqlite:///{tmp_path / 'there.sqlite'}")
+    assert json.loads(run("key", "list", tmp_path / "setup.txt", "--json")[1]) == {"keys": []}
+    assert (tmp_path / "there.sqlite").is_file()
+
+
 def test_keys_are_told_once_listed_and_revoked(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
     served(tmp_path)
     setup = tmp_path / "setup.txt"
@@ -129,6 +145,12 @@ def test_keys_are_told_once_listed_and_revoked(tmp_path: Path, run: Callable[...
     assert run("key", "revoke", setup, "--name", "shop")[0] == 0
     assert json.loads(run("key", "list", setup, "--json")[1])["keys"][0]["revoked"]
     assert run("key", "revoke", setup, "--name", "nobody")[0] == 2
+    again = run("key", "add", setup, "--name", "shop", "--role", "write")  # the name is free again
+    assert (again[0], again[1] != key) == (0, True)
+    (listed,) = json.loads(run("key", "list", setup, "--json")[1])["keys"]
+    assert (listed["name"], listed["role"], listed["revoked"]) == ("shop", "write", None)
+    code, _, told = run("key", "add", setup, "--name", "boss", "--role", "boss")
+    assert (code, told) == (2, "what-next: --role 'boss': expected one of read, write, admin\n")
     assert run("key", "add", setup, "--name", "a\nb", "--role", "read")[0] == 2
 
 
@@ -217,5 +239,50 @@ def test_the_latest_feedback_counts_however_late_the_older_one_comes(tmp_path: P
                 },
             )
         (impression,) = one.store.impressions_of("u1")
-        answers = pl.DataFrame({"number": [impression.number], "slate": [name]})
-        assert rewards_of(one.store, answers)["reward"].to_list() == [0.75]
+        answers = pl.DataFrame({"number": [impression.number], "slate": name, "user_id": "u1", "item_id": item})
+        assert rewards_of(one.store, answers)[0]["reward"].to_list() == [0.75]
+
+
+def test_a_model_that_was_trained_anew_and_is_not_deployed_is_told_at_the_start(tmp_path: Path) -> None:
+    setup = served(tmp_path, import_data=False)
+    with started(tmp_path / "setup.txt") as (running, first):
+        running.send_signal(signal.SIGTERM)
+        assert "is not deployed" not in running.communicate(timeout=WAIT)[1]
+    (tmp_path / "other").mkdir()
+    other = served(tmp_path / "other", "dqn")
+    for path in (tmp_path / "other").glob("*.safetensors"):
+        path.replace(tmp_path / path.name)
+    from what_next.server.engine.versions import version_of
+
+    new = version_of(setup.model_agent_path)
+    assert not other.model_agent_path.exists()
+    with started(tmp_path / "setup.txt") as (running, again):
+        assert again["version"] == first["version"] != new
+        running.send_signal(signal.SIGTERM)
+        told = running.communicate(timeout=WAIT)[1]
+    line = (
+        f"the setup's model {new} is not deployed ({first['version']} answers); deploy it with: what-next promote SETUP"
+    )
+    assert told.splitlines().count(line) == 1
+    setup.model_agent_path.unlink()
+    with started(tmp_path / "setup.txt") as (running, again):
+        assert again["version"] == first["version"]
+        running.send_signal(signal.SIGTERM)
+        told = running.communicate(timeout=WAIT)[1]
+    assert f"the setup's model cannot be deployed ({setup.model_agent_path}" in told
+
+
+@pytest.mark.parametrize("file", ["agent.safetensors", "second.safetensors"])
+def test_a_model_that_is_missing_is_told_before_the_store_is_filled(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]], file: str
+) -> None:
+    from what_next.server.store import Store, store_of
+
+    setup = served(tmp_path, candidate=tmp_path / "second.safetensors", canary=0.5)
+    if file == "agent.safetensors":
+        setup.model_agent_path.rename(tmp_path / "second.safetensors")
+    code, _, told = run("serve", tmp_path / "setup.txt", "server.port=0")
+    assert (code, file in told) == (2, True)
+    store = Store.open(store_of(setup))
+    assert (store.loaded, store.users("", 10)) == (False, [])
+    store.close()

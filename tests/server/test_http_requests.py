@@ -1,5 +1,6 @@
 """What the endpoint takes and answers, on the real engine and store."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,15 +66,32 @@ def test_a_batch_answers_each_question_for_itself(one: Service) -> None:
     first, second = one.post("/v1/recommendations/batch", {"requests": [good, bad]})["answers"]
     assert len(first["items"]) == 1
     assert second["error"]["fields"][0]["field"] == "ranges"
+    malformed = one.ask("POST", "/v1/recommendations/batch", {"requests": [good, {"k": "1"}]})
+    assert (malformed.status_code, malformed.json()["error"]["fields"][0]["field"]) == (422, "requests.1.k")
 
 
 def test_an_event_is_kept_once_however_often_it_is_sent(one: Service) -> None:
-    assert one.play("e-once", "once") == {"accepted": 1, "duplicates": 0, "unknown_items": []}
-    assert one.play("e-once", "once") == {"accepted": 0, "duplicates": 1, "unknown_items": []}
+    assert one.play("e-once", "once") == {"accepted": 1, "duplicates": 0, "unknown_items": [], "unmatched": []}
+    assert one.play("e-once", "once") == {"accepted": 0, "duplicates": 1, "unknown_items": [], "unmatched": []}
     batch = [{"event_id": name, "user_id": "once", "item_id": "zz"} for name in ("e-once", "e-2", "e-2")]
     told = one.post("/v1/events/batch", {"events": batch})
     assert (told["accepted"], told["duplicates"], set(told["unknown_items"])) == (1, 2, {"zz"})
     assert one.get("/v1/users/once/history")["total"] == 2
+
+
+def test_an_event_that_names_an_answer_which_does_not_fit_is_kept_named_and_counted(one: Service) -> None:
+    def counted() -> float:
+        (line,) = re.findall(r'what_next_events_total{result="unmatched"} (.+)', one.ask("GET", "/metrics").text)
+        return float(line)
+
+    answer = one.recommend(user_id="u4", k=1)
+    fits = {"user_id": "u4", "item_id": ids(answer)[0], "recommendation_id": answer["recommendation_id"]}
+    events = [{"event_id": "m-1"} | fits, {"event_id": "m-2"} | fits | {"user_id": "u5"}]
+    told = one.post("/v1/events/batch", {"events": events})
+    assert (told["accepted"], told["unmatched"]) == (2, ["m-2"])
+    before = counted()
+    assert one.play("m-3", "u4", recommendation_id="no such")["unmatched"] == ["m-3"]
+    assert counted() == before + 1
 
 
 def test_an_event_changes_the_next_answer(one: Service) -> None:
@@ -94,7 +112,7 @@ def test_times_are_iso_with_a_zone_or_microseconds(one: Service, stamp: object) 
 
 def test_a_history_is_told_newest_first_with_its_spread(one: Service) -> None:
     for number in range(4):
-        one.play(f"e-h{number}", "h", f"i{number}", timestamp=1_000_000 * (number + 1), reward=0.5, event="rating")
+        one.play(f"e-h{number}", "h", f"i{number}", timestamp=10**15 + 1_000_000 * number, reward=0.5, event="rating")
     told = one.get("/v1/users/h/history?limit=2")
     assert [event["item_id"] for event in told["events"]] == ["i3", "i2"]
     assert (told["total"], told["events"][0]["title"], told["events"][0]["event"]) == (4, "Song 3", "rating")
@@ -138,6 +156,9 @@ def test_a_new_item_can_be_recommended_at_once(one: Service) -> None:
     assert one.post("/v1/items", new) == {"accepted": 1, "replaced": 0}
     assert ids(one.recommend(history=["i1"], allowed=["new item"])) == ["new item"]
     assert one.post("/v1/items", new | {"title": "Newer"}) == {"accepted": 1, "replaced": 1}
+    answer = one.ask("POST", "/v1/items", new | {"item_id": "i79", "title": "Of old"})
+    assert answer.text == '{"accepted":1,"replaced":1}'
+    assert one.get("/v1/items/i79")["title"] == "Of old"
     assert one.get("/v1/items/new%20item")["title"] == "Newer"
     refused = one.ask("POST", "/v1/items", new | {"attributes": {}})
     assert refused.status_code == 422
@@ -173,7 +194,7 @@ def test_metrics_count_requests_answers_sessions_and_the_model(one: Service) -> 
     text = one.ask("GET", "/metrics").text
     for wanted in (
         'what_next_requests_total{method="POST",route="/v1/recommendations",status="200"}',
-        'what_next_answers_total{fallback="none",policy="trained"}',
+        'what_next_answers_total{fallback="none",policy="trained",role="current"}',
         'what_next_sessions_total{found="hit"}',
         'what_next_events_total{result="accepted"}',
         "what_next_batch_size_bucket",

@@ -110,7 +110,7 @@ def test_the_spread_is_told_from_the_third_event_and_grows_by_a_point_with_each(
 
 def test_a_long_history_tells_how_much_there_was_before_what_it_shows(tab: Seen) -> None:
     events = [
-        {"event_id": f"many{n}", "user_id": "many", "item_id": f"i{n}", "event": "play", "timestamp": n}
+        {"event_id": f"many{n}", "user_id": "many", "item_id": f"i{n}", "event": "play", "timestamp": 10**15 + n}
         for n in range(25)
     ]
     headers = {"Content-Type": "application/json"}

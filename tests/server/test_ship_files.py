@@ -40,11 +40,11 @@ def labels_of_metrics() -> dict[str, set[str]]:
 
     metrics = Metrics()
     metrics.request("GET", "/health", 200, 0.001)
-    metrics.answered("trained", None, 0.001)
+    metrics.answered("current", "trained", None, 0.001)
     metrics.batch(1)
     metrics.session(get_args(Found)[0])
     metrics.shadow("recorded")
-    metrics.events(1, 0)
+    metrics.events(1, 0, 0)
     metrics.feedback(1, 0, 0)
     metrics.watch_model(lambda: {"version": "1"})
     found: dict[str, set[str]] = defaultdict(set)

@@ -31,12 +31,21 @@ from what_next.server.store import (
 
 from .conftest import Postgres
 
+EPISODE = ["writing to the store fails", "writing to the store works again"]
+
 
 def events(start: int, count: int = 1, user: str = "anna") -> AddEvents:
     return AddEvents(tuple(EventRow(f"e{number}", user, "i1") for number in range(start, start + count)))
 
 
-def test_a_full_disk_is_told_loses_nothing_and_is_got_over_without_a_restart(tmp_path: Path) -> None:
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:  # up to the reason
+    return [one.getMessage().partition(": ")[0] for one in caplog.records if one.name == "what_next.server"]
+
+
+def test_a_full_disk_is_told_loses_nothing_and_is_got_over_without_a_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     store = Store.open(tmp_path / "store.sqlite")
     writer = Writer(store)
     limit = [2**30]
@@ -47,19 +56,20 @@ def test_a_full_disk_is_told_loses_nothing_and_is_got_over_without_a_restart(tmp
     listen.listen(store.backend.engine, "checkout", full)
     assert writer.submit(events(0, 10)).result(10) == EventsAdded(10, 0)
     limit[0] = 1  # SQLite takes it for the size that the file has
-    with pytest.raises(StoreUnavailable, match="full"):
-        writer.submit(events(10, 1000)).result(10)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="full"):
+            writer.submit(events(10, 1000)).result(10)
     assert store.heads(["anna"])["anna"].events == 10
     limit[0] = 2**30
     assert writer.submit(events(5, 1005)).result(10) == EventsAdded(1000, 5)
     assert [e.number for e in store.events_of("anna")] == list(range(1, 1011))
     writer.close()
+    assert (told(caplog), "full" in caplog.text, "anna" in caplog.text) == (EPISODE, True, False)
     store.close()
 
 
 def test_a_disk_that_is_really_full_is_told_and_got_over(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
+    (disk := tmp_path / "disk").mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("no small disk can be mounted here")
@@ -101,8 +111,11 @@ def test_a_database_that_is_locked_for_too_long_is_unavailable_until_it_is_free(
     store.close()
 
 
-def test_a_server_that_goes_and_comes_back_loses_nothing(postgres_server: Postgres, postgres_url: str) -> None:
-    store = Store.open(postgres_url)
+def test_a_server_that_goes_and_comes_back_loses_nothing(
+    postgres_server: Postgres, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    store = Store.open(postgres_url.replace("postgres@", "postgres:s3cret@"))
     writer = Writer(store)
     assert writer.submit(events(0, 2)).result(10) == EventsAdded(2, 0)
     assert len(store.events_of("anna")) == 2
@@ -121,6 +134,7 @@ def test_a_server_that_goes_and_comes_back_loses_nothing(postgres_server: Postgr
     assert writer.submit(events(1, 2)).result(10) == EventsAdded(1, 1)
     writer.close()
     store.close()
+    assert (told(caplog), "s3cret" in caplog.text) == (EPISODE, False)
 
 
 def test_a_server_that_was_started_anew_between_two_calls_is_not_noticed(

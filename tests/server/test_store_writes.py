@@ -48,6 +48,25 @@ def test_an_event_is_in_the_store_once_and_the_first_with_its_id_wins(store: Sto
     assert [e.event_id for e in store.events_of("bert")] == ["e3"]
 
 
+def test_an_event_that_names_an_answer_which_does_not_fit_is_kept_and_named(store: Store) -> None:
+    answers = [impression("r1"), impression("r2", None), impression("r3", shown=False)]
+    store.commit([AddEvents((event("e0"),)), *answers])
+    rows = (
+        event("fits", recommendation_id="r1"),
+        event("of nobody", "bert", "i2", recommendation_id="r2"),
+        event("unknown", recommendation_id="r9"),
+        event("not shown", item="i3", recommendation_id="r1"),
+        event("of another", "bert", recommendation_id="r1"),
+        event("of a shadow", recommendation_id="r3"),
+        event("names none"),
+    )
+    bad = ("unknown", "not shown", "of another", "of a shadow")
+    first, second = store.commit([AddEvents(rows), AddEvents((event("another", recommendation_id="r1"),))])
+    assert (first, second) == (EventsAdded(7, 0, bad), EventsAdded(1, 0))
+    assert one(store, AddEvents(rows)) == EventsAdded(0, 7, bad)
+    assert {e.event_id for e in store.events_of("bert")} == {"of nobody", "of another"}
+
+
 def test_an_id_that_two_writes_of_one_transaction_share_is_accepted_for_the_first_of_them(store: Store) -> None:
     assert store.commit([AddEvents((event("e1"),)), AddEvents((event("e1"), event("e2")))]) == [
         EventsAdded(1, 0),
@@ -224,7 +243,7 @@ def test_users_are_searched_by_the_index(store: Store) -> None:
 
 
 def test_keys_are_kept_by_their_digest_and_revoked_once(place: str) -> None:
-    clock = iter([10, 20, 30, 40, 50])
+    clock = iter(range(10, 70, 10))
     store = Store.open(place, clock=lambda: next(clock))
     store.add_key("phone", "write", "d1")
     with pytest.raises(StoreError, match="there is a key 'phone' already"):
@@ -235,6 +254,9 @@ def test_keys_are_kept_by_their_digest_and_revoked_once(place: str) -> None:
         store.revoke_key("web")
     (key,) = store.keys()
     assert (key.name, key.role, key.digest, key.created, key.revoked) == ("phone", "write", "d1", 10, 30)
+    store.add_key("phone", "read", "d3")
+    (key,) = store.keys()
+    assert (key.name, key.role, key.digest, key.created, key.revoked) == ("phone", "read", "d3", 60, None)
     store.close()
 
 

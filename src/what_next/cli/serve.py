@@ -3,7 +3,7 @@
 import json
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -78,15 +78,17 @@ def add(
     setup: SetupFile,
     name: Name,
     role: Annotated[
-        Literal["read", "write", "admin"],
+        str,
         typer.Option(help="read: ask; write: also send events and feedback; admin: also add items and erase users."),
     ],
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, once: only its hash is kept."""
-    from what_next.server.http.keys import digest_of, new_key
+    from what_next.server.http.keys import ROLES, digest_of, new_key
 
+    if role not in ROLES:
+        raise SetupError(f"--role {role!r}: expected one of {', '.join(ROLES)}")
     if not name.isprintable() or not 0 < len(name) <= LONGEST:
         raise SetupError(f"--name {name!r}: expected 1 to {LONGEST} printable characters")
     store, key = _store(setup, overrides), new_key()

@@ -19,6 +19,7 @@ def about(setup: Setup, live: Live) -> dict[str, Any]:
         "encoder": manifest.setup["model"],
         "trained_on": manifest.histories,
         "items": len(served.ids),
+        "left_out": len(served.left_out),
         "attributes": list(served.catalogue.names),
         "metrics": manifest.metrics,
         "search": settings.search,

@@ -27,6 +27,7 @@ from what_next.server.engine.live import Models, Poller
 from what_next.server.engine.observer import Observer
 from what_next.server.engine.served import Served
 from what_next.server.engine.shadow import Shadow
+from what_next.server.engine.versions import undeployed
 from what_next.server.store import AddImpression, Erased, EraseUser, Store, Writer
 from what_next.settings import Setup
 
@@ -125,8 +126,8 @@ class Engine:
             for waiting, outcome in zip(wanted, outcomes, strict=True):
                 if waiting.take():
                     self._finish(waiting, outcome)
-                    if self._shadow and role == "current" and waiting.ask.policy == "trained":
-                        self._shadow.put(waiting.ask)
+                    if self._shadow and role == "current" and isinstance(outcome, Result):
+                        self._shadow.put(waiting.ask, outcome.answer)
 
     def _late(self, waiting: Waiting) -> None:
         """In the watcher's thread: the model is not asked, and what it still may say is thrown away."""
@@ -149,7 +150,8 @@ class Engine:
         error = written.exception()
         try:
             if error is None:
-                self.observer.answered(answer.policy, answer.fallback, time.monotonic() - waiting.arrived)
+                seconds = time.monotonic() - waiting.arrived
+                self.observer.answered(answer.role, answer.policy, answer.fallback, seconds)
         finally:
             self._deliveries.give(waiting, answer if error is None else error)
 
@@ -194,13 +196,16 @@ class Engine:
     def check_item(self, attributes: Mapping[str, float]) -> None:
         """Raises a `Refused` where a new item's attributes are not those of the catalogue."""
         names = self._served.catalogue.names
-        if missing := [name for name in names if name not in attributes]:
-            raise Refused("attributes", f"{missing[0]!r} is missing; an item has {', '.join(names)}")
-        for name, value in attributes.items():
-            if name not in names:
-                raise Refused("attributes", f"{name!r} is not known; an item has {', '.join(names) or 'none'}")
-            if not abs(value) <= float(np.finfo(np.float32).max):
-                raise Refused("attributes", f"{name!r} is {value}; it has to be a finite number of single precision")
+        wrong = {
+            "missing": [name for name in names if name not in attributes],
+            "not known": [name for name in attributes if name not in names],
+            "no finite number of single precision": [
+                name for name, value in attributes.items() if not abs(value) <= float(np.finfo(np.float32).max)
+            ],
+        }
+        told = [f"{', '.join(map(repr, found))}: {what}" for what, found in wrong.items() if found]
+        if told:
+            raise Refused("attributes", f"{'; '.join(told)}; an item has {', '.join(names) or 'none'}")
 
     # What is told
 
@@ -221,6 +226,12 @@ class Engine:
     def model(self) -> dict[str, Any]:
         """What answers, as plain values."""
         return about(self.setup, self.models.live)
+
+    def undeployed(self) -> str | None:
+        """What people are told where the setup's model is not the deployed one; None: it is."""
+        live = self.models.live
+        answers = live.current.served.version
+        return undeployed(self.setup.model_agent_path, live.refused[0] if live.refused else answers, answers)
 
     def item(self, item_id: str) -> CatalogueItem | None:
         """An item; None: the catalogue does not hold it."""

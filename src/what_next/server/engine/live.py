@@ -12,8 +12,8 @@ from what_next.server.engine.active import Active, Counted
 from what_next.server.engine.observer import Observer
 from what_next.server.engine.popular import Popular
 from what_next.server.engine.served import Served
-from what_next.server.engine.versions import keep, line, versions_folder
-from what_next.server.store import Deploy, Deployment, Store, StoredItem
+from what_next.server.engine.versions import check, keep, line, versions_folder
+from what_next.server.store import Deploy, Deployment, Episode, Store, StoredItem
 from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.server")
@@ -46,6 +46,14 @@ class Live:
 def _point(user: str) -> float:
     """Where a user stands between 0 and 1."""
     return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def check_models(setup: Setup, store: Store) -> None:
+    """Raises a `ModelError` where a model cannot be deployed that the engine of a setup would begin with."""
+    first = None if store.deployments() else setup.model_agent_path
+    for agent in (first, setup.server.candidate):
+        if agent is not None:
+            check(agent)
 
 
 class Models:
@@ -241,7 +249,7 @@ class Poller:
         self._thread.join()
 
     def _run(self) -> None:
-        left, told = 0.0, ""
+        left, told, episode = 0.0, "", Episode("reading the store")
         while not self._stop.is_set():
             try:
                 self.models.look()
@@ -250,6 +258,9 @@ class Poller:
                     self.models.refresh_index()
                     left = self.models.setup.server.popular_every
                 told = ""
+                episode.worked()
+            except StoreError as error:
+                episode.failed(error)
             except Exception as error:
                 told = self._tell(error, told)
             self._stop.wait(self.every)
@@ -259,8 +270,5 @@ class Poller:
         """Log a failure once, however often it comes again; returns what has to be remembered for that."""
         failure = f"{type(error).__name__}: {error}"
         if failure != told:
-            if isinstance(error, StoreError):
-                logger.warning("the store cannot be read now, and what is deployed goes on: %s", error)
-            else:
-                logger.exception("looking for new versions and items failed; what is deployed goes on")
+            logger.exception("looking for new versions and items failed; what is deployed goes on")
         return failure

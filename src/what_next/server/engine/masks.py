@@ -49,7 +49,7 @@ class Masks:
         units.
 
         Raises:
-            Refused: an attribute is not known, or no item is left.
+            Refused: an attribute is not known, a range has no inside, or no item is left.
         """
         if ask.allowed is None and not ask.blocked and not ask.ranges:
             return None
@@ -63,6 +63,8 @@ class Masks:
         return found
 
     def _made(self, ask: Ask) -> Mask:
+        if ask.allowed == ():
+            raise Refused("allowed", "is empty, so that no item may be recommended; name ids, or leave it out")
         permitted = np.full(len(self.served.ids), ask.allowed is None)
         permitted[self._known(ask.allowed or ())] = True
         if not permitted.any():
@@ -83,6 +85,8 @@ class Masks:
         catalogue, names = self.served.catalogue, self.served.catalogue.names
         if name not in names:
             raise Refused("ranges", f"{name!r} is no attribute; there are {', '.join(names) or 'none'}")
+        if low > high:
+            raise Refused("ranges", f"of {name!r}, min is {low:g} and above max, which is {high:g}; swap them")
         values = catalogue.attributes[:, names.index(name)]
         # Attributes are single precision: so must a bound be that names one of their values.
         with np.errstate(over="ignore"):

@@ -8,8 +8,8 @@ Found = Literal["hit", "fold", "rebuild"]
 class Observer:
     """Counts nothing; a subclass counts. Methods are called from several threads."""
 
-    def answered(self, policy: str, fallback: str | None, seconds: float) -> None:
-        """A question was answered, durably; `seconds` since it was asked."""
+    def answered(self, role: str, policy: str, fallback: str | None, seconds: float) -> None:
+        """A question was answered, durably, by the model of a role; `seconds` since it was asked."""
 
     def batch(self, size: int) -> None:
         """So many questions went through the model together."""
@@ -22,3 +22,6 @@ class Observer:
 
     def shadow(self, what: Literal["recorded", "dropped", "failed"]) -> None:
         """An answer of the second model, which nobody sees."""
+
+    def overlap(self, share: float) -> None:
+        """Such a share of the items that were shown is in the second model's answer, too."""

@@ -47,6 +47,7 @@ class Served:
         space: a hash of its catalogue.
         trained: how many items it was trained with; those that came since follow in the catalogue.
         added: attributes of the items that came since, or that changed, by id.
+        left_out: ids of items that came since and have other attributes than its own.
         has_critic: whether the networks that judge items were loaded.
         index: of approximate search; None: all items are scored.
         lock: of the networks, which note what they read: one thread at a time. A new index keeps it.
@@ -59,6 +60,7 @@ class Served:
     has_critic: bool
     trained: int
     added: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()
     index: ApproximateIndex | None = None
     lock: AbstractContextManager[bool] = field(default_factory=threading.Lock)
 
@@ -100,18 +102,17 @@ class Served:
     def grown(self, items: Sequence[StoredItem]) -> "Served":
         """The same version with further items; an index goes on finding those that it was built of."""
         new = [NewItem(item.item_id, item.title, item.attributes) for item in items]
-        old = Recommender(self.policy)
-        try:
-            check(old.catalogue, new)
-        except CatalogueError:  # of a store that served other models, too
-            new = [one for one in new if self._fits(one)]
+        odd = self._odd(new)
+        new = [one for one in new if one.item_id not in odd]
+        left_out = (self.left_out | odd).difference(one.item_id for one in new)
         if not new:
-            return self
+            return replace(self, left_out=left_out) if odd else self
         added = {**self.added, **{one.item_id: one.attributes for one in new}}
         # In one order, whichever of them this process met first. (The catalogue's own hash takes a while.)
         told = repr([(name, sorted(values.items())) for name, values in sorted(added.items())])
         space = hashlib.sha256(f"{self.manifest.catalogue}{told}".encode()).hexdigest()
-        return replace(self, policy=grown(old, new).policy, space=space, added=added)
+        policy = grown(Recommender(self.policy), new).policy
+        return replace(self, policy=policy, space=space, added=added, left_out=left_out)
 
     def digest(self, items: Int32[np.ndarray, "some"]) -> str:
         """A hash of some items, given ascending: the same in every process.
@@ -126,10 +127,20 @@ class Served:
     def _fits(self, item: NewItem) -> bool:
         try:
             check(self.catalogue, [item])
-        except CatalogueError as error:
-            logger.warning("version %s cannot recommend an item: %s", self.version, error)
+        except CatalogueError:
             return False
         return True
+
+    def _odd(self, items: Sequence[NewItem]) -> frozenset[str]:
+        """Ids of items that do not fit the catalogue: of a store that served other models, too."""
+        try:
+            check(self.catalogue, items)
+        except CatalogueError:  # its message names an item, which is not for the log
+            odd = frozenset(one.item_id for one in items if not self._fits(one))
+            told = "version %s cannot recommend %d items that were added: its attributes are others (%s)"
+            logger.warning(told, self.version, len(odd), ", ".join(self.catalogue.names) or "none")
+            return odd
+        return frozenset()
 
     def indexed(self) -> "Served":
         """The same with an index of approximate search over all items; none where items are not found by score."""

@@ -10,7 +10,7 @@ from queue import Empty, Full, Queue
 from typing import Any
 
 from what_next.errors import StoreUnavailable
-from what_next.server.asks import Ask
+from what_next.server.asks import Answer, Ask
 from what_next.server.engine.active import Active
 from what_next.server.engine.answering import Answering, Result
 from what_next.server.engine.observer import Observer
@@ -43,14 +43,16 @@ class Shadow:
             observer: counts what becomes of them.
         """
         self.answering, self.candidate, self.submit, self.observer = answering, candidate, submit, observer
-        self._queue: Queue[tuple[Ask, float] | None] = Queue(WAITING)
+        self._queue: Queue[tuple[Ask, Answer, float] | None] = Queue(WAITING)
         self._thread = threading.Thread(target=self._run, name="what-next-shadow", daemon=True)
         self._thread.start()
 
-    def put(self, ask: Ask) -> None:
-        """Have a question answered, some time."""
+    def put(self, ask: Ask, shown: Answer) -> None:
+        """Have a question to the trained model answered, some time; `shown` is what was answered to it."""
+        if ask.policy != "trained":
+            return
         try:
-            self._queue.put_nowait((ask, time.monotonic()))
+            self._queue.put_nowait((ask, shown, time.monotonic()))
         except Full:
             self.observer.shadow("dropped")
 
@@ -77,7 +79,7 @@ class Shadow:
                 self.observer.shadow("failed")
                 logger.exception("the second model's answer could not be recorded")
 
-    def _record(self, ask: Ask, asked: float) -> None:
+    def _record(self, ask: Ask, shown: Answer, asked: float) -> None:
         active = self.candidate()
         if active is None:
             return
@@ -85,6 +87,8 @@ class Shadow:
         if not isinstance(found, Result) or found.answer.fallback in ("error", "alarm"):
             self.observer.shadow("failed")
             return
+        if shown.ids and shown.fallback is None and found.answer.fallback is None:
+            self.observer.overlap(len({*shown.ids} & {*found.answer.ids}) / len(shown.ids))
         written = self.submit(replace(found.impression, shown=False), asked)
         written.add_done_callback(self._written)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from what_next.artefacts import catalogue_path, critic_beside, read_manifest, read_models
-from what_next.errors import ModelError, SaveError
+from what_next.errors import ModelError, SaveError, WhatNextError
 from what_next.server.store import Deployment, store_of
 from what_next.settings import Setup
 
@@ -37,6 +37,27 @@ def version_of(agent: Path) -> str:
     return _named(agent, _files(agent))
 
 
+def check(agent: Path) -> None:
+    """Raises a `ModelError` where a model cannot be deployed: a file is missing or damaged, or belongs to another."""
+    _whole(agent)
+
+
+def undeployed(agent: Path, deployed: str, answers: str) -> str | None:
+    """What people are told where a setup's model is not the deployed one; None: it is.
+
+    Args:
+        agent: the agent's file that the setup names.
+        deployed, answers: the current version of the store, and the one that answers.
+    """
+    try:
+        version = version_of(agent)
+    except WhatNextError as error:  # no reason not to answer
+        return f"the setup's model cannot be deployed ({error}); {answers} answers"
+    if version == deployed:
+        return None
+    return f"the setup's model {version} is not deployed ({answers} answers); deploy it with: what-next promote SETUP"
+
+
 def folder_of(folder: Path, version: str) -> Path:
     """Where a version lies in the folder of all.
 
@@ -62,8 +83,7 @@ def keep(folder: Path, agent: Path) -> str:
         ModelError: a file is missing, damaged, or does not belong to the others; or what is there is damaged.
         SaveError: the copy could not be written.
     """
-    files = _files(agent)
-    read_models(agent, files.get(CRITIC))  # whole, and belonging together: what is kept can be loaded later
+    files = _whole(agent)  # what is kept can be loaded later
     version, digest = _named(agent, files), _digest(files)
     target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}"
     if target.is_dir():
@@ -92,6 +112,13 @@ def _files(agent: Path) -> dict[str, Path]:
     critic = critic_beside(agent)
     if critic is not None and (critic.is_file() or _needs_critic(agent)):
         files[CRITIC] = critic
+    return files
+
+
+def _whole(agent: Path) -> dict[str, Path]:
+    """The files of a model, read once, so that they are known to be whole and to belong together."""
+    files = _files(agent)
+    read_models(agent, files.get(CRITIC))
     return files
 
 

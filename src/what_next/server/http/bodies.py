@@ -65,10 +65,10 @@ class Question(Body):
     k: int = Field(default=10, ge=1, le=SLOTS, description="number of items")
     exclude_seen: bool = Field(default=True, description="whether items of the history are left out")
     allowed: Annotated[list[Id], Field(max_length=MASKED)] | None = Field(
-        default=None, description="the only items that may be recommended"
+        default=None, description="the only items that may be recommended; unknown ids are passed over"
     )
     blocked: Annotated[list[Id], Field(max_length=MASKED)] | None = Field(
-        default=None, description="items that may not"
+        default=None, description="items that may not; unknown ids are passed over"
     )
     ranges: Annotated[dict[Word, Range], Field(max_length=RANGES), _RANGES] | None = Field(
         default=None, description="bounds of attributes, by name"
@@ -121,7 +121,10 @@ class Event(Body):
     timestamp: Time | None = Field(default=None, description="when; null: now")
     reward: Reward | None = Field(default=None, description="what it was worth, such as a rating")
     context: Numbers | None = Field(default=None, description="numbers about the situation")
-    recommendation_id: Id | None = Field(default=None, description="the recommendation that led to it")
+    recommendation_id: Id | None = Field(
+        default=None,
+        description="the recommendation that led to it: one that showed the item, to this user or to nobody by name",
+    )
 
     @property
     def row(self) -> EventRow:
@@ -182,7 +185,7 @@ class Feedbacks(Body):
 
 
 class Item(Body):
-    """A new item, or new values of one."""
+    """A new item, or what is now true of one that the catalogue holds, of the training or added."""
 
     item_id: Id
     title: Text

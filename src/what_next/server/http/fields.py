@@ -12,6 +12,9 @@ LONGEST = 2**31 * 1.0
 END = 7_258_118_400_000_000
 """The year 2200, in microseconds: times are below it."""
 
+COARSE = 100_000_000_000_000
+"""Numbers below it (March 1973 in microseconds) are times in seconds or milliseconds that were sent by mistake."""
+
 _DAYS = "(?:" + "|".join(
     (
         "(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])",
@@ -32,6 +35,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def microseconds(value: Any) -> int:
     """A time as microseconds since 1970, UTC, from the same or from ISO 8601 with its zone."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < END and value == int(value):
+        if value < COARSE:
+            raise ValueError(
+                "looks like seconds (or milliseconds); send microseconds since 1970, or ISO 8601 with its zone"
+            )
         return int(value)
     if isinstance(value, str) and _ISO.match(value):
         past = datetime.fromisoformat(value) - _EPOCH
@@ -67,10 +74,10 @@ Time = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "integer", "minimum": 0, "exclusiveMaximum": END},
+                {"type": "integer", "minimum": COARSE, "exclusiveMaximum": END},
                 {"type": "string", "pattern": ISO, "minLength": 20, "maxLength": 32},
             ],
-            "description": "ISO 8601 with its zone, or whole microseconds since 1970 (UTC)",
+            "description": "ISO 8601 with its zone, or whole microseconds since 1970 (UTC) from March 1973 on",
         }
     ),
 ]

@@ -26,6 +26,9 @@ BODIES = 2**26
 OPEN = frozenset({"/", "/health", "/ready", "/openapi.json"})
 """What needs no key, besides the files of the page."""
 
+PROBES = frozenset({"/health", "/ready", "/metrics"})
+"""What machines ask every few seconds: worth a line in the log only where it fails."""
+
 PAGE = "/page/"
 PLAIN = (
     (b"content-type", b"application/json"),
@@ -105,7 +108,8 @@ class Gate:
             seconds, method = perf_counter() - start, turn.scope["method"]
             route = turn.route or _route(turn)
             self.parts.metrics.request(method, route, turn.status, seconds)
-            self.parts.log.request(method, route, turn.status, seconds, turn.key, _user(turn))
+            if turn.status != 200 or route not in PROBES:
+                self.parts.log.request(method, route, turn.status, seconds, turn.key, _user(turn))
 
     async def _answer(self, turn: Turn, receive: Receive) -> None:
         scope = turn.scope

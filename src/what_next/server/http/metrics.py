@@ -12,8 +12,11 @@ from what_next.server.engine.observer import Found, Observer
 SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
 """Bounds of the histograms of time."""
 
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+SIZES = tuple(2.0**power for power in range(11))
 """Bounds of the histogram of questions that went through the model together."""
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Bounds of the histogram of shares."""
 
 
 class Metrics(Observer):
@@ -23,29 +26,24 @@ class Metrics(Observer):
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(namespace="what_next", registry=self.registry)
         self._requests = self._counter("requests", "Requests, by route and status", "method", "route", "status")
-        self._seconds = self._histogram("request_seconds", "Time from a request's headers to its answer", SECONDS)
-        self._answers = self._counter("answers", "Recommendations, by who answered and why", "policy", "fallback")
-        self._answering = Histogram(
-            "what_next_answer_seconds",
-            "Time from a question to its durable answer, within the engine",
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self._batches = Histogram(
-            "what_next_batch_size",
-            "Questions that went through the model together",
-            buckets=SIZES,
-            registry=self.registry,
-        )
+        told = "Time from a request's headers to its answer"
+        self._seconds = self._histogram("request_seconds", told, SECONDS, "route")
+        told = "Recommendations, by who answered and why"
+        self._answers = self._counter("answers", told, "role", "policy", "fallback")
+        told = "Time from a question to its durable answer, within the engine"
+        self._answering = self._histogram("answer_seconds", told, SECONDS, "role")
+        self._batches = self._histogram("batch_size", "Questions that went through the model together", SIZES)
         self._sessions = self._counter("sessions", "Sessions, by how they were found", "found")
         self._swaps = self._counter("versions", "Times that a version took over")
         self._shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")
+        told = "Share of the shown items that the answer of the second model, which nobody saw, holds too"
+        self._overlap = self._histogram("shadow_overlap", told, SHARES)
         self._events = self._counter("events", "Events by what came of them", "result")
         self._feedback = self._counter("feedback", "Feedback by what came of it", "result")
         self._failures = self._counter("store_failures", "Times that the store could not be used")
         # Finding a child by its labels takes longer than counting.
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._of_answers: dict[tuple[str, str | None], Counter] = {}
+        self._of_answers: dict[tuple[str, str, str | None], tuple[Counter, Histogram]] = {}
         self._of_sessions = {found: self._sessions.labels(found) for found in get_args(Found)}
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -58,14 +56,15 @@ class Metrics(Observer):
         count.inc()
         times.observe(seconds)
 
-    def answered(self, policy: str, fallback: str | None, seconds: float) -> None:
-        """A question was answered, durably; `seconds` since it was asked."""
+    def answered(self, role: str, policy: str, fallback: str | None, seconds: float) -> None:
+        """A question was answered, durably, by the model of a role; `seconds` since it was asked."""
         try:
-            count = self._of_answers[policy, fallback]
+            count, times = self._of_answers[role, policy, fallback]
         except KeyError:
-            count = self._of_answers[policy, fallback] = self._answers.labels(policy, fallback or "none")
+            count, times = self._answers.labels(role, policy, fallback or "none"), self._answering.labels(role)
+            self._of_answers[role, policy, fallback] = count, times
         count.inc()
-        self._answering.observe(seconds)
+        times.observe(seconds)
 
     def batch(self, size: int) -> None:
         """So many questions went through the model together."""
@@ -83,10 +82,15 @@ class Metrics(Observer):
         """An answer of the second model, which nobody sees."""
         self._shadows.labels(what).inc()
 
-    def events(self, accepted: int, duplicates: int) -> None:
-        """Events are in the store; duplicates were there before."""
+    def overlap(self, share: float) -> None:
+        """Such a share of the items that were shown is in the second model's answer, too."""
+        self._overlap.observe(share)
+
+    def events(self, accepted: int, duplicates: int, unmatched: int) -> None:
+        """Events are in the store; duplicates were there before; some of them all name an answer that does not fit."""
         self._events.labels("accepted").inc(accepted)
         self._events.labels("duplicate").inc(duplicates)
+        self._events.labels("unmatched").inc(unmatched)
 
     def feedback(self, accepted: int, duplicates: int, refused: int) -> None:
         """Feedback is in the store, was there before, or was refused."""
@@ -112,8 +116,8 @@ class Metrics(Observer):
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
         return Counter(f"what_next_{name}", about, labels, registry=self.registry)
 
-    def _histogram(self, name: str, about: str, bounds: tuple[float, ...]) -> Histogram:
-        return Histogram(f"what_next_{name}", about, ("route",), buckets=bounds, registry=self.registry)
+    def _histogram(self, name: str, about: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"what_next_{name}", about, labels, buckets=bounds, registry=self.registry)
 
 
 class _Model(Collector):

@@ -86,7 +86,9 @@ async def recommend(parts: Parts, question: bodies.Question) -> Sent:
 async def recommend_batch(parts: Parts, questions: bodies.Questions) -> Sent:
     """Answer several questions at once.
 
-    Each is answered for itself, in the order of the questions: with an answer, or with an error.
+    Each is answered for itself, in the order of the questions: with an answer, or with an error where it cannot be
+    answered (such as an attribute that is not known). A batch with a question that cannot be read (a field that is
+    missing, unknown or of another type) is refused whole: 422, which names the field.
     """
     answers = await asyncio.gather(*(_one_of_many(parts, one) for one in questions.requests))
     return Sent(200, orjson.dumps({"answers": answers}, option=DUMP))
@@ -96,7 +98,8 @@ async def add_event(parts: Parts, event: bodies.Event) -> Sent:
     """Keep an event.
 
     Answered only when it is durable. What was not acknowledged may be sent again: an event whose id is there already
-    changes nothing, and counts as a duplicate.
+    changes nothing, and counts as a duplicate. An event whose `recommendation_id` is not known, did not show the item
+    or was for another user is kept, and named in `unmatched`: it is no feedback.
     """
     return await _keep(parts, (event,), event.user_id)
 
@@ -146,19 +149,22 @@ async def add_feedbacks(parts: Parts, batch: bodies.Feedbacks) -> Sent:
 
 
 async def add_item(parts: Parts, item: bodies.Item) -> Sent:
-    """Add an item, or change one that was added.
+    """Add an item, or change one.
 
-    It needs a number for each attribute of the catalogue. It can be recommended as soon as this is answered; another
-    process on the same store takes it up within seconds, and so does this one if the store goes away just then.
+    An id that the catalogue holds, of the training or added later, gets the new title and attributes, and counts as
+    replaced. An item needs a number for each attribute of the catalogue, and no others. It can be recommended as soon
+    as this is answered; another process on the same store takes it up within seconds, and so does this one if the store
+    goes away just then.
     """
     engine = parts.model
     await parts.run(engine.check_item, item.attributes)
+    held = not engine.unknown([item.item_id])  # of the training, of which the store does not know
     kept = await durable(parts.writes.submit(AddItems((item.row,))))
     try:
         await parts.run(engine.grow)
     except Exception as error:  # it is kept, and the engine looks for new items every second
         parts.log.error(error, "/v1/items")
-    return Sent(201, orjson.dumps({"accepted": kept.accepted, "replaced": kept.replaced}))
+    return Sent(201, orjson.dumps({"accepted": kept.accepted, "replaced": max(kept.replaced, int(held))}))
 
 
 def told(answer: Answer) -> dict[str, Any]:
@@ -202,9 +208,13 @@ async def _keep(parts: Parts, events: tuple[bodies.Event, ...], user: str | None
         kept = await durable(writer.submit(AddEvents(tuple([event.row for event in events]))))
     except Unfit as error:
         raise _refusal(error, several) from None
-    parts.metrics.events(kept.accepted, kept.duplicates)
-    unknown = engine.unknown([event.item_id for event in events])
-    told = {"accepted": kept.accepted, "duplicates": kept.duplicates, "unknown_items": unknown}
+    parts.metrics.events(kept.accepted, kept.duplicates, len(kept.unmatched))
+    told = {
+        "accepted": kept.accepted,
+        "duplicates": kept.duplicates,
+        "unknown_items": engine.unknown([event.item_id for event in events]),
+        "unmatched": kept.unmatched,
+    }
     return Sent(201, orjson.dumps(told), user)
 
 

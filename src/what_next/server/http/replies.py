@@ -91,6 +91,10 @@ class EventsKept(Reply):
     accepted: int = Field(ge=0, description="new ones, now durable")
     duplicates: int = Field(ge=0, description="whose event_id was there before; they change nothing")
     unknown_items: list[str] = Field(description="items that the catalogue does not hold; their events are kept too")
+    unmatched: list[str] = Field(
+        description="event_ids whose recommendation_id is not known, did not show the item, or was for another user; "
+        "these events are kept too, and are no feedback"
+    )
 
 
 class FeedbackKept(Reply):
@@ -138,7 +142,7 @@ class ItemKept(Reply):
     """The item can be recommended from now on."""
 
     accepted: int
-    replaced: int = Field(description="1 where an added item had this id before")
+    replaced: int = Field(description="1 where the catalogue held this id before, of the training or added")
 
 
 class Users(Reply):
@@ -208,6 +212,7 @@ class Model(Reply):
     encoder: str
     trained_on: int = Field(description="histories that it was trained on")
     items: int
+    left_out: int = Field(description="items that were added, and that it cannot take: they have other attributes")
     attributes: list[str]
     metrics: dict[str, Any] | None
     search: Literal["exact", "approximate"]

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from what_next import __version__
 from what_next.data import Dataset
 from what_next.errors import DataError, SetupError, StoreUnavailable
-from what_next.server.engine import Engine
+from what_next.server.engine import Engine, check_models
 from what_next.server.http.app import create_app
 from what_next.server.http.keys import KeyRing
 from what_next.server.http.parts import Parts
@@ -133,11 +133,14 @@ class Opening:
         if parts.writer is None:
             parts.writer = Writer(parts.store)
         parts.engine = Engine.open(setup, parts.store, parts.writer, parts.metrics)
+        if (told := parts.engine.undeployed()) is not None:
+            self.tell(told)
 
     def _fill(self, store: Store) -> None:
         """Puts the histories of the data into an empty store."""
         if not self.setup.server.import_data or store.loaded:
             return
+        check_models(self.setup, store)  # filling takes minutes: what would be refused after it is refused before
         try:
             dataset = Dataset.read(self.setup.data)
         except DataError as error:

@@ -29,7 +29,7 @@ ANSWER: dict[str, Any] = {
     "known_events": 42,
     "spread": 1.31,
 }
-KEPT = {"accepted": 1, "duplicates": 0, "unknown_items": []}
+KEPT = {"accepted": 1, "duplicates": 0, "unknown_items": [], "unmatched": []}
 
 POSTS = {
     post.path: post

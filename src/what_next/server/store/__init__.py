@@ -9,6 +9,7 @@ except ImportError as error:
     raise MissingExtraError(str(error.name), "serve", "the store") from None
 
 from what_next.server.store import export as export
+from what_next.server.store.episode import Episode
 from what_next.server.store.place import store_of
 from what_next.server.store.rows import Deployment, Head, Key, StoredEvent, StoredImpression, StoredItem
 from what_next.server.store.store import Store, now
@@ -41,6 +42,7 @@ __all__ = [
     "AddItems",
     "Deploy",
     "Deployment",
+    "Episode",
     "EraseUser",
     "Erased",
     "EventRow",

@@ -10,6 +10,7 @@ from what_next.server.store.backend import Backend, Link
 from what_next.server.store.writes import (
     AddFeedback,
     AddImpression,
+    EventRow,
     FeedbackAdded,
     FeedbackRow,
     NotShown,
@@ -86,6 +87,23 @@ class Answers:
         times = f"SELECT impression, max(time) FROM feedback WHERE impression {self.backend.among()} GROUP BY 1"
         latest = dict(self.link.execute(times, (numbers,)).fetchall())
         return {one: Shown(number, frozenset(orjson.loads(items)), latest.get(number)) for one, number, items in found}
+
+    def unmatched(self, rows: Sequence[EventRow]) -> set[str]:
+        """Ids of events whose answer is not known, did not show the item, or was for another user by name."""
+        sql = (
+            "SELECT recommendation_id, user_id, items FROM impressions "
+            f"WHERE shown AND recommendation_id {self.backend.among()}"
+        )
+        named = sorted({row.recommendation_id for row in rows if row.recommendation_id is not None})
+        found = self.link.execute(sql, (self.backend.listed(named),)).fetchall()
+        shown = {one: (user, frozenset(orjson.loads(items))) for one, user, items in found}
+        nothing: tuple[None, frozenset[str]] = (None, frozenset())
+        return {
+            row.event_id
+            for row in rows
+            for user, items in [shown.get(row.recommendation_id, nothing)]
+            if row.item_id not in items or user not in (None, row.user_id)
+        }
 
     def _known(self, feedback_ids: list[str]) -> set[str]:
         sql = f"SELECT feedback_id FROM feedback WHERE feedback_id {self.backend.among()}"

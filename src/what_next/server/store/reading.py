@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import exc, func, insert, select, update
+from sqlalchemy import delete, exc, func, insert, select, update
 from sqlalchemy.pool import PoolProxiedConnection
 
 from what_next.errors import StoreError
@@ -116,14 +116,16 @@ class Reading:
         return [Key(*row) for row in self._select(select(tables.keys).order_by(tables.keys.c.created))]
 
     def add_key(self, name: str, role: str, digest: str) -> None:
-        """Keep the digest of a new API key.
+        """Keep the digest of a new API key; one of the same name that was revoked is forgotten.
 
         Raises:
-            StoreError: there is one of this name.
+            StoreError: there is one of this name that was not revoked.
         """
         row = {"name": name, "role": role, "digest": digest, "created": self.clock()}
         try:
             with self.backend.engine.begin() as connection:
+                gone = (tables.keys.c.name == name) & tables.keys.c.revoked.is_not(None)
+                connection.execute(delete(tables.keys).where(gone))
                 connection.execute(insert(tables.keys), row)
         except exc.IntegrityError:
             raise StoreError(f"{self.backend.where}: there is a key {name!r} already; choose another name") from None

@@ -1,6 +1,7 @@
 """One transaction: writes of all kinds, put into the database together."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -18,6 +19,7 @@ from what_next.server.store.writes import (
     Deploy,
     Erased,
     EraseUser,
+    EventsAdded,
     ItemsAdded,
     Outcome,
     Write,
@@ -39,7 +41,7 @@ class Transaction:
         self.histories = Histories(backend, link, now)
         self.answers = Answers(backend, link, now)
         self.put: dict[type[Any], Callable[[list[Any]], Sequence[Outcome | Exception]]] = {
-            AddEvents: self.histories.add,
+            AddEvents: self.add_events,
             AddImpression: self.answers.add,
             AddFeedback: self.answers.add_feedback,
             AddItems: self.add_items,
@@ -78,6 +80,18 @@ class Transaction:
         if self.backend.sqlite and (events is not None or impressions):
             scrubbing.mark(self.backend, self.link)
         return Erased(events or 0, impressions, feedback)
+
+    def add_events(self, writes: list[AddEvents]) -> list[EventsAdded]:
+        """Events; those that name an answer are held against it, and the others cost nothing more."""
+        results = self.histories.add(writes)
+        named = [[row for row in write.events if row.recommendation_id is not None] for write in writes]
+        if not any(named):
+            return results
+        unmatched = self.answers.unmatched([row for rows in named for row in rows])
+        return [
+            replace(one, unmatched=tuple(row.event_id for row in rows if row.event_id in unmatched))
+            for one, rows in zip(results, named, strict=True)
+        ]
 
     def add_items(self, writes: list[AddItems]) -> list[ItemsAdded]:
         """Items; each has a number above all that there were, so that whoever asks for what is new finds it."""

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from what_next.errors import StoreUnavailable
+from what_next.server.store.episode import Episode
 from what_next.server.store.scrubbing import Scrubbing
 from what_next.server.store.store import Store
 from what_next.server.store.writes import AddEvents, AddFeedback, AddItems, Write
@@ -67,11 +68,16 @@ class Writer:
         self._scrubbing.close()
 
     def _run(self) -> None:
+        episode = Episode("writing to the store")
         while group := self._next():
             try:
                 outcomes = self.store.commit([write for write, _, _ in group])
             except BaseException as error:  # whoever waits must hear of it, whatever it is
                 outcomes = [error] * len(group)  # type: ignore[list-item]
+            if (away := next((one for one in outcomes if isinstance(one, StoreUnavailable)), None)) is None:
+                episode.worked()
+            else:
+                episode.failed(away)
             for (_, future, _), outcome in zip(group, outcomes, strict=True):
                 if isinstance(outcome, BaseException):
                     future.set_exception(outcome)

@@ -43,10 +43,17 @@ class AddEvents:
 
 @dataclass(frozen=True)
 class EventsAdded:
-    """How many of the events are new, and how many were there before (their ids tell)."""
+    """What came of events.
+
+    Attributes:
+        accepted, duplicates: how many are new, and how many were there before (their ids tell).
+        unmatched: ids of those that name an answer which is not known, did not show the item, or was for another user;
+            they are kept as events, and are no feedback.
+    """
 
     accepted: int
     duplicates: int
+    unmatched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
