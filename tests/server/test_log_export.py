@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import typer
 
 from what_next.cli import estimate, evaluate, log, model
 from what_next.cli.guard import guarded
 from what_next.data import Dataset
+from what_next.data.decision_reader import read_log
+from what_next.errors import DataError
 from what_next.server.store import AddEvents, AddFeedback, AddImpression, EventRow, FeedbackRow, Store, store_of
 
 from ..conftest import SetupOf
@@ -108,3 +111,13 @@ def test_the_store_is_beside_the_agent_unless_said_otherwise(
     assert store_of(elsewhere) == tmp_path / "s.sqlite"
     monkeypatch.setenv("WHAT_NEXT_STORE", "postgresql://localhost/wn")
     assert store_of(elsewhere) == "postgresql://localhost/wn"
+
+
+def test_a_log_of_a_newer_version_is_not_read_as_if_it_were_known(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"item_id": [1], "reward": [1], "propensity": [0.5]}).write_parquet(
+        path, metadata={"what_next.format": "4"}
+    )
+    for read in (Dataset.read, read_log):
+        with pytest.raises(DataError, match="has format 4, newer than this version knows"):
+            read(path)

@@ -289,13 +289,3 @@ def test_one_kind_of_rows_alone_is_told_to_who_wants_the_other(store: Store, tmp
     assert len(read_log(path)) == 2
     with pytest.raises(DataError, match="decisions alone, and no events to learn from"):
         Dataset.read(path)
-
-
-def test_a_log_of_a_newer_version_is_not_read_as_if_it_were_known(tmp_path: Path) -> None:
-    path = tmp_path / "log.parquet"
-    pl.DataFrame({"item_id": [1], "reward": [1], "propensity": [0.5]}).write_parquet(
-        path, metadata={"what_next.format": "4"}
-    )
-    for read in (Dataset.read, read_log):
-        with pytest.raises(DataError, match="has format 4, newer than this version knows"):
-            read(path)
