@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from what_next.errors import CatalogueError, StoreError, StoreUnavailable
+from what_next.errors import CatalogueError, StoreUnavailable
 from what_next.server.asks import Refused, Stopping
 from what_next.server.store.writes import Unfit
 
@@ -101,8 +101,6 @@ def problem_of(error: Exception) -> Problem | None:
         return store_away()
     if isinstance(error, Unfit):
         return invalid([(SENT.get(error.field, error.field), error.reason)])
-    if isinstance(error, StoreError):
-        return invalid([("body", "the store cannot hold this")])
     if isinstance(error, CatalogueError):
         return Problem(404, "there is no such item in the catalogue")
     if isinstance(error, TimeoutError):
