@@ -1,5 +1,7 @@
-"""The imports of the package go one way, as pyproject.toml draws it."""
+"""The imports of the package go one way, as pyproject.toml draws it, and need no extra of the service outside it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,3 +13,29 @@ PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 def test_imports_go_one_way(capsys: pytest.CaptureFixture[str]) -> None:
     failed = lint_imports(config_filename=str(PYPROJECT), no_cache=True)
     assert not failed, capsys.readouterr().out
+
+
+BLOCKED = """
+import importlib, pkgutil, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in NAMES:
+            raise ModuleNotFoundError(name, name=name)
+
+NAMES = set(sys.argv[1].split(","))
+sys.meta_path.insert(0, Missing())
+import what_next
+for module in pkgutil.walk_packages(what_next.__path__, "what_next."):
+    if not module.name.startswith(("what_next.server", "what_next.__main__")):
+        importlib.import_module(module.name)
+"""
+
+
+def test_the_base_install_is_enough_for_all_but_the_service() -> None:
+    """Every module outside `server` can be imported without the libraries of the service."""
+    service = "alembic,cachetools,fastapi,orjson,prometheus_client,psycopg,sqlalchemy,uvicorn"
+    others = "faiss,onnx,onnxruntime,pandas,pyarrow"
+    words = [sys.executable, "-c", BLOCKED, f"{service},{others}"]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr

@@ -4,10 +4,10 @@ Both kinds of rows have `user_id`, `item_id`, `timestamp`, `reward` and `context
 events have `event` and `number`, those of decisions the columns of `DECISION`; a row without a propensity is an event.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import orjson
 import polars as pl
 
 from what_next.data.importer import FORMATS, beside, footer_of
@@ -111,7 +111,7 @@ def context_of(texts: pl.Series) -> tuple[pl.DataFrame, list[str]]:
     """
     if not len(texts) or texts[0] is None:
         return pl.DataFrame(), []
-    told = list(orjson.loads(texts[0]))
+    told = list(json.loads(texts[0]))
     notes = [f"context {name} left out: the log has a column of that name" for name in told if name in OWN]
     found = numbers_in(texts, [name for name in told if name not in OWN])
     gaps = {one.name: one.null_count() for one in found.iter_columns() if one.null_count()}

@@ -1,1 +1,9 @@
-"""The service: a trained agent behind an endpoint, and the log of what it showed and what happened next."""
+"""The service: an engine that answers, a store that keeps, and an endpoint for both."""
+
+from importlib.util import find_spec
+
+from what_next.errors import MissingExtraError
+
+for _name in ("alembic", "cachetools", "fastapi", "orjson", "prometheus_client", "sqlalchemy", "uvicorn"):
+    if find_spec(_name) is None:
+        raise MissingExtraError(_name, "serve", "the service")

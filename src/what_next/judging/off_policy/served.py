@@ -4,12 +4,12 @@ Each is asked with what was known at that moment: the user's events that had arr
 request brought. What is then shown is drawn as the agent's setup has the service draw it.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import orjson
 import polars as pl
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
@@ -61,7 +61,7 @@ class Heard:
         given, end = [data.items], data.events
         for decision, history in enumerate(told["history"]):
             if history is not None:
-                found = space.catalogue.index(orjson.loads(history))
+                found = space.catalogue.index(json.loads(history))
                 given.append(found[found >= 0])
                 starts[decision], known[decision], end = end, 0, end + len(given[-1])
                 ends[decision] = end

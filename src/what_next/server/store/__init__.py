@@ -1,13 +1,5 @@
 """The store of the service: events and impressions, in SQLite or PostgreSQL."""
 
-from what_next.errors import MissingExtraError
-
-try:
-    import orjson as orjson
-    import sqlalchemy as sqlalchemy
-except ImportError as error:
-    raise MissingExtraError(str(error.name), "serve", "the store") from None
-
 from what_next.server.store import export as export
 from what_next.server.store.episode import Episode
 from what_next.server.store.place import store_of
