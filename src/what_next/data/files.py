@@ -84,3 +84,12 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk: what names them must not outlive them."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -17,6 +17,7 @@ from sqlalchemy import inspect
 from sqlalchemy.engine import URL
 
 from what_next.artefacts import catalogue_path, critic_beside
+from what_next.data.files import sync
 from what_next.errors import SaveError, StoreError
 from what_next.server.engine.versions import versions_folder
 from what_next.server.store import store_of
@@ -64,10 +65,10 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
         (aside / SUMS).write_text("".join(f"{_sum(path)}  {path.name}\n" for path in sorted(aside.iterdir())))
         for path in aside.iterdir():
             path.chmod(0o600)
-            _sync(path)
-        _sync(aside)
+            sync(path)
+        sync(aside)
         aside.rename(whole)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         raise SaveError(f"{whole}: cannot be written ({error.strerror or error}); nothing is left of it") from error
     finally:
@@ -194,13 +195,13 @@ def _placed(kept: Path, file: Path) -> Path | None:
         shutil.copyfile(kept, aside)
         aside.chmod(0o600)  # people's histories are nobody else's
         _given(aside, file.parent)
-        _sync(aside)
+        sync(aside)
         for ending in ("", "-wal", "-shm"):  # the log of another file would be played into this one
             old = file.with_name(file.name + ending)
             if old.exists():
                 old.rename(f"{before}{ending}")
         aside.rename(file)
-        _sync(file.parent)
+        sync(file.parent)
     finally:
         aside.unlink(missing_ok=True)
     return before if there else None
@@ -266,12 +267,3 @@ def _postgresql(program: str, url: URL, words: Sequence[str]) -> None:
 def _sum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,6 @@
 """Deployed models: immutable copies in a folder, and which of them the store calls current."""
 
 import hashlib
-import os
 import re
 import secrets
 import shutil
@@ -9,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from what_next.artefacts import catalogue_path, critic_beside, read_manifest, read_models
+from what_next.data.files import sync
 from what_next.errors import ModelError, SaveError, WhatNextError
 from what_next.server.store import Deployment, store_of
 from what_next.settings import Setup
@@ -94,11 +94,11 @@ def keep(folder: Path, agent: Path) -> str:
         aside.mkdir(parents=True)
         for name, source in files.items():
             shutil.copyfile(source, aside / name)
-            _sync(aside / name)
+            sync(aside / name)
         if _digest({name: aside / name for name in files}) != digest:
             raise SaveError(f"{agent}: was changed while it was copied; the deployed one is intact, try again")
         _renamed(aside, target)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         raise SaveError(f"{target}: the model could not be copied ({error}); the deployed one is intact") from None
     finally:
@@ -153,15 +153,6 @@ def _renamed(aside: Path, target: Path) -> None:
     except OSError:
         if not target.is_dir():  # else another process was first, with the same files
             raise
-
-
-def _sync(path: Path) -> None:
-    """Onto the disk, so that a deployment in the store never names what a power cut took."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def line(deployments: Sequence[Deployment]) -> list[str]:
