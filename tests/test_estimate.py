@@ -112,9 +112,17 @@ class TestKnownWorld:
 
     def test_slates_are_told_by_position(self, tmp_path: Path, told) -> None:
         more = {"slate_id": np.arange(2000) // 2, "position": np.arange(2000) % 2}
-        found = told(write(tmp_path / "log.csv", decided(**more)), "uniform")
-        for name in ("independent_ips", "cascade_ips", "slate_ips"):
+        # Drawn with replacement: the chance given the items above is the marginal one, and either may be said.
+        path = write(tmp_path / "log.csv", decided(**more))
+        found, marginal = told(path, "uniform"), told(path, "uniform", "--marginal")
+        for name in ("cascade_ips", "cascade_dr", "slate_ips"):
             assert found["estimates"][name]["low"] < 0.8 < found["estimates"][name]["high"]
+            assert "are marginal" in marginal["estimates"][name]["refused"]
+        assert marginal["estimates"]["independent_ips"]["low"] < 0.8 < marginal["estimates"]["independent_ips"]["high"]
+        assert marginal["estimates"]["snips"]["low"] < 0.4 < marginal["estimates"]["snips"]["high"]
+        assert "--marginal" in found["estimates"]["snips"]["refused"]
+        assert any("given the items above it" in note for note in found["notes"])
+        assert any("taken as marginal" in note for note in marginal["notes"])
         assert (found["log"]["unit"], found["log"]["slates"]) == ("slate", 1000)
 
     def test_as_many_clusters_as_items_are_the_items(self, tmp_path: Path, told) -> None:

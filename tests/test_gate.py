@@ -9,6 +9,9 @@ import pytest
 
 from what_next import Agent, Environment, State
 from what_next.data import Dataset
+from what_next.data.decision_log import Roles
+from what_next.data.decision_reader import read_log
+from what_next.judging.off_policy.targets import Frequencies, decisions_of, vectors_of
 
 from .conftest import SetupOf
 from .off_policy_logs import (
@@ -230,3 +233,88 @@ class TestTrainedModels:
         assert ran.code == 0
         assert ran.json["log"]["rows"] == 150 * 11
         assert ran.json["log"]["left_out_rows"] == 150
+
+
+class TestSlates:
+    """Five items with means .6, .45 and three of .1, slates of two without replacement, logged uniformly.
+
+    `a` takes the items with .92 and four times .02, `b` with twice .48: it earns .108 less a decision.
+    """
+
+    @pytest.fixture
+    def slates(self, tmp_path: Path) -> Path:
+        rng, means = np.random.default_rng(1), np.array([0.6, 0.45, 0.1, 0.1, 0.1])
+        shown = np.argsort(rng.random((6000, 5)), axis=1)[:, :2]
+        weights = {
+            "a": np.array([0.92, 0.02, 0.02, 0.02, 0.02]),
+            "b": np.array([0.48, 0.48, 0.04 / 3, 0.04 / 3, 0.04 / 3]),
+        }
+        chances = {
+            name: np.stack([one[shown[:, 0]], one[shown[:, 1]] / (1 - one[shown[:, 0]])], axis=1).ravel()
+            for name, one in weights.items()
+        }
+        columns = {
+            "slate": np.repeat(np.arange(6000), 2), "position": np.tile([1, 2], 6000), "item_id": shown.ravel(),
+            "reward": (rng.random((6000, 2)) < means[shown]).astype(float).ravel(),
+            "propensity": np.tile([1 / 5, 1 / 4], 6000), **chances,
+        }  # fmt: skip
+        return write(tmp_path / "slates.csv", columns)
+
+    NAMED = ("--slate", "slate", "--position", "position", "--propensity", "propensity")
+
+    def test_the_worse_policy_is_not_promoted_and_the_better_is(self, gate, slates: Path) -> None:
+        ran = gate("a", "b", *self.NAMED, log=slates)
+        assert (ran.code, ran.json["estimator"]) == (3, "cascade_snips")
+        assert ran.json["difference"]["high"] < 0
+        assert ran.json["difference"]["per"] == "slate"
+        ran = gate("b", "a", *self.NAMED, log=slates)
+        assert ran.code == 0
+        assert ran.json["difference"]["low"] < 0.216 < ran.json["difference"]["high"]
+
+    @pytest.mark.parametrize("estimator", ["snips", "ips", "clipped_ips", "independent_snips", "dm", "dr", "mips"])
+    def test_an_estimate_that_needs_marginal_chances_decides_nothing(self, gate, slates: Path, estimator: str) -> None:
+        uniform = estimator in ("dm", "dr")  # a column tells the logged item alone
+        policies = ("uniform", "uniform") if uniform else ("a", "b")
+        ran = gate(*policies, *self.NAMED, "--estimator", estimator, log=slates)
+        if estimator == "mips":
+            assert ran.code == 2  # there are no clusters
+            return
+        assert ran.code == 3
+        assert "the evidence is refused" in ran.json["why"]
+        assert "cascade_snips" in ran.json["why"]
+
+    def test_marginal_chances_are_said_to_be_such(self, gate, slates: Path, tmp_path: Path) -> None:
+        log = write(tmp_path / "marginal.csv", pl.read_csv(slates).with_columns(propensity=0.2, c=0.2).to_dict())
+        ran = gate("c", "c", *self.NAMED, "--marginal", log=log)
+        assert (ran.code, ran.json["estimator"]) == (3, "independent_snips")
+        assert ran.json["difference"]["mean"] == 0
+        assert (
+            "are marginal"
+            in gate("c", "c", *self.NAMED, "--marginal", "--estimator", "slate_snips", log=log).json["why"]
+        )
+
+    def test_uniform_draws_what_does_not_stand_above(self, gate, slates: Path) -> None:
+        # So it is the policy that wrote the log: all its weights are 1.
+        ran = gate("uniform", "propensity", *self.NAMED, log=slates)
+        assert ran.json["new"]["estimate"]["mean"] == pytest.approx(ran.json["current"]["estimate"]["mean"], rel=1e-12)
+        assert ran.json["new"]["estimate"]["ess"] == pytest.approx(6000)
+        assert ran.json["new"]["estimate"]["support"] == 1.0
+
+    def test_frequencies_of_another_log_leave_out_what_stands_above(self, slates: Path, tmp_path: Path) -> None:
+        other = write(tmp_path / "other.csv", {"item_id": [0] * 5 + [1] * 3 + [2, 3], "reward": [0.0] * 10})
+        log = read_log(slates, Roles(slate="slate", position="position", propensity="propensity"))
+        found = Frequencies(other, Roles()).answer(log, decisions_of(log, vectors_of(log))).target
+        shares = np.array([0.5, 0.3, 0.1, 0.1, 0.0])
+        first, second = log.actions.reshape(-1, 2).T
+        assert found.chances.reshape(-1, 2)[:, 0] == pytest.approx(shares[first])
+        assert found.chances.reshape(-1, 2)[:, 1] == pytest.approx(shares[second] / (1 - shares[first]))
+        assert found.full is not None
+        assert found.full.sum(axis=1) == pytest.approx(np.ones(12_000))
+        assert found.expected == pytest.approx(found.full)  # one-hot vectors
+
+    def test_estimated_chances_are_marginal(self, gate, slates: Path) -> None:
+        named = ("--slate", "slate", "--position", "position", "--behaviour", "estimated")
+        ran = gate("uniform", "propensity", *named, log=slates)
+        assert ran.json["estimator"] == "independent_snips"
+        ran = gate("uniform", "uniform", *named, "--estimator", "cascade_snips", log=slates)
+        assert "are marginal" in ran.json["why"]

@@ -46,6 +46,14 @@ Behaviour = Annotated[
     Literal["logged", "estimated"],
     typer.Option(help="Whether propensities are the log's, or estimated from its own item frequencies."),
 ]
+Marginal = Annotated[
+    bool,
+    typer.Option(
+        "--marginal",
+        help="On slates, chances are of an item at its position, whatever stands above it; "
+        "without this, of an item given those above it.",
+    ),
+]
 Seen = Annotated[bool, typer.Option("--seen", help="A trained model may choose items of the user's history, too.")]
 Clusters = Annotated[
     int | None, typer.Option(min=1, help="Clusters of item attributes for mips; default: the root of their number.")
@@ -53,6 +61,10 @@ Clusters = Annotated[
 RewardRange = Annotated[
     str | None,
     typer.Option(metavar="LOW,HIGH", help="What a reward can be at least and at most: for Bernstein intervals."),
+]
+Estimator = Annotated[
+    str | None,
+    typer.Option(help="The estimate that decides: dr, slate_snips, ... Default: snips; on slates cascade_snips."),
 ]
 Discount = Annotated[
     float | None,
@@ -86,6 +98,7 @@ def estimate(
     calibration: Annotated[
         Path | None, typer.Option(help="With --behaviour estimated: the plot of its calibration to write, an .svg.")
     ] = None,
+    marginal: Marginal = False,
     seen: Seen = False,
     clusters: Clusters = None,
     reward_range: RewardRange = None,
@@ -99,7 +112,18 @@ def estimate(
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
     bounds = _range(reward_range)
     reading = Reading(
-        log, roles, items, behaviour == "estimated", seen, clusters, bounds, discount, level, seed, overrides or ()
+        log,
+        roles,
+        items,
+        behaviour == "estimated",
+        marginal,
+        seen,
+        clusters,
+        bounds,
+        discount,
+        level,
+        seed,
+        overrides or (),
     )
     result = estimate_policy(reading, policy, force=force)
     if calibration is not None:
@@ -115,7 +139,7 @@ def gate(
     log: LogFile,
     overrides: Overrides = None,
     margin: Annotated[float, typer.Option(help="How much more the new one must earn, in the reward's unit.")] = 0.0,
-    estimator: Annotated[str, typer.Option(help="The estimate that decides: snips, dr, ...")] = "snips",
+    estimator: Estimator = None,
     reward: Reward = None,
     propensity: Propensity = None,
     user: User = None,
@@ -126,6 +150,7 @@ def gate(
     context: Context = None,
     items: ItemFile = None,
     behaviour: Behaviour = "logged",
+    marginal: Marginal = False,
     seen: Seen = False,
     clusters: Clusters = None,
     reward_range: RewardRange = None,
@@ -138,7 +163,18 @@ def gate(
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
     bounds = _range(reward_range)
     reading = Reading(
-        log, roles, items, behaviour == "estimated", seen, clusters, bounds, discount, level, seed, overrides or ()
+        log,
+        roles,
+        items,
+        behaviour == "estimated",
+        marginal,
+        seen,
+        clusters,
+        bounds,
+        discount,
+        level,
+        seed,
+        overrides or (),
     )
     result = gate_policies(reading, new, current, estimator=estimator, margin=margin)
     _show(result, as_json, gate_table)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from what_next.artefacts import critic_beside, read_manifest
 from what_next.cli.data import Json
-from what_next.cli.estimate import REFUSED
+from what_next.cli.estimate import REFUSED, Estimator
 from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.stored import opened, served_catalogue
@@ -33,7 +33,7 @@ def promote(
         Path | None, typer.Option(help="A log of decisions that judges it; default: what the service has logged.")
     ] = None,
     margin: Annotated[float, typer.Option(help="How much more it must earn, in the reward's unit.")] = 0.0,
-    estimator: Annotated[str, typer.Option(help="The estimate that decides: snips, dr, ...")] = "snips",
+    estimator: Estimator = None,
     force: Annotated[bool, typer.Option("--force", help="Deploy without the gate, and note that.")] = False,
     as_json: Json = False,
 ) -> int:

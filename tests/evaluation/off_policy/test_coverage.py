@@ -56,6 +56,34 @@ def test_intervals_hold_the_value_as_often_as_they_say():
     assert min(bounded.values()) >= 950
 
 
+def covered_by_averages(repetitions: int, resamples: int) -> int:
+    """How often the interval of `mips` holds the value where its weights are averages over the log itself.
+
+    The reward hangs on the cluster alone, and the behaviour policy shows the two items of a cluster unequally.
+    """
+    clusters = np.array([0, 0, 1, 1, 2, 2])
+    behaviour = np.array([[0.4, 0.05, 0.15, 0.15, 0.05, 0.2]])
+    target = np.array([[0.05, 0.35, 0.05, 0.1, 0.3, 0.15]])
+    world = Bandit(np.zeros((1, 1)), np.eye(6), np.array([[0.9, 0.5, 0.2]])[:, clusters], behaviour, target, clusters)
+    held = 0
+    for seed in range(repetitions):
+        decisions, aimed, _ = world.draw(ROWS, seed)
+        told = estimate(decisions, aimed, options=Options(clusters=clusters), only="mips", resamples=resamples)
+        one = told["estimates"]["mips"]
+        assert one["refused"] is None
+        held += one["low"] <= world.value <= one["high"]
+    return held
+
+
+def test_averaged_weights_are_not_taken_to_be_known():
+    assert covered_by_averages(60, 200) >= 51  # with fixed weights: 28
+
+
+@pytest.mark.slow
+def test_intervals_of_averaged_weights_hold_the_value_as_often_as_they_say():
+    assert 930 <= covered_by_averages(1000, 1000) <= 970
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [LINEAR, CURVED])
 @pytest.mark.parametrize("known", [True, False])

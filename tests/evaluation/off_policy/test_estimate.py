@@ -201,9 +201,15 @@ def test_slates_are_told_in_addition_under_three_models():
     actions = rng.integers(3, size=900)
     log = Decisions(slates, actions, rng.random(900), np.full(900, 1 / 3), 3, positions, slates)
     options = Options(largest_weight=1.5, reward_range=(-1.0, 2.0))
-    result = told(log, Target(chances[actions]), options=options)
-    names = [f"{model}_{kind}" for model in ("independent", "cascade", "slate") for kind in ("ips", "snips")]
-    found = {name: result["estimates"][name] for name in names}
+    # Drawn with replacement: the chance given the items above is the marginal one, and either may be said.
+    result, alone = (
+        told(replace(log, marginal=said), Target(chances[actions]), options=options) for said in (False, True)
+    )
+    found = {
+        f"{model}_{kind}": (alone if model == "independent" else result)["estimates"][f"{model}_{kind}"]
+        for model in ("independent", "cascade", "slate")
+        for kind in ("ips", "snips")
+    }
     weights = (3 * chances[actions]).reshape(300, 3)
     rewards = log.rewards.reshape(300, 3)
     whole = weights.prod(axis=1, keepdims=True)

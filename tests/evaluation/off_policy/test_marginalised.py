@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from what_next.evaluation.off_policy.marginalised import (
+    averaged_ips,
     averaged_weights,
     clusters_of,
     marginal_weights,
@@ -51,6 +52,13 @@ def test_weights_are_of_items_alone_where_no_item_of_a_shared_cluster_has_two():
 def test_the_average_over_a_clusters_rows_stands_in_where_distributions_are_not_known():
     weights, actions = np.array([2.0, 0.0, 1.0, 3.0, 5.0]), np.array([0, 1, 0, 2, 2])
     assert averaged_weights(weights, actions, np.array([0, 0, 1])).tolist() == [1, 1, 1, 3, 5]
+
+
+def test_a_row_moves_the_estimate_by_what_it_does_to_the_average_too():
+    weights, actions, rewards = np.array([2.0, 0.0, 1.0, 5.0]), np.array([0, 1, 0, 2]), np.array([3.0, 0.0, 0.0, 4.0])
+    # The cluster's weight is 1 and its mean reward 1: 1 * 3 + (2 - 1) * 1, 0 + (0 - 1) * 1, 0 + 0; item 2 is alone.
+    assert averaged_ips(weights, actions, np.array([0, 0, 1]), rewards).tops.tolist() == [4, -1, 0, 20]
+    assert averaged_ips(weights, actions, np.array([0, 0, 1]), rewards).value == (1 * 3 + 5 * 4) / 4
 
 
 def test_the_average_needs_no_item_of_the_last_clusters():

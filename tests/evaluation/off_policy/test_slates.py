@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from what_next.evaluation.off_policy.slates import (
     LARGEST,
+    cascade_dr,
     cascade_weights,
     places,
     slate_ips,
@@ -34,6 +35,15 @@ def test_the_cascade_multiplies_down_the_slate():
 def test_without_a_model_every_position_has_the_whole_slates_weight():
     assert whole_weights(WEIGHTS, SLATES).tolist() == [3, 3, 3, 2, 2]
     assert slate_ips(whole_weights(WEIGHTS, SLATES), REWARDS, SLATES).value == 14.5  # (21 + 8) / 2
+
+
+def test_doubly_robust_the_model_speaks_for_what_the_weights_of_the_items_above_let_pass():
+    products, chosen = cascade_weights(WEIGHTS, SLATES), np.array([1.0, 1.0, 2.0, 1.0, 1.0])
+    expected = np.array([2.0, 1.0, 3.0, 1.0, 4.0])
+    # 2 + 2 * 0, 2 * 1 + 1 * 1, 1 * 3 + 3 * 2; and 1 + .5 * 2, .5 * 4 + 2 * 0
+    told = cascade_dr(products, REWARDS, chosen, expected, SLATES)
+    assert told.tops.tolist() == [2, 3, 9, 2, 2]
+    assert told.value == 9
 
 
 def test_self_normalised_each_position_has_its_own_ratio():

@@ -76,7 +76,9 @@ def test_what_is_lost_in_a_slate_speaks_against_products_alone():
     log, target = LOST
     slates = replace(log, slates=log.units, positions=np.tile(np.arange(10), 2000))
     result = told(slates, target, resamples=2)
-    assert refused(result, [*PRODUCTS, "independent_ips", "independent_snips"]) == PRODUCTS
+    assert refused(result, PRODUCTS) == PRODUCTS
+    alone = told(replace(slates, marginal=True), target, resamples=2)  # each slot was drawn by itself
+    assert refused(alone, ["independent_ips", "independent_snips"]) == []
     assert "at most 43% of what" in result["estimates"]["slate_ips"]["refused"]  # 0.92^10
 
 

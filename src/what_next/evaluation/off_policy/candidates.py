@@ -20,6 +20,7 @@ from what_next.evaluation.off_policy.fqe import fqe
 from what_next.evaluation.off_policy.intervals import Bounds
 from what_next.evaluation.off_policy.log import Log
 from what_next.evaluation.off_policy.marginalised import (
+    averaged_ips,
     averaged_weights,
     clusters_of,
     marginal_weights,
@@ -93,7 +94,32 @@ def candidates_of(log: Log, only: str | None = None) -> Found:
     for names, make in GROUPS:
         if only is None or only in names:
             found |= make(log, only)
-    return {name: one for name, one in found.items() if only in (None, name)}
+    return {name: _in_slates(log, name, one) for name, one in found.items() if only in (None, name)}
+
+
+def _in_slates(log: Log, name: str, one: Candidate | str) -> Candidate | str:
+    """The same, with what speaks against it where the log has slates and other chances than it wants."""
+    if isinstance(one, str) or log.decisions.slates is None:
+        return one
+    flaw = _wrong_chances(log.decisions, name in GIVEN_ABOVE)
+    return replace(one, flaw="; ".join(filter(None, [one.flaw, flaw])) or None)
+
+
+def _wrong_chances(decisions: Decisions, given_above: bool) -> str | None:
+    """Why an estimate cannot use the chances of these slates; `given_above`: whether it wants those given the items
+    above."""
+    assert decisions.slates is not None
+    if decisions.marginal and given_above:
+        return "it needs the chance of each item given those above it, and those of this log are marginal"
+    if not decisions.marginal and not given_above:
+        return (
+            "the chances are of items given those above them, and nothing in this estimate corrects for how those came "
+            f"about: take {', '.join(GIVEN_ABOVE)}; or give the chance of each item at its position, whatever stands "
+            "above it, and say so (--marginal)"
+        )
+    if given_above and not np.array_equal(decisions.positions, slate.places(decisions.slates)):  # type: ignore[arg-type]
+        return "some slates lack the row of a position above others, and so how those came about is not known"
+    return None
 
 
 def _weighted(
@@ -127,20 +153,25 @@ def _from_weights(log: Log, only: str | None) -> Found:
 
 
 def _from_model(log: Log, only: str | None) -> Found:
-    """The direct method, doubly robust, and SWITCH."""
-    names = ("dm", "dr", "switch_dr")
+    """The direct method, doubly robust, and SWITCH; and doubly robust under the cascade, where there are slates."""
+    names, slates = ("dm", "dr", "switch_dr"), log.decisions.slates
     model = _modelled(log)
     if isinstance(model, str):
-        return dict.fromkeys(names, model)
+        return dict.fromkeys(names if slates is None else (*names, "cascade_dr"), model)
     weights, rewards = log.weights, log.decisions.rewards
     dm = step.dm(model.expected, model.pull).by_unit(log.decisions.units)
     dr = step.dr(weights, rewards, model.chosen, model.expected)
     switch_dr = step.switch_dr(weights, rewards, model.chosen, model.expected, log.switch)
-    return {
+    found: Found = {
         "dm": Candidate(dm, None, "decision", log.overlap.ess),
         "dr": _weighted(log, dr, weights),
         "switch_dr": _weighted(log, switch_dr, step.switched(weights, log.switch)),
     }
+    if slates is not None:
+        products = slate.cascade_weights(weights, slates)
+        terms = slate.cascade_dr(products, rewards, model.chosen, model.expected, slates)
+        found["cascade_dr"] = _per_slate(log, terms, products, _support_of_cascade(log))
+    return found
 
 
 def _modelled(log: Log) -> Modelled | str:
@@ -168,7 +199,7 @@ def _marginalised(log: Log, only: str | None) -> Found:
         if not of_items_alone(log.weights, actions, clusters):
             return {"mips": "an item's weight differs from row to row, and the two whole distributions are not known"}
         weights = averaged_weights(log.weights, actions, clusters)
-        return {"mips": _weighted(log, step.ips(weights, rewards), weights)}
+        return {"mips": _weighted(log, averaged_ips(log.weights, actions, clusters, rewards), weights)}
     weights = marginal_weights(full, behaviour, clusters, actions)
     seen = Overlap.of(weights, log.decisions.units).ess
     return {"mips": _weighted(log, step.ips(weights, rewards), weights, largest=log.largest_weight, seen=seen)}
@@ -190,28 +221,41 @@ def _slates(log: Log, only: str | None) -> Found:
     ids, positions = decisions.slates, decisions.positions
     if ids is None or positions is None:
         return {}
-    places, found = slate.places(ids), Found()
-    length, whole = int(places.max()) + 1, sequence_diagnostics(_by_slate(decisions, places), log.weights)
-    last = np.append(np.zeros(length - 1), 1.0)
-    for name, weights, powers, matters in (
+    found, length, largest = Found(), int(slate.places(ids).max()) + 1, log.largest_weight
+    cascade, last = _support_of_cascade(log), np.append(np.zeros(length - 1), 1.0)
+    for name, weights, powers, steps in (
         ("independent", log.weights, np.ones(length), None),
-        ("cascade", slate.cascade_weights(log.weights, ids), np.arange(1.0, length + 1), np.bincount(places) * 1.0),
-        ("slate", slate.whole_weights(log.weights, ids), np.full(length, float(length)), last),
+        ("cascade", slate.cascade_weights(log.weights, ids), np.arange(1.0, length + 1), cascade),
+        ("slate", slate.whole_weights(log.weights, ids), np.full(length, length * 1.0), replace(cascade, matters=last)),
     ):
-        ess = effective_size_over_steps(efficiency_of_steps(weights, places), np.bincount(places))
-        own, largest = Overlap.of(weights, decisions.units, ess), log.largest_weight
         span = log.span(None if largest is None else float((max(1.0, largest) ** powers).sum()))
-        steps = None if matters is None else StepSupport(whole.means, whole.ess, int((places == 0).sum()), matters)
-        plain = slate.slate_ips(weights, decisions.rewards, ids).by_unit(decisions.units)
-        normal = slate.slate_snips(weights, decisions.rewards, ids, positions).by_unit(decisions.units)
-        found[f"{name}_ips"] = Candidate(plain, own, "slate", log.overlap.ess, span=span, steps=steps)
-        found[f"{name}_snips"] = Candidate(normal, own, "slate", log.overlap.ess, steps=steps)
+        plain = slate.slate_ips(weights, decisions.rewards, ids)
+        normal = slate.slate_snips(weights, decisions.rewards, ids, positions)
+        found[f"{name}_ips"] = _per_slate(log, plain, weights, steps, span)
+        found[f"{name}_snips"] = _per_slate(log, normal, weights, steps)
     return found
 
 
-def _by_slate(decisions: Decisions, places: Int64[np.ndarray, "rows"]) -> Decisions:
-    """With the slates as units."""
-    return replace(decisions, units=np.cumsum(places == 0) - 1)
+def _per_slate(
+    log: Log, terms: step.Terms, weights: Rows, steps: StepSupport | None, span: Bounds | None = None
+) -> Candidate:
+    """A mean per slate that uses these weights."""
+    units, places = log.decisions.units, slate.places(_ids(log))
+    ess = effective_size_over_steps(efficiency_of_steps(weights, places), np.bincount(places))
+    own = Overlap.of(weights, units, ess)
+    return Candidate(terms.by_unit(units), own, "slate", log.overlap.ess, span=span, steps=steps)
+
+
+def _support_of_cascade(log: Log) -> StepSupport:
+    """How much of the target's slates the log supports, position by position: slates are trajectories here."""
+    places = slate.places(_ids(log))
+    whole = sequence_diagnostics(replace(log.decisions, units=np.cumsum(places == 0) - 1), log.weights)
+    return StepSupport(whole.means, whole.ess, int((places == 0).sum()), np.bincount(places) * 1.0)
+
+
+def _ids(log: Log) -> Int64[np.ndarray, "rows"]:
+    assert log.decisions.slates is not None, "the log has slates"
+    return log.decisions.slates
 
 
 def _sequences(log: Log, only: str | None) -> Found:
@@ -273,10 +317,12 @@ def _diverging(contraction: float) -> str | None:
 
 
 SLATES = tuple(f"{model}_{kind}" for model in ("independent", "cascade", "slate") for kind in ("ips", "snips"))
+GIVEN_ABOVE = ("cascade_snips", "cascade_ips", "cascade_dr", "slate_snips", "slate_ips")
+"""Estimates of slates that want the chance of each item given those above it; all others want marginal ones."""
 SEQUENCES = ("per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe")
 GROUPS: tuple[tuple[tuple[str, ...], Callable[[Log, str | None], Found]], ...] = (
     (("ips", "clipped_ips", "snips"), _from_weights),
-    (("dm", "dr", "switch_dr"), _from_model),
+    (("dm", "dr", "switch_dr", "cascade_dr"), _from_model),
     (("mips",), _marginalised),
     (SLATES, _slates),
     (SEQUENCES, _sequences),

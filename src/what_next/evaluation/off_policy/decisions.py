@@ -26,6 +26,8 @@ class Decisions:
         items: how many actions there are.
         positions: the slot in a slate, 0 = first.
         slates: which slate, ascending; the rows of one stand together, in the order of their positions.
+        marginal: of slates, what the propensities and the target's chances are: of an item at its position, whatever
+            stands above it; else of an item given the items above it, as whoever draws slot by slot has them.
         contexts: what reward models read of each row.
         vectors: of the items: attributes, or one-hot where there are none.
     """
@@ -39,6 +41,12 @@ class Decisions:
     slates: Int64[np.ndarray, "rows"] | None = None
     contexts: Float64[np.ndarray, "rows dim"] | None = None
     vectors: Float64[np.ndarray, "items width"] | None = None
+    marginal: bool = False
+
+    @property
+    def slated(self) -> bool:
+        """Whether there are slates of two rows or more; one of a single row is a decision like any other."""
+        return self.slates is not None and bool((np.diff(self.slates) == 0).any())
 
 
 @dataclass(frozen=True, eq=False)

@@ -126,7 +126,7 @@ def _completed(decisions: Decisions, target: Target) -> tuple[Decisions, Target]
 
     Slates of one row each are none.
     """
-    if decisions.slates is not None and (np.diff(decisions.slates) != 0).all():
+    if not decisions.slated:
         decisions = replace(decisions, slates=None)
     if target.full is None:
         return decisions, target

@@ -8,6 +8,7 @@ items' own. The weights go into `weighting.ips` like any others.
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from what_next.evaluation.off_policy.weighting import Terms, mean_of
 from what_next.models import spread_out
 
 ROUNDS = 100
@@ -67,6 +68,24 @@ def averaged_weights(
     means = np.bincount(logged, weights, len(clusters)) / np.maximum(numbers, 1)
     alone = np.bincount(clusters, minlength=len(clusters)) == 1
     return np.where(alone[logged], weights, means[logged])
+
+
+def averaged_ips(
+    weights: Float64[np.ndarray, "rows"],
+    actions: Int64[np.ndarray, "rows"],
+    clusters: Int64[np.ndarray, "items"],
+    rewards: Float64[np.ndarray, "rows"],
+) -> Terms:
+    """IPS with `averaged_weights`, each row's term with its share in these averages, too.
+
+    A cluster's average is an estimate itself, and a row moves it: its influence on the mean of w_c * r is
+    w_c * r + (w - w_c) * r_c, with r_c the cluster's mean reward (the delta method). The second parts sum to 0 in each
+    cluster; without them an interval takes the averages to be known.
+    """
+    averaged, logged = averaged_weights(weights, actions, clusters), clusters[actions]
+    numbers = np.bincount(logged, minlength=len(clusters))
+    means = np.bincount(logged, rewards, len(clusters)) / np.maximum(numbers, 1)
+    return mean_of(averaged * rewards + (weights - averaged) * means[logged])
 
 
 def clusters_of(vectors: Float64[np.ndarray, "items width"], count: int, seed: int = 0) -> Int64[np.ndarray, "items"]:

@@ -6,7 +6,9 @@ of McInerney et al. 2020, arXiv 2007.12986), or on the whole slate. The fewer, t
 assumed.
 
 `weights` are those of each row's own action. The independent model wants the chances of an item at a position, all
-else left open (its marginal); the two others want the chances given the items above, whose product is the slate's.
+else left open (its marginal); the two others want the chances given the items above, whose product is the slate's. The
+one kind cannot stand for the other: with chances given the items above, a row's own weight does not correct for how
+those items came about.
 """
 
 import numpy as np
@@ -40,6 +42,22 @@ def whole_weights(weights: Rows, slates: Ids) -> Rows:
 def slate_ips(weights: Rows, rewards: Rows, slates: Ids) -> Terms:
     """The weighted rewards of a slate, summed; the mean over slates. `weights` as the model in question has them."""
     return Terms(weights * rewards, _firsts(slates).astype(np.float64))
+
+
+def cascade_dr(products: Rows, rewards: Rows, chosen: Rows, expected: Rows, slates: Ids) -> Terms:
+    """Doubly robust under the cascade (Kiyohara et al. 2022, arXiv 2202.01562), with a model of each row's own reward.
+
+    What the model expects at a position, weighted as the items above it came about, and the weighted rest that it left
+    unexplained. The mean over slates is right whatever the model says.
+
+    Args:
+        products: cascade weights of the rows; `rewards`: what each brought.
+        chosen, expected: the model's reward of the logged item, and its mean over the target's, given the items above.
+        slates: of each row.
+    """
+    firsts = _firsts(slates)
+    above = np.where(firsts, 1.0, np.roll(products, 1))
+    return Terms(above * expected + products * (rewards - chosen), firsts.astype(np.float64))
 
 
 def slate_snips(weights: Rows, rewards: Rows, slates: Ids, positions: Ids) -> Terms:

@@ -42,8 +42,9 @@ def estimate_behaviour(log: DecisionLog, seed: int = 0) -> Behaviour:
 
     p(a) = (n(a) + 1) / (n + items), and given a context c, p(a | c) = (n(a, c) + k p(a)) / (n(c) + k): additive
     smoothing towards the frequencies without context. The context is nothing, the position, the user's item before (the
-    first row has none, and p(a)), a column that was named as known before the decision, or all such columns and the
-    position together; it and k are those with the highest likelihood on the held-out rows.
+    first row has none, and p(a); not tried on slates, where chances are to be marginal), a column that was named as
+    known before the decision, or all such columns and the position together; it and k are those with the highest
+    likelihood on the held-out rows.
 
     Raises:
         DataError: there is but one unit.
@@ -116,7 +117,7 @@ def _contexts(log: DecisionLog) -> dict[str, Int64[np.ndarray, "rows"]]:
         found[" and ".join(told)] = np.unique([found[name] for name in told], axis=1, return_inverse=True)[1].reshape(
             -1
         )
-    if log.user_ids is not None:
+    if log.user_ids is not None and log.slates is None:
         first = np.diff(log.units, prepend=-1) > 0
         found["the item before"] = np.where(first, -1, np.roll(log.actions, 1))
     return found

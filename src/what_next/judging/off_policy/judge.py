@@ -46,7 +46,8 @@ class _Case:
     def of(cls, reading: Reading, policies: Sequence[str | TargetPolicy]) -> "_Case":
         whole, behaviour = read(reading)
         vectors = vectors_of(whole)
-        everything = decisions_of(whole, vectors)
+        marginal = reading.marginal or reading.estimated
+        everything = decisions_of(whole, vectors, marginal=marginal)
         meant = [policy_of(one, whole, reading) if isinstance(one, str) else one for one in policies]
         if reading.overrides and not any(isinstance(one, Learned) for one in meant):
             raise SetupError(
@@ -61,7 +62,7 @@ class _Case:
             names,
             log,
             len(whole) - len(log),
-            decisions_of(log, vectors),
+            decisions_of(log, vectors, marginal=marginal),
             options_of(log, reading),
             answers,
             [one.of_rows(asked) for one in answers],
@@ -71,6 +72,13 @@ class _Case:
     def about(self) -> dict[str, Any]:
         """The log, as plain values."""
         return {**self.log.describe(), "left_out_rows": self.left, "behaviour": self.behaviour}
+
+    @property
+    def usual(self) -> str:
+        """The estimator that decides where nobody names another: self-normalised, and right for the log's chances."""
+        if not self.decisions.slated:
+            return "snips"
+        return "independent_snips" if self.decisions.marginal else "cascade_snips"
 
     def thin(self) -> str | None:
         """Why these rewards decide nothing, where there are so few that differ."""
@@ -98,6 +106,8 @@ class _Case:
                 f"held-out rows {self.behaviour['miscalibrated']:.1%} of the chance stands in the wrong bin): the "
                 "estimates are right only if the policy that wrote the log looked at no more"
             )
+        if self.decisions.slated:
+            yield _of_slates(self.decisions, log.places is not None)
         if log.kind == "open bandit":
             yield "Open Bandit files tell no users: rows are independent decisions, and the position is context"
         if any(one.about["kind"] == "uniform" for one in self.answers) and "uniform" in self._columns():
@@ -140,7 +150,7 @@ def gate(
     new: str | TargetPolicy,
     current: str | TargetPolicy,
     *,
-    estimator: str = "snips",
+    estimator: str | None = None,
     margin: float = 0.0,
 ) -> dict[str, Any]:
     """Whether a new policy may take the place of the current one: only if the log shows that it would earn more.
@@ -151,7 +161,8 @@ def gate(
 
     Args:
         reading: the log; `new`, `current`: the policies, as of `estimate_policy`, or themselves.
-        estimator: which of the estimates decides.
+        estimator: which of the estimates decides. None: `snips`; on slates, whose rows have chances given the items
+            above them, `cascade_snips`, and where these are marginal, `independent_snips`.
         margin: how much more it must earn, in the log's own unit.
 
     Raises:
@@ -161,6 +172,7 @@ def gate(
     if not np.isfinite(margin):
         raise SetupError(f"--margin {margin}: is not a finite number; give one, in the unit of the reward")
     case = _Case.of(reading, [new, current])
+    estimator = estimator or case.usual
     each = [_one(case, reading, estimator, name, one) for name, one in zip(case.names, case.targets, strict=True)]
     how = {"options": case.options, "only": estimator, **_drawn(reading)}
     apart = difference(case.decisions, *case.targets, **how)[estimator]
@@ -186,6 +198,19 @@ def gate(
 
 def _drawn(reading: Reading) -> dict[str, Any]:
     return {"level": reading.level, "seed": reading.seed}
+
+
+def _of_slates(decisions: Decisions, placed: bool) -> str:
+    """What the chances on slates are taken for."""
+    order = (
+        "" if placed else "; without a column of positions, the rows of a slate count from above as the file has them"
+    )
+    if decisions.marginal:
+        return f"chances on slates are taken as marginal: of an item at its position, whatever stands above it{order}"
+    return (
+        "chances on slates are taken as those of an item given the items above it (else say --marginal); by the "
+        f"cascade, what an item brings hangs on no item below it{order}"
+    )
 
 
 def _told(apart: dict[str, Any], estimator: str, promote: bool, margin: float) -> str:

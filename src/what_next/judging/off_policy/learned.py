@@ -51,12 +51,17 @@ class Learned(TargetPolicy):
         Raises:
             DataError: the log has no users, or nothing is known of them; or the agent was trained on all of it.
             ModelError: the model is missing or damaged.
-            SetupError: the log tells by itself whether items may be shown again.
+            SetupError: the log tells by itself whether items may be shown again, or it has marginal chances of slates.
         """
         if log.user_ids is None:
             raise DataError(
                 f"{log.source.path}: has no users, so {self.name} has no histories to decide by; name their column "
                 "with --user, or judge uniform, a column, or another log"
+            )
+        if decisions.marginal and decisions.slated:
+            raise SetupError(
+                f"{self.name}: a model's chances are of items given those above them in a slate, and the propensities "
+                f"of {log.source.path} are marginal (--marginal, or estimated); judge by a log with chances like those"
             )
         events, learned = self._events(log), self._learned_from(log)
         asked = self._asked(log, events, learned)

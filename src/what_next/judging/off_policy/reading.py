@@ -28,6 +28,8 @@ class Reading:
     Attributes:
         path: of the log; `roles`, `items`: see `read_log`.
         estimated: take the behaviour policy's chances from the log's own frequencies, and not from a column.
+        marginal: of slates, the propensities, and a policy's column, are chances of an item at its position, whatever
+            stands above it; else those of an item given the items above it.
         seen: a trained model may choose items of the user's history, too.
         clusters: how many clusters of items marginalised weights are of; None: see `Options`.
         reward_range: the least and the largest reward that could have been; None: not known.
@@ -41,6 +43,7 @@ class Reading:
     roles: Roles = field(default_factory=Roles)
     items: Path | None = None
     estimated: bool = False
+    marginal: bool = False
     seen: bool = False
     clusters: int | None = None
     reward_range: tuple[float, float] | None = None
@@ -92,6 +95,8 @@ def read(reading: Reading) -> tuple[DecisionLog, dict[str, Any]]:
             f"--propensity {reading.roles.propensity}: is not read with --behaviour estimated; leave one of them out"
         )
     log = read_log(reading.path, reading.roles, reading.items, told=not reading.estimated)
+    if reading.marginal and log.kind == "service":
+        raise SetupError(f"--marginal: the chances in {reading.path} are of items given those above them; leave it out")
     if not reading.estimated:
         return log, {"kind": "logged", "column": log.columns["propensity"]}
     found = estimate_behaviour(log, reading.seed)

@@ -16,6 +16,8 @@ from what_next.evaluation.off_policy import Decisions, Target
 
 FULL = 2**24
 """Most chances (rows times items) that are kept: 128 MB. Beyond, those of the logged items and expected vectors are."""
+ROUNDING = 1e-9
+"""Chance that is nothing but the rounding of a sum."""
 COLUMNS = 128
 """Most columns of one-hot vectors: the commonest items have one each, all others share the last."""
 
@@ -63,14 +65,14 @@ class TargetPolicy(ABC):
 
 
 class Uniform(TargetPolicy):
-    """Each item of the catalogue with the same chance."""
+    """Each item of the catalogue with the same chance; on slates, each that does not stand above (see `_drawn`)."""
 
     name = "uniform"
 
     def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
         """See `TargetPolicy.answer`."""
         items, same = len(log.items), np.zeros(len(log), np.int64)
-        return _same_in_every(np.full((1, items), 1 / items), same, decisions, {"kind": "uniform", "items": items})
+        return _drawn(np.full((1, items), 1 / items), same, decisions, {"kind": "uniform", "items": items})
 
 
 class Told(TargetPolicy):
@@ -87,7 +89,10 @@ class Told(TargetPolicy):
 
 
 class Frequencies(TargetPolicy):
-    """The item frequencies of another log, at each position: the average of the policy that wrote it."""
+    """The item frequencies of another log, at each position: the average of the policy that wrote it.
+
+    On slates, of the items that do not stand above (see `_drawn`).
+    """
 
     def __init__(self, path: Path, roles: Roles) -> None:
         """`roles`: as of the log that judges it; its own context and propensities are not asked for."""
@@ -118,12 +123,15 @@ class Frequencies(TargetPolicy):
             notes.append(outside_told(outside))
         if about["own"]:
             notes.append("the policy was made from the log that judges it, and may have followed its rewards: too good")
-        found = _same_in_every(shares, slots, decisions, about)
+        found = _drawn(shares, slots, decisions, about)
         return replace(found, notes=tuple(notes))
 
 
-def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"]) -> Decisions:
-    """The log, which tells propensities, as estimators read it; and with vectors of the items (`vectors_of`)."""
+def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"], *, marginal: bool = False) -> Decisions:
+    """The log, which tells propensities, as estimators read it; and with vectors of the items (`vectors_of`).
+
+    `marginal`: what its propensities are on slates, as of `Decisions`.
+    """
     slates = log.slates is not None
     assert log.propensities is not None
     return Decisions(
@@ -136,6 +144,7 @@ def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"]) 
         slates=log.slates,
         contexts=log.contexts if log.contexts.shape[1] else None,
         vectors=vectors,
+        marginal=marginal,
     )
 
 
@@ -195,16 +204,58 @@ def _shares(log: DecisionLog, actions: Int64[np.ndarray, "rows"], items: int) ->
     return np.concatenate([everywhere, np.where(rows[:, None], counts / np.maximum(rows, 1)[:, None], everywhere)])
 
 
-def _same_in_every(
+def _drawn(
     kinds: Float64[np.ndarray, "kinds items"],
     of_rows: Int64[np.ndarray, "rows"],
     decisions: Decisions,
     about: dict[str, Any],
 ) -> Answer:
-    """The answer of a policy with a few distributions, one of which holds in each row."""
-    full = kinds[of_rows] if len(of_rows) * decisions.items <= FULL else None
-    vectors = expected_vectors(kinds, decisions)
+    """The answer of a policy that draws from a few distributions, one of which holds in each row.
+
+    Where chances are those given the items above, and no slate of the log holds an item twice, it draws without
+    replacement, too: from the distribution over what does not stand above.
+    """
+    rows, vectors = np.arange(len(of_rows)), expected_vectors(kinds, decisions)
+    full = kinds[of_rows] if len(rows) * decisions.items <= FULL else None
     # One for all rows needs no copy for each.
-    expected = vectors[of_rows] if len(kinds) > 1 else np.broadcast_to(vectors, (len(of_rows), vectors.shape[1]))
-    target = Target(kinds[of_rows, decisions.actions], expected, full)
-    return Answer(target, np.ones(len(of_rows), np.bool_), about)
+    expected = vectors[of_rows] if len(kinds) > 1 else np.broadcast_to(vectors, (len(rows), vectors.shape[1]))
+    chances = kinds[of_rows, decisions.actions]
+    if _all_different(decisions):
+        left, expected = _left(kinds, of_rows, decisions, expected, full)
+        chances, expected = np.minimum(chances / left, 1.0), expected / left[:, None]
+        full = None if full is None else full / left[:, None]
+    return Answer(Target(chances, expected, full), np.ones(len(rows), np.bool_), about)
+
+
+def _left(
+    kinds: Float64[np.ndarray, "kinds items"],
+    of_rows: Int64[np.ndarray, "rows"],
+    decisions: Decisions,
+    expected: Float64[np.ndarray, "rows width"],
+    full: Float64[np.ndarray, "rows items"] | None,
+) -> tuple[Float64[np.ndarray, "rows"], Float64[np.ndarray, "rows width"]]:
+    """The chance and the vectors that are left where the items above are taken from the distributions of `_drawn`.
+
+    They are taken from `full`, in place, too. Where nothing is left, the chance is infinite: nothing is drawn there.
+    """
+    assert decisions.slates is not None
+    assert decisions.vectors is not None
+    left, expected = np.ones(len(of_rows)), expected.copy()
+    above = np.arange(len(of_rows)) - np.searchsorted(decisions.slates, decisions.slates)
+    for back in range(1, int(above.max()) + 1):
+        here = np.flatnonzero(above >= back)
+        items = decisions.actions[here - back]
+        lost = kinds[of_rows[here], items]
+        left[here] -= lost
+        expected[here] -= lost[:, None] * decisions.vectors[items]
+        if full is not None:
+            full[here, items] = 0.0
+    return np.where(left > ROUNDING, left, np.inf), expected
+
+
+def _all_different(decisions: Decisions) -> bool:
+    """Whether items are drawn without replacement: chances are given the items above, and none stands above itself."""
+    if decisions.marginal or not decisions.slated:
+        return False
+    assert decisions.slates is not None
+    return len(np.unique(decisions.slates * decisions.items + decisions.actions)) == len(decisions.actions)
