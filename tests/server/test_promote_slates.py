@@ -1,9 +1,9 @@
 """Promotion by logs of slates of 10: a model that would look better item by item, and is worse, is not deployed.
 
 People on a ring of 40 items like the next item best and the four after it well, and like these less, the more of them
-stand above. The models' chances are set by hand, so that what they earn is known. `broad` shows all five more often than
-the model that wrote the log, and earns a tenth more. `peaked` shows the next item far more often and the others less, and
-earns less; item by item it would seem to earn more, for the next item cannot be shown twice.
+stand above. The models' chances are set by hand, so that what they earn is known. `broad` shows all five more often
+than the model that wrote the log, and earns a tenth more. `peaked` shows the next item far more often and the others
+less, and earns less; item by item it would seem to earn more, for the next item cannot be shown twice.
 """
 
 from pathlib import Path
@@ -61,8 +61,9 @@ def models(tmp_path: Path) -> Path:
         pl.DataFrame(walks | {"timestamp": range(ITEMS * 4)}).write_csv(folder / "ring.csv")
         save_data(import_files([folder / "ring.csv"], None, Options()), folder / "ring.parquet")
         values = {
-            "train": "yes", "data": "ring.parquet", "algorithm": "next_item", "inputs.items": "learned", "model": "mean",
-            "dim": ITEMS, "threads": 1, "device": "cpu", "precision": "fp32", "model_agent_path": "agent.safetensors",
+            "train": "yes", "data": "ring.parquet", "algorithm": "next_item", "inputs.items": "learned",
+            "model": "mean", "dim": ITEMS, "threads": 1, "device": "cpu", "precision": "fp32",
+            "model_agent_path": "agent.safetensors",
             "model_critic_path": "critic.safetensors", "server.temperature": 1, "server.deadline": 60_000,
         }  # fmt: skip
         (folder / "setup.txt").write_text("".join(f"{key}, {value}\n" for key, value in values.items()))
@@ -74,7 +75,8 @@ def models(tmp_path: Path) -> Path:
         encoder, actor = agent.nets["encoder"], agent.nets["actor"]
         by_hand = {
             encoder.items.learned: np.eye(ITEMS), encoder.linear.weight: scores / ITEMS**0.5,
-            encoder.linear.bias: np.zeros(ITEMS), actor.linear.weight: np.eye(ITEMS), actor.linear.bias: np.zeros(ITEMS),
+            encoder.linear.bias: np.zeros(ITEMS), actor.linear.weight: np.eye(ITEMS),
+            actor.linear.bias: np.zeros(ITEMS),
         }  # fmt: skip
         for tensor, numbers in by_hand.items():
             tensor.data = torch.tensor(numbers, dtype=torch.float32)

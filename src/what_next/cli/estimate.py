@@ -138,7 +138,9 @@ def gate(
     current: Annotated[str, typer.Argument(metavar="CURRENT", help="The policy in use: likewise.")],
     log: LogFile,
     overrides: Overrides = None,
-    margin: Annotated[float, typer.Option(help="How much more the new one must earn, in the reward's unit.")] = 0.0,
+    margin: Annotated[
+        float, typer.Option(help="How much more the new one must earn, in the reward's unit: a decision, or a slate.")
+    ] = 0.0,
     estimator: Estimator = None,
     reward: Reward = None,
     propensity: Propensity = None,

@@ -32,7 +32,9 @@ def promote(
     log: Annotated[
         Path | None, typer.Option(help="A log of decisions that judges it; default: what the service has logged.")
     ] = None,
-    margin: Annotated[float, typer.Option(help="How much more it must earn, in the reward's unit.")] = 0.0,
+    margin: Annotated[
+        float, typer.Option(help="How much more it must earn, in the reward's unit: a decision, or a slate.")
+    ] = 0.0,
     estimator: Estimator = None,
     force: Annotated[bool, typer.Option("--force", help="Deploy without the gate, and note that.")] = False,
     as_json: Json = False,

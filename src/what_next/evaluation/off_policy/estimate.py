@@ -111,14 +111,10 @@ def difference(
     samples = _resampled([one.estimate for pair in pairs.values() for one in pair], logs[0].units, resamples, seed)
     told = {}
     for place, (name, pair) in enumerate(pairs.items()):
-        reasons = [
-            f"{which}: {reason}"
-            for which, one, log in zip(("the policy", "the other policy"), pair, logs, strict=True)
-            if (reason := _refusal(one, log, thresholds)) is not None
-        ]
+        reasons = [_refusal(one, log, thresholds) for one, log in zip(pair, logs, strict=True)]
         mean = pair[0].estimate.value - pair[1].estimate.value
         interval = _interval(mean, samples[2 * place] - samples[2 * place + 1], level)
-        shown = _shown(interval | {"per": pair[0].per} | {"refused": "; ".join(reasons) or None}, force)
+        shown = _shown(interval | {"per": pair[0].per} | {"refused": _of_both(reasons)}, force)
         told[name] = {key: _finite(one) for key, one in shown.items()}
     return told
 
@@ -159,6 +155,14 @@ def _refusal(one: Candidate, log: Log, thresholds: Thresholds) -> str | None:
     lost = None if one.steps is None else one.steps.lost(thresholds)
     number = None if np.isfinite(one.estimate.value) else "there is no such number, or it is beyond what can be written"
     return "; ".join(filter(None, [reason, lost, one.flaw, number])) or None
+
+
+def _of_both(reasons: Sequence[str | None]) -> str | None:
+    """Why a difference is refused: the reasons of both policies, once where they are the same."""
+    if reasons[0] == reasons[1]:
+        return reasons[0] and f"both policies: {reasons[0]}"
+    named = zip(("the policy", "the other policy"), reasons, strict=True)
+    return "; ".join(f"{which}: {reason}" for which, reason in named if reason is not None)
 
 
 def _told(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Log, level: float) -> dict[str, Any]:
