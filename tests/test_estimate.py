@@ -61,7 +61,7 @@ class TestByHand:
         assert found["on_policy"]["mean"] == pytest.approx(rewards.mean())
         assert found["on_policy"]["low"] < rewards.mean() < found["on_policy"]["high"]
         for name in ("ips", "snips"):
-            assert {key: found["estimates"][name][key] for key in ("mean", "low", "high")} == found["on_policy"]
+            assert {key: found["estimates"][name][key] for key in ("mean", "low", "high", "per")} == found["on_policy"]
 
 
 class TestKnownWorld:

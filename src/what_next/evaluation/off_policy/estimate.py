@@ -13,6 +13,7 @@ from what_next.evaluation.off_policy.decisions import Decisions, Target
 from what_next.evaluation.off_policy.diagnostics import Thresholds, refusal
 from what_next.evaluation.off_policy.intervals import empirical_bernstein, percentiles
 from what_next.evaluation.off_policy.log import Log, Options
+from what_next.evaluation.off_policy.slates import slate_ips
 from what_next.evaluation.off_policy.weighting import Terms, mean_of, ratios, stacked
 
 LEVEL = 95.0
@@ -54,14 +55,15 @@ def estimate(
         without a known range; of clipped IPS they bound the clipped mean), `ess` (None where no weights are used),
         `support`, `per` ("decision", "slate" or "trajectory"), `refused` (None, or why), and `forced` where a refused
         one is told all the same. `left_out`: what each estimator lacks that could not be made. `logged`: what the
-        behaviour policy earned per decision. `diagnostics`: of the plain weights, and the range of rewards that bounds
-        are made with. And what it was made with. All numbers are finite.
+        behaviour policy earned, per decision, or per slate where the chances are of items given those above.
+        `diagnostics`: of the plain weights, and the range of rewards that bounds are made with. And what it was made
+        with. All numbers are finite.
 
     Raises:
         DataError: for a log that no estimate could be made from.
     """
     log = Log.of(decisions, target, options, seed)
-    found, logged = candidates_of(log, only), mean_of(decisions.rewards).by_unit(decisions.units)
+    found, (logged, per) = candidates_of(log, only), _logged(log.decisions)
     made = _made(found)
     samples = _resampled([logged, *(one.estimate for one in made.values())], log.units, resamples, seed)
     estimates = {
@@ -70,7 +72,7 @@ def estimate(
     }
     about = {"n": len(decisions.units), "units": log.units, "level": level, "resamples": resamples, "seed": seed}
     result = about | {
-        "logged": _interval(logged.value, samples[0], level),
+        "logged": _interval(logged.value, samples[0], level) | {"per": per},
         "estimates": estimates,
         "left_out": {name: one for name, one in found.items() if isinstance(one, str)},
         "diagnostics": _diagnostics(log),
@@ -117,6 +119,14 @@ def difference(
         shown = _shown(interval | {"per": pair[0].per} | {"refused": _of_both(reasons)}, force)
         told[name] = {key: _finite(one) for key, one in shown.items()}
     return told
+
+
+def _logged(decisions: Decisions) -> tuple[Terms, str]:
+    """What the log itself earned, by units; and per what, as the estimates that are offered."""
+    if decisions.slates is None or decisions.marginal:
+        return mean_of(decisions.rewards).by_unit(decisions.units), "decision"
+    ones = np.ones_like(decisions.rewards)
+    return slate_ips(ones, decisions.rewards, decisions.slates).by_unit(decisions.units), "slate"
 
 
 def _made(found: Found) -> dict[str, Candidate]:

@@ -15,7 +15,7 @@ def estimates_table(result: Mapping[str, Any]) -> RenderableType:
     title = f"{result['policy']['name']}, by {_measured_on(result['log'])}; mean [{level} interval over {unit}s]"
     header = ["estimate", "mean", f"{level} interval", "Bernstein", "effective size"]
     logged, alike = result["on_policy"], {one["per"] for one in result["estimates"].values()} <= {"decision"}
-    rows = [["as logged", _number(logged["mean"]), _bounds(logged["low"], logged["high"]), "", "", "decision"]]
+    rows = [["as logged", _number(logged["mean"]), _bounds(logged["low"], logged["high"]), "", "", logged["per"]]]
     for name, one in result["estimates"].items():
         bernstein = _bounds(one["bernstein_low"], one["bernstein_high"])
         rows.append([name, _mean(one), _bounds(one["low"], one["high"]), bernstein, _number(one["ess"]), one["per"]])
