@@ -318,3 +318,18 @@ class TestSlates:
         assert ran.json["estimator"] == "independent_snips"
         ran = gate("uniform", "uniform", *named, "--estimator", "cascade_snips", log=slates)
         assert "are marginal" in ran.json["why"]
+
+    def test_the_first_positions_alone_may_decide(self, gate, slates: Path) -> None:
+        ran = gate("a", "b", *self.NAMED, "--top", "1", log=slates)
+        assert (ran.code, ran.json["estimator"], ran.json["log"]["rows"]) == (0, "snips", 6000)
+        # .92 * .6 + .02 * .45 + ... - (.48 * .6 + .48 * .45 + ...): on top, A is the better one.
+        assert ran.json["difference"]["low"] < 0.567 - 0.508 < ran.json["difference"]["high"]
+        assert "judged by the first 1 positions of each slate, and by nothing below" in ran.json["notes"]
+        both = gate("a", "b", *self.NAMED, "--top", "2", log=slates).json
+        assert both["difference"] == gate("a", "b", *self.NAMED, log=slates).json["difference"]
+
+    def test_a_log_without_slates_has_no_first_positions(self, gate) -> None:
+        ran = gate("better", "same", "--top", "1")
+        assert ran.code == 2
+        assert "--top 1:" in ran.err
+        assert "has no slates" in ran.err

@@ -54,6 +54,10 @@ Marginal = Annotated[
         "without this, of an item given those above it.",
     ),
 ]
+Top = Annotated[
+    int | None,
+    typer.Option(min=1, help="Judge by so many positions of each slate, from above: of long slates too few are alike."),
+]
 Seen = Annotated[bool, typer.Option("--seen", help="A trained model may choose items of the user's history, too.")]
 Clusters = Annotated[
     int | None, typer.Option(min=1, help="Clusters of item attributes for mips; default: the root of their number.")
@@ -99,6 +103,7 @@ def estimate(
         Path | None, typer.Option(help="With --behaviour estimated: the plot of its calibration to write, an .svg.")
     ] = None,
     marginal: Marginal = False,
+    top: Top = None,
     seen: Seen = False,
     clusters: Clusters = None,
     reward_range: RewardRange = None,
@@ -110,21 +115,10 @@ def estimate(
     """Estimate what a policy would have earned, from the log of another one (off-policy evaluation)."""
     _check_plot(calibration, behaviour)
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
-    bounds = _range(reward_range)
     reading = Reading(
-        log,
-        roles,
-        items,
-        behaviour == "estimated",
-        marginal,
-        seen,
-        clusters,
-        bounds,
-        discount,
-        level,
-        seed,
-        overrides or (),
-    )
+        log, roles, items, estimated=behaviour == "estimated", marginal=marginal, top=top, seen=seen, clusters=clusters,
+        reward_range=_range(reward_range), discount=discount, level=level, seed=seed, overrides=overrides or (),
+    )  # fmt: skip
     result = estimate_policy(reading, policy, force=force)
     if calibration is not None:
         plot_calibration(result["log"]["behaviour"], calibration)
@@ -153,6 +147,7 @@ def gate(
     items: ItemFile = None,
     behaviour: Behaviour = "logged",
     marginal: Marginal = False,
+    top: Top = None,
     seen: Seen = False,
     clusters: Clusters = None,
     reward_range: RewardRange = None,
@@ -163,21 +158,10 @@ def gate(
 ) -> int:
     """Promote a new policy only if a log shows that it earns more: exit code 0; or 3, and why not."""
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
-    bounds = _range(reward_range)
     reading = Reading(
-        log,
-        roles,
-        items,
-        behaviour == "estimated",
-        marginal,
-        seen,
-        clusters,
-        bounds,
-        discount,
-        level,
-        seed,
-        overrides or (),
-    )
+        log, roles, items, estimated=behaviour == "estimated", marginal=marginal, top=top, seen=seen, clusters=clusters,
+        reward_range=_range(reward_range), discount=discount, level=level, seed=seed, overrides=overrides or (),
+    )  # fmt: skip
     result = gate_policies(reading, new, current, estimator=estimator, margin=margin)
     _show(result, as_json, gate_table)
     return 0 if result["promote"] else REFUSED

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from what_next.artefacts import critic_beside, read_manifest
 from what_next.cli.data import Json
-from what_next.cli.estimate import REFUSED, Estimator
+from what_next.cli.estimate import REFUSED, Estimator, Top
 from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.stored import opened, served_catalogue
@@ -36,6 +36,7 @@ def promote(
         float, typer.Option(help="How much more it must earn, in the reward's unit: a decision, or a slate.")
     ] = 0.0,
     estimator: Estimator = None,
+    top: Top = None,
     force: Annotated[bool, typer.Option("--force", help="Deploy without the gate, and note that.")] = False,
     as_json: Json = False,
 ) -> int:
@@ -59,7 +60,7 @@ def promote(
             how = {"estimator": estimator, "margin": margin}
             deployed = versions_folder(settings) / current / AGENT
             policies = [_served(name, file, settings) for name, file in ((version, agent), (current, deployed))]
-            told |= _judged(store, settings, policies, log, how)
+            told |= _judged(store, settings, policies, log, top, how)
         if not told["promote"]:
             _show(told, as_json)
             return REFUSED
@@ -104,7 +105,7 @@ def _deploy(store: "Store", version: str, kind: Any, note: dict[str, Any]) -> in
 
 
 def _judged(
-    store: "Store", settings: Setup, policies: list[Learned], log: Path | None, how: dict[str, Any]
+    store: "Store", settings: Setup, policies: list[Learned], log: Path | None, top: int | None, how: dict[str, Any]
 ) -> dict[str, Any]:
     """What the gate says of the new model beside the deployed one, both as the service would serve them."""
     from what_next.server.store.export import exported
@@ -114,7 +115,7 @@ def _judged(
         try:
             if log is None:
                 exported(store, served_catalogue(settings, store)).write(evidence)
-            result = gate(Reading(evidence), *policies, **how)
+            result = gate(Reading(evidence, top=top), *policies, **how)
         except DataError as error:
             if log is not None:
                 raise

@@ -11,7 +11,7 @@ from what_next.errors import DataError, SetupError
 from what_next.evaluation.off_policy import Decisions, Options, Target, difference, estimate
 from what_next.judging.off_policy.learned import Learned
 from what_next.judging.off_policy.reading import Reading, binary, options_of, policy_of, read
-from what_next.judging.off_policy.targets import Answer, TargetPolicy, decisions_of, vectors_of
+from what_next.judging.off_policy.targets import Answer, TargetPolicy, decisions_of, places_of, vectors_of
 
 ROUNDING = 1e-9
 """Part of an estimate that a difference has to exceed, so that two ways to write the same policy do not differ."""
@@ -31,6 +31,7 @@ class _Case:
         decisions, options: the same, as estimators read them.
         answers: of the policies, over all rows of the file; `targets`: over those of `log`.
         behaviour: how propensities are known, as plain values.
+        top: how many positions of each slate the rows are of; None: all.
     """
 
     names: Sequence[str]
@@ -41,6 +42,7 @@ class _Case:
     answers: Sequence[Answer]
     targets: Sequence[Target]
     behaviour: dict[str, Any]
+    top: int | None
 
     @classmethod
     def of(cls, reading: Reading, policies: Sequence[str | TargetPolicy]) -> "_Case":
@@ -55,6 +57,12 @@ class _Case:
             )
         names, answers = [one.name for one in meant], [one.answer(whole, everything) for one in meant]
         asked = np.logical_and.reduce([one.asked for one in answers])
+        if reading.top is not None:
+            if whole.slates is None:
+                raise SetupError(
+                    f"--top {reading.top}: {reading.path} has no slates; leave it out, or name their column"
+                )
+            asked &= places_of(whole) < reading.top
         if not asked.any():
             raise DataError(f"{reading.path}: no row in which {' and '.join(names)} could be asked")
         log = whole.of_rows(asked)
@@ -67,6 +75,7 @@ class _Case:
             answers,
             [one.of_rows(asked) for one in answers],
             behaviour,
+            reading.top,
         )
 
     def about(self) -> dict[str, Any]:
@@ -106,6 +115,8 @@ class _Case:
                 f"held-out rows {self.behaviour['miscalibrated']:.1%} of the chance stands in the wrong bin): the "
                 "estimates are right only if the policy that wrote the log looked at no more"
             )
+        if self.top is not None:
+            yield f"judged by the first {self.top} positions of each slate, and by nothing below"
         if self.decisions.slated:
             yield _of_slates(self.decisions, log.places is not None)
         if log.kind == "open bandit":

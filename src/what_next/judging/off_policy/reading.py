@@ -30,6 +30,7 @@ class Reading:
         estimated: take the behaviour policy's chances from the log's own frequencies, and not from a column.
         marginal: of slates, the propensities, and a policy's column, are chances of an item at its position, whatever
             stands above it; else those of an item given the items above it.
+        top: judge by so many positions of each slate, from above; None: by all.
         seen: a trained model may choose items of the user's history, too.
         clusters: how many clusters of items marginalised weights are of; None: see `Options`.
         reward_range: the least and the largest reward that could have been; None: not known.
@@ -44,6 +45,7 @@ class Reading:
     items: Path | None = None
     estimated: bool = False
     marginal: bool = False
+    top: int | None = None
     seen: bool = False
     clusters: int | None = None
     reward_range: tuple[float, float] | None = None

@@ -140,7 +140,7 @@ def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"], 
         rewards=log.rewards,
         propensities=log.propensities,
         items=len(log.items),
-        positions=_in_slate(log) if slates else None,
+        positions=places_of(log) if slates else None,
         slates=log.slates,
         contexts=log.contexts if log.contexts.shape[1] else None,
         vectors=vectors,
@@ -186,7 +186,7 @@ def expected_vectors(
     return np.asarray(chances @ decisions.vectors)
 
 
-def _in_slate(log: DecisionLog) -> Int64[np.ndarray, "rows"]:
+def places_of(log: DecisionLog) -> Int64[np.ndarray, "rows"]:
     """The slot of each row in its slate: as logged, or counted where the log tells none."""
     assert log.slates is not None
     return log.places if log.places is not None else np.arange(len(log)) - np.searchsorted(log.slates, log.slates)
