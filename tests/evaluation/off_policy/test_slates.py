@@ -40,10 +40,10 @@ def test_without_a_model_every_position_has_the_whole_slates_weight():
 def test_doubly_robust_the_model_speaks_for_what_the_weights_of_the_items_above_let_pass():
     products, chosen = cascade_weights(WEIGHTS, SLATES), np.array([1.0, 1.0, 2.0, 1.0, 1.0])
     expected = np.array([2.0, 1.0, 3.0, 1.0, 4.0])
-    # 2 + 2 * 0, 2 * 1 + 1 * 1, 1 * 3 + 3 * 2; and 1 + .5 * 2, .5 * 4 + 2 * 0
-    told = cascade_dr(products, REWARDS, chosen, expected, SLATES)
-    assert told.tops.tolist() == [2, 3, 9, 2, 2]
-    assert told.value == 9
+    # The model, by the weights above (1, 2, 1 and 1, .5): 3 / 2, (2 * 1 + .5 * 4) / 2.5, 3. The rest, by the products
+    # (2, 1, 3 and .5, 2): .5 * 2 / 2.5, 1 * 1 / 3, 3 * 2 / 3. Two slates have the first two positions, one the third.
+    told = cascade_dr(products, REWARDS, chosen, expected, SLATES, POSITIONS)
+    assert told.value == pytest.approx((2 * (1.5 + 0.4) + 2 * (1.6 + 1 / 3) + (3 + 2)) / 2)
 
 
 def test_self_normalised_each_position_has_its_own_ratio():

@@ -154,7 +154,7 @@ def _from_weights(log: Log, only: str | None) -> Found:
 
 def _from_model(log: Log, only: str | None) -> Found:
     """The direct method, doubly robust, and SWITCH; and doubly robust under the cascade, where there are slates."""
-    names, slates = ("dm", "dr", "switch_dr"), log.decisions.slates
+    names, slates, positions = ("dm", "dr", "switch_dr"), log.decisions.slates, log.decisions.positions
     model = _modelled(log)
     if isinstance(model, str):
         return dict.fromkeys(names if slates is None else (*names, "cascade_dr"), model)
@@ -167,9 +167,9 @@ def _from_model(log: Log, only: str | None) -> Found:
         "dr": _weighted(log, dr, weights),
         "switch_dr": _weighted(log, switch_dr, step.switched(weights, log.switch)),
     }
-    if slates is not None:
+    if slates is not None and positions is not None:
         products = slate.cascade_weights(weights, slates)
-        terms = slate.cascade_dr(products, rewards, model.chosen, model.expected, slates)
+        terms = slate.cascade_dr(products, rewards, model.chosen, model.expected, slates, positions)
         found["cascade_dr"] = _per_slate(log, terms, products, _support_of_cascade(log))
     return found
 

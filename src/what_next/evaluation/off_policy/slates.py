@@ -44,22 +44,6 @@ def slate_ips(weights: Rows, rewards: Rows, slates: Ids) -> Terms:
     return Terms(weights * rewards, _firsts(slates).astype(np.float64))
 
 
-def cascade_dr(products: Rows, rewards: Rows, chosen: Rows, expected: Rows, slates: Ids) -> Terms:
-    """Doubly robust under the cascade (Kiyohara et al. 2022, arXiv 2202.01562), with a model of each row's own reward.
-
-    What the model expects at a position, weighted as the items above it came about, and the weighted rest that it left
-    unexplained. The mean over slates is right whatever the model says.
-
-    Args:
-        products: cascade weights of the rows; `rewards`: what each brought.
-        chosen, expected: the model's reward of the logged item, and its mean over the target's, given the items above.
-        slates: of each row.
-    """
-    firsts = _firsts(slates)
-    above = np.where(firsts, 1.0, np.roll(products, 1))
-    return Terms(above * expected + products * (rewards - chosen), firsts.astype(np.float64))
-
-
 def slate_snips(weights: Rows, rewards: Rows, slates: Ids, positions: Ids) -> Terms:
     """Self-normalised at each position (with cascade weights: RIPS, McInerney et al. 2020, section 3).
 
@@ -71,6 +55,23 @@ def slate_snips(weights: Rows, rewards: Rows, slates: Ids, positions: Ids) -> Te
         return Terms(np.zeros(len(weights)), np.zeros(len(weights)))
     ratio, mean = above / below, below / numbers
     return Terms(ratio + weights * (rewards - ratio) / mean, _firsts(slates).astype(np.float64))
+
+
+def cascade_dr(products: Rows, rewards: Rows, chosen: Rows, expected: Rows, slates: Ids, positions: Ids) -> Terms:
+    """Doubly robust under the cascade (Kiyohara et al. 2022, arXiv 2202.01562), with a model of each row's own reward.
+
+    What the model expects at a position, weighted as the items above it came about, and the weighted rest that it left
+    unexplained; consistent whatever the model says. Weights are normalised at each position (WDR; Thomas and Brunskill
+    2016, arXiv 1604.00923): the mean of a few hundred products lies mostly below 1, and would take the value with it.
+
+    Args:
+        products: cascade weights of the rows; `rewards`: what each brought.
+        chosen, expected: the model's reward of the logged item, and its mean over the target's, given the items above.
+        slates, positions: of each row.
+    """
+    above = np.where(_firsts(slates), 1.0, np.roll(products, 1))
+    model = slate_snips(above, expected, slates, positions)
+    return Terms(model.tops + slate_snips(products, rewards - chosen, slates, positions).tops, model.bottoms)
 
 
 def places(slates: Ids) -> Ids:
