@@ -166,13 +166,20 @@ def allowed(field: FieldInfo) -> str:
             names = {bool: "yes or no", int: "a whole number", float: "a number", Path: "a path", str: "a text"}
             words.append(names.get(choice, str(getattr(choice, "__name__", choice))))
     bounds = [
-        f"{say} {getattr(bound, name):g}"
+        f"{say} {_number(getattr(bound, name))}"
         for bound in field.metadata
         for name, say in BOUNDS.items()
         if hasattr(bound, name)
     ]
     parts = [" or ".join(words), " and ".join(bounds), "or none" if optional(field) else ""]
     return " ".join(part for part in parts if part)
+
+
+def _number(bound: float) -> str:
+    """A bound as people write it: `2^63`, and no digit of a whole number is left out."""
+    if isinstance(bound, int):
+        return f"2^{bound.bit_length() - 1}" if bound >= 2**31 and bound.bit_count() == 1 else str(bound)
+    return f"{bound:g}"
 
 
 def listed(words: Sequence[str], last: str = "and") -> str:

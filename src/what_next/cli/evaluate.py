@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from what_next.artefacts import read_trained
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides, SetupFile
@@ -49,7 +50,9 @@ def evaluate(
     as_json: Json = False,
 ) -> int:
     """Judge the agent beside rules, baselines and chance, on what training never saw."""
-    settings, part, given = Setup.read(setup, overrides or []), part_of(split), seeds_of(seeds)
+    part, given = part_of(split), seeds_of(seeds)
+    # With seeds, models are trained as the setup says; without, one is judged that is there.
+    settings = read_trained(setup, overrides or []) if given is None else Setup.read(setup, overrides or [])
     mask, steps = mask_of(settings, allowed, blocked), weights_of(weights)
     if steps and not report:
         raise SetupError("--weights: is what the page shows; name it with --report FILE")
