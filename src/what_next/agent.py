@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 import time
 from dataclasses import replace
 from itertools import chain
@@ -51,11 +52,28 @@ class Agent:
     # Building
 
     def wake_agent(self) -> "Agent":
-        """Build for learning, from the setup's seed; returns itself."""
+        """Build for learning, from the setup's seed; returns itself.
+
+        Raises:
+            SetupError: the networks are larger than this machine's memory.
+        """
+        self._fits()
         torch.manual_seed(self.setup.seed)
         self.nets, self.optimisers = self.add_model()
         self.slow = {name: _slow(self.nets[name]) for name in self.setup.algorithm.targets}
         return self
+
+    def _fits(self) -> None:
+        """Raises a `SetupError` where weights, gradients and Adam's two moments are more than all memory there is."""
+        with torch.device("meta"):  # sizes without contents
+            nets = self.experience.networks(np.random.default_rng(self.setup.seed))
+        needed = 4 * sum(weight.nbytes for net in nets.values() for weight in net.parameters())
+        here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > here:
+            raise SetupError(
+                f"dim is {self.setup.dim} and layers is {self.setup.layers}: to train networks of that size takes "
+                f"{needed / 2**30:,.0f} GiB of memory and more, and this machine has {here / 2**30:,.0f}; lower dim"
+            )
 
     def add_model(self) -> tuple[Networks, dict[str, Optimizer]]:
         """The algorithm's networks (`AgentModel`, `CriticModel`) and an optimiser for each; its losses come with it."""

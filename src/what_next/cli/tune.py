@@ -7,7 +7,8 @@ import typer
 from rich.console import Console
 
 from what_next.cli.data import Json
-from what_next.cli.guard import INTERRUPTED, emit
+from what_next.cli.guard import emit
+from what_next.cli.interrupts import INTERRUPTED
 from what_next.cli.model import Overrides, SetupFile
 from what_next.settings import Setup
 from what_next.tuning import Trial
