@@ -49,6 +49,12 @@ class Agent:
         self.spent = 0.0
         self.deadline = math.inf
 
+    def __repr__(self) -> str:
+        weights = sum(weight.numel() for net in self.nets.values() for weight in net.parameters())
+        nets = f"{', '.join(self.nets)} with {weights:,} weights" if self.nets else "not built yet"
+        trained = f"trained on {self.histories:,} histories"
+        return f"Agent({self.setup.algorithm!r};\n  {nets}; {trained}; on {self.device})"
+
     # Building
 
     def wake_agent(self) -> "Agent":

@@ -35,6 +35,9 @@ class Recommender:
         self.state = policy.state
         self.catalogue = policy.state.space.catalogue
 
+    def __repr__(self) -> str:
+        return f"Recommender({self.policy.agent!r};\n  {self.catalogue!r})"
+
     @classmethod
     def load(
         cls, agent: str | Path, dataset: Dataset | None = None, *, algorithm: type[Algorithm] | None = None

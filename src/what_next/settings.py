@@ -5,7 +5,7 @@ the documentation are made from there. Below this module nothing is validated tw
 """
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from what_next.algorithms import Algorithm, WhatNext
 from what_next.rewards import Spread
@@ -189,9 +190,16 @@ class Setup(Group):
         lines = ["# Settings of What Next?, as pairs of key, value. Remove the # before a key to change its value."]
         for setting in reference():
             about = f"{setting.description} ({setting.allowed})"
-            lines += ["", *textwrap.wrap(about, 110, initial_indent="# ", subsequent_indent="# ")]
+            lines += ["", *_wrapped(about)]
             value = values.get(setting.key)
             lines.append(f"{setting.key}, {quote(value)}" if value else f"#{setting.key}, {setting.default}")
+        for name, algorithm in ALGORITHMS.items():
+            own = settings_of(name) if name != "whatnext" else []  # whose own are among those above
+            if own:
+                title = (algorithm.__doc__ or "").strip().partition("\n")[0]
+                lines += ["", *_wrapped(f"With `algorithm, {name}` ({title.rstrip('.')}):")]
+            for one in own:
+                lines += [*_wrapped(f"{one.description} ({one.allowed})"), f"#{one.key}, {one.default}"]
         return "\n".join(lines) + "\n"
 
     def threaded(self) -> "Setup":
@@ -232,7 +240,7 @@ class Setup(Group):
     @field_validator("model_agent_path", "model_critic_path")
     @classmethod
     def _safe(cls, path: Path | None, info: Any) -> Path | None:
-        if path is not None and path.suffix.lower() != ".safetensors":
+        if path is not None and path.suffix.lower() not in ("", ".safetensors"):
             raise ValueError(
                 f"{info.field_name} is {str(path)!r}; allowed: a path that ends in .safetensors, the only format of "
                 "models here (a pickle, such as .pt, can run anything when it is loaded)"
@@ -290,13 +298,25 @@ class Setting:
 
 def reference() -> list[Setting]:
     """Every setting there is (of the default algorithm), in order; a group's `name` under its short key."""
-    settings = []
-    for key, field in leaves(Setup, {}):
+    return [*_told(leaves(Setup, {}))]
+
+
+def settings_of(algorithm: str) -> list[Setting]:
+    """The settings that are an algorithm's own."""
+    return [*_told(one for one in leaves(ALGORITHMS[algorithm], {}, "algorithm.") if one[0] != "algorithm.name")]
+
+
+def _told(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[Setting]:
+    for key, field in fields:
         short = key.removesuffix(".name")
         about = field.description or Setup.model_fields[key.partition(".")[0]].description or ""
         may_be = listed(list(ALGORITHMS), "or") if short == "algorithm" else allowed(field)
-        settings.append(Setting(short, about, may_be, None if field.is_required() else _written(field.default)))
-    return settings
+        yield Setting(short, about, may_be, None if field.is_required() else _written(field.default))
+
+
+def _wrapped(text: str) -> list[str]:
+    """The text as comments of a setup file."""
+    return textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ")
 
 
 def of_algorithm(key: str) -> bool:

@@ -72,6 +72,10 @@ class State:
         if space is None and trials:
             self.space = self._measured()
 
+    def __repr__(self) -> str:
+        split = f"split {self.split.kind} {self.split.hash}"
+        return f"State({len(self.train_users):,} training users, {split};\n  {self.dataset!r})"
+
     def _has_inputs(self) -> None:
         """Raises a `SetupError` where the encoder is to read what the log does not hold."""
         inputs, dataset = self.setup.inputs, self.dataset

@@ -3,6 +3,7 @@
 import json
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,6 +34,7 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
     from what_next.server.http.run import serve as run  # imported late: the libraries of the extra may be missing
 
     settings = Setup.read(setup, [*(overrides or []), "train=no"])
+    _may_begin(settings)
     people = Console(stderr=True, soft_wrap=True)
     filling = _Filling(people)
 
@@ -47,6 +49,26 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
     finally:
         filling.end()
     return 0
+
+
+def _may_begin(settings: Setup) -> None:
+    """Raises what the service would refuse to start with, while there is no store: so none is left behind."""
+    from what_next.server.engine.versions import check
+    from what_next.server.store import store_of
+
+    place, server = store_of(settings), settings.server
+    if not isinstance(place, Path) or place.exists():
+        return
+    for agent in (settings.model_agent_path, server.candidate):
+        if agent is not None:
+            check(agent)
+    if server.import_data and not settings.data.exists():
+        raise SetupError(f"{settings.data}: no such file; to start with an empty store, set server.import_data to no")
+    if server.needs_keys:
+        raise SetupError(
+            f"server.host is {server.host}, and there is no store yet with an API key: without one, nobody may ask. "
+            "Make one with `what-next key add SETUP --name NAME --role admin`, or listen on 127.0.0.1"
+        )
 
 
 class _Filling:

@@ -13,6 +13,10 @@ from jaxtyping import Bool, Float, Float32, Int, Int32
 from what_next.errors import CatalogueError, DataError
 
 
+SHOWN = 12
+"""Names that are told, at most."""
+
+
 @dataclass(frozen=True, eq=False)
 class Catalogue:
     """Every item that can be recommended, in a fixed order; elsewhere an item is its position here.
@@ -32,6 +36,10 @@ class Catalogue:
     attributes: Float32[np.ndarray, "items attributes"]
     center: Float32[np.ndarray, "attributes"]
     scale: Float32[np.ndarray, "attributes"]
+
+    def __repr__(self) -> str:
+        names = [*self.names[:SHOWN], *(["..."] if len(self.names) > SHOWN else [])]
+        return f"Catalogue({len(self):,} items, {len(self.names)} attributes: {', '.join(names) or 'none'})"
 
     @classmethod
     def from_table(cls, table: pl.DataFrame) -> "Catalogue":

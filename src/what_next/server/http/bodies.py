@@ -36,7 +36,7 @@ def _one_of(schema: dict[str, Any]) -> None:
 
 
 class Explore(Body):
-    """How items are drawn: by a softmax of this temperature (0: the best), or the best with a chance of a random one."""
+    """How items are drawn: by a softmax of this temperature (0: the best), or the best and at times a random one."""
 
     model_config = ConfigDict(json_schema_extra=_one_of)
 
