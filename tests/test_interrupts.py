@@ -21,7 +21,8 @@ class Press:
 
 sys.meta_path.insert(0, Press())
 sys.argv = {argv!r}
-runpy.run_path(sys.argv[0], run_name="__main__") if sys.argv[0].endswith(".py") else runpy.run_module("what_next", run_name="__main__")
+run = (runpy.run_path, sys.argv[0]) if sys.argv[0].endswith(".py") else (runpy.run_module, "what_next")
+run[0](run[1], run_name="__main__")
 """
 
 

@@ -20,9 +20,10 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from what_next.algorithms import Algorithm, WhatNext
+from what_next.algorithms import LATER, Algorithm, WhatNext
+from what_next.algorithms.base import WHEN_MADE
 from what_next.rewards import Spread
-from what_next.setup_algorithms import ALGORITHMS, AnyAlgorithm, with_usual
+from what_next.setup_algorithms import ALGORITHMS, AnyAlgorithm, any_of, with_usual
 from what_next.setup_file import Entry, parse_file, parse_overrides, parse_text, quote, read_entries
 from what_next.setup_groups import Evaluation, Group, Inputs, Loss, Reward, Selection, Split
 from what_next.setup_schema import allowed, explain, leaves, listed, nest, override, resolve
@@ -333,3 +334,17 @@ def _written(value: object) -> str:
     if isinstance(value, tuple) and value:
         return quote(",".join(str(one) for one in value))
     return "none" if value in (None, ()) else str(value)
+
+
+def _include(algorithm: type[Algorithm]) -> None:
+    """Let setups name an algorithm of an installed package that was not made yet when this module was imported."""
+    found = {one for one in LATER if algorithm.__qualname__ == one[1] and f"{algorithm.__module__}.".startswith(one[0])}
+    if found:
+        LATER.difference_update(found)
+        ALGORITHMS.setdefault(algorithm.model_fields["name"].default, algorithm)
+        Setup.model_fields["algorithm"].annotation = any_of(ALGORITHMS)
+        Setup.model_rebuild(force=True)
+
+
+if LATER:
+    WHEN_MADE.append(_include)
