@@ -287,7 +287,7 @@ class TestJudging:
         moment = datetime(2000, 11, 30, 12)
         text = f"{self.BASE}, split, time, split.date, 2000-11-30T12:00"
         assert Setup.from_text(text).split.moment == moment
-        toml = 'train = false\ndata = "-"\nmodel_agent_path = "a.safetensors"\nmodel_critic_path = "c.safetensors"\n[split]\nname = "time"\n'
+        toml = 'train = false\ndata = "-"\nmodel_agent_path = "a"\nmodel_critic_path = "c"\n[split]\nname = "time"\n'
         (tmp_path / "setup.toml").write_text(f"{toml}date = 2000-11-30T12:00:00\n")
         assert Setup.read(tmp_path / "setup.toml").split.moment == moment
 

@@ -200,7 +200,7 @@ class Setup(Group):
                 title = (algorithm.__doc__ or "").strip().partition("\n")[0]
                 lines += ["", *_wrapped(f"With `algorithm, {name}` ({title.rstrip('.')}):")]
             for one in own:
-                lines += [*_wrapped(f"{one.description} ({one.allowed})"), f"#{one.key}, {one.default}"]
+                lines += [*_wrapped(f"{one.description} ({one.allowed})"), f"#   {one.key}, {one.default}"]
         return "\n".join(lines) + "\n"
 
     def threaded(self) -> "Setup":

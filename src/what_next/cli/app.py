@@ -21,10 +21,11 @@ from what_next.rewards import REWARDS
 from what_next.settings import ALGORITHMS, Setup, settings_of
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         print(f"what-next {__version__}")
         raise typer.Exit
+    return asked
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
