@@ -122,6 +122,13 @@ class TestSeconds:
         assert batch.items.shape == (4, 1000)
         assert batch.items.size <= EVENTS
 
+    def test_a_wide_window_leaves_short_histories_together(
+        self, dataset: wn.Dataset, setup_of: SetupOf, tmp_path: Path
+    ) -> None:
+        setup = setup_of(tmp_path, window=100_000, batch_size=64)
+        state = wn.State(dataset, setup)
+        assert wn.Environment(wn.Agent(setup, state.space), state, setup).next_batch().items.shape == (64, 40)
+
     def test_a_batch_that_time_ends_is_given_up(
         self, setup_of: SetupOf, dataset: wn.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -250,8 +250,12 @@ class TestCommand:
         out, err = capsys.readouterr()
         best = tune(Setup.read(file), 6).best
         assert with_settings(Setup.read(file), best.settings) == Setup.read(file, out.split())
-        assert err.count("\n") == 6
-        assert "trial 6 of 6: " in err
+        lines = err.splitlines()
+        assert lines[0] == "6 trials by ndcg@10 on the validation users"
+        assert [line.partition(" with ")[0][:-7] for line in lines[1:]] == [
+            f"trial {n} of 6: ndcg@10" for n in range(1, 7)
+        ]
+        assert ["left" in line for line in lines[1:]] == [True] * 5 + [False]
 
     def test_an_interrupt_has_its_exit_code_and_says_where_the_study_is(
         self, file: str, scored, monkeypatch, capsys

@@ -144,6 +144,44 @@ class TestCommands:
         assert [path.name for path in tmp_path.iterdir()] == ["setup.txt"]
 
 
+class TestMistakes:
+    """Each was a traceback, or left something behind."""
+
+    @pytest.fixture
+    def setup(self, trained: Trained, tmp_path: Path) -> Path:
+        models = trained.folder
+        (tmp_path / "setup.txt").write_text(
+            f'train, yes\ndata, "{trained.setup.data}"\nmodel_agent_path, "{models}/agent.safetensors"\n'
+            f'model_critic_path, "{models}/critic.safetensors"\nserver.store, store.sqlite\n'
+        )
+        return tmp_path / "setup.txt"
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (("recommend", "SETUP", "--user", "u1", "--seed", "-1"), "greater than or equal to 0"),
+            (("recommend", "SETUP", "--history", ",,"), "names no item"),
+            (("evaluate", "SETUP", "--seeds", "9" * 23), "whole numbers below 2^63"),
+            (("train", "SETUP", "threads=100000"), "at most 1024"),
+            (("key", "list", "SETUP"), "no such store"),
+            (("key", "revoke", "SETUP", "--name", "a"), "no such store"),
+        ],
+    )
+    def test_are_one_message(
+        self,
+        setup: Path,
+        words: tuple[str, ...],
+        told: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        assert say(monkeypatch, *(setup if word == "SETUP" else word for word in words)) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert "Traceback" not in error
+        assert [path.name for path in setup.parent.iterdir()] == ["setup.txt"]
+
+
 def test_what_python_shows_of_data_and_models_is_a_few_lines(trained: Trained, dataset: wn.Dataset) -> None:
     recommender = wn.load(trained.folder / "agent.safetensors")
     for thing in (dataset, dataset.catalogue, trained.state, recommender, recommender.policy, recommender.policy.agent):

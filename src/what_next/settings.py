@@ -120,6 +120,7 @@ class Setup(Group):
     threads: int | None = Field(
         default=None,
         gt=0,
+        le=1024,
         description="number of processor threads; none: as many as PyTorch takes, which crawls on a busy machine",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(

@@ -104,7 +104,9 @@ def recommend(
     ] = None,
     blocked: Annotated[Path | None, typer.Option(help="A file with the item ids that may not.")] = None,
     context: Annotated[list[str] | None, typer.Option(help="key=value: a number about the situation.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Draw among the matching items; without it, the nearest.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Draw among the matching items; without it, the nearest.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Recommend to one user, after a history, or to everyone."""
@@ -114,6 +116,9 @@ def recommend(
         raise SetupError("recommend --all: name the table to write with --to, and no --context")
     if to is not None and (not everyone or to.suffix.lower() not in FORMATS):
         raise SetupError(f"--to {to}: goes with --all, and must end in {listed(list(FORMATS), 'or')}")
+    items = None if history is None else [one.strip() for one in history.split(",") if one.strip()]
+    if items == []:
+        raise SetupError(f'--history {history!r}: names no item; give item ids, oldest first, as "A,B,C"')
     settings = read_trained(setup, [*(overrides or []), "train=no"])
     state = State.from_setup(settings)
     agent = Agent(settings, state.space).ready_agent()
@@ -133,7 +138,6 @@ def recommend(
         else:
             Console().print(f"{to}: up to {k} items for each of {users:,} users", highlight=False)
         return 0
-    items = None if history is None else [one.strip() for one in history.split(",") if one.strip()]
     numbers = _numbers(context or [])
     people: list[str | None] = [*user] if user else [None]
     found = [recommender.recommend(items, k, user=one, context=numbers, **masks) for one in people]

@@ -1,5 +1,6 @@
 """Values of options that several commands share."""
 
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -25,8 +26,9 @@ def seeds_of(text: str | None) -> list[int] | None:
     if text is None:
         return None
     words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words) or len(set(map(int, words))) < len(words):
-        raise SetupError(f"--seeds {text!r}: expected different whole numbers, such as 0,1,2")
+    numbers = {int(word) for word in words if re.fullmatch(r"\s*[0-9]{1,19}\s*", word)}
+    if len(numbers) < len(words) or max(numbers) >= 2**63:
+        raise SetupError(f"--seeds {text!r}: expected different whole numbers below 2^63, such as 0,1,2")
     return [int(word) for word in words]
 
 
