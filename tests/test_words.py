@@ -52,6 +52,9 @@ class TestKeys:
         named = re.findall(r"reward\.\w+\.\w+", refusal(f"{key}, 5").partition("allowed:")[2])
         assert {one.split(".")[1] for one in named} >= {"spread", "logged", "novelty", "return_time"}
 
+    def test_a_key_below_a_setting_that_is_no_group_lists_what_there_is(self) -> None:
+        assert "allowed: train, model, data, " in refusal("user.x, 1")
+
     def test_at_the_top_groups_are_listed_beside_settings(self) -> None:
         told = refusal("bach_size, 5")
         assert "the nearest is 'batch_size'" in told

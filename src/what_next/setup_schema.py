@@ -208,8 +208,8 @@ def unknown(key: str, fields: Mapping[str, FieldInfo], model: type[BaseModel] | 
     group = next((head for head in reversed(heads) if inside.get(head)), "")
     if not group and "." in key:  # the group itself is mistyped
         group = get_close_matches(key, keys, n=1, cutoff=0)[0].partition(".")[0]
-    below = [known for known in keys if known.startswith(f"{group}.")]
-    if not group:  # of the groups their names alone: each lists its own
+    below = [known for known in keys if group and known.startswith(f"{group}.")]
+    if not below:  # of the groups their names alone: each lists its own
         first = dict.fromkeys(known.partition(".")[0] for known in keys)
         below = [head if head in keys else f"{head}.*" for head in first]
     missing = max((known for known in keys if key.startswith(known) and key[len(known)] != "."), key=len, default="")

@@ -6,11 +6,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from what_next.artefacts import read_trained
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides, SetupFile
-from what_next.cli.words import ids_of, part_of, seeds_of, weights_of
+from what_next.cli.words import ids_of, part_of, seeds_of, trained_setup, weights_of
 from what_next.data import Dataset
 from what_next.errors import SetupError
 from what_next.evaluation.table import table
@@ -52,7 +51,7 @@ def evaluate(
     """Judge the agent beside rules, baselines and chance, on what training never saw."""
     part, given = part_of(split), seeds_of(seeds)
     # With seeds, models are trained as the setup says; without, one is judged that is there.
-    settings = read_trained(setup, overrides or []) if given is None else Setup.read(setup, overrides or [])
+    settings = trained_setup(setup, overrides or []) if given is None else Setup.read(setup, overrides or [])
     mask, steps = mask_of(settings, allowed, blocked), weights_of(weights)
     if steps and not report:
         raise SetupError("--weights: is what the page shows; name it with --report FILE")

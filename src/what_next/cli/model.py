@@ -14,10 +14,10 @@ from rich.table import Table
 
 from what_next import checkpoint
 from what_next.agent import Agent
-from what_next.artefacts import read_manifest, read_trained
+from what_next.artefacts import read_manifest
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, show
-from what_next.cli.words import ids_of
+from what_next.cli.words import ids_of, trained_setup
 from what_next.data.files import write_files
 from what_next.environment import Environment
 from what_next.errors import SetupError
@@ -47,7 +47,7 @@ def run(setup: SetupFile, overrides: Overrides = None, force: Force = False, as_
     """Train or recommend, as the setup says."""
     settings = Setup.read(setup, overrides or [])
     if not settings.train:
-        settings = read_trained(setup, overrides or [])
+        settings = trained_setup(setup, overrides or [])
     return show(Environment.from_setup(settings, force=force).run_sim(), as_json)
 
 
@@ -119,7 +119,7 @@ def recommend(
     items = None if history is None else [one.strip() for one in history.split(",") if one.strip()]
     if items == []:
         raise SetupError(f'--history {history!r}: names no item; give item ids, oldest first, as "A,B,C"')
-    settings = read_trained(setup, [*(overrides or []), "train=no"])
+    settings = trained_setup(setup, [*(overrides or []), "train=no"])
     state = State.from_setup(settings)
     agent = Agent(settings, state.space).ready_agent()
     recommender = Recommender(LearnedPolicy(agent, state.within(agent.space)))

@@ -1,13 +1,16 @@
 """Values of options that several commands share."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from what_next.artefacts import read_trained
 from what_next.data import Catalogue
 from what_next.data.splits import Part
 from what_next.errors import SetupError, WhatNextError
+from what_next.settings import Setup
 
 SHOWN = 10
 """Unknown ids that are named."""
@@ -43,6 +46,17 @@ def weights_of(text: str | None) -> list[float]:
     if len(weights) < 2 or min(weights) < 0 or len(set(weights)) < len(weights):
         raise SetupError(f"--weights {text!r}: expected different numbers of at least 0, such as 0,0.5,2")
     return weights
+
+
+def trained_setup(path: Path, overrides: Sequence[str]) -> Setup:
+    """The setup of a trained model, see `read_trained`; an algorithm that is given and does not hold is told."""
+    found, given = read_trained(path, overrides), Setup.read(path, overrides).algorithm
+    if found.algorithm != given:
+        told = (
+            f"{found.model_agent_path}: was trained by {found.algorithm!r}; that holds, and not {given!r} of the setup"
+        )
+        Console(stderr=True, soft_wrap=True).print(told, markup=False, highlight=False)
+    return found
 
 
 def ids_of(path: Path | None, catalogue: Catalogue) -> list[str] | None:
