@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -250,8 +251,11 @@ class TestCommand:
         out, err = capsys.readouterr()
         best = tune(Setup.read(file), 6).best
         assert with_settings(Setup.read(file), best.settings) == Setup.read(file, out.split())
-        assert err.count("\n") == 6
-        assert "trial 6 of 6: " in err
+        lines = err.splitlines()
+        assert lines[0] == "6 trials by ndcg@10 on the validation users"
+        for number, line in enumerate(lines[1:], start=1):
+            assert re.match(rf"trial {number} of 6: ndcg@10 -?[0-9.]+ with ", line)
+        assert ["left" in line for line in lines[1:]] == [True] * 5 + [False]
 
     def test_an_interrupt_has_its_exit_code_and_says_where_the_study_is(
         self, file: str, scored, monkeypatch, capsys

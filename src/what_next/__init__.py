@@ -1,19 +1,43 @@
-"""What Next?: recommenders that learn from what happens next. The common names; the rest is in the modules."""
+"""What Next?: recommenders that learn from what happens next. The common names; the rest is in the modules.
 
+Names are looked up when they are first used: importing the package imports nothing else, so that a program can catch
+Ctrl-C before PyTorch is there, and a module with an algorithm may be imported before it or by it.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from what_next.agent import Agent
+    from what_next.algorithms import Algorithm, WhatNext
+    from what_next.data import Catalogue, Dataset
+    from what_next.environment import Environment
+    from what_next.policy import LearnedPolicy
+    from what_next.recommendation import Recommendation
+    from what_next.recommender import Recommender, load
+    from what_next.report import Report
+    from what_next.settings import Setup
+    from what_next.state import State
 
 __version__ = version("what-next-rl")
 
-from what_next.agent import Agent
-from what_next.algorithms import Algorithm, WhatNext
-from what_next.data import Catalogue, Dataset
-from what_next.environment import Environment
-from what_next.policy import LearnedPolicy
-from what_next.recommendation import Recommendation
-from what_next.recommender import Recommender, load
-from what_next.report import Report
-from what_next.settings import Setup
-from what_next.state import State
+_HOMES = {
+    "Agent": "agent",
+    "Algorithm": "algorithms",
+    "Catalogue": "data",
+    "Dataset": "data",
+    "Environment": "environment",
+    "LearnedPolicy": "policy",
+    "Recommendation": "recommendation",
+    "Recommender": "recommender",
+    "Report": "report",
+    "Setup": "settings",
+    "State": "state",
+    "WhatNext": "algorithms",
+    "load": "recommender",
+}
 
 __all__ = [
     "Agent",
@@ -31,3 +55,17 @@ __all__ = [
     "__version__",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"what_next.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_") and find_spec(f"what_next.{name}"):  # a module, as `what_next.errors`
+        return import_module(f"what_next.{name}")
+    raise AttributeError(f"module 'what_next' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

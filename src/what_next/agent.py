@@ -1,6 +1,9 @@
 """Agent: the networks, how they read a history, and how they learn."""
 
 import copy
+import math
+import os
+import time
 from dataclasses import replace
 from itertools import chain
 
@@ -14,7 +17,7 @@ from what_next.artefacts import critic_beside, read_manifest, read_models
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.experience import Experience, experience_of, follow
-from what_next.learning import Step, descend, slow_down
+from what_next.learning import OutOfTime, Step, descend, slow_down
 from what_next.models.encoders import Encoder
 from what_next.settings import Setup
 from what_next.types import Factors, History, Product, Proposal, Trajectories, Trials
@@ -29,6 +32,7 @@ class Agent:
         nets: the networks by name; `slow`: the slow copies of some.
         histories: how many user histories it was trained on; `steps`: in how many steps.
         horizon: histories of the whole run, over which the learning rate falls; `spent`: share of its time behind us.
+        deadline: by `time.perf_counter`, after which no step is begun or gone on with.
     """
 
     def __init__(self, setup: Setup, space: Space) -> None:
@@ -43,15 +47,39 @@ class Agent:
         self.steps = 0
         self.horizon = setup.epochs
         self.spent = 0.0
+        self.deadline = math.inf
+
+    def __repr__(self) -> str:
+        weights = sum(weight.numel() for net in self.nets.values() for weight in net.parameters())
+        nets = f"{', '.join(self.nets)} with {weights:,} weights" if self.nets else "not built yet"
+        trained = f"trained on {self.histories:,} histories"
+        return f"Agent({self.setup.algorithm!r};\n  {nets}; {trained}; on {self.device})"
 
     # Building
 
     def wake_agent(self) -> "Agent":
-        """Build for learning, from the setup's seed; returns itself."""
+        """Build for learning, from the setup's seed; returns itself.
+
+        Raises:
+            SetupError: the networks are larger than this machine's memory.
+        """
+        self._fits()
         torch.manual_seed(self.setup.seed)
         self.nets, self.optimisers = self.add_model()
         self.slow = {name: _slow(self.nets[name]) for name in self.setup.algorithm.targets}
         return self
+
+    def _fits(self) -> None:
+        """Raises a `SetupError` where weights, gradients and Adam's two moments are more than all memory there is."""
+        with torch.device("meta"):  # sizes without contents
+            nets = self.experience.networks(np.random.default_rng(self.setup.seed))
+        needed = 4 * sum(weight.nbytes for net in nets.values() for weight in net.parameters())
+        here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > here:
+            raise SetupError(
+                f"dim is {self.setup.dim} and layers is {self.setup.layers}: to train networks of that size takes "
+                f"{needed / 2**30:,.0f} GiB of memory and more, and this machine has {here / 2**30:,.0f}; lower dim"
+            )
 
     def add_model(self) -> tuple[Networks, dict[str, Optimizer]]:
         """The algorithm's networks (`AgentModel`, `CriticModel`) and an optimiser for each; its losses come with it."""
@@ -77,7 +105,8 @@ class Agent:
             ModelError: a file is missing, damaged, newer, or the two do not belong together.
         """
         agent, critic = self.setup.model_agent_path, self.setup.model_critic_path
-        if critic is None and read_manifest(agent, "agent").made_by(self.setup).algorithm.needs_critic:
+        known = type(self.setup.algorithm)
+        if critic is None and read_manifest(agent, "agent").made_by(known).algorithm.needs_critic:
             critic = critic_beside(agent)
         saved = read_models(agent, critic)
         self.space = replace(saved.space, seen=np.arange(len(saved.space.catalogue), dtype=np.int32))
@@ -156,9 +185,11 @@ class Agent:
 
         Raises:
             TrainingError: a loss or gradient is not a finite number; nothing was moved.
+            OutOfTime: the deadline came before the gradient; nothing was moved.
         """
         batch = self.add_prediction(product, rng)
         self.losses = self.experience.losses(self.nets, self.slow, batch, self.steps, rng)
+        self.in_time()
         losses = dict(self.losses)
         if (critic_loss := self.get_critic_loss()) is not None:
             losses["critic"] = critic_loss
@@ -186,6 +217,11 @@ class Agent:
             targets=told.targets,
             notes=told.notes,
         )
+
+    def in_time(self) -> None:
+        """Raises `OutOfTime` after the deadline."""
+        if time.perf_counter() > self.deadline:
+            raise OutOfTime
 
     def _counted(self) -> int:
         """How many histories a batch is: of one that is cut into windows, the first counts."""

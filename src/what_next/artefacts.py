@@ -7,7 +7,7 @@ id and position, and are renamed into place together; a mixed pair is refused.
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -22,11 +22,12 @@ from pydantic import BaseModel, ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from what_next.algorithms import Algorithm
 from what_next.data import Catalogue
 from what_next.data.files import write_files
 from what_next.data.space import Space
 from what_next.errors import ModelError
-from what_next.settings import Setup
+from what_next.settings import ALGORITHMS, Setup
 
 FORMAT = 1
 KEY = "what_next"
@@ -66,11 +67,21 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     metrics: dict[str, Any] = {}
     made_with: dict[str, str | int] = {}
 
-    def made_by(self, present: Setup | None = None) -> Setup:
-        """The settings that it was made by; an algorithm that only Python knows is one of the present setup's class."""
-        values, algorithm = dict(self.setup), None if present is None else present.algorithm
-        if algorithm is not None and values["algorithm"]["name"] == algorithm.name:
-            values["algorithm"] = type(algorithm).model_validate(values["algorithm"])
+    def made_by(self, known: type[Algorithm] | None = None) -> Setup:
+        """The settings that it was made by; `known` is the class of an algorithm that only Python knows.
+
+        Raises:
+            ModelError: its algorithm is neither `known` nor one that a setup may name.
+        """
+        values, name = dict(self.setup), self.setup["algorithm"]["name"]
+        if known is not None and known.model_fields["name"].default == name:
+            values["algorithm"] = known.model_validate(values["algorithm"])
+        elif name not in ALGORITHMS:
+            raise ModelError(
+                f"the model was trained by the algorithm {name!r}, which is not known here; install the package that "
+                "brings it (an entry point of what_next.algorithms), or give its class: what_next.load(path, "
+                "algorithm=Class)"
+            )
         return Setup(**values)
 
     @classmethod
@@ -117,7 +128,7 @@ class SavedModels:
 
     def trained_settings(self, present: Setup) -> dict[str, Any]:
         """The settings that the networks were made by; those of the present setup give way to them."""
-        trained = self.manifest.made_by(present)
+        trained = self.manifest.made_by(type(present.algorithm))
         return {name: getattr(trained, name) for name in TRAINED}
 
 
@@ -195,16 +206,32 @@ def read_manifest(path: Path, role: Role | None = None) -> Manifest:
     Raises:
         ModelError: it is missing, damaged, newer than this version knows, no model, or not in that role.
     """
-    return _read(path, role)[0]
+    return _read(path, role, tensors=False)[0]
 
 
-def _read(path: Path, role: Role | None) -> tuple[Manifest, dict[str, Tensor], dict[str, str]]:
+def read_trained(path: str | Path, overrides: Iterable[str] = ()) -> Setup:
+    """The setup of a file, to use its trained model by: the algorithm is that of the model, whatever the file says.
+
+    With it come the algorithm's own defaults, of the split for instance. Where there is no such model, the setup is as
+    `Setup.read` gives it.
+    """
+    setup = Setup.read(path, overrides)
+    try:
+        trained = read_manifest(setup.model_agent_path, "agent").setup["algorithm"]
+    except ModelError:  # told when the model is opened
+        return setup
+    if trained == setup.as_json()["algorithm"] or trained["name"] not in ALGORITHMS:
+        return setup
+    return Setup.read(path, overrides, algorithm=trained)
+
+
+def _read(path: Path, role: Role | None, *, tensors: bool = True) -> tuple[Manifest, dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise ModelError(f"{path}: no such model file; train one first (`train, yes` in the setup)")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118 (no mapping)
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelError(
             f"{path}: is damaged or no model ({error}); train again, or take a copy that is whole"
@@ -216,7 +243,7 @@ def _read(path: Path, role: Role | None) -> tuple[Manifest, dict[str, Tensor], d
         raise ModelError(
             f"{path}: is a file of role {manifest.role!r}, and {role!r} is asked for; the paths are mixed up"
         )
-    return manifest, tensors, metadata
+    return manifest, found, metadata
 
 
 def _manifest(path: Path, text: str) -> Manifest:
@@ -231,7 +258,8 @@ def _manifest(path: Path, text: str) -> Manifest:
 
 def critic_beside(agent: Path) -> Path | None:
     """Where the critic of an agent's file is: beside it, or where it was saved; None where there is none."""
-    critic = Setup(**read_manifest(agent, "agent").setup).model_critic_path
+    named = read_manifest(agent, "agent").setup["model_critic_path"]
+    critic = Path(named) if named else None
     if critic and agent.with_name(critic.name).is_file():  # both were moved, or the program runs elsewhere
         return agent.with_name(critic.name)
     return critic

@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 from torch.optim import Optimizer, SparseAdam
 
 from what_next.agent import Agent
-from what_next.artefacts import Manifest, critic_beside, read_models, read_rest, write_models
+from what_next.artefacts import (
+    Manifest,
+    catalogue_path,
+    critic_beside,
+    read_manifest,
+    read_models,
+    read_rest,
+    write_models,
+)
 from what_next.data.space import Space
 from what_next.errors import ModelError
 from what_next.models.encoders import Encoder
@@ -41,8 +50,58 @@ FREE = {
 """Settings that a resumed run may change: the learning rate's way down follows `epochs`."""
 
 
+ELSEWHERE = (
+    "give this one a model_agent_path and a model_critic_path of its own, or write over what is there with `what-next "
+    "train SETUP --force`"
+)
+
 SLOW = "slow"
 """What begins the names of the slow copies' tensors."""
+
+
+def spare(setup: Setup, state: State, origin: Path | None = None) -> None:
+    """See that training writes over no model of another algorithm or of other data, and tears no pair apart.
+
+    Data are others under another name, or where they hold less than half of the model's items. The model that training
+    starts from (`origin`) may give way to what comes of it.
+
+    Raises:
+        ModelError: it would.
+    """
+    agent = _manifest_at(setup.model_agent_path)
+    if agent is not None and not (origin and origin.resolve() == setup.model_agent_path.resolve()):
+        algorithm, data = agent.setup["algorithm"]["name"], agent.metrics.get("data", state.dataset.name)
+        if (algorithm, data) != (setup.algorithm.name, state.dataset.name) or not _mostly_known(setup, state):
+            raise ModelError(
+                f"{setup.model_agent_path}: holds what {algorithm} learned of {data} ({agent.histories:,} histories), "
+                f"and {setup.algorithm.name} would learn of {state.dataset.name} now; {ELSEWHERE}"
+            )
+    path = setup.model_critic_path
+    critic = _manifest_at(path) if path else None
+    if path is None or critic is None or (agent is not None and agent.run == critic.run):
+        return
+    named = Path(critic.setup["model_agent_path"])
+    for other in (named, path.with_name(named.name)):
+        found = _manifest_at(other)
+        if found and found.run == critic.run and other.resolve() != setup.model_agent_path.resolve():
+            raise ModelError(f"{path}: is the critic of {other}; {ELSEWHERE}")
+
+
+def _manifest_at(path: Path) -> Manifest | None:
+    """What the model there says of itself; None where there is none, or it is damaged."""
+    try:
+        return read_manifest(path)
+    except ModelError:
+        return None
+
+
+def _mostly_known(setup: Setup, state: State) -> bool:
+    """Whether the data hold half of the model's items or more."""
+    try:
+        ids = pl.read_parquet(catalogue_path(setup.model_agent_path), columns=["item_id"])["item_id"].to_list()
+    except (pl.exceptions.PolarsError, OSError):
+        return True
+    return not ids or bool((state.space.catalogue.index(ids) >= 0).mean() >= 0.5)
 
 
 def new_run() -> str:
@@ -176,7 +235,7 @@ def progress(setup: Setup) -> Progress | None:
 
 def _changed(manifest: Manifest, setup: Setup) -> list[str]:
     """The settings in which a saved run differs, where it must not."""
-    before, now = manifest.made_by(setup).as_json(), setup.as_json()
+    before, now = manifest.made_by(type(setup.algorithm)).as_json(), setup.as_json()
     return sorted(name for name in now if name not in FREE and now[name] != before[name])
 
 

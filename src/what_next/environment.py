@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from what_next import checkpoint
 from what_next.agent import Agent
 from what_next.data.files import check_paths
+from what_next.learning import OutOfTime, Step
 from what_next.policy import LearnedPolicy
 from what_next.recommender import Recommender
 from what_next.report import Report
@@ -21,6 +21,10 @@ from what_next.tracking import Tracker
 from what_next.types import History
 from what_next.watch import Watch
 
+EVENTS = 2**12
+"""A batch of the founding algorithm holds so many events at most (or one history), whatever `batch_size` says: with
+long windows, memory and the time of a step stay bounded."""
+
 
 class Environment:
     """Runs an agent against a state, as a setup says.
@@ -29,27 +33,35 @@ class Environment:
         agent, state, setup: what was given.
         resume: go on from the last save instead of from the start.
         origin: an agent's file whose weights training starts from.
+        force: write over models of another algorithm or of other data.
         rng: all random numbers of the loop.
     """
 
     def __init__(
-        self, agent: Agent, state: State, setup: Setup, *, resume: bool = False, origin: Path | None = None
+        self,
+        agent: Agent,
+        state: State,
+        setup: Setup,
+        *,
+        resume: bool = False,
+        origin: Path | None = None,
+        force: bool = False,
     ) -> None:
         self.agent = agent
         self.state = state
         self.setup = setup
         self.resume = resume
         self.origin = origin
+        self.force = force
         self.rng = np.random.default_rng(setup.seed)
-        if setup.threads:
-            torch.set_num_threads(setup.threads)
+        setup.threaded()
 
     @classmethod
-    def from_setup(cls, setup: Setup | str | Path, *, resume: bool = False) -> "Environment":
+    def from_setup(cls, setup: Setup | str | Path, *, resume: bool = False, force: bool = False) -> "Environment":
         """State, agent and environment of a setup, or of the path of one."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
         state = checkpoint.open_state(setup, resume=resume)
-        return cls(Agent(setup, state.space), state, setup, resume=resume)
+        return cls(Agent(setup, state.space), state, setup, resume=resume, force=force)
 
     def run_sim(self) -> Report:
         """Train where the setup says so, and recommend otherwise."""
@@ -59,12 +71,15 @@ class Environment:
         """The training cycle over `epochs` user histories: history, predict, produce, propagate.
 
         The models are saved every `save_every` histories and at the end. An interrupt (Ctrl-C) ends the cycle that is
-        under way, and saves.
+        under way, and saves. The end of `seconds` breaks off the cycle that is under way, unless it is the first.
 
         Raises:
             TrainingError: a loss was not a finite number; the last good save is kept.
             SaveError: a model could not be written; this is tried before the first step.
+            ModelError: models of another algorithm or of other data lie there, and there is no `force`.
         """
+        if not (self.resume or self.force):
+            checkpoint.spare(self.setup, self.state, self.origin)
         check_paths(self.setup.model_paths)
         agent, state, setup = self.agent.wake_agent(), self.state, self.setup
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
@@ -79,22 +94,35 @@ class Environment:
             _interrupt() as interrupted,
         ):
             while not (self.done() or interrupted or watch.over):
-                if setup.seconds:
-                    agent.spent = (before + time.perf_counter() - start) / setup.seconds
-                history = self.next_batch()
-                proposal = agent.predict(history, self.rng, grid=True)
-                if setup.algorithm.trials:
-                    product = state.produce(
-                        proposal.points, setup.relax, self.rng, history=history, score=proposal.score
-                    )
-                else:
-                    product = state.next_items(history)
-                step = agent.propagate(product, self.rng)
+                try:
+                    step = self._cycle()
+                except OutOfTime:
+                    agent.spent = 1.0
+                    break
                 tracker.show(step, agent.histories)
                 watch.see(step)
+                if setup.seconds:
+                    agent.spent = (before + time.perf_counter() - start) / setup.seconds
+                    agent.deadline = start + setup.seconds - before
             seconds = time.perf_counter() - start
             watch.finish()
         return self._told(watch, seconds)
+
+    def _cycle(self) -> Step:
+        """History, predict, produce, propagate.
+
+        Raises:
+            OutOfTime: the agent's deadline came first; nothing was moved.
+        """
+        agent, state, setup = self.agent, self.state, self.setup
+        history = self.next_batch()
+        proposal = agent.predict(history, self.rng, grid=True)
+        agent.in_time()
+        if setup.algorithm.trials:
+            product = state.produce(proposal.points, setup.relax, self.rng, history=history, score=proposal.score)
+        else:
+            product = state.next_items(history)
+        return agent.propagate(product, self.rng)
 
     def _told(self, watch: Watch, seconds: float) -> Report:
         """What training returns."""
@@ -115,7 +143,9 @@ class Environment:
         agent, setup = self.agent, self.setup
         if not setup.algorithm.trials:
             return self.state.get_batch(agent.steps)
-        return self.state.get_random_user_history(min(setup.batch_size, agent.horizon - agent.histories), self.rng)
+        longest = min(setup.longest, int(self.state.split.known[self.state.train_users].max()))
+        most = min(setup.batch_size, max(1, EVENTS // longest))
+        return self.state.get_random_user_history(min(most, agent.horizon - agent.histories), self.rng)
 
     def horizon(self) -> int:
         """How many histories the whole run trains on."""

@@ -15,6 +15,10 @@ SLOWEST = 0.01
 """The share of the learning rate that is left at the end of a run."""
 
 
+class OutOfTime(Exception):
+    """The time for training ended within a step, which is given up; the loop takes it for its end."""
+
+
 @dataclass(frozen=True, eq=False)
 class Root:
     """Where losses end and a network begins: they see `leaf`, and its gradient goes on into `output`, all at once."""

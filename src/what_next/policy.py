@@ -26,6 +26,9 @@ class LearnedPolicy:
         self.agent = agent
         self.state = state
 
+    def __repr__(self) -> str:
+        return f"LearnedPolicy({self.agent!r})"
+
     def act(self, history: History, slots: int = 1, rng: np.random.Generator | None = None, **masks: Any) -> Slate:
         """A slate for each history: the actor's likeliest point, and items that match it, drawn by `rng`.
 

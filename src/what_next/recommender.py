@@ -10,13 +10,14 @@ import polars as pl
 from jaxtyping import Bool, Int32
 
 from what_next.agent import Agent
+from what_next.algorithms import Algorithm
 from what_next.artefacts import critic_beside, read_models
 from what_next.data import Catalogue, Dataset
 from what_next.data.dataset import to_polars
 from what_next.errors import CatalogueError, DataError
 from what_next.policy import LearnedPolicy
 from what_next.recommendation import Item, Recommendation
-from what_next.settings import Setup, Split
+from what_next.settings import Split
 from what_next.state import State
 from what_next.types import History, Slate
 
@@ -34,12 +35,17 @@ class Recommender:
         self.state = policy.state
         self.catalogue = policy.state.space.catalogue
 
+    def __repr__(self) -> str:
+        return f"Recommender({self.policy.agent!r};\n  {self.catalogue!r})"
+
     @classmethod
-    def load(cls, agent: str | Path, dataset: Dataset | None = None) -> "Recommender":
+    def load(
+        cls, agent: str | Path, dataset: Dataset | None = None, *, algorithm: type[Algorithm] | None = None
+    ) -> "Recommender":
         """From a model file: see `what_next.load`."""
         agent = Path(agent)
         saved = read_models(agent)
-        setup = Setup(**saved.manifest.setup)
+        setup = saved.manifest.made_by(algorithm)
         critic = critic_beside(agent) if setup.selection.name == "critic" or setup.algorithm.needs_critic else None
         paths = {"model_agent_path": agent, "model_critic_path": critic}
         setup = setup.model_copy(update={"train": False, "split": EVERYONE, **paths})
@@ -212,16 +218,17 @@ def nobody(catalogue: Catalogue) -> Dataset:
     return Dataset.of_events(pl.Series([], dtype=pl.String), np.array([], np.int32), catalogue, "no log")
 
 
-def load(agent: str | Path, dataset: Dataset | None = None) -> Recommender:
+def load(agent: str | Path, dataset: Dataset | None = None, *, algorithm: type[Algorithm] | None = None) -> Recommender:
     """An agent from its file, with catalogue and state: `load("models/agent.safetensors").recommend(history=[...])`.
 
     Args:
         agent: the agent's file; the catalogue saved with it must lie beside it. The critic is not needed, except where
             the setup's selection is `critic`.
         dataset: histories by user id, of the same catalogue; without it, histories are given by item ids.
+        algorithm: the class of an algorithm that was passed to its setup as an object, and that no setup can name.
 
     Raises:
-        ModelError: a file is missing, damaged, newer, or does not belong to the others.
+        ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not known.
         CatalogueError: the data set has another catalogue.
     """
-    return Recommender.load(agent, dataset)
+    return Recommender.load(agent, dataset, algorithm=algorithm)

@@ -230,8 +230,7 @@ class Windowed(Sessions):
     @property
     def _latest(self) -> slice:
         """As many events as the networks read: those of `Experience.window`."""
-        window = self.agent.setup.window
-        return slice(-window, None) if window else slice(None)
+        return slice(-self.agent.setup.longest, None)
 
 
 def longer(items: Int32[np.ndarray, "heard"], item: int) -> Int32[np.ndarray, "heard_plus_1"]:

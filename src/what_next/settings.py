@@ -5,11 +5,12 @@ the documentation are made from there. Below this module nothing is validated tw
 """
 
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import (
     Field,
     ValidationError,
@@ -17,10 +18,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
-from what_next.algorithms import Algorithm, WhatNext
+from what_next.algorithms import LATER, Algorithm, WhatNext
+from what_next.algorithms.base import WHEN_MADE
 from what_next.rewards import Spread
-from what_next.setup_algorithms import ALGORITHMS, AnyAlgorithm, with_usual
+from what_next.setup_algorithms import ALGORITHMS, AnyAlgorithm, any_of, with_usual
 from what_next.setup_file import Entry, parse_file, parse_overrides, parse_text, quote, read_entries
 from what_next.setup_groups import Evaluation, Group, Inputs, Loss, Reward, Selection, Split
 from what_next.setup_schema import allowed, explain, leaves, listed, nest, override, resolve
@@ -70,17 +73,23 @@ class Setup(Group):
     window: int | None = Field(
         default=None,
         ge=3,
-        description="train on random windows of this many events of a history; none: on complete histories",
+        description="whatnext trains on random windows of this many events of a history; none: on complete histories, "
+        "and on random windows of max_length events of longer ones",
     )
     seconds: float | None = Field(
         default=None, gt=0, description="training ends after so many seconds, or with epochs or passes; none: no limit"
     )
-    batch_size: int = Field(default=64, gt=0, description="number of histories trained on at once")
+    batch_size: int = Field(
+        default=64,
+        gt=0,
+        description="number of histories trained on at once; whatnext takes fewer "
+        "where they are long, so that a step reads at most 4096 events",
+    )
     max_length: int = Field(
         default=200,
         gt=1,
         description="what learns from the log reads complete histories in windows of this many steps (none is left "
-        "out); also how far back a transformer looks",
+        "out); whatnext without window reads at most so many events at once; also how far back a transformer looks",
     )
     inputs: Inputs = Inputs()
     loss: Loss = Loss()
@@ -111,6 +120,7 @@ class Setup(Group):
     threads: int | None = Field(
         default=None,
         gt=0,
+        le=1024,
         description="number of processor threads; none: as many as PyTorch takes, which crawls on a busy machine",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -138,19 +148,32 @@ class Setup(Group):
     server: Server = Server()
 
     @classmethod
-    def read(cls, path: str | Path, overrides: Iterable[str] = ()) -> "Setup":
-        """The setup of a file (setup.txt, or TOML by its ending); `overrides` are `key=value`, paths as in the file."""
+    def read(
+        cls, path: str | Path, overrides: Iterable[str] = (), *, algorithm: Mapping[str, Any] | None = None
+    ) -> "Setup":
+        """The setup of a file (setup.txt, or TOML by its ending); `overrides` are `key=value`, paths as in the file.
+
+        Every command reads its setup here, so this is where the process is given its `threads`.
+
+        Args:
+            algorithm: settings of an algorithm (its `name` among them) that go before those of the file.
+        """
         path = Path(path)
-        return cls._build(parse_file(path), path.parent, str(path), overrides)
+        entries, words = parse_file(path), parse_overrides(overrides)
+        if algorithm is not None:
+            entries, words = ([one for one in some if not of_algorithm(one.key)] for some in (entries, words))
+            values = {key: "none" if value is None else str(value) for key, value in algorithm.items()}
+            words += [Entry(f"algorithm.{key}", value, "the model's file") for key, value in values.items()]
+        return cls._build(entries, path.parent, str(path), words).threaded()
 
     @classmethod
     def from_text(cls, text: str, folder: str | Path = ".", overrides: Iterable[str] = ()) -> "Setup":
         """The setup of a text in the form of setup.txt; relative paths start at `folder`."""
-        return cls._build(parse_text(text), Path(folder), "setup", overrides)
+        return cls._build(parse_text(text), Path(folder), "setup", parse_overrides(overrides))
 
     @classmethod
-    def _build(cls, entries: list[Entry], folder: Path, source: str, overrides: Iterable[str]) -> "Setup":
-        resolved, fields = resolve(cls, override(cls, entries, parse_overrides(overrides)))
+    def _build(cls, entries: list[Entry], folder: Path, source: str, overrides: list[Entry]) -> "Setup":
+        resolved, fields = resolve(cls, override(cls, entries, overrides))
         origin = {"entries": {entry.key: entry for entry in resolved}, "source": source}
         return cls.model_validate(nest(resolved, fields, folder), context=origin)
 
@@ -169,10 +192,23 @@ class Setup(Group):
         lines = ["# Settings of What Next?, as pairs of key, value. Remove the # before a key to change its value."]
         for setting in reference():
             about = f"{setting.description} ({setting.allowed})"
-            lines += ["", *textwrap.wrap(about, 110, initial_indent="# ", subsequent_indent="# ")]
+            lines += ["", *_wrapped(about)]
             value = values.get(setting.key)
             lines.append(f"{setting.key}, {quote(value)}" if value else f"#{setting.key}, {setting.default}")
+        for name, algorithm in ALGORITHMS.items():
+            own = settings_of(name) if name != "whatnext" else []  # whose own are among those above
+            if own:
+                title = (algorithm.__doc__ or "").strip().partition("\n")[0]
+                lines += ["", *_wrapped(f"With `algorithm, {name}` ({title.rstrip('.')}):")]
+            for one in own:
+                lines += [*_wrapped(f"{one.description} ({one.allowed})"), f"#   {one.key}, {one.default}"]
         return "\n".join(lines) + "\n"
+
+    def threaded(self) -> "Setup":
+        """Have PyTorch take as many threads from now on as `threads` says, where it says something; returns itself."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return self
 
     def as_json(self) -> dict[str, Any]:
         """All settings as JSON holds them (for a model's manifest); `Setup(**...)` reads it back."""
@@ -182,6 +218,11 @@ class Setup(Group):
     def model_paths(self) -> tuple[Path, ...]:
         """Where the models are."""
         return tuple(path for path in (self.model_agent_path, self.model_critic_path) if path)
+
+    @property
+    def longest(self) -> int:
+        """How many events of a history the founding algorithm reads at once, at most."""
+        return self.window or self.max_length
 
     @property
     def log_path(self) -> Path:
@@ -197,6 +238,16 @@ class Setup(Group):
     def _several(cls, value: object) -> object:
         several = [value] if isinstance(value, str | int) else value
         return [str(one) for one in several] if isinstance(several, list | tuple) else several
+
+    @field_validator("model_agent_path", "model_critic_path")
+    @classmethod
+    def _safe(cls, path: Path | None, info: Any) -> Path | None:
+        if path is not None and path.suffix.lower() not in ("", ".safetensors"):
+            raise ValueError(
+                f"{info.field_name} is {str(path)!r}; allowed: a path that ends in .safetensors, the only format of "
+                "models here (a pickle, such as .pt, can run anything when it is loaded)"
+            )
+        return path
 
     @model_validator(mode="after")
     def _two_models(self) -> "Setup":
@@ -249,13 +300,30 @@ class Setting:
 
 def reference() -> list[Setting]:
     """Every setting there is (of the default algorithm), in order; a group's `name` under its short key."""
-    settings = []
-    for key, field in leaves(Setup, {}):
+    return [*_told(leaves(Setup, {}))]
+
+
+def settings_of(algorithm: str) -> list[Setting]:
+    """The settings that are an algorithm's own."""
+    return [*_told(one for one in leaves(ALGORITHMS[algorithm], {}, "algorithm.") if one[0] != "algorithm.name")]
+
+
+def _told(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[Setting]:
+    for key, field in fields:
         short = key.removesuffix(".name")
         about = field.description or Setup.model_fields[key.partition(".")[0]].description or ""
         may_be = listed(list(ALGORITHMS), "or") if short == "algorithm" else allowed(field)
-        settings.append(Setting(short, about, may_be, None if field.is_required() else _written(field.default)))
-    return settings
+        yield Setting(short, about, may_be, None if field.is_required() else _written(field.default))
+
+
+def _wrapped(text: str) -> list[str]:
+    """The text as comments of a setup file."""
+    return textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ")
+
+
+def of_algorithm(key: str) -> bool:
+    """Whether a key chooses the algorithm or is one of its own settings."""
+    return key.partition(".")[0] == "algorithm"
 
 
 def _written(value: object) -> str:
@@ -267,3 +335,17 @@ def _written(value: object) -> str:
     if isinstance(value, tuple) and value:
         return quote(",".join(str(one) for one in value))
     return "none" if value in (None, ()) else str(value)
+
+
+def _include(algorithm: type[Algorithm]) -> None:
+    """Let setups name an algorithm of an installed package that was not made yet when this module was imported."""
+    found = {one for one in LATER if algorithm.__qualname__ == one[1] and f"{algorithm.__module__}.".startswith(one[0])}
+    if found:
+        LATER.difference_update(found)
+        ALGORITHMS.setdefault(algorithm.model_fields["name"].default, algorithm)
+        Setup.model_fields["algorithm"].annotation = any_of(ALGORITHMS)
+        Setup.model_rebuild(force=True)
+
+
+if LATER:
+    WHEN_MADE.append(_include)

@@ -1,7 +1,7 @@
 """The algorithms that a setup may name, and the defaults that each brings along."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Union
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field, WrapValidator
 
@@ -22,11 +22,16 @@ def _algorithm(value: object, choose: Callable[[object], Algorithm]) -> Algorith
     return choose({"name": value} if isinstance(value, str) else value)
 
 
+def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
+    """The type of any of them, made at run time."""
+    return Union[tuple(algorithms.values())]  # noqa: UP007
+
+
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
 else:
     AnyAlgorithm = Annotated[
-        Union[tuple(ALGORITHMS.values())],  # noqa: UP007 (made at run time)
+        any_of(ALGORITHMS),
         Field(discriminator="name"),
         WrapValidator(_algorithm),
     ]

@@ -7,6 +7,7 @@ Nothing here knows which settings there are; that is `settings`.
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -25,6 +26,18 @@ TOKEN = re.compile(
 )
 TABLE = re.compile(r"\s*\[\[?([^\]]+)\]")
 ASSIGNMENT = re.compile(r"\s*([\w.\-\s\"']+?)\s*=")
+
+
+OTHERS = {
+    "a data file, and no setup; `what-next init DATA` writes a setup for it": (
+        ".csv", ".tsv", ".parquet", ".pq", ".inter", ".item", ".dat", ".gz", ".zst", ".json", ".jsonl", ".ndjson",
+        ".pk", ".pkl", ".pickle", ".xlsx",
+    ),
+    "a model's file, and no setup; `what-next inspect MODEL` shows the settings that it was trained with": (
+        ".safetensors", ".pt", ".pth", ".onnx",
+    ),
+}  # fmt: skip
+"""What people take for a setup, by the end of its name."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +100,23 @@ def parse_text(text: str, source: str = "setup") -> list[Entry]:
     """The entries of a setup.txt."""
     found = list(tokens(text, source))
     if len(found) % 2:
+        alone = _alone(found)
         raise SetupError(
-            f"{source}, line {found[-1].line}: {len(found)} tokens found, an odd number: the last one, "
-            f"{found[-1].text!r}, has no partner; a setup file is pairs of key, value, so look for a value that is "
-            "missing, or for a comma too many (a value that holds a comma stands in double quotes)"
+            f"{source}, line {alone.line}: {len(found)} tokens found, an odd number: {alone.text!r}, has no partner; a "
+            "setup file is pairs of key, value, so look for a comma between them or a value that is missing, or for a "
+            "comma too many (a value that holds a comma stands in double quotes)"
         )
     pairs = zip(found[::2], found[1::2], strict=True)
     entries = [Entry(word(key.text), value.text, f"{source}, line {key.line}", value.quoted) for key, value in pairs]
     return without_doubles(entries)
+
+
+def _alone(found: list[Token]) -> Token:
+    """The token without a partner: on the first line with an odd number where most lines hold pairs, else the last."""
+    counts = Counter(token.line for token in found)
+    odd = [line for line, count in counts.items() if count % 2]
+    line = odd[0] if 2 * len(odd) < len(counts) else found[-1].line
+    return next(token for token in reversed(found) if token.line == line)
 
 
 def parse_toml(text: str, source: str = "setup") -> list[Entry]:
@@ -138,6 +160,9 @@ def without_doubles(entries: list[Entry]) -> list[Entry]:
 
 def parse_file(path: Path) -> list[Entry]:
     """The entries of a setup file, TOML where its name ends in .toml."""
+    kind = next((kind for kind, endings in OTHERS.items() if path.suffix.lower() in endings), None)
+    if kind is not None and path.is_file():
+        raise SetupError(f"{path}: is {kind}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import accumulate
 from os.path import normpath
 from pathlib import Path
 from types import NoneType, UnionType
@@ -22,6 +23,8 @@ from what_next.setup_file import Entry, without_doubles, word
 
 WORD = "WORD"
 """Stands for any word, at the end of a key that is free; a key that was read has no capitals."""
+LONG = re.compile(r"[+-]?\d{19,4000}")
+"""A whole number that may not fit into 64 bits."""
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
 
 
@@ -42,6 +45,12 @@ def is_list(field: FieldInfo) -> bool:
     return any(get_origin(one) in (tuple, list) for one in choices(field))
 
 
+def named_models(field: FieldInfo) -> dict[str, type[BaseModel]]:
+    """The models that a field chooses from, by name; empty where it is no such choice."""
+    models = [one for one in choices(field) if isinstance(one, type) and issubclass(one, BaseModel)]
+    return {get_args(one.model_fields["name"].annotation)[0]: one for one in models} if len(models) > 1 else {}
+
+
 def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every dotted key of a model with its field; where a group has a choice of models, that of the one chosen.
 
@@ -55,7 +64,7 @@ def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "
         elif len(models) == 1:
             yield from leaves(models[0], entries, key + ".")
         else:
-            named = {get_args(one.model_fields["name"].annotation)[0]: one for one in models}
+            named = named_models(field)
             entry = entries.get(key) or entries.get(key + ".name")
             chosen = word(entry.value) if entry else field.get_default(call_default_factory=True).name
             if entry and chosen not in named:
@@ -109,7 +118,7 @@ def resolve(model: type[BaseModel], entries: Sequence[Entry]) -> tuple[list[Entr
             field = found
             key += ".0" if is_list(field) else ""
         else:
-            raise SetupError(f"{entry.where}: {unknown(entry.key, fields)} (found {entry.key}, {entry.value})")
+            raise SetupError(f"{entry.where}: {unknown(entry.key, fields, model)} (found {entry.key}, {entry.value})")
         full.append(replace(entry, key=key))
         used[key] = field
         if group := _free(key, fields):
@@ -151,7 +160,11 @@ def convert(entry: Entry, field: FieldInfo, folder: Path) -> object:
         joined = folder / Path(entry.value).expanduser()
         short = Path(normpath(joined))  # `src/../data` reads better as `data`, where no link makes them differ
         return short if short.resolve() == joined.resolve() else joined
-    return entry.value if is_list(field) else word(entry.value)
+    value = word(entry.value)
+    if int in choices(field) and LONG.fullmatch(value) and not -(2**63) <= int(value) < 2**63:
+        may_be = allowed(field).removesuffix(" and below 2^63")
+        raise SetupError(f"{entry.where}: {entry.key} is {_short(entry.value)}; allowed: {may_be} and below 2^63")
+    return entry.value if is_list(field) else value
 
 
 def allowed(field: FieldInfo) -> str:
@@ -166,7 +179,7 @@ def allowed(field: FieldInfo) -> str:
             names = {bool: "yes or no", int: "a whole number", float: "a number", Path: "a path", str: "a text"}
             words.append(names.get(choice, str(getattr(choice, "__name__", choice))))
     bounds = [
-        f"{say} {getattr(bound, name):g}"
+        f"{say} {_number(getattr(bound, name))}"
         for bound in field.metadata
         for name, say in BOUNDS.items()
         if hasattr(bound, name)
@@ -175,18 +188,51 @@ def allowed(field: FieldInfo) -> str:
     return " ".join(part for part in parts if part)
 
 
+def _number(bound: int | float) -> str:
+    """A bound as people write it: `2^63`, and no digit of a whole number is left out."""
+    if isinstance(bound, int):
+        return f"2^{bound.bit_length() - 1}" if bound >= 2**31 and bound.bit_count() == 1 else str(bound)
+    return f"{bound:g}"
+
+
 def listed(words: Sequence[str], last: str = "and") -> str:
     """Words as a list in a sentence: `a, b or c`."""
     return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def unknown(key: str, fields: Mapping[str, FieldInfo]) -> str:
-    """What to say of a key that there is none of: the nearest, and its neighbours."""
+def unknown(key: str, fields: Mapping[str, FieldInfo], model: type[BaseModel] | None = None) -> str:
+    """What to say of a key that there is none of: what may be meant, and all keys of its group."""
     keys = [known.removesuffix(".name") for known in fields]
-    below = [known for known in keys if known.startswith(key + ".")]
-    parent = key.rpartition(".")[0]
-    beside = [known for known in keys if known.rpartition(".")[0] == parent] or [k for k in keys if "." not in k]
-    return f"there is no setting {key!r}{_nearest(key, below or keys)}; allowed: {listed(below or beside)}"
+    heads = ["", *accumulate(key.split("."), "{}.{}".format)]
+    inside = {head: [known for known in keys if known.startswith(head + ".")] for head in heads[1:]}
+    group = next((head for head in reversed(heads) if inside.get(head)), "")
+    if not group and "." in key:  # the group itself is mistyped
+        group = get_close_matches(key, keys, n=1, cutoff=0)[0].partition(".")[0]
+    below = [known for known in keys if group and known.startswith(f"{group}.")]
+    if not below:  # of the groups their names alone: each lists its own
+        first = dict.fromkeys(known.partition(".")[0] for known in keys)
+        below = [head if head in keys else f"{head}.*" for head in first]
+    missing = max((known for known in keys if key.startswith(known) and key[len(known)] != "."), key=len, default="")
+    hint = f" (is a comma missing after {missing!r}?)" if missing else ""
+    meant = f"; {own}" if model and (own := _of_another(key, model)) else _nearest(key, keys)
+    return f"there is no setting {key!r}{meant}{hint}; allowed: {listed(below)}"
+
+
+def _of_another(key: str, model: type[BaseModel]) -> str | None:
+    """Which choice of a group a key belongs to: `algorithm.sqn.weight`, or `algorithm.weight` of another algorithm."""
+    group, _, rest = key.partition(".")
+    named = named_models(model.model_fields[group]) if group in model.model_fields else {}
+    chosen, _, own = rest.partition(".")
+    if chosen in named and own in named[chosen].model_fields:
+        return f"with `{group}, {chosen}` it is called {f'{group}.{own}'!r}"
+    owners = [name for name, one in named.items() if rest in one.model_fields]
+    return f"it belongs to {listed(owners)}" if owners else None
+
+
+def _short(value: object) -> str:
+    """What was found, cut where it is long."""
+    told = repr(value)
+    return told if len(told) <= 80 else f"{told[:60]}... ({len(told):,} characters)"
 
 
 def _nearest(found: str, known: Sequence[str] | Mapping[str, object]) -> str:
@@ -212,7 +258,7 @@ def _explain(
     key = f"{key}.name" if f"{key}.name" in fields and details["type"] != "value_error" else key
     entry, field = entries.get(key), field_of(key, fields)
     where = entry.where if entry else source
-    found = repr(entry.value if entry else details["input"])
+    found = _short(entry.value if entry else details["input"])
     short = key.removesuffix(".name")
     if details["type"] == "missing":
         return f"{where}: the setting {short!r} is missing; allowed: {allowed(field) if field else 'a value'}"

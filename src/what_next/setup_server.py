@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from what_next.setup_groups import Group
 
+LEAST_TEMPERATURE = 1e-3
+"""Below, scores over the temperature are more than numbers can hold; 0 takes the best."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses that nobody reaches from another machine."""
 
@@ -73,6 +75,11 @@ class Server(Group):
 
     @model_validator(mode="after")
     def _fitting(self) -> "Server":
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"server.temperature is {self.temperature:g}; allowed: 0, which takes the best, or at least "
+                f"{LEAST_TEMPERATURE:g}"
+            )
         if self.temperature and self.epsilon:
             raise ValueError(
                 f"server.temperature and server.epsilon are {self.temperature:g} and {self.epsilon:g}; allowed: one of "

@@ -72,6 +72,10 @@ class State:
         if space is None and trials:
             self.space = self._measured()
 
+    def __repr__(self) -> str:
+        split = f"split {self.split.kind} {self.split.hash}"
+        return f"State({len(self.train_users):,} training users, {split};\n  {self.dataset!r})"
+
     def _has_inputs(self) -> None:
         """Raises a `SetupError` where the encoder is to read what the log does not hold."""
         inputs, dataset = self.setup.inputs, self.dataset
@@ -119,13 +123,13 @@ class State:
     def get_random_user_history(self, batch: int, rng: np.random.Generator | None = None) -> History:
         """What `batch` random training users heard, repeats among them possible.
 
-        The complete history that training may know; or, with the setting `window`, that many events in a row from a
-        random place (all of a shorter history).
+        The complete history that training may know; or, of one that is longer than the setting `window` (without it,
+        `max_length`), that many events in a row from a random place.
         """
         rng = rng or np.random.default_rng()
         users = rng.choice(self.train_users, size=batch)
         known = self.split.known[users]
-        lengths = np.minimum(known, self.setup.window) if self.setup.window else known
+        lengths = np.minimum(known, self.setup.longest)
         return self.histories(users, rng.integers(known - lengths + 1), lengths)
 
     def get_batch(self, step: int) -> History:

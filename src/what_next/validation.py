@@ -10,6 +10,8 @@ from what_next.state import State
 
 MOST = 10_000
 """Validation users that are measured during training, at most: always the same ones."""
+EVENTS = 2**21
+"""Events of their histories, at most (or one user's)."""
 
 
 def validate(agent: Agent, state: State) -> dict[str, float]:
@@ -27,9 +29,12 @@ def _next_items(policy: LearnedPolicy) -> dict[str, float]:
     targets = Targets.of(state.dataset, state.split, "validation")
     if not len(targets):
         return {}
-    if len(targets) > MOST:
-        chosen = np.sort(np.random.default_rng(state.setup.split.seed).choice(len(targets), MOST, replace=False))
-        targets = targets.of_rows(chosen)
+    if len(targets) > MOST or targets.before.sum() > EVENTS:
+        chosen = np.random.default_rng(state.setup.split.seed).choice(
+            len(targets), min(MOST, len(targets)), replace=False
+        )
+        chosen = chosen[: max(1, np.searchsorted(targets.before[chosen].cumsum(), EVENTS))]
+        targets = targets.of_rows(np.sort(chosen))
     ranks = rank(policy, targets, state.histories)
     return {"ndcg@10": float(ranks.ndcg.mean()), "hr@10": float(ranks.hr.mean()), "users": float(len(targets))}
 

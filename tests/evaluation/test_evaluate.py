@@ -75,9 +75,9 @@ def test_hits_and_their_ranks_by_hand(world):
     known = world([[item] for item in range(40)], [*range(21)], [*range(20), 21], [*range(20), 22])
     result = judge(known, {"agent": [Always([21, 30, 20, *range(31, 38)])]}, windows_of(known, (20,)))
     agent = result["policies"]["agent"]
-    assert agent["hr@10"]["mean"] == pytest.approx(2 / 3)
-    assert agent["ndcg@10"]["mean"] == pytest.approx((1 + 1 / 2) / 3)
-    assert agent["hr@10"]["n"] == 3
+    assert agent["window_hr@10"]["mean"] == pytest.approx(2 / 3)
+    assert agent["window_ndcg@10"]["mean"] == pytest.approx((1 + 1 / 2) / 3)
+    assert agent["window_hr@10"]["n"] == 3
     assert agent["repeats"]["mean"] == pytest.approx(1 / 3)  # one of them did hear 21 in the end
 
 
@@ -85,7 +85,7 @@ def test_a_next_item_that_nobody_may_name_is_not_held_against_anybody(world):
     known = world([[item] for item in range(40)], [*range(21)], [*range(20), 0])
     policies = {"agent": [Always(range(20, 30))], "true_next": [TrueNext({20: np.array([20, 0], np.int32)})]}
     result = judge(known, policies, windows_of(known, (20,)))
-    assert result["policies"]["agent"]["hr@10"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 1}
+    assert result["policies"]["agent"]["window_hr@10"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 1}
     assert result["policies"]["true_next"]["spread@20"]["n"] == 1
     assert result["differences"]["agent-true_next"]["spread@20"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 1}
 
@@ -95,12 +95,12 @@ def test_the_answer_has_the_shape_that_was_promised(crowd):
     result = judge(crowd, everyone(crowd, windows), windows)
     assert list(result) == ["data", "split", "seeds", "windows", "policies", "differences", "share_of_oracle"]
     assert result["split"] == SPLIT
-    metrics = {"spread@5", "spread@20", "hr@10", "ndcg@10", "coverage", "repeats", "fallbacks"}
+    metrics = {"spread@5", "spread@20", "window_hr@10", "window_ndcg@10", "coverage", "repeats", "fallbacks"}
     for name, told in result["policies"].items():
-        assert set(told) == (metrics - {"hr@10", "ndcg@10"} if name == "true_next" else metrics)
+        assert set(told) == (metrics - {"window_hr@10", "window_ndcg@10"} if name == "true_next" else metrics)
     baselines = ("random", "untrained", "true_next", "nearest_mean", "steer")
     assert set(result["differences"]) == {f"{one}-{other}" for one in ("agent", "agent_critic") for other in baselines}
-    assert set(result["differences"]["agent-random"]) == {"spread@5", "spread@20", "hr@10", "ndcg@10"}
+    assert set(result["differences"]["agent-random"]) == {"spread@5", "spread@20", "window_hr@10", "window_ndcg@10"}
     assert set(result["share_of_oracle"]["steer"]) == {"spread@5", "spread@20"}
     for part in ("policies", "differences", "share_of_oracle"):
         for told in result[part].values():

@@ -60,7 +60,7 @@ def test_there_is_something_to_learn(result):
 
 def test_random_hits_by_chance_alone_and_covers_what_as_many_draws_cover(result):
     random, draws = result["policies"]["random"], sum(one["windows"] for one in result["windows"].values())
-    assert random["hr@10"]["mean"] == pytest.approx(10 / 1662, abs=0.004)
+    assert random["window_hr@10"]["mean"] == pytest.approx(10 / 1662, abs=0.004)
     assert random["coverage"]["mean"] == pytest.approx(1 - np.exp(-draws / 1682), abs=0.02)
     assert random["repeats"]["mean"] == pytest.approx(0.06, abs=0.03)
 

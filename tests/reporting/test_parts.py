@@ -15,7 +15,7 @@ from what_next.reporting import attributes, stories, tail, words
 from what_next.reporting.drawing import HEX, drawn, label, shortened
 from what_next.reporting.figures import told_of
 from what_next.reporting.learning import binned, read_log, smoothed
-from what_next.reporting.tables import minus
+from what_next.reporting.tables import minus, of_windows
 from what_next.reporting.view import View, between, cleaned, counted, number, percent
 
 from .films import hits, verdict_of, with_values
@@ -297,3 +297,13 @@ def test_numbers_are_written_with_a_minus_and_never_as_less_than_nothing() -> No
     assert (counted(1, "user"), counted(1234, "user")) == (f"1{SPACE}user", f"1,234{SPACE}users")
     assert cleaned(" a\x00b\r\nc\u2028 ") == "a b c"
     assert (minus("agent-item_knn"), minus("a-b - c")) == (f"agent {MINUS} item_knn", f"a-b {MINUS} c")
+
+
+def test_a_table_has_no_more_columns_than_fit_beside_each_other() -> None:
+    told = {f"policy {n}": {"hr@10": {"mean": n / 20, "low": 0.0, "high": 1.0, "n": 3}} for n in range(16)}
+    windows = {"windows": {}, "data": "d", "split": {"users": 1, "kind": "users", "hash": "0"}, "seeds": [0]}
+    _, tables = of_windows({**windows, "policies": told, "differences": {}})
+    assert [len(table.columns) for table in tables] == [7, 7, 2]
+    assert [name for table in tables for name, _ in table.columns] == list(told)
+    assert [cell.mean for table in tables for cell in table.rows[0][2]][7] == number(7 / 20)
+    assert "columns 8 to 14 of 16" in tables[1].caption

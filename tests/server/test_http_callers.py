@@ -167,6 +167,9 @@ def test_too_many_requests_are_429_and_told_when_to_come_again(tmp_path: Path) -
     assert refused
     assert refused[0].headers["retry-after"] == "1"
     assert refused[0].json()["error"]["code"] == "too_many_requests"
+    told = refused[0].json()["error"]["message"]
+    assert "rate limit of 3 requests a second" in told
+    assert "server.rate" in told
 
 
 @pytest.mark.parametrize("ids", ["none", "hashed"])

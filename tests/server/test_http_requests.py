@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,15 @@ def test_the_same_seed_draws_the_same_items_with_chances_below_one(one: Service)
     assert ids(first) == ids(second)
     assert all(0 < item["propensity"] < 1 for item in first["items"])
     assert first["recommendation_id"] != second["recommendation_id"]
+
+
+def test_temperature_0_takes_the_best_whatever_the_setup_says(tmp_path: Path) -> None:
+    with service(tmp_path, temperature=1.0) as one:
+        for policy in ("trained", "popular"):
+            question = {"user_id": "u2", "k": 5, "policy": policy, "explore": {"temperature": 0}}
+            first, second = one.recommend(**question), one.recommend(**question)
+            assert ids(first) == ids(second)
+            assert [item["propensity"] for item in first["items"]] == [1.0] * 5
 
 
 def test_a_batch_answers_each_question_for_itself(one: Service) -> None:

@@ -202,3 +202,11 @@ def test_begin_my_own_history_leaves_the_person(opens: Opens) -> None:
     seen.page.locator("#history small", has_text="0 events").wait_for()
     seen.settled()
     seen.page.wait_for_function("() => document.activeElement.id === 'who'")  # the button is gone, the focus is not
+
+
+def test_popular_items_are_asked_for_without_a_draw(tab: Seen) -> None:
+    asked = posted(tab, "/v1/recommendations")
+    tab.page.reload()
+    tab.page.locator("section.list.popular li.item").first.wait_for()
+    explored = {body["policy"]: body.get("explore") for body in asked}
+    assert explored == {"trained": None, "popular": {"temperature": 0}, "random": None}

@@ -200,7 +200,7 @@ def test_a_service_that_never_explored_has_no_evidence(models: Path, run: Run) -
         walk(service, rounds=1, temperature=0.0)
         code, told = run("promote", first, "--model", better)
         assert (code, told["gate"], len(service.store.deployments())) == (3, None, 1)
-        assert f"{PEOPLE} answers left out: every item was taken for certain" in told["why"]
+        assert f"{PEOPLE} answers left out: given without exploration" in told["why"]
         assert "serve with server.temperature or server.epsilon" in told["why"]
 
 

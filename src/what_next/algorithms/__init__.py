@@ -5,6 +5,7 @@ line in `KNOWN`. Others are found through the entry point group `what_next.algor
 passed as an object from Python.
 """
 
+import sys
 import warnings
 from importlib.metadata import entry_points
 
@@ -71,10 +72,20 @@ __all__ = [
 ]
 
 
+LATER: set[tuple[str, str]] = set()
+"""Module and name of algorithms whose module was itself being imported when they were looked for."""
+
+
 def known_algorithms() -> dict[str, type[Algorithm]]:
-    """The algorithms by name: the project's own, and those of installed packages (group `what_next.algorithms`)."""
+    """The algorithms by name: the project's own, and those of installed packages (group `what_next.algorithms`).
+
+    One whose module is just being imported, and imports this, is not made yet: it is noted in `LATER`.
+    """
     known = {algorithm.model_fields["name"].default: algorithm for algorithm in KNOWN}
     for point in entry_points(group="what_next.algorithms"):
+        if _being_imported(point.module):
+            LATER.add((point.module, point.attr))
+            continue
         try:
             algorithm = point.load()
             if not (isinstance(algorithm, type) and issubclass(algorithm, Algorithm)):
@@ -88,3 +99,8 @@ def known_algorithms() -> dict[str, type[Algorithm]]:
         else:
             known[name] = algorithm
     return known
+
+
+def _being_imported(module: str) -> bool:
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))

@@ -1,6 +1,6 @@
 """What every algorithm is."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,10 @@ from what_next.types import Events, Trajectories
 
 Networks = Mapping[str, nn.Module]
 Search = Mapping[str, tuple[Any, ...]]
+
+
+WHEN_MADE: list[Callable[[type["Algorithm"]], None]] = []
+"""Called with every further class of algorithms."""
 
 
 class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -52,6 +56,12 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Where `what-next tune` looks: a field (or a setting of the setup), and a pair of numbers or the values to try."""
     numbers: ClassVar[int] = 0
     """How many numbers `inputs` adds to each event."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **more: Any) -> None:
+        super().__pydantic_init_subclass__(**more)
+        for told in WHEN_MADE:
+            told(cls)
 
     @classmethod
     def defaults(cls) -> dict[str, object]:

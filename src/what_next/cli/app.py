@@ -2,12 +2,14 @@
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from what_next import __version__
 from what_next.cli import backup, compare, data, estimate, evaluate, export, log, model, promote, serve, tune
 from what_next.cli.guard import emit, guarded
 from what_next.data.files import write_files
@@ -16,14 +18,17 @@ from what_next.errors import WhatNextError
 from what_next.evaluation import METRICS
 from what_next.models.encoders import ENCODERS
 from what_next.rewards import REWARDS
-from what_next.settings import ALGORITHMS, Setup
+from what_next.settings import ALGORITHMS, Setup, settings_of
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Recommenders that learn from what happens next.",
-)
+
+def _version(asked: bool) -> bool:
+    if asked:
+        print(f"what-next {__version__}")
+        raise typer.Exit
+    return asked
+
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
 model.register(app)
 app.command("evaluate")(evaluate.evaluate)
@@ -37,6 +42,15 @@ app.command("rollback")(promote.rollback)
 app.add_typer(log.app, name="log")
 backup.register(app)
 app.command("export")(export.export)
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Recommenders that learn from what happens next."""
 
 
 @app.command("init")
@@ -65,20 +79,39 @@ def list_known(
     kind: Annotated[str, typer.Argument(help="algorithms, encoders, rewards, data or metrics.")],
     as_json: data.Json = False,
 ) -> None:
-    """Name what there is."""
-    known = {
-        "algorithms": list(ALGORITHMS),
-        "encoders": list(ENCODERS),
-        "rewards": list(REWARDS),
-        "data": list(KNOWN),
-        "metrics": list(METRICS),
-    }
-    if kind not in known:
-        raise WhatNextError(f"list {kind!r}: expected one of {', '.join(known)}")
+    """Name what there is, each with a line about it, and algorithms with their settings."""
+    if kind not in KINDS:
+        raise WhatNextError(f"list {kind!r}: expected one of {', '.join(KINDS)}")
+    known = KINDS[kind]()
     if as_json:
-        emit({kind: known[kind]})
-    else:
-        Console().print("\n".join(known[kind]), highlight=False)
+        emit({kind: list(known), "about": known} | ({"settings": _settings()} if kind == "algorithms" else {}))
+        return
+    width, own = max(map(len, known)), _settings() if kind == "algorithms" else {}
+    say = Console(soft_wrap=True, highlight=False).print
+    for name, about in known.items():
+        say(f"{name:<{width}}  {about}", markup=False)
+        for key, default in own.get(name, {}).items():
+            say(f"{'':<{width}}    {key}, {default}", markup=False)
+
+
+def _settings() -> dict[str, dict[str, str]]:
+    """The keys of each algorithm's own settings, with their defaults."""
+    return {name: {one.key: one.default or "" for one in settings_of(name)} for name in ALGORITHMS}
+
+
+def _first_lines(classes: Mapping[str, type]) -> dict[str, str]:
+    """What the docstring of each begins with."""
+    return {name: (one.__doc__ or "").strip().partition("\n")[0] for name, one in classes.items()}
+
+
+KINDS: dict[str, Callable[[], dict[str, str]]] = {
+    "algorithms": lambda: _first_lines(ALGORITHMS),
+    "encoders": lambda: _first_lines(ENCODERS),
+    "rewards": lambda: _first_lines(REWARDS),
+    "data": lambda: {name: one.what for name, one in KNOWN.items()},
+    "metrics": lambda: dict(METRICS),
+}
+"""What `list` knows, with a line about each."""
 
 
 @guarded

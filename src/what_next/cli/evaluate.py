@@ -9,7 +9,7 @@ from rich.console import Console
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides, SetupFile
-from what_next.cli.words import ids_of, part_of, seeds_of, weights_of
+from what_next.cli.words import ids_of, part_of, seeds_of, trained_setup, weights_of
 from what_next.data import Dataset
 from what_next.errors import SetupError
 from what_next.evaluation.table import table
@@ -49,7 +49,9 @@ def evaluate(
     as_json: Json = False,
 ) -> int:
     """Judge the agent beside rules, baselines and chance, on what training never saw."""
-    settings, part, given = Setup.read(setup, overrides or []), part_of(split), seeds_of(seeds)
+    part, given = part_of(split), seeds_of(seeds)
+    # With seeds, models are trained as the setup says; without, one is judged that is there.
+    settings = trained_setup(setup, overrides or []) if given is None else Setup.read(setup, overrides or [])
     mask, steps = mask_of(settings, allowed, blocked), weights_of(weights)
     if steps and not report:
         raise SetupError("--weights: is what the page shows; name it with --report FILE")

@@ -8,11 +8,10 @@ from typing import Any, ParamSpec
 
 from rich.console import Console, RenderableType
 
+from what_next.cli.interrupts import INTERRUPTED
 from what_next.errors import WhatNextError
 from what_next.report import Report
 
-INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C ended, by convention 128 + SIGINT."""
 WIDE = 10_000
 """Columns where there is no terminal."""
 
@@ -28,6 +27,16 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             return command(*args, **kwargs)
         except WhatNextError as error:
             Console(stderr=True, soft_wrap=True).print(f"what-next: {error}", markup=False, highlight=False)
+            return 2
+        except (MemoryError, RuntimeError) as error:
+            if not (isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)):
+                raise
+            told = str(error).splitlines()[0] if str(error) else "an array did not fit"
+            Console(stderr=True, soft_wrap=True).print(
+                f"what-next: memory ran out ({told}); what was saved is intact; lower batch_size, dim or max_length",
+                markup=False,
+                highlight=False,
+            )
             return 2
         except KeyboardInterrupt:
             Console(stderr=True).print("what-next: interrupted", highlight=False)

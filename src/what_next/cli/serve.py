@@ -3,6 +3,7 @@
 import json
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from rich.table import Table
 from what_next.cli.data import Json
 from what_next.cli.guard import emit
 from what_next.cli.model import Overrides, SetupFile
+from what_next.cli.stored import opened
 from what_next.errors import SetupError
 from what_next.settings import Setup
 
@@ -32,7 +34,8 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
     """
     from what_next.server.http.run import serve as run  # imported late: the libraries of the extra may be missing
 
-    settings = Setup.read(setup, [*(overrides or []), "train=no"])
+    settings = _settings(setup, overrides)
+    _may_begin(settings)
     people = Console(stderr=True, soft_wrap=True)
     filling = _Filling(people)
 
@@ -47,6 +50,26 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
     finally:
         filling.end()
     return 0
+
+
+def _may_begin(settings: Setup) -> None:
+    """Raises what the service would refuse to start with, while there is no store: so none is left behind."""
+    from what_next.server.engine.versions import check
+    from what_next.server.store import store_of
+
+    place, server = store_of(settings), settings.server
+    if not isinstance(place, Path) or place.exists():
+        return
+    for agent in (settings.model_agent_path, server.candidate):
+        if agent is not None:
+            check(agent)
+    if server.import_data and not settings.data.exists():
+        raise SetupError(f"{settings.data}: no such file; to start with an empty store, set server.import_data to no")
+    if server.needs_keys:
+        raise SetupError(
+            f"server.host is {server.host}, and there is no store yet with an API key: without one, nobody may ask. "
+            "Make one with `what-next key add SETUP --name NAME --role admin`, or listen on 127.0.0.1"
+        )
 
 
 class _Filling:
@@ -107,11 +130,8 @@ def add(
 @keys.command("list")
 def list_keys(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """List the keys by name, with their roles; the keys themselves are not kept."""
-    store = _store(setup, overrides)
-    try:
+    with opened(_settings(setup, overrides)) as store:
         found = store.keys()
-    finally:
-        store.close()
     rows = [
         {"name": one.name, "role": one.role, "created": _day(one.created), "revoked": one.revoked and _day(one.revoked)}
         for one in found
@@ -128,11 +148,8 @@ def list_keys(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fal
 @keys.command("revoke")
 def revoke(setup: SetupFile, name: Name, overrides: Overrides = None, as_json: Json = False) -> None:
     """Revoke a key: within five seconds, no service on this store answers it any more."""
-    store = _store(setup, overrides)
-    try:
+    with opened(_settings(setup, overrides)) as store:
         store.revoke_key(name)
-    finally:
-        store.close()
     if as_json:
         emit({"revoked": name})
     else:
@@ -148,7 +165,11 @@ def register(app: typer.Typer) -> None:
 def _store(setup: SetupFile, overrides: Overrides) -> "Store":
     from what_next.server.store import Store, store_of
 
-    return Store.open(store_of(Setup.read(setup, [*(overrides or []), "train=no"])))
+    return Store.open(store_of(_settings(setup, overrides)))
+
+
+def _settings(setup: SetupFile, overrides: Overrides) -> Setup:
+    return Setup.read(setup, [*(overrides or []), "train=no"])
 
 
 def _tell(people: Console, facts: dict[str, Any]) -> None:

@@ -7,10 +7,11 @@ import typer
 from rich.console import Console
 
 from what_next.cli.data import Json
-from what_next.cli.guard import INTERRUPTED, emit
+from what_next.cli.guard import emit
+from what_next.cli.interrupts import INTERRUPTED
 from what_next.cli.model import Overrides, SetupFile
 from what_next.settings import Setup
-from what_next.tuning import Trial
+from what_next.tuning import Trial, monitor
 from what_next.tuning import tune as tune_setup
 
 
@@ -30,11 +31,18 @@ def tune(
     """
     people = Console(stderr=True, soft_wrap=True)
 
-    def tell(trial: Trial, best: Trial) -> None:
-        line = f"trial {trial.number} of {trials}: {trial}, in {trial.seconds:.0f} s (best: trial {best.number})"
-        people.print(line, highlight=False, markup=False)
+    settings, took = Setup.read(setup, overrides or []), list[float]()
+    metric = monitor(settings)
 
-    found = tune_setup(Setup.read(setup, overrides or []), trials, seconds=seconds, study=study, tell=tell)
+    def tell(trial: Trial, best: Trial) -> None:
+        took.append(trial.seconds)
+        left = (trials - trial.number) * sum(took) / len(took)
+        more = f"; about {left / 60:.0f} min left" if left >= 90 else f"; about {left:.0f} s left" if left else ""
+        line = f"trial {trial.number} of {trials}: {metric} {trial}, in {trial.seconds:.0f} s"
+        people.print(f"{line} (best: trial {best.number}, {best.score:.4f}){more}", highlight=False, markup=False)
+
+    people.print(f"{trials} trials by {metric} on the validation users", highlight=False)
+    found = tune_setup(settings, trials, seconds=seconds, study=study, tell=tell)
     if as_json:
         emit(found.as_json())
     elif found.best:

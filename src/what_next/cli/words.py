@@ -1,12 +1,16 @@
 """Values of options that several commands share."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from what_next.artefacts import read_trained
 from what_next.data import Catalogue
 from what_next.data.splits import Part
 from what_next.errors import SetupError, WhatNextError
+from what_next.settings import Setup
 
 SHOWN = 10
 """Unknown ids that are named."""
@@ -25,8 +29,9 @@ def seeds_of(text: str | None) -> list[int] | None:
     if text is None:
         return None
     words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words) or len(set(map(int, words))) < len(words):
-        raise SetupError(f"--seeds {text!r}: expected different whole numbers, such as 0,1,2")
+    numbers = {int(word) for word in words if re.fullmatch(r"\s*[0-9]{1,19}\s*", word)}
+    if len(numbers) < len(words) or max(numbers) >= 2**63:
+        raise SetupError(f"--seeds {text!r}: expected different whole numbers below 2^63, such as 0,1,2")
     return [int(word) for word in words]
 
 
@@ -41,6 +46,17 @@ def weights_of(text: str | None) -> list[float]:
     if len(weights) < 2 or min(weights) < 0 or len(set(weights)) < len(weights):
         raise SetupError(f"--weights {text!r}: expected different numbers of at least 0, such as 0,0.5,2")
     return weights
+
+
+def trained_setup(path: Path, overrides: Sequence[str]) -> Setup:
+    """The setup of a trained model, see `read_trained`; an algorithm that is given and does not hold is told."""
+    found, given = read_trained(path, overrides), Setup.read(path, overrides).algorithm
+    if found.algorithm != given:
+        told = (
+            f"{found.model_agent_path}: was trained by {found.algorithm!r}; that holds, and not {given!r} of the setup"
+        )
+        Console(stderr=True, soft_wrap=True).print(told, markup=False, highlight=False)
+    return found
 
 
 def ids_of(path: Path | None, catalogue: Catalogue) -> list[str] | None:

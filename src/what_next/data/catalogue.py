@@ -12,6 +12,9 @@ from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from what_next.errors import CatalogueError, DataError
 
+SHOWN = 12
+"""Names that are told, at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
@@ -32,6 +35,10 @@ class Catalogue:
     attributes: Float32[np.ndarray, "items attributes"]
     center: Float32[np.ndarray, "attributes"]
     scale: Float32[np.ndarray, "attributes"]
+
+    def __repr__(self) -> str:
+        names = [*self.names[:SHOWN], *(["..."] if len(self.names) > SHOWN else [])]
+        return f"Catalogue({len(self):,} items, {len(self.names)} attributes: {', '.join(names) or 'none'})"
 
     @classmethod
     def from_table(cls, table: pl.DataFrame) -> "Catalogue":

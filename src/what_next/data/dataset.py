@@ -54,6 +54,15 @@ class Dataset:
     event_codes: Int32[np.ndarray, "events"] | None = None
     event_words: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        parts = [
+            f"{self.users:,} users",
+            f"{self.events:,} events",
+            *(["times"] if self.timestamps is not None else []),
+        ]
+        parts += [*(["rewards"] if self.rewards is not None else []), *self.context_names]
+        return f"Dataset({self.name!r}: {', '.join(parts)};\n  {self.catalogue!r})"
+
     @property
     def users(self) -> int:
         """How many users there are."""

@@ -91,7 +91,8 @@ def decisions_in(source: Source, told: bool) -> tuple[Source, tuple[str, ...]]:
     masked, sure = answers["masked"], answers["certain"] & ~answers["masked"]
     reasons = {
         "allowed, blocked or ranges permitted some items only": int(masked.sum()),
-        "every item was taken for certain, which shows nothing of other choices": int(sure.sum()),
+        "given without exploration (server.temperature and server.epsilon were 0, or popular items stood in "
+        "for the model), which shows nothing of other choices": int(sure.sum()),
     }
     notes = tuple(f"{count:,} answers left out: {reason}" for reason, count in reasons.items() if count)
     kept = rows.filter(~pl.col("masked") & ~pl.col("certain")).drop("certain")

@@ -128,7 +128,7 @@ class Crowd:
         metrics = {f"spread@{length}": users for length, users in owners.items()}
         metrics |= {"repeats": everyone, "fallbacks": everyone}
         if RANKED in owners:
-            metrics |= {f"hr@{k}": owners[RANKED], f"ndcg@{k}": owners[RANKED]}
+            metrics |= {f"window_hr@{k}": owners[RANKED], f"window_ndcg@{k}": owners[RANKED]}
         return cls(everyone, metrics, len(people), seed)
 
     def told(self, values: Values, over: Values | None = None) -> dict[str, Interval]:
@@ -182,7 +182,7 @@ def _ranked(slates: Sequence[Slate], windows: Windows, k: int) -> Values:
     places = [Places.of_slates(slate.items, windows.following[:, None]) for slate in slates]
     return {
         f"{name}@{k}": np.where(held, np.nan, seed_means(np.stack([metric(one, k) for one in places])))
-        for name, metric in (("hr", hit_rate), ("ndcg", ndcg))
+        for name, metric in (("window_hr", hit_rate), ("window_ndcg", ndcg))
     }
 
 

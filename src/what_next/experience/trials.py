@@ -27,7 +27,7 @@ class TrialExperience(Experience):
 
     def window(self, history: History) -> History:
         """The latest events: as many as the networks were trained on."""
-        return history.last(self.setup.window) if self.setup.window else history
+        return history.last(self.setup.longest)
 
     def factorize(self, nets: Networks, history: History) -> Factors:
         """Attributes of each event; its reward and context, standardised; mean and spread of the sample so far, and one

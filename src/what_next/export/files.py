@@ -71,7 +71,7 @@ def export(agent: Agent, manifest: Manifest, to: Path) -> Exported:
             "export an agent that learns from the log (`what-next list algorithms`)"
         )
     if to.suffix != ".onnx":
-        raise ModelError(f"{to}: the name of an ONNX file ends with .onnx; take {to.with_suffix('.onnx').name}")
+        raise ModelError(f"{to}: the name of an ONNX file ends with .onnx; take {to.stem or 'encoder'}.onnx")
     paths: dict[Graph, Path] = {"history": to, "step": to.with_suffix(".step.onnx")}
     check_paths(paths.values())
     reads: dict[Graph, Read] = {"history": ReadHistory(agent).eval(), "step": ReadStep(agent).eval()}

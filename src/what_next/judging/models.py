@@ -43,7 +43,7 @@ def trained(setup: Setup, state: State, kind: type[State] = State) -> Setup:
     if not is_trained(setup, state):
         training = setup.model_copy(update={"train": True})
         learned = kind(state.dataset, training, state.space)
-        if Environment(Agent(training, state.space), learned, training).train_agent().stopped:
+        if Environment(Agent(training, state.space), learned, training, force=True).train_agent().stopped:
             raise KeyboardInterrupt
     return setup
 

@@ -11,6 +11,8 @@ from what_next.reporting.view import View, between, cleaned, number
 
 MEANS = "mean over users, with its 95\N{NO-BREAK SPACE}% interval"
 Told = Mapping[str, Mapping[str, Interval]]
+COLUMNS = 7
+"""Policies side by side, at most."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +42,22 @@ def full(view: View) -> list[Table]:
     """Every metric of every policy, then of every difference."""
     names = {name: view.colour(name) if name in view.shown else "" for name in view.ranked}
     told = {name: view.policies[name] for name in view.ranked}
-    tables = [_table(f"Every policy, the best first: {MEANS}", told, names, words=True)]
+    tables = _tables(f"Every policy, the best first: {MEANS}", told, names, words=True)
     if view.result["differences"]:
         found = {minus(name): one for name, one in view.result["differences"].items()}
-        tables.append(_table(f"Differences, taken for each user: {MEANS}", found))
+        tables += _tables(f"Differences, taken for each user: {MEANS}", found)
     return tables
 
 
 def of_windows(windows: Mapping[str, Any]) -> tuple[str, list[Table]]:
     """The result of `judge_windows`: its first sentence, and its tables."""
     sentence = markdown(windows).split("\n", 1)[0].replace("`", "")
-    tables = [_table(f"Every policy on windows: {MEANS}", windows["policies"], words=True)]
+    tables = _tables(f"Every policy on windows: {MEANS}", windows["policies"], words=True)
     if windows.get("share_of_oracle"):
-        tables.append(_table("Share of what the oracle earns", windows["share_of_oracle"]))
+        tables += _tables("Share of what the oracle earns", windows["share_of_oracle"])
     if windows.get("differences"):
         found = {minus(name): one for name, one in windows["differences"].items()}
-        tables.append(_table("Differences on windows", found))
+        tables += _tables("Differences on windows", found)
     return sentence, tables
 
 
@@ -64,13 +66,19 @@ def minus(name: str) -> str:
     return cleaned(name).replace(" - " if " - " in name else "-", " \N{MINUS SIGN} ", 1)
 
 
-def _table(caption: str, told: Told, colours: Mapping[str, str] | None = None, *, words: bool = False) -> Table:
+def _tables(caption: str, told: Told, colours: Mapping[str, str] | None = None, *, words: bool = False) -> list[Table]:
+    """As many tables as it takes for each to fit on a page of 1,280 pixels."""
     metrics = dict.fromkeys(metric for one in told.values() for metric in one)
-    rows = [
-        (metric, told_of(metric) if words else "", [_cell(one.get(metric)) for one in told.values()])
-        for metric in metrics
-    ]
-    return Table(caption, [(name, (colours or {}).get(name, "")) for name in told], rows)
+    names, tables = list(told), []
+    for start in range(0, max(1, len(names)), COLUMNS):
+        some = names[start : start + COLUMNS]
+        rows = [
+            (metric, told_of(metric) if words else "", [_cell(told[name].get(metric)) for name in some])
+            for metric in metrics
+        ]
+        more = f" (columns {start + 1} to {start + len(some)} of {len(names)})" if len(names) > COLUMNS else ""
+        tables.append(Table(caption + more, [(name, (colours or {}).get(name, "")) for name in some], rows))
+    return tables
 
 
 def _cell(one: Interval | None) -> Cell:

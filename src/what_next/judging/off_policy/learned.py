@@ -131,7 +131,7 @@ class Learned(TargetPolicy):
         if log.kind == "service":
             slates = log.source.frame.select("slate").collect().to_series().gather(log.order)
             manifest = read_manifest(self.setup.model_agent_path, "agent")
-            for data in {self.setup.data, manifest.made_by(self.setup).data}:
+            for data in {self.setup.data, manifest.made_by(type(self.setup.algorithm)).data}:
                 if is_service_log(data):
                     told = pl.scan_parquet(data).select(pl.col("slate").unique()).collect().to_series()
                     found |= slates.is_in(told.implode()).to_numpy()

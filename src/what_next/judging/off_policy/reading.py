@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from what_next.artefacts import read_trained
 from what_next.data.decision_log import DecisionLog, Roles
 from what_next.data.decision_reader import read_log
 from what_next.errors import SetupError
@@ -15,7 +16,6 @@ from what_next.evaluation.off_policy.marginalised import clusters_of
 from what_next.judging.off_policy.behaviour import estimate_behaviour
 from what_next.judging.off_policy.learned import Learned
 from what_next.judging.off_policy.targets import COLUMNS, Frequencies, TargetPolicy, Told, Uniform
-from what_next.settings import Setup
 
 LOGS = {".csv", ".tsv", ".parquet", ".pq", ".gz", ".dat", ".inter", ".pk", ".pkl", ".pickle"}
 """Endings of files that are logs; any other file is a setup."""
@@ -82,7 +82,7 @@ def policy_of(name: str, log: DecisionLog, reading: Reading) -> TargetPolicy:
         return Frequencies(path, reading.roles)
     if path.suffix.lower() == ".safetensors":
         raise SetupError(f"{path}: is a model's file; name its setup, which says how it is served, too")
-    return Learned(name, Setup.read(path, [*reading.overrides, "train=no"]), seen=reading.seen)
+    return Learned(name, read_trained(path, [*reading.overrides, "train=no"]), seen=reading.seen)
 
 
 def read(reading: Reading) -> tuple[DecisionLog, dict[str, Any]]:

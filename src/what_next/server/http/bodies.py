@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 from what_next.server.asks import Ask
 from what_next.server.http.fields import LONGEST, Body, Id, Number, Numbers, Reward, Text, Time, Word, by_name
 from what_next.server.store.writes import EventRow, FeedbackRow, ItemRow
+from what_next.setup_server import LEAST_TEMPERATURE
 
 SLOTS, HISTORY, MASKED, RANGES, BATCH, EVENTS = 200, 1000, 10_000, 32, 100, 1000
 """Most items of an answer, ids of a history, of a list of allowed or blocked items, ranges, and sizes of batches."""
@@ -30,21 +31,26 @@ def _one_of(schema: dict[str, Any]) -> None:
         first = schema["properties"][name].pop("anyOf")[0]
         schema["properties"][name] = {**first, **schema["properties"][name]}
         schema["properties"][name].pop("default")
+    schema["properties"]["temperature"]["not"] = {"exclusiveMinimum": 0, "exclusiveMaximum": LEAST_TEMPERATURE}
     schema["oneOf"] = [{"required": ["temperature"]}, {"required": ["epsilon"]}]
 
 
 class Explore(Body):
-    """How items are drawn: by a softmax of this temperature, or the best with a chance of a random one."""
+    """How items are drawn: by a softmax of this temperature (0: the best), or the best and at times a random one."""
 
     model_config = ConfigDict(json_schema_extra=_one_of)
 
-    temperature: Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=1e3, allow_inf_nan=False)] | None = Field(
+        default=None, description="0 takes the best, as the setting server.temperature does; or at least 0.001"
+    )
     epsilon: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> "Explore":
         if len(self.model_fields_set) != 1 or self.temperature is self.epsilon:
             raise ValueError("must hold a number for one of temperature and epsilon")
+        if 0 < (self.temperature or 0) < LEAST_TEMPERATURE:
+            raise ValueError(f"temperature must be 0, which takes the best, or at least {LEAST_TEMPERATURE:g}")
         return self
 
 

@@ -80,6 +80,10 @@ class Gate:
         self.app, self.parts, self.posts = app, parts, posts
         settings = parts.settings
         self._needs_keys, self._most = settings.needs_keys, settings.body
+        self._over = (
+            f"the rate limit of {settings.rate:,} requests a second for each key, or address without a key, is used up "
+            "(server.rate; each question or event of a batch counts as one); wait as Retry-After says"
+        )
         self._rate, self._timeouts = Rate(settings.rate), Timeouts(settings.timeout)
         self._under_way = self._held = 0
 
@@ -201,7 +205,7 @@ class Gate:
     def _charge(self, wait: float) -> None:
         """Raises a `Problem` where a caller has to wait."""
         if wait:
-            raise Problem(429, "too many requests; slow down", headers={"retry-after": str(int(wait) + 1)})
+            raise Problem(429, self._over, headers={"retry-after": str(int(wait) + 1)})
 
     async def _refuse(self, turn: Turn, error: Exception) -> None:
         """Tells the client why, and the log what was our own fault."""

@@ -1,0 +1,73 @@
+"""Ctrl-C ends every command with 130 and a line at most, from the first import on."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MAIN = Path(__file__).resolve().parents[1] / "src" / "main.py"
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Press())
+sys.argv = {argv!r}
+run = (runpy.run_path, sys.argv[0]) if sys.argv[0].endswith(".py") else (runpy.run_module, "what_next")
+run[0](run[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["torch", "polars", "torch.optim", "what_next.environment", "rich.console"])
+@pytest.mark.parametrize("program", ["what-next", str(MAIN)])
+def test_while_a_library_is_imported(program: str, module: str) -> None:
+    script = INTERRUPTED.format(module=module, argv=[program, "list", "algorithms"])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip() == "what-next: interrupted"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["recommend", "evaluate", "train", "serve"])
+def test_while_data_are_read(command: str, tmp_path: Path) -> None:
+    (tmp_path / "setup.txt").write_text(
+        "train, yes, data, log.csv, model_agent_path, a.safetensors, model_critic_path, c.safetensors, server.port, 0"
+    )
+    (tmp_path / "log.csv").write_text("user_id,item_id,energy\n" + "".join(f"u{n},i{n % 9},{n}\n" for n in range(99)))
+    script = INTERRUPTED.format(
+        module="what_next.server.http.run" if command == "serve" else "nothing",
+        argv=["what-next", command, str(tmp_path / "setup.txt"), *(["--user", "u1"] if command == "recommend" else [])],
+    )
+    if command != "serve":
+        script = script.replace(
+            "sys.meta_path.insert",
+            "import what_next.data\nread = what_next.data.Dataset.read\n"
+            "def press(path):\n    os.kill(os.getpid(), signal.SIGINT)\n    return read(path)\n"
+            "what_next.data.Dataset.read = staticmethod(press)\nsys.meta_path.insert",
+        )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 1
+
+
+def test_importing_the_package_imports_nothing_slow() -> None:
+    script = "import sys, what_next; sys.exit(sorted({'torch', 'polars', 'pydantic'} & set(sys.modules)) != [])"
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+
+
+def test_the_handler_of_whoever_embeds_the_package_stays() -> None:
+    script = (
+        "import signal\nmine = lambda *_: None\nsignal.signal(signal.SIGINT, mine)\nimport what_next.cli\n"
+        "assert signal.getsignal(signal.SIGINT) is mine"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,89 @@
+"""An algorithm of one's own, given from Python: trained, saved, loaded again; and found by its entry point."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+import what_next as wn
+from what_next.algorithms import Algorithm, NextItem
+from what_next.errors import ModelError
+from what_next.types import Trajectories
+
+from .conftest import SetupOf
+
+
+class Liked(Algorithm):
+    """Cross entropy of what came next, weighted by the reward."""
+
+    name: Literal["liked"] = "liked"
+    temperature: float = 1.0
+    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
+
+    def losses(self, nets, target, batch: Trajectories, items, step, rng) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+        weights = (batch.rewards / self.temperature).exp().clamp(max=20.0)
+        return {"actor": items.cross_entropy(nets["actor"](batch.states), batch.actions, weights)}
+
+
+@pytest.fixture(scope="module")
+def saved(setup_of: SetupOf, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, wn.Environment]:
+    folder = tmp_path_factory.mktemp("liked")
+    setup = setup_of(folder, algorithm=Liked(temperature=2.0), window=None, epochs=60, max_length=20)
+    environment = wn.Environment.from_setup(setup)
+    environment.run_sim()
+    return folder / "agent.safetensors", environment
+
+
+def test_it_is_loaded_by_its_class_and_recommends_the_same(saved: tuple[Path, wn.Environment]) -> None:
+    path, trained = saved
+    loaded = wn.load(path, algorithm=Liked)
+    assert loaded.policy.agent.setup.algorithm == Liked(temperature=2.0)
+    history = trained.state.get_user_history(np.arange(5, dtype=np.int32))
+    mine = wn.LearnedPolicy(trained.agent.quiet(), trained.state).act(history, 5).items
+    np.testing.assert_array_equal(mine, loaded.policy.act(history, 5).items)
+
+
+def test_without_its_class_the_message_says_how(saved: tuple[Path, wn.Environment]) -> None:
+    with pytest.raises(ModelError, match=r"algorithm 'liked', which is not known here.*algorithm=Class"):
+        wn.load(saved[0])
+    with pytest.raises(ModelError, match="'liked'"):
+        wn.load(saved[0], algorithm=NextItem)
+
+
+MODULE = """
+{imports}
+from typing import ClassVar, Literal
+
+class Mine(Algorithm):
+    name: Literal["mine"] = "mine"
+    moves: ClassVar = {{"actor": ("encoder", "actor")}}
+"""
+IMPORTS = {
+    "from the module": "from what_next.algorithms import Algorithm",
+    "from the base": "from what_next.algorithms.base import Algorithm",
+    "from the package": "import what_next as wn\nAlgorithm = wn.Algorithm",
+    "with the settings": "from what_next import Algorithm, Setup, load",
+}
+
+
+@pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS)
+@pytest.mark.parametrize("first", ["mine", "what_next"])
+def test_its_entry_point_is_found_whichever_is_imported_first(tmp_path: Path, imports: str, first: str) -> None:
+    (tmp_path / "mine.py").write_text(MODULE.format(imports=imports))
+    facts = tmp_path / "mine-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[what_next.algorithms]\nmine = mine:Mine\n")
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import {first}; import mine, what_next\n"
+        "setup = what_next.Setup.from_text('train, yes, data, d, algorithm, mine, model_agent_path, a.safetensors')\n"
+        "assert type(setup.algorithm) is mine.Mine, setup.algorithm\n"
+        "assert 'mine' in what_next.settings.ALGORITHMS"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
