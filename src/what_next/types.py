@@ -173,7 +173,7 @@ class Trajectories:
         discounts: of the value of the next state; 0 where the history ended (`History.ends`).
         returns: discounted sum of the rewards from this step to the last that training may know of the user, whatever
             windows that history is cut into. A label.
-        discount: of one step, for transitions that an algorithm makes up itself.
+        step_discounts: as `discounts`, of one step whatever `n_step` is: for actions that the log does not hold.
         notes: diagnostics that an algorithm leaves for the alarms, by name.
     """
 
@@ -185,7 +185,7 @@ class Trajectories:
     next_actions: Int64[Tensor, "steps"]
     discounts: Float[Tensor, "steps"]
     returns: Float[Tensor, "steps"]
-    discount: float
+    step_discounts: Float[Tensor, "steps"]
     notes: dict[str, float] = field(default_factory=dict)
 
 

@@ -44,7 +44,7 @@ def batch() -> Trajectories:
         rewards=[1.0, 2.0],
         next_states=[[1.0, 1.0], [1.0, -1.0]],
         discounts=[0.5, 0.0],
-        discount=0.5,
+        step_discounts=[0.5, 0.0],
         returns=[3.0, 2.0],
     )
 
@@ -120,8 +120,8 @@ class TestSacRec:
 
 NEGATIVES = torch.tensor([[0, 2], [1, 2]])
 # A: estimates 1.5 and -0.5; the critic prefers item 0 there, worth 2 to its slow copy: both targets are 0.5 * 2. B:
-# estimates 2.5 and 3.5; the critic prefers item 2 there, worth 3: both targets are 0.5 * 3, though the history ended.
-NEGATIVE_LOSS = ((0.5**2 + 1.5**2) / 2 + (1.0**2 + 2.0**2) / 2) / 2
+# estimates 2.5 and 3.5, and nothing follows.
+NEGATIVE_LOSS = ((0.5**2 + 1.5**2) / 2 + (2.5**2 + 3.5**2) / 2) / 2
 
 
 class TestSnqn:

@@ -203,8 +203,7 @@ def transitions(states: Sequence[Sequence[float]], actions: Sequence[int], **oth
         "next_actions": torch.full((steps,), -1),
         "discounts": nothing,
         "returns": nothing,
+        "step_discounts": nothing,
     }
-    discount = others.pop("discount", 0.0)
     set_ = {name: torch.tensor(value) for name, value in others.items()}
-    given = found | set_
-    return Trajectories(torch.tensor(states, requires_grad=True), torch.tensor(actions), discount=discount, **given)
+    return Trajectories(torch.tensor(states, requires_grad=True), torch.tensor(actions), **(found | set_))

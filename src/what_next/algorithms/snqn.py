@@ -69,12 +69,12 @@ def judged(
     """The values of the item that came next (first) and of the negatives, and the loss L_p + L_n of the critic.
 
     A negative earns 0, and the state after it is the one before it: its target is the value of the best item there,
-    discounted by one step whatever `n_step` is, and at a history's last step too, since with a negative it goes on. It
-    is summed over the negatives, as in the paper.
+    discounted by one step whatever `n_step` is. It is summed over the negatives, as in the paper. Where that one step
+    ended the history, nothing follows a negative either.
     """
     critic, slow = nets["critic"], target["critic"]
     values = items.values(critic(batch.states), torch.cat([batch.actions.unsqueeze(-1), negatives], 1))
     here, there = best_values(critic, slow, batch, items)
-    after, stayed = td_target(batch.rewards, batch.discounts, there), batch.discount * here
+    after, stayed = td_target(batch.rewards, batch.discounts, there), batch.step_discounts * here
     targets = torch.cat([after.unsqueeze(-1), stayed.unsqueeze(-1).expand(-1, negatives.shape[1])], 1)
     return values, mean((targets - values).square().sum(-1) / 2)

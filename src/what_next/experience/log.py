@@ -170,7 +170,7 @@ class LogExperience(Experience):
             next_actions=torch.where(self.tensor(steps.known), actions[following], -1),
             discounts=self.tensor(np.where(steps.ends, 0, discount**steps.counts).astype(np.float32)),
             returns=self.tensor(self.returns.ravel()[steps.places]),
-            discount=discount,
+            step_discounts=self.tensor(np.where(steps.ends & (steps.counts == 1), 0, discount).astype(np.float32)),
         )
 
     def losses(
