@@ -1,7 +1,7 @@
 """Which of several setups is better? All on the same users, each beside the first, and without what is said to help."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
