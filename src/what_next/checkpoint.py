@@ -1,6 +1,7 @@
 """Saving a training run, and going on from a save or from another model."""
 
 import secrets
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -153,9 +154,14 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
         _fill_optimiser(optimiser, name, tensors)
     for name, net in agent.slow.items():
         prefix = f"{SLOW}.{name}."
-        net.load_state_dict(
-            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        )
+        copied = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if not copied:  # saved before this release
+            warnings.warn(
+                f"{setup.model_agent_path}: was saved without a slow copy of the {name}, which {setup.algorithm.name} "
+                f"has now; it starts from the {name} as it is, and the run is not the one that was stopped",
+                stacklevel=2,
+            )
+        net.load_state_dict(copied or agent.nets[name].state_dict())
     torch.set_rng_state(tensors["random.torch"])
     rng.bit_generator.state = position["random"]
     agent.histories, agent.steps = manifest.histories, position["steps"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Float32, Int, Int32, Int64
 
 from what_next.data import Dataset
 from what_next.data.batches import Batches, width_of
@@ -24,6 +24,8 @@ UNSAID = Setup.from_text(
     "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
 )
 """The settings of a State that is given none."""
+CELLS = 2**20
+"""How many events rewards are computed of at once, ahead of training."""
 SAMPLE = 2000
 """How many windows or users a statistic of the training part is taken from, at most."""
 
@@ -94,6 +96,13 @@ class State:
         """The log as rewards read it."""
         reward = self.setup.reward
         check(reward.terms, self.dataset)
+        ahead = [term.key for term in reward.terms if term.reads_future]
+        if ahead and self.setup.algorithm.reads_returns:
+            raise SetupError(
+                f"{self.setup.algorithm.name} reads in training what is still to be earned, and {ahead[0]} knows what "
+                f"the user hears later: it would be told of the item that it is to foresee; leave {ahead[0]}.weight "
+                "out, or take another algorithm"
+            )
         return Log.of(self.dataset, self.split.known, self.space.catalogue.vectors, reward.logged, reward.terms)
 
     @cached_property
@@ -137,13 +146,34 @@ class State:
 
         Which ones is random, without replacement, and the same for the same seed and step.
         """
+        windows = self.batches.batch(step)
+        history = self.windows(windows)
+        return replace(history, earned=self.earned_in(history), later=self.later[windows])
+
+    def windows(self, windows: Int64[np.ndarray, "batch"]) -> History:
+        """Some of the windows of `batches`."""
         batches = self.batches
-        windows = batches.batch(step)
         users, starts, lengths = batches.users[windows], batches.starts[windows], batches.lengths[windows]
         history = self.histories(users, starts, lengths, width_of(int(lengths.max())))
-        history = replace(history, before=starts, ends=starts + lengths == self.split.known[users])
-        earned = total(self.setup.reward.terms, self.log.heard(history))
-        return replace(history, earned=earned.float().numpy())
+        # After a moment nobody's history is over: who came back is for the test to know.
+        over = (starts + lengths == self.dataset.lengths[users]) & (self.split.kind != "time")
+        return replace(history, before=starts, ends=over)
+
+    def earned_in(self, history: History) -> Float32[np.ndarray, "batch time"]:
+        """What each event of some windows earned, as the setup weighs rewards."""
+        return total(self.setup.reward.terms, self.log.heard(history)).float().numpy()
+
+    @cached_property
+    def later(self) -> Float32[np.ndarray, "windows"]:
+        """`History.later` of each window of `batches`: what the user's later windows earned."""
+        batches, length, discount = self.batches, self.setup.max_length, self.setup.discount
+        after = 1 + np.flatnonzero(batches.users[1:] == batches.users[:-1])  # each full: see `Batches`
+        found, weights = np.zeros(len(batches.users)), discount ** np.arange(length)
+        for some in np.array_split(after[::-1], -(-len(after) * length // CELLS) or 1):
+            earned = self.earned_in(self.windows(some))[:, 1 : length + 1] @ weights if len(some) else ()
+            for window, sum_of in zip(some, earned, strict=True):  # the last of a user first
+                found[window - 1] = sum_of + discount**length * found[window]
+        return found.astype(np.float32)
 
     def next_items(self, history: History) -> Product:
         """What came next after each event of some histories: the product where an algorithm learns from the log."""

@@ -29,7 +29,13 @@ class History:
             user's future, and no network may read it. NaN where it is not known.
         times: of each event, in microseconds; None where the log has none.
         earned: of each event, as the setup weighs rewards. A label, as sigma is; None where nobody asked for it.
-        before: how many events of the user came before the first of the row; `ends`: nothing known follows the last.
+        before: how many events of the user came before the first of the row.
+        later: what the user earned after the last event of the row, discounted to it, as far as training may know. A
+            label, as `earned` is; None: nothing.
+        ends: with the row's last event the user's whole history is over, and the state after it is worth nothing. In
+            a log of sessions that is so; a log of people is merely cut off there, but no reward corrects what is made
+            up of a state after which nobody chose, and it is one state of a user. Never so where the split holds back
+            what followed, or cuts all histories at one moment. None: no row ends so.
     """
 
     users: Int32[np.ndarray, "batch"]
@@ -41,6 +47,7 @@ class History:
     times: Int64[np.ndarray, "batch time"] | None = None
     earned: Float32[np.ndarray, "batch time"] | None = None
     before: Int64[np.ndarray, "batch"] | None = None
+    later: Float32[np.ndarray, "batch"] | None = None
     ends: Bool[np.ndarray, "batch"] | None = None
 
     def last(self, window: int) -> "History":
@@ -159,10 +166,14 @@ class Trajectories:
         states: of the encoder, after the events so far; they carry the gradient to it.
         actions: the item that came next.
         rewards: for it; with `n_step`, the discounted sum of those of as many steps.
-        next_states: after those steps, without gradient; of the encoder's slow copy where the algorithm has one.
+        next_states: after those steps, without gradient; of the encoder's slow copy, without dropout, where the
+            algorithm has one.
+        slow_states: the same for `states`.
         next_actions: the item that came after those; -1 where it is not known.
-        discounts: of the value of the next state; 0 where the history ended.
-        returns: discounted sum of the rewards from this step to the end of its window (`max_length`). A label.
+        discounts: of the value of the next state; 0 where the history ended (`History.ends`).
+        returns: discounted sum of the rewards from this step to the last that training may know of the user, whatever
+            windows that history is cut into. A label.
+        step_discounts: as `discounts`, of one step whatever `n_step` is: for actions that the log does not hold.
         notes: diagnostics that an algorithm leaves for the alarms, by name.
     """
 
@@ -170,9 +181,11 @@ class Trajectories:
     actions: Int64[Tensor, "steps"]
     rewards: Float[Tensor, "steps"]
     next_states: Float[Tensor, "steps dim"]
+    slow_states: Float[Tensor, "steps dim"]
     next_actions: Int64[Tensor, "steps"]
     discounts: Float[Tensor, "steps"]
     returns: Float[Tensor, "steps"]
+    step_discounts: Float[Tensor, "steps"]
     notes: dict[str, float] = field(default_factory=dict)
 
 

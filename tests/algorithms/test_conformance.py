@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from what_next.algorithms import KNOWN, Algorithm
+from what_next.algorithms.decision_transformer import DecisionTransformer
 from what_next.algorithms.next_item import NextItem
 from what_next.algorithms.sqn import Sqn
 from what_next.testing import CHECKS, Rig, check_algorithm
@@ -96,6 +97,18 @@ class Jumping(Sqn):
         return super().losses(nets, target, *rest)
 
 
+class Headlong(Sqn):
+    """Has a slow critic on the states and item vectors of the moment."""
+
+    targets: ClassVar[tuple[str, ...]] = ("critic",)
+
+
+class Prompted(DecisionTransformer):
+    """Reads returns without a word of it."""
+
+    reads_returns: ClassVar[bool] = False
+
+
 class Endless(Sqn):
     """Looks beyond the end of a history."""
 
@@ -166,9 +179,11 @@ BROKEN = [
     (Chasing, "losses_reach_what_they_move", "'critic': its target carries a gradient"),
     (Meddling, "moves_what_it_names", "{'behaviour'} changed, and no loss that was due moves it"),
     (Jumping, "slow_copies_follow", "the slow copy of 'critic' went elsewhere"),
+    (Headlong, "targets_stand_still", "next states follow the encoder at once; name it in targets"),
     (Endless, "ends_are_ends", "what follows the end of a history changes the loss"),
     (Padded, "padding_is_nothing", "padding changes the loss"),
     (Clairvoyant, "sees_no_future", "other events from number 4 on change what is known before"),
+    (Prompted, "sees_no_future", "other events from number 4 on change what is known before"),
     (Moody, "repeats_itself", "two runs from one seed differ"),
     (Restless, "recommends", "it recommends now this, now that"),
     (Secretive, "survives_saving", "it proposes by 'critic', which needs_critic does not say"),

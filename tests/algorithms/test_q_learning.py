@@ -44,6 +44,7 @@ def batch() -> Trajectories:
         rewards=[1.0, 2.0],
         next_states=[[1.0, 1.0], [1.0, -1.0]],
         discounts=[0.5, 0.0],
+        step_discounts=[0.5, 0.0],
         returns=[3.0, 2.0],
     )
 

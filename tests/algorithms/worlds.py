@@ -192,15 +192,18 @@ def items_of(vectors: Sequence[Sequence[float]], slow: Sequence[Sequence[float]]
 
 
 def transitions(states: Sequence[Sequence[float]], actions: Sequence[int], **others: Any) -> Trajectories:
-    """A batch with set numbers: rewards 0, next states 0, ended histories, returns 0, where nothing else is said."""
+    """A batch with set numbers: rewards 0, next states 0, ended histories, returns 0, and a slow encoder that is the
+    encoder, where nothing else is said."""
     steps = len(actions)
     nothing = torch.zeros(steps)
     found = {
         "rewards": nothing,
         "next_states": torch.zeros(steps, len(states[0])),
+        "slow_states": torch.tensor(states),
         "next_actions": torch.full((steps,), -1),
         "discounts": nothing,
         "returns": nothing,
+        "step_discounts": nothing,
     }
     set_ = {name: torch.tensor(value) for name, value in others.items()}
     return Trajectories(torch.tensor(states, requires_grad=True), torch.tensor(actions), **(found | set_))

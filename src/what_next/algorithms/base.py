@@ -27,7 +27,8 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     It never touches an optimiser: `Agent.propagate` takes each loss's gradient for the networks in `moves` alone, and
     steps them. Losses that move the same networks are summed first. Networks named in `targets` have slow copies,
-    which follow by `tau` after every step in which their network moved.
+    which follow by `tau` after every step in which their network moved. The states and the item vectors are the
+    encoder's: name it as well, or targets follow every step of it.
 
     This base learns from the log: the encoder's states after every event, the item that came next, its reward. Only
     `losses` and `moves` must be defined; what else may be is below, each with its default.
@@ -56,6 +57,8 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Where `what-next tune` looks: a field (or a setting of the setup), and a pair of numbers or the values to try."""
     numbers: ClassVar[int] = 0
     """How many numbers `inputs` adds to each event."""
+    reads_returns: ClassVar[bool] = False
+    """`inputs` gives the encoder the returns, in training alone; rewards that know the future are refused then."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **more: Any) -> None:

@@ -35,7 +35,7 @@ class Crr(Algorithm):
     weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
-    targets: ClassVar[tuple[str, ...]] = ("actor", "critic")
+    targets: ClassVar[tuple[str, ...]] = ("encoder", "actor", "critic")
 
     def losses(
         self,

@@ -54,7 +54,7 @@ class Ddpg(Algorithm):
         "supervised": ("encoder",),
         "actor": ("actor",),
     }
-    targets: ClassVar[tuple[str, ...]] = ("actor", "critic")
+    targets: ClassVar[tuple[str, ...]] = ("encoder", "actor", "critic")
     needs_critic: ClassVar[bool] = True
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
@@ -100,7 +100,7 @@ class Ddpg(Algorithm):
             targets = batch.rewards + batch.discounts * values  # arXiv 1509.02971, equations 4 and 5
         estimates = nets["critic"](batch.states, space.rows(batch.actions).detach())
         batch.notes["logged_value"] = estimates.mean().item()
-        batch.notes["vectors_alike"] = space.slow.mean(0).norm().item()
+        batch.notes["vectors_alike"] = space.vectors.detach().mean(0).norm().item()
         loss: Tensor = (estimates - targets).square().mean(-1).sum()
         return loss
 

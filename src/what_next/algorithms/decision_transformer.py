@@ -39,6 +39,7 @@ class DecisionTransformer(Algorithm):
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
     usual: ClassVar[Mapping[str, object]] = {"model": "transformer"}
     numbers: ClassVar[int] = 1
+    reads_returns: ClassVar[bool] = True
 
     def inputs(self, events: Events, returns: Float[Tensor, "batch time"] | None) -> Events:
         """The events, each with the quantile of the return of what follows it, standardised; see the class."""

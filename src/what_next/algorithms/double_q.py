@@ -23,7 +23,8 @@ def best_value(
     """What the slow critic expects of the item that the critic likes most.
 
     Van Hasselt et al. 2016 (arXiv 1509.06461), section "Double DQN": the largest of many estimates is mostly the one
-    that errs upwards most, so one network chooses and the other tells the value.
+    that errs upwards most, so one network chooses and the other tells the value. `states` are the slow encoder's for
+    both, which saves a pass of the other.
     """
     _, chosen = items.best(critic(states))
     return items.slow_values(slow(states), chosen)
@@ -33,14 +34,14 @@ def best_value(
 def best_values(
     critic: nn.Module, slow: nn.Module, batch: Trajectories, items: ItemSpace
 ) -> tuple[Float[Tensor, "steps"], Float[Tensor, "steps"]]:
-    """`best_value` of the states, and of the next ones, most of which are among the states and are not searched twice.
+    """`best_value` of the slow states, and of the next ones, most of which are among those and not searched twice.
 
     A product with all items is most of the work. With `n_step` 1 the next state is the one of the next row, but for the
     last of each history.
     """
-    here = best_value(critic, slow, batch.states, items)
+    here = best_value(critic, slow, batch.slow_states, items)
     again = torch.zeros(len(here), dtype=torch.bool, device=here.device)
-    again[:-1] = (batch.next_states[:-1] == batch.states[1:]).all(-1)
+    again[:-1] = (batch.next_states[:-1] == batch.slow_states[1:]).all(-1)
     there = here.roll(-1)
     there[~again] = best_value(critic, slow, batch.next_states[~again], items)
     return here, there

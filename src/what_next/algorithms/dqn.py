@@ -22,8 +22,7 @@ class Dqn(Algorithm):
 
     Value learning alone: nothing holds it to the log. An item that never came after a state has an estimate there that
     no reward has corrected, and the best of all items is often such a one (Fujimoto et al. 2019, arXiv 1812.02900,
-    section 3). It is the floor for `cql` and `bcq`, which mend that. The slow network is the whole one, encoder and
-    item vectors as well; the chosen item is the critic's in the slow encoder's state, which saves a pass.
+    section 3). It is the floor for `cql` and `bcq`, which mend that.
     """
 
     name: Literal["dqn"] = "dqn"

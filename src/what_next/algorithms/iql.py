@@ -24,7 +24,8 @@ class Iql(Algorithm):
     The value of a state is an upper expectile of the values of the items that came next there, which stands for the
     largest of them; an expectile of 0.5 is their mean, the value of going on as the log did (SARSA). The actor imitates
     the log, weighted by how much better than that value an item was. The paper takes the smaller of two critics; here
-    is one, since heads on the same encoder hardly differ.
+    is one, since heads on the same encoder hardly differ. The value has no slow copy, as in the paper: it reads the
+    states of the slow encoder and follows the slow critic, so that it moves no faster than they.
     """
 
     name: Literal["iql"] = "iql"
@@ -41,13 +42,13 @@ class Iql(Algorithm):
     )
     largest_weight: float = Field(default=100.0, gt=0, description="cap of a step's weight in the actor's loss")
     weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "actor": ("encoder", "actor"),
         "critic": ("encoder", "critic"),
         "value": ("value",),  # the critic has brought into the states what the reward depends on
     }
-    targets: ClassVar[tuple[str, ...]] = ("critic",)
+    targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """See `Algorithm.networks`."""
@@ -63,10 +64,9 @@ class Iql(Algorithm):
         rng: np.random.Generator,
     ) -> dict[str, Tensor]:
         """Equations 7 (actor), 6 (critic; halved, and weighted) and 5 (value)."""
-        states = batch.states.detach()
-        expected = nets["value"](states)
+        expected = nets["value"](batch.slow_states)
         with torch.no_grad():
-            slow = items.slow_values(target["critic"](states), batch.actions)
+            slow = items.slow_values(target["critic"](batch.slow_states), batch.actions)
             targets = td_target(batch.rewards, batch.discounts, nets["value"](batch.next_states))
         weights = advantage_weights(self.beta * (slow - expected), cap=self.largest_weight)
         batch.notes["largest_weight"] = largest((self.beta * (slow - expected)).clamp(max=80).exp())  # before the cap

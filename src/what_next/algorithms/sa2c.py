@@ -41,13 +41,13 @@ class Sa2c(Algorithm):
     smooth: float = Field(
         default=0.0, ge=0, le=1, description="power of pi / beta, within 0.1 and 10, that weights a step; 0 is none"
     )
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "actor": ("encoder", "actor"),
         "critic": ("encoder", "critic"),
         "behaviour": ("behaviour",),
     }
-    targets: ClassVar[tuple[str, ...]] = ("critic",)
+    targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """See `Algorithm.networks`."""

@@ -31,9 +31,9 @@ class SacRec(Algorithm):
         ge=0,
         description="steps in which the actor's loss is not weighted, until the critic tells something",
     )
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
-    targets: ClassVar[tuple[str, ...]] = ("critic",)
+    targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
     def losses(
         self,

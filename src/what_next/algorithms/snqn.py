@@ -29,9 +29,9 @@ class Snqn(Algorithm):
     search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
     negatives: int = Field(default=10, gt=0, description="items drawn for each step that did not come next")
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
-    targets: ClassVar[tuple[str, ...]] = ("critic",)
+    targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
     def losses(
         self,
@@ -68,12 +68,13 @@ def judged(
 ) -> tuple[Float[Tensor, "steps judged"], Float[Tensor, ""]]:
     """The values of the item that came next (first) and of the negatives, and the loss L_p + L_n of the critic.
 
-    A negative earns 0, and the state after it is the one before it: its target is the discounted value of the best item
-    there. It is summed over the negatives, as in the paper. Where the history ended, nothing follows a negative either.
+    A negative earns 0, and the state after it is the one before it: its target is the value of the best item there,
+    discounted by one step whatever `n_step` is. It is summed over the negatives, as in the paper. Where that one step
+    ended the history, nothing follows a negative either.
     """
     critic, slow = nets["critic"], target["critic"]
     values = items.values(critic(batch.states), torch.cat([batch.actions.unsqueeze(-1), negatives], 1))
     here, there = best_values(critic, slow, batch, items)
-    after, stayed = td_target(batch.rewards, batch.discounts, there), batch.discounts * here
+    after, stayed = td_target(batch.rewards, batch.discounts, there), batch.step_discounts * here
     targets = torch.cat([after.unsqueeze(-1), stayed.unsqueeze(-1).expand(-1, negatives.shape[1])], 1)
     return values, mean((targets - values).square().sum(-1) / 2)

@@ -20,15 +20,15 @@ class Sqn(Algorithm):
     The critic is a regulariser: its loss reaches the encoder and the item vectors, and recommendations are those of the
     supervised head, which learns what came next as it was. So this is imitation on states that know of rewards; where
     the log itself chooses badly, so does this. The paper learns two critics in turn, each on an encoder of its own;
-    here is one with a slow copy, on the shared encoder.
+    here is one, on the shared encoder, and a slow copy of the whole.
     """
 
     name: Literal["sqn"] = "sqn"
     search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the critic's slow copy follows after a step")
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
     moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
-    targets: ClassVar[tuple[str, ...]] = ("critic",)
+    targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
     def losses(
         self,

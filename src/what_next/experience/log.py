@@ -85,7 +85,7 @@ class LogExperience(Experience):
         if grid:
             assert history.earned is not None, "State.get_batch tells what events earned"
             self.rewards = history.earned
-            self.returns = returns(self.rewards, history.lengths, self.setup.discount)
+            self.returns = returns(self.rewards, history.lengths, self.setup.discount, history.later)
             self.events = self.algorithm.inputs(events, self.tensor(self.returns))
             self.states = self.encode(nets["encoder"], self.events)
             return Proposal(self.states.detach().cpu().numpy())
@@ -166,9 +166,11 @@ class LogExperience(Experience):
             actions=actions[places],
             rewards=self.tensor(summed(self.rewards, steps, discount)),
             next_states=later[following],
+            slow_states=later[places],
             next_actions=torch.where(self.tensor(steps.known), actions[following], -1),
             discounts=self.tensor(np.where(steps.ends, 0, discount**steps.counts).astype(np.float32)),
             returns=self.tensor(self.returns.ravel()[steps.places]),
+            step_discounts=self.tensor(np.where(steps.ends & (steps.counts == 1), 0, discount).astype(np.float32)),
         )
 
     def losses(
@@ -229,7 +231,7 @@ class LogExperience(Experience):
         self, nets: Networks, batch: Trajectories, values: Float[Tensor, "steps"] | None
     ) -> dict[str, float]:
         """What the alarms look at, on some steps of a batch."""
-        vectors = self.algorithm.vectors(self.items.slow)
+        vectors = self.algorithm.vectors(self.items.vectors)
         some = batch.states[: max(8, min(256, 2**22 // len(vectors)))]
         logits = self.algorithm.propose(nets, some) @ vectors.T
         logs, first = logits.log_softmax(1), logits.argmax(1)

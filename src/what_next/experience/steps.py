@@ -18,7 +18,7 @@ class Steps:
     Attributes:
         places: of the states that they start in; `following`: of those that they lead to.
         counts: how many events lie between: `n_step`, or fewer before the end of what is known.
-        ends: nothing follows, so the state that it leads to has no value.
+        ends: nothing follows, so the state that it leads to has no value (`History.ends`).
         known: the item after that state is on the grid.
     """
 
@@ -37,7 +37,7 @@ class Steps:
         count = counts[rows, columns]
         places = rows * width + columns
         at_end = columns + count == last[rows]
-        ends = at_end if history.ends is None else at_end & history.ends[rows]
+        ends = np.zeros_like(at_end) if history.ends is None else at_end & history.ends[rows]
         return cls(places, places + count, count, ends, ~at_end)
 
 
@@ -52,13 +52,21 @@ def summed(rewards: Float32[np.ndarray, "batch time"], steps: Steps, discount: f
 
 
 def returns(
-    rewards: Float32[np.ndarray, "batch time"], lengths: Int[np.ndarray, "batch"], discount: float
+    rewards: Float32[np.ndarray, "batch time"],
+    lengths: Int[np.ndarray, "batch"],
+    discount: float,
+    later: Float32[np.ndarray, "batch"] | None = None,
 ) -> Float32[np.ndarray, "batch time"]:
-    """After each event, the discounted sum of the rewards of all later ones (Sutton and Barto 2018, equation 3.8)."""
-    real = np.where(np.arange(rewards.shape[1]) < lengths[:, None], rewards, 0).astype(np.float64)
-    found = np.zeros_like(real)
-    for step in range(real.shape[1] - 2, -1, -1):
-        found[:, step] = real[:, step + 1] + discount * found[:, step + 1]
+    """After each event, the discounted sum of the rewards of all later ones (Sutton and Barto 2018, equation 3.8).
+
+    `later` is that of the last event of each row: of what the row does not hold (`History.later`). 0 at padding.
+    """
+    last = lengths - 1
+    found = np.zeros(rewards.shape)
+    found[np.arange(len(last)), last] = 0 if later is None else later
+    for step in range(rewards.shape[1] - 2, -1, -1):
+        going = step < last
+        found[going, step] = rewards[going, step + 1] + discount * found[going, step + 1]
     return found.astype(np.float32)
 
 

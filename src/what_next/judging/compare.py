@@ -1,7 +1,7 @@
 """Which of several setups is better? All on the same users, each beside the first, and without what is said to help."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -30,11 +30,10 @@ class ShuffledState(State):
     The encoder reads the log's rewards as they are, where the setup lets it.
     """
 
-    def get_batch(self, step: int) -> History:
-        """See `State.get_batch`."""
-        history = super().get_batch(step)
+    def earned_in(self, history: History) -> Float32[np.ndarray, "batch time"]:
+        """See `State.earned_in`."""
         events = self._events(history)
-        return replace(history, earned=np.where(events < 0, 0, self.earned[events]).astype(np.float32))
+        return np.where(events < 0, 0, self.earned[events]).astype(np.float32)
 
     @cached_property
     def earned(self) -> Float32[np.ndarray, "events"]:
@@ -49,12 +48,11 @@ class ShuffledState(State):
         """The events that training looks ahead to, by their place in the log, and what each really earned."""
         places, values = [], []
         for step in range(len(self.batches)):
-            history = super().get_batch(step)
-            assert history.earned is not None
+            history = self.windows(self.batches.batch(step))
             # The first event of a window is the last of the one before, and only there what it earned is looked at.
             events = self._events(history)[:, 1:]
             places.append(events[events >= 0])
-            values.append(history.earned[:, 1:][events >= 0])
+            values.append(super().earned_in(history)[:, 1:][events >= 0])
         return np.concatenate(places), np.concatenate(values)
 
     def _events(self, history: History) -> Int64[np.ndarray, "batch time"]:

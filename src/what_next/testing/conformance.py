@@ -20,6 +20,7 @@ from torch import Tensor
 from what_next import checkpoint
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
+from what_next.experience.log import LogExperience
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.testing.rig import Rig, other_events, padded, reaches
@@ -117,6 +118,24 @@ def slow_copies_follow(algorithm: Algorithm) -> None:
                 _expect(close, algorithm, f"the slow copy of {name!r} went elsewhere than a pace of {pace:g} leads")
 
 
+def targets_stand_still(algorithm: Algorithm) -> None:
+    """What targets are made of moves with the slow copies alone: no step of the encoder, and no dropout, changes it."""
+    rig = Rig(algorithm, dropout=0.5)
+    history, seen = rig.history(), []
+    for _ in range(2):
+        batch = rig.batch(history)
+        experience = rig.agent.experience
+        if not (algorithm.targets and isinstance(batch, Trajectories) and isinstance(experience, LogExperience)):
+            return
+        rig.losses(batch)
+        seen.append((batch.next_states, batch.slow_states, experience.items.slow.clone()))
+        with torch.no_grad():
+            for weight in rig.agent.nets["encoder"].parameters():
+                weight.add_(torch.randn_like(weight))
+    for name, before, after in zip(("next states", "slow states", "slow item vectors"), *seen, strict=True):
+        _expect(torch.equal(before, after), algorithm, f"{name} follow the encoder at once; name it in targets")
+
+
 def ends_are_ends(algorithm: Algorithm) -> None:
     """Where nothing follows (discount 0), the next state and the item after it change no loss."""
     rig = Rig(algorithm)
@@ -139,10 +158,11 @@ def padding_is_nothing(algorithm: Algorithm) -> None:
 
 
 def sees_no_future(algorithm: Algorithm) -> None:
-    """What is read of a history up to an event does not depend on later ones; what they earned is a label."""
+    """What is read of a history up to an event does not depend on later ones; nor on what they earned, a label, unless
+    the algorithm says that it `reads_returns` in training."""
     rig = Rig(algorithm)
     history, since = rig.history(), 4
-    changed = other_events(history, since, len(rig.state.space.catalogue))
+    changed = other_events(history, since, len(rig.state.space.catalogue), earned=not algorithm.reads_returns)
     rig.agent.quiet()
     before, after = (rig.agent.predict(some, grid=True).points for some in (history, changed))
     same = np.allclose(before[:, :since], after[:, :since], atol=1e-5)
@@ -220,6 +240,7 @@ CHECKS: Mapping[str, Callable[[Algorithm], None]] = MappingProxyType(
             losses_reach_what_they_move,
             moves_what_it_names,
             slow_copies_follow,
+            targets_stand_still,
             ends_are_ends,
             padding_is_nothing,
             sees_no_future,

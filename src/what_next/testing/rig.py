@@ -29,7 +29,7 @@ class Rig:
         rng: all random numbers of training.
     """
 
-    def __init__(self, algorithm: Algorithm, folder: Path = Path(), seed: int = 0) -> None:
+    def __init__(self, algorithm: Algorithm, folder: Path = Path(), seed: int = 0, dropout: float = 0.0) -> None:
         """Nothing is written to `folder` before it is saved."""
         setup = Setup.model_validate(
             {
@@ -42,7 +42,7 @@ class Rig:
                 "epochs": 1000,
                 "batch_size": 6,
                 "dim": 8,
-                "dropout": 0.0,
+                "dropout": dropout,
                 "device": "cpu",
                 "precision": "fp32",
                 "seed": seed,
@@ -101,13 +101,19 @@ def padded(history: History, width: int) -> History:
     )
 
 
-def other_events(history: History, since: int, items: int) -> History:
-    """The same up to a column; from there on, other items and numbers. What they earned, a label, stays."""
+def other_events(history: History, since: int, items: int, *, earned: bool) -> History:
+    """The same up to a column; from there on, other items and numbers, and with `earned` other labels."""
     changed, context, rewards = history.items.copy(), history.context.copy(), history.rewards.copy()
     changed[:, since:] = np.where(changed[:, since:] < 0, -1, (changed[:, since:] + 1) % items)
     context[:, since:] += 3
     rewards[:, since:] += 3
-    return replace(history, items=changed, context=context, rewards=rewards)
+    other = replace(history, items=changed, context=context, rewards=rewards)
+    if not earned or history.earned is None:
+        return other
+    labels = history.earned.copy()
+    labels[:, since:] = labels[::-1, since:] ** 2 + 3
+    later = None if history.later is None else history.later[::-1] + 3
+    return replace(other, earned=labels, later=later)
 
 
 def reaches(loss: Tensor, ends: list[Tensor]) -> bool:

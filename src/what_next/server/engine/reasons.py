@@ -59,7 +59,8 @@ def _chosen_after(state: Float[Tensor, "dim"], count: int) -> Trajectories:
     """One step for each of some items, all from the same state; what comes of them is not known."""
     states, nothing = state.expand(count, -1), torch.zeros(count)
     places = torch.arange(count)
-    return Trajectories(states, places, nothing, states, torch.full_like(places, -1), nothing, nothing)
+    unknown = torch.full_like(places, -1)
+    return Trajectories(states, places, nothing, states, states, unknown, nothing, nothing, nothing)
 
 
 def similar(served: Served, item_id: str, k: int) -> list[Nearest]:
