@@ -159,8 +159,8 @@ def other(value: Any) -> Any:
                 for weight in net.parameters():
                     weight.copy_(weight.flip(0) * 1.5)
         return value
-    if isinstance(value, tuple):  # networks and optimisers
-        for net in value[0].values():
+    if isinstance(value, dict):  # networks
+        for net in value.values():
             with torch.no_grad():
                 for weight in net.parameters():
                     weight.mul_(1.1)

@@ -49,24 +49,29 @@ class Agent:
     def wake_agent(self) -> "Agent":
         """Build for learning, from the setup's seed; returns itself."""
         torch.manual_seed(self.setup.seed)
-        self.nets, self.optimisers = self.add_model()
+        self.nets = self.add_model()
+        self.optimisers = self._optimisers()
         self.slow = {name: _slow(self.nets[name]) for name in self.setup.algorithm.targets}
         return self
 
-    def add_model(self) -> tuple[Networks, dict[str, Optimizer]]:
-        """The algorithm's networks (`AgentModel`, `CriticModel`) and an optimiser for each; its losses come with it."""
+    def add_model(self) -> Networks:
+        """The algorithm's networks (`AgentModel`, `CriticModel`); its losses come with it."""
         nets = self.experience.networks(np.random.default_rng(self.setup.seed))
-        optimisers: dict[str, Optimizer] = {}
         for net in nets.values():
             net.to(self.device)
+        return nets
+
+    def _optimisers(self) -> dict[str, Optimizer]:
+        """One for each network that a loss moves. PyTorch imports its compiler for the first: two seconds."""
+        optimisers: dict[str, Optimizer] = {}
         for name in sorted(set(chain.from_iterable(self.setup.algorithm.moves.values()))):
-            weights, rows = list(nets[name].parameters()), _rows(nets[name])
+            weights, rows = list(self.nets[name].parameters()), _rows(self.nets[name])
             if rows is not None:
                 weights = [weight for weight in weights if weight is not rows]
                 optimisers[f"{name}:rows"] = SparseAdam([rows], self.setup.learning_rate)
             rate, decay = self.setup.learning_rate, self.setup.weight_decay
             optimisers[name] = AdamW(weights, rate, weight_decay=decay) if decay else Adam(weights, rate)
-        return nets, optimisers
+        return optimisers
 
     def ready_agent(self) -> "Agent":
         """Load both models from the paths of the setup, for inference (the actor alone where it names no critic).
@@ -83,7 +88,7 @@ class Agent:
         self.space = replace(saved.space, seen=np.arange(len(saved.space.catalogue), dtype=np.int32))
         self.setup = self.setup.model_copy(update=saved.trained_settings(self.setup))
         self.experience = experience_of(self.setup, self.space, self.device)
-        nets, _ = self.add_model()
+        nets = self.add_model()
         if critic is None:
             nets = {name: net for name, net in nets.items() if name in ("encoder", "actor")}
         self.nets = nets

@@ -115,6 +115,7 @@ class Environment:
         agent, setup = self.agent, self.setup
         if not setup.algorithm.trials:
             return self.state.get_batch(agent.steps)
+        assert setup.batch_size is not None, "a setup whose algorithm tries items says it"
         return self.state.get_random_user_history(min(setup.batch_size, agent.horizon - agent.histories), self.rng)
 
     def horizon(self) -> int:

@@ -23,7 +23,6 @@ from what_next.policy import LearnedPolicy
 from what_next.recommendation import Recommendation
 from what_next.recommender import Recommender
 from what_next.settings import Setup
-from what_next.state import State
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP", help="A setup.txt, or the same as TOML.")]
 Overrides = Annotated[
@@ -78,7 +77,7 @@ def recommend(
     settings = Setup.read(setup, [*(overrides or []), "train=no"])
     if sum((everyone, history is not None, user is not None)) == 0 or (everyone and (user or history)):
         raise SetupError('recommend: give --user ID, --history "A,B", or --all with --to FILE')
-    state = State.from_setup(settings)
+    state = checkpoint.open_state(settings)
     agent = Agent(settings, state.space).ready_agent()
     recommender = Recommender(LearnedPolicy(agent, state.within(agent.space)))
     may, may_not = ids_of(allowed, recommender.catalogue), ids_of(blocked, recommender.catalogue) or []

@@ -1,0 +1,44 @@
+"""What a setup leaves to the data: the loss that fits the catalogue, and how many histories make a batch."""
+
+from dataclasses import dataclass
+
+from what_next.settings import Setup
+from what_next.setup_groups import AFFORDABLE
+from what_next.state import State
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What follows from the data.
+
+    Attributes:
+        loss, batch_size: what is trained with, chosen here or set.
+        reasons: a sentence for each that was chosen here.
+    """
+
+    loss: str
+    batch_size: int
+    reasons: tuple[str, ...]
+
+    @property
+    def values(self) -> dict[str, str | int]:
+        """What a model's file keeps."""
+        return {"loss": self.loss, "batch_size": self.batch_size}
+
+
+def fitted(setup: Setup, state: State) -> Fitted | None:
+    """What the data of a state decide for a setup; None for an algorithm that tries items, which sets all itself."""
+    if setup.algorithm.trials:
+        return None
+    items, batches, reasons = len(state.space.catalogue), state.batches, []
+    loss = setup.loss.over(items)
+    if setup.loss.name == "auto":
+        compared = "at most" if items <= AFFORDABLE else "more than"
+        reasons.append(f"loss {loss}: {items:,} items are {compared} {AFFORDABLE:,}; `loss` sets another")
+    if setup.batch_size is None:
+        each = float((batches.lengths - 1).mean())
+        reasons.append(
+            f"batches of {batches.batch_size:,} histories, about {batches.batch_size * each:,.0f} targets: a history "
+            f"(or a window of one) has {each:.1f} on average; `batch_targets` or `batch_size` sets another"
+        )
+    return Fitted(loss, batches.batch_size, tuple(reasons))
