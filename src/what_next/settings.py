@@ -236,7 +236,9 @@ class Setup(Group):
                 + ("spread" if trials else "ndcg@10 or hr@10")
             )
         if trials and self.batch_size is None:
-            raise ValueError(f"batch_size is none, and the algorithm {name} tries items; allowed: a whole number above 0")
+            raise ValueError(
+                f"batch_size is none, and the algorithm {name} tries items; allowed: a whole number above 0"
+            )
         if self.model == "transformer" and self.dim % 2:
             raise ValueError(f"dim is {self.dim}, and the transformer's positions need pairs; allowed: even numbers")
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import RenderableType
 
+from what_next.cli.bars import Bars
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides
@@ -101,7 +102,8 @@ def estimate(
     reading = Reading(
         log, roles, items, behaviour == "estimated", seen, clusters, bounds, discount, level, seed, overrides or ()
     )
-    result = estimate_policy(reading, policy, force=force)
+    with Bars(as_json) as stages:
+        result = estimate_policy(reading, policy, force=force, stages=stages)
     if calibration is not None:
         plot_calibration(result["log"]["behaviour"], calibration)
     return _show(result, as_json, estimates_table)
@@ -140,7 +142,8 @@ def gate(
     reading = Reading(
         log, roles, items, behaviour == "estimated", seen, clusters, bounds, discount, level, seed, overrides or ()
     )
-    result = gate_policies(reading, new, current, estimator=estimator, margin=margin)
+    with Bars(as_json) as stages:
+        result = gate_policies(reading, new, current, estimator=estimator, margin=margin, stages=stages)
     _show(result, as_json, gate_table)
     return 0 if result["promote"] else REFUSED
 

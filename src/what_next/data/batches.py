@@ -10,7 +10,7 @@ GROWTH = 1.02
 FEW = 8
 """Events of padding that a window of a batch may have in any case."""
 LEAST = 64
-"""Batches that a pass has at least, where their size follows from the targets: steps are what a small log is short of."""
+"""Batches that a pass has at least, where their size follows from the targets: a small log is short of steps."""
 JITTER = 0.01
 """Lengths are put in order after a random change of about this share, so that batches differ from pass to pass."""
 
