@@ -62,7 +62,7 @@ class Targets:
         users = split.validation if part == "validation" else split.test
         since, until = split.targets(part)
         stop = (dataset.lengths if until is None else until)[users]
-        start = np.maximum(since[users], 1)  # untold is judged on a first event
+        start = np.maximum(since[users], 1)  # nobody is judged on a first event
         users, start, stop, alone = users[stop > start], start[stop > start], stop[stop > start], stop <= start
         counts = stop - start
         if kind == "random":
@@ -107,7 +107,7 @@ class Targets:
         return digest.hexdigest()[:16]
 
     def held(self, dataset: Dataset) -> Bool[np.ndarray, "targets"]:
-        """Which items to be named stand in their history already, so that untold who leaves those out can name them."""
+        """Which items to be named stand in their history already, so that nobody who leaves those out can name them."""
         everyone = np.repeat(np.arange(dataset.users), dataset.lengths)
         first = np.lexsort((dataset.items, everyone))  # it is stable: equal ones stay in the order of time
         items, owners = dataset.items[first], everyone[first]

@@ -119,12 +119,8 @@ def _searched(result: Mapping[str, Any]) -> str:
     if told is None:
         return ""
     tried = ", ".join(f"{count} for {name}" for name, count in told["tried"].items())
-    some = (
-        f"{told['targets']:,}"
-        if told["targets"] == told["of"]
-        else f"{told['targets']:,} random ones of {told['of']:,}"
-    )
-    return f" among few settings ({tried}) on {some} validation targets"
+    some = f"{told['targets']:,}" + (f" of {told['of']:,}" if told["targets"] < told["of"] else "")
+    return f" (settings tried: {tried}; on {some} validation targets)"
 
 
 def _verdict(result: Mapping[str, Any]) -> str:
