@@ -219,7 +219,7 @@ class TestFitted:
         run(dataset, log_setup(setup_of, tmp_path, batch_size=None, max_length=200))
         told = capsys.readouterr().err
         assert "loss softmax: 80 items are at most 10,000; `loss` sets another" in told
-        assert "batches of 1 histories, about 37 targets: a history" in told  # 60 histories, fewer than 64
+        assert "batch_size 1: about 37 targets, since a history" in told  # 60 histories, fewer than 64
         run(dataset, log_setup(setup_of, tmp_path, loss="sampled_softmax", algorithm="next_item"))
         told = capsys.readouterr().err
         assert "sets another" not in told  # nothing was left open

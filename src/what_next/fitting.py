@@ -38,7 +38,7 @@ def fitted(setup: Setup, state: State) -> Fitted | None:
     if setup.batch_size is None:
         each = float((batches.lengths - 1).mean())
         reasons.append(
-            f"batches of {batches.batch_size:,} histories, about {batches.batch_size * each:,.0f} targets: a history "
-            f"(or a window of one) has {each:.1f} on average; `batch_targets` or `batch_size` sets another"
+            f"batch_size {batches.batch_size:,}: about {batches.batch_size * each:,.0f} targets, since a history (or a "
+            f"window of a long one) has {each:.1f} on average; `batch_targets` or `batch_size` sets another"
         )
     return Fitted(loss, batches.batch_size, tuple(reasons))

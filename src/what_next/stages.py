@@ -7,7 +7,7 @@ Done = Callable[[int], None]
 
 
 def untold(more: int) -> None:
-    """Told of it where untold asks."""
+    """What a stage tells where nobody asks."""
 
 
 class Stages:
