@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from what_next.data.batches import LEAST
 from what_next.settings import Setup
 from what_next.setup_groups import AFFORDABLE
 from what_next.state import State
@@ -34,11 +35,15 @@ def fitted(setup: Setup, state: State) -> Fitted | None:
     loss = setup.loss.over(items)
     if setup.loss.name == "auto":
         compared = "at most" if items <= AFFORDABLE else "more than"
-        reasons.append(f"loss {loss}: {items:,} items are {compared} {AFFORDABLE:,}; `loss` sets another")
+        reasons.append(
+            f"loss {loss}: {items:,} items are {compared} {AFFORDABLE:,}, up to which a softmax over all of them is "
+            "affordable; `loss` sets another"
+        )
     if setup.batch_size is None:
         each = float((batches.lengths - 1).mean())
+        few = f", and a pass has {LEAST} batches or more" if batches.batch_size * each < setup.batch_targets / 2 else ""
         reasons.append(
             f"batch_size {batches.batch_size:,}: about {batches.batch_size * each:,.0f} targets, since a history (or a "
-            f"window of a long one) has {each:.1f} on average; `batch_targets` or `batch_size` sets another"
+            f"window of a long one) has {each:.1f} on average{few}; `batch_targets` or `batch_size` sets another"
         )
     return Fitted(loss, batches.batch_size, tuple(reasons))
