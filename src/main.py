@@ -5,16 +5,17 @@ import sys
 from pathlib import Path
 
 import what_next as wn
+from what_next.checkpoint import open_state
 from what_next.cli import guarded, show
 
 
 @guarded
 def main(*words: str) -> int:
-    """Build State and Agent, and let the Environment run them."""
+    """Open the State, build the Agent, and let the Environment run them."""
     if not words or "=" in words[0]:
         words = (str(Path(__file__).with_name("setup.txt")), *words)
     setup = wn.Setup.read(words[0], words[1:])
-    state = wn.State.from_setup(setup)
+    state = open_state(setup)
     agent = wn.Agent(setup, state.space)
     return show(wn.Environment(agent, state, setup).run_sim())
 

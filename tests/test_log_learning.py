@@ -1,5 +1,6 @@
 """An algorithm that learns from the log goes through the same spine: trained, resumed, loaded, asked."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from what_next import Agent, Dataset, Environment, State
 from what_next.artefacts import resume_path
 from what_next.checkpoint import open_state
 from what_next.data.batches import Batches, width_of
-from what_next.errors import DataError, SetupError
+from what_next.errors import DataError, ModelError, SetupError
 
 from .conftest import SetupOf, listening
 
@@ -68,6 +69,23 @@ class TestBatches:
         held = [batches.lengths[batches.batch(step)] for step in range(len(batches))]
         read = sum(len(part) * width_of(int(part.max())) for part in held)
         assert 1 - sum(int(part.sum()) for part in held) / read < 0.05
+
+    @pytest.mark.parametrize(("length", "users"), [(3, 60_000), (9, 20_000), (65, 5000), (401, 2000)])
+    def test_a_batch_holds_as_many_targets_however_long_histories_are(self, length: int, users: int) -> None:
+        known = np.full(users, length, np.int64)
+        batches = Batches(
+            np.arange(users, dtype=np.int32), known, max_length=200, batch_size=None, batch_targets=2048, seed=0
+        )
+        held = [int((batches.lengths[batches.batch(step)] - 1).sum()) for step in range(len(batches))]
+        assert sum(held) == users * (length - 1)
+        assert 0.9 * 2048 < np.median(held) < 1.1 * 2048
+
+    def test_a_small_log_has_64_batches_in_a_pass(self) -> None:
+        known = np.full(640, 11, np.int64)  # 6,400 targets: 100 in a batch, which are 10 histories
+        users = np.arange(640, dtype=np.int32)
+        batches = Batches(users, known, max_length=200, batch_size=None, batch_targets=2048, seed=0)
+        assert (batches.batch_size, len(batches)) == (10, 64)
+        assert len(Batches(users[:3], known[:3], max_length=200, batch_size=None, batch_targets=2048, seed=0)) == 3
 
     def test_widths_are_few_and_never_too_narrow(self) -> None:
         widths = [width_of(length) for length in range(1, 2001)]
@@ -160,6 +178,83 @@ class TestTraining:
         _, report = run(dataset, setup)
         losses = [step.losses["actor"] for step in report.steps]
         assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+class TestFitted:
+    """What a setup leaves open follows from the data, is told with its reason, and is kept."""
+
+    def test_the_loss_is_over_all_items_while_they_are_few(self) -> None:
+        from what_next.setup_groups import AFFORDABLE
+
+        loss = wn.Setup.from_text("train, yes, data, -, model_agent_path, a, algorithm, next_item").loss
+        assert (loss.name, AFFORDABLE) == ("auto", 10_000)
+        assert [loss.over(items) for items in (2, 10_000, 10_001)] == ["softmax", "softmax", "sampled_softmax"]
+        assert loss.model_copy(update={"name": "softmax"}).over(10**6) == "softmax"
+
+    def test_a_large_catalogue_is_trained_on_drawn_negatives(
+        self, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Counted, not timed: how many scores a step makes for each of its targets."""
+        from what_next.losses.chunked import chunked_loss
+
+        widths: set[int] = set()
+
+        def counted(points: torch.Tensor, vectors: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
+            widths.add(len(vectors))
+            return chunked_loss(points, vectors, *args, **more)
+
+        for module in ("sampled", "linear_cross_entropy"):
+            monkeypatch.setattr(sys.modules[f"what_next.losses.{module}"], "chunked_loss", counted)
+        for items, most in ((9_000, 9_000), (12_000, 1024)):
+            log = pl.DataFrame({"user_id": np.arange(items) // 6, "item_id": np.arange(items)})
+            widths.clear()
+            run(Dataset.from_frame(log), log_setup(setup_of, tmp_path / str(items), batch_size=None))
+            assert widths
+            assert max(widths) <= most
+            assert (max(widths) == items) == (items == 9_000)
+
+    def test_it_is_told_with_its_reason(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run(dataset, log_setup(setup_of, tmp_path, batch_size=None, max_length=200))
+        told = capsys.readouterr().err
+        assert "loss softmax: 80 items are at most 10,000, up to which a softmax over all of them is affordable" in told
+        assert "batch_size 1: about 37 targets, since a history" in told
+        assert "has 37.0 on average, and a pass has 64 batches or more" in told
+        run(dataset, log_setup(setup_of, tmp_path, loss="sampled_softmax", algorithm="next_item"))
+        told = capsys.readouterr().err
+        assert "sets another" not in told  # nothing was left open
+
+    def test_the_models_file_keeps_it(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+        from what_next.artefacts import read_manifest
+
+        setup = log_setup(setup_of, tmp_path, batch_size=None)
+        run(dataset, setup)
+        manifest = read_manifest(setup.model_agent_path)
+        assert manifest.metrics["fitted"] == {"loss": "softmax", "batch_size": 2}  # 120 windows, 64 in a pass
+        assert manifest.made_by() == setup
+
+    def test_a_resumed_run_has_the_same_batches(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", batch_size=None))
+        setup = log_setup(setup_of, tmp_path / "parts", batch_size=None)
+        state = State(dataset, setup)
+        environment = Environment(Agent(setup, state.space), state, setup)
+        environment.done = lambda: environment.agent.steps >= 7  # type: ignore[method-assign]
+        environment.run_sim()
+        resumed, _ = run(dataset, setup, resume=True)
+        assert resumed.agent.steps == whole.agent.steps > 100
+        mine = weights(resumed.agent)
+        assert all(torch.equal(value, mine[name]) for name, value in weights(whole.agent).items())
+        monkeypatch.setattr("what_next.data.batches.LEAST", 8)  # as if another release had another rule
+        with pytest.raises(ModelError, match="trained with loss softmax and batch_size 2, and the data decide for"):
+            run(dataset, setup, resume=True)
+
+    def test_the_founding_algorithm_says_its_own(self, setup_of: SetupOf, tmp_path: Path) -> None:
+        assert wn.Setup.from_text("train, yes, data, -, model_agent_path, a, model_critic_path, b").batch_size == 64
+        with pytest.raises(SetupError, match="batch_size is none, and the algorithm whatnext tries items"):
+            setup_of(tmp_path, batch_size=None)
 
 
 class TestNewItems:

@@ -81,6 +81,8 @@ class TestSpace:
         assert not space["dropout"].by_magnitude
 
     def test_the_setups_own_values_are_among_it(self, setup: Setup) -> None:
+        assert "batch_size" not in search_space(setup.model_copy(update={"batch_size": None}))
+        assert 2048 in search_space(setup.model_copy(update={"batch_size": None}))["batch_targets"]
         changed = setup.model_copy(update={"learning_rate": 0.05, "batch_size": 48, "weight_decay": 0.02})
         space = search_space(changed)
         assert space["learning_rate"] == Range(3e-4, 0.05)

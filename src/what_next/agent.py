@@ -33,6 +33,7 @@ class Agent:
         histories: how many user histories it was trained on; `steps`: in how many steps.
         horizon: histories of the whole run, over which the learning rate falls; `spent`: share of its time behind us.
         deadline: by `time.perf_counter`, after which no step is begun or gone on with.
+        learns: whether `add_model` makes optimisers; PyTorch imports its compiler for the first, which takes seconds.
     """
 
     def __init__(self, setup: Setup, space: Space) -> None:
@@ -48,6 +49,7 @@ class Agent:
         self.horizon = setup.epochs
         self.spent = 0.0
         self.deadline = math.inf
+        self.learns = False
 
     def __repr__(self) -> str:
         weights = sum(weight.numel() for net in self.nets.values() for weight in net.parameters())
@@ -64,6 +66,7 @@ class Agent:
             SetupError: the networks are larger than this machine's memory.
         """
         self._fits()
+        self.learns = True
         torch.manual_seed(self.setup.seed)
         self.nets, self.optimisers = self.add_model()
         self.slow = {name: _slow(self.nets[name]) for name in self.setup.algorithm.targets}
@@ -82,11 +85,16 @@ class Agent:
             )
 
     def add_model(self) -> tuple[Networks, dict[str, Optimizer]]:
-        """The algorithm's networks (`AgentModel`, `CriticModel`) and an optimiser for each; its losses come with it."""
+        """The algorithm's networks (`AgentModel`, `CriticModel`) and, to learn, an optimiser for each; its losses come
+        with it."""
         nets = self.experience.networks(np.random.default_rng(self.setup.seed))
-        optimisers: dict[str, Optimizer] = {}
         for net in nets.values():
             net.to(self.device)
+        return nets, self._optimisers(nets) if self.learns else {}
+
+    def _optimisers(self, nets: Networks) -> dict[str, Optimizer]:
+        """One for each network that a loss moves."""
+        optimisers: dict[str, Optimizer] = {}
         for name in sorted(set(chain.from_iterable(self.setup.algorithm.moves.values()))):
             weights, rows = list(nets[name].parameters()), _rows(nets[name])
             if rows is not None:
@@ -94,7 +102,7 @@ class Agent:
                 optimisers[f"{name}:rows"] = SparseAdam([rows], self.setup.learning_rate)
             rate, decay = self.setup.learning_rate, self.setup.weight_decay
             optimisers[name] = AdamW(weights, rate, weight_decay=decay) if decay else Adam(weights, rate)
-        return nets, optimisers
+        return optimisers
 
     def ready_agent(self) -> "Agent":
         """Load both models from the paths of the setup, for inference (the actor alone where it names no critic).

@@ -23,6 +23,7 @@ from what_next.artefacts import (
     read_rest,
     write_models,
 )
+from what_next.data import Dataset
 from what_next.data.space import Space
 from what_next.errors import ModelError
 from what_next.models.encoders import Encoder
@@ -185,10 +186,15 @@ def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tenso
 def open_state(setup: Setup, *, resume: bool = False, origin: Path | None = None) -> State:
     """The state of a setup's data: as it is measured there, or in the space of the model that training goes on from.
 
+    Where the setup does not train, in the space of its model: nothing is measured that the model's file holds.
+
     Raises:
-        CatalogueError: a resumed run was made on another catalogue.
+        CatalogueError: the model, or the run that is resumed, was made on another catalogue.
         ModelError: the model cannot be read, or has other attributes.
     """
+    if not setup.train:
+        space = read_models(setup.model_agent_path).space
+        return State(Dataset.read(setup.data), setup, replace(space, tolerance=setup.tolerance or space.tolerance))
     state = State.from_setup(setup)
     if resume:
         saved = read_models(setup.model_agent_path).space

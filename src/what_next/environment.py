@@ -143,6 +143,7 @@ class Environment:
         agent, setup = self.agent, self.setup
         if not setup.algorithm.trials:
             return self.state.get_batch(agent.steps)
+        assert setup.batch_size is not None, "a setup whose algorithm tries items says it"
         longest = min(setup.longest, int(self.state.split.known[self.state.train_users].max()))
         most = min(setup.batch_size, max(1, EVENTS // longest))
         return self.state.get_random_user_history(min(most, agent.horizon - agent.histories), self.rng)

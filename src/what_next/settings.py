@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from what_next.algorithms import LATER, Algorithm, WhatNext
 from what_next.algorithms.base import WHEN_MADE
+from what_next.data.batches import LEAST
 from what_next.rewards import Spread
 from what_next.setup_algorithms import ALGORITHMS, AnyAlgorithm, any_of, with_usual
 from what_next.setup_file import Entry, parse_file, parse_overrides, parse_text, quote, read_entries
@@ -79,11 +80,17 @@ class Setup(Group):
     seconds: float | None = Field(
         default=None, gt=0, description="training ends after so many seconds, or with epochs or passes; none: no limit"
     )
-    batch_size: int = Field(
+    batch_size: int | None = Field(
         default=64,
         gt=0,
-        description="number of histories trained on at once; whatnext takes fewer "
-        "where they are long, so that a step reads at most 4096 events",
+        description="number of histories trained on at once (whatnext takes fewer where they are long, so that a step "
+        "reads at most 4096 events); none, for what learns from the log: as many as hold batch_targets",
+    )
+    batch_targets: int = Field(
+        default=2048,
+        gt=0,
+        description="number of events to learn from at once, about; fewer where a pass over the log would have fewer "
+        f"than {LEAST} batches",
     )
     max_length: int = Field(
         default=200,
@@ -273,6 +280,10 @@ class Setup(Group):
             raise ValueError(
                 f"monitor is {self.monitor!r}, which is not measured for the algorithm {name}; allowed: "
                 + ("spread" if trials else "ndcg@10 or hr@10")
+            )
+        if trials and self.batch_size is None:
+            raise ValueError(
+                f"batch_size is none, and the algorithm {name} tries items; allowed: a whole number above 0"
             )
         if self.model == "transformer" and self.dim % 2:
             raise ValueError(f"dim is {self.dim}, and the transformer's positions need pairs; allowed: even numbers")

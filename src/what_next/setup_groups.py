@@ -19,6 +19,8 @@ from what_next.rewards import (
 
 SLATES = frozenset(range(1, 1001))
 """Lengths of slates that may be judged."""
+AFFORDABLE = 10_000
+"""Items up to which a softmax over all of them is the default: beyond, it takes most of a step's time."""
 
 
 class Group(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
@@ -145,10 +147,17 @@ class Inputs(Group):
 class Loss(Group):
     """How the items that did not come next are told from the one that did."""
 
-    name: Literal["softmax", "sampled_softmax", "gbce"] = Field(
-        default="softmax",
+    name: Literal["auto", "softmax", "sampled_softmax", "gbce"] = Field(
+        default="auto",
         description="softmax: over all items; sampled_softmax: over some drawn by popularity, corrected for it; gbce: "
-        "binary cross entropy over some drawn uniformly, calibrated",
+        "binary cross entropy over some drawn uniformly, calibrated; auto: softmax where the catalogue has at most "
+        f"{AFFORDABLE:,} items, else sampled_softmax",
     )
     negatives: int = Field(default=1024, gt=0, description="how many items a sampled loss draws for each batch")
     calibration: float = Field(default=0.75, ge=0, le=1, description="loss gbce: its t; 1 is fully calibrated")
+
+    def over(self, items: int) -> Literal["softmax", "sampled_softmax", "gbce"]:
+        """The loss for a catalogue of so many items."""
+        if self.name != "auto":
+            return self.name
+        return "softmax" if items <= AFFORDABLE else "sampled_softmax"

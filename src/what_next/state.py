@@ -113,6 +113,7 @@ class State:
             self.split.known[self.train_users],
             max_length=self.setup.max_length,
             batch_size=self.setup.batch_size,
+            batch_targets=self.setup.batch_targets,
             seed=self.setup.seed,
         )
 

@@ -12,6 +12,7 @@ from what_next.agent import Agent
 from what_next.alarms import Alarms
 from what_next.artefacts import read_manifest
 from what_next.errors import ModelError, SetupError, TrainingError
+from what_next.fitting import fitted
 from what_next.learning import Step
 from what_next.state import State
 from what_next.validation import validate
@@ -32,15 +33,19 @@ class Watch:
     def __init__(
         self, agent: Agent, state: State, rng: np.random.Generator, run: str, *, resumed: bool = False
     ) -> None:
-        """Of a new run, or of one that is gone on with.
+        """Of a new run, or of one that is gone on with; says what the data decided, and why.
 
         Raises:
             SetupError: there is `patience`, and nobody to measure on.
-            ModelError: the run was made on another split.
+            ModelError: the run was made on another split, or with another loss or batches than the data decide now.
         """
         self.agent, self.state, self.rng, self.run = agent, state, rng, run
         self.setup = agent.setup
-        self.made_on = {"data": state.dataset.name, "split": state.split.hash}
+        self.made_on: dict[str, Any] = {"data": state.dataset.name, "split": state.split.hash}
+        if found := fitted(self.setup, state):
+            self.made_on["fitted"] = found.values
+            for reason in found.reasons:
+                Console(stderr=True, soft_wrap=True).print(reason, highlight=False)
         self.alarms = Alarms(0.0 if self.setup.algorithm.trials else self.setup.discount)
         self.steps: list[Step] = []
         self.targets, self.saved = 0, agent.histories
@@ -59,6 +64,11 @@ class Watch:
             raise ModelError(
                 f"{self.setup.model_agent_path}: was trained on split {before['split']}, and {self.setup.data} is now "
                 f"split as {self.made_on['split']}; train anew, or start from it with --from"
+            )
+        if before.get("fitted", self.made_on.get("fitted")) != self.made_on.get("fitted"):
+            raise ModelError(
+                f"{self.setup.model_agent_path}: was trained with {_worded(before['fitted'])}, and the data decide for "
+                f"{_worded(self.made_on['fitted'])} now; train anew, or start from it with --from"
             )
         self.before = {name: before.get(name, 0) for name in self.before}
         if self.setup.patience and before.get("valid"):
@@ -125,3 +135,8 @@ class Watch:
         if self.alarms.told:
             found["alarms"] = list(self.alarms.told.values())
         return found
+
+
+def _worded(fitted: Mapping[str, Any]) -> str:
+    """Settings in a sentence."""
+    return " and ".join(f"{name} {value}" for name, value in fitted.items())

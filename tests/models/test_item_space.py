@@ -86,9 +86,25 @@ def test_gbce_counts_the_level_in_every_value():
     items = ItemSpace.of(vectors, loss="gbce", negatives=4, gbce_t=0.0, rng=rng())
     found = items.cross_entropy(points, actions)
     drawn = torch.from_numpy(rng().integers(12, size=4))
-    logits = points[:, :3] @ vectors[drawn].T + points[:, 3:]
+    rest = log(1 / 4)  # plain binary cross entropy (t = 0) of 1 positive against 4 negatives
+    logits = points[:, :3] @ vectors[drawn].T + points[:, 3:] + rest
     others = F.softplus(logits).masked_fill(drawn == actions[:, None], 0).sum(1)
-    torch.testing.assert_close(found, ((F.softplus(-items.values(points, actions)) + others) / 5).mean())
+    torch.testing.assert_close(found, ((F.softplus(-items.values(points, actions) - rest) + others) / 5).mean())
+
+
+@pytest.mark.parametrize(("items", "negatives", "t"), [(3000, 100, 0.75), (3000, 2900, 1.0), (500, 64, 0.0)])
+def test_gbce_moves_no_direction_that_all_items_share_before_anything_is_known(items, negatives, t):
+    """All scores are 0, and no item comes next more often than others: what pulls up is as strong as what pushes down.
+
+    Otherwise the first that is learnt is to lower all scores at once, and then one item comes first in every state.
+    """
+    vectors, points = torch.zeros(items, 1, requires_grad=True), torch.ones(items, 1)
+    space = ItemSpace.of(vectors, loss="gbce", negatives=negatives, gbce_t=t, rng=rng())
+    space.cross_entropy(points, torch.arange(items)).backward()
+    up = -vectors.grad[vectors.grad < 0].sum().item()
+    down = vectors.grad[vectors.grad > 0].sum().item()
+    assert min(up, down) > 0
+    assert up == pytest.approx(down, rel=0.05)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

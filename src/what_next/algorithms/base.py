@@ -47,7 +47,7 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         "split": "leave_last_out",
         "dim": 128,
         "passes": 30,
-        "batch_size": 16,
+        "batch_size": None,
         "dropout": 0.5,
         "learning_rate": 4e-3,
         "weight_decay": 0.1,

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from what_next.cli.bars import Bars
 from what_next.cli.data import Json
-from what_next.cli.evaluate import Allowed, Blocked, Groups, ReportFile, Split, mask_of, told
-from what_next.cli.words import part_of, seeds_of
+from what_next.cli.evaluate import Allowed, Baselines, Blocked, Groups, ReportFile, Split, mask_of, told
+from what_next.cli.words import baselines_of, part_of, seeds_of
 from what_next.errors import SetupError
 from what_next.judging import compare as compare_setups
 from what_next.reporting import check as check_report
@@ -33,6 +34,7 @@ def compare(
     ] = False,
     allowed: Allowed = None,
     blocked: Blocked = None,
+    baselines: Baselines = None,
     groups: Groups = False,
     report: ReportFile = None,
     as_json: Json = False,
@@ -46,7 +48,9 @@ def compare(
     if report:
         check_report(report)
     mask = mask_of(next(iter(setups.values())), allowed, blocked)
-    verdict = compare_setups(setups, part_of(split), seeds_of(seeds), ablations=ablations, allowed=mask)
+    how = {"ablations": ablations, "allowed": mask, "baselines": baselines_of(baselines)}
+    with Bars(as_json) as stages:
+        verdict = compare_setups(setups, part_of(split), seeds_of(seeds), **how, stages=stages)
     if report:
         write_report(verdict, report)
         Console(stderr=True).print(f"{report} written", highlight=False)

@@ -8,14 +8,12 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import RenderableType
 
+from what_next.cli.bars import Bars
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides
 from what_next.data.decision_log import Roles
 from what_next.errors import SetupError
-from what_next.judging.off_policy import Reading, estimate_policy, estimates_table, gate_table
-from what_next.judging.off_policy import gate as gate_policies
-from what_next.judging.off_policy.behaviour import plot_calibration
 
 REFUSED = 3
 """The exit code of a gate that does not promote."""
@@ -113,13 +111,18 @@ def estimate(
     as_json: Json = False,
 ) -> int:
     """Estimate what a policy would have earned, from the log of another one (off-policy evaluation)."""
+    # Imported late, here and below: other commands need not wait for it.
+    from what_next.judging.off_policy import Reading, estimate_policy, estimates_table
+    from what_next.judging.off_policy.behaviour import plot_calibration
+
     _check_plot(calibration, behaviour)
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
     reading = Reading(
         log, roles, items, estimated=behaviour == "estimated", marginal=marginal, top=top, seen=seen, clusters=clusters,
         reward_range=_range(reward_range), discount=discount, level=level, seed=seed, overrides=overrides or (),
     )  # fmt: skip
-    result = estimate_policy(reading, policy, force=force)
+    with Bars(as_json) as stages:
+        result = estimate_policy(reading, policy, force=force, stages=stages)
     if calibration is not None:
         plot_calibration(result["log"]["behaviour"], calibration)
     return _show(result, as_json, estimates_table)
@@ -157,12 +160,16 @@ def gate(
     as_json: Json = False,
 ) -> int:
     """Promote a new policy only if a log shows that it earns more: exit code 0; or 3, and why not."""
+    from what_next.judging.off_policy import Reading, gate_table
+    from what_next.judging.off_policy import gate as gate_policies
+
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
     reading = Reading(
         log, roles, items, estimated=behaviour == "estimated", marginal=marginal, top=top, seen=seen, clusters=clusters,
         reward_range=_range(reward_range), discount=discount, level=level, seed=seed, overrides=overrides or (),
     )  # fmt: skip
-    result = gate_policies(reading, new, current, estimator=estimator, margin=margin)
+    with Bars(as_json) as stages:
+        result = gate_policies(reading, new, current, estimator=estimator, margin=margin, stages=stages)
     _show(result, as_json, gate_table)
     return 0 if result["promote"] else REFUSED
 

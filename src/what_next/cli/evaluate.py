@@ -6,10 +6,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from what_next.cli.bars import Bars
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides, SetupFile
-from what_next.cli.words import ids_of, part_of, seeds_of, trained_setup, weights_of
+from what_next.cli.words import baselines_of, ids_of, part_of, seeds_of, trained_setup, weights_of
 from what_next.data import Dataset
 from what_next.errors import SetupError
 from what_next.evaluation.table import table
@@ -23,6 +24,9 @@ from what_next.settings import Setup
 Split = Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")]
 Allowed = Annotated[Path | None, typer.Option(help="A file with the item ids that may be recommended, a line each.")]
 Blocked = Annotated[Path | None, typer.Option(help="A file with the item ids that may not.")]
+Baselines = Annotated[
+    str | None, typer.Option(help='"popular,markov": beside these baselines alone; none: beside no one.')
+]
 Groups = Annotated[bool, typer.Option("--groups", help="Also by history length, activity, popularity, cold or not.")]
 ReportFile = Annotated[Path | None, typer.Option("--report", help="The HTML page to write.")]
 
@@ -40,6 +44,7 @@ def evaluate(
     ] = False,
     allowed: Allowed = None,
     blocked: Blocked = None,
+    baselines: Baselines = None,
     groups: Groups = False,
     report: ReportFile = None,
     weights: Annotated[
@@ -59,10 +64,16 @@ def evaluate(
         check_tradeoff(settings, steps)
     if report:
         check_report(report)
-    windows = judge(settings, part, given) if by_windows(settings) and mask is None else None
-    if windows is not None and not (next_items or report or groups):
+    windowed, others = by_windows(settings) and mask is None, baselines_of(baselines)
+    alone = windowed and not (next_items or report or groups)
+    if alone and baselines is not None:
+        raise SetupError("--baselines: are of next items, and whatnext is judged by windows; add --next-items")
+    with Bars(as_json) as stages:
+        windows = judge(settings, part, given, stages) if windowed else None
+        verdict = None if alone else examine(settings, part, given, mask, others, stages)
+    if verdict is None:
+        assert windows is not None, "it is judged by windows alone"
         return told(windows, as_json, groups)
-    verdict = examine(settings, part, given, mask)
     if report:
         curve = tradeoff(settings, steps, part, given, mask) if steps else []
         write_report(verdict, report, windows=windows, weighted=curve)

@@ -25,7 +25,6 @@ from what_next.policy import LearnedPolicy
 from what_next.recommender import Recommender
 from what_next.settings import Setup
 from what_next.setup_schema import listed
-from what_next.state import State
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP", help="A setup.txt, or the same as TOML.")]
 Overrides = Annotated[
@@ -120,7 +119,7 @@ def recommend(
     if items == []:
         raise SetupError(f'--history {history!r}: names no item; give item ids, oldest first, as "A,B,C"')
     settings = trained_setup(setup, [*(overrides or []), "train=no"])
-    state = State.from_setup(settings)
+    state = checkpoint.open_state(settings)
     agent = Agent(settings, state.space).ready_agent()
     recommender = Recommender(LearnedPolicy(agent, state.within(agent.space)))
     masks: dict[str, Any] = {

@@ -14,10 +14,10 @@ from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.stored import opened, served_catalogue
 from what_next.errors import DataError, ModelError
-from what_next.judging.off_policy import Learned, Reading, gate, gate_table
 from what_next.settings import Setup
 
 if TYPE_CHECKING:
+    from what_next.judging.off_policy import Learned
     from what_next.server.store import Store
 
 OWN_LOG = "the service's own log"
@@ -105,9 +105,10 @@ def _deploy(store: "Store", version: str, kind: Any, note: dict[str, Any]) -> in
 
 
 def _judged(
-    store: "Store", settings: Setup, policies: list[Learned], log: Path | None, top: int | None, how: dict[str, Any]
+    store: "Store", settings: Setup, policies: "list[Learned]", log: Path | None, top: int | None, how: dict[str, Any]
 ) -> dict[str, Any]:
     """What the gate says of the new model beside the deployed one, both as the service would serve them."""
+    from what_next.judging.off_policy import Reading, gate
     from what_next.server.store.export import exported
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -125,8 +126,10 @@ def _judged(
     return {"promote": plain["promote"], "why": plain["why"], "gate": plain}
 
 
-def _served(version: str, agent: Path, settings: Setup) -> Learned:
+def _served(version: str, agent: Path, settings: Setup) -> "Learned":
     """A model as it was trained and would be served."""
+    from what_next.judging.off_policy import Learned
+
     trained, critic = read_manifest(agent, "agent").made_by(), critic_beside(agent)
     beside = agent.with_name("critic.safetensors")
     if critic is None or not critic.is_file():
@@ -163,6 +166,8 @@ def _show(told: dict[str, Any], as_json: bool) -> int:
         emit(told)
         return 0
     if told.get("gate"):
+        from what_next.judging.off_policy import gate_table
+
         tell(gate_table(told["gate"]))  # with the reason
     deployed, why = "number" in told, "" if told.get("gate") else f": {told['why']}"
     line = f"{told['version']} is {'' if deployed else 'not '}deployed{why}"

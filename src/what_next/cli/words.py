@@ -35,6 +35,18 @@ def seeds_of(text: str | None) -> list[int] | None:
     return [int(word) for word in words]
 
 
+def baselines_of(text: str | None) -> Sequence[str]:
+    """The value of `--baselines`: all of them without it, and none for the word itself."""
+    from what_next.judging.baselines import EVERY  # imported late: other commands need not wait for it
+
+    if text is None:
+        return EVERY
+    words = [] if text.strip() == "none" else [word.strip() for word in text.split(",")]
+    if not set(words) <= set(EVERY):
+        raise SetupError(f"--baselines {text!r}: expected none, or some of {', '.join(EVERY)}, separated by commas")
+    return words
+
+
 def weights_of(text: str | None) -> list[float]:
     """The value of `--weights`; none without it."""
     if text is None:

@@ -9,6 +9,8 @@ GROWTH = 1.02
 """Beyond, a width is about so many times the one before, which bounds the padding and the number of shapes."""
 FEW = 8
 """Events of padding that a window of a batch may have in any case."""
+LEAST = 64
+"""Batches that a pass has at least, where their size follows from the targets: a small log is short of steps."""
 JITTER = 0.01
 """Lengths are put in order after a random change of about this share, so that batches differ from pass to pass."""
 
@@ -23,6 +25,7 @@ class Batches:
 
     Attributes:
         users, starts, lengths: of each window, in events.
+        batch_size: how many average windows make a batch.
         cuts: where the batches begin in a pass, and its end.
     """
 
@@ -32,10 +35,11 @@ class Batches:
         known: Int64[np.ndarray, "users"],
         *,
         max_length: int,
-        batch_size: int,
+        batch_size: int | None,
+        batch_targets: int = 0,
         seed: int,
     ) -> None:
-        """Of users with two known events or more."""
+        """Of users with two known events or more; without a `batch_size`, as many windows as hold `batch_targets`."""
         counts = -(-(known - 1) // max_length)
         owner = np.repeat(np.arange(len(users)), counts)
         place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -43,7 +47,8 @@ class Batches:
         self.users, self.seed = users[owner], seed
         self.starts = np.maximum(last - max_length, 0)
         self.lengths = last - self.starts + 1
-        self.cuts = _cut(np.sort(self.lengths), round(batch_size * float(self.lengths.mean())))
+        self.batch_size = batch_size or _holding(batch_targets, self.lengths - 1)
+        self.cuts = _cut(np.sort(self.lengths), round(self.batch_size * float(self.lengths.mean())))
         self._pass = -1
 
     def __len__(self) -> int:
@@ -67,6 +72,11 @@ def width_of(longest: int) -> int:
         return longest
     step = np.ceil(np.log(longest / FINEST) / np.log(GROWTH) - 1e-9)
     return max(longest, round(FINEST * float(GROWTH**step)))
+
+
+def _holding(targets: int, counts: Int64[np.ndarray, "windows"]) -> int:
+    """How many windows hold about so many targets on average, or the share of a batch in `LEAST` where that is less."""
+    return max(1, round(min(targets / float(counts.mean()), len(counts) / LEAST)))
 
 
 def _cut(lengths: Int[np.ndarray, "windows"], events: int) -> Int64[np.ndarray, "cuts"]:

@@ -4,9 +4,9 @@ The seeds of training are averaged first, then each user's windows, then the use
 taken on each window, so that both are always judged on the same ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
@@ -16,8 +16,10 @@ from what_next.evaluation.bootstrap import Interval, coverage, interval, seed_me
 from what_next.evaluation.places import Places
 from what_next.evaluation.sampling import Sampling
 from what_next.evaluation.windows import Windows
+from what_next.stages import SILENT, Done, Stages
 from what_next.types import Policy, Slate
 
+Item = TypeVar("Item")
 Values = Mapping[str, Float64[np.ndarray, "..."]]
 """For each metric its value on each of its windows."""
 
@@ -53,6 +55,7 @@ def evaluate(
     seeds: Sequence[int],
     k: int = 10,
     seed: int = 0,
+    stages: Stages = SILENT,
 ) -> dict[str, Any]:
     """Judge policies; the result holds plain values alone, and is the same for the same arguments.
 
@@ -70,14 +73,26 @@ def evaluate(
         seeds: of training.
         k: slots of the ranking metrics.
         seed: of the policies' draws and of the bootstrap.
+        stages: who is told how far the work is.
 
     Returns:
         `data`, `split`, `seeds`, `windows`, `policies`, `differences` and `share_of_oracle`; each metric is a mean with
         a 95 % interval, `{mean, low, high, n}`, n being users. What cannot be told is left out.
     """
     filled = {length: windows[length] for length in sorted(windows) if len(windows[length])}
-    judged = {name: _judge(group, filled, sampling, k, seed) for name, group in policies.items()}
+    every = sum(map(len, filled.values()))
+    judged = {
+        name: _judge(group, filled, sampling, k, seed, stages.begin(f"judging {name} by windows", len(group) * every))
+        for name, group in policies.items()
+    }
     crowd = Crowd.of(filled, k, seed)
+    pairs = {
+        f"{name}-{baseline}": (one, judged[baseline])
+        for name, one in judged.items()
+        for baseline in BASELINES
+        if name not in (*BASELINES, ORACLE) and baseline in judged
+    }
+    done = stages.begin("intervals", len(judged) + len(pairs))
     result: dict[str, Any] = {
         "data": data,
         "split": dict(split),
@@ -85,14 +100,9 @@ def evaluate(
         "windows": {str(length): _described(windows[length]) for length in sorted(windows)},
         "policies": {
             name: crowd.told(one.values) | crowd.covered(one.items, len(sampling.vectors))
-            for name, one in judged.items()
+            for name, one in _each(judged, done)
         },
-        "differences": {
-            f"{name}-{baseline}": crowd.told(_difference(one, judged[baseline]))
-            for name, one in judged.items()
-            for baseline in BASELINES
-            if name not in (*BASELINES, ORACLE) and baseline in judged
-        },
+        "differences": {name: crowd.told(_difference(*pair)) for name, pair in _each(pairs, done)},
     }
     if ORACLE in judged:
         best = _spreads(judged[ORACLE])
@@ -149,20 +159,25 @@ class Crowd:
         return {} if share is None else {"coverage": share}
 
 
-def _judge(group: Sequence[Policy], windows: Mapping[int, Windows], sampling: Sampling, k: int, seed: int) -> Judged:
+def _each(named: Mapping[str, Item], done: Done) -> Iterator[tuple[str, Item]]:
+    """The names and values, each done when the next is asked for."""
+    for name, one in named.items():
+        yield name, one
+        done(1)
+
+
+def _judge(
+    group: Sequence[Policy], windows: Mapping[int, Windows], sampling: Sampling, k: int, seed: int, done: Done
+) -> Judged:
     """Let the policy of each seed of training act on all windows."""
     items, heard, fallbacks = [], [], []
     values = {}
     for length, part in windows.items():
-        slates = [
-            policy.act(
-                part.history,
-                k if length == RANKED else 1,
-                np.random.default_rng([seed, length, index]),
-                exclude=part.history.items,
-            )
-            for index, policy in enumerate(group)
-        ]
+        slates = []
+        for index, policy in enumerate(group):
+            rng, slots = np.random.default_rng([seed, length, index]), k if length == RANKED else 1
+            slates.append(policy.act(part.history, slots, rng, exclude=part.history.items))
+            done(len(part))
         chosen = np.stack([slate.items[:, 0] for slate in slates])
         values[f"spread@{length}"] = seed_means(np.stack([sampling.reward(part.history, row) for row in chosen]))
         items.append(chosen)

@@ -25,10 +25,11 @@ from what_next.evaluation.beyond import (
     serendipity,
 )
 from what_next.evaluation.bootstrap import Interval, coverage, gini, seed_means
-from what_next.evaluation.means import means
+from what_next.evaluation.means import means, means_of
 from what_next.evaluation.next_items import Histories, Kind, Ranks, Targets, chunks, rank
 from what_next.evaluation.rules import Popular
 from what_next.evaluation.sampling import Sampling
+from what_next.stages import SILENT, Done, Stages
 from what_next.types import History, Policy
 
 SHARE_RESAMPLES = 200
@@ -75,6 +76,7 @@ class Yardstick:
         seen: whether items of the history may be recommended; `allowed`: which items may, None for all.
         groups: of rows, which are judged apart, too.
         seed: of the order of ties, and of the bootstrap.
+        stages: who is told how far the work is.
     """
 
     targets: Targets
@@ -88,20 +90,23 @@ class Yardstick:
     allowed: Bool[np.ndarray, "items"] | None = None
     groups: Groups | None = None
     seed: int = 0
+    stages: Stages = SILENT
 
     @property
     def owners(self) -> Int64[np.ndarray, "rows"]:
         """The user of each row, counted among those who are judged."""
         return self.targets.people[1]
 
-    def judge(self, group: Sequence[Policy], histories: Histories | None = None) -> Judged:
+    def judge(self, group: Sequence[Policy], histories: Histories | None = None, name: str = "a policy") -> Judged:
         """Let the policy of each seed recommend in every row, greedily.
 
         Args:
             group: a policy for each seed of training, or one alone where no seed matters.
             histories: what they read, where it is not what others do.
+            name: what to call them while that goes on.
         """
-        ranks = [self._rank(policy, histories or self.histories, place) for place, policy in enumerate(group)]
+        done = self.stages.begin(f"judging {name}", len(group) * len(self.targets))
+        ranks = [self._rank(policy, histories or self.histories, place, done) for place, policy in enumerate(group)]
         values = [self._values(one) for one in ranks]
         slates = np.stack([one.items for one in ranks])
         return Judged(slates, {name: seed_means(np.stack([one[name] for one in values])) for name in values[0]})
@@ -112,7 +117,17 @@ class Yardstick:
 
     def difference(self, one: Judged, other: Judged) -> dict[str, Interval]:
         """One minus the other, by metric."""
-        return self._means({name: value - other.values[name] for name, value in one.values.items()})
+        return self._means(_apart(one, other))
+
+    def compared(
+        self, judged: Mapping[str, Judged], differences: Mapping[str, tuple[str, str]]
+    ) -> tuple[dict[str, dict[str, Interval]], dict[str, dict[str, Interval]]]:
+        """`told` of each, and `difference` of some pairs, by name: the users are drawn once for all of them."""
+        values = {("", name): one.values for name, one in judged.items()}
+        values |= {("-", name): _apart(judged[one], judged[other]) for name, (one, other) in differences.items()}
+        found = means_of(values, self.owners, seed=self.seed, stages=self.stages)
+        told = {name: found["", name] | self._shares(one.slates) for name, one in judged.items()}
+        return told, {name: found["-", name] for name in differences}
 
     def apart(self, judged: Mapping[str, Judged]) -> dict[str, dict[str, dict[str, Any]]]:
         """All policies in each group of rows: by kind and name, `users`, `rows` and `policies`."""
@@ -123,15 +138,13 @@ class Yardstick:
 
     def _of_group(self, judged: Mapping[str, Judged], rows: Bool[np.ndarray, "rows"]) -> dict[str, Any]:
         people, owners = np.unique(self.owners[rows], return_inverse=True)
-        policies = {
-            name: means({metric: value[rows] for metric, value in one.values.items()}, owners, seed=self.seed)
-            for name, one in judged.items()
-        }
+        values = {name: {metric: value[rows] for metric, value in one.values.items()} for name, one in judged.items()}
+        policies = means_of(values, owners, seed=self.seed, stages=self.stages)
         return {"users": len(people), "rows": int(rows.sum()), "policies": policies}
 
-    def _rank(self, policy: Policy, histories: Histories, place: int) -> Ranks:
+    def _rank(self, policy: Policy, histories: Histories, place: int, done: Done) -> Ranks:
         k, seed = max(self.ks), self.seed + place
-        return rank(policy, self.targets, histories, k, seen=self.seen, allowed=self.allowed, seed=seed)
+        return rank(policy, self.targets, histories, k, seen=self.seen, allowed=self.allowed, seed=seed, done=done)
 
     def _values(self, ranks: Ranks) -> dict[str, Float64[np.ndarray, "rows"]]:
         found = {f"{name}@{k}": metric(ranks.places, k) for k in self.ks for name, metric in ACCURACY.items()}
@@ -162,7 +175,8 @@ class Yardstick:
     def _popular(self) -> Int32[np.ndarray, "rows k"]:
         """What the most popular items come to, which nobody is surprised by."""
         assert self.background is not None
-        return self._rank(Popular(self.background.counts), self.histories, 0).items
+        done = self.stages.begin("what popularity finds", len(self.targets))
+        return self._rank(Popular(self.background.counts), self.histories, 0, done).items
 
     @cached_property
     def _profile(self) -> Profile:
@@ -217,17 +231,21 @@ def evaluate_next(
             for rival in RIVALS
             if name not in RIVALS and rival in judged
         }
+    told, apart = yardstick.compared(judged, differences)
     return {
         **about,
         "k": list(yardstick.ks),
         "seen": yardstick.seen,
         "allowed": yardstick.catalogue if yardstick.allowed is None else int(yardstick.allowed.sum()),
-        "policies": {name: yardstick.told(one) for name, one in judged.items()},
-        "differences": {
-            name: yardstick.difference(judged[one], judged[other]) for name, (one, other) in differences.items()
-        },
+        "policies": told,
+        "differences": apart,
         "groups": yardstick.apart(judged),
     }
+
+
+def _apart(one: Judged, other: Judged) -> Values:
+    """One minus the other in each row, by metric."""
+    return {name: value - other.values[name] for name, value in one.values.items()}
 
 
 def judged_on(

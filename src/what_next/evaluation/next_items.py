@@ -14,12 +14,14 @@ from what_next.data import Dataset, Split
 from what_next.data.splits import Part
 from what_next.evaluation.accuracy import hit_rate, ndcg
 from what_next.evaluation.places import Places, place
+from what_next.stages import Done, untold
 from what_next.types import History, Policy
 
 EVENTS = 2**14
 """Events of histories read at a time, padding included."""
-SCORES = 2**24
-"""Scores at work at a time: 64 MB."""
+SCORES = 2**21
+"""Scores at work at a time: 16 MB in double precision, which the allocator keeps; memory of more is given back to the
+system after each use, and comes anew page by page, which takes as long as the ranking."""
 
 Histories = Callable[[Int32[np.ndarray, "batch"], Int64[np.ndarray, "batch"], Int64[np.ndarray, "batch"]], History]
 """From users, starts and lengths to their histories (`State.histories`)."""
@@ -158,8 +160,11 @@ def rank(
     seen: bool = False,
     allowed: Bool[np.ndarray, "items"] | None = None,
     seed: int = 0,
+    done: Done = untold,
 ) -> Ranks:
     """Let a policy recommend `k` items in each row, greedily; none of the history unless `seen`.
+
+    `done` is told of rows as they are ranked.
 
     Equal scores are a random order: what is measured is the mean over all of them, and the slates hold one, by `seed`.
     """
@@ -172,6 +177,7 @@ def rank(
         exclude = None if seen else history.items
         found, items[rows] = _ranked(policy, history, sets[rows], k, allowed, exclude, rng)
         above[rows], tied[rows] = found.above, found.tied
+        done(len(rows))
     return Ranks(items, Places(above, tied, (sets >= 0).sum(axis=1)), targets.rewards)
 
 

@@ -52,13 +52,14 @@ class Ranking(ABC):
         self, history: History, *, allowed: Allowed = None, exclude: Exclude = None
     ) -> Float64[Tensor, "batch items"]:
         """The score of every item; minus infinity where it is not permitted."""
-        scores = torch.from_numpy(self.scores(history, None).copy())
+        values = self.scores(history, None)
+        scores = torch.from_numpy(values if values.flags.writeable else values.copy())
         forbid(scores, slice(0, len(scores)), allowed, exclude)
         return scores
 
     @abstractmethod
     def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:
-        """The worth of every item to each history; finite."""
+        """The worth of every item to each history, finite; of the caller, unless it is read-only."""
 
     def chances(
         self, permitted: Int[np.ndarray, "batch"], slots: int, rng: np.random.Generator | None

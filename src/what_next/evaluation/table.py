@@ -35,7 +35,7 @@ def table(result: Mapping[str, Any], groups: bool = False) -> Group:
         parts.append(Folded(title, ["policy", *metrics, *(["training"] if took else [])], sections))
     if result.get("baselines"):
         chosen = (f"{name} ({_settings(one)})" if one else name for name, one in result["baselines"].items())
-        parts.append(Text(f"baselines as validation chose them: {', '.join(chosen)}"))
+        parts.append(Text(f"baselines as validation chose them{_searched(result)}: {', '.join(chosen)}"))
     parts += [Text(f"left out: {name}, since {why}") for name, why in result.get("left_out", {}).items()]
     if groups:
         parts += [_apart(kind, some, result["k"][0]) for kind, some in result.get("groups", {}).items()]
@@ -111,6 +111,16 @@ def _took(seconds: Sequence[float | None]) -> str:
     """The mean over the seeds; nothing where one is not known."""
     known = [one for one in seconds if one is not None]
     return f"{sum(known) / len(known):.1f} s" if known and len(known) == len(seconds) else ""
+
+
+def _searched(result: Mapping[str, Any]) -> str:
+    """Among how many settings, and on how many targets, where the result says so."""
+    told = result.get("searched")
+    if told is None:
+        return ""
+    tried = ", ".join(f"{count} for {name}" for name, count in told["tried"].items())
+    some = f"{told['targets']:,}" + (f" of {told['of']:,}" if told["targets"] < told["of"] else "")
+    return f" (settings tried: {tried}; on {some} validation targets)"
 
 
 def _verdict(result: Mapping[str, Any]) -> str:

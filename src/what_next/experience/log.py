@@ -56,7 +56,7 @@ class LogExperience(Experience):
     def by_row(self) -> bool:
         """Whether a step moves the rows of the item vectors that it drew alone."""
         setup, items = self.setup, len(self.space.catalogue)
-        sampled = setup.loss.name != "softmax" and not self.algorithm.whole_catalogue
+        sampled = setup.loss.over(items) != "softmax" and not self.algorithm.whole_catalogue
         return sampled and setup.inputs.items == "learned" and items >= SPARSE
 
     def window(self, history: History) -> History:
@@ -197,14 +197,15 @@ class LogExperience(Experience):
     def space_of_items(self, slow: Networks, rng: np.random.Generator) -> ItemSpace:
         """The item vectors, and what is computed over them, as the setup's loss says."""
         loss, later = self.setup.loss, slow.get("encoder")
+        name = loss.over(len(self.space.catalogue))
         table = self.encoder.items.learned if self.leaf is None else self.leaf
         assert table is not None, "sparse vectors are learned ones"
         return ItemSpace.of(
             table,
             slow=later.items() if isinstance(later, Encoder) else None,
-            loss=loss.name,
+            loss=name,
             negatives=loss.negatives,
-            log_q=None if loss.name == "gbce" else self.draws,
+            log_q=None if name == "gbce" else self.draws,
             precision=self.precision,
             gbce_t=loss.calibration,
             rng=rng,

@@ -1,22 +1,25 @@
 """Does it learn? Agents beside rules, chance and one another, on what training never saw."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from what_next.data.splits import Part
-from what_next.judging.baselines import Allowed
+from what_next.judging.baselines import EVERY, Allowed
 from what_next.judging.compare import compare
 from what_next.judging.models import chosen, of_seed
 from what_next.judging.next_items import judge_next
 from what_next.judging.verdict import Verdict
 from what_next.judging.windows import judge_windows
 from what_next.settings import Setup
+from what_next.stages import SILENT, Stages
 from what_next.state import State
 
 __all__ = ["Verdict", "by_windows", "compare", "examine", "judge", "judge_next", "judge_windows", "of_seed"]
 
 
-def judge(setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None) -> dict[str, Any]:
+def judge(
+    setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None, stages: Stages = SILENT
+) -> dict[str, Any]:
     """Judge the agent of a setup by windows where `by_windows`, else on next items: plain values alone.
 
     Args:
@@ -30,9 +33,9 @@ def judge(setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None)
         ModelError: a model is missing or damaged, or was trained on another split.
     """
     if not by_windows(setup):
-        return examine(setup, part, seeds).result
+        return examine(setup, part, seeds, stages=stages).result
     state = State.from_setup(setup)
-    return judge_windows(setup, state, part, chosen(setup, state, seeds), _told(setup, seeds))
+    return judge_windows(setup, state, part, chosen(setup, state, seeds), _told(setup, seeds), stages)
 
 
 def by_windows(setup: Setup) -> bool:
@@ -44,10 +47,18 @@ def by_windows(setup: Setup) -> bool:
     return setup.algorithm.trials and setup.split.name != "leave_last_out"
 
 
-def examine(setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None, allowed: Allowed = None) -> Verdict:
+def examine(
+    setup: Setup,
+    part: Part = "test",
+    seeds: Sequence[int] | None = None,
+    allowed: Allowed = None,
+    baselines: Collection[str] = EVERY,
+    stages: Stages = SILENT,
+) -> Verdict:
     """Judge the agent of any setup on next items, and keep all that a report shows: see `judge` and `judge_next`."""
     state = State.from_setup(setup)
-    return judge_next(setup, state, part, chosen(setup, state, seeds), _told(setup, seeds), allowed)
+    setups, told = chosen(setup, state, seeds), _told(setup, seeds)
+    return judge_next(setup, state, part, setups, told, allowed, baselines, stages)
 
 
 def _told(setup: Setup, seeds: Sequence[int] | None) -> list[int]:

@@ -1,6 +1,6 @@
 """Which of several setups is better? All on the same users, each beside the first, and without what is said to help."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,12 @@ from what_next.data import Dataset
 from what_next.data.splits import Part
 from what_next.errors import ModelError, SetupError
 from what_next.evaluation.evaluate_next import RIVALS, evaluate_next
-from what_next.judging.baselines import Allowed
+from what_next.judging.baselines import EVERY, Allowed
 from what_next.judging.models import beside, is_trained, of_seed, policy, seconds, trained
 from what_next.judging.next_items import about_of, rules, yardstick_of
 from what_next.judging.verdict import Verdict
 from what_next.settings import Setup
+from what_next.stages import SILENT, Stages
 from what_next.state import State
 from what_next.types import History
 
@@ -96,6 +97,8 @@ def compare(
     *,
     ablations: bool = False,
     allowed: Allowed = None,
+    baselines: Collection[str] = EVERY,
+    stages: Stages = SILENT,
 ) -> Verdict:
     """Judge several setups on the next items of the same users, and each beside the first.
 
@@ -108,6 +111,7 @@ def compare(
             are learnt (`next_item`), with the same settings; for an algorithm that has more networks than its actor.
             "rewards shuffled": the same algorithm where every event earned what another one did.
         allowed: items that may be recommended; None for all.
+        baselines: beside which; `stages`: who is told how far the work is.
 
     Returns:
         Its result is that of `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup
@@ -121,18 +125,18 @@ def compare(
     _alike(setups, entrants)
     first = next(iter(entrants))
     state = entrants[first].state
-    yardstick = yardstick_of(state, part, allowed)
+    yardstick = yardstick_of(state, part, allowed, stages)
     judged, training, learned = {}, {}, {}
     for name, entrant in entrants.items():
         learned[name] = [entrant.of(None)] if seeds is None else [entrant.of(seed) for seed in seeds]
         policies = [policy(one, entrant.state) for one in learned[name]]
-        judged[name] = yardstick.judge(policies, entrant.state.histories)
+        judged[name] = yardstick.judge(policies, entrant.state.histories, name)
         took = [seconds(one) for one in learned[name]]
         training[name] = {"algorithm": learned[name][0].algorithm.name, "seconds": took}
-    baselines, settings = rules(yardstick, state)
-    judged |= baselines
+    others, settings = rules(yardstick, state, baselines)
+    judged |= others
     told = seeds or sorted({setup.seed for setup in setups.values()})
-    about = about_of(state, part, yardstick, told) | {"baselines": settings}
+    about = about_of(state, part, yardstick, told, baselines) | {"baselines": settings}
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
     result = evaluate_next(judged, yardstick, about, pairs) | {"training": training}
     return Verdict(result, state, yardstick, judged, learned)

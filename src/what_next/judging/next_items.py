@@ -1,6 +1,6 @@
 """How well next items are named: an agent beside chance, popularity, tuned baselines, and itself before it learned."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,24 @@ from what_next.evaluation.beyond import Background
 from what_next.evaluation.evaluate_next import Groups, Judged, Yardstick, evaluate_next, judged_on
 from what_next.evaluation.groups import events_per_active_day, groups
 from what_next.evaluation.next_items import Targets
-from what_next.judging.baselines import Allowed, left_out, tuned
+from what_next.judging.baselines import EVERY, Allowed, left_out, searched, tuned
 from what_next.judging.models import policy, untrained
 from what_next.judging.verdict import Verdict
 from what_next.settings import Setup
+from what_next.stages import SILENT, Stages
 from what_next.state import State
+from what_next.types import Policy
 
 
 def judge_next(
-    setup: Setup, state: State, part: Part, setups: Sequence[Setup], seeds: Sequence[int], allowed: Allowed = None
+    setup: Setup,
+    state: State,
+    part: Part,
+    setups: Sequence[Setup],
+    seeds: Sequence[int],
+    allowed: Allowed = None,
+    baselines: Collection[str] = EVERY,
+    stages: Stages = SILENT,
 ) -> Verdict:
     """Judge the trained setups on next items: see `evaluate_next`.
 
@@ -33,30 +42,37 @@ def judge_next(
         part: tune on validation; report the test.
         setups: of the trained models, one for each of the `seeds`.
         allowed: items that may be recommended; None for all.
+        baselines: beside which; `stages`: who is told how far the work is.
     """
-    yardstick = yardstick_of(state, part, allowed)
-    baselines, chosen = rules(yardstick, state)
+    yardstick = yardstick_of(state, part, allowed, stages)
+    beside, chosen = rules(yardstick, state, baselines)
     judged = {
-        "agent": yardstick.judge([policy(one, state) for one in setups]),
-        "untrained": yardstick.judge([untrained(one, state) for one in setups]),
-        **baselines,
+        "agent": yardstick.judge([policy(one, state) for one in setups], name="agent"),
+        "untrained": yardstick.judge([untrained(one, state) for one in setups], name="untrained"),
+        **beside,
     }
-    about = about_of(state, part, yardstick, seeds) | {"baselines": chosen}
+    about = about_of(state, part, yardstick, seeds, baselines) | {"baselines": chosen}
     return Verdict(evaluate_next(judged, yardstick, about), state, yardstick, judged, {"agent": setups})
 
 
-def rules(yardstick: Yardstick, state: State) -> tuple[dict[str, Judged], dict[str, dict[str, float]]]:
+def rules(
+    yardstick: Yardstick, state: State, wanted: Collection[str] = EVERY
+) -> tuple[dict[str, Judged], dict[str, dict[str, float]]]:
     """What chance and the baselines come to, and the settings that validation chose for these."""
-    found = tuned(state, yardstick.allowed)
+    found = tuned(state, yardstick.allowed, wanted, yardstick.stages)
     assert yardstick.background is not None
-    chance, popular = RandomItem(yardstick.catalogue), Popular(yardstick.background.counts)
-    judged = {"random": yardstick.judge([chance]), "popular": yardstick.judge([popular])}
-    judged |= {name: yardstick.judge([rule]) for name, (rule, _) in found.items()}
+    plain = {"random": RandomItem(yardstick.catalogue), "popular": Popular(yardstick.background.counts)}
+    policies: dict[str, Policy] = {name: rule for name, rule in plain.items() if name in wanted}
+    policies |= {name: rule for name, (rule, _) in found.items()}
+    judged = {name: yardstick.judge([rule], name=name) for name, rule in policies.items()}
     return judged, {name: settings for name, (_, settings) in found.items()}
 
 
-def about_of(state: State, part: Part, yardstick: Yardstick, seeds: Sequence[int]) -> dict[str, Any]:
-    """On what policies of a state are judged: see `judged_on`."""
+def about_of(
+    state: State, part: Part, yardstick: Yardstick, seeds: Sequence[int], baselines: Collection[str] = EVERY
+) -> dict[str, Any]:
+    """On what policies of a state are judged: see `judged_on`; and how the settings of `baselines` were chosen."""
+    out = {name: why for name, why in left_out(len(state.dataset.catalogue)).items() if name in baselines}
     return judged_on(
         state.dataset,
         state.split,
@@ -66,10 +82,10 @@ def about_of(state: State, part: Part, yardstick: Yardstick, seeds: Sequence[int
         kind=state.setup.evaluation.targets,
         counts=state.space.counts,
         allowed=yardstick.allowed,
-    ) | {"left_out": left_out(len(state.dataset.catalogue))}
+    ) | {"left_out": out, "searched": searched(state, baselines)}
 
 
-def yardstick_of(state: State, part: Part, allowed: Allowed = None) -> Yardstick:
+def yardstick_of(state: State, part: Part, allowed: Allowed = None, stages: Stages = SILENT) -> Yardstick:
     """Whom the policies of a state are judged on; the spread counts where items have attributes.
 
     Raises:
@@ -92,6 +108,7 @@ def yardstick_of(state: State, part: Part, allowed: Allowed = None) -> Yardstick
         "seen": how.seen,
         "allowed": allowed,
         "groups": _groups(state, targets),
+        "stages": stages,
     }
     if not dataset.catalogue.names:
         return Yardstick(**common)

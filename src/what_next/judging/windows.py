@@ -8,6 +8,7 @@ from what_next.errors import DataError
 from what_next.evaluation import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows, evaluate
 from what_next.judging.models import policy, untrained
 from what_next.settings import Setup
+from what_next.stages import SILENT, Stages
 from what_next.state import State
 from what_next.types import Policy
 
@@ -15,7 +16,12 @@ LENGTHS = (5, 10, 20)
 
 
 def judge_windows(
-    setup: Setup, state: State, part: Part, setups: Sequence[Setup], seeds: Sequence[int]
+    setup: Setup,
+    state: State,
+    part: Part,
+    setups: Sequence[Setup],
+    seeds: Sequence[int],
+    stages: Stages = SILENT,
 ) -> dict[str, Any]:
     """Judge the trained setups on windows of 5, 10 and 20 events of the users of a split: see `evaluation.evaluate`.
 
@@ -49,7 +55,13 @@ def judge_windows(
         "hash": state.split.hash,
     }
     return evaluate(
-        {**_learned(setups, state), **rules}, windows, sampling, data=state.dataset.name, split=split, seeds=seeds
+        {**_learned(setups, state), **rules},
+        windows,
+        sampling,
+        data=state.dataset.name,
+        split=split,
+        seeds=seeds,
+        stages=stages,
     )
 
 

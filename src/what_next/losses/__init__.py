@@ -13,7 +13,7 @@ from what_next.losses.rl import (
     td_target,
     topk_correction,
 )
-from what_next.losses.sampled import Draws, Negatives, gbce, gbce_beta, sampled_softmax
+from what_next.losses.sampled import Draws, Negatives, gbce, gbce_beta, gbce_offset, sampled_softmax
 
 __all__ = [
     "Draws",
@@ -26,6 +26,7 @@ __all__ = [
     "expectile_loss",
     "gbce",
     "gbce_beta",
+    "gbce_offset",
     "importance_weights",
     "linear_cross_entropy",
     "log_probs",

@@ -148,6 +148,7 @@ def gbce(
     calibration: float = 0.75,
     weights: Float[Tensor, "steps"] | None = None,
     precision: Precision = "fp32",
+    offset: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Generalised binary cross entropy (Petrov and Macdonald 2023, arXiv 2308.07192):
     -(log sigmoid(s(a))^beta + sum over negatives of log(1 - sigmoid(s))) / (draws + 1).
@@ -162,13 +163,14 @@ def gbce(
     Args:
         items: in the catalogue.
         calibration: t, in [0, 1].
+        offset: added to every score; it changes no order. See `gbce_offset`.
     """
     assert 0 <= calibration <= 1, f"the calibration t lies in [0, 1], not {calibration}"
     beta = gbce_beta(negatives.drawn, items, calibration)
-    losses = beta * F.softplus(-values, threshold=50.0)
+    losses = beta * F.softplus(-values - offset, threshold=50.0)
     total = (losses if weights is None else losses * weights.detach()).sum() / max(len(values), 1)
     if len(negatives.ids):
-        kernel = _binary(negatives.counts.to(points.dtype), negatives.without(actions))
+        kernel = _binary(negatives.counts.to(points.dtype), negatives.without(actions), offset)
         total = total + chunked_loss(points, vectors, kernel, weights=weights, precision=precision)
     return total / (negatives.drawn + 1)
 
@@ -178,8 +180,20 @@ def gbce_beta(drawn: int, items: int, calibration: float) -> float:
     return calibration * min(drawn / max(items - 1, 1), 1.0) + 1 - calibration
 
 
-def _binary(counts: Tensor, hits: Hits) -> Kernel:
+def gbce_offset(drawn: int, items: int, calibration: float) -> float:
+    """Where scores that tell nothing yet may rest at 0: beta sigmoid(-offset) = drawn sigmoid(offset).
+
+    Without it, the positive of a step pulls scores up by beta / 2, and its negatives push them down by drawn / 2, some
+    thousand times as hard. So the first that is learnt is one direction for all states that lowers the scores of all
+    items, most of all where the batches are large; what lies farthest that way then comes first in every state, and
+    with hardly any gradient left there, it stays so.
+    """
+    return log(gbce_beta(drawn, items, calibration) / drawn)
+
+
+def _binary(counts: Tensor, hits: Hits, offset: float) -> Kernel:
     def kernel(logits: Tensor, rows: slice) -> tuple[Tensor, None]:
+        logits += offset
         hits.remove_(logits, rows)
         losses = F.softplus(logits, threshold=50.0) @ counts
         logits.sigmoid_().mul_(counts)

@@ -115,7 +115,9 @@ class ItemSpace:
         values = self.values(points, actions)
         if level is not None:  # a column of ones for the points' last
             vectors = F.pad(vectors, (0, 1), value=1.0)
-        return losses.gbce(points, values, vectors, actions, negatives, len(self), self.gbce_t, weights, self.precision)
+        offset = losses.gbce_offset(negatives.drawn, len(self), self.gbce_t)
+        how = (len(self), self.gbce_t, weights, self.precision, offset)
+        return losses.gbce(points, values, vectors, actions, negatives, *how)
 
     def values(
         self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps *choices"]

@@ -56,7 +56,7 @@ class Rig:
     def history(self) -> History:
         """What the next step learns of."""
         if self.algorithm.trials:
-            return self.state.get_random_user_history(self.setup.batch_size, self.rng)
+            return self.state.get_random_user_history(self.setup.batch_size or 1, self.rng)
         return self.state.get_batch(self.agent.steps)
 
     def step(self) -> Step:

@@ -40,6 +40,8 @@ COMMON: Mapping[str, Range | Choices] = {
     "batch_size": (8, 16, 32, 64, 128),
 }
 """What is searched for every algorithm."""
+TARGETS: Choices = (512, 1024, 2048, 4096, 8192)
+"""Of `batch_targets`, which is searched where no `batch_size` is set."""
 
 
 def search_space(setup: Setup) -> dict[str, Range | Choices]:
@@ -50,6 +52,9 @@ def search_space(setup: Setup) -> dict[str, Range | Choices]:
     for a setting that is no number now (none, say) is left out.
     """
     found: dict[str, Range | Choices] = dict(COMMON)
+    if setup.batch_size is None:
+        del found["batch_size"]
+        found["batch_targets"] = TARGETS
     for name, where in type(setup.algorithm).search.items():
         key = OWN + name if name in type(setup.algorithm).model_fields else name
         found[key] = Range(*where) if len(where) == 2 and all(map(_is_number, where)) else tuple(where)

@@ -16,6 +16,10 @@ MOST = 15_000
 """Items at most: a solution takes 13 bytes for each pair of them, 2.9 GB here, and its time grows with their cube."""
 
 
+FEW = 3
+"""With fewer than one user for so many items, the system of users is the faster one."""
+
+
 class Ease(Ranking):
     """Embarrassingly shallow autoencoder (Steck 2019, arXiv:1905.03375).
 
@@ -45,11 +49,14 @@ class Ease(Ranking):
             DataError: the catalogue is too large (`fits`).
         """
         events = Known.of(dataset, known)
+        people = int((known > 0).sum())
         if not cls.fits(events.catalogue):
             raise DataError(
                 f"{dataset.name}: EASE solves for every pair of items, and {events.catalogue:,} items are more than "
                 f"{MOST:,}; leave it out"
             )
+        if FEW * people < events.catalogue:
+            return cls(_solved_by_users(events, penalty), events.shares)
         gram = np.zeros((events.catalogue, events.catalogue))
         for items, others, users in together(events):
             gram[items, others] = users
@@ -68,11 +75,32 @@ class Ease(Ranking):
         return scores
 
 
+def _solved_by_users(events: Known, penalty: float) -> Float32[Tensor, "items items"]:
+    """The same `B` where users are few, by a system of users: `P = (I - X' (X X' + penalty I)^-1 X) / penalty`
+    (Woodbury's identity), a product of matrices instead of an inverse of items by items.
+    """
+    users, items = events.pairs
+    _, rows = np.unique(users, return_inverse=True)
+    had = torch.zeros(int(rows.max(initial=-1)) + 1, events.catalogue, dtype=torch.float64)
+    had[torch.from_numpy(rows), torch.from_numpy(items)] = 1
+    system = had @ had.T
+    system.diagonal().add_(penalty)
+    half = torch.linalg.solve_triangular(torch.linalg.cholesky(system), had, upper=False)
+    inverse = (half.T @ half).neg_()  # P, but for the factor, which cancels
+    inverse.diagonal().add_(1)
+    return _divided(inverse)
+
+
 def _solved(penalised: Float64[Tensor, "items items"]) -> Float32[Tensor, "items items"]:
     """`B`, from `X'X + penalty * I`, which is overwritten."""
     columns = penalised.mT  # the order in which LAPACK works in place
     torch.linalg.cholesky(columns, out=columns)
     torch.cholesky_inverse(columns, out=columns)
-    penalised /= -penalised.diagonal().clone()  # by now it is P, symmetric; each column by its own
-    penalised.fill_diagonal_(0)
-    return penalised.float()  # rows in one piece, which are summed forty times faster than by columns
+    return _divided(penalised)
+
+
+def _divided(inverse: Float64[Tensor, "items items"]) -> Float32[Tensor, "items items"]:
+    """`B` of `P`, which is symmetric, up to a factor, and overwritten."""
+    inverse /= -inverse.diagonal().clone()  # each column by its own
+    inverse.fill_diagonal_(0)
+    return inverse.float()  # rows in one piece, which are summed forty times faster than by columns

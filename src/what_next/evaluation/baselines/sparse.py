@@ -35,11 +35,8 @@ class Rows:
         counts = np.diff(self.offsets)[items]
         for part in parts(counts, WORK):
             stored = ranges(self.offsets[items[part]], counts[part])
-            first, last = rows[part][0], rows[part][-1]
-            cells = np.repeat((rows[part] - first) * catalogue, counts[part]) + self.columns[stored]
-            products = np.repeat(weights[part], counts[part]) * self.values[stored]
-            shape = (int(last - first) + 1, catalogue)
-            total[first : last + 1] += np.bincount(cells, products, shape[0] * shape[1]).reshape(shape)
+            cells = np.repeat(rows[part] * catalogue, counts[part]) + self.columns[stored]
+            np.add.at(total.reshape(-1), cells, np.repeat(weights[part], counts[part]) * self.values[stored])
         return total
 
 

@@ -34,6 +34,7 @@ from what_next.evaluation.off_policy.sequences import (
     sequence_dr,
     weighted_per_decision_is,
 )
+from what_next.stages import SILENT, Stages
 
 Rows = Float64[np.ndarray, "rows"]
 
@@ -88,12 +89,14 @@ Found = dict[str, Candidate | str]
 """What each estimator gives, or in words what it lacks."""
 
 
-def candidates_of(log: Log, only: str | None = None) -> Found:
+def candidates_of(log: Log, only: str | None = None, stages: Stages = SILENT) -> Found:
     """All of them, in the order in which they are told; or one alone, without the work for the others."""
     found: Found = {}
+    done = stages.begin("estimates", len(GROUPS))
     for names, make in GROUPS:
         if only is None or only in names:
             found |= make(log, only)
+        done(1)
     return {name: _in_slates(log, name, one) for name, one in found.items() if only in (None, name)}
 
 

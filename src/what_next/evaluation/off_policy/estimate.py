@@ -15,6 +15,7 @@ from what_next.evaluation.off_policy.intervals import empirical_bernstein, perce
 from what_next.evaluation.off_policy.log import Log, Options
 from what_next.evaluation.off_policy.slates import slate_ips
 from what_next.evaluation.off_policy.weighting import Terms, mean_of, ratios, stacked
+from what_next.stages import SILENT, Stages
 
 LEVEL = 95.0
 RESAMPLES = 2000
@@ -36,6 +37,7 @@ def estimate(
     resamples: int = RESAMPLES,
     seed: int = 0,
     thresholds: Thresholds = THRESHOLDS,
+    stages: Stages = SILENT,
 ) -> dict[str, Any]:
     """Every estimate of what the target policy would have earned, as plain values.
 
@@ -49,6 +51,7 @@ def estimate(
         resamples: of the units, for the bootstrap.
         seed: of the resamples, the reward model's folds and the clusters.
         thresholds: when an estimate is refused.
+        stages: who is told how far the work is.
 
     Returns:
         `estimates`: for each name `mean`, `low`, `high` (bootstrap over units), `bernstein_low`, `bernstein_high` (None
@@ -63,9 +66,10 @@ def estimate(
         DataError: for a log that no estimate could be made from.
     """
     log = Log.of(decisions, target, options, seed)
-    found, (logged, per) = candidates_of(log, only), _logged(log.decisions)
+    found, (logged, per) = candidates_of(log, only, stages), _logged(log.decisions)
     made = _made(found)
-    samples = _resampled([logged, *(one.estimate for one in made.values())], log.units, resamples, seed)
+    several = [logged, *(one.estimate for one in made.values())]
+    samples = _resampled(several, log.units, resamples, seed, stages)
     estimates = {
         name: _shown(_told(one, sample, log, level) | {"refused": _refusal(one, log, thresholds)}, force)
         for (name, one), sample in zip(made.items(), samples[1:], strict=True)
@@ -95,22 +99,24 @@ def difference(
     resamples: int = RESAMPLES,
     seed: int = 0,
     thresholds: Thresholds = THRESHOLDS,
+    stages: Stages = SILENT,
 ) -> dict[str, dict[str, Any]]:
     """By how much more the target would have earned than another policy, on the same log and the same resamples.
 
     Args:
         decisions: the log.
         target: one policy; `other`: what is taken from it.
-        options, only, force, level, resamples, seed, thresholds: as of `estimate`.
+        options, only, force, level, resamples, seed, thresholds, stages: as of `estimate`.
 
     Returns:
         For each estimator that both allow `mean`, `low`, `high`, `per` and `refused`, which names the policy that it
         is refused for: a difference with one refused estimate is refused.
     """
     logs = [Log.of(decisions, one, options, seed) for one in (target, other)]
-    ours, theirs = (_made(candidates_of(log, only)) for log in logs)
+    ours, theirs = (_made(candidates_of(log, only, stages)) for log in logs)
     pairs = {name: (one, theirs[name]) for name, one in ours.items() if name in theirs}
-    samples = _resampled([one.estimate for pair in pairs.values() for one in pair], logs[0].units, resamples, seed)
+    several = [one.estimate for pair in pairs.values() for one in pair]
+    samples = _resampled(several, logs[0].units, resamples, seed, stages)
     told = {}
     for place, (name, pair) in enumerate(pairs.items()):
         reasons = [_refusal(one, log, thresholds) for one, log in zip(pair, logs, strict=True)]
@@ -135,19 +141,21 @@ def _made(found: Found) -> dict[str, Candidate]:
 
 
 def _resampled(
-    estimates: Sequence[Estimate], units: int, resamples: int, seed: int
+    estimates: Sequence[Estimate], units: int, resamples: int, seed: int, stages: Stages
 ) -> list[Float64[np.ndarray, "resamples"]]:
     """Each estimate from the same resamples."""
     terms = [place for place, one in enumerate(estimates) if isinstance(one, Terms)]
     table = stacked([one for one in estimates if isinstance(one, Terms)])
-    found, done = np.empty((len(estimates), resamples)), 0
+    found, start = np.empty((len(estimates), resamples)), 0
+    told = stages.begin("intervals", resamples)
     for counts in resampled_counts(units, resamples, seed):
-        here = slice(done, done + len(counts))
+        here = slice(start, start + len(counts))
         found[terms, here] = ratios(table, counts).T
         for place, one in enumerate(estimates):
             if not isinstance(one, Terms):
                 found[place, here] = one.resampled(counts)
-        done += len(counts)
+        start += len(counts)
+        told(len(counts))
     return list(found)
 
 

@@ -12,6 +12,7 @@ from what_next.evaluation.off_policy import Decisions, Options, Target, differen
 from what_next.judging.off_policy.learned import Learned
 from what_next.judging.off_policy.reading import Reading, binary, options_of, policy_of, read
 from what_next.judging.off_policy.targets import Answer, TargetPolicy, decisions_of, places_of, vectors_of
+from what_next.stages import SILENT, Stages
 
 ROUNDING = 1e-9
 """Part of an estimate that a difference has to exceed, so that two ways to write the same policy do not differ."""
@@ -45,7 +46,7 @@ class _Case:
     top: int | None
 
     @classmethod
-    def of(cls, reading: Reading, policies: Sequence[str | TargetPolicy]) -> "_Case":
+    def of(cls, reading: Reading, policies: Sequence[str | TargetPolicy], stages: Stages) -> "_Case":
         whole, behaviour = read(reading)
         vectors = vectors_of(whole)
         marginal = reading.marginal or reading.estimated
@@ -55,7 +56,8 @@ class _Case:
             raise SetupError(
                 f"{' '.join(reading.overrides)}: settings are for setups, and none is judged; leave them out"
             )
-        names, answers = [one.name for one in meant], [one.answer(whole, everything) for one in meant]
+        names = [one.name for one in meant]
+        answers = [one.answer(whole, everything, stages.begin(f"asking {one.name}", len(whole))) for one in meant]
         asked = np.logical_and.reduce([one.asked for one in answers])
         if reading.top is not None:
             if whole.slates is None:
@@ -129,21 +131,23 @@ class _Case:
             yield "items have no attributes: reward models know them by their ids, and clusters are single items"
 
 
-def estimate_policy(reading: Reading, policy: str, *, force: bool = False) -> dict[str, Any]:
+def estimate_policy(reading: Reading, policy: str, *, force: bool = False, stages: Stages = SILENT) -> dict[str, Any]:
     """Every estimate of what a policy would have earned, as plain values.
 
     Args:
         reading: the log.
         policy: `uniform`, a column with its chance of the logged item, a setup file, or another log.
         force: tell refused estimates, too.
+        stages: who is told how far the work is.
 
     Raises:
         DataError: the log cannot be used, or not for this policy.
         ModelError: the model of the setup is missing or damaged.
         SetupError: there is no such policy.
     """
-    case = _Case.of(reading, [policy])
-    found = estimate(case.decisions, case.targets[0], options=case.options, force=force, **_drawn(reading))
+    case = _Case.of(reading, [policy], stages)
+    how = {"options": case.options, "force": force, "stages": stages, **_drawn(reading)}
+    found = estimate(case.decisions, case.targets[0], **how)
     return {
         "log": case.about(),
         "policy": {"name": policy, **case.answers[0].about},
@@ -163,6 +167,7 @@ def gate(
     *,
     estimator: str | None = None,
     margin: float = 0.0,
+    stages: Stages = SILENT,
 ) -> dict[str, Any]:
     """Whether a new policy may take the place of the current one: only if the log shows that it would earn more.
 
@@ -175,6 +180,7 @@ def gate(
         estimator: which of the estimates decides. None: `snips`; on slates, whose rows have chances given the items
             above them, `cascade_snips`, and where these are marginal, `independent_snips`.
         margin: how much more it must earn, in the log's own unit.
+        stages: who is told how far the work is.
 
     Raises:
         DataError, ModelError: as of `estimate_policy`.
@@ -182,10 +188,12 @@ def gate(
     """
     if not np.isfinite(margin):
         raise SetupError(f"--margin {margin}: is not a finite number; give one, in the unit of the reward")
-    case = _Case.of(reading, [new, current])
+    case = _Case.of(reading, [new, current], stages)
     estimator = estimator or case.usual
-    each = [_one(case, reading, estimator, name, one) for name, one in zip(case.names, case.targets, strict=True)]
-    how = {"options": case.options, "only": estimator, **_drawn(reading)}
+    each = [
+        _one(case, reading, estimator, name, one, stages) for name, one in zip(case.names, case.targets, strict=True)
+    ]
+    how = {"options": case.options, "only": estimator, "stages": stages, **_drawn(reading)}
     apart = difference(case.decisions, *case.targets, **how)[estimator]
     refused = _refusal(apart, case.names[0], case.names[1], case.answers[0].about.get("own", False), case.thin())
     notes = case.notes()
@@ -231,9 +239,9 @@ def _told(apart: dict[str, Any], estimator: str, promote: bool, margin: float) -
     )
 
 
-def _one(case: _Case, reading: Reading, estimator: str, name: str, target: Target) -> dict[str, Any]:
+def _one(case: _Case, reading: Reading, estimator: str, name: str, target: Target, stages: Stages) -> dict[str, Any]:
     """One estimate of a policy; a `SetupError` where it cannot be made, with what it lacks and which can be."""
-    how = {"options": case.options, **_drawn(reading)}
+    how = {"options": case.options, "stages": stages, **_drawn(reading)}
     found = estimate(case.decisions, target, only=estimator, **how)
     if estimator in found["estimates"]:
         return found

@@ -23,6 +23,7 @@ from what_next.judging.off_policy.targets import FULL, Answer, TargetPolicy, exp
 from what_next.policy import LearnedPolicy
 from what_next.recommender import nobody
 from what_next.settings import Setup, Split
+from what_next.stages import Done, untold
 from what_next.state import State
 
 EVENTS, PAIRS = 2**16, 2**21
@@ -43,7 +44,7 @@ class Learned(TargetPolicy):
         # Nobody of the log is set aside: it is not trained on.
         self.setup = setup.model_copy(update={"split": Split(test=0, validation=0)})
 
-    def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
+    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
         """See `TargetPolicy.answer`. It can be asked where something is known that the user did before.
 
         Of a service's decisions, those count alone that the agent's training data do not hold.
@@ -65,7 +66,7 @@ class Learned(TargetPolicy):
             )
         events, learned = self._events(log), self._learned_from(log)
         asked = self._asked(log, events, learned)
-        target, outside = self._target(log, decisions, events, asked)
+        target, outside = self._target(log, decisions, events, asked, done)
         about = {
             "kind": "setup",
             "setup": self.name,
@@ -108,7 +109,12 @@ class Learned(TargetPolicy):
         return np.asarray(asked & ~learned)
 
     def _target(
-        self, log: DecisionLog, decisions: Decisions, events: "_Events | Asked", asked: Bool[np.ndarray, "rows"]
+        self,
+        log: DecisionLog,
+        decisions: Decisions,
+        events: "_Events | Asked",
+        asked: Bool[np.ndarray, "rows"],
+        done: Done,
     ) -> tuple[Target, float]:
         """Chances in chunks of rows; and the share of them that lies outside the log's catalogue."""
         assert decisions.vectors is not None
@@ -116,6 +122,7 @@ class Learned(TargetPolicy):
         chances, expected = np.zeros(rows), np.zeros((rows, decisions.vectors.shape[1]))
         full = np.zeros((rows, items)) if rows * items <= FULL else None
         known = events.places >= 0
+        done(rows - int(asked.sum()))
         for part, found in events.chances(np.flatnonzero(asked)):
             mine = np.where(known, found[:, np.where(known, events.places, 0)], 0.0)
             chances[part] = mine[np.arange(len(part)), log.actions[part]]
@@ -123,6 +130,7 @@ class Learned(TargetPolicy):
             outside += float((1 - mine.sum(axis=1)).sum())
             if full is not None:
                 full[part] = mine
+            done(len(part))
         return Target(chances, expected, full), max(0.0, outside / int(asked.sum()))
 
     def _learned_from(self, log: DecisionLog) -> Bool[np.ndarray, "rows"]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 from what_next.data.decision_log import DecisionLog, Roles
 from what_next.data.decision_reader import chances_told, read_log
 from what_next.evaluation.off_policy import Decisions, Target
+from what_next.stages import Done, untold
 
 FULL = 2**24
 """Most chances (rows times items) that are kept: 128 MB. Beyond, those of the logged items and expected vectors are."""
@@ -60,8 +61,11 @@ class TargetPolicy(ABC):
     name: str
 
     @abstractmethod
-    def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
-        """What it would do in each row; `decisions` are the same rows, with vectors of the items."""
+    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
+        """What it would do in each row; `decisions` are the same rows, with vectors of the items.
+
+        `done` is told of rows as they are answered, where that takes its time.
+        """
 
 
 class Uniform(TargetPolicy):
@@ -69,7 +73,7 @@ class Uniform(TargetPolicy):
 
     name = "uniform"
 
-    def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
+    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
         """See `TargetPolicy.answer`."""
         items, same = len(log.items), np.zeros(len(log), np.int64)
         return _drawn(np.full((1, items), 1 / items), same, decisions, {"kind": "uniform", "items": items})
@@ -81,7 +85,7 @@ class Told(TargetPolicy):
     def __init__(self, column: str) -> None:
         self.name = self.column = column
 
-    def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
+    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
         """See `TargetPolicy.answer`. Of the other items nothing is known, so no reward model can speak for it."""
         target, everywhere = Target(chances_told(log, self.column)), np.ones(len(log), np.bool_)
         note = f"column {self.column!r} tells the chance of the logged item alone, so there is no estimate by a model"
@@ -98,7 +102,7 @@ class Frequencies(TargetPolicy):
         """`roles`: as of the log that judges it; its own context and propensities are not asked for."""
         self.name, self.path, self.roles = str(path), path, replace(roles, context=(), propensity=None)
 
-    def answer(self, log: DecisionLog, decisions: Decisions) -> Answer:
+    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
         """See `TargetPolicy.answer`."""
         other = read_log(self.path, self.roles, told=False)
         places = placed(log.items.ids, other.items.ids)[other.actions]

@@ -1,0 +1,21 @@
+"""Long work, told stage by stage to whoever shows it."""
+
+from collections.abc import Callable
+
+Done = Callable[[int], None]
+"""Called with how many more parts of a stage are done."""
+
+
+def untold(more: int) -> None:
+    """What a stage tells where nobody asks."""
+
+
+class Stages:
+    """Told of the stages of long work, and how far each is; this one keeps it to itself."""
+
+    def begin(self, name: str, total: int) -> Done:
+        """A stage of so many parts begins; call what is returned as they are done."""
+        return untold
+
+
+SILENT = Stages()
