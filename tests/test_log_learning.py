@@ -16,7 +16,7 @@ from what_next.checkpoint import open_state
 from what_next.data.batches import Batches, width_of
 from what_next.errors import DataError, ModelError, SetupError
 
-from .conftest import SetupOf, listening
+from .conftest import SetupOf, Trained, listening
 
 
 def log_setup(setup_of: SetupOf, folder: Path, **changes: Any) -> wn.Setup:
@@ -255,6 +255,13 @@ class TestFitted:
         assert wn.Setup.from_text("train, yes, data, -, model_agent_path, a, model_critic_path, b").batch_size == 64
         with pytest.raises(SetupError, match="batch_size is none, and the algorithm whatnext tries items"):
             setup_of(tmp_path, batch_size=None)
+
+    def test_a_founding_run_goes_on_whatever_the_loss_that_it_does_not_read(self, trained: Trained) -> None:
+        from what_next.checkpoint import progress
+
+        other = trained.setup.loss.model_copy(update={"name": "softmax"})
+        assert progress(trained.setup.model_copy(update={"loss": other, "batch_targets": 7})) is not None
+        assert progress(trained.setup.model_copy(update={"batch_size": 7})) is None
 
 
 class TestNewItems:

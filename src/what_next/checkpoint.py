@@ -248,7 +248,8 @@ def progress(setup: Setup) -> Progress | None:
 def _changed(manifest: Manifest, setup: Setup) -> list[str]:
     """The settings in which a saved run differs, where it must not."""
     before, now = manifest.made_by(type(setup.algorithm)).as_json(), setup.as_json()
-    return sorted(name for name in now if name not in FREE and now[name] != before[name])
+    free = FREE | {"loss", "batch_targets"} if setup.algorithm.trials else FREE  # which read neither
+    return sorted(name for name in now if name not in free and now[name] != before[name])
 
 
 def _same(one: Space, other: Space) -> bool:
