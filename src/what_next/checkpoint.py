@@ -14,7 +14,7 @@ from torch.optim import Optimizer, SparseAdam
 from what_next.agent import Agent
 from what_next.artefacts import Manifest, critic_beside, read_models, read_rest, write_models
 from what_next.data.space import Space
-from what_next.errors import ModelError
+from what_next.errors import ModelError, some
 from what_next.models.encoders import Encoder
 from what_next.settings import Setup
 from what_next.state import State
@@ -140,9 +140,9 @@ def grown_space(state: State, origin: Path) -> Space:
     old, space = read_models(origin).space, state.space
     if old.catalogue.names != space.catalogue.names or old.event_names != space.event_names:
         raise ModelError(
-            f"{origin}: was trained on attributes {', '.join(old.catalogue.names)} and events with "
-            f"{', '.join(old.event_names) or 'nothing more'}; the data have {', '.join(space.catalogue.names)} and "
-            f"{', '.join(space.event_names) or 'nothing more'}"
+            f"{origin}: was trained on attributes {some(old.catalogue.names)} and events with "
+            f"{some(old.event_names) or 'nothing more'}; the data have {some(space.catalogue.names)} and "
+            f"{some(space.event_names) or 'nothing more'}"
         )
     catalogue = space.catalogue.scaled(old.catalogue.center, old.catalogue.scale)
     tolerance = state.setup.tolerance or old.tolerance

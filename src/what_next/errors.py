@@ -18,7 +18,7 @@ says where, what was found, and what to do next.
 
 from collections.abc import Iterable
 
-MOST_NAMES, LONGEST_NAME = 12, 60
+MOST_NAMES, LONGEST_NAME = 12, 200
 """How many names a message lists, and how many characters it shows of each."""
 
 

@@ -155,8 +155,14 @@ class Setup(Group):
         return cls.model_validate(nest(resolved, fields, folder), context=origin)
 
     @classmethod
-    def template(cls, data: str | Path) -> str:
-        """A commented setup.txt for a data file; what is left at its default stands behind a `#`."""
+    def template(cls, data: str | Path, algorithm: str = "", why: str = "") -> str:
+        """A commented setup.txt for a data file; what is left at its default stands behind a `#`.
+
+        Args:
+            data: the file, as the setup names it.
+            algorithm: another than the default.
+            why: the reason for it, as a comment.
+        """
         values = {
             "train": "yes",
             "model": "lstm",
@@ -165,10 +171,12 @@ class Setup(Group):
             "model_agent_path": "models/agent.safetensors",
             "model_critic_path": "models/critic.safetensors",
             "window": "20",
+            "algorithm": algorithm,
         }
         lines = ["# Settings of What Next?, as pairs of key, value. Remove the # before a key to change its value."]
         for setting in reference():
             about = f"{setting.description} ({setting.allowed})"
+            about += f"; {why}" if why and setting.key == "algorithm" else ""
             lines += ["", *textwrap.wrap(about, 110, initial_indent="# ", subsequent_indent="# ")]
             value = values.get(setting.key)
             lines.append(f"{setting.key}, {quote(value)}" if value else f"#{setting.key}, {setting.default}")

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int, Int32
 from what_next.data import Dataset
 from what_next.data.batches import Batches, width_of
 from what_next.data.space import Space
-from what_next.errors import CatalogueError, DataError, SetupError
+from what_next.errors import CatalogueError, DataError, SetupError, some
 from what_next.retrieval import Box, select_ranked, smallest_tolerance
 from what_next.rewards import Log, check, population_sigma, total
 from what_next.rewards.spread import LEAST_EVENTS
@@ -53,8 +53,8 @@ class State:
         if not dataset.catalogue.names and (trials or self.setup.inputs.items != "learned"):
             raise DataError(
                 f"{dataset.name}: its items have no attributes, and {self.setup.algorithm.name} proposes points in "
-                "their space; import the data with --attributes, or with an item table (--items)"
-                + ("" if trials else ", or set inputs.items to learned")
+                "their space; set algorithm to one that needs none, such as next_item, or import the data with "
+                "--attributes or an item table (--items)" + ("" if trials else ", or set inputs.items to learned")
             )
         if space is not None:
             same_catalogue(dataset, space)
@@ -210,7 +210,7 @@ class State:
         context = history.context.copy()
         for name, value in values.items():
             if name not in names:
-                raise DataError(f"context {name!r} is unknown; {self.dataset.name} has {', '.join(names) or 'none'}")
+                raise DataError(f"context {name!r} is unknown; {self.dataset.name} has {some(names) or 'none'}")
             context[np.arange(len(context)), history.lengths - 1, names.index(name)] = value
         return replace(history, context=context)
 

@@ -140,11 +140,10 @@ def import_data(
         return
     people = Console()
     _say(people, [f"{role}: {column} ({known})" for role, (column, known) in _roles(tables, dataset).items()])
+    _say(people, [f"{what}: {some(names)}" for what, names in _others(dataset).items() if names])
     _say(people, tables.notes)
-    _say(
-        people,
-        [f"{count:,} rows rejected: {reason}{_lines(tables, reason)}" for reason, count in tables.reasons().items()],
-    )
+    reasons = tables.reasons().items()
+    _say(people, [f"{count:,} rows rejected: {reason}{_lines(tables, reason)}" for reason, count in reasons])
     for warning in tables.warnings:
         people.print(f"look: {warning}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
     _say(people, [f"{path} written" for path in written])
@@ -188,6 +187,11 @@ def _roles(tables: Tables, dataset: Dataset) -> dict[str, tuple[str, str]]:
         column, known = found["time"]
         found["time"] = column, f"{known}: {span['first']} to {span['last']}"
     return found
+
+
+def _others(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    """What the other columns became."""
+    return {"attributes of the items": dataset.catalogue.names, "context of the events": dataset.context_names}
 
 
 def _lines(tables: Tables, reason: str) -> str:

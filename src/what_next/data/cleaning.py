@@ -191,8 +191,8 @@ def _early(log: pl.DataFrame, times: Times) -> list[str]:
     if not times.guessed or not isinstance(last, datetime) or last.timestamp() >= EARLIEST:
         return []
     return [
-        f"the times are small numbers: as {times.kind} they end on {last:%Y-%m-%d}; they order the events, but is that "
-        "what they are? --time-format says otherwise"
+        f"the times are small numbers: as {times.kind} they end on {last:%Y-%m-%d}; if they "
+        "only number the events, all is well; else --time-format says what they are"
     ]
 
 

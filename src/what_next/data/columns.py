@@ -46,6 +46,7 @@ def recognise(
     given: Mapping[str, str | None],
     where: str,
     aliases: Mapping[str, Sequence[str]] = ALIASES,
+    hint: str = "",
 ) -> dict[str, str]:
     """The column for each role that has one.
 
@@ -56,6 +57,7 @@ def recognise(
         given: the user's own choice for a role; None leaves it to the names, "" means that none has it.
         where: the file, for messages.
         aliases: the names that are recognised for each role.
+        hint: what else to say where a required role has no column.
 
     Raises:
         DataError: a given column is not there, a required role has none, or one column would play two roles.
@@ -71,7 +73,7 @@ def recognise(
     for role in required:
         if role not in found:
             raise DataError(
-                f"{where}: no column for the {role}; found {some(map(repr, columns))}; name it with --{role}"
+                f"{where}: no column for the {role}; found {some(map(repr, columns))}; name it with --{role}{hint}"
             )
     for role, column in found.items():
         twin = next((other for other in found if other != role and found[other] == column), None)

@@ -104,7 +104,12 @@ def head(path: Path) -> bytes:
 def _lines(path: Path, most: int | None) -> bytes:
     """The lines of a file that Polars unpacks, each closed by a line break."""
     # Python reads Zstandard itself from 3.14 on.
-    lines = pl.scan_lines(path, n_rows=most, glob=False).collect().to_series()
+    try:
+        lines = pl.scan_lines(path, n_rows=most, glob=False).collect().to_series()
+    except pl.exceptions.ComputeError as error:
+        if "utf8" not in str(error):
+            raise
+        raise DataError(f"{path}: is compressed with Zstandard, and not UTF-8 inside; decompress it first") from error
     return "".join(f"{line}\n" for line in lines).encode()
 
 

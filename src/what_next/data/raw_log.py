@@ -30,6 +30,7 @@ class RawLog:
         options: what the user said.
         where: the files, for messages.
         several: whether there is more than one file.
+        quoted: whether a field may hold line breaks.
     """
 
     raw: pl.LazyFrame
@@ -40,6 +41,7 @@ class RawLog:
     options: Options
     where: str
     several: bool
+    quoted: bool
 
     @property
     def columns(self) -> dict[str, str]:
@@ -68,17 +70,31 @@ class RawLog:
         _few_words(raw, roles.columns, options, where)
         if options.session_gap is not None and "time" not in roles.columns:
             raise DataError(f"{where}: sessions need times, and no column holds any; name it with --time")
-        return cls(raw, names, rows, roles, misfits, options, where, len(sources) > 1)
+        return cls(
+            raw, names, rows, roles, misfits, options, where, len(sources) > 1, any(source.quoted for source in sources)
+        )
 
     def rejected(self, bad: pl.DataFrame) -> pl.DataFrame:
         """The rejected rows as they stand in the file, with their line and the reason."""
         # What does not fit stands beside the other columns, named by the reason.
         reasons = bad.lazy().select(ROW, pl.col("reason").alias(REASON))
-        found = (self.raw if len(bad) else self.raw.limit(0)).join(reasons, on=ROW)
+        found = (self._with_lines() if len(bad) else self.raw.limit(0)).join(reasons, on=ROW)
         columns = [pl.col(name).alias(self.shown(name)) for name in self.names]
         columns += [pl.col(mark).alias(self.shown(reason)) for mark, reason in self.misfits.items()]
         place = [pl.col(LINE).alias("line"), *([pl.col(FILE).alias("file")] if self.several else [])]
         return found.sort(ROW).select(*place, pl.col(REASON).alias("reason"), *columns).collect()
+
+    def _with_lines(self) -> pl.LazyFrame:
+        """The log, where `LINE` counts the lines within quoted fields, too."""
+        schema = self.raw.collect_schema()
+        texts = [name for name in self.names if schema[name] == pl.String] if self.quoted else []
+        broken = [pl.col(name).str.contains("\n", literal=True).any().alias(name) for name in texts]
+        found = self.raw.select(broken).collect(engine="streaming").row(0, named=True) if broken else {}
+        texts = [name for name, yes in found.items() if yes]
+        if not texts:
+            return self.raw
+        breaks = pl.sum_horizontal(pl.col(name).str.count_matches("\n", literal=True) for name in texts)
+        return self.raw.with_columns(pl.col(LINE) + (breaks.cum_sum() - breaks).over(FILE))
 
     @staticmethod
     def shown(name: str) -> str:

@@ -23,7 +23,7 @@ from what_next.data.contents import ARROW, PARQUET, UTF_16, data_file, head, mag
 from what_next.data.contents import unpacked as open_unpacked
 from what_next.data.pickles import read_pickled_frame
 from what_next.data.times import LIKE_A_DATE
-from what_next.errors import MOST_NAMES, DataError, some
+from what_next.errors import LONGEST_NAME, MOST_NAMES, DataError, some
 
 PICKLE, ATOMIC, JSON = {".pk", ".pkl", ".pickle"}, {".inter", ".item", ".user"}, {".json", ".jsonl", ".ndjson"}
 PACKED = {".gz", ".zst", ".bz2", ".xz", ".zip"}
@@ -50,6 +50,7 @@ class Source:
         first_line: the line (text) or row (other formats) of the first record, for messages.
         named: who named the columns: the file or the user; the layout of MovieLens' files; or nobody, so that they are
             numbered by their place.
+        quoted: whether a field may hold line breaks, so that records and lines are counted apart.
         notes: what people should know about the reading.
     """
 
@@ -57,6 +58,7 @@ class Source:
     path: Path
     first_line: int = 1
     named: Literal["names", "layout", "nobody"] = "names"
+    quoted: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -100,6 +102,8 @@ def open_source(
         content = head(path)
         refuse_foreign(path, content)
         text = content.decode("utf-16" if content.startswith(UTF_16) else "utf-8-sig", errors="replace")
+        if not text.strip():
+            raise DataError(f"{path}: the file is empty but for white space; expected a table with one row per event")
         if re.match(OBJECTS, text) or suffix in JSON:
             return read_json(path, text)
         # The suffix alone does not tell: MovieLens has a `u.item` of its own.
@@ -174,11 +178,16 @@ def read_text(
 
     Quotes are understood with `,` and `;`. Of a file separated by `;`, columns of numbers may have decimal commas.
     """
-    unquoted = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
-    separator = next((mark for mark in ("::", "\t", ";", ",", "|", " ") if mark in unquoted), ",")
+    # Blank lines on top, and what Excel writes there.
+    told = re.match(r"(?:\s*\n)?(?:sep=(.)\r?\n)?", text)
+    assert told is not None  # it may be empty
+    above, text = told[0].count("\n"), text[told.end() :]
+    line = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    unquoted = re.sub(r'"[^"]*"', "", line)
+    separator = told[1] or next((mark for mark in ("::", "\t", ";", ",", "|", " ") if mark in unquoted), ",")
     quote = '"' if separator in ";," else None
     first = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator)) if quote else None
-    fields = first or text.partition("\n")[0].rstrip("\r").split(separator)
+    fields = first or line.split(separator)
     if header is None and names is None and separator != "::":
         _refuse_values(path, fields, sought)
     if header is None:
@@ -190,15 +199,16 @@ def read_text(
         raise DataError(
             f"{path}: --columns has {len(names)} names ({some(names)}), and the first line {len(fields)} fields"
         )
+    skipped = above + int(header)
     columns, notes = _distinct(names or (fields if header else [f"column_{n + 1}" for n in range(len(fields))]))
     if separator == "::":
-        frame = _split_by_colons(path, columns, int(header))
+        frame = _split_by_colons(path, columns, skipped)
     else:
-        frame = _delimited(path, separator, columns, int(header), quote)
+        frame = _delimited(path, separator, columns, skipped, quote, above, "\n" if "\n" in text else "\r")
     if separator == ";":
         frame, more = _with_points(frame)
         notes += more
-    return Source(frame.lazy(), path, 2 if header else 1, named, tuple(f"{path}: {note}" for note in notes))
+    return Source(frame.lazy(), path, 1 + skipped, named, quote is not None, tuple(f"{path}: {note}" for note in notes))
 
 
 def is_value(field: str) -> bool:
@@ -215,9 +225,9 @@ def _refuse_values(path: Path, fields: Sequence[str], sought: Collection[str]) -
     if not any(map(is_value, fields)) or any(field in sought or is_known_name(field) for field in fields):
         return
     raise DataError(
-        f"{path}: seems to have no header: its first line looks like data ({some(map(repr, fields))}). Name the "
-        "columns in their order (--columns user,item,time,rating), or have them told by place and values (--no-header),"
-        " or put a line with their names on top; if these are names, say so (--header)"
+        f"{path}: seems to have no header: its first line looks like data ({some(map(repr, fields))}). Put a "
+        "line of names on top; or let what-next data import name the columns in their order (--columns "
+        "user,item,time,rating) or tell them by place and values (--no-header); if these are names, say --header"
     )
 
 
@@ -236,15 +246,19 @@ def _distinct(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(found), notes[:MOST_NAMES]
 
 
-def _delimited(path: Path, separator: str, columns: Sequence[str], skipped: int, quote: str | None) -> pl.DataFrame:
+def _delimited(
+    path: Path, separator: str, columns: Sequence[str], skipped: int, quote: str | None, above: int = 0, end: str = "\n"
+) -> pl.DataFrame:
     """A text file as columns of text; UTF-8, UTF-16 by its mark, or Latin-1 where it is neither.
 
     Args:
         path: the file.
         separator: one character.
         columns: their names.
-        skipped: how many lines of a header there are.
+        skipped: how many lines stand before the first record.
         quote: what fields with a separator in them stand in.
+        above: how many of them stand before the header.
+        end: what ends a line.
     """
     source: Path | bytes = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
     if magic(path).startswith(UTF_16) or (isinstance(source, bytes) and source.startswith(UTF_16)):
@@ -253,14 +267,17 @@ def _delimited(path: Path, separator: str, columns: Sequence[str], skipped: int,
     while True:
         try:
             frame = pl.read_csv(
-                source, separator=separator, has_header=False, skip_rows=skipped, quote_char=quote, glob=False,
-                schema=dict.fromkeys(names, pl.String), missing_columns="insert",
+                source, separator=separator, has_header=False, skip_lines=above, skip_rows=skipped - above, quote_char=quote, eol_char=end,
+                glob=False, schema=dict.fromkeys(names, pl.String), missing_columns="insert",
                 truncate_ragged_lines=len(names) > len(columns),
                 extra_columns="ignore" if len(names) > len(columns) else "raise",
             )  # fmt: skip
         except pl.exceptions.NoDataError:
             return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
         except (pl.exceptions.ComputeError, pl.exceptions.SchemaError) as error:
+            if "could not parse" in str(error) and quote:
+                stray = str(error).splitlines()[0].partition("`")[2][:LONGEST_NAME]
+                raise DataError(f"{path}: a quote is opened and not closed, at {stray!r}; close it there") from error
             if ("more fields" in str(error) or "n_extra" in str(error)) and len(names) == len(columns):
                 names = [*columns, EXTRA]
             elif "utf-8" in str(error) and not recoded:

@@ -60,7 +60,8 @@ def assign(
     guessed, named = dict[str, str](), {source.named for source in sources}
     if named == {"nobody"}:
         guessed = _by_place(raw, names, given, where)
-    columns = recognise(names, ROLES, ("user", "item"), {**given, **guessed}, where)
+    hint = "; if the first line holds no names, see --no-header and --columns" if options.header is None else ""
+    columns = recognise(names, ROLES, ("user", "item"), {**given, **guessed}, where, hint=hint)
     by_name = "by the layout of MovieLens' files" if named == {"layout"} else "by its name"
     how = {role: f"by --{role}" if given.get(role) else by_name for role in columns}
     how |= {role: "by its place" if role in ("user", "item") else "by its values" for role in guessed}
