@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -264,10 +264,12 @@ def _delimited(
     if magic(path).startswith(UTF_16) or (isinstance(source, bytes) and source.startswith(UTF_16)):
         source = (source if isinstance(source, bytes) else path.read_bytes()).decode("utf-16").encode()
     names, recoded = list(columns), False
+    # Rows may hold quoted line breaks; what stands above them is told in lines.
+    skip: Any = {"skip_lines": skipped} if above else {"skip_rows": skipped}
     while True:
         try:
             frame = pl.read_csv(
-                source, separator=separator, has_header=False, skip_lines=above, skip_rows=skipped - above, quote_char=quote, eol_char=end,
+                source, separator=separator, has_header=False, quote_char=quote, eol_char=end, **skip,
                 glob=False, schema=dict.fromkeys(names, pl.String), missing_columns="insert",
                 truncate_ragged_lines=len(names) > len(columns),
                 extra_columns="ignore" if len(names) > len(columns) else "raise",

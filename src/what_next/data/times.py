@@ -109,10 +109,12 @@ def check_form(form: str | None) -> None:
         return
     try:
         if "%" in form:
-            pl.Series([datetime.now(UTC)]).dt.strftime(form)
+            pl.Series([datetime.now(UTC)]).dt.strftime(form).str.to_datetime(form, strict=False)
             return
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"--time-format {form!r}: is no pattern of dates; expected {FORMS}") from error
+        raise DataError(
+            f"--time-format {form!r}: is no pattern of dates ({str(error).splitlines()[0]}); expected {FORMS}"
+        ) from error
     raise DataError(f"--time-format {form!r}: expected {FORMS}")
 
 
