@@ -18,9 +18,8 @@ from what_next.errors import DataError
 
 CSV = "user,item,time\n1,é,5\n2,b,6\n1,c,7\n"
 LOG = [(1, "é"), (1, "c"), (2, "b")]
-LINES = (
-    '{"user": 1, "item": "é", "time": 5}\n{"user": 2, "item": "b", "time": 6}\n{"user": 1, "item": "c", "time": 7}\n'
-)
+EVENTS = [{"user": 1, "item": "é", "time": 5}, {"user": 2, "item": "b", "time": 6}, {"user": 1, "item": "c", "time": 7}]
+LINES = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in EVENTS)
 
 
 def zipped(content: bytes) -> bytes:

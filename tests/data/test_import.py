@@ -233,7 +233,7 @@ def test_one_item_twice_with_different_values_is_refused(file) -> None:
         ("\n \n", "empty but for white space"),
         (
             ",".join(f"c{n}" for n in range(50_000)) + "\n1\n",
-            r"found 'c0', .* 'c11' and 49,988 more; name it with --user",
+            "'c11' and 49,988 more; name it with --user",
         ),
     ],
 )

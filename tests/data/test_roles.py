@@ -19,11 +19,18 @@ MONDAY = 1_700_000_000
 
 def rows(pattern: str, count: int = 40) -> str:
     """Lines for five users and eight items, an hour apart."""
-    return "".join(
-        pattern.format(user=f"u{n % 5}", item=f"i{n % 8}", time=MONDAY + 3600 * n, stars=n % 5 + 1, n=n, day=n % 28 + 1)
-        + "\n"
+    values = (
+        {
+            "user": f"u{n % 5}",
+            "item": f"i{n % 8}",
+            "time": MONDAY + 3600 * n,
+            "stars": n % 5 + 1,
+            "n": n,
+            "day": n % 28 + 1,
+        }
         for n in range(count)
     )
+    return "".join(pattern.format(**one) + "\n" for one in values)
 
 
 def said(path: Path, *options: str) -> str:
