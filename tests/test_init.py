@@ -54,6 +54,6 @@ def test_the_founding_algorithm_on_such_data_names_the_setting(plain: Path) -> N
 
 @pytest.mark.parametrize("log", ["", "nothing.csv"])
 def test_a_folder_or_nothing_is_refused_before_anything_is_written(tmp_path: Path, log: str) -> None:
-    with pytest.raises(DataError, match="is a folder|no such file"):
+    with pytest.raises(DataError, match=r"is a folder|no such file"):
         run("init", tmp_path / log, "--to", tmp_path / "setup.txt")
     assert not (tmp_path / "setup.txt").exists()
