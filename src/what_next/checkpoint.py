@@ -25,7 +25,7 @@ from what_next.artefacts import (
 )
 from what_next.data import Dataset
 from what_next.data.space import Space
-from what_next.errors import ModelError
+from what_next.errors import ModelError, some
 from what_next.models.encoders import Encoder
 from what_next.settings import Setup
 from what_next.state import State
@@ -211,9 +211,9 @@ def grown_space(state: State, origin: Path) -> Space:
     old, space = read_models(origin).space, state.space
     if old.catalogue.names != space.catalogue.names or old.event_names != space.event_names:
         raise ModelError(
-            f"{origin}: was trained on attributes {', '.join(old.catalogue.names)} and events with "
-            f"{', '.join(old.event_names) or 'nothing more'}; the data have {', '.join(space.catalogue.names)} and "
-            f"{', '.join(space.event_names) or 'nothing more'}"
+            f"{origin}: was trained on attributes {some(old.catalogue.names)} and events with "
+            f"{some(old.event_names) or 'nothing more'}; the data have {some(space.catalogue.names)} and "
+            f"{some(space.event_names) or 'nothing more'}"
         )
     catalogue = space.catalogue.scaled(old.catalogue.center, old.catalogue.scale)
     tolerance = state.setup.tolerance or old.tolerance

@@ -16,6 +16,24 @@ Each is the user's to mend: the command line prints its message, without a trace
 says where, what was found, and what to do next.
 """
 
+from collections.abc import Iterable
+
+MOST_NAMES, LONGEST_NAME = 12, 200
+"""How many names a message lists, and how many characters it shows of each."""
+
+
+def some(names: Iterable[object], of: int | None = None) -> str:
+    """Names for a message, with commas between them: a dozen at most, and how many more there are.
+
+    Args:
+        names: columns, ids, words, files; the first dozen is read, and no more where `of` tells how many there are.
+        of: how many names there are in all.
+    """
+    texts = [str(name) for name in names]
+    shown = [one if len(one) <= LONGEST_NAME else one[: LONGEST_NAME - 1] + "…" for one in texts[:MOST_NAMES]]
+    more = (of or len(texts)) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+
 
 class WhatNextError(Exception):
     """The root of the tree: a mistake that the message explains."""

@@ -14,7 +14,7 @@ from what_next.agent import Agent
 from what_next.data import Catalogue
 from what_next.data.ids import CANONICAL_INTEGER
 from what_next.data.space import Space
-from what_next.errors import CatalogueError
+from what_next.errors import CatalogueError, some
 from what_next.models.encoders import Encoder
 from what_next.models.items import ItemVectors
 from what_next.policy import LearnedPolicy
@@ -79,13 +79,13 @@ def check(catalogue: Catalogue, items: Sequence[NewItem]) -> None:
     for item, place in zip(items, places.tolist(), strict=True):
         if unknown := sorted(set(item.attributes) - known):
             raise CatalogueError(
-                f"item {item.item_id!r} has attributes that the catalogue does not know: {', '.join(unknown)}; it has "
-                f"{', '.join(catalogue.names) or 'none'}"
+                f"item {item.item_id!r} has attributes that the catalogue does not know: {some(unknown)}; it has "
+                f"{some(catalogue.names) or 'none'}"
             )
         if missing := [name for name in catalogue.names if name not in item.attributes]:
-            raise CatalogueError(f"item {item.item_id!r} lacks attributes: {', '.join(missing)}; give all of them")
+            raise CatalogueError(f"item {item.item_id!r} lacks attributes: {some(missing)}; give all of them")
         if wrong := [name for name, value in item.attributes.items() if not abs(value) <= LARGEST]:
-            raise CatalogueError(f"item {item.item_id!r}: {', '.join(wrong)} is not a finite number")
+            raise CatalogueError(f"item {item.item_id!r}: {some(wrong)} is not a finite number")
         if place < 0 and not known:
             raise CatalogueError(
                 f"item {item.item_id!r} is new, and the catalogue has no attributes by which it could be recommended; "
@@ -160,7 +160,7 @@ def _guessed(
     """For each new item the mean of its neighbours' learned vectors."""
     near, new = torch.from_numpy(vectors[seen]), torch.from_numpy(vectors[len(rows) :])
     found = [rows[:0]]
-    for some in torch.split(new, max(1, CHUNK // max(1, len(near)))):
-        nearest = torch.cdist(some, near).topk(min(NEIGHBOURS, len(near)), largest=False).indices
+    for part in torch.split(new, max(1, CHUNK // max(1, len(near)))):
+        nearest = torch.cdist(part, near).topk(min(NEIGHBOURS, len(near)), largest=False).indices
         found.append(rows[torch.from_numpy(seen).to(rows.device)[nearest.to(rows.device)].long()].mean(1))
     return torch.cat(found)

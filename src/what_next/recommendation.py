@@ -7,6 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from what_next.errors import some
+
 
 @dataclass(frozen=True)
 class Item:
@@ -51,7 +53,7 @@ class Recommendation:
         whose = f"user {self.user}" if self.user is not None else "the given history"
         parts: list[RenderableType] = [Text(f"{whose}, after: " + "; ".join(self.history[-5:]))]
         if self.unknown:
-            parts.append(Text(f"not in the catalogue, left out: {', '.join(self.unknown)}"))
+            parts.append(Text(f"not in the catalogue, left out: {some(self.unknown)}"))
         table = Table("", "item", "title", "why", title=escape(f"What next for {whose}?"), title_justify="left")
         for place, item in enumerate(self.items, 1):
             why = "matches the proposal" if item.match else "nearest to the proposal"

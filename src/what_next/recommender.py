@@ -14,7 +14,7 @@ from what_next.algorithms import Algorithm
 from what_next.artefacts import critic_beside, read_models
 from what_next.data import Catalogue, Dataset
 from what_next.data.dataset import to_polars
-from what_next.errors import CatalogueError, DataError
+from what_next.errors import CatalogueError, DataError, some
 from what_next.policy import LearnedPolicy
 from what_next.recommendation import Item, Recommendation
 from what_next.settings import Split
@@ -111,7 +111,7 @@ class Recommender:
         """
         given = nw.from_native(frame, eager_only=True)
         if missing := {"user_id", "item_id"} - set(given.columns):
-            raise DataError(f"the frame has no column {', '.join(sorted(missing))}; it has {', '.join(given.columns)}")
+            raise DataError(f"the frame has no column {some(sorted(missing))}; it has {some(given.columns)}")
         catalogue = self.catalogue
         events = to_polars(frame).select("user_id", "item_id").drop_nulls()
         known = Dataset.of_events(events["user_id"], catalogue.index(events["item_id"].to_list()), catalogue)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from what_next.agent import Agent
 from what_next.data.space import Space
-from what_next.errors import DataError
+from what_next.errors import DataError, some
 from what_next.experience import LogExperience
 from what_next.experience.played import Played, elapsed, gap, history_of, numbers_of
 from what_next.models.encoders import Encoder
@@ -105,7 +105,7 @@ class Sessions(ABC):
         names = [name for name in self.space.event_names if name != "reward"]
         for name in {name for values in context or () for name in values}:
             if name not in names:
-                raise DataError(f"context {name!r} is unknown; the agent knows {', '.join(names) or 'none'}")
+                raise DataError(f"context {name!r} is unknown; the agent knows {some(names) or 'none'}")
         return self.proposed(sessions, context)
 
 

@@ -185,8 +185,14 @@ class Setup(Group):
         return cls.model_validate(nest(resolved, fields, folder), context=origin)
 
     @classmethod
-    def template(cls, data: str | Path) -> str:
-        """A commented setup.txt for a data file; what is left at its default stands behind a `#`."""
+    def template(cls, data: str | Path, algorithm: str = "", why: str = "") -> str:
+        """A commented setup.txt for a data file; what is left at its default stands behind a `#`.
+
+        Args:
+            data: the file, as the setup names it.
+            algorithm: another than the default.
+            why: the reason for it, as a comment.
+        """
         values = {
             "train": "yes",
             "model": "lstm",
@@ -195,17 +201,19 @@ class Setup(Group):
             "model_agent_path": "models/agent.safetensors",
             "model_critic_path": "models/critic.safetensors",
             "window": "20",
+            "algorithm": algorithm,
         }
         lines = ["# Settings of What Next?, as pairs of key, value. Remove the # before a key to change its value."]
         for setting in reference():
             about = f"{setting.description} ({setting.allowed})"
+            about += f"; {why}" if why and setting.key == "algorithm" else ""
             lines += ["", *_wrapped(about)]
             value = values.get(setting.key)
             lines.append(f"{setting.key}, {quote(value)}" if value else f"#{setting.key}, {setting.default}")
-        for name, algorithm in ALGORITHMS.items():
+        for name, kind in ALGORITHMS.items():
             own = settings_of(name) if name != "whatnext" else []  # whose own are among those above
             if own:
-                title = (algorithm.__doc__ or "").strip().partition("\n")[0]
+                title = (kind.__doc__ or "").strip().partition("\n")[0]
                 lines += ["", *_wrapped(f"With `algorithm, {name}` ({title.rstrip('.')}):")]
             for one in own:
                 lines += [*_wrapped(f"{one.description} ({one.allowed})"), f"#   {one.key}, {one.default}"]

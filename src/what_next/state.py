@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int, Int32, Int64
 from what_next.data import Dataset
 from what_next.data.batches import Batches, width_of
 from what_next.data.space import Space
-from what_next.errors import CatalogueError, DataError, SetupError
+from what_next.errors import CatalogueError, DataError, SetupError, some
 from what_next.retrieval import Box, select_ranked, smallest_tolerance
 from what_next.rewards import Log, check, population_sigma, total
 from what_next.rewards.spread import LEAST_EVENTS
@@ -55,8 +55,8 @@ class State:
         if not dataset.catalogue.names and (trials or self.setup.inputs.items != "learned"):
             raise DataError(
                 f"{dataset.name}: its items have no attributes, and {self.setup.algorithm.name} proposes points in "
-                "their space; import the data with --attributes, or with an item table (--items)"
-                + ("" if trials else ", or set inputs.items to learned")
+                "their space; set algorithm to one that needs none, such as next_item, or import the data with "
+                "--attributes or an item table (--items)" + ("" if trials else ", or set inputs.items to learned")
             )
         if space is not None:
             same_catalogue(dataset, space)
@@ -170,9 +170,9 @@ class State:
         batches, length, discount = self.batches, self.setup.max_length, self.setup.discount
         after = 1 + np.flatnonzero(batches.users[1:] == batches.users[:-1])  # each full: see `Batches`
         found, weights = np.zeros(len(batches.users)), discount ** np.arange(length)
-        for some in np.array_split(after[::-1], -(-len(after) * length // CELLS) or 1):
-            earned = self.earned_in(self.windows(some))[:, 1 : length + 1] @ weights if len(some) else ()
-            for window, sum_of in zip(some, earned, strict=True):  # the last of a user first
+        for part in np.array_split(after[::-1], -(-len(after) * length // CELLS) or 1):
+            earned = self.earned_in(self.windows(part))[:, 1 : length + 1] @ weights if len(part) else ()
+            for window, sum_of in zip(part, earned, strict=True):  # the last of a user first
                 found[window - 1] = sum_of + discount**length * found[window]
         return found.astype(np.float32)
 
@@ -245,7 +245,7 @@ class State:
         context = history.context.copy()
         for name, value in values.items():
             if name not in names:
-                raise DataError(f"context {name!r} is unknown; {self.dataset.name} has {', '.join(names) or 'none'}")
+                raise DataError(f"context {name!r} is unknown; {self.dataset.name} has {some(names) or 'none'}")
             context[np.arange(len(context)), history.lengths - 1, names.index(name)] = value
         return replace(history, context=context)
 

@@ -173,9 +173,34 @@ def test_words_become_attributes_only_when_asked_and_only_few(file) -> None:
     asked = import_files([log], items, Options(attributes=["genres", "tempo"])).items
     assert asked.columns == ["item_id", "title", "Comedy", "Drama", "tempo"]
     assert asked.rows() == [("a", "A", 1.0, 1.0, 1.0), ("b", "B", 0.0, 1.0, 2.0)]
-    many = file("many.csv", "item,plot\na," + " ".join(f"w{n}" for n in range(201)) + "\nb,w1\n")
-    with pytest.raises(DataError, match="'plot' cannot be an attribute: it is text with 201 distinct words"):
-        import_files([log], many, Options(attributes=["plot"]))
+
+
+def test_of_more_than_200_words_those_of_most_items_are_kept_and_the_others_counted(file) -> None:
+    log = file("log.csv", "user,item\n1,a\n2,b\n")
+    many = file("many.csv", "item,plot\na," + " ".join(f"w{n:03}" for n in range(205)) + "\nb,w203 w204 w204\n")
+    tables = import_files([log], many, Options(attributes=["plot"]))
+    # Both items have w203 and w204; of the others, which one has each, the first 198 by the alphabet.
+    assert tables.items.columns[2:] == [*(f"w{n:03}" for n in range(198)), "w203", "w204"]
+    assert tables.notes == [
+        "attribute plot: 205 different words; the 200 that the most items have are kept, 5 are dropped, which at most "
+        "1 of 2 items have each"
+    ]
+
+
+@pytest.mark.parametrize("mark", ["|", ",", ";", "; ", " | "])
+def test_words_are_split_by_the_mark_between_them(file, mark: str) -> None:
+    log = file("log.csv", "user,item\n1,a\n2,b\n")
+    items = file("items.csv", f'item,genres\na,"Science Fiction{mark}Drama"\nb,Drama\n')
+    tables = import_files([log], items, Options(attributes=["genres"]))
+    assert tables.items.rows() == [("a", "a", 1.0, 1.0), ("b", "b", 1.0, 0.0)]
+    assert tables.items.columns[2:] == ["Drama", "Science Fiction"]
+
+
+def test_a_stray_comma_does_not_turn_words_between_spaces_into_phrases(file) -> None:
+    log = file("log.csv", "user,item\n1,0\n2,1\n")
+    rows = "".join(f'{n},"{"slow, sad" if n == 3 else "slow sad"}"\n' for n in range(20))
+    items = import_files([log], file("items.csv", "item,mood\n" + rows), Options(attributes=["mood"])).items
+    assert items.columns[2:] == ["sad", "slow", "slow,"]
 
 
 @pytest.mark.parametrize(("value", "message"), [("", "no number"), ("nan", "no number"), ("inf", "has inf")])
@@ -204,7 +229,12 @@ def test_one_item_twice_with_different_values_is_refused(file) -> None:
         ("user,item\n1,a\n1,b\n", "belong to one user"),
         ("user,item\n1,a\n2,a\n", "belong to one item"),
         ("user,thing\n1,a\n2,b\n", "no column for the item; found 'user', 'thing'; name it with --item"),
-        ("user,item\n1,a,7\n2,b\n", "more fields than the first one"),
+        ("user,item\n1,a,7\n2,b,8\n3,c\n", r"2 of 3 rows cannot be used \(too many fields: 2\)"),
+        ("\n \n", "empty but for white space"),
+        (
+            ",".join(f"c{n}" for n in range(50_000)) + "\n1\n",
+            "'c11' and 49,988 more; name it with --user",
+        ),
     ],
 )
 def test_useless_files_are_refused(file, text: str, message: str) -> None:

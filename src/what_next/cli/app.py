@@ -12,6 +12,7 @@ from rich.console import Console
 from what_next import __version__
 from what_next.cli import backup, compare, data, estimate, evaluate, export, log, model, promote, serve, tune
 from what_next.cli.guard import emit, guarded
+from what_next.data import Dataset
 from what_next.data.files import write_files
 from what_next.data.known import KNOWN
 from what_next.errors import WhatNextError
@@ -62,16 +63,20 @@ def init(
     as_json: data.Json = False,
 ) -> None:
     """Write a commented setup.txt for one's own data."""
-    if not log.exists():
-        raise WhatNextError(f"{log}: no such file; name the log that the setup is for")
     if to.exists():
         raise WhatNextError(f"{to}: is there already; remove it, or name another with --to")
+    dataset = Dataset.read(log)
     relative = os.path.relpath(log.resolve(), to.resolve().parent)
-    write_files({to: lambda file: file.write(Setup.template(relative).encode())})
+    if dataset.catalogue.names:
+        text = Setup.template(relative)
+    else:
+        text = Setup.template(relative, "next_item", f"{log.name} has no item attributes, which whatnext needs")
+    write_files({to: lambda file: file.write(text.encode())})
     if as_json:
         emit({"setup": str(to)})
     else:
-        Console().print(f"{to} written; next: what-next run {to}", highlight=False)
+        told = "" if dataset.catalogue.names else f"; algorithm next_item, as {log.name} has no item attributes"
+        Console().print(f"{to} written{told}; next: what-next run {to}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("list")

@@ -6,14 +6,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import polars as pl
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from what_next.data import Dataset, Options, Tables, import_files, save
+from what_next.data.ids import MISSING
 from what_next.data.known import KNOWN, KnownSet, get, known_set, present
-from what_next.errors import DataError
+from what_next.data.times import FORMS
+from what_next.errors import MOST_NAMES, DataError, some
 
 app = typer.Typer(no_args_is_help=True, help="Get, import and describe data sets.")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -71,7 +74,10 @@ def import_data(
     user: Annotated[str | None, typer.Option(help="The column with the user.")] = None,
     item: Annotated[str | None, typer.Option(help="The column with the item.")] = None,
     time: Annotated[
-        str | None, typer.Option(help="The column with the time: Unix time (s, ms, us, ns) or ISO.")
+        str | None, typer.Option(help="The column with the time: Unix time (s, ms, us, ns) or dates; '' for none.")
+    ] = None,
+    time_format: Annotated[
+        str | None, typer.Option(help=f"What the times are, where it is not plain: {FORMS}.")
     ] = None,
     reward: Annotated[str | None, typer.Option(help="The column with the reward, such as a rating.")] = None,
     event: Annotated[
@@ -82,8 +88,8 @@ def import_data(
         str | None,
         typer.Option(
             help="Item attributes, separated by commas, in the item table or the log; '' for none. Text of words "
-            "(separated by | or spaces, at most 200 different ones) becomes a 0/1 attribute per word. Default: every "
-            "column with numbers, and every token_seq column of a .item file."
+            "(separated by | ; , or spaces) becomes a 0/1 attribute for each of its 200 most frequent words. Default: "
+            "every column with numbers but ids, and every token_seq column of a .item file."
         ),
     ] = None,
     context: Annotated[
@@ -97,9 +103,24 @@ def import_data(
     session_gap: Annotated[
         str | None, typer.Option(help="Cut a user's events into sessions at pauses longer than this: 30m, 12h, 1d.")
     ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether the first line of the logs holds the names of the columns. Without them the first column is "
+            "the user, the second the item, and the others are told by their values.",
+            show_default=False,
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="The columns of logs without a header, in their order: user,item,time,rating.")
+    ] = None,
+    missing: Annotated[
+        str, typer.Option(help="Words that stand for a missing user or item, separated by commas; '' for none.")
+    ] = ",".join(MISSING),
     as_json: Json = False,
 ) -> None:
-    """Import logs: CSV, TSV, :: separated, Parquet, RecBole's atomic files, pickled DataFrames; .gz of the text ones.
+    """Import logs: CSV, TSV, :: separated, JSON lines and arrays, Parquet, Arrow, RecBole's atomic files, pickled
+    DataFrames; the text ones also packed by gzip, Zstandard, bzip2, xz or zip.
 
     Rows that cannot be used are counted, and written to NAME.rejected.parquet with their line. Without an item table,
     number columns of the log that are constant for each item become its attributes, the others context of the event.
@@ -108,7 +129,8 @@ def import_data(
         raise DataError(f"--to {to}: must end in .parquet")
     options = Options(
         user, item, time, reward, titles, _names(attributes), _names(context), fill, keep_duplicates,
-        _duration(session_gap) if session_gap else None, event,
+        _duration(session_gap) if session_gap else None, event, time_format, header, _names(columns),
+        _names(missing) or (),
     )  # fmt: skip
     tables = import_files(files, items, options)
     written = save(tables, to)
@@ -117,9 +139,13 @@ def import_data(
         print(json.dumps(_report(tables, written, dataset)))
         return
     people = Console()
-    _say(people, [f"{role}: {column}" for role, column in tables.columns.items()])
+    _say(people, [f"{role}: {column} ({known})" for role, (column, known) in _roles(tables, dataset).items()])
+    _say(people, [f"{what}: {some(names)}" for what, names in _others(dataset).items() if names])
     _say(people, tables.notes)
-    _say(people, [f"{count:,} rows rejected: {reason}" for reason, count in tables.reasons().items()])
+    reasons = tables.reasons().items()
+    _say(people, [f"{count:,} rows rejected: {reason}{_lines(tables, reason)}" for reason, count in reasons])
+    for warning in tables.warnings:
+        people.print(f"look: {warning}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
     _say(people, [f"{path} written" for path in written])
     people.print(f"{tables.rows:,} rows read; {_sentence(dataset)}", highlight=False, markup=False, soft_wrap=True)
 
@@ -147,9 +173,31 @@ def _report(tables: Tables, written: list[Path], dataset: Dataset) -> dict[str, 
         "rows_read": tables.rows,
         "rejected": tables.reasons(),
         "columns": tables.columns,
+        "known_by": {role: known for role, (_, known) in _roles(tables, dataset).items()},
         "notes": tables.notes,
+        "warnings": tables.warnings,
         **_size(dataset),
     }
+
+
+def _roles(tables: Tables, dataset: Dataset) -> dict[str, tuple[str, str]]:
+    """The column of each role, and how that is known; of the times, which they are, too."""
+    found = {role: (column, tables.how[role]) for role, column in tables.columns.items()}
+    if (span := dataset.span()) and "time" in found:
+        column, known = found["time"]
+        found["time"] = column, f"{known}: {span['first']} to {span['last']}"
+    return found
+
+
+def _others(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    """What the other columns became."""
+    return {"attributes of the items": dataset.catalogue.names, "context of the events": dataset.context_names}
+
+
+def _lines(tables: Tables, reason: str) -> str:
+    """Where the rows stand that were rejected for a reason."""
+    lines = tables.rejected.filter(pl.col("reason") == reason)["line"]
+    return f" (line{'s' if len(lines) > 1 else ''} {some(lines.head(MOST_NAMES), len(lines))})"
 
 
 def _size(dataset: Dataset) -> dict[str, Any]:

@@ -9,11 +9,8 @@ from rich.console import Console
 from what_next.artefacts import read_trained
 from what_next.data import Catalogue
 from what_next.data.splits import Part
-from what_next.errors import SetupError, WhatNextError
+from what_next.errors import SetupError, WhatNextError, some
 from what_next.settings import Setup
-
-SHOWN = 10
-"""Unknown ids that are named."""
 
 
 def part_of(split: str) -> Part:
@@ -81,7 +78,6 @@ def ids_of(path: Path | None, catalogue: Catalogue) -> list[str] | None:
         raise WhatNextError(f"{path}: cannot be read as a list of ids ({error}); write one id on each line") from None
     unknown = [one for one, item in zip(ids, catalogue.index(ids), strict=True) if item < 0]
     if unknown:
-        more = f" and {len(unknown) - SHOWN:,} more" if len(unknown) > SHOWN else ""
-        told = f"{path}: not in the catalogue, left out: {', '.join(unknown[:SHOWN])}{more}"
+        told = f"{path}: not in the catalogue, left out: {some(unknown)}"
         Console(stderr=True, soft_wrap=True).print(told, markup=False, highlight=False)
     return ids

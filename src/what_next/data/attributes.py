@@ -6,10 +6,13 @@ from typing import Literal
 import polars as pl
 
 from what_next.data.columns import exact, numeric
-from what_next.errors import DataError
+from what_next.errors import DataError, some
 
 WORD_LIMIT = 200
-"""Most distinct words of a text column that is turned into 0/1 attributes."""
+"""Most distinct words of a text column that are turned into 0/1 attributes: those that the most items have."""
+
+MARKS = ("|", ";", ",")
+"""What stands between the words of a text, the surest first; else white space."""
 
 NOISE = 1e-6
 """Values of one item that differ by less than this part of the column's range are one value."""
@@ -42,7 +45,10 @@ def item_table(
         chosen = [name for name in others if name in numbers or raw[name].dtype == pl.List(pl.String)]
         left = [name for name in others if name not in chosen]
         if left:
-            notes.append(f"item columns left out, since they are not numbers: {', '.join(left)} (see --attributes)")
+            notes.append(
+                f"item columns left out, since they are not numbers: {some(left)}; a column of words becomes an "
+                "attribute for each word where --attributes names it"
+            )
     else:
         chosen = [exact(raw.columns, name, "--attributes", where) for name in attributes]
     columns: list[pl.Series] = []
@@ -52,7 +58,9 @@ def item_table(
             columns.append(column)
             notes.extend(note)
         else:
-            columns.extend(_word_columns(raw[name], name, [*others, *(one.name for one in columns)], where))
+            words, note = _word_columns(raw[name], name, [*others, *(one.name for one in columns)], where)
+            columns.extend(words)
+            notes.extend(note)
     text_id = pl.col("item_id").cast(pl.String)
     title = pl.coalesce(_title(raw, titles), text_id) if titles else text_id
     table = raw.select("item_id", title.alias("title")).with_columns(columns)
@@ -86,19 +94,28 @@ def _complete(pair: pl.DataFrame, name: str, fill: Fill | None, where: str) -> t
     return column, notes
 
 
-def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str) -> list[pl.Series]:
-    """One 0/1 column per distinct word, in alphabetical order; `name:word` where the word is a column already."""
+def _word_columns(column: pl.Series, name: str, taken: Sequence[str], where: str) -> tuple[list[pl.Series], list[str]]:
+    """One 0/1 column per distinct word, in alphabetical order; `name:word` where the word is a column already.
+
+    Of more than `WORD_LIMIT` words those that the most items have are kept, which the second value then tells.
+    """
     words = _words(column, name, where)
-    distinct = words.explode().drop_nulls().unique().sort().to_list()
-    if not 0 < len(distinct) <= WORD_LIMIT:
-        raise DataError(
-            f"{where}: column {name!r} cannot be an attribute: it is text with {len(distinct):,} distinct words "
-            f"(at most {WORD_LIMIT} can become 0/1 attributes); leave it out of --attributes"
+    counts = words.list.unique().explode().drop_nulls().value_counts(name="items")
+    if not len(counts):
+        raise DataError(f"{where}: column {name!r} cannot be an attribute: it holds no word; leave it out")
+    ranked = counts.sort("items", name, descending=[True, False])
+    kept, dropped = ranked[:WORD_LIMIT], ranked[WORD_LIMIT:]
+    notes = []
+    if len(dropped):
+        notes.append(
+            f"attribute {name}: {len(ranked):,} different words; the {WORD_LIMIT} that the most items have are kept, "
+            f"{len(dropped):,} are dropped, which at most {dropped['items'][0]:,} of {len(column):,} items have each"
         )
-    return [
+    found = [
         words.list.contains(word).fill_null(False).cast(pl.Float32).alias(f"{name}:{word}" if word in taken else word)
-        for word in distinct
+        for word in sorted(kept[name].to_list())
     ]
+    return found, notes
 
 
 def _words(column: pl.Series, name: str, where: str) -> pl.Series:
@@ -106,13 +123,20 @@ def _words(column: pl.Series, name: str, where: str) -> pl.Series:
         words = column
     elif isinstance(column.dtype, pl.String | pl.Categorical | pl.Enum):
         text = column.cast(pl.String)
-        words = text.str.split("|" if text.str.contains("|", literal=True).any() else " ")
+        words = text.str.split(_mark(text))
     else:
         raise DataError(
             f"{where}: column {name!r} cannot be an attribute: it holds {column.dtype}, not numbers or words"
         )
     stripped = words.list.eval(pl.element().str.strip_chars())
     return stripped.list.eval(pl.element().filter(pl.element() != ""))
+
+
+def _mark(text: pl.Series) -> str:
+    """What stands between the words: the first mark that stands in a tenth of the texts that hold any, or a space."""
+    holding = {mark: text.str.contains(mark, literal=True).fill_null(False) for mark in (*MARKS, " ")}
+    several = int(pl.DataFrame(holding).select(pl.any_horizontal(pl.all()).sum()).item())
+    return next((mark for mark in MARKS if holding[mark].any() and holding[mark].sum() >= several / 10), " ")
 
 
 def varying(log: pl.LazyFrame, numbers: Sequence[str], texts: Sequence[str] = ()) -> dict[str, object]:

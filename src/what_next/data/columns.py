@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 
-from what_next.errors import DataError
+from what_next.errors import DataError, some
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "user": (
@@ -18,7 +18,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     ),
     "time": (
         "timestamp", "time", "datetime", "ts", "event_time", "unix_time", "unix_timestamp", "unix_review_time", "date",
-        "played_at", "created_at", "time_stamp", "transaction_timestamp", "t",
+        "played_at", "created_at", "time_stamp", "transaction_timestamp", "when", "event_timestamp", "date_time", "t",
     ),
     "reward": ("reward", "rating", "score", "stars", "label", "click", "clicked", "overall"),
     "event": (
@@ -46,6 +46,7 @@ def recognise(
     given: Mapping[str, str | None],
     where: str,
     aliases: Mapping[str, Sequence[str]] = ALIASES,
+    hint: str = "",
 ) -> dict[str, str]:
     """The column for each role that has one.
 
@@ -53,9 +54,10 @@ def recognise(
         columns: the columns there are.
         roles: what to look for (keys of `ALIASES`).
         required: roles without which the table is of no use.
-        given: the user's own choice for a role; None leaves it to the names.
+        given: the user's own choice for a role; None leaves it to the names, "" means that none has it.
         where: the file, for messages.
         aliases: the names that are recognised for each role.
+        hint: what else to say where a required role has no column.
 
     Raises:
         DataError: a given column is not there, a required role has none, or one column would play two roles.
@@ -63,13 +65,15 @@ def recognise(
     found: dict[str, str] = {}
     for role in roles:
         wanted = given.get(role)
+        if wanted == "":
+            continue
         column = exact(columns, wanted, f"--{role}", where) if wanted else _by_alias(columns, aliases[role], found)
         if column is not None:
             found[role] = column
     for role in required:
         if role not in found:
             raise DataError(
-                f"{where}: no column for the {role}; found {', '.join(map(repr, columns))}; name it with --{role}"
+                f"{where}: no column for the {role}; found {some(map(repr, columns))}; name it with --{role}{hint}"
             )
     for role, column in found.items():
         twin = next((other for other in found if other != role and found[other] == column), None)
@@ -85,7 +89,12 @@ def exact(columns: Sequence[str], wanted: str, option: str, where: str) -> str:
     alike = [column for column in columns if _plain(column) == _plain(wanted)]
     if len(alike) == 1:
         return alike[0]
-    raise DataError(f"{where}: no column {wanted!r} (from {option}); found {', '.join(map(repr, columns))}")
+    raise DataError(f"{where}: no column {wanted!r} (from {option}); found {some(map(repr, columns))}")
+
+
+def is_known_name(name: str, roles: Iterable[str] = tuple(ALIASES)) -> bool:
+    """Whether a column's name is one that is recognised for one of the roles."""
+    return any(_plain(name) == _plain(alias) for role in roles for alias in ALIASES[role])
 
 
 def _by_alias(columns: Sequence[str], aliases: Sequence[str], taken: Mapping[str, str]) -> str | None:

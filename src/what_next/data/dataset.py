@@ -1,5 +1,6 @@
 """The data set in memory: every event in one array, users as offsets into it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from what_next.data.readers import Source
 from what_next.data.service_log import events_of
 from what_next.data.tables import Options, Tables
 from what_next.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -115,7 +118,10 @@ class Dataset:
         path = Path(path)
         footer = footer_of(path)
         if "what_next.format" not in footer:
-            return cls.from_tables(import_files([path]), path.name.split(".")[0])
+            tables = import_files([path])
+            for told in tables.told():
+                logger.warning("%s", told)
+            return cls.from_tables(tables, path.name.split(".")[0])
         items = beside(path, "items")
         if not items.is_file():
             raise DataError(f"{items}: no such file; it belongs to {path}, import the data again")
@@ -200,7 +206,7 @@ class Dataset:
                 "max": int(lengths.max()),
             },
             "density": len(pairs) / (self.users * items),
-            "time": self._span(),
+            "time": self.span(),
             "ties": self._ties(),
             "attributes": self.catalogue.describe(),
             "context": list(self.context_names),
@@ -215,7 +221,8 @@ class Dataset:
         counts = np.bincount(self.event_codes, minlength=len(self.event_words)).tolist()
         return dict(zip(self.event_words, counts, strict=True))
 
-    def _span(self) -> dict[str, str] | None:
+    def span(self) -> dict[str, str] | None:
+        """The first and the last time, UTC; None where there are none."""
         if self.timestamps is None:
             return None
         ends = pl.Series([self.timestamps.min(), self.timestamps.max()]).cast(pl.Datetime("us"))

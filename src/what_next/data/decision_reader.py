@@ -23,7 +23,7 @@ from what_next.data.ids import as_ids, positions
 from what_next.data.readers import Source, open_source
 from what_next.data.service_log import decisions_in, is_service_log
 from what_next.data.times import as_microseconds
-from what_next.errors import DataError
+from what_next.errors import DataError, some
 
 NAMES: Mapping[str, Sequence[str]] = {
     **ALIASES,
@@ -118,7 +118,7 @@ def _recognised(source: Source, roles: Roles, told: bool) -> dict[str, str]:
     if told and "propensity" not in columns:
         raise DataError(
             f"{source.path}: no column for the propensity, the probability with which the logged item was chosen; "
-            f"found {', '.join(map(repr, names))}; name it with --propensity, or estimate it with --behaviour estimated"
+            f"found {some(map(repr, names))}; name it with --propensity, or estimate it with --behaviour estimated"
         )
     return columns
 

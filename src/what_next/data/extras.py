@@ -8,7 +8,7 @@ import polars as pl
 from what_next.data.attributes import varying
 from what_next.data.columns import ROW_LABELS, exact, numeric
 from what_next.data.raw_log import RawLog
-from what_next.errors import DataError
+from what_next.errors import DataError, some
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class Extras:
                     f"{log.where}: column {name!r} is no attribute of the item: it varies for item {moving[name]!r}; "
                     "leave it out of --attributes, or give an item table with --items"
                 )
-        attributes = named if wanted is not None else ([] if has_table else _telling(kept, numbers, moving))
-        context, notes = _context(log, kept, {name: numbers[name] for name in numbers if name in moving}, numbers)
-        left = [name for name in others if name not in attributes and name not in context]
+        odd = log.roles.odd
+        plain = {name: number for name, number in numbers.items() if name not in odd}
+        attributes = named if wanted is not None else ([] if has_table else _telling(kept, plain, moving))
+        context, notes = _context(log, kept, {name: plain[name] for name in plain if name in moving}, numbers)
+        left = [name for name in others if name not in attributes and name not in context and name not in odd]
         if left:
-            notes.append(f"log columns left out: {', '.join(left)}")
+            notes.append(f"log columns left out: {some(left)}")
         return cls(attributes, context, notes)
 
 

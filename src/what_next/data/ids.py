@@ -1,6 +1,6 @@
 """External ids: whole numbers stay whole numbers, everything else is text; and ids turned into positions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import polars as pl
@@ -11,36 +11,47 @@ from what_next.errors import DataError
 CANONICAL_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 """Text that reads back as it was written; `007` is not such a number, and stays text."""
 
+WHOLE = r"^(0|-?[1-9][0-9]{0,17})(\.0)?$"
+"""A whole number, or one as pandas writes it into a column with gaps: `12.0`."""
+
+MISSING = (
+    "nan", "NaN", "NAN", "null", "Null", "NULL", "none", "None", "NONE", "NA", "N/A", "n/a", "<NA>", "\\N", "undefined",
+)  # fmt: skip
+"""Words that programs write where there is no value; as an id they are none."""
+
 LOOKUP_TABLE_LIMIT = 1 << 28
 """Largest span of integer ids that gets a direct lookup table (1 GiB of int32)."""
 
 
-def as_ids(frames: Iterable[tuple[pl.LazyFrame, str]]) -> list[pl.Expr]:
+def as_ids(frames: Iterable[tuple[pl.LazyFrame, str]], missing: Sequence[str] = MISSING) -> list[pl.Expr]:
     """Expressions that read one kind of id (users, or items) from one or more columns.
 
     All columns become Int64 if every one of them holds whole numbers only, else all become String, so that the ids of
-    a log and of its item table can be compared. Blank text, null and NaN become null.
+    a log and of its item table can be compared. Blank text, null, NaN and the words for no value become null.
 
     Args:
         frames: each frame with the name of its id column.
+        missing: words that are no id.
     """
     pairs = list(frames)
-    whole = all(_whole(frame, column) for frame, column in pairs)
-    return [_integer(frame, column) if whole else _text(frame, column) for frame, column in pairs]
+    whole = all(_whole(frame, column, missing) for frame, column in pairs)
+    return [_integer(frame, column, missing) if whole else _text(frame, column, missing) for frame, column in pairs]
 
 
-def _whole(frame: pl.LazyFrame, column: str) -> bool:
+def _whole(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> bool:
     dtype = frame.collect_schema()[column]
     if dtype.is_nested():
         raise DataError(f"column {column!r} holds {dtype}, which cannot be an id; name another column")
     if dtype.is_integer():
-        return dtype != pl.UInt64 or not _any(frame, pl.col(column) > np.iinfo(np.int64).max)
+        return dtype not in (pl.UInt64, pl.Int128, pl.UInt128) or not _any(
+            frame, pl.col(column).cast(pl.Int64, strict=False).is_null() & pl.col(column).is_not_null()
+        )
     if dtype.is_float():
         value = pl.col(column).fill_nan(None)
         # 2**53: the last whole number before floats skip some.
         return not _any(frame, (value != value.round(0)) | (value.abs() > 2.0**53))
     if isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
-        return not _any(frame, ~_trimmed(column).str.contains(CANONICAL_INTEGER))
+        return not _any(frame, ~_trimmed(column, missing).str.contains(WHOLE))
     return False
 
 
@@ -48,26 +59,26 @@ def _any(frame: pl.LazyFrame, condition: pl.Expr) -> bool:
     return bool(frame.select(condition.any()).collect(engine="streaming").item())
 
 
-def _trimmed(column: str) -> pl.Expr:
+def _trimmed(column: str, missing: Sequence[str]) -> pl.Expr:
     text = pl.col(column).cast(pl.String)
-    return pl.when(text.str.strip_chars() != "").then(text)
+    return pl.when(~text.str.strip_chars().is_in(["", *missing])).then(text)
 
 
-def _integer(frame: pl.LazyFrame, column: str) -> pl.Expr:
+def _integer(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> pl.Expr:
     dtype = frame.collect_schema()[column]
     if dtype.is_integer():
         return pl.col(column).cast(pl.Int64)
     if dtype.is_float():
         return pl.col(column).fill_nan(None).cast(pl.Int64, strict=False)
-    return _trimmed(column).cast(pl.Int64, strict=False)
+    return _trimmed(column, missing).str.strip_suffix(".0").cast(pl.Int64, strict=False)
 
 
-def _text(frame: pl.LazyFrame, column: str) -> pl.Expr:
+def _text(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> pl.Expr:
     if frame.collect_schema()[column].is_float():
         value = pl.col(column).fill_nan(None)
         whole = value == value.round(0)
         return pl.when(whole).then(value.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(value.cast(pl.String))
-    return _trimmed(column)
+    return _trimmed(column, missing)
 
 
 def positions(values: pl.Series, ids: pl.Series) -> Int32[np.ndarray, "events"]:

@@ -7,6 +7,7 @@ import polars as pl
 
 from what_next.data.catalogue import Catalogue
 from what_next.data.cleaning import clean
+from what_next.data.contents import data_file
 from what_next.data.files import write_together
 from what_next.data.readers import open_source
 from what_next.data.tables import Options, Tables
@@ -66,10 +67,13 @@ def import_files(files: Sequence[Path], items: Path | None = None, options: Opti
         DataError: a file cannot be read or used.
         UnsafePickleError: a pickle holds more than a DataFrame.
     """
-    for path in files:
+    options = options or Options()
+    for path in map(data_file, files):
         if footer_of(path).get("what_next.format") == FORMATS[2]:
             raise DataError(f"{path}: is the exported log of a service, which is read as it is: name it with data")
     companion = files[0].with_suffix(".item")
     if items is None and files[0].suffix == ".inter" and companion.is_file():
         items = companion
-    return clean([open_source(path) for path in files], open_source(items) if items else None, options or Options())
+    sought = [name for name in options.given.values() if name]
+    sources = [open_source(path, header=options.header, names=options.names, sought=sought) for path in files]
+    return clean(sources, open_source(items, sought=sought) if items else None, options)

@@ -36,14 +36,14 @@ class Raw:
 def ml_100k(folder: Path) -> Raw:
     """MovieLens 100K: the official archive and RecBole's atomic files hold the same rows in the same order."""
     atomic = folder / "ml-100k.inter"
-    log = _read(atomic if atomic.is_file() else folder / "u.data")
+    log = _read(atomic) if atomic.is_file() else _read(folder / "u.data", header=False)
     log.columns = ["user_id", "item_id", "rating", "timestamp"]
     items = _atomic_films(folder / "ml-100k.item") if atomic.is_file() else _official_films(folder / "u.item")
     return _films(log, items)
 
 
 def _official_films(path: Path) -> pl.DataFrame:
-    raw = _read(path)
+    raw = _read(path, header=False)
     flags = raw.columns[5:]
     genres = pl.concat_list(
         pl.when(pl.col(flag) == "1").then(pl.lit(genre)) for flag, genre in zip(flags, ML_100K_GENRES, strict=True)
@@ -113,5 +113,5 @@ def lastfm_2k(folder: Path) -> Raw:
     return Raw(log, items, ranked["name"].to_list(), notes)
 
 
-def _read(path: Path) -> pl.DataFrame:
-    return open_source(path).frame.collect()
+def _read(path: Path, *, header: bool | None = None) -> pl.DataFrame:
+    return open_source(path, header=header).frame.collect()

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from what_next.data.columns import recognise
 from what_next.data.ids import as_ids
 from what_next.data.readers import Source
+from what_next.data.roles import Assigned, assign
 from what_next.data.tables import Options
-from what_next.errors import DataError
+from what_next.errors import DataError, some
 
 ROW, LINE, FILE, REASON = "\0row", "\0line", "\0file", "\0reason"
 """Where an event came from, and why it was rejected; names that no file uses."""
@@ -25,57 +25,86 @@ class RawLog:
         raw: the columns of the file, and `ROW`, `LINE` and `FILE`.
         names: the file's own columns.
         rows: how many rows there are.
-        columns: the column of each role that has one.
+        roles: the column of each role that has one, and how that is known.
+        misfits: columns that mark rows which do not fit, with the reason.
         options: what the user said.
         where: the files, for messages.
         several: whether there is more than one file.
+        quoted: whether a field may hold line breaks.
     """
 
     raw: pl.LazyFrame
     names: list[str]
     rows: int
-    columns: dict[str, str]
+    roles: Assigned
+    misfits: dict[str, str]
     options: Options
     where: str
     several: bool
+    quoted: bool
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The column of each role that has one."""
+        return self.roles.columns
 
     @classmethod
     def open(cls, sources: Sequence[Source], items: Source | None, options: Options) -> "RawLog":
         """Put the files below one another, and recognise their columns."""
-        where = ", ".join(str(source.path) for source in sources)
+        where = some(source.path for source in sources)
         frames = [
             source.frame.with_row_index(LINE, source.first_line).with_columns(pl.lit(str(source.path)).alias(FILE))
             for source in sources
         ]
         joined = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
         raw = joined.with_row_index(ROW)
-        names = [name for name in raw.collect_schema().names() if name not in (ROW, LINE, FILE)]
+        misfits = {mark: reason for source in sources for mark, reason in source.misfits.items()}
+        names = [name for name in raw.collect_schema().names() if name not in (ROW, LINE, FILE, *misfits)]
         rows = int(raw.select(pl.len()).collect(engine="streaming").item())
         if rows == 0:
             raise DataError(f"{where}: is empty: no rows; expected one row per event")
         given = dict(options.given)
-        if items is not None and options.titles in items.frame.collect_schema().names():
+        if items is not None and options.titles in items.names:
             given["titles"] = None
-        roles = ("user", "item", "time", "reward", "event", "titles")
-        columns = recognise(names, roles, ("user", "item"), given, where)
-        _few_words(raw, columns, options, where)
-        if options.session_gap is not None and "time" not in columns:
+        roles = assign(raw, names, sources, given, options, where)
+        _few_words(raw, roles.columns, options, where)
+        if options.session_gap is not None and "time" not in roles.columns:
             raise DataError(f"{where}: sessions need times, and no column holds any; name it with --time")
-        return cls(raw, names, rows, columns, options, where, len(sources) > 1)
+        return cls(
+            raw, names, rows, roles, misfits, options, where, len(sources) > 1, any(source.quoted for source in sources)
+        )
 
     def rejected(self, bad: pl.DataFrame) -> pl.DataFrame:
         """The rejected rows as they stand in the file, with their line and the reason."""
+        # What does not fit stands beside the other columns, named by the reason.
         reasons = bad.lazy().select(ROW, pl.col("reason").alias(REASON))
-        found = (self.raw if len(bad) else self.raw.limit(0)).join(reasons, on=ROW)
-        own = {"line", "file", "reason"}
-        columns = [pl.col(name).alias(f"{name} (raw)" if name in own else name) for name in self.names]
+        found = (self._with_lines() if len(bad) else self.raw.limit(0)).join(reasons, on=ROW)
+        columns = [pl.col(name).alias(self.shown(name)) for name in self.names]
+        columns += [pl.col(mark).alias(self.shown(reason)) for mark, reason in self.misfits.items()]
         place = [pl.col(LINE).alias("line"), *([pl.col(FILE).alias("file")] if self.several else [])]
         return found.sort(ROW).select(*place, pl.col(REASON).alias("reason"), *columns).collect()
+
+    def _with_lines(self) -> pl.LazyFrame:
+        """The log, where `LINE` counts the lines within quoted fields, too."""
+        schema = self.raw.collect_schema()
+        texts = [name for name in self.names if schema[name] == pl.String] if self.quoted else []
+        broken = [pl.col(name).str.contains("\n", literal=True).any().alias(name) for name in texts]
+        found = self.raw.select(broken).collect(engine="streaming").row(0, named=True) if broken else {}
+        texts = [name for name, yes in found.items() if yes]
+        if not texts:
+            return self.raw
+        breaks = pl.sum_horizontal(pl.col(name).str.count_matches("\n", literal=True) for name in texts)
+        return self.raw.with_columns(pl.col(LINE) + (breaks.cum_sum() - breaks).over(FILE))
+
+    @staticmethod
+    def shown(name: str) -> str:
+        """What a column of the file is called among the rejected rows, which have columns of their own."""
+        return f"{name} (raw)" if name in ("line", "file", "reason") else name
 
 
 def event_words(raw: pl.LazyFrame, column: str) -> pl.Expr:
     """The kind of each event as text, without white space around it; null where there is none."""
-    return as_ids([(raw, column)])[0].cast(pl.String).str.strip_chars()
+    return as_ids([(raw, column)], ())[0].cast(pl.String).str.strip_chars()
 
 
 def _few_words(raw: pl.LazyFrame, columns: dict[str, str], options: Options, where: str) -> None:

@@ -7,9 +7,11 @@ from datetime import timedelta
 import polars as pl
 
 from what_next.data.attributes import Fill
+from what_next.data.ids import MISSING
 
 REASONS = (
-    "no user", "no item", "not a time", "reward not a number", "no event word", "item not in the item table",
+    "too many fields", "not a JSON object", "no user", "no item", "zero or negative time", "time in another unit",
+    "not a time", "reward not a number", "no event word", "item not in the item table",
     "exact duplicate",
 )  # fmt: skip
 """Why a row is rejected; the first that applies."""
@@ -27,6 +29,12 @@ class Options:
         fill: "median" replaces missing attribute values.
         keep_duplicates: keep rows that are equal in every column.
         session_gap: a pause longer than this starts a new session, which then is a user of its own.
+        time_format: what the times are (`times.FORMS`); None leaves it to the values.
+        header: whether the first line of a text holds names; None leaves it to the line.
+        names: the columns of a text in their order, where no line holds them.
+        missing: words that are no id.
+
+    A column that is "" stands for none, where one would be recognised.
     """
 
     user: str | None = None
@@ -40,6 +48,10 @@ class Options:
     keep_duplicates: bool = False
     session_gap: timedelta | None = None
     event: str | None = None
+    time_format: str | None = None
+    header: bool | None = None
+    names: Sequence[str] | None = None
+    missing: Sequence[str] = MISSING
 
     @property
     def given(self) -> Mapping[str, str | None]:
@@ -58,7 +70,9 @@ class Tables:
         rejected: `line`, `reason` and the raw columns of every row that is not in the log.
         rows: how many rows there were.
         columns: which column played which role.
+        how: for each role, how that is known: by its name, by its values, by an option.
         notes: what else people should know.
+        warnings: what people must look at: the data may mean something else than was read.
     """
 
     log: pl.DataFrame
@@ -67,10 +81,20 @@ class Tables:
     rows: int
     columns: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    how: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def reasons(self) -> dict[str, int]:
         """How many rows were rejected, by reason."""
         return counted(self.rejected)
+
+    def told(self) -> list[str]:
+        """What a person must know where no report is printed: the warnings, and how many rows were rejected."""
+        lost = ", ".join(f"{reason}: {count:,}" for reason, count in self.reasons().items())
+        rejected = (
+            f"{len(self.rejected):,} of {self.rows:,} rows rejected ({lost}); what-next data import keeps them apart"
+        )
+        return [*self.warnings, *([rejected] if lost else [])]
 
 
 def counted(bad: pl.DataFrame) -> dict[str, int]:

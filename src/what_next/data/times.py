@@ -1,63 +1,255 @@
-"""Time columns of any kind, read as microseconds since 1970 UTC."""
+"""Time columns of any kind, read as microseconds since 1970 UTC; what could mean two things is refused."""
 
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
 import polars as pl
+from jaxtyping import Float64
+
+from what_next.errors import DataError
 
 SAMPLE = 100_000
-"""Values whose median decides the unit of a numeric time column."""
+"""Values that decide how a column is read."""
 
 ISO_FORMATS = ("%+", "%Y-%m-%d %H:%M%#z", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 """With a zone to the second and to the minute, the same without one (read as UTC), and the day alone."""
+TWELVE_HOURS = ("%Y-%m-%d %I:%M %p", "%Y-%m-%d %I:%M:%S %p")
 
 FIRST, LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 """Years 1 and 9999 in microseconds: what lies outside is not a date."""
 
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+"""Units of Unix time, and how many of each make a second."""
+SPOKEN = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+EARLIEST, LATEST = 10**8, 10**11
+"""March 1973 and the year 5138 in Unix seconds. Between them a Unix time tells its unit: a thousand times as large, and
+it would be of the next one."""
+
+SERIALS = (25_569, 73_050)
+"""1970 and 2099 as a spreadsheet counts days (1 is 1900-01-01, and 60 a day that never was)."""
+DAY = 86_400
+
+ORDERS = {"dmy": "day, month, year", "mdy": "month, day, year", "ymd": "year, month, day"}
+LIKE_A_DATE = r"^\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:$|[ T,])"
+_DATE = r"^(\d{1,4})[./-](\d{1,2})[./-](\d{1,4})(?:,?[ Tt]+(.*))?$"
+_SHORT_START = r"^\d{1,2}[./-]\d{1,2}[./-]\d"
+
+_ELSEWHERE = " (an option of what-next data import)"
+
+FORMS = (
+    "s, ms, us or ns (Unix time), excel (days of a spreadsheet), dmy (European dates), mdy (US dates), ymd, or a "
+    "pattern such as %d.%m.%Y %H:%M"
+)
+"""What `--time-format` may be."""
+
+NEGATIVE, OTHER_UNIT = "zero or negative time", "time in another unit"
+
+
+@dataclass(frozen=True)
+class Times:
+    """How a column is read.
+
+    Attributes:
+        value: Int64 microseconds since 1970 UTC; null where it is not a time.
+        kind: what the values are, in words.
+        guessed: whether they are numbers that nobody said to be Unix times.
+        faults: for each reason why a number is no time, whether a value has it.
+    """
+
+    value: pl.Expr
+    kind: str
+    guessed: bool = False
+    faults: dict[str, pl.Expr] = field(default_factory=dict)
+
 
 def as_microseconds(frame: pl.LazyFrame, column: str) -> pl.Expr:
-    """An expression that reads the column as Int64 microseconds since 1970 UTC; null where it is not a time.
+    """The `value` of `read_times`."""
+    return read_times(frame, column).value
+
+
+def read_times(frame: pl.LazyFrame, column: str, form: str | None = None, where: str = "the log") -> Times:
+    """How to read a column of times.
 
     Numbers are Unix times. Their unit follows from the size of the median of the first 100,000: below 1e11 seconds
-    (until the year 5138), below 1e14 milliseconds, below 1e17 microseconds, else nanoseconds. Fractions are kept to
-    the microsecond. Text is either such numbers or ISO 8601 dates and times. Times without a zone are UTC.
+    (until the year 5138), below 1e14 milliseconds, below 1e17 microseconds, else nanoseconds; a number of another unit
+    is no time. Fractions are kept to the microsecond. Text is either such numbers, or ISO 8601 dates and times, or
+    dates with the day or the month first where the values tell which. Times without a zone are UTC.
+
+    Args:
+        frame: the log.
+        column: its column.
+        form: what the user said of them, see `FORMS`; None leaves it to the values.
+        where: the file, for messages.
+
+    Raises:
+        DataError: `form` is not known; or without it, the values can mean two things.
     """
+    check_form(form)
     dtype = frame.collect_schema()[column]
     if dtype.is_temporal() and not isinstance(dtype, pl.Duration | pl.Time):
         if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-            return _within(pl.col(column).dt.convert_time_zone("UTC").dt.epoch("us"))
-        return _within(pl.col(column).cast(pl.Datetime("us")).dt.epoch("us"))
-    if dtype.is_integer():
-        return _within(_scaled(pl.col(column).cast(pl.Int64, strict=False), _unit(frame, pl.col(column))))
-    if dtype.is_float():
-        return _within(_scaled(_finite(pl.col(column)), _unit(frame, _finite(pl.col(column)))))
+            return Times(_within(pl.col(column).dt.convert_time_zone("UTC").dt.epoch("us")), "dates")
+        return Times(_within(pl.col(column).cast(pl.Datetime("us")).dt.epoch("us")), "dates")
+    if dtype.is_numeric():
+        number = pl.col(column) if dtype.is_integer() else _finite(pl.col(column).cast(pl.Float64))
+        if form and (form in ORDERS or "%" in form):
+            text = (number if dtype.is_integer() else number.cast(pl.Int64, strict=False)).cast(pl.String)
+            return _patterned(frame, text, form)
+        whole = [pl.col(column).cast(pl.Int64, strict=False)] if dtype.is_integer() else []
+        return _numbers(frame, number, whole or [number], form, f"{where}: column {column!r}")
     if isinstance(dtype, pl.String | pl.Categorical | pl.Enum):
-        return _within(_from_text(frame, pl.col(column).cast(pl.String).str.strip_chars()))
-    return pl.lit(None, dtype=pl.Int64)
+        return _from_text(frame, pl.col(column).cast(pl.String).str.strip_chars(), form, f"{where}: column {column!r}")
+    return Times(pl.lit(None, dtype=pl.Int64), "none")
 
 
-def _from_text(frame: pl.LazyFrame, text: pl.Expr) -> pl.Expr:
+def check_form(form: str | None) -> None:
+    """Raises a `DataError` where `--time-format` is none that is known."""
+    if form is None or form in UNITS or form == "excel" or form in ORDERS:
+        return
+    try:
+        if "%" in form:
+            pl.Series([datetime.now(UTC)]).dt.strftime(form).str.to_datetime(form, strict=False)
+            return
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"--time-format {form!r}: is no pattern of dates ({str(error).splitlines()[0]}); expected {FORMS}"
+        ) from error
+    raise DataError(f"--time-format {form!r}: expected {FORMS}")
+
+
+def like_times(frame: pl.LazyFrame, columns: list[str]) -> list[str]:
+    """Those columns whose first thousand values look like times, nine in ten: dates, or Unix times of 1990 to 2035."""
+    head = frame.select(columns).head(1000).collect() if columns else pl.DataFrame()
+    return [name for name in columns if _like_times(head[name].drop_nulls())]
+
+
+def _like_times(values: pl.Series) -> bool:
+    if not len(values) or values.dtype == pl.Date or isinstance(values.dtype, pl.Datetime):
+        return bool(len(values))
+    if values.dtype.is_numeric():
+        number = values.cast(pl.Float64, strict=False)
+    elif values.dtype == pl.String:
+        text = values.str.strip_chars()
+        if text.str.contains(LIKE_A_DATE).sum() >= 0.9 * len(text):
+            return True
+        number = text.cast(pl.Float64, strict=False)
+    else:
+        return False
+    shares = [number.is_between(631_152_000 * unit, 2_051_222_400 * unit).sum() for unit in UNITS.values()]
+    return max(shares) >= 0.9 * len(values)
+
+
+def _from_text(frame: pl.LazyFrame, text: pl.Expr, form: str | None, where: str) -> Times:
+    if form and (form in ORDERS or "%" in form):
+        return _patterned(frame, text, form)
     number = _finite(text.cast(pl.Float64, strict=False))
-    unit = _unit(frame, number)
-    if unit is None:
-        spaced = text.str.replace(r"^(\d{4}-\d{2}-\d{2})[Tt]", "$1 ")
-        dates = [spaced.str.to_datetime(form, strict=False, time_unit="us") for form in ISO_FORMATS]
-        return pl.coalesce(date.dt.epoch("us") for date in dates)
-    # Nanoseconds need more digits than a float has, so whole numbers are read as such.
-    return pl.coalesce(_scaled(text.cast(pl.Int64, strict=False), unit), _scaled(number, unit))
+    filled = text.filter(text != "").head(SAMPLE)
+    numbers, dates, short, slashed = frame.select(
+        filled.cast(pl.Float64, strict=False).is_not_null().mean().alias("numbers"),
+        filled.str.contains(LIKE_A_DATE).mean().alias("dates"),
+        filled.str.contains(_SHORT_START).mean().alias("short"),
+        filled.str.contains(r"^\d{4}/").any().alias("slashed"),
+    ).collect().row(0)  # fmt: skip
+    if form or (numbers and numbers >= dates):
+        # Nanoseconds need more digits than a float has, so whole numbers are read as such.
+        return _numbers(frame, number, [text.cast(pl.Int64, strict=False), number], form, where)
+    if (short or 0) >= 0.5:
+        return _patterned(frame, text, _order(frame, text, where))
+    text = text.str.replace_all("/", "-", literal=True) if slashed else text
+    return Times(_iso(text, ISO_FORMATS), "dates")
 
 
-def _unit(frame: pl.LazyFrame, number: pl.Expr) -> int | None:
-    """Units per second of a numeric column; None where nothing is a number."""
-    median = frame.select(number.drop_nulls().head(SAMPLE).cast(pl.Float64).abs().median()).collect().item()
-    if median is None:
-        return None
-    return next((unit for limit, unit in ((1e11, 1), (1e14, 10**3), (1e17, 10**6)) if median < limit), 10**9)
+def _iso(text: pl.Expr, formats: tuple[str, ...]) -> pl.Expr:
+    spaced = text.str.replace(r"^(\d{4}-\d{1,2}-\d{1,2})[Tt]", "$1 ")
+    dates = [spaced.str.to_datetime(form, strict=False, time_unit="us") for form in formats]
+    return _within(pl.coalesce(date.dt.epoch("us") for date in dates))
 
 
-def _scaled(number: pl.Expr, unit: int | None) -> pl.Expr:
+def _patterned(frame: pl.LazyFrame, text: pl.Expr, form: str) -> Times:
+    """Dates in a given order of day, month and year; or by a pattern."""
+    if form not in ORDERS:
+        parsed = text.str.to_datetime(form, strict=False, time_unit="us")
+        return Times(_within(parsed.dt.epoch("us")), f"dates as {form}")
+    part = {letter: text.str.extract(_DATE, form.index(letter) + 1) for letter in "dmy"}
+    # As POSIX reads two digits of a year: 69 to 99 are of the last century.
+    century = pl.when(part["y"] < "69").then(pl.lit("20")).otherwise(pl.lit("19"))
+    year = pl.when(part["y"].str.len_chars() == 2).then(century + part["y"]).otherwise(part["y"])
+    day = pl.concat_str(year, pl.lit("-"), part["m"], pl.lit("-"), part["d"])
+    clock = text.str.extract(_DATE, 4)
+    written = pl.when(clock.is_null() | (clock == "")).then(day).otherwise(day + " " + clock)
+    return Times(_iso(written, ISO_FORMATS + TWELVE_HOURS), f"dates as {ORDERS[form]}")
+
+
+def _order(frame: pl.LazyFrame, text: pl.Expr, where: str) -> str:
+    """Whether day or month comes first, where the values tell: a number above 12 is no month."""
+    first, second, third = (text.str.extract(_DATE, place) for place in (1, 2, 3))
+    tall = [(part.cast(pl.Int32, strict=False) > 12).sum() for part in (first, second)]
+    days, months, short, example = frame.select(
+        tall[0].alias("days"), tall[1].alias("months"),
+        ((first.str.len_chars() < 3) & (third.str.len_chars() < 3)).sum().alias("short"),
+        text.filter(text.str.contains(_DATE)).first().alias("example"),
+    ).collect().row(0)  # fmt: skip
+    if not short and bool(days) != bool(months):
+        return "dmy" if days else "mdy"
+    why = (
+        f"{short:,} of them have a year of two digits" if short
+        else f"in {days:,} the first number is above 12, in {months:,} the second" if days
+        else "no number above 12 tells day from month"
+    )  # fmt: skip
+    raise DataError(
+        f"{where} holds dates such as {example!r}, and {why}; say what comes first: --time-format dmy "
+        "(European) or mdy (US), or ymd" + _ELSEWHERE
+    )
+
+
+def _numbers(frame: pl.LazyFrame, number: pl.Expr, readings: list[pl.Expr], form: str | None, where: str) -> Times:
+    """Unix times, or days of a spreadsheet; `readings` are the same numbers, the most exact first."""
+    if form == "excel":
+        milliseconds = ((number - SERIALS[0]) * (DAY * 1000)).round(0)
+        return Times(_within((milliseconds * 1000).cast(pl.Int64, strict=False)), "days of a spreadsheet")
+    if form is not None:
+        scaled = pl.coalesce(_scaled(one, UNITS[form]) for one in readings)
+        return Times(_within(scaled), f"Unix {SPOKEN[form]}")
+    # A generator of expressions of one column: the sample is all that is read here.
+    sample = frame.select(number.drop_nulls().head(SAMPLE).cast(pl.Float64).alias("x")).collect()["x"].to_numpy()
+    if not len(sample):
+        return Times(_within(pl.coalesce(_scaled(one, 1) for one in readings)), "none")
+    _refuse_lookalikes(sample[:: 1 + len(sample) // 1000], where)
+    median = float(np.median(np.abs(sample)))
+    unit = next((name for name, each in UNITS.items() if median < LATEST * each), "ns")
+    each = UNITS[unit]
+    real = median >= EARLIEST * each
+    least, low, high = int(real), EARLIEST * real, LATEST
+    microseconds = pl.coalesce(_scaled(one, each) for one in readings)
+    # Compared in microseconds, which are needed anyway: the text is not read a second time.
+    value = pl.when(microseconds.is_between(low * 10**6, high * 10**6, closed="left")).then(microseconds)
+    faults = {
+        NEGATIVE: number < least,
+        OTHER_UNIT: (number >= least) & ~number.is_between(low * each, high * each, closed="left"),
+    }
+    return Times(value, f"Unix {SPOKEN[unit]}", True, faults)
+
+
+def _refuse_lookalikes(sample: Float64[np.ndarray, "values"], where: str) -> None:
+    """Raises a `DataError` where most numbers look like another way of writing times than Unix time."""
+    low, high = np.quantile(sample, (0.1, 0.9))
+    found = f"{where} holds numbers from {sample.min():.10g} to {sample.max():.14g}, which look like"
+    unless = ", or --time-format s if they are Unix times" + _ELSEWHERE
+    if SERIALS[0] <= low <= high <= SERIALS[1]:
+        raise DataError(f"{found} days of a spreadsheet (Excel's serial dates); give --time-format excel{unless}")
+    for digits, pattern in ((1, "%Y%m%d"), (10**4, "%Y%m%d%H%M"), (10**6, "%Y%m%d%H%M%S")):
+        year, month, day = (sample // digits // 10**4, sample // digits // 100 % 100, sample // digits % 100)
+        fits = (year >= 1970) & (year < 2100) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+        if np.mean(fits & (sample % 1 == 0)) >= 0.9:
+            raise DataError(f"{found} dates written as numbers; give --time-format {pattern}{unless}")
+
+
+def _scaled(number: pl.Expr, unit: int) -> pl.Expr:
     """Microseconds out of `number` counted in units per second; floats are rounded."""
-    per_second = unit or 1
-    if per_second > 10**6:
-        return (number // (per_second // 10**6)).cast(pl.Int64, strict=False)
-    factor = 10**6 // per_second
+    if unit > 10**6:
+        return (number // (unit // 10**6)).cast(pl.Int64, strict=False)
+    factor = 10**6 // unit
     # A whole number too large for the product would wrap around silently.
     kept = pl.when(number.abs() <= LAST // factor).then(number)
     return (kept * factor).round(0).cast(pl.Int64, strict=False)

@@ -9,11 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from what_next.data import Dataset
-from what_next.errors import SetupError
+from what_next.errors import SetupError, some
 from what_next.rewards.base import Heard, Reward
-
-SHOWN = 20
-"""How many words a message names, at most."""
 
 
 class Logged(Reward, extra="allow"):
@@ -84,10 +81,9 @@ class Logged(Reward, extra="allow"):
                 "the data with --event COLUMN"
             )
         if missing := [word for word in words if _plain(word) not in self.numbers]:
-            more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
             raise SetupError(
                 f"reward.logged has no number for {missing[0]!r}; the events of {name} are "
-                f"{', '.join(words[:SHOWN])}{more}; add reward.logged.{_plain(missing[0])}, or leave all words out"
+                f"{some(words)}; add reward.logged.{_plain(missing[0])}, or leave all words out"
             )
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 
 from what_next.artefacts import catalogue_path, critic_beside
 from what_next.data.files import sync
-from what_next.errors import SaveError, StoreError
+from what_next.errors import SaveError, StoreError, some
 from what_next.server.engine.versions import versions_folder
 from what_next.server.store import store_of
 from what_next.server.store.backend import Backend, connect
@@ -166,7 +166,7 @@ def _check(backup: Path) -> None:
         if wrong := sorted(
             (there ^ sums.keys()) | {name for name in there & sums.keys() if _sum(backup / name) != sums[name]}
         ):
-            raise StoreError(f"{backup}: is not whole ({', '.join(wrong)}); {again}")
+            raise StoreError(f"{backup}: is not whole ({some(wrong)}); {again}")
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{backup}: is no back-up that can be read ({error}); {again}") from error
 

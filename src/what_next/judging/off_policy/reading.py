@@ -10,7 +10,7 @@ import numpy as np
 from what_next.artefacts import read_trained
 from what_next.data.decision_log import DecisionLog, Roles
 from what_next.data.decision_reader import read_log
-from what_next.errors import SetupError
+from what_next.errors import SetupError, some
 from what_next.evaluation.off_policy import Options
 from what_next.evaluation.off_policy.marginalised import clusters_of
 from what_next.judging.off_policy.behaviour import estimate_behaviour
@@ -75,8 +75,8 @@ def policy_of(name: str, log: DecisionLog, reading: Reading) -> TargetPolicy:
     path = Path(name)
     if not path.is_file():
         raise SetupError(
-            f"--policy {name!r}: is not uniform, not a column of {reading.path} ({', '.join(map(repr, columns[:12]))}"
-            f"{', ...' if len(columns) > 12 else ''}), and not a file; give a setup, or another log"
+            f"--policy {name!r}: is not uniform, not a column of {reading.path} ({some(map(repr, columns))}), "
+            f"and not a file; give a setup, or another log"
         )
     if path.suffix.lower() in LOGS:
         return Frequencies(path, reading.roles)

@@ -13,7 +13,7 @@ import numpy as np
 from cachetools import TTLCache
 from jaxtyping import Int32
 
-from what_next.errors import StoreUnavailable
+from what_next.errors import StoreUnavailable, some
 from what_next.server.asks import Answer, Ask, Fallback, Refused
 from what_next.server.engine.active import Active
 from what_next.server.engine.cache import Entry
@@ -185,7 +185,7 @@ class Answering:
         names = [name for name in active.served.policy.agent.space.event_names if name != "reward"]
         for name in ask.context:
             if name not in names:
-                raise Refused("context", f"{name!r} is not known to the model; it reads {', '.join(names) or 'none'}")
+                raise Refused("context", f"{name!r} is not known to the model; it reads {some(names) or 'none'}")
 
     def _proposal(self, active: Active, jobs: Sequence[Job]) -> Proposal:
         sessions = [job.session for job in jobs if job.session is not None]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from cachetools import TTLCache
 
-from what_next.errors import StoreUnavailable
+from what_next.errors import StoreUnavailable, some
 from what_next.server.asks import Answer, Ask, Nearest, Refused
 from what_next.server.engine import reasons
 from what_next.server.engine.about import about
@@ -203,9 +203,9 @@ class Engine:
                 name for name, value in attributes.items() if not abs(value) <= float(np.finfo(np.float32).max)
             ],
         }
-        told = [f"{', '.join(map(repr, found))}: {what}" for what, found in wrong.items() if found]
+        told = [f"{some(map(repr, found))}: {what}" for what, found in wrong.items() if found]
         if told:
-            raise Refused("attributes", f"{'; '.join(told)}; an item has {', '.join(names) or 'none'}")
+            raise Refused("attributes", f"{'; '.join(told)}; an item has {some(names) or 'none'}")
 
     # What is told
 

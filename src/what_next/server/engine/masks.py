@@ -8,6 +8,7 @@ import numpy as np
 from cachetools import LRUCache
 from jaxtyping import Bool, Int32
 
+from what_next.errors import some
 from what_next.server.asks import Ask, Refused
 from what_next.server.engine.served import Served
 
@@ -84,7 +85,7 @@ class Masks:
     def _within(self, name: str, low: float, high: float) -> Bool[np.ndarray, "items"]:
         catalogue, names = self.served.catalogue, self.served.catalogue.names
         if name not in names:
-            raise Refused("ranges", f"{name!r} is no attribute; there are {', '.join(names) or 'none'}")
+            raise Refused("ranges", f"{name!r} is no attribute; there are {some(names) or 'none'}")
         if low > high:
             raise Refused("ranges", f"of {name!r}, min is {low:g} and above max, which is {high:g}; swap them")
         values = catalogue.attributes[:, names.index(name)]

@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int32
 from what_next.agent import Agent
 from what_next.artefacts import Manifest, read_models
 from what_next.data import Catalogue
-from what_next.errors import CatalogueError, ModelError
+from what_next.errors import CatalogueError, ModelError, some
 from what_next.experience import LogExperience, experience_of
 from what_next.growth import NewItem, check, grown
 from what_next.models.encoders import Encoder
@@ -138,7 +138,7 @@ class Served:
         except CatalogueError:  # its message names an item, which is not for the log
             odd = frozenset(one.item_id for one in items if not self._fits(one))
             told = "version %s cannot recommend %d items that were added: its attributes are others (%s)"
-            logger.warning(told, self.version, len(odd), ", ".join(self.catalogue.names) or "none")
+            logger.warning(told, self.version, len(odd), some(self.catalogue.names) or "none")
             return odd
         return frozenset()
 

@@ -1,0 +1,146 @@
+"""What a file holds, told by its first bytes and not by its name; and its bytes without their packing."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+from pathlib import Path
+from typing import cast
+
+import polars as pl
+
+from what_next.errors import DataError, some
+
+HEAD = 1 << 20
+"""Bytes that are looked at before a file is read."""
+LINES = 50
+"""Lines that are looked at of a file whose bytes only Polars can unpack."""
+
+GZIP, ZSTD, BZ2, XZ, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0", b"PK\3\4"
+PARQUET, ARROW = b"PAR1", b"ARROW1"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+FOREIGN = {
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "save the sheet as CSV"),
+    b"SQLite format 3\0": ("an SQLite database", "write the table of events to a CSV or Parquet file"),
+    b"\x89HDF": ("an HDF5 file", "write the table of events to Parquet"),
+    b"\x93NUMPY": ("a NumPy array", "write a table with named columns to Parquet"),
+    b"ORC": ("an ORC file", "write it as Parquet"),
+    b"Obj\1": ("an Avro file", "write it as Parquet"),
+    b"%PDF": ("a PDF document", "give a table"),
+    b"\x04\x22\x4d\x18": ("compressed with LZ4", "decompress it first (lz4 -d)"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7-Zip archive", "unpack it first"),
+    b"Rar!": ("a RAR archive", "unpack it first"),
+    b"\xff\x06\0\0sNaPpY": ("compressed with Snappy", "decompress it first"),
+    b"<!doctype": ("an HTML page, perhaps in place of a download that failed", "download the data again"),
+    b"<html": ("an HTML page, perhaps in place of a download that failed", "download the data again"),
+    b"<?xml": ("an XML file", "write it as CSV, JSON lines or Parquet"),
+}
+"""What is not read: how it starts, what it is, and what to do."""
+TAR = 257
+"""Where a tar archive has its mark, `ustar`."""
+
+
+def data_file(path: Path) -> Path:
+    """The path, where a file with something in it lies there.
+
+    Raises:
+        DataError: nothing is there, a folder, something that is no file, or an empty file.
+    """
+    if path.is_dir():
+        files = [one.name for one in sorted(path.iterdir()) if one.is_file()]
+        holds = f"it holds {some(files)}" if files else "it holds no files"
+        raise DataError(f"{path}: is a folder; give the path of a data file ({holds})")
+    if not path.exists():
+        raise DataError(f"{path}: no such file; give the path of a data file")
+    if not path.is_file():
+        raise DataError(f"{path}: is no regular file, and data is read more than once; write it to a file first")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; expected a table with one row per event")
+    return path
+
+
+def magic(path: Path) -> bytes:
+    """The first bytes of a file as it lies on the disk."""
+    with path.open("rb") as file:
+        return file.read(TAR + 5)
+
+
+def polars_unpacks(start: bytes) -> bool:
+    """Whether Polars reads a text file that starts so from its path: as it is, or with gzip or Zstandard."""
+    return not start.startswith((BZ2, XZ, ZIP, *UTF_16))
+
+
+def unpacked(path: Path) -> io.BufferedIOBase:
+    """The bytes of a file without their packing: gzip, bzip2, xz, Zstandard, or a zip archive of one file.
+
+    Raises:
+        DataError: the archive holds more than one file, or a workbook.
+    """
+    start = magic(path)
+    if start.startswith(GZIP):
+        return gzip.open(path)
+    if start.startswith(BZ2):
+        return bz2.open(path)
+    if start.startswith(XZ):
+        return lzma.open(path)
+    if start.startswith(ZIP):
+        return _only_member(path)
+    if start.startswith(ZSTD):
+        return io.BytesIO(_lines(path, None))
+    return path.open("rb")
+
+
+def head(path: Path) -> bytes:
+    """The first bytes of the content, with whole lines at its end where there are several."""
+    if magic(path).startswith(ZSTD):
+        return _lines(path, LINES)
+    with unpacked(path) as file:
+        start = file.read(HEAD)
+    return start[: start.rfind(b"\n") + 1] or start if len(start) == HEAD else start
+
+
+def _lines(path: Path, most: int | None) -> bytes:
+    """The lines of a file that Polars unpacks, each closed by a line break."""
+    # Python reads Zstandard itself from 3.14 on.
+    try:
+        lines = pl.scan_lines(path, n_rows=most, glob=False).collect().to_series()
+    except pl.exceptions.ComputeError as error:
+        if "utf8" not in str(error):
+            raise
+        raise DataError(f"{path}: is compressed with Zstandard, and not UTF-8 inside; decompress it first") from error
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _only_member(path: Path) -> io.BufferedIOBase:
+    try:
+        archive = zipfile.ZipFile(path)
+        names = [one for one in archive.namelist() if not one.endswith("/")]
+        if "[Content_Types].xml" in names:
+            raise DataError(f"{path}: is an Excel workbook or the like, not a text file; save the sheet as CSV")
+        if len(names) != 1:
+            raise DataError(f"{path}: is a zip archive of {len(names)} files ({some(names)}); unpack it, and give one")
+        return cast(io.BufferedIOBase, archive.open(names[0]))
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path}: is a zip archive that cannot be opened ({error}); unpack it yourself") from error
+
+
+def refuse_foreign(path: Path, start: bytes) -> None:
+    """Raises a `DataError` that says what a file is, where it is known to be no table that is read here.
+
+    Args:
+        path: the file, for the message.
+        start: its first bytes, unpacked.
+    """
+    lower = start.lstrip()[:16].lower()
+    kind = next((about for mark, about in FOREIGN.items() if start.startswith(mark) or lower.startswith(mark)), None)
+    if start[TAR : TAR + 5] == b"ustar":
+        kind = ("a tar archive", "unpack it first")
+    if kind:
+        raise DataError(f"{path}: is {kind[0]}, which is not read; {kind[1]}")
+    if b"\0" in start and not start.startswith(UTF_16):
+        raise DataError(
+            f"{path}: is not a text file, nor of another kind that is read (CSV, TSV, JSON lines, Parquet, Arrow, "
+            "RecBole's files, pickled DataFrames; packed by gzip, bzip2, xz, Zstandard or zip)"
+        )

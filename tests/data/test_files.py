@@ -1,0 +1,181 @@
+"""Files of every kind are read, or named as what they are."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from what_next.data import Dataset, Options, import_files
+from what_next.errors import DataError
+
+CSV = "user,item,time\n1,é,5\n2,b,6\n1,c,7\n"
+LOG = [(1, "é"), (1, "c"), (2, "b")]
+EVENTS = [{"user": 1, "item": "é", "time": 5}, {"user": 2, "item": "b", "time": 6}, {"user": 1, "item": "c", "time": 7}]
+LINES = "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in EVENTS)
+
+
+def zipped(content: bytes) -> bytes:
+    with zipfile.ZipFile(archive := io.BytesIO(), "w") as bundle:
+        bundle.writestr("plays", content)
+    return archive.getvalue()
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zip": zipped,
+    ".zst": lambda content: pa.compress(content, codec="zstd", asbytes=True),
+}
+
+
+def pairs(tables) -> list[tuple[object, object]]:
+    return tables.log.select("user_id", "item_id").rows()
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", CSV),
+        ("a.jsonl", LINES),
+        ("a.json", json.dumps(EVENTS, indent=1)),
+    ],
+    ids=["csv", "lines", "array"],
+)
+def test_text_is_read_in_every_packing(tmp_path: Path, packing: str, name: str, text: str) -> None:
+    path = tmp_path / (name + packing)
+    path.write_bytes(PACKERS[packing](text.encode()))
+    assert pairs(import_files([path])) == LOG
+    assert Dataset.read(path).events == 3
+    # What it is called does not count.
+    assert pairs(import_files([path.rename(tmp_path / "plays.csv")])) == LOG
+
+
+@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz", ".zst", ".zip"])
+@pytest.mark.parametrize("text", [CSV, LINES], ids=["csv", "lines"])
+def test_a_packed_file_that_was_cut_off_is_refused(tmp_path: Path, packing: str, text: str) -> None:
+    path = tmp_path / ("a.csv" + packing)
+    path.write_bytes(PACKERS[packing](text.encode() * 300)[:-30])
+    with pytest.raises(DataError, match=r"a\.csv\..*(cannot be read|cannot be opened)"):
+        import_files([path])
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\x04\x22\x4d\x18rest", "compressed with LZ4, which is not read; decompress it first"),
+        (b"7z\xbc\xaf\x27\x1crest", "a 7-Zip archive"),
+        (b"SQLite format 3\0rest", "an SQLite database"),
+        (b"\xd0\xcf\x11\xe0rest", "an old Excel workbook"),
+        (b"\n <!DOCTYPE html><html>", "an HTML page"),
+        (b"\x00\x01\x02\x03", "is not a text file"),
+        (b'{"rows": [1, 2]}', "no column for the user; found 'rows'"),
+        (b"[1, 2]", "neither lines with an object each nor one array of objects"),
+        (b'{"user": 1}\nno\nno\nno\n', "most of its lines are no JSON objects"),
+    ],
+)
+def test_what_is_not_read_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=what):
+        import_files([path])
+
+
+def test_archives_and_workbooks_are_named(tmp_path: Path) -> None:
+    for name, members, what in (
+        ("a.zip", ("a.csv", "b.csv"), r"zip archive of 2 files \(a\.csv, b\.csv\)"),
+        ("a.xlsx", ("[Content_Types].xml", "xl/workbook.xml"), "is an Excel workbook"),
+    ):
+        with zipfile.ZipFile(tmp_path / name, "w") as bundle:
+            for member in members:
+                bundle.writestr(member, "x")
+        with pytest.raises(DataError, match=what):
+            import_files([tmp_path / name])
+
+
+def test_a_folder_is_named_with_what_lies_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file) -> None:
+    log = file("plays.csv", CSV)
+    monkeypatch.chdir(tmp_path)
+    for use in (
+        lambda: import_files([Path()]),
+        lambda: import_files([log], Path()),
+        lambda: Dataset.read("."),
+        lambda: Dataset.read("/"),
+    ):
+        with pytest.raises(DataError, match=r"is a folder; give the path of a data file"):
+            use()
+    with pytest.raises(DataError, match=r"it holds plays\.csv"):
+        Dataset.read(tmp_path)
+
+
+def test_a_line_that_is_no_json_object_is_set_apart_with_its_number(file) -> None:
+    tables = import_files([file("a.jsonl", LINES + '{"user": 1, "it\n')])
+    assert pairs(tables) == LOG
+    assert tables.reasons() == {"not a JSON object": 1}
+    assert tables.rejected.select("line", "not a JSON object").rows() == [(4, '{"user": 1, "it')]
+
+
+@pytest.mark.parametrize("separator", [",", "\t", "::"])
+def test_a_row_with_too_many_fields_is_set_apart_with_its_line(file, separator: str) -> None:
+    text = CSV + "2,c,8,more,and more\n2,d,9\n"
+    tables = import_files([file("a.csv", text.replace(",", separator))])
+    assert pairs(tables) == [*LOG, (2, "d")]
+    assert tables.reasons() == {"too many fields": 1}
+    assert tables.rejected.rows() == [(5, "too many fields", "2", "c", "8", "more")]
+    # A separator at the end of the line is no field.
+    assert len(import_files([file("b.csv", CSV.replace("\n", ",\n"))]).log) == 3
+
+
+def test_rows_with_too_many_fields_in_an_item_table_are_left_out_and_told(file) -> None:
+    items = file("items.csv", "item,tempo\né,1\nb,2\nc,3\nd,4,5\n")
+    tables = import_files([file("a.csv", CSV)], items)
+    assert tables.items["item_id"].to_list() == ["é", "b", "c"]
+    assert "1 rows left out, too many fields: line 5" in tables.warnings[0]
+
+
+def test_lines_are_counted_within_quotes(file) -> None:
+    text = 'user,item,title,time\n1,a,"one\ntwo",5\n2,b,"x ""y""\n\nz",6\n,c,w,7\n2,a,t,8\n'
+    tables = import_files([file("a.csv", text)])
+    assert text.splitlines().index(",c,w,7") + 1 == 7
+    assert tables.rejected["line"].to_list() == [7]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n\n" + CSV, "sep=,\n" + CSV, CSV.replace("\n", "\r\n"), CSV.replace("\n", "\r"), "\ufeff" + CSV],
+    ids=["blank lines", "sep", "CRLF", "CR", "BOM"],
+)
+def test_what_stands_above_and_what_ends_lines_does_not_matter(file, text: str) -> None:
+    assert pairs(import_files([file("a[1].csv", text)])) == LOG
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "utf-8-sig"])
+def test_encodings(file, encoding: str) -> None:
+    assert pairs(import_files([file("a.csv", CSV, encoding)])) == LOG
+
+
+def test_decimal_commas_of_files_with_semicolons(file) -> None:
+    log = file("a.csv", "user;item;rating;note\n1;a;3,5;1,2,3\n2;b;4;x\n")
+    tables = import_files([log], options=Options(time=""))
+    assert tables.log["reward"].to_list() == [3.5, 4.0]
+    assert any("decimal commas read as points in rating" in note for note in tables.notes)
+
+
+def test_arrow_files_are_read(tmp_path: Path) -> None:
+    pl.DataFrame({"user": [1, 2], "item": ["a", "b"]}).write_ipc(tmp_path / "a.arrow")
+    assert pairs(import_files([tmp_path / "a.arrow"])) == [(1, "a"), (2, "b")]
+
+
+def test_a_quote_that_is_not_closed_is_named(file) -> None:
+    with pytest.raises(DataError, match="a quote is opened and not closed, at '\"t,7"):
+        import_files([file("a.csv", 'user,item,title,time\n1,a,x,5\n2,b,y,6\n1,b,"t,7\n2,a,z,8\n')])

@@ -1,0 +1,188 @@
+"""The import says which role each column got and how it knew, and names what looks like times or ids and got none."""
+
+import datetime
+import json
+import logging
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from what_next.cli.data import app
+from what_next.data import Dataset, Options, import_files
+from what_next.errors import DataError
+
+MONDAY = 1_700_000_000
+"""2023-11-14T22:13:20Z."""
+
+
+def rows(pattern: str, count: int = 40) -> str:
+    """Lines for five users and eight items, an hour apart."""
+    values = (
+        {
+            "user": f"u{n % 5}",
+            "item": f"i{n % 8}",
+            "time": MONDAY + 3600 * n,
+            "stars": n % 5 + 1,
+            "n": n,
+            "day": n % 28 + 1,
+        }
+        for n in range(count)
+    )
+    return "".join(pattern.format(**one) + "\n" for one in values)
+
+
+def said(path: Path, *options: str) -> str:
+    outcome = CliRunner().invoke(app, ["import", str(path), "--to", str(path.with_name("x.parquet")), *options])
+    if outcome.exception and not isinstance(outcome.exception, SystemExit):
+        raise outcome.exception
+    return outcome.stdout
+
+
+class TestWithoutHeader:
+    @pytest.mark.parametrize(
+        "first", ["{user},{item},{time},{stars}", "{n},{n},{time},{stars}", "{user},{item},2024-01-05"]
+    )
+    def test_values_in_the_first_line_are_refused_and_the_ways_out_named(self, file, first: str) -> None:
+        with pytest.raises(DataError, match=r"seems to have no header.*--columns user,item,time,rating.*--no-header"):
+            import_files([file("log.csv", rows(first))])
+
+    def test_the_columns_can_be_named(self, file) -> None:
+        log = file("log.csv", rows("{stars};{time};{user};{item}"))
+        tables = import_files([log], options=Options(names=["rating", "time", "user", "item"]))
+        assert tables.columns == {"user": "user", "item": "item", "time": "time", "reward": "rating"}
+        assert (tables.rows, tables.log["reward"][0]) == (40, 1.0)
+        with pytest.raises(DataError, match=r"--columns has 2 names \(user, item\), and the first line 4 fields"):
+            import_files([log], options=Options(names=["user", "item"]))
+
+    @pytest.mark.parametrize(
+        ("pattern", "roles"),
+        [
+            ("{user},{item},{time},{stars}", {"user": 1, "item": 2, "time": 3, "reward": 4}),
+            ("{time},{user},{item},{stars}", {"user": 2, "item": 3, "time": 1, "reward": 4}),
+            ("{user},{item}", {"user": 1, "item": 2}),
+        ],
+    )
+    def test_or_told_by_place_and_values(self, file, pattern: str, roles: dict[str, int]) -> None:
+        tables = import_files([file("log.csv", rows(pattern))], options=Options(header=False))
+        assert tables.columns == {role: f"column_{place}" for role, place in roles.items()}
+        assert tables.how["user"] == tables.how["item"] == "by its place"
+        assert tables.how.get("reward", "by its values") == "by its values"
+        assert tables.rows == 40
+        if "time" in roles:
+            assert tables.log["timestamp"].min() == datetime.datetime.fromtimestamp(MONDAY, datetime.UTC)
+
+    def test_names_that_are_numbers_are_names_where_one_of_them_is_known_or_it_is_said(self, file) -> None:
+        log = file("log.csv", "user,item,2019,2020\n" + rows("{user},{item},{n},{stars}"))
+        assert Dataset.from_tables(import_files([log]), "x").context_names == ("2019", "2020")
+        pandas = file("p.csv", ",0,1,2\n" + rows("{n},{user},{item},{time}"))
+        tables = import_files([pandas], options=Options(user="0", item="1"))
+        assert (tables.columns["time"], tables.how["time"]) == ("2", "by its values, Unix seconds")
+
+    def test_movielens_own_separator_tells_its_layout(self, file) -> None:
+        tables = import_files([file("ratings.dat", rows("{n}::{n}::{stars}::{time}"))])
+        assert tables.columns == {"user": "user_id", "item": "item_id", "time": "timestamp", "reward": "rating"}
+        assert tables.how["user"] == "by the layout of MovieLens' files"
+
+
+class TestRoles:
+    def test_are_told_with_how_they_are_known(self, file) -> None:
+        log = file("log.csv", "who,product,Moment,stars\n" + rows("{user},{item},{time},{stars}"))
+        told = said(log, "--user", "who")
+        assert "user: who (by --user)" in told
+        assert "item: product (by its name)" in told
+        assert "time: Moment (by its values, Unix seconds: 2023-11-14T22:13:20Z to 2023-11-16T13:13:20Z)" in told
+        assert json.loads(said(log, "--user", "who", "--json"))["known_by"]["reward"] == "by its name"
+
+    @pytest.mark.parametrize("moment", ["{time}", "{time}000", "{time}.5", "2024-01-{day:02} 10:00", "{day}/12/2024"])
+    def test_times_are_known_by_their_values_and_never_become_context(self, file, moment: str) -> None:
+        log = file("log.csv", "Customer,Product,Stars,Moment\n" + rows("{user},{item},{stars}," + moment))
+        tables = import_files([log])
+        assert tables.columns["time"] == "Moment"
+        assert tables.log.columns == ["user_id", "item_id", "timestamp", "reward"]
+        assert not tables.warnings
+
+    def test_times_that_cannot_be_told_apart_are_named(self, file) -> None:
+        log = file("log.csv", "user,item,seen,bought\n" + rows("{user},{item},{time},{time}"))
+        tables = import_files([log])
+        assert [warning.split(": ", 1)[1].split(", so")[0] for warning in tables.warnings] == [
+            "column 'seen' looks like times and got no role",
+            "column 'bought' looks like times and got no role",
+            "no column holds times",
+        ]
+        assert tables.log.columns == ["user_id", "item_id"]
+        assert not import_files([log], options=Options(time="", context=["seen", "bought"])).warnings
+
+    def test_a_date_of_the_user_or_of_the_item_is_no_time_of_events(self, file) -> None:
+        log = file("log.csv", "user,item,born,out\n" + rows("{user},{item},199X-01-01,200Y-01-01"))
+        text = log.read_text().splitlines()
+        text[1:] = [line.replace("X", line[1]).replace("Y", line[4]) for line in text[1:]]
+        log.write_text("\n".join(text))
+        tables = import_files([log])
+        assert "time" not in tables.columns
+        assert [warning.split("'")[1] for warning in tables.warnings[:2]] == ["born", "out"]
+
+    @pytest.mark.parametrize("name", ["session_id", "orderId", "zip code"])
+    def test_ids_without_a_role_are_named_and_left_out(self, file, name: str) -> None:
+        log = file("log.csv", f"user,item,time,{name},hour\n" + rows("{user},{item},{time},{n},{n}"))
+        tables = import_files([log])
+        assert tables.log.columns[3:] == ["hour"]
+        (warning,) = tables.warnings
+        assert f"column {name!r} looks like ids and got no role, so it is left out; name it with --user" in warning
+        items = file("items.csv", f"item,{name},tempo\n" + "".join(f"i{n},{n},{n}\n" for n in range(8)))
+        with_items = import_files([log], items)
+        assert with_items.items.columns[2:] == ["tempo"]
+        assert len(with_items.warnings) == 2
+
+    def test_a_code_with_zeros_in_front_is_an_id(self, file) -> None:
+        log = file("log.csv", "user,item,time,shop\n" + rows("{user},{item},{time},00{n}"))
+        assert "'shop' looks like ids" in import_files([log]).warnings[0]
+
+    def test_no_time_at_all_is_said_unless_that_is_known(self, file) -> None:
+        log = file("log.csv", "user,item\n" + rows("{user},{item}"))
+        assert "look: " in said(log)
+        assert "no column holds times, so the order of the rows is taken as the order of events" in said(log)
+        assert "look: " not in said(log, "--time", "")
+
+    def test_a_file_that_is_read_without_an_import_warns_too(self, file, caplog) -> None:
+        with caplog.at_level(logging.WARNING):
+            Dataset.read(file("log.csv", "user,item\n,a\n" + rows("{user},{item}")))
+        assert "no column holds times" in caplog.text
+        assert "1 of 41 rows rejected (no user: 1)" in caplog.text
+
+    def test_a_column_that_stands_twice_is_told(self, file) -> None:
+        tables = import_files([file("log.csv", "user,item,item,time\n" + rows("{user},{item},x,{time}"))])
+        assert "column 'item' stands in the header more than once; a later one is called 'item_2'" in tables.notes[0]
+        assert tables.log["item_id"].unique().sort().to_list() == [f"i{n}" for n in range(8)]
+
+
+class TestIds:
+    @pytest.mark.parametrize("word", ["NaN", "NULL", "None", "nan", "NA", "\\N"])
+    def test_words_for_nothing_are_set_apart_counted_and_shown(self, file, word: str) -> None:
+        log = file(
+            "log.csv", f"user,item,time\n{word},i1,{MONDAY}\nu1,{word},{MONDAY}\n" + rows("{user},{item},{time}")
+        )
+        tables = import_files([log])
+        assert tables.reasons() == {"no user": 1, "no item": 1}
+        assert f"no user: {word!r} in 1 rows" in tables.notes[0]
+        assert tables.rejected["user"].to_list() == [word, "u1"]
+        kept = import_files([log], options=Options(missing=()))
+        assert (len(kept.log), len(kept.rejected)) == (42, 0)
+
+    def test_they_do_not_turn_whole_numbers_into_text(self, file) -> None:
+        log = file("log.csv", "user,item,time\n1,7,1\n2,8,2\nNULL,7,3\n1,8,4\n")
+        assert import_files([log]).log["user_id"].to_list() == [1, 1, 2]
+
+    def test_whole_numbers_as_pandas_writes_them_beside_gaps_are_whole(self, file) -> None:
+        log = file("log.csv", "user,item,time\n1.0,007,1\n2.0,7,2\n")
+        assert import_files([log]).log.select("user_id", "item_id").rows() == [(1, "007"), (2, "7")]
+
+    def test_huge_numbers_and_signs_stay_as_they_are(self, file) -> None:
+        log = file("log.csv", f"user,item,time\n{10**25},🎵,1\n{10**25 + 1},é,2\n")
+        assert import_files([log]).log.select("user_id", "item_id").rows() == [
+            (str(10**25), "🎵"),
+            (str(10**25 + 1), "é"),
+        ]
+        big = pl.DataFrame({"user": [10**25, 1], "item": [1, 2]}, schema={"user": pl.Int128, "item": pl.Int64})
+        assert Dataset.from_frame(big).user_ids.to_list() == ["1", str(10**25)]

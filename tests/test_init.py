@@ -1,0 +1,59 @@
+"""`what-next init` looks at the data: what it writes can be run."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from what_next.cli.app import app
+from what_next.data import Dataset
+from what_next.errors import DataError
+from what_next.settings import Setup
+from what_next.state import State
+
+EVENTS = [(f"u{n % 6}", f"i{n * 7 % 10}", 1_700_000_000 + n, n * 7 % 10) for n in range(90)]
+
+
+def run(*arguments: object) -> str:
+    outcome = CliRunner().invoke(app, [str(one) for one in arguments])
+    if outcome.exception and not isinstance(outcome.exception, SystemExit):
+        raise outcome.exception
+    return outcome.stdout
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    log = tmp_path / "plays.csv"
+    log.write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t, _ in EVENTS))
+    return log
+
+
+def test_without_attributes_it_writes_an_algorithm_that_needs_none_and_says_why(plain: Path, tmp_path: Path) -> None:
+    setup = tmp_path / "setup.txt"
+    told = run("init", plain, "--to", setup)
+    assert "algorithm next_item, as plays.csv has no item attributes" in " ".join(told.split())
+    above, line = setup.read_text().split("\nalgorithm, next_item\n")[0], "algorithm, next_item"
+    assert "plays.csv has no item attributes, which whatnext needs" in " ".join(above.replace("# ", "").split())
+    assert setup.read_text().count(line) == 1
+    State.from_setup(Setup.read(setup))
+    run("run", setup, "epochs=16")
+    assert (tmp_path / "models" / "agent.safetensors").is_file()
+
+
+def test_with_attributes_it_writes_the_founding_algorithm(tmp_path: Path) -> None:
+    log = tmp_path / "plays.csv"
+    log.write_text("user,item,time,tempo\n" + "".join(f"{u},{i},{t},{a}\n" for u, i, t, a in EVENTS))
+    run("init", log, "--to", tmp_path / "setup.txt")
+    assert Setup.read(tmp_path / "setup.txt").algorithm.name == "whatnext"
+
+
+def test_the_founding_algorithm_on_such_data_names_the_setting(plain: Path) -> None:
+    with pytest.raises(DataError, match="set algorithm to one that needs none, such as next_item"):
+        State(Dataset.read(plain))
+
+
+@pytest.mark.parametrize("log", ["", "nothing.csv"])
+def test_a_folder_or_nothing_is_refused_before_anything_is_written(tmp_path: Path, log: str) -> None:
+    with pytest.raises(DataError, match=r"is a folder|no such file"):
+        run("init", tmp_path / log, "--to", tmp_path / "setup.txt")
+    assert not (tmp_path / "setup.txt").exists()
