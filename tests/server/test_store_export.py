@@ -110,7 +110,7 @@ def test_the_latest_feedback_counts_whenever_it_comes(served: Store) -> None:
     assert rewards(served)["r1", "i1"] == 0.5
     served.clock = lambda: 1  # the clock jumped back
     feedback("f3", 0.25, 100)  # as old, and later to arrive
-    feedback("f1", 9.0, 200)  # a repeated id
+    feedback("f1", 0.5, 100)  # sent again
     assert rewards(served)["r1", "i1"] == 0.25
     served.clock = now
     feedback("f4", 2.0, None)
@@ -207,6 +207,7 @@ def test_events_are_histories_by_user_and_time(served: Store) -> None:
 
 
 def test_rewards_and_contexts_of_events_are_read_where_all_can_have_them(served: Store, tmp_path: Path) -> None:
+    served.clock = lambda: 0  # before all events
     served.commit([EraseUser("anna"), EraseUser("bert")])
     names = ("time", "kind", "number", "user", "context", "slate", "known", "timestamp")  # words of the log's own
     odd = dict.fromkeys(names, 0.5)
