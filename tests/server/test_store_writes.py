@@ -104,9 +104,8 @@ def test_other_feedback_under_an_id_that_is_there_is_refused(store: Store) -> No
         refused = one(store, AddFeedback((FeedbackRow("f2", "r1", "i2", 1.0), other)))
         assert isinstance(refused, Conflict)
         assert (refused.place, refused.field) == (1, "feedback_id")
-        assert isinstance(
-            one(store, AddFeedback((FeedbackRow("f3", "r1", "i1", 1.0, 7), replace(other, feedback_id="f3")))), Conflict
-        )
+        new = replace(row, feedback_id="f3")
+        assert isinstance(one(store, AddFeedback((new, replace(other, feedback_id="f3")))), Conflict)
     assert store.fetch("SELECT feedback_id, reward FROM feedback", ()) == [("f1", 1.0)]
     assert one(store, AddFeedback((row, replace(row, time=None)))) == FeedbackAdded(0, 2)
 
@@ -250,8 +249,8 @@ def test_an_answer_with_an_item_that_was_withdrawn_while_it_was_made_is_refused_
     assert one(store, impression("r3", withdrawn=2)) is None
 
 
-def repeated(name: str, key: str = "k1", user: str | None = "anna", **more: Any) -> AddImpression:
-    return impression(name, user, response=KeptResponse(key, "body", name, f'"{name}"'), **more)
+def repeated(name: str, idempotency: str = "k1", user: str | None = "anna", **more: Any) -> AddImpression:
+    return impression(name, user, response=KeptResponse(idempotency, "body", name, f'"{name}"'), **more)
 
 
 def test_a_key_is_answered_once_and_that_answer_is_kept_for_a_day(place: str) -> None:
