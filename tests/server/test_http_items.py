@@ -133,9 +133,8 @@ class TestWithdrawing:
             service.played("p", "i1", "i2")
             first, second = ids_of(service.ask(user="p", k=2))
             assert service.engine.withdraw(first)
-            found = [
-                ids_of(service.ask(user="p", k=80, **draw)) for draw in ({}, {"temperature": 9.0}, {"epsilon": 1.0})
-            ]
+            draws: list[dict[str, Any]] = [{}, {"temperature": 9.0}, {"epsilon": 1.0}]
+            found = [ids_of(service.ask(user="p", k=80, **draw)) for draw in draws]
             assert all(first not in one for one in found)
             assert second in found[0]
 

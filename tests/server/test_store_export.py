@@ -1,5 +1,6 @@
 """The log as a data set: what is in it, and who reads what."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from what_next.data import Catalogue, Dataset, import_files
 from what_next.data.decision_reader import read_log
+from what_next.data.importer import footer_of
 from what_next.data.service_log import EVENT
 from what_next.errors import DataError
 from what_next.server.store import (
@@ -21,7 +23,9 @@ from what_next.server.store import (
     EventRow,
     FeedbackRow,
     ItemRow,
+    MarkShown,
     Store,
+    WithdrawItem,
     now,
 )
 from what_next.server.store.export import exported
@@ -91,6 +95,21 @@ def test_each_item_of_an_answer_is_a_row_with_its_chance_and_place(served: Store
     assert log.select("event", "number").null_count().row(0) == (6, 6)
     assert found.notes == ["2 answers left out: without items, or without the chances of all their items"]
     assert (found.events, found.decisions) == (2, 6)
+
+
+def test_what_was_withdrawn_is_told_with_the_log_and_what_nobody_saw_is_no_decision(
+    served: Store, tmp_path: Path
+) -> None:
+    served.commit([WithdrawItem("i7"), WithdrawItem("i6")])
+    late = [shown("r3", "anna", ("i1",), 40, withdrawn=2), shown("r4", "anna", ("i1",), 41, withdrawn=2)]
+    served.commit([*late, MarkShown(("r4",), False)])
+    served.commit([AddItems((ItemRow("i6", "Song i6", {"tempo": 6.0}),))])
+    found = exported(served, catalogue())
+    decisions = found.log.filter(~EVENT).select("slate", "withdrawn").unique("slate", maintain_order=True)
+    assert dict(decisions.iter_rows()) == {"r1": 0, "r0": 0, "r2": 0, "r3": 2}
+    found.write(tmp_path / "log.parquet")
+    changes = json.loads(footer_of(tmp_path / "log.parquet")["what_next.withdrawals"])
+    assert changes == [[1, "i7", True], [2, "i6", True], [3, "i6", False]]
 
 
 def test_an_answer_is_there_whole_or_not_at_all(served: Store) -> None:

@@ -19,18 +19,23 @@ EVENT = pl.col("propensity").is_null()
 
 DECISION = {
     "propensity": pl.Float64, "position": pl.Int32, "slate": pl.String, "version": pl.String, "policy": pl.String,
-    "known": pl.Int64, "history": pl.String, "seen": pl.Boolean, "masked": pl.Boolean,
+    "known": pl.Int64, "history": pl.String, "seen": pl.Boolean, "masked": pl.Boolean, "withdrawn": pl.Int64,
 }  # fmt: skip
 """What is told of a decision.
 
 `propensity` is the chance of the item, given those of a smaller `position` (from 1) in the same `slate` (the id of the
 recommendation); `version` of the model and `policy` tell who decided; `known` is the largest `number` of an event of
 the user that the decision knew, 0 for none; `history` the item ids that it was given instead, as JSON; `seen` whether
-items of the history could be shown again; `masked` whether the request permitted some items only.
+items of the history could be shown again; `masked` whether the request permitted some items only; `withdrawn` is the
+number of the last of the `WITHDRAWALS` that the decision knew, 0 for none.
 """
 
 ADDED = "what_next.added"
 """In the footer: how many items at the end of the item table were added or changed while the service ran."""
+
+WITHDRAWALS = "what_next.withdrawals"
+"""In the footer: JSON with every change of the items that could not be shown: its number, the item's id, and whether it
+was withdrawn or put again."""
 
 PLAYED = ("play", "purchase")
 """Events that earned 1 where others have a reward, and they have none."""
