@@ -85,7 +85,7 @@ class Scrubber:
 
     def _scrub(self, link: sqlite3.Connection, marked: str) -> bool:
         if marked != self._built:
-            self._find_room()
+            self._find_room(link)
             link.execute("PRAGMA temp_store = FILE")  # it needs as much room as the store
             link.execute("VACUUM")
             self._built = marked
@@ -96,10 +96,11 @@ class Scrubber:
         # Where somebody else was erased meanwhile, the mark is another one and stays.
         return link.execute("DELETE FROM meta WHERE name = ? AND value = ?", (ERASED, marked)).rowcount == 1
 
-    def _find_room(self) -> None:
+    def _find_room(self, link: Link) -> None:
         """Raises a `StoreUnavailable` where the new file has no room: trying would take the last of it from events."""
         file = Path(self.backend.where)
-        needed, free = file.stat().st_size, shutil.disk_usage(file.parent).free
+        pages, size = (link.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+        needed, free = pages * size, shutil.disk_usage(file.parent).free
         if free < needed:
             raise StoreUnavailable(f"{file}: the file cannot be built anew in {free:,} free bytes; it takes {needed:,}")
 
