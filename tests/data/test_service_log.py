@@ -10,12 +10,13 @@ import polars as pl
 import pytest
 
 from what_next.cli.app import main
-from what_next.data import Dataset
+from what_next.data import Catalogue, Dataset
 from what_next.data.decision_reader import read_log
 from what_next.data.service_log import ADDED, EVENT, WITHDRAWALS, rows_of
 from what_next.errors import DataError
 
-FOOTER = {"what_next.format": "service log 1", ADDED: "0", WITHDRAWALS: "[]"}
+ITEMS = [f"i{place}" for place in range(6)]
+FOOTER = {ADDED: "0", WITHDRAWALS: "[]"}
 
 
 def log() -> pl.DataFrame:
@@ -33,7 +34,8 @@ def log() -> pl.DataFrame:
         for user in ("anna", "bert") for answer in range(2) for place in range(2)
     ]  # fmt: skip
     made = pl.DataFrame([*events, *decisions], infer_schema_length=None)
-    return made.with_columns(pl.col("timestamp").cast(pl.Datetime("us", "UTC")))
+    kinds = {"timestamp": pl.Datetime("us", "UTC"), "event": pl.Enum(["play"]), "reward": pl.Float32}
+    return made.cast(kinds)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -42,8 +44,10 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
     def written(rows: pl.DataFrame, **footer: str) -> Path:
         path = tmp_path / "log.parquet"
-        rows.write_parquet(path, metadata={**FOOTER, "what_next.format": FORMATS[2], **footer})
-        pl.DataFrame({"item_id": [f"i{place}" for place in range(6)]}).write_parquet(beside(path, "items"))
+        items = pl.DataFrame({"item_id": ITEMS, "title": ITEMS})
+        told = {"what_next.format": FORMATS[2], "what_next.catalogue": Catalogue.from_table(items).hash()}
+        rows.write_parquet(path, metadata={**FOOTER, **told, **footer})
+        items.write_parquet(beside(path, "items"))
         return path
 
     return written
@@ -83,7 +87,7 @@ def test_a_value_that_is_none_is_told_with_its_row(write: Callable[..., Path], c
         assert len(str(told.value)) < 500
 
 
-@pytest.mark.parametrize("column", ["history", "context", "known", "slate", "number", "seen", "item_id", "propensity"])
+@pytest.mark.parametrize("column", ["history", "context", "known", "slate", "number", "event", "item_id", "propensity"])
 def test_a_column_of_another_type_or_none_at_all_is_told(write: Callable[..., Path], column: str) -> None:
     for rows in (log().drop(column), log().with_columns(pl.lit([[1.5]]).alias(column))):
         path = write(rows)
@@ -98,12 +102,25 @@ def test_a_footer_that_is_damaged_is_told(write: Callable[..., Path], footer: di
         read_log(write(log(), **footer))
 
 
+def test_an_item_table_that_is_none_is_told(write: Callable[..., Path]) -> None:
+    path = write(log())
+    items = path.with_name("log.items.parquet")
+    pl.DataFrame({"item_id": ITEMS}).write_parquet(items)
+    with pytest.raises(DataError, match="has no columns item_id and title"):
+        Dataset.read(path)
+    items.write_bytes(b"no table")
+    with pytest.raises(DataError, match="or its item table: cannot be read"):
+        read_log(path)
+
+
 def test_the_command_line_tells_it_in_one_message(
     write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(spoilt("history", json.dumps({"i1": 1})))
-    for words in (("estimate", path, "uniform"), ("train", path.with_name("setup.txt"))):
-        path.with_name("setup.txt").write_text(f"train, yes\ndata, {path}\nalgorithm, next_item\n")
+    for words in (("estimate", "--log", path, "--policy", "uniform"), ("train", path.with_name("setup.txt"))):
+        path.with_name("setup.txt").write_text(
+            f"train, yes\ndata, {path}\nalgorithm, next_item\nmodel_agent_path, a.safetensors\n"
+        )
         monkeypatch.setattr(sys, "argv", ["what-next", *map(str, words)])
         assert main() == 2
         told = capsys.readouterr().err

@@ -66,9 +66,11 @@ def rows_of(path: Path) -> pl.DataFrame:
     if not footer.get(ADDED, "0").isdecimal() or not _fits(footer.get(WITHDRAWALS, "[]"), _changes):
         raise DataError(f"{path}: its footer is damaged ({ADDED} or {WITHDRAWALS}); {again}")
     try:
-        rows = pl.read_parquet(path)
+        rows, items = pl.read_parquet(path), pl.read_parquet_schema(beside(path, "items"))
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {again}") from None
+        raise DataError(f"{path}, or its item table: cannot be read ({error}); {again}") from None
+    if not items.keys() >= {"item_id", "title"}:
+        raise DataError(f"{beside(path, 'items')}: has no columns item_id and title; {again}")
     if "withdrawn" not in rows.columns:  # of a service that withdrew none
         rows = rows.with_columns(pl.lit(0, pl.Int64).alias("withdrawn"))
     for name, (fits, wanted) in FORM.items():
@@ -116,7 +118,7 @@ def _changes(told: Any) -> bool:
 FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("user_id", "item_id"), (lambda one: one == pl.String or one.is_integer(), "an id")),
     "timestamp": (lambda one: one == pl.Datetime, "a time"),
-    "event": (lambda one: one in (pl.String, pl.Categorical, pl.Enum), "a kind of event"),
+    "event": (lambda one: isinstance(one, pl.Enum), "a kind of event"),
     **dict.fromkeys(("reward", "propensity"), (lambda one: one.is_numeric(), "a number")),
     **dict.fromkeys(
         ("number", "position", "known", "withdrawn"), (lambda one: one.is_integer(), "a whole number from 0 on")
