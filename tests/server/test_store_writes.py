@@ -1,5 +1,6 @@
 """What may be written into the store and what is read again, in both databases."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -83,6 +84,23 @@ def test_another_event_under_an_id_that_is_there_is_refused_and_the_first_one_st
     assert told == [("i1", "rating", 7, 0.1, {"hour": 3.5, "day": 1.0})]
     turned = event("e1", **CONTENT | {"context": {"day": 1.0, "hour": 3.5}})
     assert one(store, AddEvents((fine, turned))) == EventsAdded(1, 1, ("e1",))
+
+
+def test_of_two_processes_with_other_content_under_one_id_one_is_told_of_the_conflict(place: str) -> None:
+    stores = [Store.open(place), Store.open(place)]
+    answer = impression("r1")
+    stores[0].commit([answer])
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(12):
+            writes = [AddEvents((event(f"e{number}", f"user-{user}"),)) for user in range(4)]
+            found = list(pool.map(lambda place, write: one(stores[place % 2], write), range(4), writes))
+            assert sorted(type(outcome) is Conflict for outcome in found) == [False, True, True, True]
+            rows = [AddFeedback((FeedbackRow(f"f{number}", "r1", "i1", float(value)),)) for value in range(4)]
+            found = list(pool.map(lambda place, write: one(stores[place % 2], write), range(4), rows))
+            assert sorted(type(outcome) is Conflict for outcome in found) == [False, True, True, True]
+    assert stores[0].fetch("SELECT count(*) FROM events", ()) == [(12,)]
+    for store in stores:
+        store.close()
 
 
 def test_an_event_without_a_time_is_the_same_when_it_is_sent_again(store: Store) -> None:
