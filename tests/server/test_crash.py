@@ -75,8 +75,13 @@ class Client:
         """A new one; now and then one that was sent before, as a client does that heard no answer."""
         number = rng.randrange(len(self.sent)) if self.sent and rng.random() < 0.2 else len(self.sent)
         self.sent.add(f"{self.name}-{number}")
-        item = f"i{number * 7 % ITEMS}"
-        return {"event_id": f"{self.name}-{number}", "user_id": f"u{number % USERS}", "item_id": item, "event": "play"}
+        return sent(f"{self.name}-{number}", f"u{number % USERS}")
+
+
+def sent(name: str, user: str) -> dict[str, str]:
+    """The event under an id, which is the same whenever it is sent."""
+    item = f"i{int(name.rpartition('-')[2]) * 7 % ITEMS}"
+    return {"event_id": name, "user_id": user, "item_id": item, "event": "play"}
 
 
 class Ledger:
@@ -115,7 +120,7 @@ class Ledger:
             latest: of how many clients, the last ones; None: of all.
         """
         acknowledged = [
-            {"event_id": name, "user_id": user, "item_id": "i0", "event": "play"}
+            sent(name, user)
             for client in self.clients[-latest if latest else None :]
             for user, names in client.events.items()
             for name in names

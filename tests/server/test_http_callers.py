@@ -52,6 +52,8 @@ REQUESTS: list[tuple[str, str, Any, int]] = [
     ("POST", "/v1/feedback", FEEDBACK, 1),
     ("POST", "/v1/feedback/batch", {"feedback": [FEEDBACK]}, 1),
     ("POST", "/v1/items", {"item_id": "x", "title": "x", "attributes": {}}, 2),
+    ("POST", "/v1/items/batch", {"items": [{"item_id": "x", "title": "x", "attributes": {}}]}, 2),
+    ("DELETE", "/v1/items/no", None, 2),
     ("DELETE", "/v1/users/nobody", None, 2),
 ]
 

@@ -81,12 +81,54 @@ def test_a_batch_answers_each_question_for_itself(one: Service) -> None:
 
 
 def test_an_event_is_kept_once_however_often_it_is_sent(one: Service) -> None:
-    assert one.play("e-once", "once") == {"accepted": 1, "duplicates": 0, "unknown_items": [], "unmatched": []}
-    assert one.play("e-once", "once") == {"accepted": 0, "duplicates": 1, "unknown_items": [], "unmatched": []}
-    batch = [{"event_id": name, "user_id": "once", "item_id": "zz"} for name in ("e-once", "e-2", "e-2")]
+    rest = {"unknown_items": [], "unmatched": [], "erased": []}
+    assert one.play("e-once", "once") == {"accepted": 1, "duplicates": 0, **rest}
+    assert one.play("e-once", "once") == {"accepted": 0, "duplicates": 1, **rest}
+    batch = [
+        {"event_id": name, "user_id": "once", "item_id": "i1" if name == "e-once" else "zz"}
+        for name in ("e-once", "e-2", "e-2")
+    ]
     told = one.post("/v1/events/batch", {"events": batch})
     assert (told["accepted"], told["duplicates"], set(told["unknown_items"])) == (1, 2, {"zz"})
     assert one.get("/v1/users/once/history")["total"] == 2
+
+
+def test_another_event_under_an_id_that_is_there_is_a_conflict_and_nothing_of_its_batch_is_kept(one: Service) -> None:
+    def refused(path: str, body: Any) -> tuple[int, str, str]:
+        error = one.ask("POST", path, body)
+        told = error.json()["error"]
+        return error.status_code, told["code"], told["fields"][0]["field"]
+
+    one.play("e-first", "first", "i3")
+    other = {"event_id": "e-first", "user_id": "second", "item_id": "i3"}
+    assert refused("/v1/events", other) == (409, "conflict", "event_id")
+    batch = {"events": [{"event_id": "e-fine", "user_id": "second", "item_id": "i3"}, other]}
+    assert refused("/v1/events/batch", batch) == (409, "conflict", "events.1.event_id")
+    assert [one.get(f"/v1/users/{user}/history")["total"] for user in ("first", "second")] == [1, 0]
+
+
+def test_other_feedback_under_an_id_that_is_there_is_a_conflict(one: Service) -> None:
+    answer = one.recommend(user_id="u5", k=2)
+    first, second = ids(answer)
+    fits = {"recommendation_id": answer["recommendation_id"], "reward": 1.0}
+    assert one.post("/v1/feedback", {"feedback_id": "f-first", "item_id": first, **fits})["accepted"] == 1
+    other = {"feedback_id": "f-first", "item_id": second, **fits}
+    refused = one.ask("POST", "/v1/feedback", other)
+    assert (refused.status_code, refused.json()["error"]["fields"][0]["field"]) == (409, "feedback_id")
+    batch = [{"feedback_id": "f-new", "item_id": second, **fits}, other]
+    told = one.post("/v1/feedback/batch", {"feedback": batch})
+    assert (told["accepted"], [(bad["index"], bad["code"]) for bad in told["refused"]]) == (1, [(1, "conflict")])
+
+
+def test_who_was_erased_does_not_come_back_by_what_is_sent_late(one: Service) -> None:
+    one.play("e-late", "late")
+    assert one.ask("DELETE", "/v1/users/late").json()["events"] == 1
+    assert one.play("e-late", "late")["erased"] == ["e-late"]
+    assert one.play("e-older", "late", timestamp="2020-01-01T00:00:00Z")["erased"] == ["e-older"]
+    assert one.get("/v1/users/late/history")["total"] == 0
+    assert one.get("/v1/users?query=late")["users"] == []
+    assert one.play("e-new", "late")["accepted"] == 1
+    assert one.get("/v1/users/late/history")["total"] == 1
 
 
 def test_an_event_that_names_an_answer_which_does_not_fit_is_kept_named_and_counted(one: Service) -> None:

@@ -60,7 +60,7 @@ def test_every_example_of_a_body_is_taken(one: Service) -> None:
         post.reply.model_validate(post.answered)
         for name, body in post.examples.items():
             post.body.model_validate_json(json.dumps(body))
-            if "ranges" not in body and path not in ("/v1/feedback", "/v1/items"):
+            if "ranges" not in body and path not in ("/v1/feedback", "/v1/items", "/v1/items/batch"):
                 assert one.ask("POST", path, body).status_code == post.status, (path, name)
 
 

@@ -129,6 +129,37 @@ def test_items_that_were_added_are_recommended_by_the_model_that_is_judged(tmp_p
         assert np.isin(log.actions[found.asked], log.items.ids.is_in(["x1", "x2"]).to_numpy().nonzero()[0]).sum() > 3
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "how"),
+    [("next_item", {"temperature": 0.5}), ("next_item", {"epsilon": 0.3}), ("whatnext", {"epsilon": 0.3})],
+)
+def test_items_that_were_withdrawn_are_not_permitted_to_the_model_that_is_judged(
+    tmp_path: Path, algorithm: str, how: dict[str, Any]
+) -> None:
+    with running(served(tmp_path, algorithm, **how, **PATIENT)) as service:
+        live(service)
+        best = [name for name, _ in service.store.popular(30) if name != "nowhere"]
+        for name in best[:20]:
+            service.engine.withdraw(name)
+        answers = [service.ask(user=f"p{person}", k=4, exclude_seen=person % 2 > 0) for person in range(12)]
+        items = [service.engine.item(name) for name in best[:5]]
+        again = tuple(ItemRow(one.item_id, one.title, one.attributes) for one in items if one is not None)
+        service.store.commit([AddItems(again)])
+        service.engine.grow()
+        service.engine.withdraw(best[25])
+        answers += [service.ask(user=f"p{person}", k=4) for person in range(12)]
+        log, found = judged(service, tmp_path / "setup.txt")
+    assert log.source.frame.select(pl.col("withdrawn").unique().sort()).collect().to_series().to_list() == [0, 20, 26]
+    slates = log.source.frame.select("slate").collect().to_series().gather(log.order)
+    later = slates.is_in([answer.recommendation_id for answer in answers[:12]]).to_numpy() & found.asked
+    assert later.sum() == 48
+    weights = found.target.chances[later] / log.propensities[later]  # type: ignore[index]
+    assert weights == pytest.approx(np.ones(48), rel=ROUNDING)
+    assert found.target.full is not None
+    gone = log.items.ids.cast(pl.String).is_in(best[:20]).to_numpy()
+    assert found.target.full[later][:, gone].max() == 0
+
+
 def test_what_cannot_be_weighed_is_left_out_and_counted(tmp_path: Path) -> None:
     with running(served(tmp_path, temperature=0.5, **PATIENT)) as service:
         live(service)

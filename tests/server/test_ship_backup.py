@@ -1,16 +1,24 @@
 """Back-ups: taken while the service runs, restored whole or not at all, and never in the place of what is in use."""
 
+import contextlib
+import gzip
+import io
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
+import sys
+import tarfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from what_next.errors import SaveError, StoreError
+from what_next.errors import ModelError, SaveError, StoreError
 from what_next.settings import Setup
 
 from .conftest import NOBODY, Postgres
@@ -19,8 +27,12 @@ from .processes import ask, forks, free_port, until_ready
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
+from what_next.cli.app import main
 from what_next.cli.backup import restore as command
-from what_next.server.backup import SUMS, back_up, restore
+from what_next.server import backup_files
+from what_next.server.backup import back_up, restore
+from what_next.server.backup_files import SUMS, sha256
+from what_next.server.engine.versions import _digest, keep, versions_folder
 from what_next.server.store import AddEvents, EventRow, Store
 
 
@@ -123,6 +135,117 @@ def killed(backup: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def summed(folder: Path) -> None:
+    """Checksums that fit, as anybody can make them."""
+    files = [path for path in sorted(folder.iterdir()) if path.name != SUMS and path.is_file()]
+    (folder / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in files))
+
+
+def archive(folder: Path, files: dict[str, bytes], odd: tarfile.TarInfo | None = None) -> None:
+    """Models as somebody else may have packed them."""
+    with tarfile.open(folder / "models.tar.gz", "w:gz") as packed:
+        for name, content in files.items():
+            one = tarfile.TarInfo(name)
+            one.size = len(content)
+            packed.addfile(one, io.BytesIO(content))
+        if odd is not None:
+            packed.addfile(odd)
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+    one = tarfile.TarInfo(name)
+    one.type, one.linkname, one.size = kind, link, size
+    return one
+
+
+def packed(one: tarfile.TarInfo) -> Callable[[Path], None]:
+    return lambda folder: archive(folder, {"agent/fine.safetensors": b"fine"}, one)
+
+
+def large_header(folder: Path) -> None:
+    """A header of the format of 2001 that says it is 8 GB long, and zeros."""
+    with gzip.open(folder / "models.tar.gz", "wb") as file:
+        file.write(member("x", tarfile.XHDTYPE, size=2**33 - 1).tobuf(tarfile.GNU_FORMAT))
+        file.write(bytes(2**20))
+
+
+def truncated(folder: Path) -> None:
+    archive(folder, {"agent/fine.safetensors": os.urandom(100_000)})
+    content = (folder / "models.tar.gz").read_bytes()
+    (folder / "models.tar.gz").write_bytes(content[: len(content) // 2])
+
+
+def nested(folder: Path) -> None:
+    """Headers that each stand for the next one."""
+    with gzip.open(folder / "models.tar.gz", "wb") as file:
+        file.write(member("x", tarfile.GNUTYPE_LONGNAME, size=0).tobuf(tarfile.GNU_FORMAT) * 100_000)
+
+
+def text(name: str, content: bytes = b"neither store nor archive " * 100) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+def fifo(folder: Path) -> None:
+    (folder / "models.tar.gz").unlink()
+    os.mkfifo(folder / "models.tar.gz")
+
+
+def endless(folder: Path) -> None:
+    (folder / "models.tar.gz").unlink()
+    (folder / "models.tar.gz").symlink_to("/dev/zero")
+
+
+def of_others(folder: Path) -> None:
+    (folder / "store.sqlite").unlink()
+    with contextlib.closing(sqlite3.connect(folder / "store.sqlite")) as other:
+        other.execute("CREATE TABLE mine (x)")
+        other.commit()
+
+
+def newer(folder: Path) -> None:
+    with contextlib.closing(sqlite3.connect(folder / "store.sqlite")) as store:
+        store.execute("UPDATE alembic_version SET version_num = '9999'")
+        store.commit()
+
+
+HOSTILE: dict[str, Callable[[Path], None]] = {
+    "out of the folder": packed(member("agent/../../evil")),
+    "by its root": packed(member("/tmp/evil")),
+    "a hidden file": packed(member("agent/.evil")),
+    "a link": packed(member("agent/evil", tarfile.SYMTYPE, "/etc/passwd")),
+    "a hard link": packed(member("agent/evil", tarfile.LNKTYPE, "agent/fine.safetensors")),
+    "a device": packed(member("agent/evil", tarfile.CHRTYPE)),
+    "a deep folder": packed(member("versions/" + "a/" * 5000, tarfile.DIRTYPE)),
+    "a file that no version has": packed(member("versions/v/run.sh")),
+    "a bomb": lambda folder: archive(folder, {"agent/bomb": bytes(2**26)}),
+    "a size that is not there": packed(member("agent/huge", size=2**40)),
+    "many files": lambda folder: archive(folder, {f"versions/v{n}/agent.safetensors": b"" for n in range(10_001)}),
+    "a header of 8 GB": large_header,
+    "headers in headers": nested,
+    "half of it": truncated,
+    "no archive": text("models.tar.gz"),
+    "an archive of nothing": text("models.tar.gz", gzip.compress(b"\xff" * 5000)),
+    "a folder": lambda folder: (folder / "more").mkdir(),
+    "a pipe": fifo,
+    "an endless file": endless,
+    "no models": lambda folder: (folder / "models.tar.gz").unlink(),
+    "no store": text("store.sqlite"),
+    "a store of others": of_others,
+    "a newer store": newer,
+}
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Path:
+    """The folder of a service with a deployed version."""
+    folder = tmp_path / "deployed"
+    folder.mkdir()
+    setup = served(folder, import_data=False)
+    filled(folder / "agent.store.sqlite", "before")
+    keep(versions_folder(setup), setup.model_agent_path)
+    return folder
+
+
 class TestRestore:
     def test_a_store_in_the_way_is_kept_unless_it_is_to_be_replaced(
         self, backup: Path, killed: Path, capsys: pytest.CaptureFixture[str]
@@ -166,6 +289,44 @@ class TestRestore:
         assert not (killed / "versions").exists()
         assert held(killed / "agent.store.sqlite") == ["after"]
 
+    @pytest.mark.parametrize("hostile", HOSTILE)
+    def test_a_hostile_archive_is_one_message_and_changes_nothing(
+        self, backup: Path, killed: Path, tmp_path: Path, hostile: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(backup_files, "SMALL", 2**20)
+        odd = tmp_path / "odd"
+        shutil.copytree(backup, odd)
+        HOSTILE[hostile](odd)
+        summed(odd)
+        before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(odd)}
+        start = time.monotonic()
+        with pytest.raises(StoreError, match=r"odd.*; nothing was changed; take another back-up$") as refused:
+            restore(read(killed), odd, replace=True)
+        assert len(str(refused.value)) < 700
+        assert time.monotonic() - start < 10
+        new = {path for path in tmp_path.rglob("*") if not path.is_relative_to(odd)} - before
+        assert new <= {killed / "versions"}
+        assert not any((killed / "versions").glob("*"))
+        assert held(killed / "agent.store.sqlite") == ["after"]
+
+    def test_a_version_that_is_damaged_in_a_back_up_is_left_out_and_all_else_restored(
+        self, deployed: Path, tmp_path: Path
+    ) -> None:
+        odd = tmp_path / "odd"
+        shutil.copytree(back_up(deployed / "setup.txt", read(deployed), tmp_path), odd)
+        (version,) = (deployed / "versions").iterdir()
+        archive(odd, {f"versions/{version.name}/agent.safetensors": b"another"})
+        summed(odd)
+        target = tmp_path / "target"
+        target.mkdir()
+        shutil.copy(deployed / "setup.txt", target)
+        with pytest.raises(
+            ModelError, match=f"is restored, but .*{version.name} .* is damaged; deploy its model again"
+        ):
+            restore(read(target), odd)
+        assert held(target / "agent.store.sqlite") == ["before"]
+        assert list((target / "versions").iterdir()) == []
+
     def test_one_of_the_other_database_is_refused(
         self, backup: Path, killed: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -199,6 +360,34 @@ class TestBackUp:
         with pytest.raises(StoreError, match=r"agent\.store\.sqlite: (is damaged|cannot be backed up)"):
             back_up(tmp_path / "setup.txt", read(tmp_path), tmp_path / "backups")
         assert list((tmp_path / "backups").iterdir()) == []
+
+    def test_a_deployed_model_that_was_damaged_is_told_and_all_else_is_backed_up(
+        self, deployed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (version,) = (deployed / "versions").iterdir()
+        sound = deployed / "versions" / "sound-1-00000000"
+        shutil.copytree(version, sound)
+        content = bytearray((version / "agent.safetensors").read_bytes())
+        content[-1] ^= 1
+        (version / "agent.safetensors").write_bytes(content)
+        digest = _digest({path.name: path for path in sound.iterdir()})[:8]
+        sound.rename(sound.with_name(f"sound-1-{digest}"))
+        words = ["what-next", "backup", str(deployed / "setup.txt"), str(tmp_path / "backups")]
+        monkeypatch.setattr(sys, "argv", words)
+        assert main() == 2
+        told = capsys.readouterr().err
+        assert f"{version}: is damaged" in told.replace("\n", "")
+        assert "was written, but lacks" in told.replace("\n", " ")
+        (made,) = (tmp_path / "backups").iterdir()
+        with tarfile.open(made / "models.tar.gz") as models:
+            names = {name.split("/")[1] for name in models.getnames() if name.startswith("versions/")}
+        assert names == {f"sound-1-{digest}"}
+        target = tmp_path / "target"
+        target.mkdir()
+        shutil.copy(made / "setup.txt", target)
+        restore(read(target), made)
+        assert held(target / "agent.store.sqlite") == ["before"]
+        assert {path.name for path in (target / "versions").iterdir()} == names
 
     def test_a_folder_that_cannot_be_is_told(self, backup: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

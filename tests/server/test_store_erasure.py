@@ -1,5 +1,6 @@
 """Who is erased is gone, and does not come back by what other processes are about to write."""
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -102,6 +103,60 @@ def test_an_erasure_waits_for_an_answer_that_is_being_written_and_takes_it(two: 
     assert store.fetch("SELECT * FROM impressions", ()) == []
 
 
+def late(name: str, time: int | None, user: str = PERSON) -> AddEvents:
+    return AddEvents((EventRow(name, user, "i1", time=time),))
+
+
+def test_an_event_from_before_an_erasure_does_not_bring_the_person_back(place: str) -> None:
+    clock = [1000]
+    store = Store.open(place, clock=lambda: clock[0])
+    store.commit([late("timed", 500), late("timeless", None), late("ahead", 1500), late("other", 500, "bert")])
+    clock[0] = 1100
+    assert store.commit([EraseUser(PERSON)]) == [Erased(3, 0, 0)]
+    clock[0] = 2000
+    # What is sent again, and what was still on its way: in one transaction and in one write with others.
+    for name, time in (("timed", 500), ("timeless", None), ("ahead", 1500), ("never came", 1100)):
+        assert store.commit([late(name, time)]) == [EventsAdded(0, 0, erased=(name,))]
+    both = AddEvents((*late("timed", 500).events, EventRow("b2", "bert", "i1", time=7)))
+    assert store.commit([both]) == [EventsAdded(1, 0, erased=("timed",))]
+    assert store.fetch("SELECT user_id FROM users", ()) == [("bert",)]  # not even the id is there
+    # Who comes with something new is another person.
+    assert store.commit([late("new", 1101), late("newer", None)]) == [EventsAdded(1, 0)] * 2
+    assert store.commit([late("new", 1101), late("newer", None)]) == [EventsAdded(0, 1)] * 2
+    assert [one.event_id for one in store.events_of(PERSON)] == ["new", "newer"]
+    assert store.commit([late("timeless", None)]) == [EventsAdded(0, 0, erased=("timeless",))]
+    assert store.commit([late("timeless", None, "bert")]) == [EventsAdded(1, 0)]
+    store.close()
+
+
+def test_who_was_erased_is_known_by_keyed_hashes_alone(store: Store) -> None:
+    store.commit([late("secret-event", None), EraseUser(PERSON), EraseUser("never-here")])
+    tables = ("erased_users", "erased_events", "meta", "users", "events")
+    everything = repr([store.fetch(f"SELECT * FROM {table}", ()) for table in tables])
+    assert not any(name in everything for name in (PERSON, "secret-event", "never-here"))
+    unkeyed = hashlib.blake2b(PERSON.encode(), digest_size=16).hexdigest()
+    assert len(store.fetch("SELECT * FROM erased_users", ())) == 2
+    assert unkeyed not in everything
+    assert store.commit([late("e", 7, "never-here")]) == [EventsAdded(0, 0, erased=("e",))]
+
+
+def test_an_old_event_that_waited_for_the_erasure_of_somebody_unknown_is_late(two: tuple[Store, Store]) -> None:
+    store, other = two
+    with ThreadPoolExecutor(1) as pool:
+        with other.backend.begin() as link:
+            assert Transaction(other.backend, link, now()).apply([EraseUser(PERSON)]) == [Erased(0, 0, 0)]
+            writing = pool.submit(store.commit, [late("old", 7)])
+            until(waits(other))
+        assert writing.result(10) == [EventsAdded(0, 0, erased=("old",))]
+    assert store.fetch("SELECT * FROM users", ()) == []
+
+
+def test_who_was_erased_before_a_store_is_filled_is_left_out(store: Store) -> None:
+    store.commit([EraseUser("b")])
+    assert store.load_histories(data()) == 4
+    assert sorted(store.heads(["a", "b", "c"])) == ["a", "c"]
+
+
 def data() -> Dataset:
     users = ["a", "a", "b", "b", "c", "c"]
     return Dataset.from_frame(pl.DataFrame({"user_id": users, "item_id": list("xyxyxy"), "timestamp": range(6)}))
@@ -121,7 +176,7 @@ def test_who_is_erased_while_a_store_is_filled_does_not_come_back(
     assert {user: head.events for user, head in store.heads(["a", "b", "c"]).items()} == {"c": 1}
     assert store.loaded
     store.commit([EraseUser("c")])
-    assert {name for (name,) in store.fetch("SELECT name FROM meta", ())} - {"erased"} == {"loading", "loaded"}
+    assert {name for (name,) in store.fetch("SELECT name FROM meta", ())} - {"erased", "salt"} == {"loading", "loaded"}
 
 
 def test_an_erasure_waits_for_the_chunk_that_puts_the_person_in(two: tuple[Store, Store]) -> None:

@@ -1,5 +1,6 @@
 """The log as a data set: what is in it, and who reads what."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from what_next.data import Catalogue, Dataset, import_files
 from what_next.data.decision_reader import read_log
+from what_next.data.importer import footer_of
 from what_next.data.service_log import EVENT
 from what_next.errors import DataError
 from what_next.server.store import (
@@ -21,7 +23,9 @@ from what_next.server.store import (
     EventRow,
     FeedbackRow,
     ItemRow,
+    MarkShown,
     Store,
+    WithdrawItem,
     now,
 )
 from what_next.server.store.export import exported
@@ -93,6 +97,21 @@ def test_each_item_of_an_answer_is_a_row_with_its_chance_and_place(served: Store
     assert (found.events, found.decisions) == (2, 6)
 
 
+def test_what_was_withdrawn_is_told_with_the_log_and_what_nobody_saw_is_no_decision(
+    served: Store, tmp_path: Path
+) -> None:
+    served.commit([WithdrawItem("i7"), WithdrawItem("i6")])
+    late = [shown("r3", "anna", ("i1",), 40, withdrawn=2), shown("r4", "anna", ("i1",), 41, withdrawn=2)]
+    served.commit([*late, MarkShown(("r4",), False)])
+    served.commit([AddItems((ItemRow("i6", "Song i6", {"tempo": 6.0}),))])
+    found = exported(served, catalogue())
+    decisions = found.log.filter(~EVENT).select("slate", "withdrawn").unique("slate", maintain_order=True)
+    assert dict(decisions.iter_rows()) == {"r1": 0, "r0": 0, "r2": 0, "r3": 2}
+    found.write(tmp_path / "log.parquet")
+    changes = json.loads(footer_of(tmp_path / "log.parquet")["what_next.withdrawals"])
+    assert changes == [[1, "i7", True], [2, "i6", True], [3, "i6", False]]
+
+
 def test_an_answer_is_there_whole_or_not_at_all(served: Store) -> None:
     served.commit([shown("r3", "anna", ("i1", "gone"), 40)])
     found = exported(served, catalogue())
@@ -110,7 +129,7 @@ def test_the_latest_feedback_counts_whenever_it_comes(served: Store) -> None:
     assert rewards(served)["r1", "i1"] == 0.5
     served.clock = lambda: 1  # the clock jumped back
     feedback("f3", 0.25, 100)  # as old, and later to arrive
-    feedback("f1", 9.0, 200)  # a repeated id
+    feedback("f1", 0.5, 100)  # sent again
     assert rewards(served)["r1", "i1"] == 0.25
     served.clock = now
     feedback("f4", 2.0, None)
@@ -207,6 +226,7 @@ def test_events_are_histories_by_user_and_time(served: Store) -> None:
 
 
 def test_rewards_and_contexts_of_events_are_read_where_all_can_have_them(served: Store, tmp_path: Path) -> None:
+    served.clock = lambda: 0  # before all events
     served.commit([EraseUser("anna"), EraseUser("bert")])
     names = ("time", "kind", "number", "user", "context", "slate", "known", "timestamp")  # words of the log's own
     odd = dict.fromkeys(names, 0.5)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -23,6 +24,7 @@ from what_next.server.store import (
     EventsAdded,
     ItemRow,
     Store,
+    WithdrawItem,
     Writer,
     backend,
     migrations,
@@ -222,6 +224,26 @@ def test_the_migrations_lead_to_the_tables_as_they_are_written(store: Store) -> 
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     script = ScriptDirectory.from_config(config)
     assert [one.revision for one in reversed(list(script.walk_revisions()))] == list(migrations.REVISIONS)
+
+
+def test_a_store_of_the_version_before_is_brought_up_and_keeps_what_it_holds(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:  # as it was made then
+        patch.setattr(migrations, "REVISIONS", ("0001",))
+        upgrade = command.upgrade
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        store = Store.open(place)
+        columns = "recommendation_id, user_id, time, version, policy, explore, known, items, propensities, candidates"
+        values = """'r1', 'anna', 5, 'v1', 'trained', '{}', 0, '["i1"]', '[1.0]', '', true"""
+        with store.backend.begin() as link:
+            link.execute(f"INSERT INTO impressions ({columns}, shown) VALUES ({values})")
+        store.close()
+    store = Store.open(place)
+    assert [(one.recommendation_id, one.items) for one in store.impressions_of("anna")] == [("r1", ("i1",))]
+    assert store.fetch("SELECT withdrawn FROM impressions", ()) == [(0,)]
+    assert store.commit([WithdrawItem("i1"), events(0)]) == [True, EventsAdded(1, 0)]
+    store.close()
 
 
 def test_two_may_open_a_new_store_at_once(place: str) -> None:

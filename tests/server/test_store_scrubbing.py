@@ -1,9 +1,13 @@
 """The bytes of whoever was erased go from the files of a store in SQLite."""
 
+import shutil
 import sqlite3
+import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -158,6 +162,62 @@ def test_a_writer_scrubs_by_itself_some_time(folder: Path, lite: Store, monkeypa
     until(lambda: not marks(lite))
     writer.close()
     assert found(folder) == []
+
+
+def test_a_store_that_finds_no_room_is_not_built_anew_and_is_tried_seldom(
+    folder: Path, lite: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scrubbing, "LOOK", 0.01)
+    monkeypatch.setattr(scrubbing, "AGAIN", 0.2)
+    looks, written, free = list[float](), list[str](), [0]
+
+    def usage(place: Path) -> Any:
+        looks.append(time.monotonic())
+        return SimpleNamespace(free=free[0])
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    lite.commit([events(0), EraseUser(PERSON)])
+    monkeypatch.setattr(scrubbing, "note", lambda *told: written.append(told[2]))
+    writer = Writer(lite)
+    time.sleep(1.5)
+    assert len(looks) <= 4  # at once, after 0.2 s, 0.6 s, 1.4 s
+    assert len(looks) >= 2
+    assert looks[-1] - looks[-2] >= 0.2
+    assert written == []
+    assert caplog.text.count("are still in the files") == 1
+    assert "takes" in caplog.text
+    free[0] = 2**40
+    until(lambda: not marks(lite))
+    writer.close()
+    assert found(folder) == []
+
+
+def test_a_failed_clean_up_of_a_disk_that_is_really_full_writes_little(tmp_path: Path) -> None:
+    (disk := tmp_path / "disk").mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        store = Store.open(disk / "store.sqlite")
+        for start in range(0, 30_000, 5_000):
+            store.commit([events(start, 5_000, f"user-{start}")])
+        store.commit([events(10**6), EraseUser(PERSON)])
+        store.fetch("PRAGMA wal_checkpoint(TRUNCATE)", ())
+        free = shutil.disk_usage(disk).free
+        (disk / "ballast").write_bytes(bytes(free - 2**20))  # half of what the new file takes is left
+        before = Path("/proc/self/io").read_text()
+        writer = Writer(store)
+        time.sleep(4)
+        after = Path("/proc/self/io").read_text()
+        writer.close()
+        assert len(marks(store)) == 1
+        wrote = [int(told.split("wchar: ")[1].split()[0]) for told in (before, after)]
+        assert wrote[1] - wrote[0] < 2**20
+        (disk / "ballast").unlink()
+        assert store.scrubber.scrub()
+        store.close()
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_whoever_closes_does_not_wait_until_the_file_is_built_anew(lite: Store) -> None:

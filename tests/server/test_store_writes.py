@@ -1,6 +1,9 @@
 """What may be written into the store and what is read again, in both databases."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import hypothesis.strategies as st
 import pytest
@@ -12,6 +15,8 @@ from what_next.server.store import (
     AddFeedback,
     AddImpression,
     AddItems,
+    AnsweredBefore,
+    Conflict,
     Deploy,
     Erased,
     EraseUser,
@@ -21,10 +26,16 @@ from what_next.server.store import (
     FeedbackRow,
     ItemRow,
     ItemsAdded,
+    KeptResponse,
+    MarkShown,
     NotShown,
     Store,
     StoredEvent,
     UnknownRecommendation,
+    Withdrawal,
+    WithdrawItem,
+    Withdrawn,
+    answers,
     reading,
 )
 
@@ -41,11 +52,80 @@ def one(store: Store, write: Any) -> Any:
     return store.commit([write])[0]
 
 
-def test_an_event_is_in_the_store_once_and_the_first_with_its_id_wins(store: Store) -> None:
-    assert one(store, AddEvents((event("e1"), event("e1", item="i9"), event("e2")))) == EventsAdded(2, 1)
-    assert one(store, AddEvents((event("e2", "bert"), event("e3", "bert")))) == EventsAdded(1, 1)
-    assert [(e.number, e.event_id, e.item_id) for e in store.events_of("anna")] == [(1, "e1", "i1"), (2, "e2", "i1")]
-    assert [e.event_id for e in store.events_of("bert")] == ["e3"]
+def test_an_event_that_is_sent_again_is_in_the_store_once(store: Store) -> None:
+    assert one(store, AddEvents((event("e1"), event("e1"), event("e2")))) == EventsAdded(2, 1)
+    assert one(store, AddEvents((event("e2"), event("e3")))) == EventsAdded(1, 1)
+    assert [(e.number, e.event_id) for e in store.events_of("anna")] == [(1, "e1"), (2, "e2"), (3, "e3")]
+
+
+CONTENT = {"time": 7, "kind": "rating", "reward": 0.1, "context": {"hour": 3.5, "day": 1.0}, "recommendation_id": "r1"}
+OTHERS: list[dict[str, Any]] = [
+    {"user": "bert"}, {"item": "i9"}, {"time": 8}, {"kind": "play"}, {"reward": 0.2}, {"reward": None},
+    {"context": {"hour": 3.5}}, {"context": None}, {"recommendation_id": "r2"}, {"recommendation_id": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=str)
+def test_another_event_under_an_id_that_is_there_is_refused_and_the_first_one_stays(
+    store: Store, other: dict[str, Any]
+) -> None:
+    first, second = event("e1", **CONTENT), event("e1", **CONTENT | other)
+    fine = event("e2", "carl")
+    # In one write, in two of one transaction, and in two transactions; each time all of the write or none of it.
+    results = store.commit([AddEvents((first, second)), AddEvents((first,)), AddEvents((fine, second))])
+    assert isinstance(results[0], Conflict)
+    assert results[1] == EventsAdded(1, 0, ("e1",))
+    assert isinstance(results[2], Conflict)
+    again = one(store, AddEvents((fine, event("e3"), second)))
+    assert isinstance(again, Conflict)
+    assert (again.place, again.field) == (2, "event_id")
+    assert store.heads(["bert", "carl"]) == {}
+    told = [(e.item_id, e.kind, e.time, e.reward, e.context) for e in store.events_of("anna")]
+    assert told == [("i1", "rating", 7, 0.1, {"hour": 3.5, "day": 1.0})]
+    turned = event("e1", **CONTENT | {"context": {"day": 1.0, "hour": 3.5}})
+    assert one(store, AddEvents((fine, turned))) == EventsAdded(1, 1, ("e1",))
+
+
+def test_of_two_processes_with_other_content_under_one_id_one_is_told_of_the_conflict(place: str) -> None:
+    stores = [Store.open(place), Store.open(place)]
+    answer = impression("r1")
+    stores[0].commit([answer])
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(12):
+            writes = [AddEvents((event(f"e{number}", f"user-{user}"),)) for user in range(4)]
+            found = list(pool.map(lambda place, write: one(stores[place % 2], write), range(4), writes))
+            assert sorted(type(outcome) is Conflict for outcome in found) == [False, True, True, True]
+            rows = [AddFeedback((FeedbackRow(f"f{number}", "r1", "i1", float(value)),)) for value in range(4)]
+            found = list(pool.map(lambda place, write: one(stores[place % 2], write), range(4), rows))
+            assert sorted(type(outcome) is Conflict for outcome in found) == [False, True, True, True]
+    assert stores[0].fetch("SELECT count(*) FROM events", ()) == [(12,)]
+    for store in stores:
+        store.close()
+
+
+def test_an_event_without_a_time_is_the_same_when_it_is_sent_again(store: Store) -> None:
+    one(store, AddEvents((event("e1"), event("e2", time=5))))
+    (first, _) = sorted(store.events_of("anna"), key=lambda e: e.event_id)
+    assert one(store, AddEvents((event("e1"), event("e2")))) == EventsAdded(0, 2)
+    assert one(store, AddEvents((event("e1", time=first.time),))) == EventsAdded(0, 1)
+    assert isinstance(one(store, AddEvents((event("e1", time=first.time - 1),))), Conflict)
+    assert one(store, AddEvents((event("z", time=0), event("z", time=0)))) == EventsAdded(1, 1)
+    assert isinstance(one(store, AddEvents((event("z", time=1),))), Conflict)
+
+
+def test_other_feedback_under_an_id_that_is_there_is_refused(store: Store) -> None:
+    store.commit([impression("r1"), impression("r2")])
+    row = FeedbackRow("f1", "r1", "i1", 1.0, 7)
+    assert one(store, AddFeedback((row,))) == FeedbackAdded(1, 0)
+    others = [replace(row, recommendation_id="r2"), replace(row, item_id="i2"), replace(row, reward=2.0)]
+    for other in (*others, replace(row, time=8)):
+        refused = one(store, AddFeedback((FeedbackRow("f2", "r1", "i2", 1.0), other)))
+        assert isinstance(refused, Conflict)
+        assert (refused.place, refused.field) == (1, "feedback_id")
+        new = replace(row, feedback_id="f3")
+        assert isinstance(one(store, AddFeedback((new, replace(other, feedback_id="f3")))), Conflict)
+    assert store.fetch("SELECT feedback_id, reward FROM feedback", ()) == [("f1", 1.0)]
+    assert one(store, AddFeedback((row, replace(row, time=None)))) == FeedbackAdded(0, 2)
 
 
 def test_an_event_that_names_an_answer_which_does_not_fit_is_kept_and_named(store: Store) -> None:
@@ -111,7 +191,7 @@ def test_an_event_without_a_time_is_never_before_the_latest_of_its_user(place: s
 def test_heads_tell_of_users_with_events_alone(store: Store) -> None:
     one(store, AddEvents((event("e1"), event("e2"), event("e3", "bert"))))
     one(store, impression("r1", "carl"))
-    one(store, AddEvents((event("e1", "dora"),)))
+    one(store, AddEvents((event("e1", "dora"),)))  # refused
     heads = store.heads(["anna", "bert", "carl", "dora", "nobody"])
     assert {user: (head.last, head.events) for user, head in heads.items()} == {"anna": (2, 2), "bert": (1, 1)}
     assert store.heads([]) == {}
@@ -165,6 +245,73 @@ def test_items_are_numbered_on_so_that_a_reader_misses_none(store: Store) -> Non
     assert store.commit(again) == [ItemsAdded(1, 1), ItemsAdded(1, 1)]
     (item,) = store.items_after(2)
     assert (item.number, item.item_id, item.title, item.attributes) == (3, "b", "B3", {"x": 3.0})
+
+
+def test_an_item_is_withdrawn_until_it_is_put_again_and_every_change_is_kept(store: Store) -> None:
+    assert store.commit([WithdrawItem("a"), WithdrawItem("b"), WithdrawItem("a")]) == [True, True, False]
+    assert one(store, WithdrawItem("b")) is False
+    assert one(store, AddItems((ItemRow("b", "B", {}), ItemRow("c", "C", {})))) == ItemsAdded(2, 0)
+    assert one(store, WithdrawItem("b")) is True
+    changes = [(1, "a", True), (2, "b", True), (3, "b", False), (4, "b", True)]
+    assert store.withdrawals_after(0) == [Withdrawal(*change) for change in changes]
+    assert store.withdrawals_after(3) == [Withdrawal(4, "b", True)]
+
+
+def test_an_answer_with_an_item_that_was_withdrawn_while_it_was_made_is_refused_alone(store: Store) -> None:
+    one(store, WithdrawItem("i2"))
+    mine, theirs = impression("r1"), AddImpression("r2", "anna", 5, "v1", "trained", ("i3",), (1.0,))
+    late, known = store.commit([mine, theirs])
+    assert (type(late), known) == (Withdrawn, None)
+    assert [one.recommendation_id for one in store.impressions_of("anna")] == ["r2"]
+    one(store, AddItems((ItemRow("i2", "", {}),)))
+    assert one(store, impression("r3", withdrawn=2)) is None
+
+
+def repeated(name: str, idempotency: str = "k1", user: str | None = "anna", **more: Any) -> AddImpression:
+    return impression(name, user, response=KeptResponse(idempotency, "body", name, f'"{name}"'), **more)
+
+
+def test_a_key_is_answered_once_and_that_answer_is_kept_for_a_day(place: str) -> None:
+    clock = [10**15]
+    store = Store.open(place, clock=lambda: clock[0])
+    first, second, other = store.commit([repeated("r1"), repeated("r2"), repeated("r3", "k2")])
+    assert (first, type(second), other) == (None, AnsweredBefore, None)
+    assert isinstance(one(store, repeated("r4")), AnsweredBefore)
+    assert store.response("k1") == KeptResponse("k1", "body", "r1", '"r1"')
+    assert [one.recommendation_id for one in store.impressions_of("anna")] == ["r1", "r3"]
+    clock[0] += 24 * 3600 * 10**6
+    assert store.response("k1") is None
+    assert one(store, repeated("r5")) is None
+    kept = store.response("k1")
+    assert kept is not None
+    assert kept.recommendation_id == "r5"
+    assert store.fetch("SELECT key FROM idempotency_keys", ()) == [("k1",)]
+    store.close()
+
+
+def test_answers_to_keys_are_bounded_in_number(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "MOST", 3)
+    for number in range(6):
+        one(store, repeated(f"r{number}", f"k{number}"))
+    assert [store.response(f"k{number}") is not None for number in range(6)] == [False, False, True, True, True, True]
+
+
+def test_answers_to_keys_go_with_the_person_and_none_is_kept_of_who_is_gone(store: Store) -> None:
+    store.commit([AddEvents((event("e1"),)), repeated("r1"), repeated("r2", "k2", None)])
+    key = store.heads(["anna"])["anna"].key
+    store.commit([EraseUser("anna"), repeated("r3", "k3", key=key)])
+    assert [store.response(one) is not None for one in ("k1", "k2", "k3")] == [False, True, False]
+
+
+def test_what_nobody_saw_can_be_marked_and_shown_after_all(store: Store) -> None:
+    store.commit([repeated("r1"), impression("r2"), MarkShown(("r1", "r2", "unknown"), False)])
+    assert [one.shown for one in store.impressions_of("anna")] == [False, False]
+    assert isinstance(one(store, AddFeedback((FeedbackRow("f", "r1", "i1", 1.0),))), UnknownRecommendation)
+    kept = store.response("k1")
+    assert kept is not None
+    assert not kept.shown
+    one(store, MarkShown(("r1",), True))
+    assert [one.shown for one in store.impressions_of("anna")] == [True, False]
 
 
 def test_deployments_are_numbered_and_keep_their_notes(store: Store) -> None:
@@ -275,12 +422,11 @@ def test_any_order_and_repetition_of_batches_gives_the_same_events(
             assert outcome.accepted + outcome.duplicates == len(rows)
         return {e.item_id for e in store.events_of(user)}
 
-    one(store, EraseUser("first"))
-    one(store, EraseUser("second"))
+    first, second = (f"{name}-{uuid4().hex}-" for name in ("first", "second"))  # of this example alone
     wanted = {f"i{number}" for batch in batches for number in batch}
     shuffled = data.draw(st.permutations(batches + batches[:2]))
-    assert commit(batches, "first") == commit(shuffled, "second") == wanted
-    times = [e.time for e in store.events_of("second")]
+    assert commit(batches, first) == commit(shuffled, second) == wanted
+    times = [e.time for e in store.events_of(second)]
     assert times == sorted(times)
-    head = store.heads(["second"]).get("second")
+    head = store.heads([second]).get(second)
     assert (head.events if head else 0) == len(wanted)

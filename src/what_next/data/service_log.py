@@ -5,8 +5,10 @@ events have `event` and `number`, those of decisions the columns of `DECISION`; 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -19,18 +21,23 @@ EVENT = pl.col("propensity").is_null()
 
 DECISION = {
     "propensity": pl.Float64, "position": pl.Int32, "slate": pl.String, "version": pl.String, "policy": pl.String,
-    "known": pl.Int64, "history": pl.String, "seen": pl.Boolean, "masked": pl.Boolean,
+    "known": pl.Int64, "history": pl.String, "seen": pl.Boolean, "masked": pl.Boolean, "withdrawn": pl.Int64,
 }  # fmt: skip
 """What is told of a decision.
 
 `propensity` is the chance of the item, given those of a smaller `position` (from 1) in the same `slate` (the id of the
 recommendation); `version` of the model and `policy` tell who decided; `known` is the largest `number` of an event of
 the user that the decision knew, 0 for none; `history` the item ids that it was given instead, as JSON; `seen` whether
-items of the history could be shown again; `masked` whether the request permitted some items only.
+items of the history could be shown again; `masked` whether the request permitted some items only; `withdrawn` is the
+number of the last of the `WITHDRAWALS` that the decision knew, 0 for none.
 """
 
 ADDED = "what_next.added"
 """In the footer: how many items at the end of the item table were added or changed while the service ran."""
+
+WITHDRAWALS = "what_next.withdrawals"
+"""In the footer: JSON with every change of the items that could not be shown: its number, the item's id, and whether it
+was withdrawn or put again."""
 
 PLAYED = ("play", "purchase")
 """Events that earned 1 where others have a reward, and they have none."""
@@ -48,6 +55,85 @@ def is_service_log(path: Path) -> bool:
     return footer_of(path).get("what_next.format") == FORMATS[2]
 
 
+def rows_of(path: Path) -> pl.DataFrame:
+    """All rows of an exported log.
+
+    Raises:
+        DataError: a column is missing or of another type, or a value is none of its column: the file was changed.
+    """
+    again = "the file is not as it was exported; export it again"
+    footer = footer_of(path)
+    if not footer.get(ADDED, "0").isdecimal() or not _fits(footer.get(WITHDRAWALS, "[]"), _changes):
+        raise DataError(f"{path}: its footer is damaged ({ADDED} or {WITHDRAWALS}); {again}")
+    try:
+        rows, items = pl.read_parquet(path), pl.read_parquet_schema(beside(path, "items"))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}, or its item table: cannot be read ({error}); {again}") from None
+    if not items.keys() >= {"item_id", "title"}:
+        raise DataError(f"{beside(path, 'items')}: has no columns item_id and title; {again}")
+    if "withdrawn" not in rows.columns:  # of a service that withdrew none
+        rows = rows.with_columns(pl.lit(0, pl.Int64).alias("withdrawn"))
+    for name, (fits, wanted) in FORM.items():
+        if (dtype := rows.schema.get(name)) is None or not (fits(dtype) or dtype == pl.Null):
+            raise DataError(f"{path}: column {name!r} {_found(dtype)} instead of {wanted}; {again}")
+    texts = {name: [one for one in rows[name].unique().drop_nulls() if not _fits(one, test)] for name, test in JSON}
+    wrong = {
+        **{name: pl.col(name).is_null() for name in ("user_id", "item_id", "timestamp")},
+        **{name: EVENT & pl.col(name).is_null() for name in ("event", "number")},
+        **{name: ~EVENT & pl.col(name).is_null() for name in ("slate", "position", "seen", "masked")},
+        **{name: ~EVENT & ~(pl.col(name) >= 0).fill_null(False) for name in ("known", "withdrawn")},
+        **{name: pl.col(name).is_in(some) for name, some in texts.items() if some},
+    }
+    for name, test in wrong.items():
+        if len(places := rows.select(test.fill_null(False).arg_true()).to_series()):
+            stands = repr(rows[name][places[0]])
+            told = f"row {places[0] + 1} (column {name!r}) is {stands[:80]}, not {FORM[name][1]}"
+            raise DataError(f"{path}: {told}; {len(places):,} of {len(rows):,} rows are so; {again}")
+    return rows
+
+
+def _found(dtype: Any) -> str:
+    return "is missing" if dtype is None else f"holds {dtype}"
+
+
+def _fits(text: str, test: Callable[[Any], bool]) -> bool:
+    try:
+        return test(json.loads(text))
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return False
+
+
+def _ids(told: Any) -> bool:
+    return isinstance(told, list) and all(isinstance(one, str) for one in told)
+
+
+def _numbers(told: Any) -> bool:
+    return isinstance(told, dict) and all(type(one) in (int, float) and abs(one) < inf for one in told.values())
+
+
+def _changes(told: Any) -> bool:
+    return isinstance(told, list) and all(tuple(map(type, one)) == (int, str, bool) for one in told)
+
+
+FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("user_id", "item_id"), (lambda one: one == pl.String or one.is_integer(), "an id")),
+    "timestamp": (lambda one: one == pl.Datetime, "a time"),
+    "event": (lambda one: isinstance(one, pl.Enum), "a kind of event"),
+    **dict.fromkeys(("reward", "propensity"), (lambda one: one.is_numeric(), "a number")),
+    **dict.fromkeys(
+        ("number", "position", "known", "withdrawn"), (lambda one: one.is_integer(), "a whole number from 0 on")
+    ),
+    **dict.fromkeys(("slate", "version", "policy"), (lambda one: one == pl.String, "a text")),
+    **dict.fromkeys(("seen", "masked"), (lambda one: one == pl.Boolean, "true or false")),
+    "history": (lambda one: one == pl.String, "a list of item ids as JSON"),
+    "context": (lambda one: one == pl.String, "numbers by name as JSON"),
+}
+"""For each column of an exported log what types it may have, and what its values are."""
+
+JSON = (("history", _ids), ("context", _numbers))
+"""Columns whose texts are JSON, and what that holds."""
+
+
 def events_of(path: Path) -> pl.DataFrame:
     """The events alone, as a clean log (see `Tables.log`): what train and evaluate read.
 
@@ -55,10 +141,10 @@ def events_of(path: Path) -> pl.DataFrame:
     context is read where every event has it.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or the file is not as it was exported.
     """
     columns = ("user_id", "item_id", "timestamp", "reward", "event", "context")
-    found = pl.scan_parquet(path).filter(EVENT).select(columns).collect()
+    found = rows_of(path).filter(EVENT).select(columns)
     if not len(found):
         raise DataError(f"{path}: holds decisions alone, and no events to learn from; send events, then export again")
     context, _ = context_of(found["context"])
@@ -80,13 +166,13 @@ def decisions_in(source: Source, told: bool) -> tuple[Source, tuple[str, ...]]:
         told: whether the propensities count.
 
     Raises:
-        DataError: there are none, or the item table is missing.
+        DataError: there are none, the item table is missing, or the file is not as it was exported.
     """
     items = beside(source.path, "items")
     if not items.is_file():
         raise DataError(f"{items}: no such file; it belongs to {source.path}, export the log again")
     certain = (pl.col("propensity") == 1).all().over("slate") if told else pl.lit(False)
-    rows = source.frame.filter(~EVENT).with_columns(certain.alias("certain")).collect()
+    rows = rows_of(source.path).filter(~EVENT).with_columns(certain.alias("certain"))
     answers = rows.unique("slate")
     masked, sure = answers["masked"], answers["certain"] & ~answers["masked"]
     reasons = {

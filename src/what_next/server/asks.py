@@ -2,12 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from what_next.errors import WhatNextError
 
 PolicyName = Literal["trained", "popular", "random"]
 Fallback = Literal["deadline", "error", "alarm", "unknown_user"]
+
+
+class IdempotencyKey(NamedTuple):
+    """What a request is to be answered once for: hashes of the caller's key, and of the request."""
+
+    key: str
+    request: str
 
 
 class Ask(NamedTuple):
@@ -23,6 +30,7 @@ class Ask(NamedTuple):
         policy: who answers.
         context: numbers about the situation, by name.
         explain: whether to tell reasons.
+        once: where the answer is to be kept, and given again.
     """
 
     user: str | None = None
@@ -38,6 +46,7 @@ class Ask(NamedTuple):
     policy: PolicyName = "trained"
     context: Mapping[str, float] | None = None
     explain: bool = False
+    once: IdempotencyKey | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,25 @@ class Answer(NamedTuple):
         """The items, one by one."""
         columns = zip(self.ids, self.titles, self.scores, self.propensities, self.reasons, strict=True)
         return [Shown(*values) for values in columns]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The answer as clients read it."""
+        columns = zip(self.ids, self.titles, self.scores, self.propensities, self.reasons, strict=True)
+        return {
+            "recommendation_id": self.recommendation_id,
+            "user_id": self.user,
+            "items": [
+                {"item_id": item, "title": title, "score": score, "propensity": propensity, "reason": reason}
+                for item, title, score, propensity, reason in columns
+            ],
+            "model": {"version": self.version, "role": self.role},
+            "policy": self.policy,
+            "fallback": self.fallback,
+            "unknown": self.unknown,
+            "known_events": self.known_events,
+            "spread": self.spread,
+        }
 
 
 class Refused(WhatNextError):

@@ -1,13 +1,10 @@
 """Back-ups of a service: its store, models and setup, taken while it runs, and put back in their places."""
 
-import hashlib
 import os
 import secrets
 import shutil
 import sqlite3
 import subprocess
-import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -16,19 +13,15 @@ from pathlib import Path
 from sqlalchemy import inspect
 from sqlalchemy.engine import URL
 
-from what_next.artefacts import catalogue_path, critic_beside
 from what_next.data.files import sync
-from what_next.errors import SaveError, StoreError, some
-from what_next.server.engine.versions import versions_folder
+from what_next.errors import ModelError, SaveError, StoreError
+from what_next.server.backup_files import AGAIN, SUMS, check, check_store, given, pack, sha256, unpack
 from what_next.server.store import store_of
 from what_next.server.store.backend import Backend, connect
 from what_next.settings import Setup
 
-SQLITE, POSTGRESQL, MODELS, SUMS = "store.sqlite", "store.dump", "models.tar.gz", "SHA256SUMS"
-"""Names in a back-up: the store as a file of SQLite or as `pg_dump` wrote it, models, and the checksums of all others,
-as `sha256sum --check` reads them."""
-VERSIONS, AGENT = "versions", "agent"
-"""Folders among the models: the deployed ones, and the files of the setup's own agent."""
+SQLITE, POSTGRESQL, MODELS = "store.sqlite", "store.dump", "models.tar.gz"
+"""Names in a back-up: the store as a file of SQLite or as `pg_dump` wrote it, and models."""
 OTHERS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' "
     "AND pid <> pg_backend_pid()"
@@ -46,6 +39,7 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
         The new back-up, which only its owner may read.
 
     Raises:
+        ModelError: a deployed version is damaged; the back-up is there, without that version.
         StoreError: there is no store, it cannot be read, or `pg_dump` failed.
         SaveError: the back-up could not be written; nothing is left of it.
     """
@@ -60,9 +54,9 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
             else:
                 words = ("--format=custom", "--no-owner", "--no-privileges", f"--file={aside / POSTGRESQL}")
                 _postgresql("pg_dump", backend.engine.url, words)
-        _packed(setup, aside / MODELS)  # after the store: every version that it names is there by now
+        damaged = pack(setup, aside / MODELS)  # after the store: every version that it names is there by now
         shutil.copyfile(file, aside / file.name)
-        (aside / SUMS).write_text("".join(f"{_sum(path)}  {path.name}\n" for path in sorted(aside.iterdir())))
+        (aside / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in sorted(aside.iterdir())))
         for path in aside.iterdir():
             path.chmod(0o600)
             sync(path)
@@ -73,6 +67,8 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
         raise SaveError(f"{whole}: cannot be written ({error.strerror or error}); nothing is left of it") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    if damaged:
+        raise ModelError(f"{whole}: was written, but lacks what is damaged. {' '.join(damaged)}")
     return whole
 
 
@@ -92,29 +88,37 @@ def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
         Where the SQLite file lies now that was there; None where there was none.
 
     Raises:
+        ModelError: a version in it is damaged; all else is restored.
         StoreError: the back-up is not whole or of the other database, or a store is in the way or in use.
         SaveError: something could not be written. The store that was there is as it was.
     """
-    _check(backup)
+    check(backup)
     with _backend(setup) as backend:
         kept, kind = (backup / SQLITE, "SQLite") if backend.sqlite else (backup / POSTGRESQL, "PostgreSQL")
         if not kept.is_file():
             raise StoreError(f"{backup}: holds no {kept.name}, but the setup's store is in {kind}; nothing was changed")
+        if not (backup / MODELS).is_file():
+            raise StoreError(f"{backup}: holds no {MODELS}; {AGAIN}")
         try:
             if backend.sqlite:
+                check_store(kept)
                 file = Path(str(backend.engine.url.database))
                 _free(file, replace)
-                _unpacked(setup, backup / MODELS)
-                return _placed(kept, file)
-            there = _tables(backend, replace)
-            _unpacked(setup, backup / MODELS)
+                damaged, before = unpack(setup, backup / MODELS), _placed(kept, file)
+            else:
+                there, before = _tables(backend, replace), None
+                damaged = unpack(setup, backup / MODELS)
         except OSError as error:
             where = error.filename or backup
             raise SaveError(f"{where}: {error.strerror or error}; the store is as it was") from error
-        words = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
-        clean = ("--clean", "--if-exists") if there else ()
-        _postgresql("pg_restore", backend.engine.url, (*words, *clean, str(kept)))
-    return None
+        if not backend.sqlite:
+            words = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
+            clean = ("--clean", "--if-exists") if there else ()
+            _postgresql("pg_restore", backend.engine.url, (*words, *clean, str(kept)))
+    if damaged:
+        aside = f"; the store that was there lies in {before}" if before else ""
+        raise ModelError(f"{backup}: is restored, but for what is damaged{aside}. {' '.join(damaged)}")
+    return before
 
 
 def _now() -> str:
@@ -145,32 +149,6 @@ def _copied(file: Path, to: Path) -> None:
         raise StoreError(f"{file}: is damaged ({found}); restore an earlier back-up")
 
 
-def _packed(setup: Setup, to: Path) -> None:
-    """The deployed versions, and the files of the setup's agent."""
-    agent, versions = setup.model_agent_path, versions_folder(setup)
-    with tarfile.open(to, "w:gz") as models:
-        if versions.is_dir():  # without what is being written there
-            models.add(versions, VERSIONS, filter=lambda one: None if "/." in one.name else one)
-        for file in (agent, catalogue_path(agent), critic_beside(agent)) if agent.is_file() else ():
-            if file is not None and file.is_file():
-                models.add(file, f"{AGENT}/{file.name}")
-
-
-def _check(backup: Path) -> None:
-    """Raises a `StoreError` where a back-up is not as it was written."""
-    again = "nothing was changed; take another back-up"
-    try:
-        lines = (backup / SUMS).read_text().splitlines()
-        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        there = {path.name for path in backup.iterdir()} - {SUMS}
-        if wrong := sorted(
-            (there ^ sums.keys()) | {name for name in there & sums.keys() if _sum(backup / name) != sums[name]}
-        ):
-            raise StoreError(f"{backup}: is not whole ({some(wrong)}); {again}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{backup}: is no back-up that can be read ({error}); {again}") from error
-
-
 def _free(file: Path, replace: bool) -> None:
     """Raises a `StoreError` where a file of SQLite is in the way, or somebody has it open."""
     if not file.exists():
@@ -194,7 +172,7 @@ def _placed(kept: Path, file: Path) -> Path | None:
     try:
         shutil.copyfile(kept, aside)
         aside.chmod(0o600)  # people's histories are nobody else's
-        _given(aside, file.parent)
+        given(aside, file.parent)
         sync(aside)
         for ending in ("", "-wal", "-shm"):  # the log of another file would be played into this one
             old = file.with_name(file.name + ending)
@@ -220,29 +198,6 @@ def _tables(backend: Backend, replace: bool) -> bool:
     return there
 
 
-def _unpacked(setup: Setup, models: Path) -> None:
-    """Versions and the agent's files, each under another name first; those that are there stay as they are."""
-    for name, target in ((VERSIONS, versions_folder(setup)), (AGENT, setup.model_agent_path.parent)):
-        if not target.exists():
-            target.mkdir(parents=True)
-            _given(target, target.parent)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".restored.") as aside, tarfile.open(models) as packed:
-            members = [one for one in packed.getmembers() if one.name.startswith(f"{name}/")]
-            packed.extractall(aside, members, filter="data")
-            for found in sorted(Path(aside, name).glob("*")):
-                if not (target / found.name).exists():
-                    _given(found, target)
-                    found.rename(target / found.name)
-
-
-def _given(path: Path, folder: Path) -> None:
-    """Give what an administrator wrote to the owner of the folder that it goes into."""
-    if os.geteuid() == 0:
-        owner = folder.stat()
-        for one in (path, *path.rglob("*")):
-            os.chown(one, owner.st_uid, owner.st_gid)
-
-
 def _postgresql(program: str, url: URL, words: Sequence[str]) -> None:
     """Run a program of PostgreSQL; the password goes into its environment, since others see command lines."""
     password = url.password or url.query.get("password")
@@ -262,8 +217,3 @@ def _postgresql(program: str, url: URL, words: Sequence[str]) -> None:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[0]
         raise StoreError(f"{reason}; the database is as it was")
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,7 +17,7 @@ from what_next.data import Catalogue, Dataset
 from what_next.data.decision_log import DecisionLog
 from what_next.data.ids import positions
 from what_next.data.importer import beside, footer_of
-from what_next.data.service_log import ADDED, EVENT, numbers_in
+from what_next.data.service_log import ADDED, EVENT, WITHDRAWALS, numbers_in
 from what_next.data.space import Space
 from what_next.errors import CatalogueError
 from what_next.experience.played import history_of
@@ -92,6 +92,7 @@ class Asked:
         places: of each item of the log in the agent's catalogue; -1 where it does not know it.
         heard: what could be known; `lengths`: of each decision, how many events it knew.
         seen: of each decision, whether items of its history could be shown again.
+        withdrawn: the items that could not be shown to anybody at some time, -1 pads; `state`: of each decision, when.
         context: of each decision, what its request told of the agent's numbers of events; NaN where it told nothing.
         slates: of each row of the log its decision, ascending; `actions`: the agent's item, -1 where it lacks it.
     """
@@ -102,6 +103,8 @@ class Asked:
     heard: Heard
     lengths: Int64[np.ndarray, "decisions"]
     seen: Bool[np.ndarray, "decisions"]
+    withdrawn: Int32[np.ndarray, "states width"]
+    state: Int64[np.ndarray, "decisions"]
     context: Float32[np.ndarray, "decisions numbers"]
     slates: Int64[np.ndarray, "rows"]
     actions: Int64[np.ndarray, "rows"]
@@ -113,12 +116,13 @@ class Asked:
         policy = _with_added(policy, log.source.path)
         space = policy.agent.space
         first = np.searchsorted(log.slates, np.arange(int(log.slates[-1]) + 1))
-        told = log.source.frame.select("known", "history", "seen", "context").collect()[log.order[first]]
+        told = log.source.frame.select("known", "history", "seen", "withdrawn", "context").collect()[log.order[first]]
         heard = Heard.of(log, space, log.units[first], told)
         context = np.full((len(told), len(space.event_names)), np.nan, np.float32)
         for place, column in enumerate(numbers_in(told["context"], space.event_names)):
             context[:, place] = column.fill_null(np.nan).to_numpy()
         places = placed(space.catalogue.ids, log.items.ids)
+        numbers, state = np.unique(told["withdrawn"].to_numpy(), return_inverse=True)
         return cls(
             policy=policy,
             server=server,
@@ -126,6 +130,8 @@ class Asked:
             heard=heard,
             lengths=np.array([len(heard.places(decision)) for decision in range(len(told))], np.int64),
             seen=told["seen"].to_numpy(),
+            withdrawn=_withdrawn(log.source.path, space.catalogue, numbers.tolist()),
+            state=state,
             context=context,
             slates=log.slates,
             actions=places[log.actions],
@@ -150,7 +156,9 @@ class Asked:
             part = order[start : start + max(1, min(EVENTS // int(self.lengths[order[start]]), PAIRS // widest))]
             start += len(part)
             history = self._history(part)
-            drawing = Drawing(self.policy, self.server, history, np.where(self.seen[part][:, None], -1, history.items))
+            heard = np.where(self.seen[part][:, None], -1, history.items)
+            excluded = np.hstack([heard, self.withdrawn[self.state[part]]])
+            drawing = Drawing(self.policy, self.server, history, excluded)
             first, end = np.searchsorted(self.slates, part), np.searchsorted(self.slates, part, "right")
             for slot in range(int((end - first).max())):
                 here = np.flatnonzero(first + slot < end)
@@ -196,6 +204,20 @@ def _events(log: DecisionLog, space: Space) -> tuple[Dataset, Int64[np.ndarray, 
         catalogue=space.catalogue,
     )
     return data, found["number"].to_numpy()
+
+
+def _withdrawn(log: Path, catalogue: Catalogue, numbers: list[int]) -> Int32[np.ndarray, "states width"]:
+    """The items that were withdrawn after each of some changes, -1 pads; of those that the catalogue holds."""
+    changes = json.loads(footer_of(log).get(WITHDRAWALS, "[]"))
+    places = catalogue.index([item for _, item, _ in changes]).tolist()
+    sets = []
+    for last in numbers:
+        latest = {place: gone for place, (number, _, gone) in zip(places, changes, strict=True) if number <= last}
+        sets.append([place for place, gone in latest.items() if gone and place >= 0])
+    found = np.full((len(sets), max(map(len, sets), default=0)), -1, np.int32)
+    for row, some in enumerate(sets):
+        found[row, : len(some)] = some
+    return found
 
 
 def _with_added(policy: LearnedPolicy, log: Path) -> LearnedPolicy:

@@ -20,6 +20,7 @@ def about(setup: Setup, live: Live) -> dict[str, Any]:
         "trained_on": manifest.histories,
         "items": len(served.ids),
         "left_out": len(served.left_out),
+        "withdrawn": len(live.current.withdrawn[1]),
         "attributes": list(served.catalogue.names),
         "metrics": manifest.metrics,
         "search": settings.search,

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import orjson
 from cachetools import TTLCache
 from jaxtyping import Int32
 
@@ -22,7 +23,7 @@ from what_next.server.engine.masks import Mask
 from what_next.server.engine.popular import any_item
 from what_next.server.engine.reasons import reasons, spread
 from what_next.server.engine.rows import Alarm, Choice, Row
-from what_next.server.store import AddImpression, Head
+from what_next.server.store import AddImpression, Head, KeptResponse
 from what_next.session import Played, Session
 from what_next.setup_server import Server
 from what_next.types import Proposal
@@ -47,12 +48,14 @@ class Job:
         entry: what is known of the user; `head`: the same, told by the store alone where the model is not asked.
         key: of the user in the store, where a history goes before what is known.
         session: what the model reads: the user's, or that of the given history.
+        withdrawn: number of the latest change of the withdrawn items, and their positions.
         seen: items of that; `unknown`: ids of the history that the catalogue does not hold.
         fallback: why the safe policy answers; None: it does not.
     """
 
     ask: Ask
     role: str
+    withdrawn: tuple[int, Int32[np.ndarray, "withdrawn"]]
     mask: Mask | None = None
     entry: Entry | None = None
     head: Head | None = None
@@ -65,7 +68,8 @@ class Job:
     @property
     def excluded(self) -> Int32[np.ndarray, "excluded"]:
         """Items that the answer may not hold."""
-        return self.seen if self.ask.exclude_seen else NOBODY
+        seen, withdrawn = self.seen if self.ask.exclude_seen else NOBODY, self.withdrawn[1]
+        return np.concatenate([seen, withdrawn]) if len(withdrawn) else seen
 
 
 class Result(NamedTuple):
@@ -106,7 +110,7 @@ class Answering:
 
     def safe(self, active: Active, ask: Ask, role: str, fallback: Fallback) -> Outcome:
         """Popular items, permitted and not among the latest events, without the model."""
-        job = Job(ask, role, fallback=fallback)
+        job = Job(ask, role, active.withdrawn, fallback=fallback)
         try:
             job.mask = active.masks.of(ask)
             store = active.sessions.store
@@ -165,7 +169,7 @@ class Answering:
         ]
 
     def _job(self, active: Active, ask: Ask, role: str, entries: dict[str, Entry], heads: dict[str, Head]) -> Job:
-        job = Job(ask, role, active.masks.of(ask))
+        job = Job(ask, role, active.withdrawn, active.masks.of(ask))
         self._check_context(active, ask)
         if ask.history:
             if ask.user is not None and (head := heads.get(ask.user)) is not None:
@@ -255,7 +259,11 @@ class Answering:
             explore=self._explored(job),
             history=ask.history or None,
             known=0 if head is None else head.last,
-            candidates=candidates(served.space, job.mask and job.mask.hash, ask.exclude_seen, choice.candidates),
+            candidates=candidates(
+                served.space, job.mask and job.mask.hash, ask.exclude_seen, choice.candidates, job.withdrawn[0]
+            ),
+            withdrawn=job.withdrawn[0],
+            response=ask.once and KeptResponse(*ask.once, answer.recommendation_id, _json(answer.content)),
         )
         return Result(answer, impression)
 
@@ -286,8 +294,12 @@ class Answering:
         return found
 
 
+def _json(content: object) -> str:
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+
+
 @lru_cache(1024)
-def candidates(space: str, mask: str | None, exclude_seen: bool, found: str | None) -> str:
-    """A hash of what could have been chosen: catalogue, mask, whether seen items, and what a search found."""
-    parts = (space, mask or "all", "unseen" if exclude_seen else "seen", found or "exact")
+def candidates(space: str, mask: str | None, exclude_seen: bool, found: str | None, withdrawn: int) -> str:
+    """A hash of what could have been chosen: catalogue, mask, whether seen items, what a search found, withdrawals."""
+    parts = (space, mask or "all", "unseen" if exclude_seen else "seen", found or "exact", str(withdrawn))
     return hashlib.blake2b("|".join(parts).encode(), digest_size=8).hexdigest()

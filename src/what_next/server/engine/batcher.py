@@ -61,9 +61,13 @@ class Waiting:
 
 
 class Deliveries:
-    """Answers from any thread to their event loops: many of them wake a loop once."""
+    """Answers from any thread to their event loops: many of them wake a loop once.
 
-    def __init__(self) -> None:
+    `lost` is called with an answer that nobody waits for any more.
+    """
+
+    def __init__(self, lost: Callable[[Answer], None]) -> None:
+        self._lost = lost
         self._ready: dict[asyncio.AbstractEventLoop, deque[tuple[Waiting, Answer | BaseException]]] = {}
         self._lock = threading.Lock()
 
@@ -79,15 +83,19 @@ class Deliveries:
             waiting.loop.call_soon_threadsafe(self._deliver, waiting.loop)
         except RuntimeError:  # the loop is closed: nobody waits any more
             with self._lock:
-                self._ready.pop(waiting.loop, None)
+                lost = self._ready.pop(waiting.loop, ())
+            for _, one in lost:
+                if isinstance(one, Answer):
+                    self._lost(one)
 
     def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
             ready = self._ready.pop(loop)
         for waiting, answer in ready:
             if waiting.future.done():
-                continue
-            if isinstance(answer, BaseException):
+                if isinstance(answer, Answer):
+                    self._lost(answer)
+            elif isinstance(answer, BaseException):
                 waiting.future.set_exception(answer)
             else:
                 waiting.future.set_result(answer)

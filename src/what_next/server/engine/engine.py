@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 import torch
 from cachetools import TTLCache
 
-from what_next.errors import StoreUnavailable, some
+from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
+from what_next.growth import LARGEST
 from what_next.server.asks import Answer, Ask, Nearest, Refused
 from what_next.server.engine import reasons
 from what_next.server.engine.about import about
@@ -28,7 +30,16 @@ from what_next.server.engine.observer import Observer
 from what_next.server.engine.served import Served
 from what_next.server.engine.shadow import Shadow
 from what_next.server.engine.versions import undeployed
-from what_next.server.store import AddImpression, Erased, EraseUser, Store, Writer
+from what_next.server.store import (
+    AddImpression,
+    Erased,
+    EraseUser,
+    MarkShown,
+    Store,
+    WithdrawItem,
+    Withdrawn,
+    Writer,
+)
 from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.server")
@@ -37,6 +48,9 @@ SWITCH = 0.001
 """Seconds after which a thread of Python lets another one in: the event loop shall not wait longer for the model."""
 ERASED, REMEMBERED = 10_000, 600.0
 """Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
+
+
+UNSEEN = "answers that nobody saw stand in the log as shown: %s"
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ class Engine:
         self._going: Counter[str] = Counter()
         self._gone: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
         self._submitting = threading.Lock()
-        self._deliveries = Deliveries()
+        self._deliveries = Deliveries(lambda answer: self.unseen([answer.recommendation_id]))
         self._answering, self._safe = Answering(settings), Answering(settings)
         self._shadow = None
         if settings.shadow:
@@ -102,14 +116,36 @@ class Engine:
             Refused: the question cannot be answered as it was put.
             Stopping: the engine is being closed.
             StoreUnavailable: the store cannot be read, or cannot take the impression now.
+            AnsweredBefore: the question is to be answered once, and was.
+            Withdrawn: items are withdrawn as fast as it is answered.
         """
+        try:
+            return await self._recommended(ask)
+        except Withdrawn:
+            return await self._recommended(ask)
+
+    async def _recommended(self, ask: Ask) -> Answer:
         waiting = Waiting(ask, asyncio.get_running_loop())
         self._batcher.put(waiting)
-        return await waiting.future
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            if waiting.future.done() and not waiting.future.cancelled() and waiting.future.exception() is None:
+                self.unseen([waiting.future.result().recommendation_id])  # it came just as nobody waited any more
+            raise
+
+    def unseen(self, recommendation_ids: Sequence[str]) -> None:
+        """Note that answers reached nobody, as far as is known: they are no decisions then."""
+        try:
+            self.writer.submit(MarkShown(tuple(recommendation_ids), False)).add_done_callback(_told_if_failed)
+        except StoreUnavailable as error:
+            logger.warning(UNSEEN, error)
 
     def _answer(self, batch: list[Waiting]) -> None:
         """In the worker's thread; nothing that goes wrong ends it."""
         self.observer.batch(len(batch))
+        with suppress(StoreError):  # what is withdrawn meanwhile is found out when the impression is written
+            self.models.withdrawals.look()
         live, share = self.models.live, self.setup.server.canary
         chosen = [live.of(one.ask.user, share) for one in batch]
         for role in ("current", "canary"):
@@ -163,7 +199,7 @@ class Engine:
         user = impression.user_id
         with self._submitting:
             if user is not None and (user in self._going or self._gone.get(user, -math.inf) >= arrived):
-                impression = replace(impression, user_id=None, key=None, history=None)
+                impression = replace(impression, user_id=None, key=None, history=None, response=None)
             return self.writer.submit(impression)
 
     # What changes
@@ -189,23 +225,47 @@ class Engine:
             # Who was read from the store just before the commit came back into memory.
             self.models.forget(user_id)
 
+    def withdraw(self, item_id: str) -> bool:
+        """Have no answer hold an item any more, in any process on the store, until it is put again; blocks until that
+        is durable.
+
+        Returns:
+            Whether it was not withdrawn before.
+
+        Raises:
+            CatalogueError: neither the catalogue nor the store holds it.
+            StoreUnavailable: the store cannot be used now.
+        """
+        served = self._served
+        if item_id not in served.places and item_id not in served.left_out:
+            raise CatalogueError(f"item {item_id!r} is not in the catalogue")
+        changed: bool = self.writer.submit(WithdrawItem(item_id)).result()
+        self.models.withdrawals.look()
+        return changed
+
     def grow(self) -> None:
         """Take up the new items of the store: they can be recommended in the very next answer."""
         self.models.grow()
+        self.models.withdrawals.look()
 
-    def check_item(self, attributes: Mapping[str, float]) -> None:
-        """Raises a `Refused` where a new item's attributes are not those of the catalogue."""
+    def check_item(self, attributes: Mapping[str, float], field: str = "attributes") -> None:
+        """Raises a `Refused` where a new item's attributes are not those of the catalogue; `field` names them."""
         names = self._served.catalogue.names
         wrong = {
             "missing": [name for name in names if name not in attributes],
             "not known": [name for name in attributes if name not in names],
             "no finite number of single precision": [
-                name for name, value in attributes.items() if not abs(value) <= float(np.finfo(np.float32).max)
+                name for name, value in attributes.items() if not abs(value) <= LARGEST
             ],
         }
         told = [f"{some(map(repr, found))}: {what}" for what, found in wrong.items() if found]
         if told:
-            raise Refused("attributes", f"{'; '.join(told)}; an item has {some(names) or 'none'}")
+            raise Refused(field, f"{'; '.join(told)}; an item has {some(names) or 'none'}")
+
+    def held(self, item_ids: Sequence[str]) -> int:
+        """How many of some ids the catalogue holds, or the store though the catalogue cannot take them."""
+        served = self._served
+        return sum(one in served.places or one in served.left_out for one in set(item_ids))
 
     # What is told
 
@@ -253,7 +313,8 @@ class Engine:
 
     def similar(self, item_id: str, k: int) -> list[Nearest]:
         """The items most like one; a `CatalogueError` where the catalogue does not hold it."""
-        return reasons.similar(self._served, item_id, k)
+        active = self.models.live.current
+        return reasons.similar(active.served, item_id, k, active.withdrawn[1])
 
     def unknown(self, item_ids: Sequence[str]) -> list[str]:
         """Those that the catalogue does not hold."""
@@ -268,6 +329,11 @@ class Engine:
         served = self._served
         known = [place for one in item_ids if (place := served.places.get(one)) is not None]
         return reasons.spreads(served, np.array(known, np.int32))
+
+
+def _told_if_failed(written: "Future[Any]") -> None:
+    if (error := written.exception()) is not None:
+        logger.warning(UNSEEN, error)
 
 
 def _told(served: Served, place: int) -> CatalogueItem:

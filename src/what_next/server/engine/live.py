@@ -13,6 +13,7 @@ from what_next.server.engine.observer import Observer
 from what_next.server.engine.popular import Popular
 from what_next.server.engine.served import Served
 from what_next.server.engine.versions import check, keep, line, versions_folder
+from what_next.server.engine.withdrawals import Withdrawals
 from what_next.server.store import Deploy, Deployment, Episode, Store, StoredItem
 from what_next.settings import Setup
 
@@ -79,6 +80,8 @@ class Models:
         self._items: dict[str, StoredItem] = {}
         self._last_item = 0
         self._counted: Counted = []
+        self.withdrawals = Withdrawals(store)
+        self.withdrawals.look()
         self._note_items()
         self._seen, self.live = self._opened()
 
@@ -125,17 +128,19 @@ class Models:
             raise ModelError(f"{version}: does not answer ({type(error).__name__}: {error}); train again") from error
 
     def _active(self, served: Served) -> Active:
-        return Active(served, self.store, self.setup.server.sessions, self.observer, self._counted)
+        size = self.setup.server.sessions
+        return Active(served, self.store, size, self.observer, self._counted, self.withdrawals)
 
     # What changes
 
     def look(self) -> None:
-        """Takes up a new deployment and new items, where there are any.
+        """Takes up a new deployment, and items that are new or withdrawn, where there are any.
 
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
         self.grow()
+        self.withdrawals.look()
         deployments = self.store.deployments()
         if deployments and deployments[-1].number != self._seen:
             self._deploy(deployments[-1])

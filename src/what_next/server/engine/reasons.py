@@ -63,8 +63,8 @@ def _chosen_after(state: Float[Tensor, "dim"], count: int) -> Trajectories:
     return Trajectories(states, places, nothing, states, states, unknown, nothing, nothing, nothing)
 
 
-def similar(served: Served, item_id: str, k: int) -> list[Nearest]:
-    """The items that are most like one, by the cosine of their vectors; not the item itself.
+def similar(served: Served, item_id: str, k: int, withdrawn: Int32[np.ndarray, "withdrawn"]) -> list[Nearest]:
+    """The items that are most like one, by the cosine of their vectors; not the item itself, nor withdrawn ones.
 
     Raises:
         CatalogueError: it is not known.
@@ -74,8 +74,9 @@ def similar(served: Served, item_id: str, k: int) -> list[Nearest]:
         raise CatalogueError(f"item {item_id!r} is not in the catalogue of {len(served.ids):,} items")
     alike = served.units @ served.units[place]
     alike[place] = -np.inf
-    order = np.argsort(-alike, kind="stable")[: min(k, len(alike) - 1)]
-    return [_named(served, int(one), float(alike[one])) for one in order]
+    alike[withdrawn] = -np.inf
+    order = np.argsort(-alike, kind="stable")[:k]
+    return [_named(served, int(one), float(alike[one])) for one in order if alike[one] > -np.inf]
 
 
 def _named(served: Served, place: int, similarity: float) -> Nearest:

@@ -89,7 +89,7 @@ class Shadow:
             return
         if shown.ids and shown.fallback is None and found.answer.fallback is None:
             self.observer.overlap(len({*shown.ids} & {*found.answer.ids}) / len(shown.ids))
-        written = self.submit(replace(found.impression, shown=False), asked)
+        written = self.submit(replace(found.impression, shown=False, response=None), asked)
         written.add_done_callback(self._written)
 
     def _written(self, written: "Future[Any]") -> None:

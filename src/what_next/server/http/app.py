@@ -19,7 +19,7 @@ from what_next.server.http.keys import KeyRing
 from what_next.server.http.log import Log
 from what_next.server.http.metrics import Metrics
 from what_next.server.http.parts import Parts
-from what_next.server.http.posts import Post
+from what_next.server.http.posts import HEADER, Post
 from what_next.server.http.problems import Problem, internal, of_validation, problem_of
 from what_next.server.http.table import POSTS
 from what_next.server.store import Store, Writer
@@ -41,6 +41,14 @@ ANY = {
     504: "it took longer than a request may take",
 }
 """What any request may meet."""
+
+IDEMPOTENCY = {
+    "name": HEADER,
+    "in": "header",
+    "description": "the same request with the same key gets the first answer again for a day; another request is 422",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!#-~]+$"},
+    "examples": {"uuid": {"value": "8e03978e-40d5-43dd-bc93-6894a57f9324"}},
+}
 
 OF_BODIES = {
     400: "the body is no JSON",
@@ -126,7 +134,10 @@ def _document(app: FastAPI, post: Post) -> None:
             post.status: {"content": {"application/json": {"example": post.answered}}},
             **_responses({**ANY, **OF_BODIES, **post.refuses}),
         },
-        openapi_extra={"requestBody": {"content": {"application/json": {"examples": examples}}}},
+        openapi_extra={
+            "requestBody": {"content": {"application/json": {"examples": examples}}},
+            **({"parameters": [IDEMPOTENCY]} if post.asks else {}),
+        },
     )
 
 

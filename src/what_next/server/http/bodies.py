@@ -120,7 +120,9 @@ class Questions(Body):
 class Event(Body):
     """Something that a user did."""
 
-    event_id: Id = Field(description="of the client's making; what is sent again under the same id changes nothing")
+    event_id: Id = Field(
+        description="of the client's making; the same event sent again changes nothing, another one under its id is 409"
+    )
     user_id: Id
     item_id: Id
     event: Word = Field(default="play", description="play, skip, purchase, rating, or a word of the log's own")
@@ -161,7 +163,7 @@ class Events(Body):
 class Feedback(Body):
     """What an item of a recommendation turned out to be worth."""
 
-    feedback_id: Id = Field(description="of the client's making; what is sent again under the same id changes nothing")
+    feedback_id: Id = Field(description="of the client's making; as `event_id`")
     recommendation_id: Id
     item_id: Id
     reward: Reward
@@ -201,3 +203,14 @@ class Item(Body):
     def row(self) -> ItemRow:
         """As the store takes it."""
         return ItemRow(item_id=self.item_id, title=self.title, attributes=dict(self.attributes))
+
+
+class Items(Body):
+    """Several items at once; either all are kept or none."""
+
+    items: Annotated[list[Item], Field(min_length=1, max_length=EVENTS)]
+
+    @property
+    def units(self) -> int:
+        """See `Body.units`."""
+        return len(self.items)

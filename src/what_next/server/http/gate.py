@@ -4,6 +4,8 @@ One layer of plain ASGI does all of it in one pass. It answers requests with a b
 the traffic, and the layers of the framework would cost several times what they do; the rest goes on to the router.
 """
 
+import asyncio
+import hashlib
 from collections.abc import Mapping
 from time import perf_counter
 from urllib.parse import unquote
@@ -11,11 +13,13 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from what_next.errors import StoreUnavailable
+from what_next.server.http.fields import Body
 from what_next.server.http.keys import ROLES, Caller
 from what_next.server.http.limits import Rate, Timeouts, is_local
 from what_next.server.http.parts import Parts
-from what_next.server.http.posts import Post
-from what_next.server.http.problems import RETRY, Problem, internal, problem_of
+from what_next.server.http.posts import HEADER, Asking, Post, Sent
+from what_next.server.http.problems import RETRY, Problem, internal, invalid, problem_of
+from what_next.server.http.protocol import Line
 
 MOST = 2048
 """Requests under way at once; more are asked to come again."""
@@ -46,7 +50,10 @@ class Gone(Exception):
 class Turn:
     """One request on its way."""
 
-    __slots__ = ("caller", "held", "key", "length", "reading", "route", "scope", "send", "status", "user")
+    __slots__ = (
+        "asking", "caller", "held", "key", "length", "line", "once", "reading", "route", "scope", "send", "status",
+        "user",
+    )  # fmt: skip
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.scope, self.send = scope, send
@@ -54,6 +61,9 @@ class Turn:
         self.caller = ""
         self.key: str | None = None
         self.user: str | None = None
+        self.once: bytes | None = None
+        self.asking: Asking | None = None
+        self.line: Line | None = scope.get("what_next.line")
 
     async def answer(self, status: int, body: bytes, extra: Mapping[str, str] | None = None) -> None:
         """Sends JSON."""
@@ -107,6 +117,8 @@ class Gate:
         except Exception as error:
             await self._refuse(turn, error)
         finally:
+            if turn.asking is not None and turn.asking.shown and turn.status != 200:
+                self.parts.model.unseen(turn.asking.shown)
             self._under_way -= 1
             self._held -= turn.held
             seconds, method = perf_counter() - start, turn.scope["method"]
@@ -131,9 +143,29 @@ class Gate:
         body = post.body.model_validate_json(await self._body(turn, receive))
         if body.units > 1:
             self._charge(self._rate.more(turn.caller, body.units - 1))
-        sent = await post.answer(self.parts, body)
+        sent = await (self._shown(turn, post, body) if post.asks else post.answer(self.parts, body))
         turn.user = sent.user
         await turn.answer(sent.status, sent.body)
+
+    async def _shown(self, turn: Turn, post: Post, body: Body) -> Sent:
+        """Recommendations, for as long as the client is there; `Gone` where it is not."""
+        line = turn.line or Line()
+        turn.asking = Asking(turn.key or "", _idempotency_key(turn.once))
+        if turn.asking.key is not None:
+            turn.asking.request = hashlib.blake2b(body.model_dump_json().encode(), digest_size=16).hexdigest()
+        line.task = asyncio.current_task()
+        try:
+            sent = await post.answer(self.parts, body, turn.asking)
+        except asyncio.CancelledError:
+            if not line.gone or line.task is None:
+                raise
+            line.task.uncancel()
+            raise Gone from None
+        finally:
+            line.task = None
+        if line.gone:
+            raise Gone
+        return sent
 
     def _admit(self, turn: Turn, post: Post | None) -> None:
         """Raises a `Problem` where the request goes no further."""
@@ -149,6 +181,8 @@ class Gate:
                 kind = value
             elif name == b"content-length":
                 turn.length = int(value[:19]) if value.isdigit() else 0
+            elif name == b"idempotency-key":
+                turn.once = value
         self._know(turn, token, host, post)
         if post is not None:
             if kind.partition(b";")[0].strip().lower() != b"application/json":
@@ -222,6 +256,17 @@ class Gate:
 
     def _too_large(self) -> Problem:
         return Problem(413, f"the body is larger than {self._most:,} bytes", headers={"connection": "close"})
+
+
+def _idempotency_key(value: bytes | None) -> str | None:
+    """The key of a header, which the standard to come puts in quotation marks; a `Problem` where it is none."""
+    if value is None:
+        return None
+    key = value.decode("latin-1").strip()
+    key = key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key
+    if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise invalid([(HEADER, "must hold 1 to 255 printable characters of ASCII")])
+    return key
 
 
 def _unknown(given: bool, starting: bool) -> Problem:

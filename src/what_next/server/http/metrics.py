@@ -86,11 +86,15 @@ class Metrics(Observer):
         """Such a share of the items that were shown is in the second model's answer, too."""
         self._overlap.observe(share)
 
-    def events(self, accepted: int, duplicates: int, unmatched: int) -> None:
-        """Events are in the store; duplicates were there before; some of them all name an answer that does not fit."""
+    def events(self, accepted: int, duplicates: int, unmatched: int, erased: int) -> None:
+        """Events are in the store, were there before, or are from before their user's erasure.
+
+        Some of those that are there name an answer that does not fit.
+        """
         self._events.labels("accepted").inc(accepted)
         self._events.labels("duplicate").inc(duplicates)
         self._events.labels("unmatched").inc(unmatched)
+        self._events.labels("erased").inc(erased)
 
     def feedback(self, accepted: int, duplicates: int, refused: int) -> None:
         """Feedback is in the store, was there before, or was refused."""

@@ -1,27 +1,32 @@
 """The requests with a body: what each takes, what it does, and what it answers."""
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from what_next.server.asks import Answer, Refused
+from what_next.server.asks import IdempotencyKey, Refused
 from what_next.server.http import bodies
 from what_next.server.http.fields import Body, Reply
 from what_next.server.http.parts import Parts, durable
-from what_next.server.http.problems import Problem, invalid, problem_of
+from what_next.server.http.problems import CODES, Problem, conflict, invalid, problem_of
 from what_next.server.store.writes import (
     AddEvents,
     AddFeedback,
     AddItems,
+    AnsweredBefore,
+    Conflict,
     FeedbackAdded,
+    MarkShown,
     NotShown,
     Unfit,
     UnknownRecommendation,
 )
 
+HEADER = "Idempotency-Key"
 DUMP = orjson.OPT_SERIALIZE_NUMPY
 FIELDS = {"user": "user_id", "temperature": "explore.temperature", "epsilon": "explore.epsilon"}
 """What the engine calls a field, where the body calls it otherwise."""
@@ -43,7 +48,31 @@ class Sent:
     user: str | None = None
 
 
-Handler = Callable[[Parts, Any], Awaitable[Sent]]
+@dataclass
+class Asking:
+    """What a request for recommendations brings besides its body.
+
+    Attributes:
+        caller: the name of the key, or nothing. key: of the header Idempotency-Key, where there is one.
+        request: a hash of its body.
+        shown: ids of the answers that go out with it.
+    """
+
+    caller: str
+    key: str | None
+    request: str = ""
+    shown: list[str] = field(default_factory=list)
+
+    def once(self, place: int) -> IdempotencyKey | None:
+        """What the question at some place of it is answered once for; None: it need not be."""
+        if self.key is None:
+            return None
+        told = "\0".join((self.caller, self.key, str(place)))
+        return IdempotencyKey(hashlib.blake2b(told.encode(), digest_size=16).hexdigest(), self.request)
+
+
+Handler = Callable[..., Awaitable[Sent]]
+"""Takes parts and body, and an `Asking` where the request is for recommendations."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +84,7 @@ class Post:
         body, reply: what is taken, and what is answered with `status`.
         answer: does it.
         name: of the operation; `about`: what it does, the first line is a summary.
+        asks: whether it is for recommendations: of no use to a client that hung up, and answered once for a key.
         refuses: the statuses of its own, and when; those that any request may meet go without saying.
         examples: a body by name.
         answered: an example of an answer.
@@ -70,35 +100,41 @@ class Post:
     about: str
     examples: Mapping[str, dict[str, Any]]
     answered: dict[str, Any]
+    asks: bool = False
     refuses: Mapping[int, str] = field(default_factory=dict)
 
 
-async def recommend(parts: Parts, question: bodies.Question) -> Sent:
+async def recommend(parts: Parts, question: bodies.Question, asking: Asking) -> Sent:
     """Recommend items to a user, after a history, or both.
 
     With both, the history is what the answer goes by, and the recommendation is noted under the user's name. A user
     without events and without a history is answered with popular items, and `fallback` says so. A recommendation is
-    answered only when it is noted durably, with the exact chance of each choice.
+    answered only when it is noted durably, with the exact chance of each choice. The same question with the same
+    Idempotency-Key gets the first answer again for a day.
     """
-    return Sent(200, orjson.dumps(told(await _asked(parts, question)), option=DUMP), question.user_id)
+    return Sent(200, await _asked(parts, question, asking, 0), question.user_id)
 
 
-async def recommend_batch(parts: Parts, questions: bodies.Questions) -> Sent:
+async def recommend_batch(parts: Parts, questions: bodies.Questions, asking: Asking) -> Sent:
     """Answer several questions at once.
 
     Each is answered for itself, in the order of the questions: with an answer, or with an error where it cannot be
     answered (such as an attribute that is not known). A batch with a question that cannot be read (a field that is
     missing, unknown or of another type) is refused whole: 422, which names the field.
     """
-    answers = await asyncio.gather(*(_one_of_many(parts, one) for one in questions.requests))
+    asked = [_one_of_many(parts, one, asking, place) for place, one in enumerate(questions.requests)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)  # where one fails, the others are not shown either
+    if (error := next((one for one in answers if isinstance(one, BaseException)), None)) is not None:
+        raise error
     return Sent(200, orjson.dumps({"answers": answers}, option=DUMP))
 
 
 async def add_event(parts: Parts, event: bodies.Event) -> Sent:
     """Keep an event.
 
-    Answered only when it is durable. What was not acknowledged may be sent again: an event whose id is there already
-    changes nothing, and counts as a duplicate. An event whose `recommendation_id` is not known, did not show the item
+    Answered only when it is durable. What was not acknowledged may be sent again: an event that is there already
+    changes nothing, and counts as a duplicate; another one under its id is refused. One from before the erasure of its
+    user is not kept, and named in `erased`. An event whose `recommendation_id` is not known, did not show the item
     or was for another user is kept, and named in `unmatched`: it is no feedback.
     """
     return await _keep(parts, (event,), event.user_id)
@@ -116,12 +152,12 @@ async def add_feedback(parts: Parts, feedback: bodies.Feedback) -> Sent:
     """Tell what an item of a recommendation was worth.
 
     May come late, more than once and out of order. The reward of an item is that of the feedback with the latest
-    timestamp, and among equal ones of the latest arrival; an older one that comes late replaces nothing; an id that is
-    there already changes nothing.
+    timestamp, and among equal ones of the latest arrival; an older one that comes late replaces nothing. Feedback that
+    is sent again changes nothing; other feedback under its id is refused.
     """
     try:
         kept: FeedbackAdded = await durable(parts.writes.submit(AddFeedback((feedback.row,))))
-    except (UnknownRecommendation, NotShown, Unfit) as error:
+    except (UnknownRecommendation, NotShown, Unfit, Conflict) as error:
         parts.metrics.feedback(0, 0, 1)
         raise _refusal(error) from None
     parts.metrics.feedback(kept.accepted, kept.duplicates, 0)
@@ -137,10 +173,9 @@ async def add_feedbacks(parts: Parts, batch: bodies.Feedbacks) -> Sent:
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
     kept, refused = [one for one in outcomes if isinstance(one, FeedbackAdded)], []
     for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, UnknownRecommendation | NotShown | Unfit):
+        if isinstance(outcome, UnknownRecommendation | NotShown | Unfit | Conflict):
             problem = _refusal(outcome)
-            code = "not_found" if problem.status == 404 else "invalid"
-            refused.append({"index": index, "code": code, "message": problem.message})
+            refused.append({"index": index, "code": CODES[problem.status], "message": problem.message})
         elif isinstance(outcome, BaseException):
             raise outcome  # the whole batch may be sent again: what was kept is a duplicate then
     accepted, duplicates = sum(one.accepted for one in kept), sum(one.duplicates for one in kept)
@@ -156,46 +191,69 @@ async def add_item(parts: Parts, item: bodies.Item) -> Sent:
     as this is answered; another process on the same store takes it up within seconds, and so does this one if the store
     goes away just then.
     """
+    await parts.run(parts.model.check_item, item.attributes)
+    return await _grown(parts, (item,))
+
+
+async def add_items(parts: Parts, batch: bodies.Items) -> Sent:
+    """Add or change several items: all of them, or none.
+
+    Each is as one alone; the last one of an id counts. Much faster than one by one.
+    """
+    await parts.run(_check_all, parts, batch)
+    return await _grown(parts, tuple(batch.items))
+
+
+def _check_all(parts: Parts, batch: bodies.Items) -> None:
+    for place, item in enumerate(batch.items):
+        parts.model.check_item(item.attributes, f"items.{place}.attributes")
+
+
+async def _grown(parts: Parts, items: tuple[bodies.Item, ...]) -> Sent:
+    """Keep items, and have them recommended."""
     engine = parts.model
-    await parts.run(engine.check_item, item.attributes)
-    held = not engine.unknown([item.item_id])  # of the training, of which the store does not know
-    kept = await durable(parts.writes.submit(AddItems((item.row,))))
+    held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
+    kept = await durable(parts.writes.submit(AddItems(tuple([item.row for item in items]))))
     try:
         await parts.run(engine.grow)
-    except Exception as error:  # it is kept, and the engine looks for new items every second
+    except Exception as error:  # they are kept, and the engine looks for new items every second
         parts.log.error(error, "/v1/items")
-    return Sent(201, orjson.dumps({"accepted": kept.accepted, "replaced": max(kept.replaced, int(held))}))
+    return Sent(201, orjson.dumps({"accepted": kept.accepted, "replaced": max(kept.replaced, held)}))
 
 
-def told(answer: Answer) -> dict[str, Any]:
-    """An answer as clients read it."""
-    columns = zip(answer.ids, answer.titles, answer.scores, answer.propensities, answer.reasons, strict=True)
-    return {
-        "recommendation_id": answer.recommendation_id,
-        "user_id": answer.user,
-        "items": [
-            {"item_id": item, "title": title, "score": score, "propensity": propensity, "reason": reason}
-            for item, title, score, propensity, reason in columns
-        ],
-        "model": {"version": answer.version, "role": answer.role},
-        "policy": answer.policy,
-        "fallback": answer.fallback,
-        "unknown": answer.unknown,
-        "known_events": answer.known_events,
-        "spread": answer.spread,
-    }
-
-
-async def _asked(parts: Parts, question: bodies.Question) -> Answer:
+async def _asked(parts: Parts, question: bodies.Question, asking: Asking, place: int) -> bytes:
+    """The answer in JSON: the first one, where the request has a key and was answered before."""
+    once = asking.once(place)
+    if once is not None and (found := await _again(parts, once, asking)) is not None:
+        return found
     try:
-        return await parts.model.recommend(question.ask)
+        answer = await parts.model.recommend(question.ask._replace(once=once))
     except Refused as error:
         raise Refused(FIELDS.get(error.field, error.field), error.reason) from None
+    except AnsweredBefore:
+        if once is None or (found := await _again(parts, once, asking)) is None:  # whom it was for was erased
+            raise
+        return found
+    asking.shown.append(answer.recommendation_id)
+    return orjson.dumps(answer.content, option=DUMP)
 
 
-async def _one_of_many(parts: Parts, question: bodies.Question) -> dict[str, Any]:
+async def _again(parts: Parts, once: IdempotencyKey, asking: Asking) -> bytes | None:
+    """What was answered to a key; None: nothing yet."""
+    kept = await parts.run(parts.reads.response, once.key)
+    if kept is None:
+        return None
+    if kept.request != once.request:
+        raise invalid([(HEADER, "came with another request before; give each request a key of its own")])
+    asking.shown.append(kept.recommendation_id)
+    if not kept.shown:  # whoever asked first had hung up
+        await durable(parts.writes.submit(MarkShown((kept.recommendation_id,), True)))
+    return kept.body.encode()
+
+
+async def _one_of_many(parts: Parts, question: bodies.Question, asking: Asking, place: int) -> Any:
     try:
-        return told(await _asked(parts, question))
+        return orjson.Fragment(await _asked(parts, question, asking, place))
     except Refused as error:
         problem = problem_of(error)
         assert problem is not None
@@ -206,20 +264,23 @@ async def _keep(parts: Parts, events: tuple[bodies.Event, ...], user: str | None
     writer, engine = parts.writes, parts.model
     try:
         kept = await durable(writer.submit(AddEvents(tuple([event.row for event in events]))))
-    except Unfit as error:
+    except (Unfit, Conflict) as error:
         raise _refusal(error, several) from None
-    parts.metrics.events(kept.accepted, kept.duplicates, len(kept.unmatched))
+    parts.metrics.events(kept.accepted, kept.duplicates, len(kept.unmatched), len(kept.erased))
     told = {
         "accepted": kept.accepted,
         "duplicates": kept.duplicates,
         "unknown_items": engine.unknown([event.item_id for event in events]),
         "unmatched": kept.unmatched,
+        "erased": kept.erased,
     }
     return Sent(201, orjson.dumps(told), user)
 
 
-def _refusal(error: UnknownRecommendation | NotShown | Unfit, several: str = "") -> Problem:
+def _refusal(error: UnknownRecommendation | NotShown | Unfit | Conflict, several: str = "") -> Problem:
     """Why something is not kept; `several` names the list that it stands in."""
+    if isinstance(error, Conflict):
+        return conflict(f"{several}.{error.place}.{error.field}" if several else error.field, error.reason)
     if isinstance(error, Unfit):
         field = STORED.get(error.field, error.field)
         return invalid([(f"{several}.{error.place}.{field}" if several else field, error.reason)])

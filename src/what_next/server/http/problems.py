@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from what_next.errors import CatalogueError, StoreUnavailable
 from what_next.server.asks import Refused, Stopping
-from what_next.server.store.writes import Unfit
+from what_next.server.store.writes import AnsweredBefore, Unfit, Withdrawn
 
 FIELDS = 20
 """A body with more mistakes than this is told of the first ones."""
@@ -24,6 +24,7 @@ CODES = {
     404: "not_found",
     405: "method_not_allowed",
     408: "slow_request",
+    409: "conflict",
     413: "too_large",
     415: "not_json",
     422: "invalid",
@@ -99,6 +100,8 @@ def problem_of(error: Exception) -> Problem | None:
         return Problem(503, str(error), headers=RETRY)
     if isinstance(error, StoreUnavailable):
         return store_away()
+    if isinstance(error, Withdrawn | AnsweredBefore):
+        return Problem(503, "what was to be answered changed meanwhile; ask again", headers=RETRY)
     if isinstance(error, Unfit):
         return invalid([(SENT.get(error.field, error.field), error.reason)])
     if isinstance(error, CatalogueError):
@@ -106,6 +109,11 @@ def problem_of(error: Exception) -> Problem | None:
     if isinstance(error, TimeoutError):
         return Problem(504, "no answer within the time that a request may take; try again", headers=RETRY)
     return None
+
+
+def conflict(field: str, reason: str) -> Problem:
+    """What was sent does not go with what is there."""
+    return Problem(409, f"{field}: {reason}", ((field, reason),))
 
 
 def invalid(fields: Sequence[tuple[str, str]]) -> Problem:

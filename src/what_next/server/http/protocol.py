@@ -45,6 +45,19 @@ class Together:
         self._transport.close()
 
 
+class Line:
+    """Whether a client is still there; `task` is of the request that is of no use without it."""
+
+    gone = False
+    task: asyncio.Task[Any] | None = None
+
+    def lost(self) -> None:
+        """The client hung up."""
+        self.gone = True
+        if self.task is not None:
+            self.task.cancel()
+
+
 class Bounded(HttpToolsProtocol):
     """Closes a connection whose headers do not end, or do not come; the parser itself has no bound.
 
@@ -57,7 +70,7 @@ class Bounded(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
-        self._together = Together(transport)
+        self._together, self._line = Together(transport), Line()
         super().connection_made(self._together)  # type: ignore[arg-type]
         self._late = self.loop.call_later(SILENCE, transport.close)
 
@@ -76,6 +89,7 @@ class Bounded(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request, which may have come with the end of the one before."""
         super().on_message_begin()
+        self.scope["what_next.line"] = self._line  # type: ignore[typeddict-unknown-key]
         self._size = self._size or 1
 
     def on_headers_complete(self) -> None:
@@ -100,4 +114,5 @@ class Bounded(HttpToolsProtocol):
         """The client is gone."""
         if self._late is not None:
             self._late.cancel()
+        self._line.lost()
         super().connection_lost(exc)

@@ -94,6 +94,16 @@ async def similar_items(request: Request, item_id: InPath, several: Annotated[Se
     return _sent({"items": await parts.run(parts.model.similar, item_id, several.k)})
 
 
+@router.delete("/items/{item_id}", response_model=replies.ItemWithdrawn, operation_id="withdrawItem")
+async def withdraw_item(request: Request, item_id: InPath) -> Response:
+    """Withdraw an item: it stays in histories, and no answer holds it any more, in any process on the store.
+
+    It is back when it is put again (`POST /v1/items`).
+    """
+    parts = _parts(request)
+    return _sent({"withdrawn": int(await parts.run(parts.model.withdraw, item_id))})
+
+
 @router.get("/users", response_model=replies.Users, operation_id="searchUsers")
 async def search_users(request: Request, search: Annotated[Search, Query()]) -> Response:
     """List ids of users that have events and whose id begins with the query."""

@@ -89,26 +89,27 @@ class EventsKept(Reply):
     """What came of events."""
 
     accepted: int = Field(ge=0, description="new ones, now durable")
-    duplicates: int = Field(ge=0, description="whose event_id was there before; they change nothing")
+    duplicates: int = Field(ge=0, description="that were there before; they change nothing")
     unknown_items: list[str] = Field(description="items that the catalogue does not hold; their events are kept too")
     unmatched: list[str] = Field(
         description="event_ids whose recommendation_id is not known, did not show the item, or was for another user; "
         "these events are kept too, and are no feedback"
     )
+    erased: list[str] = Field(description="event_ids from before their user was erased; these are not kept")
 
 
 class FeedbackKept(Reply):
     """What came of feedback."""
 
     accepted: int = Field(ge=0)
-    duplicates: int = Field(ge=0, description="whose feedback_id was there before; they change nothing")
+    duplicates: int = Field(ge=0, description="that was there before; it changes nothing")
 
 
 class RefusedFeedback(Reply):
     """Feedback of a batch that was not kept."""
 
     index: int = Field(ge=0, description="its place in the batch, from 0")
-    code: Literal["not_found", "invalid"]
+    code: Literal["not_found", "invalid", "conflict"]
     message: str
 
 
@@ -138,11 +139,17 @@ class SimilarItems(Reply):
     items: list[Similar]
 
 
-class ItemKept(Reply):
-    """The item can be recommended from now on."""
+class ItemsKept(Reply):
+    """The items can be recommended from now on."""
 
-    accepted: int
-    replaced: int = Field(description="1 where the catalogue held this id before, of the training or added")
+    accepted: int = Field(description="how many different ones")
+    replaced: int = Field(description="of them, those whose id the catalogue held before, of the training or added")
+
+
+class ItemWithdrawn(Reply):
+    """The item is recommended no longer."""
+
+    withdrawn: int = Field(description="1; 0 where it was withdrawn before")
 
 
 class Users(Reply):
@@ -213,6 +220,7 @@ class Model(Reply):
     trained_on: int = Field(description="histories that it was trained on")
     items: int
     left_out: int = Field(description="items that were added, and that it cannot take: they have other attributes")
+    withdrawn: int = Field(description="items that it knows, and does not recommend")
     attributes: list[str]
     metrics: dict[str, Any] | None
     search: Literal["exact", "approximate"]

@@ -29,7 +29,9 @@ ANSWER: dict[str, Any] = {
     "known_events": 42,
     "spread": 1.31,
 }
-KEPT = {"accepted": 1, "duplicates": 0, "unknown_items": [], "unmatched": []}
+KEPT = {"accepted": 1, "duplicates": 0, "unknown_items": [], "unmatched": [], "erased": []}
+SONG = {"item_id": "i1001", "title": "So What", "attributes": {"energy": 0.3, "tempo": 136.0}}
+OTHER = "there is another one under this id"
 
 POSTS = {
     post.path: post
@@ -55,6 +57,7 @@ POSTS = {
                 },
             },
             answered=ANSWER,
+            asks=True,
         ),
         Post(
             path="/v1/recommendations/batch",
@@ -67,6 +70,7 @@ POSTS = {
             about=do.recommend_batch.__doc__ or "",
             examples={"two": {"requests": [QUESTION, {"history": ["i1"], "policy": "popular"}]}},
             answered={"answers": [ANSWER]},
+            asks=True,
         ),
         Post(
             path="/v1/events",
@@ -79,6 +83,7 @@ POSTS = {
             about=do.add_event.__doc__ or "",
             examples={"play": EVENT},
             answered=KEPT,
+            refuses={409: OTHER},
         ),
         Post(
             path="/v1/events/batch",
@@ -91,6 +96,7 @@ POSTS = {
             about=do.add_events.__doc__ or "",
             examples={"two": {"events": [EVENT, {**EVENT, "event_id": "web-7f3a93", "event": "skip", "reward": None}]}},
             answered={**KEPT, "accepted": 2},
+            refuses={409: OTHER},
         ),
         Post(
             path="/v1/feedback",
@@ -103,7 +109,7 @@ POSTS = {
             about=do.add_feedback.__doc__ or "",
             examples={"liked": FEEDBACK},
             answered={"accepted": 1, "duplicates": 0},
-            refuses={404: "the recommendation is not known"},
+            refuses={404: "the recommendation is not known", 409: OTHER},
         ),
         Post(
             path="/v1/feedback/batch",
@@ -121,13 +127,25 @@ POSTS = {
             path="/v1/items",
             role=ADMIN,
             body=bodies.Item,
-            reply=replies.ItemKept,
+            reply=replies.ItemsKept,
             status=201,
             answer=do.add_item,
             name="addItem",
             about=do.add_item.__doc__ or "",
-            examples={"song": {"item_id": "i1001", "title": "So What", "attributes": {"energy": 0.3, "tempo": 136.0}}},
+            examples={"song": SONG},
             answered={"accepted": 1, "replaced": 0},
+        ),
+        Post(
+            path="/v1/items/batch",
+            role=ADMIN,
+            body=bodies.Items,
+            reply=replies.ItemsKept,
+            status=201,
+            answer=do.add_items,
+            name="addItems",
+            about=do.add_items.__doc__ or "",
+            examples={"two": {"items": [SONG, {**SONG, "item_id": "i1002", "title": "Blue in Green"}]}},
+            answered={"accepted": 2, "replaced": 0},
         ),
     )
 }

@@ -3,7 +3,15 @@
 from what_next.server.store import export as export
 from what_next.server.store.episode import Episode
 from what_next.server.store.place import store_of
-from what_next.server.store.rows import Deployment, Head, Key, StoredEvent, StoredImpression, StoredItem
+from what_next.server.store.rows import (
+    Deployment,
+    Head,
+    Key,
+    StoredEvent,
+    StoredImpression,
+    StoredItem,
+    Withdrawal,
+)
 from what_next.server.store.store import Store, now
 from what_next.server.store.writer import Writer
 from what_next.server.store.writes import (
@@ -11,6 +19,8 @@ from what_next.server.store.writes import (
     AddFeedback,
     AddImpression,
     AddItems,
+    AnsweredBefore,
+    Conflict,
     Deploy,
     Erased,
     EraseUser,
@@ -20,10 +30,14 @@ from what_next.server.store.writes import (
     FeedbackRow,
     ItemRow,
     ItemsAdded,
+    KeptResponse,
+    MarkShown,
     NotShown,
     Outcome,
     Unfit,
     UnknownRecommendation,
+    WithdrawItem,
+    Withdrawn,
     Write,
 )
 
@@ -32,6 +46,8 @@ __all__ = [
     "AddFeedback",
     "AddImpression",
     "AddItems",
+    "AnsweredBefore",
+    "Conflict",
     "Deploy",
     "Deployment",
     "Episode",
@@ -44,7 +60,9 @@ __all__ = [
     "Head",
     "ItemRow",
     "ItemsAdded",
+    "KeptResponse",
     "Key",
+    "MarkShown",
     "NotShown",
     "Outcome",
     "Store",
@@ -53,6 +71,9 @@ __all__ = [
     "StoredItem",
     "Unfit",
     "UnknownRecommendation",
+    "WithdrawItem",
+    "Withdrawal",
+    "Withdrawn",
     "Write",
     "Writer",
     "now",

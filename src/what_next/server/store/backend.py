@@ -139,6 +139,12 @@ class Backend:
         self.reader.dispose()
 
 
+def alone(backend: Backend, link: Link, table: str, mode: str = "SHARE ROW EXCLUSIVE") -> None:
+    """Let no other process number rows of a table: a reader must not see a number before those below it."""
+    if not backend.sqlite:  # there, whoever writes is alone
+        link.execute(f"LOCK TABLE {table} IN {mode} MODE")
+
+
 def quoted(name: str) -> str:
     """A column's name in SQL; `user` is a word of PostgreSQL's own."""
     return f'"{name}"'

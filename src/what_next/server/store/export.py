@@ -1,7 +1,7 @@
 """The log as a data set: what people did, and what was decided for them, with which chance, and what it brought."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from what_next.data import Catalogue
 from what_next.data.files import write_together
 from what_next.data.ids import as_ids
 from what_next.data.importer import FORMATS, beside
-from what_next.data.service_log import ADDED, DECISION, EVENT, context_of
+from what_next.data.service_log import ADDED, DECISION, EVENT, WITHDRAWALS, context_of
 from what_next.errors import DataError
 from what_next.server.store.paging import Progress, pages, users_of
 from what_next.server.store.rewards import rewards_of
+from what_next.server.store.rows import Withdrawal
 from what_next.server.store.store import Store
 
 ANONYMOUS = "anonymous:"
@@ -29,7 +30,7 @@ COLUMNS: dict[str, Any] = {
 IMPRESSION = {
     "number": pl.Int64, "recommendation_id": pl.String, "user_id": pl.String, "time": pl.Int64, "version": pl.String,
     "policy": pl.String, "explore": pl.String, "history": pl.String, "known": pl.Int64, "items": pl.String,
-    "propensities": pl.String,
+    "propensities": pl.String, "withdrawn": pl.Int64,
 }  # fmt: skip
 EVENTS = {
     "user": pl.Int64, "number": pl.Int64, "item_id": pl.String, "kind": pl.String, "time": pl.Int64,
@@ -44,12 +45,14 @@ class Exported:
     Attributes:
         log: events by user, time and number; then decisions by user, time and place.
         items: the item table; `added`: how many at its end the store has, and not the catalogue.
+        withdrawals: every change of the withdrawn items, in order.
         notes: what people should know.
     """
 
     log: pl.DataFrame
     items: pl.DataFrame
     added: int
+    withdrawals: list[Withdrawal]
     notes: list[str]
 
     @property
@@ -72,7 +75,12 @@ class Exported:
         catalogue = Catalogue.from_table(self.items).hash()
         write_together(
             frames,
-            {"what_next.format": FORMATS[2], "what_next.catalogue": catalogue, ADDED: str(self.added)},
+            {
+                "what_next.format": FORMATS[2],
+                "what_next.catalogue": catalogue,
+                ADDED: str(self.added),
+                WITHDRAWALS: orjson.dumps([astuple(one) for one in self.withdrawals]).decode(),
+            },
             private=True,  # people's histories, as in the store
         )
         beside(path, "rejected").unlink(missing_ok=True)
@@ -108,7 +116,8 @@ def exported(store: Store, catalogue: Catalogue, *, progress: Progress | None = 
     rows = rows.with_columns(user.alias("user_id"), mine.alias("item_id"), pl.col("event").cast(kinds))
     log = rows.sort(~EVENT, "user_id", "timestamp", "number", "answer", "position", maintain_order=True)
     notes += [*more, *left, *context_of(log.filter(EVENT)["context"])[1]]
-    return Exported(log.select(*COLUMNS), items.with_columns(theirs.alias("item_id")), added, notes)
+    items = items.with_columns(theirs.alias("item_id"))
+    return Exported(log.select(*COLUMNS), items, added, store.withdrawals_after(0), notes)
 
 
 def _happened(store: Store, progress: Progress | None) -> pl.DataFrame:
@@ -164,7 +173,7 @@ def _slates(page: pl.DataFrame) -> pl.DataFrame:
         pl.col("items").alias("item_id"),
         pl.col("propensities").alias("propensity"),
         pl.int_ranges(1, pl.col("items").list.len() + 1, dtype=pl.Int32).alias("position"),
-        *("version", "policy", "known", "history", "seen", "masked", "context"),
+        *("version", "policy", "known", "history", "seen", "masked", "withdrawn", "context"),
     ).explode("item_id", "propensity", "position")
 
 

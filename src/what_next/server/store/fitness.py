@@ -13,6 +13,7 @@ from what_next.server.store.writes import (
     FeedbackRow,
     ItemRow,
     Unfit,
+    WithdrawItem,
     Write,
 )
 
@@ -42,6 +43,8 @@ def unfit(write: Write, now: int) -> Unfit | None:
                 _item(place, item)
         elif isinstance(write, EraseUser):
             _user(0, write.user_id)
+        elif isinstance(write, WithdrawItem):
+            _text(0, "item_id", write.item_id)
     except Unfit as found:
         return found
     return None

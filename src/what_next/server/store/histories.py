@@ -2,16 +2,20 @@
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import orjson
 
 from what_next.errors import StoreError
 from what_next.server.store import tables
 from what_next.server.store.backend import Backend, Link
-from what_next.server.store.writes import AddEvents, EventRow, EventsAdded
+from what_next.server.store.erasures import Erasures
+from what_next.server.store.writes import AddEvents, Conflict, EventRow, EventsAdded
 
 ATTEMPTS = 20
 """How often something is tried that other processes get in the way of, one after the other."""
+Content = tuple[int, str, str, float | None, Any, str | None, int | None]
+"""What the client told of an event: its user's key, item, kind, reward, context, answer and time."""
 
 
 class Account:
@@ -43,31 +47,43 @@ class Histories:
 
     def __init__(self, backend: Backend, link: Link, now: int) -> None:
         self.backend, self.link, self.now = backend, link, now
+        self.erasures = Erasures(backend, link, now)
 
-    def add(self, writes: Sequence[AddEvents]) -> list[EventsAdded]:
+    def add(self, writes: Sequence[AddEvents]) -> list[EventsAdded | Conflict]:
         """Events, each once; numbers are taken while the users' rows are locked."""
-        owners: dict[str, int] = {}
-        rows: list[EventRow] = []
-        for place, write in enumerate(writes):
-            for row in write.events:
-                if owners.setdefault(row.event_id, place) == place:
-                    rows.append(row)
+        rows = [row for write in writes for row in write.events]
         accounts = self.accounts({row.user_id for row in rows})
-        known = self._known(list(owners))
-        accepted = self._insert(rows, owners, known, accounts)
-        counts = [0] * len(writes)
-        for event_id in accepted:
-            counts[owners[event_id]] += 1
-        return [EventsAdded(count, len(write.events) - count) for count, write in zip(counts, writes, strict=True)]
+        late, known = self.erasures.late(rows), self._known([row.event_id for row in rows])
+        new: dict[str, EventRow] = {}
+        results: list[EventsAdded | Conflict] = []
+        for write in writes:
+            mine: dict[str, EventRow] = {}
+            erased: list[str] = []
+            conflict = None
+            for place, row in enumerate(write.events):
+                if late is not None and late(row):
+                    erased.append(row.event_id)
+                elif (held := known.get(row.event_id)) is not None:
+                    conflict = conflict or _differs(place, held != _content(row, accounts[row.user_id].key, held[-1]))
+                elif (first := mine.get(row.event_id) or new.get(row.event_id)) is None:
+                    mine[row.event_id] = row
+                else:
+                    differs = _content(first, 0, first.time) != _content(row, 0, first.time)
+                    conflict = conflict or _differs(place, differs or first.user_id != row.user_id)
+            if conflict is None:
+                new |= mine
+                duplicates = len(write.events) - len(mine) - len(erased)
+                results.append(EventsAdded(len(mine), duplicates, erased=tuple(erased)))
+            else:
+                results.append(conflict)
+        self._insert(new.values(), accounts)
+        if late is not None:
+            self._forget(accounts)
+        return results
 
-    def _insert(
-        self, rows: list[EventRow], owners: dict[str, int], known: set[str], accounts: dict[str, Account]
-    ) -> set[str]:
-        taken, values, changed = set[str](), [], dict[str, Account]()
+    def _insert(self, rows: Iterable[EventRow], accounts: dict[str, Account]) -> None:
+        values, changed = [], dict[str, Account]()
         for row in rows:
-            if row.event_id in known or row.event_id in taken:
-                continue
-            taken.add(row.event_id)
             changed[row.user_id] = account = accounts[row.user_id]
             number, time = account.take(row.time, self.now)
             context = None if row.context is None else orjson.dumps(dict(row.context)).decode()
@@ -77,7 +93,11 @@ class Histories:
             )  # fmt: skip
         self.backend.insert(self.link, tables.events, values)
         self._update([(one.last, one.events, one.latest, one.key) for one in changed.values()])
-        return taken
+
+    def _forget(self, accounts: dict[str, Account]) -> None:
+        """Users whose rows were made in vain: the id of whoever was erased does not stay."""
+        empty = self.backend.listed([one.key for one in accounts.values() if not one.last])
+        self.link.execute(f"DELETE FROM users WHERE key {self.backend.among()} AND last = 0", (empty,))
 
     def _update(self, values: list[tuple[int, int, int | None, int]]) -> None:
         if not values:
@@ -92,9 +112,17 @@ class Histories:
         )
         self.link.execute(changed, tuple(map(list, zip(*values, strict=True))))
 
-    def _known(self, event_ids: list[str]) -> set[str]:
-        sql = f"SELECT event_id FROM events WHERE event_id {self.backend.among()}"
-        return {one for (one,) in self.link.execute(sql, (self.backend.listed(event_ids),)).fetchall()}
+    def _known(self, event_ids: list[str]) -> dict[str, Content]:
+        """What the store holds under some ids."""
+        sql = (
+            'SELECT event_id, "user", item_id, kind, reward, context, recommendation_id, time FROM events '
+            f"WHERE event_id {self.backend.among()}"
+        )
+        found = self.link.execute(sql, (self.backend.listed(event_ids),)).fetchall()
+        return {
+            event: (user, item, kind, reward, context and orjson.loads(context), answer, time)
+            for event, user, item, kind, reward, context, answer, time in found
+        }
 
     def accounts(self, user_ids: Iterable[str]) -> dict[str, Account]:
         """The rows of users, made where there are none, and locked in the order of their ids."""
@@ -121,10 +149,26 @@ class Histories:
 
     def erase(self, user_id: str) -> int | None:
         """Remove a user with all events; returns how many there were, None: the user was not known."""
+        if not self.backend.sqlite:  # whoever writes for a user who is not known waits for the end of this, too
+            self.accounts([user_id])
         account = self._accounts([user_id], "" if self.backend.sqlite else " FOR UPDATE").get(user_id)
-        if account is None:
-            return None
-        mark = self.backend.mark
-        gone: int = self.link.execute(f'DELETE FROM events WHERE "user" = {mark}', (account.key,)).rowcount
-        self.link.execute(f"DELETE FROM users WHERE key = {mark}", (account.key,))
+        mark, gone = self.backend.mark, None
+        timeless: list[str] = []
+        if account is not None:
+            own = f'SELECT event_id FROM events WHERE "user" = {mark} AND time >= arrived'
+            timeless = [one for (one,) in self.link.execute(own, (account.key,)).fetchall()]
+            gone = self.link.execute(f'DELETE FROM events WHERE "user" = {mark}', (account.key,)).rowcount
+            self.link.execute(f"DELETE FROM users WHERE key = {mark}", (account.key,))
+        self.erasures.note(user_id, timeless)
         return gone
+
+
+def _content(row: EventRow, user: int, time: int | None) -> Content:
+    """What a row would be in the store; without a time it is that of any other."""
+    context = None if row.context is None else dict(row.context)
+    told = time if row.time is None else row.time
+    return user, row.item_id, row.kind, row.reward, context, row.recommendation_id, told
+
+
+def _differs(place: int, differs: bool) -> Conflict | None:
+    return Conflict(place, "event_id") if differs else None

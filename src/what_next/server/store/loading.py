@@ -20,8 +20,8 @@ Progress = Callable[[int, int], None]
 Clock = Callable[[], int]
 CHUNK = 50_000
 """Events of one transaction, about: some tenths of a second, in which other writers wait."""
-LOADING, LOADED, LEFT_OUT = "loading", "loaded", "left out: "
-"""What is remembered: how far it went, that it was done, and, until then, the hash of each user who was erased."""
+LOADING, LOADED = "loading", "loaded"
+"""What is remembered: how far it went, and that it was done."""
 
 
 def is_loaded(link: Link) -> bool:
@@ -29,14 +29,9 @@ def is_loaded(link: Link) -> bool:
     return told(link, LOADED) is not None
 
 
-def under_way(backend: Backend, link: Link) -> bool:
-    """Whether a store is being filled; if so, the next chunk waits for the end of the caller's transaction."""
-    return _position(backend, link) is not None and not is_loaded(link)
-
-
-def leave_out(backend: Backend, link: Link, user_id: str) -> None:
-    """Keep a user who is erased from coming back with the next chunk."""
-    note_once(backend, link, LEFT_OUT + _digest(user_id), "")
+def hold(backend: Backend, link: Link) -> None:
+    """Where a store is being filled, the next chunk waits for the end of the caller's transaction, as that for this."""
+    _position(backend, link)
 
 
 def load(backend: Backend, dataset: Dataset, clock: Clock, progress: Progress) -> int:
@@ -68,10 +63,6 @@ def _position(backend: Backend, link: Link) -> Any:
     return None if found is None else orjson.loads(found)
 
 
-def _digest(user_id: str) -> str:
-    return hashlib.sha256(user_id.encode()).hexdigest()
-
-
 class _Loading:
     """A data set on its way into a store, some users at a time."""
 
@@ -101,7 +92,6 @@ class _Loading:
         note(self.backend, link, LOADING, self._state(end))
         if end == self.dataset.users:
             note(self.backend, link, LOADED, self.hash)
-            link.execute(f"DELETE FROM meta WHERE substr(name, 1, {len(LEFT_OUT)}) = '{LEFT_OUT}'")
 
     def _state(self, users: int) -> str:
         return orjson.dumps({"hash": self.hash, "users": users}).decode()
@@ -114,20 +104,15 @@ class _Loading:
         histories = Histories(self.backend, link, self.clock())
         ids = self.users[start:end]
         there = f"SELECT count(*) FROM users WHERE user_id {self.backend.among()}"
-        gone = self._gone(link, ids)
-        if gone or link.execute(there, (self.backend.listed(ids),)).fetchone()[0]:
-            # A user who is here already has numbers and perhaps these very events.
-            rows = tuple(row for row in self._rows(start, end) if row.user_id not in gone)
-            return end, histories.add([AddEvents(rows)])[0].accepted
+        if histories.erasures.moments(ids) or link.execute(there, (self.backend.listed(ids),)).fetchone()[0]:
+            # A user who is here already has numbers and perhaps these very events; of one who was erased none comes in.
+            outcome = histories.add([AddEvents(tuple(self._rows(start, end)))])[0]
+            if isinstance(outcome, Exception):
+                raise outcome
+            return end, outcome.accepted
         if self.dataset.users:
             self._bulk(link, histories, start, end)
         return end, int(offsets[end] - offsets[start])
-
-    def _gone(self, link: Link, ids: list[str]) -> set[str]:
-        """Those who were erased since the filling began."""
-        sql = f"SELECT name FROM meta WHERE substr(name, 1, {len(LEFT_OUT)}) = '{LEFT_OUT}'"
-        names = {name for (name,) in link.execute(sql).fetchall()}
-        return {one for one in ids if LEFT_OUT + _digest(one) in names} if names else set()
 
     def _bulk(self, link: Link, histories: Histories, start: int, end: int) -> None:
         """Users that are not here yet: their numbers are 1, 2, 3, ..."""

@@ -11,8 +11,10 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from what_next.errors import StoreError
 from what_next.server.store import tables
+from what_next.server.store.answers import KEPT
 from what_next.server.store.backend import Backend
-from what_next.server.store.rows import Deployment, Head, Key, StoredEvent, StoredImpression, StoredItem
+from what_next.server.store.rows import Deployment, Head, Key, StoredEvent, StoredImpression, StoredItem, Withdrawal
+from what_next.server.store.writes import KeptResponse
 
 EVENT = "number, event_id, item_id, kind, time, reward, context, recommendation_id"
 IMPRESSION = (
@@ -102,6 +104,23 @@ class Reading:
         chosen = select(tables.items).where(tables.items.c.number > number).order_by(tables.items.c.number)
         rows = self._select(chosen)
         return [StoredItem(one.number, one.item_id, one.title, orjson.loads(one.attributes)) for one in rows]
+
+    def withdrawals_after(self, number: int) -> list[Withdrawal]:
+        """The changes of the withdrawn items since the one with this number."""
+        sql = f"SELECT number, item_id, withdrawn FROM withdrawals WHERE number > {self.backend.mark} ORDER BY number"
+        return [Withdrawal(last, item, bool(gone)) for last, item, gone in self.fetch(sql, (number,))]
+
+    def response(self, key: str) -> KeptResponse | None:
+        """What a request with an Idempotency-Key (its hash) was answered; None: nothing, or too long ago."""
+        mark = self.backend.mark
+        sql = (
+            "SELECT request, recommendation_id, body, (SELECT shown FROM impressions "
+            "WHERE recommendation_id = one.recommendation_id) "
+            f"FROM idempotency_keys AS one WHERE key = {mark} AND time > {mark}"
+        )
+        for request, answer, body, shown in self.fetch(sql, (key, self.clock() - KEPT)):
+            return KeptResponse(key, request, answer, body, bool(shown))
+        return None
 
     def deployments(self) -> list[Deployment]:
         """All versions that were deployed, oldest first."""

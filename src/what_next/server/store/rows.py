@@ -71,6 +71,15 @@ class StoredItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A change of the withdrawn items: 1, 2, 3, ...; `withdrawn` is False where the item was put again."""
+
+    number: int
+    item_id: str
+    withdrawn: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """A version of the model that answered from `time` (microseconds since 1970 UTC) on."""
 

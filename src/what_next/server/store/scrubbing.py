@@ -2,12 +2,14 @@
 
 import logging
 import secrets
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from what_next.errors import StoreError
+from what_next.errors import StoreError, StoreUnavailable
 from what_next.server.store.backend import Backend, Link
 from what_next.server.store.notes import note, told
 
@@ -20,6 +22,9 @@ EVERY = 3600.0
 """Seconds between two times that the file is built anew, at least, however many people are erased."""
 LOOK = 1.0
 """Seconds between two looks at the mark."""
+AGAIN = 60.0
+"""Seconds until it is tried anew after a failure, twice as long after each further one up to `EVERY`: each try may
+write as much as the store holds."""
 READERS = 500
 """Milliseconds that emptying the write-ahead log waits for readers."""
 
@@ -80,6 +85,7 @@ class Scrubber:
 
     def _scrub(self, link: sqlite3.Connection, marked: str) -> bool:
         if marked != self._built:
+            self._find_room(link)
             link.execute("PRAGMA temp_store = FILE")  # it needs as much room as the store
             link.execute("VACUUM")
             self._built = marked
@@ -89,6 +95,14 @@ class Scrubber:
             return False
         # Where somebody else was erased meanwhile, the mark is another one and stays.
         return link.execute("DELETE FROM meta WHERE name = ? AND value = ?", (ERASED, marked)).rowcount == 1
+
+    def _find_room(self, link: Link) -> None:
+        """Raises a `StoreUnavailable` where the new file has no room: trying would take the last of it from events."""
+        file = Path(self.backend.where)
+        pages, size = (link.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+        needed, free = pages * size, shutil.disk_usage(file.parent).free
+        if free < needed:
+            raise StoreUnavailable(f"{file}: the file cannot be built anew in {free:,} free bytes; it takes {needed:,}")
 
     def interrupt(self) -> None:
         """Break off what runs in another thread; the mark stays."""
@@ -115,14 +129,15 @@ class Scrubbing:
             self._thread.join(0.1)
 
     def _run(self) -> None:
-        silent = False
-        while not self._stop.wait(LOOK):
+        wait = LOOK
+        while not self._stop.wait(wait):
             try:
                 self.scrubber.scrub(EVERY)
-                silent = False
+                wait = LOOK
+                continue
             except StoreError as error:
-                if not silent and not self._stop.is_set():
+                if wait == LOOK and not self._stop.is_set():
                     logger.warning("bytes of erased users are still in the files of the store: %s", error)
-                silent = True
             except Exception:
                 logger.exception("scrubbing the files of the store failed; it is tried anew")
+            wait = min(EVERY, AGAIN if wait == LOOK else 2 * wait)

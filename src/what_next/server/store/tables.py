@@ -67,6 +67,7 @@ impressions = Table(
     Column("propensities", Text, nullable=False),  # JSON
     Column("candidates", Text, nullable=False),
     Column("shown", Boolean, nullable=False),
+    Column("withdrawn", BigInteger, nullable=False, server_default="0"),  # the last change of `withdrawals` it knew
     Index("impressions_of_user", "user_id"),
     sqlite_autoincrement=True,
 )
@@ -93,6 +94,42 @@ items = Table(
     Column("title", Text, nullable=False),
     Column("attributes", Text, nullable=False),  # JSON
 )
+
+# Every change, so that a log tells what an answer could not show. The last one of an item counts.
+withdrawals = Table(
+    "withdrawals",
+    metadata,
+    Column("number", NUMBER, primary_key=True, autoincrement=False),
+    Column("item_id", Text, nullable=False),
+    Column("withdrawn", Boolean, nullable=False),  # no: it was put again
+    Column("time", BigInteger, nullable=False),
+    Index("withdrawals_of_item", "item_id"),
+)
+
+# Answers to requests with an Idempotency-Key, for a while.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("number", NUMBER, primary_key=True, autoincrement=True),
+    Column("key", Text, nullable=False, unique=True),  # a hash, and so is the request
+    Column("request", Text, nullable=False),
+    Column("recommendation_id", Text, nullable=False),
+    Column("user_id", Text),
+    Column("body", Text, nullable=False),  # JSON
+    Column("time", BigInteger, nullable=False),
+    Index("responses_of_user", "user_id"),
+    Index("responses_by_time", "time"),
+    sqlite_autoincrement=True,
+)
+
+# Who was erased last when, and those of their events whose time does not tell that they are from before: keyed hashes.
+erased_users = Table(
+    "erased_users",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("time", BigInteger, nullable=False),
+)
+erased_events = Table("erased_events", metadata, Column("digest", Text, primary_key=True))
 
 deployments = Table(
     "deployments",

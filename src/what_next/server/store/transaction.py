@@ -8,20 +8,23 @@ import orjson
 
 from what_next.server.store import loading, scrubbing, tables
 from what_next.server.store.answers import Answers
-from what_next.server.store.backend import Backend, Link
+from what_next.server.store.backend import Backend, Link, alone
 from what_next.server.store.fitness import unfit
 from what_next.server.store.histories import Histories
+from what_next.server.store.items import Items
 from what_next.server.store.writes import (
     AddEvents,
     AddFeedback,
     AddImpression,
     AddItems,
+    Conflict,
     Deploy,
     Erased,
     EraseUser,
     EventsAdded,
-    ItemsAdded,
+    MarkShown,
     Outcome,
+    WithdrawItem,
     Write,
 )
 
@@ -31,20 +34,23 @@ Results = list[Outcome | Exception]
 class Transaction:
     """What one transaction writes; the caller begins and commits it.
 
-    Locks are taken in one order (users by id, then answers, items, deployments; before all of them an erasure's on the
-    filling of the store), so that two processes seldom wait for one another in a circle; where they do, PostgreSQL ends
-    one of them, which is then tried anew.
+    Locks are taken in one order (users by id, then items, withdrawn ones, answers, deployments; before all of them an
+    erasure's on the filling of the store), so that two processes seldom wait for one another in a circle; where they
+    do, PostgreSQL ends one of them, which is then tried anew.
     """
 
     def __init__(self, backend: Backend, link: Link, now: int) -> None:
         self.backend, self.link, self.now = backend, link, now
         self.histories = Histories(backend, link, now)
         self.answers = Answers(backend, link, now)
+        self.items = Items(backend, link, now)
         self.put: dict[type[Any], Callable[[list[Any]], Sequence[Outcome | Exception]]] = {
             AddEvents: self.add_events,
+            AddItems: self.items.add,
+            WithdrawItem: self.items.withdraw,
             AddImpression: self.answers.add,
+            MarkShown: self.answers.mark_shown,
             AddFeedback: self.answers.add_feedback,
-            AddItems: self.add_items,
             Deploy: self.deploy,
         }
 
@@ -73,15 +79,14 @@ class Transaction:
 
     def erase(self, user_id: str) -> Erased:
         """Remove a person."""
-        if loading.under_way(self.backend, self.link):
-            loading.leave_out(self.backend, self.link, user_id)
+        loading.hold(self.backend, self.link)
         events = self.histories.erase(user_id)
         impressions, feedback = self.answers.erase(user_id)
         if self.backend.sqlite and (events is not None or impressions):
             scrubbing.mark(self.backend, self.link)
         return Erased(events or 0, impressions, feedback)
 
-    def add_events(self, writes: list[AddEvents]) -> list[EventsAdded]:
+    def add_events(self, writes: list[AddEvents]) -> Sequence[EventsAdded | Conflict]:
         """Events; those that name an answer are held against it, and the others cost nothing more."""
         results = self.histories.add(writes)
         named = [[row for row in write.events if row.recommendation_id is not None] for write in writes]
@@ -89,34 +94,15 @@ class Transaction:
             return results
         unmatched = self.answers.unmatched([row for rows in named for row in rows])
         return [
-            replace(one, unmatched=tuple(row.event_id for row in rows if row.event_id in unmatched))
+            replace(one, unmatched=tuple(row.event_id for row in rows if row.event_id in unmatched - {*one.erased}))
+            if isinstance(one, EventsAdded)
+            else one
             for one, rows in zip(results, named, strict=True)
         ]
 
-    def add_items(self, writes: list[AddItems]) -> list[ItemsAdded]:
-        """Items; each has a number above all that there were, so that whoever asks for what is new finds it."""
-        self._alone("items")
-        (last,) = self.link.execute("SELECT coalesce(max(number), 0) FROM items").fetchone()
-        wanted = {row.item_id: row for write in writes for row in write.items}
-        chosen = (self.backend.listed(sorted(wanted)),)
-        there = f"SELECT item_id FROM items WHERE item_id {self.backend.among()}"
-        seen = {one for (one,) in self.link.execute(there, chosen).fetchall()}
-        self.link.execute(f"DELETE FROM items WHERE item_id {self.backend.among()}", chosen)
-        rows = [
-            (number, row.item_id, row.title, _json(dict(row.attributes)))
-            for number, row in enumerate(wanted.values(), last + 1)
-        ]
-        self.backend.insert(self.link, tables.items, rows)
-        results = []
-        for write in writes:
-            ids = {row.item_id for row in write.items}
-            results.append(ItemsAdded(len(ids), len(ids & seen)))
-            seen |= ids
-        return results
-
     def deploy(self, writes: list[Deploy]) -> list[int]:
         """Versions of the model, numbered on; what answers already keeps its number."""
-        self._alone("deployments")
+        alone(self.backend, self.link, "deployments")
         newest = "SELECT number, version FROM deployments ORDER BY number DESC LIMIT 1"
         number, version = self.link.execute(newest).fetchone() or (0, None)
         numbers, rows = list[int](), list[tuple[object, ...]]()
@@ -127,11 +113,6 @@ class Transaction:
             numbers.append(number)
         self.backend.insert(self.link, tables.deployments, rows)
         return numbers
-
-    def _alone(self, table: str) -> None:
-        """Let no other process number rows of a table: a reader must not see a number before those below it."""
-        if not self.backend.sqlite:
-            self.link.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
 
 
 def _json(value: object) -> str:

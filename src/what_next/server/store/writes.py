@@ -14,7 +14,8 @@ class EventRow:
     """Something that a person did with an item.
 
     Attributes:
-        event_id: distinct over all users; a second event with the id of a first changes nothing.
+        event_id: distinct over all users; the same event sent again changes nothing, another one under the id of a
+            first is refused (`Conflict`).
         user_id, item_id: external ids, as text; a user's is not blank.
         kind: play, skip, purchase, rating, ...
         time: microseconds since 1970 UTC, at most a day ahead of the store's clock; None: now, but not before the
@@ -36,7 +37,10 @@ class EventRow:
 
 @dataclass(frozen=True)
 class AddEvents:
-    """Events, of one person or several, in the order of arrival; comes to `EventsAdded`."""
+    """Events, of one person or several, in the order of arrival: all or none. Comes to `EventsAdded`, or `Conflict`.
+
+    Those from before the erasure of their user are passed over.
+    """
 
     events: tuple[EventRow, ...]
 
@@ -46,19 +50,41 @@ class EventsAdded:
     """What came of events.
 
     Attributes:
-        accepted, duplicates: how many are new, and how many were there before (their ids tell).
+        accepted, duplicates: how many are new, and how many were there before, the same.
         unmatched: ids of those that name an answer which is not known, did not show the item, or was for another user;
             they are kept as events, and are no feedback.
+        erased: ids of those from before their user was erased; they are not kept.
     """
 
     accepted: int
     duplicates: int
     unmatched: tuple[str, ...] = ()
+    erased: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KeptResponse:
+    """An answer that is given again to the same request with the same key.
+
+    Attributes:
+        key, request: hashes of the caller's key and of the request.
+        recommendation_id: of the answer; `body`: the answer in JSON.
+        shown: whether anybody saw it, as far as is known.
+    """
+
+    key: str
+    request: str
+    recommendation_id: str
+    body: str
+    shown: bool = True
 
 
 @dataclass(frozen=True)
 class AddImpression:
     """What one question was answered; comes to None. A second one with the same id changes nothing.
+
+    Comes to `Withdrawn` where an item was withdrawn meanwhile, and to `AnsweredBefore` where its `response` has the key
+    of another: then it must not be shown.
 
     Attributes:
         recommendation_id: names it, for feedback.
@@ -72,7 +98,9 @@ class AddImpression:
         known: number of the last event of the user that the answer knew; 0: none.
         items: the item ids, best first; `propensities`: the chance of each, given those before it; None where unknown.
         candidates: hash of what could have been chosen.
-        shown: False for an answer of a model in shadow mode, which nobody saw.
+        shown: False for an answer that nobody saw, as in shadow mode.
+        withdrawn: number of the last change of the withdrawn items that the answer knew; 0: none.
+        response: the answer, where it is to be given again; it is kept a while.
     """
 
     recommendation_id: str
@@ -89,6 +117,16 @@ class AddImpression:
     known: int = 0
     candidates: str = ""
     shown: bool = True
+    withdrawn: int = 0
+    response: KeptResponse | None = None
+
+
+@dataclass(frozen=True)
+class MarkShown:
+    """Whether anybody saw some answers: whoever asked may have hung up, and may ask again. Comes to None."""
+
+    recommendation_ids: tuple[str, ...]
+    shown: bool
 
 
 @dataclass(frozen=True)
@@ -96,7 +134,7 @@ class FeedbackRow:
     """What an item of an answer brought.
 
     Attributes:
-        feedback_id: distinct; a second row with the id of a first changes nothing.
+        feedback_id: distinct; the same row sent again changes nothing, another one under its id is refused.
         recommendation_id, item_id: what was shown.
         reward: in the log's own unit.
         time: microseconds since 1970 UTC, at most a day ahead of the store's clock; None: now, but not before the
@@ -112,7 +150,7 @@ class FeedbackRow:
 
 @dataclass(frozen=True)
 class AddFeedback:
-    """Feedback, all of it or none; comes to `FeedbackAdded`, or to `UnknownRecommendation` or `NotShown`.
+    """Feedback, all of it or none; comes to `FeedbackAdded`, or to `UnknownRecommendation`, `NotShown` or `Conflict`.
 
     An item's reward is that of its feedback with the latest time, and among equal ones of the largest number, which is
     the order of the commits whatever the clock says: what is older and comes late replaces nothing.
@@ -123,7 +161,7 @@ class AddFeedback:
 
 @dataclass(frozen=True)
 class FeedbackAdded:
-    """How many of the rows are new, and how many were there before (their ids tell)."""
+    """How many of the rows are new, and how many were there before, the same."""
 
     accepted: int
     duplicates: int
@@ -145,7 +183,7 @@ class ItemRow:
 
 @dataclass(frozen=True)
 class AddItems:
-    """Items, the last one of each id counts; comes to `ItemsAdded`."""
+    """Items, the last one of each id counts; comes to `ItemsAdded`. Those that were withdrawn are back."""
 
     items: tuple[ItemRow, ...]
 
@@ -159,8 +197,18 @@ class ItemsAdded:
 
 
 @dataclass(frozen=True)
+class WithdrawItem:
+    """An item that no answer holds from then on, until it is put again; comes to whether it was not withdrawn yet."""
+
+    item_id: str
+
+
+@dataclass(frozen=True)
 class EraseUser:
-    """Everything of a person goes: events, impressions, feedback, the id itself; comes to `Erased`."""
+    """Everything of a person goes: events, impressions, feedback, the id itself; comes to `Erased`.
+
+    A keyed hash of the id stays with the moment, so that an event from before it does not bring the person back.
+    """
 
     user_id: str
 
@@ -190,8 +238,8 @@ class Deploy:
     note: Mapping[str, object] = field(default_factory=dict)
 
 
-Write = AddEvents | AddImpression | AddFeedback | AddItems | EraseUser | Deploy
-Outcome = EventsAdded | FeedbackAdded | ItemsAdded | Erased | int | None
+Write = AddEvents | AddImpression | MarkShown | AddFeedback | AddItems | WithdrawItem | EraseUser | Deploy
+Outcome = EventsAdded | FeedbackAdded | ItemsAdded | Erased | bool | int | None
 
 
 class Unfit(StoreError):
@@ -226,3 +274,28 @@ class NotShown(WhatNextError):
             f"item {item_id!r} was not shown in recommendation {recommendation_id!r}; give one of its items"
         )
         self.recommendation_id, self.item_id = recommendation_id, item_id
+
+
+class Conflict(WhatNextError):
+    """An event, or feedback, under the id of another one, which is in the store already and stays as it is.
+
+    Attributes:
+        place: which of the rows of the write, from 0.
+        field: the name of its id; `reason`: what is wrong with it.
+    """
+
+    def __init__(self, place: int, field: str) -> None:
+        self.place, self.field = place, field
+        self.reason = "is that of another one, with other content, which stays; send this one under an id of its own"
+        super().__init__(f"row {place + 1}: {field} {self.reason}")
+
+
+class Withdrawn(WhatNextError):
+    """An answer holds an item that was withdrawn while it was made: it must not be shown; ask again."""
+
+    def __init__(self) -> None:
+        super().__init__("an item of this answer was withdrawn meanwhile; ask again")
+
+
+class AnsweredBefore(WhatNextError):
+    """A request with this key was answered before; that answer holds."""

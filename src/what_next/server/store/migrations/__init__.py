@@ -8,7 +8,7 @@ from sqlalchemy import Connection, exc
 from what_next.errors import StoreError
 from what_next.server.store.backend import BUSY, PAGE, Backend, make_file
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """All versions, oldest first; the files in `versions` are named so."""
 LOCK = 0x5768_4E78
 """Of PostgreSQL's advisory locks the one that a migration holds."""
