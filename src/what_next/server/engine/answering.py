@@ -145,6 +145,10 @@ class Answering:
                 jobs.append(self._job(active, ask, role, entries, heads))
             except Refused as error:
                 jobs.append(error)
+        given = [one for one in jobs if isinstance(one, Job) and one.ask.history and len(one.seen)]
+        replayed = active.served.policy.replays([[Played(int(item)) for item in job.seen] for job in given])
+        for job, session in zip(given, replayed, strict=True):
+            job.session = session
         modelled = [one for one in jobs if isinstance(one, Job) and one.ask.policy == "trained" and not one.fallback]
         choices: dict[int, Choice] = {}
         if modelled:
@@ -171,8 +175,6 @@ class Answering:
             if ask.user is not None and (head := heads.get(ask.user)) is not None:
                 job.key = head.key
             job.seen, job.unknown = active.known(ask.history)
-            if len(job.seen):
-                job.session = active.served.policy.replay([Played(int(item)) for item in job.seen])
         elif ask.user is not None and (entry := entries.get(ask.user)) is not None:
             job.entry, job.session, job.seen = entry, entry.session, entry.session.items
         if ask.policy == "trained" and not len(job.seen):

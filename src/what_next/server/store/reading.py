@@ -62,11 +62,34 @@ class Reading:
             f'SELECT {EVENT} FROM events WHERE "user" = (SELECT key FROM users WHERE user_id = {mark}) '
             f"AND number > {mark} ORDER BY time {way}, number {way} LIMIT {mark}"
         )
-        rows = self.fetch(sql, (user_id, after, 2**62 if limit is None else limit))
-        return [
-            StoredEvent(number, event, item, kind, time, reward, orjson.loads(context) if context else None, answer)
-            for number, event, item, kind, time, reward, context, answer in rows
-        ]
+        return [_event(row) for row in self.fetch(sql, (user_id, after, 2**62 if limit is None else limit))]
+
+    def events_after(self, users: Sequence[tuple[int, int]]) -> dict[int, list[StoredEvent]]:
+        """The events of several users by time, then number, in one query; those without any are left out.
+
+        Args:
+            users: of each the key (see `heads`), and the number that all of theirs are larger than.
+        """
+        columns = ", ".join(f"events.{name}" for name in EVENT.split(", "))
+        if self.backend.sqlite:
+            values: tuple[Any, ...] = (orjson.dumps(users).decode(),)
+            # The cross join says which of the two is gone through first.
+            wanted = (
+                "SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS after FROM json_each(?)) AS wanted "
+                "CROSS JOIN events "
+                'ON events."user" = wanted.key AND events.number > wanted.after'
+            )
+        else:
+            values = tuple(map(list, zip(*users, strict=True))) or ([], [])
+            wanted = (
+                "SELECT * FROM unnest(%s::bigint[], %s::bigint[]) AS pair (key, after)) AS wanted JOIN events "
+                'ON events."user" = wanted.key AND events.number > wanted.after'
+            )
+        sql = f"SELECT wanted.key, {columns} FROM ({wanted} ORDER BY wanted.key, events.time, events.number"
+        found: dict[int, list[StoredEvent]] = {}
+        for key, *row in self.fetch(sql, values):
+            found.setdefault(key, []).append(_event(row))
+        return found
 
     def impressions_of(self, user_id: str) -> list[StoredImpression]:
         """What a user was answered, in the order of arrival."""
@@ -195,6 +218,11 @@ def _fetched(connection: PoolProxiedConnection, sql: str, values: tuple[Any, ...
 
 def _broken(error: BaseException | None) -> bool:
     return bool(getattr(error, "connection_invalidated", False))
+
+
+def _event(row: Sequence[Any]) -> StoredEvent:
+    number, event, item, kind, time, reward, context, answer = row
+    return StoredEvent(number, event, item, kind, time, reward, orjson.loads(context) if context else None, answer)
 
 
 def _impression(row: tuple[Any, ...]) -> StoredImpression:
