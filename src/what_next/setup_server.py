@@ -31,7 +31,10 @@ class Server(Group):
         default="auto", description="serve: whether an API key is needed; auto: on any address but this machine's own"
     )
     deadline: float = Field(
-        default=200.0, gt=0, description="serve: milliseconds that the model has, before popular items are the answer"
+        default=200.0,
+        gt=0,
+        description="serve: milliseconds that a question may wait for the model, which is refused otherwise, and that "
+        "the model then has, before popular items are the answer",
     )
     batch: int = Field(
         default=64, gt=0, le=1024, description="serve: requests that one pass of the model answers, at most"
@@ -63,9 +66,11 @@ class Server(Group):
     rate: int = Field(
         default=1000,
         ge=0,
-        description="serve: requests a second of one caller, at most, each question or event of a batch counted; 0: no "
-        "limit",
+        description="serve: what one caller may ask in a second, at most, by its cost: 1 for a question of ten "
+        "items or an event; 0: no limit",
     )
+    connections: int = Field(default=4096, gt=0, description="serve: connections that are open at once, at most")
+    loading: float = Field(default=300.0, gt=0, description="serve: seconds that a version may take to be loaded")
     timeout: float = Field(default=10.0, gt=0, description="serve: seconds that a request may take")
     log_ids: Literal["none", "hashed"] = Field(
         default="none", description="serve: how log lines name a user: not at all, or by a hash"

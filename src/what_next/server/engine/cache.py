@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from cachetools import LRUCache
+from cachetools import Cache, LRUCache
 
 from what_next.policy import LearnedPolicy
 from what_next.server.engine.observer import Observer
@@ -100,6 +100,13 @@ class SessionCache:
             if late:
                 self._catch_up(late, found)
             return found
+
+    def remembered(self, user: str) -> Entry | None:
+        """What is in memory of a user, whatever the store has by now; waits for nobody."""
+        try:
+            return Cache.__getitem__(self._entries, user)  # past the order of use, which another thread may be changing
+        except KeyError:
+            return None
 
     def drop(self, user: str) -> None:
         """Forget a user."""

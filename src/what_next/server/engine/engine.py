@@ -22,12 +22,13 @@ from what_next.server.asks import Answer, Ask, Nearest, Refused
 from what_next.server.engine import reasons
 from what_next.server.engine.about import about
 from what_next.server.engine.answering import Answering, Outcome, Result
-from what_next.server.engine.batcher import Batcher, Deliveries, Waiting
+from what_next.server.engine.batcher import Batcher, Deliveries
 from what_next.server.engine.live import Models, Poller
 from what_next.server.engine.observer import Observer
 from what_next.server.engine.served import Served
 from what_next.server.engine.shadow import Shadow
 from what_next.server.engine.versions import undeployed
+from what_next.server.engine.waiting import Waiting
 from what_next.server.store import AddImpression, Erased, EraseUser, Store, Writer
 from what_next.settings import Setup
 
@@ -95,17 +96,42 @@ class Engine:
 
     # Answering
 
-    async def recommend(self, ask: Ask) -> Answer:
+    async def recommend(self, ask: Ask, caller: str = "") -> Answer:
         """The answer to a question; its impression is durable by then.
+
+        Args:
+            ask: the question.
+            caller: who asks: what can be answered is shared among callers.
 
         Raises:
             Refused: the question cannot be answered as it was put.
+            Overloaded: it could not be answered in time.
             Stopping: the engine is being closed.
             StoreUnavailable: the store cannot be read, or cannot take the impression now.
         """
         waiting = Waiting(ask, asyncio.get_running_loop())
-        self._batcher.put(waiting)
+        self._batcher.put((waiting,), caller)
         return await waiting.future
+
+    async def recommend_all(self, asks: Sequence[Ask], caller: str = "") -> list[Answer | Refused]:
+        """The answers to the questions of one request, which are let in together; else as `recommend`."""
+        loop = asyncio.get_running_loop()
+        waiting = [Waiting(ask, loop) for ask in asks]
+        self._batcher.put(waiting, caller)
+        found = await asyncio.gather(*(one.future for one in waiting), return_exceptions=True)
+        for outcome in found:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Refused):
+                raise outcome
+        return [one for one in found if isinstance(one, Answer | Refused)]
+
+    @property
+    def busy(self) -> bool:
+        """Whether more waits than goes with the next batch: some callers may have to be refused."""
+        return self._batcher.busy
+
+    def full(self, caller: str) -> float:
+        """Seconds until a caller's next question might be let in; 0: now."""
+        return self._batcher.full(caller)
 
     def _answer(self, batch: list[Waiting]) -> None:
         """In the worker's thread; nothing that goes wrong ends it."""

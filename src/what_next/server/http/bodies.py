@@ -59,15 +59,15 @@ class Question(Body):
     """One question for recommendations: to a user, after a history, or both."""
 
     user_id: Id | None = Field(default=None, description="whose events the store knows")
-    history: Annotated[list[Id], Field(max_length=HISTORY)] | None = Field(
+    history: Annotated[list[Id], Field(max_length=HISTORY, fail_fast=True)] | None = Field(
         default=None, description="item ids, oldest first; goes before what the store knows of the user"
     )
     k: int = Field(default=10, ge=1, le=SLOTS, description="number of items")
     exclude_seen: bool = Field(default=True, description="whether items of the history are left out")
-    allowed: Annotated[list[Id], Field(max_length=MASKED)] | None = Field(
+    allowed: Annotated[list[Id], Field(max_length=MASKED, fail_fast=True)] | None = Field(
         default=None, description="the only items that may be recommended; unknown ids are passed over"
     )
-    blocked: Annotated[list[Id], Field(max_length=MASKED)] | None = Field(
+    blocked: Annotated[list[Id], Field(max_length=MASKED, fail_fast=True)] | None = Field(
         default=None, description="items that may not; unknown ids are passed over"
     )
     ranges: Annotated[dict[Word, Range], Field(max_length=RANGES), _RANGES] | None = Field(
@@ -78,6 +78,11 @@ class Question(Body):
     policy: Literal["trained", "popular", "random"] = Field(default="trained", description="who answers")
     context: Numbers | None = Field(default=None, description="numbers about the situation")
     explain: bool = Field(default=False, description="whether to tell reasons")
+
+    @property
+    def units(self) -> int | float:
+        """See `Body.units`."""
+        return self.ask.cost
 
     @property
     def ask(self) -> Ask:
@@ -106,9 +111,9 @@ class Questions(Body):
     requests: Annotated[list[Question], Field(min_length=1, max_length=BATCH)]
 
     @property
-    def units(self) -> int:
+    def units(self) -> int | float:
         """See `Body.units`."""
-        return len(self.requests)
+        return sum(one.units for one in self.requests)
 
 
 class Event(Body):
@@ -147,7 +152,7 @@ class Events(Body):
     events: Annotated[list[Event], Field(min_length=1, max_length=EVENTS)]
 
     @property
-    def units(self) -> int:
+    def units(self) -> int | float:
         """See `Body.units`."""
         return len(self.events)
 
@@ -179,7 +184,7 @@ class Feedbacks(Body):
     feedback: Annotated[list[Feedback], Field(min_length=1, max_length=EVENTS)]
 
     @property
-    def units(self) -> int:
+    def units(self) -> int | float:
         """See `Body.units`."""
         return len(self.feedback)
 

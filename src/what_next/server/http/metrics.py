@@ -1,5 +1,6 @@
 """What the service counts, in the form that Prometheus reads."""
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
@@ -44,6 +45,8 @@ class Metrics(Observer):
         # Finding a child by its labels takes longer than counting.
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._of_answers: dict[tuple[str, str, str | None], tuple[Counter, Histogram]] = {}
+        self.shed = Counts[str]()  # questions that were refused before they were read, by route
+        self._told_shed = Counts[str]()
         self._of_sessions = {found: self._sessions.labels(found) for found in get_args(Found)}
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -111,6 +114,9 @@ class Metrics(Observer):
 
     def text(self) -> bytes:
         """Everything, as Prometheus reads it (text format 0.0.4)."""
+        for route, count in self.shed.copy().items():
+            self._requests.labels("POST", route, "503").inc(count - self._told_shed[route])
+            self._told_shed[route] = count
         return generate_latest(self.registry)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:

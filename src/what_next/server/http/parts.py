@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,6 +15,8 @@ from what_next.server.http.problems import not_ready
 from what_next.server.store import Store, Writer
 from what_next.setup_server import Server
 
+caller: ContextVar[str] = ContextVar("caller", default="")
+"""Who asks, in the task of a request: what can be answered is shared among callers."""
 P = ParamSpec("P")
 T = TypeVar("T")
 

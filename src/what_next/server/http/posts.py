@@ -10,8 +10,8 @@ import orjson
 from what_next.server.asks import Answer, Refused
 from what_next.server.http import bodies
 from what_next.server.http.fields import Body, Reply
-from what_next.server.http.parts import Parts, durable
-from what_next.server.http.problems import Problem, invalid, problem_of
+from what_next.server.http.parts import Parts, caller, durable
+from what_next.server.http.problems import Problem, invalid, of_refused
 from what_next.server.store.writes import (
     AddEvents,
     AddFeedback,
@@ -90,7 +90,8 @@ async def recommend_batch(parts: Parts, questions: bodies.Questions) -> Sent:
     answered (such as an attribute that is not known). A batch with a question that cannot be read (a field that is
     missing, unknown or of another type) is refused whole: 422, which names the field.
     """
-    answers = await asyncio.gather(*(_one_of_many(parts, one) for one in questions.requests))
+    found = await parts.model.recommend_all([one.ask for one in questions.requests], caller.get())
+    answers = [of_refused(_named(one)).content if isinstance(one, Refused) else told(one) for one in found]
     return Sent(200, orjson.dumps({"answers": answers}, option=DUMP))
 
 
@@ -188,18 +189,14 @@ def told(answer: Answer) -> dict[str, Any]:
 
 async def _asked(parts: Parts, question: bodies.Question) -> Answer:
     try:
-        return await parts.model.recommend(question.ask)
+        return await parts.model.recommend(question.ask, caller.get())
     except Refused as error:
-        raise Refused(FIELDS.get(error.field, error.field), error.reason) from None
+        raise _named(error) from None
 
 
-async def _one_of_many(parts: Parts, question: bodies.Question) -> dict[str, Any]:
-    try:
-        return told(await _asked(parts, question))
-    except Refused as error:
-        problem = problem_of(error)
-        assert problem is not None
-        return problem.content
+def _named(error: Refused) -> Refused:
+    """The same by the name that the body has for the field."""
+    return Refused(FIELDS.get(error.field, error.field), error.reason)
 
 
 async def _keep(parts: Parts, events: tuple[bodies.Event, ...], user: str | None = None, several: str = "") -> Sent:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 import signal
 import socket
 import threading
@@ -33,6 +34,9 @@ IDLE = 75
 
 AGAIN = 1.0
 """Seconds until a store that is away at the start is tried again."""
+
+FILES = 256
+"""Files besides those of the connections: store, log, model, and whoever is told that there are too many."""
 
 YOUNG = 50_000
 """Objects after which the collector looks for circles. Hardly any are made here, while each batch makes thousands of
@@ -153,6 +157,17 @@ class Opening:
         self.progress(done, total)
 
 
+def _bounded(parts: Parts) -> type[Bounded]:
+    """The protocol with as many connections as the setup permits, and as the system has files for."""
+    wanted = parts.settings.connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted + FILES and soft != resource.RLIM_INFINITY:
+        soft = wanted + FILES if hard == resource.RLIM_INFINITY else min(wanted + FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        wanted = min(wanted, max(soft - FILES, 1))
+    return type("Counted", (Bounded,), {"most": wanted})
+
+
 class _Server(uvicorn.Server):
     """Uvicorn's, without its way with signals: it would raise them again, before the store is closed."""
 
@@ -195,7 +210,7 @@ def uvicorn_loop(app: FastAPI, bound: socket.socket, opening: Opening, ready: Ca
     app.state.parts.log.handle("uvicorn", "what_next.server")
     config = uvicorn.Config(
         app,
-        http=Bounded,
+        http=_bounded(app.state.parts),
         loop="uvloop",
         ws="none",
         lifespan="off",

@@ -71,21 +71,16 @@ class Reading:
             users: of each the key (see `heads`), and the number that all of theirs are larger than.
         """
         columns = ", ".join(f"events.{name}" for name in EVENT.split(", "))
-        if self.backend.sqlite:
-            values: tuple[Any, ...] = (orjson.dumps(users).decode(),)
-            # The cross join says which of the two is gone through first.
-            wanted = (
-                "SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS after FROM json_each(?)) AS wanted "
-                "CROSS JOIN events "
-                'ON events."user" = wanted.key AND events.number > wanted.after'
-            )
-        else:
-            values = tuple(map(list, zip(*users, strict=True))) or ([], [])
-            wanted = (
-                "SELECT * FROM unnest(%s::bigint[], %s::bigint[]) AS pair (key, after)) AS wanted JOIN events "
-                'ON events."user" = wanted.key AND events.number > wanted.after'
-            )
-        sql = f"SELECT wanted.key, {columns} FROM ({wanted} ORDER BY wanted.key, events.time, events.number"
+        values: tuple[Any, ...] = tuple(map(list, zip(*users, strict=True))) or ([], [])
+        wanted, join = "SELECT * FROM unnest(%s::bigint[], %s::bigint[]) AS pair (key, after)", "JOIN"
+        if self.backend.sqlite:  # the cross join says which of the two is gone through first
+            values = (orjson.dumps(users).decode(),)
+            pair = "json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS after"
+            wanted, join = f"SELECT {pair} FROM json_each(?)", "CROSS JOIN"
+        sql = (
+            f'SELECT wanted.key, {columns} FROM ({wanted}) AS wanted {join} events ON events."user" = wanted.key '
+            "AND events.number > wanted.after ORDER BY wanted.key, events.time, events.number"
+        )
         found: dict[int, list[StoredEvent]] = {}
         for key, *row in self.fetch(sql, values):
             found.setdefault(key, []).append(_event(row))
