@@ -16,6 +16,8 @@ logger = logging.getLogger("what_next.server")
 
 STUCK = 5.0
 """Seconds after which a batch hangs rather than takes its time; nor is it waited for longer when the service ends."""
+WAIT = 0.5
+"""Share of the deadline that a question waits, at most: the rest is for its batch, and for what was not foreseen."""
 PART = 0.25
 """Share of the deadline that one batch takes, about, where more of them would not be quicker together."""
 LOOKS = (0.005, 1.0)
@@ -76,7 +78,7 @@ class Batcher:
             answer: takes (`Waiting.take`) and answers a batch; it raises nothing.
             late: answers a question that nobody took in time, and that is taken for it.
             size: questions in a batch, at most.
-            deadline: seconds that a question may wait, and that its batch may then take.
+            deadline: seconds that a batch may take; a question waits for half as long at most.
         """
         self._answer, self._late, self.size, self.deadline = answer, late, size, deadline
         self.pace = Pace()
@@ -108,10 +110,10 @@ class Batcher:
             if self._closing.is_set():
                 raise Stopping
             wait = self._wait(caller, cost)
-            if wait > self.deadline:
+            if wait > WAIT * self.deadline:
                 raise Overloaded(wait)
             # What was taken for it may be too little; a large request is not through with its first batch.
-            late = several[0].arrived + wait + self.deadline / 2 + 2 * (cost // self.room) * self.pace.batch(self.room)
+            late = several[0].arrived + wait + self.deadline + 2 * (cost // self.room) * self.pace.batch(self.room)
             for one in several:
                 one.late = late
             self._turns.put(several, caller)
@@ -126,7 +128,7 @@ class Batcher:
     def full(self, caller: str) -> float:
         """Seconds until a further question of a caller might be let in; 0: now. Takes no lock, and may be a bit off."""
         wait = self._wait(caller, 1.0)
-        return wait if wait > self.deadline else 0.0
+        return wait if wait > WAIT * self.deadline else 0.0
 
     def _wait(self, caller: str, cost: float) -> float:
         """Seconds until the model begins with the first questions of a request of this cost."""

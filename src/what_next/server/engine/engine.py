@@ -68,7 +68,14 @@ class Engine:
         self._poller = Poller(models)
 
     @classmethod
-    def open(cls, setup: Setup, store: Store, writer: Writer, observer: Observer | None = None) -> "Engine":
+    def open(
+        cls,
+        setup: Setup,
+        store: Store,
+        writer: Writer,
+        observer: Observer | None = None,
+        stop: threading.Event | None = None,
+    ) -> "Engine":
         """The engine of a setup, ready to answer.
 
         The first time, the setup's own model is deployed; from then on the store says which version is current.
@@ -77,15 +84,17 @@ class Engine:
             setup: whose `server` says how to answer.
             store, writer: the histories; whoever opened them closes them, after the engine.
             observer: counts what happens.
+            stop: breaks off.
 
         Raises:
-            ModelError: no deployed model can be loaded, or not the second one that the setup names.
+            ModelError: no deployed model can be loaded, or the second one that the setup names is missing.
+            Stopping: it was broken off.
             StoreUnavailable: the store cannot be used now.
         """
         torch.set_num_threads(setup.threads or 1)
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH))
         observer = observer or Observer()
-        return cls(setup, Models(setup, store, observer), writer, observer)
+        return cls(setup, Models(setup, store, observer, stop), writer, observer)
 
     def close(self) -> None:
         """Answer what waits, and end all threads."""
@@ -258,6 +267,11 @@ class Engine:
         live = self.models.live
         answers = live.current.served.version
         return undeployed(self.setup.model_agent_path, live.refused[0] if live.refused else answers, answers)
+
+    def unfit(self) -> str | None:
+        """What people are told where the second model cannot be loaded; None: it can, or there is none."""
+        found = self.models.live.unfit
+        return found and f"the second model cannot be used ({found[1]}); all are answered by the first"
 
     def item(self, item_id: str) -> CatalogueItem | None:
         """An item; None: the catalogue does not hold it."""

@@ -106,6 +106,17 @@ def keep(folder: Path, agent: Path) -> str:
     return version
 
 
+def intact(place: Path, version: str) -> None:
+    """Raises a `ModelError` where the files of a version are not those that were deployed: its name tells a hash."""
+    names = (AGENT, catalogue_path(Path(AGENT)).name, CRITIC)
+    files = {name: place / name for name in names if (place / name).is_file()}
+    if _digest(files)[:8] != version.rpartition("-")[2]:
+        raise ModelError(
+            f"{place}: is damaged: its files are not those that were deployed; restore them from a back-up, or remove "
+            "this folder and deploy the model again"
+        )
+
+
 def _files(agent: Path) -> dict[str, Path]:
     """The files of a model, by their names in the folder of a version."""
     files = {AGENT: agent, catalogue_path(Path(AGENT)).name: catalogue_path(agent)}

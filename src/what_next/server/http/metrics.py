@@ -36,6 +36,7 @@ class Metrics(Observer):
         self._batches = self._histogram("batch_size", "Questions that went through the model together", SIZES)
         self._sessions = self._counter("sessions", "Sessions, by how they were found", "found")
         self._swaps = self._counter("versions", "Times that a version took over")
+        self._loads = self._counter("loads", "Versions that were to be loaded, by what came of it", "what")
         self._shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")
         told = "Share of the shown items that the answer of the second model, which nobody saw, holds too"
         self._overlap = self._histogram("shadow_overlap", told, SHARES)
@@ -80,6 +81,10 @@ class Metrics(Observer):
     def swapped(self, version: str) -> None:
         """A version took over."""
         self._swaps.inc()
+
+    def loaded(self, what: Literal["loaded", "failed", "late"], seconds: float) -> None:
+        """A version was loaded or was not, or took too long."""
+        self._loads.labels(what).inc()
 
     def shadow(self, what: Literal["recorded", "dropped", "failed"]) -> None:
         """An answer of the second model, which nobody sees."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 from what_next.server.engine import Engine
@@ -74,6 +75,9 @@ class Parts:
         self.metrics.watch("writer_depth", "Writes that wait for the store", self._depth)
         self.metrics.watch("ready", "Whether the model answers (1) or not (0)", self._ready)
         self.metrics.watch("version_refused", "Whether the deployed version cannot be loaded (1)", self._refused)
+        told = "Whether the second model, of server.candidate, cannot be loaded (1)"
+        self.metrics.watch("second_refused", told, self._unfit)
+        self.metrics.watch("loading_seconds", "For how long a version is being loaded; 0: none is", self._loading)
         self.metrics.watch("log_lines_dropped", "Log lines that nobody took in time", lambda: self.log.dropped)
         self.metrics.watch_model(lambda: self.engine.model() if self.engine else None)
 
@@ -89,6 +93,13 @@ class Parts:
 
     def _refused(self) -> float:
         return float(self.engine is not None and self.engine.model()["refused"] is not None)
+
+    def _unfit(self) -> float:
+        return float(self.engine is not None and self.engine.unfit() is not None)
+
+    def _loading(self) -> float:
+        loading = self.engine.models.loading if self.engine else None
+        return monotonic() - loading.began if loading else 0.0
 
     def _ready(self) -> float:
         return float(self.engine is not None and self.engine.ready)

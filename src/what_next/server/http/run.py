@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from what_next import __version__
 from what_next.data import Dataset
 from what_next.errors import DataError, SetupError, StoreUnavailable
+from what_next.server.asks import Stopping
 from what_next.server.engine import Engine, check_models
 from what_next.server.http.app import create_app
 from what_next.server.http.keys import KeyRing
@@ -100,12 +101,12 @@ class Opening:
     def stop(self) -> None:
         """Breaks off; what was stored stays, and the next start goes on from there."""
         self._stop.set()
-        self.thread.join()
+        self.thread.join(GRACE)  # not for ever: what hangs on a disk ends with the process
 
     def _run(self) -> None:
         try:
             self._open()
-        except _Stopped:
+        except (_Stopped, Stopping):
             pass
         except BaseException as error:
             self.error = error
@@ -136,9 +137,10 @@ class Opening:
         self._fill(parts.store)
         if parts.writer is None:
             parts.writer = Writer(parts.store)
-        parts.engine = Engine.open(setup, parts.store, parts.writer, parts.metrics)
-        if (told := parts.engine.undeployed()) is not None:
-            self.tell(told)
+        parts.engine = Engine.open(setup, parts.store, parts.writer, parts.metrics, self._stop)
+        for told in (parts.engine.undeployed(), parts.engine.unfit()):
+            if told is not None:
+                self.tell(told)
 
     def _fill(self, store: Store) -> None:
         """Puts the histories of the data into an empty store."""
