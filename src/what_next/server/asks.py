@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 
 from what_next.errors import WhatNextError
 
+HEARD = 50
+"""Events of a history that cost about as much as a question to a user who is in memory."""
 PolicyName = Literal["trained", "popular", "random"]
 Fallback = Literal["deadline", "error", "alarm", "unknown_user"]
 
@@ -44,7 +46,7 @@ class Ask(NamedTuple):
         """How much work it is, about: 1 for ten items to a user who is in memory, without reasons and bounds."""
         listed = len(self.blocked) + (0 if self.allowed is None else len(self.allowed))
         items = self.k * (2 if self.explain else 1)
-        return 1.0 + max(items - 10, 0) / 50 + (len(self.history) / 50 if self.history else 0) + listed / 2000
+        return 1.0 + max(items - 10, 0) / 50 + (len(self.history) / HEARD if self.history else 0) + listed / 2000
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from cachetools import TTLCache
 
 from what_next.errors import StoreUnavailable
-from what_next.server.asks import Answer, Ask, Nearest, Refused
+from what_next.server.asks import HEARD, Answer, Ask, Nearest, Refused
 from what_next.server.engine import reasons
 from what_next.server.engine.about import about
 from what_next.server.engine.answering import Answering, Outcome, Result
@@ -118,20 +118,27 @@ class Engine:
             Stopping: the engine is being closed.
             StoreUnavailable: the store cannot be read, or cannot take the impression now.
         """
-        waiting = Waiting(ask, asyncio.get_running_loop())
+        waiting = self._waiting(ask, asyncio.get_running_loop())
         self._batcher.put((waiting,), caller)
         return await waiting.future
 
     async def recommend_all(self, asks: Sequence[Ask], caller: str = "") -> list[Answer | Refused]:
         """The answers to the questions of one request, which are let in together; else as `recommend`."""
         loop = asyncio.get_running_loop()
-        waiting = [Waiting(ask, loop) for ask in asks]
+        waiting = [self._waiting(ask, loop) for ask in asks]
         self._batcher.put(waiting, caller)
         found = await asyncio.gather(*(one.future for one in waiting), return_exceptions=True)
         for outcome in found:
             if isinstance(outcome, BaseException) and not isinstance(outcome, Refused):
                 raise outcome
         return [one for one in found if isinstance(one, Answer | Refused)]
+
+    def _waiting(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> Waiting:
+        """A question, whose cost counts what is known of the user where the model reads all of it each time."""
+        made, current = Waiting(ask, loop), self.models.live.current
+        if current.served.trials and ask.user is not None and (entry := current.sessions.remembered(ask.user)):
+            made.cost += len(entry.session.numbers) / HEARD
+        return made
 
     @property
     def busy(self) -> bool:

@@ -45,7 +45,7 @@ PROBES = ALWAYS | {"/metrics"}
 PLAIN_REQUEST = re.compile(rb"POST (/v1/recommendations(?:/batch)?) HTTP/1\.1\r\n(?:[!-9;-~]+: [ -~]*\r\n)+\r\n")
 LENGTH = re.compile(rb"\ncontent-length: ([0-9]{1,7})\r")
 UNUSUAL = re.compile(rb"\n(?:transfer-encoding|expect|upgrade|connection: (?!keep-alive\r)|content-length: (?![0-9]))")
-KEY = re.compile(rb"\n(?:x-api-key|authorization: bearer): ?([!-~]+)\r", re.IGNORECASE)
+KEY = re.compile(rb"\n(?:x-api-key: |authorization: bearer )([!-~]+)\r", re.IGNORECASE)
 """A question for the model as most clients send it, what it may hold, and its key."""
 
 _BODY = overloaded(0.0).body
@@ -173,10 +173,10 @@ class Gate:
             return None
         head, path, lower = data[: plain.end()], plain[1].decode(), data[: plain.end()].lower()
         lengths = LENGTH.findall(lower)
-        if len(lengths) != 1 or int(lengths[0]) != len(data) - len(head) or UNUSUAL.search(lower):
+        keys = KEY.findall(head)
+        if len(lengths) != 1 or int(lengths[0]) != len(data) - len(head) or UNUSUAL.search(lower) or len(keys) > 1:
             return None
-        key = KEY.search(head)
-        if not (wait := engine.full(self._caller(address, key[1] if key else b"")[1])):
+        if not (wait := engine.full(self._caller(address, keys[0] if keys else b"")[1])):
             return None
         self.parts.metrics.shed[path] += 1
         if (now := monotonic()) > self._noted + 1:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
+from what_next.errors import StoreError
 from what_next.server.engine import Engine
 from what_next.server.http.keys import KeyRing
 from what_next.server.http.log import Log
@@ -21,6 +22,8 @@ caller: ContextVar[str] = ContextVar("caller", default="")
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LOOK = 2.0
+"""Seconds that whoever asks whether the service is ready waits for the store."""
 THREADS = 8
 """Requests that read the store at the same time, at most."""
 
@@ -43,6 +46,7 @@ class Parts:
     store: Store | None = None
     writer: Writer | None = None
     keys: KeyRing | None = None
+    looks: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ready"))
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "reads"))
 
     @property
@@ -70,6 +74,28 @@ class Parts:
         """Does in a thread what would hold up the event loop; whoever waits may leave before it is done."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, lambda: work(*args, **kwargs))
 
+    async def store_works(self) -> bool:
+        """Whether the store can be read and written; asked of a thread of its own, and not waited for longer than that.
+
+        Where writing failed, it is tried once more: whoever is asked for nothing would else never be ready again.
+        """
+        store, writer = self.store, self.writer
+        if store is None:
+            return False
+
+        def tried() -> None:
+            store.ping()
+            if writer is not None and writer.failing:
+                store.try_writing()
+                writer.failing = False
+
+        looking = asyncio.get_running_loop().run_in_executor(self.looks, tried)
+        try:
+            await asyncio.wait_for(looking, LOOK)
+        except (StoreError, TimeoutError):
+            return False
+        return True
+
     def watch(self) -> None:
         """Lets the metrics read what changes by itself."""
         self.metrics.watch("writer_depth", "Writes that wait for the store", self._depth)
@@ -85,7 +111,8 @@ class Parts:
         """Ends the threads; engine, writer and store are closed by whoever opened them."""
         if self.keys is not None:
             self.keys.close()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.threads, self.looks):
+            threads.shutdown(wait=False, cancel_futures=True)
         self.log.close()
 
     def _depth(self) -> float:

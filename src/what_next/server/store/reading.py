@@ -1,17 +1,20 @@
 """What the store tells."""
 
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
 from sqlalchemy import delete, exc, func, insert, select, update
 from sqlalchemy.pool import PoolProxiedConnection
 
-from what_next.errors import StoreError
+from what_next.errors import StoreError, StoreUnavailable
 from what_next.server.store import tables
 from what_next.server.store.backend import Backend
+from what_next.server.store.notes import note
 from what_next.server.store.rows import Deployment, Head, Key, StoredEvent, StoredImpression, StoredItem
 
 EVENT = "number, event_id, item_id, kind, time, reward, context, recommendation_id"
@@ -21,6 +24,8 @@ IMPRESSION = (
 )
 CHUNK = 500
 """Users that are asked for at once; SQLite takes at least 999 parameters."""
+ROOM = 2**24
+"""Bytes that must be free on the disk of a SQLite file: about a minute's worth of answers."""
 KEYS = 2000
 """Users whose events SQLite counts at once."""
 
@@ -163,8 +168,20 @@ class Reading:
                 raise StoreError(f"{self.backend.where}: there is no key {name!r}")
 
     def ping(self) -> None:
-        """Raises a `StoreUnavailable` where the database does not answer."""
-        self.fetch("SELECT 1", ())
+        """Raises a `StoreUnavailable` where the database does not answer, its file is gone, or its disk is full."""
+        self.fetch("SELECT 1 FROM meta LIMIT 1", ())
+        if not self.backend.sqlite:
+            return
+        path = Path(self.backend.where)
+        if not path.exists():  # whoever has it open goes on with what nobody will find again
+            raise StoreUnavailable(f"{path}: is gone; put it back, or restore a back-up")
+        if (free := shutil.disk_usage(path.parent).free) < ROOM:
+            raise StoreUnavailable(f"{path}: its disk is full ({free:,} bytes are free); make room")
+
+    def try_writing(self) -> None:
+        """Raises a `StoreUnavailable` where nothing can be written: the only way to tell that it can be again."""
+        with self.backend.explained(), self.backend.begin() as link:
+            note(self.backend, link, "tried", str(self.clock()))
 
     def close(self) -> None:
         """Give the connections back."""
