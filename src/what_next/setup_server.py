@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from what_next.setup_groups import Group
 
+HISTORY = 1000
+"""Item ids of the history that a request brings, at most."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses that nobody reaches from another machine."""
 

@@ -7,9 +7,10 @@ from pydantic import ConfigDict, Field, model_validator
 from what_next.server.asks import Ask
 from what_next.server.http.fields import LONGEST, Body, Id, Number, Numbers, Reward, Text, Time, Word, by_name
 from what_next.server.store.writes import EventRow, FeedbackRow, ItemRow
+from what_next.setup_server import HISTORY
 
-SLOTS, HISTORY, MASKED, RANGES, BATCH, EVENTS = 200, 1000, 10_000, 32, 100, 1000
-"""Most items of an answer, ids of a history, of a list of allowed or blocked items, ranges, and sizes of batches."""
+SLOTS, MASKED, RANGES, BATCH, EVENTS = 200, 10_000, 32, 100, 1000
+"""Most items of an answer, ids of a list of allowed or blocked items, ranges, and sizes of batches."""
 
 
 class Range(Body):

@@ -276,7 +276,8 @@ class Gate:
     def _charge(self, wait: float) -> None:
         """Raises a `Problem` where a caller has to wait."""
         if wait:
-            raise Problem(429, "too many requests; slow down", headers={"retry-after": str(int(wait) + 1)})
+            told = f"more than {self.parts.settings.rate:,} a second by their cost, which is server.rate; slow down"
+            raise Problem(429, told, headers={"retry-after": str(int(wait) + 1)})
 
     async def _refuse(self, turn: Turn, error: Exception) -> None:
         """Tells the client why, and the log what was our own fault."""
