@@ -89,16 +89,23 @@ def test_a_large_request_does_not_keep_a_small_one_of_the_same_caller_waiting(lo
         turns.put(questions(loop, 50, 4.8, name), "shop")
     turns.put(questions(loop, 1, 1.0, "small"), "shop")
     assert "small0" in order(turns, 5)
-    assert turns.ahead("shop", 1.0) < 5 < 500 < turns.ahead("shop", 240.0)
+    assert turns.ahead("shop", 1.0) < 25 < 500 < turns.ahead("shop", 240.0)
 
 
 def test_what_another_caller_piled_up_is_not_before_a_question(loop: asyncio.AbstractEventLoop) -> None:
     turns = Turns()
     for name in "wxyz":
         turns.put(questions(loop, 50, 4.8, name), "hog")
-    assert (turns.ahead("hog", 240.0), turns.ahead("other", 1.0)) == (pytest.approx(960), pytest.approx(1))
+    assert (turns.ahead("hog", 240.0), turns.ahead("other", 1.0)) == (pytest.approx(960), pytest.approx(4.8))
     turns.put(questions(loop, 1, 1.0, "small"), "other")
     assert "small0" in order(turns, 2)
+
+
+def test_what_costs_little_still_waits_for_what_came_before(loop: asyncio.AbstractEventLoop) -> None:
+    turns = Turns()
+    for place in range(20):
+        turns.put(questions(loop, 1, 3.0, f"{place}-"), "shop")
+    assert turns.ahead("shop", 1.0) == 60
 
 
 def test_who_gave_up_counts_no_longer(loop: asyncio.AbstractEventLoop) -> None:

@@ -139,11 +139,15 @@ class Batcher:
 
     @property
     def room(self) -> float:
-        """The cost of a batch, at most: more than that would not be quicker together."""
+        """The cost of a batch, at most: a part of the deadline, or up to half of it where much is gained by that.
+
+        Two questions always, so that it is seen whether they are quicker together.
+        """
         pace = self.pace
         if not pace.each:
             return float(self.size)
-        return max(1.0, min(float(self.size), max(PART * self.deadline, pace.fixed) / pace.each))
+        longest = max(PART * self.deadline, min(2 * pace.fixed, self.deadline / 2))
+        return max(2.0, min(float(self.size), (longest - pace.fixed) / pace.each))
 
     @property
     def alive(self) -> bool:

@@ -36,6 +36,8 @@ logger = logging.getLogger("what_next.server")
 
 SWITCH = 0.001
 """Seconds after which a thread of Python lets another one in: the event loop shall not wait longer for the model."""
+USUAL = 100
+"""Events of a user who is not in memory, for want of something better."""
 ERASED, REMEMBERED = 10_000, 600.0
 """Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
 
@@ -136,8 +138,9 @@ class Engine:
     def _waiting(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> Waiting:
         """A question, whose cost counts what is known of the user where the model reads all of it each time."""
         made, current = Waiting(ask, loop), self.models.live.current
-        if current.served.trials and ask.user is not None and (entry := current.sessions.remembered(ask.user)):
-            made.cost += len(entry.session.numbers) / HEARD
+        if current.served.trials and ask.user is not None and not ask.history:
+            entry = current.sessions.remembered(ask.user)
+            made.cost += (USUAL if entry is None else len(entry.session.numbers)) / HEARD
         return made
 
     @property

@@ -75,7 +75,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self.cost = 0.0
+        self.cost, self.count = 0.0, 0
         self._callers: dict[str, Caller] = {}
         self._turns: list[tuple[float, int, str]] = []
         self._now = 0.0
@@ -83,9 +83,6 @@ class Turns:
 
     def __bool__(self) -> bool:
         return bool(self._turns)
-
-    def __len__(self) -> int:
-        return sum(len(caller.queue) for caller in self._callers.values())
 
     def put(self, several: Sequence[Waiting], caller: str) -> None:
         """The questions of one request."""
@@ -100,6 +97,7 @@ class Turns:
             turn += one.cost
             found.cost += one.cost
             self.cost += one.cost
+        self.count += len(several)
         found.requests += 1
 
     def pop(self) -> Waiting:
@@ -108,6 +106,7 @@ class Turns:
         caller = self._callers[name]
         caller.now, _, is_last, one = heappop(caller.queue)
         caller.requests -= is_last
+        self.count -= 1
         self.gone(one)
         if caller.queue:
             heappush(self._turns, (self._now + one.cost, next(self._number), name))
@@ -125,7 +124,9 @@ class Turns:
     def ahead(self, caller: str, cost: float) -> float:
         """About the cost of what is answered before the last question of a further request of a caller."""
         found = self._callers.get(caller)
-        own = 0.0 if found is None else min(found.cost, found.requests * cost)
+        own = 0.0
+        if found is not None:  # each of its other requests has a question before the first one, or as much as all
+            own = min(found.cost, found.requests * max(cost, found.cost / len(found.queue)))
         others = self.cost - (0.0 if found is None else found.cost)
         sharing = len(self._callers) - (found is not None)
-        return own + min(others, sharing * (own + cost))
+        return own + min(others, sharing * (own + max(cost, self.cost / max(self.count, 1))))
