@@ -35,8 +35,8 @@ class Server(Group):
     deadline: float = Field(
         default=200.0,
         gt=0,
-        description="serve: milliseconds that a question may wait for the model, which is refused otherwise, and that "
-        "the model then has, before popular items are the answer",
+        description="serve: milliseconds that the model has for a question, before popular items are the answer; one "
+        "that would wait for more than half of that is refused",
     )
     batch: int = Field(
         default=64, gt=0, le=1024, description="serve: requests that one pass of the model answers, at most"
