@@ -44,6 +44,8 @@ class Ask(NamedTuple):
     @property
     def cost(self) -> float:
         """How much work it is, about: 1 for ten items to a user who is in memory, without reasons and bounds."""
+        if self.k <= 10 and not (self.history or self.blocked or self.allowed or self.explain):
+            return 1.0  # nearly all
         listed = len(self.blocked) + (0 if self.allowed is None else len(self.allowed))
         items = self.k * (2 if self.explain else 1)
         return 1.0 + max(items - 10, 0) / 50 + (len(self.history) / HEARD if self.history else 0) + listed / 2000

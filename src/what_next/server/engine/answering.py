@@ -146,7 +146,8 @@ class Answering:
             except Refused as error:
                 jobs.append(error)
         given = [one for one in jobs if isinstance(one, Job) and one.ask.history and len(one.seen)]
-        replayed = active.served.policy.replays([[Played(int(item)) for item in job.seen] for job in given])
+        played = [[Played(int(item)) for item in job.seen] for job in given]
+        replayed = active.served.policy.replays(played) if played else []
         for job, session in zip(given, replayed, strict=True):
             job.session = session
         modelled = [one for one in jobs if isinstance(one, Job) and one.ask.policy == "trained" and not one.fallback]

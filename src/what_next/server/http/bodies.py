@@ -1,5 +1,6 @@
 """What clients send, and how it becomes what the other parts take."""
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -85,7 +86,7 @@ class Question(Body):
         """See `Body.units`."""
         return self.ask.cost
 
-    @property
+    @cached_property
     def ask(self) -> Ask:
         """As the engine takes it."""
         draw = self.explore

@@ -154,8 +154,8 @@ class Gate:
         content = await self._body(turn, receive)
         body = await self._read(turn, post, content)
         paid = 1 + (len(content) / BYTES if len(content) > BYTES else 0)
-        if body.units > paid:
-            self._charge(self._rate.more(turn.caller, body.units - paid, paid))
+        if self.parts.settings.rate and (units := body.units) > paid:
+            self._charge(self._rate.more(turn.caller, units - paid, paid))
         parts.caller.set(turn.caller)
         sent = await post.answer(self.parts, body)
         turn.user = sent.user
