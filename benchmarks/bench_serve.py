@@ -7,7 +7,9 @@ its impression is on the disk. Every figure is the median of `--repeats`, with a
 `latency`: an open loop of 100 requests a second, users whom the service knows already, and users whom it has not seen
 since it started. `throughput`: a closed loop, by turns with a bare ASGI application under the same server, parser, loop
 and client. `batching`: the same with `server.batch` 1 and 64. `events`: batches of 100 on SQLite. `start`: from the
-process's start until it is ready. `--soak MINUTES`: half of the throughput, and the memory of the process.
+process's start until it is ready. `pressure`: closed loops of `--crowds` connections, then an open loop of ten times
+the best rate: what is answered by the model (goodput), how fast, and what is refused. `cold`: batches of 100 users who
+are not in memory. `--soak MINUTES`: half of the throughput, and the memory of the process.
 """
 
 import argparse
@@ -33,7 +35,7 @@ except ImportError as error:
     sys.exit(0)
 
 RATE = 100
-ONLY = ("latency", "throughput", "batching", "events", "start")
+ONLY = ("latency", "throughput", "batching", "events", "start", "pressure", "cold")
 MINUTE = 60
 
 
@@ -203,6 +205,57 @@ class Bench:
             stored_events=self.arguments.users * self.arguments.heard,
         )
 
+    def pressure(self) -> None:
+        """More than can be answered: closed loops of ever more connections, then ten times the rate that was best."""
+        seconds, users = self.arguments.seconds, self.some(1000)
+        with served.serving(self.made, self.core) as service:
+            self.warm(service, users)
+            make, best = self.asks(users), 0.0
+            for connections in self.arguments.crowds:
+                told = load.closed(service.port, make, connections=connections, seconds=seconds)
+                best = max(best, self.told("closed", told, connections=connections))
+            told = load.opened(service.port, make, rate=10 * best, seconds=seconds)
+            self.told("opened", told, offered_per_s=round(10 * best))
+
+    def told(self, loop: str, told: load.Told, **values: object) -> float:
+        """One line of `pressure`; returns the answers of the model in a second."""
+        good = (len(told.latencies) - told.fallbacks) / told.seconds
+        answered = told.answered or [float("nan")]
+        self.tell(
+            "pressure",
+            loop=loop,
+            **values,
+            goodput_per_s=round(good),
+            p50_ms=round(1000 * float(np.quantile(answered, 0.5)), 1),
+            p99_ms=round(1000 * float(np.quantile(answered, 0.99)), 1),
+            fallbacks=f"{told.replaced / len(answered):.1%}",
+            statuses=dict(told.statuses),
+            all_p99_ms=round(told.quantile(0.99), 1),
+            client_busy=round(told.busy, 2),
+        )
+        return good
+
+    def cold(self) -> None:
+        """Batches of 100 users who are not in memory, one after another."""
+        users, size = self.some(len(self.made.users)), 100
+        count = min(30, len(users) // size)
+        bodies = [
+            json.dumps({"requests": [{"user_id": user} for user in users[start * size : (start + 1) * size]]}).encode()
+            for start in range(count)
+        ]
+        sent = iter([load.request("POST", "/v1/recommendations/batch", body, self.made.key) for body in bodies])
+        with served.serving(self.made, self.core) as service:
+            told = load.closed(service.port, sent.__next__, connections=1, count=count)
+            self.tell(
+                "cold",
+                batches=count,
+                size=size,
+                p50_ms=round(told.quantile(0.5), 1),
+                p99_ms=round(told.quantile(0.99), 1),
+                refused=told.refused,
+                fallbacks=told.replaced,
+            )
+
     def soak(self, minutes: float) -> None:
         """The memory of the process under half load; the first tenth of the time is left out."""
         users = self.some(1000)
@@ -233,7 +286,11 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=10_000)
     parser.add_argument("--heard", type=int, default=100, help="events of each user")
     parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--algorithm", default="next_item")
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument(
+        "--crowds", type=int, nargs="+", default=[64, 512, 2000, 4000], help="connections of `pressure`"
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default=",".join(ONLY), help=f"of {', '.join(ONLY)}")
@@ -243,7 +300,9 @@ def main() -> None:
     served.pinned(client)
     for items in arguments.items:
         with tempfile.TemporaryDirectory(prefix="serve-") as folder:
-            made = served.make(Path(folder), items, arguments.users, arguments.heard, arguments.dim)
+            made = served.make(
+                Path(folder), items, arguments.users, arguments.heard, arguments.dim, arguments.algorithm
+            )
             pinning = None if core is None else {"service": core, "client": client}
             common = {"items": items, "dim": arguments.dim, "cpu": processor(), "cores": pinning}
             bench = Bench(made, common, arguments)

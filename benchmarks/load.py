@@ -6,6 +6,7 @@ sends at times that were drawn before, whatever comes back (latency, counted fro
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -35,6 +36,8 @@ class Told:
         seconds: the whole time; busy: the client's share of it that it computed in.
         first: the beginning of the first refusal.
         fallbacks: answers that do not say `"fallback":null`: of the safe policy, or of no recommendation at all.
+        replaced: answers of the safe policy, each question of a batch counted.
+        answered: seconds of each answer that is no refusal. statuses: how many answers had each.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -43,6 +46,9 @@ class Told:
     busy: float = 0.0
     first: str = ""
     fallbacks: int = 0
+    replaced: int = 0
+    answered: list[float] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
 
     @property
     def rate(self) -> float:
@@ -95,11 +101,16 @@ class _Load:
         return protocol
 
     def count(self, connection: Connection, good: bool, answer: bytes) -> None:
-        self.told.latencies.append(time.perf_counter() - connection.since)
-        if not good:
+        seconds = time.perf_counter() - connection.since
+        self.told.latencies.append(seconds)
+        self.told.statuses[answer[9:12].decode() if answer.startswith(b"HTTP") else "lost"] += 1
+        if good:
+            self.told.answered.append(seconds)
+        else:
             self.told.refused += 1
             self.told.first = self.told.first or answer[:300].decode(errors="replace")
         self.told.fallbacks += b'"fallback":null' not in answer
+        self.told.replaced += answer.count(b'"fallback":"')
 
     async def closed(self, connections: int, seconds: float, count: int) -> None:
         waiting, end, sent = asyncio.Event(), time.perf_counter() + seconds, 0

@@ -23,13 +23,14 @@ PATIENCE = 600
 """Seconds that a service may take to start."""
 
 SETUP = """train, no
-algorithm, next_item
+algorithm, {algorithm}
 model, lstm
 inputs.items, learned
 dim, {dim}
 threads, 1
 data, log.parquet
 model_agent_path, agent.safetensors
+model_critic_path, critic.safetensors
 server.port, 0
 server.keys, yes
 server.rate, 0
@@ -63,7 +64,7 @@ class Made:
     key: str
 
 
-def make(folder: Path, items: int, users: int, heard: int, dim: int) -> Made:
+def make(folder: Path, items: int, users: int, heard: int, dim: int, algorithm: str) -> Made:
     """An agent of `items` items that knows nothing yet, and a log of `users` users with `heard` events each."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
@@ -83,7 +84,7 @@ def make(folder: Path, items: int, users: int, heard: int, dim: int) -> Made:
         table[name] = rng.normal(size=items)
     pl.DataFrame(table).write_parquet(folder / "raw_items.parquet")
     save(import_files([folder / "raw.parquet"], folder / "raw_items.parquet", Options()), folder / "log.parquet")
-    (folder / "setup.txt").write_text(SETUP.format(dim=dim))
+    (folder / "setup.txt").write_text(SETUP.format(dim=dim, algorithm=algorithm))
     setup = Setup.read(folder / "setup.txt", ["train=yes"])
     state = State(Dataset.read(setup.data), setup)
     checkpoint.save(Agent(setup, state.space).wake_agent().quiet(), rng, "0" * 16)

@@ -188,7 +188,17 @@ class TestDamage:
             ready(copied)
 
     @pytest.mark.parametrize(
-        "text", ["not JSON", "[]", "17", '{"format": 1}', '{"format": 1, "role": "painter"}'], ids=str
+        "text",
+        [
+            "not JSON",
+            "[]",
+            "17",
+            '{"format": 1}',
+            '{"format": 1, "role": "painter"}',
+            "[" * 100_000,
+            '{"format": 1, "setup": ' + '{"a": ' * 100_000 + "1" + "}" * 100_001,
+        ],
+        ids=lambda text: str(text)[:32],
     )
     def test_a_damaged_manifest_is_refused(self, copied: Trained, text: str) -> None:
         path = copied.setup.model_agent_path

@@ -108,6 +108,7 @@ def agrees(policy: LearnedPolicy) -> None:
     expected = policy.agent.predict(histories(policy))
     replayed = [policy.replay(events) for events in lists]
     same(policy.propose(replayed), expected)
+    same(policy.propose(policy.replays(lists)), expected)
     stepped = folded(policy, lists)
     same(policy.propose(stepped), expected)
     halved = [policy.replay(events[: len(events) // 2]) for events in lists]

@@ -252,7 +252,7 @@ def _manifest(path: Path, text: str) -> Manifest:
         if version != FORMAT:
             raise ModelError(f"{path}: has format {version}, and this version knows {FORMAT}; upgrade What Next?")
         return Manifest.model_validate_json(text)
-    except (ValueError, AttributeError, ValidationError) as error:
+    except (ValueError, AttributeError, ValidationError, RecursionError) as error:
         raise ModelError(f"{path}: its manifest is damaged ({str(error).splitlines()[0]}); train again") from None
 
 
@@ -316,4 +316,8 @@ def read_rest(agent: Path) -> tuple[Manifest, dict[str, Tensor], dict[str, Any]]
     current = read_manifest(agent, "agent")
     if (current.run, current.histories) != (manifest.run, manifest.histories):
         raise ModelError(f"{resume_path(agent)}: belongs to another save than {agent}; train again without --resume")
-    return manifest, tensors, json.loads(metadata["position"])
+    try:
+        return manifest, tensors, json.loads(metadata["position"])
+    except (KeyError, ValueError, RecursionError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{resume_path(agent)}: its position is damaged ({told}); train without --resume") from None

@@ -68,6 +68,10 @@ class LearnedPolicy:
         """The session of a whole history, oldest event first, in one batch pass."""
         return self.sessions.replay(events)
 
+    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+        """The same of several people's histories, in one batch pass."""
+        return self.sessions.replays(histories)
+
     def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
         """The sessions of different people, each with one event more: one step of the network for all of them."""
         return self.sessions.fold(sessions, events)

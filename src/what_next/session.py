@@ -24,6 +24,9 @@ from what_next.types import Events, Proposal
 
 __all__ = ["Played", "Session", "Sessions"]
 
+CELLS = 2**16
+"""Events of one batch pass over several histories, padding counted, at most: a few hundred bytes each."""
+
 
 @dataclass(frozen=True, eq=False)
 class Session:
@@ -77,9 +80,13 @@ class Sessions(ABC):
     def begin(self) -> Session:
         """A session without an event."""
 
-    @abstractmethod
     def replay(self, events: Sequence[Played]) -> Session:
         """The session of a whole history, oldest first, in one batch pass."""
+        return self.replays([events])[0]
+
+    @abstractmethod
+    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+        """The sessions of several histories, oldest first, in as few batch passes as memory allows."""
 
     @abstractmethod
     def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
@@ -130,16 +137,40 @@ class Streamed(Sessions):
             return Session(np.zeros(0, np.int32), None, self.encoder.start(1), None, numbers_of(self.space, []))
 
     @torch.no_grad()
-    def replay(self, events: Sequence[Played]) -> Session:
-        """See `Sessions.replay`."""
-        if not events:
-            return self.begin()
-        items = np.array([event.item for event in events], np.int32)
-        times = elapsed([event.time for event in events])
-        read = self._events(items[None], numbers_of(self.space, events)[None] if self.reads else None, times[None])
-        states, carried = self.encoder.replay(read)
-        carried = tuple(part.clone() for part in carried)
-        return Session(items, events[-1].time, carried, states[0, -1].clone(), numbers_of(self.space, []))
+    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+        """See `Sessions.replays`: histories of about one length go together, so that there is little padding."""
+        found = [self.begin() if not events else None for events in histories]
+        order = sorted((place for place, events in enumerate(histories) if events), key=lambda one: len(histories[one]))
+        while order:
+            width = len(histories[order[-1]])
+            several = order[-max(CELLS // width, 1) :]
+            del order[-len(several) :]
+            for place, session in zip(several, self._together([histories[one] for one in several]), strict=True):
+                found[place] = session
+        return [session for session in found if session is not None]
+
+    def _together(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+        """One batch pass, each history padded to the longest one."""
+        lengths = np.array([len(events) for events in histories])
+        items = np.full((len(histories), int(lengths.max())), -1, np.int32)
+        times = np.zeros(items.shape, np.int64)
+        numbers = np.zeros((*items.shape, len(self.space.event_names)), np.float32) if self.reads else None
+        for row, events in enumerate(histories):
+            items[row, : lengths[row]] = [event.item for event in events]
+            times[row, : lengths[row]] = elapsed([event.time for event in events])
+            if numbers is not None:
+                numbers[row, : lengths[row]] = numbers_of(self.space, events)
+        even = lengths.min() == items.shape[1]
+        states, carried = self.encoder.replay(
+            self._events(items, numbers, times), None if even else torch.from_numpy(lengths)
+        )
+        nothing, sessions = numbers_of(self.space, []), []
+        for row, events in enumerate(histories):
+            # Views would keep the memory of the whole batch for as long as one of its sessions lives.
+            kept = tuple(part[row : row + 1].clone() for part in carried)
+            output = states[row, lengths[row] - 1].clone()
+            sessions.append(Session(items[row, : lengths[row]].copy(), events[-1].time, kept, output, nothing))
+        return sessions
 
     @torch.no_grad()
     def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
@@ -175,10 +206,10 @@ class Streamed(Sessions):
         numbers: Float32[np.ndarray, "batch time numbers"] | None,
         times: Int64[np.ndarray, "batch time"],
     ) -> Events:
-        """What the encoder reads of some events, without padding; None for numbers that it does not read."""
+        """What the encoder reads of some events, -1 for padding; None for numbers that it does not read."""
         experience, read = self.agent.experience, np.zeros((*items.shape, 0), np.float32)
         if numbers is not None:
-            lengths = np.full(len(items), items.shape[1], np.int64)
+            lengths = np.asarray((items >= 0).sum(1), np.int64)
             history = replace(history_of(self.space, items, lengths, numbers), times=times)
             read = experience.factorize(self.agent.nets, history).actor
         events = Events(experience.tensor(items).long(), experience.tensor(read))
@@ -192,8 +223,11 @@ class Windowed(Sessions):
         """See `Sessions.begin`."""
         return Session(np.zeros(0, np.int32), None, (), None, numbers_of(self.space, []))
 
-    def replay(self, events: Sequence[Played]) -> Session:
-        """See `Sessions.replay`: nothing is computed yet."""
+    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+        """See `Sessions.replays`: nothing is computed yet."""
+        return [self._replayed(events) for events in histories]
+
+    def _replayed(self, events: Sequence[Played]) -> Session:
         if not events:
             return self.begin()
         items = np.array([event.item for event in events], np.int32)

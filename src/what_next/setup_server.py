@@ -9,6 +9,8 @@ from what_next.setup_groups import Group
 
 LEAST_TEMPERATURE = 1e-3
 """Below, scores over the temperature are more than numbers can hold; 0 takes the best."""
+HISTORY = 1000
+"""Item ids of the history that a request brings, at most."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses that nobody reaches from another machine."""
 
@@ -33,7 +35,10 @@ class Server(Group):
         default="auto", description="serve: whether an API key is needed; auto: on any address but this machine's own"
     )
     deadline: float = Field(
-        default=200.0, gt=0, description="serve: milliseconds that the model has, before popular items are the answer"
+        default=200.0,
+        gt=0,
+        description="serve: milliseconds that the model has for a question, before popular items are the answer; one "
+        "that would wait for more than half of that is refused",
     )
     batch: int = Field(
         default=64, gt=0, le=1024, description="serve: requests that one pass of the model answers, at most"
@@ -65,9 +70,11 @@ class Server(Group):
     rate: int = Field(
         default=1000,
         ge=0,
-        description="serve: requests a second of one caller, at most, each question or event of a batch counted; 0: no "
-        "limit",
+        description="serve: what one caller may ask in a second, at most, by its cost: 1 for a question of ten "
+        "items or an event; 0: no limit",
     )
+    connections: int = Field(default=4096, gt=0, description="serve: connections that are open at once, at most")
+    loading: float = Field(default=300.0, gt=0, description="serve: seconds that a version may take to be loaded")
     timeout: float = Field(default=10.0, gt=0, description="serve: seconds that a request may take")
     log_ids: Literal["none", "hashed"] = Field(
         default="none", description="serve: how log lines name a user: not at all, or by a hash"

@@ -77,6 +77,25 @@ def test_a_replay_carries_what_as_many_steps_would(kind: str, layers: int, time:
         torch.testing.assert_close(one, encoder(whole)[:, time + place], atol=1e-5, rtol=0)
 
 
+@KINDS
+@pytest.mark.parametrize("layers", [1, 2])
+@torch.no_grad()
+def test_histories_of_different_lengths_are_replayed_in_one_pass(kind: str, layers: int) -> None:
+    """Each carries what a pass over it alone carries, and goes on as it would."""
+    encoder, lengths = made(kind, numbers=1, layers=layers), [1, 19, 20, 21, 300, 7]
+    whole, more = events(len(lengths), 300, 1), events(len(lengths), 1, 1)
+    padded = whole.items.clone()
+    for row, length in enumerate(lengths):
+        padded[row, length:] = -1
+    states, state = encoder.replay(Events(padded, whole.numbers), torch.tensor(lengths))
+    after, _ = encoder.step(state, more)
+    for row, length in enumerate(lengths):
+        alone, kept = encoder.replay(part(whole, slice(row, row + 1), slice(0, length)))
+        torch.testing.assert_close(states[row, :length], alone[0], atol=1e-5, rtol=0)
+        next_one, _ = encoder.step(kept, part(more, slice(row, row + 1), slice(None)))
+        torch.testing.assert_close(after[row], next_one[0], atol=1e-5, rtol=0)
+
+
 @torch.no_grad()
 def test_blocks_and_bands_of_any_width_stream_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers, "BLOCK", 8)

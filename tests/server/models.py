@@ -33,10 +33,11 @@ def served(folder: Path, algorithm: str = "next_item", **server: Any) -> Setup:
     source = _trained(algorithm)
     for path in source.iterdir():
         shutil.copy(path, folder / path.name)
-    if server:
-        with (folder / "setup.txt").open("a") as file:
-            for name, value in server.items():
-                file.write(f"server.{name}, {_written(value)}\n")
+    # A busy machine must not decide what is answered.
+    server = {"deadline": 60_000, **server}
+    with (folder / "setup.txt").open("a") as file:
+        for name, value in server.items():
+            file.write(f"server.{name}, {_written(value)}\n")
     return Setup.read(folder / "setup.txt", ["train=no"])
 
 

@@ -163,7 +163,7 @@ def test_callers_that_have_gone_are_forgotten() -> None:
 
 def test_too_many_requests_are_429_and_told_when_to_come_again(tmp_path: Path) -> None:
     with service(tmp_path, fill=False, rate=3) as one:
-        answers = [one.ask("GET", "/health") for _ in range(20)]
+        answers = [one.ask("GET", "/v1/model") for _ in range(20)]
     refused = [answer for answer in answers if answer.status_code == 429]
     assert [answer.status_code for answer in answers[:3]] == [200, 200, 200]
     assert refused

@@ -1,5 +1,6 @@
 """What a service logged, weighed: the model that wrote a log, served the same, would have done the very same."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,12 @@ def test_a_greedy_service_has_logged_nothing_that_can_be_weighed(tmp_path: Path)
         service.ask(user="p1")
         with pytest.raises(DataError, match=r"1 answers left out.*serve with server.temperature or server.epsilon"):
             judged(service, tmp_path / "setup.txt")
+
+
+def test_a_history_that_no_request_can_bring_is_refused() -> None:
+    """Each decision would read all of it: a few hundred of them took two minutes."""
+    from what_next.judging.off_policy.served import _given
+
+    assert len(_given(json.dumps(["i1"] * 1000))) == 1000
+    with pytest.raises(DataError, match="holds 20,000 items, and the service takes 1,000 at most"):
+        _given(json.dumps(["i1"] * 20_000))

@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 from what_next.errors import WhatNextError
 
+HEARD = 50
+"""Events of a history that cost about as much as a question to a user who is in memory."""
 PolicyName = Literal["trained", "popular", "random"]
 Fallback = Literal["deadline", "error", "alarm", "unknown_user"]
 
@@ -47,6 +49,15 @@ class Ask(NamedTuple):
     context: Mapping[str, float] | None = None
     explain: bool = False
     once: IdempotencyKey | None = None
+
+    @property
+    def cost(self) -> float:
+        """How much work it is, about: 1 for ten items to a user who is in memory, without reasons and bounds."""
+        if self.k <= 10 and not (self.history or self.blocked or self.allowed or self.explain):
+            return 1.0  # nearly all
+        listed = len(self.blocked) + (0 if self.allowed is None else len(self.allowed))
+        items = self.k * (2 if self.explain else 1)
+        return 1.0 + max(items - 10, 0) / 50 + (len(self.history) / HEARD if self.history else 0) + listed / 2000
 
 
 @dataclass(frozen=True)
@@ -157,6 +168,18 @@ class Refused(WhatNextError):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
         self.field, self.reason = field, reason
+
+
+class Overloaded(WhatNextError):
+    """More is asked than can be answered in time.
+
+    Attributes:
+        seconds: after which there may be room.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("more is asked than can be answered in time; ask again later")
+        self.seconds = seconds
 
 
 class Stopping(WhatNextError):

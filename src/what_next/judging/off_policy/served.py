@@ -19,14 +19,14 @@ from what_next.data.ids import positions
 from what_next.data.importer import beside, footer_of
 from what_next.data.service_log import ADDED, EVENT, WITHDRAWALS, numbers_in
 from what_next.data.space import Space
-from what_next.errors import CatalogueError
+from what_next.errors import CatalogueError, DataError
 from what_next.experience.played import history_of
 from what_next.growth import NewItem, check, grown
 from what_next.judging.off_policy.drawing import Drawing
 from what_next.judging.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
 from what_next.recommender import Recommender
-from what_next.setup_server import Server
+from what_next.setup_server import HISTORY, Server
 from what_next.training_part import numbers_of_events
 from what_next.types import History
 
@@ -61,7 +61,7 @@ class Heard:
         given, end = [data.items], data.events
         for decision, history in enumerate(told["history"]):
             if history is not None:
-                found = space.catalogue.index(json.loads(history))
+                found = space.catalogue.index(_given(history))
                 given.append(found[found >= 0])
                 starts[decision], known[decision], end = end, 0, end + len(given[-1])
                 ends[decision] = end
@@ -178,6 +178,14 @@ class Asked:
         items = np.where(real, heard.items[places], -1).astype(np.int32)
         history = history_of(self.policy.agent.space, items, lengths, numbers)
         return replace(history, times=np.where(real, heard.times[places], 0))
+
+
+def _given(history: str) -> list[str]:
+    """The item ids that a request brought, as many as a request may: one of 20,000 took a second of each decision."""
+    found: list[str] = json.loads(history)
+    if len(found) > HISTORY:
+        raise DataError(f"a decision's history holds {len(found):,} items, and the service takes {HISTORY:,} at most")
+    return found
 
 
 def _events(log: DecisionLog, space: Space) -> tuple[Dataset, Int64[np.ndarray, "events"]]:

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from what_next.models.items import ItemVectors
@@ -80,12 +80,14 @@ class Encoder(nn.Module):
         kept = (torch.where(there.view(shape), new, old) for shape, new, old in zip(shapes, after, state, strict=True))
         return states, tuple(kept)
 
-    def replay(self, events: Events) -> tuple[Float[Tensor, "batch time dim"], State]:
+    def replay(
+        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch time dim"], State]:
         """The state after every event, and what is known after the last one, as so many steps would give it.
 
         Args:
-            events: without padding. Here they are taken one by one; kinds that carry their state out of one batch pass
-                override it.
+            events: here they are taken one by one; kinds that carry their state out of one batch pass override it.
+            lengths: of each history, at least 1; what follows is padding. None: there is none.
         """
         state, states = self.start(len(events.items)), []
         for place in range(events.items.shape[1]):

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from what_next.models.encoders.base import Encoder, EncoderSizes, State
@@ -29,26 +29,36 @@ class MeanEncoder(Encoder):
         """The state after every input."""
         return self._pass(inputs)[0]
 
-    def replay(self, events: Events) -> tuple[Float[Tensor, "batch time dim"], State]:
+    def replay(
+        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch time dim"], State]:
         """See `Encoder.replay`: one batch pass."""
-        return self._pass(self.inputs(events))
+        states, sums, counts = self._pass(self.inputs(events))
+        if lengths is None:
+            return states, (sums[:, -1], counts[-1:].expand(len(states), 1))
+        return states, (sums[torch.arange(len(states)), lengths - 1], counts[lengths - 1])
 
-    def _pass(self, inputs: Float[Tensor, "batch time dim"]) -> tuple[Float[Tensor, "batch time dim"], State]:
-        """States, and sum and weight at the end. Powers of the decay only ever shrink: no length is too long."""
+    def _pass(
+        self, inputs: Float[Tensor, "batch time dim"]
+    ) -> tuple[Float[Tensor, "batch time dim"], Float[Tensor, "batch time dim"], Float[Tensor, "time 1"]]:
+        """States, sums and weights. Powers of the decay only ever shrink: no length is too long."""
         time = torch.arange(min(inputs.shape[1], BLOCK), device=inputs.device)
         decay = nn.functional.logsigmoid(self.logit)  # its logarithm
         lags = time[:, None] - time
         weights = torch.exp(decay * lags.clamp(min=0)) * (lags >= 0)
         carried = torch.exp(decay * (time + 1))[:, None]
-        total, weight, means = inputs.new_zeros(len(inputs), 1, inputs.shape[2]), inputs.new_zeros(1, 1), []
+        total, weight = inputs.new_zeros(len(inputs), 1, inputs.shape[2]), inputs.new_zeros(1, 1)
+        all_sums, all_counts = list[Tensor](), list[Tensor]()
         for block in torch.split(inputs, BLOCK, 1):
             width = block.shape[1]
             sums = weights[:width, :width] @ block + carried[:width] * total
             counts = weights[:width, :width].sum(1, keepdim=True) + carried[:width] * weight
-            means.append(sums / counts)
+            all_sums.append(sums)
+            all_counts.append(counts)
             total, weight = sums[:, -1:], counts[-1:]
-        states: Tensor = self.linear(torch.cat(means, 1))
-        return states, (total.squeeze(1), weight.expand(len(inputs), 1))
+        sums, counts = torch.cat(all_sums, 1), torch.cat(all_counts)
+        states: Tensor = self.linear(sums / counts)
+        return states, sums, counts
 
     def start(self, batch: int) -> State:
         """The weighted sum [batch dim] and the weight [batch 1] of the inputs so far: none."""

@@ -1,8 +1,11 @@
 """Recurrent encoders: LSTM and GRU. All that they know of the past is the state itself."""
 
+from typing import Any
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from what_next.models.encoders.base import Encoder, EncoderSizes, State
 from what_next.models.items import ItemVectors
@@ -32,9 +35,11 @@ class LstmEncoder(Encoder):
         dropped: Tensor = self.dropout(states)
         return dropped
 
-    def replay(self, events: Events) -> tuple[Float[Tensor, "batch time dim"], State]:
+    def replay(
+        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch time dim"], State]:
         """See `Encoder.replay`: one batch pass."""
-        states, (outputs, cells) = self.cells(self.inputs(events))
+        states, (outputs, cells) = passed(self.cells, self.inputs(events), lengths)
         return self.dropout(states), (outputs.transpose(0, 1), cells.transpose(0, 1))
 
     def start(self, batch: int) -> State:
@@ -63,9 +68,11 @@ class GruEncoder(Encoder):
         dropped: Tensor = self.dropout(states)
         return dropped
 
-    def replay(self, events: Events) -> tuple[Float[Tensor, "batch time dim"], State]:
+    def replay(
+        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch time dim"], State]:
         """See `Encoder.replay`: one batch pass."""
-        states, outputs = self.cells(self.inputs(events))
+        states, outputs = passed(self.cells, self.inputs(events), lengths)
         return self.dropout(states), (outputs.transpose(0, 1),)
 
     def start(self, batch: int) -> State:
@@ -76,3 +83,14 @@ class GruEncoder(Encoder):
         """The states after one input more."""
         states, outputs = self.cells(inputs.unsqueeze(1), state[0].transpose(0, 1).contiguous())
         return self.dropout(states.squeeze(1)), (outputs.transpose(0, 1),)
+
+
+def passed(
+    cells: nn.RNNBase, inputs: Float[Tensor, "batch time dim"], lengths: Int64[Tensor, "batch"] | None
+) -> tuple[Float[Tensor, "batch time dim"], Any]:
+    """The states after every input, and the last ones of each layer: of each history at its own end."""
+    if lengths is None:
+        states, last = cells(inputs)
+        return states, last
+    packed, last = cells(pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False))
+    return pad_packed_sequence(packed, batch_first=True, total_length=inputs.shape[1])[0], last

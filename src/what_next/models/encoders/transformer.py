@@ -1,7 +1,7 @@
 """A transformer whose layers read a bounded number of events back, so that it streams exactly."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,7 +37,9 @@ class TransformerEncoder(Encoder):
         normed: Tensor = self.norm(states)
         return normed
 
-    def replay(self, events: Events) -> tuple[Float[Tensor, "batch time dim"], State]:
+    def replay(
+        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch time dim"], State]:
         """See `Encoder.replay`: one batch pass, of which the keys and values of the latest events are kept."""
         states = self.inputs(events)
         past, time = self.sizes.max_length - 1, states.shape[1]
@@ -45,8 +47,9 @@ class TransformerEncoder(Encoder):
         for layer in self.layers:
             assert isinstance(layer, Layer)
             states, pair = layer.read(states)
-            kept.append((newest(pair[0], past), newest(pair[1], past)))
-        there = torch.arange(past, 0, -1, device=states.device) <= time
+            kept.append((newest(pair[0], past, lengths), newest(pair[1], past, lengths)))
+        back = torch.arange(past, 0, -1, device=states.device)
+        there = back <= (time if lengths is None else lengths[:, None].to(back))
         keys, values = (torch.stack(parts, 1) for parts in zip(*kept, strict=True))
         normed: Tensor = self.norm(states)
         return normed, (keys, values, there.expand(len(states), past))
@@ -132,8 +135,16 @@ def heads_of(dim: int) -> int:
     return next(heads for heads in range(max(dim // HEAD, 1), 0, -1) if dim % (2 * heads) == 0)
 
 
-def newest(vectors: Float[Tensor, "batch heads time width"], count: int) -> Float[Tensor, "batch heads {count} width"]:
-    """The last `count` in time; zeros come before them where there are fewer."""
+def newest(
+    vectors: Float[Tensor, "batch heads time width"], count: int, lengths: Int64[Tensor, "batch"] | None = None
+) -> Float[Tensor, "batch heads {count} width"]:
+    """The last `count` in time, of each row before its padding; zeros come before them where there are fewer."""
+    if lengths is not None:
+        places = lengths[:, None].to(vectors.device) - torch.arange(count, 0, -1, device=vectors.device)
+        found = vectors.gather(
+            2, places.clamp(min=0)[:, None, :, None].expand(*vectors.shape[:2], -1, vectors.shape[3])
+        )
+        return found * (places >= 0)[:, None, :, None]
     missing = max(count - vectors.shape[2], 0)
     return functional.pad(vectors[:, :, max(vectors.shape[2] - count, 0) :], (0, 0, missing, 0))
 

@@ -32,5 +32,6 @@ def about(setup: Setup, live: Live) -> dict[str, Any]:
         },
         "canary": {"version": second, "share": settings.canary} if second and settings.canary else None,
         "shadow": {"version": second} if second and settings.shadow else None,
+        "unfit": None if live.unfit is None else {"version": live.unfit[0], "reason": live.unfit[1]},
         "refused": None if live.refused is None else {"version": live.refused[0], "reason": live.refused[1]},
     }

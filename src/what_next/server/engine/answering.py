@@ -31,8 +31,6 @@ from what_next.types import Proposal
 logger = logging.getLogger("what_next.server")
 
 MINUTE = 60.0
-LATEST = 1000
-"""Events of a history whose items are left out of popular ones where the model fails: that answer must not wait."""
 IDS = 256
 """Random parts of ids that are drawn at once."""
 NOBODY = np.zeros(0, np.int32)
@@ -45,7 +43,7 @@ class Job:
     Attributes:
         ask: the question; `role`: which of the models it is for.
         mask: what it permits; None: everything.
-        entry: what is known of the user; `head`: the same, told by the store alone where the model is not asked.
+        entry: what is known of the user.
         key: of the user in the store, where a history goes before what is known.
         session: what the model reads: the user's, or that of the given history.
         withdrawn: number of the latest change of the withdrawn items, and their positions.
@@ -58,7 +56,6 @@ class Job:
     withdrawn: tuple[int, Int32[np.ndarray, "withdrawn"]]
     mask: Mask | None = None
     entry: Entry | None = None
-    head: Head | None = None
     key: int | None = None
     session: Session | None = None
     seen: Int32[np.ndarray, "heard"] = field(default_factory=lambda: NOBODY)
@@ -109,21 +106,24 @@ class Answering:
         return [self.safe(active, asks[0], role, "error")]
 
     def safe(self, active: Active, ask: Ask, role: str, fallback: Fallback) -> Outcome:
-        """Popular items, permitted and not among the latest events, without the model."""
+        """Popular items, permitted and not among those that the user is remembered to have heard.
+
+        Without the model and without the store: it is the answer where time is short.
+        """
         job = Job(ask, role, active.withdrawn, fallback=fallback)
         try:
             job.mask = active.masks.of(ask)
-            store = active.sessions.store
-            head = None if ask.user is None else store.heads([ask.user]).get(ask.user)
+            entry = None if ask.user is None else active.sessions.remembered(ask.user)
             if ask.history:
-                job.key = None if head is None else head.key
+                job.key = None if entry is None else entry.key
                 job.seen, job.unknown = active.known(ask.history)
-            elif ask.user is not None and head is not None:
-                job.head = head
-                if ask.exclude_seen:
-                    events = store.events_of(ask.user, limit=LATEST, newest_first=True)
-                    job.seen, _ = active.known(tuple(one.item_id for one in events))
-            return self._result(active, job, self._popular(active, job))
+            elif entry is not None:
+                job.entry, job.seen = entry, entry.session.items
+            answer, impression = self._result(active, job, self._popular(active, job))
+            if entry is None and ask.user is not None:
+                # Nobody asked whether this user was erased meanwhile, elsewhere.
+                impression = replace(impression, user_id=None, history=None, response=None)
+            return Result(answer, impression)
         except Exception as error:
             if not isinstance(error, Refused | StoreUnavailable):
                 logger.exception("popular items could not be told either")
@@ -149,6 +149,11 @@ class Answering:
                 jobs.append(self._job(active, ask, role, entries, heads))
             except Refused as error:
                 jobs.append(error)
+        given = [one for one in jobs if isinstance(one, Job) and one.ask.history and len(one.seen)]
+        played = [[Played(int(item)) for item in job.seen] for job in given]
+        replayed = active.served.policy.replays(played) if played else []
+        for job, session in zip(given, replayed, strict=True):
+            job.session = session
         modelled = [one for one in jobs if isinstance(one, Job) and one.ask.policy == "trained" and not one.fallback]
         choices: dict[int, Choice] = {}
         if modelled:
@@ -175,8 +180,6 @@ class Answering:
             if ask.user is not None and (head := heads.get(ask.user)) is not None:
                 job.key = head.key
             job.seen, job.unknown = active.known(ask.history)
-            if len(job.seen):
-                job.session = active.served.policy.replay([Played(int(item)) for item in job.seen])
         elif ask.user is not None and (entry := entries.get(ask.user)) is not None:
             job.entry, job.session, job.seen = entry, entry.session, entry.session.items
         if ask.policy == "trained" and not len(job.seen):
@@ -228,7 +231,7 @@ class Answering:
 
     def _result(self, active: Active, job: Job, choice: Choice) -> Result:
         served, ask, items = active.served, job.ask, choice.items.tolist()
-        head, now = job.entry or job.head, time.time_ns()
+        head, now = job.entry, time.time_ns()
         ids, chances = tuple([served.ids[item] for item in items]), tuple(choice.propensities.tolist())
         answer = Answer(
             recommendation_id=f"{now // 1_000_000:012x}{self._random()}",  # by time, as a UUID of version 7

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from cachetools import LRUCache
+from cachetools import Cache, LRUCache
 
 from what_next.policy import LearnedPolicy
 from what_next.server.engine.observer import Observer
@@ -74,8 +74,8 @@ class SessionCache:
     def of(self, users: Iterable[str]) -> dict[str, Entry]:
         """The users' sessions as the store has them now; users without events are left out.
 
-        One query tells who has new events. Those that follow the folded ones in time are folded in, with one cell step
-        for all users at once; where one is older, the history is replayed.
+        One query tells who has new events, and one more reads them. Those that follow the folded ones in time are
+        folded in, with one cell step for all users at once; the histories of all others are replayed in one batch pass.
 
         Raises:
             StoreUnavailable: the store cannot be read.
@@ -84,15 +84,29 @@ class SessionCache:
         with self.lock:
             heads = self.store.heads(names)
             found: dict[str, Entry] = {}
-            behind: dict[str, _Behind] = {}
+            late: dict[str, tuple[Entry | None, Head]] = {}
             for name in names:
-                head = heads.get(name)
-                if head is None:
+                if (head := heads.get(name)) is None:
                     self._entries.pop(name, None)
+                    continue
+                entry = self._entries.get(name)
+                if entry is None or entry.key != head.key:
+                    late[name] = None, head
+                elif entry.last < head.last:
+                    late[name] = entry, head
                 else:
-                    self._place(name, head, found, behind)
-            self._fold(behind, found)
+                    found[name] = entry
+                    self.observer.session("hit")
+            if late:
+                self._catch_up(late, found)
             return found
+
+    def remembered(self, user: str) -> Entry | None:
+        """What is in memory of a user, whatever the store has by now; waits for nobody."""
+        try:
+            return Cache.__getitem__(self._entries, user)  # past the order of use, which another thread may be changing
+        except KeyError:
+            return None
 
     def drop(self, user: str) -> None:
         """Forget a user."""
@@ -117,38 +131,45 @@ class SessionCache:
     def __contains__(self, user: str) -> bool:
         return user in self._entries
 
-    def _place(self, name: str, head: Head, found: dict[str, Entry], behind: dict[str, _Behind]) -> None:
-        """The entry itself where it is up to date; else what has to be folded in, or a new one."""
-        entry = self._entries.get(name)
-        if entry is not None and entry.key == head.key:
-            if entry.last >= head.last:
-                found[name] = entry
-                self.observer.session("hit")
-                return
-            new = self.store.events_of(name, after=entry.last)
-            known = [one.time for one in new if one.item_id in self.places]
-            if len(new) <= LONGEST_FOLD and (not known or min(known) >= entry.time):
-                behind[name] = _Behind(entry, new)
+    def _catch_up(self, late: dict[str, tuple[Entry | None, Head]], found: dict[str, Entry]) -> None:
+        """Reads what is new of each user, and folds it in or replays all."""
+        behind: dict[str, _Behind] = {}
+        rebuilt: dict[str, Head] = {}
+        new = self.store.events_after([(head.key, entry.last if entry else 0) for entry, head in late.values()])
+        whole = {name: new.get(head.key, []) for name, (entry, head) in late.items() if entry is None}
+        for name, (entry, head) in late.items():
+            if entry is None:
+                rebuilt[name] = head
+                continue
+            events = new.get(head.key, [])
+            known = [one.time for one in events if one.item_id in self.places]
+            if len(events) <= LONGEST_FOLD and (not known or min(known) >= entry.time):
+                behind[name] = _Behind(entry, events)
                 self.observer.session("fold")
-                return
-        self.observer.session("rebuild")
-        if (made := self._rebuilt(name, head.key)) is not None:
+            else:
+                rebuilt[name] = head
+        if again := [head.key for name, head in rebuilt.items() if name not in whole]:
+            read = self.store.events_after([(key, 0) for key in again])
+            whole |= {name: read.get(head.key, []) for name, head in rebuilt.items() if name not in whole}
+        self._rebuild(rebuilt, whole, found)
+        self._fold(behind, found)
+
+    def _rebuild(self, heads: dict[str, Head], whole: dict[str, list[StoredEvent]], found: dict[str, Entry]) -> None:
+        """From all events in the store, in one batch pass; users whose events are gone by now are left out."""
+        there = [name for name in heads if whole[name]]
+        known = {name: [one for one in whole[name] if one.item_id in self.places] for name in there}
+        sessions = self.policy.replays([[self.played(one) for one in known[name]] for name in there])
+        for name, session in zip(there, sessions, strict=True):
+            self.observer.session("rebuild")
+            events, heard = whole[name], known[name]
+            last = max(one.number for one in events)
+            made = Entry(heads[name].key, last, len(events), heard[-1].time if heard else NEVER, session)
             found[name] = self._keep(name, made)
 
     def _keep(self, name: str, entry: Entry) -> Entry:
         if entry.bytes <= BYTES:
             self._entries[name] = entry
         return entry
-
-    def _rebuilt(self, name: str, key: int) -> Entry | None:
-        """From all events in the store; None where they are gone by now."""
-        events = self.store.events_of(name)
-        if not events:
-            return None
-        known = [one for one in events if one.item_id in self.places]
-        session = self.policy.replay([self.played(one) for one in known]) if known else self.policy.begin()
-        last = max(one.number for one in events)
-        return Entry(key, last, len(events), known[-1].time if known else NEVER, session)
 
     def _fold(self, behind: dict[str, _Behind], found: dict[str, Entry]) -> None:
         """One step for everybody that is behind, until nobody is."""

@@ -20,16 +20,17 @@ from cachetools import TTLCache
 
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
 from what_next.growth import LARGEST
-from what_next.server.asks import Answer, Ask, Nearest, Refused
+from what_next.server.asks import HEARD, Answer, Ask, Nearest, Refused
 from what_next.server.engine import reasons
 from what_next.server.engine.about import about
 from what_next.server.engine.answering import Answering, Outcome, Result
-from what_next.server.engine.batcher import Batcher, Deliveries, Waiting
+from what_next.server.engine.batcher import Batcher, Deliveries
 from what_next.server.engine.live import Models, Poller
 from what_next.server.engine.observer import Observer
 from what_next.server.engine.served import Served
 from what_next.server.engine.shadow import Shadow
 from what_next.server.engine.versions import undeployed
+from what_next.server.engine.waiting import Waiting
 from what_next.server.store import (
     AddImpression,
     Erased,
@@ -46,6 +47,8 @@ logger = logging.getLogger("what_next.server")
 
 SWITCH = 0.001
 """Seconds after which a thread of Python lets another one in: the event loop shall not wait longer for the model."""
+USUAL = 100
+"""Events of a user who is not in memory, for want of something better."""
 ERASED, REMEMBERED = 10_000, 600.0
 """Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
 
@@ -81,7 +84,14 @@ class Engine:
         self._poller = Poller(models)
 
     @classmethod
-    def open(cls, setup: Setup, store: Store, writer: Writer, observer: Observer | None = None) -> "Engine":
+    def open(
+        cls,
+        setup: Setup,
+        store: Store,
+        writer: Writer,
+        observer: Observer | None = None,
+        stop: threading.Event | None = None,
+    ) -> "Engine":
         """The engine of a setup, ready to answer.
 
         The first time, the setup's own model is deployed; from then on the store says which version is current.
@@ -90,15 +100,17 @@ class Engine:
             setup: whose `server` says how to answer.
             store, writer: the histories; whoever opened them closes them, after the engine.
             observer: counts what happens.
+            stop: breaks off.
 
         Raises:
-            ModelError: no deployed model can be loaded, or not the second one that the setup names.
+            ModelError: no deployed model can be loaded, or the second one that the setup names is missing.
+            Stopping: it was broken off.
             StoreUnavailable: the store cannot be used now.
         """
         torch.set_num_threads(setup.threads or 1)
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH))
         observer = observer or Observer()
-        return cls(setup, Models(setup, store, observer), writer, observer)
+        return cls(setup, Models(setup, store, observer, stop), writer, observer)
 
     def close(self) -> None:
         """Answer what waits, and end all threads."""
@@ -109,24 +121,46 @@ class Engine:
 
     # Answering
 
-    async def recommend(self, ask: Ask) -> Answer:
+    async def recommend(self, ask: Ask, caller: str = "") -> Answer:
         """The answer to a question; its impression is durable by then.
+
+        Args:
+            ask: the question.
+            caller: who asks: what can be answered is shared among callers.
 
         Raises:
             Refused: the question cannot be answered as it was put.
+            Overloaded: it could not be answered in time.
             Stopping: the engine is being closed.
             StoreUnavailable: the store cannot be read, or cannot take the impression now.
             AnsweredBefore: the question is to be answered once, and was.
             Withdrawn: items are withdrawn as fast as it is answered.
         """
         try:
-            return await self._recommended(ask)
+            return await self._recommended(ask, caller)
         except Withdrawn:
-            return await self._recommended(ask)
+            return await self._recommended(ask, caller)
 
-    async def _recommended(self, ask: Ask) -> Answer:
-        waiting = Waiting(ask, asyncio.get_running_loop())
-        self._batcher.put(waiting)
+    async def recommend_all(self, asks: Sequence[Ask], caller: str = "") -> list[Answer | BaseException]:
+        """The answers to the questions of one request, which are let in together.
+
+        Where a question has none, it is the error that `recommend` raises.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = [self._waiting(ask, loop) for ask in asks]
+        self._batcher.put(waiting, caller)
+        found = await asyncio.gather(*(self._given(one) for one in waiting), return_exceptions=True)
+        again = [one for one, outcome in zip(asks, found, strict=True) if isinstance(outcome, Withdrawn)]
+        others = iter(await asyncio.gather(*(self._recommended(one, caller) for one in again), return_exceptions=True))
+        return [next(others) if isinstance(outcome, Withdrawn) else outcome for outcome in found]
+
+    async def _recommended(self, ask: Ask, caller: str) -> Answer:
+        waiting = self._waiting(ask, asyncio.get_running_loop())
+        self._batcher.put((waiting,), caller)
+        return await self._given(waiting)
+
+    async def _given(self, waiting: Waiting) -> Answer:
+        """The answer, when it is there; where nobody waits for it any more, that is noted."""
         try:
             return await waiting.future
         except asyncio.CancelledError:
@@ -140,6 +174,23 @@ class Engine:
             self.writer.submit(MarkShown(tuple(recommendation_ids), False)).add_done_callback(_told_if_failed)
         except StoreUnavailable as error:
             logger.warning(UNSEEN, error)
+
+    def _waiting(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> Waiting:
+        """A question, whose cost counts what is known of the user where the model reads all of it each time."""
+        made, current = Waiting(ask, loop), self.models.live.current
+        if current.served.trials and ask.user is not None and not ask.history:
+            entry = current.sessions.remembered(ask.user)
+            made.cost += (USUAL if entry is None else len(entry.session.numbers)) / HEARD
+        return made
+
+    @property
+    def busy(self) -> bool:
+        """Whether more waits than goes with the next batch: some callers may have to be refused."""
+        return self._batcher.busy
+
+    def full(self, caller: str) -> float:
+        """Seconds until a caller's next question might be let in; 0: now."""
+        return self._batcher.full(caller)
 
     def _answer(self, batch: list[Waiting]) -> None:
         """In the worker's thread; nothing that goes wrong ends it."""
@@ -292,6 +343,11 @@ class Engine:
         live = self.models.live
         answers = live.current.served.version
         return undeployed(self.setup.model_agent_path, live.refused[0] if live.refused else answers, answers)
+
+    def unfit(self) -> str | None:
+        """What people are told where the second model cannot be loaded; None: it can, or there is none."""
+        found = self.models.live.unfit
+        return found and f"the second model cannot be used ({found[1]}); all are answered by the first"
 
     def item(self, item_id: str) -> CatalogueItem | None:
         """An item; None: the catalogue does not hold it."""

@@ -3,12 +3,16 @@
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from what_next.errors import ModelError, StoreError, WhatNextError
+from what_next.server.asks import Stopping
 from what_next.server.engine.active import Active, Counted
+from what_next.server.engine.loading import Loading
 from what_next.server.engine.observer import Observer
 from what_next.server.engine.popular import Popular
 from what_next.server.engine.served import Served
@@ -20,6 +24,10 @@ from what_next.settings import Setup
 logger = logging.getLogger("what_next.server")
 
 EVERY_ITEM = 2**31 - 1
+SLICE = 1.0
+"""Seconds that a version is waited for before anything else is looked at."""
+LONG = 10.0
+"""Seconds of loading after which it is told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +38,14 @@ class Live:
         deployment: how the current version came; `current`: that version.
         candidate: the second one, for canary or shadow.
         refused: the version that could not be loaded, and why; None: there is none.
+        unfit: the second one's file that could not be loaded, and why; None: it could, or there is none.
     """
 
     deployment: Deployment
     current: Active
     candidate: Active | None
     refused: tuple[str, str] | None = None
+    unfit: tuple[str, str] | None = None
 
     def of(self, user: str | None, share: float) -> tuple[Active, Literal["current", "canary"]]:
         """Who answers a user: the second version for a share of them, always the same ones."""
@@ -50,11 +60,17 @@ def _point(user: str) -> float:
 
 
 def check_models(setup: Setup, store: Store) -> None:
-    """Raises a `ModelError` where a model cannot be deployed that the engine of a setup would begin with."""
-    first = None if store.deployments() else setup.model_agent_path
-    for agent in (first, setup.server.candidate):
-        if agent is not None:
-            check(agent)
+    """Raises a `ModelError` where the engine of a setup cannot begin: its model is unfit, or the second one missing."""
+    if not store.deployments():
+        check(setup.model_agent_path)
+    if setup.server.candidate is not None:
+        check_second(setup.server.candidate)
+
+
+def check_second(agent: Path) -> None:
+    """Raises a `ModelError` where the second model is missing: a mistake in the setup."""
+    if not agent.is_file():
+        raise ModelError(f"{agent}: no such model file, and server.candidate names it; train it, or leave that out")
 
 
 class Models:
@@ -68,15 +84,18 @@ class Models:
     live: Live
     counted = False
 
-    def __init__(self, setup: Setup, store: Store, observer: Observer) -> None:
-        """Loads the current version; the first time, that of the setup is deployed.
+    def __init__(self, setup: Setup, store: Store, observer: Observer, stop: threading.Event | None = None) -> None:
+        """Loads the current version; the first time, that of the setup is deployed. `stop` breaks off.
 
         Raises:
-            ModelError: no deployed version can be loaded, or the second one cannot.
+            ModelError: no deployed version can be loaded, or the second one is missing.
+            Stopping: it was broken off.
         """
+        self.stop = stop or threading.Event()
         self.setup, self.store, self.observer = setup, store, observer
         self.folder = versions_folder(setup)
-        self._changing, self._swapping = threading.Lock(), threading.Lock()
+        self._changing, self._swapping, self._looking = threading.Lock(), threading.Lock(), threading.Lock()
+        self.loading: Loading | None = None
         self._items: dict[str, StoredItem] = {}
         self._last_item = 0
         self._counted: Counted = []
@@ -95,37 +114,71 @@ class Models:
             if isinstance(outcome, Exception):
                 raise outcome
             deployments = self.store.deployments()
-        candidate = None
-        if self.setup.server.candidate is not None:
-            candidate = self._load(keep(self.folder, self.setup.server.candidate))
         refused: tuple[str, str] | None = None
         for version in reversed(line(deployments)):
             try:
-                current = self._load(version)
-            except WhatNextError as error:
+                current = self._loaded(version)
+            except ModelError as error:
                 refused = refused or (version, str(error))
                 logger.error("version %s was refused: %s", version, error)
                 continue
             newest = [one for one in deployments if one.version == version][-1]
-            return deployments[-1].number, Live(newest, current, candidate, refused)
+            second, unfit = self._second()
+            return deployments[-1].number, Live(newest, current, second, refused, unfit)
         assert refused is not None
         raise ModelError(f"no deployed version can be loaded; the current one, {refused[0]}: {refused[1]}")
 
-    def _load(self, version: str) -> Active:
-        """A version with all items of the store, warmed up.
+    def _second(self) -> tuple[Active | None, tuple[str, str] | None]:
+        """The second version, or why it is not there: that is no reason not to answer by the first."""
+        if (agent := self.setup.server.candidate) is None:
+            return None, None
+        check_second(agent)
+        try:
+            return self._loaded(keep(self.folder, agent)), None
+        except Stopping:
+            raise
+        except WhatNextError as error:
+            logger.error("the second model was refused, all are answered by the first: %s", error)
+            return None, (agent.name, str(error))
+
+    def _loaded(self, version: str) -> Active:
+        """A version, waited for.
 
         Raises:
-            ModelError: a file is missing or damaged, or the model does not answer.
+            ModelError: see `Loading.result`. Stopping: it was broken off.
         """
-        try:
-            served = Served.load(self.folder, version).grown(list(self._items.values()))
+        self.loading, told = self._begun(version), False
+        while not self.loading.over(SLICE):
+            if self.stop.is_set():
+                raise Stopping
+            if not told and time.monotonic() > self.loading.began + LONG:
+                logger.warning("version %s is still being loaded, after %g s", version, LONG)
+                told = True
+        return self._ended(self.loading)
+
+    def _begun(self, version: str) -> Loading:
+        """Begins to load a version with all items of the store; what is being loaded meanwhile is given up."""
+        items = list(self._items.values())
+
+        def load() -> Active:
+            served = Served.load(self.folder, version).grown(items)
             if self.setup.server.search == "approximate":
                 served = served.indexed()
             return self._active(served.warm())
-        except WhatNextError:
+
+        return Loading(version, self._last_item, self.setup.server.loading, load)
+
+    def _ended(self, loading: Loading) -> Active:
+        """What came of it, counted."""
+        self.loading = None
+        seconds = time.monotonic() - loading.began
+        try:
+            found = loading.result()
+        except ModelError:
+            self.observer.loaded("late" if loading.late else "failed", seconds)
             raise
-        except Exception as error:
-            raise ModelError(f"{version}: does not answer ({type(error).__name__}: {error}); train again") from error
+        self.observer.loaded("loaded", seconds)
+        return found
 
     def _active(self, served: Served) -> Active:
         size = self.setup.server.sessions
@@ -141,31 +194,36 @@ class Models:
         """
         self.grow()
         self.withdrawals.look()
-        deployments = self.store.deployments()
-        if deployments and deployments[-1].number != self._seen:
-            self._deploy(deployments[-1])
-            self._seen = deployments[-1].number
+        with self._looking:
+            deployments = self.store.deployments()
+            if deployments and deployments[-1].number != self._seen and self._deploy(deployments[-1]):
+                self._seen = deployments[-1].number
 
-    def _deploy(self, newest: Deployment) -> None:
-        """Load a version, which may take a while, then put it in its place."""
+    def _deploy(self, newest: Deployment) -> bool:
+        """Put a version in its place; False: it is still being loaded, and the next look goes on with it."""
         if newest.version == self.live.current.served.version:
+            self.loading = None
             with self._changing:
                 self.live = replace(self.live, deployment=newest, refused=None)
-            return
-        last = self._last_item
+            return True
+        if self.loading is None or self.loading.version != newest.version:
+            self.loading = self._begun(newest.version)
+        if not (loading := self.loading).over(SLICE):
+            return False
         try:
-            current = self._load(newest.version)
-        except WhatNextError as error:
+            current = self._ended(loading)
+        except ModelError as error:
             logger.error("version %s was refused, %s goes on: %s", newest.version, self.live.deployment.version, error)
             with self._changing:
                 self.live = replace(self.live, refused=(newest.version, str(error)))
-            return
+            return True
         with self._changing:
-            if missed := [item for item in self._items.values() if item.number > last]:
+            if missed := [item for item in self._items.values() if item.number > loading.items]:
                 current = self._active(current.served.grown(missed).warm())
             self.live = replace(self.live, deployment=newest, current=current, refused=None)
         self.observer.swapped(newest.version)
         logger.info("version %s answers from now on", newest.version)
+        return True
 
     def grow(self) -> None:
         """Takes up new items of the store: they can be recommended in the next answer.

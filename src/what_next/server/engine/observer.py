@@ -20,6 +20,9 @@ class Observer:
     def swapped(self, version: str) -> None:
         """A version took over."""
 
+    def loaded(self, what: Literal["loaded", "failed", "late"], seconds: float) -> None:
+        """A version was loaded or was not, or took too long."""
+
     def shadow(self, what: Literal["recorded", "dropped", "failed"]) -> None:
         """An answer of the second model, which nobody sees."""
 

@@ -26,7 +26,7 @@ from what_next.policy import LearnedPolicy
 from what_next.recommender import EVERYONE, Recommender, nobody
 from what_next.retrieval.approximate import ApproximateIndex
 from what_next.retrieval.blocks import Blocks
-from what_next.server.engine.versions import AGENT, CRITIC, folder_of
+from what_next.server.engine.versions import AGENT, CRITIC, folder_of, intact
 from what_next.server.store import StoredItem
 from what_next.session import Played, Sessions
 from what_next.settings import Selection
@@ -73,6 +73,7 @@ class Served:
         """
         place = folder_of(folder, version)
         agent, critic = place / AGENT, place / CRITIC
+        intact(place, version)
         held = critic.is_file()
         saved = read_models(agent, critic if held else None)
         setup = saved.manifest.made_by().model_copy(

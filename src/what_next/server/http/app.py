@@ -35,9 +35,10 @@ ANY = {
     401: "a key is needed, or is not known",
     403: "the key's role does not permit this, or the host is not this machine's own",
     408: "the body did not come in time",
-    429: "too many requests; `Retry-After` tells when there is room",
+    429: "more than one caller may ask in a second; `Retry-After` tells when there is room",
     500: "our own fault; the service's log tells more",
-    503: "the store is away, or the service is starting; `Retry-After` tells when to try again",
+    503: "the store is away, the service is starting, or more is asked than can be answered in time; `Retry-After` "
+    "tells when to try again",
     504: "it took longer than a request may take",
 }
 """What any request may meet."""
@@ -51,7 +52,7 @@ IDEMPOTENCY = {
 }
 
 OF_BODIES = {
-    400: "the body is no JSON",
+    400: "the body is no JSON, or there are two Host headers",
     413: "the body is too large",
     415: "the body is not told to be JSON",
     422: "fields that are not as they must be, with reasons",

@@ -1,5 +1,6 @@
 """What clients send, and how it becomes what the other parts take."""
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -7,10 +8,10 @@ from pydantic import ConfigDict, Field, model_validator
 from what_next.server.asks import Ask
 from what_next.server.http.fields import LONGEST, Body, Id, Number, Numbers, Reward, Text, Time, Word, by_name
 from what_next.server.store.writes import EventRow, FeedbackRow, ItemRow
-from what_next.setup_server import LEAST_TEMPERATURE
+from what_next.setup_server import HISTORY, LEAST_TEMPERATURE
 
-SLOTS, HISTORY, MASKED, RANGES, BATCH, EVENTS = 200, 1000, 10_000, 32, 100, 1000
-"""Most items of an answer, ids of a history, of a list of allowed or blocked items, ranges, and sizes of batches."""
+SLOTS, MASKED, RANGES, BATCH, EVENTS = 200, 10_000, 32, 100, 1000
+"""Most items of an answer, ids of a list of allowed or blocked items, ranges, and sizes of batches."""
 
 
 class Range(Body):
@@ -65,15 +66,15 @@ class Question(Body):
     """One question for recommendations: to a user, after a history, or both."""
 
     user_id: Id | None = Field(default=None, description="whose events the store knows")
-    history: Annotated[list[Id], Field(max_length=HISTORY)] | None = Field(
+    history: Annotated[list[Id], Field(max_length=HISTORY, fail_fast=True)] | None = Field(
         default=None, description="item ids, oldest first; goes before what the store knows of the user"
     )
     k: int = Field(default=10, ge=1, le=SLOTS, description="number of items")
     exclude_seen: bool = Field(default=True, description="whether items of the history are left out")
-    allowed: Annotated[list[Id], Field(max_length=MASKED)] | None = Field(
+    allowed: Annotated[list[Id], Field(max_length=MASKED, fail_fast=True)] | None = Field(
         default=None, description="the only items that may be recommended; unknown ids are passed over"
     )
-    blocked: Annotated[list[Id], Field(max_length=MASKED)] | None = Field(
+    blocked: Annotated[list[Id], Field(max_length=MASKED, fail_fast=True)] | None = Field(
         default=None, description="items that may not; unknown ids are passed over"
     )
     ranges: Annotated[dict[Word, Range], Field(max_length=RANGES), _RANGES] | None = Field(
@@ -86,6 +87,11 @@ class Question(Body):
     explain: bool = Field(default=False, description="whether to tell reasons")
 
     @property
+    def units(self) -> int | float:
+        """See `Body.units`."""
+        return self.ask.cost
+
+    @cached_property
     def ask(self) -> Ask:
         """As the engine takes it."""
         draw = self.explore
@@ -112,9 +118,9 @@ class Questions(Body):
     requests: Annotated[list[Question], Field(min_length=1, max_length=BATCH)]
 
     @property
-    def units(self) -> int:
+    def units(self) -> int | float:
         """See `Body.units`."""
-        return len(self.requests)
+        return sum(one.units for one in self.requests)
 
 
 class Event(Body):
@@ -155,7 +161,7 @@ class Events(Body):
     events: Annotated[list[Event], Field(min_length=1, max_length=EVENTS)]
 
     @property
-    def units(self) -> int:
+    def units(self) -> int | float:
         """See `Body.units`."""
         return len(self.events)
 
@@ -187,7 +193,7 @@ class Feedbacks(Body):
     feedback: Annotated[list[Feedback], Field(min_length=1, max_length=EVENTS)]
 
     @property
-    def units(self) -> int:
+    def units(self) -> int | float:
         """See `Body.units`."""
         return len(self.feedback)
 

@@ -105,8 +105,8 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @property
-    def units(self) -> int:
-        """Questions or events in it, which the limit of the rate counts."""
+    def units(self) -> int | float:
+        """What the limit of the rate counts it as: the events in it, or the cost of its questions (`Ask.cost`)."""
         return 1
 
 

@@ -6,23 +6,39 @@ the traffic, and the layers of the framework would cost several times what they 
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Mapping
-from time import perf_counter
+from time import monotonic, perf_counter
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from what_next.errors import StoreUnavailable
+from what_next.server.http import parts
 from what_next.server.http.fields import Body
 from what_next.server.http.keys import ROLES, Caller
 from what_next.server.http.limits import Rate, Timeouts, is_local
 from what_next.server.http.parts import Parts
 from what_next.server.http.posts import HEADER, Asking, Post, Sent
-from what_next.server.http.problems import RETRY, Problem, internal, invalid, problem_of
+from what_next.server.http.problems import (
+    RETRY,
+    Problem,
+    internal,
+    invalid,
+    malformed,
+    overloaded,
+    problem_of,
+)
 from what_next.server.http.protocol import Line
 
 MOST = 2048
 """Requests under way at once; more are asked to come again."""
+
+BYTES = 4096
+"""Bytes of a body that the rate counts as much as one question: so long it takes to read them at worst."""
+
+LARGE = 2**16
+"""Bytes from which on bodies are read one after another, with pauses in which the others are answered."""
 
 BODIES = 2**26
 """Bytes of the bodies of all requests under way together, or one whole body where that may be larger."""
@@ -30,8 +46,23 @@ BODIES = 2**26
 OPEN = frozenset({"/", "/health", "/ready", "/openapi.json"})
 """What needs no key, besides the files of the page."""
 
-PROBES = frozenset({"/health", "/ready", "/metrics"})
+ALWAYS = frozenset({"/health", "/ready"})
+"""What is answered however much is asked: who is not told that the service lives takes it away."""
+
+PROBES = ALWAYS | {"/metrics"}
 """What machines ask every few seconds: worth a line in the log only where it fails."""
+
+PLAIN_REQUEST = re.compile(rb"POST (/v1/recommendations(?:/batch)?) HTTP/1\.1\r\n(?:[!-9;-~]+: [ -~]*\r\n)+\r\n")
+LENGTH = re.compile(rb"\ncontent-length: ([0-9]{1,7})\r")
+UNUSUAL = re.compile(rb"\n(?:transfer-encoding|expect|upgrade|connection: (?!keep-alive\r)|content-length: (?![0-9]))")
+KEY = re.compile(rb"\n(?:x-api-key: |authorization: bearer )([!-~]+)\r", re.IGNORECASE)
+"""A question for the model as most clients send it, what it may hold, and its key."""
+
+_BODY = overloaded(0.0).body
+SHED = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n"
+    b"x-content-type-options: nosniff\r\nretry-after: %%d\r\ncontent-length: %d\r\n\r\n" % len(_BODY)
+) + _BODY
 
 PAGE = "/page/"
 PLAIN = (
@@ -92,10 +123,12 @@ class Gate:
         self._needs_keys, self._most = settings.needs_keys, settings.body
         self._over = (
             f"the rate limit of {settings.rate:,} requests a second for each key, or address without a key, is used up "
-            "(server.rate; each question or event of a batch counts as one); wait as Retry-After says"
+            "(server.rate, counted by cost: items, history, reasons, bytes); wait as Retry-After says"
         )
         self._rate, self._timeouts = Rate(settings.rate), Timeouts(settings.timeout)
         self._under_way = self._held = 0
+        self._reading, self._read_on = asyncio.Lock(), 0.0
+        self._noted = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, the start and end of the service, or a web socket, of which there are none."""
@@ -129,7 +162,7 @@ class Gate:
 
     async def _answer(self, turn: Turn, receive: Receive) -> None:
         scope = turn.scope
-        if self._under_way > MOST:
+        if self._under_way > MOST and scope["path"] not in ALWAYS:
             raise Problem(503, "too many requests at once; try again", headers=RETRY)
         post = self.posts.get(scope["path"]) if scope["method"] == "POST" else None
         if post is not None:
@@ -140,9 +173,12 @@ class Gate:
         if post is None:
             await self.app(scope, receive, turn.pass_on)
             return
-        body = post.body.model_validate_json(await self._body(turn, receive))
-        if body.units > 1:
-            self._charge(self._rate.more(turn.caller, body.units - 1))
+        content = await self._body(turn, receive)
+        body = await self._read(turn, post, content)
+        paid = 1 + (len(content) / BYTES if len(content) > BYTES else 0)
+        if self.parts.settings.rate and (units := body.units) > paid:
+            self._charge(self._rate.more(turn.caller, units - paid, paid))
+        parts.caller.set(turn.caller)
         sent = await (self._shown(turn, post, body) if post.asks else post.answer(self.parts, body))
         turn.user = sent.user
         await turn.answer(sent.status, sent.body)
@@ -167,6 +203,35 @@ class Gate:
             raise Gone
         return sent
 
+    def shed(self, data: bytes, address: str) -> bytes | None:
+        """The response to a whole request, as it came, that could not be answered in time; None: it may be asked.
+
+        Where ten times as much is asked as can be answered, refusing must cost next to nothing. So this is before the
+        parser, and without a task or a line in the log for each; whatever is not plain goes the usual way. Callers are
+        told apart: one that asks too much does not take the room of the others.
+        """
+        engine = self.parts.engine
+        if engine is None or not engine.busy or (plain := PLAIN_REQUEST.match(data)) is None:
+            return None
+        head, path, lower = data[: plain.end()], plain[1].decode(), data[: plain.end()].lower()
+        lengths = LENGTH.findall(lower)
+        keys = KEY.findall(head)
+        if len(lengths) != 1 or int(lengths[0]) != len(data) - len(head) or UNUSUAL.search(lower) or len(keys) > 1:
+            return None
+        if not (wait := engine.full(self._caller(address, keys[0] if keys else b"")[1])):
+            return None
+        self.parts.metrics.shed[path] += 1
+        if (now := monotonic()) > self._noted + 1:
+            self._noted = now
+            self.parts.log.note("more is asked than can be answered in time; some questions are refused with 503")
+        return SHED % (int(wait) + 1)
+
+    def _caller(self, address: str, token: bytes) -> tuple[Caller | None, str]:
+        """Whose key it is, and what the caller is counted under."""
+        keys = self.parts.keys
+        caller = keys.caller(token.decode("latin-1")) if token and keys is not None else None
+        return caller, f"key {caller.name}" if caller else address
+
     def _admit(self, turn: Turn, post: Post | None) -> None:
         """Raises a `Problem` where the request goes no further."""
         scope, token, host, kind = turn.scope, b"", b"", b""
@@ -176,6 +241,8 @@ class Gate:
             elif name == b"authorization":  # of another kind, it is a proxy's own business
                 token = token or (value[7:] if value[:7].lower() == b"bearer " else b"")
             elif name == b"host":
+                if host:
+                    raise malformed("there are two Host headers; send one")
                 host = value
             elif name == b"content-type":
                 kind = value
@@ -192,24 +259,38 @@ class Gate:
 
     def _know(self, turn: Turn, token: bytes, host: bytes, post: Post | None) -> None:
         """Who asks, and whether they may."""
-        scope, keys = turn.scope, self.parts.keys
+        scope = turn.scope
         if not self._needs_keys and not is_local(host.decode("latin-1")):
             raise Problem(403, "without keys, only this machine's own names (localhost, 127.0.0.1) are answered")
-        caller = keys.caller(token.decode("latin-1")) if token and keys is not None else None
+        caller, turn.caller = self._caller(scope["client"][0] if scope.get("client") else "", token)
         turn.key = caller.name if caller else None
-        address = scope["client"][0] if scope.get("client") else ""
-        turn.caller = f"key {caller.name}" if caller else address
-        self._charge(self._rate.wait(turn.caller))
         path = scope["path"]
+        if path not in ALWAYS:
+            self._charge(self._rate.wait(turn.caller))
         if path in OPEN or path.startswith(PAGE):
             return
         if caller is None:
             if token or self._needs_keys:
-                raise _unknown(bool(token), keys is None)
+                raise _unknown(bool(token), self.parts.keys is None)
             caller = ANYBODY
         role = post.role if post else (2 if scope["method"] == "DELETE" else 0)
         if caller.role < role:
             raise Problem(403, f"this key has the role {ROLES[caller.role]}, and this request needs {ROLES[role]}")
+
+    async def _read(self, turn: Turn, post: Post, content: bytes) -> Body:
+        """What a body says; a long one is paid for, and waits for its turn, before it is looked at."""
+        if len(content) > BYTES:
+            self._charge(self._rate.more(turn.caller, len(content) / BYTES))
+        if len(content) < LARGE:
+            return post.body.model_validate_json(content)
+        async with self._reading:
+            await asyncio.sleep(max(self._read_on - perf_counter(), 0))
+            start = perf_counter()
+            try:
+                return post.body.model_validate_json(content)
+            finally:
+                end = perf_counter()
+                self._read_on = end + (end - start)
 
     async def _body(self, turn: Turn, receive: Receive) -> bytes:
         """The body, of the permitted size; counted as it comes, since its length may not have been told."""

@@ -27,14 +27,14 @@ class Rate:
         """Takes one request of a caller: 0, or the seconds until there would be room for it."""
         return self._take(caller, 1, 1) if self._rate else 0.0
 
-    def more(self, caller: str, count: int) -> float:
-        """Takes what a request holds besides its first question or event; the same is told.
+    def more(self, caller: str, count: int | float, paid: int | float = 1) -> float:
+        """Takes what a request costs besides what is `paid` for it already; the same is told.
 
         More than a second's worth comes through where nothing else is under way, and is then waited for.
         """
-        return self._take(caller, count, min(count, self._rate - 1)) if self._rate else 0.0
+        return self._take(caller, count, min(count, max(self._rate - paid, 0))) if self._rate else 0.0
 
-    def _take(self, caller: str, count: int, room: int) -> float:
+    def _take(self, caller: str, count: int | float, room: int | float) -> float:
         """Takes so many where there is room for so many."""
         now, step = self._clock(), 1.0 / self._rate
         full = max(self._full.get(caller, 0.0), now)

@@ -64,6 +64,10 @@ class Log:
         """Our own fault; see `places`."""
         self._put_line({"error": type(error).__name__, "route": route, "at": places(error)})
 
+    def note(self, text: str) -> None:
+        """What people are told; it names nobody."""
+        self._put_line({"level": "warning", "note": text})
+
     def record(self, record: logging.LogRecord) -> None:
         """What a part of the service tells by way of `logging`."""
         line: dict[str, Any] = {"level": record.levelname.lower(), "note": record.getMessage()}

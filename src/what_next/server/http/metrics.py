@@ -1,5 +1,6 @@
 """What the service counts, in the form that Prometheus reads."""
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
@@ -35,6 +36,7 @@ class Metrics(Observer):
         self._batches = self._histogram("batch_size", "Questions that went through the model together", SIZES)
         self._sessions = self._counter("sessions", "Sessions, by how they were found", "found")
         self._swaps = self._counter("versions", "Times that a version took over")
+        self._loads = self._counter("loads", "Versions that were to be loaded, by what came of it", "what")
         self._shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")
         told = "Share of the shown items that the answer of the second model, which nobody saw, holds too"
         self._overlap = self._histogram("shadow_overlap", told, SHARES)
@@ -44,6 +46,8 @@ class Metrics(Observer):
         # Finding a child by its labels takes longer than counting.
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._of_answers: dict[tuple[str, str, str | None], tuple[Counter, Histogram]] = {}
+        self.shed = Counts[str]()  # questions that were refused before they were read, by route
+        self._told_shed = Counts[str]()
         self._of_sessions = {found: self._sessions.labels(found) for found in get_args(Found)}
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -77,6 +81,10 @@ class Metrics(Observer):
     def swapped(self, version: str) -> None:
         """A version took over."""
         self._swaps.inc()
+
+    def loaded(self, what: Literal["loaded", "failed", "late"], seconds: float) -> None:
+        """A version was loaded or was not, or took too long."""
+        self._loads.labels(what).inc()
 
     def shadow(self, what: Literal["recorded", "dropped", "failed"]) -> None:
         """An answer of the second model, which nobody sees."""
@@ -115,6 +123,9 @@ class Metrics(Observer):
 
     def text(self) -> bytes:
         """Everything, as Prometheus reads it (text format 0.0.4)."""
+        for route, count in self.shed.copy().items():
+            self._requests.labels("POST", route, "503").inc(count - self._told_shed[route])
+            self._told_shed[route] = count
         return generate_latest(self.registry)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:

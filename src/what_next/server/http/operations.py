@@ -8,7 +8,6 @@ import orjson
 from fastapi import APIRouter, Path, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from what_next.errors import StoreError
 from what_next.server.http import replies
 from what_next.server.http.parts import Parts
 from what_next.server.http.problems import Problem, not_ready
@@ -67,12 +66,13 @@ async def health() -> Response:
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", response_model=replies.Ready, operation_id="ready")
 async def ready(request: Request) -> Response:
-    """Tell whether model, store and popular items are there; otherwise 503, and what is missing; needs no key."""
+    """Tell whether model, store and popular items are there; otherwise 503, and what is missing; needs no key.
+
+    The store is missing, too, where it takes no more writes, such as on a full disk.
+    """
     parts = _parts(request)
     missing = list(parts.engine.missing()) if parts.engine is not None else ["model"]
-    try:
-        await parts.run(parts.reads.ping)
-    except (StoreError, Problem):
+    if not await parts.store_works():
         missing.append("store")
     if missing:
         raise not_ready(list(dict.fromkeys(missing)))

@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
+from what_next.errors import StoreError
 from what_next.server.engine import Engine
 from what_next.server.http.keys import KeyRing
 from what_next.server.http.log import Log
@@ -14,9 +17,13 @@ from what_next.server.http.problems import not_ready
 from what_next.server.store import Store, Writer
 from what_next.setup_server import Server
 
+caller: ContextVar[str] = ContextVar("caller", default="")
+"""Who asks, in the task of a request: what can be answered is shared among callers."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LOOK = 2.0
+"""Seconds that whoever asks whether the service is ready waits for the store."""
 THREADS = 8
 """Requests that read the store at the same time, at most."""
 
@@ -39,6 +46,7 @@ class Parts:
     store: Store | None = None
     writer: Writer | None = None
     keys: KeyRing | None = None
+    looks: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ready"))
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "reads"))
 
     @property
@@ -66,11 +74,36 @@ class Parts:
         """Does in a thread what would hold up the event loop; whoever waits may leave before it is done."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, lambda: work(*args, **kwargs))
 
+    async def store_works(self) -> bool:
+        """Whether the store can be read and written; asked of a thread of its own, and not waited for longer than that.
+
+        Where writing failed, it is tried once more: whoever is asked for nothing would else never be ready again.
+        """
+        store, writer = self.store, self.writer
+        if store is None:
+            return False
+
+        def tried() -> None:
+            store.ping()
+            if writer is not None and writer.failing:
+                store.try_writing()
+                writer.failing = False
+
+        looking = asyncio.get_running_loop().run_in_executor(self.looks, tried)
+        try:
+            await asyncio.wait_for(looking, LOOK)
+        except (StoreError, TimeoutError):
+            return False
+        return True
+
     def watch(self) -> None:
         """Lets the metrics read what changes by itself."""
         self.metrics.watch("writer_depth", "Writes that wait for the store", self._depth)
         self.metrics.watch("ready", "Whether the model answers (1) or not (0)", self._ready)
         self.metrics.watch("version_refused", "Whether the deployed version cannot be loaded (1)", self._refused)
+        told = "Whether the second model, of server.candidate, cannot be loaded (1)"
+        self.metrics.watch("second_refused", told, self._unfit)
+        self.metrics.watch("loading_seconds", "For how long a version is being loaded; 0: none is", self._loading)
         self.metrics.watch("log_lines_dropped", "Log lines that nobody took in time", lambda: self.log.dropped)
         self.metrics.watch_model(lambda: self.engine.model() if self.engine else None)
 
@@ -78,7 +111,8 @@ class Parts:
         """Ends the threads; engine, writer and store are closed by whoever opened them."""
         if self.keys is not None:
             self.keys.close()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.threads, self.looks):
+            threads.shutdown(wait=False, cancel_futures=True)
         self.log.close()
 
     def _depth(self) -> float:
@@ -86,6 +120,13 @@ class Parts:
 
     def _refused(self) -> float:
         return float(self.engine is not None and self.engine.model()["refused"] is not None)
+
+    def _unfit(self) -> float:
+        return float(self.engine is not None and self.engine.unfit() is not None)
+
+    def _loading(self) -> float:
+        loading = self.engine.models.loading if self.engine else None
+        return monotonic() - loading.began if loading else 0.0
 
     def _ready(self) -> float:
         return float(self.engine is not None and self.engine.ready)

@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 
-from what_next.server.asks import IdempotencyKey, Refused
+from what_next.server.asks import Answer, IdempotencyKey, Refused
 from what_next.server.http import bodies
 from what_next.server.http.fields import Body, Reply
-from what_next.server.http.parts import Parts, durable
-from what_next.server.http.problems import CODES, Problem, conflict, invalid, problem_of
+from what_next.server.http.parts import Parts, caller, durable
+from what_next.server.http.problems import CODES, Problem, conflict, invalid, of_refused
 from what_next.server.store.writes import (
     AddEvents,
     AddFeedback,
@@ -122,10 +122,15 @@ async def recommend_batch(parts: Parts, questions: bodies.Questions, asking: Ask
     answered (such as an attribute that is not known). A batch with a question that cannot be read (a field that is
     missing, unknown or of another type) is refused whole: 422, which names the field.
     """
-    asked = [_one_of_many(parts, one, asking, place) for place, one in enumerate(questions.requests)]
-    answers = await asyncio.gather(*asked, return_exceptions=True)  # where one fails, the others are not shown either
-    if (error := next((one for one in answers if isinstance(one, BaseException)), None)) is not None:
-        raise error
+    places = range(len(questions.requests))
+    found = {place: kept for place in places if (kept := await _before(parts, asking, place)) is not None}
+    left = [place for place in places if place not in found]
+    asks = [questions.requests[place].ask._replace(once=asking.once(place)) for place in left]
+    outcomes = await parts.model.recommend_all(asks, caller.get())
+    asking.shown += [one.recommendation_id for one in outcomes if isinstance(one, Answer)]
+    for place, outcome in zip(left, outcomes, strict=True):  # where one fails, the others are not shown either
+        found[place] = await _sent(parts, outcome, asking, place)
+    answers = [orjson.Fragment(found[place]) for place in places]
     return Sent(200, orjson.dumps({"answers": answers}, option=DUMP))
 
 
@@ -223,19 +228,33 @@ async def _grown(parts: Parts, items: tuple[bodies.Item, ...]) -> Sent:
 
 async def _asked(parts: Parts, question: bodies.Question, asking: Asking, place: int) -> bytes:
     """The answer in JSON: the first one, where the request has a key and was answered before."""
-    once = asking.once(place)
-    if once is not None and (found := await _again(parts, once, asking)) is not None:
+    if (found := await _before(parts, asking, place)) is not None:
         return found
     try:
-        answer = await parts.model.recommend(question.ask._replace(once=once))
+        answer = await parts.model.recommend(question.ask._replace(once=asking.once(place)), caller.get())
     except Refused as error:
-        raise Refused(FIELDS.get(error.field, error.field), error.reason) from None
-    except AnsweredBefore:
-        if once is None or (found := await _again(parts, once, asking)) is None:  # whom it was for was erased
-            raise
-        return found
+        raise _named(error) from None
+    except AnsweredBefore as error:
+        return await _sent(parts, error, asking, place)
     asking.shown.append(answer.recommendation_id)
     return orjson.dumps(answer.content, option=DUMP)
+
+
+async def _before(parts: Parts, asking: Asking, place: int) -> bytes | None:
+    """What the question at some place of a request with a key was answered before; None: nothing yet."""
+    once = asking.once(place)
+    return None if once is None else await _again(parts, once, asking)
+
+
+async def _sent(parts: Parts, outcome: Answer | BaseException, asking: Asking, place: int) -> bytes:
+    """The outcome of one question of several in JSON; raises an error that is not of this question alone."""
+    if isinstance(outcome, Answer):
+        return orjson.dumps(outcome.content, option=DUMP)
+    if isinstance(outcome, Refused):
+        return orjson.dumps(of_refused(_named(outcome)).content)
+    if isinstance(outcome, AnsweredBefore) and (found := await _before(parts, asking, place)) is not None:
+        return found
+    raise outcome  # whom it was for was erased, or the service cannot answer now
 
 
 async def _again(parts: Parts, once: IdempotencyKey, asking: Asking) -> bytes | None:
@@ -251,13 +270,9 @@ async def _again(parts: Parts, once: IdempotencyKey, asking: Asking) -> bytes | 
     return kept.body.encode()
 
 
-async def _one_of_many(parts: Parts, question: bodies.Question, asking: Asking, place: int) -> Any:
-    try:
-        return orjson.Fragment(await _asked(parts, question, asking, place))
-    except Refused as error:
-        problem = problem_of(error)
-        assert problem is not None
-        return problem.content
+def _named(error: Refused) -> Refused:
+    """The same by the name that the body has for the field."""
+    return Refused(FIELDS.get(error.field, error.field), error.reason)
 
 
 async def _keep(parts: Parts, events: tuple[bodies.Event, ...], user: str | None = None, several: str = "") -> Sent:

@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 from pydantic import ValidationError
 
 from what_next.errors import CatalogueError, StoreUnavailable
-from what_next.server.asks import Refused, Stopping
+from what_next.server.asks import Overloaded, Refused, Stopping
 from what_next.server.store.writes import AnsweredBefore, Unfit, Withdrawn
 
 FIELDS = 20
 """A body with more mistakes than this is told of the first ones."""
+
+MISTAKES = 1000
+"""With more than this only their number is told: a megabyte of mistakes takes seconds to be put into words."""
 
 RETRY = {"retry-after": "1"}
 """For what passes by itself: try again in a second."""
@@ -26,6 +30,7 @@ CODES = {
     408: "slow_request",
     409: "conflict",
     413: "too_large",
+    431: "too_large",
     415: "not_json",
     422: "invalid",
     429: "too_many_requests",
@@ -48,19 +53,21 @@ class Problem(Exception):
         message: for people; it never holds what the service knows of itself, nor what was sent.
         fields: pairs of a field's name and what is wrong with it.
         headers: to send along.
+        code: for programs; empty: the usual one of the status.
     """
 
     status: int
     message: str
     fields: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    code: str = ""
 
     @property
     def content(self) -> dict[str, Any]:
         """What the answer holds."""
         return {
             "error": {
-                "code": CODES.get(self.status, "refused"),
+                "code": self.code or CODES.get(self.status, "refused"),
                 "message": self.message,
                 "fields": [{"field": name, "reason": reason} for name, reason in self.fields],
             }
@@ -70,6 +77,13 @@ class Problem(Exception):
     def body(self) -> bytes:
         """The same as bytes."""
         return orjson.dumps(self.content)
+
+    @property
+    def response(self) -> bytes:
+        """All of HTTP/1.1's response, for what is refused before there is a request; the connection is closed then."""
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", "content-type: application/json"]
+        lines += [f"{name}: {value}" for name, value in {**self.headers, "connection": "close"}.items()]
+        return "\r\n".join([*lines, f"content-length: {len(self.body)}", "", ""]).encode() + self.body
 
 
 def internal() -> Problem:
@@ -88,13 +102,32 @@ def store_away() -> Problem:
     return Problem(503, told, headers=RETRY)
 
 
+def malformed(message: str) -> Problem:
+    """What is no request of HTTP/1.1 as it must be."""
+    return Problem(400, message, headers={"connection": "close"}, code="bad_request")
+
+
+def overloaded(seconds: float) -> Problem:
+    """More is asked than can be answered in time."""
+    return Problem(503, "too many questions at once; ask again later", headers={"retry-after": str(int(seconds) + 1)})
+
+
+def of_refused(error: Refused) -> Problem:
+    """A question that cannot be answered as it was put."""
+    return invalid([(error.field, error.reason)])
+
+
 def problem_of(error: Exception) -> Problem | None:
     """What the client is told of an error of another part; None: it is our own fault."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, Refused):
-        return invalid([(error.field, error.reason)])
+        return of_refused(error)
+    if isinstance(error, Overloaded):
+        return overloaded(error.seconds)
     if isinstance(error, ValidationError):
+        if (count := error.error_count()) > MISTAKES:
+            return Problem(422, f"the body has {count:,} mistakes; compare it with the schema, /openapi.json")
         return of_validation(error.errors(include_url=False, include_input=False, include_context=False))
     if isinstance(error, Stopping):
         return Problem(503, str(error), headers=RETRY)

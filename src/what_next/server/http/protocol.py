@@ -3,7 +3,10 @@
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from what_next.server.http.gate import ALWAYS, Gate
+from what_next.server.http.problems import RETRY, Problem, malformed
 
 HEADERS = 65_536
 """Bytes of a request's line and headers, at most."""
@@ -11,11 +14,10 @@ HEADERS = 65_536
 SILENCE = 30.0
 """Seconds in which a request's headers must come: of the first one from when the connection is made."""
 
-_BODY = b'{"error":{"code":"too_large","message":"the headers are larger than %d bytes","fields":[]}}' % HEADERS
-TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    b"content-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
-)
+SPARE = 64
+"""Connections beyond the bound that are still listened to: a load balancer's probe must come through."""
+
+TOO_MANY = Problem(503, "too many connections at once; try again, on one that stays open", headers=RETRY)
 
 
 class Together:
@@ -64,6 +66,9 @@ class Bounded(HttpToolsProtocol):
     A connection that waits for its next request is uvicorn's own business.
     """
 
+    most = 4096
+    """Connections at once; see `server.connections`."""
+
     _size = 0  # bytes of the request that is coming; 0: none is
     _heading = True  # and its headers are not all there
     _late: asyncio.TimerHandle | None = None
@@ -72,19 +77,51 @@ class Bounded(HttpToolsProtocol):
         """A client is there."""
         self._together, self._line = Together(transport), Line()
         super().connection_made(self._together)  # type: ignore[arg-type]
-        self._late = self.loop.call_later(SILENCE, transport.close)
+        self._gate: Gate | None = getattr(self.config.app, "gate", None)
+        self._over = len(self.connections) > self.most
+        if len(self.connections) > self.most + SPARE:
+            self._end(TOO_MANY)
+        self._late = self.loop.call_later(SILENCE, self._silent)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a client."""
+        if not self._size and (self.cycle is None or self.cycle.response_complete) and not self._over and self._gate:
+            refusal = self._gate.shed(data, self.client[0] if self.client else "")
+            if refusal is not None:
+                self._unset_keepalive_if_required()
+                self.transport.write(refusal)
+                self.on_response_complete()
+                return
         self._size += len(data)
         super().data_received(data)
         if not (self._heading and self._size) or self.transport.is_closing():
             return
         if self._size > HEADERS:
-            self.transport.write(TOO_LARGE)
-            self.transport.close()
+            self._end(Problem(431, f"the headers are larger than {HEADERS} bytes"))
         elif self._late is None:
-            self._late = self.loop.call_later(SILENCE, self.transport.close)
+            self._late = self.loop.call_later(SILENCE, self._silent)
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser does not take, in the shape of all errors."""
+        self._end(malformed("this is no request of HTTP/1.1; see the headers and the length of the body"))
+
+    def _silent(self) -> None:
+        """The headers did not come; who sent nothing at all is not told anything."""
+        self._end(Problem(408, "the headers did not come in time") if self._size else None)
+
+    def _end(self, problem: Problem | None) -> None:
+        """Tell why, unless an earlier request is still to be answered on this connection, and close it."""
+        if problem is not None and (self.cycle is None or self.cycle.response_complete):
+            self.transport.write(problem.response)
+        self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """A request whose turn it is; beyond the bound of connections only probes are answered."""
+        if self._over and cycle.scope["path"] not in ALWAYS:
+            self.transport.write(TOO_MANY.response)
+            self.transport.close()
+        else:
+            super()._start_asgi_task(cycle, app)
 
     def on_message_begin(self) -> None:
         """The first byte of a request, which may have come with the end of the one before."""

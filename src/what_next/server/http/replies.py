@@ -228,6 +228,7 @@ class Model(Reply):
     deployed: Deployed
     canary: Second | None
     shadow: Second | None
+    unfit: RefusedVersion | None = Field(description="the second model, by its file, where it cannot be loaded")
     refused: RefusedVersion | None
 
 

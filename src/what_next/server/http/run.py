@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 import signal
 import socket
 import threading
@@ -17,6 +18,7 @@ from fastapi import FastAPI
 from what_next import __version__
 from what_next.data import Dataset
 from what_next.errors import DataError, SetupError, StoreUnavailable
+from what_next.server.asks import Stopping
 from what_next.server.engine import Engine, check_models
 from what_next.server.http.app import create_app
 from what_next.server.http.keys import KeyRing
@@ -33,6 +35,9 @@ IDLE = 75
 
 AGAIN = 1.0
 """Seconds until a store that is away at the start is tried again."""
+
+FILES = 256
+"""Files besides those of the connections: store, log, model, and whoever is told that there are too many."""
 
 YOUNG = 50_000
 """Objects after which the collector looks for circles. Hardly any are made here, while each batch makes thousands of
@@ -96,12 +101,12 @@ class Opening:
     def stop(self) -> None:
         """Breaks off; what was stored stays, and the next start goes on from there."""
         self._stop.set()
-        self.thread.join()
+        self.thread.join(GRACE)  # not for ever: what hangs on a disk ends with the process
 
     def _run(self) -> None:
         try:
             self._open()
-        except _Stopped:
+        except (_Stopped, Stopping):
             pass
         except BaseException as error:
             self.error = error
@@ -132,9 +137,10 @@ class Opening:
         self._fill(parts.store)
         if parts.writer is None:
             parts.writer = Writer(parts.store)
-        parts.engine = Engine.open(setup, parts.store, parts.writer, parts.metrics)
-        if (told := parts.engine.undeployed()) is not None:
-            self.tell(told)
+        parts.engine = Engine.open(setup, parts.store, parts.writer, parts.metrics, self._stop)
+        for told in (parts.engine.undeployed(), parts.engine.unfit()):
+            if told is not None:
+                self.tell(told)
 
     def _fill(self, store: Store) -> None:
         """Puts the histories of the data into an empty store."""
@@ -151,6 +157,17 @@ class Opening:
         if self._stop.is_set():
             raise _Stopped
         self.progress(done, total)
+
+
+def _bounded(parts: Parts) -> type[Bounded]:
+    """The protocol with as many connections as the setup permits, and as the system has files for."""
+    wanted = parts.settings.connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted + FILES and soft != resource.RLIM_INFINITY:
+        soft = wanted + FILES if hard == resource.RLIM_INFINITY else min(wanted + FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        wanted = min(wanted, max(soft - FILES, 1))
+    return type("Counted", (Bounded,), {"most": wanted})
 
 
 class _Server(uvicorn.Server):
@@ -195,7 +212,7 @@ def uvicorn_loop(app: FastAPI, bound: socket.socket, opening: Opening, ready: Ca
     app.state.parts.log.handle("uvicorn", "what_next.server")
     config = uvicorn.Config(
         app,
-        http=Bounded,
+        http=_bounded(app.state.parts),
         loop="uvloop",
         ws="none",
         lifespan="off",

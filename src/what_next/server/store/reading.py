@@ -1,18 +1,21 @@
 """What the store tells."""
 
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
 from sqlalchemy import delete, exc, func, insert, select, update
 from sqlalchemy.pool import PoolProxiedConnection
 
-from what_next.errors import StoreError
+from what_next.errors import StoreError, StoreUnavailable
 from what_next.server.store import tables
 from what_next.server.store.answers import KEPT
 from what_next.server.store.backend import Backend
+from what_next.server.store.notes import note
 from what_next.server.store.rows import Deployment, Head, Key, StoredEvent, StoredImpression, StoredItem, Withdrawal
 from what_next.server.store.writes import KeptResponse
 
@@ -23,6 +26,8 @@ IMPRESSION = (
 )
 CHUNK = 500
 """Users that are asked for at once; SQLite takes at least 999 parameters."""
+ROOM = 2**24
+"""Bytes that must be free on the disk of a SQLite file: about a minute's worth of answers."""
 KEYS = 2000
 """Users whose events SQLite counts at once."""
 
@@ -64,11 +69,29 @@ class Reading:
             f'SELECT {EVENT} FROM events WHERE "user" = (SELECT key FROM users WHERE user_id = {mark}) '
             f"AND number > {mark} ORDER BY time {way}, number {way} LIMIT {mark}"
         )
-        rows = self.fetch(sql, (user_id, after, 2**62 if limit is None else limit))
-        return [
-            StoredEvent(number, event, item, kind, time, reward, orjson.loads(context) if context else None, answer)
-            for number, event, item, kind, time, reward, context, answer in rows
-        ]
+        return [_event(row) for row in self.fetch(sql, (user_id, after, 2**62 if limit is None else limit))]
+
+    def events_after(self, users: Sequence[tuple[int, int]]) -> dict[int, list[StoredEvent]]:
+        """The events of several users by time, then number, in one query; those without any are left out.
+
+        Args:
+            users: of each the key (see `heads`), and the number that all of theirs are larger than.
+        """
+        columns = ", ".join(f"events.{name}" for name in EVENT.split(", "))
+        values: tuple[Any, ...] = tuple(map(list, zip(*users, strict=True))) or ([], [])
+        wanted, join = "SELECT * FROM unnest(%s::bigint[], %s::bigint[]) AS pair (key, after)", "JOIN"
+        if self.backend.sqlite:  # the cross join says which of the two is gone through first
+            values = (orjson.dumps(users).decode(),)
+            pair = "json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS after"
+            wanted, join = f"SELECT {pair} FROM json_each(?)", "CROSS JOIN"
+        sql = (
+            f'SELECT wanted.key, {columns} FROM ({wanted}) AS wanted {join} events ON events."user" = wanted.key '
+            "AND events.number > wanted.after ORDER BY wanted.key, events.time, events.number"
+        )
+        found: dict[int, list[StoredEvent]] = {}
+        for key, *row in self.fetch(sql, values):
+            found.setdefault(key, []).append(_event(row))
+        return found
 
     def impressions_of(self, user_id: str) -> list[StoredImpression]:
         """What a user was answered, in the order of arrival."""
@@ -164,8 +187,20 @@ class Reading:
                 raise StoreError(f"{self.backend.where}: there is no key {name!r}")
 
     def ping(self) -> None:
-        """Raises a `StoreUnavailable` where the database does not answer."""
-        self.fetch("SELECT 1", ())
+        """Raises a `StoreUnavailable` where the database does not answer, its file is gone, or its disk is full."""
+        self.fetch("SELECT 1 FROM meta LIMIT 1", ())
+        if not self.backend.sqlite:
+            return
+        path = Path(self.backend.where)
+        if not path.exists():  # whoever has it open goes on with what nobody will find again
+            raise StoreUnavailable(f"{path}: is gone; put it back, or restore a back-up")
+        if (free := shutil.disk_usage(path.parent).free) < ROOM:
+            raise StoreUnavailable(f"{path}: its disk is full ({free:,} bytes are free); make room")
+
+    def try_writing(self) -> None:
+        """Raises a `StoreUnavailable` where nothing can be written: the only way to tell that it can be again."""
+        with self.backend.explained(), self.backend.begin() as link:
+            note(self.backend, link, "tried", str(self.clock()))
 
     def close(self) -> None:
         """Give the connections back."""
@@ -214,6 +249,11 @@ def _fetched(connection: PoolProxiedConnection, sql: str, values: tuple[Any, ...
 
 def _broken(error: BaseException | None) -> bool:
     return bool(getattr(error, "connection_invalidated", False))
+
+
+def _event(row: Sequence[Any]) -> StoredEvent:
+    number, event, item, kind, time, reward, context, answer = row
+    return StoredEvent(number, event, item, kind, time, reward, orjson.loads(context) if context else None, answer)
 
 
 def _impression(row: tuple[Any, ...]) -> StoredImpression:

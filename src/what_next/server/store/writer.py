@@ -23,6 +23,9 @@ class Writer:
     """Group commit: the disk is waited for once for all who wait, not once for each.
 
     A future is done when its write is durable; it holds the outcome, or the reason why the write was refused.
+
+    Attributes:
+        failing: whether the store did not take what was written last.
     """
 
     def __init__(self, store: Store) -> None:
@@ -30,7 +33,7 @@ class Writer:
         self._waiting: deque[Waiting] = deque()
         self._rows = 0
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self.failing = False
         self._thread = threading.Thread(target=self._run, name="what-next-writer", daemon=True)
         self._scrubbing = Scrubbing(store.scrubber)
         self._thread.start()
@@ -78,6 +81,7 @@ class Writer:
                 episode.worked()
             else:
                 episode.failed(away)
+            self.failing = away is not None
             for (_, future, _), outcome in zip(group, outcomes, strict=True):
                 if isinstance(outcome, BaseException):
                     future.set_exception(outcome)
