@@ -18,7 +18,7 @@ from what_next.server.http import parts
 from what_next.server.http.fields import Body
 from what_next.server.http.keys import ROLES, Caller
 from what_next.server.http.limits import Rate, Timeouts, is_local
-from what_next.server.http.parts import Parts
+from what_next.server.http.parts import Line, Parts
 from what_next.server.http.posts import HEADER, Asking, Post, Sent
 from what_next.server.http.problems import (
     RETRY,
@@ -29,7 +29,6 @@ from what_next.server.http.problems import (
     overloaded,
     problem_of,
 )
-from what_next.server.http.protocol import Line
 
 MOST = 2048
 """Requests under way at once; more are asked to come again."""

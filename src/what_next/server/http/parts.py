@@ -28,6 +28,19 @@ THREADS = 8
 """Requests that read the store at the same time, at most."""
 
 
+class Line:
+    """Whether a client is still there; `task` is of the request that is of no use without it."""
+
+    gone = False
+    task: asyncio.Task[Any] | None = None
+
+    def lost(self) -> None:
+        """The client hung up."""
+        self.gone = True
+        if self.task is not None:
+            self.task.cancel()
+
+
 @dataclass(eq=False)
 class Parts:
     """What every request may need.

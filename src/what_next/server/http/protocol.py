@@ -6,6 +6,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from what_next.server.http.gate import ALWAYS, Gate
+from what_next.server.http.parts import Line
 from what_next.server.http.problems import RETRY, Problem, malformed
 
 HEADERS = 65_536
@@ -45,19 +46,6 @@ class Together:
         """Send what waits, then close."""
         self.flush()
         self._transport.close()
-
-
-class Line:
-    """Whether a client is still there; `task` is of the request that is of no use without it."""
-
-    gone = False
-    task: asyncio.Task[Any] | None = None
-
-    def lost(self) -> None:
-        """The client hung up."""
-        self.gone = True
-        if self.task is not None:
-            self.task.cancel()
 
 
 class Bounded(HttpToolsProtocol):
