@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 import what_next as wn
-from what_next.checkpoint import open_state
-from what_next.cli import guarded, show
+from what_next.cli import guarded, open_state, show
 
 
 @guarded

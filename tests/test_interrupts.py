@@ -36,7 +36,7 @@ def test_while_a_library_is_imported(program: str, module: str) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["recommend", "evaluate", "train", "serve"])
+@pytest.mark.parametrize("command", ["evaluate", "train", "serve"])
 def test_while_data_are_read(command: str, tmp_path: Path) -> None:
     (tmp_path / "setup.txt").write_text(
         "train, yes, data, log.csv, model_agent_path, a.safetensors, model_critic_path, c.safetensors, server.port, 0"
@@ -44,7 +44,7 @@ def test_while_data_are_read(command: str, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user_id,item_id,energy\n" + "".join(f"u{n},i{n % 9},{n}\n" for n in range(99)))
     script = INTERRUPTED.format(
         module="what_next.server.http.run" if command == "serve" else "nothing",
-        argv=["what-next", command, str(tmp_path / "setup.txt"), *(["--user", "u1"] if command == "recommend" else [])],
+        argv=["what-next", command, str(tmp_path / "setup.txt")],
     )
     if command != "serve":
         script = script.replace(
