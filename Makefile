@@ -5,6 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
     && echo $$python && break; done)
 
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 # One empty file per set of extras says that the environment holds what pyproject.toml asks for.
 RUN := .venv/.installed-run
@@ -33,10 +34,10 @@ train: $(DATA) ## train by src/setup.txt, whether or not there are models alread
 	@$(MAKE) --no-print-directory $(TRAINED)
 
 test: $(DEV) ## the tests, without the slow ones
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(DEV) ## all tests
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 browser: ## a browser for the tests of the page: Debian's chromium, where apt and root are there
 	@for name in chromium chromium-browser google-chrome; do \
@@ -51,7 +52,7 @@ check: $(DEV) ## style, strict types, imports (among the tests), tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 mutate: $(DEV) ## breaks metrics and estimators on purpose, and counts how often a test notices; a quarter of an hour
 	$(INSTALL) -e '.[pandas,dev,mutate]'

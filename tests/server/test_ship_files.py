@@ -44,7 +44,7 @@ def labels_of_metrics() -> dict[str, set[str]]:
     metrics.batch(1)
     metrics.session(get_args(Found)[0])
     metrics.shadow("recorded")
-    metrics.events(1, 0, 0)
+    metrics.events(1, 0, 0, 0)
     metrics.feedback(1, 0, 0)
     metrics.watch_model(lambda: {"version": "1"})
     found: dict[str, set[str]] = defaultdict(set)

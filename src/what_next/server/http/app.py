@@ -19,7 +19,7 @@ from what_next.server.http.keys import KeyRing
 from what_next.server.http.log import Log
 from what_next.server.http.metrics import Metrics
 from what_next.server.http.parts import Parts
-from what_next.server.http.posts import HEADER, Post
+from what_next.server.http.posts import HEADER, IDEMPOTENCY_KEY, Post
 from what_next.server.http.problems import Problem, internal, of_validation, problem_of
 from what_next.server.http.table import POSTS
 from what_next.server.store import Store, Writer
@@ -47,7 +47,7 @@ IDEMPOTENCY = {
     "name": HEADER,
     "in": "header",
     "description": "the same request with the same key gets the first answer again for a day; another request is 422",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!#-~]+$"},
+    "schema": {"type": "string", "pattern": f"^({IDEMPOTENCY_KEY})$"},
     "examples": {"uuid": {"value": "8e03978e-40d5-43dd-bc93-6894a57f9324"}},
 }
 

@@ -19,7 +19,7 @@ from what_next.server.http.fields import Body
 from what_next.server.http.keys import ROLES, Caller
 from what_next.server.http.limits import Rate, Timeouts, is_local
 from what_next.server.http.parts import Line, Parts
-from what_next.server.http.posts import HEADER, Asking, Post, Sent
+from what_next.server.http.posts import HEADER, IDEMPOTENCY_KEY, Asking, Post, Sent
 from what_next.server.http.problems import (
     RETRY,
     Problem,
@@ -342,11 +342,9 @@ def _idempotency_key(value: bytes | None) -> str | None:
     """The key of a header, which the standard to come puts in quotation marks; a `Problem` where it is none."""
     if value is None:
         return None
-    key = value.decode("latin-1").strip()
-    key = key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key
-    if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
-        raise invalid([(HEADER, "must hold 1 to 255 printable characters of ASCII")])
-    return key
+    if (found := re.fullmatch(IDEMPOTENCY_KEY, value.decode("latin-1"))) is None:
+        raise invalid([(HEADER, "must hold 1 to 255 printable characters of ASCII, none of them a space or a quote")])
+    return found[0].strip('"')
 
 
 def _unknown(given: bool, starting: bool) -> Problem:

@@ -27,6 +27,7 @@ from what_next.server.store.writes import (
 )
 
 HEADER = "Idempotency-Key"
+IDEMPOTENCY_KEY = '[!#-~]{1,255}|"[!#-~]{1,255}"'
 DUMP = orjson.OPT_SERIALIZE_NUMPY
 FIELDS = {"user": "user_id", "temperature": "explore.temperature", "epsilon": "explore.epsilon"}
 """What the engine calls a field, where the body calls it otherwise."""
