@@ -60,17 +60,21 @@ class Told:
         return 1000 * float(np.quantile(self.latencies, share))
 
 
+SETTLED = 1.0
+"""Seconds until new connections are used: an event loop accepts one in each of its turns, which are long under load."""
+
+
 class Connection(asyncio.Protocol):
     """One connection: `done` is called with whether the answer is good, and the answer's head."""
 
     def __init__(self, done: Callable[["Connection", bool, bytes], None]) -> None:
-        self.done, self.buffer, self.since = done, b"", 0.0
+        self.done, self.buffer, self.since, self.asked = done, b"", 0.0, False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
     def send(self, content: bytes, since: float) -> None:
-        self.since = since
+        self.since, self.asked = since, True
         self.transport.write(content)
 
     def data_received(self, data: bytes) -> None:
@@ -93,7 +97,7 @@ class Connection(asyncio.Protocol):
 class _Load:
     def __init__(self, port: int, make: Make) -> None:
         self.port, self.make, self.told = port, make, Told()
-        self.closing = False
+        self.closing, self.began = False, 0.0
 
     async def connect(self, done: Callable[[Connection, bool, bytes], None]) -> Connection:
         loop = asyncio.get_running_loop()
@@ -113,7 +117,7 @@ class _Load:
         self.told.replaced += answer.count(b'"fallback":"')
 
     async def closed(self, connections: int, seconds: float, count: int) -> None:
-        waiting, end, sent = asyncio.Event(), time.perf_counter() + seconds, 0
+        waiting, end, sent = asyncio.Event(), 0.0, 0
 
         def again(connection: Connection, good: bool, answer: bytes) -> None:
             nonlocal sent
@@ -131,6 +135,9 @@ class _Load:
 
         open_connections = {await self.connect(again) for _ in range(connections)}
         every = list(open_connections)
+        await asyncio.sleep(SETTLED)
+        self.began = time.perf_counter()
+        end = self.began + seconds
         for connection in every:
             sent += 1
             connection.send(self.make(), time.perf_counter())
@@ -144,10 +151,11 @@ class _Load:
 
         def back(connection: Connection, good: bool, answer: bytes) -> None:
             nonlocal under_way
-            if self.closing:
+            if self.closing or not connection.asked:  # closed while nothing was asked
                 return
             self.count(connection, good, answer)
             under_way -= 1
+            connection.asked = False
             if answer != b"connection lost":
                 idle.append(connection)
 
@@ -159,6 +167,8 @@ class _Load:
             while (now := time.perf_counter()) < start + after:
                 # A timer is too coarse for milliseconds: the last of them are waited out.
                 await asyncio.sleep(0 if start + after - now < 0.003 else start + after - now - 0.003)
+            while idle and idle[-1].transport.is_closing():
+                idle.pop()
             if not idle:
                 idle.append(await self.connect(back))
                 every.append(idle[-1])
@@ -191,6 +201,6 @@ def _run(load: _Load, work: object) -> Told:
     start, busy = time.perf_counter(), time.process_time()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)  # type: ignore[arg-type]
-    load.told.seconds = time.perf_counter() - start
+    load.told.seconds = time.perf_counter() - (load.began or start)
     load.told.busy = (time.process_time() - busy) / load.told.seconds
     return load.told
