@@ -328,6 +328,15 @@ class TestSlates:
         both = gate("a", "b", *self.NAMED, "--top", "2", log=slates).json
         assert both["difference"] == gate("a", "b", *self.NAMED, log=slates).json["difference"]
 
+    def test_rows_at_one_time_may_be_a_list_that_nobody_named(self, gate, slates: Path, tmp_path: Path) -> None:
+        told = pl.read_csv(slates).drop("position").with_columns(user_id=pl.col("slate") % 99, timestamp="slate")
+        log = write(tmp_path / "bare.csv", told.drop("slate").to_dict())
+        assert any("taken as decisions of their own" in note for note in gate("b", "a", log=log).json["notes"])
+        apart = write(
+            tmp_path / "apart.csv", told.drop("slate").with_columns(timestamp=pl.int_range(pl.len())).to_dict()
+        )
+        assert not any("of their own" in note for note in gate("b", "a", log=apart).json["notes"])
+
     def test_a_log_without_slates_has_no_first_positions(self, gate) -> None:
         ran = gate("better", "same", "--top", "1")
         assert ran.code == 2
