@@ -84,7 +84,7 @@ class TestEveryStage:
 class TestBars:
     def drawn(self, **more: object) -> str:
         out = StringIO()
-        console = Console(file=out, **{"force_terminal": True, "width": 100, **more})  # type: ignore[arg-type]
+        console = Console(file=out, **{"force_terminal": True, "width": 100, "_environ": {"TERM": "xterm"}, **more})  # type: ignore[arg-type]
         with Bars(console=console) as stages:
             done = stages.begin("judging agent", 4)
             done(1)
