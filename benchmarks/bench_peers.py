@@ -22,7 +22,7 @@ import torch
 from rates import matrix_rate
 
 import what_next as wn
-from what_next.evaluation.next_items import Targets, rank
+from what_next.metrics.next_items import Targets, rank
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = Path.home() / ".cache" / "peers"

@@ -23,11 +23,11 @@ import torch
 from bench_peers import HERE, run_peer, started
 
 import what_next as wn
-from what_next.evaluation.accuracy import hit_rate, ndcg, reciprocal_rank
-from what_next.evaluation.beyond import Background
-from what_next.evaluation.evaluate_next import Yardstick
-from what_next.evaluation.next_items import Targets, chunks, rank
-from what_next.evaluation.sampling import Sampling
+from what_next.metrics.accuracy import hit_rate, ndcg, reciprocal_rank
+from what_next.metrics.beyond import Background
+from what_next.metrics.evaluate_next import Yardstick
+from what_next.metrics.next_items import Targets, chunks, rank
+from what_next.metrics.sampling import Sampling
 from what_next.types import History
 
 HEARD, ATTRIBUTES, K = 50, 20, 10

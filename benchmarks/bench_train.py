@@ -17,7 +17,7 @@ import torch
 from rates import matrix_rate
 
 import what_next as wn
-from what_next.experience.trials import sizes_of
+from what_next.sources.trials import sizes_of
 from what_next.testing import made_up_log
 
 

@@ -18,11 +18,11 @@ import sets
 from what_next import Agent, Environment, Setup, State
 from what_next.data import Options, import_files, save
 from what_next.errors import WhatNextError
-from what_next.judging.off_policy import Learned, Reading, gate
-from what_next.server.asks import Answer, Ask
-from what_next.server.engine import Engine
-from what_next.server.store import AddEvents, AddFeedback, EventRow, FeedbackRow, Store, Writer
-from what_next.server.store.export import exported
+from what_next.off_policy import Learned, Reading, gate
+from what_next.serving.asks import Answer, Ask
+from what_next.serving.engine import Engine
+from what_next.serving.store import AddEvents, AddFeedback, EventRow, FeedbackRow, Store, Writer
+from what_next.serving.store.export import exported
 
 KEPT = 30
 MODELS = {"current": 3_000, "new": 25_000}

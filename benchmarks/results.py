@@ -11,8 +11,8 @@ from pathlib import Path
 
 import what_next as wn
 from what_next.data import Options, import_files, save
-from what_next.evaluation.table import markdown
-from what_next.judging import judge
+from what_next.experiments import judge
+from what_next.metrics.table import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 FEATURES = (

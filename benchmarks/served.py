@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from what_next import Agent, Setup, State, checkpoint
+from what_next import Agent, Setup, State
 from what_next.data import Dataset, Options, import_files, save
+from what_next.training import checkpoint
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 PATIENCE = 600

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from what_next import Agent, Dataset, Environment, State
-from what_next.alarms import MEMORY, Alarms
 from what_next.errors import TrainingError
-from what_next.learning import Step
+from what_next.training.alarms import MEMORY, Alarms
+from what_next.training.step import Step
 
 from .conftest import SetupOf
 
@@ -66,8 +66,8 @@ class TestInARun:
     def test_they_stand_in_the_report_and_can_stop_it(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("what_next.alarms.MEMORY", 2)
-        monkeypatch.setattr("what_next.alarms.TOP_SHARE", 0.0)
+        monkeypatch.setattr("what_next.training.alarms.MEMORY", 2)
+        monkeypatch.setattr("what_next.training.alarms.TOP_SHARE", 0.0)
         setup = setup_of(tmp_path, algorithm="next_item", epochs=120, batch_size=8, max_length=20, window=None)
         state = State(dataset, setup)
         report = Environment(Agent(setup, state.space), state, setup).run_sim()

@@ -15,9 +15,9 @@ from torch.optim import SGD
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, State, WhatNext
 from what_next.errors import TrainingError
-from what_next.learning import SLOWEST, descend, slow_down
 from what_next.models import AgentModel, CriticModel, spread_out
 from what_next.models.actor_critic import Sizes
+from what_next.training.step import SLOWEST, descend, slow_down
 from what_next.types import Trials
 
 from .conftest import SetupOf

@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from what_next import Dataset, Setup, State
-from what_next.evaluation import Popular, RandomItem
-from what_next.evaluation.baselines import BASELINES
-from what_next.evaluation.next_items import Targets, rank
-from what_next.judging import baselines
-from what_next.judging.baselines import GRIDS, tuned
+from what_next.baselines import BASELINES
+from what_next.experiments import baselines
+from what_next.experiments.baselines import GRIDS, tuned
+from what_next.metrics import Popular, RandomItem
+from what_next.metrics.next_items import Targets, rank
 
 
 def state_of(dataset: Dataset, **settings: object) -> State:
@@ -94,7 +94,7 @@ class TestTuned:
     def test_a_catalogue_too_large_for_ease_does_without(
         self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("what_next.evaluation.baselines.ease.MOST", 79)
+        monkeypatch.setattr("what_next.baselines.ease.MOST", 79)
         assert list(tuned(state_of(dataset))) == ["popular_recent", "markov", "item_knn"]
 
     def test_settings_are_judged_as_the_setup_says(self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

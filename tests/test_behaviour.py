@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from what_next.data.decision_reader import read_log
-from what_next.judging.off_policy.behaviour import estimate_behaviour
+from what_next.data.decisions.reader import read_log
+from what_next.off_policy.behaviour import estimate_behaviour
 
 from .off_policy_logs import ITEMS, decided, log_fixture, refused_fixture, told_fixture, write  # noqa: F401
 

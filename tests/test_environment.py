@@ -250,7 +250,7 @@ class TestTraining:
     def test_models_are_saved_at_intervals_and_at_the_end(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from what_next import checkpoint
+        from what_next.training import checkpoint
 
         saved: list[int] = []
         monkeypatch.setattr(checkpoint, "save", lambda agent, *_: saved.append(agent.histories))

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from what_next.data import Options, import_files, save
-from what_next.data.decision_reader import read_log
-from what_next.judging.off_policy.targets import Uniform, decisions_of, vectors_of
+from what_next.data.decisions.reader import read_log
+from what_next.off_policy.targets import Uniform, decisions_of, vectors_of
 
 from .off_policy_logs import ITEMS, decided, log_fixture, refused_fixture, run, setup_file, told_fixture, write  # noqa: F401
 
@@ -264,8 +264,8 @@ class TestMistakes:
 
 class TestManyItems:
     def test_the_commonest_have_columns_of_their_own(self, tmp_path: Path, monkeypatch, told) -> None:
-        monkeypatch.setattr("what_next.judging.off_policy.targets.COLUMNS", 3)
-        monkeypatch.setattr("what_next.judging.off_policy.reading.COLUMNS", 3)
+        monkeypatch.setattr("what_next.off_policy.targets.COLUMNS", 3)
+        monkeypatch.setattr("what_next.off_policy.reading.COLUMNS", 3)
         log = read_log(write(tmp_path / "log.csv", decided()))
         vectors = vectors_of(log)
         assert vectors.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]
@@ -278,7 +278,7 @@ class TestManyItems:
         log = read_log(write(tmp_path / "log.csv", decided()))
         decisions = decisions_of(log, vectors_of(log))
         assert Uniform().answer(log, decisions).target.full.shape == (2000, 4)
-        monkeypatch.setattr("what_next.judging.off_policy.targets.FULL", 7999)
+        monkeypatch.setattr("what_next.off_policy.targets.FULL", 7999)
         target = Uniform().answer(log, decisions).target
         assert target.full is None
         assert target.expected == pytest.approx(np.full((2000, 4), 0.25))

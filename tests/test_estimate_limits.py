@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from what_next.data.decision_log import Roles
-from what_next.data.decision_reader import read_log
+from what_next.data.decisions.log import Roles
+from what_next.data.decisions.reader import read_log
 from what_next.errors import SetupError
-from what_next.judging.off_policy import Reading, estimate_policy, gate, judge
-from what_next.judging.off_policy.behaviour import estimate_behaviour
+from what_next.off_policy import Reading, estimate_policy, gate, judge
+from what_next.off_policy.behaviour import estimate_behaviour
 
 from .off_policy_logs import ITEMS, decided, log_fixture, refused_fixture, run, told_fixture, write  # noqa: F401
 

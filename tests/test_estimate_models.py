@@ -9,9 +9,9 @@ import pytest
 
 import what_next as wn
 from what_next import Agent, Dataset, Environment, Setup, State
-from what_next.data.decision_reader import read_log
-from what_next.judging.off_policy.learned import Learned
-from what_next.judging.off_policy.targets import decisions_of, vectors_of
+from what_next.data.decisions.reader import read_log
+from what_next.off_policy.learned import Learned
+from what_next.off_policy.targets import decisions_of, vectors_of
 from what_next.policy import LearnedPolicy
 
 from .conftest import SetupOf, Trained, listening
@@ -170,14 +170,14 @@ class TestTrainedModels:
             return asked(self, history, **how)
 
         monkeypatch.setattr(LearnedPolicy, "chances", watched)
-        monkeypatch.setattr("what_next.judging.off_policy.learned.PAIRS", 640)
+        monkeypatch.setattr("what_next.off_policy.learned.PAIRS", 640)
         Learned(str(ranked), Setup.read(ranked, ["train=no"])).answer(log, decisions_of(log, vectors_of(log)))
         assert max(sizes) == 2
 
     def test_a_large_log_is_answered_in_chunks(self, heard, ranked, monkeypatch) -> None:
         _, whole = self.answer(heard, ranked)
-        monkeypatch.setattr("what_next.judging.off_policy.learned.PAIRS", 160)
-        monkeypatch.setattr("what_next.judging.off_policy.learned.FULL", 1000)
+        monkeypatch.setattr("what_next.off_policy.learned.PAIRS", 160)
+        monkeypatch.setattr("what_next.off_policy.learned.FULL", 1000)
         _, parts = self.answer(heard, ranked)
         assert parts.target.full is None
         assert parts.target.chances == pytest.approx(whole.target.chances, abs=1e-6)

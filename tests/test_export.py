@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from what_next import Agent, Dataset, Setup, State, checkpoint
-from what_next.artefacts import Manifest
+from what_next import Agent, Dataset, Setup, State
 from what_next.errors import MissingExtraError, ModelError, SaveError
+from what_next.training import checkpoint
+from what_next.training.artefacts import Manifest
 from what_next.types import History
 
 from .conftest import SetupOf, Trained
@@ -26,7 +27,7 @@ runtime = pytest.importorskip("onnxruntime", reason="onnxruntime, which checks w
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
 from what_next.cli.export import export as command  # noqa: E402
-from what_next.export import Exported, export  # noqa: E402
+from what_next.inference.export import Exported, export  # noqa: E402
 
 LENGTHS = (1, 2, 7, 40)
 """Of the histories in a batch; the last is longer than the transformer's band."""

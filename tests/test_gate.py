@@ -9,9 +9,9 @@ import pytest
 
 from what_next import Agent, Environment, State
 from what_next.data import Dataset
-from what_next.data.decision_log import Roles
-from what_next.data.decision_reader import read_log
-from what_next.judging.off_policy.targets import Frequencies, decisions_of, vectors_of
+from what_next.data.decisions.log import Roles
+from what_next.data.decisions.reader import read_log
+from what_next.off_policy.targets import Frequencies, decisions_of, vectors_of
 
 from .conftest import SetupOf
 from .off_policy_logs import (

@@ -11,8 +11,8 @@ import torch
 from what_next import Agent, Dataset, LearnedPolicy, Recommender, State, load
 from what_next.environment import Environment
 from what_next.errors import CatalogueError
-from what_next.growth import NewItem, extended, grown
-from what_next.session import Played
+from what_next.inference.growth import NewItem, extended, grown
+from what_next.inference.session import Played
 from what_next.types import History
 
 from .conftest import SetupOf, Trained, listening

@@ -27,7 +27,7 @@ NAMES = set(sys.argv[1].split(","))
 sys.meta_path.insert(0, Missing())
 import what_next
 for module in pkgutil.walk_packages(what_next.__path__, "what_next."):
-    if not module.name.startswith(("what_next.server", "what_next.__main__")):
+    if not module.name.startswith(("what_next.serving", "what_next.__main__")):
         importlib.import_module(module.name)
 """
 

@@ -43,7 +43,7 @@ def test_while_data_are_read(command: str, tmp_path: Path) -> None:
     )
     (tmp_path / "log.csv").write_text("user_id,item_id,energy\n" + "".join(f"u{n},i{n % 9},{n}\n" for n in range(99)))
     script = INTERRUPTED.format(
-        module="what_next.server.http.run" if command == "serve" else "nothing",
+        module="what_next.serving.http.run" if command == "serve" else "nothing",
         argv=["what-next", command, str(tmp_path / "setup.txt")],
     )
     if command != "serve":

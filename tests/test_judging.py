@@ -10,9 +10,9 @@ import torch
 from what_next import Dataset, State
 from what_next.cli import main
 from what_next.errors import ModelError
-from what_next.judging import examine, judge, of_seed
-from what_next.judging.next_items import rules, yardstick_of
-from what_next.settings import Evaluation, Split
+from what_next.experiments import examine, judge, of_seed
+from what_next.experiments.next_items import rules, yardstick_of
+from what_next.settings.setup import Evaluation, Split
 
 from .conftest import SetupOf, Trained
 

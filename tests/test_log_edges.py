@@ -21,7 +21,7 @@ class TestEdges:
     def test_slow_copies_start_from_the_model_that_training_goes_on_from(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
     ) -> None:
-        from what_next.checkpoint import start_from
+        from what_next.training.checkpoint import start_from
 
         setup = log_setup(setup_of, tmp_path, algorithm="dqn")
         run(dataset, setup)
@@ -60,7 +60,7 @@ class TestEdges:
         run(dataset, setup)
         watched = Environment(Agent(setup, State(dataset, setup).space), State(dataset, setup), setup, resume=True)
         report = watched.run_sim()
-        from what_next.artefacts import read_manifest
+        from what_next.training.artefacts import read_manifest
 
         assert read_manifest(setup.model_agent_path).metrics["valid"]["ndcg@10"] == report.valid["ndcg@10"]
 
@@ -89,7 +89,7 @@ class TestEdges:
     def test_rows_that_are_moved_alone_resume_bit_for_bit(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("what_next.experience.log.SPARSE", 10)
+        monkeypatch.setattr("what_next.sources.log.SPARSE", 10)
         loss = {"name": "sampled_softmax", "negatives": 16}
         whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", loss=loss))
         assert "encoder:rows" in whole.agent.optimisers

@@ -11,10 +11,10 @@ import torch
 
 import what_next as wn
 from what_next import Agent, Dataset, Environment, State
-from what_next.artefacts import resume_path
-from what_next.checkpoint import open_state
 from what_next.data.batches import Batches, width_of
 from what_next.errors import DataError, ModelError, SetupError
+from what_next.training.artefacts import resume_path
+from what_next.training.checkpoint import open_state
 
 from .conftest import SetupOf, Trained, listening
 
@@ -142,7 +142,7 @@ class TestTraining:
                     assert torch.equal(before, after)
 
     def test_patience_stops_and_keeps_the_best(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
-        from what_next.validation import validate
+        from what_next.training.validation import validate
 
         setup = log_setup(setup_of, tmp_path, passes=200, patience=2, save_every=60, learning_rate=1e-2)
         environment, report = run(dataset, setup)
@@ -184,7 +184,7 @@ class TestFitted:
     """What a setup leaves open follows from the data, is told with its reason, and is kept."""
 
     def test_the_loss_is_over_all_items_while_they_are_few(self) -> None:
-        from what_next.setup_groups import AFFORDABLE
+        from what_next.settings.groups import AFFORDABLE
 
         loss = wn.Setup.from_text("train, yes, data, -, model_agent_path, a, algorithm, next_item").loss
         assert (loss.name, AFFORDABLE) == ("auto", 10_000)
@@ -226,7 +226,7 @@ class TestFitted:
         assert "sets another" not in told  # nothing was left open
 
     def test_the_models_file_keeps_it(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
-        from what_next.artefacts import read_manifest
+        from what_next.training.artefacts import read_manifest
 
         setup = log_setup(setup_of, tmp_path, batch_size=None)
         run(dataset, setup)
@@ -257,7 +257,7 @@ class TestFitted:
             setup_of(tmp_path, batch_size=None)
 
     def test_a_founding_run_goes_on_whatever_the_loss_that_it_does_not_read(self, trained: Trained) -> None:
-        from what_next.checkpoint import progress
+        from what_next.training.checkpoint import progress
 
         other = trained.setup.loss.model_copy(update={"name": "softmax"})
         assert progress(trained.setup.model_copy(update={"loss": other, "batch_targets": 7})) is not None
@@ -283,7 +283,7 @@ class TestNewItems:
         grown = Dataset.from_frame(log, pl.concat([new, items]), name="grown")
         state = State(grown, setup)
         agent = Agent(setup, state.space).wake_agent()
-        from what_next.checkpoint import start_from
+        from what_next.training.checkpoint import start_from
 
         start_from(agent, setup.model_agent_path)
         old, found = before.agent.nets["encoder"].items.learned, agent.nets["encoder"].items.learned

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from what_next.judging.off_policy import Reading, estimate_policy, gate
+from what_next.off_policy import Reading, estimate_policy, gate
 
 from .off_policy_logs import run, write
 

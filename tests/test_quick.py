@@ -14,13 +14,13 @@ import pytest
 import what_next as wn
 from what_next import State
 from what_next.cli import main
-from what_next.recommender import Recommender
+from what_next.inference.recommender import Recommender
 
 from .conftest import SetupOf, Trained, run_main
 
 HEAVY = {
     "torch._dynamo", "torch._inductor", "sympy", "optuna", "matplotlib", "fastapi", "onnx", "pandas", "jinja2",
-    "what_next.judging.off_policy.judge", "what_next.server.engine.engine",
+    "what_next.off_policy.judge", "what_next.serving.engine.engine",
 }  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_it_is_the_recommendation_of_a_state_that_was_measured(
 
 
 def test_a_tolerance_of_the_setup_goes_before_the_models(files: dict[str, Path]) -> None:
-    from what_next.checkpoint import open_state
+    from what_next.training.checkpoint import open_state
 
     setup = wn.Setup.read(files["whatnext"], ["tolerance=1.25"])
     assert open_state(setup).space.tolerance == 1.25

@@ -9,7 +9,7 @@ import what_next as wn
 from what_next import Agent, Dataset, Environment, State
 from what_next.algorithms import KNOWN
 from what_next.data import Options, import_files
-from what_next.evaluation.next_items import Targets, rank
+from what_next.metrics.next_items import Targets, rank
 
 NAMES = [algorithm.model_fields["name"].default for algorithm in KNOWN]
 IMITATORS = {"next_item", "sqn", "snqn", "sac_rec", "sa2c", "hac", "decision_transformer"}

@@ -228,7 +228,7 @@ class TestFrames:
     def test_everyone_gets_what_each_gets(
         self, with_log: Recommender, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("what_next.recommender.CHUNK", 25)
+        monkeypatch.setattr("what_next.inference.recommender.CHUNK", 25)
         found = with_log.recommend_all(k=4)
         assert found["user_id"].unique(maintain_order=True).to_list() == dataset.user_ids.to_list()
         assert found.group_by("user_id").len()["len"].unique().to_list() == [4]

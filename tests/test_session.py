@@ -10,10 +10,10 @@ import torch
 
 from what_next import Agent, Dataset, LearnedPolicy, Setup, State
 from what_next.errors import DataError
-from what_next.experience.played import elapsed
+from what_next.inference.session import Played, Session
 from what_next.models.encoders import ENCODERS
 from what_next.retrieval import scored
-from what_next.session import Played, Session
+from what_next.sources.played import elapsed
 from what_next.types import History, Proposal
 
 from .conftest import SetupOf, listening

@@ -16,9 +16,9 @@ from pydantic import BaseModel, Field, ValidationError
 from what_next import algorithms
 from what_next.algorithms import WhatNext
 from what_next.errors import SetupError
-from what_next.settings import Setup, reference
-from what_next.setup_file import Token, parse_text, quote, read_entries, tokens
-from what_next.setup_schema import explain, nest, resolve
+from what_next.settings.file import Token, parse_text, quote, read_entries, tokens
+from what_next.settings.schema import explain, nest, resolve
+from what_next.settings.setup import Setup, reference
 
 FOUNDING = {
     "train": "yes",

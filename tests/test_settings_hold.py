@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import what_next as wn
-from what_next.artefacts import read_manifest
 from what_next.cli import app
 from what_next.environment import EVENTS
+from what_next.training.artefacts import read_manifest
 
 from .conftest import SetupOf, Trained
 
@@ -144,7 +144,7 @@ class TestSeconds:
             return original(self, *args, **more)  # type: ignore[arg-type]
 
         monkeypatch.setattr(wn.Agent, "predict", predict)
-        monkeypatch.setattr("what_next.watch.validate", lambda agent, state: {})
+        monkeypatch.setattr("what_next.training.monitor.validate", lambda agent, state: {})
         report = wn.Environment(agent, state, setup).train_agent()
         assert taken == [0, 32, 64]
         assert (report.histories, len(report.steps), report.stopped) == (64, 2, False)

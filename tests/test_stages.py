@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from what_next import Dataset, State
+from what_next.baselines import Ease
 from what_next.cli import main
 from what_next.cli.bars import Bars
-from what_next.evaluation.baselines import Ease
-from what_next.evaluation.means import means, means_of
-from what_next.judging import compare, examine, judge
-from what_next.judging.baselines import EVERY, chosen_on, grid_of, searched, tries, tuned
-from what_next.judging.off_policy import Reading, estimate_policy
-from what_next.stages import Done, Stages
+from what_next.data.stages import Done, Stages
+from what_next.experiments import compare, examine, judge
+from what_next.experiments.baselines import EVERY, chosen_on, grid_of, searched, tries, tuned
+from what_next.metrics.means import means, means_of
+from what_next.off_policy import Reading, estimate_policy
 
 from .conftest import SetupOf, listening
 
@@ -158,7 +158,7 @@ class TestBaselines:
     def test_a_result_says_what_was_searched_and_on_whom(
         self, setup_of: SetupOf, tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("what_next.judging.baselines.MOST", 25)
+        monkeypatch.setattr("what_next.experiments.baselines.MOST", 25)
         state, told = State(dataset, setup_of(tmp_path, algorithm="next_item", passes=1)), Told()
         tuned(state, wanted=["markov"], stages=told)
         found = searched(state, ["markov"])
@@ -170,7 +170,7 @@ class TestBaselines:
 
 class TestLittleWork:
     def test_users_are_drawn_once_for_all_policies(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import what_next.evaluation.means as module
+        import what_next.metrics.means as module
 
         calls, drawn = [], module.resampled_counts
 
@@ -209,7 +209,7 @@ class TestLittleWork:
         items, known = len(data.catalogue), data.lengths.copy()
         known[0] = 0  # set aside whole
         few = Ease.fit(data, known, penalty=3.0)
-        monkeypatch.setattr("what_next.evaluation.baselines.ease.FEW", 10**6)
+        monkeypatch.setattr("what_next.baselines.ease.FEW", 10**6)
         many = Ease.fit(data, known, penalty=3.0)
         assert (sizes, items > 3 * 8) == ([8, items], True)
         assert few.weights.numpy() == pytest.approx(many.weights.numpy(), abs=1e-6)

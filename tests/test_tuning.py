@@ -16,10 +16,10 @@ from what_next import Environment, Setup, State
 from what_next.algorithms import NextItem
 from what_next.cli import main
 from what_next.errors import DataError, MissingExtraError, SetupError, TrainingError
-from what_next.evaluation.next_items import Targets
-from what_next.settings import Split
-from what_next.tuning import Range, Tuned, search_space, tune, with_settings
-from what_next.tuning.search import _distribution
+from what_next.experiments.tuning import Range, Tuned, search_space, tune, with_settings
+from what_next.experiments.tuning.search import _distribution
+from what_next.metrics.next_items import Targets
+from what_next.settings.setup import Split
 
 from .conftest import SetupOf
 
@@ -61,7 +61,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[Score], list[Setup]]:
             seen.append(setup)
             return score(setup)
 
-        monkeypatch.setattr("what_next.tuning.search._score", stand_in)
+        monkeypatch.setattr("what_next.experiments.tuning.search._score", stand_in)
         return seen
 
     return put

@@ -8,7 +8,7 @@ import pytest
 import what_next as wn
 from what_next.cli import app
 from what_next.errors import SetupError
-from what_next.settings import ALGORITHMS, Setup, settings_of
+from what_next.settings.setup import ALGORITHMS, Setup, settings_of
 
 from .conftest import Trained
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from what_next.algorithms import Algorithm, WhatNext
     from what_next.data import Catalogue, Dataset
     from what_next.environment import Environment
+    from what_next.inference.recommendation import Recommendation
+    from what_next.inference.recommender import Recommender, load
     from what_next.policy import LearnedPolicy
-    from what_next.recommendation import Recommendation
-    from what_next.recommender import Recommender, load
-    from what_next.report import Report
-    from what_next.settings import Setup
+    from what_next.settings.setup import Setup
     from what_next.state import State
+    from what_next.training.report import Report
 
 __version__ = version("what-next-rl")
 
@@ -30,13 +30,13 @@ _HOMES = {
     "Dataset": "data",
     "Environment": "environment",
     "LearnedPolicy": "policy",
-    "Recommendation": "recommendation",
-    "Recommender": "recommender",
-    "Report": "report",
-    "Setup": "settings",
+    "Recommendation": "inference.recommendation",
+    "Recommender": "inference.recommender",
+    "Report": "training.report",
+    "Setup": "settings.setup",
     "State": "state",
     "WhatNext": "algorithms",
-    "load": "recommender",
+    "load": "inference.recommender",
 }
 
 __all__ = [

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from what_next import checkpoint
 from what_next.agent import Agent
-from what_next.data.files import check_paths
-from what_next.learning import OutOfTime, Step
+from what_next.data.importing.files import check_paths
+from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
-from what_next.recommender import Recommender
-from what_next.report import Report
-from what_next.settings import Setup
+from what_next.settings.setup import Setup
 from what_next.state import State
-from what_next.tracking import Tracker
+from what_next.training import checkpoint
+from what_next.training.monitor import Watch
+from what_next.training.report import Report
+from what_next.training.step import OutOfTime, Step
+from what_next.training.tracking import Tracker
 from what_next.types import History
-from what_next.watch import Watch
 
 EVENTS = 2**12
 """A batch of the founding algorithm holds so many events at most (or one history), whatever `batch_size` says: with

@@ -10,8 +10,8 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from what_next.agent import Agent
+from what_next.inference.session import Played, Session, Sessions
 from what_next.retrieval import chances_ranked, scored
-from what_next.session import Played, Session, Sessions
 from what_next.state import State
 from what_next.types import History, Proposal, Slate
 

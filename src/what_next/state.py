@@ -12,12 +12,12 @@ from jaxtyping import Float32, Int, Int32, Int64
 from what_next.data import Dataset
 from what_next.data.batches import Batches, width_of
 from what_next.data.space import Space
+from what_next.data.training_part import numbers_of_events, same_catalogue, scaled_space, split_by
 from what_next.errors import CatalogueError, DataError, SetupError, some
 from what_next.retrieval import Box, select_ranked, smallest_tolerance
 from what_next.rewards import Log, check, population_sigma, total
 from what_next.rewards.spread import LEAST_EVENTS
-from what_next.settings import Setup
-from what_next.training_part import numbers_of_events, same_catalogue, scaled_space, split_by
+from what_next.settings.setup import Setup
 from what_next.types import History, Product, Ranked, Score, repeats
 
 UNSAID = Setup.from_text(

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from what_next import Agent, Dataset, Setup, State
-from what_next.artefacts import resume_path
-from what_next.checkpoint import resume
 from what_next.cli.app import main
 from what_next.errors import SetupError
-from what_next.judging.compare import ShuffledState
+from what_next.experiments.compare import ShuffledState
+from what_next.training.artefacts import resume_path
+from what_next.training.checkpoint import resume
 from what_next.types import Trajectories
 
 from ..conftest import SetupOf, listening

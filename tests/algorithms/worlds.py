@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from what_next import Agent, Dataset, LearnedPolicy, Setup, State
 from what_next.algorithms import Algorithm
-from what_next.learning import Step
 from what_next.models.item_space import ItemSpace
+from what_next.training.step import Step
 from what_next.types import Events, History, Trajectories
 
 # Worlds

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from what_next.data import Options, import_files, save
-from what_next.data.decision_log import DecisionLog, Roles
-from what_next.data.decision_reader import chances_told, read_log
+from what_next.data.decisions.log import DecisionLog, Roles
+from what_next.data.decisions.reader import chances_told, read_log
 from what_next.errors import DataError
 
 LOG = {

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from what_next.data.events import Events
-from what_next.data.ids import positions
+from what_next.data.importing.ids import positions
 
 
 def events(users: list[int], times: list[int]) -> Events:

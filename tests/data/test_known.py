@@ -11,11 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from what_next.cli.data import app
-from what_next.data import Dataset, known, split_leave_last_out
-from what_next.data.cleaning import clean
-from what_next.data.known import KNOWN, get, present
-from what_next.data.known_tables import ML_100K_GENRES, ml_1m, ml_100k
-from what_next.data.readers import Source
+from what_next.data import Dataset, split_leave_last_out
+from what_next.data.importing.cleaning import clean
+from what_next.data.importing.readers import Source
+from what_next.data.public import known
+from what_next.data.public.known import KNOWN, get, present
+from what_next.data.public.known_tables import ML_100K_GENRES, ml_1m, ml_100k
 from what_next.data.tables import Options
 from what_next.errors import DataError
 

@@ -11,8 +11,8 @@ import pytest
 
 from what_next.cli.app import main
 from what_next.data import Catalogue, Dataset
-from what_next.data.decision_reader import read_log
-from what_next.data.service_log import ADDED, EVENT, WITHDRAWALS, rows_of
+from what_next.data.decisions.reader import read_log
+from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, rows_of
 from what_next.errors import DataError
 
 ITEMS = [f"i{place}" for place in range(6)]
@@ -40,7 +40,7 @@ def log() -> pl.DataFrame:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    from what_next.data.importer import FORMATS, beside
+    from what_next.data.importing.importer import FORMATS, beside
 
     def written(rows: pl.DataFrame, **footer: str) -> Path:
         path = tmp_path / "log.parquet"

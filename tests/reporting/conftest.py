@@ -5,7 +5,7 @@ import json
 import pytest
 
 from what_next import Dataset
-from what_next.judging.verdict import Verdict
+from what_next.experiments.verdict import Verdict
 from what_next.reporting.page import page
 
 from .films import hits, log_and_items, verdict_of

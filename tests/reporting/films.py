@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 
 from what_next import Dataset, State
-from what_next.evaluation.evaluate_next import evaluate_next
-from what_next.judging.next_items import about_of, yardstick_of
-from what_next.judging.verdict import Verdict
+from what_next.experiments.next_items import about_of, yardstick_of
+from what_next.experiments.verdict import Verdict
+from what_next.metrics.evaluate_next import evaluate_next
 from what_next.reporting.view import View
 from what_next.types import History, Slate
 

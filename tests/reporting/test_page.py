@@ -14,7 +14,7 @@ import pytest
 
 from what_next import Dataset
 from what_next.errors import MissingExtraError, SaveError
-from what_next.judging.verdict import Verdict
+from what_next.experiments.verdict import Verdict
 from what_next.reporting import check, write_report
 from what_next.reporting.page import page
 

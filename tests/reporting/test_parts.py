@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from what_next import Dataset
-from what_next.judging.verdict import Verdict
+from what_next.experiments.verdict import Verdict
 from what_next.reporting import attributes, stories, tail, words
 from what_next.reporting.drawing import HEX, drawn, label, shortened
 from what_next.reporting.figures import told_of

@@ -13,13 +13,13 @@ from what_next import __version__
 from what_next.cli import backup, compare, data, estimate, evaluate, export, log, model, promote, serve, tune
 from what_next.cli.guard import emit, guarded
 from what_next.data import Dataset
-from what_next.data.files import write_files
-from what_next.data.known import KNOWN
+from what_next.data.importing.files import write_files
+from what_next.data.public.known import KNOWN
 from what_next.errors import WhatNextError
-from what_next.evaluation import METRICS
+from what_next.metrics import METRICS
 from what_next.models.encoders import ENCODERS
 from what_next.rewards import REWARDS
-from what_next.settings import ALGORITHMS, Setup, settings_of
+from what_next.settings.setup import ALGORITHMS, Setup, settings_of
 
 
 def _version(asked: bool) -> bool:

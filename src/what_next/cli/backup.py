@@ -9,7 +9,7 @@ from rich.console import Console
 from what_next.cli.data import Json
 from what_next.cli.guard import emit
 from what_next.cli.model import Overrides, SetupFile
-from what_next.settings import Setup
+from what_next.settings.setup import Setup
 
 
 def backup(
@@ -19,7 +19,7 @@ def backup(
     as_json: Json = False,
 ) -> None:
     """Back up a service's store, models and setup, while it runs; prints where."""
-    from what_next.server.backup import back_up  # imported late: the libraries of the extra may be missing
+    from what_next.serving.backup import back_up  # imported late: the libraries of the extra may be missing
 
     made = back_up(setup, Setup.read(setup, [*(overrides or []), "train=no"]), folder)
     if as_json:
@@ -38,7 +38,7 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Put a back-up in the place of a setup's store and models; the service must be stopped."""
-    from what_next.server.backup import restore as put_back
+    from what_next.serving.backup import restore as put_back
 
     aside = put_back(Setup.read(setup, [*(overrides or []), "train=no"]), backup, replace)
     if as_json:

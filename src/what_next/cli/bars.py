@@ -5,7 +5,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from what_next.stages import Done, Stages
+from what_next.data.stages import Done, Stages
 
 
 class Bars(Stages):

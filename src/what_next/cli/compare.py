@@ -11,10 +11,10 @@ from what_next.cli.data import Json
 from what_next.cli.evaluate import Allowed, Baselines, Blocked, Groups, ReportFile, Split, mask_of, told
 from what_next.cli.words import baselines_of, part_of, seeds_of
 from what_next.errors import SetupError
-from what_next.judging import compare as compare_setups
+from what_next.experiments import compare as compare_setups
 from what_next.reporting import check as check_report
 from what_next.reporting import write_report
-from what_next.settings import Setup
+from what_next.settings.setup import Setup
 
 
 def compare(

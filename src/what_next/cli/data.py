@@ -13,9 +13,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from what_next.data import Dataset, Options, Tables, import_files, save
-from what_next.data.ids import MISSING
-from what_next.data.known import KNOWN, KnownSet, get, known_set, present
-from what_next.data.times import FORMS
+from what_next.data.importing.ids import MISSING
+from what_next.data.importing.times import FORMS
+from what_next.data.public.known import KNOWN, KnownSet, get, known_set, present
 from what_next.errors import MOST_NAMES, DataError, some
 
 app = typer.Typer(no_args_is_help=True, help="Get, import and describe data sets.")

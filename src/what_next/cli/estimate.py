@@ -12,7 +12,7 @@ from what_next.cli.bars import Bars
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides
-from what_next.data.decision_log import Roles
+from what_next.data.decisions.log import Roles
 from what_next.errors import SetupError
 
 REFUSED = 3
@@ -112,8 +112,8 @@ def estimate(
 ) -> int:
     """Estimate what a policy would have earned, from the log of another one (off-policy evaluation)."""
     # Imported late, here and below: other commands need not wait for it.
-    from what_next.judging.off_policy import Reading, estimate_policy, estimates_table
-    from what_next.judging.off_policy.behaviour import plot_calibration
+    from what_next.off_policy import Reading, estimate_policy, estimates_table
+    from what_next.off_policy.behaviour import plot_calibration
 
     _check_plot(calibration, behaviour)
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
@@ -160,8 +160,8 @@ def gate(
     as_json: Json = False,
 ) -> int:
     """Promote a new policy only if a log shows that it earns more: exit code 0; or 3, and why not."""
-    from what_next.judging.off_policy import Reading, gate_table
-    from what_next.judging.off_policy import gate as gate_policies
+    from what_next.off_policy import Reading, gate_table
+    from what_next.off_policy import gate as gate_policies
 
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
     reading = Reading(

@@ -13,13 +13,13 @@ from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.words import baselines_of, ids_of, part_of, seeds_of, trained_setup, weights_of
 from what_next.data import Dataset
 from what_next.errors import SetupError
-from what_next.evaluation.table import table
-from what_next.judging import by_windows, examine, judge
-from what_next.judging.tradeoff import check as check_tradeoff
-from what_next.judging.tradeoff import tradeoff
+from what_next.experiments import by_windows, examine, judge
+from what_next.experiments.tradeoff import check as check_tradeoff
+from what_next.experiments.tradeoff import tradeoff
+from what_next.metrics.table import table
 from what_next.reporting import check as check_report
 from what_next.reporting import write_report
-from what_next.settings import Setup
+from what_next.settings.setup import Setup
 
 Split = Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")]
 Allowed = Annotated[Path | None, typer.Option(help="A file with the item ids that may be recommended, a line each.")]

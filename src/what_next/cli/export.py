@@ -7,12 +7,12 @@ import typer
 from rich.console import Console
 
 from what_next.agent import Agent
-from what_next.artefacts import catalogue_path, read_manifest, read_models
 from what_next.cli.data import Json
 from what_next.cli.guard import emit
 from what_next.cli.model import SetupFile
-from what_next.export import export as write
-from what_next.settings import Setup
+from what_next.inference.export import export as write
+from what_next.settings.setup import Setup
+from what_next.training.artefacts import catalogue_path, read_manifest, read_models
 
 
 def export(

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 
 from what_next.cli.interrupts import INTERRUPTED
 from what_next.errors import WhatNextError
-from what_next.report import Report
+from what_next.training.report import Report
 
 WIDE = 10_000
 """Columns where there is no terminal."""

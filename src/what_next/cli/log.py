@@ -12,7 +12,7 @@ from what_next.cli.guard import emit
 from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.stored import opened, served_catalogue
 from what_next.errors import DataError
-from what_next.settings import Setup
+from what_next.settings.setup import Setup
 
 app = typer.Typer(no_args_is_help=True, help="The log of the service.")
 
@@ -32,7 +32,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the log as a data set: train and evaluate read its events, estimate and gate its decisions."""
-    from what_next.server.store.export import exported
+    from what_next.serving.store.export import exported
 
     if to.suffix != ".parquet":
         raise DataError(f"--to {to}: must end in .parquet")

@@ -12,19 +12,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from what_next import checkpoint
 from what_next.agent import Agent
-from what_next.artefacts import read_manifest
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, show
 from what_next.cli.words import ids_of, trained_setup
-from what_next.data.files import write_files
+from what_next.data.importing.files import write_files
 from what_next.environment import Environment
 from what_next.errors import SetupError
+from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
-from what_next.recommender import Recommender
-from what_next.settings import Setup
-from what_next.setup_schema import listed
+from what_next.settings.schema import listed
+from what_next.settings.setup import Setup
+from what_next.training import checkpoint
+from what_next.training.artefacts import read_manifest
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP", help="A setup.txt, or the same as TOML.")]
 Overrides = Annotated[

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from what_next.artefacts import critic_beside, read_manifest
 from what_next.cli.data import Json
 from what_next.cli.estimate import REFUSED, Estimator, Top
 from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.stored import opened, served_catalogue
 from what_next.errors import DataError, ModelError
-from what_next.settings import Setup
+from what_next.settings.setup import Setup
+from what_next.training.artefacts import critic_beside, read_manifest
 
 if TYPE_CHECKING:
-    from what_next.judging.off_policy import Learned
-    from what_next.server.store import Store
+    from what_next.off_policy import Learned
+    from what_next.serving.store import Store
 
 OWN_LOG = "the service's own log"
 
@@ -41,7 +41,7 @@ def promote(
     as_json: Json = False,
 ) -> int:
     """Deploy a model to the service, if a log shows that it earns more: exit code 0; or 3, and why not."""
-    from what_next.server.engine.versions import AGENT, keep, version_of, versions_folder
+    from what_next.serving.engine.versions import AGENT, keep, version_of, versions_folder
 
     settings = Setup.read(setup, [*(overrides or []), "train=no"])
     agent = _agent_of(settings, model)
@@ -72,8 +72,8 @@ def promote(
 
 def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> int:
     """Have the service answer by the model that it answered by before the current one."""
-    from what_next.artefacts import read_models
-    from what_next.server.engine.versions import before, versions_folder
+    from what_next.serving.engine.versions import before, versions_folder
+    from what_next.training.artefacts import read_models
 
     settings = Setup.read(setup, [*(overrides or []), "train=no"])
     with opened(settings) as store:
@@ -95,7 +95,7 @@ def _agent_of(settings: Setup, model: Path | None) -> Path:
 
 
 def _deploy(store: "Store", version: str, kind: Any, note: dict[str, Any]) -> int:
-    from what_next.server.store import Deploy
+    from what_next.serving.store import Deploy
 
     outcome = store.commit([Deploy(version, kind, note)])[0]
     if isinstance(outcome, Exception):
@@ -108,8 +108,8 @@ def _judged(
     store: "Store", settings: Setup, policies: "list[Learned]", log: Path | None, top: int | None, how: dict[str, Any]
 ) -> dict[str, Any]:
     """What the gate says of the new model beside the deployed one, both as the service would serve them."""
-    from what_next.judging.off_policy import Reading, gate
-    from what_next.server.store.export import exported
+    from what_next.off_policy import Reading, gate
+    from what_next.serving.store.export import exported
 
     with tempfile.TemporaryDirectory() as scratch:
         evidence = log or Path(scratch) / "log.parquet"
@@ -128,7 +128,7 @@ def _judged(
 
 def _served(version: str, agent: Path, settings: Setup) -> "Learned":
     """A model as it was trained and would be served."""
-    from what_next.judging.off_policy import Learned
+    from what_next.off_policy import Learned
 
     trained, critic = read_manifest(agent, "agent").made_by(), critic_beside(agent)
     beside = agent.with_name("critic.safetensors")
@@ -166,7 +166,7 @@ def _show(told: dict[str, Any], as_json: bool) -> int:
         emit(told)
         return 0
     if told.get("gate"):
-        from what_next.judging.off_policy import gate_table
+        from what_next.off_policy import gate_table
 
         tell(gate_table(told["gate"]))  # with the reason
     deployed, why = "number" in told, "" if told.get("gate") else f": {told['why']}"

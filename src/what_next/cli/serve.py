@@ -16,10 +16,10 @@ from what_next.cli.guard import emit
 from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.stored import opened
 from what_next.errors import SetupError
-from what_next.settings import Setup
+from what_next.settings.setup import Setup
 
 if TYPE_CHECKING:
-    from what_next.server.store import Store
+    from what_next.serving.store import Store
 
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys of a service.")
 Name = Annotated[str, typer.Option(help="What the key is called, in lists and log lines.")]
@@ -32,7 +32,7 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
 
     Ends with Ctrl-C or SIGTERM; requests under way are answered. Log lines go to the standard error, as JSON.
     """
-    from what_next.server.http.run import serve as run  # imported late: the libraries of the extra may be missing
+    from what_next.serving.http.run import serve as run  # imported late: the libraries of the extra may be missing
 
     settings = _settings(setup, overrides)
     _may_begin(settings)
@@ -54,8 +54,8 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
 
 def _may_begin(settings: Setup) -> None:
     """Raises what the service would refuse to start with, while there is no store: so none is left behind."""
-    from what_next.server.engine.versions import check
-    from what_next.server.store import store_of
+    from what_next.serving.engine.versions import check
+    from what_next.serving.store import store_of
 
     place, server = store_of(settings), settings.server
     if not isinstance(place, Path) or place.exists():
@@ -108,7 +108,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, once: only its hash is kept."""
-    from what_next.server.http.keys import ROLES, digest_of, new_key
+    from what_next.serving.http.keys import ROLES, digest_of, new_key
 
     if role not in ROLES:
         raise SetupError(f"--role {role!r}: expected one of {', '.join(ROLES)}")
@@ -163,7 +163,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _store(setup: SetupFile, overrides: Overrides) -> "Store":
-    from what_next.server.store import Store, store_of
+    from what_next.serving.store import Store, store_of
 
     return Store.open(store_of(_settings(setup, overrides)))
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from what_next.artefacts import catalogue_path
 from what_next.data import Catalogue, Dataset
 from what_next.errors import StoreError
-from what_next.settings import Setup
+from what_next.settings.setup import Setup
+from what_next.training.artefacts import catalogue_path
 
 if TYPE_CHECKING:
-    from what_next.server.store import Store
+    from what_next.serving.store import Store
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def opened(setup: Setup) -> Iterator["Store"]:
         StoreError: it is not, or cannot be opened.
     """
     # The libraries of the store are an extra, and take a tenth of a second to import.
-    from what_next.server.store import Store, store_of
+    from what_next.serving.store import Store, store_of
 
     place = store_of(setup)
     if isinstance(place, Path) and not place.is_file():
@@ -38,7 +38,7 @@ def opened(setup: Setup) -> Iterator["Store"]:
 
 def served_catalogue(setup: Setup, store: "Store") -> Catalogue:
     """The items of the deployed model; where none is, those of the setup's agent, or of its data."""
-    from what_next.server.engine.versions import AGENT, versions_folder
+    from what_next.serving.engine.versions import AGENT, versions_folder
 
     deployments = store.deployments()
     agents = [versions_folder(setup) / one.version / AGENT for one in deployments[-1:]]

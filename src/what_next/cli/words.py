@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from what_next.artefacts import read_trained
 from what_next.data import Catalogue
 from what_next.data.splits import Part
 from what_next.errors import SetupError, WhatNextError, some
-from what_next.settings import Setup
+from what_next.settings.setup import Setup
+from what_next.training.artefacts import read_trained
 
 
 def part_of(split: str) -> Part:
@@ -34,7 +34,7 @@ def seeds_of(text: str | None) -> list[int] | None:
 
 def baselines_of(text: str | None) -> Sequence[str]:
     """The value of `--baselines`: all of them without it, and none for the word itself."""
-    from what_next.judging.baselines import EVERY  # imported late: other commands need not wait for it
+    from what_next.experiments.baselines import EVERY  # imported late: other commands need not wait for it
 
     if text is None:
         return EVERY

@@ -12,12 +12,12 @@ import polars as pl
 from jaxtyping import Float32, Int32, Int64
 
 from what_next.data.catalogue import Catalogue
-from what_next.data.cleaning import clean
-from what_next.data.ids import positions
-from what_next.data.importer import FORMATS, beside, footer_of, import_files
+from what_next.data.decisions.service_log import events_of
+from what_next.data.importing.cleaning import clean
+from what_next.data.importing.ids import positions
+from what_next.data.importing.importer import FORMATS, beside, footer_of, import_files
+from what_next.data.importing.readers import Source
 from what_next.data.pickles import from_pandas
-from what_next.data.readers import Source
-from what_next.data.service_log import events_of
 from what_next.data.tables import Options, Tables
 from what_next.errors import DataError
 

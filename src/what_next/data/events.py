@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int32, Int64, Shaped
 
-from what_next.data.ids import positions
+from what_next.data.importing.ids import positions
 
 Order = Shaped[np.ndarray, "_"] | slice
 """Which events are taken, in which order; `slice(None)` where all are in order already."""

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import polars as pl
 
-from what_next.data.attributes import Fill
-from what_next.data.ids import MISSING
+from what_next.data.importing.attributes import Fill
+from what_next.data.importing.ids import MISSING
 
 REASONS = (
     "too many fields", "not a JSON object", "no user", "no item", "zero or negative time", "time in another unit",

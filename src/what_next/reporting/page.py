@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from what_next.judging.verdict import Verdict
+from what_next.experiments.verdict import Verdict
 from what_next.reporting import attributes, figures, learning, stories, tables, tail, words
 from what_next.reporting.drawing import Chart
 from what_next.reporting.stories import Pick, Story, Worse

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from what_next.evaluation.bootstrap import Interval
-from what_next.evaluation.table import markdown
+from what_next.metrics.bootstrap import Interval
+from what_next.metrics.table import markdown
 from what_next.reporting.figures import told_of
 from what_next.reporting.view import View, between, cleaned, number
 

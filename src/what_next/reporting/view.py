@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int32, Int64
 
-from what_next.evaluation.beyond import Background
-from what_next.evaluation.bootstrap import Interval
-from what_next.evaluation.means import means
-from what_next.judging.verdict import Verdict
+from what_next.experiments.verdict import Verdict
+from what_next.metrics.beyond import Background
+from what_next.metrics.bootstrap import Interval
+from what_next.metrics.means import means
 
 LEARNED = ("one", "two", "three", "four")
 """Colours of learned policies, in order; those that come after are as muted as the rules."""

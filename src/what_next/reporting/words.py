@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from what_next.evaluation.bootstrap import Interval
+from what_next.metrics.bootstrap import Interval
 from what_next.reporting.attributes import distances
 from what_next.reporting.learning import measured
 from what_next.reporting.tail import LOG, half, shares

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from what_next import checkpoint
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
-from what_next.experience.log import LogExperience
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
+from what_next.sources.log import LogExperience
 from what_next.testing.rig import Rig, other_events, padded, reaches
+from what_next.training import checkpoint
 from what_next.types import Events, Trajectories
 
 STEPS = 4

@@ -1,0 +1,26 @@
+"""Recommenders that learn by counting: what any claim is held against.
+
+Libraries that keep such models (implicit, RecTools, LensKit) bring SciPy and compiled parts and score users by their
+number in the training data; these few files score whatever history they are shown, with what is installed already.
+"""
+
+from collections.abc import Callable, Mapping
+
+from what_next.baselines.ease import Ease
+from what_next.baselines.item_knn import ItemKnn
+from what_next.baselines.markov import Markov
+from what_next.baselines.popular_recent import PopularRecent
+from what_next.metrics.rules import Ranking
+
+__all__ = ["BASELINES", "Ease", "Fit", "ItemKnn", "Markov", "PopularRecent"]
+
+Fit = Callable[..., Ranking]
+"""`fit(dataset, known, **settings)`: from the leading events of each user that training may know, to a policy."""
+
+BASELINES: Mapping[str, Fit] = {
+    "popular_recent": PopularRecent.fit,
+    "markov": Markov.fit,
+    "item_knn": ItemKnn.fit,
+    "ease": Ease.fit,
+}
+"""By name, in the order in which they are shown: the plainest first."""

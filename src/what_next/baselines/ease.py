@@ -1,0 +1,106 @@
+"""EASE: the linear model of items by items that is solved at once."""
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, Int64
+from torch import Tensor
+
+from what_next.baselines.known import TIE, Known
+from what_next.baselines.sparse import last_heard, together
+from what_next.data import Dataset
+from what_next.errors import DataError
+from what_next.metrics.rules import Ranking
+from what_next.types import History
+
+MOST = 15_000
+"""Items at most: a solution takes 13 bytes for each pair of them, 2.9 GB here, and its time grows with their cube."""
+
+
+FEW = 3
+"""With fewer than one user for so many items, the system of users is the faster one."""
+
+
+class Ease(Ranking):
+    """Embarrassingly shallow autoencoder (Steck 2019, arXiv:1905.03375).
+
+    Each item is predicted from the others a user has by ridge regression, no item by itself. With `P` the inverse of
+    `X'X + penalty * I`, where `X` holds 1 for each item of each user: `B = I - P diag(1 / diag(P))` (equation 8).
+    """
+
+    def __init__(self, weights: Float32[Tensor, "items items"], shares: Float64[np.ndarray, "items"]) -> None:
+        """`weights`: what each item of a history (row) says for each item (column); `shares` of all events."""
+        self.weights, self.shares, self.items = weights, shares, len(shares)
+
+    @staticmethod
+    def fits(items: int) -> bool:
+        """Whether a catalogue is small enough."""
+        return items <= MOST
+
+    @classmethod
+    def fit(cls, dataset: Dataset, known: Int64[np.ndarray, "users"], *, penalty: float = 300.0) -> "Ease":
+        """Solve.
+
+        Args:
+            dataset: the log.
+            known: how many leading events of each user training may know.
+            penalty: of the squared weights; above 0.
+
+        Raises:
+            DataError: the catalogue is too large (`fits`).
+        """
+        events = Known.of(dataset, known)
+        people = int((known > 0).sum())
+        if not cls.fits(events.catalogue):
+            raise DataError(
+                f"{dataset.name}: EASE solves for every pair of items, and {events.catalogue:,} items are more than "
+                f"{MOST:,}; leave it out"
+            )
+        if FEW * people < events.catalogue:
+            return cls(_solved_by_users(events, penalty), events.shares)
+        gram = np.zeros((events.catalogue, events.catalogue))
+        for items, others, users in together(events):
+            gram[items, others] = users
+        gram[np.diag_indices_from(gram)] += penalty
+        return cls(_solved(torch.from_numpy(gram)), events.shares)
+
+    def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:
+        """The sum of what the history's distinct items say."""
+        rows, items, _ = last_heard(history.items)
+        starts = np.searchsorted(rows, np.arange(len(history.items)))
+        said = torch.nn.functional.embedding_bag(
+            torch.from_numpy(items.astype(np.int64)), self.weights, torch.from_numpy(starts), mode="sum"
+        )
+        scores: Float64[np.ndarray, "batch items"] = said.double().numpy()
+        scores += TIE * self.shares
+        return scores
+
+
+def _solved_by_users(events: Known, penalty: float) -> Float32[Tensor, "items items"]:
+    """The same `B` where users are few, by a system of users: `P = (I - X' (X X' + penalty I)^-1 X) / penalty`
+    (Woodbury's identity), a product of matrices instead of an inverse of items by items.
+    """
+    users, items = events.pairs
+    _, rows = np.unique(users, return_inverse=True)
+    had = torch.zeros(int(rows.max(initial=-1)) + 1, events.catalogue, dtype=torch.float64)
+    had[torch.from_numpy(rows), torch.from_numpy(items)] = 1
+    system = had @ had.T
+    system.diagonal().add_(penalty)
+    half = torch.linalg.solve_triangular(torch.linalg.cholesky(system), had, upper=False)
+    inverse = (half.T @ half).neg_()  # P, but for the factor, which cancels
+    inverse.diagonal().add_(1)
+    return _divided(inverse)
+
+
+def _solved(penalised: Float64[Tensor, "items items"]) -> Float32[Tensor, "items items"]:
+    """`B`, from `X'X + penalty * I`, which is overwritten."""
+    columns = penalised.mT  # the order in which LAPACK works in place
+    torch.linalg.cholesky(columns, out=columns)
+    torch.cholesky_inverse(columns, out=columns)
+    return _divided(penalised)
+
+
+def _divided(inverse: Float64[Tensor, "items items"]) -> Float32[Tensor, "items items"]:
+    """`B` of `P`, which is symmetric, up to a factor, and overwritten."""
+    inverse /= -inverse.diagonal().clone()  # each column by its own
+    inverse.fill_diagonal_(0)
+    return inverse.float()  # rows in one piece, which are summed forty times faster than by columns

@@ -1,0 +1,48 @@
+"""Popularity of late: each event counts the less, the longer it is past."""
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from what_next.baselines.known import TIE, Known
+from what_next.data import Dataset
+from what_next.metrics.rules import Ranking
+from what_next.types import History
+
+DAY = 24 * 3600 * 10**6  # microseconds
+
+
+class PopularRecent(Ranking):
+    """The items with the most training events, of which each counts half as much after every half-life."""
+
+    def __init__(self, weights: Float64[np.ndarray, "items"]) -> None:
+        """`weights`: what the events of each item come to."""
+        self.weights, self.items = weights, len(weights)
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        known: Int64[np.ndarray, "users"],
+        *,
+        half_life_days: float = 30.0,
+        half_life_events: float = 10.0,
+    ) -> "PopularRecent":
+        """Count.
+
+        Args:
+            dataset: the log.
+            known: how many leading events of each user training may know.
+            half_life_days: before the last of those events of all users; for a log with times.
+            half_life_events: before the last of the user's own; for a log without.
+        """
+        events = Known.of(dataset, known)
+        if events.times is None:
+            age = events.after / half_life_events
+        else:
+            age = (events.times.max(initial=0) - events.times) / (half_life_days * DAY)
+        weights = np.bincount(events.items, np.exp2(-age), events.catalogue)
+        return cls(weights + TIE * events.shares)
+
+    def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:
+        """Their weight, for everybody."""
+        return np.broadcast_to(self.weights, (len(history.items), self.items))

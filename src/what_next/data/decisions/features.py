@@ -1,0 +1,194 @@
+"""What reward models read of a log of decisions: attributes of the items, and what was known before each decision."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float64, Int64
+
+from what_next.data.decisions.log import Items
+from what_next.data.importing.attributes import item_table
+from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, exact, numeric, recognise
+from what_next.data.importing.ids import as_ids
+from what_next.data.importing.importer import beside
+from what_next.data.importing.readers import Source, open_source
+from what_next.errors import DataError
+
+OPEN_BANDIT_ITEMS = "item_context.csv"
+WORDS = 10
+"""Most columns that one column of words becomes: its commonest words but the first; the others are as the first."""
+WIDTH = 48
+"""Most attributes of an item; more are put together (the leading singular vectors)."""
+
+
+def item_file(path: Path, given: Path | None, open_bandit: bool) -> Path | None:
+    """The table of a log's items: the one that was named, or the one that lies beside the log."""
+    own = path.with_name(OPEN_BANDIT_ITEMS) if open_bandit else beside(path, "items")
+    return given or (own if own.is_file() else None)
+
+
+def read_items(source: Source, column: str, path: Path | None, *, words: bool) -> tuple[Items, pl.Series]:
+    """The catalogue, and the logged item ids of the same type.
+
+    Args:
+        source: the log; `column`: of its items.
+        path: the table of the items; None: those of the log are all there are.
+        words: whether columns of words become attributes, too.
+
+    Raises:
+        DataError: the table cannot be used, or lacks an item of the log.
+    """
+    if path is None:
+        logged = _ids(source, as_ids([(source.frame, column)])[0], column)
+        return Items(logged.drop_nulls().unique().sort()), logged
+    table = open_source(path)
+    names = [name for name in table.frame.collect_schema().names() if name not in ROW_LABELS]
+    own = {"item": column} if column in names else {}
+    roles = recognise(names, ("item", "titles"), ("item",), own, str(path), ITEM_TABLE_ALIASES)
+    mine, theirs = as_ids([(source.frame, column), (table.frame, roles["item"])])
+    others = [name for name in names if name not in roles.values()]
+    raw = table.frame.select(theirs.alias("item_id"), *(other for other in others if other != "item_id")).collect()
+    if raw["item_id"].null_count() or raw["item_id"].is_duplicated().any():
+        raise DataError(f"{path}: an item has no id, or stands there twice; give one row per item")
+    logged = _ids(source, mine, column)
+    missing = logged.filter(~logged.is_in(raw["item_id"].implode()))
+    if len(missing):
+        raise DataError(
+            f"{source.path}: item {missing[0]!r} is not in {path}, the table of what could have been chosen; add it "
+            "there, or name another table with --items"
+        )
+    attributes, _ = item_table(raw, None, others if words else None, "median", str(path))
+    return Items(attributes["item_id"], _vectors(attributes)), logged
+
+
+def propensity_of_items(source: Source, names: Sequence[str], given: str | None) -> Source:
+    """An imported log, with the propensities out of its item table where it has none itself.
+
+    The import puts a column there that is constant for each item, as the chances of a policy without context are.
+
+    Args:
+        source: the log.
+        names: what propensities are called; `given`: the user's own choice.
+    """
+    path, columns = beside(source.path, "items"), source.frame.collect_schema().names()
+    if not path.is_file() or "item_id" not in columns or _named(columns, names, given):
+        return source
+    table = open_source(path).frame
+    found = _named([name for name in table.collect_schema().names() if name not in columns], names, given)
+    if found is None:
+        return source
+    joined = source.frame.join(table.select("item_id", found), on="item_id", how="left", maintain_order="left")
+    return Source(joined, source.path, source.first_line)
+
+
+def _named(columns: Sequence[str], names: Sequence[str], given: str | None) -> str | None:
+    """The column that is meant, or that is called by one of the names."""
+    if given is not None:
+        return given if given in columns else None
+    return recognise(columns, ("propensity",), (), {}, "", {"propensity": names}).get("propensity")
+
+
+def hashed_features(names: Sequence[str]) -> tuple[str, ...]:
+    """The columns of the Open Bandit files that describe the user."""
+    return tuple(name for name in names if name.startswith("user_feature_"))
+
+
+def contexts_of(
+    rows: int,
+    columns: Sequence[pl.Series],
+    places: Int64[np.ndarray, "rows"] | None,
+    past: dict[str, Float64[np.ndarray, "rows"]],
+    where: str,
+) -> tuple[Float64[np.ndarray, "rows context"], tuple[str, ...]]:
+    """What was known before each decision, each column with mean 0 and standard deviation 1; and the columns' names.
+
+    Args:
+        rows: how many there are.
+        columns: of the log: numbers stay numbers, words become a 0/1 column each (see `WORDS`).
+        places: slots, taken as words.
+        past: what the user's own earlier rows tell (`past_of`), by name.
+        where: the file, for messages.
+
+    Raises:
+        DataError: a number is missing.
+    """
+    found: dict[str, np.ndarray] = {}
+    for column in columns:
+        numbers = numeric(pl.LazyFrame([column]), [column.name])
+        if column.name not in numbers:
+            found |= _words(column)
+            continue
+        values = pl.DataFrame([column]).select(numbers[column.name]).to_series()
+        if not values.is_finite().fill_null(False).all():
+            raise DataError(f"{where}: context column {column.name!r} is not a number in every row; correct the log")
+        found[column.name] = values.to_numpy()
+    if places is not None:
+        found |= _words(pl.Series("slot", places))
+    found |= past
+    scaled = {name: (values - values.mean()) / values.std() for name, values in found.items() if np.ptp(values) > 0}
+    return np.stack(list(scaled.values()), -1) if scaled else np.zeros((rows, 0)), tuple(scaled)
+
+
+def past_of(
+    users: Int64[np.ndarray, "rows"], moments: Int64[np.ndarray, "rows"], rewards: Float64[np.ndarray, "rows"]
+) -> dict[str, Float64[np.ndarray, "rows"]]:
+    """What the user's own earlier rows tell: the logarithm of one more than there are, and their mean reward (or 0).
+
+    Args:
+        users: of each row, ascending; the rows of one in order of time.
+        moments: of each row the first of those that were decided at once, see `moments_of`.
+        rewards: of each row.
+    """
+    starts, running = np.searchsorted(users, users), np.cumsum(rewards) - rewards
+    before = moments - starts
+    earned = np.where(before > 0, (running[moments] - running[starts]) / np.maximum(before, 1), 0.0)
+    return {"earlier rows": np.log1p(before), "earlier reward": earned}
+
+
+def context_columns(
+    source: Source, names: Sequence[str], order: Int64[np.ndarray, "rows"], roles: Mapping[str, str]
+) -> list[pl.Series]:
+    """Some columns of the log, in the order given.
+
+    Raises:
+        DataError: one is not there, or has another of the log's roles (columns by role).
+    """
+    columns, taken = source.frame.collect_schema().names(), {column: role for role, column in roles.items()}
+    chosen = list(dict.fromkeys(exact(columns, name, "--context", str(source.path)) for name in names))
+    for name in chosen:
+        if name in taken:
+            raise DataError(
+                f"{source.path}: column {name!r} is the {taken[name]}, and no context; name with --context columns "
+                "that were known before the decision and play no other role"
+            )
+    return [one.gather(order) for one in source.frame.select(chosen).collect().iter_columns()]
+
+
+def _words(column: pl.Series) -> dict[str, Float64[np.ndarray, "rows"]]:
+    """A 0/1 column for each of the commonest words but the first; among equals, in alphabetical order."""
+    text = column.cast(pl.String).fill_null("").alias("word")
+    counts = text.value_counts().sort(["count", "word"], descending=[True, False])
+    words = counts["word"][1 : WORDS + 1]
+    return {f"{column.name}={word}": (text == word).cast(pl.Float64).to_numpy() for word in words}
+
+
+def _ids(source: Source, expression: pl.Expr, column: str) -> pl.Series:
+    """Ids of the log, null where there is none."""
+    return source.frame.select(expression.alias(column)).collect().to_series()
+
+
+def _vectors(table: pl.DataFrame) -> Float64[np.ndarray, "items width"] | None:
+    """The attributes with mean 0 and standard deviation 1, at most `WIDTH` columns; None where there are none."""
+    columns = [
+        one.to_numpy().astype(np.float64) for one in table.iter_columns() if one.name not in ("item_id", "title")
+    ]
+    scaled = [(values - values.mean()) / values.std() for values in columns if np.ptp(values) > 0]
+    if not scaled:
+        return None
+    vectors = np.stack(scaled, -1)
+    if vectors.shape[1] <= WIDTH:
+        return np.asarray(vectors)
+    left, sizes, _ = np.linalg.svd(vectors, full_matrices=False)
+    narrow = left[:, :WIDTH] * sizes[:WIDTH]
+    return np.asarray(narrow / narrow.std())

@@ -1,0 +1,188 @@
+"""Logs of decisions, for off-policy evaluation: what was shown, with which probability, and what it brought."""
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float64, Int64
+
+from what_next.data.importing.readers import Source
+
+Kind = Literal["open bandit", "service", "log"]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which column plays which role; None leaves it to the names.
+
+    Attributes:
+        user: the column with the user, and so on.
+        context: further columns that were known before the decision; reward models read them.
+    """
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    reward: str | None = None
+    propensity: str | None = None
+    position: str | None = None
+    slate: str | None = None
+    context: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> dict[str, str | None]:
+        """The columns that were named, by role."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "context"}
+
+    def filled(self, others: "Roles") -> "Roles":
+        """The same, with other columns for the roles that have none."""
+        columns: dict[str, Any] = {name: value or others.given[name] for name, value in self.given.items()}
+        return replace(self, **columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """What could have been chosen.
+
+    Attributes:
+        ids: external ids (Int64 or String), distinct.
+        vectors: attributes, standardised; None where there are none.
+    """
+
+    ids: pl.Series
+    vectors: Float64[np.ndarray, "items width"] | None = None
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class DecisionLog:
+    """Logged decisions, one row each: by unit, then time, the rows of a slate together; ties in file order.
+
+    Attributes:
+        source: the file; `kind`: how it was read; `columns`: the column of each role.
+        items: the catalogue.
+        user_ids: external ids, by unit; None where the log has no users.
+        units: 0, 1, 2, ... ascending: of users, else of slates, else of rows. Units are independent of one another.
+        actions: positions of the logged items in the catalogue; `rewards`: what each brought.
+        propensities: probability of the logged item under the policy that wrote the log; None where it is not told.
+        places: slot of a slate, 0 = first; None where there are no slots.
+        slates: which slate, ascending; None where there are none.
+        times: microseconds since 1970 UTC; None where there are none.
+        contexts: what was known before each decision, standardised; `context_names`: of its columns.
+        order: for each row here, its row in the file.
+        known: columns of the file that were named as known before the decision.
+        notes: what was left out, in words.
+    """
+
+    source: Source
+    kind: Kind
+    columns: dict[str, str]
+    items: Items
+    user_ids: pl.Series | None
+    units: Int64[np.ndarray, "rows"]
+    actions: Int64[np.ndarray, "rows"]
+    rewards: Float64[np.ndarray, "rows"]
+    propensities: Float64[np.ndarray, "rows"] | None
+    places: Int64[np.ndarray, "rows"] | None
+    slates: Int64[np.ndarray, "rows"] | None
+    times: Int64[np.ndarray, "rows"] | None
+    contexts: Float64[np.ndarray, "rows context"]
+    context_names: tuple[str, ...]
+    order: Int64[np.ndarray, "rows"]
+    known: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many units there are."""
+        return int(self.units[-1]) + 1
+
+    @property
+    def unit(self) -> str:
+        """What a unit is."""
+        return "user" if self.user_ids is not None else "row" if self.slates is None else "slate"
+
+    @property
+    def moments(self) -> Int64[np.ndarray, "rows"]:
+        """See `moments_of`."""
+        return moments_of(self.units, self.slates, self.times)
+
+    def __len__(self) -> int:
+        """How many decisions there are."""
+        return len(self.actions)
+
+    def of_rows(self, kept: Bool[np.ndarray, "rows"]) -> "DecisionLog":
+        """Some of the decisions; units and slates are counted anew."""
+        if kept.all():
+            return self
+        numbered, units = np.unique(self.units[kept], return_inverse=True)
+        rows: dict[str, Any] = {
+            name: None if (values := getattr(self, name)) is None else values[kept]
+            for name in ("actions", "rewards", "propensities", "places", "times", "contexts", "order")
+        }
+        slates = None if self.slates is None else np.unique(self.slates[kept], return_inverse=True)[1]
+        users = None if self.user_ids is None else self.user_ids.gather(numbered)
+        return replace(self, user_ids=users, units=units, slates=slates, **rows)
+
+    @cached_property
+    def hash(self) -> str:
+        """Short SHA-256 over the decisions: same hash, same items, rewards, propensities, units, places and slates."""
+        digest = hashlib.sha256("\0".join(self.items.ids.cast(pl.String)).encode())
+        for values in (self.units, self.actions, self.rewards, self.propensities, self.places, self.slates):
+            digest.update(b"-" if values is None else np.ascontiguousarray(values).astype("<f8").tobytes())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 over who was shown what and what it brought, in whatever file, order and with whatever chances."""
+        users = pl.repeat("", len(self), eager=True) if self.user_ids is None else self.user_ids.gather(self.units)
+        rows = pl.DataFrame(
+            {
+                "user": users.cast(pl.String),
+                "item": self.items.ids.gather(self.actions).cast(pl.String),
+                "reward": self.rewards.astype(np.float32),  # as an import keeps them
+            }
+        )
+        lines = rows.sort(rows.columns).select(pl.concat_str(pl.all(), separator="\0")).to_series()
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What is in the log, as plain values."""
+        return {
+            "file": str(self.source.path),
+            "kind": self.kind,
+            "rows": len(self),
+            "units": self.count,
+            "unit": self.unit,
+            "slates": None if self.slates is None else int(self.slates[-1]) + 1,
+            "items": len(self.items),
+            "items_logged": len(np.unique(self.actions)),
+            "attributes": 0 if self.items.vectors is None else self.items.vectors.shape[1],
+            "columns": self.columns,
+            "context": list(self.context_names),
+            "hash": self.hash,
+        }
+
+
+def moments_of(
+    units: Int64[np.ndarray, "rows"], slates: Int64[np.ndarray, "rows"] | None, times: Int64[np.ndarray, "rows"] | None
+) -> Int64[np.ndarray, "rows"]:
+    """For each row the first of those that were decided at once: of its slate, or of its unit at the same time.
+
+    None of their rewards is known when they are decided.
+
+    Args:
+        units, slates, times: of each row, as of `DecisionLog`.
+    """
+    if slates is not None:
+        return np.searchsorted(slates, slates)
+    if times is None:
+        return np.arange(len(units))
+    later = (np.diff(units, prepend=-1) != 0) | (np.diff(times, prepend=times[:1]) != 0)
+    return np.maximum.accumulate(np.where(later, np.arange(len(units)), 0))

@@ -1,0 +1,213 @@
+"""The exported log of a service: one file with what people did, and with what was decided for them.
+
+Both kinds of rows have `user_id`, `item_id`, `timestamp`, `reward` and `context` (numbers by name, as JSON). Rows of
+events have `event` and `number`, those of decisions the columns of `DECISION`; a row without a propensity is an event.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from what_next.data.importing.importer import FORMATS, beside, footer_of
+from what_next.data.importing.readers import Source
+from what_next.errors import DataError
+
+EVENT = pl.col("propensity").is_null()
+"""Which rows are events."""
+
+DECISION = {
+    "propensity": pl.Float64, "position": pl.Int32, "slate": pl.String, "version": pl.String, "policy": pl.String,
+    "known": pl.Int64, "history": pl.String, "seen": pl.Boolean, "masked": pl.Boolean, "withdrawn": pl.Int64,
+}  # fmt: skip
+"""What is told of a decision.
+
+`propensity` is the chance of the item, given those of a smaller `position` (from 1) in the same `slate` (the id of the
+recommendation); `version` of the model and `policy` tell who decided; `known` is the largest `number` of an event of
+the user that the decision knew, 0 for none; `history` the item ids that it was given instead, as JSON; `seen` whether
+items of the history could be shown again; `masked` whether the request permitted some items only; `withdrawn` is the
+number of the last of the `WITHDRAWALS` that the decision knew, 0 for none.
+"""
+
+ADDED = "what_next.added"
+"""In the footer: how many items at the end of the item table were added or changed while the service ran."""
+
+WITHDRAWALS = "what_next.withdrawals"
+"""In the footer: JSON with every change of the items that could not be shown: its number, the item's id, and whether it
+was withdrawn or put again."""
+
+PLAYED = ("play", "purchase")
+"""Events that earned 1 where others have a reward, and they have none."""
+
+OWN = ("user_id", "item_id", "timestamp", "reward", "event")
+"""Columns of a log that no number of the context may be called after."""
+
+
+def is_service_log(path: Path) -> bool:
+    """Whether a file is an exported log of a service.
+
+    Raises:
+        DataError: it is of a newer format.
+    """
+    return footer_of(path).get("what_next.format") == FORMATS[2]
+
+
+def rows_of(path: Path) -> pl.DataFrame:
+    """All rows of an exported log.
+
+    Raises:
+        DataError: a column is missing or of another type, or a value is none of its column: the file was changed.
+    """
+    again = "the file is not as it was exported; export it again"
+    footer = footer_of(path)
+    if not footer.get(ADDED, "0").isdecimal() or not _fits(footer.get(WITHDRAWALS, "[]"), _changes):
+        raise DataError(f"{path}: its footer is damaged ({ADDED} or {WITHDRAWALS}); {again}")
+    try:
+        rows, items = pl.read_parquet(path), pl.read_parquet_schema(beside(path, "items"))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}, or its item table: cannot be read ({error}); {again}") from None
+    if not items.keys() >= {"item_id", "title"}:
+        raise DataError(f"{beside(path, 'items')}: has no columns item_id and title; {again}")
+    if "withdrawn" not in rows.columns:  # of a service that withdrew none
+        rows = rows.with_columns(pl.lit(0, pl.Int64).alias("withdrawn"))
+    for name, (fits, wanted) in FORM.items():
+        if (dtype := rows.schema.get(name)) is None or not (fits(dtype) or dtype == pl.Null):
+            raise DataError(f"{path}: column {name!r} {_found(dtype)} instead of {wanted}; {again}")
+    texts = {name: [one for one in rows[name].unique().drop_nulls() if not _fits(one, test)] for name, test in JSON}
+    wrong = {
+        **{name: pl.col(name).is_null() for name in ("user_id", "item_id", "timestamp")},
+        **{name: EVENT & pl.col(name).is_null() for name in ("event", "number")},
+        **{name: ~EVENT & pl.col(name).is_null() for name in ("slate", "position", "seen", "masked")},
+        **{name: ~EVENT & ~(pl.col(name) >= 0).fill_null(False) for name in ("known", "withdrawn")},
+        **{name: pl.col(name).is_in(some) for name, some in texts.items() if some},
+    }
+    for name, test in wrong.items():
+        if len(places := rows.select(test.fill_null(False).arg_true()).to_series()):
+            stands = repr(rows[name][places[0]])
+            told = f"row {places[0] + 1} (column {name!r}) is {stands[:80]}, not {FORM[name][1]}"
+            raise DataError(f"{path}: {told}; {len(places):,} of {len(rows):,} rows are so; {again}")
+    return rows
+
+
+def _found(dtype: Any) -> str:
+    return "is missing" if dtype is None else f"holds {dtype}"
+
+
+def _fits(text: str, test: Callable[[Any], bool]) -> bool:
+    try:
+        return test(json.loads(text))
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return False
+
+
+def _ids(told: Any) -> bool:
+    return isinstance(told, list) and all(isinstance(one, str) for one in told)
+
+
+def _numbers(told: Any) -> bool:
+    return isinstance(told, dict) and all(type(one) in (int, float) and abs(one) < inf for one in told.values())
+
+
+def _changes(told: Any) -> bool:
+    return isinstance(told, list) and all(tuple(map(type, one)) == (int, str, bool) for one in told)
+
+
+FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("user_id", "item_id"), (lambda one: one == pl.String or one.is_integer(), "an id")),
+    "timestamp": (lambda one: one == pl.Datetime, "a time"),
+    "event": (lambda one: isinstance(one, pl.Enum), "a kind of event"),
+    **dict.fromkeys(("reward", "propensity"), (lambda one: one.is_numeric(), "a number")),
+    **dict.fromkeys(
+        ("number", "position", "known", "withdrawn"), (lambda one: one.is_integer(), "a whole number from 0 on")
+    ),
+    **dict.fromkeys(("slate", "version", "policy"), (lambda one: one == pl.String, "a text")),
+    **dict.fromkeys(("seen", "masked"), (lambda one: one == pl.Boolean, "true or false")),
+    "history": (lambda one: one == pl.String, "a list of item ids as JSON"),
+    "context": (lambda one: one == pl.String, "numbers by name as JSON"),
+}
+"""For each column of an exported log what types it may have, and what its values are."""
+
+JSON = (("history", _ids), ("context", _numbers))
+"""Columns whose texts are JSON, and what that holds."""
+
+
+def events_of(path: Path) -> pl.DataFrame:
+    """The events alone, as a clean log (see `Tables.log`): what train and evaluate read.
+
+    Where only some have a reward, the others' is 1 for a play or a purchase, and 0 for anything else. A number of the
+    context is read where every event has it.
+
+    Raises:
+        DataError: there are none, or the file is not as it was exported.
+    """
+    columns = ("user_id", "item_id", "timestamp", "reward", "event", "context")
+    found = rows_of(path).filter(EVENT).select(columns)
+    if not len(found):
+        raise DataError(f"{path}: holds decisions alone, and no events to learn from; send events, then export again")
+    context, _ = context_of(found["context"])
+    if found["reward"].null_count() == len(found):
+        return found.drop("reward", "context").hstack(context)
+    played = pl.col("event").cast(pl.String).is_in(PLAYED).cast(pl.Float32)
+    return found.drop("context").with_columns(pl.coalesce("reward", played)).hstack(context)
+
+
+def decisions_in(source: Source, told: bool) -> tuple[Source, tuple[str, ...]]:
+    """The decisions that can be weighed, and what is left out, in words.
+
+    Left out are those of requests that permitted some items only, since another policy's chances would need to know
+    which; and, where propensities count, those that took every item for certain: they show nothing of what another
+    choice would have brought.
+
+    Args:
+        source: the file.
+        told: whether the propensities count.
+
+    Raises:
+        DataError: there are none, the item table is missing, or the file is not as it was exported.
+    """
+    items = beside(source.path, "items")
+    if not items.is_file():
+        raise DataError(f"{items}: no such file; it belongs to {source.path}, export the log again")
+    certain = (pl.col("propensity") == 1).all().over("slate") if told else pl.lit(False)
+    rows = rows_of(source.path).filter(~EVENT).with_columns(certain.alias("certain"))
+    answers = rows.unique("slate")
+    masked, sure = answers["masked"], answers["certain"] & ~answers["masked"]
+    reasons = {
+        "allowed, blocked or ranges permitted some items only": int(masked.sum()),
+        "given without exploration (server.temperature and server.epsilon were 0, or popular items stood in "
+        "for the model), which shows nothing of other choices": int(sure.sum()),
+    }
+    notes = tuple(f"{count:,} answers left out: {reason}" for reason, count in reasons.items() if count)
+    kept = rows.filter(~pl.col("masked") & ~pl.col("certain")).drop("certain")
+    if not len(kept):
+        raise DataError(
+            f"{source.path}: has no decisions that can be weighed ({'; '.join(notes) or 'there are none'}); serve with "
+            "server.temperature or server.epsilon above 0 for a while, then export again"
+        )
+    return Source(kept.lazy(), source.path), notes
+
+
+def context_of(texts: pl.Series) -> tuple[pl.DataFrame, list[str]]:
+    """The numbers that all contexts hold; and what is left out of them, in words.
+
+    Args:
+        texts: numbers by name, as JSON; null where there are none.
+    """
+    if not len(texts) or texts[0] is None:
+        return pl.DataFrame(), []
+    told = list(json.loads(texts[0]))
+    notes = [f"context {name} left out: the log has a column of that name" for name in told if name in OWN]
+    found = numbers_in(texts, [name for name in told if name not in OWN])
+    gaps = {one.name: one.null_count() for one in found.iter_columns() if one.null_count()}
+    notes += [f"context {name} left out: {count:,} events lack it" for name, count in gaps.items()]
+    return found.drop(list(gaps)), notes
+
+
+def numbers_in(texts: pl.Series, names: Sequence[str]) -> pl.DataFrame:
+    """A column for each of some numbers in JSON texts; null where a text does not hold it."""
+    if not names:
+        return pl.DataFrame()
+    return texts.str.json_decode(pl.Struct(dict.fromkeys(names, pl.Float32))).struct.unnest()

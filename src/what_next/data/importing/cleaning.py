@@ -1,0 +1,245 @@
+"""From a raw table to clean events: check every row, reject what cannot be used, sort, and split a wide log.
+
+Columns are worked on one at a time, and ids become int32 numbers early, so that a hundred million rows fit in a few
+gigabytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+
+from what_next.data.events import Events, Order
+from what_next.data.importing.attributes import first_values, item_table
+from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_number, numeric, recognise
+from what_next.data.importing.extras import Extras
+from what_next.data.importing.ids import as_ids
+from what_next.data.importing.raw_log import ROW, RawLog, event_words
+from what_next.data.importing.readers import Source
+from what_next.data.importing.roles import like_ids, odd_columns
+from what_next.data.importing.times import EARLIEST, Times, read_times
+from what_next.data.tables import Options, Tables, counted
+from what_next.errors import MOST_NAMES, DataError, some
+
+NO = {
+    "user_id": "no user",
+    "item_id": "no item",
+    "timestamp": "not a time",
+    "reward": "reward not a number",
+    "event": "no event word",
+}
+"""Why a row cannot be used where a value is missing."""
+
+
+def clean(sources: Sequence[Source], items: Source | None, options: Options) -> Tables:
+    """Check every row, reject what cannot be used, and sort the rest by user and time.
+
+    Raises:
+        DataError: a column is missing, more than half of the rows are rejected, an attribute cannot be used, or fewer
+            than two users or items are left.
+    """
+    log = RawLog.open(sources, items, options)
+    reading = _reading(log, items)
+    values, warnings = reading.values, list(log.roles.warnings)
+    table, notes = _given_table(items, reading.item_ids, options, warnings) if items is not None else (None, [])
+    bad = _unusable(log, reading, table)
+    _refuse_most(bad, log)
+    kept = log.raw.filter(~_useless(log, reading, table)) if len(bad) else log.raw
+    extras = Extras.sort_out(log, kept, values["item_id"], table is not None)
+    events = Events.collect(kept.select(**values, **extras.context), [*list(values)[2:], *extras.context])
+    order = events.order()
+    if "time" in log.columns and not options.keep_duplicates:
+        repeats = events.duplicates(order, kept, [name for name in log.names if name not in ROW_LABELS])
+        order = _without(order, repeats, len(events.users))
+        bad = _with_repeats(bad, kept, repeats)
+        _refuse_most(bad, log)
+    if table is None:
+        table, more = _wide_table(log, kept.with_columns(values["item_id"].alias("item_id")), events.item_ids, extras)
+        notes += more
+    elif table.width == 2:
+        table = _with_missing_items(table, events.item_ids)
+    clean_log = events.table(order, options.session_gap)
+    _require_two(clean_log, log.where)
+    rejected = log.rejected(bad)
+    notes = [*(note for source in sources for note in source.notes), *notes, *extras.notes, *_no_ids(log, rejected)]
+    how = dict(log.roles.how)
+    if reading.times:
+        how["time"] += f", {reading.times.kind}"
+        warnings += _early(clean_log, reading.times)
+    return Tables(clean_log, table, rejected, log.rows, log.columns, notes, how, warnings)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How the rows are read.
+
+    Attributes:
+        values: expressions for `user_id`, `item_id`, `timestamp` (int64, microseconds), `reward`, `event`; null where
+            a row cannot be used.
+        item_ids: reads the ids of the item table, so that both tables' ids are of one type.
+        times: more about the times.
+    """
+
+    values: dict[str, pl.Expr]
+    item_ids: pl.Expr | None
+    times: Times | None
+
+
+def _reading(log: RawLog, items: Source | None) -> _Reading:
+    columns, missing, times = log.columns, log.options.missing, None
+    pairs = [(log.raw, columns["item"])]
+    if items is not None:
+        pairs.append((items.frame, _item_columns(items, log.options)["item"]))
+    item, *rest = as_ids(pairs, missing)
+    values = {"user_id": as_ids([(log.raw, columns["user"])], missing)[0], "item_id": item}
+    if "time" in columns:
+        times = read_times(log.raw, columns["time"], log.options.time_format, log.where)
+        values["timestamp"] = times.value
+    if "reward" in columns:
+        number = as_number(log.raw, columns["reward"]).cast(pl.Float32)
+        values["reward"] = pl.when(number.is_finite()).then(number)
+    if "event" in columns:
+        values["event"] = event_words(log.raw, columns["event"])
+    return _Reading(values, rest[0] if rest else None, times)
+
+
+def _item_columns(items: Source, options: Options) -> dict[str, str]:
+    names = items.names
+    # The item table may call its columns otherwise than the log does.
+    given = {role: name for role, name in options.given.items() if name in names}
+    return recognise(names, ("item", "titles"), ("item",), given, str(items.path), ITEM_TABLE_ALIASES)
+
+
+def _given_table(
+    items: Source, ids: pl.Expr | None, options: Options, warnings: list[str]
+) -> tuple[pl.DataFrame, list[str]]:
+    """The item table of a file: distinct items, in the file's order. `warnings` grows by what people must look at."""
+    where, columns, notes = str(items.path), _item_columns(items, options), list(items.notes)
+    others = pl.all().exclude(columns["item"], "item_id")
+    raw = items.frame.select(ids.alias("item_id"), others).collect()  # type: ignore[union-attr]
+    for mark, reason in items.misfits.items():
+        odd = raw[mark].is_not_null()
+        lines = some((odd.arg_true() + items.first_line).head(MOST_NAMES), int(odd.sum()))
+        warnings.append(f"{where}: {odd.sum():,} rows left out, {reason}: line {lines}")
+        raw = raw.filter(~odd).drop(mark)
+    nameless = raw["item_id"].null_count()
+    if nameless:
+        notes.append(f"{where}: {nameless} rows without an item id left out")
+        raw = raw.filter(pl.col("item_id").is_not_null())
+    if raw["item_id"].is_duplicated().any():
+        rows = len(raw)
+        raw = raw.unique(maintain_order=True)
+        if raw["item_id"].is_duplicated().any():
+            twin = raw.filter(pl.col("item_id").is_duplicated())["item_id"][0]
+            raise DataError(f"{where}: item {twin!r} stands there more than once, with different values; keep one")
+        notes.append(f"{where}: {rows - len(raw)} repeated rows left out")
+    if options.attributes is None:
+        free = [name for name in raw.columns if name not in ("item_id", columns.get("titles"))]
+        codes = like_ids(raw.lazy(), list(numeric(raw.lazy(), free)))
+        warnings += odd_columns([], codes, where)
+        raw = raw.drop(codes)
+    table, more = item_table(raw, columns.get("titles"), options.attributes, options.fill, where)
+    return table, notes + more
+
+
+def _reason(log: RawLog, reading: _Reading) -> pl.Expr:
+    """Why a row of the raw log that cannot be used cannot: the first reason that applies."""
+    tests = [(pl.col(mark).is_not_null(), reason) for mark, reason in log.misfits.items()]
+    for name, value in reading.values.items():
+        if name == "timestamp" and reading.times:
+            tests += [(fault, reason) for reason, fault in reading.times.faults.items()]
+        tests.append((value.is_null(), NO[name]))
+    tests.append((pl.lit(True), "item not in the item table"))
+    return pl.coalesce(pl.when(test).then(pl.lit(reason)) for test, reason in tests)
+
+
+def _useless(log: RawLog, reading: _Reading, table: pl.DataFrame | None) -> pl.Expr:
+    """Whether a row of the raw log cannot be used."""
+    tests = [value.is_null() for value in reading.values.values()]
+    tests += [pl.col(mark).is_not_null() for mark in log.misfits]
+    if table is not None and table.width > 2:
+        known = reading.values["item_id"].is_in(pl.lit(table["item_id"]).implode())
+        tests.append(~known.fill_null(False))
+    return pl.any_horizontal(tests)
+
+
+def _unusable(log: RawLog, reading: _Reading, table: pl.DataFrame | None) -> pl.DataFrame:
+    """Row number and reason of every row that cannot be used."""
+    useless = log.raw.filter(_useless(log, reading, table))
+    return useless.select(ROW, _reason(log, reading).alias("reason")).collect(engine="streaming")
+
+
+def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
+    """What to say of words that stand for a missing id."""
+    notes = []
+    for role, reason in (("user", "no user"), ("item", "no item")):
+        column = rejected.filter(reason=reason)[log.shown(log.columns[role])]
+        if column.dtype == pl.String:
+            words = column.filter(column.str.strip_chars() != "").value_counts(sort=True)
+            counts = some(f"{word!r} in {count:,} rows" for word, count in words.iter_rows())
+            if counts:
+                notes.append(f"no {role}: {counts}: set apart as words for no value; --missing says which words are")
+    return notes
+
+
+def _early(log: pl.DataFrame, times: Times) -> list[str]:
+    """What to say of numbers that are too small for Unix times."""
+    last = log["timestamp"].max()
+    if not times.guessed or not isinstance(last, datetime) or last.timestamp() >= EARLIEST:
+        return []
+    return [
+        f"the times are small numbers: as {times.kind} they end on {last:%Y-%m-%d}; if they "
+        "only number the events, all is well; else --time-format says what they are"
+    ]
+
+
+def _refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
+    if 2 * len(bad) <= log.rows:
+        return
+    counts = ", ".join(f"{reason}: {count:,}" for reason, count in counted(bad).items())
+    first = log.rejected(bad.sort(ROW).head(1)).row(0, named=True)
+    raise DataError(
+        f"{log.where}: {len(bad):,} of {log.rows:,} rows cannot be used ({counts}), more than half, so nothing was "
+        f"imported; the first is line {first.pop('line')}: {first}; check which column is which "
+        f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
+        + ("; --time-format says what the times are" if "not a time" in counted(bad) else "")
+    )
+
+
+def _without(order: Order, repeats: Int64[np.ndarray, "repeats"], events: int) -> Order:
+    if not len(repeats):
+        return order
+    keep = np.ones(events, np.bool_)
+    keep[repeats] = False
+    return np.flatnonzero(keep) if isinstance(order, slice) else order[keep[order]]
+
+
+def _with_repeats(bad: pl.DataFrame, kept: pl.LazyFrame, repeats: Int64[np.ndarray, "repeats"]) -> pl.DataFrame:
+    if not len(repeats):
+        return bad
+    rows = kept.select(ROW).collect(engine="streaming").to_series().gather(repeats)
+    return pl.concat([bad, pl.DataFrame({ROW: rows}).with_columns(pl.lit("exact duplicate").alias("reason"))])
+
+
+def _wide_table(log: RawLog, kept: pl.LazyFrame, item_ids: pl.Series, extras: Extras) -> tuple[pl.DataFrame, list[str]]:
+    """The item table out of the log itself, ordered by id."""
+    titles = log.columns.get("titles")
+    columns = [*([titles] if titles else []), *extras.attributes]
+    raw = first_values(kept, columns) if columns else pl.DataFrame({"item_id": item_ids})
+    return item_table(raw, titles, extras.attributes, log.options.fill, log.where)
+
+
+def _with_missing_items(table: pl.DataFrame, item_ids: pl.Series) -> pl.DataFrame:
+    """A table of titles only, grown by the items of the log that it lacks, ordered by id."""
+    missing = item_ids.filter(~item_ids.is_in(table["item_id"].implode()))
+    return pl.concat([table, pl.DataFrame({"item_id": missing, "title": missing.cast(pl.String)})])
+
+
+def _require_two(log: pl.DataFrame, where: str) -> None:
+    """Refuse a log of one user or one item: there is nothing to learn or to choose."""
+    for column, what in (("user_id", "user"), ("item_id", "item")):
+        if log[column].min() == log[column].max():
+            raise DataError(f"{where}: all events belong to one {what} ({log[column][0]!r}); at least two are needed")

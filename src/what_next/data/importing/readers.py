@@ -1,0 +1,327 @@
+"""Files as Polars frames, raw: one function per format, and `open_source`, which chooses.
+
+Text stays text here (no number is guessed), so that a row that cannot be used is rejected, counted and shown later.
+"""
+
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from what_next.data.importing.columns import is_known_name
+from what_next.data.importing.contents import (
+    ARROW,
+    PARQUET,
+    UTF_16,
+    data_file,
+    head,
+    magic,
+    polars_unpacks,
+    refuse_foreign,
+)
+from what_next.data.importing.contents import unpacked as open_unpacked
+from what_next.data.importing.times import LIKE_A_DATE
+from what_next.data.pickles import read_pickled_frame
+from what_next.errors import LONGEST_NAME, MOST_NAMES, DataError, some
+
+PICKLE, ATOMIC, JSON = {".pk", ".pkl", ".pickle"}, {".inter", ".item", ".user"}, {".json", ".jsonl", ".ndjson"}
+PACKED = {".gz", ".zst", ".bz2", ".xz", ".zip"}
+ATOMIC_HEADER = r":(token|float)(_seq)?(\t|$)"
+OBJECTS = r"\s*(\[\s*)?\{"
+"""How JSON lines start, and an array of objects."""
+MOVIELENS = {3: ("item_id", "title", "genres"), 4: ("user_id", "item_id", "rating", "timestamp")}
+"""Names for files separated by `::` without a header line, by their number of columns: the layouts of MovieLens."""
+EXTRA, BROKEN = "\0extra", "\0broken"
+MISFITS = {EXTRA: "too many fields", BROKEN: "not a JSON object"}
+"""Columns that only the rows have which do not fit: the first field too many, the line that is no JSON object; and the
+reason for which the row is set apart."""
+DECIMAL_COMMA = r"^\s*[+-]?\d+,\d+\s*$"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that was opened.
+
+    Attributes:
+        frame: its columns as they stand; a RecBole `token_seq` column is a list of words. A column of `MISFITS`, where
+            there is one, marks the rows that do not fit.
+        path: where it came from.
+        first_line: the line (text) or row (other formats) of the first record, for messages.
+        named: who named the columns: the file or the user; the layout of MovieLens' files; or nobody, so that they are
+            numbered by their place.
+        quoted: whether a field may hold line breaks, so that records and lines are counted apart.
+        notes: what people should know about the reading.
+    """
+
+    frame: pl.LazyFrame
+    path: Path
+    first_line: int = 1
+    named: Literal["names", "layout", "nobody"] = "names"
+    quoted: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of the file."""
+        return [name for name in self.frame.collect_schema().names() if name not in MISFITS]
+
+    @property
+    def misfits(self) -> dict[str, str]:
+        """The columns that mark rows which do not fit, with the reason."""
+        names = self.frame.collect_schema().names()
+        return {mark: reason for mark, reason in MISFITS.items() if mark in names}
+
+
+def open_source(
+    path: Path, *, header: bool | None = None, names: Sequence[str] | None = None, sought: Collection[str] = ()
+) -> Source:
+    """Open a file of any known format: Parquet and Arrow by their first bytes, pickles by their suffix alone.
+
+    Args:
+        path: the file; text may be packed by gzip, bzip2, xz, Zstandard, or as the one file of a zip archive.
+        header: whether the first line of a text holds names; None leaves it to the line, and refuses one of values.
+        names: the columns of a text, in their order.
+        sought: columns that the user named: a first line with one of them holds names.
+
+    Raises:
+        DataError: the file is missing, empty, or not what its suffix says; or it seems to have no header.
+        UnsafePickleError: a pickle holds more than a DataFrame.
+        MissingExtraError: a pickle, and pandas is not installed.
+    """
+    start = magic(data_file(path))
+    suffix = Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
+    with _explained(path):
+        if suffix in PICKLE:
+            return Source(read_pickled_frame(path).lazy(), path)
+        if start.startswith((PARQUET, ARROW)) or suffix in (".parquet", ".pq"):
+            scan: Callable[..., pl.LazyFrame] = pl.scan_ipc if start.startswith(ARROW) else pl.scan_parquet
+            frame = scan(path, glob=False)
+            frame.collect_schema()
+            return Source(frame, path)
+        content = head(path)
+        refuse_foreign(path, content)
+        text = content.decode("utf-16" if content.startswith(UTF_16) else "utf-8-sig", errors="replace")
+        if not text.strip():
+            raise DataError(f"{path}: the file is empty but for white space; expected a table with one row per event")
+        if re.match(OBJECTS, text) or suffix in JSON:
+            return read_json(path, text)
+        # The suffix alone does not tell: MovieLens has a `u.item` of its own.
+        if suffix in ATOMIC and re.search(ATOMIC_HEADER, text.partition("\n")[0].rstrip("\r")):
+            return read_atomic(path, text)
+        return read_text(path, text, header, names, sought)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (
+        pl.exceptions.PolarsError, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, UnicodeError, csv.Error,
+    ) as error:  # fmt: skip
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{path}: cannot be read ({reason}); check that it is whole, and of the format its suffix says"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check that it is whole") from error
+
+
+def read_json(path: Path, text: str) -> Source:
+    """JSON lines, or one array of objects. Of lines, those that are no object are marked.
+
+    Raises:
+        DataError: it is JSON of another kind.
+    """
+    if not re.match(OBJECTS, text):
+        raise DataError(f"{path}: is JSON, but neither lines with an object each nor one array of objects; write it so")
+    if text.lstrip().startswith("["):
+        with open_unpacked(path) as file:
+            return Source(pl.read_json(file.read(), infer_schema_length=None).lazy(), path)
+    source = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
+    try:
+        return Source(pl.read_ndjson(source, infer_schema_length=None).lazy(), path)
+    except pl.exceptions.ComputeError:
+        with open_unpacked(path) as file:
+            lines = [_object(line) for line in file.read().decode("utf-8-sig", errors="replace").splitlines()]
+    if 2 * sum(line.startswith(f'{{"{BROKEN}"'.replace("\0", "\\u0000")) for line in lines) > len(lines):
+        raise DataError(f"{path}: most of its lines are no JSON objects; write one object on each line, or an array")
+    return Source(pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None).lazy(), path)
+
+
+def _object(line: str) -> str:
+    """The line where it is a JSON object; else an object that holds the line as what is broken."""
+    try:
+        if isinstance(json.loads(line), dict):
+            return line
+    except (ValueError, RecursionError):
+        pass
+    return json.dumps({BROKEN: line})
+
+
+def read_atomic(path: Path, text: str) -> Source:
+    """RecBole's atomic file: tab separated, header `name:type`, sequences separated by spaces."""
+    full = text.partition("\n")[0].rstrip("\r").split("\t")
+    raw = _delimited(path, "\t", full, 1, quote=None)
+    columns = []
+    for heading in raw.columns:
+        name, _, kind = heading.partition(":")
+        column = pl.col(heading).alias(name)
+        columns.append(column.str.split(" ") if kind.endswith("_seq") else column)
+    return Source(raw.lazy().select(columns), path, 2)
+
+
+def read_text(
+    path: Path, text: str, header: bool | None, names: Sequence[str] | None, sought: Collection[str]
+) -> Source:
+    """Delimited text; the separator is the one that the first line shows: `::`, tab, `;`, `,`, `|` or spaces.
+
+    Quotes are understood with `,` and `;`. Of a file separated by `;`, columns of numbers may have decimal commas.
+    """
+    # Blank lines on top, and what Excel writes there.
+    told = re.match(r"(?:\s*\n)?(?:sep=(.)\r?\n)?", text)
+    assert told is not None  # it may be empty
+    above, text = told[0].count("\n"), text[told.end() :]
+    line = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    unquoted = re.sub(r'"[^"]*"', "", line)
+    separator = told[1] or next((mark for mark in ("::", "\t", ";", ",", "|", " ") if mark in unquoted), ",")
+    quote = '"' if separator in ";," else None
+    first = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator)) if quote else None
+    fields = first or line.split(separator)
+    if header is None and names is None and separator != "::":
+        _refuse_values(path, fields, sought)
+    if header is None:
+        header = names is None and not (separator == "::" and any(map(is_value, fields)))
+    named: Literal["names", "layout", "nobody"] = "names" if header or names else "nobody"
+    if named == "nobody" and separator == "::" and len(fields) in MOVIELENS:
+        names, named = MOVIELENS[len(fields)], "layout"
+    if names is not None and len(names) != len(fields):
+        raise DataError(
+            f"{path}: --columns has {len(names)} names ({some(names)}), and the first line {len(fields)} fields"
+        )
+    skipped = above + int(header)
+    columns, notes = _distinct(names or (fields if header else [f"column_{n + 1}" for n in range(len(fields))]))
+    if separator == "::":
+        frame = _split_by_colons(path, columns, skipped)
+    else:
+        frame = _delimited(path, separator, columns, skipped, quote, above, "\n" if "\n" in text else "\r")
+    if separator == ";":
+        frame, more = _with_points(frame)
+        notes += more
+    return Source(frame.lazy(), path, 1 + skipped, named, quote is not None, tuple(f"{path}: {note}" for note in notes))
+
+
+def is_value(field: str) -> bool:
+    """Whether a field is a number or a date, as no name of a column is."""
+    try:
+        float(field.replace(",", "."))
+    except ValueError:
+        return re.match(LIKE_A_DATE, field.strip()) is not None
+    return field.strip().lower() not in ("nan", "inf", "infinity")
+
+
+def _refuse_values(path: Path, fields: Sequence[str], sought: Collection[str]) -> None:
+    """Raises a `DataError` where the first line has values among its fields, and no name that is known."""
+    if not any(map(is_value, fields)) or any(field in sought or is_known_name(field) for field in fields):
+        return
+    raise DataError(
+        f"{path}: seems to have no header: its first line looks like data ({some(map(repr, fields))}). Put a "
+        "line of names on top; or let what-next data import name the columns in their order (--columns "
+        "user,item,time,rating) or tell them by place and values (--no-header); if these are names, say --header"
+    )
+
+
+def _distinct(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names, those that stand there again with a number, and what to say of that."""
+    found: dict[str, None] = {}
+    notes = []
+    for name in names:
+        fresh, number = name, 1
+        while fresh in found:
+            number += 1
+            fresh = f"{name}_{number}"
+        if fresh != name and name.strip():
+            notes.append(f"column {name!r} stands in the header more than once; a later one is called {fresh!r}")
+        found[fresh] = None
+    return list(found), notes[:MOST_NAMES]
+
+
+def _delimited(
+    path: Path, separator: str, columns: Sequence[str], skipped: int, quote: str | None, above: int = 0, end: str = "\n"
+) -> pl.DataFrame:
+    """A text file as columns of text; UTF-8, UTF-16 by its mark, or Latin-1 where it is neither.
+
+    Args:
+        path: the file.
+        separator: one character.
+        columns: their names.
+        skipped: how many lines stand before the first record.
+        quote: what fields with a separator in them stand in.
+        above: how many of them stand before the header.
+        end: what ends a line.
+    """
+    source: Path | bytes = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
+    if magic(path).startswith(UTF_16) or (isinstance(source, bytes) and source.startswith(UTF_16)):
+        source = (source if isinstance(source, bytes) else path.read_bytes()).decode("utf-16").encode()
+    names, recoded = list(columns), False
+    # Rows may hold quoted line breaks; what stands above them is told in lines.
+    skip: Any = {"skip_lines": skipped} if above else {"skip_rows": skipped}
+    while True:
+        try:
+            frame = pl.read_csv(
+                source, separator=separator, has_header=False, quote_char=quote, eol_char=end, **skip,
+                glob=False, schema=dict.fromkeys(names, pl.String), missing_columns="insert",
+                truncate_ragged_lines=len(names) > len(columns),
+                extra_columns="ignore" if len(names) > len(columns) else "raise",
+            )  # fmt: skip
+        except pl.exceptions.NoDataError:
+            return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+        except (pl.exceptions.ComputeError, pl.exceptions.SchemaError) as error:
+            if "could not parse" in str(error) and quote:
+                stray = str(error).splitlines()[0].partition("`")[2][:LONGEST_NAME]
+                raise DataError(f"{path}: a quote is opened and not closed, at {stray!r}; close it there") from error
+            if ("more fields" in str(error) or "n_extra" in str(error)) and len(names) == len(columns):
+                names = [*columns, EXTRA]
+            elif "utf-8" in str(error) and not recoded:
+                with open_unpacked(path) as file:
+                    source, recoded = file.read().decode("latin-1").encode(), True
+            else:
+                raise
+        else:
+            return frame
+
+
+def _split_by_colons(path: Path, columns: Sequence[str], skipped: int) -> pl.DataFrame:
+    """Text separated by `::`, which no CSV reader takes: whole lines first, then split."""
+    # A separator that text does not hold (the C0 control "unit separator") keeps each line in one piece.
+    lines = _delimited(path, "\x1f", ["line"], skipped, quote=None).to_series().str.split("::")
+    longest = lines.list.len().max()
+    names = [*columns, EXTRA] if longest is not None and int(str(longest)) > len(columns) else columns
+    return pl.DataFrame([lines.list.get(place, null_on_oob=True).alias(name) for place, name in enumerate(names)])
+
+
+def _with_points(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """Columns of numbers with decimal commas with points instead, and which they are."""
+    number = pl.all().exclude(list(MISFITS)).str.contains(DECIMAL_COMMA)
+    some_comma = frame.select(number.any()).row(0, named=True)
+    columns = [name for name, found in some_comma.items() if found]
+    pointed = [pl.col(name).str.replace(",", ".", literal=True).alias(name) for name in columns]
+    numbers = frame.select(pointed).select(
+        (
+            pl.all().str.strip_chars().cast(pl.Float64, strict=False).is_not_null() | (pl.all().str.strip_chars() == "")
+        ).all()
+    )
+    columns = [name for name in columns if numbers[name].item()]
+    if not columns:
+        return frame, []
+    mended = frame.with_columns(pl.col(name).str.replace(",", ".", literal=True) for name in columns)
+    return mended, [f"decimal commas read as points in {some(columns)}"]

@@ -1,0 +1,193 @@
+"""Which of several setups is better? All on the same users, each beside the first, and without what is said to help."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from what_next.algorithms import NextItem
+from what_next.data import Dataset
+from what_next.data.splits import Part
+from what_next.data.stages import SILENT, Stages
+from what_next.errors import ModelError, SetupError
+from what_next.experiments.baselines import EVERY, Allowed
+from what_next.experiments.models import beside, is_trained, of_seed, policy, seconds, trained
+from what_next.experiments.next_items import about_of, rules, yardstick_of
+from what_next.experiments.verdict import Verdict
+from what_next.metrics.evaluate_next import RIVALS, evaluate_next
+from what_next.settings.setup import Setup
+from what_next.state import State
+from what_next.types import History
+
+OFF, SHUFFLED = "critic off", "rewards shuffled"
+
+
+class ShuffledState(State):
+    """The same log, in which every event earned what some other one did: rewards tell nothing of what was chosen.
+
+    The encoder reads the log's rewards as they are, where the setup lets it.
+    """
+
+    def earned_in(self, history: History) -> Float32[np.ndarray, "batch time"]:
+        """See `State.earned_in`."""
+        events = self._events(history)
+        return np.where(events < 0, 0, self.earned[events]).astype(np.float32)
+
+    @cached_property
+    def earned(self) -> Float32[np.ndarray, "events"]:
+        """What each event earns now: permuted by the setup's seed; 0 for those that training does not look ahead to."""
+        places, values = self.own
+        earned = np.zeros(self.dataset.events, np.float32)
+        earned[places] = np.random.default_rng(self.setup.seed).permutation(values)
+        return earned
+
+    @cached_property
+    def own(self) -> tuple[Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]:
+        """The events that training looks ahead to, by their place in the log, and what each really earned."""
+        places, values = [], []
+        for step in range(len(self.batches)):
+            history = self.windows(self.batches.batch(step))
+            # The first event of a window is the last of the one before, and only there what it earned is looked at.
+            events = self._events(history)[:, 1:]
+            places.append(events[events >= 0])
+            values.append(super().earned_in(history)[:, 1:][events >= 0])
+        return np.concatenate(places), np.concatenate(values)
+
+    def _events(self, history: History) -> Int64[np.ndarray, "batch time"]:
+        """The places of a history's events in the log; -1 for padding."""
+        assert history.before is not None
+        first = self.dataset.offsets[history.users] + history.before
+        return np.where(history.items < 0, -1, first[:, None] + np.arange(history.items.shape[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class Entrant:
+    """Whoever is compared: a setup, what it is judged on, whom it is judged beside, and what it learns from."""
+
+    setup: Setup
+    state: State
+    beside: str
+    shuffled: bool = False
+    ablated: bool = False
+
+    def of(self, seed: int | None) -> Setup:
+        """The setup of a seed, trained where it is not.
+
+        Raises:
+            ModelError: without a seed, the setup's own model was made by other settings; it is not overwritten.
+        """
+        setup = self.setup if seed is None else of_seed(self.setup, seed)
+        if is_trained(setup, self.state):
+            return setup
+        if seed is None and not self.ablated and setup.model_agent_path.exists():
+            raise ModelError(
+                f"{setup.model_agent_path}: was made by other settings than its setup has now, or not trained to its "
+                "end; train it first (`what-next train SETUP`), or compare with --seeds, which trains beside it"
+            )
+        return trained(setup, self.state, ShuffledState if self.shuffled else State)
+
+
+def compare(
+    setups: Mapping[str, Setup],
+    part: Part = "test",
+    seeds: Sequence[int] | None = None,
+    *,
+    ablations: bool = False,
+    allowed: Allowed = None,
+    baselines: Collection[str] = EVERY,
+    stages: Stages = SILENT,
+) -> Verdict:
+    """Judge several setups on the next items of the same users, and each beside the first.
+
+    Args:
+        setups: by the name to show them under; two or more, or one with `ablations`.
+        part: tune on validation; report the test.
+        seeds: of training: the models of each are trained where they are missing, beside the setup's own. None: the
+            setup's own model, trained where there is none.
+        ablations: judge each setup that learns from the log's rewards without them, too. "critic off": next items alone
+            are learnt (`next_item`), with the same settings; for an algorithm that has more networks than its actor.
+            "rewards shuffled": the same algorithm where every event earned what another one did.
+        allowed: items that may be recommended; None for all.
+        baselines: beside which; `stages`: who is told how far the work is.
+
+    Returns:
+        Its result is that of `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup
+        to the first, and of each ablation to its setup; `training`: by name, the `algorithm` and each seed's `seconds`.
+
+    Raises:
+        SetupError: the setups are not split alike, or two save to the same model.
+        ModelError: see `Entrant.of`.
+    """
+    entrants = dict(_entrants(setups, ablations))
+    _alike(setups, entrants)
+    first = next(iter(entrants))
+    state = entrants[first].state
+    yardstick = yardstick_of(state, part, allowed, stages)
+    judged, training, learned = {}, {}, {}
+    for name, entrant in entrants.items():
+        learned[name] = [entrant.of(None)] if seeds is None else [entrant.of(seed) for seed in seeds]
+        policies = [policy(one, entrant.state) for one in learned[name]]
+        judged[name] = yardstick.judge(policies, entrant.state.histories, name)
+        took = [seconds(one) for one in learned[name]]
+        training[name] = {"algorithm": learned[name][0].algorithm.name, "seconds": took}
+    others, settings = rules(yardstick, state, baselines)
+    judged |= others
+    told = seeds or sorted({setup.seed for setup in setups.values()})
+    about = about_of(state, part, yardstick, told, baselines) | {"baselines": settings}
+    pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
+    result = evaluate_next(judged, yardstick, about, pairs) | {"training": training}
+    return Verdict(result, state, yardstick, judged, learned)
+
+
+def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[str, Entrant]]:
+    """Every setup, each followed by its ablations; a data file is read once."""
+    read: dict[Path, Dataset] = {}
+    for name, setup in setups.items():
+        if setup.data not in read:
+            read[setup.data] = Dataset.read(setup.data)
+        state = State(read[setup.data], setup)
+        yield name, Entrant(setup, state, next(iter(setups)))
+        if not ablations or setup.algorithm.trials or isinstance(setup.algorithm, NextItem):
+            continue
+        if {network for moved in setup.algorithm.moves.values() for network in moved} - {"encoder", "actor"}:
+            plain = beside(setup, "critic-off").model_copy(update={"algorithm": NextItem()})
+            yield f"{name}, {OFF}", Entrant(plain, State(state.dataset, plain, state.space), name, ablated=True)
+        if np.ptp(ShuffledState(state.dataset, setup, state.space).own[1]):  # else there is nothing to shuffle
+            yield (
+                f"{name}, {SHUFFLED}",
+                Entrant(beside(setup, "rewards-shuffled"), state, name, shuffled=True, ablated=True),
+            )
+
+
+def _alike(setups: Mapping[str, Setup], entrants: Mapping[str, Entrant]) -> None:
+    """Raises a `SetupError` where the setups cannot be compared."""
+    if taken := sorted({*RIVALS} & entrants.keys()):
+        raise SetupError(f"compare: {taken[0]!r} is the name of a baseline; give its setup file another name")
+    first, *others = setups
+    mine = entrants[first].state
+    for name in others:
+        how = [(setups[one].evaluation, setups[one].split.seed) for one in (name, first)]
+        if how[0] != how[1]:
+            raise SetupError(
+                f"{name} cannot be compared with {first}: their settings of `evaluation` or split.seed differ; give "
+                "both the same"
+            )
+        theirs = entrants[name].state
+        if theirs.split.hash != mine.split.hash:
+            raise SetupError(
+                f"{name} cannot be compared with {first}: it is judged on other targets ({setups[name].data}, split "
+                f"{theirs.split.kind} {theirs.split.hash}) than {first} ({setups[first].data}, split {mine.split.kind} "
+                f"{mine.split.hash}); give both the same `data` and `split`"
+            )
+    owners: dict[Path, str] = {}
+    for name, setup in setups.items():
+        path = setup.model_agent_path.resolve()
+        if path in owners:
+            raise SetupError(
+                f"{owners[path]} and {name} both save to {setup.model_agent_path}; give each a model_agent_path and a "
+                "model_critic_path of its own"
+            )
+        owners[path] = name

@@ -1,0 +1,98 @@
+"""The models that are judged: trained where they are missing, and never on whom they are judged on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from what_next.agent import Agent
+from what_next.environment import Environment
+from what_next.errors import ModelError
+from what_next.policy import LearnedPolicy
+from what_next.settings.setup import Setup
+from what_next.state import State
+from what_next.training import checkpoint
+from what_next.training.artefacts import read_manifest
+
+
+def of_seed(setup: Setup, seed: int) -> Setup:
+    """The same setup trained from another seed, its models in a folder of their own beside; the split stays."""
+    return beside(setup, f"seed-{seed}").model_copy(update={"seed": seed})
+
+
+def beside(setup: Setup, folder: str) -> Setup:
+    """The same setup with its models in a folder beside its own."""
+    update: dict[str, Any] = {"log": None}  # beside the model
+    for name in ("model_agent_path", "model_critic_path"):
+        path: Path | None = getattr(setup, name)
+        update[name] = path and path.parent / folder / path.name
+    return setup.model_copy(update=update)
+
+
+def chosen(setup: Setup, state: State, seeds: Sequence[int] | None) -> list[Setup]:
+    """The setup itself, or one for each seed, trained where it is not yet."""
+    return [setup] if seeds is None else [trained(of_seed(setup, seed), state) for seed in seeds]
+
+
+def trained(setup: Setup, state: State, kind: type[State] = State) -> Setup:
+    """Train where the model of these very settings is missing or was not trained to its end; returns the setup.
+
+    Args:
+        setup: with the seed, which also says in which order histories come; `state`: of the same data and split.
+        kind: of the state that is learned from.
+    """
+    if not is_trained(setup, state):
+        training = setup.model_copy(update={"train": True})
+        learned = kind(state.dataset, training, state.space)
+        if Environment(Agent(training, state.space), learned, training, force=True).train_agent().stopped:
+            raise KeyboardInterrupt
+    return setup
+
+
+def is_trained(setup: Setup, state: State) -> bool:
+    """Whether the models of a setup are there, whole, and trained to the end by the same settings.
+
+    With `patience`, the best model that was saved counts as the end: the file does not tell an interrupted search for a
+    better one.
+    """
+    saved = checkpoint.progress(setup)
+    if saved is None:
+        return False
+    if setup.patience is not None:
+        return True
+    environment = Environment(Agent(setup, state.space), state, setup)
+    agent = environment.agent
+    agent.histories, agent.steps, agent.spent = saved.histories, saved.steps, saved.spent
+    agent.horizon = environment.horizon()
+    return environment.done()
+
+
+def policy(setup: Setup, state: State) -> LearnedPolicy:
+    """The trained agent of a setup.
+
+    Raises:
+        ModelError: a file is missing or damaged, or was trained on another split.
+    """
+    same_split(setup, state)
+    agent = Agent(setup, state.space).ready_agent()
+    return LearnedPolicy(agent, state.within(agent.space))
+
+
+def untrained(setup: Setup, state: State) -> LearnedPolicy:
+    """The agent before its first step."""
+    return LearnedPolicy(Agent(setup, state.space).wake_agent().quiet(), state)
+
+
+def same_split(setup: Setup, state: State) -> None:
+    """Raises a `ModelError` where a model was trained on another split: it may have seen the users it is judged on."""
+    trained = read_manifest(setup.model_agent_path, "agent").metrics.get("split", state.split.hash)
+    if trained != state.split.hash:
+        raise ModelError(
+            f"{setup.model_agent_path}: was trained on split {trained}, and {setup.data} is now split as "
+            f"{state.split.hash}, so it may have seen whom it would be judged on; train again with these settings"
+        )
+
+
+def seconds(setup: Setup) -> float | None:
+    """How long the training of a model took; None where its file does not say."""
+    found: float | None = read_manifest(setup.model_agent_path, "agent").metrics.get("seconds")
+    return found

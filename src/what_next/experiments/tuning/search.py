@@ -1,0 +1,248 @@
+"""A search for better settings, judged on the validation users alone, by Optuna.
+
+The study is kept in one file, Optuna's journal: lines of JSON that are only ever appended, so that a killed run loses
+the trial under way and nothing else, and no database is needed (Optuna's own SQLite storage locks badly on network
+file systems, and cannot be read by eye).
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from what_next.agent import Agent
+from what_next.environment import Environment
+from what_next.errors import DataError, MissingExtraError, SaveError, SetupError, TrainingError
+from what_next.experiments.tuning.space import Choices, Range, Settings, own_values, search_space, with_settings
+from what_next.settings.setup import Setup
+from what_next.state import State
+
+if TYPE_CHECKING:
+    import optuna
+
+RANDOM = 5
+"""How many trials are drawn at random before the sampler learns from them (TPE: Bergstra et al. 2011)."""
+NEVER = 2**62
+"""Histories between two saves of a trial that nobody will load."""
+FREE = {"train", "data", "model_agent_path", "model_critic_path", "log", "user", "slots", "save_every", "threads"}
+"""Settings in which the runs that share a study may differ."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training and how it was judged; `score` is minus infinity where the loss was not finite."""
+
+    number: int
+    settings: Settings
+    score: float
+    seconds: float
+
+    def __str__(self) -> str:
+        """On one line."""
+        shown = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in self.settings.values())
+        settings = ", ".join(f"{key}={value}" for key, value in zip(self.settings, shown, strict=True))
+        return f"{self.score:.4f} with {settings}"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search has found.
+
+    Attributes:
+        study: the file that holds it; `monitor`: what was measured.
+        trials: those that were judged, in order; the first is of the setup's own values.
+        stopped: by an interrupt; the same call goes on.
+    """
+
+    study: Path
+    monitor: str
+    trials: tuple[Trial, ...]
+    stopped: bool
+
+    @property
+    def best(self) -> Trial | None:
+        """The first of the best trials; None where none was judged."""
+        return max(self.trials, key=lambda trial: trial.score, default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """What `what-next tune` prints with `--json`."""
+        trials = [asdict(one) | {"score": one.score if np.isfinite(one.score) else None} for one in self.trials]
+        return {
+            "study": str(self.study),
+            "monitor": self.monitor,
+            "best": None if self.best is None else self.best.settings,
+            "trials": trials,
+            "stopped": self.stopped,
+        }
+
+
+def tune(
+    setup: Setup,
+    trials: int,
+    *,
+    seconds: float = 60.0,
+    study: Path | None = None,
+    state: State | None = None,
+    tell: Callable[[Trial, Trial], None] = lambda trial, best: None,
+) -> Tuned:
+    """Try settings until the study holds so many judged trials.
+
+    The first trial is the setup as it is. The draws follow the setup's seed and the number of judged trials, so that a
+    study that was interrupted goes on as if it had not been (as far as training for a time is the same twice).
+
+    Args:
+        setup: what is tuned; see `search_space` for the settings that change.
+        trials: in all, those that the study holds already included.
+        seconds: of training in each trial, at most; the learning rate falls over them.
+        study: its file; None: beside the agent's.
+        state: of the setup, where the data are in memory; None: they are read.
+        tell: called with each judged trial, and the best so far.
+
+    Raises:
+        MissingExtraError: Optuna is not installed.
+        DataError: there is no validation user to judge on.
+        SetupError: the study is of other settings.
+    """
+    path = study or setup.model_agent_path.with_suffix(".tuning.jsonl")
+    state, space = state or State.from_setup(setup), search_space(setup)
+    kept = _open(path, {**_fixed(setup), "seconds": seconds, "split": state.split.hash})
+    stopped = False
+    while len(judged := _judged(kept)) < trials and not stopped:
+        asked = _ask(kept, setup, space, len(judged))
+        stopped = not _try(kept, asked, setup, state, seconds)
+        if not stopped:
+            found = Tuned(path, monitor(setup), tuple(_judged(kept)), False)
+            assert found.best is not None
+            tell(found.trials[-1], found.best)
+    return Tuned(path, monitor(setup), tuple(_judged(kept)), stopped)
+
+
+def monitor(setup: Setup) -> str:
+    """What is measured on the validation users."""
+    return setup.monitor or ("spread" if setup.algorithm.trials else "ndcg@10")
+
+
+def _open(path: Path, made_for: Mapping[str, Any]) -> "optuna.Study":
+    """The study of a file, which is made where there is none."""
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError:
+        raise MissingExtraError("Optuna", "tune", "tuning") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not _is_journal(path):
+            raise SetupError(f"{path}: is no study of What Next?; name another file with --study")
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        study = optuna.create_study(storage=storage, study_name="what-next", direction="maximize", load_if_exists=True)
+    except OSError as error:
+        raise SaveError(f"{path}: the study cannot be kept there ({error.strerror}); name another --study") from None
+    before = study.user_attrs.get("made_for")
+    if before is None:
+        study.set_user_attr("made_for", dict(made_for))
+    elif changed := sorted(key for key in {*before, *made_for} if before.get(key) != made_for.get(key)):
+        raise SetupError(
+            f"{path}: holds trials with another {', '.join(changed)}; set it as it was, or name another file with "
+            "--study"
+        )
+    return study
+
+
+def _is_journal(path: Path) -> bool:
+    """Whether a file is empty, or begins as Optuna's journals do; nothing is written to one that is something else."""
+    with path.open(errors="replace") as file:
+        line = file.readline()
+    try:
+        return not line or "op_code" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
+
+
+def _fixed(setup: Setup) -> dict[str, Any]:
+    """The settings that every trial of a study shares, and the values that the first one has; as JSON."""
+    values = {key: value for key, value in setup.as_json().items() if key not in FREE}
+    fixed: dict[str, Any] = json.loads(json.dumps(values))
+    return fixed
+
+
+def _judged(study: "optuna.Study") -> list[Trial]:
+    """The trials that came to an end, in order, numbered from 1."""
+    import optuna
+
+    ends = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    found = [one for one in study.get_trials(deepcopy=False) if one.state in ends]
+    return [
+        Trial(number, dict(one.params), -np.inf if one.value is None else one.value, one.user_attrs["seconds"])
+        for number, one in enumerate(found, start=1)
+    ]
+
+
+def _ask(study: "optuna.Study", setup: Setup, space: Mapping[str, Range | Choices], judged: int) -> "optuna.Trial":
+    """The next trial: the setup's own values, then what the sampler draws, by the seed and the trials so far."""
+    import optuna
+
+    seed = int(np.random.default_rng([setup.seed, judged]).integers(2**31))
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM, constant_liar=False, seed=seed)
+    if not judged:
+        study.enqueue_trial(own_values(setup, space))
+    return study.ask({key: _distribution(where) for key, where in space.items()})
+
+
+def _distribution(where: Range | Choices) -> "optuna.distributions.BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if not isinstance(where, Range):
+        return CategoricalDistribution(where)
+    if isinstance(where.low, int) and isinstance(where.high, int):
+        return IntDistribution(where.low, where.high, log=where.by_magnitude)
+    return FloatDistribution(where.low, where.high, log=where.by_magnitude)
+
+
+def _try(study: "optuna.Study", asked: "optuna.Trial", setup: Setup, state: State, seconds: float) -> bool:
+    """Train and judge a trial, and tell the study; False where an interrupt ended it."""
+    import optuna
+
+    start = time.perf_counter()
+    try:
+        score = _score(with_settings(setup, asked.params), state, seconds)
+    except KeyboardInterrupt:
+        score = None
+    except TrainingError:
+        score = -np.inf
+    asked.set_user_attr("seconds", time.perf_counter() - start)
+    if score is None:
+        study.tell(asked, state=optuna.trial.TrialState.FAIL)
+    elif np.isfinite(score):
+        study.tell(asked, score)
+    else:  # counts as worse than all others
+        study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+    return score is not None
+
+
+def _score(setup: Setup, state: State, seconds: float) -> float | None:
+    """The monitor after a training in a folder that is then gone; None where an interrupt ended it."""
+    with TemporaryDirectory(prefix="what-next-") as folder:
+        update: dict[str, Any] = {
+            "train": True,
+            "seconds": seconds,
+            "log": None,
+            "model_agent_path": Path(folder) / "agent.safetensors",
+            "model_critic_path": Path(folder) / "critic.safetensors",
+        }
+        if setup.patience is None:
+            update["save_every"] = NEVER
+        setup = setup.model_copy(update=update)
+        learned = State(state.dataset, setup, state.space)
+        report = Environment(Agent(setup, learned.space), learned, setup).train_agent()
+    if report.stopped:
+        return None
+    for name, value in (report.valid or {}).items():
+        if name.startswith(monitor(setup)):
+            return value
+    raise DataError(f"{setup.data}: no validation user can be judged on, so there is nothing to tune by; see `split`")

@@ -1,0 +1,1 @@
+"""Trained models at work: recommendations, sessions, growing catalogues, export."""

@@ -1,0 +1,136 @@
+"""The graphs of an agent: what another runtime computes of whole histories, and of one event more."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from what_next.agent import Agent
+from what_next.models.encoders import Encoder, MeanEncoder, TransformerEncoder
+from what_next.models.encoders.transformer import Layer, attend, banded
+from what_next.sources.log import LogExperience
+from what_next.sources.steps import GAP
+from what_next.types import Events
+
+
+class Read(nn.Module):
+    """What both graphs share: events become inputs of the encoder, and states become points and scores.
+
+    Item vectors are computed once and held as a table, whatever they are made of.
+    """
+
+    item_vectors: Tensor
+    score_vectors: Tensor | None
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__()
+        encoder, experience = agent.nets["encoder"], agent.experience
+        assert isinstance(encoder, Encoder)
+        assert isinstance(experience, LogExperience)
+        # Tracing sets attributes of recurrent layers anew: the agent's own stay as they are. The vectors are shared.
+        self.encoder = copy.deepcopy(encoder, {id(encoder.items): encoder.items})
+        self.algorithm, self.nets = agent.setup.algorithm, agent.nets
+        self.heads = nn.ModuleList(net for name, net in agent.nets.items() if name != "encoder")
+        inputs, space = agent.setup.inputs, agent.space
+        self.rewards, self.gaps = inputs.rewards, inputs.gaps
+        self.center, self.scale = 0.0, 1.0
+        if inputs.rewards and "reward" in space.event_names:
+            self.center, self.scale = float(space.event_center[0]), float(space.event_scale[0])
+        vectors = encoder.items().detach().clone()
+        scored = self.algorithm.vectors(vectors)
+        self.register_buffer("item_vectors", vectors)
+        self.register_buffer("score_vectors", None if scored is vectors else scored.detach().clone())
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Names of the inputs beside the items."""
+        return (*["rewards"] * self.rewards, *["seconds"] * self.gaps)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether a point's inner products are what the agent ranks by."""
+        return self.algorithm.rescored == 0
+
+    def read(self, items: Int64[Tensor, "batch time"], numbers: Sequence[Tensor]) -> Float[Tensor, "batch time dim"]:
+        """What the encoder reads of each event, as `Encoder.inputs` has it."""
+        columns = list(numbers)
+        if self.rewards:
+            columns[0] = (columns[0] - self.center) / self.scale
+        if self.gaps:
+            columns[-1] = torch.log1p(columns[-1].clamp(min=0)) / GAP
+        empty = self.item_vectors.new_zeros(*items.shape, 0)
+        events = Events(items, torch.stack(columns, -1) if columns else empty)
+        read = self.algorithm.inputs(events, None)
+        vectors = functional.embedding(items.clamp(min=0), self.item_vectors)
+        vectors = vectors.masked_fill((items < 0).unsqueeze(-1), 0.0) * float(self.encoder.sizes.dim**0.5)
+        if self.encoder.numbers is not None:
+            vectors = vectors + self.encoder.numbers(read.numbers)
+        return vectors
+
+    def answers(self, states: Float[Tensor, "batch dim"]) -> tuple[Tensor, ...]:
+        """The points, and the scores of all items."""
+        points = self.algorithm.propose(self.nets, states)
+        if not self.has_scores:
+            return (points,)
+        vectors = self.item_vectors if self.score_vectors is None else self.score_vectors
+        return points, functional.linear(points, vectors)  # no second table, turned over
+
+
+class ReadHistory(Read):
+    """The point after the last event of each history; histories have one at least, and end in -1 where others go on."""
+
+    def forward(self, items: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
+        """Points [batch columns] and scores [batch items] from items [batch time] and numbers of the same shape."""
+        last = (items >= 0).sum(1) - 1
+        inputs = self.read(items, numbers)
+        if isinstance(self.encoder, MeanEncoder):
+            return self.answers(_mean(self.encoder, inputs, last))
+        if isinstance(self.encoder, TransformerEncoder):
+            states = _banded_pass(self.encoder, inputs)
+        else:
+            states = self.encoder.encode(inputs)
+        place = last.clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
+        return self.answers(states.gather(1, place).squeeze(1))
+
+
+class ReadStep(Read):
+    """The point after one event more; the carried state goes in and comes out. An item of -1 changes no state."""
+
+    def forward(self, items: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """Points, scores and the new state, from items [batch], numbers [batch] and the state."""
+        count = len(self.numbers)
+        numbers, state = [one[:, None] for one in rest[:count]], rest[count:]
+        states, after = self.encoder.advance(state, self.read(items[:, None], numbers).squeeze(1))
+        there, kept = items >= 0, []
+        for new, old in zip(after, state, strict=True):
+            known = there.view(-1, *[1] * (old.ndim - 1))
+            # ONNX Runtime knows no Where of two masks.
+            mask = old.dtype == torch.bool
+            kept.append((known & new) | (~known & old) if mask else torch.where(known, new, old))
+        return (*self.answers(states), *kept)
+
+
+def _mean(
+    encoder: MeanEncoder, inputs: Float[Tensor, "batch time dim"], last: Int64[Tensor, "batch"]
+) -> Float[Tensor, "batch dim"]:
+    """The state after the last event alone, by one weighted sum: blocks of a fixed size would fix the time."""
+    lags = last[:, None] - torch.arange(inputs.shape[1], device=inputs.device)
+    weights = torch.exp(functional.logsigmoid(encoder.logit) * lags.clamp(min=0)) * (lags >= 0)
+    means = (weights.unsqueeze(1) @ inputs).squeeze(1) / weights.sum(1, keepdim=True)
+    states: Tensor = encoder.linear(means)
+    return states
+
+
+def _banded_pass(encoder: TransformerEncoder, inputs: Float[Tensor, "batch time dim"]) -> Tensor:
+    """`encode` with the band's mask at every length: the encoder's own way takes another path for short histories."""
+    mask = banded(inputs.shape[1], 0, encoder.sizes.max_length, inputs.device)
+    states = inputs
+    for layer in encoder.layers:
+        assert isinstance(layer, Layer)
+        queries, keys, values = layer._project(states)
+        states = layer._finish(states, attend(queries, keys, values, mask))
+    normed: Tensor = encoder.norm(states)
+    return normed

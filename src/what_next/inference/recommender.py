@@ -1,0 +1,234 @@
+"""Recommendations for people and programs: ids in, ids and titles out."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int32
+
+from what_next.agent import Agent
+from what_next.algorithms import Algorithm
+from what_next.data import Catalogue, Dataset
+from what_next.data.dataset import to_polars
+from what_next.errors import CatalogueError, DataError, some
+from what_next.inference.recommendation import Item, Recommendation
+from what_next.policy import LearnedPolicy
+from what_next.settings.setup import Split
+from what_next.state import State
+from what_next.training.artefacts import critic_beside, read_models
+from what_next.types import History, Slate
+
+EVERYONE = Split(test=0, validation=0)
+"""Whoever asks for a recommendation is not judged, so nobody is set aside."""
+CHUNK, EVENTS = 512, 2**18
+"""Users scored at a time, and events of their histories with padding, at most."""
+
+
+class Recommender:
+    """An agent, its catalogue and its state together."""
+
+    def __init__(self, policy: LearnedPolicy) -> None:
+        self.policy = policy
+        self.state = policy.state
+        self.catalogue = policy.state.space.catalogue
+
+    def __repr__(self) -> str:
+        return f"Recommender({self.policy.agent!r};\n  {self.catalogue!r})"
+
+    @classmethod
+    def load(
+        cls, agent: str | Path, dataset: Dataset | None = None, *, algorithm: type[Algorithm] | None = None
+    ) -> "Recommender":
+        """From a model file: see `what_next.load`."""
+        agent = Path(agent)
+        saved = read_models(agent)
+        setup = saved.manifest.made_by(algorithm)
+        critic = critic_beside(agent) if setup.selection.name == "critic" or setup.algorithm.needs_critic else None
+        paths = {"model_agent_path": agent, "model_critic_path": critic}
+        setup = setup.model_copy(update={"train": False, "split": EVERYONE, **paths})
+        ready = Agent(setup, saved.space).ready_agent()
+        state = State(dataset or nobody(saved.space.catalogue), setup, ready.space)
+        return cls(LearnedPolicy(ready, state))
+
+    def recommend(
+        self,
+        history: Sequence[str | int] | None = None,
+        k: int = 10,
+        *,
+        user: str | int | None = None,
+        seen: bool = False,
+        context: dict[str, float] | None = None,
+        allowed: Iterable[str | int] | None = None,
+        blocked: Iterable[str | int] = (),
+        rng: np.random.Generator | None = None,
+    ) -> Recommendation:
+        """What comes next after a history of item ids (oldest first), or for a user of the data set.
+
+        Args:
+            history: item ids; `user`: a user id. With both, the history is taken, and the user's name is kept.
+            k: number of items.
+            seen: whether items of the history may be recommended.
+            context: numbers about the situation, by name.
+            allowed: ids of the items that may be recommended; None for all.
+            blocked: ids of items that may not.
+            rng: draws the items among those that match the proposal; None takes the nearest.
+
+        Raises:
+            CatalogueError: the user, or every item of the history, is unknown; or nothing is permitted.
+        """
+        unknown: list[str] = []
+        if history is not None:
+            known, unknown = self.state.history_of(history)
+        elif user is not None:
+            known = self.state.get_user_history(self.users([user]))
+        else:
+            raise CatalogueError("nobody to recommend to: give a user, or a history of item ids")
+        found = self.recommend_histories(
+            known, k, seen=seen, context=context, mask=self.catalogue.mask(allowed, blocked), rng=rng, propensities=True
+        )
+        whose = None if user is None else str(user)
+        return self._told(known, found, 0, whose, tuple(unknown))
+
+    def recommend_users(
+        self, users: Sequence[str | int], k: int = 10, *, seen: bool = False, rng: np.random.Generator | None = None
+    ) -> list[Recommendation]:
+        """What comes next for some users of the data set."""
+        history = self.state.get_user_history(self.users(users))
+        found = self.recommend_histories(history, k, seen=seen, rng=rng, propensities=True)
+        return [self._told(history, found, row, str(user)) for row, user in enumerate(users)]
+
+    def recommend_frame(self, frame: Any, k: int = 10, *, seen: bool = False) -> Any:
+        """A frame of `user_id, rank, item_id, title` for every user of a frame of events, in the frame's own library.
+
+        Args:
+            frame: events of any users, oldest first for each, with columns `user_id` and `item_id` (pandas, Polars,
+                pyarrow). Rows without a user or an item, and items that the catalogue does not hold, are passed over;
+                a user with no other gets no row.
+            k: number of items for each user; `seen`: whether items that they heard may be recommended.
+        """
+        given = nw.from_native(frame, eager_only=True)
+        if missing := {"user_id", "item_id"} - set(given.columns):
+            raise DataError(f"the frame has no column {some(sorted(missing))}; it has {some(given.columns)}")
+        catalogue = self.catalogue
+        events = to_polars(frame).select("user_id", "item_id").drop_nulls()
+        known = Dataset.of_events(events["user_id"], catalogue.index(events["item_id"].to_list()), catalogue)
+        setup = self.state.setup.model_copy(update={"split": EVERYONE})
+        state = State(known, setup, self.state.space)
+        result = Recommender(LearnedPolicy(self.policy.agent, state)).recommend_all(k, seen=seen)
+        return nw.from_dict(result.to_dict(as_series=False), backend=given.implementation).to_native()
+
+    def recommend_all(
+        self,
+        k: int = 10,
+        *,
+        seen: bool = False,
+        allowed: Iterable[str | int] | None = None,
+        blocked: Iterable[str | int] = (),
+        rng: np.random.Generator | None = None,
+    ) -> pl.DataFrame:
+        """A frame of `user_id, rank, item_id, title` for every user of the data set."""
+        mask = self.catalogue.mask(allowed, blocked)
+        parts = [self._ranked(np.array([], np.int32), np.zeros((0, k), np.int32))]
+        lengths, start = self.state.dataset.lengths, 0
+        while start < len(lengths):
+            longest = int(lengths[start : start + CHUNK].max(initial=1))
+            users = np.arange(start, min(start + max(1, min(CHUNK, EVENTS // longest)), len(lengths)), dtype=np.int32)
+            start += len(users)
+            items = self.recommend_histories(self.state.get_user_history(users), k, seen=seen, mask=mask, rng=rng).items
+            parts.append(self._ranked(users, items))
+        return pl.concat(parts)
+
+    def _ranked(self, users: Int32[np.ndarray, "batch"], items: Int32[np.ndarray, "batch slots"]) -> pl.DataFrame:
+        rows, ranks = np.nonzero(items >= 0)
+        chosen = items[rows, ranks]
+        return pl.DataFrame(
+            {
+                "user_id": self.state.dataset.user_ids.gather(users[rows]),
+                "rank": ranks + 1,
+                "item_id": self.catalogue.ids.gather(chosen),
+                "title": self.catalogue.titles.gather(chosen),
+            }
+        )
+
+    def recommend_histories(
+        self,
+        history: History,
+        k: int,
+        *,
+        seen: bool = False,
+        context: dict[str, float] | None = None,
+        mask: Bool[np.ndarray, "items"] | None = None,
+        rng: np.random.Generator | None = None,
+        propensities: bool = False,
+    ) -> Slate:
+        """The slates of a batch of histories."""
+        if context:
+            history = self.state.with_context(history, context)
+        exclude = None if seen else history.items
+        return self.policy.act(history, k, rng, allowed=mask, exclude=exclude, propensities=propensities)
+
+    def users(self, ids: Sequence[str | int]) -> np.ndarray:
+        """Positions of users in the data set.
+
+        Raises:
+            CatalogueError: one is unknown.
+        """
+        found = self.state.dataset.user_index(list(ids))
+        if (found < 0).any():
+            name = ids[int(np.argmin(found))]
+            raise CatalogueError(
+                f"user {str(name)!r} is not among the {self.state.dataset.users} users of {self.state.dataset.name}; "
+                "give a history of item ids instead (--history)"
+            )
+        return found
+
+    def _told(
+        self, history: History, slate: Slate, row: int, user: str | None, unknown: tuple[str, ...] = ()
+    ) -> Recommendation:
+        assert slate.product is not None
+        catalogue, product = self.catalogue, slate.product
+        items = []
+        for slot, item in enumerate(slate.items[row]):
+            if item < 0:
+                break
+            items.append(
+                Item(
+                    item_id=str(catalogue.ids[int(item)]),
+                    title=catalogue.titles[int(item)],
+                    attributes=self._named(catalogue.attributes[item]),
+                    match=not product.fallback[row, slot],
+                    repeat=bool(product.repeat[row, slot]),
+                    propensity=None if slate.propensities is None else float(slate.propensities[row, slot]),
+                )
+            )
+        heard = history.items[row, : history.lengths[row]]
+        titles = tuple(catalogue.titles.gather(heard))
+        proposal = {} if slate.points is None else self._named(catalogue.restore(slate.points[row]))
+        return Recommendation(user, titles, proposal, tuple(items), unknown)
+
+    def _named(self, values: np.ndarray) -> dict[str, float]:
+        return {name: round(float(value), 6) for name, value in zip(self.catalogue.names, values, strict=True)}
+
+
+def nobody(catalogue: Catalogue) -> Dataset:
+    """A data set without a user: histories are given by item ids."""
+    return Dataset.of_events(pl.Series([], dtype=pl.String), np.array([], np.int32), catalogue, "no log")
+
+
+def load(agent: str | Path, dataset: Dataset | None = None, *, algorithm: type[Algorithm] | None = None) -> Recommender:
+    """An agent from its file, with catalogue and state: `load("models/agent.safetensors").recommend(history=[...])`.
+
+    Args:
+        agent: the agent's file; the catalogue saved with it must lie beside it. The critic is not needed, except where
+            the setup's selection is `critic`.
+        dataset: histories by user id, of the same catalogue; without it, histories are given by item ids.
+        algorithm: the class of an algorithm that was passed to its setup as an object, and that no setup can name.
+
+    Raises:
+        ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not known.
+        CatalogueError: the data set has another catalogue.
+    """
+    return Recommender.load(agent, dataset, algorithm=algorithm)

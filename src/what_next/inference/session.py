@@ -1,0 +1,274 @@
+"""What a policy must know of one person, so that one event more costs one step of the network.
+
+An encoder's carried state is the session: a batch of sessions, of whichever people, is folded by one step of the cell.
+The founding algorithm reads the latest events alone, and all of them at each proposal: its session keeps those.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int32, Int64
+from torch import Tensor
+
+from what_next.agent import Agent
+from what_next.data.space import Space
+from what_next.errors import DataError, some
+from what_next.models.encoders import Encoder
+from what_next.models.encoders import State as Carried
+from what_next.sources import LogExperience
+from what_next.sources.played import Played, elapsed, gap, history_of, numbers_of
+from what_next.types import Events, Proposal
+
+__all__ = ["Played", "Session", "Sessions"]
+
+CELLS = 2**16
+"""Events of one batch pass over several histories, padding counted, at most: a few hundred bytes each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """What is known of one person. Nothing in it changes: a further event makes a new session.
+
+    Attributes:
+        items: positions of all that was heard, oldest first.
+        time: of the last event, in microseconds; None where it is not known.
+        carried: what the encoder carries on to the next event, each with a batch of one; empty without an encoder.
+        output: the encoder's state after the last event; None before the first, and without an encoder.
+        numbers: of the latest events, as many as the networks read at once; no row where an encoder carries them on.
+    """
+
+    items: Int32[np.ndarray, "heard"]
+    time: int | None
+    carried: Carried
+    output: Float[Tensor, "dim"] | None
+    numbers: Float32[np.ndarray, "latest numbers"]
+
+    def __len__(self) -> int:
+        """How many events were heard."""
+        return len(self.items)
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory it takes."""
+        tensors = [*self.carried, *([] if self.output is None else [self.output])]
+        return self.items.nbytes + self.numbers.nbytes + sum(part.numel() * part.element_size() for part in tensors)
+
+
+class Sessions(ABC):
+    """How the sessions of one agent begin, grow, and lead to proposals.
+
+    A session is worth nothing to an agent with other weights: that one replays the events.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+
+    @property
+    def space(self) -> Space:
+        """The catalogue, and the numbers of events."""
+        return self.agent.space
+
+    @staticmethod
+    def of(agent: Agent) -> "Sessions":
+        """By what the agent's algorithm reads."""
+        return Windowed(agent) if agent.setup.algorithm.trials else Streamed(agent)
+
+    @abstractmethod
+    def begin(self) -> Session:
+        """A session without an event."""
+
+    def replay(self, events: Sequence[Played]) -> Session:
+        """The session of a whole history, oldest first, in one batch pass."""
+        return self.replays([events])[0]
+
+    @abstractmethod
+    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+        """The sessions of several histories, oldest first, in as few batch passes as memory allows."""
+
+    @abstractmethod
+    def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
+        """Each session with one event more, at the cost of one step for all of them."""
+
+    @abstractmethod
+    def proposed(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
+        """Where the agent points to, for sessions that have an event."""
+
+    def propose(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None = None) -> Proposal:
+        """What `Agent.predict` proposes after the same events.
+
+        Args:
+            sessions: each with an event.
+            context: numbers about each one's situation, by name: they stand for those of its last event.
+
+        Raises:
+            ValueError: a session has no event yet, so that there is nothing to go by; popular items are an answer.
+            DataError: the log that the agent learned from has no such context.
+        """
+        if empty := [place for place, session in enumerate(sessions) if not len(session)]:
+            raise ValueError(f"session {empty[0]} of {len(sessions)} has no event: the agent cannot propose anything")
+        names = [name for name in self.space.event_names if name != "reward"]
+        for name in {name for values in context or () for name in values}:
+            if name not in names:
+                raise DataError(f"context {name!r} is unknown; the agent knows {some(names) or 'none'}")
+        return self.proposed(sessions, context)
+
+
+class Streamed(Sessions):
+    """Of an agent with an encoder: its carried state is the session."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """What carries a session on."""
+        encoder = self.agent.nets["encoder"]
+        assert isinstance(encoder, Encoder)
+        return encoder
+
+    @property
+    def reads(self) -> bool:
+        """Whether the encoder reads anything of an event besides its item."""
+        return self.encoder.sizes.numbers > self.agent.setup.algorithm.numbers
+
+    def begin(self) -> Session:
+        """See `Sessions.begin`."""
+        with torch.no_grad():
+            return Session(np.zeros(0, np.int32), None, self.encoder.start(1), None, numbers_of(self.space, []))
+
+    @torch.no_grad()
+    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+        """See `Sessions.replays`: histories of about one length go together, so that there is little padding."""
+        found = [self.begin() if not events else None for events in histories]
+        order = sorted((place for place, events in enumerate(histories) if events), key=lambda one: len(histories[one]))
+        while order:
+            width = len(histories[order[-1]])
+            several = order[-max(CELLS // width, 1) :]
+            del order[-len(several) :]
+            for place, session in zip(several, self._together([histories[one] for one in several]), strict=True):
+                found[place] = session
+        return [session for session in found if session is not None]
+
+    def _together(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+        """One batch pass, each history padded to the longest one."""
+        lengths = np.array([len(events) for events in histories])
+        items = np.full((len(histories), int(lengths.max())), -1, np.int32)
+        times = np.zeros(items.shape, np.int64)
+        numbers = np.zeros((*items.shape, len(self.space.event_names)), np.float32) if self.reads else None
+        for row, events in enumerate(histories):
+            items[row, : lengths[row]] = [event.item for event in events]
+            times[row, : lengths[row]] = elapsed([event.time for event in events])
+            if numbers is not None:
+                numbers[row, : lengths[row]] = numbers_of(self.space, events)
+        even = lengths.min() == items.shape[1]
+        states, carried = self.encoder.replay(
+            self._events(items, numbers, times), None if even else torch.from_numpy(lengths)
+        )
+        nothing, sessions = numbers_of(self.space, []), []
+        for row, events in enumerate(histories):
+            # Views would keep the memory of the whole batch for as long as one of its sessions lives.
+            kept = tuple(part[row : row + 1].clone() for part in carried)
+            output = states[row, lengths[row] - 1].clone()
+            sessions.append(Session(items[row, : lengths[row]].copy(), events[-1].time, kept, output, nothing))
+        return sessions
+
+    @torch.no_grad()
+    def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
+        """See `Sessions.fold`."""
+        if not sessions:
+            return []
+        items = np.array([[event.item] * 2 for event in events], np.int32)
+        # The column before holds nothing but the time from which the gap is counted.
+        times = np.array([[0, gap(one.time, event.time)] for one, event in zip(sessions, events, strict=True)])
+        numbers = np.repeat(numbers_of(self.space, events)[:, None], 2, axis=1) if self.reads else None
+        both = self._events(items, numbers, times)
+        read = Events(both.items[:, 1:], both.numbers[:, 1:])
+        carried = tuple(torch.cat(parts) for parts in zip(*(one.carried for one in sessions), strict=True))
+        states, carried = self.encoder.advance(carried, self.encoder.inputs(read).squeeze(1))
+        # Views would keep the memory of the whole batch for as long as one of its sessions lives.
+        rows = zip(*([row.clone() for row in torch.split(part, 1)] for part in carried), strict=True)
+        outputs = [state.clone() for state in states]
+        return [
+            Session(longer(session.items, event.item), event.time, row, state, session.numbers)
+            for session, event, row, state in zip(sessions, events, rows, outputs, strict=True)
+        ]
+
+    def proposed(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
+        """See `Sessions.proposed`. No encoder reads the context."""
+        experience = self.agent.experience
+        assert isinstance(experience, LogExperience)
+        outputs = [session.output for session in sessions]
+        return experience.proposal(self.agent.nets, torch.stack([one for one in outputs if one is not None]))
+
+    def _events(
+        self,
+        items: Int32[np.ndarray, "batch time"],
+        numbers: Float32[np.ndarray, "batch time numbers"] | None,
+        times: Int64[np.ndarray, "batch time"],
+    ) -> Events:
+        """What the encoder reads of some events, -1 for padding; None for numbers that it does not read."""
+        experience, read = self.agent.experience, np.zeros((*items.shape, 0), np.float32)
+        if numbers is not None:
+            lengths = np.asarray((items >= 0).sum(1), np.int64)
+            history = replace(history_of(self.space, items, lengths, numbers), times=times)
+            read = experience.factorize(self.agent.nets, history).actor
+        events = Events(experience.tensor(items).long(), experience.tensor(read))
+        return self.agent.setup.algorithm.inputs(events, None)
+
+
+class Windowed(Sessions):
+    """Of the founding algorithm: the latest events are the session, and each proposal reads them all."""
+
+    def begin(self) -> Session:
+        """See `Sessions.begin`."""
+        return Session(np.zeros(0, np.int32), None, (), None, numbers_of(self.space, []))
+
+    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+        """See `Sessions.replays`: nothing is computed yet."""
+        return [self._replayed(events) for events in histories]
+
+    def _replayed(self, events: Sequence[Played]) -> Session:
+        if not events:
+            return self.begin()
+        items = np.array([event.item for event in events], np.int32)
+        return Session(items, events[-1].time, (), None, numbers_of(self.space, events[self._latest]))
+
+    def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
+        """See `Sessions.fold`: nothing is computed yet."""
+        new = numbers_of(self.space, events)[:, None]
+        return [
+            replace(
+                session,
+                items=longer(session.items, event.item),
+                time=event.time,
+                numbers=np.concatenate([session.numbers, numbers])[self._latest],
+            )
+            for session, event, numbers in zip(sessions, events, new, strict=True)
+        ]
+
+    def proposed(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
+        """See `Sessions.proposed`: one batch pass over the latest events of all."""
+        names = self.space.event_names
+        lengths = np.array([len(session.numbers) for session in sessions])
+        items = np.full((len(sessions), int(lengths.max())), -1, np.int32)
+        numbers = np.zeros((*items.shape, len(names)), np.float32)
+        for row, session in enumerate(sessions):
+            items[row, : lengths[row]] = session.items[-lengths[row] :]
+            numbers[row, : lengths[row]] = session.numbers
+            for name, value in (context[row] if context else {}).items():
+                numbers[row, lengths[row] - 1, names.index(name)] = value
+        history = history_of(self.space, items, lengths, numbers)
+        nets, experience = self.agent.nets, self.agent.experience
+        return experience.predict(nets, history, experience.factorize(nets, history), None, False)
+
+    @property
+    def _latest(self) -> slice:
+        """As many events as the networks read: those of `Experience.window`."""
+        return slice(-self.agent.setup.longest, None)
+
+
+def longer(items: Int32[np.ndarray, "heard"], item: int) -> Int32[np.ndarray, "heard_plus_1"]:
+    """The items with one more."""
+    found = np.empty(len(items) + 1, np.int32)
+    found[:-1], found[-1] = items, item
+    return found

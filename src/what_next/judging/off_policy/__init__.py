@@ -1,8 +1,0 @@
-"""What would a policy have earned, and is it better than another? Judged on a log of decisions, off-policy."""
-
-from what_next.judging.off_policy.judge import estimate_policy, gate
-from what_next.judging.off_policy.learned import Learned
-from what_next.judging.off_policy.reading import Reading
-from what_next.judging.off_policy.table import estimates_table, gate_table
-
-__all__ = ["Learned", "Reading", "estimate_policy", "estimates_table", "gate", "gate_table"]

@@ -1,0 +1,223 @@
+"""How well a policy names what really came next: targets of a split, and where they stand in the policy's ranking."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int, Int32, Int64
+
+from what_next.data import Dataset, Split
+from what_next.data.splits import Part
+from what_next.data.stages import Done, untold
+from what_next.metrics.accuracy import hit_rate, ndcg
+from what_next.metrics.places import Places, place
+from what_next.types import History, Policy
+
+EVENTS = 2**14
+"""Events of histories read at a time, padding included."""
+SCORES = 2**21
+"""Scores at work at a time: 16 MB in double precision, which the allocator keeps; memory of more is given back to the
+system after each use, and comes anew page by page, which takes as long as the ranking."""
+
+Histories = Callable[[Int32[np.ndarray, "batch"], Int64[np.ndarray, "batch"], Int64[np.ndarray, "batch"]], History]
+"""From users, starts and lengths to their histories (`State.histories`)."""
+Kind = Literal["last", "random", "successive", "all"]
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What is to be named: a row for each ranking, and how many events of its user come before it.
+
+    Attributes:
+        users: of each row; `before`: how many events of the user the policy may read.
+        items: the item that came then.
+        rewards: what the log says of it; None where the log has no rewards.
+        relevant: all items that came from then on, each once, -1 pads; None where one is asked for.
+        without_history: how many users of the part have targets and no event before them: they are not judged.
+        catalogue: how many items there are.
+    """
+
+    users: Int32[np.ndarray, "rows"]
+    before: Int64[np.ndarray, "rows"]
+    items: Int32[np.ndarray, "rows"]
+    rewards: Float64[np.ndarray, "rows"] | None
+    relevant: Int32[np.ndarray, "rows width"] | None = None
+    without_history: int = 0
+    catalogue: int = 1
+
+    @classmethod
+    def of(cls, dataset: Dataset, split: Split, part: Part, kind: Kind = "last", seed: int = 0) -> "Targets":
+        """Of the users of a part who have an event before their target.
+
+        Args:
+            dataset: all events; `split`: of them; `part`: whose targets.
+            kind: the last event of each user's part, one at random, each of them in turn after all before it, or the
+                set of all of them after what came before the part (or after the user's first event).
+            seed: draws those at random.
+        """
+        users = split.validation if part == "validation" else split.test
+        since, until = split.targets(part)
+        stop = (dataset.lengths if until is None else until)[users]
+        start = np.maximum(since[users], 1)  # nobody is judged on a first event
+        users, start, stop, alone = users[stop > start], start[stop > start], stop[stop > start], stop <= start
+        counts = stop - start
+        if kind == "random":
+            start = start + np.random.default_rng(seed).integers(counts)
+        elif kind == "last":
+            start = stop - 1
+        elif kind == "successive":
+            users, start = np.repeat(users, counts), np.repeat(start, counts)
+            start = start + np.arange(len(users)) - np.repeat(counts.cumsum() - counts, counts)
+        places = dataset.offsets[users] + start
+        rewards = None if dataset.rewards is None else dataset.rewards[places].astype(np.float64)
+        found = cls(users, start, dataset.items[places], rewards, None, int(alone.sum()), len(dataset.catalogue))
+        # A set has no reward of its own.
+        return replace(found, relevant=_distinct(dataset, places, counts), rewards=None) if kind == "all" else found
+
+    def of_rows(self, rows: Int[np.ndarray, "rows"]) -> "Targets":
+        """Some of them."""
+        arrays = {one.name: getattr(self, one.name) for one in fields(self)}
+        return replace(self, **{name: one[rows] for name, one in arrays.items() if isinstance(one, np.ndarray)})
+
+    def __len__(self) -> int:
+        """How many targets there are."""
+        return len(self.users)
+
+    @property
+    def sets(self) -> Int32[np.ndarray, "rows width"]:
+        """The relevant items of each row."""
+        return self.items[:, None] if self.relevant is None else self.relevant
+
+    @cached_property
+    def people(self) -> tuple[Int32[np.ndarray, "users"], Int64[np.ndarray, "rows"]]:
+        """Everybody who is judged, and for each row who it is, counted among them."""
+        found, owners = np.unique(self.users, return_inverse=True)
+        return found, owners
+
+    @cached_property
+    def hash(self) -> str:
+        """Short SHA-256 over every row: whose it is, how much of the history is known, and what is to be named."""
+        digest = hashlib.sha256()
+        for part in (self.users, self.before, self.sets):
+            digest.update(part.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def held(self, dataset: Dataset) -> Bool[np.ndarray, "targets"]:
+        """Which items to be named stand in their history already, so that nobody who leaves those out can name them."""
+        everyone = np.repeat(np.arange(dataset.users), dataset.lengths)
+        first = np.lexsort((dataset.items, everyone))  # it is stable: equal ones stay in the order of time
+        items, owners = dataset.items[first], everyone[first]
+        begins = np.insert((items[1:] != items[:-1]) | (owners[1:] != owners[:-1]), 0, True)
+        # The first time that each user heard each item, by (user, item) in ascending order.
+        keys, when = owners[begins] * np.int64(len(dataset.catalogue)) + items[begins], first[begins]
+        rows, columns = np.nonzero(self.sets >= 0)
+        users = self.users[rows].astype(np.int64)
+        found = when[np.searchsorted(keys, users * len(dataset.catalogue) + self.sets[rows, columns])]
+        earlier: Bool[np.ndarray, targets] = found < dataset.offsets[users] + self.before[rows]
+        return earlier
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """How a policy ranked the targets.
+
+    Attributes:
+        items: the slates; items of equal scores stand in random order.
+        places: where the relevant items stand.
+        rewards: what the log says of each target; None without rewards.
+    """
+
+    items: Int32[np.ndarray, "rows k"]
+    places: Places
+    rewards: Float64[np.ndarray, "rows"] | None
+
+    @property
+    def hr(self) -> Float64[np.ndarray, "rows"]:
+        """HR at the slates' length."""
+        return hit_rate(self.places, self.items.shape[1])
+
+    @property
+    def ndcg(self) -> Float64[np.ndarray, "rows"]:
+        """NDCG likewise."""
+        return ndcg(self.places, self.items.shape[1])
+
+    @property
+    def reward(self) -> Float64[np.ndarray, "rows"] | None:
+        """The target's logged reward where it is the top of the slate, else 0."""
+        return None if self.rewards is None else self.rewards * hit_rate(self.places, 1)
+
+
+def rank(
+    policy: Policy,
+    targets: Targets,
+    histories: Histories,
+    k: int = 10,
+    *,
+    seen: bool = False,
+    allowed: Bool[np.ndarray, "items"] | None = None,
+    seed: int = 0,
+    done: Done = untold,
+) -> Ranks:
+    """Let a policy recommend `k` items in each row, greedily; none of the history unless `seen`.
+
+    `done` is told of rows as they are ranked.
+
+    Equal scores are a random order: what is measured is the mean over all of them, and the slates hold one, by `seed`.
+    """
+    items = np.full((len(targets), k), -1, np.int32)
+    sets, rng = targets.sets, np.random.default_rng(seed)
+    above, tied = np.zeros(sets.shape, np.int64), np.zeros(sets.shape, np.int64)
+    for rows in chunks(targets):
+        users, lengths = targets.users[rows], targets.before[rows]
+        history = histories(users, np.zeros_like(lengths), lengths)
+        exclude = None if seen else history.items
+        found, items[rows] = _ranked(policy, history, sets[rows], k, allowed, exclude, rng)
+        above[rows], tied[rows] = found.above, found.tied
+        done(len(rows))
+    return Ranks(items, Places(above, tied, (sets >= 0).sum(axis=1)), targets.rewards)
+
+
+def _ranked(
+    policy: Policy,
+    history: History,
+    relevant: Int32[np.ndarray, "rows width"],
+    k: int,
+    allowed: Bool[np.ndarray, "items"] | None,
+    exclude: Int32[np.ndarray, "rows seen"] | None,
+    rng: np.random.Generator,
+) -> tuple[Places, Int32[np.ndarray, "rows k"]]:
+    """By its scores where the policy tells some (`scored`), so that equal ones are known; else by its slates."""
+    scored = getattr(policy, "scored", None)
+    scores = None if scored is None else scored(history, allowed=allowed, exclude=exclude)
+    if scores is None:
+        slates = policy.act(history, k, None, allowed=allowed, exclude=exclude).items
+        slates = np.pad(slates, ((0, 0), (0, k - slates.shape[1])), constant_values=-1)
+        return Places.of_slates(slates, relevant), slates
+    return place(scores, torch.from_numpy(relevant.astype(np.int64)).to(scores.device), k, rng)
+
+
+def chunks(targets: Targets) -> Iterator[Int[np.ndarray, "some"]]:
+    """Rows of about one length at a time, so that little of what is read is padding; as many as memory should hold."""
+    lengths, most = targets.before, max(1, SCORES // targets.catalogue)
+    order, start = np.argsort(-lengths, kind="stable"), 0
+    while start < len(order):
+        rows = min(most, max(1, EVENTS // int(lengths[order[start]])))
+        yield order[start : start + rows]
+        start += rows
+
+
+def _distinct(
+    dataset: Dataset, places: Int64[np.ndarray, "rows"], counts: Int64[np.ndarray, "rows"]
+) -> Int32[np.ndarray, "rows width"]:
+    """The items of `counts` events from each place on, each once, in ascending order; -1 pads."""
+    owners = np.repeat(np.arange(len(places)), counts)
+    events = np.repeat(places - counts.cumsum() + counts, counts) + np.arange(len(owners))
+    pairs = np.unique(np.stack([owners, dataset.items[events]]), axis=1)
+    column = np.arange(pairs.shape[1]) - np.searchsorted(pairs[0], pairs[0])
+    found = np.full((len(places), int(column.max(initial=0)) + 1), -1, np.int32)
+    found[pairs[0], column] = pairs[1]
+    return found

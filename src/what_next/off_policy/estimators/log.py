@@ -1,0 +1,183 @@
+"""A log and a policy, checked, with what several estimators need."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from what_next.errors import DataError
+from what_next.off_policy.estimators.decisions import Decisions, Target, importance_weights
+from what_next.off_policy.estimators.diagnostics import Overlap, never_shown, supported
+from what_next.off_policy.estimators.intervals import Bounds
+from what_next.off_policy.estimators.reward_model import PENALTIES
+from what_next.off_policy.estimators.weighting import growing_threshold
+
+ONE_HOT = 2000
+"""Items at most for which vectors are made where there are none."""
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """What is known of a log beyond its rows, and how its estimates are made.
+
+    Attributes:
+        behaviour: the whole distribution of the behaviour policy in each row, or one row for all.
+        clusters: of each item, counted from 0: categories for marginalised weights. None: as many clusters of the
+            items' vectors as the square root of the number of items, where these are not one-hot.
+        largest_weight: the largest that a weight could have been, for empirical Bernstein bounds. None: as `behaviour`
+            has it over the log's contexts, with the target's whole distribution where that is known, and with a chance
+            of 1 where it is not; without `behaviour` there are no such bounds.
+        reward_range: the least and the largest reward that could have been, for the same bounds. None: 0 to 1 where the
+            log has no other rewards than these two, and otherwise not known (the rare largest one may be missing from
+            the log), and no such bounds.
+        clip: the largest weight of clipped IPS; `switch`: the threshold of SWITCH. None: `growing_threshold`.
+        folds: of the reward model, two or more; `penalties`: of its ridge regression, of which it takes one.
+        discount: of the rewards along a unit, for the estimators of sequences; None leaves them out.
+        estimated: the propensities are estimated from the log; no weight is known then, and there are no such bounds.
+    """
+
+    behaviour: Float64[np.ndarray, "rows_or_one items"] | None = None
+    clusters: Int64[np.ndarray, "items"] | None = None
+    largest_weight: float | None = None
+    reward_range: Bounds | None = None
+    clip: float | None = None
+    switch: float | None = None
+    folds: int = 5
+    penalties: tuple[float, ...] = PENALTIES
+    discount: float | None = None
+    estimated: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """A log and a target policy.
+
+    Attributes:
+        decisions, target: with one-hot vectors, and expected ones, where they could be made.
+        options: what the caller said.
+        seed: of the folds and the clusters.
+        weights: of the logged actions; `overlap`: theirs.
+        support: the share of the target's choices that the behaviour policy could have made; None where not known.
+        missing: the share among items that the log never shows, where support is not known (`never_shown`).
+        largest_weight: that could have been, where it is known.
+        rewards: the least and the largest reward that could have been, with 0 in between; None where not known.
+        clip, switch: the thresholds that are used.
+    """
+
+    decisions: Decisions
+    target: Target
+    options: Options
+    seed: int
+    weights: Float64[np.ndarray, "rows"]
+    overlap: Overlap
+    support: float | None
+    missing: float
+    largest_weight: float | None
+    rewards: Bounds | None
+    clip: float
+    switch: float
+
+    @classmethod
+    def of(cls, decisions: Decisions, target: Target, options: Options, seed: int) -> "Log":
+        """Check, and complete what can be.
+
+        Raises:
+            DataError: for rows that are no decisions, or that contradict the options.
+        """
+        weights, behaviour = importance_weights(decisions, target), options.behaviour
+        if behaviour is not None:
+            _check_behaviour(decisions, behaviour)
+        support, missing = None, 0.0
+        if target.full is not None and behaviour is not None:
+            support = float(supported(target.full, behaviour).mean())
+        elif target.full is not None:
+            missing = never_shown(target.full, decisions.actions)
+        completed = _completed(decisions, target)
+        grown = growing_threshold(len(weights))
+        return cls(
+            *completed,
+            options=options,
+            seed=seed,
+            weights=weights,
+            overlap=Overlap.of(weights, decisions.units),
+            support=support,
+            missing=missing,
+            largest_weight=_largest_weight(weights, target, options),
+            rewards=_reward_range(decisions, options),
+            clip=grown if options.clip is None else options.clip,
+            switch=grown if options.switch is None else options.switch,
+        )
+
+    @property
+    def units(self) -> int:
+        """How many there are."""
+        return int(self.decisions.units[-1]) + 1
+
+    def span(self, most: float | None) -> Bounds | None:
+        """What a reward times a weight of at most `most` cannot leave; None where that is not known."""
+        if most is None or self.rewards is None or self.options.estimated:
+            return None
+        return self.rewards[0] * most, self.rewards[1] * most
+
+
+def _completed(decisions: Decisions, target: Target) -> tuple[Decisions, Target]:
+    """With one-hot vectors where there are none, and expected ones, where the whole distribution is known.
+
+    Slates of one row each are none.
+    """
+    if not decisions.slated:
+        decisions = replace(decisions, slates=None)
+    if target.full is None:
+        return decisions, target
+    if decisions.vectors is None and decisions.items <= ONE_HOT:
+        decisions = replace(decisions, vectors=np.eye(decisions.items))
+    if target.expected is None and decisions.vectors is not None:
+        target = replace(target, expected=target.full @ decisions.vectors)
+    return decisions, target
+
+
+def _check_behaviour(decisions: Decisions, behaviour: Float64[np.ndarray, "rows_or_one items"]) -> None:
+    """The whole distribution must allow what was logged."""
+    rows = np.arange(len(decisions.actions)) if len(behaviour) > 1 else 0
+    never = ~(behaviour[rows, decisions.actions] > 0)
+    if never.any():
+        row = int(never.argmax())
+        raise DataError(
+            f"decision {row:,} of the log shows item {decisions.actions[row]}, which the given behaviour policy never "
+            "shows; give the distribution of the policy that wrote the log, or none"
+        )
+
+
+def _largest_weight(weights: Float64[np.ndarray, "rows"], target: Target, options: Options) -> float | None:
+    """As it is given, or as the distributions have it."""
+    behaviour, given = options.behaviour, options.largest_weight
+    if given is not None:
+        if weights.max() > given * (1 + ROUNDING):
+            raise DataError(
+                f"a weight of the log is {weights.max():g}, and {given:g} is given as the largest possible; give a "
+                "larger one, or none"
+            )
+        return given
+    if behaviour is None:
+        return None
+    chances = np.ones_like(behaviour) if target.full is None else target.full
+    ratios = np.divide(
+        chances, behaviour, out=np.zeros_like(chances), where=np.broadcast_to(behaviour > 0, chances.shape)
+    )
+    return max(float(ratios.max()), float(weights.max()))
+
+
+def _reward_range(decisions: Decisions, options: Options) -> Bounds | None:
+    """As it is given, or 0 to 1; 0 always belongs to it, for an action with no weight earns it."""
+    rewards, given = decisions.rewards, options.reward_range
+    if given is None:
+        clicks = ((rewards == 0) | (rewards == 1)).all() and rewards.any()  # of zeros alone, the 1 is not known
+        return (0.0, 1.0) if clicks else None
+    (low, high), least, most = given, float(rewards.min()), float(rewards.max())
+    if not (np.isfinite(given).all() and low <= least and most <= high):
+        raise DataError(
+            f"the log's rewards reach from {least:g} to {most:g}, and the given range only from {low:g} to {high:g}; "
+            "give finite numbers that hold them all"
+        )
+    return min(0.0, low), max(0.0, high)

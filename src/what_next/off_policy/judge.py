@@ -1,0 +1,267 @@
+"""What a policy would have earned by a log of decisions; and whether a new one may replace the current one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from what_next.data.decisions.log import DecisionLog
+from what_next.data.stages import SILENT, Stages
+from what_next.errors import DataError, SetupError
+from what_next.off_policy.estimators import Decisions, Options, Target, difference, estimate
+from what_next.off_policy.learned import Learned
+from what_next.off_policy.reading import Reading, binary, options_of, policy_of, read
+from what_next.off_policy.targets import Answer, TargetPolicy, decisions_of, places_of, vectors_of
+
+ROUNDING = 1e-9
+"""Part of an estimate that a difference has to exceed, so that two ways to write the same policy do not differ."""
+SETTINGS = ("level", "resamples", "seed", "discount", "thresholds")
+"""What estimates were made with."""
+FEW = 100
+"""Rows with another reward than the commonest, of which fewer decide nothing, whatever an interval of them says."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """The rows in which all policies could be asked, and what these would do there.
+
+    Attributes:
+        names: of the policies.
+        log: those rows; `left`: how many others the file has.
+        decisions, options: the same, as estimators read them.
+        answers: of the policies, over all rows of the file; `targets`: over those of `log`.
+        behaviour: how propensities are known, as plain values.
+        top: how many positions of each slate the rows are of; None: all.
+    """
+
+    names: Sequence[str]
+    log: DecisionLog
+    left: int
+    decisions: Decisions
+    options: Options
+    answers: Sequence[Answer]
+    targets: Sequence[Target]
+    behaviour: dict[str, Any]
+    top: int | None
+
+    @classmethod
+    def of(cls, reading: Reading, policies: Sequence[str | TargetPolicy], stages: Stages) -> "_Case":
+        whole, behaviour = read(reading)
+        vectors = vectors_of(whole)
+        marginal = reading.marginal or reading.estimated
+        everything = decisions_of(whole, vectors, marginal=marginal)
+        meant = [policy_of(one, whole, reading) if isinstance(one, str) else one for one in policies]
+        if reading.overrides and not any(isinstance(one, Learned) for one in meant):
+            raise SetupError(
+                f"{' '.join(reading.overrides)}: settings are for setups, and none is judged; leave them out"
+            )
+        names = [one.name for one in meant]
+        answers = [one.answer(whole, everything, stages.begin(f"asking {one.name}", len(whole))) for one in meant]
+        asked = np.logical_and.reduce([one.asked for one in answers])
+        if reading.top is not None:
+            if whole.slates is None:
+                raise SetupError(
+                    f"--top {reading.top}: {reading.path} has no slates; leave it out, or name their column"
+                )
+            asked &= places_of(whole) < reading.top
+        if not asked.any():
+            raise DataError(f"{reading.path}: no row in which {' and '.join(names)} could be asked")
+        log = whole.of_rows(asked)
+        return cls(
+            names,
+            log,
+            len(whole) - len(log),
+            decisions_of(log, vectors, marginal=marginal),
+            options_of(log, reading),
+            answers,
+            [one.of_rows(asked) for one in answers],
+            behaviour,
+            reading.top,
+        )
+
+    def about(self) -> dict[str, Any]:
+        """The log, as plain values."""
+        return {**self.log.describe(), "left_out_rows": self.left, "behaviour": self.behaviour}
+
+    @property
+    def usual(self) -> str:
+        """The estimator that decides where nobody names another: self-normalised, and right for the log's chances."""
+        if not self.decisions.slated:
+            return "snips"
+        return "independent_snips" if self.decisions.marginal else "cascade_snips"
+
+    def thin(self) -> str | None:
+        """Why these rewards decide nothing, where there are so few that differ."""
+        values, counts = np.unique(self.log.rewards, return_counts=True)
+        other = len(self.log) - int(counts.max())
+        if other >= FEW:
+            return None
+        return f"{other:,} of {len(self.log):,} rows have a reward other than {values[counts.argmax()]:g}"
+
+    def notes(self) -> list[str]:
+        """What people should know of the log and the policies."""
+        return list(dict.fromkeys([*(note for one in self.answers for note in one.notes), *self._of_log()]))
+
+    def _columns(self) -> list[str]:
+        return self.log.source.frame.collect_schema().names()
+
+    def _of_log(self) -> Iterator[str]:
+        log, thin = self.log, self.thin()
+        yield from log.notes
+        if thin is not None:
+            yield f"{thin}: so few decide nothing"
+        if self.behaviour["kind"] == "estimated":
+            yield (
+                f"propensities are estimated from the log's own frequencies given {self.behaviour['given']} (on "
+                f"held-out rows {self.behaviour['miscalibrated']:.1%} of the chance stands in the wrong bin): the "
+                "estimates are right only if the policy that wrote the log looked at no more"
+            )
+        if self.top is not None:
+            yield f"judged by the first {self.top} positions of each slate, and by nothing below"
+        if self.decisions.slated:
+            yield _of_slates(self.decisions, log.places is not None)
+        elif log.slates is None and (log.moments != np.arange(len(log))).any():
+            yield (
+                "rows of a user at one time are taken as decisions of their own; where they were drawn as a list, name "
+                "the column of the list or of the position (--slate, --position), or the worse policy may look better"
+            )
+        if log.kind == "open bandit":
+            yield "Open Bandit files tell no users: rows are independent decisions, and the position is context"
+        if any(one.about["kind"] == "uniform" for one in self.answers) and "uniform" in self._columns():
+            yield "uniform is each item with the same chance, and not the log's column of that name"
+        if binary(log) and not self.options.estimated and self.options.reward_range == (0.0, 1.0):
+            yield "all rewards are 0 or 1, and Bernstein intervals take it that no other could have been"
+        if log.items.vectors is None:
+            yield "items have no attributes: reward models know them by their ids, and clusters are single items"
+
+
+def estimate_policy(reading: Reading, policy: str, *, force: bool = False, stages: Stages = SILENT) -> dict[str, Any]:
+    """Every estimate of what a policy would have earned, as plain values.
+
+    Args:
+        reading: the log.
+        policy: `uniform`, a column with its chance of the logged item, a setup file, or another log.
+        force: tell refused estimates, too.
+        stages: who is told how far the work is.
+
+    Raises:
+        DataError: the log cannot be used, or not for this policy.
+        ModelError: the model of the setup is missing or damaged.
+        SetupError: there is no such policy.
+    """
+    case = _Case.of(reading, [policy], stages)
+    how = {"options": case.options, "force": force, "stages": stages, **_drawn(reading)}
+    found = estimate(case.decisions, case.targets[0], **how)
+    return {
+        "log": case.about(),
+        "policy": {"name": policy, **case.answers[0].about},
+        "on_policy": found["logged"],
+        "estimates": found["estimates"],
+        "left_out": found["left_out"],
+        "diagnostics": found["diagnostics"],
+        "settings": {name: found[name] for name in SETTINGS} | {"reward_range": case.options.reward_range},
+        "notes": case.notes(),
+    }
+
+
+def gate(
+    reading: Reading,
+    new: str | TargetPolicy,
+    current: str | TargetPolicy,
+    *,
+    estimator: str | None = None,
+    margin: float = 0.0,
+    stages: Stages = SILENT,
+) -> dict[str, Any]:
+    """Whether a new policy may take the place of the current one: only if the log shows that it would earn more.
+
+    Both are judged on the same rows, and the difference on the same resamples of the units. The new one is promoted if
+    the lower bound of the difference is above the margin, neither estimate is refused, enough rewards differ for an
+    interval to be believed, and it was not made from the log itself.
+
+    Args:
+        reading: the log; `new`, `current`: the policies, as of `estimate_policy`, or themselves.
+        estimator: which of the estimates decides. None: `snips`; on slates, whose rows have chances given the items
+            above them, `cascade_snips`, and where these are marginal, `independent_snips`.
+        margin: how much more it must earn, in the log's own unit.
+        stages: who is told how far the work is.
+
+    Raises:
+        DataError, ModelError: as of `estimate_policy`.
+        SetupError: there is no such policy, the estimate cannot be made, or the margin is not finite.
+    """
+    if not np.isfinite(margin):
+        raise SetupError(f"--margin {margin}: is not a finite number; give one, in the unit of the reward")
+    case = _Case.of(reading, [new, current], stages)
+    estimator = estimator or case.usual
+    each = [
+        _one(case, reading, estimator, name, one, stages) for name, one in zip(case.names, case.targets, strict=True)
+    ]
+    how = {"options": case.options, "only": estimator, "stages": stages, **_drawn(reading)}
+    apart = difference(case.decisions, *case.targets, **how)[estimator]
+    refused = _refusal(apart, case.names[0], case.names[1], case.answers[0].about.get("own", False), case.thin())
+    notes = case.notes()
+    if margin < 0:
+        notes.append(f"--margin {margin:g} is below 0: a policy that earns less may be promoted")
+    least = margin + ROUNDING * abs(each[0]["estimates"][estimator]["mean"] or 0.0)
+    promote = refused is None and apart["low"] > least
+    verdict = {"promote": promote, "why": refused or _told(apart, estimator, promote, margin)}
+    return verdict | {
+        "estimator": estimator,
+        "margin": margin,
+        "difference": apart,
+        "new": {"name": case.names[0], **case.answers[0].about, "estimate": each[0]["estimates"][estimator]},
+        "current": {"name": case.names[1], **case.answers[1].about, "estimate": each[1]["estimates"][estimator]},
+        "on_policy": each[0]["logged"],
+        "log": case.about(),
+        "settings": {name: each[0][name] for name in SETTINGS},
+        "notes": notes,
+    }
+
+
+def _drawn(reading: Reading) -> dict[str, Any]:
+    return {"level": reading.level, "seed": reading.seed}
+
+
+def _of_slates(decisions: Decisions, placed: bool) -> str:
+    """What the chances on slates are taken for."""
+    order = (
+        "" if placed else "; without a column of positions, the rows of a slate count from above as the file has them"
+    )
+    if decisions.marginal:
+        return f"chances on slates are taken as marginal: of an item at its position, whatever stands above it{order}"
+    return (
+        "chances on slates are taken as those of an item given the items above it (else say --marginal); by the "
+        f"cascade, what an item brings hangs on no item below it{order}"
+    )
+
+
+def _told(apart: dict[str, Any], estimator: str, promote: bool, margin: float) -> str:
+    return (
+        f"the lower bound of the difference by {estimator} is {apart['low']:.4g} (mean {apart['mean']:.4g}), "
+        f"{'above' if promote else 'not above'} {margin:g}"
+    )
+
+
+def _one(case: _Case, reading: Reading, estimator: str, name: str, target: Target, stages: Stages) -> dict[str, Any]:
+    """One estimate of a policy; a `SetupError` where it cannot be made, with what it lacks and which can be."""
+    how = {"options": case.options, "stages": stages, **_drawn(reading)}
+    found = estimate(case.decisions, target, only=estimator, **how)
+    if estimator in found["estimates"]:
+        return found
+    found = estimate(case.decisions, target, **how)
+    lacking = found["left_out"].get(estimator, "there is no such estimate of this log")
+    raise SetupError(f"--estimator {estimator!r}, of {name}: {lacking}; there are {', '.join(found['estimates'])}")
+
+
+def _refusal(apart: dict[str, Any], new: str, current: str, own: bool, thin: str | None) -> str | None:
+    """Why nothing can be promoted on this evidence; None where it can be looked at."""
+    if own:
+        return f"the evidence is refused: {new} was made from this log; judge it on later rows"
+    if apart["refused"] is not None:
+        told = apart["refused"].replace("the other policy:", f"{current}:").replace("the policy:", f"{new}:")
+        return f"the evidence is refused: {told}"
+    if thin is not None:
+        return f"the evidence is refused: {thin}, and at least {FEW} are needed"
+    return None if apart["low"] is not None else "the evidence is refused: the difference has no interval on this log"

@@ -1,0 +1,256 @@
+"""A trained model as the policy that a log judges: its chance of each logged item, given the user's earlier rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
+
+from what_next.agent import Agent
+from what_next.data import Dataset
+from what_next.data.decisions.log import DecisionLog
+from what_next.data.decisions.reader import read_log
+from what_next.data.decisions.service_log import is_service_log
+from what_next.data.importing.columns import numeric
+from what_next.data.space import Space
+from what_next.data.stages import Done, untold
+from what_next.errors import DataError, SetupError
+from what_next.inference.recommender import nobody
+from what_next.off_policy.estimators import Decisions, Target
+from what_next.off_policy.served import Asked
+from what_next.off_policy.targets import FULL, Answer, TargetPolicy, expected_vectors, outside_told, placed
+from what_next.policy import LearnedPolicy
+from what_next.settings.setup import Setup, Split
+from what_next.state import State
+from what_next.training.artefacts import read_manifest, read_models
+
+EVENTS, PAIRS = 2**16, 2**21
+"""Events of histories read at a time, padding included; chances of items at work at a time: 16 MB."""
+
+
+class Learned(TargetPolicy):
+    """The trained agent of a setup.
+
+    By the exported log of a service it is judged as that would serve it: by what each decision knew, and with the
+    setup's `server.temperature` and `server.epsilon`. By any other log it draws from its own distribution, after the
+    user's earlier rows; without items of these, unless `seen`.
+    """
+
+    def __init__(self, name: str, setup: Setup, *, seen: bool = False) -> None:
+        """`name`: that messages and results call it by, such as the setup's file."""
+        self.name, self.seen = name, seen
+        # Nobody of the log is set aside: it is not trained on.
+        self.setup = setup.model_copy(update={"split": Split(test=0, validation=0)})
+
+    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
+        """See `TargetPolicy.answer`. It can be asked where something is known that the user did before.
+
+        Of a service's decisions, those count alone that the agent's training data do not hold.
+
+        Raises:
+            DataError: the log has no users, or nothing is known of them; or the agent was trained on all of it.
+            ModelError: the model is missing or damaged.
+            SetupError: the log tells by itself whether items may be shown again, or it has marginal chances of slates.
+        """
+        if log.user_ids is None:
+            raise DataError(
+                f"{log.source.path}: has no users, so {self.name} has no histories to decide by; name their column "
+                "with --user, or judge uniform, a column, or another log"
+            )
+        if decisions.marginal and decisions.slated:
+            raise SetupError(
+                f"{self.name}: a model's chances are of items given those above them in a slate, and the propensities "
+                f"of {log.source.path} are marginal (--marginal, or estimated); judge by a log with chances like those"
+            )
+        events, learned = self._events(log), self._learned_from(log)
+        asked = self._asked(log, events, learned)
+        target, outside = self._target(log, decisions, events, asked, done)
+        about = {
+            "kind": "setup",
+            "setup": self.name,
+            "algorithm": self.setup.algorithm.name,
+            "run": read_manifest(self.setup.model_agent_path, "agent").run,
+            "seen": self.seen,
+            "unknown_items": int((events.places[log.actions] < 0).sum()),
+            "without_history": int((events.before == 0).sum()),
+            "learned": int(learned.sum()),
+            "outside": outside,
+            "own": log.kind != "service" and self._trained_on(log),
+        }
+        return Answer(target, asked, about, tuple(self._notes(log, about)))
+
+    def _events(self, log: DecisionLog) -> "_Events | Asked":
+        agent = Agent(self.setup, read_models(self.setup.model_agent_path).space).ready_agent()
+        space = replace(agent.space, tolerance=self.setup.tolerance or agent.space.tolerance)
+        if log.kind != "service":
+            return _Events.of(log, agent, space, self.seen)
+        if self.seen:
+            raise SetupError(f"--seen: {log.source.path} tells of each decision whether items could be shown again")
+        policy = LearnedPolicy(agent, State(nobody(space.catalogue), agent.setup, space))
+        return Asked.of(log, policy, self.setup.server)
+
+    def _asked(
+        self, log: DecisionLog, events: "_Events | Asked", learned: Bool[np.ndarray, "rows"]
+    ) -> Bool[np.ndarray, "rows"]:
+        """The rows in which it can be asked, and of which it has not learned; a `DataError` where there are none."""
+        asked = events.before > 0
+        if not asked.any():
+            before = "a known event" if log.kind == "service" else "an earlier one of the same user"
+            raise DataError(
+                f"{log.source.path}: no row has {before} with an item that {self.name} knows "
+                f"({len(events.policy.agent.space.catalogue):,} items); give a log of the same catalogue"
+            )
+        if learned[asked].all():
+            raise DataError(
+                f"{log.source.path}: {self.name} was trained on what all these decisions brought; judge on later ones"
+            )
+        return np.asarray(asked & ~learned)
+
+    def _target(
+        self,
+        log: DecisionLog,
+        decisions: Decisions,
+        events: "_Events | Asked",
+        asked: Bool[np.ndarray, "rows"],
+        done: Done,
+    ) -> tuple[Target, float]:
+        """Chances in chunks of rows; and the share of them that lies outside the log's catalogue."""
+        assert decisions.vectors is not None
+        rows, items, outside = len(log), len(log.items), 0.0
+        chances, expected = np.zeros(rows), np.zeros((rows, decisions.vectors.shape[1]))
+        full = np.zeros((rows, items)) if rows * items <= FULL else None
+        known = events.places >= 0
+        done(rows - int(asked.sum()))
+        for part, found in events.chances(np.flatnonzero(asked)):
+            mine = np.where(known, found[:, np.where(known, events.places, 0)], 0.0)
+            chances[part] = mine[np.arange(len(part)), log.actions[part]]
+            expected[part] = expected_vectors(mine, decisions)
+            outside += float((1 - mine.sum(axis=1)).sum())
+            if full is not None:
+                full[part] = mine
+            done(len(part))
+        return Target(chances, expected, full), max(0.0, outside / int(asked.sum()))
+
+    def _learned_from(self, log: DecisionLog) -> Bool[np.ndarray, "rows"]:
+        """The rows of a service's answers that its training data hold: it has seen what followed them."""
+        found = np.zeros(len(log), np.bool_)
+        if log.kind == "service":
+            slates = log.source.frame.select("slate").collect().to_series().gather(log.order)
+            manifest = read_manifest(self.setup.model_agent_path, "agent")
+            for data in {self.setup.data, manifest.made_by(type(self.setup.algorithm)).data}:
+                if is_service_log(data):
+                    told = pl.scan_parquet(data).select(pl.col("slate").unique()).collect().to_series()
+                    found |= slates.is_in(told.implode()).to_numpy()
+        return found
+
+    def _trained_on(self, log: DecisionLog) -> bool:
+        """Whether its data are the log: the same file, or the same rows."""
+        data = self.setup.data
+        if data.resolve() == log.source.path.resolve():
+            return True
+        try:
+            return data.is_file() and read_log(data, told=False).content == log.content
+        except DataError:  # data without rewards are no log
+            return False
+
+    def _notes(self, log: DecisionLog, about: dict[str, Any]) -> Iterator[str]:
+        if about["without_history"] and log.kind == "service":
+            yield (
+                f"{about['without_history']:,} rows left out: nothing was known of their user, so popular items would "
+                f"be the answer, and not {self.name}"
+            )
+        elif about["without_history"]:
+            yield (
+                f"{about['without_history']:,} rows without an earlier row of their user are history alone: no "
+                f"decision of {self.name}"
+            )
+        if about["learned"]:
+            yield f"{about['learned']:,} rows left out: {self.name} was trained on what they brought"
+        if about["unknown_items"]:
+            yield f"{about['unknown_items']:,} rows show items that {self.name} does not know: it would never show them"
+        if about["outside"] > 1e-9:
+            yield outside_told(about["outside"])
+        if about["own"]:
+            yield (
+                f"{self.name} was trained on this log: it has seen these rewards, and the estimate is too good; judge "
+                "on later rows"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Events:
+    """The log as the histories that an agent reads: rows with items that it knows.
+
+    Attributes:
+        policy: of the agent, with the log's state in the agent's own catalogue.
+        seen: whether items of the history may be chosen.
+        users: of each row of the log; `before`: how many events of its user come before it.
+        above: the agent's items that stand above each row in its slate; -1 is padding, and what it does not know.
+        places: of each item of the log in the agent's catalogue; -1 where it does not know it.
+    """
+
+    policy: LearnedPolicy
+    seen: bool
+    users: Int64[np.ndarray, "rows"]
+    before: Int64[np.ndarray, "rows"]
+    above: Int32[np.ndarray, "rows width"]
+    places: Int64[np.ndarray, "items"]
+
+    @classmethod
+    def of(cls, log: DecisionLog, agent: Agent, space: Space, seen: bool) -> "_Events":
+        """The events, with rewards, times and what else the agent reads of them."""
+        assert log.user_ids is not None
+        places = placed(agent.space.catalogue.ids, log.items.ids)
+        known = places[log.actions] >= 0
+        owners = log.units[known]
+        names = [name for name in agent.space.event_names if name in log.source.frame.collect_schema().names()]
+        names = [name for name in names if name != "reward"]
+        dataset = Dataset(
+            name=str(log.source.path),
+            user_ids=log.user_ids,
+            items=places[log.actions[known]].astype(np.int32),
+            offsets=np.searchsorted(owners, np.arange(log.count + 1)).astype(np.int64),
+            timestamps=None if log.times is None else log.times[known],
+            rewards=log.rewards[known].astype(np.float32),
+            context=_context(log, names)[known],
+            context_names=tuple(names),
+            catalogue=agent.space.catalogue,
+        )
+        policy = LearnedPolicy(agent, State(dataset, agent.setup, space))
+        running, rows = np.cumsum(known) - known, np.arange(len(log))
+        # What is decided at once is no history of itself; the rows of a slate stand above the later ones.
+        now = log.moments
+        before = running[now] - running[np.searchsorted(log.units, log.units)]
+        steps = np.arange(0 if log.slates is None else int((rows - now).max()))
+        above = np.where(
+            steps < (rows - now)[:, None], places[log.actions[np.minimum(now[:, None] + steps, rows[-1])]], -1
+        )
+        return cls(policy, seen, log.units, before, above.astype(np.int32), places)
+
+    def chances(
+        self, rows: Int64[np.ndarray, "asked"]
+    ) -> Iterator[tuple[Int64[np.ndarray, "part"], Float64[np.ndarray, "part items"]]]:
+        """The chance of every item of the agent's catalogue, some rows at a time, those of a length together."""
+        # Chances are looked up for each item of the log, too, whose catalogue may be the larger one.
+        policy, widest = self.policy, max(len(self.policy.agent.space.catalogue), len(self.places))
+        order, start = rows[np.argsort(-self.before[rows], kind="stable")], 0
+        while start < len(order):
+            step = max(1, min(EVENTS // int(self.before[order[start]]), PAIRS // widest))
+            part = order[start : start + step]
+            lengths = self.before[part]
+            history = policy.state.histories(self.users[part].astype(np.int32), np.zeros_like(lengths), lengths)
+            heard = history.items[:, :0] if self.seen else history.items
+            yield part, policy.chances(history, exclude=np.concatenate([heard, self.above[part]], axis=1))
+            start += step
+
+
+def _context(log: DecisionLog, names: list[str]) -> Float32[np.ndarray, "rows names"]:
+    """Columns of the log that the agent reads of each event; 0 where there is no number."""
+    numbers = numeric(log.source.frame, names)
+    columns = [log.source.frame.select(numbers[name]).collect().to_series().fill_null(0) for name in names]
+    found = np.zeros((len(log), len(names)), np.float32)
+    for place, column in enumerate(columns):
+        found[:, place] = column.to_numpy()[log.order]
+    return found

@@ -1,0 +1,134 @@
+"""How a log of decisions is read that judges policies, and which policy is meant by a word."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from what_next.data.decisions.log import DecisionLog, Roles
+from what_next.data.decisions.reader import read_log
+from what_next.errors import SetupError, some
+from what_next.off_policy.behaviour import estimate_behaviour
+from what_next.off_policy.estimators import Options
+from what_next.off_policy.estimators.marginalised import clusters_of
+from what_next.off_policy.learned import Learned
+from what_next.off_policy.targets import COLUMNS, Frequencies, TargetPolicy, Told, Uniform
+from what_next.training.artefacts import read_trained
+
+LOGS = {".csv", ".tsv", ".parquet", ".pq", ".gz", ".dat", ".inter", ".pk", ".pkl", ".pickle"}
+"""Endings of files that are logs; any other file is a setup."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which log decides, and how it is read.
+
+    Attributes:
+        path: of the log; `roles`, `items`: see `read_log`.
+        estimated: take the behaviour policy's chances from the log's own frequencies, and not from a column.
+        marginal: of slates, the propensities, and a policy's column, are chances of an item at its position, whatever
+            stands above it; else those of an item given the items above it.
+        top: judge by so many positions of each slate, from above; None: by all.
+        seen: a trained model may choose items of the user's history, too.
+        clusters: how many clusters of items marginalised weights are of; None: see `Options`.
+        reward_range: the least and the largest reward that could have been; None: not known.
+        discount: of rewards along a user's rows; None leaves estimators of sequences out.
+        level: of the intervals, in percent.
+        seed: of whatever is drawn: resamples, folds, halves.
+        overrides: `key=value`, settings that go before those of all setups that are judged.
+    """
+
+    path: Path
+    roles: Roles = field(default_factory=Roles)
+    items: Path | None = None
+    estimated: bool = False
+    marginal: bool = False
+    top: int | None = None
+    seen: bool = False
+    clusters: int | None = None
+    reward_range: tuple[float, float] | None = None
+    discount: float | None = None
+    level: float = 95.0
+    seed: int = 0
+    overrides: Sequence[str] = ()
+
+
+def policy_of(name: str, log: DecisionLog, reading: Reading) -> TargetPolicy:
+    """The policy that is meant: `uniform`, then a column of the log, then a file.
+
+    Raises:
+        SetupError: it is none of them, the column plays another role, or the setup cannot be read.
+    """
+    if name == "uniform":
+        return Uniform()
+    columns = log.source.frame.collect_schema().names()
+    if name in columns:
+        role = next((role for role, column in log.columns.items() if column == name and role != "propensity"), None)
+        if role is not None:
+            raise SetupError(
+                f"--policy {name!r}: is the {role} of {reading.path}, and not a policy's chance of the logged item; "
+                "name the column with that"
+            )
+        return Told(name)
+    path = Path(name)
+    if not path.is_file():
+        raise SetupError(
+            f"--policy {name!r}: is not uniform, not a column of {reading.path} ({some(map(repr, columns))}), "
+            f"and not a file; give a setup, or another log"
+        )
+    if path.suffix.lower() in LOGS:
+        return Frequencies(path, reading.roles)
+    if path.suffix.lower() == ".safetensors":
+        raise SetupError(f"{path}: is a model's file; name its setup, which says how it is served, too")
+    return Learned(name, read_trained(path, [*reading.overrides, "train=no"]), seen=reading.seen)
+
+
+def read(reading: Reading) -> tuple[DecisionLog, dict[str, Any]]:
+    """The log with propensities, and how they are known.
+
+    Raises:
+        DataError: as of `read_log`.
+        SetupError: propensities are to be estimated, and a column of them is named.
+    """
+    if reading.estimated and reading.roles.propensity is not None:
+        raise SetupError(
+            f"--propensity {reading.roles.propensity}: is not read with --behaviour estimated; leave one of them out"
+        )
+    log = read_log(reading.path, reading.roles, reading.items, told=not reading.estimated)
+    if reading.marginal and log.kind == "service":
+        raise SetupError(f"--marginal: the chances in {reading.path} are of items given those above them; leave it out")
+    if not reading.estimated:
+        return log, {"kind": "logged", "column": log.columns["propensity"]}
+    found = estimate_behaviour(log, reading.seed)
+    return replace(log, propensities=found.propensities), found.about
+
+
+def options_of(log: DecisionLog, reading: Reading) -> Options:
+    """What the log tells beyond its rows: a behaviour policy that is uniform is known whole."""
+    items, clusters = len(log.items), None
+    if reading.clusters is not None:
+        if log.items.vectors is None:
+            raise SetupError(
+                f"--clusters {reading.clusters}: the items of {reading.path} have no attributes to make clusters of; "
+                "give their table with --items"
+            )
+        clusters = clusters_of(log.items.vectors, min(reading.clusters, items), reading.seed)
+    elif log.items.vectors is None and items > COLUMNS:
+        clusters = np.arange(items)  # the columns of the rare items are shared, and make no clusters
+    assert log.propensities is not None
+    same = not reading.estimated and bool(np.allclose(log.propensities, 1 / items, rtol=1e-6, atol=0))
+    behaviour = np.full((1, items), 1 / items) if same else None
+    return Options(
+        behaviour,
+        clusters,
+        reward_range=reading.reward_range or ((0.0, 1.0) if binary(log) else None),
+        discount=reading.discount,
+        estimated=reading.estimated,
+    )
+
+
+def binary(log: DecisionLog) -> bool:
+    """Whether all rewards are 0 or 1, as of clicks: then no other could have been, as far as anybody can tell."""
+    return bool(np.isin(log.rewards, (0.0, 1.0)).all())

@@ -1,0 +1,247 @@
+"""The decisions of a service's log, as the service would have put them to an agent.
+
+Each is asked with what was known at that moment: the user's events that had arrived by then, or the history that the
+request brought. What is then shown is drawn as the agent's setup has the service draw it.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
+
+from what_next.data import Catalogue, Dataset
+from what_next.data.decisions.log import DecisionLog
+from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, numbers_in
+from what_next.data.importing.ids import positions
+from what_next.data.importing.importer import beside, footer_of
+from what_next.data.space import Space
+from what_next.data.training_part import numbers_of_events
+from what_next.errors import CatalogueError, DataError
+from what_next.inference.growth import NewItem, check, grown
+from what_next.inference.recommender import Recommender
+from what_next.off_policy.drawing import Drawing
+from what_next.off_policy.targets import placed
+from what_next.policy import LearnedPolicy
+from what_next.settings.server import HISTORY, Server
+from what_next.sources.played import history_of
+from what_next.types import History
+
+EVENTS, PAIRS = 2**16, 2**21
+"""Events of histories read at a time, padding included; chances of items at work at a time: 16 MB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What could be known: the users' events, by user, time and number; then the histories that requests brought.
+
+    Attributes:
+        items: in the agent's catalogue; `numbers`, `times`: of the events, as the agent reads them.
+        arrived: number of each event in the order of arrival; 0 in the history of a request.
+        starts, ends: of each decision, the part that it could know; `known`: the last arrival that it did know.
+    """
+
+    items: Int32[np.ndarray, "events"]
+    numbers: Float32[np.ndarray, "events numbers"]
+    times: Int64[np.ndarray, "events"]
+    arrived: Int64[np.ndarray, "events"]
+    starts: Int64[np.ndarray, "decisions"]
+    ends: Int64[np.ndarray, "decisions"]
+    known: Int64[np.ndarray, "decisions"]
+
+    @classmethod
+    def of(cls, log: DecisionLog, space: Space, users: Int64[np.ndarray, "decisions"], told: pl.DataFrame) -> "Heard":
+        """From a service's log; `users` of its decisions, and their columns `known` and `history`."""
+        data, arrived = _events(log, space)
+        assert data.timestamps is not None
+        starts, ends, known = data.offsets[users], data.offsets[users + 1], told["known"].to_numpy().copy()
+        given, end = [data.items], data.events
+        for decision, history in enumerate(told["history"]):
+            if history is not None:
+                found = space.catalogue.index(_given(history))
+                given.append(found[found >= 0])
+                starts[decision], known[decision], end = end, 0, end + len(given[-1])
+                ends[decision] = end
+        more = end - data.events
+        numbers = np.broadcast_to(space.event_center, (more, len(space.event_center)))  # nothing is told of them
+        return cls(
+            items=np.concatenate(given),
+            numbers=np.concatenate([numbers_of_events(data, space), numbers]),
+            times=np.pad(data.timestamps, (0, more)),
+            arrived=np.pad(arrived, (0, more)),
+            starts=starts,
+            ends=ends,
+            known=known,
+        )
+
+    def places(self, decision: int) -> Int64[np.ndarray, "known"]:
+        """The events that a decision knew, oldest first."""
+        start = self.starts[decision]
+        return np.asarray(start + np.flatnonzero(self.arrived[start : self.ends[decision]] <= self.known[decision]))
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The decisions of a log, each a slate, put to an agent.
+
+    Attributes:
+        policy: of the agent; `server`: how it is served.
+        places: of each item of the log in the agent's catalogue; -1 where it does not know it.
+        heard: what could be known; `lengths`: of each decision, how many events it knew.
+        seen: of each decision, whether items of its history could be shown again.
+        withdrawn: the items that could not be shown to anybody at some time, -1 pads; `state`: of each decision, when.
+        context: of each decision, what its request told of the agent's numbers of events; NaN where it told nothing.
+        slates: of each row of the log its decision, ascending; `actions`: the agent's item, -1 where it lacks it.
+    """
+
+    policy: LearnedPolicy
+    server: Server
+    places: Int64[np.ndarray, "items"]
+    heard: Heard
+    lengths: Int64[np.ndarray, "decisions"]
+    seen: Bool[np.ndarray, "decisions"]
+    withdrawn: Int32[np.ndarray, "states width"]
+    state: Int64[np.ndarray, "decisions"]
+    context: Float32[np.ndarray, "decisions numbers"]
+    slates: Int64[np.ndarray, "rows"]
+    actions: Int64[np.ndarray, "rows"]
+
+    @classmethod
+    def of(cls, log: DecisionLog, policy: LearnedPolicy, server: Server) -> "Asked":
+        """The decisions of the exported log of a service; the policy gets the items that were added to that."""
+        assert log.slates is not None
+        policy = _with_added(policy, log.source.path)
+        space = policy.agent.space
+        first = np.searchsorted(log.slates, np.arange(int(log.slates[-1]) + 1))
+        told = log.source.frame.select("known", "history", "seen", "withdrawn", "context").collect()[log.order[first]]
+        heard = Heard.of(log, space, log.units[first], told)
+        context = np.full((len(told), len(space.event_names)), np.nan, np.float32)
+        for place, column in enumerate(numbers_in(told["context"], space.event_names)):
+            context[:, place] = column.fill_null(np.nan).to_numpy()
+        places = placed(space.catalogue.ids, log.items.ids)
+        numbers, state = np.unique(told["withdrawn"].to_numpy(), return_inverse=True)
+        return cls(
+            policy=policy,
+            server=server,
+            places=places,
+            heard=heard,
+            lengths=np.array([len(heard.places(decision)) for decision in range(len(told))], np.int64),
+            seen=told["seen"].to_numpy(),
+            withdrawn=_withdrawn(log.source.path, space.catalogue, numbers.tolist()),
+            state=state,
+            context=context,
+            slates=log.slates,
+            actions=places[log.actions],
+        )
+
+    @property
+    def before(self) -> Int64[np.ndarray, "rows"]:
+        """How many events of items that the agent knows each row's decision knew."""
+        return np.asarray(self.lengths[self.slates])
+
+    def chances(
+        self, rows: Int64[np.ndarray, "asked"]
+    ) -> Iterator[tuple[Int64[np.ndarray, "part"], Float64[np.ndarray, "part items"]]]:
+        """The chance of every item of the agent's catalogue to be shown in each row, given those above it.
+
+        Args:
+            rows: all those of some decisions, which knew an event; the answer comes some rows at a time.
+        """
+        decisions, widest = np.unique(self.slates[rows]), max(len(self.policy.agent.space.catalogue), len(self.places))
+        order, start = decisions[np.argsort(-self.lengths[decisions], kind="stable")], 0
+        while start < len(order):
+            part = order[start : start + max(1, min(EVENTS // int(self.lengths[order[start]]), PAIRS // widest))]
+            start += len(part)
+            history = self._history(part)
+            heard = np.where(self.seen[part][:, None], -1, history.items)
+            excluded = np.hstack([heard, self.withdrawn[self.state[part]]])
+            drawing = Drawing(self.policy, self.server, history, excluded)
+            first, end = np.searchsorted(self.slates, part), np.searchsorted(self.slates, part, "right")
+            for slot in range(int((end - first).max())):
+                here = np.flatnonzero(first + slot < end)
+                yield first[here] + slot, drawing.chances(here)
+                drawing.take(here, self.actions[first[here] + slot])
+
+    def _history(self, decisions: Int64[np.ndarray, "some"]) -> History:
+        """What some decisions knew; the numbers of the last event give way to what their requests told."""
+        lengths, heard = self.lengths[decisions], self.heard
+        places = np.full((len(decisions), int(lengths.max())), -1)
+        for row, decision in enumerate(decisions.tolist()):
+            places[row, : lengths[row]] = heard.places(decision)
+        real = places >= 0
+        numbers = np.where(real[..., None], heard.numbers[places], 0).astype(np.float32)
+        last, told = (np.arange(len(decisions)), lengths - 1), self.context[decisions]
+        numbers[last] = np.where(np.isnan(told), numbers[last], told)
+        items = np.where(real, heard.items[places], -1).astype(np.int32)
+        history = history_of(self.policy.agent.space, items, lengths, numbers)
+        return replace(history, times=np.where(real, heard.times[places], 0))
+
+
+def _given(history: str) -> list[str]:
+    """The item ids that a request brought, as many as a request may: one of 20,000 took a second of each decision."""
+    found: list[str] = json.loads(history)
+    if len(found) > HISTORY:
+        raise DataError(f"a decision's history holds {len(found):,} items, and the service takes {HISTORY:,} at most")
+    return found
+
+
+def _events(log: DecisionLog, space: Space) -> tuple[Dataset, Int64[np.ndarray, "events"]]:
+    """The events of the log's users on items that the agent knows, and their numbers in the order of arrival."""
+    assert log.user_ids is not None
+    columns = ("item_id", "timestamp", "reward", "number", "context")
+    found = pl.scan_parquet(log.source.path).filter(EVENT).select("user_id", *columns).collect()
+    user = positions(found["user_id"].cast(pl.String), log.user_ids.cast(pl.String))
+    item = space.catalogue.index(found["item_id"].to_list())
+    found = found.with_columns(pl.Series("user", user), pl.Series("item", item))
+    found = found.filter((pl.col("user") >= 0) & (pl.col("item") >= 0)).sort("user", "timestamp", "number")
+    usual = dict(zip(space.event_names, space.event_center.tolist(), strict=True))
+    told = numbers_in(found["context"], [name for name in usual if name != "reward"])
+    told = told.select(pl.col(name).fill_null(usual[name]) for name in told.columns)
+    data = Dataset(
+        name=str(log.source.path),
+        user_ids=log.user_ids,
+        items=found["item"].to_numpy(),
+        offsets=np.searchsorted(found["user"].to_numpy(), np.arange(log.count + 1)).astype(np.int64),
+        timestamps=found["timestamp"].dt.epoch("us").to_numpy(),
+        rewards=found["reward"].fill_null(usual.get("reward", 0.0)).to_numpy(),
+        context=told.to_numpy().astype(np.float32).reshape(len(found), len(told.columns)),
+        context_names=tuple(told.columns),
+        catalogue=space.catalogue,
+    )
+    return data, found["number"].to_numpy()
+
+
+def _withdrawn(log: Path, catalogue: Catalogue, numbers: list[int]) -> Int32[np.ndarray, "states width"]:
+    """The items that were withdrawn after each of some changes, -1 pads; of those that the catalogue holds."""
+    changes = json.loads(footer_of(log).get(WITHDRAWALS, "[]"))
+    places = catalogue.index([item for _, item, _ in changes]).tolist()
+    sets = []
+    for last in numbers:
+        latest = {place: gone for place, (number, _, gone) in zip(places, changes, strict=True) if number <= last}
+        sets.append([place for place, gone in latest.items() if gone and place >= 0])
+    found = np.full((len(sets), max(map(len, sets), default=0)), -1, np.int32)
+    for row, some in enumerate(sets):
+        found[row, : len(some)] = some
+    return found
+
+
+def _with_added(policy: LearnedPolicy, log: Path) -> LearnedPolicy:
+    """The policy with the items that were added while the service ran, as the service would add them."""
+    count = int(footer_of(log).get(ADDED, "0"))
+    table = Catalogue.from_table(pl.read_parquet(beside(log, "items")).tail(count))
+    new = [
+        NewItem(str(name), title, dict(zip(table.names, values, strict=True)))
+        for name, title, values in zip(table.ids, table.titles, table.attributes.tolist(), strict=True)
+    ]
+    return grown(Recommender(policy), [one for one in new if _fits(policy, one)]).policy
+
+
+def _fits(policy: LearnedPolicy, item: NewItem) -> bool:
+    try:
+        check(policy.agent.space.catalogue, [item])
+    except CatalogueError:
+        return False
+    return True

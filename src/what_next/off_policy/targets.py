@@ -1,0 +1,265 @@
+"""The policies that a log can judge: chance, a column of the log, the frequencies of another log, a trained model."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float64, Int64
+
+from what_next.data.decisions.log import DecisionLog, Roles
+from what_next.data.decisions.reader import chances_told, read_log
+from what_next.data.stages import Done, untold
+from what_next.off_policy.estimators import Decisions, Target
+
+FULL = 2**24
+"""Most chances (rows times items) that are kept: 128 MB. Beyond, those of the logged items and expected vectors are."""
+ROUNDING = 1e-9
+"""Chance that is nothing but the rounding of a sum."""
+COLUMNS = 128
+"""Most columns of one-hot vectors: the commonest items have one each, all others share the last."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a policy would do in each row of a log.
+
+    Attributes:
+        target: over all rows of the log.
+        asked: the rows in which it could be asked; the others are no decisions of its, and count for nothing.
+        about: the policy, as plain values; `own` there: whether it was made from the very log that judges it.
+        notes: what people should know.
+    """
+
+    target: Target
+    asked: Bool[np.ndarray, "rows"]
+    about: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def of_rows(self, kept: Bool[np.ndarray, "rows"]) -> Target:
+        """The target of some rows."""
+        if kept.all():
+            return self.target
+        expected, full = self.target.expected, self.target.full
+        return Target(
+            self.target.chances[kept],
+            None if expected is None else expected[kept],
+            None if full is None else full[kept],
+        )
+
+
+class TargetPolicy(ABC):
+    """Whoever may have decided instead of the policy that wrote the log.
+
+    Attributes:
+        name: what people call it.
+    """
+
+    name: str
+
+    @abstractmethod
+    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
+        """What it would do in each row; `decisions` are the same rows, with vectors of the items.
+
+        `done` is told of rows as they are answered, where that takes its time.
+        """
+
+
+class Uniform(TargetPolicy):
+    """Each item of the catalogue with the same chance; on slates, each that does not stand above (see `_drawn`)."""
+
+    name = "uniform"
+
+    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
+        """See `TargetPolicy.answer`."""
+        items, same = len(log.items), np.zeros(len(log), np.int64)
+        return _drawn(np.full((1, items), 1 / items), same, decisions, {"kind": "uniform", "items": items})
+
+
+class Told(TargetPolicy):
+    """A policy whose chance of each logged item stands in a column of the log."""
+
+    def __init__(self, column: str) -> None:
+        self.name = self.column = column
+
+    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
+        """See `TargetPolicy.answer`. Of the other items nothing is known, so no reward model can speak for it."""
+        target, everywhere = Target(chances_told(log, self.column)), np.ones(len(log), np.bool_)
+        note = f"column {self.column!r} tells the chance of the logged item alone, so there is no estimate by a model"
+        return Answer(target, everywhere, {"kind": "column", "column": self.column}, (note,))
+
+
+class Frequencies(TargetPolicy):
+    """The item frequencies of another log, at each position: the average of the policy that wrote it.
+
+    On slates, of the items that do not stand above (see `_drawn`).
+    """
+
+    def __init__(self, path: Path, roles: Roles) -> None:
+        """`roles`: as of the log that judges it; its own context and propensities are not asked for."""
+        self.name, self.path, self.roles = str(path), path, replace(roles, context=(), propensity=None)
+
+    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
+        """See `TargetPolicy.answer`."""
+        other = read_log(self.path, self.roles, told=False)
+        places = placed(log.items.ids, other.items.ids)[other.actions]
+        shares, slots = _shares(other, places, len(log.items)), np.zeros(len(log), np.int64)
+        if len(shares) > 1 and log.places is not None:
+            slots = np.where(log.places < len(shares) - 1, log.places + 1, 0)
+        outside = float((places < 0).mean())
+        about = {
+            "kind": "frequencies",
+            "log": str(self.path),
+            "rows": len(other),
+            "by": "position" if slots.any() else "item",
+            "outside": outside,
+            "hash": other.hash,
+            "own": self.path.resolve() == log.source.path.resolve() or other.content == log.content,
+        }
+        notes = [
+            f"the frequencies of {len(other):,} rows are an average of the policy that wrote {self.path}: where it "
+            "varied in time, as Thompson sampling does, or with the user, the estimate is of its average, not of itself"
+        ]
+        if outside:
+            notes.append(outside_told(outside))
+        if about["own"]:
+            notes.append("the policy was made from the log that judges it, and may have followed its rewards: too good")
+        found = _drawn(shares, slots, decisions, about)
+        return replace(found, notes=tuple(notes))
+
+
+def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"], *, marginal: bool = False) -> Decisions:
+    """The log, which tells propensities, as estimators read it; and with vectors of the items (`vectors_of`).
+
+    `marginal`: what its propensities are on slates, as of `Decisions`.
+    """
+    slates = log.slates is not None
+    assert log.propensities is not None
+    return Decisions(
+        units=log.units,
+        actions=log.actions,
+        rewards=log.rewards,
+        propensities=log.propensities,
+        items=len(log.items),
+        positions=places_of(log) if slates else None,
+        slates=log.slates,
+        contexts=log.contexts if log.contexts.shape[1] else None,
+        vectors=vectors,
+        marginal=marginal,
+    )
+
+
+def vectors_of(log: DecisionLog) -> Float64[np.ndarray, "items columns"]:
+    """Of the items: their attributes; without any, one-hot.
+
+    Where there are many items, the commonest have a column each, and all others share the last.
+    """
+    if log.items.vectors is not None:
+        return log.items.vectors
+    items = len(log.items)
+    if items <= COLUMNS:
+        return np.eye(items)
+    common = np.argsort(-np.bincount(log.actions, minlength=items), kind="stable")[: COLUMNS - 1]
+    columns = np.full(items, COLUMNS - 1)
+    columns[common] = np.arange(COLUMNS - 1)
+    return np.asarray(np.eye(COLUMNS)[columns])
+
+
+def placed(ids: pl.Series, others: Sequence[Any] | pl.Series) -> Int64[np.ndarray, "others"]:
+    """Where each of some other ids stands among `ids`, compared as text; -1 where it does not."""
+    known = {str(one): place for place, one in enumerate(ids)}
+    return np.array([known.get(str(one), -1) for one in others], np.int64)
+
+
+def outside_told(share: float) -> str:
+    """A policy chooses what the log's catalogue does not hold."""
+    return (
+        f"{share:.1%} of the policy's choices are items that the log's catalogue does not hold: weights count nothing "
+        "for them, and a reward model (dm, dr, switch_dr) guesses what they would bring"
+    )
+
+
+def expected_vectors(
+    chances: Float64[np.ndarray, "rows items"], decisions: Decisions
+) -> Float64[np.ndarray, "rows width"]:
+    """The sum over the items of chance times vector."""
+    assert decisions.vectors is not None
+    return np.asarray(chances @ decisions.vectors)
+
+
+def places_of(log: DecisionLog) -> Int64[np.ndarray, "rows"]:
+    """The slot of each row in its slate: as logged, or counted where the log tells none."""
+    assert log.slates is not None
+    return log.places if log.places is not None else np.arange(len(log)) - np.searchsorted(log.slates, log.slates)
+
+
+def _shares(log: DecisionLog, actions: Int64[np.ndarray, "rows"], items: int) -> Float64[np.ndarray, "kinds items"]:
+    """How often each item was shown: at all, then at each position, where there are some; -1 is another item."""
+    places = np.zeros(len(log), np.int64) if log.places is None else log.places
+    counts, known = np.zeros((int(places.max()) + 1, items)), actions >= 0
+    np.add.at(counts, (places[known], actions[known]), 1)
+    rows = np.bincount(places, minlength=len(counts))
+    everywhere = counts.sum(axis=0, keepdims=True) / len(log)
+    if log.places is None:
+        return np.asarray(everywhere)
+    return np.concatenate([everywhere, np.where(rows[:, None], counts / np.maximum(rows, 1)[:, None], everywhere)])
+
+
+def _drawn(
+    kinds: Float64[np.ndarray, "kinds items"],
+    of_rows: Int64[np.ndarray, "rows"],
+    decisions: Decisions,
+    about: dict[str, Any],
+) -> Answer:
+    """The answer of a policy that draws from a few distributions, one of which holds in each row.
+
+    Where chances are those given the items above, and no slate of the log holds an item twice, it draws without
+    replacement, too: from the distribution over what does not stand above.
+    """
+    rows, vectors = np.arange(len(of_rows)), expected_vectors(kinds, decisions)
+    full = kinds[of_rows] if len(rows) * decisions.items <= FULL else None
+    # One for all rows needs no copy for each.
+    expected = vectors[of_rows] if len(kinds) > 1 else np.broadcast_to(vectors, (len(rows), vectors.shape[1]))
+    chances = kinds[of_rows, decisions.actions]
+    if _all_different(decisions):
+        left, expected = _left(kinds, of_rows, decisions, expected, full)
+        chances, expected = np.minimum(chances / left, 1.0), expected / left[:, None]
+        full = None if full is None else full / left[:, None]
+    return Answer(Target(chances, expected, full), np.ones(len(rows), np.bool_), about)
+
+
+def _left(
+    kinds: Float64[np.ndarray, "kinds items"],
+    of_rows: Int64[np.ndarray, "rows"],
+    decisions: Decisions,
+    expected: Float64[np.ndarray, "rows width"],
+    full: Float64[np.ndarray, "rows items"] | None,
+) -> tuple[Float64[np.ndarray, "rows"], Float64[np.ndarray, "rows width"]]:
+    """The chance and the vectors that are left where the items above are taken from the distributions of `_drawn`.
+
+    They are taken from `full`, in place, too. Where nothing is left, the chance is infinite: nothing is drawn there.
+    """
+    assert decisions.slates is not None
+    assert decisions.vectors is not None
+    left, expected = np.ones(len(of_rows)), expected.copy()
+    above = np.arange(len(of_rows)) - np.searchsorted(decisions.slates, decisions.slates)
+    for back in range(1, int(above.max()) + 1):
+        here = np.flatnonzero(above >= back)
+        items = decisions.actions[here - back]
+        lost = kinds[of_rows[here], items]
+        left[here] -= lost
+        expected[here] -= lost[:, None] * decisions.vectors[items]
+        if full is not None:
+            full[here, items] = 0.0
+    return np.where(left > ROUNDING, left, np.inf), expected
+
+
+def _all_different(decisions: Decisions) -> bool:
+    """Whether items are drawn without replacement: chances are given the items above, and none stands above itself."""
+    if decisions.marginal or not decisions.slated:
+        return False
+    assert decisions.slates is not None
+    return len(np.unique(decisions.slates * decisions.items + decisions.actions)) == len(decisions.actions)

@@ -1,7 +1,0 @@
-"""The engine of the service: versions, sessions, batches, the safe policy, reasons."""
-
-from what_next.server.engine.engine import CatalogueItem, Engine
-from what_next.server.engine.live import check_models
-from what_next.server.engine.observer import Observer
-
-__all__ = ["CatalogueItem", "Engine", "Observer", "check_models"]

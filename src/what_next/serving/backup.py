@@ -1,0 +1,219 @@
+"""Back-ups of a service: its store, models and setup, taken while it runs, and put back in their places."""
+
+import os
+import secrets
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import inspect
+from sqlalchemy.engine import URL
+
+from what_next.data.importing.files import sync
+from what_next.errors import ModelError, SaveError, StoreError
+from what_next.serving.backup_files import AGAIN, SUMS, check, check_store, given, pack, sha256, unpack
+from what_next.serving.store import store_of
+from what_next.serving.store.backend import Backend, connect
+from what_next.settings.setup import Setup
+
+SQLITE, POSTGRESQL, MODELS = "store.sqlite", "store.dump", "models.tar.gz"
+"""Names in a back-up: the store as a file of SQLite or as `pg_dump` wrote it, and models."""
+OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' "
+    "AND pid <> pg_backend_pid()"
+)
+
+
+def back_up(file: Path, setup: Setup, folder: Path) -> Path:
+    """Write `folder / TIME`, under another name first: a folder of that name is whole.
+
+    Args:
+        file: of the setup, which is copied. setup: what it says.
+        folder: of all back-ups; it is made where it is missing.
+
+    Returns:
+        The new back-up, which only its owner may read.
+
+    Raises:
+        ModelError: a deployed version is damaged; the back-up is there, without that version.
+        StoreError: there is no store, it cannot be read, or `pg_dump` failed.
+        SaveError: the back-up could not be written; nothing is left of it.
+    """
+    stamp = _now()
+    whole, aside = folder / stamp, folder / f".{stamp}.{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside.mkdir(mode=0o700)
+        with _backend(setup) as backend:
+            if backend.sqlite:
+                _copied(Path(str(backend.engine.url.database)), aside / SQLITE)
+            else:
+                words = ("--format=custom", "--no-owner", "--no-privileges", f"--file={aside / POSTGRESQL}")
+                _postgresql("pg_dump", backend.engine.url, words)
+        damaged = pack(setup, aside / MODELS)  # after the store: every version that it names is there by now
+        shutil.copyfile(file, aside / file.name)
+        (aside / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in sorted(aside.iterdir())))
+        for path in aside.iterdir():
+            path.chmod(0o600)
+            sync(path)
+        sync(aside)
+        aside.rename(whole)
+        sync(folder)
+    except OSError as error:
+        raise SaveError(f"{whole}: cannot be written ({error.strerror or error}); nothing is left of it") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    if damaged:
+        raise ModelError(f"{whole}: was written, but lacks what is damaged. {' '.join(damaged)}")
+    return whole
+
+
+def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
+    """Put a back-up in the place of a setup's store and models. The service must be stopped.
+
+    Models that are there stay as they are. What is written gets the owner of the folder that it is written into, so
+    that the service can read what an administrator restores.
+
+    Args:
+        setup: says where.
+        backup: a folder that `back_up` wrote.
+        replace: whether a store that is there gives way: a file of SQLite is moved aside, and the tables of a
+            PostgreSQL database are replaced in one transaction.
+
+    Returns:
+        Where the SQLite file lies now that was there; None where there was none.
+
+    Raises:
+        ModelError: a version in it is damaged; all else is restored.
+        StoreError: the back-up is not whole or of the other database, or a store is in the way or in use.
+        SaveError: something could not be written. The store that was there is as it was.
+    """
+    check(backup)
+    with _backend(setup) as backend:
+        kept, kind = (backup / SQLITE, "SQLite") if backend.sqlite else (backup / POSTGRESQL, "PostgreSQL")
+        if not kept.is_file():
+            raise StoreError(f"{backup}: holds no {kept.name}, but the setup's store is in {kind}; nothing was changed")
+        if not (backup / MODELS).is_file():
+            raise StoreError(f"{backup}: holds no {MODELS}; {AGAIN}")
+        try:
+            if backend.sqlite:
+                check_store(kept)
+                file = Path(str(backend.engine.url.database))
+                _free(file, replace)
+                damaged, before = unpack(setup, backup / MODELS), _placed(kept, file)
+            else:
+                there, before = _tables(backend, replace), None
+                damaged = unpack(setup, backup / MODELS)
+        except OSError as error:
+            where = error.filename or backup
+            raise SaveError(f"{where}: {error.strerror or error}; the store is as it was") from error
+        if not backend.sqlite:
+            words = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
+            clean = ("--clean", "--if-exists") if there else ()
+            _postgresql("pg_restore", backend.engine.url, (*words, *clean, str(kept)))
+    if damaged:
+        aside = f"; the store that was there lies in {before}" if before else ""
+        raise ModelError(f"{backup}: is restored, but for what is damaged{aside}. {' '.join(damaged)}")
+    return before
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+@contextmanager
+def _backend(setup: Setup) -> Iterator[Backend]:
+    backend = connect(store_of(setup))
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def _copied(file: Path, to: Path) -> None:
+    """One moment of a SQLite store: all pages in one read transaction, for which nobody waits."""
+    if not file.is_file():
+        raise StoreError(f"{file}: there is no store; serve first (what-next serve), or name it with server.store")
+    try:
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(to)) as copy:
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+            (found,) = copy.execute("PRAGMA integrity_check").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"{file}: cannot be backed up ({error})") from error
+    if found != "ok":
+        raise StoreError(f"{file}: is damaged ({found}); restore an earlier back-up")
+
+
+def _free(file: Path, replace: bool) -> None:
+    """Raises a `StoreError` where a file of SQLite is in the way, or somebody has it open."""
+    if not file.exists():
+        return
+    if not replace:
+        raise StoreError(f"{file}: is there already; nothing was changed; give --replace to move it aside")
+    try:
+        with closing(sqlite3.connect(file, timeout=0)) as opened:
+            opened.execute("PRAGMA journal_mode = DELETE")  # which SQLite refuses while others have it open
+    except sqlite3.OperationalError as error:
+        raise StoreError(f"{file}: is in use ({error}); nothing was changed; stop the service first") from error
+    except sqlite3.DatabaseError:
+        pass  # it is damaged: that is what restoring is for
+
+
+def _placed(kept: Path, file: Path) -> Path | None:
+    """The kept file in its place; returns where the one lies that was there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside, before = file.with_name(f".{file.name}.restored"), file.with_name(f"{file.name}.before-{_now()}")
+    there = file.exists()
+    try:
+        shutil.copyfile(kept, aside)
+        aside.chmod(0o600)  # people's histories are nobody else's
+        given(aside, file.parent)
+        sync(aside)
+        for ending in ("", "-wal", "-shm"):  # the log of another file would be played into this one
+            old = file.with_name(file.name + ending)
+            if old.exists():
+                old.rename(f"{before}{ending}")
+        aside.rename(file)
+        sync(file.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+    return before if there else None
+
+
+def _tables(backend: Backend, replace: bool) -> bool:
+    """Whether a PostgreSQL database holds a store; a `StoreError` where it is in the way, or others are connected."""
+    with backend.explained(), backend.reader.connect() as link:
+        there = inspect(link).has_table("events")
+        others = link.exec_driver_sql(OTHERS).scalar_one()
+    if there and not replace:
+        raise StoreError(f"{backend.where}: holds a store already; nothing was changed; give --replace to replace it")
+    if others > 0:
+        told = f"{others} other connections" if others > 1 else "another connection"
+        raise StoreError(f"{backend.where}: has {told}; nothing was changed; stop the service first")
+    return there
+
+
+def _postgresql(program: str, url: URL, words: Sequence[str]) -> None:
+    """Run a program of PostgreSQL; the password goes into its environment, since others see command lines."""
+    password = url.password or url.query.get("password")
+    shown = url.set(drivername="postgresql", password=None).difference_update_query(["password"])
+    command = [str(Path(os.environ.get("PG_BIN", "")) / program), *words]
+    known = os.environ | ({"PGPASSWORD": str(password)} if password else {})
+    try:
+        done = subprocess.run(
+            [*command, f"--dbname={shown.render_as_string(hide_password=False)}"],
+            env=known, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise StoreError(
+            f"{command[0]}: cannot be run ({error.strerror}); install PostgreSQL's client programs, no older than the "
+            "server, or name their folder by PG_BIN"
+        ) from error
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[0]
+        raise StoreError(f"{reason}; the database is as it was")

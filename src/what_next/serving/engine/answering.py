@@ -1,0 +1,308 @@
+"""One batch of questions: sessions, one pass of the model, a choice for each, and the safe policy where that fails."""
+
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+from cachetools import TTLCache
+from jaxtyping import Int32
+
+from what_next.errors import StoreUnavailable, some
+from what_next.inference.session import Played, Session
+from what_next.serving.asks import Answer, Ask, Fallback, Refused
+from what_next.serving.engine.active import Active
+from what_next.serving.engine.cache import Entry
+from what_next.serving.engine.chooser import choose, taken
+from what_next.serving.engine.masks import Mask
+from what_next.serving.engine.popular import any_item
+from what_next.serving.engine.reasons import reasons, spread
+from what_next.serving.engine.rows import Alarm, Choice, Row
+from what_next.serving.store import AddImpression, Head, KeptResponse
+from what_next.settings.server import Server
+from what_next.types import Proposal
+
+logger = logging.getLogger("what_next.serving")
+
+MINUTE = 60.0
+IDS = 256
+"""Random parts of ids that are drawn at once."""
+NOBODY = np.zeros(0, np.int32)
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One question on its way.
+
+    Attributes:
+        ask: the question; `role`: which of the models it is for.
+        mask: what it permits; None: everything.
+        entry: what is known of the user.
+        key: of the user in the store, where a history goes before what is known.
+        session: what the model reads: the user's, or that of the given history.
+        withdrawn: number of the latest change of the withdrawn items, and their positions.
+        seen: items of that; `unknown`: ids of the history that the catalogue does not hold.
+        fallback: why the safe policy answers; None: it does not.
+    """
+
+    ask: Ask
+    role: str
+    withdrawn: tuple[int, Int32[np.ndarray, "withdrawn"]]
+    mask: Mask | None = None
+    entry: Entry | None = None
+    key: int | None = None
+    session: Session | None = None
+    seen: Int32[np.ndarray, "heard"] = field(default_factory=lambda: NOBODY)
+    unknown: tuple[str, ...] = ()
+    fallback: Fallback | None = None
+
+    @property
+    def excluded(self) -> Int32[np.ndarray, "excluded"]:
+        """Items that the answer may not hold."""
+        seen, withdrawn = self.seen if self.ask.exclude_seen else NOBODY, self.withdrawn[1]
+        return np.concatenate([seen, withdrawn]) if len(withdrawn) else seen
+
+
+class Result(NamedTuple):
+    """An answer, and the impression that has to be durable before it is given."""
+
+    answer: Answer
+    impression: AddImpression
+
+
+Outcome = Result | BaseException
+
+
+class Answering:
+    """From questions to results; one object for each thread, since random numbers are its own."""
+
+    def __init__(self, settings: Server, rng: np.random.Generator | None = None) -> None:
+        self.settings = settings
+        self.rng = rng or np.random.default_rng()
+        self._told: TTLCache[str, bool] = TTLCache(100, MINUTE)
+        self._digits: list[str] = []
+
+    def answer(self, active: Active, asks: Sequence[Ask], role: str) -> list[Outcome]:
+        """A result for each question, or the error that its caller gets: `Refused`, or `StoreUnavailable`.
+
+        Whatever else goes wrong is logged, and popular items are the answer. Where a batch fails, its questions go
+        through one by one, so that only the one that cannot be answered falls back.
+        """
+        try:
+            with active.served.lock:
+                return self._together(active, asks, role)
+        except StoreUnavailable as error:
+            return [error for _ in asks]
+        except Exception as error:
+            if len(asks) > 1:
+                return [one for ask in asks for one in self.answer(active, [ask], role)]
+            self._tell(active.served.version, error)
+        return [self.safe(active, asks[0], role, "error")]
+
+    def safe(self, active: Active, ask: Ask, role: str, fallback: Fallback) -> Outcome:
+        """Popular items, permitted and not among those that the user is remembered to have heard.
+
+        Without the model and without the store: it is the answer where time is short.
+        """
+        job = Job(ask, role, active.withdrawn, fallback=fallback)
+        try:
+            job.mask = active.masks.of(ask)
+            entry = None if ask.user is None else active.sessions.remembered(ask.user)
+            if ask.history:
+                job.key = None if entry is None else entry.key
+                job.seen, job.unknown = active.known(ask.history)
+            elif entry is not None:
+                job.entry, job.seen = entry, entry.session.items
+            answer, impression = self._result(active, job, self._popular(active, job))
+            if entry is None and ask.user is not None:
+                # Nobody asked whether this user was erased meanwhile, elsewhere.
+                impression = replace(impression, user_id=None, history=None, response=None)
+            return Result(answer, impression)
+        except Exception as error:
+            if not isinstance(error, Refused | StoreUnavailable):
+                logger.exception("popular items could not be told either")
+            return error
+
+    def _tell(self, version: str, error: Exception) -> None:
+        """Log a failure of the model: the first of its kind in a minute, with its traceback."""
+        kind = f"{version} {type(error).__name__}"
+        if kind not in self._told:
+            self._told[kind] = True
+            logger.error("the model %s failed (%s); popular items are the answer", version, error, exc_info=error)
+
+    # Together
+
+    def _together(self, active: Active, asks: Sequence[Ask], role: str) -> list[Outcome]:
+        users = [ask.user for ask in asks if ask.user is not None and not ask.history]
+        entries = active.sessions.of(users) if users else {}
+        others = [ask.user for ask in asks if ask.user is not None and ask.history]
+        heads = active.sessions.store.heads(others) if others else {}
+        jobs: list[Job | Refused] = []
+        for ask in asks:
+            try:
+                jobs.append(self._job(active, ask, role, entries, heads))
+            except Refused as error:
+                jobs.append(error)
+        given = [one for one in jobs if isinstance(one, Job) and one.ask.history and len(one.seen)]
+        played = [[Played(int(item)) for item in job.seen] for job in given]
+        replayed = active.served.policy.replays(played) if played else []
+        for job, session in zip(given, replayed, strict=True):
+            job.session = session
+        modelled = [one for one in jobs if isinstance(one, Job) and one.ask.policy == "trained" and not one.fallback]
+        choices: dict[int, Choice] = {}
+        if modelled:
+            proposal = self._proposal(active, modelled)
+            rows = [self._row(job) for job in modelled]
+            found = choose(active.served, proposal, rows, self.settings.candidates)
+            for job, choice in zip(modelled, found, strict=True):
+                if isinstance(choice, Alarm):
+                    job.fallback = "alarm"
+                    self._tell(active.served.version, choice)
+                else:
+                    choices[id(job)] = choice
+        return [
+            one
+            if isinstance(one, Refused)
+            else self._result(active, one, choices.get(id(one)) or self._other(active, one))
+            for one in jobs
+        ]
+
+    def _job(self, active: Active, ask: Ask, role: str, entries: dict[str, Entry], heads: dict[str, Head]) -> Job:
+        job = Job(ask, role, active.withdrawn, active.masks.of(ask))
+        self._check_context(active, ask)
+        if ask.history:
+            if ask.user is not None and (head := heads.get(ask.user)) is not None:
+                job.key = head.key
+            job.seen, job.unknown = active.known(ask.history)
+        elif ask.user is not None and (entry := entries.get(ask.user)) is not None:
+            job.entry, job.session, job.seen = entry, entry.session, entry.session.items
+        if ask.policy == "trained" and not len(job.seen):
+            job.fallback = "unknown_user"
+        return job
+
+    def _check_context(self, active: Active, ask: Ask) -> None:
+        if not ask.context:
+            return
+        names = [name for name in active.served.policy.agent.space.event_names if name != "reward"]
+        for name in ask.context:
+            if name not in names:
+                raise Refused("context", f"{name!r} is not known to the model; it reads {some(names) or 'none'}")
+
+    def _proposal(self, active: Active, jobs: Sequence[Job]) -> Proposal:
+        sessions = [job.session for job in jobs if job.session is not None]
+        context = [job.ask.context or {} for job in jobs] if any(job.ask.context for job in jobs) else None
+        return active.served.policy.propose(sessions, context)
+
+    # One by one
+
+    def explore(self, ask: Ask) -> tuple[float, float]:
+        """Temperature and epsilon: the question's, or the settings' where it says neither."""
+        if ask.temperature is None and ask.epsilon is None:
+            return self.settings.temperature, self.settings.epsilon
+        return ask.temperature or 0.0, ask.epsilon or 0.0
+
+    def _row(self, job: Job) -> Row:
+        temperature, epsilon = self.explore(job.ask)
+        rng = self.rng if job.ask.seed is None else np.random.default_rng(job.ask.seed)
+        return Row(job.ask.k, job.mask, job.excluded, temperature, epsilon, rng)
+
+    def _other(self, active: Active, job: Job) -> Choice:
+        """Of the policies without a model: any item, popular ones, or those instead of the model's."""
+        row, popular = self._row(job), active.popular
+        if job.fallback or not (row.temperature or row.epsilon or job.ask.policy == "random"):
+            return self._popular(active, job)
+        if job.ask.policy == "random":
+            return Choice(*any_item(row.free(len(popular.counts)), row.slots, row.rng), None)
+        scores = np.where(row.free(len(popular.counts)), popular.scores, np.float32(-np.inf))
+        choice = taken(row, scores)
+        assert isinstance(choice, Choice), "counts are finite"
+        return replace(choice, scores=popular.counts[choice.items].astype(np.float32))
+
+    def _popular(self, active: Active, job: Job) -> Choice:
+        popular = active.popular
+        items = popular.first(job.ask.k, None if job.mask is None else job.mask.permitted, job.excluded)
+        return Choice(items, np.ones(len(items)), popular.counts[items].astype(np.float32))
+
+    def _result(self, active: Active, job: Job, choice: Choice) -> Result:
+        served, ask, items = active.served, job.ask, choice.items.tolist()
+        head, now = job.entry, time.time_ns()
+        ids, chances = tuple([served.ids[item] for item in items]), tuple(choice.propensities.tolist())
+        answer = Answer(
+            recommendation_id=f"{now // 1_000_000:012x}{self._random()}",  # by time, as a UUID of version 7
+            user=ask.user,
+            ids=ids,
+            titles=[served.titles[item] for item in items],
+            scores=[None] * len(items) if choice.scores is None else choice.scores.tolist(),
+            propensities=chances,
+            reasons=reasons(served, job.session, choice.items) if ask.explain else [None] * len(items),
+            version=served.version,
+            role="canary" if job.role == "canary" else "current",
+            policy="popular" if job.fallback else ask.policy,
+            fallback=job.fallback,
+            unknown=job.unknown,
+            known_events=0 if head is None else head.events,
+            spread=spread(served, job.seen) if job.entry is None else job.entry.told(served),
+        )
+        impression = AddImpression(
+            recommendation_id=answer.recommendation_id,
+            user_id=ask.user,
+            key=job.key if head is None else head.key,
+            time=now // 1000,
+            version=served.version,
+            policy=answer.policy,
+            items=ids,
+            propensities=chances,
+            fallback=job.fallback,
+            explore=self._explored(job),
+            history=ask.history or None,
+            known=0 if head is None else head.last,
+            candidates=candidates(
+                served.space, job.mask and job.mask.hash, ask.exclude_seen, choice.candidates, job.withdrawn[0]
+            ),
+            withdrawn=job.withdrawn[0],
+            response=ask.once and KeptResponse(*ask.once, answer.recommendation_id, _json(answer.content)),
+        )
+        return Result(answer, impression)
+
+    def _random(self) -> str:
+        """20 random hexadecimal digits; asked of the system for many at a time, since that lets other threads in."""
+        if not self._digits:
+            digits = secrets.token_hex(10 * IDS)
+            self._digits = [digits[start : start + 20] for start in range(0, len(digits), 20)]
+        return self._digits.pop()
+
+    def _explored(self, job: Job) -> dict[str, float | str | None]:
+        """How the items were drawn, and from what, for the log; the safe policy takes the most popular ones."""
+        ask = job.ask
+        found: dict[str, float | str | None] = {f"context.{name}": value for name, value in (ask.context or {}).items()}
+        if job.mask is not None:
+            found["masked"] = 1.0
+        if not ask.exclude_seen:
+            found["seen"] = 1.0
+        if job.fallback or ask.policy == "random":
+            return found
+        temperature, epsilon = self.explore(ask)
+        if temperature:
+            found["temperature"] = temperature
+        if epsilon:
+            found["epsilon"] = epsilon
+        if (temperature or epsilon) and ask.seed is not None:
+            found["seed"] = str(ask.seed)  # a number may be too long for JSON
+        return found
+
+
+def _json(content: object) -> str:
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+
+
+@lru_cache(1024)
+def candidates(space: str, mask: str | None, exclude_seen: bool, found: str | None, withdrawn: int) -> str:
+    """A hash of what could have been chosen: catalogue, mask, whether seen items, what a search found, withdrawals."""
+    parts = (space, mask or "all", "unseen" if exclude_seen else "seen", found or "exact", str(withdrawn))
+    return hashlib.blake2b("|".join(parts).encode(), digest_size=8).hexdigest()

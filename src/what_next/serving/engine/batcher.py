@@ -1,0 +1,235 @@
+"""Questions from an event loop to one worker thread, in batches that form by themselves, and answers back."""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from what_next.serving.asks import Answer, Overloaded, Stopping
+from what_next.serving.engine.pace import Pace
+from what_next.serving.engine.waiting import Turns, Waiting
+
+logger = logging.getLogger("what_next.serving")
+
+STUCK = 5.0
+"""Seconds after which a batch hangs rather than takes its time; nor is it waited for longer when the service ends."""
+WAIT = 0.5
+"""Share of the deadline that a question waits, at most: the rest is for its batch, and for what was not foreseen."""
+PART = 0.25
+"""Share of the deadline that one batch takes, about, where more of them would not be quicker together."""
+LOOKS = (0.005, 1.0)
+"""Seconds between two looks of the watcher, at least and at most."""
+
+
+class Deliveries:
+    """Answers from any thread to their event loops: many of them wake a loop once.
+
+    `lost` is called with an answer that nobody waits for any more.
+    """
+
+    def __init__(self, lost: Callable[[Answer], None]) -> None:
+        self._lost = lost
+        self._ready: dict[asyncio.AbstractEventLoop, deque[tuple[Waiting, Answer | BaseException]]] = {}
+        self._lock = threading.Lock()
+
+    def give(self, waiting: Waiting, answer: Answer | BaseException) -> None:
+        """Set a question's answer, or the error that its caller gets."""
+        with self._lock:
+            ready = self._ready.get(waiting.loop)
+            if ready is not None:
+                ready.append((waiting, answer))
+                return
+            self._ready[waiting.loop] = deque([(waiting, answer)])
+        try:
+            waiting.loop.call_soon_threadsafe(self._deliver, waiting.loop)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            with self._lock:
+                lost = self._ready.pop(waiting.loop, ())
+            for _, one in lost:
+                if isinstance(one, Answer):
+                    self._lost(one)
+
+    def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            ready = self._ready.pop(loop)
+        for waiting, answer in ready:
+            if waiting.future.done():
+                if isinstance(answer, Answer):
+                    self._lost(answer)
+            elif isinstance(answer, BaseException):
+                waiting.future.set_exception(answer)
+            else:
+                waiting.future.set_result(answer)
+
+
+class Batcher:
+    """One thread that answers whatever waits, together; another one that sees to what waits too long.
+
+    Only what can be answered within the deadline is let in, by the pace that was measured (`Pace`). The deadline of a
+    question counts from when the model begins with its batch, and is longer by what a batch of that cost takes.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[list[Waiting]], None],
+        late: Callable[[Waiting], None],
+        *,
+        size: int,
+        deadline: float,
+    ) -> None:
+        """Starts both threads.
+
+        Args:
+            answer: takes (`Waiting.take`) and answers a batch; it raises nothing.
+            late: answers a question that nobody took in time, and that is taken for it.
+            size: questions in a batch, at most.
+            deadline: seconds that a batch may take; a question waits for half as long at most.
+        """
+        self._answer, self._late, self.size, self.deadline = answer, late, size, deadline
+        self.pace = Pace()
+        self._turns = Turns()
+        self._pending: deque[Waiting] = deque()
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+        self._batch: list[Waiting] = []
+        self._since: float | None = None  # when the batch at work began
+        self._due, self._ends = math.inf, 0.0  # when it has to end, and when it is expected to
+        self._threads = [
+            threading.Thread(target=self._work, name="what-next-model", daemon=True),
+            threading.Thread(target=self._watch, name="what-next-deadline", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # Letting in
+
+    def put(self, several: Sequence[Waiting], caller: str) -> None:
+        """The questions of one request; all are let in, or none.
+
+        Raises:
+            Overloaded: the model would not begin with them in time.
+            Stopping: the service is.
+        """
+        cost = sum(one.cost for one in several)
+        with self._changed:
+            if self._closing.is_set():
+                raise Stopping
+            wait = self._wait(caller, cost)
+            if wait > WAIT * self.deadline:
+                raise Overloaded(wait)
+            # What was taken for it may be too little; a large request is not through with its first batch.
+            late = several[0].arrived + wait + self.deadline + 2 * (cost // self.room) * self.pace.batch(self.room)
+            for one in several:
+                one.late = late
+            self._turns.put(several, caller)
+            self._pending.extend(several)
+            self._changed.notify()
+
+    @property
+    def busy(self) -> bool:
+        """Whether more waits than goes with the next batch."""
+        return self._turns.cost >= self.room
+
+    def full(self, caller: str) -> float:
+        """Seconds until a further question of a caller might be let in; 0: now. Takes no lock, and may be a bit off."""
+        wait = self._wait(caller, 1.0)
+        return wait if wait > WAIT * self.deadline else 0.0
+
+    def _wait(self, caller: str, cost: float) -> float:
+        """Seconds until the model begins with the first questions of a request of this cost."""
+        room = self.room
+        before = int(self._turns.ahead(caller, min(cost, room)) / room)
+        rest = self._ends - time.monotonic()
+        return before * self.pace.batch(room) + max(rest, 0.0)
+
+    @property
+    def room(self) -> float:
+        """The cost of a batch, at most: a part of the deadline, or up to half of it where much is gained by that.
+
+        Two questions always, so that it is seen whether they are quicker together.
+        """
+        pace = self.pace
+        if not pace.each:
+            return float(self.size)
+        longest = max(PART * self.deadline, min(2 * pace.fixed, self.deadline / 2))
+        return max(2.0, min(float(self.size), (longest - pace.fixed) / pace.each))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker is there, and does not hang."""
+        since = self._since
+        hangs = since is not None and time.monotonic() - since > STUCK
+        return self._threads[0].is_alive() and not hangs and not self._closing.is_set()
+
+    def close(self) -> None:
+        """Answer what waits, and end both threads; who cannot be answered is told that the service stops."""
+        with self._changed:
+            self._closing.set()
+            self._changed.notify()
+        for thread in self._threads:
+            thread.join(STUCK)
+        with self._changed:
+            left = [*self._batch, *self._pending]
+        for waiting in left:
+            if waiting.take():
+                waiting.fail(Stopping())
+
+    # The worker
+
+    def _work(self) -> None:
+        while batch := self._next():
+            start, cost = time.monotonic(), sum(one.cost for one in batch)
+            try:
+                self._answer(batch)
+            except Exception:  # the watcher answers them, and others still come
+                logger.exception("a batch of %d questions failed", len(batch))
+            # One that hung tells nothing of the others.
+            self.pace.measured(cost, min(time.monotonic() - start, 2 * self.deadline))
+            with self._changed:
+                self._since, self._due, self._ends = None, math.inf, 0.0
+
+    def _next(self) -> list[Waiting]:
+        """The questions whose turn it is, as many as go together; none when the service is to end."""
+        with self._changed:
+            batch: list[Waiting] = []
+            while not batch and (self._turns or not self._closing.is_set()):
+                if not self._turns:
+                    self._changed.wait()
+                cost, room = 0.0, self.room
+                while self._turns and cost < room and len(batch) < self.size:
+                    if (one := self._turns.pop()).open:
+                        batch.append(one)
+                        cost += one.cost
+                self._since = time.monotonic()
+                self._due, self._ends = self._since + self.deadline, self._since + self.pace.batch(cost)
+            self._batch = batch
+            return batch
+
+    # The watcher
+
+    def _watch(self) -> None:
+        while not self._closing.wait(min(max(self.deadline / 4, LOOKS[0]), LOOKS[1])):
+            for one in self._overdue(time.monotonic()):
+                try:
+                    self._late(one)
+                except Exception as error:
+                    logger.exception("a late question could not be answered")
+                    one.fail(error)
+
+    def _overdue(self, now: float) -> list[Waiting]:
+        """Takes the questions whose time is over: those of a batch that is late, and those that it kept waiting."""
+        with self._changed:
+            hangs = now > self._due
+            found = [one for one in self._batch if hangs and one.take()]
+            waiting = [one for one in self._pending if one.owner is not None and one.open]
+            self._pending.clear()
+            for one in waiting:
+                if (now > one.late or (hangs and now > one.arrived + self.deadline)) and one.take():
+                    self._turns.gone(one)
+                    found.append(one)
+                else:
+                    self._pending.append(one)
+            return found

@@ -1,0 +1,200 @@
+"""Sessions of users in memory: each is checked against the store, and costs one cell step for each new event."""
+
+import math
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from cachetools import Cache, LRUCache
+
+from what_next.inference.session import Played, Session
+from what_next.policy import LearnedPolicy
+from what_next.serving.engine.observer import Observer
+from what_next.serving.engine.reasons import spread
+from what_next.serving.engine.served import Served
+from what_next.serving.store import Head, Store, StoredEvent
+
+LONGEST_FOLD = 64
+"""New events of a user from which on a batch pass over all is quicker than cell steps."""
+BYTES = 2**30
+"""Of all sessions of a version together, at most: a few long histories may weigh as much as many short ones."""
+NEVER = -(2**63)
+"""A time before all others."""
+
+
+@dataclass(eq=False)
+class Entry:
+    """What is remembered of a user.
+
+    Attributes:
+        key: of the user's life in the store: after an erasure it is another one.
+        last: the highest number of an event that is folded in; `events`: how many there are.
+        time: the latest of them, among those with an item of the catalogue.
+        session: of those with an item of the catalogue.
+        spread: of the latest of them; NaN until somebody asks.
+    """
+
+    key: int
+    last: int
+    events: int
+    time: int
+    session: Session
+    spread: float | None = math.nan
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory it takes."""
+        return self.session.bytes
+
+    def told(self, served: Served) -> float | None:
+        """The spread, computed once."""
+        if self.spread is not None and math.isnan(self.spread):
+            self.spread = spread(served, self.session.items)
+        return self.spread
+
+
+@dataclass(eq=False)
+class _Behind:
+    """An entry with events that have to be folded in, oldest first."""
+
+    entry: Entry
+    events: list[StoredEvent]
+
+
+class SessionCache:
+    """The sessions of a version, the latest asked for; whoever reads them holds `lock`."""
+
+    def __init__(self, served: Served, store: Store, size: int, observer: Observer) -> None:
+        self.policy: LearnedPolicy = served.policy
+        self.places, self.store, self.observer = served.places, store, observer
+        self.lock = threading.Lock()
+        # Each takes at least its share of the room, so that there are never more than `size`.
+        self._entries: LRUCache[str, Entry] = LRUCache(BYTES, lambda entry: max(entry.bytes, BYTES // size))
+
+    def of(self, users: Iterable[str]) -> dict[str, Entry]:
+        """The users' sessions as the store has them now; users without events are left out.
+
+        One query tells who has new events, and one more reads them. Those that follow the folded ones in time are
+        folded in, with one cell step for all users at once; the histories of all others are replayed in one batch pass.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        names = list(dict.fromkeys(users))
+        with self.lock:
+            heads = self.store.heads(names)
+            found: dict[str, Entry] = {}
+            late: dict[str, tuple[Entry | None, Head]] = {}
+            for name in names:
+                if (head := heads.get(name)) is None:
+                    self._entries.pop(name, None)
+                    continue
+                entry = self._entries.get(name)
+                if entry is None or entry.key != head.key:
+                    late[name] = None, head
+                elif entry.last < head.last:
+                    late[name] = entry, head
+                else:
+                    found[name] = entry
+                    self.observer.session("hit")
+            if late:
+                self._catch_up(late, found)
+            return found
+
+    def remembered(self, user: str) -> Entry | None:
+        """What is in memory of a user, whatever the store has by now; waits for nobody."""
+        try:
+            return Cache.__getitem__(self._entries, user)  # past the order of use, which another thread may be changing
+        except KeyError:
+            return None
+
+    def drop(self, user: str) -> None:
+        """Forget a user."""
+        with self.lock:
+            self._entries.pop(user, None)
+
+    def adopt(self, old: "SessionCache") -> None:
+        """Take over sessions of the same model before items were added at the end of its catalogue.
+
+        Those with an event of an item that was not known are left out: it may be known by now.
+        """
+        with old.lock:
+            entries = list(old._entries.items())
+        with self.lock:
+            for user, entry in entries:
+                if entry.events == len(entry.session):
+                    self._entries[user] = entry
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, user: str) -> bool:
+        return user in self._entries
+
+    def _catch_up(self, late: dict[str, tuple[Entry | None, Head]], found: dict[str, Entry]) -> None:
+        """Reads what is new of each user, and folds it in or replays all."""
+        behind: dict[str, _Behind] = {}
+        rebuilt: dict[str, Head] = {}
+        new = self.store.events_after([(head.key, entry.last if entry else 0) for entry, head in late.values()])
+        whole = {name: new.get(head.key, []) for name, (entry, head) in late.items() if entry is None}
+        for name, (entry, head) in late.items():
+            if entry is None:
+                rebuilt[name] = head
+                continue
+            events = new.get(head.key, [])
+            known = [one.time for one in events if one.item_id in self.places]
+            if len(events) <= LONGEST_FOLD and (not known or min(known) >= entry.time):
+                behind[name] = _Behind(entry, events)
+                self.observer.session("fold")
+            else:
+                rebuilt[name] = head
+        if again := [head.key for name, head in rebuilt.items() if name not in whole]:
+            read = self.store.events_after([(key, 0) for key in again])
+            whole |= {name: read.get(head.key, []) for name, head in rebuilt.items() if name not in whole}
+        self._rebuild(rebuilt, whole, found)
+        self._fold(behind, found)
+
+    def _rebuild(self, heads: dict[str, Head], whole: dict[str, list[StoredEvent]], found: dict[str, Entry]) -> None:
+        """From all events in the store, in one batch pass; users whose events are gone by now are left out."""
+        there = [name for name in heads if whole[name]]
+        known = {name: [one for one in whole[name] if one.item_id in self.places] for name in there}
+        sessions = self.policy.replays([[self.played(one) for one in known[name]] for name in there])
+        for name, session in zip(there, sessions, strict=True):
+            self.observer.session("rebuild")
+            events, heard = whole[name], known[name]
+            last = max(one.number for one in events)
+            made = Entry(heads[name].key, last, len(events), heard[-1].time if heard else NEVER, session)
+            found[name] = self._keep(name, made)
+
+    def _keep(self, name: str, entry: Entry) -> Entry:
+        if entry.bytes <= BYTES:
+            self._entries[name] = entry
+        return entry
+
+    def _fold(self, behind: dict[str, _Behind], found: dict[str, Entry]) -> None:
+        """One step for everybody that is behind, until nobody is."""
+        while behind:
+            steps: list[tuple[str, StoredEvent]] = []
+            for name in list(behind):
+                one = behind[name]
+                while one.events and one.events[0].item_id not in self.places:
+                    one.entry = _counted(one.entry, one.events.pop(0))
+                if one.events:
+                    steps.append((name, one.events.pop(0)))
+                else:
+                    found[name] = self._keep(name, behind.pop(name).entry)
+            if not steps:
+                return
+            sessions = [behind[name].entry.session for name, _ in steps]
+            folded = self.policy.fold(sessions, [self.played(event) for _, event in steps])
+            for (name, event), session in zip(steps, folded, strict=True):
+                entry = _counted(behind[name].entry, event)
+                behind[name].entry = replace(entry, session=session, time=event.time, spread=math.nan)
+
+    def played(self, event: StoredEvent) -> Played:
+        """An event as the policy reads it."""
+        return Played(self.places[event.item_id], event.time, event.reward, event.context)
+
+
+def _counted(entry: Entry, event: StoredEvent) -> Entry:
+    return replace(entry, last=max(entry.last, event.number), events=entry.events + 1)

@@ -1,0 +1,398 @@
+"""The engine of the service: questions in, answers out, while models, items and histories change underneath."""
+
+import asyncio
+import logging
+import math
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from cachetools import TTLCache
+
+from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
+from what_next.inference.growth import LARGEST
+from what_next.serving.asks import HEARD, Answer, Ask, Nearest, Refused
+from what_next.serving.engine import reasons
+from what_next.serving.engine.about import about
+from what_next.serving.engine.answering import Answering, Outcome, Result
+from what_next.serving.engine.batcher import Batcher, Deliveries
+from what_next.serving.engine.live import Models, Poller
+from what_next.serving.engine.observer import Observer
+from what_next.serving.engine.served import Served
+from what_next.serving.engine.shadow import Shadow
+from what_next.serving.engine.versions import undeployed
+from what_next.serving.engine.waiting import Waiting
+from what_next.serving.store import (
+    AddImpression,
+    Erased,
+    EraseUser,
+    MarkShown,
+    Store,
+    WithdrawItem,
+    Withdrawn,
+    Writer,
+)
+from what_next.settings.setup import Setup
+
+logger = logging.getLogger("what_next.serving")
+
+SWITCH = 0.001
+"""Seconds after which a thread of Python lets another one in: the event loop shall not wait longer for the model."""
+USUAL = 100
+"""Events of a user who is not in memory, for want of something better."""
+ERASED, REMEMBERED = 10_000, 600.0
+"""Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
+
+
+UNSEEN = "answers that nobody saw stand in the log as shown: %s"
+
+
+@dataclass(frozen=True)
+class CatalogueItem:
+    """An item, with its attributes in their own units."""
+
+    item_id: str
+    title: str
+    attributes: Mapping[str, float]
+
+
+class Engine:
+    """Answers questions by the deployed model. The event loop only ever waits: a thread of its own runs the model."""
+
+    def __init__(self, setup: Setup, models: Models, writer: Writer, observer: Observer) -> None:
+        """See `open`."""
+        settings = setup.server
+        self.setup, self.models, self.writer, self.observer = setup, models, writer, observer
+        self._going: Counter[str] = Counter()
+        self._gone: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
+        self._submitting = threading.Lock()
+        self._deliveries = Deliveries(lambda answer: self.unseen([answer.recommendation_id]))
+        self._answering, self._safe = Answering(settings), Answering(settings)
+        self._shadow = None
+        if settings.shadow:
+            self._shadow = Shadow(Answering(settings), lambda: models.live.candidate, self._submit, observer)
+        self._batcher = Batcher(self._answer, self._late, size=settings.batch, deadline=settings.deadline / 1000)
+        self._poller = Poller(models)
+
+    @classmethod
+    def open(
+        cls,
+        setup: Setup,
+        store: Store,
+        writer: Writer,
+        observer: Observer | None = None,
+        stop: threading.Event | None = None,
+    ) -> "Engine":
+        """The engine of a setup, ready to answer.
+
+        The first time, the setup's own model is deployed; from then on the store says which version is current.
+
+        Args:
+            setup: whose `server` says how to answer.
+            store, writer: the histories; whoever opened them closes them, after the engine.
+            observer: counts what happens.
+            stop: breaks off.
+
+        Raises:
+            ModelError: no deployed model can be loaded, or the second one that the setup names is missing.
+            Stopping: it was broken off.
+            StoreUnavailable: the store cannot be used now.
+        """
+        torch.set_num_threads(setup.threads or 1)
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH))
+        observer = observer or Observer()
+        return cls(setup, Models(setup, store, observer, stop), writer, observer)
+
+    def close(self) -> None:
+        """Answer what waits, and end all threads."""
+        self._poller.close()
+        self._batcher.close()
+        if self._shadow:
+            self._shadow.close()
+
+    # Answering
+
+    async def recommend(self, ask: Ask, caller: str = "") -> Answer:
+        """The answer to a question; its impression is durable by then.
+
+        Args:
+            ask: the question.
+            caller: who asks: what can be answered is shared among callers.
+
+        Raises:
+            Refused: the question cannot be answered as it was put.
+            Overloaded: it could not be answered in time.
+            Stopping: the engine is being closed.
+            StoreUnavailable: the store cannot be read, or cannot take the impression now.
+            AnsweredBefore: the question is to be answered once, and was.
+            Withdrawn: items are withdrawn as fast as it is answered.
+        """
+        try:
+            return await self._recommended(ask, caller)
+        except Withdrawn:
+            return await self._recommended(ask, caller)
+
+    async def recommend_all(self, asks: Sequence[Ask], caller: str = "") -> list[Answer | BaseException]:
+        """The answers to the questions of one request, which are let in together.
+
+        Where a question has none, it is the error that `recommend` raises.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = [self._waiting(ask, loop) for ask in asks]
+        self._batcher.put(waiting, caller)
+        found = await asyncio.gather(*(self._given(one) for one in waiting), return_exceptions=True)
+        again = [one for one, outcome in zip(asks, found, strict=True) if isinstance(outcome, Withdrawn)]
+        others = iter(await asyncio.gather(*(self._recommended(one, caller) for one in again), return_exceptions=True))
+        return [next(others) if isinstance(outcome, Withdrawn) else outcome for outcome in found]
+
+    async def _recommended(self, ask: Ask, caller: str) -> Answer:
+        waiting = self._waiting(ask, asyncio.get_running_loop())
+        self._batcher.put((waiting,), caller)
+        return await self._given(waiting)
+
+    async def _given(self, waiting: Waiting) -> Answer:
+        """The answer, when it is there; where nobody waits for it any more, that is noted."""
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            if waiting.future.done() and not waiting.future.cancelled() and waiting.future.exception() is None:
+                self.unseen([waiting.future.result().recommendation_id])  # it came just as nobody waited any more
+            raise
+
+    def unseen(self, recommendation_ids: Sequence[str]) -> None:
+        """Note that answers reached nobody, as far as is known: they are no decisions then."""
+        try:
+            self.writer.submit(MarkShown(tuple(recommendation_ids), False)).add_done_callback(_told_if_failed)
+        except StoreUnavailable as error:
+            logger.warning(UNSEEN, error)
+
+    def _waiting(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> Waiting:
+        """A question, whose cost counts what is known of the user where the model reads all of it each time."""
+        made, current = Waiting(ask, loop), self.models.live.current
+        if current.served.trials and ask.user is not None and not ask.history:
+            entry = current.sessions.remembered(ask.user)
+            made.cost += (USUAL if entry is None else len(entry.session.numbers)) / HEARD
+        return made
+
+    @property
+    def busy(self) -> bool:
+        """Whether more waits than goes with the next batch: some callers may have to be refused."""
+        return self._batcher.busy
+
+    def full(self, caller: str) -> float:
+        """Seconds until a caller's next question might be let in; 0: now."""
+        return self._batcher.full(caller)
+
+    def _answer(self, batch: list[Waiting]) -> None:
+        """In the worker's thread; nothing that goes wrong ends it."""
+        self.observer.batch(len(batch))
+        with suppress(StoreError):  # what is withdrawn meanwhile is found out when the impression is written
+            self.models.withdrawals.look()
+        live, share = self.models.live, self.setup.server.canary
+        chosen = [live.of(one.ask.user, share) for one in batch]
+        for role in ("current", "canary"):
+            wanted = [one for one, (_, whose) in zip(batch, chosen, strict=True) if whose == role]
+            if not wanted:
+                continue
+            active = live.current if role == "current" or live.candidate is None else live.candidate
+            outcomes: list[Outcome]
+            try:
+                outcomes = self._answering.answer(active, [one.ask for one in wanted], role)
+            except Exception as error:
+                logger.exception("a batch could not be answered")
+                outcomes = [error for _ in wanted]
+            for waiting, outcome in zip(wanted, outcomes, strict=True):
+                if waiting.take():
+                    self._finish(waiting, outcome)
+                    if self._shadow and role == "current" and isinstance(outcome, Result):
+                        self._shadow.put(waiting.ask, outcome.answer)
+
+    def _late(self, waiting: Waiting) -> None:
+        """In the watcher's thread: the model is not asked, and what it still may say is thrown away."""
+        active, role = self.models.live.of(waiting.ask.user, self.setup.server.canary)
+        self._finish(waiting, self._safe.safe(active, waiting.ask, role, "deadline"))
+
+    def _finish(self, waiting: Waiting, outcome: Outcome) -> None:
+        """Have the impression written; the answer is given when it is durable."""
+        if not isinstance(outcome, Result):
+            self._deliveries.give(waiting, outcome)
+            return
+        try:
+            written = self._submit(outcome.impression, waiting.arrived)
+        except StoreUnavailable as error:
+            self._deliveries.give(waiting, error)
+            return
+        written.add_done_callback(partial(self._durable, waiting, outcome.answer))
+
+    def _durable(self, waiting: Waiting, answer: Answer, written: "Future[Any]") -> None:
+        error = written.exception()
+        try:
+            if error is None:
+                seconds = time.monotonic() - waiting.arrived
+                self.observer.answered(answer.role, answer.policy, answer.fallback, seconds)
+        finally:
+            self._deliveries.give(waiting, answer if error is None else error)
+
+    def _submit(self, impression: AddImpression, arrived: float) -> "Future[Any]":
+        """Have an impression written: without the user where that one was erased since the question arrived.
+
+        Under the lock, so that what goes to the writer with a user's id is there before the erasure is.
+        """
+        user = impression.user_id
+        with self._submitting:
+            if user is not None and (user in self._going or self._gone.get(user, -math.inf) >= arrived):
+                impression = replace(impression, user_id=None, key=None, history=None, response=None)
+            return self.writer.submit(impression)
+
+    # What changes
+
+    def erase(self, user_id: str) -> Erased:
+        """Erase a user from the store and from memory; blocks until that is durable.
+
+        Impressions of questions that are under way meanwhile are recorded without the user.
+
+        Raises:
+            StoreUnavailable: the store cannot be used now, and holds the user still.
+        """
+        with self._submitting:
+            self._going[user_id] += 1
+        try:
+            self.models.forget(user_id)
+            erased: Erased = self.writer.submit(EraseUser(user_id)).result()
+            return erased
+        finally:
+            with self._submitting:
+                self._gone[user_id] = time.monotonic()
+                self._going -= Counter((user_id,))  # keeps no zeros
+            # Who was read from the store just before the commit came back into memory.
+            self.models.forget(user_id)
+
+    def withdraw(self, item_id: str) -> bool:
+        """Have no answer hold an item any more, in any process on the store, until it is put again; blocks until that
+        is durable.
+
+        Returns:
+            Whether it was not withdrawn before.
+
+        Raises:
+            CatalogueError: neither the catalogue nor the store holds it.
+            StoreUnavailable: the store cannot be used now.
+        """
+        served = self._served
+        if item_id not in served.places and item_id not in served.left_out:
+            raise CatalogueError(f"item {item_id!r} is not in the catalogue")
+        changed: bool = self.writer.submit(WithdrawItem(item_id)).result()
+        self.models.withdrawals.look()
+        return changed
+
+    def grow(self) -> None:
+        """Take up the new items of the store: they can be recommended in the very next answer."""
+        self.models.grow()
+        self.models.withdrawals.look()
+
+    def check_item(self, attributes: Mapping[str, float], field: str = "attributes") -> None:
+        """Raises a `Refused` where a new item's attributes are not those of the catalogue; `field` names them."""
+        names = self._served.catalogue.names
+        wrong = {
+            "missing": [name for name in names if name not in attributes],
+            "not known": [name for name in attributes if name not in names],
+            "no finite number of single precision": [
+                name for name, value in attributes.items() if not abs(value) <= LARGEST
+            ],
+        }
+        told = [f"{some(map(repr, found))}: {what}" for what, found in wrong.items() if found]
+        if told:
+            raise Refused(field, f"{'; '.join(told)}; an item has {some(names) or 'none'}")
+
+    def held(self, item_ids: Sequence[str]) -> int:
+        """How many of some ids the catalogue holds, or the store though the catalogue cannot take them."""
+        served = self._served
+        return sum(one in served.places or one in served.left_out for one in set(item_ids))
+
+    # What is told
+
+    @property
+    def _served(self) -> Served:
+        return self.models.live.current.served
+
+    @property
+    def ready(self) -> bool:
+        """Whether questions can be asked."""
+        return not self.missing()
+
+    def missing(self) -> Sequence[str]:
+        """What the engine waits for; nothing: it is ready."""
+        found = [] if self._batcher.alive else ["model"]
+        return found if self.models.counted else [*found, "popular items"]
+
+    def model(self) -> dict[str, Any]:
+        """What answers, as plain values."""
+        return about(self.setup, self.models.live)
+
+    def undeployed(self) -> str | None:
+        """What people are told where the setup's model is not the deployed one; None: it is."""
+        live = self.models.live
+        answers = live.current.served.version
+        return undeployed(self.setup.model_agent_path, live.refused[0] if live.refused else answers, answers)
+
+    def unfit(self) -> str | None:
+        """What people are told where the second model cannot be loaded; None: it can, or there is none."""
+        found = self.models.live.unfit
+        return found and f"the second model cannot be used ({found[1]}); all are answered by the first"
+
+    def item(self, item_id: str) -> CatalogueItem | None:
+        """An item; None: the catalogue does not hold it."""
+        served = self._served
+        place = served.places.get(item_id)
+        return None if place is None else _told(served, place)
+
+    def search(self, query: str, limit: int) -> list[CatalogueItem]:
+        """Items whose title holds a text, whatever its case; those whose title begins with it first.
+
+        Without a text, the first items of the catalogue.
+        """
+        served, text = self._served, query.strip().lower()
+        if not text:
+            return [_told(served, place) for place in range(min(limit, len(served.ids)))]
+        found = [place for place, title in enumerate(served.lowered) if text in title]
+        found.sort(key=lambda place: not served.lowered[place].startswith(text))
+        return [_told(served, place) for place in found[:limit]]
+
+    def similar(self, item_id: str, k: int) -> list[Nearest]:
+        """The items most like one; a `CatalogueError` where the catalogue does not hold it."""
+        active = self.models.live.current
+        return reasons.similar(active.served, item_id, k, active.withdrawn[1])
+
+    def unknown(self, item_ids: Sequence[str]) -> list[str]:
+        """Those that the catalogue does not hold."""
+        places = self._served.places
+        return [one for one in item_ids if one not in places]
+
+    def spreads(self, item_ids: Sequence[str]) -> list[float | None]:
+        """The spread of the latest 20 items after each of the last 20 of a history, oldest first.
+
+        None where there are fewer than three; items that the catalogue does not hold are passed over.
+        """
+        served = self._served
+        known = [place for one in item_ids if (place := served.places.get(one)) is not None]
+        return reasons.spreads(served, np.array(known, np.int32))
+
+
+def _told_if_failed(written: "Future[Any]") -> None:
+    if (error := written.exception()) is not None:
+        logger.warning(UNSEEN, error)
+
+
+def _told(served: Served, place: int) -> CatalogueItem:
+    catalogue = served.catalogue
+    values = zip(catalogue.names, catalogue.attributes[place].tolist(), strict=True)
+    return CatalogueItem(served.ids[place], served.titles[place], {name: round(value, 6) for name, value in values})

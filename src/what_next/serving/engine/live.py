@@ -1,0 +1,337 @@
+"""What answers now: the deployed version, the second one, and their change while requests are under way."""
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from what_next.errors import ModelError, StoreError, WhatNextError
+from what_next.serving.asks import Stopping
+from what_next.serving.engine.active import Active, Counted
+from what_next.serving.engine.loading import Loading
+from what_next.serving.engine.observer import Observer
+from what_next.serving.engine.popular import Popular
+from what_next.serving.engine.served import Served
+from what_next.serving.engine.versions import check, keep, line, versions_folder
+from what_next.serving.engine.withdrawals import Withdrawals
+from what_next.serving.store import Deploy, Deployment, Episode, Store, StoredItem
+from what_next.settings.setup import Setup
+
+logger = logging.getLogger("what_next.serving")
+
+EVERY_ITEM = 2**31 - 1
+SLICE = 1.0
+"""Seconds that a version is waited for before anything else is looked at."""
+LONG = 10.0
+"""Seconds of loading after which it is told."""
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """What a batch of questions is answered by; it holds on to it until its end, whatever is deployed meanwhile.
+
+    Attributes:
+        deployment: how the current version came; `current`: that version.
+        candidate: the second one, for canary or shadow.
+        refused: the version that could not be loaded, and why; None: there is none.
+        unfit: the second one's file that could not be loaded, and why; None: it could, or there is none.
+    """
+
+    deployment: Deployment
+    current: Active
+    candidate: Active | None
+    refused: tuple[str, str] | None = None
+    unfit: tuple[str, str] | None = None
+
+    def of(self, user: str | None, share: float) -> tuple[Active, Literal["current", "canary"]]:
+        """Who answers a user: the second version for a share of them, always the same ones."""
+        if self.candidate is None or user is None or not share or _point(user) >= share:
+            return self.current, "current"
+        return self.candidate, "canary"
+
+
+def _point(user: str) -> float:
+    """Where a user stands between 0 and 1."""
+    return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def check_models(setup: Setup, store: Store) -> None:
+    """Raises a `ModelError` where the engine of a setup cannot begin: its model is unfit, or the second one missing."""
+    if not store.deployments():
+        check(setup.model_agent_path)
+    if setup.server.candidate is not None:
+        check_second(setup.server.candidate)
+
+
+def check_second(agent: Path) -> None:
+    """Raises a `ModelError` where the second model is missing: a mistake in the setup."""
+    if not agent.is_file():
+        raise ModelError(f"{agent}: no such model file, and server.candidate names it; train it, or leave that out")
+
+
+class Models:
+    """Keeps `live` as the store says: deployments and new items, also those that other processes made.
+
+    Attributes:
+        live: replaced as a whole; readers take it once for each batch.
+        counted: whether the popular items are known.
+    """
+
+    live: Live
+    counted = False
+
+    def __init__(self, setup: Setup, store: Store, observer: Observer, stop: threading.Event | None = None) -> None:
+        """Loads the current version; the first time, that of the setup is deployed. `stop` breaks off.
+
+        Raises:
+            ModelError: no deployed version can be loaded, or the second one is missing.
+            Stopping: it was broken off.
+        """
+        self.stop = stop or threading.Event()
+        self.setup, self.store, self.observer = setup, store, observer
+        self.folder = versions_folder(setup)
+        self._changing, self._swapping, self._looking = threading.Lock(), threading.Lock(), threading.Lock()
+        self.loading: Loading | None = None
+        self._items: dict[str, StoredItem] = {}
+        self._last_item = 0
+        self._counted: Counted = []
+        self.withdrawals = Withdrawals(store)
+        self.withdrawals.look()
+        self._note_items()
+        self._seen, self.live = self._opened()
+
+    # Opening
+
+    def _opened(self) -> tuple[int, Live]:
+        deployments = self.store.deployments()
+        if not deployments:
+            version = keep(self.folder, self.setup.model_agent_path)
+            outcome = self.store.commit([Deploy(version, "first", {"agent": self.setup.model_agent_path.name})])[0]
+            if isinstance(outcome, Exception):
+                raise outcome
+            deployments = self.store.deployments()
+        refused: tuple[str, str] | None = None
+        for version in reversed(line(deployments)):
+            try:
+                current = self._loaded(version)
+            except ModelError as error:
+                refused = refused or (version, str(error))
+                logger.error("version %s was refused: %s", version, error)
+                continue
+            newest = [one for one in deployments if one.version == version][-1]
+            second, unfit = self._second()
+            return deployments[-1].number, Live(newest, current, second, refused, unfit)
+        assert refused is not None
+        raise ModelError(f"no deployed version can be loaded; the current one, {refused[0]}: {refused[1]}")
+
+    def _second(self) -> tuple[Active | None, tuple[str, str] | None]:
+        """The second version, or why it is not there: that is no reason not to answer by the first."""
+        if (agent := self.setup.server.candidate) is None:
+            return None, None
+        check_second(agent)
+        try:
+            return self._loaded(keep(self.folder, agent)), None
+        except Stopping:
+            raise
+        except WhatNextError as error:
+            logger.error("the second model was refused, all are answered by the first: %s", error)
+            return None, (agent.name, str(error))
+
+    def _loaded(self, version: str) -> Active:
+        """A version, waited for.
+
+        Raises:
+            ModelError: see `Loading.result`. Stopping: it was broken off.
+        """
+        self.loading, told = self._begun(version), False
+        while not self.loading.over(SLICE):
+            if self.stop.is_set():
+                raise Stopping
+            if not told and time.monotonic() > self.loading.began + LONG:
+                logger.warning("version %s is still being loaded, after %g s", version, LONG)
+                told = True
+        return self._ended(self.loading)
+
+    def _begun(self, version: str) -> Loading:
+        """Begins to load a version with all items of the store; what is being loaded meanwhile is given up."""
+        items = list(self._items.values())
+
+        def load() -> Active:
+            served = Served.load(self.folder, version).grown(items)
+            if self.setup.server.search == "approximate":
+                served = served.indexed()
+            return self._active(served.warm())
+
+        return Loading(version, self._last_item, self.setup.server.loading, load)
+
+    def _ended(self, loading: Loading) -> Active:
+        """What came of it, counted."""
+        self.loading = None
+        seconds = time.monotonic() - loading.began
+        try:
+            found = loading.result()
+        except ModelError:
+            self.observer.loaded("late" if loading.late else "failed", seconds)
+            raise
+        self.observer.loaded("loaded", seconds)
+        return found
+
+    def _active(self, served: Served) -> Active:
+        size = self.setup.server.sessions
+        return Active(served, self.store, size, self.observer, self._counted, self.withdrawals)
+
+    # What changes
+
+    def look(self) -> None:
+        """Takes up a new deployment, and items that are new or withdrawn, where there are any.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        self.grow()
+        self.withdrawals.look()
+        with self._looking:
+            deployments = self.store.deployments()
+            if deployments and deployments[-1].number != self._seen and self._deploy(deployments[-1]):
+                self._seen = deployments[-1].number
+
+    def _deploy(self, newest: Deployment) -> bool:
+        """Put a version in its place; False: it is still being loaded, and the next look goes on with it."""
+        if newest.version == self.live.current.served.version:
+            self.loading = None
+            with self._changing:
+                self.live = replace(self.live, deployment=newest, refused=None)
+            return True
+        if self.loading is None or self.loading.version != newest.version:
+            self.loading = self._begun(newest.version)
+        if not (loading := self.loading).over(SLICE):
+            return False
+        try:
+            current = self._ended(loading)
+        except ModelError as error:
+            logger.error("version %s was refused, %s goes on: %s", newest.version, self.live.deployment.version, error)
+            with self._changing:
+                self.live = replace(self.live, refused=(newest.version, str(error)))
+            return True
+        with self._changing:
+            if missed := [item for item in self._items.values() if item.number > loading.items]:
+                current = self._active(current.served.grown(missed).warm())
+            self.live = replace(self.live, deployment=newest, current=current, refused=None)
+        self.observer.swapped(newest.version)
+        logger.info("version %s answers from now on", newest.version)
+        return True
+
+    def grow(self) -> None:
+        """Takes up new items of the store: they can be recommended in the next answer.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        with self._changing:
+            last, live = self._last_item, self.live
+            if not (new := self._note_items()):
+                return
+            try:
+                current = self._active(live.current.served.grown(new).warm())
+                candidate = live.candidate and self._active(live.candidate.served.grown(new).warm())
+            except BaseException:
+                self._last_item = last  # they are tried anew
+                raise
+            self._take_over(replace(live, current=current, candidate=candidate), new)
+
+    def _take_over(self, live: Live, items: Sequence[StoredItem] = ()) -> None:
+        """The same versions, with further items or another index, and with their sessions, where they hold on.
+
+        Under the lock, so that no user is forgotten by the old ones alone.
+        """
+        with self._swapping:
+            for old, new in ((self.live.current, live.current), (self.live.candidate, live.candidate)):
+                if old is None or new is None or new is old:
+                    continue
+                if all(item.item_id not in old.served.places for item in items):
+                    new.sessions.adopt(old.sessions)
+            self.live = live
+
+    def forget(self, user_id: str) -> None:
+        """Let go of a user's session."""
+        with self._swapping:
+            for active in (self.live.current, self.live.candidate):
+                if active is not None:
+                    active.sessions.drop(user_id)
+
+    def _note_items(self) -> Sequence[StoredItem]:
+        """The items that came since the last look."""
+        new = self.store.items_after(self._last_item)
+        for item in new:
+            self._items[item.item_id] = item
+            self._last_item = max(self._last_item, item.number)
+        return new
+
+    def count(self) -> None:
+        """Counts popular items anew.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        self._counted = self.store.popular(EVERY_ITEM)
+        with self._changing:
+            for active in (self.live.current, self.live.candidate):
+                if active is not None:
+                    active.popular = Popular.of(self._counted, active.served.places)
+        self.counted = True
+
+    def refresh_index(self) -> None:
+        """Builds the index of approximate search anew where more items came since than a search finds."""
+        for role in ("current", "candidate"):
+            old: Active | None = getattr(self.live, role)
+            if old is None or old.served.later <= self.setup.server.candidates:
+                continue
+            new = self._active(old.served.indexed().warm())
+            with self._changing:
+                if getattr(self.live, role) is old:
+                    changes: dict[str, Any] = {role: new}
+                    self._take_over(replace(self.live, **changes))
+
+
+class Poller:
+    """A thread that looks every so often; what it cannot do now is done the next time."""
+
+    def __init__(self, models: Models, every: float = 1.0) -> None:
+        self.models, self.every = models, every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="what-next-poller", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        left, told, episode = 0.0, "", Episode("reading the store")
+        while not self._stop.is_set():
+            try:
+                self.models.look()
+                if left <= 0:
+                    self.models.count()
+                    self.models.refresh_index()
+                    left = self.models.setup.server.popular_every
+                told = ""
+                episode.worked()
+            except StoreError as error:
+                episode.failed(error)
+            except Exception as error:
+                told = self._tell(error, told)
+            self._stop.wait(self.every)
+            left -= self.every
+
+    def _tell(self, error: Exception, told: str) -> str:
+        """Log a failure once, however often it comes again; returns what has to be remembered for that."""
+        failure = f"{type(error).__name__}: {error}"
+        if failure != told:
+            logger.exception("looking for new versions and items failed; what is deployed goes on")
+        return failure

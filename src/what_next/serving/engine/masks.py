@@ -1,0 +1,95 @@
+"""Which items a question permits: ids that are allowed or blocked, and ranges of attributes."""
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from cachetools import LRUCache
+from jaxtyping import Bool, Int32
+
+from what_next.errors import some
+from what_next.serving.asks import Ask, Refused
+from what_next.serving.engine.served import Served
+
+KEPT = 64
+"""Masks that are remembered: a page asks again and again with the same one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """The permitted items.
+
+    Attributes:
+        permitted: one for each item; `count`: how many are.
+        hash: tells equal masks of one catalogue apart from others, in every process.
+    """
+
+    permitted: Bool[np.ndarray, "items"]
+    count: int
+    hash: str
+
+    @cached_property
+    def places(self) -> Int32[np.ndarray, "permitted"]:
+        """Positions of the permitted items, ascending."""
+        return np.flatnonzero(self.permitted).astype(np.int32)
+
+
+class Masks:
+    """The masks of one catalogue; safe for threads."""
+
+    def __init__(self, served: Served) -> None:
+        self.served, self.places = served, served.places
+        self._kept: LRUCache[object, Mask] = LRUCache(KEPT)
+        self._lock = threading.Lock()
+
+    def of(self, ask: Ask) -> Mask | None:
+        """The items that a question permits; None: all of them.
+
+        Ids that the catalogue does not hold are passed over; bounds of ranges are inclusive, in the attributes' own
+        units.
+
+        Raises:
+            Refused: an attribute is not known, a range has no inside, or no item is left.
+        """
+        if ask.allowed is None and not ask.blocked and not ask.ranges:
+            return None
+        key = (ask.allowed, ask.blocked, None if ask.ranges is None else tuple(sorted(ask.ranges.items())))
+        with self._lock:
+            found = self._kept.get(key)
+        if found is None:
+            found = self._made(ask)
+            with self._lock:
+                self._kept[key] = found
+        return found
+
+    def _made(self, ask: Ask) -> Mask:
+        if ask.allowed == ():
+            raise Refused("allowed", "is empty, so that no item may be recommended; name ids, or leave it out")
+        permitted = np.full(len(self.served.ids), ask.allowed is None)
+        permitted[self._known(ask.allowed or ())] = True
+        if not permitted.any():
+            raise Refused("allowed", f"none of these {len(ask.allowed or ()):,} ids is in the catalogue; name others")
+        for name, (low, high) in (ask.ranges or {}).items():
+            permitted &= self._within(name, low, high)
+        if not permitted.any():
+            raise Refused("ranges", "no item that is allowed lies within them; widen them")
+        permitted[self._known(ask.blocked)] = False
+        if not permitted.any():
+            raise Refused("blocked", "no item is left that is not blocked; block fewer")
+        return Mask(permitted, int(permitted.sum()), self.served.digest(np.flatnonzero(permitted).astype(np.int32)))
+
+    def _known(self, ids: tuple[str, ...]) -> list[int]:
+        return [place for place in (self.places.get(one) for one in ids) if place is not None]
+
+    def _within(self, name: str, low: float, high: float) -> Bool[np.ndarray, "items"]:
+        catalogue, names = self.served.catalogue, self.served.catalogue.names
+        if name not in names:
+            raise Refused("ranges", f"{name!r} is no attribute; there are {some(names) or 'none'}")
+        if low > high:
+            raise Refused("ranges", f"of {name!r}, min is {low:g} and above max, which is {high:g}; swap them")
+        values = catalogue.attributes[:, names.index(name)]
+        # Attributes are single precision: so must a bound be that names one of their values.
+        with np.errstate(over="ignore"):
+            found: Bool[np.ndarray, items] = (values >= np.float32(low)) & (values <= np.float32(high))
+        return found

@@ -1,0 +1,237 @@
+"""A version in memory: the trained policy, and what answers need of its catalogue."""
+
+import copy
+import hashlib
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float32, Int32
+
+from what_next.agent import Agent
+from what_next.data import Catalogue
+from what_next.errors import CatalogueError, ModelError, some
+from what_next.inference.growth import NewItem, check, grown
+from what_next.inference.recommender import EVERYONE, Recommender, nobody
+from what_next.inference.session import Played, Sessions
+from what_next.models.encoders import Encoder
+from what_next.policy import LearnedPolicy
+from what_next.retrieval.approximate import ApproximateIndex
+from what_next.retrieval.blocks import Blocks
+from what_next.serving.engine.versions import AGENT, CRITIC, folder_of, intact
+from what_next.serving.store import StoredItem
+from what_next.settings.setup import Selection
+from what_next.sources import LogExperience, experience_of
+from what_next.state import State
+from what_next.training.artefacts import Manifest, read_models
+from what_next.types import Proposal
+
+logger = logging.getLogger("what_next.serving")
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """One version, ready to answer.
+
+    Attributes:
+        version: what it is called.
+        manifest: what its file says of it.
+        policy: the agent for inference, on its catalogue with the items that came since.
+        space: a hash of its catalogue.
+        trained: how many items it was trained with; those that came since follow in the catalogue.
+        added: attributes of the items that came since, or that changed, by id.
+        left_out: ids of items that came since and have other attributes than its own.
+        has_critic: whether the networks that judge items were loaded.
+        index: of approximate search; None: all items are scored.
+        lock: of the networks, which note what they read: one thread at a time. A new index keeps it.
+    """
+
+    version: str
+    manifest: Manifest
+    policy: LearnedPolicy
+    space: str
+    has_critic: bool
+    trained: int
+    added: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()
+    index: ApproximateIndex | None = None
+    lock: AbstractContextManager[bool] = field(default_factory=threading.Lock)
+
+    @classmethod
+    def load(cls, folder: Path, version: str) -> "Served":
+        """A version of `versions.keep`.
+
+        Raises:
+            ModelError: a file is missing or damaged.
+        """
+        place = folder_of(folder, version)
+        agent, critic = place / AGENT, place / CRITIC
+        intact(place, version)
+        held = critic.is_file()
+        saved = read_models(agent, critic if held else None)
+        setup = saved.manifest.made_by().model_copy(
+            update={
+                "train": False,
+                "split": EVERYONE,
+                "model_agent_path": agent,
+                "model_critic_path": critic if held else None,
+                "device": "cpu",
+            }
+        )
+        # `Agent.ready_agent` makes optimisers besides, for which PyTorch imports its compiler: seconds.
+        space = replace(saved.space, seen=np.arange(len(saved.space.catalogue), dtype=np.int32))
+        ready = Agent(setup, space)
+        nets = ready.experience.networks(np.random.default_rng(setup.seed))
+        ready.nets = {name: net for name, net in nets.items() if held or name in ("encoder", "actor")}
+        for name, net in ready.nets.items():
+            saved.fill(name, net)
+        ready.histories = saved.manifest.histories
+        if not held:
+            ready.setup = setup.model_copy(update={"selection": Selection()})
+        state = State(nobody(space.catalogue), setup, space)
+        ready.freeze()
+        policy, manifest = LearnedPolicy(ready, state), saved.manifest
+        return cls(version, manifest, policy, manifest.catalogue, held, len(space.catalogue))
+
+    def grown(self, items: Sequence[StoredItem]) -> "Served":
+        """The same version with further items; an index goes on finding those that it was built of."""
+        new = [NewItem(item.item_id, item.title, item.attributes) for item in items]
+        odd = self._odd(new)
+        new = [one for one in new if one.item_id not in odd]
+        left_out = (self.left_out | odd).difference(one.item_id for one in new)
+        if not new:
+            return replace(self, left_out=left_out) if odd else self
+        added = {**self.added, **{one.item_id: one.attributes for one in new}}
+        # In one order, whichever of them this process met first. (The catalogue's own hash takes a while.)
+        told = repr([(name, sorted(values.items())) for name, values in sorted(added.items())])
+        space = hashlib.sha256(f"{self.manifest.catalogue}{told}".encode()).hexdigest()
+        policy = grown(Recommender(self.policy), new).policy
+        return replace(self, policy=policy, space=space, added=added, left_out=left_out)
+
+    def digest(self, items: Int32[np.ndarray, "some"]) -> str:
+        """A hash of some items, given ascending: the same in every process.
+
+        Positions of the items of the training are the same, too; those of later ones tell when a process met them.
+        """
+        split = int(np.searchsorted(items, self.trained))
+        later = sorted([self.ids[item] for item in items[split:].tolist()])
+        told = items[:split].astype("<i4").tobytes() + repr(later).encode()
+        return hashlib.blake2b(told, digest_size=8).hexdigest()
+
+    def _fits(self, item: NewItem) -> bool:
+        try:
+            check(self.catalogue, [item])
+        except CatalogueError:
+            return False
+        return True
+
+    def _odd(self, items: Sequence[NewItem]) -> frozenset[str]:
+        """Ids of items that do not fit the catalogue: of a store that served other models, too."""
+        try:
+            check(self.catalogue, items)
+        except CatalogueError:  # its message names an item, which is not for the log
+            odd = frozenset(one.item_id for one in items if not self._fits(one))
+            told = "version %s cannot recommend %d items that were added: its attributes are others (%s)"
+            logger.warning(told, self.version, len(odd), some(self.catalogue.names) or "none")
+            return odd
+        return frozenset()
+
+    def indexed(self) -> "Served":
+        """The same with an index of approximate search over all items; none where items are not found by score."""
+        ranked = self._proposal().ranked
+        if ranked is None or ranked.rescored:
+            return self
+        vectors = np.ascontiguousarray(ranked.vectors.float().cpu().numpy())
+        return replace(self, index=ApproximateIndex.of(vectors))
+
+    @property
+    def later(self) -> int:
+        """How many items came after the index was built."""
+        return 0 if self.index is None else len(self.ids) - len(self.index.vectors)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items."""
+        return self.policy.state.space.catalogue
+
+    @property
+    def trials(self) -> bool:
+        """Whether it proposes points among the attributes (the founding algorithm), and has no scores."""
+        return self.policy.agent.setup.algorithm.trials
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The network that reads events; None for the founding algorithm, whose actor has its own."""
+        found = self.policy.agent.nets.get("encoder")
+        return found if isinstance(found, Encoder) else None
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """What points of the agent are multiplied with, for an agent that scores items."""
+        experience, encoder = self.policy.agent.experience, self.policy.agent.nets["encoder"]
+        assert isinstance(experience, LogExperience)
+        assert isinstance(encoder, Encoder)
+        return Blocks(experience.catalogue_of(encoder)[1])
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The items' ids as text."""
+        return self.catalogue.ids.cast(pl.String).to_list()
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """The items' titles."""
+        return self.catalogue.titles.cast(pl.String).to_list()
+
+    @cached_property
+    def lowered(self) -> list[str]:
+        """The titles in small letters."""
+        return [title.lower() for title in self.titles]
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where an id stands in the catalogue."""
+        return {name: place for place, name in enumerate(self.ids)}
+
+    @cached_property
+    def units(self) -> Float32[np.ndarray, "items dim"]:
+        """The item vectors, all of length 1 (0 where a vector is 0): their inner products are cosines."""
+        encoder = self.encoder
+        if encoder is None:
+            vectors = self.catalogue.vectors
+        else:
+            with torch.no_grad():
+                vectors = encoder.items().float().cpu().numpy()
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
+
+    @cached_property
+    def judge(self) -> Sessions:
+        """Of the founding algorithm: sessions whose proposals bring the critic's value of items along."""
+        agent = copy.copy(self.policy.agent)
+        agent.setup = agent.setup.model_copy(update={"selection": Selection(name="critic")})
+        agent.experience = experience_of(agent.setup, agent.space, agent.device)
+        return Sessions.of(agent)
+
+    def warm(self) -> "Served":
+        """Computes what is computed once; returns itself."""
+        _ = self.ids, self.titles, self.places, self.catalogue.vectors
+        proposal = self._proposal()
+        if not np.isfinite(proposal.points).all():
+            raise ModelError(f"{self.version}: proposes what is no finite number; train again")
+        if self.trials:
+            _ = self.policy.state.box
+        elif self.index is None and proposal.ranked is not None and not proposal.ranked.rescored:
+            _ = self.blocks
+        return self
+
+    def _proposal(self) -> Proposal:
+        """What it proposes after the first item of the catalogue."""
+        return self.policy.propose([self.policy.replay([Played(0)])])

@@ -1,0 +1,191 @@
+"""Deployed models: immutable copies in a folder, and which of them the store calls current."""
+
+import hashlib
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from what_next.data.importing.files import sync
+from what_next.errors import ModelError, SaveError, WhatNextError
+from what_next.serving.store import Deployment, store_of
+from what_next.settings.setup import Setup
+from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, read_models
+
+AGENT, CRITIC = "agent.safetensors", "critic.safetensors"
+"""Names of the files in the folder of a version."""
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+"""What a run or a version may be called: a path must not come of it."""
+
+
+def versions_folder(setup: Setup) -> Path:
+    """Where deployed models are kept: as the setup says, or beside a SQLite store, else beside the agent's file."""
+    if setup.server.versions is not None:
+        return setup.server.versions
+    place = str(store_of(setup)).removeprefix("sqlite:///")
+    file = setup.model_agent_path if "://" in place else Path(place)
+    return file.parent / "versions"
+
+
+def version_of(agent: Path) -> str:
+    """What the version of a model is called: its run, how many histories it was trained on, and a hash of its files.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the run's name cannot be a file's.
+    """
+    return _named(agent, _files(agent))
+
+
+def check(agent: Path) -> None:
+    """Raises a `ModelError` where a model cannot be deployed: a file is missing or damaged, or belongs to another."""
+    _whole(agent)
+
+
+def undeployed(agent: Path, deployed: str, answers: str) -> str | None:
+    """What people are told where a setup's model is not the deployed one; None: it is.
+
+    Args:
+        agent: the agent's file that the setup names.
+        deployed, answers: the current version of the store, and the one that answers.
+    """
+    try:
+        version = version_of(agent)
+    except WhatNextError as error:  # no reason not to answer
+        return f"the setup's model cannot be deployed ({error}); {answers} answers"
+    if version == deployed:
+        return None
+    return f"the setup's model {version} is not deployed ({answers} answers); deploy it with: what-next promote SETUP"
+
+
+def folder_of(folder: Path, version: str) -> Path:
+    """Where a version lies in the folder of all.
+
+    Raises:
+        ModelError: its name is none of ours, and might lead anywhere.
+    """
+    if not NAME.fullmatch(version):
+        raise ModelError(f"{version!r} is no name of a version; expected letters, digits and . _ - alone")
+    return folder / version
+
+
+def keep(folder: Path, agent: Path) -> str:
+    """Copy a model into `folder / version`, written aside, checked and then renamed; what is there already stays.
+
+    Args:
+        folder: of all versions; it is made where it is missing.
+        agent: the agent's file. Its catalogue lies beside it, and its critic, if any, where its setup says.
+
+    Returns:
+        The version.
+
+    Raises:
+        ModelError: a file is missing, damaged, or does not belong to the others; or what is there is damaged.
+        SaveError: the copy could not be written.
+    """
+    files = _whole(agent)  # what is kept can be loaded later
+    version, digest = _named(agent, files), _digest(files)
+    target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}"
+    if target.is_dir():
+        if _digest({path.name: path for path in target.iterdir()}) != digest:
+            raise ModelError(f"{target}: is damaged; remove this folder and deploy {agent} again")
+        return version
+    try:
+        aside.mkdir(parents=True)
+        for name, source in files.items():
+            shutil.copyfile(source, aside / name)
+            sync(aside / name)
+        if _digest({name: aside / name for name in files}) != digest:
+            raise SaveError(f"{agent}: was changed while it was copied; the deployed one is intact, try again")
+        _renamed(aside, target)
+        sync(folder)
+    except OSError as error:
+        raise SaveError(f"{target}: the model could not be copied ({error}); the deployed one is intact") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return version
+
+
+def intact(place: Path, version: str) -> None:
+    """Raises a `ModelError` where the files of a version are not those that were deployed: its name tells a hash."""
+    names = (AGENT, catalogue_path(Path(AGENT)).name, CRITIC)
+    files = {name: place / name for name in names if (place / name).is_file()}
+    if _digest(files)[:8] != version.rpartition("-")[2]:
+        raise ModelError(
+            f"{place}: is damaged: its files are not those that were deployed; restore them from a back-up, or remove "
+            "this folder and deploy the model again"
+        )
+
+
+def _files(agent: Path) -> dict[str, Path]:
+    """The files of a model, by their names in the folder of a version."""
+    files = {AGENT: agent, catalogue_path(Path(AGENT)).name: catalogue_path(agent)}
+    critic = critic_beside(agent)
+    if critic is not None and (critic.is_file() or _needs_critic(agent)):
+        files[CRITIC] = critic
+    return files
+
+
+def _whole(agent: Path) -> dict[str, Path]:
+    """The files of a model, read once, so that they are known to be whole and to belong together."""
+    files = _files(agent)
+    read_models(agent, files.get(CRITIC))
+    return files
+
+
+def _named(agent: Path, files: Mapping[str, Path]) -> str:
+    manifest = read_manifest(agent, "agent")
+    if not NAME.fullmatch(manifest.run):
+        raise ModelError(f"{agent}: its run {manifest.run!r} is no name; expected letters, digits and . _ - alone")
+    return f"{manifest.run}-{manifest.histories}-{_digest(files)[:8]}"
+
+
+def _digest(files: Mapping[str, Path]) -> str:
+    """A hash of the names and contents of some files."""
+    found = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from None
+        found.update(f"{name} {content}\n".encode())
+    return found.hexdigest()
+
+
+def _needs_critic(agent: Path) -> bool:
+    setup = read_manifest(agent, "agent").made_by()
+    return setup.algorithm.needs_critic or setup.selection.name == "critic"
+
+
+def _renamed(aside: Path, target: Path) -> None:
+    try:
+        aside.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process was first, with the same files
+            raise
+
+
+def line(deployments: Sequence[Deployment]) -> list[str]:
+    """The versions that led to the current one, which is the last: what was rolled back is no longer among them."""
+    found: list[str] = []
+    for one in deployments:
+        if one.kind == "rolled back":
+            while found and found[-1] != one.version:
+                found.pop()
+        if not found or found[-1] != one.version:
+            found.append(one.version)
+    return found
+
+
+def before(deployments: Sequence[Deployment]) -> str:
+    """The version that a rollback goes back to.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = line(deployments)
+    if len(found) < 2:
+        told = f"{found[0]} is the first" if found else "nothing is deployed yet"
+        raise ModelError(f"rollback: {told}, so there is no deployment before the current one to go back to")
+    return found[-2]

@@ -1,0 +1,132 @@
+"""Questions that wait for the model, of several callers: whose turn it is, and what is more than can be answered."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from heapq import heappop, heappush
+from itertools import count
+
+from what_next.serving.asks import Answer, Ask
+
+
+class Waiting:
+    """A question that waits for its answer.
+
+    Attributes:
+        ask: the question; `cost`: see `Ask.cost`; `arrived`: when, on the monotonic clock.
+        late: when it is answered by popular items, at the latest, while the model works on other questions.
+        future, loop: whoever awaits the answer, and where.
+    """
+
+    __slots__ = ("_turns", "arrived", "ask", "cost", "future", "late", "loop", "owner")
+
+    def __init__(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> None:
+        self.ask, self.loop, self.cost = ask, loop, ask.cost
+        self.arrived = self.late = time.monotonic()
+        self.future: asyncio.Future[Answer] = loop.create_future()
+        self.owner: Caller | None = None
+        self._turns = [None]
+
+    def take(self) -> bool:
+        """Whether the caller is the first to take it, and so the one to answer it. Safe between threads."""
+        try:
+            self._turns.pop()
+        except IndexError:
+            return False
+        return True
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody took it yet, and somebody still wants it."""
+        return bool(self._turns) and not self.future.cancelled()
+
+    def fail(self, error: Exception) -> None:
+        """Tell whoever awaits it; safe between threads."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(self._failed, error)
+
+    def _failed(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Caller:
+    """What one caller has waiting.
+
+    Attributes:
+        cost: of all of it; `requests`: how many requests it is from, about.
+        now: the virtual time of its own turns.
+    """
+
+    __slots__ = ("cost", "now", "queue", "requests")
+
+    def __init__(self) -> None:
+        self.queue: list[tuple[float, int, bool, Waiting]] = []
+        self.cost = self.now = 0.0
+        self.requests = 0
+
+
+class Turns:
+    """A queue by start-time fair queueing (Goyal et al. 1996): callers share what is answered, by cost.
+
+    Among the requests of one caller the same holds, so that a batch of a hundred questions does not keep a single one
+    waiting until its end. Whoever uses it holds a lock.
+    """
+
+    def __init__(self) -> None:
+        self.cost, self.count = 0.0, 0
+        self._callers: dict[str, Caller] = {}
+        self._turns: list[tuple[float, int, str]] = []
+        self._now = 0.0
+        self._number = count()
+
+    def __bool__(self) -> bool:
+        return bool(self._turns)
+
+    def put(self, several: Sequence[Waiting], caller: str) -> None:
+        """The questions of one request."""
+        found = self._callers.get(caller)
+        if found is None:
+            found = self._callers[caller] = Caller()
+            heappush(self._turns, (self._now, next(self._number), caller))
+        turn, last = found.now, several[-1]
+        for one in several:
+            one.owner = found
+            heappush(found.queue, (turn, next(self._number), one is last, one))
+            turn += one.cost
+            found.cost += one.cost
+            self.cost += one.cost
+        self.count += len(several)
+        found.requests += 1
+
+    def pop(self) -> Waiting:
+        """The question whose turn it is; there must be one. It may have been taken (see `gone`) or given up."""
+        self._now, _, name = heappop(self._turns)
+        caller = self._callers[name]
+        caller.now, _, is_last, one = heappop(caller.queue)
+        caller.requests -= is_last
+        self.count -= 1
+        self.gone(one)
+        if caller.queue:
+            heappush(self._turns, (self._now + one.cost, next(self._number), name))
+        else:
+            del self._callers[name]
+        return one
+
+    def gone(self, one: Waiting) -> None:
+        """It does not wait any more, and counts no longer; a second time this changes nothing."""
+        if one.owner is not None:
+            one.owner.cost -= one.cost
+            self.cost -= one.cost
+            one.owner = None
+
+    def ahead(self, caller: str, cost: float) -> float:
+        """About the cost of what is answered before the last question of a further request of a caller."""
+        found = self._callers.get(caller)
+        own = 0.0
+        if found is not None:  # each of its other requests has a question before the first one, or as much as all
+            own = min(found.cost, found.requests * max(cost, found.cost / len(found.queue)))
+        others = self.cost - (0.0 if found is None else found.cost)
+        sharing = len(self._callers) - (found is not None)
+        return own + min(others, sharing * (own + max(cost, self.cost / max(self.count, 1))))

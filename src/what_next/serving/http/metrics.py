@@ -1,0 +1,148 @@
+"""What the service counts, in the form that Prometheus reads."""
+
+from collections import Counter as Counts
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from what_next.serving.engine.observer import Found, Observer
+
+SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
+"""Bounds of the histograms of time."""
+
+SIZES = tuple(2.0**power for power in range(11))
+"""Bounds of the histogram of questions that went through the model together."""
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Bounds of the histogram of shares."""
+
+
+class Metrics(Observer):
+    """All numbers of one service, in a registry of its own; methods are called from several threads."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(namespace="what_next", registry=self.registry)
+        self._requests = self._counter("requests", "Requests, by route and status", "method", "route", "status")
+        told = "Time from a request's headers to its answer"
+        self._seconds = self._histogram("request_seconds", told, SECONDS, "route")
+        told = "Recommendations, by who answered and why"
+        self._answers = self._counter("answers", told, "role", "policy", "fallback")
+        told = "Time from a question to its durable answer, within the engine"
+        self._answering = self._histogram("answer_seconds", told, SECONDS, "role")
+        self._batches = self._histogram("batch_size", "Questions that went through the model together", SIZES)
+        self._sessions = self._counter("sessions", "Sessions, by how they were found", "found")
+        self._swaps = self._counter("versions", "Times that a version took over")
+        self._loads = self._counter("loads", "Versions that were to be loaded, by what came of it", "what")
+        self._shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")
+        told = "Share of the shown items that the answer of the second model, which nobody saw, holds too"
+        self._overlap = self._histogram("shadow_overlap", told, SHARES)
+        self._events = self._counter("events", "Events by what came of them", "result")
+        self._feedback = self._counter("feedback", "Feedback by what came of it", "result")
+        self._failures = self._counter("store_failures", "Times that the store could not be used")
+        # Finding a child by its labels takes longer than counting.
+        self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._of_answers: dict[tuple[str, str, str | None], tuple[Counter, Histogram]] = {}
+        self.shed = Counts[str]()  # questions that were refused before they were read, by route
+        self._told_shed = Counts[str]()
+        self._of_sessions = {found: self._sessions.labels(found) for found in get_args(Found)}
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        try:
+            count, times = self._of_requests[method, route, status]
+        except KeyError:
+            count, times = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
+            self._of_requests[method, route, status] = count, times
+        count.inc()
+        times.observe(seconds)
+
+    def answered(self, role: str, policy: str, fallback: str | None, seconds: float) -> None:
+        """A question was answered, durably, by the model of a role; `seconds` since it was asked."""
+        try:
+            count, times = self._of_answers[role, policy, fallback]
+        except KeyError:
+            count, times = self._answers.labels(role, policy, fallback or "none"), self._answering.labels(role)
+            self._of_answers[role, policy, fallback] = count, times
+        count.inc()
+        times.observe(seconds)
+
+    def batch(self, size: int) -> None:
+        """So many questions went through the model together."""
+        self._batches.observe(size)
+
+    def session(self, found: Found) -> None:
+        """A user's session was there, an event was folded in, or it was rebuilt from the store."""
+        self._of_sessions[found].inc()
+
+    def swapped(self, version: str) -> None:
+        """A version took over."""
+        self._swaps.inc()
+
+    def loaded(self, what: Literal["loaded", "failed", "late"], seconds: float) -> None:
+        """A version was loaded or was not, or took too long."""
+        self._loads.labels(what).inc()
+
+    def shadow(self, what: Literal["recorded", "dropped", "failed"]) -> None:
+        """An answer of the second model, which nobody sees."""
+        self._shadows.labels(what).inc()
+
+    def overlap(self, share: float) -> None:
+        """Such a share of the items that were shown is in the second model's answer, too."""
+        self._overlap.observe(share)
+
+    def events(self, accepted: int, duplicates: int, unmatched: int, erased: int) -> None:
+        """Events are in the store, were there before, or are from before their user's erasure.
+
+        Some of those that are there name an answer that does not fit.
+        """
+        self._events.labels("accepted").inc(accepted)
+        self._events.labels("duplicate").inc(duplicates)
+        self._events.labels("unmatched").inc(unmatched)
+        self._events.labels("erased").inc(erased)
+
+    def feedback(self, accepted: int, duplicates: int, refused: int) -> None:
+        """Feedback is in the store, was there before, or was refused."""
+        for result, count in (("accepted", accepted), ("duplicate", duplicates), ("refused", refused)):
+            self._feedback.labels(result).inc(count)
+
+    def store_failed(self) -> None:
+        """The store could not be used."""
+        self._failures.inc()
+
+    def watch(self, name: str, about: str, read: Callable[[], float]) -> None:
+        """A number that is read whenever somebody looks."""
+        Gauge(f"what_next_{name}", about, registry=self.registry).set_function(read)
+
+    def watch_model(self, read: Callable[[], Mapping[str, Any] | None]) -> None:
+        """Which model answers: told by the labels of a number that is 1."""
+        self.registry.register(_Model(read))
+
+    def text(self) -> bytes:
+        """Everything, as Prometheus reads it (text format 0.0.4)."""
+        for route, count in self.shed.copy().items():
+            self._requests.labels("POST", route, "503").inc(count - self._told_shed[route])
+            self._told_shed[route] = count
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(f"what_next_{name}", about, labels, registry=self.registry)
+
+    def _histogram(self, name: str, about: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"what_next_{name}", about, labels, buckets=bounds, registry=self.registry)
+
+
+class _Model(Collector):
+    def __init__(self, read: Callable[[], Mapping[str, Any] | None]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        model = self._read()
+        if model is not None:
+            labels = ("version", "algorithm", "encoder")
+            family = GaugeMetricFamily("what_next_model_info", "The model that answers", labels=labels)
+            family.add_metric([str(model.get(name) or "") for name in labels], 1)
+            yield family

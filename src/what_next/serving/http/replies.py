@@ -1,0 +1,244 @@
+"""What the service answers, as the schema tells it: the answers are built as they are, and tests hold them to this."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from what_next.serving.http.fields import Reply
+
+Fallback = Literal["deadline", "error", "alarm", "unknown_user"]
+
+
+class FieldError(Reply):
+    """A field that is not as it must be."""
+
+    field: str
+    reason: str
+
+
+class ErrorDetail(Reply):
+    """Why a request was not answered."""
+
+    code: str
+    message: str
+    fields: list[FieldError]
+
+
+class Error(Reply):
+    """What is answered instead."""
+
+    error: ErrorDetail
+
+
+class Similar(Reply):
+    """An item and its likeness to another: the cosine of their vectors."""
+
+    item_id: str
+    title: str
+    similarity: float
+
+
+class ReasonReply(Reply):
+    """Why an item was recommended."""
+
+    nearest: Similar | None = Field(description="the item of the history that is most like it")
+    attributes: dict[str, float] = Field(description="its attributes, in their own units")
+    critic: float | None = Field(description="the reward that the critic expects of it")
+
+
+class Recommended(Reply):
+    """An item of an answer."""
+
+    item_id: str
+    title: str
+    score: float | None = Field(description="what it was ranked by; null where the policy has no scores")
+    propensity: float = Field(ge=0, le=1, description="chance of this choice, given those before it")
+    reason: ReasonReply | None
+
+
+class ModelName(Reply):
+    """Which model answered."""
+
+    version: str
+    role: Literal["current", "canary"]
+
+
+class Recommendations(Reply):
+    """An answer."""
+
+    recommendation_id: str = Field(description="for feedback")
+    user_id: str | None
+    items: list[Recommended] = Field(description="best first; fewer than k where no more are permitted")
+    model: ModelName
+    policy: Literal["trained", "popular", "random"]
+    fallback: Fallback | None = Field(description="why popular items were the answer; null where they were not")
+    unknown: list[str] = Field(description="ids of the given history that the catalogue does not hold")
+    known_events: int = Field(ge=0, description="number of stored events of the user that the answer knew")
+    spread: float | None = Field(
+        description="of the last 20 events, in the catalogue's standard deviations; null below 3, or without attributes"
+    )
+
+
+class RecommendationsBatch(Reply):
+    """An answer, or an error, for each question, in their order."""
+
+    answers: list[Recommendations | Error]
+
+
+class EventsKept(Reply):
+    """What came of events."""
+
+    accepted: int = Field(ge=0, description="new ones, now durable")
+    duplicates: int = Field(ge=0, description="that were there before; they change nothing")
+    unknown_items: list[str] = Field(description="items that the catalogue does not hold; their events are kept too")
+    unmatched: list[str] = Field(
+        description="event_ids whose recommendation_id is not known, did not show the item, or was for another user; "
+        "these events are kept too, and are no feedback"
+    )
+    erased: list[str] = Field(description="event_ids from before their user was erased; these are not kept")
+
+
+class FeedbackKept(Reply):
+    """What came of feedback."""
+
+    accepted: int = Field(ge=0)
+    duplicates: int = Field(ge=0, description="that was there before; it changes nothing")
+
+
+class RefusedFeedback(Reply):
+    """Feedback of a batch that was not kept."""
+
+    index: int = Field(ge=0, description="its place in the batch, from 0")
+    code: Literal["not_found", "invalid", "conflict"]
+    message: str
+
+
+class FeedbackBatchKept(FeedbackKept):
+    """What came of each; what was refused may be mended and sent again."""
+
+    refused: list[RefusedFeedback]
+
+
+class ItemReply(Reply):
+    """An item of the catalogue."""
+
+    item_id: str
+    title: str
+    attributes: dict[str, float]
+
+
+class Items(Reply):
+    """Items that were found."""
+
+    items: list[ItemReply]
+
+
+class SimilarItems(Reply):
+    """The items most like one, best first."""
+
+    items: list[Similar]
+
+
+class ItemsKept(Reply):
+    """The items can be recommended from now on."""
+
+    accepted: int = Field(description="how many different ones")
+    replaced: int = Field(description="of them, those whose id the catalogue held before, of the training or added")
+
+
+class ItemWithdrawn(Reply):
+    """The item is recommended no longer."""
+
+    withdrawn: int = Field(description="1; 0 where it was withdrawn before")
+
+
+class Users(Reply):
+    """Ids of users that have events."""
+
+    users: list[str]
+
+
+class PastEvent(Reply):
+    """An event as the store holds it; the timestamp in microseconds since 1970 (UTC)."""
+
+    event_id: str
+    item_id: str
+    title: str | None = Field(description="null where the catalogue does not hold the item")
+    event: str
+    timestamp: int
+    reward: float | None
+
+
+class History(Reply):
+    """A user's events, newest first."""
+
+    user_id: str
+    events: list[PastEvent]
+    total: int = Field(ge=0, description="how many there are in all")
+    spread: list[float | None] = Field(
+        description="spread after each of the last 20 events, oldest first; null below 3 events or without attributes"
+    )
+
+
+class Erased(Reply):
+    """How much of the user there was."""
+
+    events: int
+    impressions: int
+    feedback: int
+
+
+class Deployed(Reply):
+    """How the version came."""
+
+    number: int
+    kind: Literal["first", "promoted", "rolled back"]
+    time: str
+
+
+class Second(Reply):
+    """A second model beside the one that answers."""
+
+    version: str
+    share: float | None = Field(default=None, description="of the users that it answers")
+
+
+class RefusedVersion(Reply):
+    """A deployed version that cannot be loaded; the one before goes on."""
+
+    version: str
+    reason: str
+
+
+class Model(Reply):
+    """What answers."""
+
+    version: str
+    run: str = Field(description="of the training that made it")
+    algorithm: str
+    encoder: str
+    trained_on: int = Field(description="histories that it was trained on")
+    items: int
+    left_out: int = Field(description="items that were added, and that it cannot take: they have other attributes")
+    withdrawn: int = Field(description="items that it knows, and does not recommend")
+    attributes: list[str]
+    metrics: dict[str, Any] | None
+    search: Literal["exact", "approximate"]
+    critic: bool = Field(description="whether it tells what an item is worth")
+    deployed: Deployed
+    canary: Second | None
+    shadow: Second | None
+    unfit: RefusedVersion | None = Field(description="the second model, by its file, where it cannot be loaded")
+    refused: RefusedVersion | None
+
+
+class Health(Reply):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class Ready(Reply):
+    """Model, store and popular items are there."""
+
+    ready: Literal[True]

@@ -1,0 +1,279 @@
+"""From a setup to a service that listens, and back to rest."""
+
+import asyncio
+import gc
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from what_next import __version__
+from what_next.data import Dataset
+from what_next.errors import DataError, SetupError, StoreUnavailable
+from what_next.serving.asks import Stopping
+from what_next.serving.engine import Engine, check_models
+from what_next.serving.http.app import create_app
+from what_next.serving.http.keys import KeyRing
+from what_next.serving.http.parts import Parts
+from what_next.serving.http.protocol import Bounded
+from what_next.serving.store import Store, Writer, store_of
+from what_next.settings.setup import Setup
+
+GRACE = 15
+"""Seconds that requests under way have to end, once the service was asked to stop."""
+
+IDLE = 75
+"""Seconds after which a connection without requests is closed."""
+
+AGAIN = 1.0
+"""Seconds until a store that is away at the start is tried again."""
+
+FILES = 256
+"""Files besides those of the connections: store, log, model, and whoever is told that there are too many."""
+
+YOUNG = 50_000
+"""Objects after which the collector looks for circles. Hardly any are made here, while each batch makes thousands of
+objects, which Python's 700 would have it look through again and again."""
+
+Progress = Callable[[int, int], None]
+Tell = Callable[[str], None]
+
+
+class _Stopped(Exception):
+    """The service is to stop before it has started."""
+
+
+def listen(setup: Setup) -> socket.socket:
+    """The socket of a setup's address, bound already, so that a port in use is told at once.
+
+    Raises:
+        SetupError: the address cannot be listened on.
+    """
+    host, port = setup.server.host, setup.server.port
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.socket(family)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(2048)  # whoever comes while the service starts waits for its answer
+    except OSError as error:
+        raise SetupError(
+            f"{host}:{port}: cannot be listened on ({error.strerror or error}); stop what listens there, or choose "
+            "another server.port, or 0 for a free one"
+        ) from None
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """The URL of a socket."""
+    host, port = bound.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+@dataclass(eq=False)
+class Opening:
+    """Opens what answers, in a thread of its own, while the service already tells that it starts.
+
+    Attributes:
+        setup: says what; `parts`: where it is put.
+        progress: is called with the number of stored events, and of all, while an empty store is filled.
+        tell: takes a message for people.
+    """
+
+    setup: Setup
+    parts: Parts
+    progress: Progress
+    tell: Tell
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name="opening", daemon=True)
+
+    def stop(self) -> None:
+        """Breaks off; what was stored stays, and the next start goes on from there."""
+        self._stop.set()
+        self.thread.join(GRACE)  # not for ever: what hangs on a disk ends with the process
+
+    def _run(self) -> None:
+        try:
+            self._open()
+        except (_Stopped, Stopping):
+            pass
+        except BaseException as error:
+            self.error = error
+
+    def _open(self) -> None:
+        parts, told = self.parts, False
+        while parts.engine is None:
+            try:
+                self._try()
+            except StoreUnavailable as error:
+                if not told:
+                    self.tell(f"{error}; it is tried again every second")
+                told = True
+                if self._stop.wait(AGAIN):
+                    raise _Stopped from None
+
+    def _try(self) -> None:
+        parts, setup = self.parts, self.setup
+        if parts.store is None:
+            parts.store = Store.open(store_of(setup))
+        if parts.keys is None:
+            parts.keys = KeyRing(parts.store, parts.metrics.store_failed)
+        if setup.server.needs_keys and not parts.keys:
+            raise SetupError(
+                f"server.host is {setup.server.host}, and the store has no API key: without one, nobody may ask. Make "
+                "one with `what-next key add SETUP --name NAME --role admin`, or listen on 127.0.0.1"
+            )
+        self._fill(parts.store)
+        if parts.writer is None:
+            parts.writer = Writer(parts.store)
+        parts.engine = Engine.open(setup, parts.store, parts.writer, parts.metrics, self._stop)
+        for told in (parts.engine.undeployed(), parts.engine.unfit()):
+            if told is not None:
+                self.tell(told)
+
+    def _fill(self, store: Store) -> None:
+        """Puts the histories of the data into an empty store."""
+        if not self.setup.server.import_data or store.loaded:
+            return
+        check_models(self.setup, store)  # filling takes minutes: what would be refused after it is refused before
+        try:
+            dataset = Dataset.read(self.setup.data)
+        except DataError as error:
+            raise SetupError(f"{error}; to start with an empty store, set server.import_data to no") from error
+        store.load_histories(dataset, self._progress)
+
+    def _progress(self, done: int, total: int) -> None:
+        if self._stop.is_set():
+            raise _Stopped
+        self.progress(done, total)
+
+
+def _bounded(parts: Parts) -> type[Bounded]:
+    """The protocol with as many connections as the setup permits, and as the system has files for."""
+    wanted = parts.settings.connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted + FILES and soft != resource.RLIM_INFINITY:
+        soft = wanted + FILES if hard == resource.RLIM_INFINITY else min(wanted + FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        wanted = min(wanted, max(soft - FILES, 1))
+    return type("Counted", (Bounded,), {"most": wanted})
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's, without its way with signals: it would raise them again, before the store is closed."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+def serve(setup: Setup, ready: Callable[[dict[str, Any]], None], progress: Progress, tell: Tell) -> None:
+    """Answers requests until SIGTERM or SIGINT; requests under way are answered, and everything is closed.
+
+    Args:
+        setup: what and where.
+        ready: is called once when the service can answer, with its address, version and store.
+        progress, tell: see `Opening`.
+
+    Raises:
+        SetupError: the address is taken, or a key is missing.
+        WhatNextError: model, data or store cannot be used.
+    """
+    start = time.monotonic()
+    bound = listen(setup)
+    try:
+        app = create_app(None, None, None, setup)
+        parts: Parts = app.state.parts
+        opening = Opening(setup, parts, progress, tell)
+        opening.thread.start()
+        try:
+            uvicorn_loop(app, bound, opening, lambda: ready(_facts(setup, parts, bound, start)))
+        finally:
+            opening.stop()
+            _close(parts)
+    finally:
+        bound.close()
+    if opening.error is not None:
+        raise opening.error
+
+
+def uvicorn_loop(app: FastAPI, bound: socket.socket, opening: Opening, ready: Callable[[], None]) -> None:
+    """Runs the event loop until a signal comes, or opening fails."""
+    app.state.parts.log.handle("uvicorn", "what_next.serving")
+    config = uvicorn.Config(
+        app,
+        http=_bounded(app.state.parts),
+        loop="uvloop",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # a caller without a key may not choose its address
+        timeout_keep_alive=IDLE,
+        timeout_graceful_shutdown=GRACE,
+    )
+    server = _Server(config)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.handle_exit, number, None)
+        watching = loop.create_task(_watch(opening, server, ready))
+        await server.serve(sockets=[bound])
+        watching.cancel()
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(run())
+
+
+async def _watch(opening: Opening, server: uvicorn.Server, ready: Callable[[], None]) -> None:
+    """Waits until everything is open, and the engine misses nothing more."""
+    while opening.thread.is_alive() or not server.started:
+        await asyncio.sleep(0.005)
+    if opening.error is not None:
+        server.should_exit = True
+        return
+    while (engine := opening.parts.engine) is None or engine.missing():
+        await asyncio.sleep(0.005)
+    gc.collect()
+    gc.freeze()  # what is there now stays until the end: the collector need not look at it again
+    gc.set_threshold(YOUNG)
+    ready()
+
+
+def _facts(setup: Setup, parts: Parts, bound: socket.socket, start: float) -> dict[str, Any]:
+    engine, store = parts.engine, parts.store
+    assert engine is not None
+    assert store is not None
+    model = engine.model()
+    return {
+        "address": address_of(bound),
+        "version": model["version"],
+        "items": model["items"],
+        "store": store.backend.where,
+        "keys": setup.server.needs_keys,
+        "package": __version__,
+        "seconds": round(time.monotonic() - start, 3),
+    }
+
+
+def _close(parts: Parts) -> None:
+    """First who asks, then who writes, then what is written to."""
+    if parts.engine is not None:
+        parts.engine.close()
+    if parts.writer is not None:
+        parts.writer.close()
+    parts.close()
+    if parts.store is not None:
+        parts.store.close()

@@ -1,0 +1,143 @@
+"""The bytes of people who were erased go from the files of SQLite, too, some time after their rows."""
+
+import logging
+import secrets
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from what_next.errors import StoreError, StoreUnavailable
+from what_next.serving.store.backend import Backend, Link
+from what_next.serving.store.notes import note, told
+
+logger = logging.getLogger("what_next.serving")
+
+ERASED, SCRUBBED = "erased", "scrubbed"
+"""What is remembered: that bytes of somebody may be in the files, by a text that is another one for each erasure; and
+when the file was built anew, in microseconds since 1970 UTC."""
+EVERY = 3600.0
+"""Seconds between two times that the file is built anew, at least, however many people are erased."""
+LOOK = 1.0
+"""Seconds between two looks at the mark."""
+AGAIN = 60.0
+"""Seconds until it is tried anew after a failure, twice as long after each further one up to `EVERY`: each try may
+write as much as the store holds."""
+READERS = 500
+"""Milliseconds that emptying the write-ahead log waits for readers."""
+
+
+def mark(backend: Backend, link: Link) -> None:
+    """Note an erasure, in its own transaction: whoever opens the store next knows it, should this process be killed."""
+    note(backend, link, ERASED, secrets.token_hex(8))
+
+
+class Scrubber:
+    """Rids the files of a store in SQLite of what was erased.
+
+    `secure_delete` overwrites a row where it lies, but not the places where it lay before its page was split (of 200
+    people erased from 2,000, 4 were still found); so the file is built anew: a second for a million events, in which
+    writes wait. Then the write-ahead log is emptied, which a reader in the midst of a long read keeps it from. The mark
+    stays until both are done.
+    """
+
+    def __init__(self, backend: Backend, clock: Callable[[], int]) -> None:
+        self.backend, self.clock = backend, clock
+        self._built: str | None = None  # the mark for which the file was built anew already
+        self._lock = threading.Lock()
+        self._running: Any = None
+
+    def scrub(self, every: float = 0.0) -> bool:
+        """Do what is left to do; returns whether nothing of anybody erased is in the files now.
+
+        Args:
+            every: seconds that must have passed since the file was built anew.
+
+        Raises:
+            StoreUnavailable: it cannot be done now (locked, disk full); it is tried anew the next time.
+        """
+        if not self.backend.sqlite:
+            return True
+        with self.backend.explained():
+            pooled = self.backend.reader.raw_connection()
+            link: Any = pooled.driver_connection
+            try:
+                marked = told(link, ERASED)
+                if marked is None or not (marked == self._built or self._due(link, every)):
+                    return marked is None
+                with self._lock:
+                    self._running = link
+                try:
+                    return self._scrub(link, marked)
+                finally:
+                    with self._lock:
+                        self._running = None
+                    pooled.invalidate()  # its settings are not those of the others
+            finally:
+                pooled.close()
+
+    def _due(self, link: Link, every: float) -> bool:
+        """Whether the file was not built anew for so long; yes, too, where the clock jumped back."""
+        last = told(link, SCRUBBED)
+        return last is None or not 0 <= self.clock() - int(last) < every * 1e6
+
+    def _scrub(self, link: sqlite3.Connection, marked: str) -> bool:
+        if marked != self._built:
+            self._find_room(link)
+            link.execute("PRAGMA temp_store = FILE")  # it needs as much room as the store
+            link.execute("VACUUM")
+            self._built = marked
+            note(self.backend, link, SCRUBBED, str(self.clock()))
+        link.execute(f"PRAGMA busy_timeout = {READERS}")
+        if link.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            return False
+        # Where somebody else was erased meanwhile, the mark is another one and stays.
+        return link.execute("DELETE FROM meta WHERE name = ? AND value = ?", (ERASED, marked)).rowcount == 1
+
+    def _find_room(self, link: Link) -> None:
+        """Raises a `StoreUnavailable` where the new file has no room: trying would take the last of it from events."""
+        file = Path(self.backend.where)
+        pages, size = (link.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+        needed, free = pages * size, shutil.disk_usage(file.parent).free
+        if free < needed:
+            raise StoreUnavailable(f"{file}: the file cannot be built anew in {free:,} free bytes; it takes {needed:,}")
+
+    def interrupt(self) -> None:
+        """Break off what runs in another thread; the mark stays."""
+        with self._lock:
+            if self._running is not None:
+                self._running.interrupt()
+
+
+class Scrubbing:
+    """A thread that scrubs a store every so often, so that neither an erasure nor any other write does."""
+
+    def __init__(self, scrubber: Scrubber) -> None:
+        self.scrubber = scrubber
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="what-next-scrubber", daemon=True)
+        if scrubber.backend.sqlite:
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; what it was about to do is left to the next process."""
+        self._stop.set()
+        while self._thread.is_alive():
+            self.scrubber.interrupt()
+            self._thread.join(0.1)
+
+    def _run(self) -> None:
+        wait = LOOK
+        while not self._stop.wait(wait):
+            try:
+                self.scrubber.scrub(EVERY)
+                wait = LOOK
+                continue
+            except StoreError as error:
+                if wait == LOOK and not self._stop.is_set():
+                    logger.warning("bytes of erased users are still in the files of the store: %s", error)
+            except Exception:
+                logger.exception("scrubbing the files of the store failed; it is tried anew")
+            wait = min(EVERY, AGAIN if wait == LOOK else 2 * wait)

@@ -1,0 +1,113 @@
+"""The one thread that writes: everything that waits goes into one transaction."""
+
+import threading
+from collections import deque
+from concurrent.futures import Future
+from typing import Any
+
+from what_next.errors import StoreUnavailable
+from what_next.serving.store.episode import Episode
+from what_next.serving.store.scrubbing import Scrubbing
+from what_next.serving.store.store import Store
+from what_next.serving.store.writes import AddEvents, AddFeedback, AddItems, Write
+
+MOST = 20_000
+"""Rows that go into one transaction, at most: one that takes seconds keeps others waiting."""
+FULL = 5 * MOST
+"""Rows that wait, at most: some seconds' worth."""
+Waiting = tuple[Write, Future[Any], int]
+"""A write, who waits for it, and its rows."""
+
+
+class Writer:
+    """Group commit: the disk is waited for once for all who wait, not once for each.
+
+    A future is done when its write is durable; it holds the outcome, or the reason why the write was refused.
+
+    Attributes:
+        failing: whether the store did not take what was written last.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._waiting: deque[Waiting] = deque()
+        self._rows = 0
+        self._changed = threading.Condition()
+        self._closed = self.failing = False
+        self._thread = threading.Thread(target=self._run, name="what-next-writer", daemon=True)
+        self._scrubbing = Scrubbing(store.scrubber)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """How many writes wait for the next transaction."""
+        return len(self._waiting)
+
+    def submit(self, write: Write) -> "Future[Any]":
+        """Write when the thread comes to it.
+
+        Raises:
+            StoreUnavailable: the writer is closed, or too much waits already.
+        """
+        future: Future[Any] = Future()
+        rows = _rows(write)
+        with self._changed:
+            if self._closed:
+                raise StoreUnavailable("the store is being closed; send it again to the next process")
+            if self._rows and self._rows + rows > FULL:
+                raise StoreUnavailable(f"{self._rows:,} rows wait for the store already; send it again later")
+            self._waiting.append((write, future, rows))
+            self._rows += rows
+            if len(self._waiting) == 1:
+                self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Write what waits, then end the thread; the store stays open."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+        self._scrubbing.close()
+
+    def _run(self) -> None:
+        episode = Episode("writing to the store")
+        while group := self._next():
+            try:
+                outcomes = self.store.commit([write for write, _, _ in group])
+            except BaseException as error:  # whoever waits must hear of it, whatever it is
+                outcomes = [error] * len(group)  # type: ignore[list-item]
+            if (away := next((one for one in outcomes if isinstance(one, StoreUnavailable)), None)) is None:
+                episode.worked()
+            else:
+                episode.failed(away)
+            self.failing = away is not None
+            for (_, future, _), outcome in zip(group, outcomes, strict=True):
+                if isinstance(outcome, BaseException):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
+
+    def _next(self) -> list[Waiting]:
+        """Everything that waits, up to `MOST` rows; nothing when the writer is closed."""
+        with self._changed:
+            group: list[Waiting] = []
+            taken = 0
+            while not group and (self._waiting or not self._closed):
+                if not self._waiting:
+                    self._changed.wait()
+                while self._waiting and taken < MOST:
+                    write, future, rows = self._waiting.popleft()
+                    self._rows -= rows
+                    if future.set_running_or_notify_cancel():
+                        taken += rows
+                        group.append((write, future, rows))
+            return group
+
+
+def _rows(write: Write) -> int:
+    if isinstance(write, AddEvents):
+        return len(write.events)
+    if isinstance(write, AddFeedback):
+        return len(write.rows)
+    return len(write.items) if isinstance(write, AddItems) else 1

@@ -1,0 +1,1 @@
+"""Settings: `setup.txt`, TOML and `key=value`, read and checked once."""

@@ -1,0 +1,271 @@
+"""Between the entries of a setup file and a pydantic model: which keys there are, their values, and what to say.
+
+It works on any tree of models: a field that holds a model is a group of dotted keys, a field that holds one of
+several models is a group whose `name` chooses, and a group's own key is short for its `name`. A model that takes
+further fields (`extra="allow"`, with `__pydantic_extra__`) takes any word as a key, dots and all.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from itertools import accumulate
+from os.path import normpath
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from what_next.errors import SetupError
+from what_next.settings.file import Entry, without_doubles, word
+
+WORD = "WORD"
+"""Stands for any word, at the end of a key that is free; a key that was read has no capitals."""
+LONG = re.compile(r"[+-]?\d{19,4000}")
+"""A whole number that may not fit into 64 bits."""
+BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "at most"}
+
+
+def choices(field: FieldInfo) -> tuple[Any, ...]:
+    """The types that a field may hold, None left out."""
+    annotation = field.annotation
+    union = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return tuple(one for one in union if one is not NoneType)
+
+
+def optional(field: FieldInfo) -> bool:
+    """Whether the field may be left empty (`none`)."""
+    return NoneType in get_args(field.annotation) or is_list(field)
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether the field holds several texts."""
+    return any(get_origin(one) in (tuple, list) for one in choices(field))
+
+
+def named_models(field: FieldInfo) -> dict[str, type[BaseModel]]:
+    """The models that a field chooses from, by name; empty where it is no such choice."""
+    models = [one for one in choices(field) if isinstance(one, type) and issubclass(one, BaseModel)]
+    return {get_args(one.model_fields["name"].annotation)[0]: one for one in models} if len(models) > 1 else {}
+
+
+def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted key of a model with its field; where a group has a choice of models, that of the one chosen.
+
+    Where a group takes any word, the last part of the key is `WORD`.
+    """
+    for name, field in model.model_fields.items():
+        key = prefix + name
+        models = [one for one in choices(field) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not models:
+            yield key, field
+        elif len(models) == 1:
+            yield from leaves(models[0], entries, key + ".")
+        else:
+            named = named_models(field)
+            entry = entries.get(key) or entries.get(key + ".name")
+            chosen = word(entry.value) if entry else field.get_default(call_default_factory=True).name
+            if entry and chosen not in named:
+                may_be = listed(list(named), "or") + _nearest(chosen, named)
+                raise SetupError(f"{entry.where}: {key} is {entry.value!r}; allowed: {may_be}")
+            yield from leaves(named[chosen], entries, key + ".")
+    if model.model_config.get("extra") == "allow":
+        yield prefix + WORD, _further(model)
+
+
+def _further(model: type[BaseModel]) -> FieldInfo:
+    """The field that any further key of a model is; it may be left out."""
+    annotations = (vars(one).get("__annotations__", {}) for one in model.__mro__)
+    _, value = get_args(next(found["__pydantic_extra__"] for found in annotations if "__pydantic_extra__" in found))
+    return FieldInfo.from_annotated_attribute(value, None)
+
+
+def field_of(key: str, fields: Mapping[str, FieldInfo]) -> FieldInfo | None:
+    """The field of a key; None where there is no such key."""
+    return fields.get(key) or fields.get(f"{_free(key, fields)}.{WORD}")
+
+
+def _free(key: str, fields: Mapping[str, FieldInfo]) -> str | None:
+    """The group that takes any word, where the key stands in such a one."""
+    heads = (key[: dot.start()] for dot in re.finditer(r"\.", key))
+    return next((head for head in heads if f"{head}.{WORD}" in fields), None)
+
+
+def override(model: type[BaseModel], entries: Sequence[Entry], overrides: Sequence[Entry]) -> list[Entry]:
+    """The entries with others in their place; a list is replaced whole."""
+    lists = {key for key, field in leaves(model, {one.key: one for one in (*entries, *overrides)}) if is_list(field)}
+
+    def group(entry: Entry) -> str:
+        head, _, last = entry.key.rpartition(".")
+        return head if last == "name" or (head in lists and last.isdecimal()) else entry.key
+
+    replaced = {group(entry) for entry in overrides}
+    return [entry for entry in entries if group(entry) not in replaced] + list(overrides)
+
+
+def resolve(model: type[BaseModel], entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, FieldInfo]]:
+    """The entries under their full keys (`split` is `split.name`, `user` is `user.0`), and the fields of those."""
+    fields = dict(leaves(model, {entry.key: entry for entry in entries}))
+    full, used = [], {}
+    for entry in entries:
+        head, _, number = entry.key.rpartition(".")
+        key = entry.key + ".name" if entry.key + ".name" in fields else entry.key
+        if head in fields and is_list(fields[head]) and number.isdecimal():
+            key, field = f"{head}.{int(number)}", fields[head]
+        elif found := field_of(key, fields):
+            field = found
+            key += ".0" if is_list(field) else ""
+        else:
+            raise SetupError(f"{entry.where}: {unknown(entry.key, fields, model)} (found {entry.key}, {entry.value})")
+        full.append(replace(entry, key=key))
+        used[key] = field
+        if group := _free(key, fields):
+            used[f"{group}.{WORD}"] = fields[f"{group}.{WORD}"]
+    return without_doubles(full), used
+
+
+def nest(entries: Sequence[Entry], fields: Mapping[str, FieldInfo], folder: Path) -> dict[str, Any]:
+    """The values as the nested dictionary that the model takes."""
+    values: dict[str, Any] = {}
+    for entry in sorted(entries, key=_position):
+        field, place = fields[entry.key], values
+        value = convert(entry, field, folder)
+        key = entry.key.removesuffix(f".{_position(entry)}" if is_list(field) else "")
+        group = _free(key, fields) or key.rpartition(".")[0]
+        for head in group.split(".") if group else ():
+            place = place.setdefault(head, {})
+        last = key.removeprefix(f"{group}.")
+        if is_list(field):
+            place.setdefault(last, []).extend([] if value is None else [value])
+        else:
+            place[last] = value
+    return values
+
+
+def _position(entry: Entry) -> int:
+    """A list member's number; what is no list member keeps its place."""
+    number = entry.key.rpartition(".")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def convert(entry: Entry, field: FieldInfo, folder: Path) -> object:
+    """The value of an entry: a path from the setup file's folder, an id as written, or else a word."""
+    if optional(field) and not entry.quoted and word(entry.value) == "none":
+        return None
+    if Path in choices(field):
+        if not entry.value.strip():
+            raise SetupError(f"{entry.where}: {entry.key} is {entry.value!r}; allowed: {allowed(field)}")
+        joined = folder / Path(entry.value).expanduser()
+        short = Path(normpath(joined))  # `src/../data` reads better as `data`, where no link makes them differ
+        return short if short.resolve() == joined.resolve() else joined
+    value = word(entry.value)
+    if int in choices(field) and LONG.fullmatch(value) and not -(2**63) <= int(value) < 2**63:
+        may_be = allowed(field).removesuffix(" and below 2^63")
+        raise SetupError(f"{entry.where}: {entry.key} is {_short(entry.value)}; allowed: {may_be} and below 2^63")
+    return entry.value if is_list(field) else value
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a field may hold, in words."""
+    words = []
+    for choice in choices(field):
+        if get_origin(choice) is Literal:
+            words.append(listed([str(one) for one in get_args(choice)], "or"))
+        elif is_list(field):
+            words.append('whole numbers, such as "5,10"' if int in get_args(choice) else "ids")
+        else:
+            names = {bool: "yes or no", int: "a whole number", float: "a number", Path: "a path", str: "a text"}
+            words.append(names.get(choice, str(getattr(choice, "__name__", choice))))
+    bounds = [
+        f"{say} {_number(getattr(bound, name))}"
+        for bound in field.metadata
+        for name, say in BOUNDS.items()
+        if hasattr(bound, name)
+    ]
+    parts = [" or ".join(words), " and ".join(bounds), "or none" if optional(field) else ""]
+    return " ".join(part for part in parts if part)
+
+
+def _number(bound: int | float) -> str:
+    """A bound as people write it: `2^63`, and no digit of a whole number is left out."""
+    if isinstance(bound, int):
+        return f"2^{bound.bit_length() - 1}" if bound >= 2**31 and bound.bit_count() == 1 else str(bound)
+    return f"{bound:g}"
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """Words as a list in a sentence: `a, b or c`."""
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def unknown(key: str, fields: Mapping[str, FieldInfo], model: type[BaseModel] | None = None) -> str:
+    """What to say of a key that there is none of: what may be meant, and all keys of its group."""
+    keys = [known.removesuffix(".name") for known in fields]
+    heads = ["", *accumulate(key.split("."), "{}.{}".format)]
+    inside = {head: [known for known in keys if known.startswith(head + ".")] for head in heads[1:]}
+    group = next((head for head in reversed(heads) if inside.get(head)), "")
+    if not group and "." in key:  # the group itself is mistyped
+        group = get_close_matches(key, keys, n=1, cutoff=0)[0].partition(".")[0]
+    below = [known for known in keys if group and known.startswith(f"{group}.")]
+    if not below:  # of the groups their names alone: each lists its own
+        first = dict.fromkeys(known.partition(".")[0] for known in keys)
+        below = [head if head in keys else f"{head}.*" for head in first]
+    missing = max((known for known in keys if key.startswith(known) and key[len(known)] != "."), key=len, default="")
+    hint = f" (is a comma missing after {missing!r}?)" if missing else ""
+    meant = f"; {own}" if model and (own := _of_another(key, model)) else _nearest(key, keys)
+    return f"there is no setting {key!r}{meant}{hint}; allowed: {listed(below)}"
+
+
+def _of_another(key: str, model: type[BaseModel]) -> str | None:
+    """Which choice of a group a key belongs to: `algorithm.sqn.weight`, or `algorithm.weight` of another algorithm."""
+    group, _, rest = key.partition(".")
+    named = named_models(model.model_fields[group]) if group in model.model_fields else {}
+    chosen, _, own = rest.partition(".")
+    if chosen in named and own in named[chosen].model_fields:
+        return f"with `{group}, {chosen}` it is called {f'{group}.{own}'!r}"
+    owners = [name for name, one in named.items() if rest in one.model_fields]
+    return f"it belongs to {listed(owners)}" if owners else None
+
+
+def _short(value: object) -> str:
+    """What was found, cut where it is long."""
+    told = repr(value)
+    return told if len(told) <= 80 else f"{told[:60]}... ({len(told):,} characters)"
+
+
+def _nearest(found: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    nearest = get_close_matches(found, list(known), n=1, cutoff=0)
+    return f"; the nearest is {nearest[0]!r}" if nearest else ""
+
+
+def explain(error: ValidationError, model: type[BaseModel], entries: Mapping[str, Entry], source: str) -> SetupError:
+    """Pydantic's complaint as a `SetupError`, one line for each mistake."""
+    fields = dict(leaves(model, entries))
+    return SetupError("\n".join(_explain(details, fields, entries, source) for details in error.errors()))
+
+
+def _explain(
+    details: Mapping[str, Any], fields: Mapping[str, FieldInfo], entries: Mapping[str, Entry], source: str
+) -> str:
+    key = ""
+    for part in map(str, details["loc"]):  # pydantic's path also names the model of a union, which no key does
+        longer = f"{key}.{part}" if key else part
+        known = field_of(longer, fields) or any(f"{one}.".startswith(longer + ".") for one in fields)
+        if details["type"] == "extra_forbidden" or known:
+            key = longer
+    key = f"{key}.name" if f"{key}.name" in fields and details["type"] != "value_error" else key
+    entry, field = entries.get(key), field_of(key, fields)
+    where = entry.where if entry else source
+    found = _short(entry.value if entry else details["input"])
+    short = key.removesuffix(".name")
+    if details["type"] == "missing":
+        return f"{where}: the setting {short!r} is missing; allowed: {allowed(field) if field else 'a value'}"
+    if details["type"] == "extra_forbidden":
+        return f"{where}: {unknown(key, fields)} (found {found})"
+    if details["type"] == "value_error" or field is None:
+        reason = details.get("ctx", {}).get("error", details["msg"])
+        return f"{where}: {reason}"
+    note = "; a comment stands on a line of its own, or after a comma" if "#" in found else ""
+    return f"{where}: {short} is {found}; allowed: {allowed(field)}{note}"

@@ -1,0 +1,370 @@
+"""The settings of a run: setup.txt, TOML or `key=value` in, one validated and frozen `Setup` out.
+
+Every setting is stated once, on its field; the messages, the commented file of `what-next init` and the reference in
+the documentation are made from there. Below this module nothing is validated twice.
+"""
+
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import (
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from what_next.algorithms import LATER, Algorithm, WhatNext
+from what_next.algorithms.base import WHEN_MADE
+from what_next.data.batches import LEAST
+from what_next.rewards import Spread
+from what_next.settings.algorithms import ALGORITHMS, AnyAlgorithm, any_of, with_usual
+from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text, quote, read_entries
+from what_next.settings.groups import Evaluation, Group, Inputs, Loss, Reward, Selection, Split
+from what_next.settings.schema import allowed, explain, leaves, listed, nest, override, resolve
+from what_next.settings.server import Server
+
+__all__ = [
+    "ALGORITHMS",
+    "Evaluation",
+    "Inputs",
+    "Loss",
+    "Reward",
+    "Selection",
+    "Server",
+    "Setting",
+    "Setup",
+    "Split",
+    "Spread",
+    "read_entries",
+    "reference",
+]
+
+
+class Setup(Group):
+    """All settings of a run; made by `read`, `from_text`, or in Python with keyword arguments.
+
+    Raises a `SetupError` that names file, line and key, what was found and what is allowed.
+    """
+
+    train: bool = Field(description="yes: train, and save both models; no: load them, and recommend")
+    model: Literal["lstm", "gru", "transformer", "mean"] = Field(
+        default="lstm", description="the network that reads a history; whatnext has an lstm alone"
+    )
+    data: Path = Field(description="the log of who heard what when: an imported .parquet, or a file to import")
+    epochs: int = Field(
+        default=40_000, gt=0, description="number of training samples, that is user histories, to train on"
+    )
+    passes: int | None = Field(
+        default=None, gt=0, description="the same, counted in passes over the training users; it goes before epochs"
+    )
+    model_agent_path: Path = Field(description="where the agent is saved and loaded from (.safetensors)")
+    model_critic_path: Path | None = Field(
+        default=None, description="where the critic is saved and loaded from (.safetensors)"
+    )
+    algorithm: AnyAlgorithm = Field(default=WhatNext(), description="the algorithm that trains the agent")
+    split: Split = Split()
+    evaluation: Evaluation = Evaluation()
+    window: int | None = Field(
+        default=None,
+        ge=3,
+        description="whatnext trains on random windows of this many events of a history; none: on complete histories, "
+        "and on random windows of max_length events of longer ones",
+    )
+    seconds: float | None = Field(
+        default=None, gt=0, description="training ends after so many seconds, or with epochs or passes; none: no limit"
+    )
+    batch_size: int | None = Field(
+        default=64,
+        gt=0,
+        description="number of histories trained on at once (whatnext takes fewer where they are long, so that a step "
+        "reads at most 4096 events); none, for what learns from the log: as many as hold batch_targets",
+    )
+    batch_targets: int = Field(
+        default=2048,
+        gt=0,
+        description="number of events to learn from at once, about; fewer where a pass over the log would have fewer "
+        f"than {LEAST} batches",
+    )
+    max_length: int = Field(
+        default=200,
+        gt=1,
+        description="what learns from the log reads complete histories in windows of this many steps (none is left "
+        "out); whatnext without window reads at most so many events at once; also how far back a transformer looks",
+    )
+    inputs: Inputs = Inputs()
+    loss: Loss = Loss()
+    discount: float = Field(default=0.5, ge=0, lt=1, description="worth of a reward one event later, not one day later")
+    n_step: int = Field(default=1, gt=0, description="how many rewards a target of temporal differences sums up")
+    relax: float = Field(
+        default=0.0,
+        ge=0,
+        description="width of the band that one randomly chosen attribute may lie in, in standard deviations",
+    )
+    tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far each attribute of a matching item may be from the proposal, in standard deviations; "
+        "none: the smallest at which at most 10 % of training windows' means match nothing",
+    )
+    selection: Selection = Selection()
+    dim: int = Field(default=64, gt=0, description="width of the network's state")
+    layers: int = Field(default=1, gt=0, description="number of the network's layers")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
+    learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
+    clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")
+    reward: Reward = Reward()
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="start of all random numbers; the same seed gives the same run"
+    )
+    threads: int | None = Field(
+        default=None,
+        gt=0,
+        le=1024,
+        description="number of processor threads; none: as many as PyTorch takes, which crawls on a busy machine",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where the networks run; auto: on a graphics card where there is one"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="of matrix products in training; auto: bf16 where this processor multiplies it faster",
+    )
+    compile: bool = Field(default=False, description="whether the encoder goes through torch.compile")
+    monitor: Literal["ndcg@10", "hr@10", "spread"] | None = Field(
+        default=None,
+        description="measured on the validation users at each save; none: ndcg@10, or spread for whatnext",
+    )
+    patience: int | None = Field(
+        default=None, gt=0, description="stop after this many saves without a better monitor, and keep the best model"
+    )
+    stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is told in any case")
+    save_every: int = Field(default=5000, gt=0, description="number of histories between two saves of the models")
+    log: Path | None = Field(
+        default=None, description="JSON lines of losses and reward during training; none: beside the agent's file"
+    )
+    user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
+    slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
+    server: Server = Server()
+
+    @classmethod
+    def read(
+        cls, path: str | Path, overrides: Iterable[str] = (), *, algorithm: Mapping[str, Any] | None = None
+    ) -> "Setup":
+        """The setup of a file (setup.txt, or TOML by its ending); `overrides` are `key=value`, paths as in the file.
+
+        Every command reads its setup here, so this is where the process is given its `threads`.
+
+        Args:
+            algorithm: settings of an algorithm (its `name` among them) that go before those of the file.
+        """
+        path = Path(path)
+        entries, words = parse_file(path), parse_overrides(overrides)
+        if algorithm is not None:
+            entries, words = ([one for one in some if not of_algorithm(one.key)] for some in (entries, words))
+            values = {key: "none" if value is None else str(value) for key, value in algorithm.items()}
+            words += [Entry(f"algorithm.{key}", value, "the model's file") for key, value in values.items()]
+        return cls._build(entries, path.parent, str(path), words).threaded()
+
+    @classmethod
+    def from_text(cls, text: str, folder: str | Path = ".", overrides: Iterable[str] = ()) -> "Setup":
+        """The setup of a text in the form of setup.txt; relative paths start at `folder`."""
+        return cls._build(parse_text(text), Path(folder), "setup", parse_overrides(overrides))
+
+    @classmethod
+    def _build(cls, entries: list[Entry], folder: Path, source: str, overrides: list[Entry]) -> "Setup":
+        resolved, fields = resolve(cls, override(cls, entries, overrides))
+        origin = {"entries": {entry.key: entry for entry in resolved}, "source": source}
+        return cls.model_validate(nest(resolved, fields, folder), context=origin)
+
+    @classmethod
+    def template(cls, data: str | Path, algorithm: str = "", why: str = "") -> str:
+        """A commented setup.txt for a data file; what is left at its default stands behind a `#`.
+
+        Args:
+            data: the file, as the setup names it.
+            algorithm: another than the default.
+            why: the reason for it, as a comment.
+        """
+        values = {
+            "train": "yes",
+            "model": "lstm",
+            "data": Path(data).as_posix(),
+            "epochs": "40000",
+            "model_agent_path": "models/agent.safetensors",
+            "model_critic_path": "models/critic.safetensors",
+            "window": "20",
+            "algorithm": algorithm,
+        }
+        lines = ["# Settings of What Next?, as pairs of key, value. Remove the # before a key to change its value."]
+        for setting in reference():
+            about = f"{setting.description} ({setting.allowed})"
+            about += f"; {why}" if why and setting.key == "algorithm" else ""
+            lines += ["", *_wrapped(about)]
+            value = values.get(setting.key)
+            lines.append(f"{setting.key}, {quote(value)}" if value else f"#{setting.key}, {setting.default}")
+        for name, kind in ALGORITHMS.items():
+            own = settings_of(name) if name != "whatnext" else []  # whose own are among those above
+            if own:
+                title = (kind.__doc__ or "").strip().partition("\n")[0]
+                lines += ["", *_wrapped(f"With `algorithm, {name}` ({title.rstrip('.')}):")]
+            for one in own:
+                lines += [*_wrapped(f"{one.description} ({one.allowed})"), f"#   {one.key}, {one.default}"]
+        return "\n".join(lines) + "\n"
+
+    def threaded(self) -> "Setup":
+        """Have PyTorch take as many threads from now on as `threads` says, where it says something; returns itself."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings as JSON holds them (for a model's manifest); `Setup(**...)` reads it back."""
+        return self.model_dump(mode="json")
+
+    @property
+    def model_paths(self) -> tuple[Path, ...]:
+        """Where the models are."""
+        return tuple(path for path in (self.model_agent_path, self.model_critic_path) if path)
+
+    @property
+    def longest(self) -> int:
+        """How many events of a history the founding algorithm reads at once, at most."""
+        return self.window or self.max_length
+
+    @property
+    def log_path(self) -> Path:
+        """Where the log of training is written."""
+        return self.log or self.model_agent_path.with_suffix(".jsonl")
+
+    @field_serializer("algorithm")
+    def _dump_algorithm(self, algorithm: Algorithm) -> dict[str, Any]:
+        return algorithm.model_dump(mode="json")
+
+    @field_validator("user", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
+        several = [value] if isinstance(value, str | int) else value
+        return [str(one) for one in several] if isinstance(several, list | tuple) else several
+
+    @field_validator("model_agent_path", "model_critic_path")
+    @classmethod
+    def _safe(cls, path: Path | None, info: Any) -> Path | None:
+        if path is not None and path.suffix.lower() not in ("", ".safetensors"):
+            raise ValueError(
+                f"{info.field_name} is {str(path)!r}; allowed: a path that ends in .safetensors, the only format of "
+                "models here (a pickle, such as .pt, can run anything when it is loaded)"
+            )
+        return path
+
+    @model_validator(mode="after")
+    def _two_models(self) -> "Setup":
+        saved = {network for networks in self.algorithm.moves.values() for network in networks}
+        if self.model_critic_path is None and saved - {"encoder", "actor"}:
+            raise ValueError(
+                f"the setting 'model_critic_path' is missing, and the algorithm {self.algorithm.name} trains a critic; "
+                "allowed: a path"
+            )
+        self._fitting()
+        if self.model_critic_path == self.model_agent_path:
+            raise ValueError(
+                f"model_agent_path and model_critic_path are both {str(self.model_agent_path)!r}; allowed: two paths"
+            )
+        return self
+
+    def _fitting(self) -> None:
+        """Raises a `ValueError` where a setting means nothing for the algorithm or the encoder."""
+        trials, name = self.algorithm.trials, self.algorithm.name
+        if trials and self.model != "lstm":
+            raise ValueError(f"model is {self.model!r}, and the algorithm {name} has an lstm alone; allowed: lstm")
+        if self.monitor and trials != (self.monitor == "spread"):
+            raise ValueError(
+                f"monitor is {self.monitor!r}, which is not measured for the algorithm {name}; allowed: "
+                + ("spread" if trials else "ndcg@10 or hr@10")
+            )
+        if trials and self.batch_size is None:
+            raise ValueError(
+                f"batch_size is none, and the algorithm {name} tries items; allowed: a whole number above 0"
+            )
+        if self.model == "transformer" and self.dim % 2:
+            raise ValueError(f"dim is {self.dim}, and the transformer's positions need pairs; allowed: even numbers")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, data: object, validate: Callable[[object], "Setup"], info: Any) -> "Setup":
+        """Last, around all others: what pydantic refuses is told as a `SetupError`."""
+        try:
+            return validate(with_usual(data))
+        except ValidationError as error:
+            origin = info.context or {"entries": {}, "source": "Setup"}
+            raise explain(error, cls, origin["entries"], origin["source"]) from None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the reference: a key, what it means, what it may be, and its default (None where it has none)."""
+
+    key: str
+    description: str
+    allowed: str
+    default: str | None
+
+
+def reference() -> list[Setting]:
+    """Every setting there is (of the default algorithm), in order; a group's `name` under its short key."""
+    return [*_told(leaves(Setup, {}))]
+
+
+def settings_of(algorithm: str) -> list[Setting]:
+    """The settings that are an algorithm's own."""
+    return [*_told(one for one in leaves(ALGORITHMS[algorithm], {}, "algorithm.") if one[0] != "algorithm.name")]
+
+
+def _told(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[Setting]:
+    for key, field in fields:
+        short = key.removesuffix(".name")
+        about = field.description or Setup.model_fields[key.partition(".")[0]].description or ""
+        may_be = listed(list(ALGORITHMS), "or") if short == "algorithm" else allowed(field)
+        yield Setting(short, about, may_be, None if field.is_required() else _written(field.default))
+
+
+def _wrapped(text: str) -> list[str]:
+    """The text as comments of a setup file."""
+    return textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ")
+
+
+def of_algorithm(key: str) -> bool:
+    """Whether a key chooses the algorithm or is one of its own settings."""
+    return key.partition(".")[0] == "algorithm"
+
+
+def _written(value: object) -> str:
+    """A default as a setup file holds it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple) and value:
+        return quote(",".join(str(one) for one in value))
+    return "none" if value in (None, ()) else str(value)
+
+
+def _include(algorithm: type[Algorithm]) -> None:
+    """Let setups name an algorithm of an installed package that was not made yet when this module was imported."""
+    found = {one for one in LATER if algorithm.__qualname__ == one[1] and f"{algorithm.__module__}.".startswith(one[0])}
+    if found:
+        LATER.difference_update(found)
+        ALGORITHMS.setdefault(algorithm.model_fields["name"].default, algorithm)
+        Setup.model_fields["algorithm"].annotation = any_of(ALGORITHMS)
+        Setup.model_rebuild(force=True)
+
+
+if LATER:
+    WHEN_MADE.append(_include)

@@ -1,0 +1,1 @@
+"""What a run of training needs beside the steps: files, checkpoints, validation, alarms, tracking."""

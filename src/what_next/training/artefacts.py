@@ -1,0 +1,323 @@
+"""Models on disk: safetensors with a manifest, the catalogue as Parquet beside them, and what a resumed run needs.
+
+`<agent>.safetensors` holds encoder, actor and the scaling of the space, `<critic>.safetensors` all other networks,
+`<agent>.catalogue.parquet` the items, `<agent>.resume.safetensors` the optimisers and random states. All carry one run
+id and position, and are renamed into place together; a mixed pair is refused.
+"""
+
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import safetensors
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from what_next.algorithms import Algorithm
+from what_next.data import Catalogue
+from what_next.data.importing.files import write_files
+from what_next.data.space import Space
+from what_next.errors import ModelError
+from what_next.settings.setup import ALGORITHMS, Setup
+
+FORMAT = 1
+KEY = "what_next"
+OF_AGENT = ("encoder.", "actor.")
+"""What begins the names of the agent's tensors; all others are the critic's."""
+
+TRAINED = ("model", "algorithm", "dim", "layers", "dropout", "window", "reward", "inputs", "max_length", "loss")
+"""Settings that networks are made by."""
+
+Role = Literal["agent", "critic", "resume"]
+
+
+class Manifest(BaseModel, frozen=True, extra="forbid"):
+    """What a model file says of itself.
+
+    Attributes:
+        format: version of the file's form; `package`: of What Next?.
+        role: which of the files it is.
+        run: id of the training run; `histories`: how many it had been trained on.
+        setup: all settings.
+        catalogue: hash of the catalogue (ids, attribute names and values).
+        typical, tolerance, event_names: of the space (`data.space.Space`).
+        metrics: what was measured, and on what.
+        made_with: torch release, machine and threads; a resumed run is the same bit for bit only with the same.
+    """
+
+    format: int = FORMAT
+    package: str = version("what-next-rl")
+    role: Role
+    run: str
+    histories: int
+    setup: dict[str, Any]
+    catalogue: str
+    typical: float
+    tolerance: float
+    event_names: tuple[str, ...]
+    metrics: dict[str, Any] = {}
+    made_with: dict[str, str | int] = {}
+
+    def made_by(self, known: type[Algorithm] | None = None) -> Setup:
+        """The settings that it was made by; `known` is the class of an algorithm that only Python knows.
+
+        Raises:
+            ModelError: its algorithm is neither `known` nor one that a setup may name.
+        """
+        values, name = dict(self.setup), self.setup["algorithm"]["name"]
+        if known is not None and known.model_fields["name"].default == name:
+            values["algorithm"] = known.model_validate(values["algorithm"])
+        elif name not in ALGORITHMS:
+            raise ModelError(
+                f"the model was trained by the algorithm {name!r}, which is not known here; install the package that "
+                "brings it (an entry point of what_next.algorithms), or give its class: what_next.load(path, "
+                "algorithm=Class)"
+            )
+        return Setup(**values)
+
+    @classmethod
+    def of(cls, setup: Setup, space: Space, run: str, histories: int, metrics: Mapping[str, Any]) -> "Manifest":
+        """The agent's manifest."""
+        return cls(
+            role="agent",
+            run=run,
+            histories=histories,
+            setup=setup.as_json(),
+            catalogue=space.catalogue.hash(),
+            typical=space.typical,
+            tolerance=space.tolerance,
+            event_names=space.event_names,
+            metrics=dict(metrics),
+            made_with=made_with(),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModels:
+    """Both models, read and checked."""
+
+    manifest: Manifest
+    space: Space
+    tensors: Mapping[str, Tensor]
+
+    def fill(self, name: str, net: nn.Module) -> None:
+        """Load the weights of one network.
+
+        Raises:
+            ModelError: the file holds others than the network has.
+        """
+        prefix = f"{name}."
+        weights = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+        for key, held in net.named_buffers():  # data, such as prototypes: as many as there were in training
+            if key in weights:
+                held.data = torch.empty_like(weights[key], device=held.device)
+        try:
+            net.load_state_dict(weights)
+        except RuntimeError as error:
+            first = str(error).splitlines()[-1].strip()
+            raise ModelError(f"the saved network {name!r} is not the one that its setup describes: {first}") from None
+
+    def trained_settings(self, present: Setup) -> dict[str, Any]:
+        """The settings that the networks were made by; those of the present setup give way to them."""
+        trained = self.manifest.made_by(type(present.algorithm))
+        return {name: getattr(trained, name) for name in TRAINED}
+
+
+def made_with() -> dict[str, str | int]:
+    """What a run's exact numbers depend on besides its settings."""
+    return {"torch": torch.__version__, "machine": platform.machine(), "threads": torch.get_num_threads()}
+
+
+def catalogue_path(agent: Path) -> Path:
+    """Where the catalogue of a model lies."""
+    return agent.with_name(f"{agent.stem}.catalogue.parquet")
+
+
+def resume_path(agent: Path) -> Path:
+    """Where the rest of a run lies that training goes on from."""
+    return agent.with_name(f"{agent.stem}.resume.safetensors")
+
+
+def write_models(
+    setup: Setup,
+    manifest: Manifest,
+    space: Space,
+    nets: Mapping[str, nn.Module],
+    rest: tuple[Mapping[str, Tensor], Mapping[str, Any]],
+) -> None:
+    """Write all files of a model together; the previous ones stay intact if one of them cannot be written.
+
+    Args:
+        setup: names the paths.
+        manifest: the agent's.
+        space: with the catalogue.
+        nets: all networks; `encoder` and `actor` are the agent's, the others the critic's.
+        rest: tensors and JSON values that training goes on from.
+
+    Raises:
+        SaveError: a file could not be written.
+    """
+    weights = {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
+    catalogue = space.catalogue
+    scaling = {
+        "space.center": catalogue.center,
+        "space.scale": catalogue.scale,
+        "space.event_center": space.event_center,
+        "space.event_scale": space.event_scale,
+    }
+    agent = {name: value for name, value in weights.items() if name.startswith(OF_AGENT)}
+    agent |= {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in scaling.items()}
+    files = {catalogue_path(setup.model_agent_path): catalogue.to_table().write_parquet}
+    resume, position = rest
+    files[resume_path(setup.model_agent_path)] = _writer(resume, manifest, "resume", position)
+    if setup.model_critic_path:
+        critic = {name: value for name, value in weights.items() if not name.startswith(OF_AGENT)}
+        files[setup.model_critic_path] = _writer(critic, manifest, "critic")
+    files[setup.model_agent_path] = _writer(agent, manifest, "agent")
+    write_files(files)
+
+
+def _writer(
+    tensors: Mapping[str, Tensor], manifest: Manifest, role: Role, position: Mapping[str, Any] | None = None
+) -> Any:
+    metadata = {KEY: manifest.model_copy(update={"role": role}).model_dump_json()}
+    if position is not None:
+        metadata["position"] = json.dumps(position)
+    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
+    return partial(_write, content)
+
+
+def _write(content: bytes, file: Any) -> None:
+    file.write(content)
+
+
+def read_manifest(path: Path, role: Role | None = None) -> Manifest:
+    """What a model file says of itself.
+
+    Raises:
+        ModelError: it is missing, damaged, newer than this version knows, no model, or not in that role.
+    """
+    return _read(path, role, tensors=False)[0]
+
+
+def read_trained(path: str | Path, overrides: Iterable[str] = ()) -> Setup:
+    """The setup of a file, to use its trained model by: the algorithm is that of the model, whatever the file says.
+
+    With it come the algorithm's own defaults, of the split for instance. Where there is no such model, the setup is as
+    `Setup.read` gives it.
+    """
+    setup = Setup.read(path, overrides)
+    try:
+        trained = read_manifest(setup.model_agent_path, "agent").setup["algorithm"]
+    except ModelError:  # told when the model is opened
+        return setup
+    if trained == setup.as_json()["algorithm"] or trained["name"] not in ALGORITHMS:
+        return setup
+    return Setup.read(path, overrides, algorithm=trained)
+
+
+def _read(path: Path, role: Role | None, *, tensors: bool = True) -> tuple[Manifest, dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such model file; train one first (`train, yes` in the setup)")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118 (no mapping)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path}: is damaged or no model ({error}); train again, or take a copy that is whole"
+        ) from None
+    if KEY not in metadata:
+        raise ModelError(f"{path}: holds tensors, but no manifest of What Next?; it is not one of its models")
+    manifest = _manifest(path, metadata[KEY])
+    if role is not None and manifest.role != role:
+        raise ModelError(
+            f"{path}: is a file of role {manifest.role!r}, and {role!r} is asked for; the paths are mixed up"
+        )
+    return manifest, found, metadata
+
+
+def _manifest(path: Path, text: str) -> Manifest:
+    try:
+        version = json.loads(text).get("format")
+        if version != FORMAT:
+            raise ModelError(f"{path}: has format {version}, and this version knows {FORMAT}; upgrade What Next?")
+        return Manifest.model_validate_json(text)
+    except (ValueError, AttributeError, ValidationError, RecursionError) as error:
+        raise ModelError(f"{path}: its manifest is damaged ({str(error).splitlines()[0]}); train again") from None
+
+
+def critic_beside(agent: Path) -> Path | None:
+    """Where the critic of an agent's file is: beside it, or where it was saved; None where there is none."""
+    named = read_manifest(agent, "agent").setup["model_critic_path"]
+    critic = Path(named) if named else None
+    if critic and agent.with_name(critic.name).is_file():  # both were moved, or the program runs elsewhere
+        return agent.with_name(critic.name)
+    return critic
+
+
+def read_models(agent: Path, critic: Path | None = None) -> SavedModels:
+    """Both models and their catalogue; the actor alone where no critic is asked for.
+
+    Raises:
+        ModelError: a file is missing, damaged, newer, or does not belong to the others.
+    """
+    manifest, tensors, _ = _read(agent, "agent")
+    if critic is not None:
+        other, weights, _ = _read(critic, "critic")
+        if (other.run, other.histories) != (manifest.run, manifest.histories):
+            raise ModelError(
+                f"{agent} and {critic} do not belong together: runs {manifest.run} and {other.run}, after "
+                f"{manifest.histories} and {other.histories} histories; take two that were saved together"
+            )
+        tensors |= weights
+    return SavedModels(manifest, _read_space(agent, manifest, tensors), tensors)
+
+
+def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Space:
+    path = catalogue_path(agent)
+    try:
+        catalogue = Catalogue.from_table(pl.read_parquet(path))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ModelError(f"{path}: the model's catalogue cannot be read ({error}); train again") from None
+    if catalogue.hash() != manifest.catalogue:
+        raise ModelError(f"{path}: is not the catalogue that {agent} was trained on; take the one saved with it")
+    try:
+        values = {name: tensors[f"space.{name}"].numpy() for name in ("center", "scale", "event_center", "event_scale")}
+    except KeyError as error:
+        raise ModelError(f"{agent}: is damaged, its tensor {error} is missing; train again") from None
+    return Space(
+        catalogue=catalogue.scaled(values["center"], values["scale"]),
+        seen=np.array([], np.int32),
+        tolerance=manifest.tolerance,
+        typical=manifest.typical,
+        event_names=manifest.event_names,
+        event_center=values["event_center"],
+        event_scale=values["event_scale"],
+    )
+
+
+def read_rest(agent: Path) -> tuple[Manifest, dict[str, Tensor], dict[str, Any]]:
+    """What a run goes on from: tensors and JSON values, as `write_models` was given them.
+
+    Raises:
+        ModelError: there is none, it is damaged, or it does not belong to the agent's file.
+    """
+    manifest, tensors, metadata = _read(resume_path(agent), "resume")
+    current = read_manifest(agent, "agent")
+    if (current.run, current.histories) != (manifest.run, manifest.histories):
+        raise ModelError(f"{resume_path(agent)}: belongs to another save than {agent}; train again without --resume")
+    try:
+        return manifest, tensors, json.loads(metadata["position"])
+    except (KeyError, ValueError, RecursionError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ModelError(f"{resume_path(agent)}: its position is damaged ({told}); train without --resume") from None

@@ -1,0 +1,284 @@
+"""Saving a training run, and going on from a save or from another model."""
+
+import secrets
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer, SparseAdam
+
+from what_next.agent import Agent
+from what_next.data import Dataset
+from what_next.data.space import Space
+from what_next.errors import ModelError, some
+from what_next.models.encoders import Encoder
+from what_next.settings.setup import Setup
+from what_next.state import State
+from what_next.training.artefacts import (
+    Manifest,
+    catalogue_path,
+    critic_beside,
+    read_manifest,
+    read_models,
+    read_rest,
+    write_models,
+)
+
+FREE = {
+    "epochs",
+    "passes",
+    "seconds",
+    "patience",
+    "monitor",
+    "stop_on_alarm",
+    "train",
+    "user",
+    "slots",
+    "save_every",
+    "log",
+    "device",
+    "evaluation",
+    "server",
+    "model_agent_path",
+    "model_critic_path",
+    "data",
+}
+"""Settings that a resumed run may change: the learning rate's way down follows `epochs`."""
+
+
+ELSEWHERE = (
+    "give this one a model_agent_path and a model_critic_path of its own, or write over what is there with `what-next "
+    "train SETUP --force`"
+)
+
+SLOW = "slow"
+"""What begins the names of the slow copies' tensors."""
+
+
+def spare(setup: Setup, state: State, origin: Path | None = None) -> None:
+    """See that training writes over no model of another algorithm or of other data, and tears no pair apart.
+
+    Data are others under another name, or where they hold less than half of the model's items. The model that training
+    starts from (`origin`) may give way to what comes of it.
+
+    Raises:
+        ModelError: it would.
+    """
+    agent = _manifest_at(setup.model_agent_path)
+    if agent is not None and not (origin and origin.resolve() == setup.model_agent_path.resolve()):
+        algorithm, data = agent.setup["algorithm"]["name"], agent.metrics.get("data", state.dataset.name)
+        if (algorithm, data) != (setup.algorithm.name, state.dataset.name) or not _mostly_known(setup, state):
+            raise ModelError(
+                f"{setup.model_agent_path}: holds what {algorithm} learned of {data} ({agent.histories:,} histories), "
+                f"and {setup.algorithm.name} would learn of {state.dataset.name} now; {ELSEWHERE}"
+            )
+    path = setup.model_critic_path
+    critic = _manifest_at(path) if path else None
+    if path is None or critic is None or (agent is not None and agent.run == critic.run):
+        return
+    named = Path(critic.setup["model_agent_path"])
+    for other in (named, path.with_name(named.name)):
+        found = _manifest_at(other)
+        if found and found.run == critic.run and other.resolve() != setup.model_agent_path.resolve():
+            raise ModelError(f"{path}: is the critic of {other}; {ELSEWHERE}")
+
+
+def _manifest_at(path: Path) -> Manifest | None:
+    """What the model there says of itself; None where there is none, or it is damaged."""
+    try:
+        return read_manifest(path)
+    except ModelError:
+        return None
+
+
+def _mostly_known(setup: Setup, state: State) -> bool:
+    """Whether the data hold half of the model's items or more."""
+    try:
+        ids = pl.read_parquet(catalogue_path(setup.model_agent_path), columns=["item_id"])["item_id"].to_list()
+    except (pl.exceptions.PolarsError, OSError):
+        return True
+    return not ids or bool((state.space.catalogue.index(ids) >= 0).mean() >= 0.5)
+
+
+def new_run() -> str:
+    """An id for a training run."""
+    return secrets.token_hex(8)
+
+
+def save(agent: Agent, rng: np.random.Generator, run: str, metrics: Mapping[str, Any] | None = None) -> None:
+    """Write the models, and all that a resumed run needs, together.
+
+    Raises:
+        SaveError: a file could not be written; the previous save is intact.
+    """
+    manifest = Manifest.of(agent.setup, agent.space, run, agent.histories, metrics or {})
+    rest: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
+    for name, optimiser in agent.optimisers.items():
+        for place, values in optimiser.state_dict()["state"].items():
+            rest |= {f"{name}.{place}.{key}": torch.as_tensor(value) for key, value in values.items()}
+    for name, net in agent.slow.items():
+        rest |= {f"{SLOW}.{name}.{key}": value for key, value in net.state_dict().items()}
+    position = {"random": rng.bit_generator.state, "steps": agent.steps, "spent": agent.spent}
+    write_models(agent.setup, manifest, agent.space, agent.nets, (rest, position))
+
+
+def resume(agent: Agent, rng: np.random.Generator) -> str:
+    """Set weights, optimisers and random states to the last save of the same settings; returns the run's id.
+
+    The run then goes on as if it had never stopped: bit for bit with the same torch release, machine and threads.
+
+    Raises:
+        ModelError: there is no such save, it was made with other settings, or the agent is in another space than it.
+    """
+    setup = agent.setup
+    saved = read_models(setup.model_agent_path, setup.model_critic_path)
+    if not _same(saved.space, agent.space):
+        raise ModelError(
+            f"{setup.model_agent_path}: was trained in another space than {setup.data} gives; build the state with "
+            "checkpoint.open_state(setup, resume=True), or start anew"
+        )
+    manifest, tensors, position = read_rest(setup.model_agent_path)
+    if changed := _changed(manifest, setup):
+        raise ModelError(
+            f"{setup.model_agent_path}: was trained with another {', '.join(changed)}; set it as it was to go on, or "
+            "leave --resume out to start anew"
+        )
+    for name, net in agent.nets.items():
+        saved.fill(name, net)
+    for name, optimiser in agent.optimisers.items():
+        _fill_optimiser(optimiser, name, tensors)
+    for name, net in agent.slow.items():
+        prefix = f"{SLOW}.{name}."
+        copied = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if not copied:  # saved before this release
+            warnings.warn(
+                f"{setup.model_agent_path}: was saved without a slow copy of the {name}, which {setup.algorithm.name} "
+                f"has now; it starts from the {name} as it is, and the run is not the one that was stopped",
+                stacklevel=2,
+            )
+        net.load_state_dict(copied or agent.nets[name].state_dict())
+    torch.set_rng_state(tensors["random.torch"])
+    rng.bit_generator.state = position["random"]
+    agent.histories, agent.steps = manifest.histories, position["steps"]
+    if setup.seconds:  # the limit may have been changed
+        agent.spent = position.get("spent", 0.0) * (manifest.setup.get("seconds") or 0.0) / setup.seconds
+    return manifest.run
+
+
+def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Set what an optimiser remembers of each weight."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        owner, place, field = (*key.split(".", 2), "")[:3]
+        if owner == name:
+            # SparseAdam counts its steps by a plain number, and computes otherwise with a tensor.
+            plain = field == "step" and isinstance(optimiser, SparseAdam)
+            state.setdefault(int(place), {})[field] = int(value) if plain else value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def open_state(setup: Setup, *, resume: bool = False, origin: Path | None = None) -> State:
+    """The state of a setup's data: as it is measured there, or in the space of the model that training goes on from.
+
+    Where the setup does not train, in the space of its model: nothing is measured that the model's file holds.
+
+    Raises:
+        CatalogueError: the model, or the run that is resumed, was made on another catalogue.
+        ModelError: the model cannot be read, or has other attributes.
+    """
+    if not setup.train:
+        space = read_models(setup.model_agent_path).space
+        return State(Dataset.read(setup.data), setup, replace(space, tolerance=setup.tolerance or space.tolerance))
+    state = State.from_setup(setup)
+    if resume:
+        saved = read_models(setup.model_agent_path).space
+        return State(state.dataset, setup, replace(saved, seen=state.space.seen, counts=state.space.counts))
+    return State(state.dataset, setup, grown_space(state, origin)) if origin else state
+
+
+def grown_space(state: State, origin: Path) -> Space:
+    """The space of today's data under the scaling of a trained model; a tolerance in the setup goes before the model's.
+
+    Raises:
+        ModelError: the attributes are not those of the model.
+    """
+    old, space = read_models(origin).space, state.space
+    if old.catalogue.names != space.catalogue.names or old.event_names != space.event_names:
+        raise ModelError(
+            f"{origin}: was trained on attributes {some(old.catalogue.names)} and events with "
+            f"{some(old.event_names) or 'nothing more'}; the data have {some(space.catalogue.names)} and "
+            f"{some(space.event_names) or 'nothing more'}"
+        )
+    catalogue = space.catalogue.scaled(old.catalogue.center, old.catalogue.scale)
+    tolerance = state.setup.tolerance or old.tolerance
+    return replace(old, catalogue=catalogue, seen=space.seen, counts=space.counts, tolerance=tolerance)
+
+
+def new_items(state: State, origin: Path) -> int:
+    """How many items of the catalogue a model did not know."""
+    return int((read_models(origin).space.catalogue.index(state.space.catalogue.ids.to_list()) < 0).sum())
+
+
+class Progress(NamedTuple):
+    """How far a saved model was trained: `spent` is the share of its time, where that is limited."""
+
+    histories: int
+    steps: int
+    spent: float
+
+
+def progress(setup: Setup) -> Progress | None:
+    """How far the models of a setup were trained; None where they are missing, damaged or made by other settings."""
+    try:
+        manifest = read_models(setup.model_agent_path, setup.model_critic_path).manifest
+        position = read_rest(setup.model_agent_path)[2]
+    except ModelError:
+        return None
+    if _changed(manifest, setup) or manifest.setup.get("seconds") != setup.seconds:
+        return None
+    return Progress(manifest.histories, position["steps"], position.get("spent", 0.0))
+
+
+def _changed(manifest: Manifest, setup: Setup) -> list[str]:
+    """The settings in which a saved run differs, where it must not."""
+    before, now = manifest.made_by(type(setup.algorithm)).as_json(), setup.as_json()
+    free = FREE | {"loss", "batch_targets"} if setup.algorithm.trials else FREE  # which read neither
+    return sorted(name for name in now if name not in free and now[name] != before[name])
+
+
+def _same(one: Space, other: Space) -> bool:
+    return (
+        one.catalogue.hash() == other.catalogue.hash()
+        and (one.tolerance, one.typical, one.event_names) == (other.tolerance, other.typical, other.event_names)
+        and np.array_equal(one.catalogue.center, other.catalogue.center)
+        and np.array_equal(one.catalogue.scale, other.catalogue.scale)
+    )
+
+
+def start_from(agent: Agent, origin: Path) -> None:
+    """Take the weights of another model, made by the same settings; learned vectors of items by the items' ids.
+
+    An item that the model did not know keeps the vector that it starts with: a random one, or that of its attributes.
+
+    Raises:
+        ModelError: a file is missing, or the networks differ.
+    """
+    saved = read_models(origin, critic_beside(origin))
+    known = saved.space.catalogue.index(agent.space.catalogue.ids.to_list())
+    tensors = dict(saved.tensors)
+    for name, net in agent.nets.items():
+        key = f"{name}.items.learned"
+        if isinstance(net, Encoder) and net.items.learned is not None and key in tensors:
+            vectors = net.items.learned.detach().clone()
+            vectors[torch.from_numpy(known >= 0)] = tensors[key][known[known >= 0]].to(vectors.device)
+            tensors[key] = vectors
+    for name, net in agent.nets.items():
+        replace(saved, tensors=tensors).fill(name, net)
+    for name, slow in agent.slow.items():
+        slow.load_state_dict(agent.nets[name].state_dict())

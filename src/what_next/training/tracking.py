@@ -1,0 +1,119 @@
+"""What is seen of a run while it goes on: a progress bar, a log of JSON lines, and TensorBoard where installed."""
+
+import json
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from what_next.errors import SaveError
+from what_next.training.step import Step
+
+TENTHS = 10
+
+
+class Tracker:
+    """Shows and keeps every step of a run; a context manager.
+
+    Where the output is no terminal, a line at every tenth of the run stands in for the progress bar.
+    """
+
+    def __init__(self, log: Path, done: int, total: int, users: int) -> None:
+        """`done` of `total` histories are behind us; lines of the log beyond that are dropped (0: all of them).
+
+        `users` is how many histories a pass has.
+        """
+        self.users = users
+        self.console = Console(stderr=True)
+        self.done, self.total = done, total
+        self.log, self.file = log, _opened(log, done)
+        self.board = _tensorboard(log.with_suffix(""))
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("training", total=total, completed=done, shown="")
+
+    def __enter__(self) -> "Tracker":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+        with suppress(OSError):  # a line that could not be written was told already
+            self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+    def show(self, step: Step, histories: int) -> None:
+        """One more step, after which `histories` have been trained on."""
+        values = {name: value for name, value in asdict(step).items() if name not in ("losses", "notes")}
+        values |= {f"loss_{name}": loss for name, loss in step.losses.items()}
+        values |= {f"note_{name}": note for name, note in step.notes.items()}
+        try:
+            self.file.write(
+                json.dumps({"histories": histories, "passes": round(histories / self.users, 3), **values}) + "\n"
+            )
+            self.file.flush()
+        except OSError as error:
+            raise _unwritable(self.log, error) from None
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, histories)
+        losses = " ".join(f"{name} {loss:.3f}" for name, loss in step.losses.items())
+        shown = f"reward {step.reward:+.3f}, loss {losses}"
+        self.progress.update(self.task, completed=histories, shown=shown)
+        if not self.console.is_terminal and histories * TENTHS // self.total > self.done * TENTHS // self.total:
+            self.console.print(
+                f"training {histories:,} of {self.total:,} histories ({histories / self.users:.1f} passes): {shown}",
+                highlight=False,
+            )
+        self.done = histories
+
+
+def _opened(log: Path, done: int) -> Any:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        kept = _until(log, done) if done and log.exists() else []
+        file = log.open("w")
+        file.writelines(f"{line}\n" for line in kept)
+        file.flush()
+    except OSError as error:
+        raise _unwritable(log, error) from None
+    return file
+
+
+def _until(log: Path, done: int) -> list[str]:
+    """The lines up to some histories; a line that a crash cut short, and all after it, were of later ones."""
+    kept = []
+    for line in log.read_text(errors="replace").splitlines():
+        try:
+            if json.loads(line)["histories"] > done:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    return kept
+
+
+def _unwritable(log: Path, error: OSError) -> SaveError:
+    return SaveError(f"{log}: the log of training cannot be written ({error.strerror}); set `log` to another path")
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder.with_name(folder.name + ".tensorboard")))

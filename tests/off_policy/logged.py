@@ -1,0 +1,34 @@
+"""A log that every estimator can read, one that knows nothing of the policy, and short ways to judge them."""
+
+import numpy as np
+
+from what_next.off_policy.estimators import Decisions, Target, estimate
+
+from .bandits import bandit
+
+WORLD = bandit()
+LOG, TARGET, BEHAVIOUR = WORLD.draw(400, seed=0)
+WEIGHTS = TARGET.chances / LOG.propensities
+ONE_STEP = ["ips", "clipped_ips", "snips", "dm", "dr", "switch_dr", "mips"]
+SEQUENCES = ["per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe"]
+
+
+def told(decisions=LOG, target=TARGET, *, resamples=100, **more):
+    return estimate(decisions, target, resamples=resamples, **more)
+
+
+def means(result):
+    return {name: one["mean"] for name, one in result["estimates"].items()}
+
+
+def plain(actions, rewards, propensities, items, **more):
+    """A log whose decisions are independent."""
+    return Decisions(np.arange(len(actions)), actions, rewards, propensities, items, **more)
+
+
+def apart(rows=2000):
+    """A log of the first two of four items, and a policy that shows the two others alone."""
+    actions = np.arange(rows) % 2
+    log = plain(actions, np.ones(rows), np.full(rows, 0.5), 4, vectors=np.eye(4), contexts=np.ones((rows, 1)))
+    full = np.tile([0.0, 0.0, 0.5, 0.5], (rows, 1))
+    return log, Target(full[:, 0].copy(), full, full), np.array([[0.5, 0.5, 0.0, 0.0]])

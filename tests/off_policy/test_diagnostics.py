@@ -1,0 +1,156 @@
+"""How well a log covers a policy, and when an estimate is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from what_next.off_policy.estimators.diagnostics import (
+    Overlap,
+    Thresholds,
+    effective_size,
+    effective_size_over_steps,
+    efficiency_of_steps,
+    refusal,
+    supported,
+)
+
+THRESHOLDS = Thresholds()
+SOUND = Overlap(ess=500.0, ess_units=400.0, mean_weight=1.0, error=0.05, largest=8.0, largest_share=0.01)
+
+
+def refused(own=SOUND, log=SOUND, support=None, thresholds=THRESHOLDS, **more):
+    return refusal(own, log, support, thresholds, **({"units": 400, "seen": 500.0} | more))
+
+
+def test_the_effective_size_is_kishs():
+    assert effective_size(np.ones(4)) == 4
+    assert effective_size(np.array([2.0, 0.0, 0.0])) == 1
+    assert effective_size(np.array([1.0, 2.0, 3.0])) == pytest.approx(36 / 14)
+    assert effective_size(np.zeros(3)) == 0
+
+
+@given(arrays(np.float64, 9, elements=st.floats(0.001, 100)), st.floats(0.01, 100))
+def test_the_effective_size_lies_between_one_and_all_and_has_no_scale(weights, scale):
+    size = effective_size(weights)
+    assert 1 - 1e-9 <= size <= 9 + 1e-9
+    assert effective_size(scale * weights) == pytest.approx(size)
+
+
+def test_overlap_by_hand():
+    told = Overlap.of(np.array([1.0, 3.0, 0.0, 2.0]), np.array([0, 0, 1, 2]))
+    assert told.ess == pytest.approx(36 / 14)
+    assert told.ess_units == pytest.approx(36 / 20)  # sums of 4, 0 and 2
+    assert told.mean_weight == 1.5
+    # sums less 1.5 for each row: 1, -1.5, 0.5; sqrt((1 + 2.25 + 0.25) / 2 * 3) / 4 rows
+    assert told.error == pytest.approx(np.sqrt(5.25) / 4)
+    assert (told.largest, told.largest_share) == (3, 0.5)
+
+
+def test_the_error_of_the_mean_weight_is_that_of_a_mean():
+    weights = np.random.default_rng(0).exponential(size=300)
+    assert Overlap.of(weights, np.arange(300)).error == pytest.approx(weights.std(ddof=1) / np.sqrt(300))
+
+
+def test_a_log_without_any_weight_is_told_to_have_none():
+    told = Overlap.of(np.zeros(3), np.arange(3))
+    assert (told.ess, told.ess_units, told.mean_weight, told.largest_share) == (0, 0, 0, 1)
+    assert Overlap.of(np.ones(1), np.zeros(1, np.int64), ess=7.0).ess == 7
+
+
+def test_later_steps_count_as_little_as_their_rewards():
+    weights, steps = np.array([1.0, 2.0, 1.0, 0.0]), np.array([0, 1, 0, 1])
+    efficiency = efficiency_of_steps(weights, steps)
+    assert efficiency.tolist() == [1, 0.5]
+    reached = np.array([2, 2])
+    assert effective_size_over_steps(efficiency, reached) == pytest.approx(2 * 4 / (2 + 4))
+    assert effective_size_over_steps(efficiency, reached, 0.5) == pytest.approx(2 * 2.5 / (2 + 1))
+    assert effective_size_over_steps(efficiency, reached, 0.0) == 2
+
+
+def test_a_step_that_few_reach_counts_as_few():
+    assert effective_size_over_steps(np.array([1.0, 0.1]), np.array([100, 10])) == pytest.approx(100 * 110 / 200)
+
+
+def test_a_single_row_of_a_step_is_worth_itself():
+    assert efficiency_of_steps(np.array([2.0, 1.0, 3.0]), np.array([0, 0, 1])).tolist() == [9 / 5 / 2, 1]
+
+
+def test_a_step_without_weight_is_worth_one_row():
+    assert efficiency_of_steps(np.zeros(4), np.array([0, 0, 0, 0])).tolist() == [0]
+    assert effective_size_over_steps(np.array([0.0]), np.array([100])) == pytest.approx(1)
+
+
+def test_support_is_the_targets_chance_of_what_the_behaviour_policy_can_do():
+    target = np.array([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]])
+    assert supported(target, np.array([[0.0, 0.5, 0.5]])) == pytest.approx([0.5, 0.9])
+    assert supported(target, np.array([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]])) == pytest.approx([0.5, 0.1])
+
+
+def test_nothing_speaks_against_a_sound_log():
+    assert refused() is None
+    assert refused(own=None) is None
+    assert refused(support=1.0) is None
+
+
+def test_what_lies_at_a_threshold_passes():
+    edge = replace(SOUND, ess=50.0, ess_units=50.0, largest_share=0.1)
+    assert refused(own=edge, support=0.9, units=50, seen=10.0, clipped=0.1, missing=0.1) is None
+    for mean in THRESHOLDS.mean_weight:
+        assert refused(log=replace(SOUND, mean_weight=mean, error=0.0), support=1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"ess": 49.9}, "effective sample size is 49.9, below 50"),
+        ({"ess_units": 20.0}, "effective number of units is 20.0, below 50: a few units have most of the rows"),
+        ({"largest_share": 0.11}, "one decision has 11% of all weight"),
+        ({"ess": float("nan")}, "effective sample size"),
+    ],
+)
+def test_an_estimate_is_refused_for_its_own_weights(change, reason):
+    assert reason in refused(own=replace(SOUND, **change))
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"support": 0.89}, "89.0% of the policy's choices"),
+        ({"units": 49}, "49 independent units"),
+        ({"seen": 9.9}, "worth 9.9 of the policy's"),
+        ({"log": replace(SOUND, mean_weight=0.7)}, "about 70.0% (the mean weight)"),
+        ({"log": replace(SOUND, mean_weight=0.0, error=0.0)}, "about 0.0%"),
+    ],
+)
+def test_every_estimate_is_refused_where_the_log_does_not_show_the_policy(more, reason):
+    assert reason in refused(**more)
+    assert reason in refused(own=None, **more)
+
+
+def test_clipping_much_is_refused():
+    assert "clipping takes 11% of the weight" in refused(clipped=0.11)
+
+
+def test_a_mean_weight_is_given_three_standard_errors():
+    assert refused(log=replace(SOUND, mean_weight=0.8, error=0.04)) is None
+    assert refused(log=replace(SOUND, mean_weight=0.8, error=0.03)) is not None
+    assert refused(log=replace(SOUND, mean_weight=0.8, error=0.04), thresholds=Thresholds(errors=2.0)) is not None
+
+
+@pytest.mark.parametrize(("mean", "error"), [(2.5, 0.1), (0.3, 0.05)])
+def test_a_mean_weight_far_from_1_is_refused_with_both_causes(mean, error):
+    log = replace(SOUND, mean_weight=mean, error=error)
+    told = refused(log=log, support=1.0)
+    for part in ("too small for what it explored", "more decisions", "server.temperature", "its propensities are not"):
+        assert part in told
+    assert refused(own=None, log=log, support=1.0) is None  # a model asks for no propensity
+    assert refused(log=replace(log, error=0.2), support=1.0) is None
+
+
+def test_all_reasons_are_told():
+    reasons = refused(own=replace(SOUND, ess=1.0, largest_share=0.9), support=0.1, units=3, seen=1.0, clipped=0.5)
+    assert reasons.count(";") >= 5

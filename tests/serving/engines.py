@@ -1,0 +1,113 @@
+"""An engine with its store, as the tests of the engine drive it."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from what_next.serving.asks import Answer, Ask
+from what_next.serving.engine import Engine, Observer
+from what_next.serving.store import AddEvents, EventRow, Store, Writer
+from what_next.settings.setup import Setup
+
+_numbers = count()
+
+
+@dataclass(eq=False)
+class Counts(Observer):
+    answers: list[tuple[str, str | None]] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    shadows: list[str] = field(default_factory=list)
+    overlaps: list[float] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    swaps: list[str] = field(default_factory=list)
+
+    def answered(self, role: str, policy: str, fallback: str | None, seconds: float) -> None:
+        assert seconds > 0
+        self.answers.append((policy, fallback))
+        self.roles.append(role)
+
+    def batch(self, size: int) -> None:
+        self.batches.append(size)
+
+    def shadow(self, what: Literal["recorded", "dropped", "failed"]) -> None:
+        self.shadows.append(what)
+
+    def overlap(self, share: float) -> None:
+        self.overlaps.append(share)
+
+    def swapped(self, version: str) -> None:
+        self.swaps.append(version)
+
+
+class Service:
+    """An engine, its writer and its store, open; several may share a store."""
+
+    def __init__(self, setup: Setup, observer: Observer | None = None) -> None:
+        self.setup = setup
+        self.store = Store.open(self.path)
+        self.writer = Writer(self.store)
+        self.engine = Engine.open(setup, self.store, self.writer, observer)
+
+    @property
+    def path(self) -> Path:
+        return self.setup.model_agent_path.with_suffix(".store.sqlite")
+
+    def ask(self, **values: Any) -> Answer:
+        return asyncio.run(self.engine.recommend(Ask(**values)))
+
+    def ask_all(self, asks: Sequence[Ask]) -> list[Answer]:
+        """At the same time."""
+
+        async def together() -> list[Answer]:
+            return await asyncio.gather(*(self.engine.recommend(one) for one in asks))
+
+        return asyncio.run(together())
+
+    def played(self, user: str, *items: str, start: int = 1_000_000) -> None:
+        """Events one millisecond apart, after one another and after those of earlier calls with the same start."""
+        start += len(self.store.events_of(user)) * 1000
+        rows = (
+            EventRow(f"event-{next(_numbers)}", user, item, time=start + place * 1000)
+            for place, item in enumerate(items)
+        )
+        self.store.commit([AddEvents(tuple(rows))])
+
+    def close(self) -> None:
+        self.engine.close()
+        self.writer.close()
+        self.store.close()
+
+
+@contextmanager
+def running(setup: Setup, observer: Observer | None = None) -> Iterator[Service]:
+    service = Service(setup, observer)
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def in_time(true: Any) -> None:
+    """Waits for what another thread does."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def ids(answer: Answer) -> list[str]:
+    return [item.item_id for item in answer.items]
+
+
+def spoil(service: Service, monkeypatch: pytest.MonkeyPatch, propose: Any) -> None:
+    """Have the model propose otherwise."""
+    sessions = service.engine.models.live.current.served.policy.sessions
+    before = sessions.propose
+    monkeypatch.setattr(sessions, "propose", lambda *args: propose(before, *args))

@@ -1,0 +1,99 @@
+"""Approximate search: who is drawn among what it finds has the chance of that draw, and a mask asks for all items."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from what_next.serving.asks import Answer
+from what_next.serving.store import AddItems, ItemRow
+
+from .engines import Service, ids, running
+from .models import ATTRIBUTES, served
+
+HISTORY = ("i3", "i14", "i15", "i9", "i26")
+FOUND = 20
+"""Items that the index finds."""
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(served(tmp_path_factory.mktemp("exact"))) as found:
+        yield found
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    with running(served(tmp_path, search="approximate", candidates=FOUND)) as found:
+        assert found.engine.models.live.current.served.index is not None
+        yield found
+
+
+def ranking(exact: Service) -> list[str]:
+    """All items by their scores, those of the history among them."""
+    return ids(exact.ask(history=HISTORY, k=80, exclude_seen=False))
+
+
+def hashed(service: Service, answer: Answer) -> str:
+    found = [one for one in service.store.impressions_of("anna") if one.recommendation_id == answer.recommendation_id]
+    return found[0].candidates
+
+
+def test_the_best_of_what_is_found_are_the_best(service: Service, exact: Service) -> None:
+    found, wanted = service.ask(history=HISTORY, k=5), exact.ask(history=HISTORY, k=5)
+    assert ids(found) == ids(wanted)
+    assert [item.score for item in found.items] == pytest.approx([item.score for item in wanted.items], rel=1e-5)
+
+
+def test_propensities_are_those_of_the_draw_among_what_is_found(service: Service, exact: Service) -> None:
+    candidates = [item for item in ranking(exact)[:FOUND] if item not in HISTORY]
+    scores = {item.item_id: item.score or 0.0 for item in exact.ask(history=HISTORY, k=80).items}
+    left = {item: math.exp(scores[item]) for item in candidates}
+    for item in service.ask(history=HISTORY, k=5, temperature=1.0, seed=3).items:
+        assert item.propensity == pytest.approx(left[item.item_id] / sum(left.values()), rel=1e-4)
+        left.pop(item.item_id)
+
+
+def test_too_few_and_masks_and_chance_ask_for_all_items(service: Service, exact: Service) -> None:
+    few = FOUND - len(set(HISTORY) & set(ranking(exact)[:FOUND])) + 1
+    assert len(service.ask(history=HISTORY, k=few).items) == few
+    tail = tuple(ranking(exact)[40:])
+    for question in ({"k": few}, {"allowed": tail}, {"blocked": tuple(ranking(exact)[:30])}, {"epsilon": 0.5}):
+        values = {"history": HISTORY, "seed": 4, **question}
+        one, other = service.ask(**values), exact.ask(**values)
+        assert ids(one) == ids(other)
+        assert [item.propensity for item in one.items] == [item.propensity for item in other.items]
+
+
+def test_the_hash_tells_what_was_found(service: Service) -> None:
+    answers = [service.ask(user="anna", history=HISTORY, k=k) for k in (5, 6, 70)]
+    other = service.ask(user="anna", history=HISTORY[:2], k=5)
+    found = [hashed(service, answer) for answer in (*answers, other)]
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_items_that_came_after_the_index_are_looked_at(service: Service) -> None:
+    service.store.commit([AddItems((ItemRow("new", "New", dict.fromkeys(ATTRIBUTES, 0.0)),))])
+    service.engine.grow()
+    assert service.engine.models.live.current.served.later == 1
+    everything = [service.ask(history=HISTORY, k=5, temperature=5.0, seed=seed) for seed in range(60)]
+    assert any("new" in ids(answer) for answer in everything)
+
+
+def test_an_index_that_is_built_anew_keeps_sessions_and_the_networks_lock(service: Service) -> None:
+    service.played("anna", *HISTORY)
+    service.ask(user="anna")
+    rows = (ItemRow(f"new {place}", "New", dict.fromkeys(ATTRIBUTES, 0.1 * place)) for place in range(FOUND + 1))
+    service.store.commit([AddItems(tuple(rows))])
+    service.engine.grow()
+    before = service.engine.models.live.current
+    assert before.served.later == FOUND + 1
+    service.engine.models.refresh_index()
+    after = service.engine.models.live.current
+    assert after is not before
+    assert after.served.later == 0
+    assert "anna" in after.sessions
+    assert after.served.lock is before.served.lock
+    assert ids(service.ask(user="anna")) == ids(service.ask(history=HISTORY))

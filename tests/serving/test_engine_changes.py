@@ -1,0 +1,253 @@
+"""What changes while questions are answered: items, versions, and a second model beside the first."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from what_next.errors import StoreUnavailable
+from what_next.serving.asks import Ask
+from what_next.serving.engine.live import _point
+from what_next.serving.engine.served import Served
+from what_next.serving.engine.versions import keep, versions_folder
+from what_next.serving.store import AddItems, Deploy, ItemRow
+from what_next.settings.setup import Setup
+
+from .engines import Counts, Service, ids, in_time, running
+from .models import ATTRIBUTES, served
+
+HISTORY = ("i3", "i14", "i15", "i9", "i26")
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    with running(served(tmp_path, deadline=5000), Counts()) as found:
+        yield found
+
+
+def test_a_new_item_can_be_recommended_in_the_very_next_answer(service: Service) -> None:
+    service.played("anna", "new", *HISTORY)
+    assert service.engine.unknown(["new", "i1"]) == ["new"]
+    attributes = dict.fromkeys(ATTRIBUTES, 0.5)
+    service.store.commit([AddItems((ItemRow("new", "A new one", attributes),))])
+    service.engine.grow()
+    assert ids(service.ask(history=HISTORY, allowed=("new",))) == ["new"]
+    assert len(service.ask(history=HISTORY, k=100, exclude_seen=False).items) == 81
+    assert ids(service.ask(user="anna", allowed=("new", "i0"))) == ["i0"]  # its event counts by now
+    found = service.engine.item("new")
+    assert found is not None
+    assert (found.title, found.attributes) == ("A new one", attributes)
+    assert service.engine.model()["items"] == 81
+
+
+def test_sessions_outlive_new_items_but_not_changed_ones(service: Service) -> None:
+    service.played("anna", *HISTORY)
+    service.played("ben", *HISTORY, "new")
+    for user in ("anna", "ben"):
+        service.ask(user=user)
+    attributes = dict.fromkeys(ATTRIBUTES, 0.5)
+    for item, kept in (("new", True), ("i3", False)):
+        service.store.commit([AddItems((ItemRow(item, "Another title", attributes),))])
+        service.engine.grow()
+        assert ("anna" in service.engine.models.live.current.sessions) is kept
+        assert "ben" not in service.engine.models.live.current.sessions
+        for user, history in (("anna", HISTORY), ("ben", (*HISTORY, "new"))):
+            assert ids(service.ask(user=user)) == ids(service.ask(history=history))
+
+
+def test_new_items_of_another_process_are_taken_up(service: Service) -> None:
+    service.store.commit([AddItems((ItemRow("new", "A new one", dict.fromkeys(ATTRIBUTES, 0.5)),))])
+    in_time(lambda: service.engine.item("new"))
+    with running(service.setup) as other:
+        assert other.engine.item("new") is not None
+
+
+def test_an_item_that_fits_no_catalogue_keeps_none_from_being_taken_up(service: Service) -> None:
+    rows = (ItemRow("odd", "Odd", {"colour": 1.0}), ItemRow("new", "New", dict.fromkeys(ATTRIBUTES, 0.5)))
+    service.store.commit([AddItems(rows)])
+    service.engine.grow()
+    assert (service.engine.item("odd"), service.engine.item("new") is None) == (None, False)
+
+
+def test_items_that_a_version_cannot_take_are_told_once_by_their_number(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = tuple(ItemRow(f"odd {number}", "Odd", {"colour": 1.0}) for number in range(3))
+    service.store.commit([AddItems((*odd, ItemRow("new", "New", dict.fromkeys(ATTRIBUTES, 0.5))))])
+    in_time(lambda: service.engine.item("new"))
+    assert service.engine.model()["left_out"] == 3
+    (line,) = [one.getMessage() for one in caplog.records]
+    assert "cannot recommend 3 items that were added" in line
+    with running(service.setup) as other:  # as does a version that takes over
+        assert other.engine.model()["left_out"] == 3
+    assert len(caplog.records) == 2
+    mended = ItemRow("odd 1", "No longer", dict.fromkeys(ATTRIBUTES, 0.5))
+    service.store.commit([AddItems((odd[0], mended))])
+    in_time(lambda: service.engine.item("odd 1"))
+    assert service.engine.model()["left_out"] == 2
+
+
+def test_what_could_be_chosen_has_one_hash_in_all_processes(service: Service) -> None:
+    """One has met the new items one by one, in an order that the other will not know."""
+
+    def hashes(service: Service) -> list[str]:
+        questions = ({}, {"blocked": ("i1", "c")}, {"allowed": ("a", "b", "i3")}, {"exclude_seen": False})
+        names = [service.ask(user="anna", history=HISTORY, **question).recommendation_id for question in questions]
+        found = {one.recommendation_id: one.candidates for one in service.store.impressions_of("anna")}
+        return [found[name] for name in names]
+
+    before = hashes(service)
+    for item, value in (("b", 0.5), ("a", 0.7), ("c", 0.9), ("b", 0.3)):
+        service.store.commit([AddItems((ItemRow(item, "New", dict.fromkeys(ATTRIBUTES, value)),))])
+        service.engine.grow()
+    with running(service.setup) as other:
+        one, two = (each.engine.models.live.current.served for each in (service, other))
+        assert one.ids != two.ids
+        assert hashes(service) == hashes(other)
+        some = [np.sort([served.places[name] for name in ("i1", "b", "a")]).astype(np.int32) for served in (one, two)]
+        assert some[0].tolist() != some[1].tolist()
+        assert one.digest(some[0]) == two.digest(some[1]) != one.digest(some[0][:2])
+    assert not set(hashes(service)) & set(before)
+
+
+def deploy(service: Service, other: Setup) -> str:
+    version = keep(versions_folder(service.setup), other.model_agent_path)
+    service.store.commit([Deploy(version, "promoted", {})])
+    return version
+
+
+def another(folder: Path, algorithm: str = "dqn") -> Setup:
+    folder.mkdir()
+    return served(folder, algorithm)
+
+
+def test_a_new_version_takes_over_and_drops_no_question(service: Service, tmp_path: Path) -> None:
+    service.played("anna", *HISTORY)
+    first = service.ask(user="anna").version
+    second = deploy(service, another(tmp_path / "second"))
+
+    async def go_on() -> Counter[str]:
+        versions: Counter[str] = Counter()
+
+        async def client() -> None:
+            while versions[second] < 50:
+                answer = await service.engine.recommend(Ask(user="anna", k=3))
+                assert answer.fallback is None
+                versions[answer.version] += 1
+
+        await asyncio.wait_for(asyncio.gather(*(client() for _ in range(8))), 60)
+        return versions
+
+    versions = asyncio.run(go_on())
+    assert set(versions) <= {first, second}
+    assert service.engine.observer.swaps == [second]  # type: ignore[attr-defined]
+    assert service.engine.model()["version"] == second
+    assert service.engine.model()["deployed"]["kind"] == "promoted"
+
+
+def test_a_version_that_cannot_be_loaded_is_refused_and_told_once(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = service.ask(history=HISTORY).version
+    version = keep(versions_folder(service.setup), another(tmp_path / "second").model_agent_path)
+    (versions_folder(service.setup) / version / "agent.safetensors").write_bytes(b"nothing")
+    service.store.commit([Deploy(version, "promoted", {})])
+    in_time(lambda: service.engine.model()["refused"])
+    assert service.engine.model()["refused"]["version"] == version
+    with monkeypatch.context() as patch:
+        patch.setattr(Served, "load", None)  # it is not tried again and again
+        for _ in range(2):
+            service.engine.models.look()
+    assert [one.levelname for one in caplog.records if version in one.getMessage()] == ["ERROR"]
+    assert service.ask(history=HISTORY).version == first
+    with running(service.setup) as other:  # the next process begins with what can be loaded
+        assert other.ask(history=HISTORY).version == first
+
+
+def test_a_failure_that_comes_again_and_again_is_told_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks = list[int]()
+
+    def broken() -> None:
+        looks.append(1)
+        raise RuntimeError("no item of the kind")
+
+    monkeypatch.setattr(service.engine.models, "look", broken)
+    service.engine._poller.every = 0.001
+    in_time(lambda: len(looks) > 3)
+    assert [one.levelname for one in caplog.records] == ["ERROR"]
+
+
+def test_a_store_that_cannot_be_read_is_told_once_with_the_reason_and_once_when_it_is_back(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "what_next.serving")
+    looks = list[int]()
+
+    def away() -> None:
+        looks.append(1)
+        raise StoreUnavailable(f"store.sqlite: cannot be used now (reason {len(looks)}); try again")
+
+    service.engine._poller.every = 0.001
+    with monkeypatch.context() as patch:
+        patch.setattr(service.store, "deployments", away)
+        in_time(lambda: len(looks) > 3)
+    in_time(lambda: len(caplog.records) > 1)
+    assert [one.getMessage() for one in caplog.records] == [
+        "reading the store fails: store.sqlite: cannot be used now (reason 1); try again",
+        "reading the store works again",
+    ]
+
+
+# Two models
+
+
+def test_a_share_of_the_users_is_answered_by_the_second_model(tmp_path: Path) -> None:
+    second = another(tmp_path / "second")
+    folder = tmp_path / "first"
+    folder.mkdir()
+    counts = Counts()
+    with running(served(folder, candidate=second.model_agent_path, canary=0.4), counts) as service:
+        service.played("nobody", "i1")
+        for place in range(60):
+            answer = service.ask(user=f"user {place}", history=HISTORY, k=3)
+            assert answer.role == ("canary" if _point(f"user {place}") < 0.4 else "current")
+            assert counts.roles[-1] == answer.role
+            assert (answer.version == service.engine.model()["version"]) == (answer.role == "current")
+        assert service.ask(history=HISTORY).role == "current"
+        assert service.engine.model()["canary"]["share"] == 0.4
+    shares = [_point(f"user {place}") < 0.4 for place in range(2000)]
+    assert np.mean(shares) == pytest.approx(0.4, abs=0.05)
+
+
+def test_the_answers_of_a_shadow_are_recorded_and_not_shown(tmp_path: Path) -> None:
+    second, counts = another(tmp_path / "second"), Counts()
+    folder = tmp_path / "first"
+    folder.mkdir()
+    with running(served(folder, candidate=second.model_agent_path, shadow=True), counts) as service:
+        service.played("anna", *HISTORY)
+        shown = service.ask(user="anna", k=3)
+        service.ask(history=HISTORY, policy="popular")  # which tells nothing of the second model
+        in_time(lambda: counts.shadows == ["recorded"])
+        impressions = service.store.impressions_of("anna")
+        assert counts.overlaps == [len({*impressions[1].items} & {*shown.ids}) / 3]
+        assert [one.shown for one in impressions] == [True, False]
+        assert impressions[0].version == shown.version
+        assert impressions[1].version == service.engine.model()["shadow"]["version"] != shown.version
+
+
+def test_a_shadow_that_fails_breaks_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second, counts = another(tmp_path / "second"), Counts()
+    folder = tmp_path / "first"
+    folder.mkdir()
+    with running(served(folder, candidate=second.model_agent_path, shadow=True), counts) as service:
+        candidate = service.engine.models.live.candidate
+        assert candidate is not None
+        monkeypatch.setattr(candidate.served.policy.sessions, "propose", lambda *_: 1 / 0)
+        assert service.ask(user="anna", history=HISTORY).fallback is None
+        in_time(lambda: counts.shadows == ["failed"])
+        assert [one.shown for one in service.store.impressions_of("anna")] == [True]

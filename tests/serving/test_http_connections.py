@@ -1,0 +1,128 @@
+"""Connections over real sockets: what ends them, and how what is answered comes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from .endpoint import Service, service
+
+HEAD = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with service(tmp_path_factory.mktemp("connections"), fill=False) as started:
+        yield started
+
+
+@contextlib.asynccontextmanager
+async def listening(one: Service) -> AsyncIterator[tuple[str, int]]:
+    import uvicorn
+
+    from what_next.serving.http.protocol import Bounded
+
+    config = uvicorn.Config(one.app, http=Bounded, port=0, lifespan="off", log_config=None, timeout_keep_alive=75)
+    server, bound = uvicorn.Server(config), config.bind_socket()
+    running = asyncio.create_task(server.serve(sockets=[bound]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield bound.getsockname()
+    finally:
+        server.should_exit = True
+        await running
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /hea", HEAD])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_headers_that_do_not_come_end_a_connection_whichever_request_it_is(
+    one: Service, monkeypatch: pytest.MonkeyPatch, before: int, sent: bytes
+) -> None:
+    from what_next.serving.http import protocol
+
+    monkeypatch.setattr(protocol, "SILENCE", 0.2)
+
+    async def asked() -> bytes:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            for place in range(before):
+                # The next request begins with the end of the one before.
+                writer.write(HEAD + b"\r\n" + (sent if place == before - 1 else b""))
+                await reader.readuntil(b'"ok"}')
+            if not before:
+                writer.write(sent)
+            if before and not sent:
+                await asyncio.sleep(0.4)  # between requests, a connection may be silent
+                writer.write(HEAD + b"\r\n")
+                await reader.readuntil(b'"ok"}')
+                writer.write(b"\r\n")
+            return await asyncio.wait_for(reader.read(), 10)
+
+    answer = asyncio.run(asked())
+    if before or sent:
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"slow_request"' in answer
+    else:
+        assert answer == b""  # who asked nothing is told nothing
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_head_tells_as_get_does_without_a_body(one: Service, path: str) -> None:
+    async def asked() -> bytes:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"HEAD %s HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n" % path.encode())
+            return await asyncio.wait_for(reader.read(), 10)
+
+    head, _, body = asyncio.run(asked()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert body == b""
+    assert one.ask("HEAD", "/v1/model").status_code == 405
+
+
+def test_who_waits_for_the_permission_to_send_a_body_gets_it(one: Service) -> None:
+    async def asked() -> bytes:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            head = b"POST /v1/recommendations HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            writer.write(head + b"content-length: 2\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n")
+            permission = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            assert permission.startswith(b"HTTP/1.1 100 ")
+            writer.write(b"{}")
+            return await asyncio.wait_for(reader.read(), 10)
+
+    assert asyncio.run(asked()).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_head_goes_with_its_body_and_never_stays_behind() -> None:
+    from what_next.serving.http.protocol import Together
+
+    class Transport(asyncio.Transport):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sent = list[bytes]()
+
+        def write(self, data: bytes) -> None:
+            self.sent.append(data)
+
+        def close(self) -> None:
+            self.sent.append(b"closed")
+
+    def sent(*parts: bytes) -> list[bytes]:
+        transport = Transport()
+        together = Together(transport)
+        for part in parts:
+            together.write(part)
+        together.flush()
+        together.close()
+        assert transport.sent.pop() == b"closed"
+        return transport.sent
+
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
+    assert sent(head, b"{}", head, b"[]") == [head + b"{}", head + b"[]"]
+    assert sent(head, b"{", b"}") == [head + b"{", b"}"]
+    assert sent(head) == [head]
+    assert sent(head, head) == [head + head]
+    assert sent(b"HTTP/1.1 100 Continue\r\n\r\n", head, b"{}") == [b"HTTP/1.1 100 Continue\r\n\r\n", head + b"{}"]

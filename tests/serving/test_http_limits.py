@@ -1,0 +1,198 @@
+"""What one caller and one request may take, and what is counted where it is too much."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .endpoint import Service, service
+
+if TYPE_CHECKING:
+    from what_next.serving.http.limits import Rate, Timeouts
+
+FEEDBACK = {"feedback_id": "f", "recommendation_id": "r", "item_id": "i", "reward": 1}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with service(tmp_path_factory.mktemp("limits"), fill=False) as started:
+        yield started
+
+
+# How often
+
+
+def rate(limit: int, now: list[float]) -> "Rate":
+    from what_next.serving.http.limits import Rate
+
+    return Rate(limit, lambda: now[0])
+
+
+def test_a_batch_counts_as_what_it_holds() -> None:
+    now = [100.0]
+    limit = rate(10, now)
+    assert (limit.wait("a"), limit.more("a", 9)) == (0, 0)
+    assert limit.wait("a") == pytest.approx(0.1)
+    now[0] += 0.5
+    assert limit.wait("a") == 0
+    assert limit.more("a", 5) == pytest.approx(0.1)  # nothing of it is taken
+    assert limit.more("a", 4) == 0
+
+
+def test_a_batch_of_more_than_a_second_is_paid_off_afterwards() -> None:
+    now = [100.0]
+    limit = rate(10, now)
+    assert (limit.wait("a"), limit.more("a", 49)) == (0, 0)
+    assert limit.wait("a") == pytest.approx(4.1)
+    now[0] += 4.1
+    assert limit.wait("a") == 0
+    assert limit.more("a", 49) == pytest.approx(0.9)
+    assert (rate(0, now).wait("a"), rate(0, now).more("a", 1000)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/recommendations/batch", {"requests": [{}] * 6}),
+        ("/v1/events/batch", {"events": [{"event_id": f"e{n}", "user_id": "u", "item_id": "i"} for n in range(6)]}),
+        ("/v1/feedback/batch", {"feedback": [FEEDBACK] * 6}),
+    ],
+)
+def test_batches_reach_the_limit_sooner_than_single_requests(tmp_path: Path, path: str, body: Any) -> None:
+    with service(tmp_path, fill=False, rate=10) as limited:
+        first, second = (limited.ask("POST", path, body) for _ in range(2))
+        assert first.status_code in (200, 201)
+        assert (second.status_code, second.json()["error"]["code"]) == (429, "too_many_requests")
+        if "events" in body:  # what was refused is not kept
+            assert limited.store.heads(["u"])["u"].events == 6
+
+
+# How long
+
+
+def timeouts(seconds: float) -> "Timeouts":
+    from what_next.serving.http.limits import Timeouts
+
+    return Timeouts(seconds)
+
+
+def test_each_request_has_its_own_time() -> None:
+    limit, ended = timeouts(0.2), list[str]()
+
+    async def request(name: str, seconds: float) -> None:
+        task = asyncio.current_task()
+        try:
+            with limit:
+                await asyncio.sleep(seconds)
+        finally:
+            assert task is not None
+            assert not task.cancelling()  # whoever waits within goes on as usual
+        ended.append(name)
+
+    async def all_of_them() -> list[BaseException | None]:
+        first = [asyncio.create_task(request(f"first {place}", seconds)) for place, seconds in enumerate((0, 5, 0.01))]
+        await asyncio.sleep(0.1)
+        second = [asyncio.create_task(request(f"second {seconds}", seconds)) for seconds in (0.15, 5)]
+        return await asyncio.gather(*first, *second, return_exceptions=True)
+
+    for _ in range(2):  # in another event loop, too
+        ended.clear()
+        outcomes = [type(one) for one in asyncio.run(all_of_them())]
+        assert outcomes == [type(None), TimeoutError, type(None), type(None), TimeoutError]
+        assert ended == ["first 0", "first 2", "second 0.15"]
+        assert not limit._since
+        assert not limit._late
+
+
+def test_who_hangs_up_is_no_timeout() -> None:
+    limit = timeouts(0.05)
+
+    async def cancelled() -> None:
+        async def request() -> None:
+            with limit:
+                await asyncio.sleep(5)
+
+        task = asyncio.create_task(request())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+
+
+# How much
+
+
+def test_bodies_of_all_requests_share_a_bound(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+
+    from what_next.serving.http import gate
+
+    monkeypatch.setattr(gate, "BODIES", 3000)
+    monkeypatch.setattr(one.app.gate, "_most", 2000)
+    kind = {"content-type": "application/json"}
+
+    async def slowly(go_on: asyncio.Event) -> AsyncIterator[bytes]:
+        yield b" " * 1800
+        await go_on.wait()
+        yield b"{}"
+
+    async def asked() -> list[int]:
+        transport, go_on = httpx.ASGITransport(one.app, raise_app_exceptions=False), asyncio.Event()
+        async with httpx.AsyncClient(transport=transport, base_url=one.host) as client:
+            path = "/v1/recommendations"
+            first = asyncio.create_task(client.post(path, content=slowly(go_on), headers=kind))
+            while not one.app.gate._held:
+                await asyncio.sleep(0)
+            second = await client.post(path, content=b" " * 1800 + b"{}", headers=kind)
+            small = await client.post(path, content=b"{}", headers=kind)
+            go_on.set()
+            return [(await first).status_code, second.status_code, small.status_code]
+
+    assert asyncio.run(asked()) == [200, 503, 200]
+    assert one.app.gate._held == 0
+
+
+def test_log_lines_that_nobody_takes_are_counted(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    from what_next.serving.http import log
+
+    monkeypatch.setattr(log, "WAITING", 3)
+    go_on, written = threading.Event(), list[str]()
+    held = log.Log("none", lambda text: (go_on.wait(20), written.append(text)))
+    monkeypatch.setattr(one.app.state.parts, "log", held)
+    for status in range(200, 210):
+        held.request("GET", "/", status, 0.1, None, None)
+    assert held.dropped >= 4  # the thread may have taken three of them
+    assert f"what_next_log_lines_dropped {held.dropped:.1f}" in one.ask("GET", "/metrics").text
+    go_on.set()
+    held.close()
+    assert "".join(written).count('"status":209') == 1
+
+
+def test_the_thread_that_looks_at_the_keys_outlives_a_mistake(
+    one: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from what_next.serving.http import keys
+
+    monkeypatch.setattr(keys, "REFRESH", 0.01)
+    looks, went_on = list[int](), threading.Event()
+
+    def broken() -> Any:
+        looks.append(1)
+        if len(looks) > 3:
+            went_on.set()
+        if len(looks) > 1:
+            raise RuntimeError("a row that nobody understands")
+        return []
+
+    monkeypatch.setattr(one.store, "keys", broken)
+    with caplog.at_level(logging.ERROR, "what_next.serving"):
+        ring = keys.KeyRing(one.store)
+        assert went_on.wait(20)
+        ring.close()
+    assert "those known so far stay" in caplog.text

@@ -1,0 +1,360 @@
+"""What is asked too much, too large or not as HTTP has it, and what is answered all the same."""
+
+import asyncio
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .endpoint import Service, service
+from .engines import in_time
+from .test_http_connections import HEAD, listening
+
+PLAIN = (
+    b"POST /v1/recommendations HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with service(tmp_path_factory.mktemp("pressure"), fill=False) as started:
+        yield started
+
+
+async def sent(address: tuple[str, int], content: bytes) -> bytes:
+    """What comes back until the connection is closed, or nothing more comes."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(content)
+    try:
+        return await asyncio.wait_for(reader.read(), 1.0)
+    finally:
+        writer.close()
+
+
+def error_of(answer: bytes) -> tuple[int, str]:
+    """Status and code of an answer, which has the shape of all errors."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    told = json.loads(body)
+    assert set(told) == {"error"}
+    assert set(told["error"]) == {"code", "message", "fields"}
+    assert b"content-type: application/json" in head
+    return int(head[9:12]), told["error"]["code"]
+
+
+# What is never limited
+
+
+def test_probes_are_never_limited(tmp_path: Path) -> None:
+    with service(tmp_path, fill=False, rate=1) as limited:
+        for _ in range(5):
+            for path in ("/health", "/ready"):
+                assert limited.ask("GET", path).status_code == 200
+        assert limited.ask("GET", "/v1/model").status_code == 200
+        assert limited.ask("GET", "/v1/model").status_code == 429
+        assert limited.ask("GET", "/ready").status_code == 200
+
+
+def test_probes_are_answered_while_too_many_requests_are_under_way(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from what_next.serving.http import gate
+
+    monkeypatch.setattr(gate, "MOST", 0)
+    assert one.ask("GET", "/health").status_code == 200
+    assert one.ask("GET", "/v1/model").status_code == 503
+
+
+# Ready, and not
+
+
+def test_a_service_whose_disk_is_full_is_not_ready(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", ("total", "used", "free"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40 - 2**20, 2**20))
+    answer = one.ask("GET", "/ready")
+    assert (answer.status_code, "store" in answer.json()["error"]["message"]) == (503, True)
+
+
+def test_a_service_whose_store_takes_no_writes_is_not_ready_until_it_does(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from what_next.errors import StoreUnavailable
+
+    def full(*_: Any) -> None:
+        raise StoreUnavailable("store.sqlite: cannot be used now (database or disk is full); try again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.store, "commit", full)
+        patch.setattr(one.store, "try_writing", full)
+        assert one.ask("POST", "/v1/events", {"event_id": "e", "user_id": "u", "item_id": "i1"}).status_code == 503
+        in_time(lambda: one.writer.failing)
+        assert one.ask("GET", "/ready").status_code == 503
+    assert one.ask("GET", "/ready").status_code == 200  # though nobody wrote anything since
+    assert not one.writer.failing
+
+
+def test_a_service_whose_store_was_taken_away_is_not_ready(tmp_path: Path) -> None:
+    with service(tmp_path, fill=False) as lost:
+        assert lost.ask("GET", "/ready").status_code == 200
+        place = Path(lost.store.backend.where)
+        place.rename(tmp_path / "elsewhere")
+        assert lost.ask("GET", "/ready").status_code == 503
+        (tmp_path / "elsewhere").rename(place)
+        assert lost.ask("GET", "/ready").status_code == 200
+
+
+# What is paid for by its cost
+
+
+@pytest.mark.parametrize(
+    ("body", "cost"),
+    [
+        ({}, 1),
+        ({"k": 10, "history": ["i1"]}, 1.02),
+        ({"k": 200}, 4.8),  # 190 items beyond ten
+        ({"k": 110, "explain": True}, 5.2),  # each item counts twice
+        ({"history": ["i1"] * 1000}, 21),
+        ({"blocked": ["i1"] * 10_000}, 6),
+    ],
+)
+def test_a_question_costs_by_what_it_asks_for(body: dict[str, Any], cost: float) -> None:
+    from what_next.serving.http.bodies import Question, Questions
+
+    assert Question.model_validate(body).units == pytest.approx(cost)
+    assert Questions.model_validate({"requests": [body] * 3}).units == pytest.approx(3 * cost)
+
+
+def test_a_large_question_is_paid_for_as_several(tmp_path: Path) -> None:
+    with service(tmp_path, fill=False, rate=50) as limited:
+        large = {"requests": [{"k": 200}] * 10}  # 48
+        assert limited.ask("POST", "/v1/recommendations/batch", large).status_code == 200
+        assert limited.ask("POST", "/v1/recommendations/batch", large).status_code == 429
+
+
+def test_bytes_are_paid_for_before_they_are_read(tmp_path: Path) -> None:
+    """Half a megabyte costs 128, also where it is no JSON."""
+    with service(tmp_path, fill=False, rate=150) as limited:
+        body = b"[" * 2**19
+        headers = {"content-type": "application/json"}
+        first, second = (limited.ask("POST", "/v1/events", content=body, headers=headers) for _ in range(2))
+        assert (first.status_code, second.status_code) == (400, 429)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"requests":[' + b",".join([b'{"allowed":[' + b",".join([b"1"] * 5000) + b"]}"] * 100) + b"]}",
+        b"{" + b",".join(b'"a%d":1' % place for place in range(90_000)) + b"}",
+    ],
+    ids=["no ids", "no fields"],
+)
+def test_a_megabyte_of_mistakes_is_not_put_into_words(one: Service, body: bytes) -> None:
+    """Half a million mistakes took three seconds, in which nobody else was answered."""
+    answer = one.ask("POST", "/v1/recommendations/batch", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
+    assert len(answer.content) < 10_000
+
+
+def test_mistakes_beyond_a_thousand_are_counted_alone(one: Service) -> None:
+    body = {f"field{place}": 1 for place in range(1001)}
+    answer = one.ask("POST", "/v1/recommendations", body).json()["error"]
+    assert (answer["fields"], answer["message"].startswith("the body has 1,001 mistakes")) == ([], True)
+
+
+def test_large_bodies_are_read_one_after_another_with_pauses(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one is looked at for 50 ms, four times, others come through in between."""
+    import time
+
+    from what_next.serving.http import bodies
+
+    spans = list[tuple[float, float]]()
+
+    class Slow(bodies.Question):
+        @classmethod
+        def model_validate_json(cls, content: bytes, **more: Any) -> Any:
+            start = time.monotonic()
+            time.sleep(0.05)
+            spans.append((start, time.monotonic()))
+            return bodies.Question()
+
+    from dataclasses import replace
+
+    post = one.app.gate.posts["/v1/recommendations"]
+    monkeypatch.setitem(one.app.gate.posts, "/v1/recommendations", replace(post, body=Slow))
+
+    async def four() -> None:
+        import httpx
+
+        transport = httpx.ASGITransport(one.app)
+        async with httpx.AsyncClient(transport=transport, base_url=one.host) as client:
+            headers = {"content-type": "application/json"}
+            await asyncio.gather(
+                *(client.post("/v1/recommendations", content=b" " * 2**17, headers=headers) for _ in range(4))
+            )
+
+    asyncio.run(four())
+    assert len(spans) == 4
+    assert all(after[0] - before[1] > 0.04 for before, after in pairwise(spans))
+
+
+# More than the model can answer
+
+
+class Busy:
+    """An engine that lets in nobody but one caller."""
+
+    busy = True
+
+    def __init__(self, free: str = "nobody") -> None:
+        self.free = free
+
+    def full(self, caller: str) -> float:
+        return 0.0 if caller == self.free else 2.5
+
+
+def test_what_could_not_be_answered_in_time_is_503_and_when_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from what_next.serving.asks import Overloaded
+
+    with service(tmp_path, fill=False) as full:
+
+        def refuse(*_: Any) -> None:
+            raise Overloaded(2.5)
+
+        monkeypatch.setattr(full.engine._batcher, "put", refuse)
+        for path, body in (("/v1/recommendations", {}), ("/v1/recommendations/batch", {"requests": [{}, {}]})):
+            answer = full.ask("POST", path, body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+            assert answer.headers["retry-after"] == "3"
+
+
+def test_a_question_too_much_is_refused_before_it_is_read_and_its_connection_stays(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one.app.state.parts, "engine", Busy())
+    monkeypatch.setattr(one.app.gate, "_noted", 0.0)
+
+    async def asked() -> list[bytes]:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            found = []
+            for content, end in (  # the second is no JSON: nobody looks
+                (PLAIN + b"\r\n{}", b"[]}}"),
+                (PLAIN + b"\r\n{,", b"[]}}"),
+                (HEAD + b"\r\n", b'"ok"}'),
+            ):
+                writer.write(content)
+                found.append(await reader.readuntil(end))
+            writer.close()
+            return found
+
+    first, second, third = asyncio.run(asked())
+    assert first == second
+    assert (error_of(first), b"retry-after: 3\r\n" in first) == ((503, "unavailable"), True)
+    assert third.startswith(b"HTTP/1.1 200 ")
+    monkeypatch.undo()
+    text = one.app.state.parts.metrics.text().decode()
+    assert 'what_next_requests_total{method="POST",route="/v1/recommendations",status="503"} 2.0' in text
+
+
+def test_each_caller_is_refused_by_itself(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    from what_next.serving.http.keys import Caller, digest_of
+
+    class Keys:
+        def caller(self, key: str) -> Caller | None:
+            return {digest_of("wn_shop"): Caller("shop", 0)}.get(digest_of(key))
+
+    parts, shed = one.app.state.parts, one.app.gate.shed
+    monkeypatch.setattr(parts, "engine", Busy(free="key shop"))
+    monkeypatch.setattr(parts, "keys", Keys())
+    assert shed(PLAIN + b"\r\n{}", "10.0.0.1").startswith(b"HTTP/1.1 503 ")
+    assert shed(PLAIN + b"Authorization: Bearer wn_shop\r\n\r\n{}", "10.0.0.1") is None
+    assert shed(PLAIN + b"X-API-Key: wn_shop\r\n\r\n{}", "10.0.0.1") is None
+    assert shed(PLAIN + b"X-API-Key: wn_shop\r\nAuthorization: Bearer wn_other\r\n\r\n{}", "10.0.0.1") is None
+    assert shed(PLAIN + b"X-API-Key: wn_other\r\n\r\n{}", "10.0.0.1") is not None
+    monkeypatch.setattr(parts, "engine", Busy(free="10.0.0.2"))
+    assert shed(PLAIN + b"\r\n{}", "10.0.0.2") is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        PLAIN + b"\r\n{",  # the body is not all there
+        PLAIN + b"\r\n{}GET",  # or another request comes with it
+        PLAIN + b"transfer-encoding: chunked\r\n\r\n{}",
+        PLAIN + b"content-length: 2\r\n\r\n{}",
+        PLAIN + b"expect: 100-continue\r\n\r\n{}",
+        PLAIN + b"connection: close\r\n\r\n{}",
+        PLAIN.replace(b"POST", b"PUT") + b"\r\n{}",
+        PLAIN.replace(b"/v1/recommendations", b"/v1/events") + b"\r\n{}",
+        PLAIN.replace(b"HTTP/1.1", b"HTTP/1.0") + b"\r\n{}",
+    ],
+)
+def test_what_is_not_plain_goes_the_usual_way(one: Service, monkeypatch: pytest.MonkeyPatch, odd: bytes) -> None:
+    monkeypatch.setattr(one.app.state.parts, "engine", Busy())
+    assert one.app.gate.shed(PLAIN + b"\r\n{}", "") is not None
+    assert one.app.gate.shed(odd, "") is None
+
+
+# HTTP itself
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"hello\r\n\r\n", (400, "bad_request")),
+        (b"GET /health HTTP/1.1\r\nhost localhost\r\n\r\n", (400, "bad_request")),
+        (b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n", (400, "bad_request")),
+        (b"GET /v1/model HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\n\r\n", (400, "bad_request")),
+        (b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 70_000, (431, "too_large")),
+        (b"GET /health HTTP/1.1\r\nhost: loc", (408, "slow_request")),
+    ],
+    ids=["no request", "no header", "no length", "two hosts", "too long", "too slow"],
+)
+def test_every_error_has_one_shape_those_of_http_itself_too(
+    one: Service, monkeypatch: pytest.MonkeyPatch, content: bytes, expected: tuple[int, str]
+) -> None:
+    from what_next.serving.http import protocol
+
+    monkeypatch.setattr(protocol, "SILENCE", 0.2)
+
+    async def asked() -> bytes:
+        async with listening(one) as address:
+            return await sent(address, content)
+
+    assert error_of(asyncio.run(asked())) == expected
+
+
+def test_connections_are_bounded_and_it_is_told_but_not_to_probes(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from what_next.serving.http import protocol
+
+    monkeypatch.setattr(protocol.Bounded, "most", 2)
+    monkeypatch.setattr(protocol, "SPARE", 2)
+    model = b"GET /v1/model HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+    async def asked() -> tuple[bytes, bytes, bytes]:
+        async with listening(one) as address:
+            held = [await asyncio.open_connection(*address) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            refused = await sent(address, model)
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(HEAD + b"\r\n")
+            probe = await reader.readuntil(b'"ok"}')
+            held += [(reader, writer), await asyncio.open_connection(*address)]
+            await asyncio.sleep(0.05)
+            turned_away = await sent(address, b"")
+            for _, writer in held:
+                writer.close()
+            return refused, probe, turned_away
+
+    refused, probe, turned_away = asyncio.run(asked())
+    assert error_of(refused) == (503, "unavailable")
+    assert error_of(turned_away) == (503, "unavailable")
+    assert probe.startswith(b"HTTP/1.1 200 ")

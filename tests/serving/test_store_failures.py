@@ -1,0 +1,321 @@
+"""What the store does when the disk is full, the database away or locked, or the file is another's."""
+
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event as listen
+from sqlalchemy.exc import DBAPIError
+
+from what_next.errors import StoreError, StoreUnavailable
+from what_next.serving.store import (
+    AddEvents,
+    AddItems,
+    EventRow,
+    EventsAdded,
+    ItemRow,
+    Store,
+    WithdrawItem,
+    Writer,
+    backend,
+    migrations,
+    tables,
+)
+
+from .conftest import Postgres
+
+EPISODE = ["writing to the store fails", "writing to the store works again"]
+
+
+def events(start: int, count: int = 1, user: str = "anna") -> AddEvents:
+    return AddEvents(tuple(EventRow(f"e{number}", user, "i1") for number in range(start, start + count)))
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:  # up to the reason
+    return [one.getMessage().partition(": ")[0] for one in caplog.records if one.name == "what_next.serving"]
+
+
+def test_a_full_disk_is_told_loses_nothing_and_is_got_over_without_a_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    store = Store.open(tmp_path / "store.sqlite")
+    writer = Writer(store)
+    limit = [2**30]
+
+    def full(connection: sqlite3.Connection, *others: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {limit[0]}")
+
+    listen.listen(store.backend.engine, "checkout", full)
+    assert writer.submit(events(0, 10)).result(10) == EventsAdded(10, 0)
+    limit[0] = 1  # SQLite takes it for the size that the file has
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="full"):
+            writer.submit(events(10, 1000)).result(10)
+    assert store.heads(["anna"])["anna"].events == 10
+    limit[0] = 2**30
+    assert writer.submit(events(5, 1005)).result(10) == EventsAdded(1000, 5)
+    assert [e.number for e in store.events_of("anna")] == list(range(1, 1011))
+    writer.close()
+    assert (told(caplog), "full" in caplog.text, "anna" in caplog.text) == (EPISODE, True, False)
+    store.close()
+
+
+def test_a_disk_that_is_really_full_is_told_and_got_over(tmp_path: Path) -> None:
+    (disk := tmp_path / "disk").mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        store = Store.open(disk / "store.sqlite")
+        assert store.commit([events(0, 10)]) == [EventsAdded(10, 0)]
+        (disk / "ballast").write_bytes(bytes(2**20))
+        done = 10
+
+        def fill() -> None:
+            nonlocal done
+            while done < 30_000:
+                store.commit([events(done, 1000)])
+                done += 1000
+
+        with pytest.raises(StoreUnavailable):
+            fill()
+        assert store.heads(["anna"])["anna"].events == done
+        (disk / "ballast").unlink()
+        assert store.commit([events(done - 5, 10)]) == [EventsAdded(5, 5)]
+        store.close()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_database_that_is_locked_for_too_long_is_unavailable_until_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "BUSY", 0.05)
+    store = Store.open(tmp_path / "store.sqlite")
+    other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        store.commit([events(0)])
+    assert store.heads(["anna"]) == {}  # readers do not wait
+    other.execute("COMMIT")
+    assert store.commit([events(0)]) == [EventsAdded(1, 0)]
+    other.close()
+    store.close()
+
+
+def test_a_server_that_goes_and_comes_back_loses_nothing(
+    postgres_server: Postgres, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    store = Store.open(postgres_url.replace("postgres@", "postgres:s3cret@"))
+    writer = Writer(store)
+    assert writer.submit(events(0, 2)).result(10) == EventsAdded(2, 0)
+    assert len(store.events_of("anna")) == 2
+    postgres_server.stop()
+    try:
+        with pytest.raises(StoreUnavailable):
+            writer.submit(events(2)).result(10)
+        for read in (lambda: store.heads(["anna"]), store.ping, store.deployments, lambda: store.popular(1)):
+            with pytest.raises(StoreUnavailable):
+                read()
+        with pytest.raises(StoreUnavailable):
+            Store.open(postgres_url)
+    finally:
+        postgres_server.start()
+    assert store.heads(["anna"])["anna"].last == 2
+    assert writer.submit(events(1, 2)).result(10) == EventsAdded(1, 1)
+    writer.close()
+    store.close()
+    assert (told(caplog), "s3cret" in caplog.text) == (EPISODE, False)
+
+
+def test_a_server_that_was_started_anew_between_two_calls_is_not_noticed(
+    postgres_server: Postgres, postgres_url: str
+) -> None:
+    store = Store.open(postgres_url)
+    store.commit([events(0)])
+    store.heads(["anna"])
+    postgres_server.stop()
+    postgres_server.start()
+    assert store.commit([events(1)]) == [EventsAdded(1, 0)]
+    postgres_server.stop()
+    postgres_server.start()
+    assert store.heads(["anna"])["anna"].events == 2
+    postgres_server.stop()
+    postgres_server.start()
+    assert store.deployments() == []
+    store.close()
+
+
+def test_a_lock_that_is_held_for_too_long_in_the_server_is_told_and_got_over(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "BUSY", 0.1)
+    store, other = Store.open(postgres_url), Store.open(postgres_url)
+    store.commit([events(0)])
+    with other.backend.begin() as link:
+        link.execute("SELECT * FROM users FOR UPDATE")
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            store.commit([events(1)])
+    with other.backend.begin() as link:
+        link.execute("LOCK TABLE items IN EXCLUSIVE MODE")
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            store.commit([AddItems((ItemRow("i", "", {}),))])
+    assert store.commit([events(1)]) == [EventsAdded(1, 0)]
+    store.close()
+    other.close()
+
+
+def test_a_process_that_stands_still_within_a_transaction_does_not_hold_its_locks_for_ever(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = Store.open(postgres_url), Store.open(postgres_url)
+    store.commit([events(0)])
+    other.close()  # so that its next connection is a new one
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "PATIENCE", 1)
+        still = other.backend.engine.connect()
+    with still:
+        still.exec_driver_sql("SELECT * FROM users FOR UPDATE")
+        assert store.commit([events(1)]) == [EventsAdded(1, 0)]  # as soon as the server has ended the other
+        with pytest.raises(DBAPIError, match="idle-in-transaction timeout"):
+            still.commit()
+    assert other.commit([events(2)]) == [EventsAdded(1, 0)]
+    store.close()
+    other.close()
+
+
+def test_to_open_a_store_again_takes_no_lock_from_whoever_has_it_open(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = Store.open(path)
+    store.commit([events(0)])
+    Store.open(path).close()
+    # Whoever closes a store last empties its write-ahead log and deletes it; the locks tell that it is not the last.
+    code = f"import sqlite3; c = sqlite3.connect({str(path)!r}); c.execute('SELECT * FROM users').fetchall(); c.close()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert (tmp_path / "store.sqlite-wal").exists()
+    store.close()
+
+
+def test_a_store_of_a_newer_version_is_refused(place: str) -> None:
+    store = Store.open(place)
+    with store.backend.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    store.close()
+    with pytest.raises(StoreError, match=r"version 9999, newer than .* upgrade What Next\?"):
+        Store.open(place)
+
+
+def test_the_migrations_lead_to_the_tables_as_they_are_written(store: Store) -> None:
+    with store.backend.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, tables.metadata) == []
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    script = ScriptDirectory.from_config(config)
+    assert [one.revision for one in reversed(list(script.walk_revisions()))] == list(migrations.REVISIONS)
+
+
+def test_a_store_of_the_version_before_is_brought_up_and_keeps_what_it_holds(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:  # as it was made then
+        patch.setattr(migrations, "REVISIONS", ("0001",))
+        upgrade = command.upgrade
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        store = Store.open(place)
+        columns = "recommendation_id, user_id, time, version, policy, explore, known, items, propensities, candidates"
+        values = """'r1', 'anna', 5, 'v1', 'trained', '{}', 0, '["i1"]', '[1.0]', '', true"""
+        with store.backend.begin() as link:
+            link.execute(f"INSERT INTO impressions ({columns}, shown) VALUES ({values})")
+        store.close()
+    store = Store.open(place)
+    assert [(one.recommendation_id, one.items) for one in store.impressions_of("anna")] == [("r1", ("i1",))]
+    assert store.fetch("SELECT withdrawn FROM impressions", ()) == [(0,)]
+    assert store.commit([WithdrawItem("i1"), events(0)]) == [True, EventsAdded(1, 0)]
+    store.close()
+
+
+def test_two_may_open_a_new_store_at_once(place: str) -> None:
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            stores = list(pool.map(Store.open, [place] * 4))
+        for number, store in enumerate(stores):
+            store.commit([events(number)])
+            store.close()
+
+
+def test_a_store_in_order_is_opened_without_alembic(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store.sqlite").close()
+    code = (
+        "import sys; from what_next.serving.store import Store\n"
+        f"Store.open({str(tmp_path / 'store.sqlite')!r}).close(); assert 'alembic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_what_is_no_store_is_refused_with_one_message(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is a text, not a database; " * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        Store.open(tmp_path / "text")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        Store.open(tmp_path)
+    with pytest.raises(StoreError, match="in memory it would be lost"):
+        Store.open("sqlite://")
+    with pytest.raises(StoreError, match="cannot be kept in 'mysql'"):
+        Store.open("mysql://anna:secret@localhost/db")
+    with pytest.raises(StoreError, match="cannot be read"):
+        Store.open("post gres://anna:secret@localhost:x/db")
+
+
+def test_no_message_holds_a_password() -> None:
+    with pytest.raises(StoreUnavailable) as refused:
+        Store.open("postgresql://anna:secret@127.0.0.1:1/db")
+    assert "secret" not in str(refused.value)
+    assert "anna" in str(refused.value)
+
+
+def test_a_new_file_is_read_by_its_owner_alone(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "folder" / "store.sqlite")
+    store.commit([events(0)])
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "folder").iterdir()} == {0o600}
+    store.close()
+
+
+def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store.sqlite")
+    for engine in (store.backend.engine, store.backend.reader):
+        with engine.connect() as connection:
+            ask = {
+                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("synchronous", "journal_mode")
+            }
+            assert ask == {"synchronous": 2, "journal_mode": "wal"}
+    store.close()
+
+
+def test_the_server_is_asked_to_wait_for_the_disk_whatever_its_default(
+    postgres_server: Postgres, postgres_url: str
+) -> None:
+    name = postgres_url.split("/")[3].split("?")[0]
+    postgres_server.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    store = Store.open(postgres_url)
+    with store.backend.engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+    store.close()
+
+
+def test_the_clock_is_the_wall_clock_in_microseconds(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store.sqlite")
+    store.commit([events(0)])
+    assert store.events_of("anna")[0].time == pytest.approx(time.time() * 1e6, abs=60e6)
+    store.close()
