@@ -23,7 +23,7 @@ from what_next.errors import TrainingError, WhatNextError
 from what_next.experiments.next_items import about_of, rules, yardstick_of
 from what_next.experiments.tuning import tune, with_settings
 from what_next.metrics.evaluate_next import Judged, Yardstick
-from what_next.settings.setup import ALGORITHMS
+from what_next.settings import ALGORITHMS
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS, TUNED = ROOT / "docs/results.json", ROOT / "benchmarks/tuned.json"
