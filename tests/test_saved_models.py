@@ -1,4 +1,4 @@
-"""Models, resume files and setups that version 0.1 wrote are read: they recommend as they did, and train on as they did.
+"""Models, resume files and setups of version 0.1 are read: they recommend as they did, and train on as they did.
 
 `saved/NAME` holds what `what-next train setup.txt` wrote, `resumed.safetensors` the weights after `--resume` with twice
 the length, and `expected.json` what was recommended after three items.
