@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from what_next.inference.recommender import Recommender, load
     from what_next.models import AgentModel, CriticModel
     from what_next.policy import LearnedPolicy
-    from what_next.settings.setup import Setup
+    from what_next.settings import Setup
     from what_next.state import State
     from what_next.training.report import Report
 
@@ -36,7 +36,7 @@ _HOMES = {
     "Recommendation": "inference.recommendation",
     "Recommender": "inference.recommender",
     "Report": "training.report",
-    "Setup": "settings.setup",
+    "Setup": "settings",
     "State": "state",
     "WhatNext": "algorithms",
     "load": "inference.recommender",
