@@ -14,7 +14,7 @@ import pytest
 from what_next.serving.engine import Engine, Observer
 from what_next.serving.request import RecommendationRequest, RecommendationResponse
 from what_next.serving.store import AddEvents, EventRow, Store, Writer
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 _numbers = count()
 

@@ -14,7 +14,7 @@ from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, versions_folder
 from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddItems, Deploy, ItemRow
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 from .engines import Counts, Service, ids, in_time, running
 from .models import ATTRIBUTES, served

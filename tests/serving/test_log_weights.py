@@ -20,7 +20,7 @@ from what_next.off_policy.targets import Answer, decisions_of, vectors_of
 from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddEvents, AddItems, EventRow, ItemRow
 from what_next.serving.store.export import exported
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 
 from .engines import Service, running

@@ -20,7 +20,7 @@ from what_next.environment import Environment
 from what_next.serving.engine.versions import version_of
 from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddFeedback, FeedbackRow
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 
 from .engines import Service, ids, running

@@ -18,7 +18,7 @@ from what_next.data import Options, import_files
 from what_next.data import save as save_data
 from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddEvents, AddFeedback, EventRow, FeedbackRow
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 from what_next.training.checkpoint import new_run, save
 

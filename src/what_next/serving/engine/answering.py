@@ -25,7 +25,7 @@ from what_next.serving.engine.reasons import reasons, spread
 from what_next.serving.engine.rows import Alarm, Choice, Row
 from what_next.serving.request import Fallback, RecommendationRequest, RecommendationResponse, Refused
 from what_next.serving.store import AddImpression, Head, KeptResponse
-from what_next.settings.server import Server
+from what_next.settings import Server
 from what_next.types import Proposal
 
 logger = logging.getLogger("what_next.serving")

@@ -47,7 +47,7 @@ from what_next.serving.store import (
     Withdrawn,
     Writer,
 )
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.serving")
 

@@ -19,7 +19,7 @@ from what_next.serving.engine.versions import check, keep, line, versions_folder
 from what_next.serving.engine.withdrawals import Withdrawals
 from what_next.serving.request import Stopping
 from what_next.serving.store import Deploy, Deployment, Episode, Store, StoredItem
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.serving")
 

@@ -25,7 +25,7 @@ from what_next.serving.http.parts import Parts
 from what_next.serving.http.protocol import Bounded
 from what_next.serving.request import Stopping
 from what_next.serving.store import Store, Writer, store_of
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 GRACE = 15
 """Seconds that requests under way have to end, once the service was asked to stop."""
