@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from what_next.environment import Environment
     from what_next.inference.recommendation import Recommendation
     from what_next.inference.recommender import Recommender, load
+    from what_next.models import AgentModel, CriticModel
     from what_next.policy import LearnedPolicy
     from what_next.settings import Setup
     from what_next.state import State
@@ -25,8 +26,10 @@ __version__ = version("what-next-rl")
 
 _HOMES = {
     "Agent": "agent",
+    "AgentModel": "models",
     "Algorithm": "algorithms",
     "Catalogue": "data",
+    "CriticModel": "models",
     "Dataset": "data",
     "Environment": "environment",
     "LearnedPolicy": "policy",
@@ -41,8 +44,10 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "AgentModel",
     "Algorithm",
     "Catalogue",
+    "CriticModel",
     "Dataset",
     "Environment",
     "LearnedPolicy",
