@@ -12,7 +12,7 @@ from what_next.cli import main
 from what_next.errors import ModelError
 from what_next.experiments import examine, judge, of_seed
 from what_next.experiments.next_items import rules, yardstick_of
-from what_next.settings import Evaluation, Split
+from what_next.settings import Evaluation, SplitSettings
 
 from .conftest import SetupOf, Trained
 
@@ -33,7 +33,7 @@ def test_the_result_holds_every_policy_as_plain_json_and_repeats_byte_for_byte(t
 
 
 def test_a_model_of_another_split_is_not_judged(trained: Trained, log_file) -> None:
-    setup = judged_setup(trained, log_file).model_copy(update={"split": Split(seed=5)})
+    setup = judged_setup(trained, log_file).model_copy(update={"split": SplitSettings(seed=5)})
     with pytest.raises(ModelError, match=r"was trained on split .* may have seen whom it would be judged on"):
         judge(setup)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from what_next.data import Dataset, split_users
-from what_next.data.public.known_tables import ml_100k
+from what_next.data.public.sets import ml_100k
 from what_next.metrics import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows, evaluate
 
 SKETCHED = {
