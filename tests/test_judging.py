@@ -13,7 +13,7 @@ from what_next.errors import ModelError
 from what_next.experiments import evaluate, evaluate_next
 from what_next.experiments.models import of_seed
 from what_next.experiments.next_items import evaluator_of, protocol, rules
-from what_next.settings.setup import Evaluation, Split
+from what_next.settings import Evaluation, Split
 
 from .conftest import SetupOf, Trained
 

@@ -7,7 +7,7 @@ from what_next.data.splits import Part
 from what_next.data.stages import SILENT, Stages
 from what_next.experiments.next_items import evaluate_next
 from what_next.experiments.windows import evaluate_windows
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 __all__ = ["by_windows", "evaluate", "evaluate_next", "evaluate_windows"]
 

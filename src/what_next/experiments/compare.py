@@ -16,7 +16,7 @@ from what_next.errors import ModelError, SetupError
 from what_next.experiments.baselines import EVERY, Allowed
 from what_next.experiments.models import beside, is_trained, of_seed, policy, seconds, trained
 from what_next.experiments.next_items import RIVALS, Comparison, evaluator_of, protocol, result_of, rules
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 from what_next.types import History
 

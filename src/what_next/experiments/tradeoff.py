@@ -12,7 +12,7 @@ from what_next.experiments.evaluator import Evaluator
 from what_next.experiments.models import beside, of_seed, policy, trained
 from what_next.experiments.next_items import Comparison, evaluator_of, protocol, result_of
 from what_next.rewards import Logged, Spread
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 
 

@@ -21,7 +21,7 @@ from what_next.metrics.beyond import shares
 from what_next.metrics.bootstrap import means_of, user_means
 from what_next.metrics.places import Places
 from what_next.metrics.windows import Sampling, Windows, draw_windows
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 from what_next.types import Policy, Slate
 
