@@ -14,7 +14,7 @@ from what_next.errors import ModelError, SetupError
 from what_next.experiments import evaluate
 from what_next.experiments.compare import ShuffledState, compare
 from what_next.experiments.models import is_trained, of_seed
-from what_next.settings import Evaluation, Split
+from what_next.settings import Evaluation, SplitSettings
 
 from .conftest import SetupOf
 
@@ -98,7 +98,7 @@ def test_a_limit_of_time_counts_as_the_end_of_training(made) -> None:
 
 
 def test_setups_that_are_judged_on_other_targets_are_refused(made, trainings) -> None:
-    other = made("b").model_copy(update={"split": Split()})
+    other = made("b").model_copy(update={"split": SplitSettings()})
     with pytest.raises(SetupError, match=r"b cannot be compared with a: it is judged on other targets .* `split`"):
         compare({"a": made("a"), "b": other})
     with pytest.raises(SetupError, match=r"a and b both save to .*agent.safetensors"):

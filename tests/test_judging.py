@@ -13,7 +13,7 @@ from what_next.errors import ModelError
 from what_next.experiments import evaluate, evaluate_next
 from what_next.experiments.models import of_seed
 from what_next.experiments.next_items import evaluator_of, protocol, rules
-from what_next.settings import Evaluation, Split
+from what_next.settings import Evaluation, SplitSettings
 
 from .conftest import SetupOf, Trained
 
@@ -34,7 +34,7 @@ def test_the_result_holds_every_policy_as_plain_json_and_repeats_byte_for_byte(t
 
 
 def test_a_model_of_another_split_is_not_judged(trained: Trained, log_file) -> None:
-    setup = judged_setup(trained, log_file).model_copy(update={"split": Split(seed=5)})
+    setup = judged_setup(trained, log_file).model_copy(update={"split": SplitSettings(seed=5)})
     with pytest.raises(ModelError, match=r"was trained on split .* may have seen whom it would be judged on"):
         evaluate(setup)
 
@@ -103,7 +103,7 @@ class TestNextItems:
         times = [0, 10, 91, 5, 15, 91, 80, 92]
         log = pl.DataFrame(events, schema=["user_id", "item_id"], orient="row").with_columns(timestamp=pl.Series(times))
         dataset = Dataset.from_frame(log, pl.DataFrame({"item_id": range(4)}), name="few")
-        setup = setup_of(tmp_path, algorithm="next_item", passes=1, split=Split(name="time", quantile=0.75))
+        setup = setup_of(tmp_path, algorithm="next_item", passes=1, split=SplitSettings(name="time", quantile=0.75))
         state = State(dataset, setup)
         told = protocol(state, "test", evaluator_of(state, "test"), [3])
         assert told["split"]["hash"] == state.split.hash

@@ -11,7 +11,7 @@ from what_next.experiments.models import of_seed, policy
 from what_next.experiments.next_items import evaluator_of
 from what_next.experiments.tradeoff import tradeoff, with_spread
 from what_next.rewards import Diversity, Logged, Spread
-from what_next.settings import Reward
+from what_next.settings import RewardSettings
 
 from .conftest import SetupOf
 
@@ -64,17 +64,17 @@ def test_a_weight_is_judged_as_its_setup_is(setup: Setup) -> None:
 def test_what_else_earns_keeps_its_weight(setup: Setup) -> None:
     assert weights_of(with_spread(setup, 0.5)) == {"Spread": 0.5, "Logged": 1}
     assert weights_of(with_spread(setup, 0.0)) == {"Logged": 1}
-    only = setup.model_copy(update={"reward": Reward(spread=Spread(weight=3))})
+    only = setup.model_copy(update={"reward": RewardSettings(spread=Spread(weight=3))})
     assert weights_of(with_spread(only, 0.5)) == {"Spread": 0.5, "Logged": 1}
-    other = setup.model_copy(update={"reward": Reward(spread=Spread(weight=3), diversity=Diversity(weight=2))})
+    other = setup.model_copy(update={"reward": RewardSettings(spread=Spread(weight=3), diversity=Diversity(weight=2))})
     assert weights_of(with_spread(other, 0.5)) == {"Spread": 0.5, "Diversity": 2}
-    named = setup.model_copy(update={"reward": Reward(logged=Logged(weight=7, play=1))})
+    named = setup.model_copy(update={"reward": RewardSettings(logged=Logged(weight=7, play=1))})
     assert weights_of(with_spread(named, 0.5)) == {"Spread": 0.5, "Logged": 7}
 
 
 def test_the_rest_of_the_setup_stays_and_its_log_of_training_is_not_written_over(setup: Setup, tmp_path: Path) -> None:
     own = setup.model_copy(
-        update={"log": tmp_path / "own.jsonl", "reward": Reward(spread=Spread(form="change", window=7))}
+        update={"log": tmp_path / "own.jsonl", "reward": RewardSettings(spread=Spread(form="change", window=7))}
     )
     found = with_spread(own, 0.25)
     assert found.log_path == tmp_path / "spread-0.25" / "agent.jsonl"

@@ -5,7 +5,7 @@ import pytest
 
 from what_next.baselines.rules import NearestMean, Oracle, RandomItem, Steer, TrueNext
 from what_next.data import Dataset, split_users
-from what_next.data.public.known_tables import ml_100k
+from what_next.data.public.sets import ml_100k
 from what_next.experiments.windows import compare_on_windows
 from what_next.metrics.windows import Sampling, draw_windows
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from what_next.data.importing.files import check_paths, write_files
+from what_next.data.files import check_paths, write_files
 from what_next.errors import MissingExtraError
 from what_next.experiments.next_items import Comparison
 

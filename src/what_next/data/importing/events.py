@@ -41,12 +41,11 @@ class Events:
     def order(self) -> Order:
         """By user, then by time where there is one; ties stay in file order."""
         time = self.values["timestamp"].to_numpy() if "timestamp" in self.values else None
-        key = self.users if time is None else _packed(self.users, time)
-        if key is None:
-            return np.lexsort((time, self.users)).astype(np.uint32)  # type: ignore[arg-type]
-        if np.all(key[1:] >= key[:-1]):
+        packed = self.users if time is None else _packed(self.users, time)
+        keys = {"user": self.users, "time": time} if packed is None else {"packed": packed}
+        if packed is not None and np.all(packed[1:] >= packed[:-1]):
             return slice(None)
-        return np.argsort(key, kind="stable").astype(np.uint32)
+        return pl.DataFrame(keys).select(pl.arg_sort_by(*keys, maintain_order=True)).to_series().to_numpy()
 
     def duplicates(self, order: Order, raw: pl.LazyFrame, compared: Sequence[str]) -> Int64[np.ndarray, "repeats"]:
         """Rows that repeat an earlier one in every compared column, as places in file order, ascending.
@@ -80,7 +79,7 @@ class Events:
 
         Args:
             order: the events to take.
-            gap: a longer pause between two events of a user starts a new session. A session is then a user of its own:
+            gap: a longer pause between two events of a user starts a new session. A session becomes a user of its own:
                 `user:1`, `user:2`, ..., with zeros in front where there are ten or more, so that text sorts right.
         """
         columns = {
@@ -88,17 +87,15 @@ class Events:
             "item_id": self.item_ids.gather(pl.Series(self.items[order])),
         }
         for name, column in self.values.items():
-            if isinstance(column.dtype, pl.Enum):
-                columns[name] = column if isinstance(order, slice) else column.gather(pl.Series(order))
-            else:
-                columns[name] = pl.Series(name, column.to_numpy()[order])
+            columns[name] = column if isinstance(order, slice) else column.gather(pl.Series(order))
+        log = pl.DataFrame([column.alias(name) for name, column in columns.items()])
         if gap is not None:
-            ordinal = _sessions(pl.DataFrame(columns), gap).cast(pl.String)
+            ordinal = _sessions(log, gap).cast(pl.String)
             width = int(ordinal.str.len_bytes().to_numpy().max())
-            columns["user_id"] = columns["user_id"].cast(pl.String) + ":" + ordinal.str.zfill(width)
+            log = log.with_columns(pl.col("user_id").cast(pl.String) + ":" + ordinal.str.zfill(width))
         if "timestamp" in columns:
-            columns["timestamp"] = columns["timestamp"].cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-        return pl.DataFrame([column.alias(name) for name, column in columns.items()])
+            log = log.with_columns(pl.col("timestamp").cast(pl.Datetime("us")).dt.replace_time_zone("UTC"))
+        return log
 
 
 def _column(log: pl.LazyFrame, name: str) -> pl.Series:

@@ -1,11 +1,14 @@
-"""What goes into an import and what comes out of it."""
+"""What goes into an import, what comes out of it, and the files that keep it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 
 import polars as pl
 
+from what_next.data.catalogue import Catalogue
+from what_next.data.files import FORMATS, beside, write_together
 from what_next.data.importing.attributes import Fill
 from what_next.data.importing.ids import MISSING
 
@@ -19,7 +22,7 @@ REASONS = (
 
 @dataclass(frozen=True)
 class Options:
-    """What the user may say about a table; whatever is left out is recognised.
+    """What the user says about a table; None is recognised, and "" stands for no column.
 
     Attributes:
         user: the column with the user, and so on for `item`, `time`, `reward` and `titles`.
@@ -28,13 +31,11 @@ class Options:
         context: numeric log columns that describe the event.
         fill: "median" replaces missing attribute values.
         keep_duplicates: keep rows that are equal in every column.
-        session_gap: a pause longer than this starts a new session, which then is a user of its own.
-        time_format: what the times are (`times.FORMS`); None leaves it to the values.
-        header: whether the first line of a text holds names; None leaves it to the line.
+        session_gap: a pause longer than this starts a new session, which becomes a user of its own.
+        time_format: what the times are (`times.FORMS`).
+        header: whether the first line of a text holds names.
         names: the columns of a text in their order, where no line holds them.
         missing: words that are no id.
-
-    A column that is "" stands for none, where one would be recognised.
     """
 
     user: str | None = None
@@ -88,7 +89,7 @@ class Tables:
         """How many rows were rejected, by reason."""
         return counted(self.rejected)
 
-    def told(self) -> list[str]:
+    def must_know(self) -> list[str]:
         """What a person must know where no report is printed: the warnings, and how many rows were rejected."""
         lost = ", ".join(f"{reason}: {count:,}" for reason, count in self.reasons().items())
         rejected = (
@@ -101,3 +102,20 @@ def counted(bad: pl.DataFrame) -> dict[str, int]:
     """How many of the rejected rows have each reason, in the order of `REASONS`."""
     found = dict(bad["reason"].value_counts().iter_rows())
     return {reason: found[reason] for reason in REASONS if reason in found}
+
+
+def save(tables: Tables, path: Path) -> list[Path]:
+    """Write `NAME.parquet`, `NAME.items.parquet` and, where rows were rejected, `NAME.rejected.parquet`.
+
+    Raises:
+        SaveError: a file cannot be written; what stood there before is intact.
+    """
+    frames = {beside(path, "items"): tables.items, path: tables.log}
+    if len(tables.rejected):
+        frames = {beside(path, "rejected"): tables.rejected, **frames}
+    catalogue = Catalogue.from_table(tables.items).hash()
+    version = FORMATS["event" in tables.log.columns]
+    write_together(frames, {"what_next.format": version, "what_next.catalogue": catalogue})
+    if not len(tables.rejected):  # those of an earlier import say nothing about this one
+        beside(path, "rejected").unlink(missing_ok=True)
+    return list(frames)

@@ -14,10 +14,10 @@ from what_next.cli.data import app
 from what_next.data import Dataset, split_leave_last_out
 from what_next.data.importing.cleaning import clean
 from what_next.data.importing.readers import Source
-from what_next.data.public import known
-from what_next.data.public.known import KNOWN, get, present
-from what_next.data.public.known_tables import ML_100K_GENRES, ml_1m, ml_100k
-from what_next.data.tables import Options
+from what_next.data.importing.tables import Options
+from what_next.data.public import download
+from what_next.data.public.download import get, is_present
+from what_next.data.public.sets import ML_100K_GENRES, PUBLIC_SETS, ml_1m, ml_100k
 from what_next.errors import DataError
 
 
@@ -77,7 +77,7 @@ def test_ml_1m_has_genres_and_years(shared_data: Path, tmp_path: Path) -> None:
 
 def test_lastfm_is_read_from_an_archive_at_hand(shared_data: Path, tmp_path: Path) -> None:
     archive = shared_data / "lastfm-2k" / "hetrec2011-lastfm-2k.zip"
-    path, notes = get(KNOWN["lastfm-2k"], tmp_path, archive)
+    path, notes = get(PUBLIC_SETS["lastfm-2k"], tmp_path, archive)
     dataset = Dataset.read(path)
     assert (dataset.users, len(dataset.catalogue), dataset.events) == (1892, 12_523, 71_062)
     assert notes == ["5 tag events with a date before 2005 left out"]
@@ -91,7 +91,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(url: str):
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(known, "_answer", refuse)
+    monkeypatch.setattr(download, "_answer", refuse)
 
 
 def wheel_instead_of_pip(monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]) -> list[list[str]]:
@@ -105,7 +105,7 @@ def wheel_instead_of_pip(monkeypatch: pytest.MonkeyPatch, files: dict[str, Path]
                 wheel.write(path, f"recbole/dataset_example/ml-100k/{name}")
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(known.subprocess, "run", run)
+    monkeypatch.setattr(download.subprocess, "run", run)
     return commands
 
 
@@ -136,19 +136,19 @@ def test_files_that_are_not_what_was_published_are_refused(
     fake.write_text("user_id:token\n")
     wheel_instead_of_pip(monkeypatch, {"ml-100k.inter": fake, "ml-100k.item": fake})
     with pytest.raises(DataError, match=r"ml-100k\.inter: is not what was published"):
-        get(KNOWN["ml-100k"], tmp_path / "data")
+        get(PUBLIC_SETS["ml-100k"], tmp_path / "data")
     with pytest.raises(DataError, match="is not what was published"):
-        get(KNOWN["ml-1m"], tmp_path / "data", archive=fake)
+        get(PUBLIC_SETS["ml-1m"], tmp_path / "data", archive=fake)
     assert not (tmp_path / "data").exists()
 
 
 def test_without_network_or_package_the_message_says_what_to_do(tmp_path: Path, offline: None) -> None:
     with pytest.raises(DataError, match=r"cannot be reached.*data get ml-1m --from FILE\.zip"):
-        get(KNOWN["ml-1m"], tmp_path)
+        get(PUBLIC_SETS["ml-1m"], tmp_path)
 
 
 def test_a_damaged_copy_is_fetched_again(tmp_path: Path) -> None:
     (tmp_path / "ml-100k.parquet").write_bytes(b"PAR1 cut short")
-    assert not present(KNOWN["ml-100k"], tmp_path)
+    assert not is_present(PUBLIC_SETS["ml-100k"], tmp_path)
     pl.DataFrame({"user_id": [1], "item_id": [1]}).write_parquet(tmp_path / "ml-100k.parquet")
-    assert not present(KNOWN["ml-100k"], tmp_path)
+    assert not is_present(PUBLIC_SETS["ml-100k"], tmp_path)
