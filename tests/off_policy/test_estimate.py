@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from what_next.metrics.bootstrap import empirical_bernstein
 from what_next.off_policy.estimators import Decisions, Options, Target, difference
 from what_next.off_policy.estimators.diagnostics import effective_size
-from what_next.off_policy.estimators.intervals import empirical_bernstein
 from what_next.off_policy.estimators.marginalised import clusters_of
 from what_next.off_policy.estimators.reward_model import cross_fit, deal
 from what_next.off_policy.estimators.sequences import per_decision_is

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from what_next.data.stages import SILENT, Stages
+from what_next.metrics.bootstrap import Bounds
 from what_next.off_policy.estimators import slates as slate
 from what_next.off_policy.estimators import weighting as step
 from what_next.off_policy.estimators.decisions import Decisions
@@ -18,7 +19,6 @@ from what_next.off_policy.estimators.diagnostics import (
     efficiency_of_steps,
 )
 from what_next.off_policy.estimators.fqe import fqe
-from what_next.off_policy.estimators.intervals import Bounds
 from what_next.off_policy.estimators.log import Log
 from what_next.off_policy.estimators.marginalised import (
     averaged_ips,

@@ -8,11 +8,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from what_next.data.stages import SILENT, Stages
-from what_next.metrics.bootstrap import resampled_counts
+from what_next.metrics.bootstrap import empirical_bernstein, percentiles, resampled_counts
 from what_next.off_policy.estimators.candidates import Candidate, Estimate, Found, candidates_of
 from what_next.off_policy.estimators.decisions import Decisions, Target
 from what_next.off_policy.estimators.diagnostics import Thresholds, refusal
-from what_next.off_policy.estimators.intervals import empirical_bernstein, percentiles
 from what_next.off_policy.estimators.log import Log, Options
 from what_next.off_policy.estimators.slates import slate_ips
 from what_next.off_policy.estimators.weighting import Terms, mean_of, ratios, stacked

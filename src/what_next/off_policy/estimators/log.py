@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from what_next.errors import DataError
+from what_next.metrics.bootstrap import Bounds
 from what_next.off_policy.estimators.decisions import Decisions, Target, importance_weights
 from what_next.off_policy.estimators.diagnostics import Overlap, never_shown, supported
-from what_next.off_policy.estimators.intervals import Bounds
 from what_next.off_policy.estimators.reward_model import PENALTIES
 from what_next.off_policy.estimators.weighting import growing_threshold
 
