@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from what_next.metrics import bootstrap
 from what_next.metrics.bootstrap import empirical_bernstein, means, percentiles, resampled_counts
-from what_next.off_policy.estimators.weighting import Terms, mean_of
+from what_next.off_policy.weighting import Terms, mean_of
 
 
 def counts_of(units, resamples, seed=0):
