@@ -8,7 +8,7 @@ import pytest
 from what_next import Environment, Setup, State
 from what_next.errors import SetupError
 from what_next.experiments.models import of_seed, policy
-from what_next.experiments.next_items import yardstick_of
+from what_next.experiments.next_items import evaluator_of
 from what_next.experiments.tradeoff import tradeoff, with_spread
 from what_next.rewards import Diversity, Logged, Spread
 from what_next.settings import RewardSettings
@@ -42,19 +42,22 @@ def test_each_weight_is_trained_once_beside_the_setup_and_judged_on_the_same_tar
     assert [weight for weight, _ in found] == [0, 50]
     (_, without), (_, much) = found
     assert without.result["split"] == much.result["split"]
-    assert without.yardstick is much.yardstick
+    assert without.evaluator is much.evaluator
     assert without.result["seeds"] == [1]
     assert [one.log_path.is_file() for verdict in (without, much) for one in verdict.setups["agent"]] == [True, True]
     assert without.result["policies"] != much.result["policies"]
-    assert not np.array_equal(without.judged["agent"].slates, much.judged["agent"].slates)
+    assert not np.array_equal(without.scores["agent"].slates, much.scores["agent"].slates)
 
 
 def test_a_weight_is_judged_as_its_setup_is(setup: Setup) -> None:
     ((_, found),) = tradeoff(setup, [0.5], "validation")
     alone = of_seed(with_spread(setup, 0.5), setup.seed)
     state = State.from_setup(alone)
-    yardstick = yardstick_of(state, "validation")
-    assert found.result["policies"]["agent"] == yardstick.told(yardstick.judge([policy(alone, state)]))
+    evaluator = evaluator_of(state, "validation")
+    assert (
+        found.result["policies"]["agent"]
+        == evaluator.means({"agent": evaluator.score([policy(alone, state)])})[0]["agent"]
+    )
     assert (found.result["seeds"], found.result["split"]["part"]) == ([setup.seed], "validation")
 
 

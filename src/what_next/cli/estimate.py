@@ -138,8 +138,9 @@ def estimate(
     as_json: Json = False,
 ) -> int:
     """Estimate what a policy would have earned, from the log of another one (off-policy evaluation)."""
-    from what_next.off_policy import estimate_policy, estimates_table
+    from what_next.off_policy import estimate_policy
     from what_next.off_policy.behaviour import plot_calibration
+    from what_next.reporting.terminal import estimates_table
 
     if calibration is not None and (options.behaviour != "estimated" or calibration.suffix.lower() != ".svg"):
         raise SetupError(f"--calibration {calibration}: is for --behaviour estimated, and must end in .svg")
@@ -165,7 +166,7 @@ def gate(
 ) -> int:
     """Promote a new policy only if a log shows that it earns more: exit code 0; or 3, and why not."""
     from what_next.off_policy import gate as gate_policies
-    from what_next.off_policy import gate_table
+    from what_next.reporting.terminal import gate_table
 
     with Bars(as_json) as stages:
         result = gate_policies(options.reading(), new, current, estimator=estimator, margin=margin, stages=stages)

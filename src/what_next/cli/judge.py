@@ -23,15 +23,15 @@ from what_next.cli.options import (
 from what_next.cli.output import Bars, emit, note, tell
 from what_next.data import Dataset
 from what_next.errors import SetupError
-from what_next.experiments import by_windows, examine, judge
-from what_next.experiments import compare as compare_setups
+from what_next.experiments import by_windows, evaluate_next, evaluate_windows
+from what_next.experiments.compare import compare as compare_setups
 from what_next.experiments.tradeoff import check as check_tradeoff
 from what_next.experiments.tradeoff import tradeoff
 from what_next.experiments.tuning import Trial, monitor
 from what_next.experiments.tuning import tune as tune_setup
-from what_next.metrics.table import table
 from what_next.reporting import check as check_report
 from what_next.reporting import write_report
+from what_next.reporting.terminal import table
 from what_next.settings import Setup
 
 app = typer.Typer()
@@ -83,17 +83,17 @@ def evaluate(
     if alone and baselines is not None:
         raise SetupError("--baselines: are of next items, and whatnext is judged by windows; add --next-items")
     with Bars(as_json) as stages:
-        windows = judge(settings, part, given, stages) if windowed else None
-        verdict = None if alone else examine(settings, part, given, mask, others, stages)
-    if verdict is None:
+        windows = evaluate_windows(settings, part, given, stages) if windowed else None
+        comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages)
+    if comparison is None:
         assert windows is not None, "it is judged by windows alone"
         _show(windows, as_json, groups)
         return
     if report:
         curve = tradeoff(settings, steps, part, given, mask) if steps else []
-        write_report(verdict, report, windows=windows, weighted=curve)
+        write_report(comparison, report, windows=windows, weighted=curve)
         note(f"{report} written")
-    _show(verdict.result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
+    _show(comparison.result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
 
 
 @app.command()
@@ -130,11 +130,11 @@ def compare(
     mask = _mask_of(next(iter(setups.values())), allowed, blocked)
     how = {"ablations": ablations, "allowed": mask, "baselines": baselines_of(baselines)}
     with Bars(as_json) as stages:
-        verdict = compare_setups(setups, part_of(split), seeds_of(seeds), **how, stages=stages)
+        comparison = compare_setups(setups, part_of(split), seeds_of(seeds), **how, stages=stages)
     if report:
-        write_report(verdict, report)
+        write_report(comparison, report)
         note(f"{report} written")
-    _show(verdict.result, as_json, groups)
+    _show(comparison.result, as_json, groups)
 
 
 @app.command()

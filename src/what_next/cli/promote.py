@@ -172,7 +172,7 @@ def _show(facts: dict[str, Any], as_json: bool) -> int:
         emit(facts)
         return 0
     if facts.get("gate"):
-        from what_next.off_policy import gate_table
+        from what_next.reporting.terminal import gate_table
 
         tell(gate_table(facts["gate"]))  # with the reason
     deployed, why = "number" in facts, "" if facts.get("gate") else f": {facts['why']}"

@@ -18,7 +18,7 @@ from what_next.data.space import Space
 from what_next.data.stages import Done, untold
 from what_next.errors import DataError, SetupError
 from what_next.inference.recommender import nobody
-from what_next.off_policy.estimators import Decisions, Target
+from what_next.off_policy.decisions import Decisions, Target
 from what_next.off_policy.served import Asked
 from what_next.off_policy.targets import FULL, Answer, TargetPolicy, expected_vectors, outside_told, placed
 from what_next.policy import LearnedPolicy

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from what_next.errors import DataError
-from what_next.off_policy.estimators.bilinear import Bilinear
-from what_next.off_policy.estimators.decisions import Decisions, Target
+from what_next.off_policy.decisions import Decisions, Target
+from what_next.off_policy.reward_model import Bilinear
 
 RIDGE = 1e-4
 """Penalty per row, on standardised features; the constant goes free."""

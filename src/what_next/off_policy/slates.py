@@ -14,7 +14,7 @@ those items came about.
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from what_next.off_policy.estimators.weighting import Terms
+from what_next.off_policy.weighting import Terms
 
 Rows = Float64[np.ndarray, "rows"]
 Ids = Int64[np.ndarray, "rows"]

@@ -8,32 +8,31 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from what_next.data.stages import SILENT, Stages
-from what_next.off_policy.estimators import slates as slate
-from what_next.off_policy.estimators import weighting as step
-from what_next.off_policy.estimators.decisions import Decisions
-from what_next.off_policy.estimators.diagnostics import (
+from what_next.metrics.bootstrap import Bounds
+from what_next.off_policy import slates as slate
+from what_next.off_policy import weighting as step
+from what_next.off_policy.decisions import Decisions, Evidence
+from what_next.off_policy.diagnostics import (
     Overlap,
     StepSupport,
     effective_size_over_steps,
     efficiency_of_steps,
 )
-from what_next.off_policy.estimators.fqe import fqe
-from what_next.off_policy.estimators.intervals import Bounds
-from what_next.off_policy.estimators.log import Log
-from what_next.off_policy.estimators.marginalised import (
-    averaged_ips,
-    averaged_weights,
-    clusters_of,
-    marginal_weights,
-    of_items_alone,
-)
-from what_next.off_policy.estimators.reward_model import Modelled, cross_fit, deal
-from what_next.off_policy.estimators.sequences import (
+from what_next.off_policy.fqe import fqe
+from what_next.off_policy.reward_model import Modelled, cross_fit, deal
+from what_next.off_policy.sequences import (
     SequenceDiagnostics,
     per_decision_is,
     sequence_diagnostics,
     sequence_dr,
     weighted_per_decision_is,
+)
+from what_next.off_policy.weighting import (
+    averaged_ips,
+    averaged_weights,
+    clusters_of,
+    marginal_weights,
+    of_items_alone,
 )
 
 Rows = Float64[np.ndarray, "rows"]
@@ -89,7 +88,7 @@ Found = dict[str, Candidate | str]
 """What each estimator gives, or in words what it lacks."""
 
 
-def candidates_of(log: Log, only: str | None = None, stages: Stages = SILENT) -> Found:
+def candidates_of(log: Evidence, only: str | None = None, stages: Stages = SILENT) -> Found:
     """All of them, in the order in which they are told; or one alone, without the work for the others."""
     found: Found = {}
     done = stages.begin("estimates", len(GROUPS))
@@ -100,7 +99,7 @@ def candidates_of(log: Log, only: str | None = None, stages: Stages = SILENT) ->
     return {name: _in_slates(log, name, one) for name, one in found.items() if only in (None, name)}
 
 
-def _in_slates(log: Log, name: str, one: Candidate | str) -> Candidate | str:
+def _in_slates(log: Evidence, name: str, one: Candidate | str) -> Candidate | str:
     """The same, with what speaks against it where the log has slates and other chances than it wants."""
     if isinstance(one, str) or log.decisions.slates is None:
         return one
@@ -126,7 +125,7 @@ def _wrong_chances(decisions: Decisions, given_above: bool) -> str | None:
 
 
 def _weighted(
-    log: Log,
+    log: Evidence,
     terms: step.Terms,
     weights: Rows,
     *,
@@ -140,7 +139,7 @@ def _weighted(
     return Candidate(terms.by_unit(log.decisions.units), own, "decision", seen, clipped, log.span(largest))
 
 
-def _from_weights(log: Log, only: str | None) -> Found:
+def _from_weights(log: Evidence, only: str | None) -> Found:
     """IPS, clipped IPS and SNIPS."""
     weights, rewards, largest = log.weights, log.decisions.rewards, log.largest_weight
     kept = np.minimum(weights, log.clip)
@@ -155,7 +154,7 @@ def _from_weights(log: Log, only: str | None) -> Found:
     }
 
 
-def _from_model(log: Log, only: str | None) -> Found:
+def _from_model(log: Evidence, only: str | None) -> Found:
     """The direct method, doubly robust, and SWITCH; and doubly robust under the cascade, where there are slates."""
     names, slates, positions = ("dm", "dr", "switch_dr"), log.decisions.slates, log.decisions.positions
     model = _modelled(log)
@@ -177,7 +176,7 @@ def _from_model(log: Log, only: str | None) -> Found:
     return found
 
 
-def _modelled(log: Log) -> Modelled | str:
+def _modelled(log: Evidence) -> Modelled | str:
     """The reward model, or what it lacks."""
     decisions, target, options = log.decisions, log.target, log.options
     if decisions.vectors is None:
@@ -191,7 +190,7 @@ def _modelled(log: Log) -> Modelled | str:
     return cross_fit(decisions.contexts, chosen, target.expected, decisions.rewards, folds, penalties=options.penalties)
 
 
-def _marginalised(log: Log, only: str | None) -> Found:
+def _marginalised(log: Evidence, only: str | None) -> Found:
     """Marginalised IPS: exact where both distributions are known."""
     clusters = _clusters(log)
     if isinstance(clusters, str):
@@ -208,7 +207,7 @@ def _marginalised(log: Log, only: str | None) -> Found:
     return {"mips": _weighted(log, step.ips(weights, rewards), weights, largest=log.largest_weight, seen=seen)}
 
 
-def _clusters(log: Log) -> Int64[np.ndarray, "items"] | str:
+def _clusters(log: Evidence) -> Int64[np.ndarray, "items"] | str:
     """As given, or of the vectors; or why there are none."""
     if log.options.clusters is not None:
         return log.options.clusters
@@ -218,7 +217,7 @@ def _clusters(log: Log) -> Int64[np.ndarray, "items"] | str:
     return clusters_of(vectors, round(items**0.5), log.seed)
 
 
-def _slates(log: Log, only: str | None) -> Found:
+def _slates(log: Evidence, only: str | None) -> Found:
     """One estimate for each model of what a position's reward depends on, and its self-normalised form."""
     decisions = log.decisions
     ids, positions = decisions.slates, decisions.positions
@@ -240,7 +239,7 @@ def _slates(log: Log, only: str | None) -> Found:
 
 
 def _per_slate(
-    log: Log, terms: step.Terms, weights: Rows, steps: StepSupport | None, span: Bounds | None = None
+    log: Evidence, terms: step.Terms, weights: Rows, steps: StepSupport | None, span: Bounds | None = None
 ) -> Candidate:
     """A mean per slate that uses these weights."""
     units, places = log.decisions.units, slate.places(_ids(log))
@@ -249,19 +248,19 @@ def _per_slate(
     return Candidate(terms.by_unit(units), own, "slate", log.overlap.ess, span=span, steps=steps)
 
 
-def _support_of_cascade(log: Log) -> StepSupport:
+def _support_of_cascade(log: Evidence) -> StepSupport:
     """How much of the target's slates the log supports, position by position: slates are trajectories here."""
     places = slate.places(_ids(log))
     whole = sequence_diagnostics(replace(log.decisions, units=np.cumsum(places == 0) - 1), log.weights)
     return StepSupport(whole.means, whole.ess, int((places == 0).sum()), np.bincount(places) * 1.0)
 
 
-def _ids(log: Log) -> Int64[np.ndarray, "rows"]:
+def _ids(log: Evidence) -> Int64[np.ndarray, "rows"]:
     assert log.decisions.slates is not None, "the log has slates"
     return log.decisions.slates
 
 
-def _sequences(log: Log, only: str | None) -> Found:
+def _sequences(log: Evidence, only: str | None) -> Found:
     """What whole trajectories earn, where units have more than one row and these are no slates."""
     decisions, weights, discount = log.decisions, log.weights, log.options.discount
     lengths = np.bincount(decisions.units)
@@ -284,7 +283,7 @@ def _sequences(log: Log, only: str | None) -> Found:
     return found if only in found else found | _fitted(log, discount, own, steps, only)
 
 
-def _fitted(log: Log, discount: float, own: Overlap, steps: StepSupport, only: str | None) -> Found:
+def _fitted(log: Evidence, discount: float, own: Overlap, steps: StepSupport, only: str | None) -> Found:
     """Fitted Q evaluation, alone and in the doubly robust estimate."""
     decisions, found, one = log.decisions, Found(), np.ones(log.units)
     if decisions.vectors is None or log.target.expected is None:
@@ -306,7 +305,7 @@ def _fitted(log: Log, discount: float, own: Overlap, steps: StepSupport, only: s
 
 
 def _overlap_of_steps(
-    log: Log, told: SequenceDiagnostics, reached: Int64[np.ndarray, "steps"], discount: float
+    log: Evidence, told: SequenceDiagnostics, reached: Int64[np.ndarray, "steps"], discount: float
 ) -> Overlap:
     """Of the products of weights along the trajectories, later ones counting as little as their rewards."""
     ess = effective_size_over_steps(told.ess / log.units, reached, discount)
@@ -323,7 +322,7 @@ SLATES = tuple(f"{model}_{kind}" for model in ("independent", "cascade", "slate"
 GIVEN_ABOVE = ("cascade_snips", "cascade_ips", "cascade_dr", "slate_snips", "slate_ips")
 """Estimates of slates that want the chance of each item given those above it; all others want marginal ones."""
 SEQUENCES = ("per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe")
-GROUPS: tuple[tuple[tuple[str, ...], Callable[[Log, str | None], Found]], ...] = (
+GROUPS: tuple[tuple[tuple[str, ...], Callable[[Evidence, str | None], Found]], ...] = (
     (("ips", "clipped_ips", "snips"), _from_weights),
     (("dm", "dr", "switch_dr", "cascade_dr"), _from_model),
     (("mips",), _marginalised),

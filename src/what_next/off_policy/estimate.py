@@ -8,14 +8,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from what_next.data.stages import SILENT, Stages
-from what_next.metrics.bootstrap import resampled_counts
-from what_next.off_policy.estimators.candidates import Candidate, Estimate, Found, candidates_of
-from what_next.off_policy.estimators.decisions import Decisions, Target
-from what_next.off_policy.estimators.diagnostics import Thresholds, refusal
-from what_next.off_policy.estimators.intervals import empirical_bernstein, percentiles
-from what_next.off_policy.estimators.log import Log, Options
-from what_next.off_policy.estimators.slates import slate_ips
-from what_next.off_policy.estimators.weighting import Terms, mean_of, ratios, stacked
+from what_next.metrics.bootstrap import empirical_bernstein, percentiles, resampled_counts
+from what_next.off_policy.candidates import Candidate, Estimate, Found, candidates_of
+from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
+from what_next.off_policy.diagnostics import Thresholds, refusal
+from what_next.off_policy.slates import slate_ips
+from what_next.off_policy.weighting import Terms, mean_of, resampled, stacked
 
 LEVEL = 95.0
 RESAMPLES = 2000
@@ -65,7 +63,7 @@ def estimate(
     Raises:
         DataError: for a log that no estimate could be made from.
     """
-    log = Log.of(decisions, target, options, seed)
+    log = Evidence.of(decisions, target, options, seed)
     found, (logged, per) = candidates_of(log, only, stages), _logged(log.decisions)
     made = _made(found)
     several = [logged, *(one.estimate for one in made.values())]
@@ -112,7 +110,7 @@ def difference(
         For each estimator that both allow `mean`, `low`, `high`, `per` and `refused`, which names the policy that it
         is refused for: a difference with one refused estimate is refused.
     """
-    logs = [Log.of(decisions, one, options, seed) for one in (target, other)]
+    logs = [Evidence.of(decisions, one, options, seed) for one in (target, other)]
     ours, theirs = (_made(candidates_of(log, only, stages)) for log in logs)
     pairs = {name: (one, theirs[name]) for name, one in ours.items() if name in theirs}
     several = [one.estimate for pair in pairs.values() for one in pair]
@@ -150,7 +148,7 @@ def _resampled(
     told = stages.begin("intervals", resamples)
     for counts in resampled_counts(units, resamples, seed):
         here = slice(start, start + len(counts))
-        found[terms, here] = ratios(table, counts).T
+        found[terms, here] = resampled(table, counts).T
         for place, one in enumerate(estimates):
             if not isinstance(one, Terms):
                 found[place, here] = one.resampled(counts)
@@ -159,7 +157,7 @@ def _resampled(
     return list(found)
 
 
-def _refusal(one: Candidate, log: Log, thresholds: Thresholds) -> str | None:
+def _refusal(one: Candidate, log: Evidence, thresholds: Thresholds) -> str | None:
     reason = refusal(
         one.own,
         log.overlap,
@@ -183,7 +181,7 @@ def _of_both(reasons: Sequence[str | None]) -> str | None:
     return "; ".join(f"{which}: {reason}" for which, reason in named if reason is not None)
 
 
-def _told(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Log, level: float) -> dict[str, Any]:
+def _told(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Evidence, level: float) -> dict[str, Any]:
     """An estimate as plain values."""
     bounds, estimate = None, one.estimate
     if one.span is not None and isinstance(estimate, Terms) and (estimate.bottoms == estimate.bottoms[0]).all():
@@ -213,12 +211,12 @@ def _shown(told: dict[str, Any], force: bool) -> dict[str, Any]:
     return told | ({"forced": True} if force else dict.fromkeys(set(told) & set(NUMBERS)))
 
 
-def _support(log: Log) -> float:
+def _support(log: Evidence) -> float:
     """Known, or told by the mean weight, whose expectation it is."""
     return min(1.0, log.overlap.mean_weight) if log.support is None else log.support
 
 
-def _diagnostics(log: Log) -> dict[str, Any]:
+def _diagnostics(log: Evidence) -> dict[str, Any]:
     """Of the plain weights of the decisions."""
     return asdict(log.overlap) | {
         "matched": float((log.weights > 0).mean()),

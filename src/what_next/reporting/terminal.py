@@ -1,19 +1,77 @@
-"""Results for people: a table for the terminal, and one for a README."""
+"""Results as tables for the terminal, and as one for a README.
+
+Columns that do not fit beside the others go on in further tables, and no cell is cut.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 
+from what_next.experiments.windows import ORACLE
 from what_next.metrics.bootstrap import Interval
-from what_next.metrics.evaluate import ORACLE
-from what_next.metrics.folded import Folded
 
 STEER = "steer"
 ACCURATE = ("hr", "ndcg", "mrr", "recall", "precision", "map", "reward")
 AGAIN = ("recall", "precision", "map")
 """Of a single item these are HR, HR / k and MRR."""
+FRAME = 3
+"""Characters beside the content of a column: a space on each side, and a line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """A table as wide as the console, or several with the same first column.
+
+    Attributes:
+        title: above the first; None for none.
+        header: of the columns; the first names the rows, and has at most half of the width where not all fit.
+        sections: of rows, a line between them; each row has a cell for each column, which may be of several lines.
+    """
+
+    title: str | None
+    header: Sequence[str]
+    sections: Sequence[Sequence[Sequence[str]]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """The tables."""
+        rows = [self.header, *(row for section in self.sections for row in section)]
+        columns = zip(*rows, strict=True)
+        widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns]
+        if _total(widths) > options.max_width:
+            widths[0] = min(widths[0], options.max_width // 2 - FRAME)
+        for number, part in enumerate(_fitting(widths, options.max_width)):
+            title = None if number or self.title is None else escape(self.title)
+            shown = Table(title=title, title_justify="left")
+            for column in part:
+                how = {"justify": "right"} if column else {"width": widths[0]}
+                shown.add_column(Text(self.header[column]), overflow="fold", **how)
+            for section in self.sections:
+                for row in section:
+                    shown.add_row(*(Text(row[column]) for column in part))
+                shown.add_section()
+            yield shown
+
+
+def _total(widths: Sequence[int]) -> int:
+    """The width of a table with columns of some widths."""
+    return 1 + sum(width + FRAME for width in widths)
+
+
+def _fitting(widths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """The columns of each table: the first, and as many others as there is room for."""
+    part = [0]
+    for column in range(1, len(widths)):
+        if len(part) > 1 and _total([widths[one] for one in [*part, column]]) > most:
+            yield part
+            part = [0]
+        part.append(column)
+    yield part
 
 
 def table(result: Mapping[str, Any], groups: bool = False) -> Group:
@@ -177,3 +235,65 @@ def _listed(values: Sequence[Any]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     texts = [str(value) for value in values]
     return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
+
+
+def estimates_table(result: Mapping[str, Any]) -> RenderableType:
+    """The result of `estimate_policy`: estimators as rows, what was measured on above, notes below."""
+    level, unit = f"{result['settings']['level']:g} %", result["log"]["unit"]
+    title = f"{result['policy']['name']}, by {_decisions(result['log'])}; mean [{level} interval over {unit}s]"
+    header = ["estimate", "mean", f"{level} interval", "Bernstein", "effective size"]
+    logged, alike = result["on_policy"], {one["per"] for one in result["estimates"].values()} <= {"decision"}
+    rows = [["as logged", _short(logged["mean"]), _bounds(logged["low"], logged["high"]), "", "", logged["per"]]]
+    for name, one in result["estimates"].items():
+        bernstein = _bounds(one["bernstein_low"], one["bernstein_high"])
+        rows.append([name, _estimate(one), _bounds(one["low"], one["high"]), bernstein, _short(one["ess"]), one["per"]])
+    shown = Folded(title, header, [[row[:-1] for row in rows]]) if alike else Folded(title, [*header, "per"], [rows])
+    found = result["diagnostics"]
+    facts = (
+        f"plain weights: effective size {_short(found['ess'])}, mean {_short(found['mean_weight'])}, largest "
+        f"{_short(found['largest'])}, support {found['support']:.1%}"
+    )
+    refused = {name: one["refused"] for name, one in result["estimates"].items() if one["refused"]}
+    lines = [facts, *_reasons("refused", refused), *_reasons("left out", result["left_out"]), *result["notes"]]
+    return Group(shown, *(Text(line) for line in lines))
+
+
+def gate_table(result: Mapping[str, Any]) -> RenderableType:
+    """The result of `gate`: both policies, their difference, and the verdict."""
+    level, unit, apart = f"{result['settings']['level']:g} %", result["log"]["unit"], result["difference"]
+    rows = []
+    for role in ("new", "current"):
+        one = result[role]["estimate"]
+        numbers = [_estimate(one), _bounds(one["low"], one["high"]), _short(one["ess"])]
+        rows.append([f"{role}: {result[role]['name']}", *numbers])
+    rows.append(["new \N{MINUS SIGN} current", _estimate(apart), _bounds(apart["low"], apart["high"]), ""])
+    title = f"{result['estimator']} per {apart['per']}, by {_decisions(result['log'])}"
+    shown = Folded(title, ["policy", "mean", f"{level} interval over {unit}s", "effective size"], [rows])
+    verdict = f"{'promote' if result['promote'] else 'do not promote'} {result['new']['name']}: {result['why']}"
+    return Group(shown, *(Text(line) for line in [*result["notes"], verdict]))
+
+
+def _estimate(one: Mapping[str, Any]) -> str:
+    """The number, or that there is none; marked where it is shown all the same."""
+    if one["refused"] is None:
+        return _short(one["mean"])
+    return f"{_short(one['mean'])} (refused)" if "forced" in one else "refused"
+
+
+def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[str]:
+    """A line for each reason, with all that it speaks against."""
+    for reason in dict.fromkeys(reasons.values()):
+        yield f"{', '.join(name for name, one in reasons.items() if one == reason)}: {what}: {reason}"
+
+
+def _decisions(log: Mapping[str, Any]) -> str:
+    units = f" of {log['units']:,} {log['unit']}s" if log["unit"] != "row" else ""
+    return f"{log['rows']:,} decisions{units} in {log['file']} ({log['items']:,} items, {log['hash']})"
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from what_next.off_policy.estimators.decisions import Decisions
+from what_next.off_policy.decisions import Decisions
 
 LARGEST = 600.0
 """Logarithm of the largest product of weights: e^600. An estimate that meets it means nothing, but stays a number."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 from torch import Tensor
 
-from what_next.metrics.sampling import Sampling, rows_of
+from what_next.metrics.windows import Sampling
 from what_next.retrieval import Box, forbid
 from what_next.types import History, Slate
 
@@ -41,7 +41,7 @@ class Ranking(ABC):
         chances = np.empty((batch, slots)) if propensities else None
         for start in range(0, batch, step):
             part = slice(start, start + step)
-            scores = self.scores(rows_of(history, part), rng)
+            scores = self.scores(_rows_of(history, part), rng)
             forbidden = _forbidden(scores.shape, part, allowed, exclude)
             chosen[part] = _best(scores, forbidden, slots)
             if chances is not None:
@@ -176,6 +176,18 @@ class TrueNext:
             banned |= (exclude == chosen[:, None]).any(axis=1)
         chosen = np.where(banned, -1, chosen).astype(np.int32)[:, None]
         return _slate(chosen, np.ones(chosen.shape) if propensities else None)
+
+
+def _rows_of(history: History, part: slice) -> History:
+    """Some rows of a batch of histories."""
+    return History(
+        history.users[part],
+        history.items[part],
+        history.lengths[part],
+        history.rewards[part],
+        history.context[part],
+        history.sigma[part],
+    )
 
 
 def _forbidden(
