@@ -12,13 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from jaxtyping import install_import_hook
+
+from .shapes import install_checks
 
 if TYPE_CHECKING:
     from what_next import Dataset, Setup, State
 
 # From here on every module of what_next is imported with its shapes and types checked at each call.
-install_import_hook("what_next", "beartype.beartype")
+install_checks()
 
 CI = os.environ.get("CI") == "true"
 

@@ -1,0 +1,85 @@
+"""Types and shapes of what_next, checked while the tests run."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from functools import partial, wraps
+from typing import Any, get_args, get_type_hints
+
+import jaxtyping
+from beartype import beartype
+
+jaxtyped = jaxtyping.jaxtyped
+sizes = jaxtyped("context")
+
+
+def install_checks() -> None:
+    """From here on, every module of what_next is imported with its types and shapes checked at each call."""
+    jaxtyping.jaxtyped = checked  # what the import hook writes above every function and dataclass
+    jaxtyping.install_import_hook("what_next", "beartype.beartype")
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without checks: for many steps of training whose shapes are those of the first ones, which were checked."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def checked(function: Any = None, *, typechecker: Any = None) -> Any:
+    """What `jaxtyping.jaxtyped` does, for less: it checks the arguments twice, and binds them to their names first.
+
+    Here beartype checks once, and only functions with shapes pay for the memory of their axes' sizes.
+    """
+    if function is None:
+        return partial(checked, typechecker=typechecker)
+    if inspect.isclass(function):
+        if is_dataclass(function) and "__init__" in vars(function):
+            function.__init__ = checked(function.__init__)  # type: ignore[misc]
+        return function
+    if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        return jaxtyped(function, typechecker=typechecker)
+    annotations, function.__annotations__ = function.__annotations__, hints_of(function)
+    strict, sized = beartype(function), any(map(has_shape, function.__annotations__.values()))
+    function.__annotations__ = annotations
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **kwargs)
+        return strict(*args, **kwargs)
+
+    def call_sized(*args: Any, **kwargs: Any) -> Any:
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **kwargs)
+        with sizes:
+            return strict(*args, **kwargs)
+
+    return wraps(function)(call_sized if sized else call)
+
+
+def hints_of(function: Any) -> dict[str, Any]:
+    """The annotations; one that names what is not defined yet is not checked."""
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError:
+        return {name: hint_of(hint, function.__globals__) for name, hint in function.__annotations__.items()}
+
+
+def hint_of(hint: Any, names: dict[str, Any]) -> Any:
+    def probe() -> None: ...
+
+    probe.__annotations__ = {"hint": hint}
+    try:
+        return get_type_hints(probe, names, include_extras=True)["hint"]
+    except NameError:
+        return Any
+
+
+def has_shape(hint: Any) -> bool:
+    if inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray):
+        return True
+    return any(map(has_shape, get_args(hint)))
