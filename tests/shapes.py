@@ -10,19 +10,29 @@ from typing import Any, get_args, get_type_hints
 import jaxtyping
 from beartype import beartype
 
+MOST = 50
+"""Calls of a function that are checked in one test: a loop goes on with the shapes that it began with."""
+
 jaxtyped = jaxtyping.jaxtyped
 sizes = jaxtyped("context")
+test = 0
 
 
 def install_checks() -> None:
-    """From here on, every module of what_next is imported with its types and shapes checked at each call."""
+    """From here on, every module of what_next is imported with its types and shapes checked when it is called."""
     jaxtyping.jaxtyped = checked  # what the import hook writes above every function and dataclass
     jaxtyping.install_import_hook("what_next", "beartype.beartype")
 
 
+def begin_test() -> None:
+    """Every function is checked again."""
+    global test
+    test += 1
+
+
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Without checks: for many steps of training whose shapes are those of the first ones, which were checked."""
+    """Without checks, for what calls with symbols in place of numbers."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
@@ -47,18 +57,21 @@ def checked(function: Any = None, *, typechecker: Any = None) -> Any:
     strict, sized = beartype(function), any(map(has_shape, function.__annotations__.values()))
     function.__annotations__ = annotations
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if jaxtyping.config.jaxtyping_disable:
-            return function(*args, **kwargs)
-        return strict(*args, **kwargs)
+    of, calls = -1, 0
 
-    def call_sized(*args: Any, **kwargs: Any) -> Any:
-        if jaxtyping.config.jaxtyping_disable:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal of, calls
+        if of != test:
+            of, calls = test, 0
+        calls += 1
+        if calls > MOST or jaxtyping.config.jaxtyping_disable:
             return function(*args, **kwargs)
+        if not sized:
+            return strict(*args, **kwargs)
         with sizes:
             return strict(*args, **kwargs)
 
-    return wraps(function)(call_sized if sized else call)
+    return wraps(function)(call)
 
 
 def hints_of(function: Any) -> dict[str, Any]:

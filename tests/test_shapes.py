@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from what_next.losses import linear_cross_entropy
 
-from .shapes import checked, unchecked
+from .shapes import MOST, begin_test, checked, unchecked
 
 THREE, FOUR = np.zeros(3, np.float32), np.zeros(4, np.float32)
 
@@ -46,6 +46,15 @@ def test_types_are_checked_where_there_is_no_shape_and_not_while_checks_are_off(
     with unchecked():
         assert doubled("a") == "aa"
         assert longer(THREE, FOUR) is THREE
+    with pytest.raises(BeartypeCallHintViolation):
+        doubled("a")
+
+
+def test_many_calls_in_one_test_are_taken_to_be_alike() -> None:
+    for _ in range(MOST):
+        doubled(1)
+    assert doubled("a") == "aa"
+    begin_test()
     with pytest.raises(BeartypeCallHintViolation):
         doubled("a")
 

@@ -8,7 +8,6 @@ vectors.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -43,7 +42,6 @@ from what_next.models.items import ItemVectors
 from what_next.testing import Rig
 from what_next.types import Events, Trajectories
 
-from ..shapes import unchecked
 from .sphere import Judges
 from .worlds import Head
 
@@ -245,9 +243,8 @@ def learnt(case: Case, n_step: int) -> np.ndarray:
             agent.optimisers["critic"] = torch.optim.Adam(agent.nets["critic"].parameters(), case.rate)
     agent.horizon = case.steps
     for step in range(case.steps):
-        with nullcontext() if step < 3 else unchecked():
-            agent.predict(state.get_batch(step), rng, grid=True)
-            agent.propagate(state.next_items(agent.history), rng)
+        agent.predict(state.get_batch(step), rng, grid=True)
+        agent.propagate(state.next_items(agent.history), rng)
     found = values_of(agent.nets["critic"])
     return found[np.ix_(order, order)]
 
@@ -339,9 +336,8 @@ def test_while_slow_copies_stand_targets_do_and_the_critic_goes(algorithm: Algor
     first = of_next(rig, before)
     thought = estimates(rig, before)
     known = first[:, None] if isinstance(algorithm, Crr | Ddpg | Iql) else slow_values(rig, before)
-    with unchecked():
-        for _ in range(40):
-            rig.step()
+    for _ in range(40):
+        rig.step()
     after = rows(rig.batch(history), slice(12))
     then = of_next(rig, after)
     assert (estimates(rig, after) - thought).abs().max() > 0.2

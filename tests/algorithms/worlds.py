@@ -6,7 +6,6 @@ number of a loss.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,6 @@ from what_next.algorithms import Algorithm
 from what_next.models.item_space import ItemSpace
 from what_next.training.step import Step
 from what_next.types import Events, History, Trajectories
-
-from ..shapes import unchecked
 
 # Worlds
 
@@ -168,10 +165,9 @@ def learn(
     agent.horizon = steps * setup.batch_size
     seen = []
     for step in range(steps):
-        with nullcontext() if step < 3 else unchecked():
-            history = state.get_batch(step)
-            agent.predict(history, rng, grid=True)
-            seen.append(agent.propagate(state.next_items(history), rng))
+        history = state.get_batch(step)
+        agent.predict(history, rng, grid=True)
+        seen.append(agent.propagate(state.next_items(history), rng))
     return Learned(world, agent.quiet(), state, tuple(seen))
 
 
