@@ -110,8 +110,8 @@ def time_to(dataset: wn.Dataset, threads: int, ndcg: float, **changes: Any) -> t
     for _, seconds in steps(environment):
         spent += seconds
         if agent.steps % len(state.batches) == 0:
-            found = rank(wn.LearnedPolicy(agent.quiet(), state), targets, state.histories).ndcg
-            agent.loud()
+            found = rank(wn.LearnedPolicy(agent.eval(), state), targets, state.histories).ndcg
+            agent.train()
             best = max(best, float(np.mean(found)))
             if best >= ndcg:
                 return spent, best

@@ -104,7 +104,7 @@ def trained(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.n
     seconds = time.perf_counter() - start
     users = np.setdiff1d(np.arange(arguments.users), state.train_users)[: arguments.queries].astype(np.int32)
     known = np.full(len(users), LENGTH - 1)
-    proposal = agent.quiet().predict(state.histories(users, np.zeros_like(known), known))
+    proposal = agent.eval().predict(state.histories(users, np.zeros_like(known), known))
     assert proposal.ranked is not None
     vectors, popular = proposal.ranked.vectors.detach().numpy(), np.bincount(heard.ravel()).argsort()[-COUNT:]
     tell(

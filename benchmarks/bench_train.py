@@ -17,13 +17,13 @@ import torch
 from rates import matrix_rate
 
 import what_next as wn
-from what_next.sources.trials import sizes_of
+
 from what_next.testing import made_up_log
 
 
 def flops_of_step(agent: wn.Agent, batch: int, window: int) -> float:
     """Of one training step: proposing, and the losses of actor and critic."""
-    sizes, algorithm = sizes_of(agent.experience), agent.setup.algorithm
+    sizes, algorithm = sizes_of(agent.learner), agent.setup.algorithm
     steps, dim = batch * window, sizes.dim
     encoder = 2 * steps * 4 * dim * (sizes.factors + dim)
     head = 2 * ((sizes.points + sizes.prospects) * dim + dim * dim + dim)  # for each point that is judged

@@ -114,7 +114,7 @@ def measure(name: str, algorithm: str, seeds: Sequence[int], seconds: float, fol
             raise KeyboardInterrupt
         passes = report.histories / len(learned.train_users)
         runs.append({"seconds": round(report.seconds, 1), "passes": round(passes, 1), "targets": report.targets})
-        policies.append(LearnedPolicy(agent.quiet(), learned))
+        policies.append(LearnedPolicy(agent.eval(), learned))
     histories = policies[0].state.histories
     return {
         **about,

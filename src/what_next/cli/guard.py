@@ -9,8 +9,8 @@ from typing import Any, ParamSpec
 from rich.console import Console, RenderableType
 
 from what_next.cli.interrupts import INTERRUPTED
+from what_next.environment import Report
 from what_next.errors import WhatNextError
-from what_next.training.report import Report
 
 WIDE = 10_000
 """Columns where there is no terminal."""

@@ -10,7 +10,7 @@ from what_next.cli.data import Json
 from what_next.cli.guard import emit
 from what_next.cli.interrupts import INTERRUPTED
 from what_next.cli.model import Overrides, SetupFile
-from what_next.experiments.tuning import Trial, monitor
+from what_next.experiments.tuning import Trial
 from what_next.experiments.tuning import tune as tune_setup
 from what_next.settings import Setup
 
@@ -32,7 +32,7 @@ def tune(
     people = Console(stderr=True, soft_wrap=True)
 
     settings, took = Setup.read(setup, overrides or []), list[float]()
-    metric = monitor(settings)
+    metric = settings.monitored
 
     def tell(trial: Trial, best: Trial) -> None:
         took.append(trial.seconds)
