@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from what_next.agent import Agent
-from what_next.data.importing.files import check_paths
+from what_next.data.files import check_paths
 from what_next.errors import SetupError
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender

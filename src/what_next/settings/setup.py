@@ -22,10 +22,10 @@ from what_next.settings.groups import (
     Group,
     Inputs,
     Loss,
-    Reward,
+    RewardSettings,
     Selection,
     Server,
-    Split,
+    SplitSettings,
     reward_group,
 )
 from what_next.settings.plugins import installed, names, pending
@@ -62,7 +62,7 @@ def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
     EncoderName = str
-    AnyReward = Reward
+    AnyReward = RewardSettings
 else:
     EncoderName = Literal[(*ENCODERS, *names("what_next.encoders"))]
     AnyReward = reward_group()
@@ -113,7 +113,7 @@ class Setup(Group):
         default=None, description="where the critic is saved and loaded from (.safetensors)"
     )
     algorithm: AnyAlgorithm = Field(default=WhatNext(), description="the algorithm that trains the agent")
-    split: Split = Split()
+    split: SplitSettings = SplitSettings()
     evaluation: Evaluation = Evaluation()
     window: int | None = Field(
         default=None,
@@ -251,7 +251,7 @@ class Setup(Group):
         Rewards of other packages that do not count are left out: the model can be read without them.
         """
         values, reward = self.model_dump(mode="json"), self.reward
-        own = Reward.model_fields
+        own = RewardSettings.model_fields
         values["reward"] = {
             name: one for name, one in values["reward"].items() if name in own or getattr(reward, name).weight
         }

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int, Int64
 from what_next.data.batches import LEAST, Batches, width_of
 from what_next.errors import SetupError
 from what_next.policy import LearnedPolicy
-from what_next.rewards import Log, check, total
+from what_next.rewards import RewardLog, check, total
 from what_next.settings import AFFORDABLE
 from what_next.sources.base import Source
 from what_next.state import State
@@ -84,7 +84,7 @@ class LogSource(Source):
         return replace(history, before=starts)
 
     @cached_property
-    def log(self) -> Log:
+    def log(self) -> RewardLog:
         """The log as rewards read it."""
         state, reward, algorithm = self.state, self.setup.reward, self.setup.algorithm
         check(reward.terms, state.dataset)
@@ -95,11 +95,12 @@ class LogSource(Source):
                 f"hears later: it would be told of the item that it is to foresee; leave {ahead[0]}.weight out, or "
                 "take another algorithm"
             )
-        return Log.of(state.dataset, state.split.known, state.space.catalogue.vectors, reward.logged, reward.terms)
+        vectors = state.space.catalogue.vectors
+        return RewardLog.of(state.dataset, state.split.known, vectors, reward.logged, reward.terms)
 
     def earned(self, history: History) -> Float32[np.ndarray, "batch time"]:
         """What each event of some windows earned, as the setup weighs rewards."""
-        return total(self.setup.reward.terms, self.log.heard(history)).float().numpy()
+        return total(self.setup.reward.terms, self.log.events(history)).float().numpy()
 
     @cached_property
     def later(self) -> Float32[np.ndarray, "windows"]:

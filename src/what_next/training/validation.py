@@ -4,8 +4,8 @@ import numpy as np
 
 from what_next.data import Dataset, Split
 from what_next.data.space import Space
-from what_next.metrics import Sampling, draw_windows
 from what_next.metrics.next_items import Histories, Targets, rank
+from what_next.metrics.windows import Sampling, draw_windows
 from what_next.settings import Setup
 from what_next.types import Policy
 

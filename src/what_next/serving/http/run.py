@@ -18,12 +18,12 @@ from fastapi import FastAPI
 from what_next import __version__
 from what_next.data import Dataset
 from what_next.errors import DataError, SetupError, StoreUnavailable
-from what_next.serving.asks import Stopping
 from what_next.serving.engine import Engine, check_models
 from what_next.serving.http.app import create_app
 from what_next.serving.http.keys import KeyRing
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.protocol import Bounded
+from what_next.serving.request import Stopping
 from what_next.serving.store import Store, Writer, store_of
 from what_next.settings import Setup
 

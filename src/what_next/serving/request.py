@@ -1,0 +1,191 @@
+"""What passes between the endpoint and the engine: a question, and its answer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from what_next.errors import WhatNextError
+
+EVENTS_PER_UNIT = 50
+"""Events of a history that cost about as much as a question to a user who is in memory."""
+PolicyName = Literal["trained", "popular", "random"]
+Fallback = Literal["deadline", "error", "alarm", "unknown_user"]
+
+
+class IdempotencyKey(NamedTuple):
+    """What a request is to be answered once for: hashes of the caller's key, and of the request."""
+
+    key: str
+    request: str
+
+
+class RecommendationRequest(NamedTuple):
+    """One question for recommendations, checked already. (A tuple is made in a third of the time of a dataclass.)
+
+    Attributes:
+        user: id of the person; `history`: item ids, oldest first, that go before what the store knows.
+        k: number of items.
+        exclude_seen: whether items of the history are left out.
+        allowed, blocked: item ids; None: all. `ranges`: for attributes by name, the least and the largest value.
+        temperature, epsilon: of the draw; both None: the setup's.
+        seed: of the draw; None: a new one.
+        policy: who answers.
+        context: numbers about the situation, by name.
+        explain: whether to tell reasons.
+        once: where the answer is to be kept, and given again.
+    """
+
+    user: str | None = None
+    history: tuple[str, ...] | None = None
+    k: int = 10
+    exclude_seen: bool = True
+    allowed: tuple[str, ...] | None = None
+    blocked: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] | None = None
+    temperature: float | None = None
+    epsilon: float | None = None
+    seed: int | None = None
+    policy: PolicyName = "trained"
+    context: Mapping[str, float] | None = None
+    explain: bool = False
+    once: IdempotencyKey | None = None
+
+    @property
+    def cost(self) -> float:
+        """How much work it is, about: 1 for ten items to a user who is in memory, without reasons and bounds."""
+        if self.k <= 10 and not (self.history or self.blocked or self.allowed or self.explain):
+            return 1.0  # nearly all
+        listed = len(self.blocked) + (0 if self.allowed is None else len(self.allowed))
+        items = self.k * (2 if self.explain else 1)
+        return (
+            1.0 + max(items - 10, 0) / 50 + (len(self.history) / EVENTS_PER_UNIT if self.history else 0) + listed / 2000
+        )
+
+
+@dataclass(frozen=True)
+class SimilarItem:
+    """The item of a history that is most like a recommended one; `similarity` is the cosine of their vectors."""
+
+    item_id: str
+    title: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an item was recommended.
+
+    Attributes:
+        nearest: of the history; None without one.
+        attributes: in their own units.
+        critic: what the critic expects of it; None without a critic.
+    """
+
+    nearest: SimilarItem | None
+    attributes: Mapping[str, float]
+    critic: float | None
+
+
+@dataclass(frozen=True)
+class RecommendedItem:
+    """One recommended item.
+
+    Attributes:
+        item_id, title: as in the item table.
+        score: what it was ranked by; None where the policy has no scores.
+        propensity: the exact probability of this choice, given those before it.
+        reason: where one was asked for.
+    """
+
+    item_id: str
+    title: str
+    score: float | None
+    propensity: float
+    reason: Reason | None = None
+
+
+class RecommendationResponse(NamedTuple):
+    """What one question is answered.
+
+    Attributes:
+        recommendation_id: names the impression, for feedback.
+        user: as asked.
+        ids: of the items, best first; fewer than asked for where no more are permitted. `titles`, `scores`,
+            `propensities` and `reasons`: of each, as in `RecommendedItem`.
+        version: of the model; `role`: current or canary.
+        policy: who answered; `fallback`: why it was the safe policy instead; None where it was not.
+        unknown: ids of the given history that the catalogue does not hold.
+        known_events: how many events of the user the answer knew.
+        spread: of the last 20 events, in standard deviations of the catalogue; None below 3, or without attributes.
+    """
+
+    recommendation_id: str
+    user: str | None
+    ids: tuple[str, ...]
+    titles: Sequence[str]
+    scores: Sequence[float | None]
+    propensities: tuple[float, ...]
+    reasons: Sequence[Reason | None]
+    version: str
+    role: Literal["current", "canary"]
+    policy: PolicyName
+    fallback: Fallback | None
+    unknown: tuple[str, ...] = ()
+    known_events: int = 0
+    spread: float | None = None
+
+    @property
+    def items(self) -> list[RecommendedItem]:
+        """The items, one by one."""
+        columns = zip(self.ids, self.titles, self.scores, self.propensities, self.reasons, strict=True)
+        return [RecommendedItem(*values) for values in columns]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The answer as clients read it."""
+        columns = zip(self.ids, self.titles, self.scores, self.propensities, self.reasons, strict=True)
+        return {
+            "recommendation_id": self.recommendation_id,
+            "user_id": self.user,
+            "items": [
+                {"item_id": item, "title": title, "score": score, "propensity": propensity, "reason": reason}
+                for item, title, score, propensity, reason in columns
+            ],
+            "model": {"version": self.version, "role": self.role},
+            "policy": self.policy,
+            "fallback": self.fallback,
+            "unknown": self.unknown,
+            "known_events": self.known_events,
+            "spread": self.spread,
+        }
+
+
+class Refused(WhatNextError):
+    """A question that cannot be answered as it was put.
+
+    Attributes:
+        field: of the question; `reason`: what is wrong with it, and what is allowed.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
+
+
+class Overloaded(WhatNextError):
+    """More is asked than can be answered in time.
+
+    Attributes:
+        seconds: after which there may be room.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("more is asked than can be answered in time; ask again later")
+        self.seconds = seconds
+
+
+class Stopping(WhatNextError):
+    """The service is being ended: it takes no further questions."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is stopping; ask again in a moment")
