@@ -69,7 +69,7 @@ def setup_of(algorithm: str, seed: int, seconds: float, folder: Path, tuned: Map
         save_every=10**9,
         model_agent_path=folder / "agent.safetensors",
         model_critic_path=folder / "critic.safetensors",
-        **({"window": 20} if ALGORITHMS[algorithm].trials else {}),
+        **({"window": 20} if ALGORITHMS[algorithm].by_attributes else {}),
     )
     return with_settings(setup, tuned.get(algorithm, {}).get("settings", {}))
 

@@ -89,7 +89,7 @@ class TestEdges:
     def test_rows_that_are_moved_alone_resume_bit_for_bit(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("what_next.sources.log.SPARSE", 10)
+        monkeypatch.setattr("what_next.training.encoder_learner.SPARSE", 10)
         loss = {"name": "sampled_softmax", "negatives": 16}
         whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", loss=loss))
         assert "encoder:rows" in whole.agent.optimisers

@@ -229,9 +229,10 @@ class Setup(Group):
         origin = {"entries": {entry.key: entry for entry in resolved}, "source": source}
         return cls.model_validate(nest(resolved, fields, folder), context=origin)
 
-    def __init__(self, **values: Any) -> None:
+    def __new__(cls, *_: Any, **__: Any) -> "Setup":
+        """Where one is made; an `__init__` of its own would keep pydantic's context from it."""
         complete()
-        super().__init__(**values)
+        return super().__new__(cls)
 
     @classmethod
     def model_validate(cls, obj: Any, **more: Any) -> "Setup":
