@@ -219,7 +219,7 @@ class TestOverwriting:
         code, told, error = say("evaluate", copied, "--json")
         assert code == 0, error
         assert "was trained by Sqn(" in error
-        assert "and not WhatNext(" in error
+        assert "the setup says WhatNext(" in error
         assert "ndcg@10" in told
         assert "leave_last_out" in told  # the split that sqn brings along, and that it was trained on
 
