@@ -53,8 +53,12 @@ def checked(function: Any = None, *, typechecker: Any = None) -> Any:
         return function
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         return jaxtyped(function, typechecker=typechecker)
-    annotations, function.__annotations__ = function.__annotations__, hints_of(function)
-    strict, sized = beartype(function), any(map(has_shape, function.__annotations__.values()))
+    annotations, hints = function.__annotations__, hints_of(function)
+    shapes = [shape for hint in hints.values() for shape in shapes_in(hint)]
+    if any("{" in shape for shape in shapes):  # a size is named by an argument
+        return jaxtyped(function, typechecker=typechecker)
+    function.__annotations__ = hints
+    strict, sized = beartype(function), bool(shapes)
     function.__annotations__ = annotations
 
     of, calls = -1, 0
@@ -92,7 +96,9 @@ def hint_of(hint: Any, names: dict[str, Any]) -> Any:
         return Any
 
 
-def has_shape(hint: Any) -> bool:
+def shapes_in(hint: Any) -> Iterator[str]:
+    """All in a hint, as they are written."""
     if inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray):
-        return True
-    return any(map(has_shape, get_args(hint)))
+        yield hint.dim_str
+    for part in get_args(hint):
+        yield from shapes_in(part)
