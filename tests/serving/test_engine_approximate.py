@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from what_next.serving.asks import Answer
+from what_next.serving.request import RecommendationResponse
 from what_next.serving.store import AddItems, ItemRow
 
 from .engines import Service, ids, running
@@ -35,7 +35,7 @@ def ranking(exact: Service) -> list[str]:
     return ids(exact.ask(history=HISTORY, k=80, exclude_seen=False))
 
 
-def hashed(service: Service, answer: Answer) -> str:
+def hashed(service: Service, answer: RecommendationResponse) -> str:
     found = [one for one in service.store.impressions_of("anna") if one.recommendation_id == answer.recommendation_id]
     return found[0].candidates
 

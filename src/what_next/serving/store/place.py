@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from what_next.errors import SetupError
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 VARIABLE = "WHAT_NEXT_STORE"
 """The environment variable that goes before the setup."""
