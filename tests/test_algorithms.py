@@ -18,7 +18,7 @@ from what_next.errors import TrainingError
 from what_next.models import AgentModel, CriticModel, spread_out
 from what_next.models.actor_critic import Sizes
 from what_next.training.step import SLOWEST, descend, slow_down
-from what_next.types import Trials
+from what_next.types import Request, Trials
 
 from .conftest import SetupOf
 
@@ -271,7 +271,9 @@ class TestTinyWorld:
 
         def far(agent: Agent) -> float:
             """How often a far song is chosen where it is the best by far."""
-            chosen = LearnedPolicy(agent.quiet(), state).act(windows, rng=np.random.default_rng(0)).items[:, 0]
+            policy = LearnedPolicy(agent.quiet(), state)
+            request = Request(1, policy.sampler)
+            chosen = policy.act(policy.states(windows), request, np.random.default_rng(0)).items[:, 0]
             return float((chosen[heap] >= 36).mean())
 
         untrained = Agent(setup, state.space).wake_agent()

@@ -90,5 +90,5 @@ class NotFinite(ValueError):
     """
 
     def __init__(self, rows: Iterable[int]) -> None:
-        self.rows = [int(row) for row in rows]
+        self.rows = list(rows)
         super().__init__(f"a score is NaN or infinite, in {len(self.rows)} rows of the batch")

@@ -7,19 +7,32 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float64, Int, Int32, Int64
+from jaxtyping import Float, Float64, Int, Int32
 from torch import Tensor
 
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
 from what_next.data import Catalogue, Dataset
+from what_next.models.encoders import Encoder
 from what_next.models.item_space import ItemSpace
-from what_next.retrieval import ByScore, Exact, Matching, Rescored
+from what_next.retrieval import ByScore, Exact, Rescored
 from what_next.retrieval.approximate import Approximate, ApproximateIndex
-from what_next.settings.setup import Setup, Split
+from what_next.retrieval.choosing import of_slates
+from what_next.settings import Setup, Split
 from what_next.state import State
 from what_next.training.artefacts import critic_beside, read_models
-from what_next.types import Greedy, History, Permitted, Product, Proposal, Random, Request, Sampler, Softmax, Trajectories
+from what_next.types import (
+    Greedy,
+    History,
+    Permitted,
+    Product,
+    Proposal,
+    Random,
+    Request,
+    Sampler,
+    Softmax,
+    Trajectories,
+)
 
 EVERYONE = Split(test=0, validation=0)
 """Whoever asks for a recommendation is not judged, so nobody is set aside."""
@@ -58,6 +71,7 @@ class LearnedPolicy:
         dataset: Dataset | None = None,
         *,
         critic: Path | None = None,
+        device: str | None = None,
         algorithm: type[Algorithm] | None = None,
     ) -> "LearnedPolicy":
         """A trained model from its files: the one way to open it.
@@ -66,6 +80,7 @@ class LearnedPolicy:
             source: the agent's file, or a setup that names it: then the setup says what is not the model's own.
             dataset: histories, of the model's own catalogue; without it there are none.
             critic: its file; by default the one that the agent's file names, where the agent cannot do without.
+            device: where the networks are to be; None: as the model's own setup says.
             algorithm: the class of an algorithm that no setup can name.
 
         Raises:
@@ -82,8 +97,8 @@ class LearnedPolicy:
             setup = saved.manifest.made_by(algorithm)
             if critic is None and (setup.selection.name == "critic" or setup.algorithm.needs_critic):
                 critic = critic_beside(agent)
-            paths = {"model_agent_path": agent, "model_critic_path": critic}
-            setup = setup.model_copy(update={"train": False, "split": EVERYONE, **paths})
+            update = {"model_agent_path": agent, "model_critic_path": critic, "device": device or setup.device}
+            setup = setup.model_copy(update={"train": False, "split": EVERYONE, **update})
         ready = Agent(setup, saved.space).ready_agent()
         space = replace(ready.space, tolerance=setup.tolerance or ready.space.tolerance)
         return cls(ready, State(dataset or nobody(space.catalogue), ready.setup, space))
@@ -133,11 +148,7 @@ class LearnedPolicy:
         self, states: Proposal, request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Float64[np.ndarray, "batch slots"]:
         """The chance with which `act` chooses each item of some slates, given those above it; NaN for -1."""
-        found, rows = np.full(slates.shape, np.nan), np.arange(len(slates))
-        for slot, chances in enumerate(self.chances(states, request, slates)):
-            items = slates[:, slot]
-            found[:, slot] = np.where(items >= 0, chances[rows, items], np.nan)
-        return found
+        return of_slates(self.chances(states, request, slates), slates)
 
     def chances(
         self, states: Proposal, request: Request, slates: Int32[np.ndarray, "batch slots"]
@@ -164,26 +175,31 @@ class LearnedPolicy:
             self._exact = Exact(ranked.vectors)
         if ranked.rescored:
             return Rescored(self._exact, ranked)
-        return self._exact if self.search is None else Approximate(self._exact, self.search.index, self.search.candidates)
+        return (
+            self._exact if self.search is None else Approximate(self._exact, self.search.index, self.search.candidates)
+        )
 
     # What it knows of items
 
-    def values(self, states: Proposal, items: Int[np.ndarray, "batch some"]) -> Float64[np.ndarray, "batch some"] | None:
+    def values(
+        self, states: Proposal, items: Int[np.ndarray, "batch some"]
+    ) -> Float64[np.ndarray, "batch some"] | None:
         """What the critic expects of some items in each state; None where none was loaded, or it judges no items."""
         batch, count = items.shape
-        if states.score is not None:
+        if states.values is not None:
             rows = np.repeat(np.arange(batch), count)
-            return np.asarray(states.score(rows, items.astype(np.int64).ravel()), np.float64).reshape(items.shape)
-        if states.encoded is None:
+            return np.asarray(states.values(rows, items.astype(np.int64).ravel()), np.float64).reshape(items.shape)
+        if states.encoded is None or self.agent.setup.model_critic_path is None:
             return None
-        nets, algorithm = self.agent.nets, self.agent.setup.algorithm
+        nets, encoder = self.agent.nets, self.agent.nets["encoder"]
+        assert isinstance(encoder, Encoder)
         with torch.no_grad():
-            rows = ItemSpace.of(nets["encoder"].items.rows(torch.from_numpy(items.astype(np.int64).ravel())))
+            vectors = ItemSpace.of(encoder.items.rows(torch.from_numpy(items.astype(np.int64).ravel())))
             steps = states.encoded.repeat_interleave(count, 0)
             nothing, places = torch.zeros(batch * count), torch.arange(batch * count)
             unknown = torch.full_like(places, -1)
             some = Trajectories(steps, places, nothing, steps, steps, unknown, nothing, nothing, nothing)
-            found = algorithm.estimates(nets, some, rows)
+            found = self.agent.setup.algorithm.estimates(nets, some, vectors)
         return None if found is None else np.asarray(found.cpu().numpy(), np.float64).reshape(items.shape)
 
 

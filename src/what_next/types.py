@@ -52,6 +52,13 @@ class History:
     later: Float32[np.ndarray, "batch"] | None = None
     ends: Bool[np.ndarray, "batch"] | None = None
 
+    @classmethod
+    def nobody(cls, batch: int) -> "History":
+        """Of people of whom nothing is known."""
+        empty = np.zeros((batch, 0), np.float32)
+        users, nothing = np.full(batch, -1, np.int32), np.full(batch, np.nan, np.float32)
+        return cls(users, empty.astype(np.int32), np.zeros(batch, np.int64), empty, empty[..., None], nothing)
+
     def last(self, window: int) -> "History":
         """The last `window` events of each history (fewer where there are no more)."""
         width = min(window, self.items.shape[1])
@@ -191,6 +198,16 @@ class Permitted:
             found[rows, self.without[rows, columns]] = False
         return found
 
+    def allow(self, items: Int[np.ndarray, "batch slots"]) -> Bool[np.ndarray, "batch slots"]:
+        """Which of some items each row may be given."""
+        found = items >= 0
+        for row in range(len(items)) if self.sets else ():
+            if (some := self.set_of(row)) is not None:
+                found[row] &= some.mask[items[row]]
+        if self.without is not None:
+            found &= (items[:, :, None] != self.without[:, None]).all(2)
+        return found
+
     def forbid(self, scores: Float[Tensor, "batch items"]) -> None:
         """Set the scores of items that may not be chosen to minus infinity."""
         if len(self.sets) == 1 and self.sets[0] is not None:
@@ -269,6 +286,15 @@ class Slate:
     fallback: Bool[np.ndarray, "*grid slots"] | None = None
     candidates: Sequence[Int32[np.ndarray, "..."] | None] | None = None
 
+    def row(self, row: int) -> "Slate":
+        """The slate of one row of a batch, as long as it has items."""
+        there = self.items[row] >= 0
+        chances, scores, fallback = (
+            None if one is None else one[row][there] for one in (self.propensities, self.scores, self.fallback)
+        )
+        candidates = self.candidates and self.candidates[row : row + 1]
+        return Slate(self.items[row][there], chances, scores, fallback, candidates)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Product(Slate):
@@ -291,13 +317,11 @@ class Ranked:
 
     Attributes:
         vectors: of the items; they have the points' number of columns.
-        sampler: how the agent chooses where nobody says: values, for one, are no logits to draw by.
         rescored: how many of the best by that score are put in order anew by `rescore`; 0 for none.
         rescore: scores of some items for each of some rows of the proposals, which go before those by the vectors.
     """
 
     vectors: Float[Tensor, "items dim"]
-    sampler: Sampler = Softmax()
     rescored: int = 0
     rescore: Callable[[Int64[Tensor, "rows candidates"], Int64[Tensor, "rows"]], Float[Tensor, "rows candidates"]] | (
         None
@@ -310,13 +334,17 @@ class Proposal:
 
     Attributes:
         points: in the standardised attribute space, or in the space of the vectors of `ranked`.
-        score: the critic's value of items at each point; None where there is none.
+        score: the critic's value of items at each point; None where the selection does not ask for it.
         ranked: how items are taken by score; None: from a box around the point.
+        values: the critic's value likewise, whatever the selection asks for; None where there is no such critic.
+        encoded: the encoder's states that the points were made of, if any.
     """
 
     points: Float32[np.ndarray, "*grid dim"]
     score: Score | None = None
     ranked: Ranked | None = None
+    values: Score | None = None
+    encoded: Float[Tensor, "batch dim"] | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -397,13 +425,12 @@ States = TypeVar("States")
 
 @runtime_checkable
 class Policy(Protocol[States]):
-    """Whatever recommends: a trained agent, a rule, chance.
+    """Whatever recommends: a trained agent, a rule, chance."""
 
-    Attributes:
-        sampler: how it chooses where nobody says.
-    """
-
-    sampler: Sampler
+    @property
+    def sampler(self) -> Sampler:
+        """How it chooses where nobody says."""
+        ...
 
     def states(self, history: History) -> States:
         """What it knows of each user after some histories."""

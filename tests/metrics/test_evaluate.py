@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 
 from what_next.metrics import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows, evaluate
+from what_next.metrics.rules import Rule
 from what_next.types import Slate
 
 SPLIT = {"kind": "users", "users": 6, "hash": "0123456789abcdef"}
 SHAPE = {"mean", "low", "high", "n"}
 
 
-class Always:
+class Always(Rule):
     """Recommends the same slate to everybody."""
 
     def __init__(self, items: Sequence[int], fallback: bool = False) -> None:
         self.items, self.fallback = items, fallback
 
-    def act(self, history, slots=1, rng=None, *, allowed=None, exclude=None, propensities=False) -> Slate:
-        items = np.tile(np.array(self.items, np.int32), (len(history.users), 1))[:, :slots]
+    def act(self, states, request, rng=None) -> Slate:
+        items = np.tile(np.array(self.items, np.int32), (len(states.users), 1))[:, : request.slots]
         return Slate(items, fallback=np.full(items.shape, self.fallback))
 
 
@@ -125,10 +126,10 @@ def test_each_seed_of_training_draws_its_own_items(crowd):
     windows, asked = windows_of(crowd), []
 
     class Noting(RandomItem):
-        def act(self, history, slots=1, rng=None, **masks):
-            slate = super().act(history, slots, rng, **masks)
-            asked.append((history.items.shape[1], slots, slate.items[:, 0].tolist()))
-            assert np.array_equal(masks["exclude"], history.items)
+        def act(self, states, request, rng=None):
+            slate = super().act(states, request, rng)
+            asked.append((states.items.shape[1], request.slots, slate.items[:, 0].tolist()))
+            assert np.array_equal(request.permitted.without, states.items)
             return slate
 
     judge(crowd, {"agent": [Noting(40), Noting(40)]}, windows)

@@ -63,7 +63,7 @@ class Ease(Ranking):
         gram[np.diag_indices_from(gram)] += penalty
         return cls(_solved(torch.from_numpy(gram)), events.shares)
 
-    def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The sum of what the history's distinct items say."""
         rows, items, _ = last_heard(history.items)
         starts = np.searchsorted(rows, np.arange(len(history.items)))

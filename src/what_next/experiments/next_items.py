@@ -62,7 +62,7 @@ def rules(
     found = tuned(state, yardstick.allowed, wanted, yardstick.stages)
     assert yardstick.background is not None
     plain = {"random": RandomItem(yardstick.catalogue), "popular": Popular(yardstick.background.counts)}
-    policies: dict[str, Policy] = {name: rule for name, rule in plain.items() if name in wanted}
+    policies: dict[str, Policy[Any]] = {name: rule for name, rule in plain.items() if name in wanted}
     policies |= {name: rule for name, (rule, _) in found.items()}
     judged = {name: yardstick.judge([rule], name=name) for name, rule in policies.items()}
     return judged, {name: settings for name, (_, settings) in found.items()}

@@ -40,7 +40,7 @@ def judge_windows(
     vectors = state.space.catalogue.vectors
     spread = setup.reward.spread
     sampling = Sampling(vectors, spread.window, spread.pairs)
-    rules: dict[str, list[Policy]] = {
+    rules: dict[str, list[Policy[Any]]] = {
         "random": [RandomItem(len(vectors))],
         "nearest_mean": [NearestMean(sampling, state.box)],
         "true_next": [TrueNext({length: some.following for length, some in windows.items()})],
@@ -65,9 +65,9 @@ def judge_windows(
     )
 
 
-def _learned(setups: Sequence[Setup], state: State) -> dict[str, list[Policy]]:
+def _learned(setups: Sequence[Setup], state: State) -> dict[str, list[Policy[Any]]]:
     """The trained agents by both selections, and the untrained ones, a policy for each seed."""
-    policies: dict[str, list[Policy]] = {"agent": [], "agent_critic": [], "untrained": []}
+    policies: dict[str, list[Policy[Any]]] = {"agent": [], "agent_critic": [], "untrained": []}
     for setup in setups:
         for name, selection in (("agent", "random"), ("agent_critic", "critic")):
             policies[name].append(policy(_selecting(setup, selection), state))

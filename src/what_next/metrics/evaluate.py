@@ -17,7 +17,7 @@ from what_next.metrics.bootstrap import Interval, coverage, interval, seed_means
 from what_next.metrics.places import Places
 from what_next.metrics.sampling import Sampling
 from what_next.metrics.windows import Windows
-from what_next.types import Policy, Slate
+from what_next.types import Permitted, Policy, Request, Slate
 
 Item = TypeVar("Item")
 Values = Mapping[str, Float64[np.ndarray, "..."]]
@@ -46,7 +46,7 @@ class Judged:
 
 
 def evaluate(
-    policies: Mapping[str, Sequence[Policy]],
+    policies: Mapping[str, Sequence[Policy[Any]]],
     windows: Mapping[int, Windows],
     sampling: Sampling,
     *,
@@ -167,7 +167,7 @@ def _each(named: Mapping[str, Item], done: Done) -> Iterator[tuple[str, Item]]:
 
 
 def _judge(
-    group: Sequence[Policy], windows: Mapping[int, Windows], sampling: Sampling, k: int, seed: int, done: Done
+    group: Sequence[Policy[Any]], windows: Mapping[int, Windows], sampling: Sampling, k: int, seed: int, done: Done
 ) -> Judged:
     """Let the policy of each seed of training act on all windows."""
     items, heard, fallbacks = [], [], []
@@ -176,7 +176,8 @@ def _judge(
         slates = []
         for index, policy in enumerate(group):
             rng, slots = np.random.default_rng([seed, length, index]), k if length == RANKED else 1
-            slates.append(policy.act(part.history, slots, rng, exclude=part.history.items))
+            request = Request(slots, policy.sampler, Permitted.of(without=part.history.items), propensities=False)
+            slates.append(policy.act(policy.states(part.history), request, rng))
             done(len(part))
         chosen = np.stack([slate.items[:, 0] for slate in slates])
         values[f"spread@{length}"] = seed_means(np.stack([sampling.reward(part.history, row) for row in chosen]))

@@ -97,7 +97,7 @@ class Yardstick:
         """The user of each row, counted among those who are judged."""
         return self.targets.people[1]
 
-    def judge(self, group: Sequence[Policy], histories: Histories | None = None, name: str = "a policy") -> Judged:
+    def judge(self, group: Sequence[Policy[Any]], histories: Histories | None = None, name: str = "a policy") -> Judged:
         """Let the policy of each seed recommend in every row, greedily.
 
         Args:
@@ -142,7 +142,7 @@ class Yardstick:
         policies = means_of(values, owners, seed=self.seed, stages=self.stages)
         return {"users": len(people), "rows": int(rows.sum()), "policies": policies}
 
-    def _rank(self, policy: Policy, histories: Histories, place: int, done: Done) -> Ranks:
+    def _rank(self, policy: Policy[Any], histories: Histories, place: int, done: Done) -> Ranks:
         k, seed = max(self.ks), self.seed + place
         return rank(policy, self.targets, histories, k, seen=self.seen, allowed=self.allowed, seed=seed, done=done)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, UInt64
+from jaxtyping import Float32, Float64, Int, Int32, Int64, UInt64
 
 from what_next.errors import NotFinite
 from what_next.retrieval import bits
@@ -149,10 +149,11 @@ class Box:
         return [slice(start, min(start + step, batch)) for start in range(0, batch, step)]
 
     def check(self, points: Float32[np.ndarray, "batch dim"], *limits: float) -> None:
+        """Raises a `NotFinite` or a `ValueError` where points, or a tolerance or the like, cannot be used."""
         if points.ndim != 2 or points.shape[1] != len(self.columns):
             raise ValueError(f"proposals of shape {points.shape} for items of {len(self.columns)} attributes")
         if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
-            raise NotFinite(wrong)
+            raise NotFinite(wrong.tolist())
         if not all(np.isfinite(limit) and limit >= 0 for limit in limits):
             raise ValueError("tolerance and relax must be finite and at least 0")
 

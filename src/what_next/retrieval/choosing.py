@@ -135,7 +135,7 @@ def fill(
             try:
                 columns, chances = _drawn(scores, slots, part, request, rng) if draws else _best(scores, slots)
             except NotFinite as error:
-                raise NotFinite(part[np.array(error.rows)]) from None
+                raise NotFinite(part[np.array(error.rows)].tolist()) from None
             if not draws:
                 explore(columns, chances, part, request, rng, permitted)
             place, there = (part[:, None], np.arange(columns.shape[1])), columns >= 0
@@ -160,6 +160,16 @@ def chances(
         taken = np.flatnonzero(slates[:, slot] >= 0)
         items = slates[taken, slot].astype(np.int64)
         scores[torch.from_numpy(rows[taken]).to(scores.device), torch.from_numpy(items).to(scores.device)] = -torch.inf
+
+
+def of_slates(
+    chances: Iterator[Float64[np.ndarray, "batch items"]], slates: Int32[np.ndarray, "batch slots"]
+) -> Float64[np.ndarray, "batch slots"]:
+    """The chance of each item of some slates out of those of all items; NaN for -1."""
+    found, rows = np.full(slates.shape, np.nan), np.arange(len(slates))
+    for slot, own in enumerate(chances):
+        found[:, slot] = np.where(slates[:, slot] >= 0, own[rows, slates[:, slot]], np.nan)
+    return found
 
 
 def _distribution(scores: Float[Tensor, "batch items"], request: Request) -> Float64[np.ndarray, "batch items"]:

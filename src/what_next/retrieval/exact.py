@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ class Exact(ByScore):
     ) -> None:
         """Fill the slates of some rows of a batch."""
         if len(wrong := rows[~np.isfinite(points[rows]).all(1)]):
-            raise NotFinite(wrong)
+            raise NotFinite(wrong.tolist())
         permitted = request.permitted
         narrow = np.array([self._narrow(permitted, row) for row in rows.tolist()], np.bool_)
         fill(
@@ -196,7 +197,7 @@ class _Laid(Scores):
         ends = np.searchsorted(items, np.arange(parts + 1) * width).tolist()
         return [
             (torch.from_numpy(rows[start:end]), torch.from_numpy(items[start:end] - part * width))
-            for part, (start, end) in enumerate(zip(ends[:-1], ends[1:], strict=True))
+            for part, (start, end) in enumerate(pairwise(ends))
         ]
 
     @torch.no_grad()
@@ -222,7 +223,7 @@ class Rescored(ByScore):
     def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
         """See `ByScore.act`."""
         if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
-            raise NotFinite(wrong)
+            raise NotFinite(wrong.tolist())
         return choosing.choose(self.scores(points, request), request, rng)
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """The founding experience: items are tried after every event, and the spread tells what each would earn."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -59,23 +60,32 @@ class TrialExperience(Experience):
         if not grid:
             places = places[::time] + history.lengths - 1
             points = points.flatten(0, 1)[self.tensor(places)]
-        score = self._score(nets, places) if self.setup.selection.name == "critic" else None
-        return Proposal(np.ascontiguousarray(points.cpu().numpy()), score)
+        values = self._values_at(nets, places)
+        score = values if self.setup.selection.name == "critic" else None
+        return Proposal(np.ascontiguousarray(points.cpu().numpy()), score, values=values)
 
-    def _score(self, nets: Networks, places: Int[np.ndarray, "proposals"]) -> Score:
-        """The critic's value of items at each proposal; `places` are those of the proposals on the flattened grid."""
-        critic, samples = nets["critic"], self.samples
-        assert isinstance(critic, CriticModel)
-        with torch.no_grad():
-            states = critic.encoder(self.tensor(self.factors.critic)).flatten(0, 1)
+    def _values_at(self, nets: Networks, places: Int[np.ndarray, "proposals"]) -> Score | None:
+        """The critic's value of items at each proposal; `places` are those of the proposals on the flattened grid.
+
+        None where there is no such critic.
+        """
+        critic, samples, factors, vectors = nets.get("critic"), self.samples, self.factors.critic, self.vectors
+        if not isinstance(critic, CriticModel):
+            return None
+
+        @cache
+        @torch.no_grad()
+        def encoded() -> Float[Tensor, "places dim"]:  # once, and only if somebody asks
+            states: Tensor = critic.encoder(self.tensor(factors))
+            return states.flatten(0, 1)
 
         @torch.no_grad()
         def score(proposals: Int[np.ndarray, "pairs"], items: Int[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
-            place, points = self.tensor(places[proposals]), self.vectors[self.tensor(items)]
+            place, points = self.tensor(places[proposals]), vectors[self.tensor(items)]
             count = samples.count[place % samples.vectors.shape[1]]
             spread = samples.spread.flatten()[place]
             ahead = prospects(spread, samples.at(place, points), count, self.space.typical)
-            values: Tensor = critic.head(states[place], points[:, None], ahead[:, None])
+            values: Tensor = critic.head(encoded()[place], points[:, None], ahead[:, None])
             return values.squeeze(-1).cpu().numpy()
 
         return score

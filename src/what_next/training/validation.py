@@ -7,6 +7,7 @@ from what_next.metrics import Sampling, draw_windows
 from what_next.metrics.next_items import Targets, rank
 from what_next.policy import LearnedPolicy
 from what_next.state import State
+from what_next.types import Permitted, Request
 
 MOST = 10_000
 """Validation users that are measured during training, at most: always the same ones."""
@@ -56,7 +57,8 @@ def _spread(policy: LearnedPolicy) -> dict[str, float]:
     if not len(windows):
         return {}
     rng = np.random.default_rng(state.setup.seed)
-    items = policy.act(windows.history, rng=rng, exclude=windows.history.items).items[:, 0]
+    request = Request(1, policy.sampler, Permitted.of(without=windows.history.items), propensities=False)
+    items = policy.act(policy.states(windows.history), request, rng).items[:, 0]
     sampling = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs)
     earned = sampling.reward(windows.history, items)
     told = earned[np.isfinite(earned)]
