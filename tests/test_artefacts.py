@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import what_next as wn
 from what_next import Agent, Catalogue, Environment, State
-from what_next.data.importing.files import write_files
+from what_next.data.files import write_files
 from what_next.errors import ModelError, SaveError
 from what_next.training import checkpoint
 from what_next.training.artefacts import FORMAT, KEY, catalogue_path, read_manifest, read_models, read_rest, resume_path

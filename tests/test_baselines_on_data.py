@@ -9,9 +9,9 @@ import pytest
 
 from what_next import Dataset, Setup, State
 from what_next.baselines import BASELINES
+from what_next.baselines.rules import Popular, RandomItem
 from what_next.experiments import baselines
 from what_next.experiments.baselines import GRIDS, tuned
-from what_next.metrics import Popular, RandomItem
 from what_next.metrics.next_items import Targets, rank
 
 

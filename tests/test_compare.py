@@ -11,10 +11,10 @@ import pytest
 from what_next import Dataset, Environment, Setup, State
 from what_next.cli import main
 from what_next.errors import ModelError, SetupError
-from what_next.experiments import compare, judge
-from what_next.experiments.compare import ShuffledState
+from what_next.experiments import evaluate
+from what_next.experiments.compare import ShuffledState, compare
 from what_next.experiments.models import is_trained, of_seed
-from what_next.settings import Evaluation, Split
+from what_next.settings import Evaluation, SplitSettings
 
 from .conftest import SetupOf
 
@@ -74,7 +74,7 @@ def test_a_model_of_a_seed_is_the_one_that_training_with_that_seed_gives(made) -
     beside = compare({"a": setup, "b": made("b")}, seeds=[5]).result["policies"]["a"]
     alone = setup.model_copy(update={"seed": 5})
     Environment.from_setup(alone).run_sim()
-    assert judge(alone)["policies"]["agent"] == beside
+    assert evaluate(alone)["policies"]["agent"] == beside
 
 
 def test_a_model_of_the_users_own_is_used_and_not_overwritten(made, trainings) -> None:
@@ -98,7 +98,7 @@ def test_a_limit_of_time_counts_as_the_end_of_training(made) -> None:
 
 
 def test_setups_that_are_judged_on_other_targets_are_refused(made, trainings) -> None:
-    other = made("b").model_copy(update={"split": Split()})
+    other = made("b").model_copy(update={"split": SplitSettings()})
     with pytest.raises(SetupError, match=r"b cannot be compared with a: it is judged on other targets .* `split`"):
         compare({"a": made("a"), "b": other})
     with pytest.raises(SetupError, match=r"a and b both save to .*agent.safetensors"):

@@ -8,8 +8,8 @@ import pytest
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, State
 from what_next.baselines import BASELINES
+from what_next.baselines.rules import Popular
 from what_next.data import Split
-from what_next.metrics import Popular
 from what_next.metrics.next_items import Targets
 from what_next.settings import ALGORITHMS
 from what_next.types import Request

@@ -19,7 +19,7 @@ from what_next.errors import DataError, MissingExtraError, SetupError, TrainingE
 from what_next.experiments.tuning import Range, Tuned, search_space, tune, with_settings
 from what_next.experiments.tuning.search import _distribution
 from what_next.metrics.next_items import Targets
-from what_next.settings import Split
+from what_next.settings import SplitSettings
 
 from .conftest import SetupOf
 
@@ -233,7 +233,7 @@ class TestTraining:
 
     def test_without_validation_users_there_is_nothing_to_tune_by(self, setup: Setup) -> None:
         with pytest.raises(DataError, match="no validation user"):
-            tune(setup.model_copy(update={"split": Split(validation=0.0)}), 1)
+            tune(setup.model_copy(update={"split": SplitSettings(validation=0.0)}), 1)
 
 
 class TestCommand:

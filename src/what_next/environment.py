@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from what_next.agent import Agent
-from what_next.data.importing.files import check_paths
+from what_next.data.files import check_paths
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup

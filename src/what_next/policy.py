@@ -18,7 +18,7 @@ from what_next.models.item_space import ItemSpace
 from what_next.retrieval import ByScore, Exact, Rescored
 from what_next.retrieval.approximate import Approximate, ApproximateIndex
 from what_next.retrieval.choosing import of_slates
-from what_next.settings import Setup, Split
+from what_next.settings import Setup, SplitSettings
 from what_next.state import State
 from what_next.training.artefacts import critic_beside, read_models
 from what_next.types import (
@@ -34,7 +34,7 @@ from what_next.types import (
     Trajectories,
 )
 
-EVERYONE = Split(test=0, validation=0)
+EVERYONE = SplitSettings(test=0, validation=0)
 """Whoever asks for a recommendation is not judged, so nobody is set aside."""
 
 

@@ -14,7 +14,7 @@ from what_next.data.space import Space
 from what_next.data.training_part import numbers_of_events, same_catalogue, scaled_space, split_by
 from what_next.errors import CatalogueError, DataError, SetupError, some
 from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
-from what_next.rewards import Log, check, population_sigma, total
+from what_next.rewards import RewardLog, check, population_sigma, total
 from what_next.rewards.spread import LEAST_EVENTS
 from what_next.settings import Setup
 from what_next.types import Greedy, History, Product, Random, Request, Score, Softmax, repeats
@@ -91,7 +91,7 @@ class State:
         return Box(self.space.catalogue.vectors)
 
     @cached_property
-    def log(self) -> Log:
+    def log(self) -> RewardLog:
         """The log as rewards read it."""
         reward = self.setup.reward
         check(reward.terms, self.dataset)
@@ -102,7 +102,7 @@ class State:
                 f"the user hears later: it would be told of the item that it is to foresee; leave {ahead[0]}.weight "
                 "out, or take another algorithm"
             )
-        return Log.of(self.dataset, self.split.known, self.space.catalogue.vectors, reward.logged, reward.terms)
+        return RewardLog.of(self.dataset, self.split.known, self.space.catalogue.vectors, reward.logged, reward.terms)
 
     @cached_property
     def batches(self) -> Batches:
@@ -161,7 +161,7 @@ class State:
 
     def earned_in(self, history: History) -> Float32[np.ndarray, "batch time"]:
         """What each event of some windows earned, as the setup weighs rewards."""
-        return total(self.setup.reward.terms, self.log.heard(history)).float().numpy()
+        return total(self.setup.reward.terms, self.log.events(history)).float().numpy()
 
     @cached_property
     def later(self) -> Float32[np.ndarray, "windows"]:

@@ -6,12 +6,13 @@ Everything here is frozen: a step of the loop makes new values and changes none.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
 from torch import Tensor
+from typing_extensions import TypeVar  # of Python 3.13: with a default
 
 Score = Callable[[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]], Float[np.ndarray, "pairs"]]
 """Worth of pairs (row of the flattened grid of proposals, item): higher is better."""
@@ -419,7 +420,7 @@ class Trials:
     mask: Bool[Tensor, "batch time"]
 
 
-States = TypeVar("States")
+States = TypeVar("States", default=Any)
 """What a policy knows of a batch of users, a row each: arrays with a batch axis."""
 
 

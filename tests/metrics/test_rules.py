@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from what_next.metrics import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows
-from what_next.metrics.rules import _best
+from what_next.baselines.rules import NearestMean, Oracle, Popular, RandomItem, Steer, TrueNext
+from what_next.metrics.windows import Sampling, draw_windows
 from what_next.types import Greedy, Permitted, Request, Softmax
 
 SQUARE = [[0, 0], [0, 1], [1, 0], [1, 1], [4, 4]]
@@ -84,18 +84,19 @@ def test_the_nearest_to_the_mean_and_the_lower_item_among_equals(world):
     assert act(windows.history, 3, exclude=windows.history.items).items.tolist() == [[0, 3, 4]]
 
 
-def test_equal_scores_go_to_the_lower_item_and_an_item_is_chosen_once():
-    scores, forbidden = np.array([[1.0, 2, 2, 0]]), np.array([[False, False, False, True]])
-    assert _best(scores, forbidden, 4).tolist() == [[1, 2, 0, -1]]
+def test_equal_scores_go_to_the_lower_item_and_an_item_is_chosen_once(world):
+    known = world([[0], [1], [2], [3]], [0, 1])
+    history = known.history_of(np.array([0]), np.array([0]), np.array([1]))
+    request = Request(4, permitted=Permitted.of(np.array([True, True, True, False])))
+    assert Popular(np.array([1, 2, 2, 0])).act(history, request).items.tolist() == [[1, 2, 0, -1]]
 
 
 def test_random_is_uniform_over_what_is_permitted_and_says_so(world):
     known = world([[0], [1], [2], [3], [4]], [0, 1])
     history = known.history_of(np.zeros(30000, np.int32), np.zeros(30000, np.int64), np.ones(30000, np.int64))
     allowed = np.array([True, True, True, False, True])
-    slate = RandomItem(5).act(
-        history, 2, np.random.default_rng(0), allowed=allowed, exclude=history.items, propensities=True
-    )
+    request = Request(2, Softmax(), Permitted.of(allowed, history.items))
+    slate = RandomItem(5).act(history, request, np.random.default_rng(0))
     pairs = np.bincount(slate.items[:, 0] * 5 + slate.items[:, 1], minlength=25).reshape(5, 5)
     expected = np.zeros((5, 5))
     expected[np.ix_([1, 2, 4], [1, 2, 4])] = 1 / 6
@@ -191,6 +192,6 @@ def test_the_choice_does_not_depend_on_how_the_work_is_cut(crowd, monkeypatch):
         }
 
     whole = choices()
-    monkeypatch.setattr("what_next.metrics.rules.CHUNK", 50)
-    monkeypatch.setattr("what_next.metrics.sampling.CHUNK", 37)
+    monkeypatch.setattr("what_next.baselines.rules.CHUNK", 50)
+    monkeypatch.setattr("what_next.metrics.windows.CHUNK", 37)
     assert whole == choices()

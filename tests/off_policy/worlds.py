@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float64
 
-from what_next.off_policy.estimators.decisions import Decisions, Target
+from what_next.off_policy.decisions import Decisions, Target
 
 TINY = 1e-10
 """A ridge penalty that leaves exact numbers alone."""

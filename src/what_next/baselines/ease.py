@@ -6,10 +6,10 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from what_next.baselines.known import TIE, Known
+from what_next.baselines.rules import Ranking
 from what_next.baselines.sparse import last_heard, together
 from what_next.data import Dataset
 from what_next.errors import DataError
-from what_next.metrics.rules import Ranking
 from what_next.types import History
 
 MOST = 15_000

@@ -13,8 +13,8 @@ from what_next import __version__
 from what_next.cli import backup, compare, data, estimate, evaluate, export, log, model, promote, serve, tune
 from what_next.cli.guard import emit, guarded
 from what_next.data import Dataset
-from what_next.data.importing.files import write_files
-from what_next.data.public.known import KNOWN
+from what_next.data.files import write_files
+from what_next.data.public.sets import PUBLIC_SETS
 from what_next.errors import WhatNextError
 from what_next.metrics import METRICS
 from what_next.models.encoders import ENCODERS
@@ -113,7 +113,7 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "algorithms": lambda: _first_lines(ALGORITHMS),
     "encoders": lambda: _first_lines(ENCODERS),
     "rewards": lambda: _first_lines(REWARDS),
-    "data": lambda: {name: one.what for name, one in KNOWN.items()},
+    "data": lambda: {name: one.what for name, one in PUBLIC_SETS.items()},
     "metrics": lambda: dict(METRICS),
 }
 """What `list` knows, with a line about each."""

@@ -11,7 +11,7 @@ from what_next.cli.data import Json
 from what_next.cli.evaluate import Allowed, Baselines, Blocked, Groups, ReportFile, Split, mask_of, told
 from what_next.cli.words import baselines_of, part_of, seeds_of
 from what_next.errors import SetupError
-from what_next.experiments import compare as compare_setups
+from what_next.experiments.compare import compare as compare_setups
 from what_next.reporting import check as check_report
 from what_next.reporting import write_report
 from what_next.settings import Setup
@@ -50,11 +50,11 @@ def compare(
     mask = mask_of(next(iter(setups.values())), allowed, blocked)
     how = {"ablations": ablations, "allowed": mask, "baselines": baselines_of(baselines)}
     with Bars(as_json) as stages:
-        verdict = compare_setups(setups, part_of(split), seeds_of(seeds), **how, stages=stages)
+        comparison = compare_setups(setups, part_of(split), seeds_of(seeds), **how, stages=stages)
     if report:
-        write_report(verdict, report)
+        write_report(comparison, report)
         Console(stderr=True).print(f"{report} written", highlight=False)
-    return told(verdict.result, as_json, groups)
+    return told(comparison.result, as_json, groups)
 
 
 def _names(files: list[str]) -> list[str]:

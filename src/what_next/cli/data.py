@@ -15,7 +15,8 @@ from rich.table import Table
 from what_next.data import Dataset, Options, Tables, import_files, save
 from what_next.data.importing.ids import MISSING
 from what_next.data.importing.times import FORMS
-from what_next.data.public.known import KNOWN, KnownSet, get, known_set, present
+from what_next.data.public.download import get, is_present
+from what_next.data.public.sets import PUBLIC_SETS, PublicSet, public_set
 from what_next.errors import MOST_NAMES, DataError, some
 
 app = typer.Typer(no_args_is_help=True, help="Get, import and describe data sets.")
@@ -25,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for m
 
 @app.command("get")
 def get_known(
-    name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KNOWN)}; without it, the list.")] = None,
+    name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(PUBLIC_SETS)}; without it, the list.")] = None,
     to: Annotated[Path, typer.Option(help="The folder for NAME.parquet.")] = Path("data"),
     archive: Annotated[
         Path | None, typer.Option("--from", help="The official archive, downloaded by hand.", show_default=False)
@@ -35,12 +36,12 @@ def get_known(
     """Get a known public data set; what is there already is reused."""
     people = Console(stderr=as_json)
     if name is None:
-        people.print(_known_table(list(KNOWN.values())))
+        people.print(_known_table(list(PUBLIC_SETS.values())))
         if as_json:
-            print(json.dumps({"data": list(KNOWN)}))
+            print(json.dumps({"data": list(PUBLIC_SETS)}))
         return
-    known = known_set(name)
-    path, notes, fetched = to / f"{known.name}.parquet", list[str](), not present(known, to)
+    known = public_set(name)
+    path, notes, fetched = to / f"{known.name}.parquet", list[str](), not is_present(known, to)
     people.print(_known_table([known]))
     if fetched:
         with Progress(
@@ -233,7 +234,7 @@ def _duration(text: str) -> timedelta:
     return timedelta(**{UNITS[found[2]]: float(found[1])})
 
 
-def _known_table(sets: list[KnownSet]) -> Table:
+def _known_table(sets: list[PublicSet]) -> Table:
     table = Table(show_header=False, show_lines=True)
     table.add_column()
     table.add_column(overflow="fold")

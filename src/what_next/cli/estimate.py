@@ -112,8 +112,9 @@ def estimate(
 ) -> int:
     """Estimate what a policy would have earned, from the log of another one (off-policy evaluation)."""
     # Imported late, here and below: other commands need not wait for it.
-    from what_next.off_policy import Reading, estimate_policy, estimates_table
+    from what_next.off_policy import Reading, estimate_policy
     from what_next.off_policy.behaviour import plot_calibration
+    from what_next.reporting.terminal import estimates_table
 
     _check_plot(calibration, behaviour)
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
@@ -160,8 +161,9 @@ def gate(
     as_json: Json = False,
 ) -> int:
     """Promote a new policy only if a log shows that it earns more: exit code 0; or 3, and why not."""
-    from what_next.off_policy import Reading, gate_table
+    from what_next.off_policy import Reading
     from what_next.off_policy import gate as gate_policies
+    from what_next.reporting.terminal import gate_table
 
     roles = Roles(user, item, time, reward, propensity, position, slate, _names(context))
     reading = Reading(

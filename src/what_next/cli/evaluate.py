@@ -13,12 +13,12 @@ from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.words import baselines_of, ids_of, part_of, seeds_of, trained_setup, weights_of
 from what_next.data import Dataset
 from what_next.errors import SetupError
-from what_next.experiments import by_windows, examine, judge
+from what_next.experiments import by_windows, evaluate_next, evaluate_windows
 from what_next.experiments.tradeoff import check as check_tradeoff
 from what_next.experiments.tradeoff import tradeoff
-from what_next.metrics.table import table
 from what_next.reporting import check as check_report
 from what_next.reporting import write_report
+from what_next.reporting.terminal import table
 from what_next.settings import Setup
 
 Split = Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")]
@@ -69,16 +69,16 @@ def evaluate(
     if alone and baselines is not None:
         raise SetupError("--baselines: are of next items, and whatnext is judged by windows; add --next-items")
     with Bars(as_json) as stages:
-        windows = judge(settings, part, given, stages) if windowed else None
-        verdict = None if alone else examine(settings, part, given, mask, others, stages)
-    if verdict is None:
+        windows = evaluate_windows(settings, part, given, stages) if windowed else None
+        comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages)
+    if comparison is None:
         assert windows is not None, "it is judged by windows alone"
         return told(windows, as_json, groups)
     if report:
         curve = tradeoff(settings, steps, part, given, mask) if steps else []
-        write_report(verdict, report, windows=windows, weighted=curve)
+        write_report(comparison, report, windows=windows, weighted=curve)
         Console(stderr=True).print(f"{report} written", highlight=False)
-    return told(verdict.result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
+    return told(comparison.result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
 
 
 def mask_of(setup: Setup, allowed: Path | None, blocked: Path | None) -> Any:

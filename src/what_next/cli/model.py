@@ -16,7 +16,7 @@ from what_next.agent import Agent
 from what_next.cli.data import Json
 from what_next.cli.guard import emit, show
 from what_next.cli.words import ids_of, trained_setup
-from what_next.data.importing.files import write_files
+from what_next.data.files import write_files
 from what_next.environment import Environment
 from what_next.errors import SetupError
 from what_next.inference.recommender import Recommender

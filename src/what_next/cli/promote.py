@@ -166,7 +166,7 @@ def _show(told: dict[str, Any], as_json: bool) -> int:
         emit(told)
         return 0
     if told.get("gate"):
-        from what_next.off_policy import gate_table
+        from what_next.reporting.terminal import gate_table
 
         tell(gate_table(told["gate"]))  # with the reason
     deployed, why = "number" in told, "" if told.get("gate") else f": {told['why']}"

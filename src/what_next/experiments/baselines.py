@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from what_next.baselines import BASELINES, Ease, Fit, ItemKnn, Markov
+from what_next.baselines.rules import Ranking
 from what_next.data.stages import SILENT, Done, Stages
 from what_next.metrics.next_items import Targets, rank
-from what_next.metrics.rules import Ranking
 from what_next.state import State
 
 Allowed = Bool[np.ndarray, "items"] | None

@@ -15,9 +15,7 @@ from what_next.data.stages import SILENT, Stages
 from what_next.errors import ModelError, SetupError
 from what_next.experiments.baselines import EVERY, Allowed
 from what_next.experiments.models import beside, is_trained, of_seed, policy, seconds, trained
-from what_next.experiments.next_items import about_of, rules, yardstick_of
-from what_next.experiments.verdict import Verdict
-from what_next.metrics.evaluate_next import RIVALS, evaluate_next
+from what_next.experiments.next_items import RIVALS, Comparison, evaluator_of, protocol, result_of, rules
 from what_next.settings import Setup
 from what_next.state import State
 from what_next.types import History
@@ -99,7 +97,7 @@ def compare(
     allowed: Allowed = None,
     baselines: Collection[str] = EVERY,
     stages: Stages = SILENT,
-) -> Verdict:
+) -> Comparison:
     """Judge several setups on the next items of the same users, and each beside the first.
 
     Args:
@@ -114,7 +112,7 @@ def compare(
         baselines: beside which; `stages`: who is told how far the work is.
 
     Returns:
-        Its result is that of `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup
+        Its result is as of `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup
         to the first, and of each ablation to its setup; `training`: by name, the `algorithm` and each seed's `seconds`.
 
     Raises:
@@ -125,21 +123,21 @@ def compare(
     _alike(setups, entrants)
     first = next(iter(entrants))
     state = entrants[first].state
-    yardstick = yardstick_of(state, part, allowed, stages)
-    judged, training, learned = {}, {}, {}
+    evaluator = evaluator_of(state, part, allowed, stages)
+    scores, training, learned = {}, {}, {}
     for name, entrant in entrants.items():
         learned[name] = [entrant.of(None)] if seeds is None else [entrant.of(seed) for seed in seeds]
         policies = [policy(one, entrant.state) for one in learned[name]]
-        judged[name] = yardstick.judge(policies, entrant.state.histories, name)
+        scores[name] = evaluator.score(policies, entrant.state.histories, name)
         took = [seconds(one) for one in learned[name]]
         training[name] = {"algorithm": learned[name][0].algorithm.name, "seconds": took}
-    others, settings = rules(yardstick, state, baselines)
-    judged |= others
+    others, settings = rules(evaluator, state, baselines)
+    scores |= others
     told = seeds or sorted({setup.seed for setup in setups.values()})
-    about = about_of(state, part, yardstick, told, baselines) | {"baselines": settings}
+    about = protocol(state, part, evaluator, told, baselines) | {"baselines": settings}
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
-    result = evaluate_next(judged, yardstick, about, pairs) | {"training": training}
-    return Verdict(result, state, yardstick, judged, learned)
+    result = result_of(scores, evaluator, about, pairs) | {"training": training}
+    return Comparison(result, state, evaluator, scores, learned)
 
 
 def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[str, Entrant]]:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -152,7 +152,7 @@ class Ranks:
 
 
 def rank(
-    policy: Policy[Any],
+    policy: Policy,
     targets: Targets,
     histories: Histories,
     k: int = 10,
@@ -182,7 +182,7 @@ def rank(
 
 
 def _ranked(
-    policy: Policy[Any],
+    policy: Policy,
     history: History,
     relevant: Int32[np.ndarray, "rows width"],
     k: int,

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from what_next.data import Catalogue, Dataset
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, numbers_in
+from what_next.data.files import beside, footer_of
 from what_next.data.importing.ids import positions
-from what_next.data.importing.importer import beside, footer_of
 from what_next.data.space import Space
 from what_next.data.training_part import numbers_of_events
 from what_next.errors import CatalogueError, DataError

@@ -39,7 +39,7 @@ class Group(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, use_att
         return {"name": data} if isinstance(data, str) else data
 
 
-class Split(Group):
+class SplitSettings(Group):
     """What training may know, and whom the model is judged on."""
 
     name: Literal["users", "leave_last_out", "time"] = Field(
@@ -69,7 +69,7 @@ class Split(Group):
             raise ValueError(f"split.date is {value!r}; allowed: 2000-11-30, or 2000-11-30T12:00") from None
 
     @model_validator(mode="after")
-    def _leaves_some(self) -> "Split":
+    def _leaves_some(self) -> "SplitSettings":
         if self.date is not None and (self.name != "time" or "quantile" in self.model_fields_set):
             raise ValueError(
                 f"split.date is {self.date!r}, beside split.quantile or under split {self.name}; allowed: under split "
@@ -118,7 +118,7 @@ class Selection(Group):
     candidates: int = Field(default=64, gt=0, description="selection critic: how many matching items the critic sees")
 
 
-class Reward(Group):
+class RewardSettings(Group):
     """What the critic of the founding algorithm learns to foresee (spread), and what all others earn: a weighted sum.
 
     Where no reward has a weight, the others earn the log's own (logged).

@@ -16,7 +16,7 @@ from what_next.algorithms.base import WHEN_MADE
 from what_next.data.batches import LEAST
 from what_next.errors import SetupError
 from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
-from what_next.settings.groups import Evaluation, Group, Inputs, Loss, Reward, Selection, Server, Split
+from what_next.settings.groups import Evaluation, Group, Inputs, Loss, RewardSettings, Selection, Server, SplitSettings
 from what_next.settings.schema import explain, listed, nest, override, resolve
 
 ALGORITHMS = known_algorithms()
@@ -87,7 +87,7 @@ class Setup(Group):
         default=None, description="where the critic is saved and loaded from (.safetensors)"
     )
     algorithm: AnyAlgorithm = Field(default=WhatNext(), description="the algorithm that trains the agent")
-    split: Split = Split()
+    split: SplitSettings = SplitSettings()
     evaluation: Evaluation = Evaluation()
     window: int | None = Field(
         default=None,
@@ -138,7 +138,7 @@ class Setup(Group):
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
     clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")
-    reward: Reward = Reward()
+    reward: RewardSettings = RewardSettings()
     seed: int = Field(
         default=0, ge=0, lt=2**63, description="start of all random numbers; the same seed gives the same run"
     )

@@ -3,8 +3,8 @@
 import numpy as np
 
 from what_next.agent import Agent
-from what_next.metrics import Sampling, draw_windows
 from what_next.metrics.next_items import Targets, rank
+from what_next.metrics.windows import Sampling, draw_windows
 from what_next.policy import LearnedPolicy
 from what_next.state import State
 from what_next.types import Permitted, Request

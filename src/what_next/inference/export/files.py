@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from what_next.agent import Agent
-from what_next.data.importing.files import check_paths, write_files
+from what_next.data.files import check_paths, write_files
 from what_next.errors import MissingExtraError, ModelError
 from what_next.inference.export.graphs import Read, ReadHistory, ReadStep
 from what_next.training.artefacts import Manifest

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int32
 
-from what_next.metrics.rules import Popular, RandomItem
+from what_next.baselines.rules import Popular, RandomItem
 from what_next.serving.engine.cache import SessionCache
 from what_next.serving.engine.masks import Masks
 from what_next.serving.engine.observer import Observer

@@ -188,7 +188,7 @@ class Answering:
         found = self._slates(active.anything, History.nobody(len(random)), random) if random else {}
         return found | (self._slates(active.popular, History.nobody(len(popular)), popular) if popular else {})
 
-    def _slates(self, policy: Policy[Any], states: Any, jobs: Sequence[Job]) -> dict[int, Slate]:
+    def _slates(self, policy: Policy, states: Any, jobs: Sequence[Job]) -> dict[int, Slate]:
         """What a policy chooses for each job."""
         sets = tuple(job.mask for job in jobs)
         width = max(len(job.excluded) for job in jobs)

@@ -10,9 +10,8 @@ import polars as pl
 
 from what_next.data import Catalogue
 from what_next.data.decisions.service_log import ADDED, DECISION, EVENT, WITHDRAWALS, context_of
-from what_next.data.importing.files import write_together
+from what_next.data.files import FORMATS, beside, write_together
 from what_next.data.importing.ids import as_ids
-from what_next.data.importing.importer import FORMATS, beside
 from what_next.errors import DataError
 from what_next.serving.store.paging import Progress, pages, users_of
 from what_next.serving.store.rewards import rewards_of

@@ -1,0 +1,179 @@
+"""Policies that learn nothing: what an agent has to beat, and what nobody can."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int32, Int64
+from torch import Tensor
+
+from what_next.metrics.windows import Sampling
+from what_next.retrieval import Box, choosing
+from what_next.types import Greedy, History, Permitted, Random, Request, Sampler, Slate, Softmax
+
+CHUNK = 2**23
+"""Scores at work at a time: 64 MB."""
+FIELDS = ("items", "propensities", "scores")
+
+
+class Rule(ABC):
+    """A policy whose states are the histories themselves."""
+
+    sampler: Sampler = Greedy()
+
+    def states(self, history: History) -> History:
+        """See `types.Policy.states`."""
+        return history
+
+    @abstractmethod
+    def act(self, states: History, request: Request, rng: Random = None) -> Slate:
+        """See `types.Policy.act`."""
+
+    def propensities(
+        self, states: History, request: Request, slates: Int32[np.ndarray, "batch slots"]
+    ) -> Float64[np.ndarray, "batch slots"]:
+        """See `types.Policy.propensities`: by default of a policy that is certain, whatever the sampler."""
+        certain = self.act(states, request).items
+        width = min(slates.shape[1], certain.shape[1])
+        same = np.zeros(slates.shape)
+        same[:, :width] = slates[:, :width] == certain[:, :width]
+        return np.where(slates < 0, np.nan, same)
+
+
+class Ranking(Rule):
+    """A policy that has a score for every item."""
+
+    items: int
+    """How many items there are."""
+
+    @abstractmethod
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
+        """The score of every item for each history, finite; of the caller, unless it is read-only."""
+
+    def act(self, states: History, request: Request, rng: Random = None) -> Slate:
+        """See `types.Policy.act`."""
+        parts, step = [], max(1, CHUNK // self.items)
+        for start in range(0, len(states.users), step):
+            rows = np.arange(start, min(start + step, len(states.users)))
+            own, part = request.rows(rows), _rows_of(states, slice(start, start + step))
+            mine = rng if rng is None or isinstance(rng, np.random.Generator) else [rng[row] for row in rows.tolist()]
+            parts.append(choosing.choose(self.scores(part, own.permitted), own, mine))
+        parts = parts or [choosing.nothing(0, request.width)]
+        items, chances, scores = (np.concatenate([getattr(one, name) for one in parts]) for name in FIELDS)
+        return Slate(items, chances, scores)
+
+    def scores(self, states: History, permitted: Permitted) -> Float64[Tensor, "batch items"]:
+        """The score of every item; minus infinity where it is not permitted."""
+        values = self.worth(states)
+        scores = torch.from_numpy(values if values.flags.writeable else values.copy())
+        permitted.forbid(scores)
+        return scores
+
+    def chances(
+        self, states: History, request: Request, slates: Int32[np.ndarray, "batch slots"]
+    ) -> Iterator[Float64[np.ndarray, "batch items"]]:
+        """For each slot the chance of every item, given the items above it in some slates."""
+        return choosing.chances(self.scores(states, request.permitted), request, slates)
+
+    def propensities(
+        self, states: History, request: Request, slates: Int32[np.ndarray, "batch slots"]
+    ) -> Float64[np.ndarray, "batch slots"]:
+        """See `types.Policy.propensities`."""
+        return choosing.of_slates(self.chances(states, request, slates), slates)
+
+
+class RandomItem(Ranking):
+    """Any permitted item, uniformly and without replacement."""
+
+    sampler: Sampler = Softmax()
+
+    def __init__(self, items: int) -> None:
+        self.items = items
+
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
+        """The same of all."""
+        return np.zeros((len(history.users), self.items))
+
+
+class Popular(Ranking):
+    """The items with the most events; a draw at temperature 1 is in proportion to them, and one for each item more."""
+
+    def __init__(self, counts: Int64[np.ndarray, "items"]) -> None:
+        """`counts`: how many events each item has."""
+        self.counts, self.items, self.logs = counts, len(counts), np.log1p(counts)
+
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
+        """The logarithm of their number, for everybody."""
+        return np.broadcast_to(self.logs, (len(history.users), self.items))
+
+
+class Steer(Ranking):
+    """The items that bring the spread of the sample nearest to that of the typical user."""
+
+    def __init__(self, sampling: Sampling, typical: float) -> None:
+        """`typical` is the mean sigma of the training users: all that this rule knows of anybody."""
+        self.sampling, self.typical, self.items = sampling, typical, len(sampling.vectors)
+
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
+        """How near the spread comes, negative."""
+        return -np.abs(self.sampling.grown(history) - self.typical)
+
+
+class Oracle(Ranking):
+    """The items of the highest reward, by one who knows each user's sigma. It is no rival: nothing can beat it."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling, self.items = sampling, len(sampling.vectors)
+
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
+        """How near the spread comes to the user's own, negative: it falls and rises with the reward."""
+        sigma = np.nan_to_num(history.sigma.astype(np.float64))
+        return -np.abs(self.sampling.grown(history) - sigma[:, None])
+
+
+class NearestMean(Rule):
+    """The items nearest to the mean of the sample."""
+
+    def __init__(self, sampling: Sampling, box: Box | None = None) -> None:
+        """`box` is an index over the same vectors, where there is one already."""
+        self.sampling, self.box = sampling, box or Box(sampling.vectors)
+
+    def act(self, states: History, request: Request, rng: Random = None) -> Slate:
+        """See `types.Policy.act`."""
+        return _certain(self.box.nearest(self.sampling.mean(states), request.width, permitted=request.permitted))
+
+
+class TrueNext(Rule):
+    """What the user really chose; nothing where that is not permitted. It knows windows alone, and one item of each."""
+
+    def __init__(self, following: Mapping[int, Int32[np.ndarray, "windows"]]) -> None:
+        """`following` holds, for each length, the items that followed the windows, in their order."""
+        self.following = following
+
+    def act(self, states: History, request: Request, rng: Random = None) -> Slate:
+        """A slate of one item for each of the windows, however many slots are asked for."""
+        chosen = self.following[states.items.shape[1]]
+        if len(chosen) != len(states.users):
+            raise ValueError(
+                f"{len(states.users)} histories are not the {len(chosen)} windows whose next items are known"
+            )
+        named = chosen[:, None].astype(np.int32)
+        return _certain(np.where(request.permitted.allow(named), named, np.int32(-1)))
+
+
+def _rows_of(history: History, part: slice) -> History:
+    """Some rows of a batch of histories."""
+    return History(
+        history.users[part],
+        history.items[part],
+        history.lengths[part],
+        history.rewards[part],
+        history.context[part],
+        history.sigma[part],
+    )
+
+
+def _certain(chosen: Int32[np.ndarray, "batch slots"]) -> Slate:
+    """A slate without a draw, in which nothing is a fallback."""
+    return Slate(chosen, np.where(chosen < 0, np.nan, 1.0), fallback=np.zeros(chosen.shape, np.bool_))
