@@ -173,9 +173,9 @@ class TestTrainedModels:
         sizes = []
         asked = LearnedPolicy.chances
 
-        def watched(self: LearnedPolicy, history: Any, **how: Any) -> Any:
-            sizes.append(len(history.items))
-            return asked(self, history, **how)
+        def watched(self: LearnedPolicy, states: Any, *how: Any) -> Any:
+            sizes.append(len(states))
+            return asked(self, states, *how)
 
         monkeypatch.setattr(LearnedPolicy, "chances", watched)
         monkeypatch.setattr("what_next.off_policy.learned.PAIRS", 640)

@@ -12,7 +12,7 @@ from what_next import Agent, Dataset, LearnedPolicy, Recommender, State, load
 from what_next.environment import Environment
 from what_next.errors import CatalogueError
 from what_next.inference.growth import NewItem, extended, grown
-from what_next.inference.session import Played
+from what_next.inference.session import Played, Sessions
 from what_next.types import History, Permitted, Request
 
 from .conftest import SetupOf, Trained, listening
@@ -176,13 +176,14 @@ def test_sessions_go_on_in_a_grown_catalogue(
     dataset: Dataset, setup_of: SetupOf, tmp_path: Path, algorithm: str
 ) -> None:
     old = recommender(dataset, setup_of, tmp_path, algorithm=algorithm)
-    session = old.policy.replay([Played(3), Played(9), Played(27)])
+    before, after = (Sessions.of(one.policy.agent) for one in (old, new))
+    session = before.replay([Played(3), Played(9), Played(27)])
     new = grown(grown(old, [like(old, 12, "first")]), [like(old, 12)])
-    points = [one.policy.propose([session]).points for one in (old, new)]
+    points = [one.states([session]).points for one in (before, after)]
     np.testing.assert_allclose(points[1], points[0], atol=1e-6)
-    [longer] = new.policy.fold([session], [Played(81)])
-    expected = new.policy.propose([new.policy.replay([Played(3), Played(9), Played(27), Played(81)])])
-    np.testing.assert_allclose(new.policy.propose([longer]).points, expected.points, atol=1e-5)
+    [longer] = after.fold([session], [Played(81)])
+    expected = after.states([after.replay([Played(3), Played(9), Played(27), Played(81)])])
+    np.testing.assert_allclose(after.states([longer]).points, expected.points, atol=1e-5)
 
 
 def test_a_saved_model_grows_without_its_log(trained: Trained) -> None:

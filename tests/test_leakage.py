@@ -57,7 +57,7 @@ def test_statistics_of_the_catalogue_are_those_of_training(states: list[State]) 
 def test_baselines_are_fitted_to_training_alone(states: list[State]) -> None:
     history = states[0].get_random_user_history(20, np.random.default_rng(0))
     for name, fit in BASELINES.items():
-        one, other = (fit(state.dataset, state.split.known).scores(history, None) for state in states)
+        one, other = (fit(state.dataset, state.split.known).worth(history) for state in states)
         assert np.array_equal(one, other), name
     assert np.array_equal(*(Popular(state.space.counts).worth(history) for state in states))
 

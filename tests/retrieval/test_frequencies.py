@@ -88,8 +88,14 @@ def test_masks_change_draws_and_propensities_alike(relax, candidates):
     rule = {"tolerance": 1.0, "relax": relax, "candidates": candidates}
     expected = enumerate_slates((0.0, 0.0), [0, 2, 3, 4, 7], 3, **rule)
     compare(draw((0.0, 0.0), 3, allowed=allowed, exclude=exclude, **rule), expected)
-    by_row = np.tile(allowed, (DRAWS, 1))
-    compare(draw((0.0, 0.0), 3, allowed=by_row, exclude=exclude, **rule), expected)
+
+
+def test_a_mask_of_each_row_is_the_same_mask_for_all():
+    allowed, point = np.array([1, 0, 1, 1, 1, 1, 1, 1], np.bool_), np.zeros((500, 2), np.float32)
+    how = {"tolerance": 1.0, "relax": 4.0, "slots": 3}
+    masks = (allowed, np.tile(allowed, (500, 1)))
+    one, other = (select(Box(ITEMS), point, rng=np.random.default_rng(3), allowed=mask, **how) for mask in masks)
+    assert np.array_equal(one.items, other.items)
 
 
 def compare(selection: Product, expected: dict) -> None:

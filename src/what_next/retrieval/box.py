@@ -136,7 +136,7 @@ class Box:
             sets = permitted.sets[part] if len(permitted.sets) > 1 else permitted.sets
             if wrong := [len(one.mask) for one in sets if one is not None and len(one.mask) != len(self)]:
                 raise ValueError(f"a mask of {wrong[0]} items for a catalogue of {len(self)}")
-            words = np.concatenate([words if one is None else bits.pack(one.mask[None]) for one in sets])
+            words = bits.pack(np.stack([np.ones(len(self), np.bool_) if one is None else one.mask for one in sets]))
         if permitted.without is not None:
             if permitted.without.max(initial=-1) >= len(self):
                 raise ValueError("an excluded item is unknown")

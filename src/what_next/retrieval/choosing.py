@@ -410,6 +410,6 @@ def _distinct(columns: list[int], shares: list[float], slots: int) -> dict[int, 
         if len(chosen) == slots or rest < LEAST_REST or column < 0:
             break
         if column not in chosen:
-            chosen[column] = share / rest
+            chosen[column] = min(share / rest, 1.0)
             rest -= share
     return chosen
