@@ -12,7 +12,7 @@ from what_next import Agent, Dataset, LearnedPolicy, Recommender, State, load
 from what_next.environment import Environment
 from what_next.errors import CatalogueError
 from what_next.inference.growth import NewItem, extended, grown
-from what_next.inference.session import Played, Sessions
+from what_next.inference.session import Event, Sessions
 from what_next.types import History, Permitted, Request
 
 from .conftest import SetupOf, Trained, listening
@@ -75,7 +75,7 @@ def test_all_that_was_there_is_as_it_was(dataset: Dataset, setup_of: SetupOf, tm
             shared = {weight.data_ptr() for weight in old.policy.agent.nets[name].state_dict().values()}
             assert not shared & {weight.data_ptr() for weight in net.state_dict().values()}
             assert not net.training
-        assert new.policy.agent.experience.frozen
+        assert new.policy.agent.learner.frozen
 
 
 def test_a_learned_vector_is_guessed_from_the_ten_nearest(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
@@ -176,13 +176,13 @@ def test_sessions_go_on_in_a_grown_catalogue(
     dataset: Dataset, setup_of: SetupOf, tmp_path: Path, algorithm: str
 ) -> None:
     old = recommender(dataset, setup_of, tmp_path, algorithm=algorithm)
-    before, after = (Sessions.of(one.policy.agent) for one in (old, new))
-    session = before.replay([Played(3), Played(9), Played(27)])
     new = grown(grown(old, [like(old, 12, "first")]), [like(old, 12)])
+    before, after = (Sessions.of(one.policy.agent) for one in (old, new))
+    session = before.replay([Event(3), Event(9), Event(27)])
     points = [one.states([session]).points for one in (before, after)]
     np.testing.assert_allclose(points[1], points[0], atol=1e-6)
-    [longer] = after.fold([session], [Played(81)])
-    expected = after.states([after.replay([Played(3), Played(9), Played(27), Played(81)])])
+    [longer] = after.fold([session], [Event(81)])
+    expected = after.states([after.replay([Event(3), Event(9), Event(27), Event(81)])])
     np.testing.assert_allclose(after.states([longer]).points, expected.points, atol=1e-5)
 
 

@@ -71,7 +71,7 @@ def test_a_trained_agent_is_the_same_to_the_bit(states: list[State], algorithm: 
         learned = State(state.dataset, setup)
         environment = Environment(Agent(setup, learned.space), learned, setup)
         environment.train_agent()
-        policy = LearnedPolicy(environment.agent.quiet(), learned)
+        policy = LearnedPolicy(environment.agent.eval(), learned)
         slates.append(policy.act(policy.states(history), Request(10)).items)
     assert np.array_equal(*slates)
 

@@ -15,7 +15,7 @@ from .conftest import SetupOf
 @pytest.fixture(params=["next_item", "whatnext"])
 def policy(request, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> LearnedPolicy:
     state = State(dataset, setup_of(tmp_path, algorithm=request.param))
-    return LearnedPolicy(Agent(state.setup, state.space).wake_agent().quiet(), state)
+    return LearnedPolicy(Agent(state.setup, state.space).wake_agent().eval(), state)
 
 
 def some(policy: LearnedPolicy):

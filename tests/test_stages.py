@@ -12,7 +12,7 @@ from rich.console import Console
 from what_next import Dataset, State
 from what_next.baselines import Ease
 from what_next.cli import main
-from what_next.cli.bars import Bars
+from what_next.cli.output import Bars
 from what_next.data.stages import Done, Stages
 from what_next.experiments import evaluate, evaluate_next
 from what_next.experiments.baselines import EVERY, chosen_on, grid_of, searched, tries, tuned

@@ -31,7 +31,7 @@ from what_next.types import (
     Request,
     Sampler,
     Softmax,
-    Trajectories,
+    Transitions,
 )
 
 EVERYONE = SplitSettings(test=0, validation=0)
@@ -198,7 +198,7 @@ class LearnedPolicy:
             steps = states.encoded.repeat_interleave(count, 0)
             nothing, places = torch.zeros(batch * count), torch.arange(batch * count)
             unknown = torch.full_like(places, -1)
-            some = Trajectories(steps, places, nothing, steps, steps, unknown, nothing, nothing, nothing)
+            some = Transitions(steps, places, nothing, steps, steps, unknown, nothing, nothing, nothing)
             found = self.agent.setup.algorithm.estimates(nets, some, vectors)
         return None if found is None else np.asarray(found.cpu().numpy(), np.float64).reshape(items.shape)
 

@@ -50,6 +50,13 @@ def drawn(
     return slate.items, slate.propensities
 
 
+def draws(scores: np.ndarray, slots: int, temperature: float, rng: np.random.Generator, count: int) -> np.ndarray:
+    """The items of many draws from one row of scores."""
+    parts = [min(400, count - start) for start in range(0, count, 400)]
+    rows, request = torch.from_numpy(scores[None]), Request(slots, Softmax(temperature))
+    return np.concatenate([choosing.choose(rows.expand(part, -1), request, rng).items for part in parts])
+
+
 def best(scores: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray]:
     """The best items of one row of scores."""
     slate = chosen(scores, slots, Greedy())

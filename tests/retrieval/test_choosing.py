@@ -14,7 +14,7 @@ from what_next.errors import NotFinite
 from what_next.retrieval.choosing import epsilon_greedy
 from what_next.types import EpsilonGreedy, Softmax
 
-from .asking import best, drawn
+from .asking import best, drawn, draws
 
 DRAWS = 4000
 
@@ -47,7 +47,7 @@ def test_slates_are_drawn_as_often_as_their_propensities_say(temperature: float)
     """All slates of two out of five items, one of which is not permitted."""
     scores = np.array([0.5, -1, -np.inf, 1.2, 0], np.float32)
     rng = np.random.default_rng(1)
-    counts = Counter(tuple(drawn(scores, 2, temperature, rng)[0].tolist()) for _ in range(DRAWS))
+    counts = Counter(map(tuple, draws(scores, 2, temperature, rng, DRAWS).tolist()))
     slates = list(permutations([0, 1, 3, 4], 2))
     expected = np.array([luce(scores, np.array(slate), temperature).prod() for slate in slates])
     assert expected.sum() == pytest.approx(1)
@@ -59,7 +59,7 @@ def test_items_of_every_block_are_drawn_as_often_as_they_should_be() -> None:
     """5,000 items in five blocks: how often each of 50 groups is hit, by the first slot and by the third."""
     scores, rng = row(5000), np.random.default_rng(2)
     groups = np.arange(5000) % 50
-    found = np.array([drawn(scores, 3, 1.0, rng)[0] for _ in range(DRAWS)])
+    found = draws(scores, 3, 1.0, rng, DRAWS)
     weights = np.exp(scores.astype(np.float64))
     shares = np.bincount(groups, weights) / weights.sum()
     for slot in (0, 2):  # three of 5,000 hardly change what is left

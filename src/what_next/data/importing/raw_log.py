@@ -194,7 +194,8 @@ def _roles(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The column of each role, and how that is known: by the user's options, else by names, else by values."""
     guessed = _by_place(raw, names, given, where) if named == {"nobody"} else {}
-    hint = "; if the first line holds no names, see --no-header and --columns" if options.header is None else ""
+    hint = " of what-next data import"
+    hint += "; if the first line holds no names, see --no-header and --columns" if options.header is None else ""
     columns = recognise(names, ROLES, ("user", "item"), {**given, **guessed}, where, hint=hint)
     by_name = "by the layout of MovieLens' files" if named == {"layout"} else "by its name"
     how = {role: f"by --{role}" if given.get(role) else by_name for role in columns}

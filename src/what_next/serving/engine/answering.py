@@ -15,7 +15,7 @@ from cachetools import TTLCache
 from jaxtyping import Int32
 
 from what_next.errors import NotFinite, StoreUnavailable, some
-from what_next.inference.session import Played, Session
+from what_next.inference.session import Event, Session
 from what_next.serving.engine.active import Active
 from what_next.serving.engine.cache import Entry
 from what_next.serving.engine.masks import Mask
@@ -157,7 +157,7 @@ class Answering:
             except Refused as error:
                 jobs.append(error)
         given = [one for one in jobs if isinstance(one, Job) and one.ask.history and len(one.seen)]
-        played = [[Played(int(item)) for item in job.seen] for job in given]
+        played = [[Event(int(item)) for item in job.seen] for job in given]
         replayed = active.served.sessions.replays(played) if played else []
         for job, session in zip(given, replayed, strict=True):
             job.session = session

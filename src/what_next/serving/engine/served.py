@@ -18,7 +18,7 @@ from what_next.data import Catalogue
 from what_next.errors import CatalogueError, ModelError, NotFinite, some
 from what_next.inference.growth import NewItem, check, grown
 from what_next.inference.recommender import Recommender
-from what_next.inference.session import Played, Sessions
+from what_next.inference.session import Event, Sessions
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.serving.engine.versions import AGENT, CRITIC, folder_of, intact
@@ -171,7 +171,7 @@ class Served:
         """
         _ = self.ids, self.titles, self.places, self.catalogue.vectors
         try:
-            self.policy.act(self.sessions.states([self.sessions.replay([Played(0)])]), Request())
+            self.policy.act(self.sessions.states([self.sessions.replay([Event(0)])]), Request())
         except NotFinite:
             raise ModelError(f"{self.version}: proposes what is no finite number; train again") from None
         return self
