@@ -244,7 +244,7 @@ class TestRefusals:
             ({"propensity": None}, r"no column for the propensity, .*; found 'user_id', .*--behaviour estimated"),
             ({"reward": None}, r"no column for the reward; found .*--reward"),
             ({"item_id": None}, r"no column for the item; found .*--item"),
-            ({"item_id": [1, 1, 1, 1]}, r"there is one item alone, so there is nothing to choose"),
+            ({"item_id": [1, 1, 1, 1]}, r"there is only one item, so nothing to choose"),
         ],
     )  # fmt: skip
     def test_a_log_that_cannot_be_used_is_told_in_one_message(self, written, changes, message: str) -> None:

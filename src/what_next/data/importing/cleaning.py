@@ -197,9 +197,7 @@ def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
             words = column.filter(column.str.strip_chars() != "").value_counts(sort=True)
             counts = some(f"{word!r} in {count:,} rows" for word, count in words.iter_rows())
             if counts:
-                notes.append(
-                    f"no {role}: {counts}: rejected, since these words stand for a missing value; --missing names such words"
-                )
+                notes.append(f"no {role}: {counts}: rejected as words for no value; --missing names those")
     return notes
 
 
