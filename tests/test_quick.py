@@ -19,7 +19,7 @@ from what_next.inference.recommender import Recommender
 from .conftest import SetupOf, Trained, run_main
 
 HEAVY = {
-    "torch._dynamo", "torch._inductor", "sympy", "optuna", "matplotlib", "fastapi", "onnx", "pandas", "jinja2",
+    "torch._dynamo", "torch._inductor", "sympy", "optuna", "matplotlib", "starlette", "onnx", "pandas", "jinja2",
     "what_next.off_policy.judge", "what_next.serving.engine.engine",
 }  # fmt: skip
 
