@@ -70,7 +70,7 @@ def test_a_trained_agent_is_the_same_to_the_bit(states: list[State], algorithm: 
         learned = State(state.dataset, setup)
         environment = Environment(Agent(setup, learned.space), learned, setup)
         environment.train_agent()
-        slates.append(LearnedPolicy(environment.agent.quiet(), learned).act(history, 10).items)
+        slates.append(LearnedPolicy(environment.agent.eval(), learned).act(history, 10).items)
     assert np.array_equal(*slates)
 
 

@@ -27,7 +27,7 @@ from what_next.experiments import by_windows, evaluate_next, evaluate_windows
 from what_next.experiments.compare import compare as compare_setups
 from what_next.experiments.tradeoff import check as check_tradeoff
 from what_next.experiments.tradeoff import tradeoff
-from what_next.experiments.tuning import Trial, monitor
+from what_next.experiments.tuning import Trial
 from what_next.experiments.tuning import tune as tune_setup
 from what_next.reporting import check as check_report
 from what_next.reporting import write_report
@@ -151,7 +151,7 @@ def tune(
     The best settings are printed as KEY=VALUE lines, which `what-next train SETUP` takes.
     """
     settings, took = setup_of(setup, overrides), list[float]()
-    metric = monitor(settings)
+    metric = settings.monitored
 
     def progress(trial: Trial, best: Trial) -> None:
         took.append(trial.seconds)

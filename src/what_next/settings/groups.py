@@ -2,11 +2,12 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, create_model, field_validator, model_validator
 
-from what_next import rewards
+from what_next import data, rewards
+from what_next.data import Dataset, split_leave_last_out, split_time, split_users
 from what_next.rewards import (
     Diversity,
     Logged,
@@ -17,6 +18,7 @@ from what_next.rewards import (
     Serendipity,
     Spread,
 )
+from what_next.settings.plugins import installed
 
 SLATES = frozenset(range(1, 1001))
 """Lengths of slates that may be judged."""
@@ -59,6 +61,14 @@ class SplitSettings(Group):
     def moment(self) -> datetime | None:
         """The date as a time."""
         return None if self.date is None else datetime.fromisoformat(self.date)
+
+    def of(self, dataset: Dataset) -> data.Split:
+        """The split of a data set."""
+        if self.name == "users":
+            return split_users(dataset, self.test, self.validation, self.seed)
+        if self.name == "leave_last_out":
+            return split_leave_last_out(dataset)
+        return split_time(dataset, self.quantile, self.moment)
 
     @field_validator("date")
     @classmethod
@@ -137,6 +147,16 @@ class RewardSettings(Group):
     def terms(self) -> tuple[rewards.Reward, ...]:
         """Those that count in the sum, each with its weight (see `rewards.total`)."""
         return rewards.weighted(getattr(self, name) for name in type(self).model_fields)
+
+
+REWARD_GROUP = "what_next.rewards"
+
+
+def reward_group() -> type[RewardSettings]:
+    """The group of all rewards: those above, and those of installed packages under their own names."""
+    found = installed(REWARD_GROUP, rewards.Reward, rewards.REWARDS, lambda _, part: part().key.partition(".")[2])
+    fields: dict[str, Any] = {name: (kind, kind()) for name, kind in found.items()}
+    return create_model("RewardSettings", __base__=RewardSettings, **fields) if fields else RewardSettings
 
 
 class Inputs(Group):
