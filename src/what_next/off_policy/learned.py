@@ -147,7 +147,7 @@ class Learned(TargetPolicy):
         if data.resolve() == log.source.path.resolve():
             return True
         try:
-            return data.is_file() and read_log(data, told=False).content == log.content
+            return data.is_file() and read_log(data, propensities=False).content == log.content
         except DataError:  # data without rewards are no log
             return False
 
