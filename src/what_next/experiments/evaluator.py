@@ -75,7 +75,7 @@ class Evaluator:
         seen: whether items of the history may be recommended; `allowed`: which items may, None for all.
         groups: of rows, which are judged apart, too.
         seed: of the order of ties, and of the bootstrap.
-        stages: who is told how far the work is.
+        stages: shows how far the work is.
     """
 
     targets: Targets
