@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from what_next.serving.asks import Ask
 from what_next.serving.http.fields import LONGEST, Body, Id, Number, Numbers, Reward, Text, Time, Word, by_name
-from what_next.serving.store.writes import EventRow, FeedbackRow, ItemRow
+from what_next.serving.store.records import EventRow, FeedbackRow, ItemRow
 from what_next.settings.server import HISTORY, LEAST_TEMPERATURE
 
 SLOTS, MASKED, RANGES, BATCH, EVENTS = 200, 10_000, 32, 100, 1000

@@ -13,16 +13,16 @@ from what_next.serving.http import bodies
 from what_next.serving.http.fields import Body, Reply
 from what_next.serving.http.parts import Parts, caller, durable
 from what_next.serving.http.problems import CODES, Problem, conflict, invalid, of_refused
-from what_next.serving.store.writes import (
+from what_next.serving.store.records import (
     AddEvents,
     AddFeedback,
     AddItems,
     AnsweredBefore,
     Conflict,
     FeedbackAdded,
+    InvalidWrite,
     MarkShown,
     NotShown,
-    Unfit,
     UnknownRecommendation,
 )
 
@@ -163,7 +163,7 @@ async def add_feedback(parts: Parts, feedback: bodies.Feedback) -> Sent:
     """
     try:
         kept: FeedbackAdded = await durable(parts.writes.submit(AddFeedback((feedback.row,))))
-    except (UnknownRecommendation, NotShown, Unfit, Conflict) as error:
+    except (UnknownRecommendation, NotShown, InvalidWrite, Conflict) as error:
         parts.metrics.feedback(0, 0, 1)
         raise _refusal(error) from None
     parts.metrics.feedback(kept.accepted, kept.duplicates, 0)
@@ -179,7 +179,7 @@ async def add_feedbacks(parts: Parts, batch: bodies.Feedbacks) -> Sent:
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
     kept, refused = [one for one in outcomes if isinstance(one, FeedbackAdded)], []
     for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, UnknownRecommendation | NotShown | Unfit | Conflict):
+        if isinstance(outcome, UnknownRecommendation | NotShown | InvalidWrite | Conflict):
             problem = _refusal(outcome)
             refused.append({"index": index, "code": CODES[problem.status], "message": problem.message})
         elif isinstance(outcome, BaseException):
@@ -280,7 +280,7 @@ async def _keep(parts: Parts, events: tuple[bodies.Event, ...], user: str | None
     writer, engine = parts.writes, parts.model
     try:
         kept = await durable(writer.submit(AddEvents(tuple([event.row for event in events]))))
-    except (Unfit, Conflict) as error:
+    except (InvalidWrite, Conflict) as error:
         raise _refusal(error, several) from None
     parts.metrics.events(kept.accepted, kept.duplicates, len(kept.unmatched), len(kept.erased))
     told = {
@@ -293,11 +293,11 @@ async def _keep(parts: Parts, events: tuple[bodies.Event, ...], user: str | None
     return Sent(201, orjson.dumps(told), user)
 
 
-def _refusal(error: UnknownRecommendation | NotShown | Unfit | Conflict, several: str = "") -> Problem:
+def _refusal(error: UnknownRecommendation | NotShown | InvalidWrite | Conflict, several: str = "") -> Problem:
     """Why something is not kept; `several` names the list that it stands in."""
     if isinstance(error, Conflict):
         return conflict(f"{several}.{error.place}.{error.field}" if several else error.field, error.reason)
-    if isinstance(error, Unfit):
+    if isinstance(error, InvalidWrite):
         field = STORED.get(error.field, error.field)
         return invalid([(f"{several}.{error.place}.{field}" if several else field, error.reason)])
     if isinstance(error, NotShown):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from what_next.errors import CatalogueError, StoreUnavailable
 from what_next.serving.asks import Overloaded, Refused, Stopping
-from what_next.serving.store.writes import AnsweredBefore, Unfit, Withdrawn
+from what_next.serving.store.records import AnsweredBefore, InvalidWrite, Withdrawn
 
 FIELDS = 20
 """A body with more mistakes than this is told of the first ones."""
@@ -135,7 +135,7 @@ def problem_of(error: Exception) -> Problem | None:
         return store_away()
     if isinstance(error, Withdrawn | AnsweredBefore):
         return Problem(503, "what was to be answered changed meanwhile; ask again", headers=RETRY)
-    if isinstance(error, Unfit):
+    if isinstance(error, InvalidWrite):
         return invalid([(SENT.get(error.field, error.field), error.reason)])
     if isinstance(error, CatalogueError):
         return Problem(404, "there is no such item in the catalogue")
