@@ -18,7 +18,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install run train test test-all browser check mutate results tables bench docs clean distclean announce FORCE
+.PHONY: help install run train test test-all browser check mutate results tables picture bench docs clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,11 +58,14 @@ mutate: $(DEV) ## breaks metrics and estimators on purpose, and counts how often
 	$(INSTALL) -e '.[pandas,dev,mutate]'
 	$(BIN)/python tests/mutate.py
 
-results: $(DATA) ## the README's table of results
+results: $(DATA) ## measures the founding tables of docs/results.md: three seeds on two data sets
 	$(BIN)/python benchmarks/results.py
 
-tables: $(RUN) ## docs/results.md: measures what is missing, for hours; `benchmarks/tables.py --help` says how to do less
+tables: $(RUN) ## measures what docs/results.md lacks, for hours; `benchmarks/tables.py --help` says how to do less
 	$(BIN)/python benchmarks/tables.py
+
+picture: $(RUN) ## draws docs/picture.svg, the README's picture, from docs/results.json
+	$(BIN)/python benchmarks/picture.py
 
 bench: $(DEV) ## all benchmarks, as JSON lines
 	@set -e; for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark; done

@@ -19,8 +19,8 @@ from what_next import Agent, Environment, Setup, State
 from what_next.data import Options, import_files, save
 from what_next.errors import WhatNextError
 from what_next.off_policy import Learned, Reading, gate
-from what_next.serving.asks import Answer, Ask
 from what_next.serving.engine import Engine
+from what_next.serving.request import RecommendationRequest, RecommendationResponse
 from what_next.serving.store import AddEvents, AddFeedback, EventRow, FeedbackRow, Store, Writer
 from what_next.serving.store.export import exported
 
@@ -72,10 +72,13 @@ def serve(
         store.commit([AddEvents(events[start : start + 1000])])
     users = [str(user) for user in known["user_id"].unique(maintain_order=True)]
 
-    async def ask(first: int) -> list[Answer]:
+    async def ask(first: int) -> list[RecommendationResponse]:
         some = range(first, min(first + 64, count))
         return await asyncio.gather(
-            *(engine.recommend(Ask(user=users[one % len(users)], k=k, seed=seed * count + one)) for one in some)
+            *(
+                engine.recommend(RecommendationRequest(user=users[one % len(users)], k=k, seed=seed * count + one))
+                for one in some
+            )
         )
 
     earned = 0

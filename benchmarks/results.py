@@ -1,13 +1,14 @@
-"""The README's tables: trains three seeds on each data set, judges them on the test users, and writes the tables.
+"""The founding tables of docs/results.md: trains three seeds on each data set and judges them on the test users.
 
 The playlists are imported from the file given with --playlists; where it is missing, that table is left as it is.
 """
 
 import argparse
 import json
-import re
 import time
 from pathlib import Path
+
+from tables_page import put
 
 import what_next as wn
 from what_next.data import Options, import_files, save
@@ -24,13 +25,6 @@ def import_playlists(file: Path, to: Path) -> None:
     """A playlist is a user, the order of its rows the order of events; 12 audio features."""
     columns = Options(user="playlist_id", item="track_id", titles="track_name", attributes=FEATURES.split(), context=[])
     save(import_files([file], None, columns), to)
-
-
-def write_table(name: str, text: str) -> None:
-    """Put a table between its markers in the README."""
-    readme = ROOT / "README.md"
-    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    readme.write_text(pattern.sub(lambda found: f"{found[1]}{text.strip()}\n{found[2]}", readme.read_text()))
 
 
 def main() -> None:
@@ -56,7 +50,7 @@ def main() -> None:
         setup = wn.Setup.read(ROOT / "src/setup.txt", [f"data=../data/{name}.parquet", *models])
         result = judge(setup, "test", seeds)
         (ROOT / "models/results" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        write_table(name, markdown(result))
+        put(name, markdown(result))
         print(markdown(result))
         print(f"{name}: {time.perf_counter() - start:.0f} s\n")
 

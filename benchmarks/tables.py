@@ -2,7 +2,7 @@
 
 A cell is an algorithm on a data set, with all its seeds. What is measured stands in docs/results.json, so that the
 tables can be filled in several runs; `tune` finds the settings that all sets are trained with, on ml-100k alone, and
-keeps them in benchmarks/tuned.json. `show` writes the page anew from what there is.
+keeps them in benchmarks/tuned.json. `show` writes the tables anew from what there is.
 """
 
 import argparse
@@ -16,17 +16,17 @@ from typing import Any
 
 import sets
 import torch
-from tables_page import page
+from tables_page import page, put
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
 from what_next.errors import TrainingError, WhatNextError
 from what_next.experiments.next_items import about_of, rules, yardstick_of
 from what_next.experiments.tuning import tune, with_settings
 from what_next.metrics.evaluate_next import Judged, Yardstick
-from what_next.settings.setup import ALGORITHMS
+from what_next.settings import ALGORITHMS
 
 ROOT = Path(__file__).resolve().parents[1]
-CELLS, PAGE, TUNED = ROOT / "docs/results.json", ROOT / "docs/results.md", ROOT / "benchmarks/tuned.json"
+CELLS, TUNED = ROOT / "docs/results.json", ROOT / "benchmarks/tuned.json"
 SCRATCH = Path(tempfile.gettempdir()) / "what-next-tables"
 
 MAIN, MORE = ("ml-100k", "lastfm-s3rec"), ("ml-1m-part", "amazon-beauty-s3rec")
@@ -171,8 +171,8 @@ def search(wanted: argparse.Namespace) -> None:
 
 
 def show() -> None:
-    """Write the page from what is measured."""
-    PAGE.write_text(page(read(CELLS), read(TUNED), [*ALGORITHMS, *RULES], (*MAIN, *MORE)))
+    """Write the tables from what is measured."""
+    put("tables", page(read(CELLS), read(TUNED), [*ALGORITHMS, *RULES], (*MAIN, *MORE)))
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -1,42 +1,19 @@
-"""The page of results, from its cells: see `tables`."""
+"""What is written into docs/results.md: its text is written by hand, its tables stand between markers."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+PAGE = Path(__file__).resolve().parents[1] / "docs/results.md"
+
 COLUMNS = ("hr@10", "ndcg@10", "reward@1", "coverage@10", "spread@20")
-INTRODUCTION = """# Results
-
-Every algorithm on public data, as `make tables` measured it. The last event of each user is the target, the one before
-it validation, and all before that training; the whole catalogue is ranked, without what the user had before. Brackets
-hold 95 % intervals from a bootstrap over users, seeds averaged first.
-
-- `hr@10`, `ndcg@10`: whether, and how high, the target stands among the first ten.
-- `reward@1`: the log's reward of the target where it is the very first, else 0; blank where the log has none.
-- `coverage@10`: the share of the catalogue that stands in anybody's first ten.
-- `spread@20`: the founding reward (bring the spread of the last 20 events towards that of all the user likes) of the
-  first item. `whatnext` learns this and nothing of what comes next; the others learn what comes next.
-- `training`: seconds and passes over the users, the mean over seeds. Training ends after 30 passes (`whatnext`: 40,000
-  histories) or at the limit that the notes below each table give, on one processor thread.
-
-The settings that all start from were chosen for `next_item`, in seven runs of 30 passes or more on the validation users
-of ml-100k; the trials of tuning were shorter. So `next_item` is tuned with more care than the others, which limits what
-may be said against them.
-
-The rows were measured before target networks had slow encoders and returns went on over whole histories. Three passes
-on ml-100k before and after (one seed, validation NDCG@10): `sqn` .090 and .093, `sa2c` .099 and .097, `reinforce` .066
-and .067.
-
-The last rows are baselines: `ease` (Steck 2019), `item_knn` (cosine neighbours), `markov` (what followed the last
-items), `popular_recent` and `popular`, their few settings chosen on the validation users too, and `random`, which is
-exact: the mean over all orders. Differences smaller than the intervals, and than what another
-seed would change, are none.
-"""
 
 
 def page(
     cells: Mapping[str, Mapping[str, Any]], tuned: Mapping[str, Any], rows: Sequence[str], names: Sequence[str]
 ) -> str:
-    """The text of docs/results.md.
+    """The tables of next items, and how the settings were found.
 
     Args:
         cells: by data set and row, what was measured.
@@ -44,12 +21,20 @@ def page(
         rows: of every table; `names`: the data sets.
     """
     tables = [_table(name, cells.get(name, {}), rows) for name in names]
-    return "\n".join([INTRODUCTION, *tables, _settings(tuned, rows)])
+    return "\n".join([*tables, _settings(tuned, rows)])
+
+
+def put(name: str, text: str) -> None:
+    """Put `text` between the markers `name` of docs/results.md."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+    written, found = pattern.subn(lambda marks: f"{marks[1]}{text.strip()}{marks[2]}", PAGE.read_text())
+    assert found == 1, f"{PAGE} has no single pair of markers <!-- {name} --> and <!-- /{name} -->"
+    PAGE.write_text(written)
 
 
 def _table(name: str, cells: Mapping[str, Any], rows: Sequence[str]) -> str:
     head = ["algorithm", *COLUMNS, "training", "measured"]
-    lines = [f"## {name}", "", f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 2) + "|---|"]
+    lines = [f"### {name}", "", f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 2) + "|---|"]
     notes: dict[str, str] = {}
     for row in rows:
         cell = cells.get(row)
@@ -102,7 +87,7 @@ def _measured_on(cell: Mapping[str, Any]) -> str:
 def _settings(tuned: Mapping[str, Any], rows: Sequence[str]) -> str:
     """How the settings were found."""
     lines = [
-        "## Settings",
+        "### Settings",
         "",
         "Found on the validation users of one data set, and used for all. `untuned` is the first trial: settings as "
         "they come.",

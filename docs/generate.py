@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from what_next.settings.setup import reference
+from what_next.settings import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "what_next"

@@ -14,7 +14,7 @@ from what_next.errors import ModelError, SetupError
 from what_next.experiments import compare, judge
 from what_next.experiments.compare import ShuffledState
 from what_next.experiments.models import is_trained, of_seed
-from what_next.settings.setup import Evaluation, Split
+from what_next.settings import Evaluation, Split
 
 from .conftest import SetupOf
 

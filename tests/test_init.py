@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from what_next.cli.app import app
 from what_next.data import Dataset
 from what_next.errors import DataError
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 
 EVENTS = [(f"u{n % 6}", f"i{n * 7 % 10}", 1_700_000_000 + n, n * 7 % 10) for n in range(90)]

@@ -12,7 +12,7 @@ from what_next.cli import main
 from what_next.errors import ModelError
 from what_next.experiments import examine, judge, of_seed
 from what_next.experiments.next_items import rules, yardstick_of
-from what_next.settings.setup import Evaluation, Split
+from what_next.settings import Evaluation, Split
 
 from .conftest import SetupOf, Trained
 

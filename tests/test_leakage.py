@@ -11,7 +11,7 @@ from what_next.baselines import BASELINES
 from what_next.data import Split
 from what_next.metrics import Popular
 from what_next.metrics.next_items import Targets
-from what_next.settings.setup import ALGORITHMS
+from what_next.settings import ALGORITHMS
 
 from .conftest import SetupOf
 

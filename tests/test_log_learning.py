@@ -184,7 +184,7 @@ class TestFitted:
     """What a setup leaves open follows from the data, is told with its reason, and is kept."""
 
     def test_the_loss_is_over_all_items_while_they_are_few(self) -> None:
-        from what_next.settings.groups import AFFORDABLE
+        from what_next.settings import AFFORDABLE
 
         loss = wn.Setup.from_text("train, yes, data, -, model_agent_path, a, algorithm, next_item").loss
         assert (loss.name, AFFORDABLE) == ("auto", 10_000)

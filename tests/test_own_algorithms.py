@@ -83,7 +83,7 @@ def test_its_entry_point_is_found_whichever_is_imported_first(tmp_path: Path, im
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import {first}; import mine, what_next\n"
         "setup = what_next.Setup.from_text('train, yes, data, d, algorithm, mine, model_agent_path, a.safetensors')\n"
         "assert type(setup.algorithm) is mine.Mine, setup.algorithm\n"
-        "assert 'mine' in what_next.settings.setup.ALGORITHMS"
+        "assert 'mine' in what_next.settings.ALGORITHMS"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

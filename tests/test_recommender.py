@@ -284,7 +284,7 @@ class TestShown:
         assert "matches the proposal" in text
 
     def test_square_brackets_in_a_title_are_shown_as_they_are(self, trained: Trained) -> None:
-        item = wn.recommender.Item("i1", "[bold]Live[/] [red", {"energy": 1.0}, True, False, None)
+        item = wn.inference.recommendation.Item("i1", "[bold]Live[/] [red", {"energy": 1.0}, True, False, None)
         found = wn.Recommendation("me [/]", ("[/b] one",), {"energy": 1.0}, (item,), ("[/x]",))
         console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
         console.print(found)

@@ -16,9 +16,9 @@ from pydantic import BaseModel, Field, ValidationError
 from what_next import algorithms
 from what_next.algorithms import WhatNext
 from what_next.errors import SetupError
+from what_next.settings import Setup, reference, template
 from what_next.settings.file import Token, parse_text, quote, read_entries, tokens
 from what_next.settings.schema import explain, nest, resolve
-from what_next.settings.setup import Setup, reference
 
 FOUNDING = {
     "train": "yes",
@@ -306,11 +306,11 @@ class TestJudging:
 
 class TestTemplate:
     def test_it_reads_back_with_the_data_that_it_was_made_for(self) -> None:
-        setup = Setup.from_text(Setup.template('data/all, my "songs".csv'), "here")
+        setup = Setup.from_text(template('data/all, my "songs".csv'), "here")
         assert (setup.data, setup.window, setup.train) == (Path('here/data/all, my "songs".csv'), 20, True)
 
     def test_every_setting_stands_in_it_at_its_default(self) -> None:
-        text = Setup.template("data.csv")
+        text = template("data.csv")
         everything = re.sub(r"(?m)^#(?! )", "", text)
         assert Setup.from_text(everything) == Setup.from_text(text)
         assert [token.text for token in tokens(everything)][::2] == [setting.key for setting in reference()]

@@ -11,7 +11,7 @@ from what_next.experiments.models import of_seed, policy
 from what_next.experiments.next_items import yardstick_of
 from what_next.experiments.tradeoff import tradeoff, with_spread
 from what_next.rewards import Diversity, Logged, Spread
-from what_next.settings.setup import Reward
+from what_next.settings import Reward
 
 from .conftest import SetupOf
 

@@ -19,7 +19,7 @@ from what_next.errors import DataError, MissingExtraError, SetupError, TrainingE
 from what_next.experiments.tuning import Range, Tuned, search_space, tune, with_settings
 from what_next.experiments.tuning.search import _distribution
 from what_next.metrics.next_items import Targets
-from what_next.settings.setup import Split
+from what_next.settings import Split
 
 from .conftest import SetupOf
 

@@ -8,7 +8,7 @@ import pytest
 import what_next as wn
 from what_next.cli import app
 from what_next.errors import SetupError
-from what_next.settings.setup import ALGORITHMS, Setup, settings_of
+from what_next.settings import ALGORITHMS, Setup, settings_of, template
 
 from .conftest import Trained
 
@@ -115,7 +115,7 @@ class TestCommands:
 
     @pytest.mark.parametrize("name", ["sqn", "cql", "td3_bc"])
     def test_init_writes_the_keys_of_every_algorithm(self, name: str) -> None:
-        text = Setup.template("d.csv")
+        text = template("d.csv")
         _, _, part = text.partition(f"# With `algorithm, {name}` (")
         keys = [setting.key for setting in settings_of(name)]
         assert re.findall(r"^# {3}(algorithm\.\w+), ", part.partition("# With")[0], re.MULTILINE) == keys

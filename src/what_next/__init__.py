@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from what_next.environment import Environment
     from what_next.inference.recommendation import Recommendation
     from what_next.inference.recommender import Recommender, load
+    from what_next.models import AgentModel, CriticModel
     from what_next.policy import LearnedPolicy
-    from what_next.settings.setup import Setup
+    from what_next.settings import Setup
     from what_next.state import State
     from what_next.training.report import Report
 
@@ -25,15 +26,17 @@ __version__ = version("what-next-rl")
 
 _HOMES = {
     "Agent": "agent",
+    "AgentModel": "models",
     "Algorithm": "algorithms",
     "Catalogue": "data",
+    "CriticModel": "models",
     "Dataset": "data",
     "Environment": "environment",
     "LearnedPolicy": "policy",
     "Recommendation": "inference.recommendation",
     "Recommender": "inference.recommender",
     "Report": "training.report",
-    "Setup": "settings.setup",
+    "Setup": "settings",
     "State": "state",
     "WhatNext": "algorithms",
     "load": "inference.recommender",
@@ -41,8 +44,10 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "AgentModel",
     "Algorithm",
     "Catalogue",
+    "CriticModel",
     "Dataset",
     "Environment",
     "LearnedPolicy",

@@ -16,7 +16,7 @@ from what_next.algorithms.base import Networks
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.models.encoders import Encoder
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.sources import Experience, experience_of, follow
 from what_next.training.artefacts import critic_beside, read_manifest, read_models
 from what_next.training.step import OutOfTime, Step, descend, slow_down

@@ -12,7 +12,7 @@ from what_next.agent import Agent
 from what_next.data.importing.files import check_paths
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 from what_next.training import checkpoint
 from what_next.training.monitor import Watch

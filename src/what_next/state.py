@@ -17,7 +17,7 @@ from what_next.errors import CatalogueError, DataError, SetupError, some
 from what_next.retrieval import Box, select_ranked, smallest_tolerance
 from what_next.rewards import Log, check, population_sigma, total
 from what_next.rewards.spread import LEAST_EVENTS
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.types import History, Product, Ranked, Score, repeats
 
 UNSAID = Setup.from_text(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from what_next.rewards import NEVER, REWARDS, Heard, Reward
-from what_next.settings.setup import Reward as Settings
+from what_next.settings import Reward as Settings
 
 TIME, ITEMS, ATTRIBUTES = 9, 6, 3
 ALL: list[Reward] = [kind() for kind in REWARDS.values()]

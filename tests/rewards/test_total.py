@@ -6,7 +6,7 @@ import pytest
 from what_next import Dataset
 from what_next.errors import SetupError
 from what_next.rewards import check, total
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 BASE = "train, yes, data, d.csv, model_agent_path, a.safetensors, model_critic_path, c.safetensors\n"
 

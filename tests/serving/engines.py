@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import pytest
 
-from what_next.serving.asks import Answer, Ask
 from what_next.serving.engine import Engine, Observer
+from what_next.serving.request import RecommendationRequest, RecommendationResponse
 from what_next.serving.store import AddEvents, EventRow, Store, Writer
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 _numbers = count()
 
@@ -59,13 +59,13 @@ class Service:
     def path(self) -> Path:
         return self.setup.model_agent_path.with_suffix(".store.sqlite")
 
-    def ask(self, **values: Any) -> Answer:
-        return asyncio.run(self.engine.recommend(Ask(**values)))
+    def ask(self, **values: Any) -> RecommendationResponse:
+        return asyncio.run(self.engine.recommend(RecommendationRequest(**values)))
 
-    def ask_all(self, asks: Sequence[Ask]) -> list[Answer]:
+    def ask_all(self, asks: Sequence[RecommendationRequest]) -> list[RecommendationResponse]:
         """At the same time."""
 
-        async def together() -> list[Answer]:
+        async def together() -> list[RecommendationResponse]:
             return await asyncio.gather(*(self.engine.recommend(one) for one in asks))
 
         return asyncio.run(together())
@@ -102,7 +102,7 @@ def in_time(true: Any) -> None:
         time.sleep(0.01)
 
 
-def ids(answer: Answer) -> list[str]:
+def ids(answer: RecommendationResponse) -> list[str]:
     return [item.item_id for item in answer.items]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from what_next.agent import Agent
 from what_next.data import Dataset, Options, import_files, save
 from what_next.environment import Environment
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 
 from ..conftest import listening

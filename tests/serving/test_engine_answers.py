@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from what_next.inference.recommender import Recommender
-from what_next.serving.asks import Ask, Refused
+from what_next.serving.request import RecommendationRequest, Refused
 from what_next.serving.store import Store
 
 from .engines import Service, ids, running
@@ -123,7 +123,7 @@ def test_with_a_mask_answers_are_the_best_of_what_is_permitted(service: Service,
 def test_masks_of_some_leave_the_answers_of_others_alone(tmp_path: Path, algorithm: str) -> None:
     with running(served(tmp_path, algorithm)) as service:
         asks = [
-            Ask(history=HISTORY[:place], k=4, blocked=tuple(f"i{item}" for item in range(place * 10)))
+            RecommendationRequest(history=HISTORY[:place], k=4, blocked=tuple(f"i{item}" for item in range(place * 10)))
             for place in range(1, 6)
         ]
         alone = [ids(service.ask_all([ask])[0]) for ask in asks]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from what_next.serving.asks import Answer
+from what_next.serving.request import RecommendationResponse
 from what_next.serving.store import AddItems, ItemRow
 
 from .engines import Service, ids, running
@@ -36,7 +36,7 @@ def ranking(exact: Service) -> list[str]:
     return ids(exact.ask(history=HISTORY, k=80, exclude_seen=False))
 
 
-def hashed(service: Service, answer: Answer) -> str:
+def hashed(service: Service, answer: RecommendationResponse) -> str:
     found = [one for one in impressions_of(service.store, "anna") if one.recommendation_id == answer.recommendation_id]
     return found[0].candidates
 

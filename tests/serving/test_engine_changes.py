@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from what_next.errors import StoreUnavailable
-from what_next.serving.asks import Ask
 from what_next.serving.engine.live import _point
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, versions_folder
+from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddItems, Deploy, ItemRow
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 from .engines import Counts, Service, ids, in_time, running
 from .models import ATTRIBUTES, served
@@ -135,7 +135,7 @@ def test_a_new_version_takes_over_and_drops_no_question(service: Service, tmp_pa
 
         async def client() -> None:
             while versions[second] < 50:
-                answer = await service.engine.recommend(Ask(user="anna", k=3))
+                answer = await service.engine.recommend(RecommendationRequest(user="anna", k=3))
                 assert answer.fallback is None
                 versions[answer.version] += 1
 

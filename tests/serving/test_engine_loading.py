@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from what_next.errors import ModelError
-from what_next.serving.asks import Stopping
 from what_next.serving.engine import Engine, live
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import folder_of, keep, versions_folder
 from what_next.serving.http.metrics import Metrics
+from what_next.serving.request import Stopping
 from what_next.serving.store import Deploy, Store, Writer
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 from .engines import in_time, running
 from .models import served

@@ -14,7 +14,7 @@ from what_next.errors import ModelError
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import before, keep, line, version_of, versions_folder
 from what_next.serving.store import Deployment, Store
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 from .engines import running
 from .models import served

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from what_next.serving.asks import Ask
+from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddItems, ItemRow
 
 from .endpoint import Service, process, service
@@ -146,7 +146,7 @@ class TestWithdrawing:
             service.engine.withdraw(best)
             assert best not in ids_of(service.ask(user="p", k=3))
             active = service.engine.models.live.current
-            safe = service.engine._safe.safe(active, Ask(user="p", k=80), "current", "deadline")
+            safe = service.engine._safe.safe(active, RecommendationRequest(user="p", k=80), "current", "deadline")
             assert best not in safe.answer.ids  # type: ignore[union-attr]
             assert len(safe.answer.ids) == 78  # type: ignore[union-attr]
 
@@ -166,7 +166,7 @@ def test_what_an_answer_knew_of_withdrawn_items_is_noted_with_it(tmp_path: Path)
         service.ask(user="p")
         service.engine.withdraw("i2")
         service.engine.withdraw("i3")
-        asyncio.run(service.engine.recommend(Ask(user="p")))
+        asyncio.run(service.engine.recommend(RecommendationRequest(user="p")))
         numbers = rows(service.store, "SELECT withdrawn FROM impressions ORDER BY number")
         assert numbers == [(0,), (2,)]
         first, second = impressions_of(service.store, "p")

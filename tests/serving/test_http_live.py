@@ -78,7 +78,7 @@ def test_a_service_starts_answers_and_ends_on_sigterm_with_everything_kept(tmp_p
 
 @contextmanager
 def process_again(folder: Path) -> Iterator[int]:
-    from what_next.settings.setup import Setup
+    from what_next.settings import Setup
 
     with process(Setup.read(folder / "setup.txt", ["train=no"])) as again:
         yield again.get("/v1/users/u1/history")["total"]

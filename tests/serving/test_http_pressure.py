@@ -219,7 +219,7 @@ class Busy:
 def test_what_could_not_be_answered_in_time_is_503_and_when_to_come_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from what_next.serving.asks import Overloaded
+    from what_next.serving.request import Overloaded
 
     with service(tmp_path, fill=False) as full:
 

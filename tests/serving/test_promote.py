@@ -17,10 +17,10 @@ from what_next.cli import estimate, log, promote
 from what_next.cli.guard import guarded
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
-from what_next.serving.asks import Ask
 from what_next.serving.engine.versions import version_of
+from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddFeedback, FeedbackRow
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 
 from .engines import Service, ids, running
@@ -91,7 +91,10 @@ def walk(service: Service, rounds: int = 3, **how: Any) -> None:
         places = rng.integers(ITEMS, size=PEOPLE)
         for person, place in enumerate(places):
             service.played(f"p{person}", str(place), str((place + 1) % ITEMS))
-        asks = [Ask(user=f"p{person}", k=2, exclude_seen=False, seed=next(numbers), **how) for person in range(PEOPLE)]
+        asks = [
+            RecommendationRequest(user=f"p{person}", k=2, exclude_seen=False, seed=next(numbers), **how)
+            for person in range(PEOPLE)
+        ]
         told = [
             FeedbackRow(f"{answer.recommendation_id}{item}", answer.recommendation_id, item, 1.0)
             for place, answer in zip(places, service.ask_all(asks), strict=True)

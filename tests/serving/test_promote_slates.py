@@ -16,9 +16,9 @@ import torch
 from what_next.agent import Agent
 from what_next.data import Options, import_files
 from what_next.data import save as save_data
-from what_next.serving.asks import Ask
+from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddEvents, AddFeedback, EventRow, FeedbackRow
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 from what_next.training.checkpoint import new_run, save
 
@@ -91,7 +91,10 @@ def live(service: Service, seed: int) -> None:
     events = (EventRow(f"e{name}", name, str(item), time=1) for name, item in zip(names, heard, strict=True))
     service.store.commit([AddEvents(tuple(events))])
     answers = service.ask_all(
-        [Ask(user=name, k=LENGTH, exclude_seen=False, seed=seed * 10**6 + one) for one, name in enumerate(names)]
+        [
+            RecommendationRequest(user=name, k=LENGTH, exclude_seen=False, seed=seed * 10**6 + one)
+            for one, name in enumerate(names)
+        ]
     )
     shown = np.array([ids(answer) for answer in answers])
     liked = rng.random(shown.shape) < liking((shown.astype(int) - heard[:, None]) % ITEMS)

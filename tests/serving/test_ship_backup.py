@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from what_next.errors import ModelError, SaveError, StoreError
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 from .conftest import NOBODY, Postgres
 from .models import served

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from what_next.errors import SetupError
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 from .processes import ROOT, SOURCE, ask, environment, free_port, until_ready
 

@@ -19,7 +19,7 @@ from what_next.errors import WhatNextError
 from what_next.metrics import METRICS
 from what_next.models.encoders import ENCODERS
 from what_next.rewards import REWARDS
-from what_next.settings.setup import ALGORITHMS, Setup, settings_of
+from what_next.settings import ALGORITHMS, settings_of, template
 
 
 def _version(asked: bool) -> bool:
@@ -68,9 +68,9 @@ def init(
     dataset = Dataset.read(log)
     relative = os.path.relpath(log.resolve(), to.resolve().parent)
     if dataset.catalogue.names:
-        text = Setup.template(relative)
+        text = template(relative)
     else:
-        text = Setup.template(relative, "next_item", f"{log.name} has no item attributes, which whatnext needs")
+        text = template(relative, "next_item", f"{log.name} has no item attributes, which whatnext needs")
     write_files({to: lambda file: file.write(text.encode())})
     if as_json:
         emit({"setup": str(to)})

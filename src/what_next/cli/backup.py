@@ -9,7 +9,7 @@ from rich.console import Console
 from what_next.cli.data import Json
 from what_next.cli.guard import emit
 from what_next.cli.model import Overrides, SetupFile
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 
 def backup(

@@ -14,7 +14,7 @@ from what_next.errors import SetupError
 from what_next.experiments import compare as compare_setups
 from what_next.reporting import check as check_report
 from what_next.reporting import write_report
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 
 def compare(

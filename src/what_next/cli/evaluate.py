@@ -19,7 +19,7 @@ from what_next.experiments.tradeoff import tradeoff
 from what_next.metrics.table import table
 from what_next.reporting import check as check_report
 from what_next.reporting import write_report
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 Split = Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")]
 Allowed = Annotated[Path | None, typer.Option(help="A file with the item ids that may be recommended, a line each.")]

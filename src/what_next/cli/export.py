@@ -11,7 +11,7 @@ from what_next.cli.data import Json
 from what_next.cli.guard import emit
 from what_next.cli.model import SetupFile
 from what_next.inference.export import export as write
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.training.artefacts import catalogue_path, read_manifest, read_models
 
 

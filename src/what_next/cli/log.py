@@ -12,7 +12,7 @@ from what_next.cli.guard import emit
 from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.stored import opened, served_catalogue
 from what_next.errors import DataError
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 app = typer.Typer(no_args_is_help=True, help="The log of the service.")
 

@@ -21,8 +21,7 @@ from what_next.environment import Environment
 from what_next.errors import SetupError
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
-from what_next.settings.schema import listed
-from what_next.settings.setup import Setup
+from what_next.settings import Setup, listed
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
 

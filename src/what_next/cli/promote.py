@@ -13,7 +13,7 @@ from what_next.cli.guard import emit, tell
 from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.stored import opened, served_catalogue
 from what_next.errors import DataError, ModelError
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.training.artefacts import critic_beside, read_manifest
 
 if TYPE_CHECKING:

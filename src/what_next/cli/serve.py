@@ -16,7 +16,7 @@ from what_next.cli.guard import emit
 from what_next.cli.model import Overrides, SetupFile
 from what_next.cli.stored import opened
 from what_next.errors import SetupError
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 if TYPE_CHECKING:
     from what_next.serving.store import Store

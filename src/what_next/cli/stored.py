@@ -9,7 +9,7 @@ import polars as pl
 
 from what_next.data import Catalogue, Dataset
 from what_next.errors import StoreError
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.training.artefacts import catalogue_path
 
 if TYPE_CHECKING:

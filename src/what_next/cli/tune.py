@@ -12,7 +12,7 @@ from what_next.cli.interrupts import INTERRUPTED
 from what_next.cli.model import Overrides, SetupFile
 from what_next.experiments.tuning import Trial, monitor
 from what_next.experiments.tuning import tune as tune_setup
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 
 def tune(

@@ -9,7 +9,7 @@ from rich.console import Console
 from what_next.data import Catalogue
 from what_next.data.splits import Part
 from what_next.errors import SetupError, WhatNextError, some
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.training.artefacts import read_trained
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Float32
 from what_next.data import Dataset, Split, split_leave_last_out, split_time, split_users
 from what_next.data.space import Space
 from what_next.errors import CatalogueError
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 DAY = 24 * 3600 * 10**6  # microseconds
 

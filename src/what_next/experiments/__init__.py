@@ -11,7 +11,7 @@ from what_next.experiments.models import chosen, of_seed
 from what_next.experiments.next_items import judge_next
 from what_next.experiments.verdict import Verdict
 from what_next.experiments.windows import judge_windows
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 
 __all__ = ["Verdict", "by_windows", "compare", "examine", "judge", "judge_next", "judge_windows", "of_seed"]

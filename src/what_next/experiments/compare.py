@@ -18,7 +18,7 @@ from what_next.experiments.models import beside, is_trained, of_seed, policy, se
 from what_next.experiments.next_items import about_of, rules, yardstick_of
 from what_next.experiments.verdict import Verdict
 from what_next.metrics.evaluate_next import RIVALS, evaluate_next
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 from what_next.types import History
 

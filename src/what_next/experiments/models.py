@@ -8,7 +8,7 @@ from what_next.agent import Agent
 from what_next.environment import Environment
 from what_next.errors import ModelError
 from what_next.policy import LearnedPolicy
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest

@@ -17,7 +17,7 @@ from what_next.metrics.beyond import Background
 from what_next.metrics.evaluate_next import Groups, Judged, Yardstick, evaluate_next, judged_on
 from what_next.metrics.groups import events_per_active_day, groups
 from what_next.metrics.next_items import Targets
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 from what_next.types import Policy
 

@@ -13,7 +13,7 @@ from what_next.experiments.next_items import about_of, yardstick_of
 from what_next.experiments.verdict import Verdict
 from what_next.metrics.evaluate_next import Yardstick, evaluate_next
 from what_next.rewards import Logged, Spread
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 
 

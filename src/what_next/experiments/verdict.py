@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from what_next.metrics.evaluate_next import Judged, Yardstick
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 
 

@@ -8,7 +8,7 @@ from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError
 from what_next.experiments.models import policy, untrained
 from what_next.metrics import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows, evaluate
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 from what_next.types import Policy
 

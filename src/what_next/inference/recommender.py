@@ -16,7 +16,7 @@ from what_next.data.dataset import to_polars
 from what_next.errors import CatalogueError, DataError, some
 from what_next.inference.recommendation import Item, Recommendation
 from what_next.policy import LearnedPolicy
-from what_next.settings.setup import Split
+from what_next.settings import Split
 from what_next.state import State
 from what_next.training.artefacts import critic_beside, read_models
 from what_next.types import History, Slate

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64
 
 from what_next.policy import LearnedPolicy
 from what_next.retrieval import scored
-from what_next.settings.server import Server
+from what_next.settings import Server
 from what_next.types import History, Proposal
 
 LARGEST = float(np.finfo(np.float64).max)

@@ -22,7 +22,7 @@ from what_next.off_policy.estimators import Decisions, Target
 from what_next.off_policy.served import Asked
 from what_next.off_policy.targets import FULL, Answer, TargetPolicy, expected_vectors, outside_told, placed
 from what_next.policy import LearnedPolicy
-from what_next.settings.setup import Setup, Split
+from what_next.settings import Setup, Split
 from what_next.state import State
 from what_next.training.artefacts import read_manifest, read_models
 

@@ -26,7 +26,7 @@ from what_next.inference.recommender import Recommender
 from what_next.off_policy.drawing import Drawing
 from what_next.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
-from what_next.settings.server import HISTORY, Server
+from what_next.settings import HISTORY, Server
 from what_next.sources.played import history_of
 from what_next.types import History
 

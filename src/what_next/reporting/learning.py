@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from what_next.errors import ModelError
 from what_next.reporting.drawing import HEX, Chart, Key, drawn
 from what_next.reporting.view import View, number
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.training.artefacts import read_manifest
 
 POINTS = 120

@@ -18,7 +18,7 @@ from what_next.errors import ModelError, SaveError, StoreError
 from what_next.serving.backup_files import AGAIN, SUMS, check, check_store, given, pack, sha256, unpack
 from what_next.serving.store import store_of
 from what_next.serving.store.backend import Backend, connect
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 SQLITE, POSTGRESQL, MODELS = "store.sqlite", "store.dump", "models.tar.gz"
 """Names in a back-up: the store as a file of SQLite or as `pg_dump` wrote it, and models."""

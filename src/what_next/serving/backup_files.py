@@ -15,7 +15,7 @@ from pathlib import Path
 from what_next.errors import ModelError, StoreError, some
 from what_next.serving.engine.versions import AGENT, CRITIC, NAME, intact, versions_folder
 from what_next.serving.store.migrations import REVISIONS
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.training.artefacts import catalogue_path, critic_beside
 
 SUMS = "SHA256SUMS"

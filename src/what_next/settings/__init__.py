@@ -1,1 +1,41 @@
 """Settings: `setup.txt`, TOML and `key=value`, read and checked once."""
+
+from what_next.settings.file import read_entries
+from what_next.settings.groups import (
+    AFFORDABLE,
+    HISTORY,
+    LEAST_TEMPERATURE,
+    Evaluation,
+    Group,
+    Inputs,
+    Loss,
+    Reward,
+    Selection,
+    Server,
+    Split,
+)
+from what_next.settings.reference import Setting, reference, settings_of, template
+from what_next.settings.schema import listed
+from what_next.settings.setup import ALGORITHMS, Setup
+
+__all__ = [
+    "AFFORDABLE",
+    "ALGORITHMS",
+    "HISTORY",
+    "LEAST_TEMPERATURE",
+    "Evaluation",
+    "Group",
+    "Inputs",
+    "Loss",
+    "Reward",
+    "Selection",
+    "Server",
+    "Setting",
+    "Setup",
+    "Split",
+    "listed",
+    "read_entries",
+    "reference",
+    "settings_of",
+    "template",
+]

@@ -4,47 +4,65 @@ Every setting is stated once, on its field; the messages, the commented file of 
 the documentation are made from there. Below this module nothing is validated twice.
 """
 
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import torch
-from pydantic import (
-    Field,
-    ValidationError,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
+from pydantic import Field, ValidationError, WrapValidator, field_serializer, field_validator, model_validator
 
-from what_next.algorithms import LATER, Algorithm, WhatNext
+from what_next.algorithms import LATER, Algorithm, WhatNext, known_algorithms
 from what_next.algorithms.base import WHEN_MADE
 from what_next.data.batches import LEAST
-from what_next.rewards import Spread
-from what_next.settings.algorithms import ALGORITHMS, AnyAlgorithm, any_of, with_usual
-from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text, quote, read_entries
-from what_next.settings.groups import Evaluation, Group, Inputs, Loss, Reward, Selection, Split
-from what_next.settings.schema import allowed, explain, leaves, listed, nest, override, resolve
-from what_next.settings.server import Server
+from what_next.errors import SetupError
+from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
+from what_next.settings.groups import Evaluation, Group, Inputs, Loss, Reward, Selection, Server, Split
+from what_next.settings.schema import explain, listed, nest, override, resolve
 
-__all__ = [
-    "ALGORITHMS",
-    "Evaluation",
-    "Inputs",
-    "Loss",
-    "Reward",
-    "Selection",
-    "Server",
-    "Setting",
-    "Setup",
-    "Split",
-    "Spread",
-    "read_entries",
-    "reference",
-]
+ALGORITHMS = known_algorithms()
+"""Every algorithm that a setup may name."""
+
+
+def _algorithm(value: object, choose: Callable[[object], Algorithm]) -> Algorithm:
+    """An object passes as it is, so that Python users may bring their own; a name or a dictionary is looked up."""
+    if isinstance(value, Algorithm):
+        return value
+    if isinstance(value, dict):
+        return choose({"name": "whatnext", **value})
+    return choose({"name": value} if isinstance(value, str) else value)
+
+
+def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
+    """The type of any of them, made at run time."""
+    return Union[tuple(algorithms.values())]  # noqa: UP007
+
+
+if TYPE_CHECKING:
+    AnyAlgorithm = Algorithm
+else:
+    AnyAlgorithm = Annotated[
+        any_of(ALGORITHMS),
+        Field(discriminator="name"),
+        WrapValidator(_algorithm),
+    ]
+
+
+def with_defaults(data: object) -> object:
+    """The values with the defaults of their algorithm where they say nothing."""
+    if not isinstance(data, dict):
+        return data
+    chosen = data.get("algorithm", "whatnext")
+    name = str(chosen.get("name", "whatnext") if isinstance(chosen, dict) else chosen)
+    algorithm = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(name)
+    if algorithm is None:
+        raise SetupError(f"algorithm is {name!r}; allowed: {listed(list(ALGORITHMS), 'or')}")
+    defaults = algorithm.defaults()
+    if "epochs" in data:
+        defaults.pop("passes", None)
+    group = data.get("split")
+    if isinstance(group, dict) and "name" not in group and "split" in defaults:  # `split.seed` alone
+        data = {**data, "split": {"name": defaults["split"], **group}}
+    return {**defaults, **data}
 
 
 class Setup(Group):
@@ -184,41 +202,6 @@ class Setup(Group):
         origin = {"entries": {entry.key: entry for entry in resolved}, "source": source}
         return cls.model_validate(nest(resolved, fields, folder), context=origin)
 
-    @classmethod
-    def template(cls, data: str | Path, algorithm: str = "", why: str = "") -> str:
-        """A commented setup.txt for a data file; what is left at its default stands behind a `#`.
-
-        Args:
-            data: the file, as the setup names it.
-            algorithm: another than the default.
-            why: the reason for it, as a comment.
-        """
-        values = {
-            "train": "yes",
-            "model": "lstm",
-            "data": Path(data).as_posix(),
-            "epochs": "40000",
-            "model_agent_path": "models/agent.safetensors",
-            "model_critic_path": "models/critic.safetensors",
-            "window": "20",
-            "algorithm": algorithm,
-        }
-        lines = ["# Settings of What Next?, as pairs of key, value. Remove the # before a key to change its value."]
-        for setting in reference():
-            about = f"{setting.description} ({setting.allowed})"
-            about += f"; {why}" if why and setting.key == "algorithm" else ""
-            lines += ["", *_wrapped(about)]
-            value = values.get(setting.key)
-            lines.append(f"{setting.key}, {quote(value)}" if value else f"#{setting.key}, {setting.default}")
-        for name, kind in ALGORITHMS.items():
-            own = settings_of(name) if name != "whatnext" else []  # whose own are among those above
-            if own:
-                title = (kind.__doc__ or "").strip().partition("\n")[0]
-                lines += ["", *_wrapped(f"With `algorithm, {name}` ({title.rstrip('.')}):")]
-            for one in own:
-                lines += [*_wrapped(f"{one.description} ({one.allowed})"), f"#   {one.key}, {one.default}"]
-        return "\n".join(lines) + "\n"
-
     def threaded(self) -> "Setup":
         """Have PyTorch take as many threads from now on as `threads` says, where it says something; returns itself."""
         if self.threads:
@@ -301,59 +284,15 @@ class Setup(Group):
     def _explained(cls, data: object, validate: Callable[[object], "Setup"], info: Any) -> "Setup":
         """Last, around all others: what pydantic refuses is told as a `SetupError`."""
         try:
-            return validate(with_usual(data))
+            return validate(with_defaults(data))
         except ValidationError as error:
             origin = info.context or {"entries": {}, "source": "Setup"}
             raise explain(error, cls, origin["entries"], origin["source"]) from None
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One line of the reference: a key, what it means, what it may be, and its default (None where it has none)."""
-
-    key: str
-    description: str
-    allowed: str
-    default: str | None
-
-
-def reference() -> list[Setting]:
-    """Every setting there is (of the default algorithm), in order; a group's `name` under its short key."""
-    return [*_told(leaves(Setup, {}))]
-
-
-def settings_of(algorithm: str) -> list[Setting]:
-    """The settings that are an algorithm's own."""
-    return [*_told(one for one in leaves(ALGORITHMS[algorithm], {}, "algorithm.") if one[0] != "algorithm.name")]
-
-
-def _told(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[Setting]:
-    for key, field in fields:
-        short = key.removesuffix(".name")
-        about = field.description or Setup.model_fields[key.partition(".")[0]].description or ""
-        may_be = listed(list(ALGORITHMS), "or") if short == "algorithm" else allowed(field)
-        yield Setting(short, about, may_be, None if field.is_required() else _written(field.default))
-
-
-def _wrapped(text: str) -> list[str]:
-    """The text as comments of a setup file."""
-    return textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ")
-
-
 def of_algorithm(key: str) -> bool:
     """Whether a key chooses the algorithm or is one of its own settings."""
     return key.partition(".")[0] == "algorithm"
-
-
-def _written(value: object) -> str:
-    """A default as a setup file holds it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, tuple) and value:
-        return quote(",".join(str(one) for one in value))
-    return "none" if value in (None, ()) else str(value)
 
 
 def _include(algorithm: type[Algorithm]) -> None:

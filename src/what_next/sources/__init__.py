@@ -3,7 +3,7 @@
 import torch
 
 from what_next.data.space import Space
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.sources.base import Experience, Told, follow
 from what_next.sources.log import LogExperience
 from what_next.sources.trials import TrialExperience

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from what_next.algorithms.base import Networks
 from what_next.data.space import Space
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.training.step import Root
 from what_next.types import Factors, History, Product, Proposal, Trajectories, Trials
 

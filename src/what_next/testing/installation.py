@@ -6,7 +6,7 @@ from pathlib import Path
 
 from what_next.environment import Environment
 from what_next.inference.recommender import load
-from what_next.settings.setup import Setup, read_entries
+from what_next.settings import Setup, read_entries
 from what_next.testing.made_up import made_up_log
 
 SETUP = """\

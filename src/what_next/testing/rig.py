@@ -12,7 +12,7 @@ from torch import Tensor
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
 from what_next.data import Dataset
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 from what_next.testing.made_up import made_up_log
 from what_next.training.step import Step

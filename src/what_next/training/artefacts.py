@@ -27,7 +27,7 @@ from what_next.data import Catalogue
 from what_next.data.importing.files import write_files
 from what_next.data.space import Space
 from what_next.errors import ModelError
-from what_next.settings.setup import ALGORITHMS, Setup
+from what_next.settings import ALGORITHMS, Setup
 
 FORMAT = 1
 KEY = "what_next"

@@ -18,7 +18,7 @@ from what_next.data import Dataset
 from what_next.data.space import Space
 from what_next.errors import ModelError, some
 from what_next.models.encoders import Encoder
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 from what_next.training.artefacts import (
     Manifest,

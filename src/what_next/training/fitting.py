@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from what_next.data.batches import LEAST
-from what_next.settings.groups import AFFORDABLE
-from what_next.settings.setup import Setup
+from what_next.settings import AFFORDABLE, Setup
 from what_next.state import State
 
 

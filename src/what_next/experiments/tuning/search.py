@@ -19,7 +19,7 @@ from what_next.agent import Agent
 from what_next.environment import Environment
 from what_next.errors import DataError, MissingExtraError, SaveError, SetupError, TrainingError
 from what_next.experiments.tuning.space import Choices, Range, Settings, own_values, search_space, with_settings
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.state import State
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 Value = int | float | str | bool
 Settings = dict[str, Value]

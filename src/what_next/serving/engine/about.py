@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from what_next.serving.engine.live import Live
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 
 def about(setup: Setup, live: Live) -> dict[str, Any]:

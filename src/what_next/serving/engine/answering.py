@@ -16,7 +16,6 @@ from jaxtyping import Int32
 
 from what_next.errors import StoreUnavailable, some
 from what_next.inference.session import Played, Session
-from what_next.serving.asks import Answer, Ask, Fallback, Refused
 from what_next.serving.engine.active import Active
 from what_next.serving.engine.cache import Entry
 from what_next.serving.engine.chooser import choose, taken
@@ -24,8 +23,9 @@ from what_next.serving.engine.masks import Mask
 from what_next.serving.engine.popular import any_item
 from what_next.serving.engine.reasons import reasons, spread
 from what_next.serving.engine.rows import Alarm, Choice, Row
+from what_next.serving.request import Fallback, RecommendationRequest, RecommendationResponse, Refused
 from what_next.serving.store import AddImpression, Head, KeptResponse
-from what_next.settings.server import Server
+from what_next.settings import Server
 from what_next.types import Proposal
 
 logger = logging.getLogger("what_next.serving")
@@ -51,7 +51,7 @@ class Job:
         fallback: why the safe policy answers; None: it does not.
     """
 
-    ask: Ask
+    ask: RecommendationRequest
     role: str
     withdrawn: tuple[int, Int32[np.ndarray, "withdrawn"]]
     mask: Mask | None = None
@@ -72,7 +72,7 @@ class Job:
 class Result(NamedTuple):
     """An answer, and the impression that has to be durable before it is given."""
 
-    answer: Answer
+    answer: RecommendationResponse
     impression: AddImpression
 
 
@@ -88,7 +88,7 @@ class Answering:
         self._told: TTLCache[str, bool] = TTLCache(100, MINUTE)
         self._digits: list[str] = []
 
-    def answer(self, active: Active, asks: Sequence[Ask], role: str) -> list[Outcome]:
+    def answer(self, active: Active, asks: Sequence[RecommendationRequest], role: str) -> list[Outcome]:
         """A result for each question, or the error that its caller gets: `Refused`, or `StoreUnavailable`.
 
         Whatever else goes wrong is logged, and popular items are the answer. Where a batch fails, its questions go
@@ -105,7 +105,7 @@ class Answering:
             self._tell(active.served.version, error)
         return [self.safe(active, asks[0], role, "error")]
 
-    def safe(self, active: Active, ask: Ask, role: str, fallback: Fallback) -> Outcome:
+    def safe(self, active: Active, ask: RecommendationRequest, role: str, fallback: Fallback) -> Outcome:
         """Popular items, permitted and not among those that the user is remembered to have heard.
 
         Without the model and without the store: it is the answer where time is short.
@@ -138,7 +138,7 @@ class Answering:
 
     # Together
 
-    def _together(self, active: Active, asks: Sequence[Ask], role: str) -> list[Outcome]:
+    def _together(self, active: Active, asks: Sequence[RecommendationRequest], role: str) -> list[Outcome]:
         users = [ask.user for ask in asks if ask.user is not None and not ask.history]
         entries = active.sessions.of(users) if users else {}
         others = [ask.user for ask in asks if ask.user is not None and ask.history]
@@ -173,7 +173,9 @@ class Answering:
             for one in jobs
         ]
 
-    def _job(self, active: Active, ask: Ask, role: str, entries: dict[str, Entry], heads: dict[str, Head]) -> Job:
+    def _job(
+        self, active: Active, ask: RecommendationRequest, role: str, entries: dict[str, Entry], heads: dict[str, Head]
+    ) -> Job:
         job = Job(ask, role, active.withdrawn, active.masks.of(ask))
         self._check_context(active, ask)
         if ask.history:
@@ -186,7 +188,7 @@ class Answering:
             job.fallback = "unknown_user"
         return job
 
-    def _check_context(self, active: Active, ask: Ask) -> None:
+    def _check_context(self, active: Active, ask: RecommendationRequest) -> None:
         if not ask.context:
             return
         names = [name for name in active.served.policy.agent.space.event_names if name != "reward"]
@@ -201,7 +203,7 @@ class Answering:
 
     # One by one
 
-    def explore(self, ask: Ask) -> tuple[float, float]:
+    def explore(self, ask: RecommendationRequest) -> tuple[float, float]:
         """Temperature and epsilon: the question's, or the settings' where it says neither."""
         if ask.temperature is None and ask.epsilon is None:
             return self.settings.temperature, self.settings.epsilon
@@ -233,7 +235,7 @@ class Answering:
         served, ask, items = active.served, job.ask, choice.items.tolist()
         head, now = job.entry, time.time_ns()
         ids, chances = tuple([served.ids[item] for item in items]), tuple(choice.propensities.tolist())
-        answer = Answer(
+        answer = RecommendationResponse(
             recommendation_id=f"{now // 1_000_000:012x}{self._random()}",  # by time, as a UUID of version 7
             user=ask.user,
             ids=ids,

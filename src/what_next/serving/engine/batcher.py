@@ -8,9 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from what_next.serving.asks import Answer, Overloaded, Stopping
 from what_next.serving.engine.pace import Pace
 from what_next.serving.engine.waiting import Turns, Waiting
+from what_next.serving.request import Overloaded, RecommendationResponse, Stopping
 
 logger = logging.getLogger("what_next.serving")
 
@@ -30,12 +30,12 @@ class Deliveries:
     `lost` is called with an answer that nobody waits for any more.
     """
 
-    def __init__(self, lost: Callable[[Answer], None]) -> None:
+    def __init__(self, lost: Callable[[RecommendationResponse], None]) -> None:
         self._lost = lost
-        self._ready: dict[asyncio.AbstractEventLoop, deque[tuple[Waiting, Answer | BaseException]]] = {}
+        self._ready: dict[asyncio.AbstractEventLoop, deque[tuple[Waiting, RecommendationResponse | BaseException]]] = {}
         self._lock = threading.Lock()
 
-    def give(self, waiting: Waiting, answer: Answer | BaseException) -> None:
+    def give(self, waiting: Waiting, answer: RecommendationResponse | BaseException) -> None:
         """Set a question's answer, or the error that its caller gets."""
         with self._lock:
             ready = self._ready.get(waiting.loop)
@@ -49,7 +49,7 @@ class Deliveries:
             with self._lock:
                 lost = self._ready.pop(waiting.loop, ())
             for _, one in lost:
-                if isinstance(one, Answer):
+                if isinstance(one, RecommendationResponse):
                     self._lost(one)
 
     def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -57,7 +57,7 @@ class Deliveries:
             ready = self._ready.pop(loop)
         for waiting, answer in ready:
             if waiting.future.done():
-                if isinstance(answer, Answer):
+                if isinstance(answer, RecommendationResponse):
                     self._lost(answer)
             elif isinstance(answer, BaseException):
                 waiting.future.set_exception(answer)

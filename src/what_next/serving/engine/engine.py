@@ -20,7 +20,6 @@ from cachetools import TTLCache
 
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
 from what_next.inference.growth import LARGEST
-from what_next.serving.asks import HEARD, Answer, Ask, Nearest, Refused
 from what_next.serving.engine import reasons
 from what_next.serving.engine.about import about
 from what_next.serving.engine.answering import Answering, Outcome, Result
@@ -31,6 +30,13 @@ from what_next.serving.engine.served import Served
 from what_next.serving.engine.shadow import Shadow
 from what_next.serving.engine.versions import undeployed
 from what_next.serving.engine.waiting import Waiting
+from what_next.serving.request import (
+    EVENTS_PER_UNIT,
+    RecommendationRequest,
+    RecommendationResponse,
+    Refused,
+    SimilarItem,
+)
 from what_next.serving.store import (
     AddImpression,
     Erased,
@@ -41,7 +47,7 @@ from what_next.serving.store import (
     Withdrawn,
     Writer,
 )
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.serving")
 
@@ -121,7 +127,7 @@ class Engine:
 
     # Answering
 
-    async def recommend(self, ask: Ask, caller: str = "") -> Answer:
+    async def recommend(self, ask: RecommendationRequest, caller: str = "") -> RecommendationResponse:
         """The answer to a question; its impression is durable by then.
 
         Args:
@@ -141,7 +147,9 @@ class Engine:
         except Withdrawn:
             return await self._recommended(ask, caller)
 
-    async def recommend_all(self, asks: Sequence[Ask], caller: str = "") -> list[Answer | BaseException]:
+    async def recommend_all(
+        self, asks: Sequence[RecommendationRequest], caller: str = ""
+    ) -> list[RecommendationResponse | BaseException]:
         """The answers to the questions of one request, which are let in together.
 
         Where a question has none, it is the error that `recommend` raises.
@@ -154,12 +162,12 @@ class Engine:
         others = iter(await asyncio.gather(*(self._recommended(one, caller) for one in again), return_exceptions=True))
         return [next(others) if isinstance(outcome, Withdrawn) else outcome for outcome in found]
 
-    async def _recommended(self, ask: Ask, caller: str) -> Answer:
+    async def _recommended(self, ask: RecommendationRequest, caller: str) -> RecommendationResponse:
         waiting = self._waiting(ask, asyncio.get_running_loop())
         self._batcher.put((waiting,), caller)
         return await self._given(waiting)
 
-    async def _given(self, waiting: Waiting) -> Answer:
+    async def _given(self, waiting: Waiting) -> RecommendationResponse:
         """The answer, when it is there; where nobody waits for it any more, that is noted."""
         try:
             return await waiting.future
@@ -175,12 +183,12 @@ class Engine:
         except StoreUnavailable as error:
             logger.warning(UNSEEN, error)
 
-    def _waiting(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> Waiting:
+    def _waiting(self, ask: RecommendationRequest, loop: asyncio.AbstractEventLoop) -> Waiting:
         """A question, whose cost counts what is known of the user where the model reads all of it each time."""
         made, current = Waiting(ask, loop), self.models.live.current
         if current.served.trials and ask.user is not None and not ask.history:
             entry = current.sessions.remembered(ask.user)
-            made.cost += (USUAL if entry is None else len(entry.session.numbers)) / HEARD
+            made.cost += (USUAL if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT
         return made
 
     @property
@@ -233,7 +241,7 @@ class Engine:
             return
         written.add_done_callback(partial(self._durable, waiting, outcome.answer))
 
-    def _durable(self, waiting: Waiting, answer: Answer, written: "Future[Any]") -> None:
+    def _durable(self, waiting: Waiting, answer: RecommendationResponse, written: "Future[Any]") -> None:
         error = written.exception()
         try:
             if error is None:
@@ -367,7 +375,7 @@ class Engine:
         found.sort(key=lambda place: not served.lowered[place].startswith(text))
         return [_told(served, place) for place in found[:limit]]
 
-    def similar(self, item_id: str, k: int) -> list[Nearest]:
+    def similar(self, item_id: str, k: int) -> list[SimilarItem]:
         """The items most like one; a `CatalogueError` where the catalogue does not hold it."""
         active = self.models.live.current
         return reasons.similar(active.served, item_id, k, active.withdrawn[1])

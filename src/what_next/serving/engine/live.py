@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from what_next.errors import ModelError, StoreError, WhatNextError
-from what_next.serving.asks import Stopping
 from what_next.serving.engine.active import Active, Counted
 from what_next.serving.engine.loading import Loading
 from what_next.serving.engine.observer import Observer
@@ -18,8 +17,9 @@ from what_next.serving.engine.popular import Popular
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import check, keep, line, versions_folder
 from what_next.serving.engine.withdrawals import Withdrawals
+from what_next.serving.request import Stopping
 from what_next.serving.store import Deploy, Deployment, Outage, Store, StoredItem
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.serving")
 

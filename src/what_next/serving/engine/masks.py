@@ -9,8 +9,8 @@ from cachetools import LRUCache
 from jaxtyping import Bool, Int32
 
 from what_next.errors import some
-from what_next.serving.asks import Ask, Refused
 from what_next.serving.engine.served import Served
+from what_next.serving.request import RecommendationRequest, Refused
 
 KEPT = 64
 """Masks that are remembered: a page asks again and again with the same one."""
@@ -43,7 +43,7 @@ class Masks:
         self._kept: LRUCache[object, Mask] = LRUCache(KEPT)
         self._lock = threading.Lock()
 
-    def of(self, ask: Ask) -> Mask | None:
+    def of(self, ask: RecommendationRequest) -> Mask | None:
         """The items that a question permits; None: all of them.
 
         Ids that the catalogue does not hold are passed over; bounds of ranges are inclusive, in the attributes' own
@@ -63,7 +63,7 @@ class Masks:
                 self._kept[key] = found
         return found
 
-    def _made(self, ask: Ask) -> Mask:
+    def _made(self, ask: RecommendationRequest) -> Mask:
         if ask.allowed == ():
             raise Refused("allowed", "is empty, so that no item may be recommended; name ids, or leave it out")
         permitted = np.full(len(self.served.ids), ask.allowed is None)

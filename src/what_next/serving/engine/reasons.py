@@ -12,8 +12,8 @@ from what_next.inference.session import Session
 from what_next.models.item_space import ItemSpace
 from what_next.rewards import Samples
 from what_next.rewards.spread import LEAST_EVENTS, spread_of
-from what_next.serving.asks import Nearest, Reason
 from what_next.serving.engine.served import Served
+from what_next.serving.request import Reason, SimilarItem
 from what_next.types import Trajectories
 
 WINDOW = 20
@@ -63,7 +63,7 @@ def _chosen_after(state: Float[Tensor, "dim"], count: int) -> Trajectories:
     return Trajectories(states, places, nothing, states, states, unknown, nothing, nothing, nothing)
 
 
-def similar(served: Served, item_id: str, k: int, withdrawn: Int32[np.ndarray, "withdrawn"]) -> list[Nearest]:
+def similar(served: Served, item_id: str, k: int, withdrawn: Int32[np.ndarray, "withdrawn"]) -> list[SimilarItem]:
     """The items that are most like one, by the cosine of their vectors; not the item itself, nor withdrawn ones.
 
     Raises:
@@ -79,8 +79,8 @@ def similar(served: Served, item_id: str, k: int, withdrawn: Int32[np.ndarray, "
     return [_named(served, int(one), float(alike[one])) for one in order if alike[one] > -np.inf]
 
 
-def _named(served: Served, place: int, similarity: float) -> Nearest:
-    return Nearest(served.ids[place], served.titles[place], round(min(1.0, max(-1.0, similarity)), 6))
+def _named(served: Served, place: int, similarity: float) -> SimilarItem:
+    return SimilarItem(served.ids[place], served.titles[place], round(min(1.0, max(-1.0, similarity)), 6))
 
 
 def spread(served: Served, items: Int32[np.ndarray, "heard"]) -> float | None:

@@ -27,7 +27,7 @@ from what_next.retrieval.approximate import ApproximateIndex
 from what_next.retrieval.blocks import Blocks
 from what_next.serving.engine.versions import AGENT, CRITIC, folder_of, intact
 from what_next.serving.store import StoredItem
-from what_next.settings.setup import Selection
+from what_next.settings import Selection
 from what_next.sources import LogExperience, experience_of
 from what_next.state import State
 from what_next.training.artefacts import Manifest, read_models

@@ -10,10 +10,10 @@ from queue import Empty, Full, Queue
 from typing import Any
 
 from what_next.errors import StoreUnavailable
-from what_next.serving.asks import Answer, Ask
 from what_next.serving.engine.active import Active
 from what_next.serving.engine.answering import Answering, Result
 from what_next.serving.engine.observer import Observer
+from what_next.serving.request import RecommendationRequest, RecommendationResponse
 from what_next.serving.store import AddImpression
 
 logger = logging.getLogger("what_next.serving")
@@ -43,11 +43,11 @@ class Shadow:
             observer: counts what becomes of them.
         """
         self.answering, self.candidate, self.submit, self.observer = answering, candidate, submit, observer
-        self._queue: Queue[tuple[Ask, Answer, float] | None] = Queue(WAITING)
+        self._queue: Queue[tuple[RecommendationRequest, RecommendationResponse, float] | None] = Queue(WAITING)
         self._thread = threading.Thread(target=self._run, name="what-next-shadow", daemon=True)
         self._thread.start()
 
-    def put(self, ask: Ask, shown: Answer) -> None:
+    def put(self, ask: RecommendationRequest, shown: RecommendationResponse) -> None:
         """Have a question to the trained model answered, some time; `shown` is what was answered to it."""
         if ask.policy != "trained":
             return
@@ -79,7 +79,7 @@ class Shadow:
                 self.observer.shadow("failed")
                 logger.exception("the second model's answer could not be recorded")
 
-    def _record(self, ask: Ask, shown: Answer, asked: float) -> None:
+    def _record(self, ask: RecommendationRequest, shown: RecommendationResponse, asked: float) -> None:
         active = self.candidate()
         if active is None:
             return

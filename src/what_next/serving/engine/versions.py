@@ -10,7 +10,7 @@ from pathlib import Path
 from what_next.data.importing.files import sync
 from what_next.errors import ModelError, SaveError, WhatNextError
 from what_next.serving.store import Deployment, store_of
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, read_models
 
 AGENT, CRITIC = "agent.safetensors", "critic.safetensors"

@@ -7,24 +7,24 @@ from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 
-from what_next.serving.asks import Answer, Ask
+from what_next.serving.request import RecommendationRequest, RecommendationResponse
 
 
 class Waiting:
     """A question that waits for its answer.
 
     Attributes:
-        ask: the question; `cost`: see `Ask.cost`; `arrived`: when, on the monotonic clock.
+        ask: the question; `cost`: see `RecommendationRequest.cost`; `arrived`: when, on the monotonic clock.
         late: when it is answered by popular items, at the latest, while the model works on other questions.
         future, loop: whoever awaits the answer, and where.
     """
 
     __slots__ = ("_turns", "arrived", "ask", "cost", "future", "late", "loop", "owner")
 
-    def __init__(self, ask: Ask, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, ask: RecommendationRequest, loop: asyncio.AbstractEventLoop) -> None:
         self.ask, self.loop, self.cost = ask, loop, ask.cost
         self.arrived = self.late = time.monotonic()
-        self.future: asyncio.Future[Answer] = loop.create_future()
+        self.future: asyncio.Future[RecommendationResponse] = loop.create_future()
         self.owner: Caller | None = None
         self._turns = [None]
 

@@ -23,7 +23,7 @@ from what_next.serving.http.posts import HEADER, IDEMPOTENCY_KEY, Post
 from what_next.serving.http.problems import Problem, internal, of_validation, problem_of
 from what_next.serving.http.table import POSTS
 from what_next.serving.store import Store, Writer
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 ABOUT = """Recommendations from a trained agent, and the log of what was shown and what happened next.
 

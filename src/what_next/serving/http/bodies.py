@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from what_next.serving.asks import Ask
 from what_next.serving.http.fields import LONGEST, Body, Id, Number, Numbers, Reward, Text, Time, Word, by_name
+from what_next.serving.request import RecommendationRequest
 from what_next.serving.store.records import EventRow, FeedbackRow, ItemRow
-from what_next.settings.server import HISTORY, LEAST_TEMPERATURE
+from what_next.settings import HISTORY, LEAST_TEMPERATURE
 
 SLOTS, MASKED, RANGES, BATCH, EVENTS = 200, 10_000, 32, 100, 1000
 """Most items of an answer, ids of a list of allowed or blocked items, ranges, and sizes of batches."""
@@ -92,10 +92,10 @@ class Question(Body):
         return self.ask.cost
 
     @cached_property
-    def ask(self) -> Ask:
+    def ask(self) -> RecommendationRequest:
         """As the engine takes it."""
         draw = self.explore
-        return Ask(
+        return RecommendationRequest(
             user=self.user_id,
             history=None if self.history is None else tuple(self.history),
             k=self.k,

@@ -15,7 +15,7 @@ from what_next.serving.http.log import Log
 from what_next.serving.http.metrics import Metrics
 from what_next.serving.http.problems import not_ready
 from what_next.serving.store import Store, Writer
-from what_next.settings.server import Server
+from what_next.settings import Server
 
 caller: ContextVar[str] = ContextVar("caller", default="")
 """Who asks, in the task of a request: what can be answered is shared among callers."""

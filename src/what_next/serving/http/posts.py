@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 
-from what_next.serving.asks import Answer, IdempotencyKey, Refused
 from what_next.serving.http import bodies
 from what_next.serving.http.fields import Body, Reply
 from what_next.serving.http.parts import Parts, caller, durable
 from what_next.serving.http.problems import CODES, Problem, conflict, invalid, of_refused
+from what_next.serving.request import IdempotencyKey, RecommendationResponse, Refused
 from what_next.serving.store.records import (
     AddEvents,
     AddFeedback,
@@ -128,7 +128,7 @@ async def recommend_batch(parts: Parts, questions: bodies.Questions, asking: Ask
     left = [place for place in places if place not in found]
     asks = [questions.requests[place].ask._replace(once=asking.once(place)) for place in left]
     outcomes = await parts.model.recommend_all(asks, caller.get())
-    asking.shown += [one.recommendation_id for one in outcomes if isinstance(one, Answer)]
+    asking.shown += [one.recommendation_id for one in outcomes if isinstance(one, RecommendationResponse)]
     for place, outcome in zip(left, outcomes, strict=True):  # where one fails, the others are not shown either
         found[place] = await _sent(parts, outcome, asking, place)
     answers = [orjson.Fragment(found[place]) for place in places]
@@ -247,9 +247,9 @@ async def _before(parts: Parts, asking: Asking, place: int) -> bytes | None:
     return None if once is None else await _again(parts, once, asking)
 
 
-async def _sent(parts: Parts, outcome: Answer | BaseException, asking: Asking, place: int) -> bytes:
+async def _sent(parts: Parts, outcome: RecommendationResponse | BaseException, asking: Asking, place: int) -> bytes:
     """The outcome of one question of several in JSON; raises an error that is not of this question alone."""
-    if isinstance(outcome, Answer):
+    if isinstance(outcome, RecommendationResponse):
         return orjson.dumps(outcome.content, option=DUMP)
     if isinstance(outcome, Refused):
         return orjson.dumps(of_refused(_named(outcome)).content)

@@ -9,7 +9,7 @@ import orjson
 from pydantic import ValidationError
 
 from what_next.errors import CatalogueError, StoreUnavailable
-from what_next.serving.asks import Overloaded, Refused, Stopping
+from what_next.serving.request import Overloaded, Refused, Stopping
 from what_next.serving.store.records import AnsweredBefore, InvalidWrite, Withdrawn
 
 FIELDS = 20

@@ -18,14 +18,14 @@ from fastapi import FastAPI
 from what_next import __version__
 from what_next.data import Dataset
 from what_next.errors import DataError, SetupError, StoreUnavailable
-from what_next.serving.asks import Stopping
 from what_next.serving.engine import Engine, check_models
 from what_next.serving.http.app import create_app
 from what_next.serving.http.keys import KeyRing
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.protocol import Bounded
+from what_next.serving.request import Stopping
 from what_next.serving.store import Store, Writer, store_of
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 GRACE = 15
 """Seconds that requests under way have to end, once the service was asked to stop."""

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Connection,
     Dialect,
     Engine,
+    Executable,
     Table,
     Text,
     TypeDecorator,
@@ -36,7 +37,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from what_next.errors import MissingExtraError, SetupError, StoreError, StoreUnavailable
 from what_next.serving.store.tables import Json, dumps
-from what_next.settings.setup import Setup
+from what_next.settings import Setup
 
 VARIABLE = "WHAT_NEXT_STORE"
 """The environment variable that goes before the setup."""
@@ -169,6 +170,10 @@ def _kind(numbers: bool) -> Any:
 class _Among(FunctionElement[bool]):
     inherit_cache, type = True, Boolean()
 
+    def self_group(self, against: Any = None) -> Any:
+        """Itself: with the `= 1` of other truth values, SQLite would use no index."""
+        return self
+
 
 def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
     """Whether a column's value is one of the list that is given as `name`: one statement, however long the list."""
@@ -226,24 +231,35 @@ def be_patient(connection: Connection, *limits: str) -> None:
         connection.exec_driver_sql(f"SET LOCAL {limit} = 0")
 
 
-def insert_all(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], once: bool = False) -> None:
-    """Insert whole rows (but for a number that the database gives), as the driver takes them.
+def execute_all(connection: Connection, statement: Executable, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Execute a statement for each row, whose values go to the driver as they are, in the order of the parameters.
 
-    SQLAlchemy's own handling of their parameters would take longer than the database does.
+    SQLAlchemy's own handling of them would take longer than the database does.
+    """
+    if rows:
+        connection.exec_driver_sql(_compiled(statement, connection.dialect.name), list(rows))
+
+
+def insert_all(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], once: bool = False) -> None:
+    """Insert whole rows (but for a number that the database gives): see `execute_all`.
 
     Args:
         rows: values in the order of the columns.
         once: whether rows whose keys are there already are passed over.
     """
-    if rows:
-        connection.exec_driver_sql(_insertion(table, connection.dialect.name, once), list(rows))
+    execute_all(connection, _insertion(table, connection.dialect.name, once), rows)
 
 
 @cache
-def _insertion(table: Table, dialect: str, once: bool) -> str:
-    made = INSERTS[dialect](table)
-    names = [one.name for one in table.columns if one is not table.autoincrement_column]
-    return str((made.on_conflict_do_nothing() if once else made).compile(dialect=DIALECTS[dialect], column_keys=names))
+def _insertion(table: Table, dialect: str, once: bool) -> Executable:
+    own = [one.name for one in table.columns if one is not table.autoincrement_column]
+    made = INSERTS[dialect](table).values({name: bindparam(name) for name in own})
+    return made.on_conflict_do_nothing() if once else made  # type: ignore[no-any-return]
+
+
+@cache
+def _compiled(statement: Executable, dialect: str) -> str:
+    return str(statement.compile(dialect=DIALECTS[dialect]))  # type: ignore[attr-defined]
 
 
 # How they are reached

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 
 from what_next.errors import StoreError
 from what_next.serving.store import tables
-from what_next.serving.store.backend import among, insert_all, waits
+from what_next.serving.store.backend import among, execute_all, insert_all, waits
 from what_next.serving.store.records import AddEvents, Conflict, EventRow, EventsAdded
 from what_next.serving.store.tables import dumps
 
@@ -131,18 +131,12 @@ class Histories:
                  row.recommendation_id, self.now)
             )  # fmt: skip
         insert_all(self.connection, tables.events, values)
-        if changed:
-            self.connection.execute(
-                ADVANCE,
-                [
-                    {"user": one.key, "new_last": one.last, "new_events": one.events, "new_latest": one.latest}
-                    for one in changed.values()
-                ],
-            )
+        moved = [(one.last, one.events, one.latest, one.key) for one in changed.values()]
+        execute_all(self.connection, ADVANCE, moved)
 
     def _known(self, event_ids: list[str]) -> dict[str, Content]:
         """What the store holds under some ids."""
-        return {event: tuple(told) for event, *told in self.connection.execute(KNOWN, {"events": event_ids})}
+        return {event: tuple(told) for event, *told in self.connection.execute(KNOWN, {"events": event_ids}).all()}
 
     def accounts(self, user_ids: Iterable[str]) -> dict[str, Account]:
         """The rows of users, made where there are none, and locked in the order of their ids.
@@ -151,7 +145,7 @@ class Histories:
         """
         wanted = sorted(set(user_ids))
         for _ in range(ATTEMPTS):
-            found = {user: Account(*told) for user, *told in self.connection.execute(LOCKED, {"users": wanted})}
+            found = {user: Account(*told) for user, *told in self.connection.execute(LOCKED, {"users": wanted}).all()}
             if not (missing := [one for one in wanted if one not in found]):
                 return found
             insert_all(self.connection, tables.users, [(one, 0, 0, None) for one in missing], once=True)

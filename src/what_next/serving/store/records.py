@@ -326,7 +326,8 @@ def invalid(write: Write, now: int) -> InvalidWrite | None:
                 if value is None:
                     continue
                 if isinstance(value, str):
-                    _check_text(place, name, value)
+                    if not value.isascii() or "\0" in value or not value or value.isspace():  # few are
+                        _check_text(place, name, value)
                 elif name == "time":
                     _check_time(place, value, now)
                 elif isinstance(value, Mapping):

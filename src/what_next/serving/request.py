@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from what_next.errors import WhatNextError
 
-HEARD = 50
+EVENTS_PER_UNIT = 50
 """Events of a history that cost about as much as a question to a user who is in memory."""
 PolicyName = Literal["trained", "popular", "random"]
 Fallback = Literal["deadline", "error", "alarm", "unknown_user"]
@@ -19,7 +19,7 @@ class IdempotencyKey(NamedTuple):
     request: str
 
 
-class Ask(NamedTuple):
+class RecommendationRequest(NamedTuple):
     """One question for recommendations, checked already. (A tuple is made in a third of the time of a dataclass.)
 
     Attributes:
@@ -57,11 +57,13 @@ class Ask(NamedTuple):
             return 1.0  # nearly all
         listed = len(self.blocked) + (0 if self.allowed is None else len(self.allowed))
         items = self.k * (2 if self.explain else 1)
-        return 1.0 + max(items - 10, 0) / 50 + (len(self.history) / HEARD if self.history else 0) + listed / 2000
+        return (
+            1.0 + max(items - 10, 0) / 50 + (len(self.history) / EVENTS_PER_UNIT if self.history else 0) + listed / 2000
+        )
 
 
 @dataclass(frozen=True)
-class Nearest:
+class SimilarItem:
     """The item of a history that is most like a recommended one; `similarity` is the cosine of their vectors."""
 
     item_id: str
@@ -79,13 +81,13 @@ class Reason:
         critic: what the critic expects of it; None without a critic.
     """
 
-    nearest: Nearest | None
+    nearest: SimilarItem | None
     attributes: Mapping[str, float]
     critic: float | None
 
 
 @dataclass(frozen=True)
-class Shown:
+class RecommendedItem:
     """One recommended item.
 
     Attributes:
@@ -102,14 +104,14 @@ class Shown:
     reason: Reason | None = None
 
 
-class Answer(NamedTuple):
+class RecommendationResponse(NamedTuple):
     """What one question is answered.
 
     Attributes:
         recommendation_id: names the impression, for feedback.
         user: as asked.
         ids: of the items, best first; fewer than asked for where no more are permitted. `titles`, `scores`,
-            `propensities` and `reasons`: of each, as in `Shown`.
+            `propensities` and `reasons`: of each, as in `RecommendedItem`.
         version: of the model; `role`: current or canary.
         policy: who answered; `fallback`: why it was the safe policy instead; None where it was not.
         unknown: ids of the given history that the catalogue does not hold.
@@ -133,10 +135,10 @@ class Answer(NamedTuple):
     spread: float | None = None
 
     @property
-    def items(self) -> list[Shown]:
+    def items(self) -> list[RecommendedItem]:
         """The items, one by one."""
         columns = zip(self.ids, self.titles, self.scores, self.propensities, self.reasons, strict=True)
-        return [Shown(*values) for values in columns]
+        return [RecommendedItem(*values) for values in columns]
 
     @property
     def content(self) -> dict[str, Any]:
