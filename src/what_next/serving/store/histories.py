@@ -145,7 +145,8 @@ class Histories:
         """
         wanted = sorted(set(user_ids))
         for _ in range(ATTEMPTS):
-            found = {user: Account(*told) for user, *told in self.connection.execute(LOCKED, {"users": wanted}).all()}
+            rows = self.connection.execute(LOCKED, {"users": wanted}).all()
+            found = {user: Account(key, last, events, latest) for user, key, last, events, latest in rows}
             if not (missing := [one for one in wanted if one not in found]):
                 return found
             insert_all(self.connection, tables.users, [(one, 0, 0, None) for one in missing], once=True)
