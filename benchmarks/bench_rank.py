@@ -23,11 +23,11 @@ import torch
 from bench_peers import HERE, run_peer, started
 
 import what_next as wn
+from what_next.experiments.evaluator import Evaluator
 from what_next.metrics.accuracy import hit_rate, ndcg, reciprocal_rank
-from what_next.metrics.beyond import Background
-from what_next.metrics.evaluate_next import Yardstick
+from what_next.metrics.beyond import ItemStatistics
 from what_next.metrics.next_items import Targets, chunks, rank
-from what_next.metrics.sampling import Sampling
+from what_next.metrics.windows import Sampling
 from what_next.types import History
 
 HEARD, ATTRIBUTES, K = 50, 20, 10
@@ -52,7 +52,7 @@ class Points:
         return scores
 
 
-def made_up(users: int, items: int, dim: int) -> tuple[Points, Yardstick]:
+def made_up(users: int, items: int, dim: int) -> tuple[Points, Evaluator]:
     rng = np.random.default_rng(0)
     heard = (items * rng.random((users, HEARD + 1), dtype=np.float32) ** 3).astype(np.int32)
     latest = History(
@@ -74,9 +74,9 @@ def made_up(users: int, items: int, dim: int) -> tuple[Points, Yardstick]:
     categories /= np.maximum(categories.sum(axis=1, keepdims=True), 1)
     counts = np.bincount(heard[:, :HEARD].ravel(), minlength=items)
     targets = Targets(latest.users, latest.lengths, heard[:, HEARD], None, catalogue=items)
-    background = Background(counts, vectors, categories)
+    background = ItemStatistics(counts, vectors, categories)
     policy = Points(torch.randn(users, dim), torch.randn(items, dim))
-    return policy, Yardstick(targets, histories, items, background, Sampling(vectors), latest, ks=(K,))
+    return policy, Evaluator(targets, histories, items, background, Sampling(vectors), latest, ks=(K,))
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -86,20 +86,20 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def engine(users: int, items: int, dim: int, repeats: int) -> None:
-    policy, yardstick = made_up(users, items, dim)
+    policy, evaluator = made_up(users, items, dim)
 
     def bare() -> None:
-        for rows in chunks(yardstick.targets):
+        for rows in chunks(evaluator.targets):
             (policy.points[torch.from_numpy(rows)] @ policy.vectors.T).topk(K)
 
     def accuracy() -> None:
-        places = rank(policy, yardstick.targets, yardstick.histories, K).places
+        places = rank(policy, evaluator.targets, evaluator.histories, K).places
         for metric in (hit_rate, ndcg, reciprocal_rank):
             metric(places, K)
 
     def everything() -> None:
-        fresh = replace(yardstick)  # which has not yet looked at histories and popular items
-        fresh.told(fresh.judge([policy]))
+        fresh = replace(evaluator)  # which has not yet looked at histories and popular items
+        fresh.told(fresh.score([policy]))
 
     taken = {work.__name__: [] for work in (bare, accuracy, everything)}
     for _ in range(repeats):
@@ -124,7 +124,7 @@ def beside_rectools(threads: int, scripts: Path, folder: Path, repeats: int) -> 
     peer, dataset = None if theirs is None else theirs["test"]["users_per_s"], sets.read("ml-1m-part", folder)
     for encoder in ("lstm", "gru", "mean"):
         environment = started(dataset, threads, dim=DIM, model=encoder)
-        state, policy = environment.state, wn.LearnedPolicy(environment.agent.quiet(), environment.state)
+        state, policy = environment.state, wn.LearnedPolicy(environment.agent.eval(), environment.state)
         targets = Targets.of(state.dataset, state.split, "test")
         work = partial(rank, policy, targets, state.histories)
         seconds = [timed(work) for _ in range(repeats + 1)][1:]

@@ -20,9 +20,9 @@ from tables_page import page, put
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
 from what_next.errors import TrainingError, WhatNextError
-from what_next.experiments.next_items import about_of, rules, yardstick_of
+from what_next.experiments.evaluator import Evaluator, Scores
+from what_next.experiments.next_items import evaluator_of, protocol, rules
 from what_next.experiments.tuning import tune, with_settings
-from what_next.metrics.evaluate_next import Judged, Yardstick
 from what_next.settings import ALGORITHMS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,36 +69,36 @@ def setup_of(algorithm: str, seed: int, seconds: float, folder: Path, tuned: Map
         save_every=10**9,
         model_agent_path=folder / "agent.safetensors",
         model_critic_path=folder / "critic.safetensors",
-        **({"window": 20} if ALGORITHMS[algorithm].trials else {}),
+        **({"window": 20} if ALGORITHMS[algorithm].by_attributes else {}),
     )
     return with_settings(setup, tuned.get(algorithm, {}).get("settings", {}))
 
 
 @cache
-def data_of(name: str, folder: Path) -> tuple[Dataset, State, Yardstick]:
+def data_of(name: str, folder: Path) -> tuple[Dataset, State, Evaluator]:
     """A data set, its state for an algorithm that learns from the log, and whom all are judged on."""
     dataset = sets.read(name, folder)
     state = State(dataset, setup_of("next_item", 0, 1.0, SCRATCH, {}))
-    return dataset, state, yardstick_of(state, "test")
+    return dataset, state, evaluator_of(state, "test")
 
 
 @cache
-def rules_of(name: str, folder: Path) -> tuple[dict[str, Judged], dict[str, dict[str, float]]]:
+def rules_of(name: str, folder: Path) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
     """What the baselines come to, each with the settings that validation chose."""
-    _, state, yardstick = data_of(name, folder)
-    return rules(yardstick, state)
+    _, state, evaluator = data_of(name, folder)
+    return rules(evaluator, state)
 
 
 def measure(name: str, algorithm: str, seeds: Sequence[int], seconds: float, folder: Path) -> dict[str, Any]:
     """One cell."""
-    dataset, state, yardstick = data_of(name, folder)
-    about = about_of(state, "test", yardstick, seeds)
+    dataset, state, evaluator = data_of(name, folder)
+    about = protocol(state, "test", evaluator, seeds)
     torch.set_num_threads(1)
     if algorithm in RULES:
         judged, settings = rules_of(name, folder)
         if algorithm not in judged:
             return {**about, "failed": "the catalogue is too large for it"}
-        metrics = yardstick.told(judged[algorithm])
+        metrics = evaluator.means(judged)[0][algorithm]
         return {**about, "seeds": [], "settings": settings.get(algorithm, {}), "metrics": metrics}
     tuned, policies, runs = read(TUNED), [], []
     for seed in seeds:
@@ -114,7 +114,7 @@ def measure(name: str, algorithm: str, seeds: Sequence[int], seconds: float, fol
             raise KeyboardInterrupt
         passes = report.histories / len(learned.train_users)
         runs.append({"seconds": round(report.seconds, 1), "passes": round(passes, 1), "targets": report.targets})
-        policies.append(LearnedPolicy(agent.quiet(), learned))
+        policies.append(LearnedPolicy(agent.eval(), learned))
     histories = policies[0].state.histories
     return {
         **about,
@@ -124,7 +124,7 @@ def measure(name: str, algorithm: str, seeds: Sequence[int], seconds: float, fol
         "device": "cpu",
         "tuned": tuned.get(algorithm, {}).get("settings"),
         "runs": runs,
-        "metrics": yardstick.told(yardstick.judge(policies, histories)),
+        "metrics": evaluator.means({"": evaluator.score(policies, histories)})[0][""],
     }
 
 

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from what_next.cli import estimate as commands
-from what_next.cli.guard import guarded
+from what_next.cli.output import guarded
 
 ITEMS = 4
 LOGGING = np.array([0.4, 0.3, 0.2, 0.1])

@@ -26,7 +26,7 @@ onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="onnxruntime, which checks what was written, is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
-from what_next.cli.export import export as command  # noqa: E402
+from what_next.cli.model import export as command  # noqa: E402
 from what_next.inference.export import Exported, export  # noqa: E402
 
 LENGTHS = (1, 2, 7, 40)
@@ -87,11 +87,11 @@ def make(dataset: Dataset, setup_of: SetupOf, tmp_path_factory: pytest.TempPathF
             values = {"algorithm": algorithm, "model": model, "max_length": 20, "layers": 2, "window": None}
             setup = setup_of(folder, **(values | changes))
             state = State(dataset, setup)
-            agent = Agent(setup, state.space).wake_agent().quiet()
+            agent = Agent(setup, state.space).wake_agent().eval()
             checkpoint.save(agent, np.random.default_rng(0), RUN)
             (folder / "setup.txt").write_text(text_of(setup))
             with traced(), redirect_stdout(StringIO()) as told:
-                assert command(folder / "setup.txt", folder / "encoder.onnx", as_json=True) == 0
+                command(folder / "setup.txt", folder / "encoder.onnx", as_json=True)
             said = json.loads(told.getvalue())
             files = {graph: Path(path) for graph, path in said["files"].items()}
             sessions = [runtime.InferenceSession(files[graph]) for graph in ("history", "step")]
@@ -264,9 +264,9 @@ def test_the_command_says_how_to_read_the_files(
     outputs = {"history": ("points",), "step": ("points", "next_0")}
     files = {"history": Path("a.onnx"), "step": Path("a.step.onnx")}
     done = Exported(files, inputs, outputs, scores=False, metadata={})  # type: ignore[arg-type]
-    monkeypatch.setattr("what_next.cli.export.write", lambda *_: done)
+    monkeypatch.setattr("what_next.cli.model.write", lambda *_: done)
     (tmp_path / "setup.txt").write_text(text_of(trained.setup))
-    assert command(tmp_path / "setup.txt", tmp_path / "a.onnx") == 0
+    command(tmp_path / "setup.txt", tmp_path / "a.onnx")
     told = capsys.readouterr().out.splitlines()
     assert told[:2] == ["a.onnx: items -> points", "a.step.onnx: items, state_0 -> points, next_0"]
     assert told[2].endswith("agent.catalogue.parquet")

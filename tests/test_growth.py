@@ -12,7 +12,7 @@ from what_next import Agent, Dataset, LearnedPolicy, Recommender, State, load
 from what_next.environment import Environment
 from what_next.errors import CatalogueError
 from what_next.inference.growth import NewItem, extended, grown
-from what_next.inference.session import Played
+from what_next.inference.session import Event
 from what_next.types import History
 
 from .conftest import SetupOf, Trained, listening
@@ -69,7 +69,7 @@ def test_all_that_was_there_is_as_it_was(dataset: Dataset, setup_of: SetupOf, tm
             shared = {weight.data_ptr() for weight in old.policy.agent.nets[name].state_dict().values()}
             assert not shared & {weight.data_ptr() for weight in net.state_dict().values()}
             assert not net.training
-        assert new.policy.agent.experience.frozen
+        assert new.policy.agent.learner.frozen
 
 
 def test_a_learned_vector_is_guessed_from_the_ten_nearest(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
@@ -170,12 +170,12 @@ def test_sessions_go_on_in_a_grown_catalogue(
     dataset: Dataset, setup_of: SetupOf, tmp_path: Path, algorithm: str
 ) -> None:
     old = recommender(dataset, setup_of, tmp_path, algorithm=algorithm)
-    session = old.policy.replay([Played(3), Played(9), Played(27)])
+    session = old.policy.replay([Event(3), Event(9), Event(27)])
     new = grown(grown(old, [like(old, 12, "first")]), [like(old, 12)])
     points = [one.policy.propose([session]).points for one in (old, new)]
     np.testing.assert_allclose(points[1], points[0], atol=1e-6)
-    [longer] = new.policy.fold([session], [Played(81)])
-    expected = new.policy.propose([new.policy.replay([Played(3), Played(9), Played(27), Played(81)])])
+    [longer] = new.policy.fold([session], [Event(81)])
+    expected = new.policy.propose([new.policy.replay([Event(3), Event(9), Event(27), Event(81)])])
     np.testing.assert_allclose(new.policy.propose([longer]).points, expected.points, atol=1e-5)
 
 

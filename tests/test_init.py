@@ -1,5 +1,6 @@
 """`what-next init` looks at the data: what it writes can be run."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_without_attributes_it_writes_an_algorithm_that_needs_none_and_says_why(
     State.from_setup(Setup.read(setup))
     run("run", setup, "epochs=16")
     assert (tmp_path / "models" / "agent.safetensors").is_file()
+
+
+def test_the_defaults_that_it_shows_are_those_of_the_algorithm_that_it_writes(plain: Path, tmp_path: Path) -> None:
+    run("init", plain, "--to", tmp_path / "setup.txt")
+    text = (tmp_path / "setup.txt").read_text()
+    setup = Setup.from_text(text, tmp_path)
+    assert (setup.passes, setup.split.name, setup.dim) == (30, "leave_last_out", 128)
+    assert {"#passes, 30", "#split, leave_last_out", "#dim, 128"} <= set(text.splitlines())
+    assert Setup.from_text(re.sub(r"(?m)^#(?! )", "", text), tmp_path) == setup
 
 
 def test_with_attributes_it_writes_the_founding_algorithm(tmp_path: Path) -> None:

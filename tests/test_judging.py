@@ -10,9 +10,10 @@ import torch
 from what_next import Dataset, State
 from what_next.cli import main
 from what_next.errors import ModelError
-from what_next.experiments import examine, judge, of_seed
-from what_next.experiments.next_items import rules, yardstick_of
-from what_next.settings import Evaluation, Split
+from what_next.experiments import evaluate, evaluate_next
+from what_next.experiments.models import of_seed
+from what_next.experiments.next_items import evaluator_of, protocol, rules
+from what_next.settings import Evaluation, SplitSettings
 
 from .conftest import SetupOf, Trained
 
@@ -23,19 +24,19 @@ def judged_setup(trained: Trained, log_file):
 
 def test_the_result_holds_every_policy_as_plain_json_and_repeats_byte_for_byte(trained: Trained, log_file) -> None:
     setup = judged_setup(trained, log_file)
-    result = judge(setup)
+    result = evaluate(setup)
     assert set(result["policies"]) == {
         "agent", "agent_critic", "untrained", "random", "nearest_mean", "true_next", "steer", "oracle"
     }  # fmt: skip
     assert set(result["policies"]["agent"]["spread@5"]) == {"mean", "low", "high", "n"}
     assert {"agent-random", "agent-untrained", "agent-steer", "agent_critic-steer"} <= set(result["differences"])
-    assert json.dumps(judge(setup), allow_nan=False) == json.dumps(result, allow_nan=False)
+    assert json.dumps(evaluate(setup), allow_nan=False) == json.dumps(result, allow_nan=False)
 
 
 def test_a_model_of_another_split_is_not_judged(trained: Trained, log_file) -> None:
-    setup = judged_setup(trained, log_file).model_copy(update={"split": Split(seed=5)})
+    setup = judged_setup(trained, log_file).model_copy(update={"split": SplitSettings(seed=5)})
     with pytest.raises(ModelError, match=r"was trained on split .* may have seen whom it would be judged on"):
-        judge(setup)
+        evaluate(setup)
 
 
 def test_the_models_of_other_seeds_are_trained_once_and_again_after_a_change(
@@ -53,9 +54,9 @@ def test_the_models_of_other_seeds_are_trained_once_and_again_after_a_change(
     monkeypatch.setattr(Environment, "train_agent", counted)
     setup = setup_of(tmp_path, data=log_file, epochs=32)
     for _ in range(2):
-        assert judge(setup, seeds=[1, 2])["seeds"] == [1, 2]
+        assert evaluate(setup, seeds=[1, 2])["seeds"] == [1, 2]
     assert trainings == [(1, 32), (2, 32)]
-    judge(setup.model_copy(update={"epochs": 64}), seeds=[1])
+    evaluate(setup.model_copy(update={"epochs": 64}), seeds=[1])
     assert trainings[-1] == (1, 64)
     assert of_seed(setup, 1).model_agent_path.parent.name == "seed-1"
 
@@ -65,7 +66,7 @@ class TestNextItems:
         self, setup_of: SetupOf, tmp_path
     ) -> None:
         setup = setup_of(tmp_path, algorithm="next_item", passes=1)
-        result = judge(setup, seeds=[0])
+        result = evaluate(setup, seeds=[0])
         baselines = ["popular", "popular_recent", "markov", "item_knn", "ease"]
         assert list(result["policies"]) == ["agent", "untrained", "random", *baselines]
         assert set(result["baselines"]) == set(baselines) - {"popular"}
@@ -75,8 +76,8 @@ class TestNextItems:
         assert all(set(one) == metrics for one in result["policies"].values())
         assert result["split"]["kind"] == "leave_last_out"
         assert result["targets"]["users"] == 60
-        assert json.dumps(judge(setup, seeds=[0]), allow_nan=False) == json.dumps(result, allow_nan=False)
-        assert judge(setup, "validation", seeds=[0])["policies"]["popular"] != result["policies"]["popular"]
+        assert json.dumps(evaluate(setup, seeds=[0]), allow_nan=False) == json.dumps(result, allow_nan=False)
+        assert evaluate(setup, "validation", seeds=[0])["policies"]["popular"] != result["policies"]["popular"]
 
     def test_popular_counts_training_events_alone(self, setup_of: SetupOf, tmp_path, dataset) -> None:
         setup = setup_of(tmp_path, algorithm="next_item", passes=1)
@@ -89,19 +90,36 @@ class TestNextItems:
         )
         assert len(known) == dataset.events - 2 * dataset.users
         counts = np.bincount(known, minlength=80)
-        yardstick = yardstick_of(state, "test")
-        first = rules(yardstick, state)[0]["popular"].slates[0, :, 0]
+        evaluator = evaluator_of(state, "test")
+        first = rules(evaluator, state)[0]["popular"].slates[0, :, 0]
         for user, item in enumerate(first):
             heard = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1] - 1]
             assert item not in heard
             assert counts[item] == max(counts[other] for other in range(80) if other not in heard)
 
+    def test_the_protocol_counts_whom_and_what_training_knows_nothing_of(self, setup_of: SetupOf, tmp_path) -> None:
+        # User c and the items 2 and 3 come after the cut; the target of user b was heard before.
+        events = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("b", 0), ("c", 1), ("c", 3)]
+        times = [0, 10, 91, 5, 15, 91, 80, 92]
+        log = pl.DataFrame(events, schema=["user_id", "item_id"], orient="row").with_columns(timestamp=pl.Series(times))
+        dataset = Dataset.from_frame(log, pl.DataFrame({"item_id": range(4)}), name="few")
+        setup = setup_of(tmp_path, algorithm="next_item", passes=1, split=SplitSettings(name="time", quantile=0.75))
+        state = State(dataset, setup)
+        told = protocol(state, "test", evaluator_of(state, "test"), [3])
+        assert told["split"]["hash"] == state.split.hash
+        targets = told["targets"]
+        assert len(targets.pop("hash")) == 16
+        assert targets == {
+            "kind": "last", "rows": 3, "users": 3, "items": 3, "held": 1, "cold_users": 1, "cold_items": 2,
+            "not_allowed": 0, "without_history": 0,
+        }  # fmt: skip
+
     def test_the_spread_of_the_top_item_is_the_founding_reward_of_the_last_twenty_events(
         self, setup_of: SetupOf, tmp_path, dataset
     ) -> None:
         state = State(dataset, setup_of(tmp_path, algorithm="next_item", passes=1))
-        yardstick = yardstick_of(state, "test")
-        judged = rules(yardstick, state)[0]["popular"]
+        evaluator = evaluator_of(state, "test")
+        judged = rules(evaluator, state)[0]["popular"]
         vectors = torch.from_numpy(state.space.catalogue.vectors).double()
         user, item = 7, judged.slates[0, 7, 0]
         heard = vectors[dataset.items[dataset.offsets[user] : dataset.offsets[user] + 39].tolist()]
@@ -118,14 +136,14 @@ class TestNextItems:
     def test_the_founding_algorithm_is_judged_by_windows_of_users_set_aside(
         self, setup_of: SetupOf, tmp_path, split: str, by: str
     ) -> None:
-        assert by in judge(setup_of(tmp_path, epochs=32, split=split), seeds=[0])
+        assert by in evaluate(setup_of(tmp_path, epochs=32, split=split), seeds=[0])
 
     def test_items_without_attributes_have_no_spread(
         self, setup_of: SetupOf, tmp_path, dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         log = pl.DataFrame({"user_id": np.repeat(np.arange(30), 6), "item_id": np.tile(np.arange(20), 9)})
         monkeypatch.setattr(Dataset, "read", lambda path: Dataset.from_frame(log, name="bare"))
-        result = judge(setup_of(tmp_path, algorithm="next_item", passes=1), seeds=[0])
+        result = evaluate(setup_of(tmp_path, algorithm="next_item", passes=1), seeds=[0])
         assert not {"reward@1", "spread@20", "diversity@10"} & set(result["policies"]["agent"])
         assert {"hr@10", "ndcg@10", "coverage@10"} <= set(result["policies"]["agent"])
 
@@ -134,10 +152,10 @@ class TestNextItems:
     ) -> None:
         setup = setup_of(tmp_path, algorithm="next_item", passes=1)
         allowed = np.arange(80) < 5
-        verdict = examine(setup, seeds=[0], allowed=allowed)
-        assert all(one.slates.max() < 5 for one in verdict.judged.values())
+        verdict = evaluate_next(setup, seeds=[0], allowed=allowed)
+        assert all(one.slates.max() < 5 for one in verdict.scores.values())
         assert verdict.result["allowed"] == 5
-        assert verdict.result["targets"]["not_allowed"] == (verdict.yardstick.targets.items >= 5).sum()
+        assert verdict.result["targets"]["not_allowed"] == (verdict.evaluator.targets.items >= 5).sum()
         assert verdict.result["policies"]["random"]["coverage@10"]["mean"] == 1  # of what may be recommended
 
     def test_the_settings_of_evaluation_are_those_that_are_judged_by_and_train_nothing_anew(
@@ -146,20 +164,20 @@ class TestNextItems:
         from what_next.environment import Environment
 
         setup = setup_of(tmp_path, algorithm="next_item", passes=1)
-        judge(setup, seeds=[0])
+        evaluate(setup, seeds=[0])
         monkeypatch.setattr(Environment, "train_agent", lambda self: pytest.fail("trained again"))
         other = setup.model_copy(update={"evaluation": Evaluation(k=(3, 7), seen=True, targets="last")})
-        verdict = examine(other, seeds=[0])
+        verdict = evaluate_next(other, seeds=[0])
         assert {"hr@3", "hr@7"} <= set(verdict.result["policies"]["agent"])
         assert verdict.result["k"] == [3, 7]
-        targets, slates = verdict.yardstick.targets, verdict.judged["popular"].slates[0]
+        targets, slates = verdict.evaluator.targets, verdict.scores["popular"].slates[0]
         state = verdict.state
         history = state.histories(targets.users, np.zeros_like(targets.before), targets.before)
         assert (slates[:, :, None] == history.items[:, None]).any()  # what the user had is recommended, too
 
     def test_groups_are_judged_apart(self, setup_of: SetupOf, tmp_path) -> None:
         split = {"name": "time", "quantile": 0.9}
-        result = judge(setup_of(tmp_path, algorithm="next_item", passes=1, split=split), seeds=[0])
+        result = evaluate(setup_of(tmp_path, algorithm="next_item", passes=1, split=split), seeds=[0])
         assert {"history length", "item popularity", "activity"} & set(result["groups"])
         for groups in result["groups"].values():
             assert sum(group["rows"] for group in groups.values()) == result["targets"]["rows"]

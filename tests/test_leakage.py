@@ -8,8 +8,8 @@ import pytest
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, State
 from what_next.baselines import BASELINES
+from what_next.baselines.rules import Popular
 from what_next.data import Split
-from what_next.metrics import Popular
 from what_next.metrics.next_items import Targets
 from what_next.settings import ALGORITHMS
 
@@ -70,7 +70,7 @@ def test_a_trained_agent_is_the_same_to_the_bit(states: list[State], algorithm: 
         learned = State(state.dataset, setup)
         environment = Environment(Agent(setup, learned.space), learned, setup)
         environment.train_agent()
-        slates.append(LearnedPolicy(environment.agent.quiet(), learned).act(history, 10).items)
+        slates.append(LearnedPolicy(environment.agent.eval(), learned).act(history, 10).items)
     assert np.array_equal(*slates)
 
 

@@ -14,7 +14,7 @@ from .conftest import SetupOf
 @pytest.fixture(params=["next_item", "whatnext"])
 def policy(request, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> LearnedPolicy:
     state = State(dataset, setup_of(tmp_path, algorithm=request.param))
-    return LearnedPolicy(Agent(state.setup, state.space).wake_agent().quiet(), state)
+    return LearnedPolicy(Agent(state.setup, state.space).wake_agent().eval(), state)
 
 
 def some(policy: LearnedPolicy):
@@ -43,7 +43,7 @@ def test_what_is_not_permitted_has_no_chance(policy: LearnedPolicy) -> None:
 def test_the_scores_are_those_by_which_a_greedy_slate_is_ranked(policy: LearnedPolicy) -> None:
     history = some(policy)
     scores = policy.scored(history, exclude=history.items)
-    if policy.agent.setup.algorithm.trials:
+    if policy.agent.setup.algorithm.by_attributes:
         assert scores is None  # it proposes a point, and takes items near it
         return
     slates = policy.act(history, 5, exclude=history.items).items

@@ -10,10 +10,11 @@ import torch
 
 from what_next import Agent, Dataset, LearnedPolicy, Setup, State
 from what_next.errors import DataError
-from what_next.inference.session import Played, Session
+from what_next.inference.events import elapsed
+from what_next.inference.session import Event, Session
 from what_next.models.encoders import ENCODERS
 from what_next.retrieval import scored
-from what_next.sources.played import elapsed
+from what_next.sources import source_of
 from what_next.types import History, Proposal
 
 from .conftest import SetupOf, listening
@@ -49,14 +50,14 @@ def policy_of(log: Dataset, setup: Setup) -> LearnedPolicy:
     return LearnedPolicy(agent.freeze(), state)
 
 
-def played(policy: LearnedPolicy, user: int, length: int) -> list[Played]:
+def played(policy: LearnedPolicy, user: int, length: int) -> list[Event]:
     """The first events of a user, as a service hears of them."""
     data = policy.state.dataset
     places = range(int(data.offsets[user]), int(data.offsets[user]) + length)
     assert data.timestamps is not None
     assert data.rewards is not None
     return [
-        Played(
+        Event(
             int(data.items[place]),
             int(data.timestamps[place]),
             float(data.rewards[place]),
@@ -91,7 +92,7 @@ def columns(proposal: Proposal) -> torch.Tensor:
     return proposal.ranked.vectors
 
 
-def folded(policy: LearnedPolicy, lists: list[list[Played]]) -> list[Session]:
+def folded(policy: LearnedPolicy, lists: list[list[Event]]) -> list[Session]:
     """Event by event: at each step those of one batch that have one more."""
     sessions = [policy.begin() for _ in lists]
     for step in range(max(map(len, lists))):
@@ -161,7 +162,7 @@ def test_what_is_not_known_of_an_event_stands_at_the_mean(log: Dataset, setup_of
         inputs = {"rewards": True, "gaps": True} if algorithm == "next_item" else {}
         policy = policy_of(log, setup_of(tmp_path, algorithm=algorithm, inputs=inputs))
         history, _ = policy.state.history_of(["i3", "i9", "i4", "i3"])
-        events = [Played(int(item)) for item in history.items[0]]
+        events = [Event(int(item)) for item in history.items[0]]
         expected = policy.agent.predict(history)
         np.testing.assert_allclose(policy.propose([policy.replay(events)]).points, expected.points, atol=1e-5)
         np.testing.assert_allclose(policy.propose(folded(policy, [events])).points, expected.points, atol=1e-5)
@@ -244,13 +245,12 @@ def test_a_frozen_agent_makes_the_vectors_of_items_once_and_anew_when_weights_mo
     session = policy.replay(played(policy, 0, 9))
     first = columns(policy.propose([session]))
     assert columns(policy.propose([session])) is first
-    before, history = first.clone(), state.get_batch(0)
-    agent.predict(history, grid=True)  # a step of training, of an agent that is still frozen
-    agent.propagate(state.next_items(history), np.random.default_rng(0))
+    before, rng = first.clone(), np.random.default_rng(0)
+    agent.propagate(source_of(state).next_batch(policy, rng), rng)  # of an agent that is still frozen
     moved = columns(policy.propose([session]))
     assert torch.equal(moved, agent.setup.algorithm.vectors(agent.nets["encoder"].items()))
     assert not torch.equal(moved, before)
-    agent.loud()
+    agent.train()
     history = histories(policy)
     assert columns(agent.predict(history)) is not columns(agent.predict(history)) or (algorithm, items) == LOOKUP
 

@@ -8,10 +8,10 @@ import pytest
 from what_next import Environment, Setup, State
 from what_next.errors import SetupError
 from what_next.experiments.models import of_seed, policy
-from what_next.experiments.next_items import yardstick_of
+from what_next.experiments.next_items import evaluator_of
 from what_next.experiments.tradeoff import tradeoff, with_spread
 from what_next.rewards import Diversity, Logged, Spread
-from what_next.settings import Reward
+from what_next.settings import RewardSettings
 
 from .conftest import SetupOf
 
@@ -42,36 +42,39 @@ def test_each_weight_is_trained_once_beside_the_setup_and_judged_on_the_same_tar
     assert [weight for weight, _ in found] == [0, 50]
     (_, without), (_, much) = found
     assert without.result["split"] == much.result["split"]
-    assert without.yardstick is much.yardstick
+    assert without.evaluator is much.evaluator
     assert without.result["seeds"] == [1]
     assert [one.log_path.is_file() for verdict in (without, much) for one in verdict.setups["agent"]] == [True, True]
     assert without.result["policies"] != much.result["policies"]
-    assert not np.array_equal(without.judged["agent"].slates, much.judged["agent"].slates)
+    assert not np.array_equal(without.scores["agent"].slates, much.scores["agent"].slates)
 
 
 def test_a_weight_is_judged_as_its_setup_is(setup: Setup) -> None:
     ((_, found),) = tradeoff(setup, [0.5], "validation")
     alone = of_seed(with_spread(setup, 0.5), setup.seed)
     state = State.from_setup(alone)
-    yardstick = yardstick_of(state, "validation")
-    assert found.result["policies"]["agent"] == yardstick.told(yardstick.judge([policy(alone, state)]))
+    evaluator = evaluator_of(state, "validation")
+    assert (
+        found.result["policies"]["agent"]
+        == evaluator.means({"agent": evaluator.score([policy(alone, state)])})[0]["agent"]
+    )
     assert (found.result["seeds"], found.result["split"]["part"]) == ([setup.seed], "validation")
 
 
 def test_what_else_earns_keeps_its_weight(setup: Setup) -> None:
     assert weights_of(with_spread(setup, 0.5)) == {"Spread": 0.5, "Logged": 1}
     assert weights_of(with_spread(setup, 0.0)) == {"Logged": 1}
-    only = setup.model_copy(update={"reward": Reward(spread=Spread(weight=3))})
+    only = setup.model_copy(update={"reward": RewardSettings(spread=Spread(weight=3))})
     assert weights_of(with_spread(only, 0.5)) == {"Spread": 0.5, "Logged": 1}
-    other = setup.model_copy(update={"reward": Reward(spread=Spread(weight=3), diversity=Diversity(weight=2))})
+    other = setup.model_copy(update={"reward": RewardSettings(spread=Spread(weight=3), diversity=Diversity(weight=2))})
     assert weights_of(with_spread(other, 0.5)) == {"Spread": 0.5, "Diversity": 2}
-    named = setup.model_copy(update={"reward": Reward(logged=Logged(weight=7, play=1))})
+    named = setup.model_copy(update={"reward": RewardSettings(logged=Logged(weight=7, play=1))})
     assert weights_of(with_spread(named, 0.5)) == {"Spread": 0.5, "Logged": 7}
 
 
 def test_the_rest_of_the_setup_stays_and_its_log_of_training_is_not_written_over(setup: Setup, tmp_path: Path) -> None:
     own = setup.model_copy(
-        update={"log": tmp_path / "own.jsonl", "reward": Reward(spread=Spread(form="change", window=7))}
+        update={"log": tmp_path / "own.jsonl", "reward": RewardSettings(spread=Spread(form="change", window=7))}
     )
     found = with_spread(own, 0.25)
     assert found.log_path == tmp_path / "spread-0.25" / "agent.jsonl"

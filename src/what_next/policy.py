@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from what_next.agent import Agent
-from what_next.inference.session import Played, Session, Sessions
+from what_next.inference.session import Event, Session, Sessions
 from what_next.retrieval import chances_ranked, scored
 from what_next.state import State
 from what_next.types import History, Proposal, Slate
@@ -64,15 +64,15 @@ class LearnedPolicy:
         """The session of a person of whom nothing is known."""
         return self.sessions.begin()
 
-    def replay(self, events: Sequence[Played]) -> Session:
+    def replay(self, events: Sequence[Event]) -> Session:
         """The session of a whole history, oldest event first, in one batch pass."""
         return self.sessions.replay(events)
 
-    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+    def replays(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
         """The same of several people's histories, in one batch pass."""
         return self.sessions.replays(histories)
 
-    def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
+    def fold(self, sessions: Sequence[Session], events: Sequence[Event]) -> list[Session]:
         """The sessions of different people, each with one event more: one step of the network for all of them."""
         return self.sessions.fold(sessions, events)
 
@@ -89,7 +89,7 @@ class LearnedPolicy:
             history: what each user heard; only the latest events count.
             masks: `allowed` and `exclude`: minus infinity where an item is not permitted.
         """
-        if self.agent.setup.algorithm.trials:
+        if self.agent.setup.algorithm.by_attributes:
             return None
         proposal = self.agent.predict(history)
         assert proposal.ranked is not None, "an agent that learns from the log scores items"

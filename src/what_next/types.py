@@ -3,9 +3,9 @@
 Everything here is frozen: a step of the loop makes new values and changes none.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
@@ -28,14 +28,7 @@ class History:
         sigma: the spread of all that the user likes, in standard deviations of the catalogue. A label: it may know the
             user's future, and no network may read it. NaN where it is not known.
         times: of each event, in microseconds; None where the log has none.
-        earned: of each event, as the setup weighs rewards. A label, as sigma is; None where nobody asked for it.
         before: how many events of the user came before the first of the row.
-        later: what the user earned after the last event of the row, discounted to it, as far as training may know. A
-            label, as `earned` is; None: nothing.
-        ends: with the row's last event the user's whole history is over, and the state after it is worth nothing. In
-            a log of sessions that is so; a log of people is merely cut off there, but no reward corrects what is made
-            up of a state after which nobody chose, and it is one state of a user. Never so where the split holds back
-            what followed, or cuts all histories at one moment. None: no row ends so.
     """
 
     users: Int32[np.ndarray, "batch"]
@@ -45,10 +38,7 @@ class History:
     context: Float32[np.ndarray, "batch time context"]
     sigma: Float32[np.ndarray, "batch"]
     times: Int64[np.ndarray, "batch time"] | None = None
-    earned: Float32[np.ndarray, "batch time"] | None = None
     before: Int64[np.ndarray, "batch"] | None = None
-    later: Float32[np.ndarray, "batch"] | None = None
-    ends: Bool[np.ndarray, "batch"] | None = None
 
     def last(self, window: int) -> "History":
         """The last `window` events of each history (fewer where there are no more)."""
@@ -63,7 +53,6 @@ class History:
             rewards=self.rewards[rows, columns],
             context=self.context[rows, columns],
             times=None if self.times is None else self.times[rows, columns],
-            earned=None if self.earned is None else self.earned[rows, columns],
             before=None if self.before is None else self.before + starts,
         )
 
@@ -117,11 +106,13 @@ class Proposal:
         points: in the standardised attribute space, or in the space of the vectors of `ranked`.
         score: the critic's value of items at each point; None where the selection does not ask for it.
         ranked: how items are taken by score; None: from a box around the point.
+        factors: what the networks read of the history, for the batch that is learned from.
     """
 
     points: Float32[np.ndarray, "*grid dim"]
     score: Score | None = None
     ranked: Ranked | None = None
+    factors: Factors | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,48 +148,102 @@ class Events:
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectories:
-    """A batch of transitions, as the losses of an algorithm that learns from the log read it: one row for each step.
+class Batch:
+    """Experience to learn from: at each step the events up to it are known, and an item is chosen.
 
-    Steps that do not count are not there. A target of temporal differences is `rewards + discounts * value(next)`.
+    A value, wherever it comes from: it may be learned from again, kept, or sent to another process (`arrays`).
+
+    Attributes:
+        items: of the events, positions in the catalogue; -1 is padding, at the end of a row.
+        factors: what the networks read of each event (`Agent.factorize`).
+        actions: the item that was chosen after each event; -1: none.
+        rewards: what it earned. A label, as all that follows is.
+        mask: the steps that count.
+        discounts: worth of the state that the action leads to; 0 where the history ends with it.
+        histories: how many user histories the batch counts as.
+        returns: discounted sum of all rewards from the step on that training may know of the user, also beyond the row.
+        propensities: the chance with which whoever chose it took the action.
+        values: what whoever chose it expected of the action.
+        others: items whose reward at every step of a row is known as well (bandit feedback), and `other_rewards`.
+        matches, fallback: of the selected items, as in `Product`.
+
+    What is None is not known.
+    """
+
+    items: Int32[np.ndarray, "batch time"]
+    factors: Factors
+    actions: Int32[np.ndarray, "batch time"]
+    rewards: Float32[np.ndarray, "batch time"]
+    mask: Bool[np.ndarray, "batch time"]
+    discounts: Float32[np.ndarray, "batch time"]
+    histories: int
+    returns: Float32[np.ndarray, "batch time"] | None = None
+    propensities: Float64[np.ndarray, "batch time"] | None = None
+    values: Float32[np.ndarray, "batch time"] | None = None
+    others: Int32[np.ndarray, "batch others"] | None = None
+    other_rewards: Float32[np.ndarray, "batch time others"] | None = None
+    matches: Int64[np.ndarray, "batch time"] | None = None
+    fallback: Bool[np.ndarray, "batch time"] | None = None
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, "batch"]:
+        """Events of each row."""
+        return np.asarray((self.items >= 0).sum(1), np.int64)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it as named arrays, as safetensors and shared memory hold them; `of_arrays` reads them back."""
+        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "factors"}
+        found |= {f"factors.{one.name}": getattr(self.factors, one.name) for one in fields(Factors)}
+        return {name: np.ascontiguousarray(value) for name, value in found.items() if value is not None}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Batch":
+        """The batch of some `arrays`."""
+        values: dict[str, Any] = {name: value for name, value in arrays.items() if "." not in name}
+        factors = Factors(**{one.name: arrays[f"factors.{one.name}"] for one in fields(Factors)})
+        return cls(**values | {"factors": factors, "histories": int(values["histories"].item())})
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """A batch as the losses of an algorithm with an encoder read it: one row for each step that counts.
+
+    A target of temporal differences is `rewards + discounts * value(next)`.
 
     Attributes:
         states: of the encoder, after the events so far; they carry the gradient to it.
-        actions: the item that came next.
+        actions: the item that was chosen.
         rewards: for it; with `n_step`, the discounted sum of those of as many steps.
-        next_states: after those steps, without gradient; of the encoder's slow copy, without dropout, where the
+        next_states: after those steps, without gradient; of the encoder's target network, without dropout, where the
             algorithm has one.
-        slow_states: the same for `states`.
+        target_states: the same for `states`.
         next_actions: the item that came after those; -1 where it is not known.
-        discounts: of the value of the next state; 0 where the history ended (`History.ends`).
-        returns: discounted sum of the rewards from this step to the last that training may know of the user, whatever
-            windows that history is cut into. A label.
+        discounts: of the value of the next state; 0 where the history ended.
+        returns: `Batch.returns`. A label.
         step_discounts: as `discounts`, of one step whatever `n_step` is: for actions that the log does not hold.
-        notes: diagnostics that an algorithm leaves for the alarms, by name.
     """
 
     states: Float[Tensor, "steps dim"]
     actions: Int64[Tensor, "steps"]
     rewards: Float[Tensor, "steps"]
     next_states: Float[Tensor, "steps dim"]
-    slow_states: Float[Tensor, "steps dim"]
+    target_states: Float[Tensor, "steps dim"]
     next_actions: Int64[Tensor, "steps"]
     discounts: Float[Tensor, "steps"]
     returns: Float[Tensor, "steps"]
     step_discounts: Float[Tensor, "steps"]
-    notes: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Trials:
-    """A batch on the grid, as the founding algorithm reads it: at step t the events up to t are known, and items tried.
+class BanditSteps:
+    """A batch as the founding algorithm reads it, on the grid: after the events up to step t, items are judged.
 
     Attributes:
         factors: of each event, for the critic.
         actor_factors: of each event, for the actor; `actor_prospects`: of the points that it chooses from.
         points: vectors of the judged items; the selected one first.
         prospects: what each judged item would do to the sample (`rewards.spread.prospects`).
-        rewards: their rewards, in units of the user's sigma; `targets`: the same, scaled for learning. Labels.
+        targets: their rewards, scaled for learning. Labels.
         mask: the steps that count.
     """
 
@@ -207,7 +252,6 @@ class Trials:
     factors: Float[Tensor, "batch time factors"]
     points: Float[Tensor, "batch time choices dim"]
     prospects: Float[Tensor, "batch time choices prospects"]
-    rewards: Float[Tensor, "batch time choices"]
     targets: Float[Tensor, "batch time choices"]
     mask: Bool[Tensor, "batch time"]
 

@@ -79,7 +79,7 @@ def test_mistakes_are_told_in_one_message(file, log: Path, tmp_path: Path) -> No
         run("import", log, "--to", tmp_path / "x.csv")
     with pytest.raises(DataError, match="expected a number and s, m, h or d"):
         run("import", log, "--to", tmp_path / "x.parquet", "--session-gap", "soon")
-    with pytest.raises(DataError, match="known are ml-100k, ml-1m, ml-latest-small, lastfm-2k"):
+    with pytest.raises(DataError, match="expected one of ml-100k, ml-1m, ml-latest-small, lastfm-2k"):
         run("get", "ml-9z")
     with pytest.raises(DataError, match="no such file"):
         run("describe", tmp_path / "nothing.parquet")

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from what_next.data.events import Events
+from what_next.data.importing.events import Events
 from what_next.data.importing.ids import positions
 
 

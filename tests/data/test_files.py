@@ -164,6 +164,21 @@ def test_encodings(file, encoding: str) -> None:
     assert pairs(import_files([file("a.csv", CSV, encoding)])) == LOG
 
 
+def test_names_and_ids_of_a_spreadsheet_on_windows_keep_their_letters(file) -> None:
+    log = file("a.csv", "Kunde;Größe;Preis €\r\nJörg;„M“;3,5\r\nZoë;L;4\r\n", "cp1252")
+    tables = import_files([log], options=Options(user="Kunde", item="Größe", reward="Preis €", time=""))
+    assert pairs(tables) == [("Jörg", "„M“"), ("Zoë", "L")]
+
+
+def test_objects_within_objects_are_columns_of_their_own(file) -> None:
+    events = [{"who": {"id": n // 2}, "product": {"sku": sku, "data": {"price": n}}} for n, sku in enumerate("aab")]
+    log = file("a.jsonl", "".join(json.dumps(event) + "\n" for event in [*events, {"who": None}]))
+    tables = import_files([log], options=Options(user="who.id", item="product.sku", time="", keep_duplicates=True))
+    assert pairs(tables) == [(0, "a"), (0, "a"), (1, "b")]
+    assert tables.rejected.height == 1
+    assert "product.data.price" in tables.log.columns
+
+
 def test_decimal_commas_of_files_with_semicolons(file) -> None:
     log = file("a.csv", "user;item;rating;note\n1;a;3,5;1,2,3\n2;b;4;x\n")
     tables = import_files([log], options=Options(time=""))

@@ -40,7 +40,7 @@ def log() -> pl.DataFrame:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    from what_next.data.importing.importer import FORMATS, beside
+    from what_next.data.files import FORMATS, beside
 
     def written(rows: pl.DataFrame, **footer: str) -> Path:
         path = tmp_path / "log.parquet"

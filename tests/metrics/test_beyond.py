@@ -12,21 +12,22 @@ from hypothesis.extra import numpy as arrays
 
 from what_next.data import Catalogue
 from what_next.metrics.beyond import (
-    Background,
+    CHUNK,
+    ItemStatistics,
     Profile,
     calibration,
     diversity,
     novelty,
+    parts,
     popularity_lift,
 )
-from what_next.metrics.beyond.rows import CHUNK, parts
 
 NONE = np.zeros((4, 0), np.float32)
 
 
-def background(counts=(8, 4, 4, 0), vectors=NONE, categories=None) -> Background:
+def background(counts=(8, 4, 4, 0), vectors=NONE, categories=None) -> ItemStatistics:
     held = None if categories is None else np.array(categories, np.float32)
-    return Background(np.array(counts), np.array(vectors, np.float32), held)
+    return ItemStatistics(np.array(counts), np.array(vectors, np.float32), held)
 
 
 def slates(*rows) -> np.ndarray:
@@ -55,7 +56,7 @@ ROWS = st.lists(st.permutations(range(ITEMS)), min_size=1, max_size=4).flatmap(
 )
 HISTORIES = arrays.arrays(np.int32, (4, 6), elements=st.integers(-1, ITEMS - 1))
 WORLDS = st.builds(
-    Background,
+    ItemStatistics,
     arrays.arrays(np.int64, ITEMS, elements=st.integers(0, 50)),
     arrays.arrays(np.float32, (ITEMS, 3), elements=st.floats(-3, 3, width=32)),
     arrays.arrays(np.float32, (ITEMS, 3), elements=st.sampled_from([0.0, 1.0])).map(
@@ -64,7 +65,7 @@ WORLDS = st.builds(
 )
 
 
-def all_metrics(rows: np.ndarray, histories: np.ndarray, world: Background) -> dict[str, np.ndarray]:
+def all_metrics(rows: np.ndarray, histories: np.ndarray, world: ItemStatistics) -> dict[str, np.ndarray]:
     profile = Profile.of(histories[: len(rows)], world)
     return {
         "novelty": novelty(rows, world),
@@ -124,7 +125,7 @@ def test_the_values_are_the_same_however_the_rows_are_cut(monkeypatch):
     rows = rng.permuted(np.tile(np.arange(40, dtype=np.int32), (100, 1)), axis=1)[:, :10]
     histories = rng.integers(-1, 40, (100, 30)).astype(np.int32)
     whole = all_metrics(rows, histories, world)
-    monkeypatch.setattr("what_next.metrics.beyond.rows.CHUNK", 300)
+    monkeypatch.setattr("what_next.metrics.beyond.CHUNK", 300)
     for name, values in all_metrics(rows, histories, world).items():
         assert values == pytest.approx(whole[name], abs=1e-12), name
 
@@ -243,7 +244,7 @@ def test_calibration_is_that_of_the_shares_one_by_one(rows, histories, world):
 
 def test_categories_are_the_attributes_of_zeros_and_ones_that_an_item_has():
     catalogue = catalogue_of(jazz=[1, 0, 1, 0], tempo=[90, 120, 1, 0], rock=[0, 0, 1, 0], none=[0, 0, 0, 0])
-    world = Background.of(catalogue, np.array([1, 2, 3, 4]))
+    world = ItemStatistics.of(catalogue, np.array([1, 2, 3, 4]))
     assert world.categories.tolist() == [[1, 0], [0, 0], [0.5, 0.5], [0, 0]]
     assert world.vectors is catalogue.vectors
     assert world.counts.tolist() == [1, 2, 3, 4]
@@ -251,14 +252,14 @@ def test_categories_are_the_attributes_of_zeros_and_ones_that_an_item_has():
 
 def test_categories_are_read_before_attributes_are_standardised():
     catalogue = catalogue_of(jazz=[1, 0, 1, 0], rock=[0, 0, 1, 0]).standardised([0, 1, 2])
-    world = Background.of(catalogue, np.ones(4, np.int64))
+    world = ItemStatistics.of(catalogue, np.ones(4, np.int64))
     assert world.categories[0].tolist() == [1, 0]
     assert world.vectors[:3].mean(axis=0) == pytest.approx([0, 0], abs=1e-6)
 
 
 def test_one_category_alone_is_none():
-    assert Background.of(catalogue_of(jazz=[1, 0, 1], tempo=[1, 2, 3]), np.ones(3, np.int64)).categories is None
-    assert Background.of(catalogue_of(tempo=[1, 2, 3]), np.ones(3, np.int64)).categories is None
+    assert ItemStatistics.of(catalogue_of(jazz=[1, 0, 1], tempo=[1, 2, 3]), np.ones(3, np.int64)).categories is None
+    assert ItemStatistics.of(catalogue_of(tempo=[1, 2, 3]), np.ones(3, np.int64)).categories is None
 
 
 # Popularity lift

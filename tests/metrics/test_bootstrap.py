@@ -5,24 +5,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from what_next.metrics.bootstrap import coverage, interval, seed_means, user_means
+from what_next.metrics.beyond import shares
+from what_next.metrics.bootstrap import means, user_means
 
 RNG = np.random.default_rng(0)
 
 
+def interval(values, over=None, **how):
+    return means({"": values}, None if over is None else {"": over}, **how).get("")
+
+
+def coverage(items, users, catalogue, **how):
+    return shares(items, users, catalogue, ("coverage",), **how).get("coverage")
+
+
 def test_a_users_windows_are_averaged_before_the_users():
     values = np.array([1.0, 3.0, 10.0, np.nan])
-    means = user_means(values, np.array([0, 0, 1, 2]), 3)
-    assert means[:2].tolist() == [2, 10]
-    assert np.isnan(means[2])
-    assert interval(means)["mean"] == 6
-    assert interval(means)["n"] == 2
-
-
-def test_seeds_are_averaged_first_and_no_window_counts_that_a_seed_lacks():
-    means = seed_means(np.array([[1.0, 2.0], [3.0, np.nan]]))
-    assert means[0] == 2
-    assert np.isnan(means[1])
+    users = user_means(values, np.array([0, 0, 1, 2]), 3)
+    assert users[:2].tolist() == [2, 10]
+    assert np.isnan(users[2])
+    assert interval(users)["mean"] == 6
+    assert interval(users)["n"] == 2
 
 
 @given(st.floats(-1e3, 1e3), st.integers(1, 50))

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from what_next.metrics import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows, evaluate
+from what_next.baselines.rules import NearestMean, Oracle, RandomItem, Steer, TrueNext
+from what_next.experiments.windows import compare_on_windows
+from what_next.metrics.windows import Sampling, draw_windows
 from what_next.types import Slate
 
-SPLIT = {"kind": "users", "users": 6, "hash": "0123456789abcdef"}
 SHAPE = {"mean", "low", "high", "n"}
 
 
@@ -31,7 +32,7 @@ def windows_of(world, lengths=(5, 20), **how):
 
 
 def judge(world, policies, windows, **how):
-    return evaluate(policies, windows, Sampling(world.vectors), data="world", split=SPLIT, seeds=[0], **how)
+    return compare_on_windows(policies, windows, Sampling(world.vectors), **how)
 
 
 def everyone(world, windows):
@@ -93,8 +94,7 @@ def test_a_next_item_that_nobody_may_name_is_not_held_against_anybody(world):
 def test_the_answer_has_the_shape_that_was_promised(crowd):
     windows = windows_of(crowd)
     result = judge(crowd, everyone(crowd, windows), windows)
-    assert list(result) == ["data", "split", "seeds", "windows", "policies", "differences", "share_of_oracle"]
-    assert result["split"] == SPLIT
+    assert list(result) == ["windows", "policies", "differences", "share_of_oracle"]
     metrics = {"spread@5", "spread@20", "window_hr@10", "window_ndcg@10", "coverage", "repeats", "fallbacks"}
     for name, told in result["policies"].items():
         assert set(told) == (metrics - {"window_hr@10", "window_ndcg@10"} if name == "true_next" else metrics)

@@ -8,10 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from what_next.metrics.beyond.inequality import gini_index
-from what_next.metrics.bootstrap import coverage, gini
+from what_next.metrics.beyond import gini_index, shares
 
 COUNTS = arrays.arrays(np.int64, st.integers(1, 9), elements=st.integers(0, 20))
+
+
+def gini(items, users, catalogue, **how):
+    return shares(items, users, catalogue, **how).get("gini")
+
+
+def coverage(items, users, catalogue, **how):
+    return shares(items, users, catalogue, **how).get("coverage")
 
 
 def by_pairs(counts: np.ndarray) -> float:
@@ -74,7 +81,7 @@ def test_the_same_seed_gives_the_same_gini_however_the_work_is_cut(monkeypatch):
     items, users = np.random.default_rng(0).integers(-1, 30, size=(2, 60)), np.arange(60) // 2
     whole = gini(items, users, 30)
     assert whole != gini(items, users, 30, seed=1)
-    monkeypatch.setattr("what_next.metrics.bootstrap.COLUMNS", 3)
+    monkeypatch.setattr("what_next.metrics.beyond.COLUMNS", 3)
     assert whole == gini(items, users, 30)
 
 

@@ -6,11 +6,13 @@ from datetime import datetime
 import numpy as np
 import pytest
 
+from what_next.baselines.rules import Popular, RandomItem
 from what_next.data import split_leave_last_out, split_time, split_users
 from what_next.errors import DataError
-from what_next.metrics import Popular, RandomItem, Sampling
-from what_next.metrics.evaluate_next import Yardstick, evaluate_next, judged_on
+from what_next.experiments.evaluator import Evaluator
+from what_next.experiments.next_items import result_of
 from what_next.metrics.next_items import Targets, rank
+from what_next.metrics.windows import Sampling
 from what_next.types import Slate
 
 from .conftest import World, build_world
@@ -86,15 +88,13 @@ class TestTargets:
         drawn = {int(Targets.of(data, split, "test", "random", seed).before[0]) for seed in range(20)}
         assert drawn == {3, 4}
 
-    def test_who_came_after_the_cut_is_judged_and_called_cold(self) -> None:
+    def test_who_came_after_the_cut_is_judged_and_is_cold(self) -> None:
         world = build_world([[0], [1], [2], [3]], [A, B, C, D], [C, B])
         data = replace(world.dataset, timestamps=np.array([0, 1, 2, 9, 8, 9], np.int64))
         split = split_time(data, 0.7)
         assert split.test.tolist() == [0, 1]
         assert split.cold("test").tolist() == [False, True]
-        told = judged_on(data, split, "test", Targets.of(data, split, "test"), [0], counts=np.array([1, 1, 1, 0]))
-        assert told["targets"]["cold_users"] == 1
-        assert told["targets"]["cold_items"] == 1
+        assert Targets.of(data, split, "test").users.tolist() == [0, 1]
 
     def test_a_split_at_a_date_is_that_at_the_share_of_events_before_it(self) -> None:
         data = build_world([[0], [1]], [A, B] * 5).dataset
@@ -182,38 +182,46 @@ class TestPopular:
         assert slate.items.tolist() == [[B, D, C], [D, A, C]]
 
 
-def yardstick(shop: World, **more) -> Yardstick:
-    return Yardstick(more.pop("targets", targets_of(shop)), shop.history_of, 5, **{"ks": (2,), **more})
+def evaluator(shop: World, **more) -> Evaluator:
+    return Evaluator(more.pop("targets", targets_of(shop)), shop.history_of, 5, **{"ks": (2,), **more})
 
 
-class TestYardstick:
+def told(stick: Evaluator, scores):
+    return stick.means({"": scores})[0][""]
+
+
+def difference(stick: Evaluator, one, other):
+    return stick.means({"one": one, "other": other}, {"": ("one", "other")})[1][""]
+
+
+class TestEvaluator:
     def test_seeds_are_averaged_before_users(self, shop: World) -> None:
-        stick = yardstick(shop)
-        judged = stick.judge([Fixed(E, D), Fixed(A, B)])
+        stick = evaluator(shop)
+        judged = stick.score([Fixed(E, D), Fixed(A, B)])
         assert judged.values["hr@2"].tolist() == [0.5, 0.5]
         assert judged.values["reward@1"].tolist() == [0, 4]
-        assert stick.told(judged)["reward@1"]["mean"] == 2
+        assert told(stick, judged)["reward@1"]["mean"] == 2
 
     def test_a_difference_is_taken_user_by_user(self, shop: World) -> None:
-        stick = yardstick(shop)
-        one, other = stick.judge([Fixed(D, A)]), stick.judge([Fixed(E, A)])
-        assert stick.difference(one, other)["hr@2"] == pytest.approx({"mean": 0, "low": -1, "high": 1, "n": 2})
-        assert stick.difference(one, one)["ndcg@2"] == {"mean": 0, "low": 0, "high": 0, "n": 2}
+        stick = evaluator(shop)
+        one, other = stick.score([Fixed(D, A)]), stick.score([Fixed(E, A)])
+        assert difference(stick, one, other)["hr@2"] == pytest.approx({"mean": 0, "low": -1, "high": 1, "n": 2})
+        assert difference(stick, one, one)["ndcg@2"] == {"mean": 0, "low": 0, "high": 0, "n": 2}
 
     def test_coverage_counts_all_slots_of_all_users(self, shop: World) -> None:
-        stick = yardstick(shop)
-        assert stick.told(stick.judge([Fixed(A, B)]))["coverage@2"]["mean"] == 2 / 5
-        assert stick.told(stick.judge([Fixed(A, B), Fixed(A, -1)]))["coverage@2"]["mean"] == pytest.approx(1.5 / 5)
+        stick = evaluator(shop)
+        assert told(stick, stick.score([Fixed(A, B)]))["coverage@2"]["mean"] == 2 / 5
+        assert told(stick, stick.score([Fixed(A, B), Fixed(A, -1)]))["coverage@2"]["mean"] == pytest.approx(1.5 / 5)
 
     def test_chance_is_exact_and_its_slates_are_drawn_by_the_seed(self, shop: World) -> None:
         # The first user may have D or E, and D came; all that the second may have is A, C and D, and E never comes.
-        shares = {seed: yardstick(shop, ks=(1,), seed=seed).judge([RandomItem(5)]) for seed in range(20)}
+        shares = {seed: evaluator(shop, ks=(1,), seed=seed).score([RandomItem(5)]) for seed in range(20)}
         assert all(one.values["hr@1"].tolist() == [1 / 2, 0] for one in shares.values())
         assert {int(one.slates[0, 0, 0]) for one in shares.values()} == {D, E}
-        assert np.array_equal(shares[3].slates, yardstick(shop, ks=(1,), seed=3).judge([RandomItem(5)]).slates)
+        assert np.array_equal(shares[3].slates, evaluator(shop, ks=(1,), seed=3).score([RandomItem(5)]).slates)
 
     def test_several_lengths_of_slates_are_judged_at_once(self, shop: World) -> None:
-        judged = yardstick(shop, ks=(2, 1)).judge([Fixed(E, D)])
+        judged = evaluator(shop, ks=(2, 1)).score([Fixed(E, D)])
         assert judged.values["hr@1"].tolist() == [0, 1]
         assert judged.values["hr@2"].tolist() == [1, 1]
         assert judged.values["precision@2"].tolist() == [0.5, 0.5]
@@ -221,15 +229,15 @@ class TestYardstick:
 
     def test_rows_of_one_user_are_averaged_before_users(self, shop: World) -> None:
         targets = Targets.of(shop.dataset, split_users(shop.dataset, test=0.6, validation=0.0), "test", "successive")
-        stick = yardstick(shop, targets=targets)
-        judged = stick.judge([Fixed(D, E)])
-        told, rows = stick.told(judged)["hr@2"], judged.values["hr@2"]
-        assert told["n"] == len(set(targets.users.tolist())) < len(targets)
-        assert told["mean"] == np.mean([rows[targets.users == user].mean() for user in set(targets.users.tolist())])
+        stick = evaluator(shop, targets=targets)
+        judged = stick.score([Fixed(D, E)])
+        mean, rows = told(stick, judged)["hr@2"], judged.values["hr@2"]
+        assert mean["n"] == len(set(targets.users.tolist())) < len(targets)
+        assert mean["mean"] == np.mean([rows[targets.users == user].mean() for user in set(targets.users.tolist())])
 
     def test_groups_are_means_over_their_own_users(self, shop: World) -> None:
         groups = {"half": {"one": np.array([True, False]), "other": np.array([False, True])}}
-        apart = yardstick(shop, groups=groups).apart({"fixed": yardstick(shop).judge([Fixed(D, A)])})
+        apart = evaluator(shop, groups=groups).by_group({"fixed": evaluator(shop).score([Fixed(D, A)])})
         means = {name: found["policies"]["fixed"]["hr@2"]["mean"] for name, found in apart["half"].items()}
         assert means == {"one": 1, "other": 0}
         assert apart["half"]["one"]["users"] == 1
@@ -239,36 +247,23 @@ class TestYardstick:
         targets = targets_of(shop)
         latest = shop.history_of(targets.users, np.zeros(2, np.int64), targets.before)
         sampling = Sampling(shop.vectors, 20)
-        judged = yardstick(shop, sampling=sampling, latest=latest).judge([Fixed(D, A)])
+        judged = evaluator(shop, sampling=sampling, latest=latest).score([Fixed(D, A)])
         pairs = np.array([1, 3, 7, 2, 6, 4]).std(ddof=1)
         without = np.array([1, 3, 2]).std(ddof=1)
         assert judged.values["spread@20"][0] == pytest.approx((pairs - without) / pairs, rel=1e-4)
-        assert "spread@20" not in yardstick(shop).judge([Fixed(D, A)]).values
+        assert "spread@20" not in evaluator(shop).score([Fixed(D, A)]).values
 
     def test_without_logged_rewards_none_are_told(self, shop: World) -> None:
-        stick = replace(yardstick(shop), targets=replace(targets_of(shop), rewards=None))
-        assert set(stick.judge([Fixed(A, B)]).values) == {
+        stick = replace(evaluator(shop), targets=replace(targets_of(shop), rewards=None))
+        assert set(stick.score([Fixed(A, B)]).values) == {
             f"{name}@2" for name in ("hr", "ndcg", "mrr", "recall", "precision", "map")
         }
 
 
-def yardstick_about(shop: World):
-    split = split_leave_last_out(shop.dataset)
-    return judged_on(shop.dataset, split, "test", targets_of(shop), [3])
-
-
-def test_the_result_names_its_targets_and_compares_the_learned_with_each_rival(shop: World) -> None:
-    stick = yardstick(shop)
+def test_each_learned_policy_is_compared_with_each_rival_that_is_judged_too(shop: World) -> None:
+    stick = evaluator(shop)
     names = ("agent", "untrained", "random", "popular")
-    result = evaluate_next({name: stick.judge([Fixed(D, A)]) for name in names}, stick, yardstick_about(shop))
-    told = dict(result["targets"])
-    assert len(told.pop("hash")) == 16
-    assert told == {
-        "kind": "last", "rows": 2, "users": 2, "held": 1, "cold_users": 0, "cold_items": None, "without_history": 0,
-        "items": 2, "not_allowed": 0
-    }  # fmt: skip
-    assert result["split"]["kind"] == "leave_last_out"
-    assert result["split"]["hash"] == split_leave_last_out(shop.dataset).hash
-    assert result["seeds"] == [3]
+    result = result_of({name: stick.score([Fixed(D, A)]) for name in names}, stick, {"data": "shop"})
+    assert result["data"] == "shop"
     assert list(result["policies"]) == list(names)
     assert list(result["differences"]) == ["agent-random", "agent-popular", "agent-untrained"]

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from what_next.baselines.rules import NearestMean, Oracle, RandomItem, Steer, TrueNext
 from what_next.data import Dataset, split_users
-from what_next.data.public.known_tables import ml_100k
-from what_next.metrics import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows, evaluate
+from what_next.data.public.sets import ml_100k
+from what_next.experiments.windows import compare_on_windows
+from what_next.metrics.windows import Sampling, draw_windows
 
 SKETCHED = {
     "random": (0.021, 0.003, 0.000),
@@ -42,8 +44,7 @@ def result(films, stand_in):
         "steer": [Steer(sampling, typical)],
         "oracle": [Oracle(sampling)],
     }
-    described = {"kind": split.kind, "users": len(split.test), "hash": split.hash}
-    return evaluate(policies, windows, sampling, data=films.name, split=described, seeds=[0, 1, 2])
+    return compare_on_windows(policies, windows, sampling)
 
 
 @pytest.mark.parametrize("name", SKETCHED)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from what_next.metrics import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows
-from what_next.metrics.rules import _best
+from what_next.baselines.rules import NearestMean, Oracle, RandomItem, Steer, TrueNext, _best
+from what_next.metrics.windows import Sampling, draw_windows
 
 SQUARE = [[0, 0], [0, 1], [1, 0], [1, 1], [4, 4]]
 
@@ -182,6 +182,6 @@ def test_the_choice_does_not_depend_on_how_the_work_is_cut(crowd, monkeypatch):
         return {name: rule.act(windows.history, 3, np.random.default_rng(0)).items.tolist() for name, rule in acting}
 
     whole = choices()
-    monkeypatch.setattr("what_next.metrics.rules.CHUNK", 50)
-    monkeypatch.setattr("what_next.metrics.sampling.CHUNK", 37)
+    monkeypatch.setattr("what_next.baselines.rules.CHUNK", 50)
+    monkeypatch.setattr("what_next.metrics.windows.CHUNK", 37)
     assert whole == choices()

@@ -81,5 +81,5 @@ def test_serendipity_is_the_same_however_the_rows_are_cut(monkeypatch):
     places = Places.of_slates(rows, relevant)
     whole = serendipity(places, relevant, popular)
     assert 0 < whole.mean() < 1
-    monkeypatch.setattr("what_next.metrics.beyond.rows.CHUNK", 300)
+    monkeypatch.setattr("what_next.metrics.beyond.CHUNK", 300)
     np.testing.assert_array_equal(serendipity(places, relevant, popular), whole)

@@ -3,8 +3,7 @@
 import pytest
 from rich.console import Console
 
-from what_next.metrics import markdown, table
-from what_next.metrics.folded import Folded
+from what_next.reporting.terminal import Folded, markdown, table
 
 
 def told(mean: float) -> dict[str, float]:

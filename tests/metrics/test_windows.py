@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from what_next.metrics import draw_windows
+from what_next.metrics.windows import draw_windows
 
 
 def test_every_window_is_of_its_length_and_what_follows_is_the_next_event(crowd):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from what_next.off_policy.estimators.decisions import Decisions, Target
+from what_next.off_policy.decisions import Decisions, Target
 
 
 class Drawn(NamedTuple):

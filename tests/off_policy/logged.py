@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from what_next.off_policy.estimators import Decisions, Target, estimate
+from what_next.off_policy.decisions import Decisions, Target
+from what_next.off_policy.estimate import estimate
 
 from .bandits import bandit
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from what_next.off_policy.estimators.decisions import Decisions, Target
+from what_next.off_policy.decisions import Decisions, Target
 
 Reads = Literal["own", "above", "all"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from what_next.off_policy.estimators.bilinear import Axes, Bilinear
+from what_next.off_policy.reward_model import Axes, Bilinear
 
 
 def test_two_columns_turn_to_their_sum_and_their_difference():

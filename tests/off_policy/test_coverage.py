@@ -8,9 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from what_next.off_policy.estimators import Options, estimate
-from what_next.off_policy.estimators.reward_model import cross_fit
-from what_next.off_policy.estimators.weighting import clipped_ips, dm, dr, growing_threshold, ips, snips, switch_dr
+from what_next.off_policy.decisions import Options
+from what_next.off_policy.estimate import estimate
+from what_next.off_policy.reward_model import cross_fit
+from what_next.off_policy.weighting import clipped_ips, dm, dr, growing_threshold, ips, snips, switch_dr
 
 from .bandits import Bandit, bandit
 

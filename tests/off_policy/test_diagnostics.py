@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from what_next.off_policy.estimators.diagnostics import (
+from what_next.off_policy.diagnostics import (
     Overlap,
     Thresholds,
     effective_size,

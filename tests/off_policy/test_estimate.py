@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from what_next.off_policy.estimators import Decisions, Options, Target, difference
-from what_next.off_policy.estimators.diagnostics import effective_size
-from what_next.off_policy.estimators.intervals import empirical_bernstein
-from what_next.off_policy.estimators.marginalised import clusters_of
-from what_next.off_policy.estimators.reward_model import cross_fit, deal
-from what_next.off_policy.estimators.sequences import per_decision_is
+from what_next.metrics.bootstrap import empirical_bernstein
+from what_next.off_policy.decisions import Decisions, Options, Target
+from what_next.off_policy.diagnostics import effective_size
+from what_next.off_policy.estimate import difference
+from what_next.off_policy.reward_model import cross_fit, deal
+from what_next.off_policy.sequences import per_decision_is
+from what_next.off_policy.weighting import clusters_of
 
 from .logged import BEHAVIOUR, LOG, ONE_STEP, SEQUENCES, TARGET, WEIGHTS, means, plain, told
 from .worlds import sessions
@@ -151,9 +152,9 @@ def test_one_hot_vectors_are_made_where_the_whole_distribution_is_known(monkeypa
     one = means(told(bare, Target(TARGET.chances, full=TARGET.full)))
     assert one == means(told(given, Target(TARGET.chances, TARGET.full, TARGET.full)))
     assert "dm" in one
-    monkeypatch.setattr("what_next.off_policy.estimators.log.ONE_HOT", 10)
+    monkeypatch.setattr("what_next.off_policy.decisions.ONE_HOT", 10)
     assert "dm" in means(told(bare, Target(TARGET.chances, full=TARGET.full)))
-    monkeypatch.setattr("what_next.off_policy.estimators.log.ONE_HOT", 9)
+    monkeypatch.setattr("what_next.off_policy.decisions.ONE_HOT", 9)
     assert "no vectors" in told(bare, Target(TARGET.chances, full=TARGET.full))["left_out"]["dm"]
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from what_next.errors import DataError
-from what_next.off_policy.estimators import Options, difference
-from what_next.off_policy.estimators.diagnostics import Overlap, effective_size, efficiency_of_steps
+from what_next.off_policy.decisions import Options
+from what_next.off_policy.diagnostics import Overlap, effective_size, efficiency_of_steps
+from what_next.off_policy.estimate import difference
 
 from .logged import BEHAVIOUR, LOG, TARGET, told
 from .worlds import sessions

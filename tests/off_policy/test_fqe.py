@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from what_next.errors import DataError
-from what_next.off_policy.estimators import fqe as module
-from what_next.off_policy.estimators.decisions import Decisions, Target
-from what_next.off_policy.estimators.fqe import Fitted, fqe
-from what_next.off_policy.estimators.sequences import sequence_dr
+from what_next.off_policy import fqe as module
+from what_next.off_policy.decisions import Decisions, Target
+from what_next.off_policy.fqe import Fitted, fqe
+from what_next.off_policy.sequences import sequence_dr
 
 from .worlds import TINY, bandit, random_log, sessions, some_of
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from what_next.off_policy.estimators.fqe import fqe
+from what_next.off_policy.fqe import fqe
 
 from .worlds import TINY, World, covers, first_states_decide, random_log, resampled, sessions, some_of
 

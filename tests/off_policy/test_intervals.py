@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from what_next.metrics import bootstrap
-from what_next.metrics.bootstrap import interval, resampled_counts
-from what_next.off_policy.estimators.intervals import empirical_bernstein, percentiles
-from what_next.off_policy.estimators.weighting import Terms, mean_of
+from what_next.metrics.bootstrap import empirical_bernstein, means, percentiles, resampled_counts
+from what_next.off_policy.weighting import Terms, mean_of
 
 
 def counts_of(units, resamples, seed=0):
@@ -33,7 +32,7 @@ def test_the_same_seed_gives_the_same_resamples_however_the_work_is_cut(monkeypa
 def test_the_bootstrap_is_that_of_means_over_users():
     rng = np.random.default_rng(0)
     tops, bottoms = rng.normal(3, 1, 200), rng.uniform(1, 2, 200)
-    told = interval(tops, bottoms, resamples=2000, seed=5)
+    told = means({"": tops}, {"": bottoms}, resamples=2000, seed=5)[""]
     found = percentiles(Terms(tops, bottoms).resampled(counts_of(200, 2000, seed=5)), 95.0)
     assert found == pytest.approx((told["low"], told["high"]), abs=1e-12)
 

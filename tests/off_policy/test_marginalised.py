@@ -5,14 +5,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from what_next.off_policy.estimators.marginalised import (
+from what_next.off_policy.weighting import (
     averaged_ips,
     averaged_weights,
     clusters_of,
+    ips,
     marginal_weights,
     of_items_alone,
 )
-from what_next.off_policy.estimators.weighting import ips
 
 from .bandits import bandit
 

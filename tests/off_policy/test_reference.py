@@ -6,10 +6,9 @@ The table was computed once with sb-obp 0.5.10; where the library can be importe
 import numpy as np
 import pytest
 
-from what_next.off_policy.estimators.intervals import empirical_bernstein
-from what_next.off_policy.estimators.marginalised import marginal_weights
-from what_next.off_policy.estimators.slates import cascade_weights, slate_ips, slate_snips, whole_weights
-from what_next.off_policy.estimators.weighting import clipped_ips, dm, dr, ips, snips, switch_dr
+from what_next.metrics.bootstrap import empirical_bernstein
+from what_next.off_policy.slates import cascade_weights, slate_ips, slate_snips, whole_weights
+from what_next.off_policy.weighting import clipped_ips, dm, dr, ips, marginal_weights, snips, switch_dr
 
 ROWS, ITEMS, LENGTH = 300, 6, 3
 SPAN = 15.0

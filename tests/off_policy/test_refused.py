@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from what_next.errors import DataError
-from what_next.off_policy.estimators import Options, Target, Thresholds, difference
-from what_next.off_policy.estimators.fqe import fqe
+from what_next.off_policy.decisions import Options, Target
+from what_next.off_policy.diagnostics import Thresholds
+from what_next.off_policy.estimate import difference
+from what_next.off_policy.fqe import fqe
 
 from .logged import BEHAVIOUR, LOG, ONE_STEP, SEQUENCES, TARGET, WEIGHTS, apart, means, plain, told
 from .worlds import sessions
@@ -110,7 +112,7 @@ def test_a_fit_that_does_not_converge_is_refused(monkeypatch, contraction, refus
         found = fqe(*args, folds=folds, **more)
         return replace(found, contraction=contraction) if crossed == (folds > 1) else found
 
-    monkeypatch.setattr("what_next.off_policy.estimators.candidates.fqe", fitted)
+    monkeypatch.setattr("what_next.off_policy.candidates.fqe", fitted)
     drawn = sessions().draw(300, seed=0)
     found = told(drawn.decisions, drawn.target, options=Options(discount=0.5), resamples=2)["estimates"]
     assert [one for one in SEQUENCES if found[one]["refused"]] == [name] * refused

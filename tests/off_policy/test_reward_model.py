@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from what_next.off_policy.estimators import reward_model
-from what_next.off_policy.estimators.bilinear import Bilinear
-from what_next.off_policy.estimators.reward_model import chosen_penalty, cross_fit, deal
-from what_next.off_policy.estimators.weighting import dm
+from what_next.off_policy import reward_model
+from what_next.off_policy.reward_model import Bilinear, chosen_penalty, cross_fit, deal
+from what_next.off_policy.weighting import dm
 
 from .bandits import bandit
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from what_next.off_policy.estimators.decisions import Decisions
-from what_next.off_policy.estimators.sequences import (
+from what_next.off_policy.decisions import Decisions
+from what_next.off_policy.sequences import (
     per_decision_is,
     sequence_diagnostics,
     sequence_dr,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from what_next.off_policy.estimators import difference, estimate
+from what_next.off_policy.estimate import difference, estimate
 
 from .slate_worlds import CLASSIC, MILD, A, B, SlateWorld
 

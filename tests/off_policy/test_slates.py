@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from what_next.off_policy.estimators.slates import (
+from what_next.off_policy.slates import (
     LARGEST,
     cascade_dr,
     cascade_weights,

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from what_next.off_policy.estimators import Decisions, Options, Target, Thresholds, difference
-from what_next.off_policy.estimators.diagnostics import StepSupport
-from what_next.off_policy.estimators.sequences import sequence_diagnostics
+from what_next.off_policy.decisions import Decisions, Options, Target
+from what_next.off_policy.diagnostics import StepSupport, Thresholds
+from what_next.off_policy.estimate import difference
+from what_next.off_policy.sequences import sequence_diagnostics
 
 from .logged import BEHAVIOUR, LOG, SEQUENCES, TARGET, told
 from .worlds import sessions
@@ -16,7 +17,7 @@ PRODUCTS = ["cascade_ips", "cascade_snips", "slate_ips", "slate_snips"]
 
 
 def walk(behaviour, target, units=2000, steps=10, seed=0):
-    """Trajectories of as many decisions each, rewards of 1, and policies that look at nothing."""
+    """Transitions of as many decisions each, rewards of 1, and policies that look at nothing."""
     rows, shown, wanted = units * steps, np.array(behaviour), np.array(target)
     actions = np.random.default_rng(seed).choice(len(shown), size=rows, p=shown)
     contexts = np.tile(np.eye(steps), (units, 1))
@@ -141,7 +142,7 @@ def test_one_estimate_alone_is_what_it_is_among_all(name):
 
 @pytest.mark.parametrize(("name", "fits"), [("per_decision_is", 0), ("sequence_dr", 1), ("fqe", 1), ("ips", 0)])
 def test_for_one_estimate_alone_nothing_else_is_fitted(monkeypatch, name, fits):
-    from what_next.off_policy.estimators import candidates
+    from what_next.off_policy import candidates
 
     made, inner = [], candidates.fqe
     monkeypatch.setattr(candidates, "fqe", lambda *args, **more: made.append(1) or inner(*args, **more))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from what_next.off_policy.estimators.weighting import (
+from what_next.off_policy.weighting import (
     Terms,
     clipped_ips,
     dm,

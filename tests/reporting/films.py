@@ -1,4 +1,4 @@
-"""A log of films, policies whose hits are known beforehand, and the verdict on them."""
+"""A log of films, policies whose hits are known beforehand, and the comparison on them."""
 
 from dataclasses import replace
 
@@ -6,9 +6,7 @@ import numpy as np
 import polars as pl
 
 from what_next import Dataset, State
-from what_next.experiments.next_items import about_of, yardstick_of
-from what_next.experiments.verdict import Verdict
-from what_next.metrics.evaluate_next import evaluate_next
+from what_next.experiments.next_items import Comparison, evaluator_of, protocol, result_of
 from what_next.reporting.view import View
 from what_next.types import History, Slate
 
@@ -27,13 +25,13 @@ class Fixed:
         return Slate(slates)
 
 
-def verdict_of(setup, dataset: Dataset, named: dict[str, np.ndarray], learned=("agent",)) -> Verdict:
-    """A verdict on policies that name a fixed item to each user first, and then the lowest items that are new."""
+def comparison_of(setup, dataset: Dataset, named: dict[str, np.ndarray], learned=("agent",)) -> Comparison:
+    """A comparison on policies that name a fixed item to each user first, and then the lowest items that are new."""
     state = State(dataset, setup)
-    yardstick = yardstick_of(state, "test")
-    judged = {name: yardstick.judge([Fixed(first, len(dataset.catalogue))]) for name, first in named.items()}
-    result = evaluate_next(judged, yardstick, about_of(state, "test", yardstick, [0]))
-    return Verdict(result, state, yardstick, judged, {name: [setup] for name in learned})
+    evaluator = evaluator_of(state, "test")
+    judged = {name: evaluator.score([Fixed(first, len(dataset.catalogue))]) for name, first in named.items()}
+    result = result_of(judged, evaluator, protocol(state, "test", evaluator, [0]))
+    return Comparison(result, state, evaluator, judged, {name: [setup] for name in learned})
 
 
 def hits(dataset: Dataset, share: float, miss: int = 0) -> np.ndarray:
@@ -68,10 +66,10 @@ def log_and_items(users: int = 24, items: int = 30, titles=None, hostile: str = 
     return Dataset.from_frame(log, table, name=f"films{hostile}")
 
 
-def with_values(verdict: Verdict, **values: list[float]) -> View:
-    """The verdict with other values of the main metric for its first users; 0 for the rest."""
-    rows, judged = len(verdict.yardstick.targets), dict(verdict.judged)
+def with_values(comparison: Comparison, **values: list[float]) -> View:
+    """The comparison with other values of the main metric for its first users; 0 for the rest."""
+    rows, judged = len(comparison.evaluator.targets), dict(comparison.scores)
     for name, some in values.items():
         filled = np.array(some + [0.0] * (rows - len(some)))
         judged[name] = replace(judged[name], values={**judged[name].values, "ndcg@10": filled})
-    return View(replace(verdict, judged=judged))
+    return View(replace(comparison, scores=judged))

@@ -1,4 +1,4 @@
-"""The page of a verdict: what is on it, what can never be on it, and that the same verdict gives the same bytes."""
+"""The page of a comparison: what is on it, what can never be on it, and the same bytes for the same comparison."""
 
 import re
 import sys
@@ -14,11 +14,11 @@ import pytest
 
 from what_next import Dataset
 from what_next.errors import MissingExtraError, SaveError
-from what_next.experiments.verdict import Verdict
+from what_next.experiments.next_items import Comparison
 from what_next.reporting import check, write_report
 from what_next.reporting.page import page
 
-from .films import hits, log_and_items, verdict_of
+from .films import comparison_of, hits, log_and_items
 
 SECTIONS = [
     "judged", "metrics", "tradeoff", "learning", "calibration", "space", "tail", "groups", "worst", "stories", "table",
@@ -98,8 +98,8 @@ def test_every_section_is_there_and_in_the_contents(text: str) -> None:
     assert read.tags["table"] == read.tags["caption"] > 0
 
 
-def test_the_same_verdict_is_written_as_the_same_bytes_whatever_matplotlib_is_set_to(
-    made: Verdict, text: str, tmp_path: Path
+def test_the_same_comparison_is_written_as_the_same_bytes_whatever_matplotlib_is_set_to(
+    made: Comparison, text: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / "report.html"
     with matplotlib.rc_context({"font.size": 30, "axes.grid": True, "lines.linewidth": 9}):
@@ -117,16 +117,16 @@ def test_no_text_of_the_data_becomes_markup(setup_of, tmp_path) -> None:
     dataset = log_and_items(titles=[f"{HOSTILE} {place}" for place in range(30)], hostile=HOSTILE)
     agent, rival = f"agent{HOSTILE}", f"rule{HOSTILE}"
     setup = setup_of(tmp_path, algorithm="next_item")
-    plain = verdict_of(setup, dataset, {"agent": hits(dataset, 0.3), "rule": hits(dataset, 0.6)})
+    plain = comparison_of(setup, dataset, {"agent": hits(dataset, 0.3), "rule": hits(dataset, 0.6)})
     policies = {agent: plain.result["policies"]["agent"], rival: plain.result["policies"]["rule"]}
     groups = {f"kind{HOSTILE}": {name: {"users": 3, "policies": policies} for name in (f"a{HOSTILE}", "b")}}
-    verdict = replace(
+    comparison = replace(
         plain,
         result={**plain.result, "policies": policies, "groups": groups, "differences": {f"{agent} - {rival}": {}}},
-        judged={agent: plain.judged["agent"], rival: plain.judged["rule"]},
+        scores={agent: plain.scores["agent"], rival: plain.scores["rule"]},
         setups={agent: [setup]},
     )
-    read = Reader(page(verdict))
+    read = Reader(page(comparison))
     assert not read.tags.keys() & {"script", "img"}
     shown = '<script>alert("1")</script> & $x^2$ </svg><img src=http://evil>'
     for what in (f"agent{shown}", f"rule{shown}", f"{shown} 5", f"films{shown}", f"{shown}u00", f"By kind{shown}"):
@@ -139,7 +139,7 @@ def test_what_is_missing_is_said(setup_of, tmp_path) -> None:
     log = pl.DataFrame({"user_id": np.repeat(np.arange(20), 6), "item_id": np.tile(np.arange(15), 8)})
     bare = Dataset.from_frame(log, name="bare")
     setup = setup_of(tmp_path, algorithm="next_item")
-    found = Reader(page(verdict_of(setup, bare, {"agent": hits(bare, 0.5), "popular": hits(bare, 0.5)})))
+    found = Reader(page(comparison_of(setup, bare, {"agent": hits(bare, 0.5), "popular": hits(bare, 0.5)})))
     assert [one for one in found.ids if one in SECTIONS] == SECTIONS
     for said in ("no log of training", "have no categories", "have no attributes, so there is no map"):
         assert said in found.text
@@ -148,13 +148,13 @@ def test_what_is_missing_is_said(setup_of, tmp_path) -> None:
 
 def test_one_user_and_one_policy_are_enough(setup_of, tmp_path) -> None:
     one = log_and_items(users=1)
-    found = Reader(page(verdict_of(setup_of(tmp_path, algorithm="next_item"), one, {"agent": hits(one, 1)})))
+    found = Reader(page(comparison_of(setup_of(tmp_path, algorithm="next_item"), one, {"agent": hits(one, 1)})))
     assert found.tags["article"] == 1
     assert "no other policy" in found.text
     assert "How well agent names what comes next" in found.text
 
 
-def test_numbers_of_the_verdict_stand_in_its_figures_and_tables(made: Verdict, text: str) -> None:
+def test_numbers_of_the_comparison_stand_in_its_figures_and_tables(made: Comparison, text: str) -> None:
     forest = re.search(r'<svg[^>]*aria-label="ndcg@10: .*?</svg>', text, re.DOTALL)
     assert forest
     for name in ("agent", "popular", "untrained"):
@@ -166,7 +166,7 @@ def test_numbers_of_the_verdict_stand_in_its_figures_and_tables(made: Verdict, t
     assert f"<strong>{100 * agent['mean']:.1f}\N{NO-BREAK SPACE}%</strong>" in text
 
 
-def test_several_weights_are_a_curve_several_policies_have_colours_and_windows_a_table(made: Verdict) -> None:
+def test_several_weights_are_a_curve_several_policies_have_colours_and_windows_a_table(made: Comparison) -> None:
     several = replace(made, setups={"agent": made.setups["agent"], "untrained": made.setups["agent"]})
     interval = {"mean": -0.25, "low": -0.5, "high": -0.125, "n": 7}
     windows = {
@@ -217,7 +217,7 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
 def test_without_its_libraries_the_extra_is_named(
-    library: str, made: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: str, made: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [one for one in sys.modules if one.startswith("what_next.reporting.")]:
         monkeypatch.delitem(sys.modules, name)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from what_next import Dataset
-from what_next.experiments.verdict import Verdict
+from what_next.experiments.next_items import Comparison
 from what_next.reporting import attributes, stories, tail, words
 from what_next.reporting.drawing import HEX, drawn, label, shortened
 from what_next.reporting.figures import told_of
@@ -18,13 +18,13 @@ from what_next.reporting.learning import binned, read_log, smoothed
 from what_next.reporting.tables import minus, of_windows
 from what_next.reporting.view import View, between, cleaned, counted, number, percent
 
-from .films import hits, verdict_of, with_values
+from .films import comparison_of, hits, with_values
 
 MINUS, SPACE = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
 
 @pytest.fixture
-def view(made: Verdict) -> View:
+def view(made: Comparison) -> View:
     return View(made)
 
 
@@ -117,7 +117,7 @@ class TestTail:
         found = tail.shares(view)
         counts = np.sort(view.counts)[::-1]
         assert found[tail.LOG].tolist() == pytest.approx((counts.cumsum() / counts.sum()).tolist())
-        slates, order = view.verdict.judged["agent"].slates, np.argsort(-view.counts, kind="stable")
+        slates, order = view.comparison.scores["agent"].slates, np.argsort(-view.counts, kind="stable")
         assert found["agent"][4] == pytest.approx(np.isin(slates, order[:5]).mean())
         assert all(one[-1] == pytest.approx(1) for one in found.values())
 
@@ -137,7 +137,7 @@ class TestAttributes:
 
     def test_the_plane_keeps_what_varies_most_and_names_its_ends(self, view: View) -> None:
         plane = attributes.Plane.of(view)
-        vectors = view.verdict.state.space.catalogue.vectors.astype(float)
+        vectors = view.comparison.state.space.catalogue.vectors.astype(float)
         values = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False) ** 2
         assert plane.explained == pytest.approx((values[:2] / values.sum()).tolist(), rel=1e-6)
         assert np.square(plane.points).sum(axis=0).tolist() == pytest.approx(values[:2].tolist(), rel=0.02)
@@ -146,7 +146,7 @@ class TestAttributes:
         assert named <= {"Drama", "Comedy", "length"}
 
     def test_distances_are_from_the_middle_of_each_history(self, view: View) -> None:
-        vectors = view.verdict.state.space.catalogue.vectors.astype(float)
+        vectors = view.comparison.state.space.catalogue.vectors.astype(float)
         far = [
             np.linalg.norm(vectors[item] - vectors[view.heard(row)].mean(0))
             for row in range(24)
@@ -156,7 +156,7 @@ class TestAttributes:
 
 
 class TestStories:
-    def test_the_three_are_chosen_by_rule(self, made: Verdict) -> None:
+    def test_the_three_are_chosen_by_rule(self, made: Comparison) -> None:
         values = {"agent": [0.2, 1.0, 1.0, 0.1] + [0.1] * 20, "popular": [0.2, 1.0, 0.0, 1.0] + [0.1] * 20}
         view = with_values(made, **values)
         chosen = {one.title: one.row for one in stories.picks(view)}
@@ -165,7 +165,7 @@ class TestStories:
         assert chosen["Badly served"] == 3
         assert chosen["Typical"] == 4  # the first with the median; all histories are equally long
 
-    def test_the_worst_come_first_and_nobody_who_is_served_as_well(self, made: Verdict) -> None:
+    def test_the_worst_come_first_and_nobody_who_is_served_as_well(self, made: Comparison) -> None:
         view = with_values(made, agent=[0.5, 0.0, 0.3, 1.0], popular=[0.4, 0.2, 0.9, 1.0])
         found = stories.worst(view)
         assert [(one.user, one.mine, one.theirs) for one in found] == [
@@ -177,7 +177,7 @@ class TestStories:
         everyone = with_values(made, popular=[1.0] * 24, agent=[])
         assert len(stories.worst(everyone)) == stories.WORST
 
-    def test_a_story_tells_what_was_heard_recommended_and_came(self, made: Verdict, films: Dataset) -> None:
+    def test_a_story_tells_what_was_heard_recommended_and_came(self, made: Comparison, films: Dataset) -> None:
         view = View(made)
         story = stories.story(view, stories.Pick(1, "", ""))  # the first item of the agent is what came
         heard = films.items[films.offsets[1] : films.offsets[2]]
@@ -193,8 +193,8 @@ class TestStories:
         self, setup_of, films: Dataset, tmp_path
     ) -> None:
         setup = setup_of(tmp_path, algorithm="next_item", split="users", evaluation={"targets": "all"})
-        verdict = verdict_of(setup, films, {"agent": hits(films, 1)})
-        view, user = View(verdict), int(verdict.yardstick.targets.users[0])
+        comparison = comparison_of(setup, films, {"agent": hits(films, 1)})
+        view, user = View(comparison), int(comparison.evaluator.targets.users[0])
         later = set(films.items[films.offsets[user] + 1 : films.offsets[user + 1]].tolist())
         story = stories.story(view, stories.Pick(0, "", ""))
         assert len(story.came) + story.more == len(later) > len(story.came) == 3
@@ -206,15 +206,15 @@ class TestStories:
         ("row", "ending"),
         [(8, "agent had it first; popular missed it."), (23, "Neither agent nor popular had it among ten.")],
     )
-    def test_an_ending_says_who_missed_what(self, made: Verdict, films: Dataset, row: int, ending: str) -> None:
-        slates = {name: one.slates.copy() for name, one in made.judged.items()}
+    def test_an_ending_says_who_missed_what(self, made: Comparison, films: Dataset, row: int, ending: str) -> None:
+        slates = {name: one.slates.copy() for name, one in made.scores.items()}
         wanted = films.items[films.offsets[row + 1] - 1]
         for name in slates:
             slates[name][0, row][slates[name][0, row] == wanted] = -1
         if row == 8:
             slates["agent"][0, row, 0] = wanted
-        judged = {name: replace(one, slates=slates[name]) for name, one in made.judged.items()}
-        view = View(replace(made, judged=judged))
+        judged = {name: replace(one, slates=slates[name]) for name, one in made.scores.items()}
+        view = View(replace(made, scores=judged))
         assert stories.story(view, stories.Pick(row, "", "")).ending == ending
 
 
@@ -229,7 +229,7 @@ class TestWords:
     )
     def test_the_headline_is_honest(self, setup_of, films: Dataset, tmp_path, mine, theirs, said: str) -> None:
         setup = setup_of(tmp_path, algorithm="next_item")
-        view = View(verdict_of(setup, films, {"agent": hits(films, mine), "rule": hits(films, theirs)}))
+        view = View(comparison_of(setup, films, {"agent": hits(films, mine), "rule": hits(films, theirs)}))
         assert words.headline(view) == said
         told = " ".join(words.verdict(view))
         assert ("more than chance explains" in told) == (mine != theirs)
@@ -245,11 +245,11 @@ class TestWords:
 
     def test_an_agent_before_its_first_step_is_nobodys_rival(self, setup_of, films: Dataset, tmp_path) -> None:
         named = {"agent": hits(films, 1), "untrained": hits(films, 0.9), "rule": hits(films, 0.2)}
-        view = View(verdict_of(setup_of(tmp_path, algorithm="next_item"), films, named))
+        view = View(comparison_of(setup_of(tmp_path, algorithm="next_item"), films, named))
         assert (view.lead, view.rival, view.shown) == ("agent", "rule", ["agent", "rule"])
         assert [view.colour(name) for name in named] == ["one", "muted", "rival"]
 
-    def test_what_was_judged_is_told_with_its_counts(self, made: Verdict) -> None:
+    def test_what_was_judged_is_told_with_its_counts(self, made: Comparison) -> None:
         targets = {**made.result["targets"], "held": 3, "cold_users": 1, "cold_items": 0, "without_history": 2}
         view = View(
             replace(made, result={**made.result, "targets": targets, "baselines": {"ease": {"penalty": 200.0}}})
@@ -267,7 +267,7 @@ class TestWords:
 
     def test_a_difference_that_the_result_lacks_is_taken_from_the_same_users(self, view: View) -> None:
         told = view.difference("agent", "popular", "ndcg@10")
-        bare = View(replace(view.verdict, result={**view.result, "differences": {}}))
+        bare = View(replace(view.comparison, result={**view.result, "differences": {}}))
         assert told is not None
         assert bare.difference("agent", "popular", "ndcg@10") == pytest.approx(told)
         assert json.dumps(told) != json.dumps(bare.difference("popular", "agent", "ndcg@10"))

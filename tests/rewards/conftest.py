@@ -6,12 +6,12 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from what_next.rewards import Heard
+    from what_next.rewards import Events
 
 
-def heard(items: list[list[int]], **more: Any) -> "Heard":
+def heard(items: list[list[int]], **more: Any) -> "Events":
     """Rows of items; lists become tensors, and what is left out is as dull as can be."""
-    from what_next.rewards import Heard
+    from what_next.rewards import Events
 
     batch = torch.tensor(items)
     count = int(batch.max()) + 1
@@ -22,7 +22,7 @@ def heard(items: list[list[int]], **more: Any) -> "Heard":
         "popularity": torch.full((count,), 1 / count),
         "sigma": torch.ones(len(batch)),
     } | {name: torch.tensor(value) for name, value in more.items()}
-    return Heard(items=batch, **values)
+    return Events(items=batch, **values)
 
 
 @pytest.fixture(name="heard")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from what_next.rewards import NEVER, REWARDS, Heard, Reward
-from what_next.settings import Reward as Settings
+from what_next.rewards import NEVER, REWARDS, Events, Reward
+from what_next.settings import RewardSettings as Settings
 
 TIME, ITEMS, ATTRIBUTES = 9, 6, 3
 ALL: list[Reward] = [kind() for kind in REWARDS.values()]
@@ -26,13 +26,13 @@ OTHERS = [
 every = pytest.mark.parametrize("reward", [*ALL, *OTHERS], ids=lambda one: f"{type(one).__name__} {one!r}")
 
 
-def random_log(seed: int, scale: float = 1.0) -> Heard:
+def random_log(seed: int, scale: float = 1.0) -> Events:
     """Four rows of 1, 4, 8 and 9 events."""
     rng = torch.Generator().manual_seed(seed)
     items = torch.randint(ITEMS, (4, TIME), generator=rng)
     items[torch.arange(TIME) >= torch.tensor([1, 4, 8, 9])[:, None]] = -1
     times = torch.randint(10**12, (4, TIME), generator=rng).sort(1).values
-    return Heard(
+    return Events(
         items=items,
         rewards=torch.randn(4, TIME, generator=rng) * scale,
         times=times,
@@ -44,7 +44,7 @@ def random_log(seed: int, scale: float = 1.0) -> Heard:
     )
 
 
-def other_future(log: Heard, known: int) -> Heard:
+def other_future(log: Events, known: int) -> Events:
     """The same log up to `known` events; other events after them, and other labels."""
     other = random_log(99)
     changed: dict[str, Any] = {name: getattr(log, name).clone() for name in ("items", "rewards", "times")}

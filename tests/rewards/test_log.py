@@ -8,7 +8,7 @@ import pytest
 
 from what_next import Dataset
 from what_next.errors import SetupError
-from what_next.rewards import NEVER, Diversity, Log, Logged, ProfileCorrelation, check
+from what_next.rewards import NEVER, Diversity, Logged, ProfileCorrelation, RewardLog, check
 from what_next.types import History
 
 LOG = pl.DataFrame(
@@ -82,11 +82,11 @@ class TestHeard:
     KNOWN = np.array([4, 0])
     """Training knows four events of the first user; the second is set aside."""
 
-    def log(self, *terms) -> Log:
-        return Log.of(DATA, self.KNOWN, VECTORS, Logged(**WORDS), terms)
+    def log(self, *terms) -> RewardLog:
+        return RewardLog.of(DATA, self.KNOWN, VECTORS, Logged(**WORDS), terms)
 
     def test_a_window_from_the_middle_has_its_own_rewards_times_and_what_follows(self) -> None:
-        heard = self.log().heard(history([0, 1, 0], [1, 0, 2], [2, 3, 2]))
+        heard = self.log().events(history([0, 1, 0], [1, 0, 2], [2, 3, 2]))
         assert heard.items.tolist() == [[1, 2, -1], [1, 2, 2], [2, 0, -1]]
         assert heard.rewards.tolist() == [[1, -1, 0], [1, -1, 1], [-1, 5, 0]]
         assert heard.times[:, :2].tolist() == [
@@ -102,11 +102,11 @@ class TestHeard:
 
     def test_the_profile_is_the_mean_of_what_training_may_know_or_all_of_a_user_set_aside(self) -> None:
         rows = history([1, 0], [0, 1], [1, 1])
-        heard = self.log(ProfileCorrelation()).heard(rows)
+        heard = self.log(ProfileCorrelation()).events(rows)
         assert heard.profile.tolist() == [[pytest.approx(5), pytest.approx(4 / 3)], [pytest.approx(9 / 4), 1]]
-        assert self.log(Diversity()).heard(rows).profile is None
+        assert self.log(Diversity()).events(rows).profile is None
 
     def test_a_log_without_times_has_none(self) -> None:
         timeless = replace(DATA, timestamps=None)
-        heard = Log.of(timeless, self.KNOWN, VECTORS, Logged(), ()).heard(history([0], [0], [2]))
+        heard = RewardLog.of(timeless, self.KNOWN, VECTORS, Logged(), ()).events(history([0], [0], [2]))
         assert (heard.times, heard.after) == (None, None)

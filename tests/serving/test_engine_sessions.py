@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from what_next.inference.session import Played
+from what_next.inference.session import Event
 from what_next.serving.engine import cache as cache_module
 from what_next.serving.engine.cache import SessionCache
 from what_next.serving.engine.observer import Found, Observer
@@ -202,7 +202,7 @@ def test_long_histories_take_the_room_of_many_short_ones(world: World, monkeypat
     model = world.models["next_item"]
     for user, events in (("long", 2000), ("short", 1), ("other", 1), ("longer", 4000)):
         heard(user, events)
-    room = model.policy.replay([Played(1)] * 2000).bytes + 3000
+    room = model.policy.replay([Event(1)] * 2000).bytes + 3000
     monkeypatch.setattr(cache_module, "BYTES", room)
     cache = SessionCache(model, world.store, 100, Observer())
     world.check(cache, ["long", "short", "other"], model)

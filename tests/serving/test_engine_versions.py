@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from what_next.cli import promote as commands
-from what_next.cli.guard import guarded
+from what_next.cli.output import guarded
 from what_next.errors import ModelError
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import before, keep, line, version_of, versions_folder

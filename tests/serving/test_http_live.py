@@ -157,27 +157,17 @@ def test_keys_are_told_once_listed_and_revoked(tmp_path: Path, run: Callable[...
 def test_headers_that_do_not_end_are_cut_off(tmp_path: Path) -> None:
     import asyncio
 
-    import uvicorn
-
-    from what_next.serving.http.protocol import Bounded
+    from .test_http_connections import listening
 
     async def flooded() -> bytes:
         with service(tmp_path, fill=False) as one:
-            config = uvicorn.Config(one.app, http=Bounded, port=0, lifespan="off", log_config=None)
-            server = uvicorn.Server(config)
-            bound = config.bind_socket()
-            running = asyncio.create_task(server.serve(sockets=[bound]))
-            while not server.started:
-                await asyncio.sleep(0.01)
-            reader, writer = await asyncio.open_connection("127.0.0.1", bound.getsockname()[1])
-            writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            assert b"200 OK" in await reader.readuntil(b'"ok"}')
-            writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: ")
-            writer.write(b"x" * 66_000)
-            answer = await asyncio.wait_for(reader.read(), 30)
-            server.should_exit = True
-            await running
-            return answer
+            async with listening(one) as address:
+                reader, writer = await asyncio.open_connection(*address)
+                writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                assert b"200 OK" in await reader.readuntil(b'"ok"}')
+                writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: ")
+                writer.write(b"x" * 66_000)
+                return await asyncio.wait_for(reader.read(), 30)
 
     assert asyncio.run(flooded()).startswith(b"HTTP/1.1 431 ")
 
@@ -201,7 +191,7 @@ def test_without_the_services_libraries_one_message_names_them_and_other_command
     served(tmp_path)
     code = """
 import sys
-for name in ("fastapi", "sqlalchemy", "uvicorn", "prometheus_client", "alembic", "psycopg"):
+for name in ("starlette", "sqlalchemy", "uvicorn", "prometheus_client", "alembic", "psycopg"):
     sys.modules[name] = None
 from what_next.cli.app import main
 

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 import typer
 
-from what_next.cli import estimate, evaluate, log, model
-from what_next.cli.guard import guarded
+from what_next.cli import estimate, judge, model, service
+from what_next.cli.output import guarded
 from what_next.data import Dataset
 from what_next.data.decisions.reader import read_log
 from what_next.errors import DataError
@@ -37,10 +37,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
     def ran(*words: str | Path) -> Ran:
         app = typer.Typer(pretty_exceptions_enable=False)
-        app.add_typer(log.app, name="log")
-        model.register(app)
-        app.command("evaluate")(evaluate.evaluate)
-        app.command("gate")(estimate.gate)
+        for commands in (model, judge, estimate, service):
+            app.add_typer(commands.app)
 
         @guarded
         def main() -> int:
@@ -119,5 +117,5 @@ def test_a_log_of_a_newer_version_is_not_read_as_if_it_were_known(tmp_path: Path
         path, metadata={"what_next.format": "4"}
     )
     for read in (Dataset.read, read_log):
-        with pytest.raises(DataError, match="has format 4, newer than this version knows"):
+        with pytest.raises(DataError, match="has format 4, and this version reads up to 3"):
             read(path)

@@ -12,7 +12,7 @@ from what_next.agent import Agent
 from what_next.data import Tables, save
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.reader import read_log
-from what_next.data.importing.importer import beside
+from what_next.data.files import beside
 from what_next.environment import Environment
 from what_next.errors import DataError, SetupError
 from what_next.off_policy.learned import Learned

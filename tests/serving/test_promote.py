@@ -13,8 +13,8 @@ import pytest
 import typer
 
 from what_next.agent import Agent
-from what_next.cli import estimate, log, promote
-from what_next.cli.guard import guarded
+from what_next.cli import estimate, promote, service
+from what_next.cli.output import guarded
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
 from what_next.serving.engine.versions import version_of
@@ -70,10 +70,8 @@ Run = Callable[..., tuple[int, dict[str, Any]]]
 def run(models: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """A command on the setup of the first model; its exit code, and what it says as JSON (or `error`)."""
     app = typer.Typer()
-    app.command("promote")(promote.promote)
-    app.command("gate")(estimate.gate)
-    app.command("estimate")(estimate.estimate)
-    app.add_typer(log.app, name="log")
+    for commands in (promote, estimate, service):
+        app.add_typer(commands.app)
 
     def command(*words: object) -> tuple[int, dict[str, Any]]:
         capsys.readouterr()

@@ -28,7 +28,7 @@ from .processes import ask, forks, free_port, until_ready
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 from what_next.cli.app import main
-from what_next.cli.backup import restore as command
+from what_next.cli.service import restore as command
 from what_next.serving import backup_files
 from what_next.serving.backup import back_up, restore
 from what_next.serving.backup_files import SUMS, sha256

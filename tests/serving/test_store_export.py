@@ -12,7 +12,7 @@ import pytest
 from what_next.data import Catalogue, Dataset, import_files
 from what_next.data.decisions.reader import read_log
 from what_next.data.decisions.service_log import EVENT
-from what_next.data.importing.importer import footer_of
+from what_next.data.files import footer_of
 from what_next.errors import DataError
 from what_next.serving.store import (
     AddEvents,

@@ -10,7 +10,7 @@ from what_next.baselines.ease import Ease
 from what_next.baselines.item_knn import ItemKnn
 from what_next.baselines.markov import Markov
 from what_next.baselines.popular_recent import PopularRecent
-from what_next.metrics.rules import Ranking
+from what_next.baselines.rules import Ranking
 
 __all__ = ["BASELINES", "Ease", "Fit", "ItemKnn", "Markov", "PopularRecent"]
 

@@ -3,10 +3,9 @@
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from what_next.baselines.known import TIE, Known
-from what_next.baselines.sparse import Rows, last_heard, together
+from what_next.baselines.counts import TIE, Known, Rows, last_heard, together
+from what_next.baselines.rules import Ranking
 from what_next.data import Dataset
-from what_next.metrics.rules import Ranking
 from what_next.types import History
 
 LEAST = 1e-6

@@ -3,10 +3,9 @@
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from what_next.baselines.known import Known
-from what_next.baselines.sparse import Rows
+from what_next.baselines.counts import Known, Rows
+from what_next.baselines.rules import Ranking
 from what_next.data import Dataset
-from what_next.metrics.rules import Ranking
 from what_next.types import History
 
 LAST = 10

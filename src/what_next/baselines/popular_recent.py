@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from what_next.baselines.known import TIE, Known
+from what_next.baselines.counts import TIE, Known
+from what_next.baselines.rules import Ranking
 from what_next.data import Dataset
-from what_next.metrics.rules import Ranking
 from what_next.types import History
 
 DAY = 24 * 3600 * 10**6  # microseconds

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from what_next import __version__
-from what_next.cli import backup, compare, data, estimate, evaluate, export, log, model, promote, serve, tune
-from what_next.cli.guard import emit, guarded
+from what_next.cli import data, estimate, judge, model, promote, service
+from what_next.cli.options import Json
+from what_next.cli.output import emit, guarded
 from what_next.data import Dataset
-from what_next.data.importing.files import write_files
-from what_next.data.public.known import KNOWN
+from what_next.data.files import write_files
+from what_next.data.public.sets import PUBLIC_SETS
 from what_next.errors import WhatNextError
 from what_next.metrics import METRICS
 from what_next.models.encoders import ENCODERS
@@ -31,18 +31,8 @@ def _version(asked: bool) -> bool:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
-model.register(app)
-app.command("evaluate")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("estimate")(estimate.estimate)
-app.command("gate")(estimate.gate)
-app.command("tune")(tune.tune)
-serve.register(app)
-app.command("promote")(promote.promote)
-app.command("rollback")(promote.rollback)
-app.add_typer(log.app, name="log")
-backup.register(app)
-app.command("export")(export.export)
+for commands in (model, judge, estimate, service, promote):
+    app.add_typer(commands.app)
 
 
 @app.callback()
@@ -60,7 +50,7 @@ def init(
         Path, typer.Argument(metavar="DATA", help="An imported data set, or any file that can be imported.")
     ],
     to: Annotated[Path, typer.Option(help="The setup file to write.")] = Path("setup.txt"),
-    as_json: data.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Write a commented setup.txt for one's own data."""
     if to.exists():
@@ -75,14 +65,14 @@ def init(
     if as_json:
         emit({"setup": str(to)})
     else:
-        told = "" if dataset.catalogue.names else f"; algorithm next_item, as {log.name} has no item attributes"
-        Console().print(f"{to} written{told}; next: what-next run {to}", highlight=False, markup=False, soft_wrap=True)
+        why = "" if dataset.catalogue.names else f"; algorithm next_item, as {log.name} has no item attributes"
+        print(f"{to} written{why}; next: what-next run {to}")
 
 
 @app.command("list")
 def list_known(
     kind: Annotated[str, typer.Argument(help="algorithms, encoders, rewards, data or metrics.")],
-    as_json: data.Json = False,
+    as_json: Json = False,
 ) -> None:
     """Name what there is, each with a line about it, and algorithms with their settings."""
     if kind not in KINDS:
@@ -92,11 +82,10 @@ def list_known(
         emit({kind: list(known), "about": known} | ({"settings": _settings()} if kind == "algorithms" else {}))
         return
     width, own = max(map(len, known)), _settings() if kind == "algorithms" else {}
-    say = Console(soft_wrap=True, highlight=False).print
     for name, about in known.items():
-        say(f"{name:<{width}}  {about}", markup=False)
+        print(f"{name:<{width}}  {about}")
         for key, default in own.get(name, {}).items():
-            say(f"{'':<{width}}    {key}, {default}", markup=False)
+            print(f"{'':<{width}}    {key}, {default}")
 
 
 def _settings() -> dict[str, dict[str, str]]:
@@ -113,7 +102,7 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "algorithms": lambda: _first_lines(ALGORITHMS),
     "encoders": lambda: _first_lines(ENCODERS),
     "rewards": lambda: _first_lines(REWARDS),
-    "data": lambda: {name: one.what for name, one in KNOWN.items()},
+    "data": lambda: {name: one.what for name, one in PUBLIC_SETS.items()},
     "metrics": lambda: dict(METRICS),
 }
 """What `list` knows, with a line about each."""

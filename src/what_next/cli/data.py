@@ -1,7 +1,7 @@
 """`what-next data get | import | describe`."""
 
-import json
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,20 +12,22 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from what_next.cli.options import Json, names_of
+from what_next.cli.output import emit
 from what_next.data import Dataset, Options, Tables, import_files, save
 from what_next.data.importing.ids import MISSING
 from what_next.data.importing.times import FORMS
-from what_next.data.public.known import KNOWN, KnownSet, get, known_set, present
+from what_next.data.public.download import get, is_present
+from what_next.data.public.sets import PUBLIC_SETS, PublicSet, public_set
 from what_next.errors import MOST_NAMES, DataError, some
 
 app = typer.Typer(no_args_is_help=True, help="Get, import and describe data sets.")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 
 
 @app.command("get")
 def get_known(
-    name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KNOWN)}; without it, the list.")] = None,
+    name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(PUBLIC_SETS)}; without it, the list.")] = None,
     to: Annotated[Path, typer.Option(help="The folder for NAME.parquet.")] = Path("data"),
     archive: Annotated[
         Path | None, typer.Option("--from", help="The official archive, downloaded by hand.", show_default=False)
@@ -35,12 +37,12 @@ def get_known(
     """Get a known public data set; what is there already is reused."""
     people = Console(stderr=as_json)
     if name is None:
-        people.print(_known_table(list(KNOWN.values())))
+        people.print(_known_table(list(PUBLIC_SETS.values())))
         if as_json:
-            print(json.dumps({"data": list(KNOWN)}))
+            emit({"data": list(PUBLIC_SETS)})
         return
-    known = known_set(name)
-    path, notes, fetched = to / f"{known.name}.parquet", list[str](), not present(known, to)
+    known = public_set(name)
+    path, notes, fetched = to / f"{known.name}.parquet", list[str](), not is_present(known, to)
     people.print(_known_table([known]))
     if fetched:
         with Progress(
@@ -56,7 +58,7 @@ def get_known(
             )
     dataset = Dataset.read(path)
     if as_json:
-        print(json.dumps({"data": str(path), "fetched": fetched, "notes": notes, **_size(dataset)}))
+        emit({"data": str(path), "fetched": fetched, "notes": notes, **_size(dataset)})
         return
     _say(people, notes)
     state = "written" if fetched else "already here"
@@ -128,15 +130,15 @@ def import_data(
     if to.suffix != ".parquet":
         raise DataError(f"--to {to}: must end in .parquet")
     options = Options(
-        user, item, time, reward, titles, _names(attributes), _names(context), fill, keep_duplicates,
-        _duration(session_gap) if session_gap else None, event, time_format, header, _names(columns),
-        _names(missing) or (),
+        user, item, time, reward, titles, names_of(attributes), names_of(context), fill, keep_duplicates,
+        _duration(session_gap) if session_gap else None, event, time_format, header, names_of(columns),
+        names_of(missing) or (),
     )  # fmt: skip
     tables = import_files(files, items, options)
     written = save(tables, to)
     dataset = Dataset.from_tables(tables, to.stem)
     if as_json:
-        print(json.dumps(_report(tables, written, dataset)))
+        emit(_report(tables, written, dataset))
         return
     people = Console()
     _say(people, [f"{role}: {column} ({known})" for role, (column, known) in _roles(tables, dataset).items()])
@@ -158,7 +160,7 @@ def describe(
     """Show what is in a data set."""
     facts = Dataset.read(data).describe()
     if as_json:
-        print(json.dumps(facts))
+        emit(facts)
         return
     people = Console()
     people.print(_facts_table(facts))
@@ -217,13 +219,9 @@ def _sentence(dataset: Dataset) -> str:
     )
 
 
-def _say(people: Console, lines: list[str]) -> None:
+def _say(people: Console, lines: Iterable[str]) -> None:
     for line in lines:
         people.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _duration(text: str) -> timedelta:
@@ -233,7 +231,7 @@ def _duration(text: str) -> timedelta:
     return timedelta(**{UNITS[found[2]]: float(found[1])})
 
 
-def _known_table(sets: list[KnownSet]) -> Table:
+def _known_table(sets: list[PublicSet]) -> Table:
     table = Table(show_header=False, show_lines=True)
     table.add_column()
     table.add_column(overflow="fold")

@@ -1,4 +1,4 @@
-"""`what-next run | train | recommend | inspect`."""
+"""`what-next run | train | recommend | inspect | export`."""
 
 import json
 from collections.abc import Callable
@@ -13,22 +13,29 @@ from rich.console import Console
 from rich.table import Table
 
 from what_next.agent import Agent
-from what_next.cli.data import Json
-from what_next.cli.guard import emit, show
-from what_next.cli.words import ids_of, trained_setup
-from what_next.data.importing.files import write_files
+from what_next.cli.options import (
+    Allowed,
+    Blocked,
+    Json,
+    Overrides,
+    SetupFile,
+    ids_of,
+    names_of,
+    setup_of,
+    trained_setup,
+)
+from what_next.cli.output import emit, note, show
+from what_next.data.files import write_files
 from what_next.environment import Environment
 from what_next.errors import SetupError
+from what_next.inference.export import export as write
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, listed
-from what_next.training import checkpoint
-from what_next.training.artefacts import read_manifest
+from what_next.state import State
+from what_next.training.artefacts import catalogue_path, read_manifest, read_models
 
-SetupFile = Annotated[Path, typer.Argument(metavar="SETUP", help="A setup.txt, or the same as TOML.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that go before the file's.")
-]
+app = typer.Typer()
 
 Force = Annotated[bool, typer.Option("--force", help="Write over a model of another algorithm or of other data, too.")]
 
@@ -39,16 +46,19 @@ FORMATS: dict[str, Callable[[pl.DataFrame, IO[bytes]], object]] = {
     ".jsonl": pl.DataFrame.write_ndjson,
 }
 """How a table is written, by the end of its name."""
+ENDINGS = listed(list(FORMATS), "or")
 
 
+@app.command()
 def run(setup: SetupFile, overrides: Overrides = None, force: Force = False, as_json: Json = False) -> int:
     """Train or recommend, as the setup says."""
-    settings = Setup.read(setup, overrides or [])
+    settings = setup_of(setup, overrides)
     if not settings.train:
-        settings = trained_setup(setup, overrides or [])
+        settings = trained_setup(setup, overrides)
     return show(Environment.from_setup(settings, force=force).run_sim(), as_json)
 
 
+@app.command()
 def train(
     setup: SetupFile,
     overrides: Overrides = None,
@@ -60,18 +70,18 @@ def train(
     as_json: Json = False,
 ) -> int:
     """Train, and save both models; Ctrl-C saves, and --resume goes on."""
-    settings = Setup.read(setup, [*(overrides or []), "train=yes"])
+    settings = setup_of(setup, overrides, "train=yes")
     if resume and origin:
         raise SetupError("--resume and --from exclude each other: go on with a run, or start from another model")
-    state = checkpoint.open_state(settings, resume=resume, origin=origin)
+    state = State.open(settings, resume=resume, origin=origin)
     if origin:
-        new, space = checkpoint.new_items(state, origin), state.space
-        Console(stderr=True).print(f"from {origin}: {new:,} new items of {len(space.catalogue):,}", highlight=False)
+        new, space = state.new_items(origin), state.space
+        note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
     agent = Agent(settings, state.space)
     environment = Environment(agent, state, settings, resume=resume, origin=origin, force=force)
     report = environment.train_agent()
     if resume and not (report.steps or report.stopped):
-        Console(stderr=True, soft_wrap=True).print(_nothing_left(settings, agent), highlight=False)
+        note(_nothing_left(settings, agent))
     return show(report, as_json)
 
 
@@ -86,6 +96,7 @@ def _nothing_left(settings: Setup, agent: Agent) -> str:
     return f"what-next: nothing was left to train: the run has had {had}; go on with a higher limit, such as {more}"
 
 
+@app.command()
 def recommend(
     setup: SetupFile,
     overrides: Overrides = None,
@@ -94,78 +105,56 @@ def recommend(
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
     seen: Annotated[bool, typer.Option("--seen", help="Items of the history may be recommended too.")] = False,
     everyone: Annotated[bool, typer.Option("--all", help="Every user of the data; needs --to.")] = False,
-    to: Annotated[
-        Path | None, typer.Option(help=f"With --all: the table to write ({listed(list(FORMATS), 'or')}).")
-    ] = None,
-    allowed: Annotated[
-        Path | None, typer.Option(help="A file with the item ids that may be recommended, a line each.")
-    ] = None,
-    blocked: Annotated[Path | None, typer.Option(help="A file with the item ids that may not.")] = None,
+    to: Annotated[Path | None, typer.Option(help=f"With --all: the table to write ({ENDINGS}).")] = None,
+    allowed: Allowed = None,
+    blocked: Blocked = None,
     context: Annotated[list[str] | None, typer.Option(help="key=value: a number about the situation.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Draw among the matching items; without it, the nearest.")
     ] = None,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Recommend to one user, after a history, or to everyone."""
     if not (everyone or history or user) or (everyone and (user or history)) or (history and len(user or []) > 1):
         raise SetupError('recommend: give --user ID (or several), --history "A,B", or --all with --to FILE')
     if everyone and (to is None or context):
         raise SetupError("recommend --all: name the table to write with --to, and no --context")
     if to is not None and (not everyone or to.suffix.lower() not in FORMATS):
-        raise SetupError(f"--to {to}: goes with --all, and must end in {listed(list(FORMATS), 'or')}")
-    items = None if history is None else [one.strip() for one in history.split(",") if one.strip()]
+        raise SetupError(f"--to {to}: goes with --all, and must end in {ENDINGS}")
+    items = names_of(history)
     if items == []:
         raise SetupError(f'--history {history!r}: names no item; give item ids, oldest first, as "A,B,C"')
-    settings = trained_setup(setup, [*(overrides or []), "train=no"])
-    state = checkpoint.open_state(settings)
+    settings = trained_setup(setup, overrides, "train=no")
+    state = State.open(settings)
     agent = Agent(settings, state.space).ready_agent()
     recommender = Recommender(LearnedPolicy(agent, state.within(agent.space)))
-    masks: dict[str, Any] = {
+    how: dict[str, Any] = {
         "allowed": ids_of(allowed, recommender.catalogue),
         "blocked": ids_of(blocked, recommender.catalogue) or [],
         "rng": None if seed is None else np.random.default_rng(seed),
         "seen": seen,
     }
     if to is not None:
-        frame = recommender.recommend_all(k, **masks)
-        write_files({to: lambda file: FORMATS[to.suffix.lower()](frame, file)})
-        users = frame["user_id"].n_unique()
-        if as_json:
-            emit({"to": str(to), "users": users, "rows": len(frame)})
-        else:
-            Console().print(f"{to}: up to {k} items for each of {users:,} users", highlight=False)
-        return 0
+        _recommend_all(recommender, k, to, how, as_json)
+        return
     numbers = _numbers(context or [])
     people: list[str | None] = [*user] if user else [None]
-    found = [recommender.recommend(items, k, user=one, context=numbers, **masks) for one in people]
+    found = [recommender.recommend(items, k, user=one, context=numbers, **how) for one in people]
     if as_json:
-        told = [asdict(one) for one in found]
-        emit(told[0] if len(told) == 1 else {"recommendations": told})
+        plain = [asdict(one) for one in found]
+        emit(plain[0] if len(plain) == 1 else {"recommendations": plain})
     else:
         Console().print(*found, sep="\n\n")
-    return 0
 
 
-def inspect(
-    path: Annotated[Path, typer.Argument(metavar="MODEL", help="An agent's or critic's file.")], as_json: Json = False
-) -> int:
-    """Show what a model file says of itself."""
-    values = read_manifest(path).model_dump(mode="json")
+def _recommend_all(recommender: Recommender, k: int, to: Path, how: dict[str, Any], as_json: bool) -> None:
+    frame = recommender.recommend_all(k, **how)
+    write_files({to: lambda file: FORMATS[to.suffix.lower()](frame, file)})
+    users = frame["user_id"].n_unique()
     if as_json:
-        emit(values)
-        return 0
-    shown = Table(show_header=False, title=str(path))
-    for name, value in values.items():
-        shown.add_row(name, value if isinstance(value, str) else json.dumps(value, indent=1))
-    Console().print(shown)
-    return 0
-
-
-def register(app: typer.Typer) -> None:
-    """Add these commands to the program."""
-    for command in (run, train, recommend, inspect):
-        app.command(command.__name__)(command)
+        emit({"to": str(to), "users": users, "rows": len(frame)})
+    else:
+        print(f"{to}: up to {k} items for each of {users:,} users")
 
 
 def _numbers(pairs: list[str]) -> dict[str, float]:
@@ -173,9 +162,50 @@ def _numbers(pairs: list[str]) -> dict[str, float]:
     for pair in pairs:
         key, _, value = pair.partition("=")
         try:
-            numbers[key.strip()] = float(value)
+            number = float(value)
         except ValueError:
-            value = "nan"
-        if not np.isfinite(float(value)):
+            number = np.nan
+        if not np.isfinite(number):
             raise SetupError(f"--context {pair!r}: expected key=number, such as hour=21")
+        numbers[key.strip()] = number
     return numbers
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="MODEL", help="An agent's or critic's file.")], as_json: Json = False
+) -> None:
+    """Show what a model file says of itself."""
+    values = read_manifest(path).model_dump(mode="json")
+    if as_json:
+        emit(values)
+        return
+    shown = Table(show_header=False, title=str(path))
+    for name, value in values.items():
+        shown.add_row(name, value if isinstance(value, str) else json.dumps(value, indent=1))
+    Console().print(shown)
+
+
+@app.command()
+def export(
+    setup: SetupFile,
+    to: Annotated[Path, typer.Option(help="The ONNX file to write; that of single steps is written beside it.")] = Path(
+        "encoder.onnx"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Write encoder and actor as ONNX: a graph of whole histories, and one of single steps."""
+    settings = setup_of(setup, None, "train=no").model_copy(update={"model_critic_path": None})
+    path = settings.model_agent_path
+    agent = Agent(settings, read_models(path).space).ready_agent()
+    done = write(agent, read_manifest(path, "agent"), to)
+    if as_json:
+        files = {graph: str(file) for graph, file in done.files.items()}
+        signature = {"inputs": dict(done.inputs), "outputs": dict(done.outputs)}
+        emit({"files": files, **signature, "scores": done.scores, "metadata": dict(done.metadata)})
+        return
+    for graph, file in done.files.items():
+        print(f"{file}: {', '.join(done.inputs[graph])} -> {', '.join(done.outputs[graph])}")
+    print(f"items are counted in the order of {catalogue_path(path)}")
+    if not done.scores:
+        print("there are points, but no scores: the algorithm ranks the best items again")

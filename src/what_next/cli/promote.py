@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from what_next.cli.data import Json
-from what_next.cli.estimate import REFUSED, Estimator, Top
-from what_next.cli.guard import emit, tell
-from what_next.cli.model import Overrides, SetupFile
-from what_next.cli.stored import opened, served_catalogue
+from what_next.cli.estimate import REFUSED
+from what_next.cli.options import Estimator, Json, Margin, Overrides, SetupFile, Top, setup_of
+from what_next.cli.output import emit, tell
+from what_next.cli.service import opened, served_catalogue
 from what_next.errors import DataError, ModelError
 from what_next.settings import Setup
 from what_next.training.artefacts import critic_beside, read_manifest
@@ -20,9 +18,12 @@ if TYPE_CHECKING:
     from what_next.off_policy import Learned
     from what_next.serving.store import Store
 
+app = typer.Typer()
+
 OWN_LOG = "the service's own log"
 
 
+@app.command()
 def promote(
     setup: SetupFile,
     overrides: Overrides = None,
@@ -32,9 +33,7 @@ def promote(
     log: Annotated[
         Path | None, typer.Option(help="A log of decisions that judges it; default: what the service has logged.")
     ] = None,
-    margin: Annotated[
-        float, typer.Option(help="How much more it must earn, in the reward's unit: a decision, or a slate.")
-    ] = 0.0,
+    margin: Margin = 0.0,
     estimator: Estimator = None,
     top: Top = None,
     force: Annotated[bool, typer.Option("--force", help="Deploy without the gate, and note that.")] = False,
@@ -43,39 +42,46 @@ def promote(
     """Deploy a model to the service, if a log shows that it earns more: exit code 0; or 3, and why not."""
     from what_next.serving.engine.versions import AGENT, keep, version_of, versions_folder
 
-    settings = Setup.read(setup, [*(overrides or []), "train=no"])
+    settings = setup_of(setup, overrides, "train=no")
     agent = _agent_of(settings, model)
     version = version_of(agent)
     with opened(settings) as store:
         deployments = store.deployments()
         current = deployments[-1].version if deployments else None
-        told: dict[str, Any] = {"version": version, "current": current, "promote": True, "gate": None}
+        facts: dict[str, Any] = {"version": version, "current": current, "promote": True, "gate": None}
         if version == current:
-            return _show(told | {"promote": False, "why": f"{version} is deployed already"}, as_json)
+            return _show(facts | {"promote": False, "why": f"{version} is deployed already"}, as_json)
         if current is None:
-            told["why"] = "nothing was deployed before, so there is nothing to compare with"
+            facts["why"] = "nothing was deployed before, so there is nothing to compare with"
         elif force:
-            told["why"] = "deployed by --force, without the gate"
+            facts["why"] = "deployed by --force, without the gate"
         else:
             how = {"estimator": estimator, "margin": margin}
             deployed = versions_folder(settings) / current / AGENT
             policies = [_served(name, file, settings) for name, file in ((version, agent), (current, deployed))]
-            told |= _judged(store, settings, policies, log, top, how)
-        if not told["promote"]:
-            _show(told, as_json)
+            facts |= _judged(store, settings, policies, log, top, how)
+        if not facts["promote"]:
+            _show(facts, as_json)
             return REFUSED
         keep(versions_folder(settings), agent)
-        note = {"from": current, "agent": str(agent), "why": told["why"], "forced": force, "gate": _short(told["gate"])}
-        told["number"] = _deploy(store, version, "promoted" if current else "first", note)
-    return _show(told, as_json)
+        note = {
+            "from": current,
+            "agent": str(agent),
+            "why": facts["why"],
+            "forced": force,
+            "gate": _short(facts["gate"]),
+        }
+        facts["number"] = _deploy(store, version, "promoted" if current else "first", note)
+    return _show(facts, as_json)
 
 
+@app.command()
 def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> int:
     """Have the service answer by the model that it answered by before the current one."""
     from what_next.serving.engine.versions import before, versions_folder
     from what_next.training.artefacts import read_models
 
-    settings = Setup.read(setup, [*(overrides or []), "train=no"])
+    settings = setup_of(setup, overrides, "train=no")
     with opened(settings) as store:
         deployments = store.deployments()
         version = before(deployments)
@@ -161,17 +167,17 @@ def _short(result: dict[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _show(told: dict[str, Any], as_json: bool) -> int:
+def _show(facts: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        emit(told)
+        emit(facts)
         return 0
-    if told.get("gate"):
-        from what_next.off_policy import gate_table
+    if facts.get("gate"):
+        from what_next.reporting.terminal import gate_table
 
-        tell(gate_table(told["gate"]))  # with the reason
-    deployed, why = "number" in told, "" if told.get("gate") else f": {told['why']}"
-    line = f"{told['version']} is {'' if deployed else 'not '}deployed{why}"
-    tell(Text(told["why"] if told["version"] == told["current"] else line))
+        tell(gate_table(facts["gate"]))  # with the reason
+    deployed, why = "number" in facts, "" if facts.get("gate") else f": {facts['why']}"
+    line = f"{facts['version']} is {'' if deployed else 'not '}deployed{why}"
+    print(facts["why"] if facts["version"] == facts["current"] else line)
     if deployed:
-        tell(Text("a running service takes it up within seconds"))
+        print("a running service takes it up within seconds")
     return 0

@@ -2,9 +2,9 @@
 
 from what_next.data.catalogue import Catalogue
 from what_next.data.dataset import Dataset
-from what_next.data.importing.importer import import_files, save
+from what_next.data.importing.cleaning import import_files
+from what_next.data.importing.tables import Options, Tables, save
 from what_next.data.splits import Split, split_leave_last_out, split_time, split_users
-from what_next.data.tables import Options, Tables
 
 __all__ = [
     "Catalogue",

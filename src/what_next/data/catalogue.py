@@ -130,11 +130,9 @@ class Catalogue:
         """SHA-256 over ids, attribute names and attributes: what a model was trained on. Titles do not count."""
         digest = hashlib.sha256()
         for texts in (self.ids.cast(pl.String).to_list(), self.names):
-            for text in texts:
-                # Each text goes in with its length, so that no two lists of texts read alike.
-                encoded = text.encode()
-                digest.update(len(encoded).to_bytes(8, "little") + encoded)
-            digest.update(b"\xff" * 8)
+            # Each text goes in with its length, so that no two lists of texts read alike.
+            encoded = [text.encode() for text in texts]
+            digest.update(b"".join(len(one).to_bytes(8, "little") + one for one in encoded) + b"\xff" * 8)
         # Adding 0 turns -0.0 into 0.0: equal values, equal hash.
         digest.update((self.attributes + np.float32(0)).astype("<f4").tobytes())
         return digest.hexdigest()

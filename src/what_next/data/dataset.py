@@ -13,12 +13,12 @@ from jaxtyping import Float32, Int32, Int64
 
 from what_next.data.catalogue import Catalogue
 from what_next.data.decisions.service_log import events_of
-from what_next.data.importing.cleaning import clean
+from what_next.data.files import FORMATS, beside, footer_of
+from what_next.data.importing.cleaning import clean, import_files
 from what_next.data.importing.ids import positions
-from what_next.data.importing.importer import FORMATS, beside, footer_of, import_files
 from what_next.data.importing.readers import Source
+from what_next.data.importing.tables import Options, Tables
 from what_next.data.pickles import from_pandas
-from what_next.data.tables import Options, Tables
 from what_next.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -119,8 +119,8 @@ class Dataset:
         footer = footer_of(path)
         if "what_next.format" not in footer:
             tables = import_files([path])
-            for told in tables.told():
-                logger.warning("%s", told)
+            for line in tables.must_know():
+                logger.warning("%s", line)
             return cls.from_tables(tables, path.name.split(".")[0])
         items = beside(path, "items")
         if not items.is_file():

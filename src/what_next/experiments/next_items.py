@@ -1,91 +1,167 @@
 """How well next items are named: an agent beside chance, popularity, tuned baselines, and itself before it learned."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from what_next.algorithms import WhatNext
+from what_next.baselines.rules import Popular, RandomItem
 from what_next.data.splits import Part
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError
 from what_next.experiments.baselines import EVERY, Allowed, left_out, searched, tuned
-from what_next.experiments.models import policy, untrained
-from what_next.experiments.verdict import Verdict
-from what_next.metrics import Popular, RandomItem, Sampling
-from what_next.metrics.beyond import Background
-from what_next.metrics.evaluate_next import Groups, Judged, Yardstick, evaluate_next, judged_on
+from what_next.experiments.evaluator import Evaluator, Groups, Scores
+from what_next.experiments.models import chosen, policy, untrained
+from what_next.metrics.beyond import ItemStatistics
 from what_next.metrics.groups import events_per_active_day, groups
 from what_next.metrics.next_items import Targets
+from what_next.metrics.windows import Sampling
 from what_next.settings import Setup
 from what_next.state import State
 from what_next.types import Policy
 
+RIVALS = ("random", "popular", "popular_recent", "markov", "item_knn", "ease", "untrained")
+"""What each learned policy is compared with, where it is judged too."""
 
-def judge_next(
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Policies judged on the same next items, with all that it was found from: a report shows more than the result.
+
+    Attributes:
+        result: plain values: what was judged (`protocol`), and `policies`, `differences` and `groups`. Each metric is a
+            mean with a 95 % interval, `{mean, low, high, n}`, n being users.
+        state: the data, split and catalogue.
+        evaluator: whom policies were judged on, and by what.
+        scores: by name of the policy, what it recommended.
+        setups: of each learned policy, those of its seeds: their logs of training, their models.
+    """
+
+    result: dict[str, Any]
+    state: State
+    evaluator: Evaluator
+    scores: Mapping[str, Scores]
+    setups: Mapping[str, Sequence[Setup]]
+
+
+def evaluate_next(
     setup: Setup,
-    state: State,
-    part: Part,
-    setups: Sequence[Setup],
-    seeds: Sequence[int],
+    part: Part = "test",
+    seeds: Sequence[int] | None = None,
     allowed: Allowed = None,
     baselines: Collection[str] = EVERY,
     stages: Stages = SILENT,
-) -> Verdict:
-    """Judge the trained setups on next items: see `evaluate_next`.
+) -> Comparison:
+    """Judge the agent of any setup on next items.
 
     Policies: `agent`, `untrained` (the agent before its first step), `random` and the baselines. Each takes its best
     items; where scores are equal, a metric is its mean over their orders, so `random`, to whom all are, is chance.
 
     Args:
-        setup: how they are judged (`evaluation`); `state`: its data.
-        part: tune on validation; report the test.
-        setups: of the trained models, one for each of the `seeds`.
+        setup, part, seeds, stages: see `experiments.evaluate`.
         allowed: items that may be recommended; None for all.
-        baselines: beside which; `stages`: who is told how far the work is.
+        baselines: beside which.
     """
-    yardstick = yardstick_of(state, part, allowed, stages)
-    beside, chosen = rules(yardstick, state, baselines)
-    judged = {
-        "agent": yardstick.judge([policy(one, state) for one in setups], name="agent"),
-        "untrained": yardstick.judge([untrained(one, state) for one in setups], name="untrained"),
+    state = State.from_setup(setup)
+    setups = chosen(setup, state, seeds)
+    evaluator = evaluator_of(state, part, allowed, stages)
+    beside, settings = rules(evaluator, state, baselines)
+    scores = {
+        "agent": evaluator.score([policy(one, state) for one in setups], name="agent"),
+        "untrained": evaluator.score([untrained(one, state) for one in setups], name="untrained"),
         **beside,
     }
-    about = about_of(state, part, yardstick, seeds, baselines) | {"baselines": chosen}
-    return Verdict(evaluate_next(judged, yardstick, about), state, yardstick, judged, {"agent": setups})
+    about = protocol(state, part, evaluator, [one.seed for one in setups], baselines) | {"baselines": settings}
+    return Comparison(result_of(scores, evaluator, about), state, evaluator, scores, {"agent": setups})
+
+
+def result_of(
+    scores: Mapping[str, Scores],
+    evaluator: Evaluator,
+    about: Mapping[str, Any],
+    differences: Mapping[str, tuple[str, str]] | None = None,
+) -> dict[str, Any]:
+    """The result of a `Comparison`.
+
+    Args:
+        scores: by name of the policy; `about`: what they were judged on (`protocol`).
+        differences: by name, which two policies are compared; None: each learned one with `RIVALS`.
+    """
+    if differences is None:
+        learned, rivals = [one for one in scores if one not in RIVALS], [one for one in RIVALS if one in scores]
+        differences = {f"{name}-{rival}": (name, rival) for name in learned for rival in rivals}
+    policies, apart = evaluator.means(scores, differences)
+    return {
+        **about,
+        "k": list(evaluator.ks),
+        "seen": evaluator.seen,
+        "allowed": evaluator.catalogue if evaluator.allowed is None else int(evaluator.allowed.sum()),
+        "policies": policies,
+        "differences": apart,
+        "groups": evaluator.by_group(scores),
+    }
 
 
 def rules(
-    yardstick: Yardstick, state: State, wanted: Collection[str] = EVERY
-) -> tuple[dict[str, Judged], dict[str, dict[str, float]]]:
-    """What chance and the baselines come to, and the settings that validation chose for these."""
-    found = tuned(state, yardstick.allowed, wanted, yardstick.stages)
-    assert yardstick.background is not None
-    plain = {"random": RandomItem(yardstick.catalogue), "popular": Popular(yardstick.background.counts)}
+    evaluator: Evaluator, state: State, wanted: Collection[str] = EVERY
+) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
+    """The scores of chance and the baselines, and the settings that validation chose for these."""
+    found = tuned(state, evaluator.allowed, wanted, evaluator.stages)
+    assert evaluator.statistics is not None
+    plain = {"random": RandomItem(evaluator.catalogue), "popular": Popular(evaluator.statistics.counts)}
     policies: dict[str, Policy] = {name: rule for name, rule in plain.items() if name in wanted}
     policies |= {name: rule for name, (rule, _) in found.items()}
-    judged = {name: yardstick.judge([rule], name=name) for name, rule in policies.items()}
-    return judged, {name: settings for name, (_, settings) in found.items()}
+    scores = {name: evaluator.score([rule], name=name) for name, rule in policies.items()}
+    return scores, {name: settings for name, (_, settings) in found.items()}
 
 
-def about_of(
-    state: State, part: Part, yardstick: Yardstick, seeds: Sequence[int], baselines: Collection[str] = EVERY
+def protocol(
+    state: State, part: Part, evaluator: Evaluator, seeds: Sequence[int], baselines: Collection[str] = EVERY
 ) -> dict[str, Any]:
-    """On what policies of a state are judged: see `judged_on`; and how the settings of `baselines` were chosen."""
-    out = {name: why for name, why in left_out(len(state.dataset.catalogue)).items() if name in baselines}
-    return judged_on(
-        state.dataset,
-        state.split,
-        part,
-        yardstick.targets,
-        seeds,
-        kind=state.setup.evaluation.targets,
-        counts=state.space.counts,
-        allowed=yardstick.allowed,
-    ) | {"left_out": out, "searched": searched(state, baselines)}
+    """What policies were judged on: `data`, `split`, `targets`, `seeds`, and how settings of `baselines` were chosen.
+
+    Of the split, how many users and events training knows, how many `users` the part has and how many users it has not.
+    Of the targets: their `kind`, the `rows` and `users`, the `items` to be named, and a `hash` over them all; `held`:
+    those that the history holds, which nobody can name who leaves its items out; `cold_items`: those without a training
+    event; `not_allowed`: those that may not be recommended; `cold_users`: of whom training knows nothing, though the
+    split sets nobody aside; `without_history`: users of the part who are not judged.
+    """
+    dataset, split, targets, allowed = state.dataset, state.split, evaluator.targets, evaluator.allowed
+    judged, people, counts = getattr(split, part), targets.people[0], state.space.counts
+    items = targets.sets[targets.sets >= 0]
+    return {
+        "data": dataset.name,
+        "split": {
+            "kind": split.kind,
+            "part": part,
+            "users": len(judged),
+            "other_users": dataset.users - len(judged),
+            "training_users": int((split.known > 0).sum()),
+            "training_events": int(split.known.sum()),
+            "hash": split.hash,
+        },
+        "targets": {
+            "kind": state.setup.evaluation.targets,
+            "rows": len(targets),
+            "users": len(people),
+            "items": len(items),
+            "hash": targets.hash,
+            "held": int(targets.held(dataset).sum()),
+            "cold_users": int(np.isin(people, judged[split.cold(part)]).sum()),
+            "cold_items": None if counts is None else int((counts[items] == 0).sum()),
+            "not_allowed": 0 if allowed is None else int((~allowed[items]).sum()),
+            "without_history": targets.without_history,
+        },
+        "seeds": list(seeds),
+        "left_out": {name: why for name, why in left_out(len(dataset.catalogue)).items() if name in baselines},
+        "searched": searched(state, baselines),
+    }
 
 
-def yardstick_of(state: State, part: Part, allowed: Allowed = None, stages: Stages = SILENT) -> Yardstick:
+def evaluator_of(state: State, part: Part, allowed: Allowed = None, stages: Stages = SILENT) -> Evaluator:
     """Whom the policies of a state are judged on; the spread counts where items have attributes.
 
     Raises:
@@ -99,23 +175,26 @@ def yardstick_of(state: State, part: Part, allowed: Allowed = None, stages: Stag
         )
     counts = state.space.counts
     assert counts is not None, "a state of the data counts them; one in the space of a model file has none"
-    common: dict[str, Any] = {
-        "targets": targets,
-        "histories": state.histories,
-        "catalogue": len(dataset.catalogue),
-        "background": Background.of(state.space.catalogue, counts),
-        "ks": how.k,
-        "seen": how.seen,
-        "allowed": allowed,
-        "groups": _groups(state, targets),
-        "stages": stages,
-    }
-    if not dataset.catalogue.names:
-        return Yardstick(**common)
-    lengths = np.minimum(targets.before, spread.window)
-    latest = _with_sigma(state).histories(targets.users, targets.before - lengths, lengths)
-    sampling = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs)
-    return Yardstick(**common, sampling=sampling, latest=latest)
+    sampling = latest = None
+    if dataset.catalogue.names:
+        sampling = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs)
+        lengths = np.minimum(targets.before, spread.window)
+        # As the founding algorithm reads them: histories that tell how widely each user's taste is spread.
+        founding = State(dataset, state.setup.model_copy(update={"algorithm": WhatNext()}), state.space)
+        latest = founding.histories(targets.users, targets.before - lengths, lengths)
+    return Evaluator(
+        targets,
+        state.histories,
+        len(dataset.catalogue),
+        ItemStatistics.of(state.space.catalogue, counts),
+        sampling,
+        latest,
+        ks=how.k,
+        seen=how.seen,
+        allowed=allowed,
+        groups=_groups(state, targets),
+        stages=stages,
+    )
 
 
 def _groups(state: State, targets: Targets) -> Groups:
@@ -126,12 +205,9 @@ def _groups(state: State, targets: Targets) -> Groups:
     if times is not None:
         activity = events_per_active_day(times, dataset.offsets, targets.users, targets.before)
     known = None if split.kind == "users" else split.known[targets.users]
-    found = groups(targets.before, targets.items, counts, activity=activity, known=known)
+    found: dict[str, dict[str, Bool[np.ndarray, rows]]] = groups(
+        targets.before, targets.items, counts, activity=activity, known=known
+    )
     if targets.relevant is not None:
         del found["item popularity"]  # a set has items of all kinds
     return {kind: masks for kind, masks in found.items() if len(masks) > 1}
-
-
-def _with_sigma(state: State) -> State:
-    """The state as the founding algorithm sees it, whose histories tell how widely each user's taste is spread."""
-    return State(state.dataset, state.setup.model_copy(update={"algorithm": WhatNext()}), state.space)

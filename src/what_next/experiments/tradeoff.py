@@ -8,10 +8,9 @@ from what_next.data import Dataset
 from what_next.data.splits import Part
 from what_next.errors import SetupError
 from what_next.experiments.baselines import Allowed
+from what_next.experiments.evaluator import Evaluator
 from what_next.experiments.models import beside, of_seed, policy, trained
-from what_next.experiments.next_items import about_of, yardstick_of
-from what_next.experiments.verdict import Verdict
-from what_next.metrics.evaluate_next import Yardstick, evaluate_next
+from what_next.experiments.next_items import Comparison, evaluator_of, protocol, result_of
 from what_next.rewards import Logged, Spread
 from what_next.settings import Setup
 from what_next.state import State
@@ -23,7 +22,7 @@ def tradeoff(
     part: Part = "test",
     seeds: Sequence[int] | None = None,
     allowed: Allowed = None,
-) -> list[tuple[float, Verdict]]:
+) -> list[tuple[float, Comparison]]:
     """Judge a setup on next items at several weights of the spread in its reward: how far the one is had for the other.
 
     Each model is trained where it is missing, in the folder `spread-WEIGHT` beside the setup's own (and there in one
@@ -38,7 +37,7 @@ def tradeoff(
         allowed: items that may be recommended; None for all.
 
     Returns:
-        Each weight, in ascending order, with the verdict on `agent` alone; all on the same targets.
+        Each weight, in ascending order, with the scores of `agent` alone; all on the same targets.
 
     Raises:
         SetupError: the algorithm reads no reward, or the items have no attributes.
@@ -47,10 +46,10 @@ def tradeoff(
     dataset = Dataset.read(setup.data)
     Spread(weight=1.0).check(dataset)
     first = State(dataset, setup)
-    yardstick = yardstick_of(first, part, allowed)
+    evaluator = evaluator_of(first, part, allowed)
     told = [setup.seed] if seeds is None else list(seeds)
     return [
-        (weight, _judged(with_spread(setup, weight), first, yardstick, part, told)) for weight in sorted(set(weights))
+        (weight, _judged(with_spread(setup, weight), first, evaluator, part, told)) for weight in sorted(set(weights))
     ]
 
 
@@ -74,7 +73,7 @@ def check(setup: Setup, weights: Sequence[float]) -> None:
         raise SetupError(
             f"{name} reads no reward, so its weight changes nothing; take an algorithm that learns from it"
         )
-    if setup.algorithm.trials:
+    if setup.algorithm.source != "log":
         raise SetupError(
             f"{name} has the spread for its whole reward, so a weight would only scale it; take another algorithm"
         )
@@ -82,10 +81,10 @@ def check(setup: Setup, weights: Sequence[float]) -> None:
         raise SetupError(f"the weights of the spread are {', '.join(map(str, weights))}; give finite numbers")
 
 
-def _judged(setup: Setup, first: State, yardstick: Yardstick, part: Part, seeds: Sequence[int]) -> Verdict:
-    """The verdict on one weight, trained where it is not."""
+def _judged(setup: Setup, first: State, evaluator: Evaluator, part: Part, seeds: Sequence[int]) -> Comparison:
+    """The scores at one weight; its models are trained where they are missing."""
     state = State(first.dataset, setup, first.space)
     setups = [trained(of_seed(setup, seed), state) for seed in seeds]
-    judged = {"agent": yardstick.judge([policy(one, state) for one in setups], state.histories)}
-    result = evaluate_next(judged, yardstick, about_of(state, part, yardstick, seeds))
-    return Verdict(result, state, yardstick, judged, {"agent": setups})
+    scores = {"agent": evaluator.score([policy(one, state) for one in setups], state.histories)}
+    result = result_of(scores, evaluator, protocol(state, part, evaluator, seeds))
+    return Comparison(result, state, evaluator, scores, {"agent": setups})

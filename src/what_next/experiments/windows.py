@@ -1,79 +1,205 @@
-"""Does the founding algorithm learn? Its agent beside rules and chance, on windows of users that training never saw."""
+"""Does the founding algorithm learn? Its agent beside rules and chance, on windows of users that training never saw.
 
-from collections.abc import Sequence
+All policies are judged on the same windows. The seeds of training are averaged first, then each user's windows, then
+the users. A difference of two policies is taken on each window.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool, Float64, Int32
+
+from what_next.baselines.rules import NearestMean, Oracle, RandomItem, Steer, TrueNext
 from what_next.data.splits import Part
-from what_next.data.stages import SILENT, Stages
+from what_next.data.stages import SILENT, Done, Stages
 from what_next.errors import DataError
-from what_next.experiments.models import policy, untrained
-from what_next.metrics import NearestMean, Oracle, RandomItem, Sampling, Steer, TrueNext, draw_windows, evaluate
+from what_next.experiments.models import chosen, policy, untrained
+from what_next.metrics.accuracy import hit_rate, ndcg
+from what_next.metrics.beyond import shares
+from what_next.metrics.bootstrap import means_of, user_means
+from what_next.metrics.places import Places
+from what_next.metrics.windows import Sampling, Windows, draw_windows
 from what_next.settings import Setup
 from what_next.state import State
-from what_next.types import Policy
+from what_next.types import Policy, Slate
 
 LENGTHS = (5, 10, 20)
+RANKED = 20
+"""The length of the windows that ranking metrics are taken on."""
+RULES = ("random", "untrained", "true_next", "nearest_mean", "steer")
+"""What each learned policy is compared with, where it is judged too."""
+ORACLE = "oracle"
+DESCRIPTIVE = ("repeats", "fallbacks")
+"""Metrics that say what a policy does, not how well: no differences of them are taken."""
+Values = Mapping[str, Float64[np.ndarray, "..."]]
+"""For each metric its value on each of its windows, seeds averaged; not a number where it has none."""
 
 
-def judge_windows(
-    setup: Setup,
-    state: State,
-    part: Part,
-    setups: Sequence[Setup],
-    seeds: Sequence[int],
-    stages: Stages = SILENT,
+@dataclass(frozen=True, eq=False)
+class WindowScores:
+    """What a policy did: its first item in every window of every length, a row for each seed, and how good that was."""
+
+    items: Int32[np.ndarray, "seeds all_windows"]
+    values: Values
+
+    def minus(self, other: "WindowScores") -> Values:
+        """The difference on each window, for the metrics that both have."""
+        both = self.values.keys() & other.values.keys() - set(DESCRIPTIVE)
+        return {name: value - other.values[name] for name, value in self.values.items() if name in both}
+
+    @property
+    def spreads(self) -> Values:
+        """Those of the spread."""
+        return {name: value for name, value in self.values.items() if name.startswith("spread@")}
+
+
+def evaluate_windows(
+    setup: Setup, part: Part = "test", seeds: Sequence[int] | None = None, stages: Stages = SILENT
 ) -> dict[str, Any]:
-    """Judge the trained setups on windows of 5, 10 and 20 events of the users of a split: see `evaluation.evaluate`.
+    """Judge the founding agent of a setup on windows of 5, 10 and 20 events of the users of a split: plain values.
 
     Policies: `agent` (the founding rule), `agent_critic` (the critic chooses among the items that match), `untrained`
-    (the agent before its first step), `random`, `nearest_mean`, `true_next`, `steer` and `oracle`.
+    (the agent before its first step), `random`, `nearest_mean`, `true_next`, `steer` and `oracle`. See
+    `compare_on_windows`; for the arguments, `experiments.evaluate`.
     """
-    since, until = state.split.targets(part)
+    state = State.from_setup(setup)
+    setups = chosen(setup, state, seeds)
+    users, (since, until), spread = getattr(state.split, part), state.split.targets(part), setup.reward.spread
     windows = {
-        length: draw_windows(
-            state.dataset, getattr(state.split, part), state.histories, length=length, since=since, until=until
-        )
+        length: draw_windows(state.dataset, users, state.histories, length=length, since=since, until=until)
         for length in LENGTHS
     }
     if not any(len(some) for some in windows.values()):
         raise DataError(f"{setup.data}: no {part} user has {LENGTHS[0] + 1} events, so there is nobody to judge on")
-    vectors = state.space.catalogue.vectors
-    spread = setup.reward.spread
-    sampling = Sampling(vectors, spread.window, spread.pairs)
+    sampling = Sampling(state.space.catalogue.vectors, spread.window, spread.pairs)
     rules: dict[str, list[Policy]] = {
-        "random": [RandomItem(len(vectors))],
+        "random": [RandomItem(len(sampling.vectors))],
         "nearest_mean": [NearestMean(sampling, state.box)],
         "true_next": [TrueNext({length: some.following for length, some in windows.items()})],
         "steer": [Steer(sampling, state.space.typical)],
-        "oracle": [Oracle(sampling)],
+        ORACLE: [Oracle(sampling)],
     }
-    split = {
-        "kind": state.split.kind,
-        "part": part,
-        "users": len(getattr(state.split, part)),
-        "cold_users": int(state.split.cold(part).sum()),
-        "hash": state.split.hash,
+    cold, hashed = int(state.split.cold(part).sum()), state.split.hash
+    about = {
+        "data": state.dataset.name,
+        "split": {"kind": state.split.kind, "part": part, "users": len(users), "cold_users": cold, "hash": hashed},
+        "seeds": [one.seed for one in setups],
     }
-    return evaluate(
-        {**_learned(setups, state), **rules},
-        windows,
-        sampling,
-        data=state.dataset.name,
-        split=split,
-        seeds=seeds,
-        stages=stages,
-    )
+    return about | compare_on_windows({**_learned(setups, state), **rules}, windows, sampling, stages=stages)
 
 
 def _learned(setups: Sequence[Setup], state: State) -> dict[str, list[Policy]]:
     """The trained agents by both selections, and the untrained ones, a policy for each seed."""
-    policies: dict[str, list[Policy]] = {"agent": [], "agent_critic": [], "untrained": []}
-    for setup in setups:
-        for name, selection in (("agent", "random"), ("agent_critic", "critic")):
-            policies[name].append(policy(_selecting(setup, selection), state))
-        policies["untrained"].append(untrained(_selecting(setup, "random"), state))
-    return policies
+
+    def selecting(setup: Setup, name: str) -> Setup:
+        return setup.model_copy(update={"selection": setup.selection.model_copy(update={"name": name})})
+
+    return {
+        "agent": [policy(selecting(setup, "random"), state) for setup in setups],
+        "agent_critic": [policy(selecting(setup, "critic"), state) for setup in setups],
+        "untrained": [untrained(selecting(setup, "random"), state) for setup in setups],
+    }
 
 
-def _selecting(setup: Setup, name: str) -> Setup:
-    return setup.model_copy(update={"selection": setup.selection.model_copy(update={"name": name})})
+def compare_on_windows(
+    policies: Mapping[str, Sequence[Policy]],
+    windows: Mapping[int, Windows],
+    sampling: Sampling,
+    *,
+    k: int = 10,
+    seed: int = 0,
+    stages: Stages = SILENT,
+) -> dict[str, Any]:
+    """Judge policies; the result holds plain values alone, and is the same for the same arguments.
+
+    No policy may choose an item of the window. The judged item is the first of the slate. HR@k and NDCG@k are taken on
+    windows of 20 events; a policy that names fewer than k items has none, nor has a window whose next item it holds
+    already, since nobody may name it. Coverage, repeats (items anywhere in the user's whole history) and fallbacks are
+    over the windows of all lengths.
+
+    Args:
+        policies: by name, a policy for each seed of training, or one alone where no seed matters.
+        windows: by length; at least one of them is not empty.
+        sampling: item vectors, and how the spread is measured.
+        k: slots of the ranking metrics.
+        seed: of the policies' draws and of the bootstrap.
+        stages: who is told how far the work is.
+
+    Returns:
+        `windows`, `policies`, `differences` and `share_of_oracle`; each metric is a mean with a 95 % interval, `{mean,
+        low, high, n}`, n being users. What cannot be known is left out.
+    """
+    filled = {length: windows[length] for length in sorted(windows) if len(windows[length])}
+    every, scores = sum(map(len, filled.values())), {}
+    for name, group in policies.items():
+        done = stages.begin(f"judging {name} by windows", len(group) * every)
+        scores[name] = _score(group, filled, sampling, k, seed, done)
+    people, everyone = np.unique(np.concatenate([part.users for part in filled.values()]), return_inverse=True)
+    owners = {f"spread@{length}": np.searchsorted(people, part.users) for length, part in filled.items()}
+    owners |= {f"window_{name}@{k}": owners.get(f"spread@{RANKED}", everyone) for name in ("hr", "ndcg")}
+
+    def by_user(values: Values) -> dict[str, Float64[np.ndarray, "users"]]:
+        return {name: user_means(value, owners.get(name, everyone), len(people)) for name, value in values.items()}
+
+    pairs = [(one, rule) for one in scores if one not in (*RULES, ORACLE) for rule in RULES if rule in scores]
+    values = {("", name): by_user(one.values) for name, one in scores.items()}
+    values |= {("-", f"{one}-{rule}"): by_user(scores[one].minus(scores[rule])) for one, rule in pairs}
+    found = means_of(values, seed=seed, stages=stages)
+    result: dict[str, Any] = {
+        "windows": {str(length): _described(windows[length]) for length in sorted(windows)},
+        "policies": {
+            name: found["", name] | shares(one.items, everyone, len(sampling.vectors), ("coverage",), seed=seed)
+            for name, one in scores.items()
+        },
+        "differences": {name: some for (kind, name), some in found.items() if kind},
+    }
+    if ORACLE in scores:
+        spreads = {name: by_user(one.spreads) for name, one in scores.items() if name != ORACLE}
+        result["share_of_oracle"] = means_of(spreads, by_user(scores[ORACLE].spreads), seed=seed, stages=stages)
+    return result
+
+
+def _score(
+    policies: Sequence[Policy], windows: Mapping[int, Windows], sampling: Sampling, k: int, seed: int, done: Done
+) -> WindowScores:
+    """Let the policy of each seed of training act on all windows."""
+    items, heard, fallbacks = [], [], []
+    values = {}
+    for length, part in windows.items():
+        slates = []
+        for index, one in enumerate(policies):
+            rng, slots = np.random.default_rng([seed, length, index]), k if length == RANKED else 1
+            slates.append(one.act(part.history, slots, rng, exclude=part.history.items))
+            done(len(part))
+        chosen = np.stack([slate.items[:, 0] for slate in slates])
+        values[f"spread@{length}"] = np.mean([sampling.reward(part.history, row) for row in chosen], axis=0)
+        items.append(chosen)
+        heard.append(part.heard(chosen))
+        fallbacks.append(np.stack([_fallback(slate) for slate in slates]))
+        if length == RANKED and all(slate.items.shape[1] == k for slate in slates):
+            values |= _ranked(slates, part, k)
+    everything = np.concatenate(items, axis=1)
+    for name, marked in (("repeats", heard), ("fallbacks", fallbacks)):
+        values[name] = np.where(everything < 0, np.nan, np.concatenate(marked, axis=1)).mean(axis=0)
+    return WindowScores(everything, values)
+
+
+def _ranked(slates: Sequence[Slate], windows: Windows, k: int) -> Values:
+    """Whether and where the slates name the next item."""
+    held = (windows.history.items == windows.following[:, None]).any(axis=1)
+    places = [Places.of_slates(slate.items, windows.following[:, None]) for slate in slates]
+    return {
+        f"{name}@{k}": np.where(held, np.nan, np.mean([metric(one, k) for one in places], axis=0))
+        for name, metric in (("window_hr", hit_rate), ("window_ndcg", ndcg))
+    }
+
+
+def _fallback(slate: Slate) -> Bool[np.ndarray, "batch"]:
+    """Which of the judged items are fallbacks."""
+    return np.zeros(len(slate.items), np.bool_) if slate.fallback is None else slate.fallback[:, 0]
+
+
+def _described(windows: Windows) -> dict[str, int]:
+    return {"windows": len(windows), "users": len(np.unique(windows.users)), "too_short": windows.too_short}

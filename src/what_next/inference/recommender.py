@@ -16,12 +16,12 @@ from what_next.data.dataset import to_polars
 from what_next.errors import CatalogueError, DataError, some
 from what_next.inference.recommendation import Item, Recommendation
 from what_next.policy import LearnedPolicy
-from what_next.settings import Split
+from what_next.settings import SplitSettings
 from what_next.state import State
 from what_next.training.artefacts import critic_beside, read_models
 from what_next.types import History, Slate
 
-EVERYONE = Split(test=0, validation=0)
+EVERYONE = SplitSettings(test=0, validation=0)
 """Whoever asks for a recommendation is not judged, so nobody is set aside."""
 CHUNK, EVENTS = 512, 2**18
 """Users scored at a time, and events of their histories with padding, at most."""

@@ -1,23 +1,30 @@
-"""Means over users, with intervals from a bootstrap over users (percentile method; Efron and Tibshirani, 1993)."""
+"""Means and other estimates with intervals: a bootstrap over units, and empirical Bernstein bounds.
 
-from collections.abc import Callable, Iterator
-from itertools import chain
+The percentile method (Efron and Tibshirani 1993, chapter 13). A resample is a row of counts of how often each unit was
+drawn, so that everything that is a ratio of sums is one product of matrices, and what is estimated from the same counts
+is paired.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
-import torch
-from jaxtyping import Float32, Float64, Int, Int64
+from jaxtyping import Float64, Int, Int64
 
-from what_next.metrics.beyond.inequality import gini_index
+from what_next.data.stages import SILENT, Stages
 
 RESAMPLES = 2000
-LEVEL = 95  # percent
+LEVEL = 95.0  # percent
 CHUNK = 2**18
 """Draws at work at a time: 2 MB stay near the processor; with as many as fit in memory, each takes twice as long."""
-COLUMNS = 8
-"""Resamples whose items are counted at a time."""
+COUNTS = 2**22
+"""Counts at work at a time in `means`: 32 MB, so that each matrix product has many rows."""
 
 Interval = dict[str, float | int]
 """`mean`, `low`, `high`, and `n`, the number of users."""
+Bounds = tuple[float, float]
+Name = TypeVar("Name", bound=Hashable)
+Users = Float64[np.ndarray, "users"]
 
 
 def user_means(
@@ -30,119 +37,108 @@ def user_means(
     return np.where(numbers, totals / np.maximum(numbers, 1), np.nan)
 
 
-def seed_means(values: Float64[np.ndarray, "seeds rows"]) -> Float64[np.ndarray, "rows"]:
-    """The mean over the seeds, before any interval; not a number where a seed has no value."""
-    return np.asarray(values.mean(axis=0))
-
-
-def interval(
-    values: Float64[np.ndarray, "users"],
-    over: Float64[np.ndarray, "users"] | None = None,
+def means(
+    values: Mapping[Name, Users],
+    over: Mapping[Name, Users] | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Interval | None:
-    """The mean over users and its 95 % interval; None where there is nothing to tell.
-
-    Users without a number are left out. The same number of users and seed give the same resamples.
+    stages: Stages = SILENT,
+) -> dict[Name, Interval]:
+    """The mean of each metric over users, with its 95 % interval; all metrics see the same resamples.
 
     Args:
-        values: one number per user; for a paired comparison, the difference of two policies for that user.
-        over: where given, the ratio of the two means is told, both over the same users.
-        resamples: how many times users are drawn with replacement.
-        seed: which ones.
+        values: by metric, of each user; not a number for a user without a value. For a paired comparison, the
+            difference of two policies for each user.
+        over: where given, the ratio of the two means is taken, both over the users who have both.
+        resamples: how often users are drawn, with replacement.
+        seed: which; the same number of users and seed give the same resamples.
+        stages: who is told how far the work is.
+
+    Returns:
+        By metric; without those that nobody has a value for, and without shares of nothing. `n` is how many users have
+        a value.
     """
-    known = np.isfinite(values) if over is None else np.isfinite(values) & np.isfinite(over)
-    values = values[known]
-    over = np.ones(len(values)) if over is None else over[known]
-    if not len(values):
-        return None
-    tops, bottoms = [values.mean(keepdims=True)], [over.mean(keepdims=True)]
-    for drawn in _drawn(len(values), resamples, max(1, CHUNK // len(values)), seed):
-        tops.append(values[drawn].mean(axis=1))
-        bottoms.append(over[drawn].mean(axis=1))
-    below = np.concatenate(bottoms)
-    if (below <= 0).any():  # a share of nothing
-        return None
-    means = np.concatenate(tops) / below
-    return _told(means[0], means[1:], len(values))
+    tops: dict[Name, Users] = {}
+    bottoms: dict[bytes, tuple[int, Users]] = {}  # most metrics share theirs
+    places, numbers = [], []
+    for name, value in values.items():
+        below = np.ones(len(value)) if over is None else over[name]
+        known = np.isfinite(value) & np.isfinite(below)
+        if known.any():
+            tops[name], below = np.where(known, value, 0), np.where(known, below, 0)
+            places.append(bottoms.setdefault(below.tobytes(), (len(bottoms), below))[0])
+            numbers.append(int(known.sum()))
+    if not tops:
+        return {}
+    above, below = np.stack(list(tops.values()), axis=1), np.stack([one for _, one in bottoms.values()], axis=1)
+    parts, done = [], stages.begin("intervals", resamples)
+    total, least = below.sum(axis=0)[places], np.zeros(len(tops))
+    for counts in resampled_counts(len(above), resamples, seed, max(1, COUNTS // len(above))):
+        drawn = (counts @ below)[:, places]
+        parts.append(ratios(counts @ above, drawn))
+        least = np.minimum(least, drawn.min(axis=0))
+        done(len(counts))
+    samples, middle = np.concatenate(parts).T, above.sum(axis=0) / np.where(total > 0, total, 1)
+    found = {}
+    for place, name in enumerate(tops):
+        if total[place] > 0 and least[place] >= 0 and (ends := percentiles(samples[place])):  # else a share of nothing
+            found[name] = {"mean": float(middle[place]), "low": ends[0], "high": ends[1], "n": numbers[place]}
+    return found
 
 
-def coverage(
-    items: Int[np.ndarray, "seeds rows"],
-    users: Int[np.ndarray, "rows"],
-    catalogue: int,
+def means_of(
+    several: Mapping[Name, Mapping[str, Users]],
+    over: Mapping[str, Users] | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Interval | None:
-    """The share of the catalogue's items that stand in `items`: one share for each seed, then their mean.
-
-    A resample holds fewer distinct users than there are, so it always covers less; the resamples are moved to lie
-    around the true share.
-
-    Args:
-        items: what each row was recommended; -1 is nothing.
-        users: of each row, counted from 0.
-        catalogue: how many items there are.
-        resamples: as of `interval`.
-        seed: likewise.
-    """
-    return _of_counts(lambda counts: (counts > 0).sum(axis=1) / catalogue, items, users, resamples, seed)
+    stages: Stages = SILENT,
+) -> dict[Name, dict[str, Interval]]:
+    """`means` of several policies by name, over one other by metric: the users are drawn once for all."""
+    values = {(name, metric): value for name, some in several.items() for metric, value in some.items()}
+    below = None if over is None else {key: over[key[1]] for key in values}
+    found = means(values, below, resamples=resamples, seed=seed, stages=stages)
+    return {
+        name: {metric: found[name, metric] for metric in some if (name, metric) in found}
+        for name, some in several.items()
+    }
 
 
-def gini(
-    items: Int[np.ndarray, "seeds rows"],
-    users: Int[np.ndarray, "rows"],
-    catalogue: int,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval | None:
-    """How unequally `items` fall on the catalogue (see `gini_index`): one index for each seed, then their mean.
-
-    A resample has some users twice and others not at all, so it is always less equal; the resamples are moved to lie
-    around the true index.
-
-    Args:
-        items, users, catalogue, resamples, seed: as of `coverage`.
-    """
-    return _of_counts(lambda counts: gini_index(counts, catalogue), items, users, resamples, seed)
+def ratios(
+    above: Float64[np.ndarray, "resamples columns"], below: Float64[np.ndarray, "resamples columns"]
+) -> Float64[np.ndarray, "resamples columns"]:
+    """The quotients; not a number where nothing stands below the line."""
+    return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
-def _of_counts(
-    statistic: Callable[[Float32[np.ndarray, "part held"]], Float64[np.ndarray, "part"]],
-    items: Int[np.ndarray, "seeds rows"],
-    users: Int[np.ndarray, "rows"],
-    resamples: int,
-    seed: int,
-) -> Interval | None:
-    """A statistic of how often each item is recommended, with the resamples moved to lie around it."""
-    people = int(users.max(initial=-1)) + 1
-    if not people or (items < 0).all():
+def percentiles(values: Float64[np.ndarray, "resamples"], level: float = LEVEL) -> Bounds | None:
+    """The middle `level` percent; None of nothing. A resample in which an estimate does not exist is left out."""
+    known = values[np.isfinite(values)]
+    if not len(known):
         return None
-    found = np.empty((len(items), 1 + resamples))
-    for values, row in zip(found, items, strict=True):
-        parts = _counts(row[row >= 0], users[row >= 0], people, resamples, seed)
-        values[:] = np.concatenate([statistic(counts) for counts in parts])
-    means = found.mean(axis=0)
-    moved = means[1:] + means[0] - means[1:].mean()
-    return _told(means[0], moved.clip(0, 1), people)
+    low, high = np.percentile(known, [(100 - level) / 2, (100 + level) / 2])
+    return float(low), float(high)
 
 
-def _counts(
-    items: Int[np.ndarray, "rows"], users: Int[np.ndarray, "rows"], people: int, resamples: int, seed: int
-) -> Iterator[Float32[np.ndarray, "part held"]]:
-    """How often each item that is there at all is recommended: to all users, then to those of some resamples at a time.
+def empirical_bernstein(values: Float64[np.ndarray, "units"], span: Bounds, level: float) -> Bounds | None:
+    """Bounds for the mean of independent numbers that lie in a known range, at any number of them.
 
-    A float of 32 bits holds counts up to 16 million exactly; sums of it over bags are the fastest there are.
+    Maurer and Pontil (2009, arXiv 0907.3740), theorem 4, once for each side, each with half of the chance to be wrong:
+    hence ln(4 / delta). It asks nothing of the distribution and is therefore wide. No bound leaves the range.
+
+    Args:
+        values: at least two; None is returned for fewer.
+        span: the least and the largest value that could have been, known beforehand and not from `values`.
+        level: percent.
     """
-    order = np.argsort(items, kind="stable")
-    starts = np.unique(items[order], return_index=True)[1]
-    bags = [torch.from_numpy(one.astype(np.int32)) for one in (users[order], starts)]
-    for often in chain([np.ones((1, people))], resampled_counts(people, resamples, seed, COLUMNS)):
-        weights = np.ascontiguousarray(often.T, np.float32)
-        yield torch.nn.functional.embedding_bag(bags[0], torch.from_numpy(weights), bags[1], mode="sum").numpy().T
+    number = len(values)
+    if number < 2:
+        return None
+    odds = np.log(4 / (1 - level / 100))
+    mean, variance = float(values.mean()), float(values.var(ddof=1))
+    margin = np.sqrt(2 * variance * odds / number) + 7 * (span[1] - span[0]) * odds / (3 * (number - 1))
+    return max(span[0], float(mean - margin)), min(span[1], float(mean + margin))
 
 
 def resampled_counts(
@@ -150,20 +146,10 @@ def resampled_counts(
 ) -> Iterator[Float64[np.ndarray, "part units"]]:
     """How often each resample holds each unit, `step` resamples at a time: so many units, drawn with replacement.
 
-    What is estimated from the same counts is paired. The same number of units and seed give the same draws.
+    The same number of units and seed give the same draws, however they are cut.
     """
-    for drawn in _drawn(units, resamples, step or max(1, CHUNK // units), seed):
+    rng, step = np.random.default_rng(seed), step or max(1, CHUNK // units)
+    for start in range(0, resamples, step):
+        drawn: Int64[np.ndarray, "part units"] = rng.integers(units, size=(min(step, resamples - start), units))
         places = drawn + np.arange(len(drawn))[:, None] * units
         yield np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
-
-
-def _drawn(users: int, resamples: int, step: int, seed: int) -> Iterator[Int64[np.ndarray, "part users"]]:
-    """The users of each resample, `step` resamples at a time."""
-    rng = np.random.default_rng(seed)
-    for start in range(0, resamples, step):
-        yield rng.integers(users, size=(min(step, resamples - start), users))
-
-
-def _told(mean: float, resampled: Float64[np.ndarray, "resamples"], users: int) -> Interval:
-    low, high = np.percentile(resampled, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return {"mean": float(mean), "low": float(low), "high": float(high), "n": users}

@@ -3,6 +3,5 @@
 from what_next.off_policy.judge import estimate_policy, gate
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.reading import Reading
-from what_next.off_policy.table import estimates_table, gate_table
 
-__all__ = ["Learned", "Reading", "estimate_policy", "estimates_table", "gate", "gate_table"]
+__all__ = ["Learned", "Reading", "estimate_policy", "gate"]

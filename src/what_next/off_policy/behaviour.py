@@ -10,8 +10,8 @@ from jaxtyping import Float64, Int64
 
 from what_next.data.decisions.features import context_columns
 from what_next.data.decisions.log import DecisionLog
+from what_next.data.files import write_files
 from what_next.data.importing.columns import numeric
-from what_next.data.importing.files import write_files
 from what_next.errors import DataError, MissingExtraError
 
 EDGES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

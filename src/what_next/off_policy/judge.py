@@ -9,7 +9,8 @@ import numpy as np
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError, SetupError
-from what_next.off_policy.estimators import Decisions, Options, Target, difference, estimate
+from what_next.off_policy.decisions import Decisions, Options, Target
+from what_next.off_policy.estimate import difference, estimate
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.reading import Reading, binary, options_of, policy_of, read
 from what_next.off_policy.targets import Answer, TargetPolicy, decisions_of, places_of, vectors_of

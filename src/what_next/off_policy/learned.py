@@ -18,11 +18,11 @@ from what_next.data.space import Space
 from what_next.data.stages import Done, untold
 from what_next.errors import DataError, SetupError
 from what_next.inference.recommender import nobody
-from what_next.off_policy.estimators import Decisions, Target
+from what_next.off_policy.decisions import Decisions, Target
 from what_next.off_policy.served import Asked
 from what_next.off_policy.targets import FULL, Answer, TargetPolicy, expected_vectors, outside_told, placed
 from what_next.policy import LearnedPolicy
-from what_next.settings import Setup, Split
+from what_next.settings import Setup, SplitSettings
 from what_next.state import State
 from what_next.training.artefacts import read_manifest, read_models
 
@@ -42,7 +42,7 @@ class Learned(TargetPolicy):
         """`name`: that messages and results call it by, such as the setup's file."""
         self.name, self.seen = name, seen
         # Nobody of the log is set aside: it is not trained on.
-        self.setup = setup.model_copy(update={"split": Split(test=0, validation=0)})
+        self.setup = setup.model_copy(update={"split": SplitSettings(test=0, validation=0)})
 
     def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
         """See `TargetPolicy.answer`. It can be asked where something is known that the user did before.

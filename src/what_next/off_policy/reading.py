@@ -11,10 +11,10 @@ from what_next.data.decisions.log import DecisionLog, Roles
 from what_next.data.decisions.reader import read_log
 from what_next.errors import SetupError, some
 from what_next.off_policy.behaviour import estimate_behaviour
-from what_next.off_policy.estimators import Options
-from what_next.off_policy.estimators.marginalised import clusters_of
+from what_next.off_policy.decisions import Options
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.targets import COLUMNS, Frequencies, TargetPolicy, Told, Uniform
+from what_next.off_policy.weighting import clusters_of
 from what_next.training.artefacts import read_trained
 
 LOGS = {".csv", ".tsv", ".parquet", ".pq", ".gz", ".dat", ".inter", ".pk", ".pkl", ".pickle"}

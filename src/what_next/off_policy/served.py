@@ -16,18 +16,18 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from what_next.data import Catalogue, Dataset
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, numbers_in
+from what_next.data.files import beside, footer_of
 from what_next.data.importing.ids import positions
-from what_next.data.importing.importer import beside, footer_of
 from what_next.data.space import Space
 from what_next.data.training_part import numbers_of_events
 from what_next.errors import CatalogueError, DataError
+from what_next.inference.events import history_of
 from what_next.inference.growth import NewItem, check, grown
 from what_next.inference.recommender import Recommender
 from what_next.off_policy.drawing import Drawing
 from what_next.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import HISTORY, Server
-from what_next.sources.played import history_of
 from what_next.types import History
 
 EVENTS, PAIRS = 2**16, 2**21

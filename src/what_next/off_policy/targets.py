@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 from what_next.data.decisions.log import DecisionLog, Roles
 from what_next.data.decisions.reader import chances_told, read_log
 from what_next.data.stages import Done, untold
-from what_next.off_policy.estimators import Decisions, Target
+from what_next.off_policy.decisions import Decisions, Target
 
 FULL = 2**24
 """Most chances (rows times items) that are kept: 128 MB. Beyond, those of the logged items and expected vectors are."""

@@ -5,33 +5,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from what_next.data.importing.files import check_paths, write_files
+from what_next.data.files import check_paths, write_files
 from what_next.errors import MissingExtraError
-from what_next.experiments.verdict import Verdict
+from what_next.experiments.next_items import Comparison
 
 __all__ = ["check", "write_report"]
 
 
 def write_report(
-    verdict: Verdict,
+    comparison: Comparison,
     path: Path,
     *,
-    weighted: Sequence[tuple[float, Verdict]] = (),
+    weighted: Sequence[tuple[float, Comparison]] = (),
     windows: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the page of a verdict: the same verdict gives the same bytes.
+    """Write the page of a comparison: the same one gives the same bytes.
 
     Args:
-        verdict: of one learned policy (`judging.examine`) or of several.
+        comparison: of one learned policy (`evaluate_next`) or of several (`compare`).
         path: of the HTML file.
-        weighted: verdicts at several weights of the reward (`judging.tradeoff`), for the curve of the trade-off.
-        windows: what judging by windows found of the founding algorithm (`judging.judge_windows`), shown as well.
+        weighted: the same at several weights of the reward (`tradeoff`), for the curve of the trade-off.
+        windows: what `evaluate_windows` found of the founding algorithm, shown as well.
 
     Raises:
         MissingExtraError: Matplotlib or Jinja is not installed.
         SaveError: the file could not be written; what stood there before is intact.
     """
-    content = _page()(verdict, weighted, windows).encode()
+    content = _page()(comparison, weighted, windows).encode()
     write_files({path: partial(_into, content)})
 
 

@@ -26,8 +26,8 @@ POLES = 2
 
 
 def categories(view: View) -> list[str]:
-    """The names of those attributes that are categories (see `Background`); empty where there are none."""
-    catalogue = view.verdict.state.space.catalogue
+    """The names of those attributes that are categories (see `ItemStatistics`); empty where there are none."""
+    catalogue = view.comparison.state.space.catalogue
     if view.background.categories is None:
         return []
     raw = catalogue.attributes
@@ -103,7 +103,7 @@ class Plane:
     @classmethod
     def of(cls, view: View) -> "Plane":
         """Of the standardised attributes; with one attribute alone, the second dimension holds nothing."""
-        catalogue = view.verdict.state.space.catalogue
+        catalogue = view.comparison.state.space.catalogue
         centred = catalogue.vectors.astype(np.float64) - catalogue.vectors.mean(axis=0, dtype=np.float64)
         values, vectors = np.linalg.eigh(centred.T @ centred)
         values = np.pad(values[::-1][:2].clip(0), (0, max(0, 2 - len(values))))
@@ -187,7 +187,7 @@ def distances(view: View) -> Mapping[str, float]:
     By name of the policy; `""` is of items drawn from the catalogue.
     """
     rows = view.some_rows()
-    vectors = view.verdict.state.space.catalogue.vectors.astype(np.float64)
+    vectors = view.comparison.state.space.catalogue.vectors.astype(np.float64)
     centres = np.stack([vectors[view.heard(int(row))].mean(axis=0) for row in rows])
     drawn_items = np.random.default_rng(2).integers(len(vectors), size=min(200, len(vectors)))
     found = {"": float(torch.cdist(torch.from_numpy(centres), torch.from_numpy(vectors[drawn_items])).mean())}

@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from what_next.metrics import METRICS
 from what_next.metrics.bootstrap import Interval
-from what_next.metrics.metrics import METRICS
 from what_next.reporting.drawing import FONT, HEX, Box, Chart, Key, drawn, label, room, shortened
 from what_next.reporting.view import View, between, cleaned, number
 

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from what_next.experiments.verdict import Verdict
+from what_next.experiments.next_items import Comparison
 from what_next.reporting import attributes, figures, learning, stories, tables, tail, words
 from what_next.reporting.drawing import Chart
 from what_next.reporting.stories import Pick, Story, Worse
@@ -62,10 +62,10 @@ class Tile:
 
 
 def page(
-    verdict: Verdict, weighted: Sequence[tuple[float, Verdict]] = (), windows: Mapping[str, Any] | None = None
+    comparison: Comparison, weighted: Sequence[tuple[float, Comparison]] = (), windows: Mapping[str, Any] | None = None
 ) -> str:
     """The whole page as HTML."""
-    view = View(_shown_names(verdict))
+    view = View(_shown_names(comparison))
     picked = stories.picks(view)
     sections = [
         *_windows(windows),
@@ -97,18 +97,18 @@ def page(
     )  # fmt: skip
 
 
-def _shown_names(verdict: Verdict) -> Verdict:
-    """The verdict with names that can be shown on one line."""
-    result = verdict.result
+def _shown_names(comparison: Comparison) -> Comparison:
+    """The comparison with names that can be shown on one line."""
+    result = comparison.result
     return replace(
-        verdict,
+        comparison,
         result={
             **result,
             "data": cleaned(result["data"]),
             "policies": {cleaned(name): one for name, one in result["policies"].items()},
         },
-        judged={cleaned(name): one for name, one in verdict.judged.items()},
-        setups={cleaned(name): one for name, one in verdict.setups.items()},
+        scores={cleaned(name): one for name, one in comparison.scores.items()},
+        setups={cleaned(name): one for name, one in comparison.setups.items()},
     )
 
 
@@ -180,7 +180,7 @@ def _calibration(view: View) -> Section:
 
 
 def _space(view: View, picked: Sequence[Pick]) -> Section:
-    if not view.verdict.state.space.catalogue.names:
+    if not view.comparison.state.space.catalogue.names:
         return Section(
             "space",
             "Attribute space",

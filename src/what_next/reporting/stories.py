@@ -67,7 +67,7 @@ def picks(view: View) -> list[Pick]:
     Ties go to the row that stands first.
     """
     mine, ahead = _values(view), _values(view) - _values(view, view.rival)
-    before = view.verdict.yardstick.targets.before
+    before = view.comparison.evaluator.targets.before
     first = np.arange(len(mine))
     beside = f"the one whom {view.rival} served worst" if view.rival else "the one with the longest history"
     behind = f"falls furthest behind {view.rival}" if view.rival else f"has the lowest {view.main}"
@@ -95,7 +95,7 @@ def picks(view: View) -> list[Pick]:
 def _values(view: View, name: str | None = "") -> Float64[np.ndarray, "rows"]:
     """The main metric of a policy, of the best learned one by default; 0 where there is none, or no policy."""
     if name is None:
-        return np.zeros(len(view.verdict.yardstick.targets))
+        return np.zeros(len(view.comparison.evaluator.targets))
     return np.asarray(np.nan_to_num(view.values(name or view.lead, view.main)))
 
 
@@ -106,7 +106,7 @@ def story(view: View, pick: Pick) -> Story:
         title=pick.title,
         rule=pick.rule,
         user=view.user(pick.row),
-        events=counted(int(view.verdict.yardstick.targets.before[pick.row]), "event"),
+        events=counted(int(view.comparison.evaluator.targets.before[pick.row]), "event"),
         taste=_mostly(view, view.heard(pick.row)),
         offer=_mostly(view, slate),
         latest=_titles(view, view.heard(pick.row)[-LATEST:]),
@@ -145,7 +145,7 @@ def worst(view: View) -> list[Worse]:
     if view.rival is None:
         return []
     mine, theirs = _values(view), _values(view, view.rival)
-    before = view.verdict.yardstick.targets.before
+    before = view.comparison.evaluator.targets.before
     order = np.lexsort((np.arange(len(mine)), -before, mine - theirs))
     found: dict[str, Worse] = {}
     for row in (int(one) for one in order if mine[one] < theirs[one]):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from what_next.metrics.bootstrap import Interval
-from what_next.metrics.table import markdown
 from what_next.reporting.figures import told_of
+from what_next.reporting.terminal import markdown
 from what_next.reporting.view import View, between, cleaned, number
 
 MEANS = "mean over users, with its 95\N{NO-BREAK SPACE}% interval"

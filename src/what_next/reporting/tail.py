@@ -24,7 +24,7 @@ def shares(view: View) -> Mapping[str, Float64[np.ndarray, "items"]]:
     order = np.argsort(-view.counts, kind="stable")
     found = {LOG: view.counts}
     for name in view.policies:
-        slates = view.verdict.judged[name].slates[..., : view.k]
+        slates = view.comparison.scores[name].slates[..., : view.k]
         found[name] = np.bincount(slates[slates >= 0], minlength=len(order))
     return {name: np.cumsum(counts[order]) / counts.sum() for name, counts in found.items() if counts.sum()}
 

@@ -1,4 +1,4 @@
-"""A verdict as the page reads it: who is shown in which colour, which metric leads, and numbers as text."""
+"""A comparison as the page reads it: who is shown in which colour, which metric leads, and numbers as text."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int32, Int64
 
-from what_next.experiments.verdict import Verdict
-from what_next.metrics.beyond import Background
-from what_next.metrics.bootstrap import Interval
-from what_next.metrics.means import means
+from what_next.experiments.next_items import Comparison
+from what_next.metrics.beyond import ItemStatistics
+from what_next.metrics.bootstrap import Interval, means, user_means
 
 LEARNED = ("one", "two", "three", "four")
 """Colours of learned policies, in order; those that come after are as muted as the rules."""
@@ -25,18 +24,18 @@ MINUS, SPACE = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A verdict, and what every part of the page asks of it.
+    """A comparison, and what every part of the page asks of it.
 
     Attributes:
-        verdict: what is shown.
+        comparison: what is shown.
     """
 
-    verdict: Verdict
+    comparison: Comparison
 
     @property
     def result(self) -> Mapping[str, Any]:
         """Its plain values."""
-        return self.verdict.result
+        return self.comparison.result
 
     @property
     def policies(self) -> Mapping[str, Mapping[str, Interval]]:
@@ -47,7 +46,7 @@ class View:
     @property
     def k(self) -> int:
         """The cutoff that is told first."""
-        return self.verdict.yardstick.ks[0]
+        return self.comparison.evaluator.ks[0]
 
     @property
     def main(self) -> str:
@@ -67,7 +66,7 @@ class View:
     @cached_property
     def learned(self) -> list[str]:
         """The policies that were trained, in the order given."""
-        return [name for name in self.policies if name in self.verdict.setups]
+        return [name for name in self.policies if name in self.comparison.setups]
 
     @cached_property
     def ranked(self) -> list[str]:
@@ -104,58 +103,58 @@ class View:
                 found: Interval = told
                 return found
         mine, theirs = (self.values(name, metric) for name in (one, other))
-        _, owners = self.verdict.yardstick.targets.people
-        return means({metric: mine - theirs}, owners).get(metric)
+        people, owners = self.comparison.evaluator.targets.people
+        return means({metric: user_means(mine - theirs, owners, len(people))}).get(metric)
 
     def values(self, name: str, metric: str) -> Float64[np.ndarray, "rows"]:
         """The metric of a policy in each row; not a number where it has none."""
-        rows = len(self.verdict.yardstick.targets)
-        return self.verdict.judged[name].values.get(metric, np.full(rows, np.nan))
+        rows = len(self.comparison.evaluator.targets)
+        return self.comparison.scores[name].values.get(metric, np.full(rows, np.nan))
 
     def slates(self, name: str, seed: int = 0) -> Int32[np.ndarray, "rows k"]:
         """What a policy recommended, by its model of one seed, at the cutoff that is told first."""
-        return self.verdict.judged[name].slates[seed, :, : self.k]
+        return self.comparison.scores[name].slates[seed, :, : self.k]
 
     def heard(self, row: int) -> Int32[np.ndarray, "before"]:
         """The items of the history of a row, oldest first."""
-        dataset, targets = self.verdict.state.dataset, self.verdict.yardstick.targets
+        dataset, targets = self.comparison.state.dataset, self.comparison.evaluator.targets
         start = dataset.offsets[targets.users[row]]
         return dataset.items[start : start + targets.before[row]]
 
     def came(self, row: int) -> Int32[np.ndarray, "relevant"]:
         """The items that came next in a row."""
-        items = self.verdict.yardstick.targets.sets[row]
+        items = self.comparison.evaluator.targets.sets[row]
         return np.extract(items >= 0, items)
 
     @cached_property
     def titles(self) -> list[str]:
         """What people call the items."""
-        return [cleaned(title) for title in self.verdict.state.space.catalogue.titles.cast(pl.String)]
+        return [cleaned(title) for title in self.comparison.state.space.catalogue.titles.cast(pl.String)]
 
     def user(self, row: int) -> str:
         """The external id of the user of a row."""
-        return cleaned(str(self.verdict.state.dataset.user_ids[int(self.verdict.yardstick.targets.users[row])]))
+        return cleaned(str(self.comparison.state.dataset.user_ids[int(self.comparison.evaluator.targets.users[row])]))
 
     @property
     def counts(self) -> Int64[np.ndarray, "items"]:
         """Training events of each item."""
-        counts = self.verdict.state.space.counts
+        counts = self.comparison.state.space.counts
         assert counts is not None, "a state of the data counts them; one in the space of a model file has none"
         return counts
 
     @cached_property
-    def background(self) -> Background:
+    def background(self) -> ItemStatistics:
         """Popularity, attributes and categories of the items."""
-        return Background.of(self.verdict.state.space.catalogue, self.counts)
+        return ItemStatistics.of(self.comparison.state.space.catalogue, self.counts)
 
     def some_rows(self, most: int = 2000) -> Int64[np.ndarray, "rows"]:
         """All rows, or as many of them drawn by a fixed seed: what a picture is drawn from."""
-        rows = len(self.verdict.yardstick.targets)
+        rows = len(self.comparison.evaluator.targets)
         return np.arange(rows) if rows <= most else np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
     def histories(self, rows: Int64[np.ndarray, "rows"], most: int = 500) -> Int32[np.ndarray, "rows time"]:
         """The latest items of the histories of some rows, -1 pads."""
-        width = min(most, int(self.verdict.yardstick.targets.before[rows].max(initial=1)))
+        width = min(most, int(self.comparison.evaluator.targets.before[rows].max(initial=1)))
         found = np.full((len(rows), width), -1, np.int32)
         for place, row in enumerate(rows):
             heard = self.heard(int(row))[-width:]

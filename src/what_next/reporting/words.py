@@ -143,7 +143,7 @@ def _upper(metric: str) -> str:
 
 def facts(view: View) -> list[tuple[str, str]]:
     """What was judged: names and values."""
-    result, state = view.result, view.verdict.state
+    result, state = view.result, view.comparison.state
     split, targets, dataset = result["split"], result["targets"], state.dataset
     size = f"{counted(dataset.events, 'event')} of {counted(dataset.users, 'user')} on "
     size += counted(len(dataset.catalogue), "item")
@@ -172,7 +172,7 @@ def _settings(values: Any) -> str:
 
 
 def _trained(view: View, policy: str) -> str:
-    setups = view.verdict.setups[policy]
+    setups = view.comparison.setups[policy]
     seeds = f"{'seeds' if len(setups) > 1 else 'seed'} {listed([str(one.seed) for one in setups])}"
     return f"{policy}: {setups[0].algorithm.name} on {setups[0].model}, {seeds}" if setups else policy
 
@@ -196,7 +196,7 @@ def _ranked(view: View) -> str:
     items, allowed = len(view.counts), view.result.get("allowed") or len(view.counts)
     what = "the whole catalogue" if allowed == items else f"the {allowed:,} items that may be recommended"
     again = "may" if view.result.get("seen") else "may not"
-    cutoffs = listed([str(one) for one in view.verdict.yardstick.ks])
+    cutoffs = listed([str(one) for one in view.comparison.evaluator.ks])
     return f"{what}, lists cut at {cutoffs}; items of the history {again} be recommended again"
 
 
@@ -210,7 +210,7 @@ def learning(view: View, logs: int) -> list[Markup]:
     for policy in view.learned:
         ends = [
             f"{listed([f'{_upper(metric)} {number(value)}' for metric, value in valid.items()])} (seed {seed})"
-            for seed, valid in measured(view.verdict.setups[policy])
+            for seed, valid in measured(view.comparison.setups[policy])
         ]
         if ends:
             told.append(Markup("On validation users, {} ended at {}.").format(name(view, policy), "; ".join(ends)))

@@ -1,18 +1,12 @@
-"""Rewards: what the critic learns to foresee, and what algorithms that learn from the log earn. One file each."""
+"""Rewards: what the critic learns to foresee, and what algorithms that learn from the log earn."""
 
 from collections.abc import Mapping
 
-from what_next.rewards.base import NEVER, Heard, Reward
-from what_next.rewards.diversity import Diversity
-from what_next.rewards.log import Log
+from what_next.rewards.base import NEVER, Events, Reward
+from what_next.rewards.beyond import Diversity, Novelty, ProfileCorrelation, Repeat, ReturnTime, Serendipity
+from what_next.rewards.log import RewardLog, check, total, weighted
 from what_next.rewards.logged import Logged
-from what_next.rewards.novelty import Novelty
-from what_next.rewards.profile_correlation import ProfileCorrelation
-from what_next.rewards.repeat import Repeat
-from what_next.rewards.return_time import ReturnTime
-from what_next.rewards.serendipity import Serendipity
 from what_next.rewards.spread import Samples, Spread, population_sigma, prospects, spread_reward
-from what_next.rewards.total import check, total, weighted
 
 REWARDS: Mapping[str, type[Reward]] = {
     "spread": Spread,
@@ -30,14 +24,14 @@ __all__ = [
     "NEVER",
     "REWARDS",
     "Diversity",
-    "Heard",
-    "Log",
+    "Events",
     "Logged",
     "Novelty",
     "ProfileCorrelation",
     "Repeat",
     "ReturnTime",
     "Reward",
+    "RewardLog",
     "Samples",
     "Serendipity",
     "Spread",

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -17,8 +18,8 @@ NEVER = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
-    """What some users heard, oldest first, padded at the end: what rewards read.
+class Events:
+    """The events of some users, oldest first, padded at the end: what rewards read.
 
     A row may begin in the middle of a user's history; what came before it is not known to a reward. The statistics of
     items (`vectors`, `popularity`) are fixed for a data set. What is known of a user beyond the row is a label: it may
@@ -68,6 +69,9 @@ class Reward(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     needs: ClassVar[tuple[str, ...]] = ()
     """What the data must have: `attributes`, `times`; and `profile`, a label that is taken where it is asked for."""
 
+    bounds: ClassVar[tuple[float, float]] = (-inf, inf)
+    """The `range`, where no setting changes it; infinite where there is no such bound."""
+
     weight: float | None = Field(
         default=None,
         description="weight of this reward in the sum that an algorithm which learns from the log earns; none: it does "
@@ -75,12 +79,12 @@ class Reward(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     )
 
     @property
-    @abstractmethod
     def range(self) -> tuple[float, float]:
-        """The lowest and the highest reward, before the weight; infinite where there is no such bound."""
+        """The lowest and the highest reward, before the weight."""
+        return self.bounds
 
     @abstractmethod
-    def of(self, log: Heard) -> Float[Tensor, "batch time"]:
+    def of(self, events: Events) -> Float[Tensor, "batch time"]:
         """The reward of each event; 0 at padding, and where there is nothing to compare the item with."""
 
     def check(self, dataset: Dataset) -> None:
@@ -101,3 +105,18 @@ class Reward(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """Its key in a setup: `reward.return_time` for `ReturnTime`."""
         name = type(self).__name__
         return "reward." + "".join(f"_{c.lower()}" if c.isupper() else c for c in name).strip("_")
+
+
+def latest(values: Float[Tensor, "batch time last"], window: int) -> Float[Tensor, "batch time last"]:
+    """Sums over the latest `window` steps."""
+    sums = values.cumsum(1)
+    return torch.cat([sums[:, :window], sums[:, window:] - sums[:, :-window]], 1)
+
+
+def events_since(items: Int64[Tensor, "batch time"]) -> Int64[Tensor, "batch time"]:
+    """How many events ago each event's item was heard last (1: right before); 0 where it was not."""
+    order = items.argsort(dim=1, stable=True)
+    in_order = items.gather(1, order)
+    again = in_order[:, 1:] == in_order[:, :-1]
+    since = torch.zeros_like(items)
+    return since.scatter(1, order[:, 1:], (order[:, 1:] - order[:, :-1]) * again)

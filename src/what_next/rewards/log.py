@@ -1,6 +1,6 @@
-"""The log as rewards read it: what training may know of it, gathered once, and handed out by histories."""
+"""The sum that algorithms earn by the log, and the log as rewards read it: what training may know, gathered once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +9,15 @@ from jaxtyping import Float, Float32, Int, Int32, Int64, Shaped
 from torch import Tensor
 
 from what_next.data import Dataset
-from what_next.rewards.base import NEVER, Heard, Reward
+from what_next.errors import SetupError
+from what_next.rewards.base import NEVER, Events, Reward
 from what_next.rewards.logged import Logged
 from what_next.types import History
 
 
 @dataclass(frozen=True, eq=False)
-class Log:
-    """What training may know of a data set, for `heard`.
+class RewardLog:
+    """What training may know of a data set, for `events`.
 
     Attributes:
         items, times, offsets: as in the data set.
@@ -45,7 +46,7 @@ class Log:
         logged: Logged,
         terms: Sequence[Reward],
         device: torch.device | str = "cpu",
-    ) -> "Log":
+    ) -> "RewardLog":
         """Gather it.
 
         Args:
@@ -74,7 +75,7 @@ class Log:
             profiles=any("profile" in term.needs for term in terms),
         )
 
-    def heard(self, history: History) -> Heard:
+    def events(self, history: History) -> Events:
         """What rewards read of some histories, whose users are of the data set."""
         users, before = history.users, np.zeros_like(history.lengths) if history.before is None else history.before
         assert (users >= 0).all(), "rewards are of users that the log holds"
@@ -85,7 +86,7 @@ class Log:
         if self.times is not None:
             times = self._tensor(self.times[events])
             after = self._tensor(np.where(follows, self.times[np.where(follows, first + history.lengths, 0)], NEVER))
-        return Heard(
+        return Events(
             items=self._tensor(history.items).long(),
             rewards=self._tensor(np.where(real, self.rewards[events], np.float32(0))),
             times=times,
@@ -101,8 +102,37 @@ class Log:
         counts = self.known[users]
         starts = counts.cumsum() - counts
         events = np.arange(counts.sum()) + np.repeat(self.offsets[users] - starts, counts)
-        heard = self.vectors[self._tensor(self.items[events]).long()].double()
-        return torch.segment_reduce(heard, "mean", lengths=self._tensor(counts)).float()
+        vectors = self.vectors[self._tensor(self.items[events]).long()].double()
+        return torch.segment_reduce(vectors, "mean", lengths=self._tensor(counts)).float()
 
     def _tensor(self, values: Shaped[np.ndarray, "*shape"]) -> Shaped[Tensor, "*shape"]:
         return torch.from_numpy(values).to(self.vectors.device)
+
+
+def weighted(rewards: Iterable[Reward]) -> tuple[Reward, ...]:
+    """Those rewards that count, each with its weight.
+
+    The logged one also counts, with weight 1, where a word earns a number, or where no weight is given at all.
+    """
+    rewards = tuple(rewards)
+    alone = all(reward.weight is None for reward in rewards)
+    filled = (
+        reward.model_copy(update={"weight": 1.0})
+        if isinstance(reward, Logged) and reward.weight is None and (alone or reward.numbers)
+        else reward
+        for reward in rewards
+    )
+    return tuple(reward for reward in filled if reward.weight)
+
+
+def check(terms: Sequence[Reward], dataset: Dataset) -> None:
+    """Raises a `SetupError` where no reward counts, or the data lack what one of them needs."""
+    if not terms:
+        raise SetupError("every reward has weight 0; give one another weight, such as reward.logged.weight, 1")
+    for term in terms:
+        term.check(dataset)
+
+
+def total(terms: Sequence[Reward], events: Events) -> Float[Tensor, "batch time"]:
+    """The weighted sum of some rewards (see `weighted`) for each event; 0 at padding."""
+    return sum((term.of(events) * (term.weight or 0.0) for term in terms), torch.zeros_like(events.rewards))

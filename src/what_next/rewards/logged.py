@@ -10,7 +10,7 @@ from torch import Tensor
 
 from what_next.data import Dataset
 from what_next.errors import SetupError, some
-from what_next.rewards.base import Heard, Reward
+from what_next.rewards.base import Events, Reward
 
 
 class Logged(Reward, extra="allow"):
@@ -52,9 +52,9 @@ class Logged(Reward, extra="allow"):
         """From the lowest number that a word earns to the highest; without numbers, what the log holds."""
         return (min(self.numbers.values()), max(self.numbers.values())) if self.numbers else (-inf, inf)
 
-    def of(self, log: Heard) -> Float[Tensor, "batch time"]:
+    def of(self, events: Events) -> Float[Tensor, "batch time"]:
         """See `Reward.of`."""
-        return log.rewards * log.real
+        return events.rewards * events.real
 
     def check(self, dataset: Dataset) -> None:
         """Raises a `SetupError` where a word that the data have earns no number."""

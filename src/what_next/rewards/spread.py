@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from what_next.rewards.base import Heard, Reward
-from what_next.rewards.windows import events_since, latest
+from what_next.rewards.base import Events, Reward, events_since, latest
 
 EXACT = "donot_use_mm_for_euclid_dist"  # the |a|^2 + |b|^2 - 2ab form loses small distances
 SMALLEST_SIGMA = 1e-6
@@ -238,13 +237,13 @@ class Spread(Reward):
         """Clipped; a change is never negative."""
         return (0.0 if self.form == "change" else -self.clip), self.clip
 
-    def of(self, log: Heard) -> Float[Tensor, "batch time"]:
+    def of(self, events: Events) -> Float[Tensor, "batch time"]:
         """See `Reward.of`; 0 too where the spread is not defined (see `spread_reward`)."""
-        if log.items.shape[1] < 2:
-            return torch.zeros_like(log.rewards)
-        points = log.points
+        if events.items.shape[1] < 2:
+            return torch.zeros_like(events.rewards)
+        points = events.points
         samples = Samples.of(points[:, :-1], self.window, self.pairs)
-        reward, _ = spread_reward(samples, samples.grown(points[:, 1:, None]), log.sigma, self.form)
-        repeat = (events_since(log.items) > 0)[:, 1:, None]
+        reward, _ = spread_reward(samples, samples.grown(points[:, 1:, None]), events.sigma, self.form)
+        repeat = (events_since(events.items) > 0)[:, 1:, None]
         target = learning_target(damped(reward, repeat, self.repeat_factor), samples.count, self.clip)
-        return torch.nn.functional.pad(target[..., 0], (1, 0)).float() * log.real
+        return torch.nn.functional.pad(target[..., 0], (1, 0)).float() * events.real

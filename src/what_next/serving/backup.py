@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import inspect
 from sqlalchemy.engine import URL
 
-from what_next.data.importing.files import sync
+from what_next.data.files import sync
 from what_next.errors import ModelError, SaveError, StoreError
 from what_next.serving.backup_files import AGAIN, SUMS, check, check_store, given, pack, sha256, unpack
 from what_next.serving.store import store_of

@@ -9,10 +9,10 @@ from what_next.settings.groups import (
     Group,
     Inputs,
     Loss,
-    Reward,
+    RewardSettings,
     Selection,
     Server,
-    Split,
+    SplitSettings,
 )
 from what_next.settings.reference import Setting, reference, settings_of, template
 from what_next.settings.schema import listed
@@ -27,12 +27,12 @@ __all__ = [
     "Group",
     "Inputs",
     "Loss",
-    "Reward",
+    "RewardSettings",
     "Selection",
     "Server",
     "Setting",
     "Setup",
-    "Split",
+    "SplitSettings",
     "listed",
     "read_entries",
     "reference",

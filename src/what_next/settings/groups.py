@@ -2,11 +2,12 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, create_model, field_validator, model_validator
 
-from what_next import rewards
+from what_next import data, rewards
+from what_next.data import Dataset, split_leave_last_out, split_time, split_users
 from what_next.rewards import (
     Diversity,
     Logged,
@@ -17,6 +18,7 @@ from what_next.rewards import (
     Serendipity,
     Spread,
 )
+from what_next.settings.plugins import installed
 
 SLATES = frozenset(range(1, 1001))
 """Lengths of slates that may be judged."""
@@ -39,7 +41,7 @@ class Group(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, use_att
         return {"name": data} if isinstance(data, str) else data
 
 
-class Split(Group):
+class SplitSettings(Group):
     """What training may know, and whom the model is judged on."""
 
     name: Literal["users", "leave_last_out", "time"] = Field(
@@ -60,6 +62,14 @@ class Split(Group):
         """The date as a time."""
         return None if self.date is None else datetime.fromisoformat(self.date)
 
+    def of(self, dataset: Dataset) -> data.Split:
+        """The split of a data set."""
+        if self.name == "users":
+            return split_users(dataset, self.test, self.validation, self.seed)
+        if self.name == "leave_last_out":
+            return split_leave_last_out(dataset)
+        return split_time(dataset, self.quantile, self.moment)
+
     @field_validator("date")
     @classmethod
     def _a_date(cls, value: str | None) -> str | None:
@@ -69,7 +79,7 @@ class Split(Group):
             raise ValueError(f"split.date is {value!r}; allowed: 2000-11-30, or 2000-11-30T12:00") from None
 
     @model_validator(mode="after")
-    def _leaves_some(self) -> "Split":
+    def _leaves_some(self) -> "SplitSettings":
         if self.date is not None and (self.name != "time" or "quantile" in self.model_fields_set):
             raise ValueError(
                 f"split.date is {self.date!r}, beside split.quantile or under split {self.name}; allowed: under split "
@@ -118,7 +128,7 @@ class Selection(Group):
     candidates: int = Field(default=64, gt=0, description="selection critic: how many matching items the critic sees")
 
 
-class Reward(Group):
+class RewardSettings(Group):
     """What the critic of the founding algorithm learns to foresee (spread), and what all others earn: a weighted sum.
 
     Where no reward has a weight, the others earn the log's own (logged).
@@ -137,6 +147,16 @@ class Reward(Group):
     def terms(self) -> tuple[rewards.Reward, ...]:
         """Those that count in the sum, each with its weight (see `rewards.total`)."""
         return rewards.weighted(getattr(self, name) for name in type(self).model_fields)
+
+
+REWARD_GROUP = "what_next.rewards"
+
+
+def reward_group() -> type[RewardSettings]:
+    """The group of all rewards: those above, and those of installed packages under their own names."""
+    found = installed(REWARD_GROUP, rewards.Reward, rewards.REWARDS, lambda _, part: part().key.partition(".")[2])
+    fields: dict[str, Any] = {name: (kind, kind()) for name, kind in found.items()}
+    return create_model("RewardSettings", __base__=RewardSettings, **fields) if fields else RewardSettings
 
 
 class Inputs(Group):

@@ -42,30 +42,44 @@ def settings_of(algorithm: str) -> list[Setting]:
     return [*_described(one for one in leaves(ALGORITHMS[algorithm], {}, "algorithm.") if one[0] != "algorithm.name")]
 
 
-def template(data: str | Path, algorithm: str = "", why: str = "") -> str:
+def template(data: str | Path, algorithm: str = "whatnext", why: str = "") -> str:
     """A commented setup.txt for a data file; what keeps its default stands behind a `#`.
 
     Args:
         data: the file, as the setup names it.
-        algorithm: another than the default.
-        why: the reason for it, as a comment.
+        algorithm: what learns; its defaults are shown.
+        why: the reason for another than the founding one, as a comment.
     """
-    values = {**EXAMPLE, "data": Path(data).as_posix(), "algorithm": algorithm}
+    defaults = {key: _written(value) for key, value in ALGORITHMS[algorithm].defaults().items()}
+    values = {**EXAMPLE, "data": Path(data).as_posix()}
+    if algorithm != "whatnext":
+        values["algorithm"] = algorithm
+    if "passes" in defaults:  # epochs would go before them, and windows are for trying items
+        values = {key: value for key, value in values.items() if key not in ("epochs", "window")}
     lines = ["# Settings of What Next?, as pairs of key, value. Remove the # before a key to change its value."]
     for setting in reference():
+        if setting.key.startswith("algorithm."):
+            continue
         about = f"{setting.description} ({setting.allowed})"
         about += f"; {why}" if why and setting.key == "algorithm" else ""
-        lines += ["", *_comment(about)]
+        default = defaults.get(setting.key, setting.default)
         value = values.get(setting.key)
-        lines.append(f"{setting.key}, {quote(value)}" if value else f"#{setting.key}, {setting.default}")
-    for name, kind in ALGORITHMS.items():
-        own = settings_of(name) if name != "whatnext" else []  # these are above
-        if own:
-            title = (kind.__doc__ or "").strip().partition("\n")[0]
-            lines += ["", *_comment(f"With `algorithm, {name}` ({title.rstrip('.')}):")]
-        for one in own:
-            lines += [*_comment(f"{one.description} ({one.allowed})"), f"#   {one.key}, {one.default}"]
+        lines += ["", *_comment(about), f"{setting.key}, {quote(value)}" if value else f"#{setting.key}, {default}"]
+        if setting.key == "algorithm":
+            lines += _own(algorithm, "")
+    for name in ALGORITHMS:
+        lines += _own(name, "   ") if name != algorithm else []
     return "\n".join(lines) + "\n"
+
+
+def _own(algorithm: str, indent: str) -> list[str]:
+    """The lines of an algorithm's own settings, under its first sentence; none where it has none."""
+    own = settings_of(algorithm)
+    about = (ALGORITHMS[algorithm].__doc__ or "").strip().partition("\n")[0].rstrip(".")
+    lines = ["", *_comment(f"With `algorithm, {algorithm}` ({about}):")] if own else []
+    for one in own:
+        lines += [*_comment(f"{one.description} ({one.allowed})"), f"#{indent}{one.key}, {one.default}"]
+    return lines
 
 
 def _described(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[Setting]:

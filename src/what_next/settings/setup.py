@@ -11,16 +11,38 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import torch
 from pydantic import Field, ValidationError, WrapValidator, field_serializer, field_validator, model_validator
 
-from what_next.algorithms import LATER, Algorithm, WhatNext, known_algorithms
-from what_next.algorithms.base import WHEN_MADE
+from what_next.algorithms import KNOWN, Algorithm, WhatNext
 from what_next.data.batches import LEAST
 from what_next.errors import SetupError
+from what_next.models.encoders import ENCODERS
 from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
-from what_next.settings.groups import Evaluation, Group, Inputs, Loss, Reward, Selection, Server, Split
+from what_next.settings.groups import (
+    REWARD_GROUP,
+    Evaluation,
+    Group,
+    Inputs,
+    Loss,
+    RewardSettings,
+    Selection,
+    Server,
+    SplitSettings,
+    reward_group,
+)
+from what_next.settings.plugins import installed, names, pending
 from what_next.settings.schema import explain, listed, nest, override, resolve
 
-ALGORITHMS = known_algorithms()
-"""Every algorithm that a setup may name."""
+ALGORITHMS: dict[str, type[Algorithm]] = {}
+"""Every algorithm that a setup may name: the project's own, and those of installed packages."""
+
+
+def known_algorithms() -> dict[str, type[Algorithm]]:
+    """The algorithms by the names that their classes give them."""
+    known = {algorithm.model_fields["name"].default: algorithm for algorithm in KNOWN}
+    return known | installed(GROUP, Algorithm, known, lambda _, part: part.model_fields["name"].default)
+
+
+GROUP = "what_next.algorithms"
+ALGORITHMS.update(known_algorithms())
 
 
 def _algorithm(value: object, choose: Callable[[object], Algorithm]) -> Algorithm:
@@ -39,7 +61,11 @@ def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
 
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
+    EncoderName = str
+    AnyReward = RewardSettings
 else:
+    EncoderName = Literal[(*ENCODERS, *names("what_next.encoders"))]
+    AnyReward = reward_group()
     AnyAlgorithm = Annotated[
         any_of(ALGORITHMS),
         Field(discriminator="name"),
@@ -72,7 +98,7 @@ class Setup(Group):
     """
 
     train: bool = Field(description="yes: train, and save both models; no: load them, and recommend")
-    model: Literal["lstm", "gru", "transformer", "mean"] = Field(
+    model: EncoderName = Field(
         default="lstm", description="the network that reads a history; whatnext has an lstm alone"
     )
     data: Path = Field(description="the log of who heard what when: an imported .parquet, or a file to import")
@@ -87,7 +113,7 @@ class Setup(Group):
         default=None, description="where the critic is saved and loaded from (.safetensors)"
     )
     algorithm: AnyAlgorithm = Field(default=WhatNext(), description="the algorithm that trains the agent")
-    split: Split = Split()
+    split: SplitSettings = SplitSettings()
     evaluation: Evaluation = Evaluation()
     window: int | None = Field(
         default=None,
@@ -138,7 +164,7 @@ class Setup(Group):
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
     clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")
-    reward: Reward = Reward()
+    reward: AnyReward = AnyReward()
     seed: int = Field(
         default=0, ge=0, lt=2**63, description="start of all random numbers; the same seed gives the same run"
     )
@@ -198,9 +224,21 @@ class Setup(Group):
 
     @classmethod
     def _build(cls, entries: list[Entry], folder: Path, source: str, overrides: list[Entry]) -> "Setup":
+        complete()
         resolved, fields = resolve(cls, override(cls, entries, overrides))
         origin = {"entries": {entry.key: entry for entry in resolved}, "source": source}
         return cls.model_validate(nest(resolved, fields, folder), context=origin)
+
+    def __new__(cls, *_: Any, **__: Any) -> "Setup":
+        """Where one is made; an `__init__` of its own would keep pydantic's context from it."""
+        complete()
+        return super().__new__(cls)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **more: Any) -> "Setup":
+        """See pydantic."""
+        complete()
+        return super().model_validate(obj, **more)
 
     def threaded(self) -> "Setup":
         """Have PyTorch take as many threads from now on as `threads` says, where it says something; returns itself."""
@@ -209,13 +247,26 @@ class Setup(Group):
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """All settings as JSON holds them (for a model's manifest); `Setup(**...)` reads it back."""
-        return self.model_dump(mode="json")
+        """All settings as JSON holds them (for a model's manifest); `Setup(**...)` reads it back.
+
+        Rewards of other packages that do not count are left out: the model can be read without them.
+        """
+        values, reward = self.model_dump(mode="json"), self.reward
+        own = RewardSettings.model_fields
+        values["reward"] = {
+            name: one for name, one in values["reward"].items() if name in own or getattr(reward, name).weight
+        }
+        return values
 
     @property
     def model_paths(self) -> tuple[Path, ...]:
         """Where the models are."""
         return tuple(path for path in (self.model_agent_path, self.model_critic_path) if path)
+
+    @property
+    def monitored(self) -> str:
+        """What is measured on the validation users."""
+        return self.monitor or self.algorithm.monitors[0]
 
     @property
     def longest(self) -> int:
@@ -249,7 +300,7 @@ class Setup(Group):
 
     @model_validator(mode="after")
     def _two_models(self) -> "Setup":
-        saved = {network for networks in self.algorithm.moves.values() for network in networks}
+        saved = {network for networks in self.algorithm.updates.values() for network in networks}
         if self.model_critic_path is None and saved - {"encoder", "actor"}:
             raise ValueError(
                 f"the setting 'model_critic_path' is missing, and the algorithm {self.algorithm.name} trains a critic; "
@@ -264,15 +315,16 @@ class Setup(Group):
 
     def _fitting(self) -> None:
         """Raises a `ValueError` where a setting means nothing for the algorithm or the encoder."""
-        trials, name = self.algorithm.trials, self.algorithm.name
-        if trials and self.model != "lstm":
-            raise ValueError(f"model is {self.model!r}, and the algorithm {name} has an lstm alone; allowed: lstm")
-        if self.monitor and trials != (self.monitor == "spread"):
+        algorithm, name = self.algorithm, self.algorithm.name
+        if algorithm.encoders and self.model not in algorithm.encoders:
+            only = listed(algorithm.encoders, "or")
+            raise ValueError(f"model is {self.model!r}, and the algorithm {name} has an {only} alone; allowed: {only}")
+        if self.monitor and self.monitor not in algorithm.monitors:
             raise ValueError(
                 f"monitor is {self.monitor!r}, which is not measured for the algorithm {name}; allowed: "
-                + ("spread" if trials else "ndcg@10 or hr@10")
+                + listed(algorithm.monitors, "or")
             )
-        if trials and self.batch_size is None:
+        if self.batch_size is None and "batch_targets" in algorithm.ignores:
             raise ValueError(
                 f"batch_size is none, and the algorithm {name} tries items; allowed: a whole number above 0"
             )
@@ -295,15 +347,19 @@ def of_algorithm(key: str) -> bool:
     return key.partition(".")[0] == "algorithm"
 
 
-def _include(algorithm: type[Algorithm]) -> None:
-    """Let setups name an algorithm of an installed package that was not made yet when this module was imported."""
-    found = {one for one in LATER if algorithm.__qualname__ == one[1] and f"{algorithm.__module__}.".startswith(one[0])}
-    if found:
-        LATER.difference_update(found)
-        ALGORITHMS.setdefault(algorithm.model_fields["name"].default, algorithm)
+def complete() -> None:
+    """Take in the parts whose module imported this one, so that they were not made yet.
+
+    It is called wherever a setup is made; by then they are.
+    """
+    done = [group for group in _PENDING if not pending(group)]
+    if done:
+        _PENDING.difference_update(done)
+        ALGORITHMS.update(known_algorithms())
         Setup.model_fields["algorithm"].annotation = any_of(ALGORITHMS)
+        group = reward_group()
+        Setup.model_fields["reward"].annotation, Setup.model_fields["reward"].default = group, group()
         Setup.model_rebuild(force=True)
 
 
-if LATER:
-    WHEN_MADE.append(_include)
+_PENDING = {group for group in (GROUP, REWARD_GROUP) if pending(group)}

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from what_next.algorithms import Algorithm
 from what_next.data import Catalogue
-from what_next.data.importing.files import write_files
+from what_next.data.files import write_files
 from what_next.data.space import Space
 from what_next.errors import ModelError
 from what_next.settings import ALGORITHMS, Setup

@@ -8,10 +8,10 @@ import polars as pl
 from jaxtyping import Float64, Int64
 
 from what_next.data.decisions.log import Items
+from what_next.data.files import beside
 from what_next.data.importing.attributes import item_table
 from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, exact, numeric, recognise
 from what_next.data.importing.ids import as_ids
-from what_next.data.importing.importer import beside
 from what_next.data.importing.readers import Source, open_source
 from what_next.errors import DataError
 

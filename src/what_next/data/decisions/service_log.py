@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from what_next.data.importing.importer import FORMATS, beside, footer_of
+from what_next.data.files import FORMATS, beside, footer_of
 from what_next.data.importing.readers import Source
 from what_next.errors import DataError
 

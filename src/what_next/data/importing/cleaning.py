@@ -5,23 +5,22 @@ gigabytes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
 
-from what_next.data.events import Events, Order
+from what_next.data.files import FORMATS, footer_of
 from what_next.data.importing.attributes import first_values, item_table
 from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_number, numeric, recognise
-from what_next.data.importing.extras import Extras
+from what_next.data.importing.contents import data_file
+from what_next.data.importing.events import Events, Order
 from what_next.data.importing.ids import as_ids
-from what_next.data.importing.raw_log import ROW, RawLog, event_words
-from what_next.data.importing.readers import Source
-from what_next.data.importing.roles import like_ids, odd_columns
+from what_next.data.importing.raw_log import ROW, RawLog, event_words, like_ids, odd_columns
+from what_next.data.importing.readers import Source, open_source
+from what_next.data.importing.tables import Options, Tables, counted
 from what_next.data.importing.times import EARLIEST, Times, read_times
-from what_next.data.tables import Options, Tables, counted
 from what_next.errors import MOST_NAMES, DataError, some
 
 NO = {
@@ -34,6 +33,25 @@ NO = {
 """Why a row cannot be used where a value is missing."""
 
 
+def import_files(files: Sequence[Path], items: Path | None = None, options: Options | None = None) -> Tables:
+    """Read and clean one or more log files; RecBole's `.inter` brings the `.item` file beside it along.
+
+    Raises:
+        DataError: a file cannot be read or used.
+        UnsafePickleError: a pickle holds more than a DataFrame.
+    """
+    options = options or Options()
+    for path in map(data_file, files):
+        if footer_of(path).get("what_next.format") == FORMATS[2]:
+            raise DataError(f"{path}: is the exported log of a service, which is read as it is: name it with data")
+    companion = files[0].with_suffix(".item")
+    if items is None and files[0].suffix == ".inter" and companion.is_file():
+        items = companion
+    sought = [name for name in options.given.values() if name]
+    sources = [open_source(path, header=options.header, names=options.names, sought=sought) for path in files]
+    return clean(sources, open_source(items, sought=sought) if items else None, options)
+
+
 def clean(sources: Sequence[Source], items: Source | None, options: Options) -> Tables:
     """Check every row, reject what cannot be used, and sort the rest by user and time.
 
@@ -42,53 +60,43 @@ def clean(sources: Sequence[Source], items: Source | None, options: Options) -> 
             than two users or items are left.
     """
     log = RawLog.open(sources, items, options)
-    reading = _reading(log, items)
-    values, warnings = reading.values, list(log.roles.warnings)
-    table, notes = _given_table(items, reading.item_ids, options, warnings) if items is not None else (None, [])
-    bad = _unusable(log, reading, table)
+    values, item_ids, times = _values(log, items)
+    warnings = list(log.warnings)
+    table, notes = _given_table(items, item_ids, options, warnings) if items is not None else (None, [])
+    faults = _faults(log, values, table)
+    useless = pl.any_horizontal(test for test, _ in faults)
+    bad = log.raw.filter(useless).select(ROW, _reason(faults, times)).collect(engine="streaming")
     _refuse_most(bad, log)
-    kept = log.raw.filter(~_useless(log, reading, table)) if len(bad) else log.raw
-    extras = Extras.sort_out(log, kept, values["item_id"], table is not None)
-    events = Events.collect(kept.select(**values, **extras.context), [*list(values)[2:], *extras.context])
+    kept = log.raw.filter(~useless) if len(bad) else log.raw
+    attributes, context, left_out = log.others(kept, values["item_id"], table is not None)
+    events = Events.collect(kept.select(**values, **context), [*list(values)[2:], *context])
     order = events.order()
     if "time" in log.columns and not options.keep_duplicates:
-        repeats = events.duplicates(order, kept, [name for name in log.names if name not in ROW_LABELS])
-        order = _without(order, repeats, len(events.users))
-        bad = _with_repeats(bad, kept, repeats)
-        _refuse_most(bad, log)
+        order, bad = _without_repeats(log, kept, events, order, bad)
     if table is None:
-        table, more = _wide_table(log, kept.with_columns(values["item_id"].alias("item_id")), events.item_ids, extras)
+        with_ids = kept.with_columns(values["item_id"].alias("item_id"))
+        table, more = _wide_table(log, with_ids, events.item_ids, attributes)
         notes += more
     elif table.width == 2:
         table = _with_missing_items(table, events.item_ids)
     clean_log = events.table(order, options.session_gap)
     _require_two(clean_log, log.where)
     rejected = log.rejected(bad)
-    notes = [*(note for source in sources for note in source.notes), *notes, *extras.notes, *_no_ids(log, rejected)]
-    how = dict(log.roles.how)
-    if reading.times:
-        how["time"] += f", {reading.times.kind}"
-        warnings += _early(clean_log, reading.times)
+    notes = [*(note for source in sources for note in source.notes), *notes, *left_out, *_no_ids(log, rejected)]
+    how = dict(log.how)
+    if times:
+        how["time"] += f", {times.kind}"
+        warnings += _early(clean_log, times)
     return Tables(clean_log, table, rejected, log.rows, log.columns, notes, how, warnings)
 
 
-@dataclass(frozen=True)
-class _Reading:
+def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.Expr | None, Times | None]:
     """How the rows are read.
 
-    Attributes:
-        values: expressions for `user_id`, `item_id`, `timestamp` (int64, microseconds), `reward`, `event`; null where
-            a row cannot be used.
-        item_ids: reads the ids of the item table, so that both tables' ids are of one type.
-        times: more about the times.
+    Returns:
+        Expressions for `user_id`, `item_id`, `timestamp` (Int64, microseconds), `reward`, `event`, null where a row
+        cannot be used; for the ids of the item table, so that both tables' ids are of one type; and more of the times.
     """
-
-    values: dict[str, pl.Expr]
-    item_ids: pl.Expr | None
-    times: Times | None
-
-
-def _reading(log: RawLog, items: Source | None) -> _Reading:
     columns, missing, times = log.columns, log.options.missing, None
     pairs = [(log.raw, columns["item"])]
     if items is not None:
@@ -103,7 +111,7 @@ def _reading(log: RawLog, items: Source | None) -> _Reading:
         values["reward"] = pl.when(number.is_finite()).then(number)
     if "event" in columns:
         values["event"] = event_words(log.raw, columns["event"])
-    return _Reading(values, rest[0] if rest else None, times)
+    return values, rest[0] if rest else None, times
 
 
 def _item_columns(items: Source, options: Options) -> dict[str, str]:
@@ -145,31 +153,39 @@ def _given_table(
     return table, notes + more
 
 
-def _reason(log: RawLog, reading: _Reading) -> pl.Expr:
-    """Why a row of the raw log that cannot be used cannot: the first reason that applies."""
+def _faults(log: RawLog, values: dict[str, pl.Expr], table: pl.DataFrame | None) -> list[tuple[pl.Expr, str]]:
+    """Each test that a row of the raw log may fail, so that it cannot be used, with the reason."""
     tests = [(pl.col(mark).is_not_null(), reason) for mark, reason in log.misfits.items()]
-    for name, value in reading.values.items():
-        if name == "timestamp" and reading.times:
-            tests += [(fault, reason) for reason, fault in reading.times.faults.items()]
-        tests.append((value.is_null(), NO[name]))
-    tests.append((pl.lit(True), "item not in the item table"))
-    return pl.coalesce(pl.when(test).then(pl.lit(reason)) for test, reason in tests)
-
-
-def _useless(log: RawLog, reading: _Reading, table: pl.DataFrame | None) -> pl.Expr:
-    """Whether a row of the raw log cannot be used."""
-    tests = [value.is_null() for value in reading.values.values()]
-    tests += [pl.col(mark).is_not_null() for mark in log.misfits]
+    tests += [(value.is_null(), NO[name]) for name, value in values.items()]
     if table is not None and table.width > 2:
-        known = reading.values["item_id"].is_in(pl.lit(table["item_id"]).implode())
-        tests.append(~known.fill_null(False))
-    return pl.any_horizontal(tests)
+        known = values["item_id"].is_in(pl.lit(table["item_id"]).implode())
+        tests.append((~known.fill_null(False), "item not in the item table"))
+    return tests
 
 
-def _unusable(log: RawLog, reading: _Reading, table: pl.DataFrame | None) -> pl.DataFrame:
-    """Row number and reason of every row that cannot be used."""
-    useless = log.raw.filter(_useless(log, reading, table))
-    return useless.select(ROW, _reason(log, reading).alias("reason")).collect(engine="streaming")
+def _reason(faults: list[tuple[pl.Expr, str]], times: Times | None) -> pl.Expr:
+    """The first reason that applies; of a time that cannot be read, the closer one where there is one."""
+    tests: list[tuple[pl.Expr, str]] = []
+    for test, reason in faults:
+        if times and reason == NO["timestamp"]:
+            tests += [(fault, closer) for closer, fault in times.faults.items()]
+        tests.append((test, reason))
+    return pl.coalesce(pl.when(test).then(pl.lit(reason)) for test, reason in tests).alias("reason")
+
+
+def _without_repeats(
+    log: RawLog, kept: pl.LazyFrame, events: Events, order: Order, bad: pl.DataFrame
+) -> tuple[Order, pl.DataFrame]:
+    """The order without rows that repeat an earlier one, and the rejected rows with them."""
+    repeats = events.duplicates(order, kept, [name for name in log.names if name not in ROW_LABELS])
+    if not len(repeats):
+        return order, bad
+    keep = np.ones(len(events.users), np.bool_)
+    keep[repeats] = False
+    rows = kept.select(ROW).collect(engine="streaming").to_series().gather(repeats)
+    bad = pl.concat([bad, pl.DataFrame({ROW: rows}).with_columns(pl.lit("exact duplicate").alias("reason"))])
+    _refuse_most(bad, log)
+    return np.flatnonzero(keep) if isinstance(order, slice) else order[keep[order]], bad
 
 
 def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
@@ -209,27 +225,14 @@ def _refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
     )
 
 
-def _without(order: Order, repeats: Int64[np.ndarray, "repeats"], events: int) -> Order:
-    if not len(repeats):
-        return order
-    keep = np.ones(events, np.bool_)
-    keep[repeats] = False
-    return np.flatnonzero(keep) if isinstance(order, slice) else order[keep[order]]
-
-
-def _with_repeats(bad: pl.DataFrame, kept: pl.LazyFrame, repeats: Int64[np.ndarray, "repeats"]) -> pl.DataFrame:
-    if not len(repeats):
-        return bad
-    rows = kept.select(ROW).collect(engine="streaming").to_series().gather(repeats)
-    return pl.concat([bad, pl.DataFrame({ROW: rows}).with_columns(pl.lit("exact duplicate").alias("reason"))])
-
-
-def _wide_table(log: RawLog, kept: pl.LazyFrame, item_ids: pl.Series, extras: Extras) -> tuple[pl.DataFrame, list[str]]:
+def _wide_table(
+    log: RawLog, kept: pl.LazyFrame, item_ids: pl.Series, attributes: list[str]
+) -> tuple[pl.DataFrame, list[str]]:
     """The item table out of the log itself, ordered by id."""
     titles = log.columns.get("titles")
-    columns = [*([titles] if titles else []), *extras.attributes]
+    columns = [*([titles] if titles else []), *attributes]
     raw = first_values(kept, columns) if columns else pl.DataFrame({"item_id": item_ids})
-    return item_table(raw, titles, extras.attributes, log.options.fill, log.where)
+    return item_table(raw, titles, attributes, log.options.fill, log.where)
 
 
 def _with_missing_items(table: pl.DataFrame, item_ids: pl.Series) -> pl.DataFrame:

@@ -101,6 +101,16 @@ def head(path: Path) -> bytes:
     return start[: start.rfind(b"\n") + 1] or start if len(start) == HEAD else start
 
 
+def decoded(content: bytes) -> str:
+    """Text in UTF-16 by its mark, in UTF-8, or else in Windows-1252, as spreadsheets write it."""
+    if content.startswith(UTF_16):
+        return content.decode("utf-16", errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
 def _lines(path: Path, most: int | None) -> bytes:
     """The lines of a file that Polars unpacks, each closed by a line break."""
     # Python reads Zstandard itself from 3.14 on.

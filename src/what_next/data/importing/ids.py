@@ -84,7 +84,7 @@ def _text(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> pl.Expr:
 def positions(values: pl.Series, ids: pl.Series) -> Int32[np.ndarray, "events"]:
     """Where each value stands in `ids` (distinct, same type, any order); -1 where it does not.
 
-    Integer ids within a moderate span are looked up in a table, others by bisection; text by hash.
+    Integer ids within a moderate span are looked up in a table, others by hash.
     """
     if ids.dtype == pl.String:
         return values.cast(pl.Enum(ids), strict=False).to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
@@ -92,13 +92,12 @@ def positions(values: pl.Series, ids: pl.Series) -> Int32[np.ndarray, "events"]:
     if not len(keys):
         return np.full(len(wanted), -1, np.int32)
     low, high = int(keys.min()), int(keys.max())
-    if high - low < LOOKUP_TABLE_LIMIT:
-        table = np.full(high - low + 2, -1, np.int32)
-        table[keys - low] = np.arange(len(keys), dtype=np.int32)
-        inside = (wanted >= low) & (wanted <= high)
-        # Values outside the span point at the last cell, which no id owns.
-        return table[np.where(inside, wanted - low, high - low + 1)]
-    order = np.argsort(keys, kind="stable").astype(np.int32)
-    place = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
-    found = order[place]
-    return np.where(keys[found] == wanted, found, np.int32(-1))
+    if high - low >= LOOKUP_TABLE_LIMIT:
+        return values.replace_strict(
+            ids, pl.int_range(len(ids), eager=True), default=-1, return_dtype=pl.Int32
+        ).to_numpy()
+    table = np.full(high - low + 2, -1, np.int32)
+    table[keys - low] = np.arange(len(keys), dtype=np.int32)
+    inside = (wanted >= low) & (wanted <= high)
+    # Values outside the span point at the last cell, which no id owns.
+    return table[np.where(inside, wanted - low, high - low + 1)]

@@ -1,20 +1,28 @@
-"""The log as it stands in its files."""
+"""The log as it stands in its files, and what each of its columns is for."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
+from what_next.data.importing.attributes import varying
+from what_next.data.importing.columns import ROW_LABELS, exact, numeric, recognise
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.readers import Source
-from what_next.data.importing.roles import Assigned, assign
-from what_next.data.tables import Options
-from what_next.errors import DataError, some
+from what_next.data.importing.tables import Options
+from what_next.data.importing.times import like_times
+from what_next.errors import MOST_NAMES, DataError, some
 
 ROW, LINE, FILE, REASON = "\0row", "\0line", "\0file", "\0reason"
 """Where an event came from, and why it was rejected; names that no file uses."""
+ROLES = ("user", "item", "time", "reward", "event", "titles")
 MOST_WORDS = 200
 """How many kinds of events a log has, at most."""
+ID_NAME = r"(?:^|[\s_.-])(?:id|uid|iid|uuid|guid|asin|isbn|ean|upc|sku|user|item|code)$|[a-z]I[dD]$"
+"""How the names of ids end."""
+EXACT_IN_FLOATS = 2**24
+"""Whole numbers up to here are exact in 32 bits; a column that is mostly above is hardly a quantity."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,9 @@ class RawLog:
         raw: the columns of the file, and `ROW`, `LINE` and `FILE`.
         names: the file's own columns.
         rows: how many rows there are.
-        roles: the column of each role that has one, and how that is known.
+        columns: the column of each role that has one; `how`: how that is known.
+        odd: columns without a role that look like times or ids, so they are neither attribute nor context.
+        warnings: what to say of them, and where no column holds times.
         misfits: columns that mark rows which do not fit, with the reason.
         options: what the user said.
         where: the files, for messages.
@@ -36,28 +46,29 @@ class RawLog:
     raw: pl.LazyFrame
     names: list[str]
     rows: int
-    roles: Assigned
+    columns: dict[str, str]
+    how: dict[str, str]
+    odd: list[str]
+    warnings: list[str]
     misfits: dict[str, str]
     options: Options
     where: str
     several: bool
     quoted: bool
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """The column of each role that has one."""
-        return self.roles.columns
-
     @classmethod
     def open(cls, sources: Sequence[Source], items: Source | None, options: Options) -> "RawLog":
-        """Put the files below one another, and recognise their columns."""
+        """Put the files below one another, and tell the roles of their columns.
+
+        Raises:
+            DataError: there is no row, or a role cannot be told (see `recognise`).
+        """
         where = some(source.path for source in sources)
         frames = [
             source.frame.with_row_index(LINE, source.first_line).with_columns(pl.lit(str(source.path)).alias(FILE))
             for source in sources
         ]
-        joined = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
-        raw = joined.with_row_index(ROW)
+        raw = pl.concat(frames, how="diagonal_relaxed").with_row_index(ROW)
         misfits = {mark: reason for source in sources for mark, reason in source.misfits.items()}
         names = [name for name in raw.collect_schema().names() if name not in (ROW, LINE, FILE, *misfits)]
         rows = int(raw.select(pl.len()).collect(engine="streaming").item())
@@ -66,13 +77,12 @@ class RawLog:
         given = dict(options.given)
         if items is not None and options.titles in items.names:
             given["titles"] = None
-        roles = assign(raw, names, sources, given, options, where)
-        _few_words(raw, roles.columns, options, where)
-        if options.session_gap is not None and "time" not in roles.columns:
+        columns, how = _roles(raw, names, {source.named for source in sources}, given, options, where)
+        odd, warnings = _odd(raw, names, columns, given, options, where)
+        if options.session_gap is not None and "time" not in columns:
             raise DataError(f"{where}: sessions need times, and no column holds any; name it with --time")
-        return cls(
-            raw, names, rows, roles, misfits, options, where, len(sources) > 1, any(source.quoted for source in sources)
-        )
+        quoted = any(source.quoted for source in sources)
+        return cls(raw, names, rows, columns, how, odd, warnings, misfits, options, where, len(sources) > 1, quoted)
 
     def rejected(self, bad: pl.DataFrame) -> pl.DataFrame:
         """The rejected rows as they stand in the file, with their line and the reason."""
@@ -90,10 +100,10 @@ class RawLog:
         texts = [name for name in self.names if schema[name] == pl.String] if self.quoted else []
         broken = [pl.col(name).str.contains("\n", literal=True).any().alias(name) for name in texts]
         found = self.raw.select(broken).collect(engine="streaming").row(0, named=True) if broken else {}
-        texts = [name for name, yes in found.items() if yes]
-        if not texts:
+        counts = [pl.col(name).str.count_matches("\n", literal=True) for name, yes in found.items() if yes]
+        if not counts:
             return self.raw
-        breaks = pl.sum_horizontal(pl.col(name).str.count_matches("\n", literal=True) for name in texts)
+        breaks = pl.sum_horizontal(counts)
         return self.raw.with_columns(pl.col(LINE) + (breaks.cum_sum() - breaks).over(FILE))
 
     @staticmethod
@@ -101,25 +111,180 @@ class RawLog:
         """What a column of the file is called among the rejected rows, which have columns of their own."""
         return f"{name} (raw)" if name in ("line", "file", "reason") else name
 
+    def others(
+        self, kept: pl.LazyFrame, item_id: pl.Expr, has_table: bool
+    ) -> tuple[list[str], dict[str, pl.Expr], list[str]]:
+        """What the columns without a role are for: numbers that are constant for each item describe the item.
+
+        Args:
+            kept: the rows that can be used.
+            item_id: reads their item.
+            has_table: whether the items have a table of their own.
+
+        Returns:
+            The attributes of the item, the context of the event as Float32 expressions, and what was left out.
+        """
+        own = ("user_id", "item_id", "timestamp", "reward", "title", *(["event"] if "event" in self.columns else []))
+        taken = [*self.columns.values(), *ROW_LABELS, *own]
+        others = [name for name in self.names if name not in taken]
+        numbers, wanted, where = numeric(kept, others), self.options.attributes, self.where
+        named = [] if wanted is None or has_table else [exact(self.names, n, "--attributes", where) for n in wanted]
+        text = {name: pl.col(name).cast(pl.String) for name in named if name not in numbers}
+        moving = varying(kept.select(item_id.alias("item_id"), **numbers, **text), list(numbers), list(text))
+        for name in named:
+            if name in moving:
+                raise DataError(
+                    f"{where}: column {name!r} is no attribute of the item: it varies for item {moving[name]!r}; "
+                    "leave it out of --attributes, or give an item table with --items"
+                )
+        plain = {name: number for name, number in numbers.items() if name not in self.odd}
+        attributes = named if wanted is not None else ([] if has_table else _telling(kept, plain, moving))
+        context, notes = self._context(kept, [name for name in plain if name in moving], numbers)
+        left = [name for name in others if name not in (*attributes, *context, *self.odd)]
+        return attributes, context, notes + ([f"log columns left out: {some(left)}"] if left else [])
+
+    def _context(
+        self, kept: pl.LazyFrame, moving: list[str], numbers: dict[str, pl.Expr]
+    ) -> tuple[dict[str, pl.Expr], list[str]]:
+        """Context that was named must be complete; what was recognised and is not is left out, with a note."""
+        wanted, where = self.options.context, self.where
+        names = moving if wanted is None else [exact(self.names, name, "--context", where) for name in wanted]
+        for name in names:
+            if name not in numbers:
+                raise DataError(f"{where}: column {name!r} cannot be context: it does not hold numbers")
+        if not names:
+            return {}, []
+        gaps = kept.select((~numbers[name].is_finite().fill_null(False)).sum().alias(name) for name in names)
+        missing = {name: count for name, count in gaps.collect(engine="streaming").row(0, named=True).items() if count}
+        for name, count in missing.items():
+            if wanted is not None:
+                raise DataError(f"{where}: context column {name!r} is not a number in {count:,} rows; correct them")
+        notes = [f"column {name} is no context: not a number in {count:,} rows" for name, count in missing.items()]
+        return {name: numbers[name].cast(pl.Float32) for name in names if name not in missing}, notes
+
 
 def event_words(raw: pl.LazyFrame, column: str) -> pl.Expr:
     """The kind of each event as text, without white space around it; null where there is none."""
     return as_ids([(raw, column)], ())[0].cast(pl.String).str.strip_chars()
 
 
-def _few_words(raw: pl.LazyFrame, columns: dict[str, str], options: Options, where: str) -> None:
-    """A column with more kinds of events than anybody rewards was only taken for one by its name: it has no role."""
-    if "event" not in columns:
-        return
-    column = columns["event"]
+def like_ids(raw: pl.LazyFrame, columns: Collection[str]) -> list[str]:
+    """Those columns that are called like ids, or hold codes with zeros in front, or numbers too large to be exact."""
+    head = raw.select(columns).head(1000).collect() if columns else pl.DataFrame()
+    return [name for name in columns if re.search(ID_NAME, name) or _codes(head[name].drop_nulls())]
+
+
+def odd_columns(times: Sequence[str], ids: Sequence[str], where: str) -> list[str]:
+    """What to say of columns that look like times or ids, and have no role."""
+    return [
+        f"{where}: column {name!r} looks like {what} and got no role, so it is left out; name it with {roles}, or with "
+        "--context or --attributes where it describes the event or the item"
+        for what, found, roles in (("times", times, "--time"), ("ids", ids, "--user or --item"))
+        for name in found[:MOST_NAMES]
+    ]
+
+
+def _roles(
+    raw: pl.LazyFrame,
+    names: Sequence[str],
+    named: set[str],
+    given: Mapping[str, str | None],
+    options: Options,
+    where: str,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The column of each role, and how that is known: by the user's options, else by names, else by values."""
+    guessed = _by_place(raw, names, given, where) if named == {"nobody"} else {}
+    hint = " of what-next data import"
+    hint += "; if the first line holds no names, see --no-header and --columns" if options.header is None else ""
+    columns = recognise(names, ROLES, ("user", "item"), {**given, **guessed}, where, hint=hint)
+    by_name = "by the layout of MovieLens' files" if named == {"layout"} else "by its name"
+    how = {role: f"by --{role}" if given.get(role) else by_name for role in columns}
+    how |= {role: "by its place" if role in ("user", "item") else "by its values" for role in guessed}
+    if "time" not in columns and given.get("time") is None:
+        moving = _moving(raw, like_times(raw, _free(names, columns, options)), (columns["user"], columns["item"]))
+        if len(moving) == 1:
+            columns["time"], how["time"] = moving[0], "by its values"
+    if "event" in columns and not _few_words(raw, columns["event"], options, where):
+        del columns["event"]
+    return columns, how
+
+
+def _by_place(raw: pl.LazyFrame, names: Sequence[str], given: Mapping[str, str | None], where: str) -> dict[str, str]:
+    """Roles of columns without names: first the user, then the item, as logs have it; the others by their values."""
+    said = [exact(names, wanted, f"--{role}", where) for role, wanted in given.items() if wanted]
+    free = [name for name in names if name not in said]
+    times = like_times(raw, free)
+    others = [name for name in free if name not in times]
+    found = {role: others.pop(0) for role in ("user", "item") if not given.get(role) and others}
+    for role, those in (("time", times), ("reward", list(numeric(raw, others)))):
+        if given.get(role) is None and len(those) == 1:
+            found[role] = those[0]
+    return found
+
+
+def _free(names: Sequence[str], columns: Mapping[str, str], options: Options) -> list[str]:
+    """The columns that nobody has a use for yet."""
+    said = {*columns.values(), *(options.attributes or ()), *(options.context or ()), *ROW_LABELS}
+    return [name for name in names if name not in said]
+
+
+def _moving(raw: pl.LazyFrame, times: Sequence[str], owners: Sequence[str]) -> list[str]:
+    """Those columns that vary within a user, and within an item: a date of birth or of release is no time of events."""
+    for owner in owners:
+        if times:
+            varies = [(pl.col(name).min() != pl.col(name).max()).alias(name) for name in times if name != owner]
+            found = raw.group_by(owner).agg(varies).select(pl.col(times).any()).collect(engine="streaming")
+            times = [name for name in times if found[name].item()]
+    return list(times)
+
+
+def _few_words(raw: pl.LazyFrame, column: str, options: Options, where: str) -> bool:
+    """Whether a column may hold the kinds of events: with too many different words, only its name looked like it."""
     nested = raw.collect_schema()[column].is_nested()
     words = 0 if nested else raw.select(event_words(raw, column).n_unique()).collect(engine="streaming").item()
-    if not nested and words <= MOST_WORDS:
-        return
-    if options.event is not None:
+    few = not nested and words <= MOST_WORDS
+    if not few and options.event is not None:
         found = "lists" if nested else f"{words:,} different words"
         raise DataError(
             f"{where}: column {column!r} cannot be the event: it holds {found}, and at most {MOST_WORDS} words are "
             "allowed; name another with --event"
         )
-    del columns["event"]
+    return few
+
+
+def _odd(
+    raw: pl.LazyFrame,
+    names: Sequence[str],
+    columns: Mapping[str, str],
+    given: Mapping[str, str | None],
+    options: Options,
+    where: str,
+) -> tuple[list[str], list[str]]:
+    """Columns without a role that look like times or ids, and what to say of them."""
+    free = _free(names, columns, options)
+    times = like_times(raw, free)
+    ids = like_ids(raw, [name for name in free if name not in times])
+    warnings = odd_columns(times, ids, where)
+    if "time" not in columns and given.get("time") is None:
+        warnings.append(
+            f"{where}: no column holds times, so the order of the rows is taken as the order of events; name one with "
+            "--time, or say --time '' if there is none"
+        )
+    return times + ids, warnings
+
+
+def _codes(values: pl.Series) -> bool:
+    if values.dtype == pl.String:
+        if values.str.contains(r"^0\d+$").any() and values.str.contains(r"^\d+$").all():
+            return True
+        values = values.cast(pl.Int64, strict=False)
+    return bool(len(values)) and values.dtype.is_integer() and (values > EXACT_IN_FLOATS).sum() >= 0.9 * len(values)
+
+
+def _telling(kept: pl.LazyFrame, numbers: Mapping[str, pl.Expr], moving: Mapping[str, object]) -> list[str]:
+    """Columns that are constant for each item, but not for all items: the latter tell nothing apart."""
+    steady = {name: number for name, number in numbers.items() if name not in moving}
+    if not steady:
+        return []
+    differs = kept.select((number.min() < number.max()).alias(name) for name, number in steady.items())
+    return [name for name, yes in differs.collect(engine="streaming").row(0, named=True).items() if yes]

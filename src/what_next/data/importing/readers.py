@@ -24,6 +24,7 @@ from what_next.data.importing.contents import (
     PARQUET,
     UTF_16,
     data_file,
+    decoded,
     head,
     magic,
     polars_unpacks,
@@ -110,7 +111,7 @@ def open_source(
             return Source(frame, path)
         content = head(path)
         refuse_foreign(path, content)
-        text = content.decode("utf-16" if content.startswith(UTF_16) else "utf-8-sig", errors="replace")
+        text = decoded(content)
         if not text.strip():
             raise DataError(f"{path}: the file is empty but for white space; expected a table with one row per event")
         if re.match(OBJECTS, text) or suffix in JSON:
@@ -146,16 +147,23 @@ def read_json(path: Path, text: str) -> Source:
         raise DataError(f"{path}: is JSON, but neither lines with an object each nor one array of objects; write it so")
     if text.lstrip().startswith("["):
         with open_unpacked(path) as file:
-            return Source(pl.read_json(file.read(), infer_schema_length=None).lazy(), path)
+            return Source(_flat(pl.read_json(file.read(), infer_schema_length=None)), path)
     source = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
     try:
-        return Source(pl.read_ndjson(source, infer_schema_length=None).lazy(), path)
+        return Source(_flat(pl.read_ndjson(source, infer_schema_length=None)), path)
     except pl.exceptions.ComputeError:
         with open_unpacked(path) as file:
-            lines = [_object(line) for line in file.read().decode("utf-8-sig", errors="replace").splitlines()]
+            lines = [_object(line) for line in decoded(file.read()).splitlines()]
     if 2 * sum(line.startswith(f'{{"{BROKEN}"'.replace("\0", "\\u0000")) for line in lines) > len(lines):
         raise DataError(f"{path}: most of its lines are no JSON objects; write one object on each line, or an array")
-    return Source(pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None).lazy(), path)
+    return Source(_flat(pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None)), path)
+
+
+def _flat(frame: pl.DataFrame) -> pl.LazyFrame:
+    """Objects within objects as columns of their own: `product.sku`."""
+    while nested := [name for name, kind in frame.schema.items() if isinstance(kind, pl.Struct)]:
+        frame = frame.unnest(nested, separator=".")
+    return frame.lazy()
 
 
 def _object(line: str) -> str:
@@ -258,7 +266,7 @@ def _distinct(names: Sequence[str]) -> tuple[list[str], list[str]]:
 def _delimited(
     path: Path, separator: str, columns: Sequence[str], skipped: int, quote: str | None, above: int = 0, end: str = "\n"
 ) -> pl.DataFrame:
-    """A text file as columns of text; UTF-8, UTF-16 by its mark, or Latin-1 where it is neither.
+    """A text file as columns of text; its letters as `decoded` takes them.
 
     Args:
         path: the file.
@@ -293,7 +301,7 @@ def _delimited(
                 names = [*columns, EXTRA]
             elif "utf-8" in str(error) and not recoded:
                 with open_unpacked(path) as file:
-                    source, recoded = file.read().decode("latin-1").encode(), True
+                    source, recoded = decoded(file.read()).encode(), True
             else:
                 raise
         else:

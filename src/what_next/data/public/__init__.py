@@ -1,1 +1,1 @@
-"""Public data sets, fetched from their publishers by name."""
+"""Public data sets, and how to get them."""

@@ -15,7 +15,7 @@ from cachetools import TTLCache
 from jaxtyping import Int32
 
 from what_next.errors import StoreUnavailable, some
-from what_next.inference.session import Played, Session
+from what_next.inference.session import Event, Session
 from what_next.serving.engine.active import Active
 from what_next.serving.engine.cache import Entry
 from what_next.serving.engine.chooser import choose, taken
@@ -150,7 +150,7 @@ class Answering:
             except Refused as error:
                 jobs.append(error)
         given = [one for one in jobs if isinstance(one, Job) and one.ask.history and len(one.seen)]
-        played = [[Played(int(item)) for item in job.seen] for job in given]
+        played = [[Event(int(item)) for item in job.seen] for job in given]
         replayed = active.served.policy.replays(played) if played else []
         for job, session in zip(given, replayed, strict=True):
             job.session = session

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from cachetools import Cache, LRUCache
 
-from what_next.inference.session import Played, Session
+from what_next.inference.session import Event, Session
 from what_next.policy import LearnedPolicy
 from what_next.serving.engine.observer import Observer
 from what_next.serving.engine.reasons import spread
@@ -191,9 +191,9 @@ class SessionCache:
                 entry = _counted(behind[name].entry, event)
                 behind[name].entry = replace(entry, session=session, time=event.time, spread=math.nan)
 
-    def played(self, event: StoredEvent) -> Played:
+    def played(self, event: StoredEvent) -> Event:
         """An event as the policy reads it."""
-        return Played(self.places[event.item_id], event.time, event.reward, event.context)
+        return Event(self.places[event.item_id], event.time, event.reward, event.context)
 
 
 def _counted(entry: Entry, event: StoredEvent) -> Entry:

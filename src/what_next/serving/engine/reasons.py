@@ -14,7 +14,7 @@ from what_next.rewards import Samples
 from what_next.rewards.spread import LEAST_EVENTS, spread_of
 from what_next.serving.engine.served import Served
 from what_next.serving.request import Reason, SimilarItem
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 WINDOW = 20
 """Latest events whose spread is told."""
@@ -43,7 +43,7 @@ def critic_values(
     """What the critic expects of some items after a session; None where the version holds none that judges items."""
     if not served.has_critic or not len(items):
         return None
-    if served.trials:
+    if served.by_attributes:
         score = served.judge.propose([session]).score
         return None if score is None else score(np.zeros(len(items), np.int64), items.astype(np.int64)).astype(float)
     agent, encoder = served.policy.agent, served.encoder
@@ -55,12 +55,12 @@ def critic_values(
     return None if values is None else np.asarray(values.cpu().numpy(), np.float64)
 
 
-def _chosen_after(state: Float[Tensor, "dim"], count: int) -> Trajectories:
+def _chosen_after(state: Float[Tensor, "dim"], count: int) -> Transitions:
     """One step for each of some items, all from the same state; what comes of them is not known."""
     states, nothing = state.expand(count, -1), torch.zeros(count)
     places = torch.arange(count)
     unknown = torch.full_like(places, -1)
-    return Trajectories(states, places, nothing, states, states, unknown, nothing, nothing, nothing)
+    return Transitions(states, places, nothing, states, states, unknown, nothing, nothing, nothing)
 
 
 def similar(served: Served, item_id: str, k: int, withdrawn: Int32[np.ndarray, "withdrawn"]) -> list[SimilarItem]:

@@ -20,7 +20,7 @@ from what_next.data import Catalogue
 from what_next.errors import CatalogueError, ModelError, some
 from what_next.inference.growth import NewItem, check, grown
 from what_next.inference.recommender import EVERYONE, Recommender, nobody
-from what_next.inference.session import Played, Sessions
+from what_next.inference.session import Event, Sessions
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.retrieval.approximate import ApproximateIndex
@@ -28,9 +28,9 @@ from what_next.retrieval.blocks import Blocks
 from what_next.serving.engine.versions import AGENT, CRITIC, folder_of, intact
 from what_next.serving.store import StoredItem
 from what_next.settings import Selection
-from what_next.sources import LogExperience, experience_of
 from what_next.state import State
 from what_next.training.artefacts import Manifest, read_models
+from what_next.training.encoder_learner import EncoderLearner
 from what_next.types import Proposal
 
 logger = logging.getLogger("what_next.serving")
@@ -88,7 +88,7 @@ class Served:
         # `Agent.ready_agent` makes optimisers besides, for which PyTorch imports its compiler: seconds.
         space = replace(saved.space, seen=np.arange(len(saved.space.catalogue), dtype=np.int32))
         ready = Agent(setup, space)
-        nets = ready.experience.networks(np.random.default_rng(setup.seed))
+        nets = ready.learner.networks(np.random.default_rng(setup.seed))
         ready.nets = {name: net for name, net in nets.items() if held or name in ("encoder", "actor")}
         for name, net in ready.nets.items():
             saved.fill(name, net)
@@ -162,9 +162,9 @@ class Served:
         return self.policy.state.space.catalogue
 
     @property
-    def trials(self) -> bool:
+    def by_attributes(self) -> bool:
         """Whether it proposes points among the attributes (the founding algorithm), and has no scores."""
-        return self.policy.agent.setup.algorithm.trials
+        return self.policy.agent.setup.algorithm.by_attributes
 
     @property
     def encoder(self) -> Encoder | None:
@@ -175,10 +175,10 @@ class Served:
     @cached_property
     def blocks(self) -> Blocks:
         """What points of the agent are multiplied with, for an agent that scores items."""
-        experience, encoder = self.policy.agent.experience, self.policy.agent.nets["encoder"]
-        assert isinstance(experience, LogExperience)
+        learner, encoder = self.policy.agent.learner, self.policy.agent.nets["encoder"]
+        assert isinstance(learner, EncoderLearner)
         assert isinstance(encoder, Encoder)
-        return Blocks(experience.catalogue_of(encoder)[1])
+        return Blocks(learner.catalogue_of(encoder)[1])
 
     @cached_property
     def ids(self) -> list[str]:
@@ -217,7 +217,7 @@ class Served:
         """Of the founding algorithm: sessions whose proposals bring the critic's value of items along."""
         agent = copy.copy(self.policy.agent)
         agent.setup = agent.setup.model_copy(update={"selection": Selection(name="critic")})
-        agent.experience = experience_of(agent.setup, agent.space, agent.device)
+        agent.learner = agent.new_learner(agent.setup, agent.space)
         return Sessions.of(agent)
 
     def warm(self) -> "Served":
@@ -226,7 +226,7 @@ class Served:
         proposal = self._proposal()
         if not np.isfinite(proposal.points).all():
             raise ModelError(f"{self.version}: proposes what is no finite number; train again")
-        if self.trials:
+        if self.by_attributes:
             _ = self.policy.state.box
         elif self.index is None and proposal.ranked is not None and not proposal.ranked.rescored:
             _ = self.blocks
@@ -234,4 +234,4 @@ class Served:
 
     def _proposal(self) -> Proposal:
         """What it proposes after the first item of the catalogue."""
-        return self.policy.propose([self.policy.replay([Played(0)])])
+        return self.policy.propose([self.policy.replay([Event(0)])])

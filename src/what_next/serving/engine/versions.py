@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from what_next.data.importing.files import sync
+from what_next.data.files import sync
 from what_next.errors import ModelError, SaveError, WhatNextError
 from what_next.serving.store import Deployment, store_of
 from what_next.settings import Setup

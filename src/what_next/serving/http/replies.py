@@ -2,11 +2,15 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
-
-from what_next.serving.http.fields import Reply
+from pydantic import BaseModel, ConfigDict, Field
 
 Fallback = Literal["deadline", "error", "alarm", "unknown_user"]
+
+
+class Reply(BaseModel):
+    """What the service answers: it documents, and the tests hold the answers against it."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class FieldError(Reply):
@@ -127,7 +131,7 @@ class ItemReply(Reply):
     attributes: dict[str, float]
 
 
-class Items(Reply):
+class FoundItems(Reply):
     """Items that were found."""
 
     items: list[ItemReply]

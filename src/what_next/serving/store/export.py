@@ -11,9 +11,8 @@ from sqlalchemy import ColumnElement, Table, Text, bindparam, func, select, true
 
 from what_next.data import Catalogue
 from what_next.data.decisions.service_log import ADDED, DECISION, EVENT, WITHDRAWALS, context_of
-from what_next.data.importing.files import write_together
+from what_next.data.files import FORMATS, beside, write_together
 from what_next.data.importing.ids import as_ids
-from what_next.data.importing.importer import FORMATS, beside
 from what_next.errors import DataError
 from what_next.serving.store import tables
 from what_next.serving.store.histories import EVENTS, USERS

@@ -1,0 +1,200 @@
+"""`what-next evaluate | compare | tune`: agents judged by what training never saw."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from what_next.cli.interrupts import INTERRUPTED
+from what_next.cli.options import (
+    Allowed,
+    Blocked,
+    Json,
+    Overrides,
+    SetupFile,
+    baselines_of,
+    ids_of,
+    part_of,
+    seeds_of,
+    setup_of,
+    trained_setup,
+    weights_of,
+)
+from what_next.cli.output import Bars, emit, note, tell
+from what_next.data import Dataset
+from what_next.errors import SetupError
+from what_next.experiments import by_windows, evaluate_next, evaluate_windows
+from what_next.experiments.compare import compare as compare_setups
+from what_next.experiments.tradeoff import check as check_tradeoff
+from what_next.experiments.tradeoff import tradeoff
+from what_next.experiments.tuning import Trial
+from what_next.experiments.tuning import tune as tune_setup
+from what_next.reporting import check as check_report
+from what_next.reporting import write_report
+from what_next.reporting.terminal import table
+from what_next.settings import Setup
+
+app = typer.Typer()
+
+SplitPart = Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")]
+Baselines = Annotated[
+    str | None, typer.Option(help='"popular,markov": beside these baselines alone; none: beside no one.')
+]
+Groups = Annotated[bool, typer.Option("--groups", help="Also by history length, activity, popularity, cold or not.")]
+ReportFile = Annotated[Path | None, typer.Option("--report", help="The HTML page to write.")]
+
+
+@app.command()
+def evaluate(
+    setup: SetupFile,
+    overrides: Overrides = None,
+    split: SplitPart = "test",
+    seeds: Annotated[
+        str | None,
+        typer.Option(help='"0,1,2": judge the means over models trained from these seeds, beside the setup\'s.'),
+    ] = None,
+    next_items: Annotated[
+        bool, typer.Option("--next-items", help="Judge whatnext on next items, too, not by windows alone.")
+    ] = False,
+    allowed: Allowed = None,
+    blocked: Blocked = None,
+    baselines: Baselines = None,
+    groups: Groups = False,
+    report: ReportFile = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help='"0,0.5,2": with --report, train at these weights of the spread reward, for the trade-off.'),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge the agent beside rules, baselines and chance, on what training never saw."""
+    part, given = part_of(split), seeds_of(seeds)
+    # With seeds, models are trained as the setup says; without, one is judged that is there.
+    settings = trained_setup(setup, overrides) if given is None else setup_of(setup, overrides)
+    mask, steps = _mask_of(settings, allowed, blocked), weights_of(weights)
+    if steps and not report:
+        raise SetupError("--weights: is what the page shows; name it with --report FILE")
+    if steps:
+        check_tradeoff(settings, steps)
+    if report:
+        check_report(report)
+    windowed, others = by_windows(settings) and mask is None, baselines_of(baselines)
+    alone = windowed and not (next_items or report or groups)
+    if alone and baselines is not None:
+        raise SetupError("--baselines: are of next items, and whatnext is judged by windows; add --next-items")
+    with Bars(as_json) as stages:
+        windows = evaluate_windows(settings, part, given, stages) if windowed else None
+        comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages)
+    if comparison is None:
+        assert windows is not None, "it is judged by windows alone"
+        _show(windows, as_json, groups)
+        return
+    if report:
+        curve = tradeoff(settings, steps, part, given, mask) if steps else []
+        write_report(comparison, report, windows=windows, weighted=curve)
+        note(f"{report} written")
+    _show(comparison.result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
+
+
+@app.command()
+def compare(
+    words: Annotated[
+        list[str], typer.Argument(metavar="SETUP SETUP... [KEY=VALUE]...", help="Setup files, and settings for all.")
+    ],
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help='"0,1,2": the means over models trained from these seeds, where missing, beside the setups\'.'
+        ),
+    ] = None,
+    split: SplitPart = "test",
+    ablations: Annotated[
+        bool,
+        typer.Option("--ablations", help="Each setup also without its critic, and with rewards that tell nothing."),
+    ] = False,
+    allowed: Allowed = None,
+    blocked: Blocked = None,
+    baselines: Baselines = None,
+    groups: Groups = False,
+    report: ReportFile = None,
+    as_json: Json = False,
+) -> None:
+    """Judge several setups on the same users' next items, each beside the first; train what is missing."""
+    files = [word for word in words if "=" not in word or Path(word).exists()]
+    if len(files) < 2 and not (files and ablations):
+        raise SetupError("compare: give two setup files or more, or one with --ablations")
+    overrides = [word for word in words if word not in files]
+    setups = {name: Setup.read(file, overrides) for name, file in zip(_names(files), files, strict=True)}
+    if report:
+        check_report(report)
+    mask = _mask_of(next(iter(setups.values())), allowed, blocked)
+    how = {"ablations": ablations, "allowed": mask, "baselines": baselines_of(baselines)}
+    with Bars(as_json) as stages:
+        comparison = compare_setups(setups, part_of(split), seeds_of(seeds), **how, stages=stages)
+    if report:
+        write_report(comparison, report)
+        note(f"{report} written")
+    _show(comparison.result, as_json, groups)
+
+
+@app.command()
+def tune(
+    setup: SetupFile,
+    overrides: Overrides = None,
+    trials: Annotated[int, typer.Option(min=1, help="How many, those that the study holds already included.")] = 20,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of training in each trial, at most.")] = 60.0,
+    study: Annotated[
+        Path | None, typer.Option(help="The file that keeps the trials; default: beside the agent's file.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Search for better settings on the validation users; Ctrl-C keeps the study, and the same command goes on.
+
+    The best settings are printed as KEY=VALUE lines, which `what-next train SETUP` takes.
+    """
+    settings, took = setup_of(setup, overrides), list[float]()
+    metric = settings.monitored
+
+    def progress(trial: Trial, best: Trial) -> None:
+        took.append(trial.seconds)
+        left = (trials - trial.number) * sum(took) / len(took)
+        more = f"; about {left / 60:.0f} min left" if left >= 90 else f"; about {left:.0f} s left" if left else ""
+        line = f"trial {trial.number} of {trials}: {metric} {trial}, in {trial.seconds:.0f} s"
+        note(f"{line} (best: trial {best.number}, {best.score:.4f}){more}")
+
+    note(f"{trials} trials by {metric} on the validation users")
+    found = tune_setup(settings, trials, seconds=seconds, study=study, tell=progress)
+    if as_json:
+        emit(found.as_json())
+    elif found.best:
+        print("\n".join(f"{key}={value}" for key, value in found.best.settings.items()))
+    if found.stopped:
+        note(f"what-next: interrupted; {found.study} keeps the trials, the same command goes on")
+        return INTERRUPTED
+    return 0
+
+
+def _mask_of(setup: Setup, allowed: Path | None, blocked: Path | None) -> Any:
+    """The items that may be recommended; None for all."""
+    if allowed is None and blocked is None:
+        return None
+    catalogue = Dataset.read(setup.data).catalogue
+    return catalogue.mask(ids_of(allowed, catalogue), ids_of(blocked, catalogue) or [])
+
+
+def _names(files: list[str]) -> list[str]:
+    """The files' names without their endings; their paths where two share a name."""
+    stems = [Path(file).stem for file in files]
+    names = stems if len(set(stems)) == len(stems) else files
+    if len(set(names)) < len(names):
+        raise SetupError("compare: the same setup file is given twice; give each once")
+    return names
+
+
+def _show(result: dict[str, Any], as_json: bool, groups: bool) -> None:
+    if as_json:
+        emit(result)
+        return
+    if "by_windows" in result:
+        tell(table(result["by_windows"]))
+    tell(table(result, groups))

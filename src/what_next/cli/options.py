@@ -1,0 +1,111 @@
+"""Arguments and options that several commands share, and what their values mean."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from what_next.cli.output import note
+from what_next.data import Catalogue
+from what_next.data.splits import Part
+from what_next.errors import SetupError, WhatNextError, some
+from what_next.settings import Setup
+from what_next.training.artefacts import read_trained
+
+SetupFile = Annotated[Path, typer.Argument(metavar="SETUP", help="A setup.txt, or the same as TOML.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that go before the file's.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Allowed = Annotated[Path | None, typer.Option(help="A file with the item ids that may be recommended, a line each.")]
+Blocked = Annotated[Path | None, typer.Option(help="A file with the item ids that may not.")]
+Estimator = Annotated[
+    str | None,
+    typer.Option(help="The estimate that decides: dr, slate_snips, ... Default: snips; on slates cascade_snips."),
+]
+Top = Annotated[
+    int | None,
+    typer.Option(min=1, help="Judge by so many positions of each slate, from above: of long slates too few are alike."),
+]
+Margin = Annotated[
+    float, typer.Option(help="How much more the new one must earn, in the reward's unit: a decision, or a slate.")
+]
+
+
+def setup_of(file: Path, overrides: Sequence[str] | None, *last: str) -> Setup:
+    """The setup that SETUP and KEY=VALUE name; `last` goes before all of it."""
+    return Setup.read(file, [*(overrides or []), *last])
+
+
+def trained_setup(file: Path, overrides: Sequence[str] | None, *last: str) -> Setup:
+    """The setup of a trained model, see `read_trained`; says so where the setup names another algorithm."""
+    words = [*(overrides or []), *last]
+    found, given = read_trained(file, words), Setup.read(file, words).algorithm
+    if found.algorithm != given:
+        note(f"{found.model_agent_path}: was trained by {found.algorithm!r}, which holds; the setup says {given!r}")
+    return found
+
+
+def names_of(text: str | None) -> list[str] | None:
+    """Names separated by commas; None without them."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def part_of(split: str) -> Part:
+    """The value of `--split`."""
+    part: Part = "validation" if split == "validation" else "test"
+    if split != part:
+        raise SetupError(f"--split {split!r}: expected validation or test")
+    return part
+
+
+def seeds_of(text: str | None) -> list[int] | None:
+    """The value of `--seeds`."""
+    if text is None:
+        return None
+    words = text.split(",")
+    numbers = {int(word) for word in words if re.fullmatch(r"\s*[0-9]{1,19}\s*", word)}
+    if len(numbers) < len(words) or max(numbers) >= 2**63:
+        raise SetupError(f"--seeds {text!r}: expected different whole numbers below 2^63, such as 0,1,2")
+    return [int(word) for word in words]
+
+
+def baselines_of(text: str | None) -> Sequence[str]:
+    """The value of `--baselines`: all of them without it, and none for the word itself."""
+    from what_next.experiments.baselines import EVERY  # imported late: other commands need not wait for it
+
+    words = EVERY if text is None else names_of(text) or []
+    if words == ["none"]:
+        return []
+    if not words or not set(words) <= set(EVERY):
+        raise SetupError(f"--baselines {text!r}: expected none, or some of {', '.join(EVERY)}, separated by commas")
+    return words
+
+
+def weights_of(text: str | None) -> list[float]:
+    """The value of `--weights`; none without it."""
+    if text is None:
+        return []
+    try:
+        weights = [float(one) for one in text.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) < 2 or min(weights) < 0 or len(set(weights)) < len(weights):
+        raise SetupError(f"--weights {text!r}: expected different numbers of at least 0, such as 0,0.5,2")
+    return weights
+
+
+def ids_of(path: Path | None, catalogue: Catalogue) -> list[str] | None:
+    """The ids of a file, one on each line; says which of them the catalogue does not hold."""
+    if path is None:
+        return None
+    try:
+        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise WhatNextError(f"{path}: cannot be read as a list of ids ({error}); write one id on each line") from None
+    unknown = [one for one, item in zip(ids, catalogue.index(ids), strict=True) if item < 0]
+    if unknown:
+        note(f"{path}: not in the catalogue, left out: {some(unknown)}")
+    return ids

@@ -1,0 +1,276 @@
+"""`what-next serve`, and what goes on around a service: its keys, its log, back-ups."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import polars as pl
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from what_next.cli.options import Json, Overrides, SetupFile, setup_of
+from what_next.cli.output import emit, note
+from what_next.data import Catalogue, Dataset
+from what_next.errors import DataError, SetupError, StoreError
+from what_next.settings import Setup
+from what_next.training.artefacts import catalogue_path
+
+if TYPE_CHECKING:
+    from what_next.serving.store import Store
+
+# The libraries of the service are an extra and may be missing, so the commands import them when they run.
+
+app = typer.Typer()
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys of a service.")
+log = typer.Typer(no_args_is_help=True, help="The log of the service.")
+app.add_typer(keys, name="key")
+app.add_typer(log, name="log")
+
+KeyName = Annotated[str, typer.Option("--name", help="What the key is called, in lists and log lines.")]
+LONGEST = 64
+"""Characters of a key's name, at most."""
+
+
+@contextmanager
+def opened(setup: Setup) -> Iterator["Store"]:
+    """The store of a setup, which must be there.
+
+    Raises:
+        StoreError: it is not, or cannot be opened.
+    """
+    from what_next.serving.store import Store, store_of
+
+    place = store_of(setup)
+    if isinstance(place, Path) and not place.is_file():
+        raise StoreError(f"{place}: no such store; serve first (what-next serve), or name it with server.store")
+    store = Store.open(place)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def served_catalogue(setup: Setup, store: "Store") -> Catalogue:
+    """The items of the deployed model; where none is, those of the setup's agent, or of its data."""
+    from what_next.serving.engine.versions import AGENT, versions_folder
+
+    deployments = store.deployments()
+    agents = [versions_folder(setup) / one.version / AGENT for one in deployments[-1:]]
+    for path in map(catalogue_path, [*agents, setup.model_agent_path]):
+        if path.is_file():
+            return Catalogue.from_table(pl.read_parquet(path))
+    return Dataset.read(setup.data).catalogue
+
+
+@app.command()
+def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Answer requests for recommendations, and keep what happens next.
+
+    Ends with Ctrl-C or SIGTERM; requests under way are answered. Log lines go to the standard error, as JSON.
+    """
+    from what_next.serving.http.run import serve as run
+
+    settings = setup_of(setup, overrides, "train=no")
+    _may_begin(settings)
+    people = Console(stderr=True, soft_wrap=True)
+    columns = (TextColumn("filling the store"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=people, redirect_stdout=False, redirect_stderr=False)
+
+    def filling(done: int, total: int) -> None:
+        if not bar.task_ids:
+            bar.start()
+            bar.add_task("", total=total)
+        bar.update(bar.task_ids[0], completed=done)
+        if done >= total:
+            bar.stop()
+
+    def ready(facts: dict[str, Any]) -> None:
+        people.print(_address(facts), markup=False, highlight=False)
+        if as_json:
+            sys.stdout.write(json.dumps(facts) + "\n")
+            sys.stdout.flush()
+
+    try:
+        run(settings, ready, filling, lambda message: people.print(message, markup=False, highlight=False))
+    finally:
+        bar.stop()
+
+
+def _may_begin(settings: Setup) -> None:
+    """Raises what the service would refuse to start with, while there is no store: so none is left behind."""
+    from what_next.serving.engine.versions import check
+    from what_next.serving.store import store_of
+
+    place, server = store_of(settings), settings.server
+    if not isinstance(place, Path) or place.exists():
+        return
+    for agent in (settings.model_agent_path, server.candidate):
+        if agent is not None:
+            check(agent)
+    if server.import_data and not settings.data.exists():
+        raise SetupError(f"{settings.data}: no such file; to start with an empty store, set server.import_data to no")
+    if server.needs_keys:
+        raise SetupError(
+            f"server.host is {server.host}, and there is no store yet with an API key: without one, nobody may ask. "
+            "Make one with `what-next key add SETUP --name NAME --role admin`, or listen on 127.0.0.1"
+        )
+
+
+def _address(facts: dict[str, Any]) -> str:
+    needed = "needed" if facts["keys"] else "not needed"
+    return (
+        f"{facts['address']} answers with {facts['version']} ({facts['items']:,} items), opened in "
+        f"{facts['seconds']:g} s; store: {facts['store']}; API keys: {needed}; Ctrl-C ends it"
+    )
+
+
+@keys.command("add")
+def add(
+    setup: SetupFile,
+    name: KeyName,
+    role: Annotated[
+        str,
+        typer.Option(help="read: ask; write: also send events and feedback; admin: also add items and erase users."),
+    ],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, once: only its hash is kept."""
+    from what_next.serving.http.keys import ROLES, digest_of, new_key
+    from what_next.serving.store import Store, store_of
+
+    if role not in ROLES:
+        raise SetupError(f"--role {role!r}: expected one of {', '.join(ROLES)}")
+    if not name.isprintable() or not 0 < len(name) <= LONGEST:
+        raise SetupError(f"--name {name!r}: expected 1 to {LONGEST} printable characters")
+    store, key = Store.open(store_of(setup_of(setup, overrides, "train=no"))), new_key()
+    try:
+        store.add_key(name, role, digest_of(key))
+    finally:
+        store.close()
+    if as_json:
+        emit({"name": name, "role": role, "key": key})
+        return
+    print(key)
+    note(f"this is the only time that the key {name!r} (role {role}) is shown; send it as Authorization: Bearer KEY")
+
+
+@keys.command("list")
+def list_keys(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """List the keys by name, with their roles; the keys themselves are not kept."""
+    with opened(setup_of(setup, overrides, "train=no")) as store:
+        found = store.keys()
+    rows = [
+        {"name": one.name, "role": one.role, "created": _day(one.created), "revoked": one.revoked and _day(one.revoked)}
+        for one in found
+    ]
+    if as_json:
+        emit({"keys": rows})
+        return
+    table = Table("name", "role", "created", "revoked")
+    for row in rows:
+        table.add_row(*(str(value or "") for value in row.values()))
+    Console().print(table)
+
+
+@keys.command("revoke")
+def revoke(setup: SetupFile, name: KeyName, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Revoke a key: within five seconds, no service on this store answers it any more."""
+    with opened(setup_of(setup, overrides, "train=no")) as store:
+        store.revoke_key(name)
+    if as_json:
+        emit({"revoked": name})
+    else:
+        print(f"{name} is revoked")
+
+
+def _day(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+@log.callback()
+def about_log() -> None:
+    """The log of the service."""
+
+
+@log.command("export")
+def export(
+    setup: SetupFile,
+    overrides: Overrides = None,
+    to: Annotated[Path, typer.Option(help="Where the data set goes: NAME.parquet, its items beside it.")] = Path(
+        "log.parquet"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Write the log as a data set: train and evaluate read its events, estimate and gate its decisions."""
+    from what_next.serving.store.export import exported
+
+    if to.suffix != ".parquet":
+        raise DataError(f"--to {to}: must end in .parquet")
+    settings = setup_of(setup, overrides)
+    with opened(settings) as store, Progress(console=Console(stderr=as_json), transient=True) as bars:
+        tasks = {name: bars.add_task(name, total=None) for name in ("impressions", "events")}
+
+        def progress(name: str, here: int, total: int) -> None:
+            bars.update(tasks[name], completed=here, total=total)
+
+        found = exported(store, served_catalogue(settings, store), progress=progress)
+        written = found.write(to)
+    counts = {
+        "users": found.log["user_id"].n_unique(),
+        "items": len(found.items),
+        "events": found.events,
+        "decisions": found.decisions,
+    }
+    if as_json:
+        files = [str(path) for path in written]
+        emit({"data": str(to), "files": files, **counts, "columns": found.log.columns, "notes": found.notes})
+        return
+    for line in [*found.notes, *(f"{path} written" for path in written)]:
+        print(f"  {line}")
+    print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+
+
+@app.command()
+def backup(
+    setup: SetupFile,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where all back-ups lie; each gets a folder.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Back up a service's store, models and setup, while it runs; prints where."""
+    from what_next.serving.backup import back_up
+
+    made = back_up(setup, setup_of(setup, overrides, "train=no"), folder)
+    if as_json:
+        emit({"backup": str(made)})
+    else:
+        print(made)
+
+
+@app.command()
+def restore(
+    setup: SetupFile,
+    backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="A folder that `what-next backup` wrote.")],
+    overrides: Overrides = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="A store that is there gives way; a SQLite file is moved aside.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a back-up in the place of a setup's store and models; the service must be stopped."""
+    from what_next.serving.backup import restore as put_back
+
+    aside = put_back(setup_of(setup, overrides, "train=no"), backup, replace)
+    if as_json:
+        emit({"restored": str(backup), "before": aside and str(aside)})
+        return
+    if aside is not None:
+        print(f"the store that was there lies in {aside}")
+    print("restored; users who were erased after the back-up was taken are there again: erase them again")

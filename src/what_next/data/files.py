@@ -1,0 +1,120 @@
+"""Writing files so that a reader sees the whole new file or the whole old one; and the data set's own files by name."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from errno import EISDIR
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import polars as pl
+
+from what_next.errors import DataError, SaveError
+
+Writer = Callable[[BinaryIO], object]
+"""Writes the content of a file into it."""
+
+FORMATS = ("1", "2", "3")
+"""Versions of a data set's files, kept in their footers: 2 has a column of words, `event`; 3 is the log of a service
+(see `decisions.service_log`)."""
+
+
+def beside(path: Path, what: str) -> Path:
+    """`data/NAME.items.parquet` for `data/NAME.parquet`."""
+    return path.with_name(f"{path.stem}.{what}.parquet")
+
+
+def footer_of(path: Path) -> dict[str, str]:
+    """The text in the footer of a Parquet file; empty where the file is missing, damaged or of another kind.
+
+    Raises:
+        DataError: a newer version wrote it.
+    """
+    if path.suffix != ".parquet" or not path.is_file():
+        return {}
+    try:
+        footer = pl.read_parquet_metadata(path)
+    except (pl.exceptions.PolarsError, OSError):
+        return {}
+    version = footer.get("what_next.format", FORMATS[-1])
+    if version not in FORMATS:
+        raise DataError(f"{path}: has format {version}, and this version reads up to {FORMATS[-1]}; upgrade What Next?")
+    return footer
+
+
+def write_together(
+    frames: Mapping[Path, pl.DataFrame], metadata: Mapping[str, str] | None = None, *, private: bool = False
+) -> None:
+    """Write Parquet files that belong together, `metadata` in the footer of each: see `write_files`."""
+    footer = dict(metadata or {})
+    write_files({path: partial(one.write_parquet, metadata=footer) for path, one in frames.items()}, private=private)
+
+
+def write_files(writers: Mapping[Path, Writer], *, private: bool = False) -> None:
+    """Write files that belong together: all under temporary names first, then all renamed, in the order given.
+
+    `private` files are readable by their owner alone; the others get the usual rights.
+
+    Raises:
+        SaveError: a file could not be written; what stood at the paths before is intact.
+    """
+    check_paths(writers)
+    waiting: list[tuple[Path, Path]] = []
+    path = Path()
+    try:
+        for path, writer in writers.items():
+            waiting.append((_written_beside(path, writer, private), path))
+        for temporary, path in waiting:
+            temporary.replace(path)
+    except (OSError, pl.exceptions.ComputeError) as error:
+        # Polars reports a full disk as a ComputeError, with the system's reason in its text.
+        raise _cannot_write(path, error) from error
+    finally:
+        for temporary, _ in waiting:
+            temporary.unlink(missing_ok=True)
+
+
+def check_paths(paths: Iterable[Path]) -> None:
+    """Raises a `SaveError` where a file could not be written; makes the folders that are missing."""
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, "it is a folder")
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cannot_write(path: Path, error: Exception) -> SaveError:
+    reason = getattr(error, "strerror", None) or error
+    return SaveError(f"{path}: cannot be written ({reason}); nothing was changed there")
+
+
+def _written_beside(path: Path, writer: Writer, private: bool) -> Path:
+    """The content in a temporary file in the folder of `path`, flushed to the disk."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            writer(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if not private:  # as mkstemp makes them
+            mask = os.umask(0)
+            os.umask(mask)
+            Path(name).chmod(0o666 & ~mask)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)

@@ -1,0 +1,146 @@
+"""Clean events as arrays: ids turned into int32 numbers, sorted by user and time, duplicates found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int32, Int64, Shaped
+
+from what_next.data.importing.ids import positions
+
+Order = Shaped[np.ndarray, "_"] | slice
+"""Which events are taken, in which order; `slice(None)` where all are in order already."""
+
+
+@dataclass(eq=False)
+class Events:
+    """The usable rows of a log, in file order.
+
+    Attributes:
+        user_ids: the distinct users, sorted; likewise `item_ids`.
+        users: for each event, the place of its user in `user_ids`; likewise `items`.
+        values: `timestamp` (Int64, microseconds), `reward` and context columns (Float32), `event` (Enum), where there
+            are any.
+    """
+
+    user_ids: pl.Series
+    item_ids: pl.Series
+    users: Int32[np.ndarray, "events"]
+    items: Int32[np.ndarray, "events"]
+    values: dict[str, pl.Series]
+
+    @classmethod
+    def collect(cls, log: pl.LazyFrame, values: Sequence[str]) -> "Events":
+        """Read the log one column at a time, so that only one column of ids is in memory at once."""
+        user_ids, users = _numbered(_column(log, "user_id"))
+        item_ids, items = _numbered(_column(log, "item_id"))
+        return cls(user_ids, item_ids, users, items, {name: _value(log, name) for name in values})
+
+    def order(self) -> Order:
+        """By user, then by time where there is one; ties stay in file order."""
+        time = self.values["timestamp"].to_numpy() if "timestamp" in self.values else None
+        packed = self.users if time is None else _packed(self.users, time)
+        keys = {"user": self.users, "time": time} if packed is None else {"packed": packed}
+        if packed is not None and np.all(packed[1:] >= packed[:-1]):
+            return slice(None)
+        return pl.DataFrame(keys).select(pl.arg_sort_by(*keys, maintain_order=True)).to_series().to_numpy()
+
+    def duplicates(self, order: Order, raw: pl.LazyFrame, compared: Sequence[str]) -> Int64[np.ndarray, "repeats"]:
+        """Rows that repeat an earlier one in every compared column, as places in file order, ascending.
+
+        Equal rows are of one user and one time, so only events that tie are looked at: first by a hash of the row,
+        then, where hashes agree, by the values themselves.
+
+        Args:
+            order: what `order()` returned.
+            raw: the table that the events came from, row for row.
+            compared: its columns that count.
+        """
+        users, times = self.users[order], self.values["timestamp"].to_numpy()[order]
+        same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+        if not same.any():
+            return np.empty(0, np.int64)
+        tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+        tied = tied if isinstance(order, slice) else order[tied].astype(np.int64)
+        row = pl.struct(_comparable(raw, compared))
+        hashes = raw.select(row.hash()).collect(engine="streaming").to_series().gather(tied)
+        suspects = tied[hashes.is_duplicated().to_numpy()]
+        if not len(suspects):
+            return np.empty(0, np.int64)
+        place = pl.lit(pl.Series(suspects, dtype=pl.UInt32)).implode()
+        rows = raw.with_row_index("\0place").filter(pl.col("\0place").is_in(place)).select("\0place", row.alias("row"))
+        found = rows.collect(engine="streaming").sort("\0place")
+        return found.filter(~pl.col("row").is_first_distinct())["\0place"].cast(pl.Int64).to_numpy()
+
+    def table(self, order: Order, gap: timedelta | None = None) -> pl.DataFrame:
+        """The log in the given order: `user_id`, `item_id`, `timestamp` (Datetime us UTC), `reward`, `event`, context.
+
+        Args:
+            order: the events to take.
+            gap: a longer pause between two events of a user starts a new session. A session becomes a user of its own:
+                `user:1`, `user:2`, ..., with zeros in front where there are ten or more, so that text sorts right.
+        """
+        columns = {
+            "user_id": self.user_ids.gather(pl.Series(self.users[order])),
+            "item_id": self.item_ids.gather(pl.Series(self.items[order])),
+        }
+        for name, column in self.values.items():
+            columns[name] = column if isinstance(order, slice) else column.gather(pl.Series(order))
+        log = pl.DataFrame([column.alias(name) for name, column in columns.items()])
+        if gap is not None:
+            ordinal = _sessions(log, gap).cast(pl.String)
+            width = int(ordinal.str.len_bytes().to_numpy().max())
+            log = log.with_columns(pl.col("user_id").cast(pl.String) + ":" + ordinal.str.zfill(width))
+        if "timestamp" in columns:
+            log = log.with_columns(pl.col("timestamp").cast(pl.Datetime("us")).dt.replace_time_zone("UTC"))
+        return log
+
+
+def _column(log: pl.LazyFrame, name: str) -> pl.Series:
+    return log.select(name).collect(engine="streaming").to_series().rechunk()
+
+
+def _value(log: pl.LazyFrame, name: str) -> pl.Series:
+    """A column; words become an Enum, whose categories are in the order of code points."""
+    column = _column(log, name)
+    return column.cast(pl.Enum(column.unique().sort())) if column.dtype == pl.String else column
+
+
+def _numbered(column: pl.Series) -> tuple[pl.Series, Int32[np.ndarray, "events"]]:
+    """The distinct values, sorted (numbers by size, text by code point), and each value's place among them."""
+    distinct = column.unique().sort()
+    return distinct, positions(column, distinct)
+
+
+def _packed(
+    users: Int32[np.ndarray, "events"], time: Int64[np.ndarray, "events"]
+) -> Int64[np.ndarray, "events"] | None:
+    """User and time in one sortable number, which sorts twice as fast as two; None where they do not fit."""
+    if not len(time):
+        return time
+    start = int(time.min())
+    since = time - start
+    unit = next((unit for unit in (10**6, 10**3) if not np.any(since % unit)), 1)
+    since //= unit
+    span = int(since.max()) + 1
+    if (int(users.max()) + 1) * span >= 2**63:
+        return None
+    since += users.astype(np.int64) * span
+    return since
+
+
+def _comparable(raw: pl.LazyFrame, names: Sequence[str]) -> list[pl.Expr]:
+    """The columns, lists as text: a row with a list in it cannot be compared as it is."""
+    schema = raw.collect_schema()
+    return [
+        pl.col(name).cast(pl.List(pl.String)).list.join("\0") if isinstance(schema[name], pl.List) else pl.col(name)
+        for name in names
+    ]
+
+
+def _sessions(log: pl.DataFrame, gap: timedelta) -> pl.Series:
+    """For sorted events, the number of the session within its user, from 1."""
+    pause = pl.col("timestamp").diff().over("user_id") > gap // timedelta(microseconds=1)
+    return log.select(pause.fill_null(False).cum_sum().over("user_id") + 1).to_series()

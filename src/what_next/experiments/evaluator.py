@@ -1,0 +1,209 @@
+"""Policies beside each other on the same next items: every metric as a mean over users, with its interval.
+
+The seeds of training are averaged first, then the rows of a user, then the users. A difference of two policies is taken
+for each row.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int32, Int64
+
+from what_next.baselines.rules import Popular
+from what_next.data.stages import SILENT, Done, Stages
+from what_next.metrics.accuracy import average_precision, hit_rate, ndcg, precision, recall, reciprocal_rank
+from what_next.metrics.beyond import (
+    ItemStatistics,
+    Profile,
+    calibration,
+    diversity,
+    novelty,
+    popularity_lift,
+    serendipity,
+    shares,
+)
+from what_next.metrics.bootstrap import Interval, means_of, user_means
+from what_next.metrics.next_items import Histories, Ranks, Targets, chunks, rank
+from what_next.metrics.windows import Sampling
+from what_next.types import History, Policy
+
+SHARE_RESAMPLES = 200
+"""Of the shares of the catalogue: each counts the items in the slates of the users who were drawn."""
+ACCURACY = {
+    "hr": hit_rate,
+    "ndcg": ndcg,
+    "mrr": reciprocal_rank,
+    "recall": recall,
+    "precision": precision,
+    "map": average_precision,
+}
+Values = Mapping[str, Float64[np.ndarray, "rows"]]
+Groups = Mapping[str, Mapping[str, Bool[np.ndarray, "rows"]]]
+"""Kind of group, its name, and the rows that are in it."""
+Name = TypeVar("Name", bound=Hashable)
+Means = dict[str, dict[str, Interval]]
+"""By name of the policy or difference, then by metric."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What the policies of some seeds recommended, and how good that was.
+
+    Attributes:
+        slates: in every row, for each seed; as long as the longest that is judged.
+        values: for each metric its value in each row, seeds averaged; not a number where there is none.
+    """
+
+    slates: Int32[np.ndarray, "seeds rows k"]
+    values: Values
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Whom policies are judged on, and by what.
+
+    Attributes:
+        targets: not empty; `histories`: from users, starts and lengths to what policies read.
+        catalogue: how many items there are.
+        statistics: what training knows of the items; None: only what needs none of it is measured.
+        sampling: how the spread of the top item is measured; None: it is not.
+        latest: the last events before each target, sigma included; None likewise.
+        ks: lengths of slates; the first one leads.
+        seen: whether items of the history may be recommended; `allowed`: which items may, None for all.
+        groups: of rows, which are judged apart, too.
+        seed: of the order of ties, and of the bootstrap.
+        stages: who is told how far the work is.
+    """
+
+    targets: Targets
+    histories: Histories
+    catalogue: int
+    statistics: ItemStatistics | None = None
+    sampling: Sampling | None = None
+    latest: History | None = None
+    ks: tuple[int, ...] = (10,)
+    seen: bool = False
+    allowed: Bool[np.ndarray, "items"] | None = None
+    groups: Groups | None = None
+    seed: int = 0
+    stages: Stages = SILENT
+
+    @property
+    def owners(self) -> Int64[np.ndarray, "rows"]:
+        """The user of each row, counted among those who are judged."""
+        return self.targets.people[1]
+
+    def score(self, policies: Sequence[Policy], histories: Histories | None = None, name: str = "a policy") -> Scores:
+        """Let the policy of each seed of training recommend in every row, greedily.
+
+        `histories` is what they read, where it is not what others do; `name` is what progress calls them.
+        """
+        done = self.stages.begin(f"judging {name}", len(policies) * len(self.targets))
+        slates, values = [], []
+        for place, policy in enumerate(policies):
+            ranks = self._rank(policy, histories or self.histories, self.seed + place, done)
+            slates.append(ranks.items)
+            values.append(self._values(ranks))
+        # Seeds are averaged before any interval: no number where a seed has none.
+        return Scores(np.stack(slates), {name: np.mean([one[name] for one in values], axis=0) for name in values[0]})
+
+    def means(
+        self, scores: Mapping[str, Scores], differences: Mapping[str, tuple[str, str]] | None = None
+    ) -> tuple[Means, Means]:
+        """Each policy's mean of each metric and share of the catalogue; and the differences of some pairs, by name."""
+        values = {("", name): one.values for name, one in scores.items()}
+        for name, (one, other) in (differences or {}).items():
+            mine, theirs = scores[one].values, scores[other].values
+            values["-", name] = {metric: value - theirs[metric] for metric, value in mine.items()}
+        found = self._means(values, self.owners)
+        return (
+            {name: found["", name] | self._shares(one.slates) for name, one in scores.items()},
+            {name: found["-", name] for name in differences or {}},
+        )
+
+    def by_group(self, scores: Mapping[str, Scores]) -> dict[str, dict[str, dict[str, Any]]]:
+        """All policies in each group of rows: by kind and name, `users`, `rows` and `policies`."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for kind, groups in (self.groups or {}).items():
+            found[kind] = {}
+            for group, rows in groups.items():
+                people, owners = np.unique(self.owners[rows], return_inverse=True)
+                values = {
+                    name: {metric: value[rows] for metric, value in one.values.items()} for name, one in scores.items()
+                }
+                policies = self._means(values, owners)
+                found[kind][group] = {"users": len(people), "rows": int(rows.sum()), "policies": policies}
+        return found
+
+    def _means(
+        self, values: Mapping[Name, Values], owners: Int64[np.ndarray, "rows"]
+    ) -> dict[Name, dict[str, Interval]]:
+        people = int(owners.max()) + 1
+        by_user = {
+            name: {metric: user_means(value, owners, people) for metric, value in some.items()}
+            for name, some in values.items()
+        }
+        return means_of(by_user, seed=self.seed, stages=self.stages)
+
+    def _rank(self, policy: Policy, histories: Histories, seed: int, done: Done) -> Ranks:
+        k = max(self.ks)
+        return rank(policy, self.targets, histories, k, seen=self.seen, allowed=self.allowed, seed=seed, done=done)
+
+    def _values(self, ranks: Ranks) -> dict[str, Float64[np.ndarray, "rows"]]:
+        found = {f"{name}@{k}": metric(ranks.places, k) for k in self.ks for name, metric in ACCURACY.items()}
+        if ranks.reward is not None:
+            found["reward@1"] = ranks.reward
+        if self.sampling is not None and self.latest is not None:
+            found[f"spread@{self.sampling.window}"] = self.sampling.reward(self.latest, ranks.items[:, 0])
+        if self.statistics is not None:
+            for k in self.ks:
+                found |= {f"{name}@{k}": value for name, value in self._beyond(self.statistics, ranks, k).items()}
+        return found
+
+    def _beyond(self, statistics: ItemStatistics, ranks: Ranks, k: int) -> Values:
+        """What is measured of the slates themselves."""
+        slates = ranks.items[:, :k]
+        found = {
+            "novelty": novelty(slates, statistics),
+            "serendipity": serendipity(ranks.places, self.targets.sets, self._popular[:, :k]),
+            "popularity_lift": popularity_lift(slates, self._profile, statistics),
+        }
+        if statistics.vectors.shape[1]:
+            found["diversity"] = diversity(slates, statistics)
+        if statistics.categories is not None:
+            found["calibration"] = calibration(slates, self._profile, statistics)
+        return found
+
+    @cached_property
+    def _popular(self) -> Int32[np.ndarray, "rows k"]:
+        """What the most popular items come to, which nobody is surprised by."""
+        assert self.statistics is not None
+        done = self.stages.begin("what popularity finds", len(self.targets))
+        return self._rank(Popular(self.statistics.counts), self.histories, self.seed, done).items
+
+    @cached_property
+    def _profile(self) -> Profile:
+        """What the history of each row is like."""
+        assert self.statistics is not None
+        parts = []
+        for rows in chunks(self.targets):
+            lengths = self.targets.before[rows]
+            history = self.histories(self.targets.users[rows], np.zeros_like(lengths), lengths)
+            parts.append((rows, Profile.of(history.items, self.statistics)))
+        order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+        return Profile(
+            np.concatenate([one.popularity for _, one in parts])[order],
+            np.concatenate([one.shares for _, one in parts])[order],
+        )
+
+    def _shares(self, slates: Int32[np.ndarray, "seeds rows k"]) -> dict[str, Interval]:
+        found: dict[str, Interval] = {}
+        catalogue = self.catalogue if self.allowed is None else int(self.allowed.sum())
+        for k in self.ks:
+            rows, owners = slates[:, :, :k].reshape(len(slates), -1), np.repeat(self.owners, k)
+            of_k = shares(rows, owners, catalogue, resamples=SHARE_RESAMPLES, seed=self.seed)
+            found |= {f"{name}@{k}": one for name, one in of_k.items()}
+        return found

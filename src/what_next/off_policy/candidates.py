@@ -1,0 +1,332 @@
+"""Every estimate that a log allows, with what it rests on; and why the others cannot be made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from what_next.data.stages import SILENT, Stages
+from what_next.metrics.bootstrap import Bounds
+from what_next.off_policy import slates as slate
+from what_next.off_policy import weighting as step
+from what_next.off_policy.decisions import Decisions, Evidence
+from what_next.off_policy.diagnostics import (
+    Overlap,
+    StepSupport,
+    effective_size_over_steps,
+    efficiency_of_steps,
+)
+from what_next.off_policy.fqe import fqe
+from what_next.off_policy.reward_model import Modelled, cross_fit, deal
+from what_next.off_policy.sequences import (
+    SequenceDiagnostics,
+    per_decision_is,
+    sequence_diagnostics,
+    sequence_dr,
+    weighted_per_decision_is,
+)
+from what_next.off_policy.weighting import (
+    averaged_ips,
+    averaged_weights,
+    clusters_of,
+    marginal_weights,
+    of_items_alone,
+)
+
+Rows = Float64[np.ndarray, "rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """An estimate that is no ratio of two sums, as a function of how often each unit counts."""
+
+    units: int
+    function: Callable[[Float64[np.ndarray, "resamples units"]], Float64[np.ndarray, "resamples"]]
+
+    @property
+    def value(self) -> float:
+        """The estimate, from every unit once."""
+        return float(self.function(np.ones((1, self.units)))[0])
+
+    def resampled(self, counts: Float64[np.ndarray, "resamples units"]) -> Float64[np.ndarray, "resamples"]:
+        """The estimate from so many copies of each unit."""
+        return self.function(counts)
+
+
+Estimate = step.Terms | Counted
+"""A number (`value`), and the same number from resamples of the units (`resampled`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An estimate that can be made, before it is decided whether it should be.
+
+    Attributes:
+        estimate: the number, by units.
+        own: the overlap for the weights that it uses; None where it uses none.
+        per: of what the number is the mean: a decision, a slate, or a trajectory with its discounted rewards.
+        seen: the effective number of decisions that are like the target's.
+        clipped: the share of the weight that was clipped.
+        span: the range that no term of the mean can leave, where it is known.
+        steps: how much of whole slates or trajectories is supported, where it rests on these.
+        flaw: what else speaks against it.
+    """
+
+    estimate: Estimate
+    own: Overlap | None
+    per: Literal["decision", "slate", "trajectory"]
+    seen: float
+    clipped: float = 0.0
+    span: Bounds | None = None
+    steps: StepSupport | None = None
+    flaw: str | None = None
+
+
+Found = dict[str, Candidate | str]
+"""What each estimator gives, or in words what it lacks."""
+
+
+def candidates_of(log: Evidence, only: str | None = None, stages: Stages = SILENT) -> Found:
+    """All of them, in the order in which they are told; or one alone, without the work for the others."""
+    found: Found = {}
+    done = stages.begin("estimates", len(GROUPS))
+    for names, make in GROUPS:
+        if only is None or only in names:
+            found |= make(log, only)
+        done(1)
+    return {name: _in_slates(log, name, one) for name, one in found.items() if only in (None, name)}
+
+
+def _in_slates(log: Evidence, name: str, one: Candidate | str) -> Candidate | str:
+    """The same, with what speaks against it where the log has slates and other chances than it wants."""
+    if isinstance(one, str) or log.decisions.slates is None:
+        return one
+    flaw = _wrong_chances(log.decisions, name in GIVEN_ABOVE)
+    return replace(one, flaw="; ".join(filter(None, [one.flaw, flaw])) or None)
+
+
+def _wrong_chances(decisions: Decisions, given_above: bool) -> str | None:
+    """Why an estimate cannot use the chances of these slates; `given_above`: whether it wants those given the items
+    above."""
+    assert decisions.slates is not None
+    if decisions.marginal and given_above:
+        return "it needs the chance of each item given those above it, and those of this log are marginal"
+    if not decisions.marginal and not given_above:
+        return (
+            "the chances are of items given those above them, and nothing in this estimate corrects for how those came "
+            f"about: take {', '.join(GIVEN_ABOVE)}; or give the chance of each item at its position, whatever stands "
+            "above it, and say so (--marginal)"
+        )
+    if given_above and not np.array_equal(decisions.positions, slate.places(decisions.slates)):  # type: ignore[arg-type]
+        return "some slates lack the row of a position above others, and so how those came about is not known"
+    return None
+
+
+def _weighted(
+    log: Evidence,
+    terms: step.Terms,
+    weights: Rows,
+    *,
+    largest: float | None = None,
+    clipped: float = 0.0,
+    seen: float | None = None,
+) -> Candidate:
+    """A mean per decision that uses these weights; with its range, where the largest of them is given."""
+    own = Overlap.of(weights, log.decisions.units)
+    seen = log.overlap.ess if seen is None else seen
+    return Candidate(terms.by_unit(log.decisions.units), own, "decision", seen, clipped, log.span(largest))
+
+
+def _from_weights(log: Evidence, only: str | None) -> Found:
+    """IPS, clipped IPS and SNIPS."""
+    weights, rewards, largest = log.weights, log.decisions.rewards, log.largest_weight
+    kept = np.minimum(weights, log.clip)
+    clipped = float(1 - kept.sum() / weights.sum()) if weights.any() else 0.0
+    most = log.clip if largest is None else min(log.clip, largest)
+    return {
+        "ips": _weighted(log, step.ips(weights, rewards), weights, largest=largest),
+        "clipped_ips": _weighted(
+            log, step.clipped_ips(weights, rewards, log.clip), kept, largest=most, clipped=clipped
+        ),
+        "snips": _weighted(log, step.snips(weights, rewards), weights),
+    }
+
+
+def _from_model(log: Evidence, only: str | None) -> Found:
+    """The direct method, doubly robust, and SWITCH; and doubly robust under the cascade, where there are slates."""
+    names, slates, positions = ("dm", "dr", "switch_dr"), log.decisions.slates, log.decisions.positions
+    model = _modelled(log)
+    if isinstance(model, str):
+        return dict.fromkeys(names if slates is None else (*names, "cascade_dr"), model)
+    weights, rewards = log.weights, log.decisions.rewards
+    dm = step.dm(model.expected, model.pull).by_unit(log.decisions.units)
+    dr = step.dr(weights, rewards, model.chosen, model.expected)
+    switch_dr = step.switch_dr(weights, rewards, model.chosen, model.expected, log.switch)
+    found: Found = {
+        "dm": Candidate(dm, None, "decision", log.overlap.ess),
+        "dr": _weighted(log, dr, weights),
+        "switch_dr": _weighted(log, switch_dr, step.switched(weights, log.switch)),
+    }
+    if slates is not None and positions is not None:
+        products = slate.cascade_weights(weights, slates)
+        terms = slate.cascade_dr(products, rewards, model.chosen, model.expected, slates, positions)
+        found["cascade_dr"] = _per_slate(log, terms, products, _support_of_cascade(log))
+    return found
+
+
+def _modelled(log: Evidence) -> Modelled | str:
+    """The reward model, or what it lacks."""
+    decisions, target, options = log.decisions, log.target, log.options
+    if decisions.vectors is None:
+        return "the items have no vectors that a reward model could read"
+    if target.expected is None:
+        return "the policy's mean over the item vectors is not known in each row"
+    if log.units < 2:
+        return "a reward model is fitted on other units than it is asked about, and there is one alone"
+    folds = deal(log.units, min(max(2, options.folds), log.units), log.seed)[decisions.units]
+    chosen = decisions.vectors[decisions.actions]
+    return cross_fit(decisions.contexts, chosen, target.expected, decisions.rewards, folds, penalties=options.penalties)
+
+
+def _marginalised(log: Evidence, only: str | None) -> Found:
+    """Marginalised IPS: exact where both distributions are known."""
+    clusters = _clusters(log)
+    if isinstance(clusters, str):
+        return {"mips": clusters}
+    actions, rewards = log.decisions.actions, log.decisions.rewards
+    behaviour, full = log.options.behaviour, log.target.full
+    if behaviour is None or full is None:
+        if not of_items_alone(log.weights, actions, clusters):
+            return {"mips": "an item's weight differs from row to row, and the two whole distributions are not known"}
+        weights = averaged_weights(log.weights, actions, clusters)
+        return {"mips": _weighted(log, averaged_ips(log.weights, actions, clusters, rewards), weights)}
+    weights = marginal_weights(full, behaviour, clusters, actions)
+    seen = Overlap.of(weights, log.decisions.units).ess
+    return {"mips": _weighted(log, step.ips(weights, rewards), weights, largest=log.largest_weight, seen=seen)}
+
+
+def _clusters(log: Evidence) -> Int64[np.ndarray, "items"] | str:
+    """As given, or of the vectors; or why there are none."""
+    if log.options.clusters is not None:
+        return log.options.clusters
+    vectors, items = log.decisions.vectors, log.decisions.items
+    if vectors is None or (vectors.shape[1] >= items and ((vectors != 0).sum(axis=1) <= 1).all()):  # one-hot
+        return "the items have neither categories nor attributes to make clusters of"
+    return clusters_of(vectors, round(items**0.5), log.seed)
+
+
+def _slates(log: Evidence, only: str | None) -> Found:
+    """One estimate for each model of what a position's reward depends on, and its self-normalised form."""
+    decisions = log.decisions
+    ids, positions = decisions.slates, decisions.positions
+    if ids is None or positions is None:
+        return {}
+    found, length, largest = Found(), int(slate.places(ids).max()) + 1, log.largest_weight
+    cascade, last = _support_of_cascade(log), np.append(np.zeros(length - 1), 1.0)
+    for name, weights, powers, steps in (
+        ("independent", log.weights, np.ones(length), None),
+        ("cascade", slate.cascade_weights(log.weights, ids), np.arange(1.0, length + 1), cascade),
+        ("slate", slate.whole_weights(log.weights, ids), np.full(length, length * 1.0), replace(cascade, matters=last)),
+    ):
+        span = log.span(None if largest is None else float((max(1.0, largest) ** powers).sum()))
+        plain = slate.slate_ips(weights, decisions.rewards, ids)
+        normal = slate.slate_snips(weights, decisions.rewards, ids, positions)
+        found[f"{name}_ips"] = _per_slate(log, plain, weights, steps, span)
+        found[f"{name}_snips"] = _per_slate(log, normal, weights, steps)
+    return found
+
+
+def _per_slate(
+    log: Evidence, terms: step.Terms, weights: Rows, steps: StepSupport | None, span: Bounds | None = None
+) -> Candidate:
+    """A mean per slate that uses these weights."""
+    units, places = log.decisions.units, slate.places(_ids(log))
+    ess = effective_size_over_steps(efficiency_of_steps(weights, places), np.bincount(places))
+    own = Overlap.of(weights, units, ess)
+    return Candidate(terms.by_unit(units), own, "slate", log.overlap.ess, span=span, steps=steps)
+
+
+def _support_of_cascade(log: Evidence) -> StepSupport:
+    """How much of the target's slates the log supports, position by position: slates are trajectories here."""
+    places = slate.places(_ids(log))
+    whole = sequence_diagnostics(replace(log.decisions, units=np.cumsum(places == 0) - 1), log.weights)
+    return StepSupport(whole.means, whole.ess, int((places == 0).sum()), np.bincount(places) * 1.0)
+
+
+def _ids(log: Evidence) -> Int64[np.ndarray, "rows"]:
+    assert log.decisions.slates is not None, "the log has slates"
+    return log.decisions.slates
+
+
+def _sequences(log: Evidence, only: str | None) -> Found:
+    """What whole trajectories earn, where units have more than one row and these are no slates."""
+    decisions, weights, discount = log.decisions, log.weights, log.options.discount
+    lengths = np.bincount(decisions.units)
+    if lengths.max() == 1 or (decisions.slates is not None and discount is None):
+        return {}
+    if decisions.slates is not None:
+        return dict.fromkeys(SEQUENCES, "rows are slates, whose positions are no steps")
+    if discount is None:
+        return dict.fromkeys(SEQUENCES, "no discount is given for the rewards along a unit")
+    told = sequence_diagnostics(decisions, weights)
+    reached = log.units - np.bincount(lengths).cumsum()[:-1]
+    own, one = _overlap_of_steps(log, told, reached, discount), np.ones(log.units)
+    steps = StepSupport(told.means, told.ess, log.units, discount ** np.arange(len(reached)) * reached)
+    weighted = Counted(log.units, lambda counts: weighted_per_decision_is(decisions, weights, discount, counts))
+    plain = step.Terms(per_decision_is(decisions, weights, discount), one)
+    found: Found = {
+        "per_decision_is": Candidate(plain, own, "trajectory", log.overlap.ess, steps=steps),
+        "weighted_per_decision_is": Candidate(weighted, own, "trajectory", log.overlap.ess, steps=steps),
+    }
+    return found if only in found else found | _fitted(log, discount, own, steps, only)
+
+
+def _fitted(log: Evidence, discount: float, own: Overlap, steps: StepSupport, only: str | None) -> Found:
+    """Fitted Q evaluation, alone and in the doubly robust estimate."""
+    decisions, found, one = log.decisions, Found(), np.ones(log.units)
+    if decisions.vectors is None or log.target.expected is None:
+        lacking = "the items' vectors, or the policy's mean over them in each row, are not known"
+        return dict.fromkeys(("sequence_dr", "fqe"), lacking)
+    if only != "fqe":
+        crossed = fqe(decisions, log.target, discount, folds=max(2, log.options.folds), seed=log.seed)
+        values = sequence_dr(decisions, log.weights, discount, crossed.values, crossed.chosen)
+        flaw = _diverging(crossed.contraction)
+        found["sequence_dr"] = Candidate(
+            step.Terms(values, one), own, "trajectory", log.overlap.ess, steps=steps, flaw=flaw
+        )
+    if only != "sequence_dr":
+        whole = fqe(decisions, log.target, discount)
+        assert whole.influence is not None, "of one fit to all they are known"
+        terms, flaw = step.Terms(whole.influence, one), _diverging(whole.contraction)
+        found["fqe"] = Candidate(terms, None, "trajectory", log.overlap.ess, steps=steps, flaw=flaw)
+    return found
+
+
+def _overlap_of_steps(
+    log: Evidence, told: SequenceDiagnostics, reached: Int64[np.ndarray, "steps"], discount: float
+) -> Overlap:
+    """Of the products of weights along the trajectories, later ones counting as little as their rewards."""
+    ess = effective_size_over_steps(told.ess / log.units, reached, discount)
+    return replace(log.overlap, ess=ess, ess_units=ess, largest=told.largest, largest_share=0.0)
+
+
+def _diverging(contraction: float) -> str | None:
+    if contraction < 1:
+        return None
+    return f"fitted Q evaluation does not converge on this log (it grows by {contraction:.2f} a round)"
+
+
+SLATES = tuple(f"{model}_{kind}" for model in ("independent", "cascade", "slate") for kind in ("ips", "snips"))
+GIVEN_ABOVE = ("cascade_snips", "cascade_ips", "cascade_dr", "slate_snips", "slate_ips")
+"""Estimates of slates that want the chance of each item given those above it; all others want marginal ones."""
+SEQUENCES = ("per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe")
+GROUPS: tuple[tuple[tuple[str, ...], Callable[[Evidence, str | None], Found]], ...] = (
+    (("ips", "clipped_ips", "snips"), _from_weights),
+    (("dm", "dr", "switch_dr", "cascade_dr"), _from_model),
+    (("mips",), _marginalised),
+    (SLATES, _slates),
+    (SEQUENCES, _sequences),
+)
+"""What is made together. The second argument of each function is the one that is asked for alone, if any."""

@@ -1,0 +1,268 @@
+"""What off-policy evaluation sees: logged decisions, what the policy in question would have done in each, and options.
+
+`Evidence` is all of it, checked, with what several estimators need.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from what_next.errors import DataError
+from what_next.metrics.bootstrap import Bounds
+from what_next.off_policy.diagnostics import Overlap, never_shown, supported
+from what_next.off_policy.reward_model import PENALTIES
+from what_next.off_policy.weighting import growing_threshold
+
+LARGEST = 1e200
+"""Weight. An estimate that meets it means nothing, but stays a number."""
+ONE_HOT = 2000
+"""Items at most for which vectors are made where there are none."""
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """Logged decisions, one row each; the rows of one unit stand together, in the order of time. Units are independent.
+
+    A unit is what was drawn independently: a user, a session, or, where neither is known, a single decision. Its first
+    row starts its trajectory, its last row ends it.
+
+    Attributes:
+        units: 0, 1, 2, ... without gaps, ascending.
+        actions: which item was shown, 0 .. items - 1.
+        rewards: what it earned.
+        propensities: the behaviour policy's chance of the logged action, in (0, 1].
+        items: how many actions there are.
+        positions: the slot in a slate, 0 = first.
+        slates: which slate, ascending; the rows of one stand together, in the order of their positions.
+        marginal: of slates, what the propensities and the target's chances are: of an item at its position, whatever
+            stands above it; else of an item given the items above it, as whoever draws slot by slot has them.
+        contexts: what reward models read of each row.
+        vectors: of the items: attributes, or one-hot where there are none.
+    """
+
+    units: Int64[np.ndarray, "rows"]
+    actions: Int64[np.ndarray, "rows"]
+    rewards: Float64[np.ndarray, "rows"]
+    propensities: Float64[np.ndarray, "rows"]
+    items: int
+    positions: Int64[np.ndarray, "rows"] | None = None
+    slates: Int64[np.ndarray, "rows"] | None = None
+    contexts: Float64[np.ndarray, "rows dim"] | None = None
+    vectors: Float64[np.ndarray, "items width"] | None = None
+    marginal: bool = False
+
+    @property
+    def slated(self) -> bool:
+        """Whether there are slates of two rows or more; one of a single row is a decision like any other."""
+        return self.slates is not None and bool((np.diff(self.slates) == 0).any())
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What the policy in question would do in each logged row.
+
+    Attributes:
+        chances: of the logged action.
+        expected: the sum over all items of chance * vectors[item], for reward models that are linear in the vectors.
+        full: the whole distribution, where it fits in memory.
+    """
+
+    chances: Float64[np.ndarray, "rows"]
+    expected: Float64[np.ndarray, "rows width"] | None = None
+    full: Float64[np.ndarray, "rows items"] | None = None
+
+
+def importance_weights(decisions: Decisions, target: Target) -> Float64[np.ndarray, "rows"]:
+    """How much more often than the behaviour policy the target would have taken each logged action; at most `LARGEST`.
+
+    Raises:
+        DataError: for a propensity or a chance that is none; no estimate could be trusted that leaves such rows out.
+    """
+    chances, propensities = target.chances, decisions.propensities
+    if not len(propensities):
+        raise DataError("the log has no decisions; give one with at least a few hundred")
+    if len(chances) != len(propensities):
+        raise DataError(f"the policy has chances for {len(chances):,} decisions, and the log has {len(propensities):,}")
+    _refuse(propensities, ~((propensities > 0) & (propensities <= 1)), "propensity", "above 0 and at most 1")
+    _refuse(chances, ~((chances >= 0) & (chances <= 1 + 1e-6)), "chance under the policy", "from 0 to 1")
+    _refuse(decisions.rewards, ~np.isfinite(decisions.rewards), "reward", "a finite number")
+    with np.errstate(over="ignore"):
+        return np.asarray(np.minimum(chances / propensities, LARGEST))
+
+
+def _refuse(values: Float64[np.ndarray, "rows"], wrong: np.ndarray, name: str, allowed: str) -> None:
+    """Say which row is wrong first, and how many are."""
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"decision {row:,} of the log has a {name} of {values[row]:g}, and so have {int(wrong.sum()) - 1:,} others "
+            f"something that is not {allowed}; mend the log, or drop those decisions and say so"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """What is known of a log beyond its rows, and how its estimates are made.
+
+    Attributes:
+        behaviour: the whole distribution of the behaviour policy in each row, or one row for all.
+        clusters: of each item, counted from 0: categories for marginalised weights. None: as many clusters of the
+            items' vectors as the square root of the number of items, where these are not one-hot.
+        largest_weight: the largest that a weight could have been, for empirical Bernstein bounds. None: as `behaviour`
+            has it over the log's contexts, with the target's whole distribution where that is known, and with a chance
+            of 1 where it is not; without `behaviour` there are no such bounds.
+        reward_range: the least and the largest reward that could have been, for the same bounds. None: 0 to 1 where the
+            log has no other rewards than these two, and otherwise not known (the rare largest one may be missing from
+            the log), and no such bounds.
+        clip: the largest weight of clipped IPS; `switch`: the threshold of SWITCH. None: `growing_threshold`.
+        folds: of the reward model, two or more; `penalties`: of its ridge regression, of which it takes one.
+        discount: of the rewards along a unit, for the estimators of sequences; None leaves them out.
+        estimated: the propensities are estimated from the log; no weight is known then, and there are no such bounds.
+    """
+
+    behaviour: Float64[np.ndarray, "rows_or_one items"] | None = None
+    clusters: Int64[np.ndarray, "items"] | None = None
+    largest_weight: float | None = None
+    reward_range: Bounds | None = None
+    clip: float | None = None
+    switch: float | None = None
+    folds: int = 5
+    penalties: tuple[float, ...] = PENALTIES
+    discount: float | None = None
+    estimated: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A log and a target policy.
+
+    Attributes:
+        decisions, target: with one-hot vectors, and expected ones, where they could be made.
+        options: what the caller said.
+        seed: of the folds and the clusters.
+        weights: of the logged actions; `overlap`: theirs.
+        support: the share of the target's choices that the behaviour policy could have made; None where not known.
+        missing: the share among items that the log never shows, where support is not known (`never_shown`).
+        largest_weight: that could have been, where it is known.
+        rewards: the least and the largest reward that could have been, with 0 in between; None where not known.
+        clip, switch: the thresholds that are used.
+    """
+
+    decisions: Decisions
+    target: Target
+    options: Options
+    seed: int
+    weights: Float64[np.ndarray, "rows"]
+    overlap: Overlap
+    support: float | None
+    missing: float
+    largest_weight: float | None
+    rewards: Bounds | None
+    clip: float
+    switch: float
+
+    @classmethod
+    def of(cls, decisions: Decisions, target: Target, options: Options, seed: int) -> "Evidence":
+        """Check, and complete what can be.
+
+        Raises:
+            DataError: for rows that are no decisions, or that contradict the options.
+        """
+        weights, behaviour = importance_weights(decisions, target), options.behaviour
+        if behaviour is not None:
+            _check_behaviour(decisions, behaviour)
+        support, missing = None, 0.0
+        if target.full is not None and behaviour is not None:
+            support = float(supported(target.full, behaviour).mean())
+        elif target.full is not None:
+            missing = never_shown(target.full, decisions.actions)
+        completed = _completed(decisions, target)
+        grown = growing_threshold(len(weights))
+        return cls(
+            *completed,
+            options=options,
+            seed=seed,
+            weights=weights,
+            overlap=Overlap.of(weights, decisions.units),
+            support=support,
+            missing=missing,
+            largest_weight=_largest_weight(weights, target, options),
+            rewards=_reward_range(decisions, options),
+            clip=grown if options.clip is None else options.clip,
+            switch=grown if options.switch is None else options.switch,
+        )
+
+    @property
+    def units(self) -> int:
+        """How many there are."""
+        return int(self.decisions.units[-1]) + 1
+
+    def span(self, most: float | None) -> Bounds | None:
+        """What a reward times a weight of at most `most` cannot leave; None where that is not known."""
+        if most is None or self.rewards is None or self.options.estimated:
+            return None
+        return self.rewards[0] * most, self.rewards[1] * most
+
+
+def _completed(decisions: Decisions, target: Target) -> tuple[Decisions, Target]:
+    """With one-hot vectors where there are none, and expected ones, where the whole distribution is known.
+
+    Slates of one row each are none.
+    """
+    if not decisions.slated:
+        decisions = replace(decisions, slates=None)
+    if target.full is None:
+        return decisions, target
+    if decisions.vectors is None and decisions.items <= ONE_HOT:
+        decisions = replace(decisions, vectors=np.eye(decisions.items))
+    if target.expected is None and decisions.vectors is not None:
+        target = replace(target, expected=target.full @ decisions.vectors)
+    return decisions, target
+
+
+def _check_behaviour(decisions: Decisions, behaviour: Float64[np.ndarray, "rows_or_one items"]) -> None:
+    """The whole distribution must allow what was logged."""
+    rows = np.arange(len(decisions.actions)) if len(behaviour) > 1 else 0
+    never = ~(behaviour[rows, decisions.actions] > 0)
+    if never.any():
+        row = int(never.argmax())
+        raise DataError(
+            f"decision {row:,} of the log shows item {decisions.actions[row]}, which the given behaviour policy never "
+            "shows; give the distribution of the policy that wrote the log, or none"
+        )
+
+
+def _largest_weight(weights: Float64[np.ndarray, "rows"], target: Target, options: Options) -> float | None:
+    """As it is given, or as the distributions have it."""
+    behaviour, given = options.behaviour, options.largest_weight
+    if given is not None:
+        if weights.max() > given * (1 + ROUNDING):
+            raise DataError(
+                f"a weight of the log is {weights.max():g}, and {given:g} is given as the largest possible; give a "
+                "larger one, or none"
+            )
+        return given
+    if behaviour is None:
+        return None
+    chances = np.ones_like(behaviour) if target.full is None else target.full
+    ratios = np.divide(
+        chances, behaviour, out=np.zeros_like(chances), where=np.broadcast_to(behaviour > 0, chances.shape)
+    )
+    return max(float(ratios.max()), float(weights.max()))
+
+
+def _reward_range(decisions: Decisions, options: Options) -> Bounds | None:
+    """As it is given, or 0 to 1; 0 always belongs to it, for an action with no weight earns it."""
+    rewards, given = decisions.rewards, options.reward_range
+    if given is None:
+        clicks = ((rewards == 0) | (rewards == 1)).all() and rewards.any()  # of zeros alone, the 1 is not known
+        return (0.0, 1.0) if clicks else None
+    (low, high), least, most = given, float(rewards.min()), float(rewards.max())
+    if not (np.isfinite(given).all() and low <= least and most <= high):
+        raise DataError(
+            f"the log's rewards reach from {least:g} to {most:g}, and the given range only from {low:g} to {high:g}; "
+            "give finite numbers that hold them all"
+        )
+    return min(0.0, low), max(0.0, high)

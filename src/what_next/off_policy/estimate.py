@@ -1,0 +1,236 @@
+"""What a policy would have earned on a log: every estimator that applies, with intervals, or the reason against it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from what_next.data.stages import SILENT, Stages
+from what_next.metrics.bootstrap import empirical_bernstein, percentiles, resampled_counts
+from what_next.off_policy.candidates import Candidate, Estimate, Found, candidates_of
+from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
+from what_next.off_policy.diagnostics import Thresholds, refusal
+from what_next.off_policy.slates import slate_ips
+from what_next.off_policy.weighting import Terms, mean_of, resampled, stacked
+
+LEVEL = 95.0
+RESAMPLES = 2000
+PLAIN = Options()
+THRESHOLDS = Thresholds()
+
+NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what is beyond a float is told as None
+def estimate(
+    decisions: Decisions,
+    target: Target,
+    *,
+    options: Options = PLAIN,
+    only: str | None = None,
+    force: bool = False,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    thresholds: Thresholds = THRESHOLDS,
+    stages: Stages = SILENT,
+) -> dict[str, Any]:
+    """Every estimate of what the target policy would have earned, as plain values.
+
+    Args:
+        decisions: the log.
+        target: what the policy would have done in each of its rows.
+        options: what else is known, and how the estimates are made.
+        only: the name of the one estimate that is wanted, where the others need not be made.
+        force: tell refused estimates too, marked.
+        level: of the intervals, in percent.
+        resamples: of the units, for the bootstrap.
+        seed: of the resamples, the reward model's folds and the clusters.
+        thresholds: when an estimate is refused.
+        stages: who is told how far the work is.
+
+    Returns:
+        `estimates`: for each name `mean`, `low`, `high` (bootstrap over units), `bernstein_low`, `bernstein_high` (None
+        without a known range; of clipped IPS they bound the clipped mean), `ess` (None where no weights are used),
+        `support`, `per` ("decision", "slate" or "trajectory"), `refused` (None, or why), and `forced` where a refused
+        one is told all the same. `left_out`: what each estimator lacks that could not be made. `logged`: what the
+        behaviour policy earned, per decision, or per slate where the chances are of items given those above.
+        `diagnostics`: of the plain weights, and the range of rewards that bounds are made with. And what it was made
+        with. All numbers are finite.
+
+    Raises:
+        DataError: for a log that no estimate could be made from.
+    """
+    log = Evidence.of(decisions, target, options, seed)
+    found, (logged, per) = candidates_of(log, only, stages), _logged(log.decisions)
+    made = _made(found)
+    several = [logged, *(one.estimate for one in made.values())]
+    samples = _resampled(several, log.units, resamples, seed, stages)
+    estimates = {
+        name: _shown(_told(one, sample, log, level) | {"refused": _refusal(one, log, thresholds)}, force)
+        for (name, one), sample in zip(made.items(), samples[1:], strict=True)
+    }
+    about = {"n": len(decisions.units), "units": log.units, "level": level, "resamples": resamples, "seed": seed}
+    result = about | {
+        "logged": _interval(logged.value, samples[0], level) | {"per": per},
+        "estimates": estimates,
+        "left_out": {name: one for name, one in found.items() if isinstance(one, str)},
+        "diagnostics": _diagnostics(log),
+        "thresholds": asdict(thresholds) | {"clip": log.clip, "switch": log.switch},
+        "discount": options.discount,
+    }
+    return {name: _finite(one) for name, one in result.items()}
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def difference(
+    decisions: Decisions,
+    target: Target,
+    other: Target,
+    *,
+    options: Options = PLAIN,
+    only: str | None = None,
+    force: bool = False,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    thresholds: Thresholds = THRESHOLDS,
+    stages: Stages = SILENT,
+) -> dict[str, dict[str, Any]]:
+    """By how much more the target would have earned than another policy, on the same log and the same resamples.
+
+    Args:
+        decisions: the log.
+        target: one policy; `other`: what is taken from it.
+        options, only, force, level, resamples, seed, thresholds, stages: as of `estimate`.
+
+    Returns:
+        For each estimator that both allow `mean`, `low`, `high`, `per` and `refused`, which names the policy that it
+        is refused for: a difference with one refused estimate is refused.
+    """
+    logs = [Evidence.of(decisions, one, options, seed) for one in (target, other)]
+    ours, theirs = (_made(candidates_of(log, only, stages)) for log in logs)
+    pairs = {name: (one, theirs[name]) for name, one in ours.items() if name in theirs}
+    several = [one.estimate for pair in pairs.values() for one in pair]
+    samples = _resampled(several, logs[0].units, resamples, seed, stages)
+    told = {}
+    for place, (name, pair) in enumerate(pairs.items()):
+        reasons = [_refusal(one, log, thresholds) for one, log in zip(pair, logs, strict=True)]
+        mean = pair[0].estimate.value - pair[1].estimate.value
+        interval = _interval(mean, samples[2 * place] - samples[2 * place + 1], level)
+        shown = _shown(interval | {"per": pair[0].per} | {"refused": _of_both(reasons)}, force)
+        told[name] = {key: _finite(one) for key, one in shown.items()}
+    return told
+
+
+def _logged(decisions: Decisions) -> tuple[Terms, str]:
+    """What the log itself earned, by units; and per what, as the estimates that are offered."""
+    if decisions.slates is None or decisions.marginal:
+        return mean_of(decisions.rewards).by_unit(decisions.units), "decision"
+    ones = np.ones_like(decisions.rewards)
+    return slate_ips(ones, decisions.rewards, decisions.slates).by_unit(decisions.units), "slate"
+
+
+def _made(found: Found) -> dict[str, Candidate]:
+    """Those that could be made."""
+    return {name: one for name, one in found.items() if isinstance(one, Candidate)}
+
+
+def _resampled(
+    estimates: Sequence[Estimate], units: int, resamples: int, seed: int, stages: Stages
+) -> list[Float64[np.ndarray, "resamples"]]:
+    """Each estimate from the same resamples."""
+    terms = [place for place, one in enumerate(estimates) if isinstance(one, Terms)]
+    table = stacked([one for one in estimates if isinstance(one, Terms)])
+    found, start = np.empty((len(estimates), resamples)), 0
+    told = stages.begin("intervals", resamples)
+    for counts in resampled_counts(units, resamples, seed):
+        here = slice(start, start + len(counts))
+        found[terms, here] = resampled(table, counts).T
+        for place, one in enumerate(estimates):
+            if not isinstance(one, Terms):
+                found[place, here] = one.resampled(counts)
+        start += len(counts)
+        told(len(counts))
+    return list(found)
+
+
+def _refusal(one: Candidate, log: Evidence, thresholds: Thresholds) -> str | None:
+    reason = refusal(
+        one.own,
+        log.overlap,
+        log.support,
+        thresholds,
+        clipped=one.clipped,
+        missing=log.missing,
+        units=log.units,
+        seen=one.seen,
+    )
+    lost = None if one.steps is None else one.steps.lost(thresholds)
+    number = None if np.isfinite(one.estimate.value) else "there is no such number, or it is beyond what can be written"
+    return "; ".join(filter(None, [reason, lost, one.flaw, number])) or None
+
+
+def _of_both(reasons: Sequence[str | None]) -> str | None:
+    """Why a difference is refused: the reasons of both policies, once where they are the same."""
+    if reasons[0] == reasons[1]:
+        return reasons[0] and f"both policies: {reasons[0]}"
+    named = zip(("the policy", "the other policy"), reasons, strict=True)
+    return "; ".join(f"{which}: {reason}" for which, reason in named if reason is not None)
+
+
+def _told(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Evidence, level: float) -> dict[str, Any]:
+    """An estimate as plain values."""
+    bounds, estimate = None, one.estimate
+    if one.span is not None and isinstance(estimate, Terms) and (estimate.bottoms == estimate.bottoms[0]).all():
+        bounds = empirical_bernstein(estimate.tops / estimate.bottoms[0], one.span, level)
+    low, high = bounds or (None, None)
+    return _interval(estimate.value, sample, level) | {
+        "bernstein_low": low,
+        "bernstein_high": high,
+        "ess": None if one.own is None else one.own.ess,
+        "support": _support(log),
+        "per": one.per,
+    }
+
+
+def _interval(mean: float, sample: Float64[np.ndarray, "resamples"], level: float) -> dict[str, Any]:
+    """None for what does not exist."""
+    if not np.isfinite(mean):
+        return dict.fromkeys(("mean", "low", "high"))
+    low, high = percentiles(sample, level) or (None, None)
+    return {"mean": mean, "low": low, "high": high}
+
+
+def _shown(told: dict[str, Any], force: bool) -> dict[str, Any]:
+    """What may be seen of it: no number of a refused estimate, unless that is forced and marked."""
+    if told["refused"] is None:
+        return told
+    return told | ({"forced": True} if force else dict.fromkeys(set(told) & set(NUMBERS)))
+
+
+def _support(log: Evidence) -> float:
+    """Known, or told by the mean weight, whose expectation it is."""
+    return min(1.0, log.overlap.mean_weight) if log.support is None else log.support
+
+
+def _diagnostics(log: Evidence) -> dict[str, Any]:
+    """Of the plain weights of the decisions."""
+    return asdict(log.overlap) | {
+        "matched": float((log.weights > 0).mean()),
+        "support": _support(log),
+        "support_is_known": log.support is not None,
+        "largest_possible": log.largest_weight,
+        "never_shown": log.missing,
+        "reward_range": None if log.rewards is None else list(log.rewards),
+        "reward_range_is_given": log.options.reward_range is not None,
+    }
+
+
+def _finite(told: Any) -> Any:
+    """None for each number that is none, within plain values."""
+    if isinstance(told, dict):
+        return {name: _finite(one) for name, one in told.items()}
+    return None if isinstance(told, float) and not np.isfinite(told) else told

@@ -1,0 +1,183 @@
+"""Off-policy values of whole trajectories: what the target policy would have earned over a unit's decisions.
+
+The weight of a decision is the target's chance of the logged action over its propensity; the weight of a step is the
+product of all weights up to it. Products are kept as logarithms, so that long trajectories neither overflow nor vanish.
+A trajectory's end is final: nothing is earned after it, and its weight stays what it was at its last step.
+
+Sources: Precup, Sutton and Singh (2000), "Eligibility traces for off-policy policy evaluation"; Thomas (2015), "Safe
+reinforcement learning"; Jiang and Li (2016), "Doubly robust off-policy value evaluation for reinforcement learning",
+arXiv 1511.03722.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from what_next.off_policy.decisions import Decisions
+
+LARGEST = 600.0
+"""Logarithm of the largest product of weights: e^600. An estimate that meets it means nothing, but stays a number."""
+NOTHING = -1e300
+"""Stands for the logarithm of zero where differences are taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceDiagnostics:
+    """How much of the log is left for the target as trajectories go on.
+
+    Attributes:
+        ess: the effective sample size at each step, (sum of weights)^2 / (sum of squared weights) over all
+            trajectories, those that have ended with their last weight; 0 where no weight is left.
+        means: of the weights at each step, over the same.
+        mean_length: decisions in a trajectory, on average.
+        ess_at_mean: the effective sample size at the mean length, rounded up.
+        support: the share of trajectories whose weight is above zero at their end.
+        largest: the largest weight of any step (at most e^600).
+    """
+
+    ess: Float64[np.ndarray, "steps"]
+    means: Float64[np.ndarray, "steps"]
+    mean_length: float
+    ess_at_mean: float
+    support: float
+    largest: float
+
+
+def per_decision_is(
+    decisions: Decisions, weights: Float64[np.ndarray, "rows"], discount: float
+) -> Float64[np.ndarray, "units"]:
+    """Per-decision importance sampling (Precup et al., 2000): one value per trajectory; their mean is the estimate.
+
+    Each reward counts with the weights of the decisions up to it, and not with those after it.
+
+    Args:
+        decisions: the log; a unit is a trajectory.
+        weights: the target's chance over the propensity, of each logged action.
+        discount: what a reward loses with each step, 0 to 1.
+    """
+    steps = _steps(decisions.units)
+    products = _products(_log_products(weights, steps))
+    return np.bincount(decisions.units, discount**steps * products * decisions.rewards)
+
+
+def weighted_per_decision_is(
+    decisions: Decisions,
+    weights: Float64[np.ndarray, "rows"],
+    discount: float,
+    counts: Float64[np.ndarray, "resamples units"] | None = None,
+) -> Float64[np.ndarray, "resamples"]:
+    """Weighted per-decision importance sampling: a ratio of sums at each step (Precup et al., 2000; Thomas, 2015).
+
+    A trajectory that has ended earns nothing more but keeps its weight below the line: a step is as rare under the
+    target as it is in the log, reweighted. Each ratio tends to the target's mean reward of that step. A step at which
+    no weight is left adds nothing.
+
+    Args:
+        decisions: the log; a unit is a trajectory.
+        weights: the target's chance over the propensity, of each logged action.
+        discount: what a reward loses with each step, 0 to 1.
+        counts: how often each resample holds each unit; None: every unit once. A bootstrap over units costs one
+            product of matrices per step.
+    """
+    steps, lengths = _steps(decisions.units), np.bincount(decisions.units)
+    longest_first = np.argsort(-lengths, kind="stable")
+    counts = np.ones((1, len(lengths))) if counts is None else counts[:, longest_first]
+    rows = np.lexsort((np.argsort(longest_first)[decisions.units], steps))  # by step; the longest trajectories first
+    logs, rewards = _log_products(weights, steps)[rows], decisions.rewards[rows]
+    bounds = np.append(0, np.bincount(steps).cumsum())
+    alive = np.append(np.diff(bounds), 0)
+
+    estimate, ended, scale = np.zeros(len(counts)), np.zeros(len(counts)), NOTHING
+    for step in range(len(alive) - 1):
+        here = slice(bounds[step], bounds[step + 1])
+        top = max(float(logs[here].max()), scale)
+        relative = np.exp(logs[here] - top)
+        above, alike = (counts[:, : alive[step]] @ np.stack([relative * rewards[here], relative], axis=1)).T
+        below = alike + ended * np.exp(scale - top)
+        estimate += discount**step * np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+        ending = slice(alive[step + 1], alive[step])
+        highest = max(float(logs[here][ending].max(initial=NOTHING)), scale)
+        ended = ended * np.exp(scale - highest) + counts[:, ending] @ np.exp(logs[here][ending] - highest)
+        scale = highest
+    return estimate
+
+
+def sequence_dr(
+    decisions: Decisions,
+    weights: Float64[np.ndarray, "rows"],
+    discount: float,
+    values: Float64[np.ndarray, "rows"],
+    chosen: Float64[np.ndarray, "rows"],
+) -> Float64[np.ndarray, "units"]:
+    """The doubly robust value of each trajectory (Jiang and Li, 2016); their mean is the estimate.
+
+    Their recursion DR_t = V_t + w_t (r_t + discount DR_(t+1) - Q_t), written as a sum over steps. The mean is right
+    where either the weights or the model are. With cross-fitted values the model never saw the trajectory.
+
+    Args:
+        decisions: the log; a unit is a trajectory.
+        weights: the target's chance over the propensity, of each logged action.
+        discount: what a reward loses with each step, 0 to 1.
+        values: the model's value of each row's state under the target.
+        chosen: the model's value of each row's state and logged action.
+    """
+    steps = _steps(decisions.units)
+    products = _products(_log_products(weights, steps))
+    before = np.where(steps == 0, 1.0, np.roll(products, 1))
+    terms = products * (decisions.rewards - chosen) + before * values
+    return np.bincount(decisions.units, discount**steps * terms)
+
+
+def sequence_diagnostics(decisions: Decisions, weights: Float64[np.ndarray, "rows"]) -> SequenceDiagnostics:
+    """What an estimate from the products of these weights rests on."""
+    steps, lengths = _steps(decisions.units), np.bincount(decisions.units)
+    logs = _log_products(weights, steps)
+    last = logs[lengths.cumsum() - 1]
+    totals, squares = _log_totals(logs, last, steps, lengths), _log_totals(2 * logs, 2 * last, steps, lengths)
+    ess = np.exp(np.where(np.isneginf(totals), NOTHING, 2 * np.maximum(totals, NOTHING) - squares))
+    mean, means = float(lengths.mean()), _products(totals - np.log(len(lengths)))
+    at_mean, largest = float(ess[int(np.ceil(mean)) - 1]), float(_products(logs.max(keepdims=True))[0])
+    return SequenceDiagnostics(ess, means, mean, at_mean, float(np.isfinite(last).mean()), largest)
+
+
+def _steps(units: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"]:
+    """How many decisions of its unit come before each row."""
+    lengths = np.bincount(units)
+    return np.arange(len(units)) - np.repeat(lengths.cumsum() - lengths, lengths)
+
+
+def _log_products(
+    weights: Float64[np.ndarray, "rows"], steps: Int64[np.ndarray, "rows"]
+) -> Float64[np.ndarray, "rows"]:
+    """The logarithm of the product of the weights of a trajectory up to each row; minus infinity where it is zero.
+
+    A running sum by doubling (Hillis and Steele, 1986): each pass adds what is known of twice as many rows. A plain
+    running sum over the whole log would carry one trajectory's rounding, and its zeros, into the next.
+    """
+    with np.errstate(divide="ignore"):
+        logs = np.asarray(np.log(weights))
+    reach = 1
+    while reach <= steps.max(initial=0):
+        rows = np.flatnonzero(steps >= reach)
+        logs[rows] += logs[rows - reach]
+        reach *= 2
+    return logs
+
+
+def _products(logs: Float64[np.ndarray, "rows"]) -> Float64[np.ndarray, "rows"]:
+    return np.asarray(np.exp(np.minimum(logs, LARGEST)))
+
+
+def _log_totals(
+    logs: Float64[np.ndarray, "rows"],
+    last: Float64[np.ndarray, "units"],
+    steps: Int64[np.ndarray, "rows"],
+    lengths: Int64[np.ndarray, "units"],
+) -> Float64[np.ndarray, "steps"]:
+    """The logarithm of the sum, at each step, over the trajectories that go on and those that have ended before."""
+    alive = np.full(lengths.max(), -np.inf)
+    np.logaddexp.at(alive, steps, logs)
+    ended = np.full(lengths.max() + 1, -np.inf)
+    np.logaddexp.at(ended, lengths, last)
+    return np.logaddexp(alive, np.logaddexp.accumulate(ended)[:-1])

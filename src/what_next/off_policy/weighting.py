@@ -1,0 +1,215 @@
+"""Estimators of one step: the mean reward per decision that a policy would have earned, from another one's log.
+
+Each is a pure function from plain arrays, one number per logged decision, to `Terms`. `weights` are the target's chance
+of the logged action over the behaviour policy's; `chosen` is what a reward model says of the logged action, and
+`expected` what it says of the target policy, its mean over the target's actions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from what_next.metrics.bootstrap import ratios
+from what_next.models import spread_out
+
+ROUNDS = 100
+"""At most; Lloyd's algorithm has settled long before on catalogues of a few thousand items."""
+Rows = Float64[np.ndarray, "rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """An estimate as a ratio of two sums over rows, so that rows can be drawn anew without estimating anew.
+
+    Attributes:
+        tops: what each row adds above the line.
+        bottoms: and below: 1 each, where the estimate is a mean over the rows.
+    """
+
+    tops: Rows
+    bottoms: Rows
+
+    @property
+    def value(self) -> float:
+        """The estimate; NaN where nothing stands below the line."""
+        return float(self.resampled(np.ones((1, len(self.tops))))[0])
+
+    def resampled(self, counts: Float64[np.ndarray, "resamples rows"]) -> Float64[np.ndarray, "resamples"]:
+        """The estimate from each resample, that is, from so many copies of each row; NaN where there is none."""
+        return resampled(stacked([self]), counts)[:, 0]
+
+    def by_unit(self, units: Int64[np.ndarray, "rows"]) -> "Terms":
+        """The same estimate with one row per unit, `units` as of `Decisions`."""
+        return Terms(np.bincount(units, self.tops), np.bincount(units, self.bottoms))
+
+
+def stacked(terms: Sequence[Terms]) -> Float64[np.ndarray, "rows columns"]:
+    """Several estimates with as many rows each: all their tops, then all their bottoms."""
+    return np.stack([one.tops for one in terms] + [one.bottoms for one in terms], axis=1)
+
+
+def resampled(
+    table: Float64[np.ndarray, "rows columns"], counts: Float64[np.ndarray, "resamples rows"]
+) -> Float64[np.ndarray, "resamples terms"]:
+    """`Terms.resampled` of all that are `stacked`, by one product of matrices."""
+    above, below = np.hsplit(counts @ table, 2)
+    return ratios(above, below)
+
+
+def mean_of(values: Rows) -> Terms:
+    """The mean over the rows."""
+    return Terms(values, np.ones(len(values)))
+
+
+def ips(weights: Rows, rewards: Rows) -> Terms:
+    """Inverse propensity scoring (Horvitz and Thompson 1952): unbiased where the log supports the target."""
+    return mean_of(weights * rewards)
+
+
+def clipped_ips(weights: Rows, rewards: Rows, at_most: float) -> Terms:
+    """The same with weights of at most `at_most` (Ionides 2008; Bottou et al. 2013, section 4.4).
+
+    Less variance, and too low where rewards are positive and a weight was clipped.
+    """
+    return mean_of(np.minimum(weights, at_most) * rewards)
+
+
+def snips(weights: Rows, rewards: Rows) -> Terms:
+    """Self-normalised: over the sum of the weights, not their number (Swaminathan and Joachims 2015, equation 8).
+
+    Consistent, always within the range of the rewards, and moved by exactly what is added to all of them.
+    """
+    return Terms(weights * rewards, weights)
+
+
+def dm(expected: Rows, pull: Rows | None = None) -> Terms:
+    """The direct method: the mean of what a reward model expects of the target policy.
+
+    Args:
+        expected: of each row.
+        pull: how each row has moved the model, and with it the estimate (`reward_model.Modelled`). Their mean is taken
+            away, so that they leave the estimate as it is and make its interval tell the model's own error.
+    """
+    return mean_of(expected if pull is None else expected + (pull - pull.mean()))
+
+
+def dr(weights: Rows, rewards: Rows, chosen: Rows, expected: Rows) -> Terms:
+    """Doubly robust: the model's expectation, and the weighted rest that it left unexplained (Dudik et al. 2011).
+
+    Consistent where the propensities or the model are right.
+    """
+    return mean_of(expected + weights * (rewards - chosen))
+
+
+def switch_dr(weights: Rows, rewards: Rows, chosen: Rows, expected: Rows, threshold: float) -> Terms:
+    """Doubly robust where a weight is at most `threshold`, the model alone where it is larger (Wang et al. 2017).
+
+    With a threshold of 0 this is the direct method, with an infinite one it is doubly robust.
+    """
+    return dr(switched(weights, threshold), rewards, chosen, expected)
+
+
+def switched(weights: Rows, threshold: float) -> Rows:
+    """The weights that SWITCH keeps; 0 where it asks the model alone."""
+    return np.where(weights <= threshold, weights, 0.0)
+
+
+def growing_threshold(rows: int) -> float:
+    """The largest weight that is let pass in a log of so many rows: their square root.
+
+    It must grow, or the bias stays, and slower than the rows, or one weight may decide: Ionides (2008) shows that
+    truncation at the square root (weights have a mean of 1) keeps the estimate consistent, and its variance of the
+    usual order.
+    """
+    return float(np.sqrt(rows))
+
+
+def marginal_weights(
+    target: Float64[np.ndarray, "rows items"],
+    behaviour: Float64[np.ndarray, "#rows items"],
+    clusters: Int64[np.ndarray, "items"],
+    actions: Int64[np.ndarray, "rows"],
+) -> Float64[np.ndarray, "rows"]:
+    """The target's chance of the logged item's cluster over the behaviour policy's (equation 5 of the paper).
+
+    Args:
+        target: the whole distribution of the target policy in each row.
+        behaviour: of the behaviour policy; one row where it is the same everywhere.
+        clusters: of each item, counted from 0.
+        actions: what was logged.
+    """
+    order = np.argsort(clusters, kind="stable")
+    names, starts = np.unique(clusters[order], return_index=True)
+    rows, place = np.arange(len(actions)), np.searchsorted(names, clusters[actions])
+    if len(names) == len(clusters):
+        sums, place = [target, behaviour], actions
+    else:
+        sums = [np.add.reduceat(one[:, order], starts, axis=1) for one in (target, behaviour)]
+    return np.asarray(sums[0][rows, place] / sums[1][rows if len(behaviour) > 1 else 0, place])
+
+
+def of_items_alone(
+    weights: Float64[np.ndarray, "rows"],
+    actions: Int64[np.ndarray, "rows"],
+    clusters: Int64[np.ndarray, "items"],
+) -> bool:
+    """Whether each item that shares its cluster has the same weight in all its rows, as `averaged_weights` takes it."""
+    numbers = np.bincount(actions, minlength=len(clusters))
+    means = np.bincount(actions, weights, len(clusters)) / np.maximum(numbers, 1)
+    shared = (np.bincount(clusters) > 1)[clusters[actions]]
+    return bool(np.allclose(weights[shared], means[actions][shared], rtol=1e-6))
+
+
+def averaged_weights(
+    weights: Float64[np.ndarray, "rows"],
+    actions: Int64[np.ndarray, "rows"],
+    clusters: Int64[np.ndarray, "items"],
+) -> Float64[np.ndarray, "rows"]:
+    """The same from the logged items' weights alone, where the distributions are not known.
+
+    A cluster's weight is the behaviour policy's mean of its items' weights (section 3.3 of the paper, which asks a
+    classifier for the chance of an item given context and cluster). Here it is the mean over the cluster's rows:
+    it takes that mean to be the same in every context, which is right for policies without a context alone
+    (`of_items_alone`). A cluster of one item keeps the rows' own weights, which are exact.
+    """
+    logged = clusters[actions]
+    numbers = np.bincount(logged, minlength=len(clusters))
+    means = np.bincount(logged, weights, len(clusters)) / np.maximum(numbers, 1)
+    alone = np.bincount(clusters, minlength=len(clusters)) == 1
+    return np.where(alone[logged], weights, means[logged])
+
+
+def averaged_ips(
+    weights: Float64[np.ndarray, "rows"],
+    actions: Int64[np.ndarray, "rows"],
+    clusters: Int64[np.ndarray, "items"],
+    rewards: Float64[np.ndarray, "rows"],
+) -> Terms:
+    """IPS with `averaged_weights`, each row's term with its share in these averages, too.
+
+    A cluster's average is an estimate itself, and a row moves it: its influence on the mean of w_c * r is
+    w_c * r + (w - w_c) * r_c, with r_c the cluster's mean reward (the delta method). The second parts sum to 0 in each
+    cluster; without them an interval takes the averages to be known.
+    """
+    averaged, logged = averaged_weights(weights, actions, clusters), clusters[actions]
+    numbers = np.bincount(logged, minlength=len(clusters))
+    means = np.bincount(logged, rewards, len(clusters)) / np.maximum(numbers, 1)
+    return mean_of(averaged * rewards + (weights - averaged) * means[logged])
+
+
+def clusters_of(vectors: Float64[np.ndarray, "items width"], count: int, seed: int = 0) -> Int64[np.ndarray, "items"]:
+    """Up to `count` clusters of item vectors, counted from 0: k-means, seeded by k-means++ (Lloyd 1982)."""
+    chosen = spread_out(vectors.astype(np.float32), count, np.random.default_rng(seed))
+    centres, found = vectors[chosen], np.full(len(vectors), -1)
+    for _ in range(ROUNDS):
+        distances = np.square(centres).sum(1) - 2 * vectors @ centres.T  # the items' own squares change no order
+        nearest = distances.argmin(axis=1)
+        if (nearest == found).all():
+            break
+        found = nearest
+        numbers = np.bincount(found, minlength=len(centres))
+        sums = np.eye(len(centres))[found].T @ vectors
+        centres = np.where(numbers[:, None] > 0, sums / np.maximum(numbers, 1)[:, None], centres)
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,302 @@
+"""Results as tables for the terminal, and as one for a README.
+
+Columns that do not fit beside the others go on in further tables, and no cell is cut.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from what_next.experiments.windows import ORACLE
+from what_next.metrics.bootstrap import Interval
+
+STEER = "steer"
+ACCURATE = ("hr", "ndcg", "mrr", "recall", "precision", "map", "reward")
+AGAIN = ("recall", "precision", "map")
+"""Of a single item these are HR, HR / k and MRR."""
+FRAME = 3
+"""Characters beside the content of a column: a space on each side, and a line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """A table as wide as the console, or several with the same first column.
+
+    Attributes:
+        title: above the first; None for none.
+        header: of the columns; the first names the rows, and has at most half of the width where not all fit.
+        sections: of rows, a line between them; each row has a cell for each column, which may be of several lines.
+    """
+
+    title: str | None
+    header: Sequence[str]
+    sections: Sequence[Sequence[Sequence[str]]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """The tables."""
+        rows = [self.header, *(row for section in self.sections for row in section)]
+        columns = zip(*rows, strict=True)
+        widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns]
+        if _total(widths) > options.max_width:
+            widths[0] = min(widths[0], options.max_width // 2 - FRAME)
+        for number, part in enumerate(_fitting(widths, options.max_width)):
+            title = None if number or self.title is None else escape(self.title)
+            shown = Table(title=title, title_justify="left")
+            for column in part:
+                how = {"justify": "right"} if column else {"width": widths[0]}
+                shown.add_column(Text(self.header[column]), overflow="fold", **how)
+            for section in self.sections:
+                for row in section:
+                    shown.add_row(*(Text(row[column]) for column in part))
+                shown.add_section()
+            yield shown
+
+
+def _total(widths: Sequence[int]) -> int:
+    """The width of a table with columns of some widths."""
+    return 1 + sum(width + FRAME for width in widths)
+
+
+def _fitting(widths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """The columns of each table: the first, and as many others as there is room for."""
+    part = [0]
+    for column in range(1, len(widths)):
+        if len(part) > 1 and _total([widths[one] for one in [*part, column]]) > most:
+            yield part
+            part = [0]
+        part.append(column)
+    yield part
+
+
+def table(result: Mapping[str, Any], groups: bool = False) -> Group:
+    """The result of `evaluate`, `evaluate_next` or `compare`: policies as rows, metrics as columns.
+
+    With `groups` also how each policy does in each group of users and items.
+    """
+    training, parts = result.get("training"), list[RenderableType]()
+    parts.append(Text(f"{_measured_on(result)}; mean [95 % interval over users]"))
+    for title, metrics in _blocks(result):
+        took = training if training and not parts[1:] else None
+        sections = [
+            [
+                [name, *(_text(intervals.get(metric), "\n") for metric in metrics), *_trained(took, name)]
+                for name, intervals in section
+            ]
+            for section in _sections(result)
+        ]
+        parts.append(Folded(title, ["policy", *metrics, *(["training"] if took else [])], sections))
+    if result.get("baselines"):
+        chosen = (f"{name} ({_settings(one)})" if one else name for name, one in result["baselines"].items())
+        parts.append(Text(f"baselines as validation chose them{_searched(result)}: {', '.join(chosen)}"))
+    parts += [Text(f"left out: {name}, since {why}") for name, why in result.get("left_out", {}).items()]
+    if groups:
+        parts += [_apart(kind, some, result["k"][0]) for kind, some in result.get("groups", {}).items()]
+    return Group(*parts)
+
+
+def _settings(chosen: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+
+
+def _apart(kind: str, groups: Mapping[str, Any], k: int) -> Folded:
+    """The leading metric of every policy in each group of one kind."""
+    names = list(next(iter(groups.values()))["policies"])
+    rows = [
+        [group, f"{found['users']:,}", *(_text(found["policies"][name].get(f"ndcg@{k}"), "\n") for name in names)]
+        for group, found in groups.items()
+    ]
+    return Folded(f"ndcg@{k} by {kind}", ["group", "users", *names], [rows])
+
+
+def _blocks(result: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:
+    """The columns of each table; with one item to name, the metrics that say the same again are left out."""
+    metrics = _metrics(result)
+    if "targets" not in result:
+        return [(None, metrics)]
+    named = {metric: metric.partition("@")[0] for metric in metrics}
+    again = () if result["targets"]["kind"] == "all" else AGAIN
+    accurate = [metric for metric, name in named.items() if name in ACCURATE and name not in again]
+    return [("accuracy", accurate), ("beyond accuracy", [one for one, name in named.items() if name not in ACCURATE])]
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The same for a README. Its first sentence says where the rule `steer` wins, and on what it was measured."""
+    metrics = _metrics(result)
+    told = f"{_verdict(result)} ({_measured_on(result)})" if "windows" in result else _measured_on(result)
+    lines = [f"{told}. Means over users, with 95 % intervals.", ""]
+    lines += ["| " + " | ".join(["policy", *metrics]) + " |", "|---" + "|---:" * len(metrics) + "|"]
+    for section in _sections(result):
+        for name, intervals in section:
+            lines.append("| " + " | ".join([name, *(_text(intervals.get(metric), " ") for metric in metrics)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _sections(result: Mapping[str, Any]) -> Iterator[list[tuple[str, Mapping[str, Interval]]]]:
+    """Rows of the table: the policies, their share of the oracle, the differences."""
+    yield list(result["policies"].items())
+    yield [(f"{name} / {ORACLE}", intervals) for name, intervals in result.get("share_of_oracle", {}).items()]
+    yield [(_minus(name), intervals) for name, intervals in result["differences"].items()]
+
+
+def _minus(name: str) -> str:
+    """The name of a difference, with the sign: `agent-random`, or `a file - another-file`."""
+    return name.replace(" - " if " - " in name else "-", " \N{MINUS SIGN} ")
+
+
+def _metrics(result: Mapping[str, Any]) -> list[str]:
+    """Every metric that a policy has, in the order in which they come up."""
+    return list(dict.fromkeys(metric for intervals in result["policies"].values() for metric in intervals))
+
+
+def _text(interval: Interval | None, between: str) -> str:
+    if interval is None:
+        return ""
+    return f"{interval['mean']:.3f}{between}[{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _trained(training: Mapping[str, Any] | None, name: str) -> list[str]:
+    """How long it took to train a policy, where that is told at all."""
+    return [] if training is None else [_took(training[name]["seconds"]) if name in training else ""]
+
+
+def _took(seconds: Sequence[float | None]) -> str:
+    """The mean over the seeds; nothing where one is not known."""
+    known = [one for one in seconds if one is not None]
+    return f"{sum(known) / len(known):.1f} s" if known and len(known) == len(seconds) else ""
+
+
+def _searched(result: Mapping[str, Any]) -> str:
+    """Among how many settings, and on how many targets, where the result says so."""
+    told = result.get("searched")
+    if told is None:
+        return ""
+    tried = ", ".join(f"{count} for {name}" for name, count in told["tried"].items())
+    some = f"{told['targets']:,}" + (f" of {told['of']:,}" if told["targets"] < told["of"] else "")
+    popular = "".join(
+        f", {name} among the {most:,} most popular items" for name, most in told.get("most_popular", {}).items()
+    )
+    return f" (settings tried: {tried}; on {some} validation targets{popular})"
+
+
+def _verdict(result: Mapping[str, Any]) -> str:
+    """Where the rule earns more than what was learned."""
+    rivals = {
+        name.removesuffix(f"-{STEER}"): found
+        for name, found in result["differences"].items()
+        if name.endswith(f"-{STEER}")
+    }
+    if not rivals:
+        return f"The rule `{STEER}` was not judged"
+    won = {
+        rival: [length for length in result["windows"] if found.get(f"spread@{length}", {"mean": 0})["mean"] < 0]
+        for rival, found in rivals.items()
+    }
+    told = [
+        f"over `{rival}` {f'at windows of {_listed(lengths)} events' if lengths else 'nowhere'}"
+        for rival, lengths in won.items()
+    ]
+    return f"`{STEER}`, a rule that steers the spread to the average user's and learns nothing, wins {_listed(told)}"
+
+
+def _measured_on(result: Mapping[str, Any]) -> str:
+    split, seeds = result["split"], f"seeds {_listed(result['seeds'])}"
+    where = f"split {split['kind']} {split['hash']}"
+    if "targets" in result:
+        return f"{result['data']}: {_targets(result)}, {where}; {seeds}"
+    windows = ", ".join(f"{one['windows']:,} of {length}" for length, one in result["windows"].items())
+    return f"{result['data']}: {split['users']:,} users judged, {where}; windows: {windows} events; {seeds}"
+
+
+def _targets(result: Mapping[str, Any]) -> str:
+    """What is to be named, of whom, and what is against it."""
+    told = result["targets"]
+    rows = "next items" if told["rows"] == told["users"] else f"{told['rows']:,} next items"
+    if told["kind"] == "all":
+        rows = "all later items"
+    against = {
+        "held": "of them in the history already, where nobody can hit them",
+        "not_allowed": "of items that may not be recommended",
+        "cold_items": "of items without a training event",
+        "cold_users": "users without a training event",
+        "without_history": "users not judged, who have nothing before it",
+    }
+    if result["seen"]:
+        del against["held"]
+    notes = [f"{told[key]:,} {text}" for key, text in against.items() if told[key]]
+    if told["not_allowed"]:
+        rows += f", among {result['allowed']:,} permitted items,"
+    return f"{rows} of {told['users']:,} users" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    texts = [str(value) for value in values]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
+
+
+def estimates_table(result: Mapping[str, Any]) -> RenderableType:
+    """The result of `estimate_policy`: estimators as rows, what was measured on above, notes below."""
+    level, unit = f"{result['settings']['level']:g} %", result["log"]["unit"]
+    title = f"{result['policy']['name']}, by {_decisions(result['log'])}; mean [{level} interval over {unit}s]"
+    header = ["estimate", "mean", f"{level} interval", "Bernstein", "effective size"]
+    logged, alike = result["on_policy"], {one["per"] for one in result["estimates"].values()} <= {"decision"}
+    rows = [["as logged", _short(logged["mean"]), _bounds(logged["low"], logged["high"]), "", "", logged["per"]]]
+    for name, one in result["estimates"].items():
+        bernstein = _bounds(one["bernstein_low"], one["bernstein_high"])
+        rows.append([name, _estimate(one), _bounds(one["low"], one["high"]), bernstein, _short(one["ess"]), one["per"]])
+    shown = Folded(title, header, [[row[:-1] for row in rows]]) if alike else Folded(title, [*header, "per"], [rows])
+    found = result["diagnostics"]
+    facts = (
+        f"plain weights: effective size {_short(found['ess'])}, mean {_short(found['mean_weight'])}, largest "
+        f"{_short(found['largest'])}, support {found['support']:.1%}"
+    )
+    refused = {name: one["refused"] for name, one in result["estimates"].items() if one["refused"]}
+    lines = [facts, *_reasons("refused", refused), *_reasons("left out", result["left_out"]), *result["notes"]]
+    return Group(shown, *(Text(line) for line in lines))
+
+
+def gate_table(result: Mapping[str, Any]) -> RenderableType:
+    """The result of `gate`: both policies, their difference, and the verdict."""
+    level, unit, apart = f"{result['settings']['level']:g} %", result["log"]["unit"], result["difference"]
+    rows = []
+    for role in ("new", "current"):
+        one = result[role]["estimate"]
+        numbers = [_estimate(one), _bounds(one["low"], one["high"]), _short(one["ess"])]
+        rows.append([f"{role}: {result[role]['name']}", *numbers])
+    rows.append(["new \N{MINUS SIGN} current", _estimate(apart), _bounds(apart["low"], apart["high"]), ""])
+    title = f"{result['estimator']} per {apart['per']}, by {_decisions(result['log'])}"
+    shown = Folded(title, ["policy", "mean", f"{level} interval over {unit}s", "effective size"], [rows])
+    verdict = f"{'promote' if result['promote'] else 'do not promote'} {result['new']['name']}: {result['why']}"
+    return Group(shown, *(Text(line) for line in [*result["notes"], verdict]))
+
+
+def _estimate(one: Mapping[str, Any]) -> str:
+    """The number, or that there is none; marked where it is shown all the same."""
+    if one["refused"] is None:
+        return _short(one["mean"])
+    return f"{_short(one['mean'])} (refused)" if "forced" in one else "refused"
+
+
+def _reasons(what: str, reasons: Mapping[str, str]) -> Iterator[str]:
+    """A line for each reason, with all that it speaks against."""
+    for reason in dict.fromkeys(reasons.values()):
+        yield f"{', '.join(name for name, one in reasons.items() if one == reason)}: {what}: {reason}"
+
+
+def _decisions(log: Mapping[str, Any]) -> str:
+    units = f" of {log['units']:,} {log['unit']}s" if log["unit"] != "row" else ""
+    return f"{log['rows']:,} decisions{units} in {log['file']} ({log['items']:,} items, {log['hash']})"
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
