@@ -248,7 +248,7 @@ def test_a_shadow_that_fails_breaks_no_answer(tmp_path: Path, monkeypatch: pytes
     with running(served(folder, candidate=second.model_agent_path, shadow=True), counts) as service:
         candidate = service.engine.models.live.candidate
         assert candidate is not None
-        monkeypatch.setattr(candidate.served.policy.sessions, "propose", lambda *_: 1 / 0)
+        monkeypatch.setattr(candidate.served.sessions, "states", lambda *_: 1 / 0)
         assert service.ask(user="anna", history=HISTORY).fallback is None
         in_time(lambda: counts.shadows == ["failed"])
         assert [one.shown for one in impressions_of(service.store, "anna")] == [True]

@@ -106,7 +106,7 @@ class Setup(Group):
         default=40_000, gt=0, description="number of training samples, that is user histories, to train on"
     )
     passes: int | None = Field(
-        default=None, gt=0, description="the same, counted in passes over the training users; it goes before epochs"
+        default=None, gt=0, description="the same, counted in passes over the training users; it overrides epochs"
     )
     model_agent_path: Path = Field(description="where the agent is saved and loaded from (.safetensors)")
     model_critic_path: Path | None = Field(
@@ -189,7 +189,7 @@ class Setup(Group):
     patience: int | None = Field(
         default=None, gt=0, description="stop after this many saves without a better monitor, and keep the best model"
     )
-    stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is told in any case")
+    stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is shown in any case")
     save_every: int = Field(default=5000, gt=0, description="number of histories between two saves of the models")
     log: Path | None = Field(
         default=None, description="JSON lines of losses and reward during training; none: beside the agent's file"
@@ -207,7 +207,7 @@ class Setup(Group):
         Every command reads its setup here, so this is where the process is given its `threads`.
 
         Args:
-            algorithm: settings of an algorithm (its `name` among them) that go before those of the file.
+            algorithm: settings of an algorithm (its `name` among them) that override those of the file.
         """
         path = Path(path)
         entries, words = parse_file(path), parse_overrides(overrides)
@@ -334,7 +334,7 @@ class Setup(Group):
     @model_validator(mode="wrap")
     @classmethod
     def _explained(cls, data: object, validate: Callable[[object], "Setup"], info: Any) -> "Setup":
-        """Last, around all others: what pydantic refuses is told as a `SetupError`."""
+        """Last, around all others: what pydantic refuses becomes a `SetupError`."""
         try:
             return validate(with_defaults(data))
         except ValidationError as error:
