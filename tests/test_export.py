@@ -87,7 +87,7 @@ def make(dataset: Dataset, setup_of: SetupOf, tmp_path_factory: pytest.TempPathF
             values = {"algorithm": algorithm, "model": model, "max_length": 20, "layers": 2, "window": None}
             setup = setup_of(folder, **(values | changes))
             state = State(dataset, setup)
-            agent = Agent(setup, state.space).wake_agent().quiet()
+            agent = Agent(setup, state.space).wake_agent().eval()
             checkpoint.save(agent, np.random.default_rng(0), RUN)
             (folder / "setup.txt").write_text(text_of(setup))
             with traced(), redirect_stdout(StringIO()) as told:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 import what_next as wn
 from what_next.algorithms import Algorithm, NextItem
+from what_next.algorithms.base import LossContext
 from what_next.errors import ModelError
-from what_next.types import Trajectories
+from what_next.types import Request, Transitions
 
 from .conftest import SetupOf
 
@@ -23,11 +24,10 @@ class Liked(Algorithm):
 
     name: Literal["liked"] = "liked"
     temperature: float = 1.0
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
 
-    def losses(self, nets, target, batch: Trajectories, items, step, rng) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
-        weights = (batch.rewards / self.temperature).exp().clamp(max=20.0)
-        return {"actor": items.cross_entropy(nets["actor"](batch.states), batch.actions, weights)}
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
+        return {"actor": context.cross_entropy((context.batch.rewards / self.temperature).exp().clamp(max=20.0))}
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,9 @@ def test_it_is_loaded_by_its_class_and_recommends_the_same(saved: tuple[Path, wn
     loaded = wn.load(path, algorithm=Liked)
     assert loaded.policy.agent.setup.algorithm == Liked(temperature=2.0)
     history = trained.state.get_user_history(np.arange(5, dtype=np.int32))
-    mine = wn.LearnedPolicy(trained.agent.quiet(), trained.state).act(history, 5).items
-    np.testing.assert_array_equal(mine, loaded.policy.act(history, 5).items)
+    mine = wn.LearnedPolicy(trained.agent.eval(), trained.state)
+    slates = [one.act(one.states(history), Request(5)).items for one in (mine, loaded.policy)]
+    np.testing.assert_array_equal(*slates)
 
 
 def test_without_its_class_the_message_says_how(saved: tuple[Path, wn.Environment]) -> None:
@@ -61,7 +62,7 @@ from typing import ClassVar, Literal
 
 class Mine(Algorithm):
     name: Literal["mine"] = "mine"
-    moves: ClassVar = {{"actor": ("encoder", "actor")}}
+    updates: ClassVar = {{"actor": ("encoder", "actor")}}
 """
 IMPORTS = {
     "from the module": "from what_next.algorithms import Algorithm",

@@ -78,11 +78,11 @@ def test_it_is_the_recommendation_of_a_state_that_was_measured(
 
 
 def test_a_tolerance_of_the_setup_goes_before_the_models(files: dict[str, Path]) -> None:
-    from what_next.training.checkpoint import open_state
+    from what_next import State
 
     setup = wn.Setup.read(files["whatnext"], ["tolerance=1.25"])
-    assert open_state(setup).space.tolerance == 1.25
-    assert open_state(setup.model_copy(update={"tolerance": None})).space.tolerance != 1.25
+    assert State.open(setup).space.tolerance == 1.25
+    assert State.open(setup.model_copy(update={"tolerance": None})).space.tolerance != 1.25
 
 
 def test_a_ready_agent_has_no_optimisers(setup_of: SetupOf, trained: Trained) -> None:

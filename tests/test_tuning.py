@@ -7,12 +7,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 
-from what_next import Environment, Setup, State
+from what_next import Environment, Setup
 from what_next.algorithms import NextItem
 from what_next.cli import main
 from what_next.errors import DataError, MissingExtraError, SetupError, TrainingError
@@ -20,6 +20,7 @@ from what_next.experiments.tuning import Range, Tuned, search_space, tune, with_
 from what_next.experiments.tuning.search import _distribution
 from what_next.metrics.next_items import Targets
 from what_next.settings import SplitSettings
+from what_next.sources import LogSource
 
 from .conftest import SetupOf
 
@@ -221,13 +222,13 @@ class TestTraining:
         assert not reports[0].stopped
 
     def test_ctrl_c_ends_the_training_under_way(self, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-        batch = State.get_batch
+        batch = LogSource.next_batch
 
-        def interrupted(self: State, step: int):
+        def interrupted(self: LogSource, *given: Any):
             os.kill(os.getpid(), signal.SIGINT)
-            return batch(self, step)
+            return batch(self, *given)
 
-        monkeypatch.setattr(State, "get_batch", interrupted)
+        monkeypatch.setattr(LogSource, "next_batch", interrupted)
         found = tune(setup.model_copy(update={"passes": 50}), 3)
         assert (found.stopped, found.trials, found.best) == (True, (), None)
 

@@ -73,7 +73,7 @@ def check(setup: Setup, weights: Sequence[float]) -> None:
         raise SetupError(
             f"{name} reads no reward, so its weight changes nothing; take an algorithm that learns from it"
         )
-    if setup.algorithm.trials:
+    if setup.algorithm.source != "log":
         raise SetupError(
             f"{name} has the spread for its whole reward, so a weight would only scale it; take another algorithm"
         )

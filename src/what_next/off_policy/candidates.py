@@ -28,14 +28,14 @@ from what_next.off_policy.sequences import (
     weighted_per_decision_is,
 )
 from what_next.off_policy.weighting import (
+    Ids,
+    Rows,
     averaged_ips,
     averaged_weights,
     clusters_of,
     marginal_weights,
     of_items_alone,
 )
-
-Rows = Float64[np.ndarray, "rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +255,7 @@ def _support_of_cascade(log: Evidence) -> StepSupport:
     return StepSupport(whole.means, whole.ess, int((places == 0).sum()), np.bincount(places) * 1.0)
 
 
-def _ids(log: Evidence) -> Int64[np.ndarray, "rows"]:
+def _ids(log: Evidence) -> Ids:
     assert log.decisions.slates is not None, "the log has slates"
     return log.decisions.slates
 

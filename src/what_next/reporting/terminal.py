@@ -178,7 +178,10 @@ def _searched(result: Mapping[str, Any]) -> str:
         return ""
     tried = ", ".join(f"{count} for {name}" for name, count in told["tried"].items())
     some = f"{told['targets']:,}" + (f" of {told['of']:,}" if told["targets"] < told["of"] else "")
-    return f" (settings tried: {tried}; on {some} validation targets)"
+    popular = "".join(
+        f", {name} among the {most:,} most popular items" for name, most in told.get("most_popular", {}).items()
+    )
+    return f" (settings tried: {tried}; on {some} validation targets{popular})"
 
 
 def _verdict(result: Mapping[str, Any]) -> str:

@@ -116,15 +116,10 @@ def tune(
         asked = _ask(kept, setup, space, len(judged))
         stopped = not _try(kept, asked, setup, state, seconds)
         if not stopped:
-            found = Tuned(path, monitor(setup), tuple(_judged(kept)), False)
+            found = Tuned(path, setup.monitored, tuple(_judged(kept)), False)
             assert found.best is not None
             tell(found.trials[-1], found.best)
-    return Tuned(path, monitor(setup), tuple(_judged(kept)), stopped)
-
-
-def monitor(setup: Setup) -> str:
-    """What is measured on the validation users."""
-    return setup.monitor or ("spread" if setup.algorithm.trials else "ndcg@10")
+    return Tuned(path, setup.monitored, tuple(_judged(kept)), stopped)
 
 
 def _open(path: Path, made_for: Mapping[str, Any]) -> "optuna.Study":
@@ -243,6 +238,6 @@ def _score(setup: Setup, state: State, seconds: float) -> float | None:
     if report.stopped:
         return None
     for name, value in (report.valid or {}).items():
-        if name.startswith(monitor(setup)):
+        if name.startswith(setup.monitored):
             return value
     raise DataError(f"{setup.data}: no validation user can be judged on, so there is nothing to tune by; see `split`")

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from what_next.serving.request import IdempotencyKey, PolicyName, RecommendationRequest, cost_of
-from what_next.serving.store.writes import EventRow, FeedbackRow, ItemRow
+from what_next.serving.store.records import EventRow, FeedbackRow, ItemRow
 from what_next.settings import HISTORY, LEAST_TEMPERATURE
 
 SLOTS, MASKED, RANGES, BATCH, EVENTS = 200, 10_000, 32, 100, 1000

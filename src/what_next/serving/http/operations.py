@@ -20,18 +20,18 @@ from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CODES, Problem, not_ready, problem_of
 from what_next.serving.http.routes import Call, Params, operation
 from what_next.serving.store import AddEvents, AddFeedback, AddItems
-from what_next.serving.store.writes import (
+from what_next.serving.store.records import (
     Conflict,
     FeedbackAdded,
+    InvalidWrite,
     ItemsAdded,
     NotShown,
-    Unfit,
     UnknownRecommendation,
 )
 
 SPREAD = 20
 """Latest events of a history whose spread is told, and events that a spread is of."""
-REFUSED = Conflict | NotShown | Unfit | UnknownRecommendation
+REFUSED = Conflict | NotShown | InvalidWrite | UnknownRecommendation
 """Feedback that is not kept, while the rest of its batch is."""
 OTHER = {409: "there is another one under this id"}
 
@@ -65,7 +65,7 @@ async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[st
     engine = parts.model
     try:
         kept = await parts.written(AddEvents(tuple([event.row for event in events])))
-    except (Unfit, Conflict) as error:
+    except (InvalidWrite, Conflict) as error:
         raise problem_of(error, several) or error from None
     parts.metrics.events(kept.accepted, kept.duplicates, len(kept.unmatched), len(kept.erased))
     return {

@@ -12,7 +12,7 @@ from what_next.serving.http.replies import Recommendations, RecommendationsBatch
 from what_next.serving.http.routes import Call, dumped, operation
 from what_next.serving.request import IdempotencyKey, RecommendationResponse, Refused
 from what_next.serving.store import MarkShown
-from what_next.serving.store.writes import AnsweredBefore
+from what_next.serving.store.records import AnsweredBefore
 
 HEADER = "Idempotency-Key"
 IDEMPOTENCY_KEY = '[!#-~]{1,255}|"[!#-~]{1,255}"'
