@@ -43,7 +43,9 @@ def history(trained: Trained) -> History:
 def product_of(items: np.ndarray) -> Product:
     grid = (*items.shape, 1)
     nothing = np.zeros(grid, np.bool_)
-    return Product(items[..., None].astype(np.int32), np.ones(grid, np.int64), nothing, nothing)
+    return Product(
+        items=items[..., None].astype(np.int32), matches=np.ones(grid, np.int64), fallback=nothing, repeat=nothing
+    )
 
 
 def batch_of(agent: Agent, state: State, history: History, items: np.ndarray) -> Batch:

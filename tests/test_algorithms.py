@@ -20,7 +20,7 @@ from what_next.models import AgentModel, CriticModel, spread_out
 from what_next.models.actor_critic import Sizes
 from what_next.models.item_space import ItemSpace
 from what_next.training.step import SLOWEST, decay_rate, descend
-from what_next.types import BanditSteps
+from what_next.types import BanditSteps, Request
 
 from .conftest import SetupOf
 
@@ -277,7 +277,9 @@ class TestTinyWorld:
 
         def far(agent: Agent) -> float:
             """How often a far song is chosen where it is the best by far."""
-            chosen = LearnedPolicy(agent.eval(), state).act(windows, rng=np.random.default_rng(0)).items[:, 0]
+            policy = LearnedPolicy(agent.eval(), state)
+            request = Request(1, policy.sampler)
+            chosen = policy.act(policy.states(windows), request, np.random.default_rng(0)).items[:, 0]
             return float((chosen[heap] >= 36).mean())
 
         untrained = Agent(setup, state.space).wake_agent()

@@ -15,7 +15,7 @@ import what_next as wn
 from what_next.algorithms import Algorithm, NextItem
 from what_next.algorithms.base import LossContext
 from what_next.errors import ModelError
-from what_next.types import Transitions
+from what_next.types import Request, Transitions
 
 from .conftest import SetupOf
 
@@ -45,8 +45,9 @@ def test_it_is_loaded_by_its_class_and_recommends_the_same(saved: tuple[Path, wn
     loaded = wn.load(path, algorithm=Liked)
     assert loaded.policy.agent.setup.algorithm == Liked(temperature=2.0)
     history = trained.state.get_user_history(np.arange(5, dtype=np.int32))
-    mine = wn.LearnedPolicy(trained.agent.eval(), trained.state).act(history, 5).items
-    np.testing.assert_array_equal(mine, loaded.policy.act(history, 5).items)
+    mine = wn.LearnedPolicy(trained.agent.eval(), trained.state)
+    slates = [one.act(one.states(history), Request(5)).items for one in (mine, loaded.policy)]
+    np.testing.assert_array_equal(*slates)
 
 
 def test_without_its_class_the_message_says_how(saved: tuple[Path, wn.Environment]) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +13,13 @@ from what_next.data import Dataset
 from what_next.data.space import Space
 from what_next.data.training_part import numbers_of_events, same_catalogue, scaled_space
 from what_next.errors import CatalogueError, DataError, ModelError, SetupError, some
-from what_next.retrieval import Box, select_ranked, smallest_tolerance
+from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
 from what_next.rewards import population_sigma
 from what_next.settings import Setup
 from what_next.training.artefacts import read_models
-from what_next.types import History, Product, Ranked, Score, repeats
+from what_next.types import Greedy, History, Product, Random, Request, Score, Softmax, repeats
 
-DEFAULT_SETUP = Setup.from_text(
-    "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
-)
+DEFAULTS = "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
 """The settings of a State that is given none."""
 SAMPLE = 2000
 """How many windows or users a statistic of the training part is taken from, at most."""
@@ -45,7 +42,7 @@ class State:
             DataError: the data set has no attributes, one of them is constant, or no user has three events to train on.
             CatalogueError: `space` has another catalogue.
         """
-        self.setup = setup or DEFAULT_SETUP
+        self.setup = setup or Setup.from_text(DEFAULTS)
         self.dataset = dataset
         algorithm = self.setup.algorithm
         self._has_inputs()
@@ -227,13 +224,12 @@ class State:
         self,
         attributes: Float32[np.ndarray, "*grid dim"],
         relax: float | None = None,
-        rng: np.random.Generator | None = None,
+        rng: Random = None,
         *,
         history: History | None = None,
-        slots: int = 1,
+        request: Request | None = None,
         score: Score | None = None,
-        ranked: Ranked | None = None,
-        **masks: Any,
+        backend: ByScore | None = None,
     ) -> Product:
         """For each proposal, a randomly selected item whose attributes match.
 
@@ -243,30 +239,34 @@ class State:
         Args:
             attributes: the proposals, in standard deviations.
             relax: width of the relaxed band, in standard deviations; None is the setup's.
-            rng: the draws; None takes the nearest items, in order.
+            rng: the draws: one generator, or one for each proposal; None takes the nearest items, in order.
             history: what each user knows, one row for each proposal or each row of a grid of proposals; it tells
                 repeats, and excludes nothing.
-            slots: items for each proposal, all different.
+            request: how many items, of which, and how they are chosen, a row for each proposal. None: one, drawn by
+                `rng`, without its propensity.
             score: the critic's value of pairs: the best of `selection.candidates` drawn items is taken.
-            ranked: how items are taken by score instead (`retrieval.select_ranked`).
-            masks: `allowed`, `exclude` and `propensities` of `retrieval.Box.select`.
+            backend: what takes items by their scores instead.
         """
         points = np.ascontiguousarray(attributes.reshape(-1, attributes.shape[-1]))
-        if ranked is not None:
-            chosen = select_ranked(points, ranked, slots=slots, rng=rng, **masks)
-        else:
-            masks["relax"] = self.setup.relax if relax is None else relax
-            masks["candidates"] = self.setup.selection.candidates if score else 0
-            chosen = self.box.select(points, tolerance=self.space.tolerance, slots=slots, rng=rng, score=score, **masks)
-        grid = (*attributes.shape[:-1], slots)
-        items = chosen.items.reshape(grid)
+        request = request or Request(sampler=Greedy() if rng is None else Softmax(), propensities=False)
+        found = (backend or self.matching(relax, score)).act(points, request, rng)
+        grid = (*attributes.shape[:-1], request.width)
+        items = found.items.reshape(grid)
         return Product(
             items=items,
-            matches=chosen.matches.reshape(grid),
-            fallback=chosen.fallback.reshape(grid),
-            repeat=np.zeros(grid, np.bool_) if history is None else repeats(items, history),
-            propensities=None if chosen.propensities is None else chosen.propensities.reshape(grid),
+            propensities=None if found.propensities is None else found.propensities.reshape(grid),
+            scores=None if found.scores is None else found.scores.reshape(grid),
+            candidates=found.candidates,
+            matches=found.matches.reshape(grid),
+            fallback=found.fallback.reshape(grid),
+            repeat=found.repeat.reshape(grid) if history is None else repeats(items, history),
         )
+
+    def matching(self, relax: float | None = None, score: Score | None = None) -> Matching:
+        """What takes items that match a point; the arguments are those of `produce`."""
+        relax = self.setup.relax if relax is None else relax
+        candidates = self.setup.selection.candidates if score else 0
+        return Matching(self.box, self.space.tolerance, relax, score, candidates)
 
     predict = produce  # the founding text's other name
 

@@ -19,7 +19,7 @@ from what_next.algorithms import Algorithm
 from what_next.models.item_space import ItemSpace
 from what_next.sources import source_of
 from what_next.training.step import Step
-from what_next.types import Events, History, Transitions
+from what_next.types import Events, History, Request, Transitions
 
 # Worlds
 
@@ -109,7 +109,8 @@ class Learned:
 
     def choose(self, names: Sequence[str]) -> str:
         """The item that is recommended first after a history of names."""
-        chosen = LearnedPolicy(self.agent, self.state).act(self.history(names)).items[0, 0]
+        policy = LearnedPolicy(self.agent, self.state)
+        chosen = policy.act(policy.states(self.history(names)), Request()).items[0, 0]
         return str(self.state.space.catalogue.ids[int(chosen)])
 
     def play(self) -> float:

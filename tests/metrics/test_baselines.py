@@ -12,7 +12,7 @@ from what_next.baselines import BASELINES, Ease, ItemKnn, Markov, PopularRecent
 from what_next.baselines.counts import TIE, Known, parts, ranges
 from what_next.data import Dataset
 from what_next.errors import DataError
-from what_next.types import History
+from what_next.types import History, Permitted, Request
 
 from .conftest import build_world
 
@@ -43,7 +43,7 @@ def heard(*histories: Sequence[int]) -> History:
 
 
 def scores(policy, *histories: Sequence[int]) -> np.ndarray:
-    return policy.scores(heard(*histories), None)
+    return policy.worth(heard(*histories))
 
 
 def random_log(seed: int = 0, items: int = 12, users: int = 9) -> Dataset:
@@ -319,6 +319,10 @@ class TestEveryBaseline:
     def test_it_recommends_none_of_what_is_left_out(self, name: str) -> None:
         data = random_log()
         history = heard(*HISTORIES)
-        slate = BASELINES[name](data, data.lengths).act(history, 12, exclude=history.items).items
+        slate = (
+            BASELINES[name](data, data.lengths)
+            .act(history, Request(12, permitted=Permitted.of(without=history.items)))
+            .items
+        )
         for row, known in zip(slate, HISTORIES, strict=True):
             assert set(row[row >= 0].tolist()) == set(range(12)) - set(known)

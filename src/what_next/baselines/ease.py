@@ -36,7 +36,7 @@ class Ease(Ranking):
     ) -> None:
         """`weights`: what each item of a history (row) says for each item (column); `shares` of all events.
 
-        `kept`: the items that both stand for; None: all. The others say nothing, and are told by their shares alone.
+        `kept`: the items that both stand for; None: all. The others say nothing, and are ranked by their shares alone.
         """
         self.weights, self.shares, self.kept, self.items = weights, shares, kept, len(shares)
 
@@ -78,7 +78,7 @@ class Ease(Ranking):
         gram[np.diag_indices_from(gram)] += penalty
         return cls(_solved(torch.from_numpy(gram)), shares, kept)
 
-    def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The sum of what the history's distinct items say."""
         rows, items, _ = last_heard(history.items if self.kept is None else placed_among(history.items, self.kept))
         starts = np.searchsorted(rows, np.arange(len(history.items)))

@@ -60,7 +60,7 @@ class ItemKnn(Ranking):
         """The same neighbours asked with another decay."""
         return ItemKnn(self.neighbours, self.shares, decay=decay)
 
-    def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The votes of the history's distinct items."""
         rows, items, after = last_heard(history.items)
         weights = self.decay ** after.astype(np.float64)

@@ -54,7 +54,7 @@ class Markov(Ranking):
         """The same counts read with another decay."""
         return Markov(self.counts, self.shares, smoothing=self.smoothing, decay=decay)
 
-    def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The probability that each item is next; the items' shares where there is no history."""
         real = history.items >= 0
         after = real.sum(axis=1, keepdims=True) - real.cumsum(axis=1)

@@ -75,8 +75,7 @@ def policy(setup: Setup, state: State) -> LearnedPolicy:
         ModelError: a file is missing or damaged, or was trained on another split.
     """
     same_split(setup, state)
-    agent = Agent(setup, state.space).ready_agent()
-    return LearnedPolicy(agent, state.within(agent.space))
+    return LearnedPolicy.load(setup, state.dataset)
 
 
 def untrained(setup: Setup, state: State) -> LearnedPolicy:

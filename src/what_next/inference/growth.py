@@ -69,7 +69,7 @@ def grown(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
     agent = _agent(recommender.policy.agent, catalogue)
     if agent.setup.algorithm.by_attributes:
         _ = state.box  # built here, so that no request waits for it
-    return Recommender(LearnedPolicy(agent, state))
+    return Recommender(LearnedPolicy(agent, state, recommender.policy.search))
 
 
 def check(catalogue: Catalogue, items: Sequence[NewItem]) -> None:

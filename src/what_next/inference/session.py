@@ -7,6 +7,7 @@ The founding algorithm reads the latest events alone, and all of them at each pr
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -63,6 +64,9 @@ class Sessions(ABC):
     A session is worth nothing to an agent with other weights: that one replays the events.
     """
 
+    rereads: ClassVar[bool] = False
+    """Whether each proposal reads the latest events anew."""
+
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
 
@@ -93,11 +97,11 @@ class Sessions(ABC):
         """Each session with one event more, at the cost of one step for all of them."""
 
     @abstractmethod
-    def proposed(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
+    def _states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
         """Where the agent points to, for sessions that have an event."""
 
-    def propose(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None = None) -> Proposal:
-        """What `Agent.predict` proposes after the same events.
+    def states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None = None) -> Proposal:
+        """What `LearnedPolicy.states` gives after the same events, a row for each session.
 
         Args:
             sessions: each with an event.
@@ -113,7 +117,7 @@ class Sessions(ABC):
         for name in {name for values in context or () for name in values}:
             if name not in names:
                 raise DataError(f"context {name!r} is unknown; the agent knows {some(names) or 'none'}")
-        return self.proposed(sessions, context)
+        return self._states(sessions, context)
 
 
 class Streamed(Sessions):
@@ -193,8 +197,8 @@ class Streamed(Sessions):
             for session, event, row, state in zip(sessions, events, rows, outputs, strict=True)
         ]
 
-    def proposed(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
-        """See `Sessions.proposed`. No encoder reads the context."""
+    def _states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
+        """See `Sessions._states`. No encoder reads the context."""
         learner = self.agent.learner
         assert isinstance(learner, EncoderLearner)
         outputs = [session.output for session in sessions]
@@ -218,6 +222,8 @@ class Streamed(Sessions):
 
 class Windowed(Sessions):
     """Of the founding algorithm: the latest events are the session, and each proposal reads them all."""
+
+    rereads = True
 
     def begin(self) -> Session:
         """See `Sessions.begin`."""
@@ -246,8 +252,8 @@ class Windowed(Sessions):
             for session, event, numbers in zip(sessions, events, new, strict=True)
         ]
 
-    def proposed(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
-        """See `Sessions.proposed`: one batch pass over the latest events of all."""
+    def _states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
+        """See `Sessions._states`: one batch pass over the latest events of all."""
         names = self.space.event_names
         lengths = np.array([len(session.numbers) for session in sessions])
         items = np.full((len(sessions), int(lengths.max())), -1, np.int32)

@@ -129,7 +129,7 @@ class Selection(Group):
 
 
 class RewardSettings(Group):
-    """What the critic of the founding algorithm learns to foresee (spread), and what all others earn: a weighted sum.
+    """What earns how much: spread for the critic of the founding algorithm, a weighted sum for all others.
 
     Where no reward has a weight, the others earn the log's own (logged).
     """
@@ -172,7 +172,7 @@ class Inputs(Group):
 
 
 class Loss(Group):
-    """How the items that did not come next are told from the one that did."""
+    """How the next item is set apart from all others."""
 
     name: Literal["auto", "softmax", "sampled_softmax", "gbce"] = Field(
         default="auto",
@@ -198,7 +198,7 @@ class Server(Group):
     store: Path | None = Field(
         default=None,
         description="serve: the SQLite file with events and impressions; none: beside the agent's file. The "
-        "environment variable WHAT_NEXT_STORE, a database's URL, goes before it",
+        "environment variable WHAT_NEXT_STORE, a database's URL, overrides it",
     )
     versions: Path | None = Field(
         default=None, description="serve: the folder of deployed models, for all processes; none: beside the store"
@@ -212,8 +212,8 @@ class Server(Group):
     deadline: float = Field(
         default=200.0,
         gt=0,
-        description="serve: milliseconds that the model has for a question, before popular items are the answer; one "
-        "that would wait for more than half of that is refused",
+        description="serve: milliseconds that the model has for an answer; after them, popular items are the answer; "
+        "a request that would wait for more than half of that is refused",
     )
     batch: int = Field(
         default=64, gt=0, le=1024, description="serve: requests that one pass of the model answers, at most"

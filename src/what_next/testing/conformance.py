@@ -25,7 +25,7 @@ from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.testing.rig import Rig, other_events, padded, reaches
 from what_next.training import checkpoint
-from what_next.types import Batch, Events, Transitions
+from what_next.types import Batch, Events, Permitted, Request, Transitions
 
 STEPS = 4
 """Within so many steps every loss that is due at all must have updated its networks (a delayed one comes later)."""
@@ -194,13 +194,21 @@ def recommends(algorithm: Algorithm) -> None:
     rig.step()
     history = rig.state.get_user_history(np.arange(5, dtype=np.int32))
     policy = LearnedPolicy(rig.agent.eval(), rig.state)
-    slate = policy.act(history, 4, np.random.default_rng(0), exclude=history.items, propensities=True)
+    request = Request(4, policy.sampler, Permitted.of(without=history.items))
+    states = policy.states(history)
+    slate = policy.act(states, request, np.random.default_rng(0))
     for row, heard in zip(slate.items.tolist(), history.items.tolist(), strict=True):
         _expect(len(set(row)) == 4 and min(row) >= 0, algorithm, f"a slate of four items is {row}")
         _expect(not set(row) & set(heard), algorithm, f"the slate {row} has items that are excluded")
     chances = slate.propensities
     _expect(chances is not None and bool(((chances > 0) & (chances <= 1)).all()), algorithm, f"propensities {chances}")
-    first, second = (policy.act(history, 4).items for _ in range(2))
+    judged = policy.propensities(states, request, slate.items)
+    _expect(
+        chances is not None and np.allclose(chances, judged, rtol=1e-5, atol=1e-9),
+        algorithm,
+        f"{chances} were told, and {judged} judged",
+    )
+    first, second = (policy.act(policy.states(history), Request(4)).items for _ in range(2))
     _expect(np.array_equal(first, second), algorithm, "without random numbers it recommends now this, now that")
 
 

@@ -98,7 +98,9 @@ def came_next(history: History) -> Product:
     items = np.full((*history.items.shape, 1), -1, np.int32)
     items[:, :-1, 0] = history.items[:, 1:]
     known = items >= 0
-    return Product(items, known.astype(np.int64), np.zeros_like(known), repeats(items, history))
+    return Product(
+        items=items, matches=known.astype(np.int64), fallback=np.zeros_like(known), repeat=repeats(items, history)
+    )
 
 
 def padded(history: History, width: int) -> History:

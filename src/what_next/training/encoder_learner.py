@@ -15,7 +15,7 @@ from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
 from what_next.models.item_space import ItemSpace
 from what_next.models.items import ItemVectors
-from what_next.settings.plugins import installed
+from what_next.settings import known_encoders
 from what_next.training.learner import Learner
 from what_next.types import Batch, Events, Factors, History, Proposal, Ranked, Transitions
 
@@ -50,7 +50,7 @@ class EncoderLearner(Learner):
             catalogue.vectors[self.space.seen],
             rng,
         )
-        kind = ENCODERS.get(setup.model) or installed("what_next.encoders", Encoder, ENCODERS)[setup.model]
+        kind = ENCODERS.get(setup.model) or known_encoders()[setup.model]
         return {"encoder": kind(items, sizes), **heads}
 
     @property
@@ -98,17 +98,14 @@ class EncoderLearner(Learner):
             points = self.algorithm.propose(nets, states)
 
             @torch.no_grad()
-            def rescore(candidates: Int64[Tensor, "rows candidates"], part: slice) -> Float[Tensor, "rows candidates"]:
-                return self.algorithm.rescore(nets, states[part], vectors[candidates])
+            def rescore(
+                candidates: Int64[Tensor, "rows candidates"], rows: Int64[Tensor, "rows"]
+            ) -> Float[Tensor, "rows candidates"]:
+                return self.algorithm.rescore(nets, states[rows], vectors[candidates])
 
             count = self.algorithm.rescored
-            ranked = Ranked(
-                columns,
-                temperature=0.0 if self.algorithm.needs_critic else 1.0,  # values are no logits to draw by
-                rescored=len(vectors) if count < 0 else count,
-                rescore=rescore,
-            )
-        return Proposal(points.cpu().numpy(), ranked=ranked)
+            ranked = Ranked(columns, rescored=len(vectors) if count < 0 else count, rescore=rescore)
+        return Proposal(points.cpu().numpy(), ranked=ranked, encoded=states)
 
     @torch.no_grad()
     def catalogue_of(self, encoder: Encoder) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items columns"]]:

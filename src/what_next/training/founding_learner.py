@@ -1,6 +1,7 @@
 """The founding algorithm's networks: they read attributes, the spread of the sample so far, and what an item would
 do to it."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -64,19 +65,29 @@ class FoundingLearner(Learner):
         if not grid:
             places = places[::time] + history.lengths - 1
             points = points.flatten(0, 1)[self.tensor(places)]
-        by_critic = self.setup.selection.name == "critic"
-        score = self._score(nets, history, factors, places) if by_critic else None
-        return Proposal(np.ascontiguousarray(points.cpu().numpy()), score, factors=factors)
+        values = self._values_at(nets, history, factors, places)
+        score = values if self.setup.selection.name == "critic" else None
+        return Proposal(np.ascontiguousarray(points.cpu().numpy()), score, values=values, factors=factors)
 
-    def _score(self, nets: Networks, history: History, factors: Factors, places: Int[np.ndarray, "proposals"]) -> Score:
-        """The critic's value of items at each proposal; `places` are those of the proposals on the flattened grid."""
-        critic, samples = nets["critic"], self.samples(history.items)
-        assert isinstance(critic, CriticModel)
-        with torch.no_grad():
-            states = critic.encoder(self.tensor(factors.critic)).flatten(0, 1)
+    def _values_at(
+        self, nets: Networks, history: History, factors: Factors, places: Int[np.ndarray, "proposals"]
+    ) -> Score | None:
+        """The critic's value of items at each proposal; `places` are those of the proposals on the flattened grid.
+
+        None where there is no such critic.
+        """
+        critic = nets.get("critic")
+        if not isinstance(critic, CriticModel):
+            return None
+
+        @cache
+        @torch.no_grad()
+        def read() -> tuple[Samples, Tensor]:  # once, and only if somebody asks
+            return self.samples(history.items), critic.encoder(self.tensor(factors.critic)).flatten(0, 1)
 
         @torch.no_grad()
         def score(proposals: Int[np.ndarray, "pairs"], items: Int[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
+            samples, states = read()
             place, points = self.tensor(places[proposals]), self.vectors[self.tensor(items)]
             count = samples.count[place % samples.vectors.shape[1]]
             spread = samples.spread.flatten()[place]

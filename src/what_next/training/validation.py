@@ -7,7 +7,7 @@ from what_next.data.space import Space
 from what_next.metrics.next_items import Histories, Targets, rank
 from what_next.metrics.windows import Sampling, draw_windows
 from what_next.settings import Setup
-from what_next.types import Policy
+from what_next.types import Permitted, Policy, Request
 
 MOST = 10_000
 """Validation users that are measured during training, at most: always the same ones."""
@@ -40,7 +40,8 @@ def spread(
     if not len(windows):
         return {}
     rng = np.random.default_rng(setup.seed)
-    items = policy.act(windows.history, rng=rng, exclude=windows.history.items).items[:, 0]
+    request = Request(1, policy.sampler, Permitted.of(without=windows.history.items), propensities=False)
+    items = policy.act(policy.states(windows.history), request, rng).items[:, 0]
     sampling = Sampling(space.catalogue.vectors, spread.window, spread.pairs)
     earned = sampling.reward(windows.history, items)
     found = earned[np.isfinite(earned)]
