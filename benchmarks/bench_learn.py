@@ -18,6 +18,7 @@ import torch
 from rates import matrix_rate
 
 import what_next as wn
+from what_next.sources import source_of
 from what_next.testing import made_up_log
 
 ITEMS, DIM, HISTORIES, EVENTS = 3616, 128, 64, 203
@@ -45,15 +46,15 @@ class Variant:
         )
         self.state = wn.State(dataset, setup)
         self.agent = wn.Agent(setup, self.state.space).wake_agent()
+        self.source, self.policy = source_of(self.state), wn.LearnedPolicy(self.agent, self.state)
         self.rng = np.random.default_rng(0)
         self.seconds: list[float] = []
         self.targets = 0
 
     def step(self) -> None:
         start = time.perf_counter()
-        history = self.state.get_batch(self.agent.steps)
-        self.agent.predict(history, self.rng, grid=True)
-        self.targets = self.agent.propagate(self.state.next_items(history), self.rng).targets
+        batch = self.source.next_batch(self.policy, self.rng)
+        self.targets = self.agent.propagate(batch, self.rng).targets
         self.seconds.append(time.perf_counter() - start)
 
 

@@ -77,7 +77,7 @@ def started(dataset: wn.Dataset, threads: int, **changes: Any) -> wn.Environment
     state = wn.State(dataset, setup)
     environment = wn.Environment(wn.Agent(setup, state.space), state, setup)
     environment.agent.wake_agent()
-    environment.agent.horizon = environment.horizon()
+    environment.agent.horizon = environment.source.horizon
     return environment
 
 
@@ -86,9 +86,8 @@ def steps(environment: wn.Environment) -> Iterator[tuple[int, float]]:
     agent = environment.agent
     while not environment.done():
         start = time.perf_counter()
-        history = environment.next_batch()
-        agent.predict(history, environment.rng, grid=True)
-        step = agent.propagate(environment.state.next_items(history), environment.rng)
+        policy = wn.LearnedPolicy(agent, environment.state)
+        step = agent.propagate(environment.source.next_batch(policy, environment.rng), environment.rng)
         yield step.targets, time.perf_counter() - start
 
 
@@ -109,9 +108,9 @@ def time_to(dataset: wn.Dataset, threads: int, ndcg: float, **changes: Any) -> t
     targets, spent, best = Targets.of(dataset, state.split, "test"), 0.0, 0.0
     for _, seconds in steps(environment):
         spent += seconds
-        if agent.steps % len(state.batches) == 0:
-            found = rank(wn.LearnedPolicy(agent.quiet(), state), targets, state.histories).ndcg
-            agent.loud()
+        if agent.steps % len(environment.source.batches) == 0:
+            found = rank(wn.LearnedPolicy(agent.eval(), state), targets, state.histories).ndcg
+            agent.train()
             best = max(best, float(np.mean(found)))
             if best >= ndcg:
                 return spent, best

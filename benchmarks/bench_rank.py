@@ -124,7 +124,7 @@ def beside_rectools(threads: int, scripts: Path, folder: Path, repeats: int) -> 
     peer, dataset = None if theirs is None else theirs["test"]["users_per_s"], sets.read("ml-1m-part", folder)
     for encoder in ("lstm", "gru", "mean"):
         environment = started(dataset, threads, dim=DIM, model=encoder)
-        state, policy = environment.state, wn.LearnedPolicy(environment.agent.quiet(), environment.state)
+        state, policy = environment.state, wn.LearnedPolicy(environment.agent.eval(), environment.state)
         targets = Targets.of(state.dataset, state.split, "test")
         work = partial(rank, policy, targets, state.histories)
         seconds = [timed(work) for _ in range(repeats + 1)][1:]

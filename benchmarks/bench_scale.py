@@ -17,6 +17,7 @@ import polars as pl
 import torch
 
 import what_next as wn
+from what_next.sources import source_of
 
 LENGTH = 100
 
@@ -57,11 +58,10 @@ def measure(items: int, events: int, steps: int, threads: int, told: "multiproce
     )
     state = wn.State(made_up(items, events), setup)
     agent, rng, seconds, targets = wn.Agent(setup, state.space).wake_agent(), np.random.default_rng(0), [], 0
+    source, policy = source_of(state), wn.LearnedPolicy(agent, state)
     for _ in range(steps + 3):
         start = time.perf_counter()
-        history = state.get_batch(agent.steps)
-        agent.predict(history, rng, grid=True)
-        targets = agent.propagate(state.next_items(history), rng).targets
+        targets = agent.propagate(source.next_batch(policy, rng), rng).targets
         seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     told.put({"targets_per_s": targets / statistics.median(seconds[3:]), "peak_gib": peak})

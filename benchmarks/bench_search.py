@@ -27,6 +27,7 @@ from rates import median_seconds
 
 import what_next as wn
 from what_next.retrieval.approximate import ApproximateIndex
+from what_next.sources import source_of
 
 LENGTH, DIM = 100, 64
 """Events of a user, and entries of a vector."""
@@ -94,17 +95,16 @@ def trained(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.n
     )
     state = wn.State(log_of(heard, arguments.items), setup)
     agent, rng = wn.Agent(setup, state.space).wake_agent(), np.random.default_rng(arguments.seed)
+    source, policy = source_of(state), wn.LearnedPolicy(agent, state)
     start, losses, targets = time.perf_counter(), [], 0
     for _ in range(arguments.steps):
-        history = state.get_batch(agent.steps)
-        agent.predict(history, rng, grid=True)
-        step = agent.propagate(state.next_items(history), rng)
+        step = agent.propagate(source.next_batch(policy, rng), rng)
         losses.append(step.losses["actor"])
         targets += step.targets
     seconds = time.perf_counter() - start
     users = np.setdiff1d(np.arange(arguments.users), state.train_users)[: arguments.queries].astype(np.int32)
     known = np.full(len(users), LENGTH - 1)
-    proposal = agent.quiet().predict(state.histories(users, np.zeros_like(known), known))
+    proposal = agent.eval().predict(state.histories(users, np.zeros_like(known), known))
     assert proposal.ranked is not None
     vectors, popular = proposal.ranked.vectors.detach().numpy(), np.bincount(heard.ravel()).argsort()[-COUNT:]
     tell(

@@ -17,13 +17,15 @@ import torch
 from rates import matrix_rate
 
 import what_next as wn
-from what_next.sources.trials import sizes_of
+from what_next.sources import BanditSource
 from what_next.testing import made_up_log
+from what_next.training.founding_learner import FoundingLearner
 
 
 def flops_of_step(agent: wn.Agent, batch: int, window: int) -> float:
     """Of one training step: proposing, and the losses of actor and critic."""
-    sizes, algorithm = sizes_of(agent.experience), agent.setup.algorithm
+    assert isinstance(agent.learner, FoundingLearner)
+    sizes, algorithm = agent.learner.sizes, agent.setup.algorithm
     steps, dim = batch * window, sizes.dim
     encoder = 2 * steps * 4 * dim * (sizes.factors + dim)
     head = 2 * ((sizes.points + sizes.prospects) * dim + dim * dim + dim)  # for each point that is judged
@@ -46,7 +48,8 @@ def main() -> None:
         setup = wn.Setup(train=True, data=data, window=20, model_agent_path="agent", model_critic_path="critic")
         state = wn.State.from_setup(setup)
         agent, rng = wn.Agent(setup, state.space).wake_agent(), np.random.default_rng(0)
-        seconds: dict[str, list[float]] = {"history": [], "predict": [], "produce": [], "propagate": []}
+        source = BanditSource(state)
+        seconds: dict[str, list[float]] = {"history": [], "predict": [], "produce": [], "rewards": [], "propagate": []}
         for _ in range(arguments.steps):
             marks = [time.perf_counter()]
             history = state.get_random_user_history(setup.batch_size, rng)
@@ -55,7 +58,9 @@ def main() -> None:
             marks.append(time.perf_counter())
             product = state.produce(proposal.points, setup.relax, rng, history=history)
             marks.append(time.perf_counter())
-            agent.propagate(product, rng)
+            batch = source.batch(history, proposal.factors, product, rng)
+            marks.append(time.perf_counter())
+            agent.propagate(batch, rng)
             marks.append(time.perf_counter())
             for name, passed in zip(seconds, np.diff(marks), strict=True):
                 seconds[name].append(float(passed))

@@ -88,7 +88,7 @@ def make(folder: Path, items: int, users: int, heard: int, dim: int, algorithm: 
     (folder / "setup.txt").write_text(SETUP.format(dim=dim, algorithm=algorithm))
     setup = Setup.read(folder / "setup.txt", ["train=yes"])
     state = State(Dataset.read(setup.data), setup)
-    checkpoint.save(Agent(setup, state.space).wake_agent().quiet(), rng, "0" * 16)
+    checkpoint.save(Agent(setup, state.space).wake_agent().eval(), rng, "0" * 16)
     words = ["key", "add", str(folder / "setup.txt"), "--name", "load", "--role", "admin", "--json"]
     told = subprocess.run(command(*words), env=environment(), capture_output=True, text=True, check=True)
     return Made(folder, names, json.loads(told.stdout)["key"])

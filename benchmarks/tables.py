@@ -69,7 +69,7 @@ def setup_of(algorithm: str, seed: int, seconds: float, folder: Path, tuned: Map
         save_every=10**9,
         model_agent_path=folder / "agent.safetensors",
         model_critic_path=folder / "critic.safetensors",
-        **({"window": 20} if ALGORITHMS[algorithm].trials else {}),
+        **({"window": 20} if ALGORITHMS[algorithm].by_attributes else {}),
     )
     return with_settings(setup, tuned.get(algorithm, {}).get("settings", {}))
 
@@ -114,7 +114,7 @@ def measure(name: str, algorithm: str, seeds: Sequence[int], seconds: float, fol
             raise KeyboardInterrupt
         passes = report.histories / len(learned.train_users)
         runs.append({"seconds": round(report.seconds, 1), "passes": round(passes, 1), "targets": report.targets})
-        policies.append(LearnedPolicy(agent.quiet(), learned))
+        policies.append(LearnedPolicy(agent.eval(), learned))
     histories = policies[0].state.histories
     return {
         **about,

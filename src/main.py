@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import what_next as wn
-from what_next.cli import guarded, open_state, show
+from what_next.cli import guarded, show
 
 
 @guarded
@@ -14,7 +14,7 @@ def main(*words: str) -> int:
     if not words or "=" in words[0]:
         words = (str(Path(__file__).with_name("setup.txt")), *words)
     setup = wn.Setup.read(words[0], words[1:])
-    state = open_state(setup)
+    state = wn.State.open(setup)
     agent = wn.Agent(setup, state.space)
     return show(wn.Environment(agent, state, setup).run_sim())
 

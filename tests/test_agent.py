@@ -13,7 +13,8 @@ from what_next import Agent, Dataset, Environment, State
 from what_next.algorithms import WhatNext
 from what_next.errors import SetupError, TrainingError
 from what_next.rewards.spread import spread_of
-from what_next.types import History, Product, Trials
+from what_next.sources import BanditSource
+from what_next.types import BanditSteps, Batch, History, Product
 
 from .conftest import SetupOf, Trained, listening
 
@@ -42,23 +43,31 @@ def history(trained: Trained) -> History:
 def product_of(items: np.ndarray) -> Product:
     grid = (*items.shape, 1)
     nothing = np.zeros(grid, np.bool_)
-    return Product(items[..., None].astype(np.int32), np.ones(grid, np.int64), nothing, nothing)
+    return Product(
+        items=items[..., None].astype(np.int32), matches=np.ones(grid, np.int64), fallback=nothing, repeat=nothing
+    )
 
 
-def batch_of(agent: Agent, history: History, items: np.ndarray) -> Trials:
-    agent.predict(history, grid=True)
-    return agent.add_prediction(product_of(items), np.random.default_rng(0))
+def batch_of(agent: Agent, state: State, history: History, items: np.ndarray) -> Batch:
+    """The batch in which these items were selected."""
+    factors = agent.factorize(history)
+    return BanditSource(state).batch(history, factors, product_of(items), np.random.default_rng(0))
+
+
+def judged(agent: Agent, state: State, history: History, items: np.ndarray) -> BanditSteps:
+    """What the losses read of it."""
+    return agent.add_prediction(batch_of(agent, state, history, items), np.random.default_rng(0)).batch
 
 
 @torch.no_grad()
-def critic_values(agent: Agent, history: History, items: np.ndarray) -> Tensor:
+def critic_values(agent: Agent, state: State, history: History, items: np.ndarray) -> Tensor:
     """The critic's value of the selected item at every step."""
-    batch = batch_of(agent, history, items)
+    batch = judged(agent, state, history, items)
     return agent.nets["critic"](batch.factors, batch.points, batch.prospects)[..., 0]
 
 
 @torch.no_grad()
-def actor_logits(agent: Agent, history: History, _: np.ndarray) -> Tensor:
+def actor_logits(agent: Agent, state: State, history: History, _: np.ndarray) -> Tensor:
     """What the actor would like to propose at every step."""
     factors = agent.factorize(history)
     return agent.nets["actor"](torch.from_numpy(factors.actor), torch.from_numpy(factors.prospects))
@@ -84,11 +93,12 @@ def other_context(history: History, step: int) -> History:
 
 
 class TestFactors:
-    def test_tensors_share_the_memory_of_the_arrays(self, agent: Agent, history: History) -> None:
-        batch = batch_of(agent, history, history.items)
-        assert np.shares_memory(batch.factors.numpy(), agent.factors.critic)
-        assert np.shares_memory(batch.actor_factors.numpy(), agent.factors.actor)
-        assert np.shares_memory(batch.actor_prospects.numpy(), agent.factors.prospects)
+    def test_tensors_share_the_memory_of_the_arrays(self, agent: Agent, trained: Trained, history: History) -> None:
+        batch = batch_of(agent, trained.state, history, history.items)
+        steps = agent.add_prediction(batch).batch
+        assert np.shares_memory(steps.factors.numpy(), batch.factors.critic)
+        assert np.shares_memory(steps.actor_factors.numpy(), batch.factors.actor)
+        assert np.shares_memory(steps.actor_prospects.numpy(), batch.factors.prospects)
 
     def test_an_event_is_its_attributes_numbers_and_the_sample_so_far(
         self, agent: Agent, trained: Trained, history: History
@@ -126,22 +136,29 @@ class TestCausality:
     @pytest.mark.parametrize("values", [critic_values, actor_logits])
     @pytest.mark.parametrize("change", [other_item, other_reward, other_context])
     def test_events_up_to_the_step_change_it_and_no_later_one_does(
-        self, agent: Agent, history: History, values: Callable[..., Tensor], change: Callable[..., History]
+        self,
+        agent: Agent,
+        trained: Trained,
+        history: History,
+        values: Callable[..., Tensor],
+        change: Callable[..., History],
     ) -> None:
         items = np.roll(history.items, 3, axis=1)
-        before = values(agent, history, items)[:, STEP]
+        before = values(agent, trained.state, history, items)[:, STEP]
         for step in (0, STEP - 1, STEP):
-            after = values(agent, change(history, step), items)[:, STEP]
+            after = values(agent, trained.state, change(history, step), items)[:, STEP]
             assert (after - before).abs().max() > 1e-4, step
         for step in (STEP + 1, 19):
-            after = values(agent, change(history, step), items)[:, STEP]
+            after = values(agent, trained.state, change(history, step), items)[:, STEP]
             torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
-    def test_the_item_at_the_step_changes_its_value_and_no_other(self, agent: Agent, history: History) -> None:
+    def test_the_item_at_the_step_changes_its_value_and_no_other(
+        self, agent: Agent, trained: Trained, history: History
+    ) -> None:
         items = np.roll(history.items, 3, axis=1)
         other = items.copy()
         other[:, STEP] = (items[:, STEP] + 37) % 80
-        before, after = critic_values(agent, history, items), critic_values(agent, history, other)
+        before, after = (critic_values(agent, trained.state, history, some) for some in (items, other))
         assert ((after - before).abs()[:, STEP] > 1e-4).all()
         rest = np.arange(20) != STEP
         torch.testing.assert_close(after[:, rest], before[:, rest])
@@ -159,7 +176,8 @@ class TestPredict:
         together = trained.state.histories(users, np.zeros(3, int), lengths)
         alone = trained.state.histories(users[1:2], np.zeros(1, int), lengths[1:2])
         torch.testing.assert_close(
-            actor_logits(agent, together, alone.items)[1, :4], actor_logits(agent, alone, alone.items)[0],
+            actor_logits(agent, trained.state, together, alone.items)[1, :4],
+            actor_logits(agent, trained.state, alone, alone.items)[0],
             rtol=1e-4, atol=1e-5,
         )  # fmt: skip
 
@@ -169,8 +187,9 @@ class TestPredict:
         latest = trained.state.histories(users, np.full(5, 20), np.full(5, 20))
         proposals, factors = [], []
         for history in (whole, latest):
-            proposals.append(agent.predict(history).points)
-            factors.append(agent.factors)
+            proposal = agent.predict(history)
+            proposals.append(proposal.points)
+            factors.append(proposal.factors)
         assert np.array_equal(*proposals)
         assert np.array_equal(factors[0].actor, factors[1].actor)
         assert np.array_equal(factors[0].prospects, factors[1].prospects)
@@ -189,7 +208,7 @@ class TestPredict:
         chosen = trained.setup.selection.model_copy(update={"name": "critic"})
         agent = Agent(trained.setup.model_copy(update={"selection": chosen}), trained.state.space).ready_agent()
         items = np.roll(history.items, 3, axis=1)
-        values = critic_values(agent, history, items)
+        values = critic_values(agent, trained.state, history, items)
         score = agent.predict(history, grid=True).score
         assert score is not None
         place = np.array([STEP, 20 + 7, 3 * 20 + 19])
@@ -203,22 +222,23 @@ class TestPredict:
 class TestLearning:
     def test_rewards_are_those_of_two_passes(self, learner: Agent, trained: Trained, history: History) -> None:
         items = np.roll(history.items, 3, axis=1)
-        batch = batch_of(learner, history, items)
+        batch = batch_of(learner, trained.state, history, items)
+        targets = learner.add_prediction(batch).batch.targets
         vectors = torch.from_numpy(trained.state.space.catalogue.vectors)
         sigma = history.sigma[1]
         for step in (2, STEP, 19):
             sample = vectors[history.items[1, : step + 1]]
             without, grown = spread_of(sample), spread_of(torch.cat([sample, vectors[items[1, step], None]]))
             reward = (abs(without - sigma) - abs(grown - sigma)) / sigma
-            assert batch.rewards[1, step, 0].item() == pytest.approx(reward, rel=1e-3, abs=1e-6)
+            assert batch.rewards[1, step] == pytest.approx(reward, rel=1e-3, abs=1e-6)
             clip = trained.setup.reward.spread.clip
             target = max(-clip, min(clip, reward * (step + 1)))
-            assert batch.targets[1, step, 0].item() == pytest.approx(target, rel=1e-3, abs=1e-5)
+            assert targets[1, step, 0].item() == pytest.approx(target, rel=1e-3, abs=1e-5)
 
     def test_the_selected_item_stands_before_some_random_ones(
         self, learner: Agent, trained: Trained, history: History
     ) -> None:
-        batch = batch_of(learner, history, history.items)
+        batch = judged(learner, trained.state, history, history.items)
         vectors = trained.state.space.catalogue.vectors
         assert batch.points.shape == (4, 20, 1 + WhatNext().random_items, 4)
         assert np.array_equal(batch.points[..., 0, :].numpy(), vectors[history.items])
@@ -226,13 +246,13 @@ class TestLearning:
     def test_short_samples_padding_and_users_without_spread_are_masked(self, learner: Agent, trained: Trained) -> None:
         history = trained.state.histories(trained.state.train_users[:3], np.zeros(3, int), np.array([6, 4, 6]))
         history = replace(history, sigma=np.array([1, 1, 0], np.float32))
-        mask = batch_of(learner, history, np.zeros((3, 6), int)).mask
-        assert mask.int().tolist() == [[0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0], [0] * 6]
+        mask = batch_of(learner, trained.state, history, np.zeros((3, 6), int)).mask
+        assert mask.astype(int).tolist() == [[0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0], [0] * 6]
 
-    def test_a_step_without_an_item_is_masked(self, learner: Agent, history: History) -> None:
+    def test_a_step_without_an_item_is_masked(self, learner: Agent, trained: Trained, history: History) -> None:
         items = history.items.copy()
         items[0, STEP] = -1
-        assert (~batch_of(learner, history, items).mask).sum() == 4 * 2 + 1
+        assert (~batch_of(learner, trained.state, history, items).mask).sum() == 4 * 2 + 1
 
     def test_repeats_are_damped(self, trained: Trained, history: History) -> None:
         rewards = []
@@ -240,24 +260,27 @@ class TestLearning:
             reward = trained.setup.reward.model_copy(
                 update={"spread": trained.setup.reward.spread.model_copy(update={"repeat_factor": factor})}
             )
-            agent = Agent(trained.setup.model_copy(update={"reward": reward}), trained.state.space).wake_agent()
-            rewards.append(batch_of(agent, history, history.items).rewards[..., 0])  # every one was just heard
+            setup = trained.setup.model_copy(update={"reward": reward})
+            state = State(trained.state.dataset, setup, trained.state.space)
+            agent = Agent(setup, state.space).wake_agent()
+            rewards.append(batch_of(agent, state, history, history.items).rewards)  # every one was just heard
         plain, less = rewards
-        torch.testing.assert_close(less, torch.where(plain > 0, plain / 2, plain))
+        np.testing.assert_allclose(less, np.where(plain > 0, plain / 2, plain), rtol=1e-6)
         assert (plain > 0).any()
 
     def test_a_cycle_moves_both_networks_and_tells_of_it(
         self, learner: Agent, trained: Trained, history: History
     ) -> None:
         before = {name: [one.detach().clone() for one in net.parameters()] for name, net in learner.nets.items()}
-        proposal = learner.predict(history, np.random.default_rng(0), grid=True)
+        rng = np.random.default_rng(0)
+        proposal = learner.predict(history, rng, grid=True)
         product = trained.state.produce(proposal.points, 0.0, np.random.default_rng(0), history=history)
-        step = learner.propagate(product, np.random.default_rng(0))
+        batch = BanditSource(trained.state).batch(history, learner.factorize(history), product, rng)
+        step = learner.propagate(batch, rng)
         for name, net in learner.nets.items():
             assert all((old != new).any() for old, new in zip(before[name], net.parameters(), strict=True)), name
         assert learner.histories == 4
         assert set(step.losses) == {"actor", "critic"}
-        assert step.losses["critic"] == learner.get_critic_loss().item()
         assert step.masked == pytest.approx(2 / 20)
         assert step.matches == pytest.approx(product.matches[:, 2:].mean())
         assert step.fallback == pytest.approx(product.fallback[:, 2:].mean())
@@ -266,8 +289,7 @@ class TestLearning:
         self, learner: Agent, trained: Trained, history: History
     ) -> None:
         history = replace(history, sigma=np.zeros(4, np.float32))
-        proposal = learner.predict(history, grid=True)
-        step = learner.propagate(trained.state.produce(proposal.points, 0.0, None), np.random.default_rng(0))
+        step = learner.propagate(batch_of(learner, trained.state, history, history.items))
         assert (step.masked, step.reward, step.losses) == (1, 0, {"actor": 0, "critic": 0})
 
     @pytest.mark.parametrize("name", ["actor", "critic"])
@@ -278,10 +300,9 @@ class TestLearning:
             next(learner.nets[name].parameters()).view(-1)[0] = torch.nan
         before = [one.detach().clone() for net in learner.nets.values() for one in net.parameters()]
         learner.histories = 96
-        proposal = learner.predict(history, np.random.default_rng(0), grid=True)
-        product = trained.state.produce(proposal.points, 0.0, None)
+        batch = batch_of(learner, trained.state, history, history.items)
         with pytest.raises(TrainingError, match="after 96 histories: the loss"):
-            learner.propagate(product, np.random.default_rng(0))
+            learner.propagate(batch)
         after = [one for net in learner.nets.values() for one in net.parameters()]
         assert all(torch.equal(old.nan_to_num(), new.nan_to_num()) for old, new in zip(before, after, strict=True))
         assert learner.histories == 96

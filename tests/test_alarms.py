@@ -7,7 +7,7 @@ import pytest
 
 from what_next import Agent, Dataset, Environment, State
 from what_next.errors import TrainingError
-from what_next.training.alarms import MEMORY, Alarms
+from what_next.training.monitor import MEMORY, Alarms
 from what_next.training.step import Step
 
 from .conftest import SetupOf
@@ -19,8 +19,8 @@ WELL = {"largest_reward": 5.0, "top_share": 0.1, "entropy_share": 0.5, "largest_
 def raised(steps: int = MEMORY, done: float = 0.5, value: float = 1.0, **notes: float) -> set[str]:
     alarms = Alarms(discount=0.5)
     for _ in range(steps):
-        alarms.look(replace(QUIET, value=value, notes=WELL | notes), done)
-    return set(alarms.told)
+        alarms.look(replace(QUIET, value=value, metrics=WELL | notes), done)
+    return set(alarms.raised)
 
 
 class TestAlarms:
@@ -53,7 +53,9 @@ class TestAlarms:
 
     def test_an_alarm_is_told_once_and_says_what_it_saw(self) -> None:
         alarms = Alarms(discount=0.5)
-        told = [text for _ in range(3 * MEMORY) for text in alarms.look(replace(QUIET, notes={"top_share": 0.75}), 0.5)]
+        told = [
+            text for _ in range(3 * MEMORY) for text in alarms.look(replace(QUIET, metrics={"top_share": 0.75}), 0.5)
+        ]
         assert len(told) == 1
         assert "75%" in told[0]
 
@@ -66,8 +68,8 @@ class TestInARun:
     def test_they_stand_in_the_report_and_can_stop_it(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("what_next.training.alarms.MEMORY", 2)
-        monkeypatch.setattr("what_next.training.alarms.TOP_SHARE", 0.0)
+        monkeypatch.setattr("what_next.training.monitor.MEMORY", 2)
+        monkeypatch.setattr("what_next.training.monitor.TOP_SHARE", 0.0)
         setup = setup_of(tmp_path, algorithm="next_item", epochs=120, batch_size=8, max_length=20, window=None)
         state = State(dataset, setup)
         report = Environment(Agent(setup, state.space), state, setup).run_sim()

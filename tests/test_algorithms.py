@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, State, WhatNext
+from what_next.algorithms.base import LossContext
 from what_next.errors import TrainingError
 from what_next.models import AgentModel, CriticModel, spread_out
 from what_next.models.actor_critic import Sizes
-from what_next.training.step import SLOWEST, descend, slow_down
-from what_next.types import Trials
+from what_next.models.item_space import ItemSpace
+from what_next.training.step import SLOWEST, decay_rate, descend
+from what_next.types import BanditSteps, Request
 
 from .conftest import SetupOf
 
@@ -53,7 +55,7 @@ def fixed_networks() -> dict[str, nn.Module]:
     return {"actor": FixedActor(), "critic": critic}
 
 
-def trajectories(mask: list[list[bool]], seed: int = 0) -> Trials:
+def judged(mask: list[list[bool]], seed: int = 0) -> BanditSteps:
     """One history with a step for each entry of the mask; items at 2 and 4 are judged at each."""
     time = len(mask[0])
     generator = torch.Generator().manual_seed(seed)
@@ -61,16 +63,20 @@ def trajectories(mask: list[list[bool]], seed: int = 0) -> Trials:
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    return Trials(
+    return BanditSteps(
         actor_factors=random(1, time, 3),
         actor_prospects=random(1, time, 2, 4),
         factors=random(1, time, 3),
         points=torch.tensor([[2.0], [4.0]]).expand(1, time, 2, 1),
         prospects=random(1, time, 2, 4),
-        rewards=torch.zeros(1, time, 2),
         targets=torch.tensor([0.5, 1.0]).expand(1, time, 2),
         mask=torch.tensor(mask),
     )
+
+
+def context(nets: dict[str, nn.Module], steps: BanditSteps) -> LossContext[BanditSteps]:
+    items = ItemSpace.of(torch.tensor([[2.0], [4.0]]))
+    return LossContext(nets, {}, steps, items, 0, np.random.default_rng(0))
 
 
 def weights(net: nn.Module) -> Tensor:
@@ -80,7 +86,7 @@ def weights(net: nn.Module) -> Tensor:
 class TestWhatNext:
     @pytest.mark.parametrize("mask", [[[True, True]], [[False, True, False]]])
     def test_the_losses_are_those_worked_by_hand(self, mask: list[list[bool]]) -> None:
-        losses = WhatNext(entropy=0.1).losses(fixed_networks(), {}, trajectories(mask))
+        losses = WhatNext(entropy=0.1).losses(context(fixed_networks(), judged(mask)))
         # The policy is (1/4, 3/4) over prototypes worth 0.5 and 1.5; its entropy is 0.5623351 nats.
         assert losses["actor"].item() == pytest.approx(-(0.25 * 0.5 + 0.75 * 1.5 + 0.1 * 0.5623351))
         # Estimates 1 and 2 for targets 0.5 and 1.
@@ -88,7 +94,7 @@ class TestWhatNext:
 
     def test_the_actors_gradient_is_the_one_worked_by_hand(self) -> None:
         nets = fixed_networks()
-        loss = WhatNext(entropy=0).losses(nets, {}, trajectories([[True, True]]))["actor"]
+        loss = WhatNext(entropy=0).losses(context(nets, judged([[True, True]])))["actor"]
         (gradient,) = torch.autograd.grad(loss, [nets["actor"].logits])
         # d/dl_i of -sum p q is -p_i (q_i - E q), and E q is 1.25.
         torch.testing.assert_close(gradient, torch.tensor([-0.25 * (0.5 - 1.25), -0.75 * (1.5 - 1.25)]))
@@ -97,7 +103,7 @@ class TestWhatNext:
         torch.manual_seed(0)
         prototypes = torch.tensor([[1.0], [3.0]])
         nets = {"actor": AgentModel(SIZES, prototypes), "critic": CriticModel(SIZES)}
-        losses = WhatNext().losses(nets, {}, trajectories([[False, False, True, True]]))
+        losses = WhatNext().losses(context(nets, judged([[False, False, True, True]])))
         for name, other in (("actor", "critic"), ("critic", "actor")):
             own = torch.autograd.grad(losses[name], list(nets[name].parameters()), retain_graph=True)
             assert all(gradient.abs().sum() > 0 for gradient in own), name
@@ -109,8 +115,8 @@ class TestWhatNext:
     def test_masked_steps_have_no_influence(self) -> None:
         torch.manual_seed(0)
         nets = {"actor": AgentModel(SIZES, torch.tensor([[1.0], [3.0]])), "critic": CriticModel(SIZES)}
-        batch = trajectories([[False, True, True, False]])
-        other = trajectories([[False, True, True, False]], seed=1)
+        batch = judged([[False, True, True, False]])
+        other = judged([[False, True, True, False]], seed=1)
         labels = torch.where(batch.mask[..., None], batch.targets, 99.0)
         # At the last step, padding: everything differs. At the first, too short: all but the events themselves.
         changed = replace(batch, targets=labels, points=batch.points.clone(), prospects=batch.prospects.clone())
@@ -120,18 +126,18 @@ class TestWhatNext:
             if name in ("points", "prospects", "actor_prospects"):
                 value[:, 0] = getattr(other, name)[:, 0] + 7
             changed = replace(changed, **{name: value})
-        before, after = (WhatNext().losses(nets, {}, some) for some in (batch, changed))
+        before, after = (WhatNext().losses(context(nets, some)) for some in (batch, changed))
         assert before["actor"].item() == after["actor"].item()
         assert before["critic"].item() == after["critic"].item()
 
     def test_a_batch_of_which_no_step_counts_has_no_gradient(self) -> None:
         nets = fixed_networks()
-        losses = WhatNext().losses(nets, {}, trajectories([[False, False]]))
+        losses = WhatNext().losses(context(nets, judged([[False, False]])))
         assert [loss.item() for loss in losses.values()] == [0, 0]
         assert not torch.autograd.grad(losses["actor"], [nets["actor"].logits])[0].any()
 
     def test_without_a_generator_the_likeliest_prototype_is_proposed(self) -> None:
-        nets, batch = fixed_networks(), trajectories([[True, True]])
+        nets, batch = fixed_networks(), judged([[True, True]])
         points = WhatNext().propose(nets, (batch.actor_factors, batch.actor_prospects))
         assert points.tolist() == [[[3.0], [3.0]]]
 
@@ -241,7 +247,7 @@ class TestDescend:
     def test_the_learning_rate_falls_in_a_line_to_a_hundredth(self) -> None:
         _, optimisers = pair()
         for done, rate in ((0.0, 0.2), (0.25, 0.15), (0.5, 0.1), (1.0, 0.2 * SLOWEST), (3.0, 0.2 * SLOWEST)):
-            slow_down(optimisers, 0.2, done)
+            decay_rate(optimisers, 0.2, done)
             assert [one.param_groups[0]["lr"] for one in optimisers.values()] == pytest.approx([rate, rate])
 
 
@@ -271,7 +277,9 @@ class TestTinyWorld:
 
         def far(agent: Agent) -> float:
             """How often a far song is chosen where it is the best by far."""
-            chosen = LearnedPolicy(agent.quiet(), state).act(windows, rng=np.random.default_rng(0)).items[:, 0]
+            policy = LearnedPolicy(agent.eval(), state)
+            request = Request(1, policy.sampler)
+            chosen = policy.act(policy.states(windows), request, np.random.default_rng(0)).items[:, 0]
             return float((chosen[heap] >= 36).mean())
 
         untrained = Agent(setup, state.space).wake_agent()

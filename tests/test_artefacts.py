@@ -269,8 +269,8 @@ class TestStartingFrom:
         log, items = listening(items=90)
         setup = setup_of(tmp_path, epochs=32)
         state = State(wn.Dataset.from_frame(log, items), setup)
-        assert checkpoint.new_items(state, trained.setup.model_agent_path) == 10
-        space = checkpoint.grown_space(state, trained.setup.model_agent_path)
+        assert state.new_items(trained.setup.model_agent_path) == 10
+        space = state.space_under(trained.setup.model_agent_path)
         assert np.array_equal(space.catalogue.scale, trained.state.space.catalogue.scale)
         grown = State(state.dataset, setup, space)
         origin = trained.setup.model_agent_path
@@ -292,7 +292,7 @@ class TestStartingFrom:
         self, trained: Trained, setup_of: SetupOf, tmp_path: Path
     ) -> None:
         state = State(trained.state.dataset, setup_of(tmp_path, tolerance=0.7))
-        assert checkpoint.grown_space(state, trained.setup.model_agent_path).tolerance == 0.7
+        assert state.space_under(trained.setup.model_agent_path).tolerance == 0.7
 
     def test_another_number_of_prototypes_is_taken_over(
         self, trained: Trained, setup_of: SetupOf, tmp_path: Path
@@ -308,7 +308,7 @@ class TestStartingFrom:
         setup = setup_of(tmp_path, epochs=32)
         state = State(wn.Dataset.from_frame(log, items), setup)
         origin = trained.setup.model_agent_path
-        grown = State(state.dataset, setup, checkpoint.grown_space(state, origin))
+        grown = State(state.dataset, setup, state.space_under(origin))
         Environment(Agent(setup, grown.space), grown, setup, origin=origin).run_sim()
         longer = setup_of(tmp_path, epochs=64)
         with pytest.raises(ModelError, match="in another space"):
@@ -322,4 +322,4 @@ class TestStartingFrom:
         log, items = listening()
         state = State(wn.Dataset.from_frame(log, items.drop("tempo")), setup_of(tmp_path))
         with pytest.raises(ModelError, match="was trained on attributes danceability, energy, tempo, valence"):
-            checkpoint.grown_space(state, trained.setup.model_agent_path)
+            state.space_under(trained.setup.model_agent_path)

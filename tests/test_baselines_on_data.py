@@ -11,7 +11,7 @@ from what_next import Dataset, Setup, State
 from what_next.baselines import BASELINES
 from what_next.baselines.rules import Popular, RandomItem
 from what_next.experiments import baselines
-from what_next.experiments.baselines import GRIDS, tuned
+from what_next.experiments.baselines import GRIDS, searched, tuned
 from what_next.metrics.next_items import Targets, rank
 
 
@@ -44,6 +44,25 @@ class TestTuned:
         }
         told = tuned(state)["ease"][1]["penalty"]
         assert reached[told].ndcg.mean() == max(ranks.ndcg.mean() for ranks in reached.values())
+
+    def test_the_penalty_of_ease_is_chosen_with_the_most_popular_items_and_fitted_to_all(
+        self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        state, asked, fit = state_of(dataset), [], BASELINES["ease"]
+
+        def fitted(*log, **more):
+            asked.append(more.get("most"))
+            return fit(*log, **more)
+
+        monkeypatch.setattr(baselines, "POPULAR", 50)
+        monkeypatch.setattr(baselines, "BASELINES", {"ease": fitted})
+        policy, settings = tuned(state)["ease"]
+        assert asked == [50] * len(GRIDS["ease"]["penalty"]) + [None]
+        assert (
+            some_scores(policy, state).tobytes()
+            == some_scores(fit(dataset, state.split.known, **settings), state).tobytes()
+        )
+        assert searched(state, ["ease"])["most_popular"] == {"ease": 50}
 
     def test_settings_are_chosen_one_after_another_each_beside_the_best_so_far(
         self, dataset: Dataset, monkeypatch: pytest.MonkeyPatch

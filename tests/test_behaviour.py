@@ -14,7 +14,9 @@ from .off_policy_logs import ITEMS, decided, log_fixture, refused_fixture, told_
 
 class TestEstimatedBehaviour:
     def test_frequencies_of_the_other_half_are_the_propensities(self, tmp_path: Path) -> None:
-        log = read_log(write(tmp_path / "log.csv", {"item_id": [0, 1, 1, 1, 2, 0], "reward": [0] * 6}), told=False)
+        log = read_log(
+            write(tmp_path / "log.csv", {"item_id": [0, 1, 1, 1, 2, 0], "reward": [0] * 6}), propensities=False
+        )
         found = estimate_behaviour(log, seed=0)
         halves = np.random.default_rng(0).permutation(6) % 2
         for row, item in enumerate(log.actions):
@@ -37,7 +39,7 @@ class TestEstimatedBehaviour:
             assert sum(one[name] * one["pairs"] for one in table) == pytest.approx(6000)
         assert all(one["from"] < one["predicted"] <= one["to"] for one in table)
         assert about["miscalibrated"] < 0.02
-        again = estimate_behaviour(read_log(path, told=False))
+        again = estimate_behaviour(read_log(path, propensities=False))
         assert again.propensities == pytest.approx(true, abs=0.02)
         assert any(
             "propensities are estimated from the log's own frequencies given nothing" in one for one in found["notes"]
@@ -53,7 +55,7 @@ class TestEstimatedBehaviour:
             "item_id": items,
             "reward": [0] * 8000,
         }
-        log = read_log(write(tmp_path / "log.csv", columns), told=False)
+        log = read_log(write(tmp_path / "log.csv", columns), propensities=False)
         found = estimate_behaviour(log)
         assert found.about["given"] == "the item before"
         follows = np.append(False, (log.actions[1:] == (log.actions[:-1] + 1) % 5) & (log.units[1:] == log.units[:-1]))
@@ -67,7 +69,7 @@ class TestEstimatedBehaviour:
         places = np.arange(6000) % 2
         items = np.where(rng.random(6000) < 0.8, places, 1 - places)
         columns = {"item_id": items, "reward": [0] * 6000, "position": places + 1}
-        found = estimate_behaviour(read_log(write(tmp_path / "log.csv", columns), told=False))
+        found = estimate_behaviour(read_log(write(tmp_path / "log.csv", columns), propensities=False))
         assert found.about["given"] == "position"
         assert found.propensities[items == places] == pytest.approx(np.full((items == places).sum(), 0.8), abs=0.03)
 
@@ -76,7 +78,7 @@ class TestEstimatedBehaviour:
         users = np.arange(4000) // 40
         items = np.where(users % 2, 1, 0)
         columns = {"user_id": users, "item_id": items, "reward": [0] * 4000}
-        told = estimate_behaviour(read_log(write(tmp_path / "log.csv", columns), told=False), seed=0).about
+        told = estimate_behaviour(read_log(write(tmp_path / "log.csv", columns), propensities=False), seed=0).about
         assert told["given"] == "the item before"  # it tells the user's group, but for the first row
 
     def test_one_unit_cannot_be_halved(self, tmp_path: Path, refused) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from what_next import Dataset, Environment, Setup, State
+from what_next import Agent, Dataset, Environment, Setup, State
 from what_next.cli import main
 from what_next.errors import ModelError, SetupError
 from what_next.experiments import evaluate
-from what_next.experiments.compare import ShuffledState, compare
+from what_next.experiments.compare import ShuffledSource, compare
 from what_next.experiments.models import is_trained, of_seed
+from what_next.policy import LearnedPolicy
 from what_next.settings import Evaluation, SplitSettings
+from what_next.sources import LogSource
 
 from .conftest import SetupOf
 
@@ -144,36 +146,41 @@ class TestAblations:
 
 class TestShuffledRewards:
     @pytest.fixture
-    def states(self, made, dataset: Dataset) -> tuple[State, ShuffledState]:
-        setup = made("a", "iql", max_length=7)  # histories of 38 known events are cut into windows
-        return State(dataset, setup), ShuffledState(dataset, setup)
+    def sources(self, made, dataset: Dataset) -> tuple[LogSource, ShuffledSource]:
+        state = State(dataset, made("a", "iql", max_length=7))  # histories of 38 known events are cut into windows
+        return LogSource(state), ShuffledSource(state)
 
-    def test_the_same_rewards_are_earned_by_others(self, states) -> None:
-        true, shuffled = states
+    def test_the_same_rewards_are_earned_by_others(self, sources) -> None:
+        true, shuffled = sources
+        state = true.state
         places, values = shuffled.own
-        assert len(places) == len(set(places.tolist())) == sum(true.split.known) - len(true.train_users)
-        assert np.array_equal(values, true.dataset.rewards[places])
-        moved = shuffled.earned[places]
+        assert len(places) == len(set(places.tolist())) == sum(state.split.known) - len(state.train_users)
+        assert np.array_equal(values, state.dataset.rewards[places])
+        moved = shuffled.shuffled[places]
         assert np.array_equal(np.sort(moved), np.sort(values))
         assert abs(np.corrcoef(moved, values)[0, 1]) < 0.1
 
-    def test_an_event_earns_the_same_in_every_pass_and_nothing_else_changes(self, states) -> None:
-        true, shuffled = states
+    def test_an_event_earns_the_same_in_every_pass_and_nothing_else_changes(self, sources) -> None:
+        true, shuffled = sources
+        policy, rng = LearnedPolicy(Agent(true.setup, true.state.space), true.state), np.random.default_rng(0)
         for step in range(2 * len(true.batches)):
-            one, other = true.get_batch(step), shuffled.get_batch(step)
+            history = true.windows(true.batches.batch(step))
+            one, other = (source.next_batch(policy, rng) for source in sources)
             assert np.array_equal(one.items, other.items)
-            assert np.array_equal(one.rewards, other.rewards)
-            for row, (user, start, length) in enumerate(zip(one.users, one.before, one.lengths, strict=True)):
-                events = true.dataset.offsets[user] + start + np.arange(length)
-                assert np.array_equal(other.earned[row, :length], shuffled.earned[events])
-                assert not other.earned[row, length:].any()
+            assert np.array_equal(one.factors.actor, other.factors.actor)
+            for row, (user, start, length) in enumerate(
+                zip(history.users, history.before, history.lengths, strict=True)
+            ):
+                events = true.state.dataset.offsets[user] + start + np.arange(1, length)
+                assert np.array_equal(other.rewards[row, : length - 1], shuffled.shuffled[events])
+                assert not other.rewards[row, length - 1 :].any()
 
-    def test_the_order_is_the_seeds(self, states, made, dataset: Dataset) -> None:
-        _, shuffled = states
-        again = ShuffledState(dataset, shuffled.setup)
-        other = ShuffledState(dataset, of_seed(shuffled.setup, 1))
-        assert np.array_equal(again.earned, shuffled.earned)
-        assert not np.array_equal(other.earned, shuffled.earned)
+    def test_the_order_is_the_seeds(self, sources, dataset: Dataset) -> None:
+        _, shuffled = sources
+        again = ShuffledSource(State(dataset, shuffled.setup))
+        other = ShuffledSource(State(dataset, of_seed(shuffled.setup, 1)))
+        assert np.array_equal(again.shuffled, shuffled.shuffled)
+        assert not np.array_equal(other.shuffled, shuffled.shuffled)
 
 
 class TestCommand:

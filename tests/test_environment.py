@@ -16,8 +16,9 @@ import torch
 from safetensors import safe_open
 
 from what_next import Agent, Dataset, Environment, Report, Setup, State
+from what_next.algorithms.base import LossContext
 from what_next.errors import CatalogueError, ModelError, SaveError, TrainingError
-from what_next.types import Factors, History, Product, Proposal, Trials
+from what_next.types import Factors, History, Product, Proposal
 
 from .conftest import SetupOf, Trained, listening
 
@@ -149,8 +150,8 @@ def other(value: Any) -> Any:
         return replace(value, points=-value.points)
     if isinstance(value, Product):
         return replace(value, items=((value.items + 1) % 80).astype(np.int32))
-    if isinstance(value, Trials):
-        return replace(value, targets=value.targets + 1)
+    if isinstance(value, LossContext):
+        return replace(value, batch=replace(value.batch, targets=value.batch.targets + 1))
     if isinstance(value, Report):
         return replace(value, histories=value.histories + 1)
     if isinstance(value, Agent):

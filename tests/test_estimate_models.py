@@ -13,6 +13,7 @@ from what_next.data.decisions.reader import read_log
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.targets import decisions_of, vectors_of
 from what_next.policy import LearnedPolicy
+from what_next.types import History, Permitted, Request
 
 from .conftest import SetupOf, Trained, listening
 from .off_policy_logs import decided, refused_fixture, setup_file, told_fixture, write  # noqa: F401
@@ -51,6 +52,13 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("heard") / "heard.csv", log.to_dict(as_series=False))
 
 
+def chances_of(recommender: wn.Recommender, history: History, without: np.ndarray | None) -> np.ndarray:
+    """The chance of every item to be drawn next."""
+    policy, nothing = recommender.policy, np.full((1, 1), -1, np.int32)
+    request = Request(1, policy.sampler, Permitted.of(without=without))
+    return next(policy.chances(policy.states(history), request, nothing))[0]
+
+
 class TestTrainedModels:
     def answer(self, heard: Path, setup: Path, **how: Any) -> tuple[Any, Any]:
         log = read_log(heard)
@@ -70,7 +78,7 @@ class TestTrainedModels:
             if not known:
                 continue
             history, _ = recommender.state.history_of(known)
-            chances = recommender.policy.chances(history, exclude=None if seen else history.items)[0]
+            chances = chances_of(recommender, history, None if seen else history.items)
             place = recommender.catalogue.index([ids[log.actions[row]]])[0]
             assert found.target.chances[row] == pytest.approx(chances[place] if place >= 0 else 0.0, abs=1e-6)
             checked += 1
@@ -142,7 +150,7 @@ class TestTrainedModels:
         for row, (before, above, item) in histories.items():
             history, _ = recommender.state.history_of(before)
             exclude = recommender.catalogue.index(above)[None]
-            chances = recommender.policy.chances(history, exclude=exclude)[0]
+            chances = chances_of(recommender, history, exclude)
             place = recommender.catalogue.index([item])[0]
             assert found.target.chances[row] == pytest.approx(chances[place], abs=1e-6)
 
@@ -154,7 +162,7 @@ class TestTrainedModels:
         _, found = self.answer(write(tmp_path / "log.csv", columns), ranked)
         recommender = wn.load(ranked.parent / "agent.safetensors")
         history, _ = recommender.state.history_of(["i1"])
-        chances = recommender.policy.chances(history, exclude=history.items)[0]
+        chances = chances_of(recommender, history, history.items)
         place = recommender.catalogue.index(["i2"])[0]
         assert found.target.chances[1:] == pytest.approx(np.full(2, chances[place]), abs=1e-6)
 
@@ -165,9 +173,9 @@ class TestTrainedModels:
         sizes = []
         asked = LearnedPolicy.chances
 
-        def watched(self: LearnedPolicy, history: Any, **how: Any) -> Any:
-            sizes.append(len(history.items))
-            return asked(self, history, **how)
+        def watched(self: LearnedPolicy, states: Any, *how: Any) -> Any:
+            sizes.append(len(states))
+            return asked(self, states, *how)
 
         monkeypatch.setattr(LearnedPolicy, "chances", watched)
         monkeypatch.setattr("what_next.off_policy.learned.PAIRS", 640)

@@ -12,8 +12,8 @@ from what_next import Agent, Dataset, LearnedPolicy, Recommender, State, load
 from what_next.environment import Environment
 from what_next.errors import CatalogueError
 from what_next.inference.growth import NewItem, extended, grown
-from what_next.inference.session import Played
-from what_next.types import History
+from what_next.inference.session import Event, Sessions
+from what_next.types import History, Permitted, Request
 
 from .conftest import SetupOf, Trained, listening
 
@@ -35,6 +35,11 @@ def some(one: Recommender) -> History:
     return one.state.get_user_history(np.arange(6, dtype=np.int32))
 
 
+def slates(one: Recommender, slots: int, allowed: np.ndarray | None = None) -> np.ndarray:
+    """What it recommends."""
+    return one.policy.act(one.policy.states(some(one)), Request(slots, permitted=Permitted.of(allowed))).items
+
+
 def alone(one: Recommender) -> np.ndarray:
     """The mask of the last item."""
     return np.arange(len(one.catalogue)) == len(one.catalogue) - 1
@@ -45,13 +50,14 @@ def test_a_new_item_is_recommended_by_its_attributes(
     dataset: Dataset, setup_of: SetupOf, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     old = recommender(dataset, setup_of, tmp_path, **changes)
-    best = int(old.policy.act(some(old), 1).items[0, 0])
+    best = int(slates(old, 1)[0, 0])
     new = grown(old, [like(old, best)])
-    chances = new.policy.chances(some(new))
+    nothing = np.full((6, 1), -1, np.int32)
+    chances = next(new.policy.chances(new.policy.states(some(new)), Request(sampler=new.policy.sampler), nothing))
     assert chances.shape == (6, 81)
     assert chances[0, 80] == pytest.approx(chances[0, best], rel=1e-5)
     mask = np.isin(np.arange(81), [best]) ^ True
-    assert new.policy.act(some(new), 1, allowed=mask).items[0, 0] == 80
+    assert slates(new, 1, mask)[0, 0] == 80
     found = new.recommend(history=["i1", "new"], allowed=["new"], seen=True)
     assert [(item.item_id, item.title) for item in found.items] == [("new", "Title of new")]
 
@@ -60,16 +66,16 @@ def test_all_that_was_there_is_as_it_was(dataset: Dataset, setup_of: SetupOf, tm
     for algorithm, items in [("next_item", "learned"), ("td3_bc", "both"), ("whatnext", "learned")]:
         inputs = {} if algorithm == "whatnext" else {"inputs": {"items": items}}
         old = recommender(dataset, setup_of, tmp_path, algorithm=algorithm, **inputs)
-        before = old.policy.act(some(old), 5).items
+        before = slates(old, 5)
         new = grown(old, [like(old, 3, by=9.0)])
-        assert np.array_equal(new.policy.act(some(new), 5, allowed=~alone(new)).items, before)
-        assert np.array_equal(old.policy.act(some(old), 5).items, before)
+        assert np.array_equal(slates(new, 5, ~alone(new)), before)
+        assert np.array_equal(slates(old, 5), before)
         assert (len(old.catalogue), len(new.catalogue), len(old.state.space.catalogue)) == (80, 81, 80)
         for name, net in new.policy.agent.nets.items():
             shared = {weight.data_ptr() for weight in old.policy.agent.nets[name].state_dict().values()}
             assert not shared & {weight.data_ptr() for weight in net.state_dict().values()}
             assert not net.training
-        assert new.policy.agent.experience.frozen
+        assert new.policy.agent.learner.frozen
 
 
 def test_a_learned_vector_is_guessed_from_the_ten_nearest(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
@@ -170,13 +176,14 @@ def test_sessions_go_on_in_a_grown_catalogue(
     dataset: Dataset, setup_of: SetupOf, tmp_path: Path, algorithm: str
 ) -> None:
     old = recommender(dataset, setup_of, tmp_path, algorithm=algorithm)
-    session = old.policy.replay([Played(3), Played(9), Played(27)])
     new = grown(grown(old, [like(old, 12, "first")]), [like(old, 12)])
-    points = [one.policy.propose([session]).points for one in (old, new)]
+    before, after = (Sessions.of(one.policy.agent) for one in (old, new))
+    session = before.replay([Event(3), Event(9), Event(27)])
+    points = [one.states([session]).points for one in (before, after)]
     np.testing.assert_allclose(points[1], points[0], atol=1e-6)
-    [longer] = new.policy.fold([session], [Played(81)])
-    expected = new.policy.propose([new.policy.replay([Played(3), Played(9), Played(27), Played(81)])])
-    np.testing.assert_allclose(new.policy.propose([longer]).points, expected.points, atol=1e-5)
+    [longer] = after.fold([session], [Event(81)])
+    expected = after.states([after.replay([Event(3), Event(9), Event(27), Event(81)])])
+    np.testing.assert_allclose(after.states([longer]).points, expected.points, atol=1e-5)
 
 
 def test_a_saved_model_grows_without_its_log(trained: Trained) -> None:

@@ -12,6 +12,7 @@ from what_next.baselines.rules import Popular
 from what_next.data import Split
 from what_next.metrics.next_items import Targets
 from what_next.settings import ALGORITHMS
+from what_next.types import Request
 
 from .conftest import SetupOf
 
@@ -56,9 +57,9 @@ def test_statistics_of_the_catalogue_are_those_of_training(states: list[State]) 
 def test_baselines_are_fitted_to_training_alone(states: list[State]) -> None:
     history = states[0].get_random_user_history(20, np.random.default_rng(0))
     for name, fit in BASELINES.items():
-        one, other = (fit(state.dataset, state.split.known).scores(history, None) for state in states)
+        one, other = (fit(state.dataset, state.split.known).worth(history) for state in states)
         assert np.array_equal(one, other), name
-    assert np.array_equal(*(Popular(state.space.counts).scores(history, None) for state in states))
+    assert np.array_equal(*(Popular(state.space.counts).worth(history) for state in states))
 
 
 @pytest.mark.parametrize("algorithm", ["sqn", "whatnext"])
@@ -70,7 +71,8 @@ def test_a_trained_agent_is_the_same_to_the_bit(states: list[State], algorithm: 
         learned = State(state.dataset, setup)
         environment = Environment(Agent(setup, learned.space), learned, setup)
         environment.train_agent()
-        slates.append(LearnedPolicy(environment.agent.quiet(), learned).act(history, 10).items)
+        policy = LearnedPolicy(environment.agent.eval(), learned)
+        slates.append(policy.act(policy.states(history), Request(10)).items)
     assert np.array_equal(*slates)
 
 

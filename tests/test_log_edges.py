@@ -18,7 +18,7 @@ from .test_log_learning import log_setup, run, weights
 
 
 class TestEdges:
-    def test_slow_copies_start_from_the_model_that_training_goes_on_from(
+    def test_target_networks_start_from_the_model_that_training_starts_from(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
     ) -> None:
         from what_next.training.checkpoint import start_from
@@ -27,8 +27,8 @@ class TestEdges:
         run(dataset, setup)
         agent = Agent(setup, State(dataset, setup).space).wake_agent()
         start_from(agent, setup.model_agent_path)
-        for name, slow in agent.slow.items():
-            for one, other in zip(slow.parameters(), agent.nets[name].parameters(), strict=True):
+        for name, target in agent.targets.items():
+            for one, other in zip(target.parameters(), agent.nets[name].parameters(), strict=True):
                 assert torch.equal(one, other)
 
     def test_inference_takes_ranked_items_in_order(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ class TestEdges:
     def test_rows_that_are_moved_alone_resume_bit_for_bit(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("what_next.sources.log.SPARSE", 10)
+        monkeypatch.setattr("what_next.training.encoder_learner.SPARSE", 10)
         loss = {"name": "sampled_softmax", "negatives": 16}
         whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", loss=loss))
         assert "encoder:rows" in whole.agent.optimisers

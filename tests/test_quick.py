@@ -19,7 +19,7 @@ from what_next.inference.recommender import Recommender
 from .conftest import SetupOf, Trained, run_main
 
 HEAVY = {
-    "torch._dynamo", "torch._inductor", "sympy", "optuna", "matplotlib", "fastapi", "onnx", "pandas", "jinja2",
+    "torch._dynamo", "torch._inductor", "sympy", "optuna", "matplotlib", "starlette", "onnx", "pandas", "jinja2",
     "what_next.off_policy.judge", "what_next.serving.engine.engine",
 }  # fmt: skip
 
@@ -78,11 +78,11 @@ def test_it_is_the_recommendation_of_a_state_that_was_measured(
 
 
 def test_a_tolerance_of_the_setup_goes_before_the_models(files: dict[str, Path]) -> None:
-    from what_next.training.checkpoint import open_state
+    from what_next import State
 
     setup = wn.Setup.read(files["whatnext"], ["tolerance=1.25"])
-    assert open_state(setup).space.tolerance == 1.25
-    assert open_state(setup.model_copy(update={"tolerance": None})).space.tolerance != 1.25
+    assert State.open(setup).space.tolerance == 1.25
+    assert State.open(setup.model_copy(update={"tolerance": None})).space.tolerance != 1.25
 
 
 def test_a_ready_agent_has_no_optimisers(setup_of: SetupOf, trained: Trained) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 import what_next as wn
 from what_next import Dataset, Environment, Recommender, State
 from what_next.errors import CatalogueError, DataError, ModelError
+from what_next.types import Permitted
 
 from .conftest import SetupOf, Trained, listening
 
@@ -258,7 +259,7 @@ class TestSelection:
         known, _ = recommender.state.history_of(history)
         proposal = agent.predict(known)
         assert proposal.score is not None
-        near = recommender.state.box.nearest(proposal.points, 64, exclude=known.items)[0]
+        near = recommender.state.box.nearest(proposal.points, 64, permitted=Permitted.of(without=known.items))[0]
         inside = np.abs(recommender.catalogue.vectors[near] - proposal.points).max(1) <= 2.0
         values = proposal.score(np.zeros(inside.sum(), np.int64), near[inside])
         assert chosen.item_id == recommender.catalogue.ids[int(near[inside][values.argmax()])]

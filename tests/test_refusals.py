@@ -77,7 +77,7 @@ class TestSetup:
         message = refused(setup=MINIMAL + "batch_size\n")
         assert "line 6" in message
         assert "11 tokens" in message
-        assert "'batch_size', has no partner" in message
+        assert "'batch_size' has no partner" in message
 
     def test_an_unknown_key(self, refused: Refused) -> None:
         message = refused(setup=MINIMAL + "bach_size, 32\n")

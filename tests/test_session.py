@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,10 +11,10 @@ import torch
 
 from what_next import Agent, Dataset, LearnedPolicy, Setup, State
 from what_next.errors import DataError
-from what_next.inference.session import Played, Session
+from what_next.inference.events import elapsed
+from what_next.inference.session import Event, Session, Sessions
 from what_next.models.encoders import ENCODERS
-from what_next.retrieval import scored
-from what_next.sources.played import elapsed
+from what_next.sources import source_of
 from what_next.types import History, Proposal
 
 from .conftest import SetupOf, listening
@@ -49,14 +50,22 @@ def policy_of(log: Dataset, setup: Setup) -> LearnedPolicy:
     return LearnedPolicy(agent.freeze(), state)
 
 
-def played(policy: LearnedPolicy, user: int, length: int) -> list[Played]:
+def sessions_of(policy: LearnedPolicy) -> Sessions:
+    return Sessions.of(policy.agent)
+
+
+def states_of(policy: LearnedPolicy, sessions: list[Session], *context: Any) -> Proposal:
+    return sessions_of(policy).states(sessions, *context)
+
+
+def played(policy: LearnedPolicy, user: int, length: int) -> list[Event]:
     """The first events of a user, as a service hears of them."""
     data = policy.state.dataset
     places = range(int(data.offsets[user]), int(data.offsets[user]) + length)
     assert data.timestamps is not None
     assert data.rewards is not None
     return [
-        Played(
+        Event(
             int(data.items[place]),
             int(data.timestamps[place]),
             float(data.rewards[place]),
@@ -75,10 +84,8 @@ def same(left: Proposal, right: Proposal) -> None:
     np.testing.assert_allclose(left.points, right.points, atol=1e-5)
     assert (left.ranked is None) == (right.ranked is None)
     if left.ranked is not None and right.ranked is not None:
-        for (_, one), (_, other) in zip(
-            scored(left.points, left.ranked), scored(right.points, right.ranked), strict=True
-        ):
-            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
+        one, other = (torch.from_numpy(side.points) @ side.ranked.vectors.T for side in (left, right))
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
     assert (left.score is None) == (right.score is None)
     if left.score is not None and right.score is not None:
         rows, items = np.arange(5).repeat(80), np.tile(np.arange(80), 5)
@@ -91,12 +98,12 @@ def columns(proposal: Proposal) -> torch.Tensor:
     return proposal.ranked.vectors
 
 
-def folded(policy: LearnedPolicy, lists: list[list[Played]]) -> list[Session]:
+def folded(policy: LearnedPolicy, lists: list[list[Event]]) -> list[Session]:
     """Event by event: at each step those of one batch that have one more."""
-    sessions = [policy.begin() for _ in lists]
+    sessions = [sessions_of(policy).begin() for _ in lists]
     for step in range(max(map(len, lists))):
         rows = [row for row, events in enumerate(lists) if step < len(events)]
-        grown = policy.fold([sessions[row] for row in rows], [lists[row][step] for row in rows])
+        grown = sessions_of(policy).fold([sessions[row] for row in rows], [lists[row][step] for row in rows])
         for row, session in zip(rows, grown, strict=True):
             sessions[row] = session
     return sessions
@@ -106,16 +113,16 @@ def agrees(policy: LearnedPolicy) -> None:
     """Replayed, folded, half of each, and the agent's own prediction."""
     lists = [played(policy, user, length) for user, length in zip(USERS.tolist(), LENGTHS.tolist(), strict=True)]
     expected = policy.agent.predict(histories(policy))
-    replayed = [policy.replay(events) for events in lists]
-    same(policy.propose(replayed), expected)
-    same(policy.propose(policy.replays(lists)), expected)
+    replayed = [sessions_of(policy).replay(events) for events in lists]
+    same(states_of(policy, replayed), expected)
+    same(states_of(policy, sessions_of(policy).replays(lists)), expected)
     stepped = folded(policy, lists)
-    same(policy.propose(stepped), expected)
-    halved = [policy.replay(events[: len(events) // 2]) for events in lists]
+    same(states_of(policy, stepped), expected)
+    halved = [sessions_of(policy).replay(events[: len(events) // 2]) for events in lists]
     for row, events in enumerate(lists):
         for event in events[len(events) // 2 :]:
-            [halved[row]] = policy.fold([halved[row]], [event])
-    same(policy.propose(halved), expected)
+            [halved[row]] = sessions_of(policy).fold([halved[row]], [event])
+    same(states_of(policy, halved), expected)
     for session, events in zip(stepped, lists, strict=True):
         assert session.items.tolist() == [event.item for event in events]
         assert (len(session), session.time) == (len(events), events[-1].time)
@@ -151,7 +158,7 @@ def test_the_founding_algorithm_reads_the_latest_events(
 ) -> None:
     policy = policy_of(log, setup_of(tmp_path, selection=selection, window=window))
     agrees(policy)
-    kept = policy.replay(played(policy, 4, 20)).numbers
+    kept = sessions_of(policy).replay(played(policy, 4, 20)).numbers
     assert len(kept) == (window or 20)
 
 
@@ -161,10 +168,12 @@ def test_what_is_not_known_of_an_event_stands_at_the_mean(log: Dataset, setup_of
         inputs = {"rewards": True, "gaps": True} if algorithm == "next_item" else {}
         policy = policy_of(log, setup_of(tmp_path, algorithm=algorithm, inputs=inputs))
         history, _ = policy.state.history_of(["i3", "i9", "i4", "i3"])
-        events = [Played(int(item)) for item in history.items[0]]
+        events = [Event(int(item)) for item in history.items[0]]
         expected = policy.agent.predict(history)
-        np.testing.assert_allclose(policy.propose([policy.replay(events)]).points, expected.points, atol=1e-5)
-        np.testing.assert_allclose(policy.propose(folded(policy, [events])).points, expected.points, atol=1e-5)
+        np.testing.assert_allclose(
+            states_of(policy, [sessions_of(policy).replay(events)]).points, expected.points, atol=1e-5
+        )
+        np.testing.assert_allclose(states_of(policy, folded(policy, [events])).points, expected.points, atol=1e-5)
 
 
 def test_a_gap_beside_an_event_without_a_time_is_not_known() -> None:
@@ -180,7 +189,9 @@ def test_an_event_without_a_time_is_folded_as_it_is_replayed(log: Dataset, setup
     ]
     [session] = folded(policy, [events])
     np.testing.assert_allclose(
-        policy.propose([session]).points, policy.propose([policy.replay(events)]).points, atol=1e-5
+        states_of(policy, [session]).points,
+        states_of(policy, [sessions_of(policy).replay(events)]).points,
+        atol=1e-5,
     )
 
 
@@ -189,31 +200,37 @@ def test_a_session_without_an_event_has_nothing_to_go_by(
     log: Dataset, setup_of: SetupOf, tmp_path: Path, algorithm: str
 ) -> None:
     policy = policy_of(log, setup_of(tmp_path, algorithm=algorithm))
-    empty, one = policy.replay([]), policy.replay(played(policy, 0, 1))
+    empty, one = sessions_of(policy).replay([]), sessions_of(policy).replay(played(policy, 0, 1))
     assert (len(empty), empty.time) == (0, None)
     with pytest.raises(ValueError, match="session 1 of 2 has no event"):
-        policy.propose([one, empty])
-    assert policy.fold([], []) == []
+        states_of(policy, [one, empty])
+    assert sessions_of(policy).fold([], []) == []
 
 
 def test_the_situation_stands_for_that_of_the_last_event(log: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
     policy = policy_of(log, setup_of(tmp_path, algorithm="whatnext", selection="critic"))
     history = policy.state.get_user_history(USERS)
-    sessions = [policy.replay(played(policy, user, 40)) for user in USERS.tolist()]
+    sessions = [sessions_of(policy).replay(played(policy, user, 40)) for user in USERS.tolist()]
     situation = {"loud": 40.0, "time_of_day_sin": -0.5}
-    same(policy.propose(sessions, [situation] * 5), policy.agent.predict(policy.state.with_context(history, situation)))
+    same(
+        states_of(policy, sessions, [situation] * 5),
+        policy.agent.predict(policy.state.with_context(history, situation)),
+    )
     rows, items = np.zeros(80, np.int64), np.arange(80)
-    plain, changed = policy.propose(sessions).score, policy.propose(sessions, [situation, {}, {}, {}, {}]).score
+    plain, changed = (
+        states_of(policy, sessions).score,
+        states_of(policy, sessions, [situation, {}, {}, {}, {}]).score,
+    )
     assert np.abs(plain(rows, items) - changed(rows, items)).max() > 1e-3
     assert plain(rows + 1, items) == pytest.approx(changed(rows + 1, items), abs=1e-6)
     with pytest.raises(DataError, match="context 'mood' is unknown; the agent knows loud, time_of_day_sin"):
-        policy.propose(sessions, [{"mood": 1.0}, {}, {}, {}, {}])
+        states_of(policy, sessions, [{"mood": 1.0}, {}, {}, {}, {}])
 
 
 def test_a_session_holds_no_memory_but_its_own(log: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
     policy = policy_of(log, setup_of(tmp_path, algorithm="next_item", model="transformer", max_length=BAND))
     sessions = folded(policy, [played(policy, user, 3) for user in range(5)])
-    for session in [*sessions, policy.replay(played(policy, 0, 40))]:
+    for session in [*sessions, sessions_of(policy).replay(played(policy, 0, 40))]:
         held = sum(part.untyped_storage().nbytes() for part in (*session.carried, session.output))
         assert held + session.items.nbytes == session.bytes
 
@@ -221,15 +238,15 @@ def test_a_session_holds_no_memory_but_its_own(log: Dataset, setup_of: SetupOf, 
 def test_an_older_session_is_as_it_was_after_a_fold(log: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
     policy = policy_of(log, setup_of(tmp_path, algorithm="next_item"))
     events = played(policy, 0, 6)
-    before = policy.replay(events[:5])
-    points = policy.propose([before]).points.copy()
-    policy.fold([before], events[5:])
-    assert np.array_equal(policy.propose([before]).points, points)
+    before = sessions_of(policy).replay(events[:5])
+    points = states_of(policy, [before]).points.copy()
+    sessions_of(policy).fold([before], events[5:])
+    assert np.array_equal(states_of(policy, [before]).points, points)
 
 
 def test_sessions_follow_an_agent_that_is_built_anew(log: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
     policy = policy_of(log, setup_of(tmp_path, algorithm="next_item"))
-    policy.begin()
+    sessions_of(policy).begin()
     policy.agent.wake_agent().freeze()
     agrees(policy)
 
@@ -241,16 +258,15 @@ def test_a_frozen_agent_makes_the_vectors_of_items_once_and_anew_when_weights_mo
 ) -> None:
     policy = policy_of(log, setup_of(tmp_path, algorithm=algorithm, inputs={"items": items}))
     agent, state = policy.agent, policy.state
-    session = policy.replay(played(policy, 0, 9))
-    first = columns(policy.propose([session]))
-    assert columns(policy.propose([session])) is first
-    before, history = first.clone(), state.get_batch(0)
-    agent.predict(history, grid=True)  # a step of training, of an agent that is still frozen
-    agent.propagate(state.next_items(history), np.random.default_rng(0))
-    moved = columns(policy.propose([session]))
+    session = sessions_of(policy).replay(played(policy, 0, 9))
+    first = columns(states_of(policy, [session]))
+    assert columns(states_of(policy, [session])) is first
+    before, rng = first.clone(), np.random.default_rng(0)
+    agent.propagate(source_of(state).next_batch(policy, rng), rng)  # of an agent that is still frozen
+    moved = columns(states_of(policy, [session]))
     assert torch.equal(moved, agent.setup.algorithm.vectors(agent.nets["encoder"].items()))
     assert not torch.equal(moved, before)
-    agent.loud()
+    agent.train()
     history = histories(policy)
     assert columns(agent.predict(history)) is not columns(agent.predict(history)) or (algorithm, items) == LOOKUP
 
@@ -259,7 +275,7 @@ def test_vectors_that_are_loaded_into_a_frozen_agent_are_told_from_the_old(
     log: Dataset, setup_of: SetupOf, tmp_path: Path
 ) -> None:
     policy = policy_of(log, setup_of(tmp_path, algorithm="td3_bc"))
-    encoder, session = policy.agent.nets["encoder"], policy.replay(played(policy, 0, 9))
-    old = columns(policy.propose([session])).clone()
+    encoder, session = policy.agent.nets["encoder"], sessions_of(policy).replay(played(policy, 0, 9))
+    old = columns(states_of(policy, [session])).clone()
     encoder.load_state_dict({name: value + 1 for name, value in encoder.state_dict().items()})
-    assert not torch.equal(columns(policy.propose([session])), old)
+    assert not torch.equal(columns(states_of(policy, [session])), old)

@@ -19,6 +19,7 @@ from what_next.errors import SetupError
 from what_next.settings import Setup, reference, template
 from what_next.settings.file import Token, parse_text, quote, read_entries, tokens
 from what_next.settings.schema import explain, nest, resolve
+from what_next.settings.setup import known_algorithms
 
 FOUNDING = {
     "train": "yes",
@@ -371,10 +372,10 @@ class TestAlgorithms:
                 ("taken", "what_next.algorithms:WhatNext"),
             ]
         ]
-        monkeypatch.setattr(algorithms, "entry_points", lambda group: points)
+        monkeypatch.setattr("what_next.settings.plugins.entry_points", lambda group: points)
         monkeypatch.setitem(sys.modules, "plugin", SimpleNamespace(Other=Other))
         with pytest.warns(UserWarning, match=r"no_such_module|builtins:dict|is taken") as told:
-            known = algorithms.known_algorithms()
+            known = known_algorithms()
         assert known == {one.model_fields["name"].default: one for one in algorithms.KNOWN} | {"other": Other}
         assert len(told) == 3
 

@@ -12,10 +12,17 @@ import torch
 
 import what_next as wn
 from what_next.cli import app
-from what_next.environment import EVENTS
+from what_next.sources.bandit import EVENTS
 from what_next.training.artefacts import read_manifest
+from what_next.types import Batch
 
 from .conftest import SetupOf, Trained
+
+
+def batch_of(environment: wn.Environment) -> Batch:
+    """The first batch of a run."""
+    environment.agent.wake_agent()
+    return environment.source.next_batch(wn.LearnedPolicy(environment.agent, environment.state), environment.rng)
 
 
 @pytest.fixture
@@ -118,7 +125,7 @@ class TestSeconds:
 
     def test_a_step_of_long_histories_has_fewer_of_them(self, long: Path, setup_of: SetupOf, tmp_path: Path) -> None:
         setup = setup_of(tmp_path, data=long, window=None, max_length=1000, batch_size=64)
-        batch = wn.Environment.from_setup(setup).next_batch()
+        batch = batch_of(wn.Environment.from_setup(setup))
         assert batch.items.shape == (4, 1000)
         assert batch.items.size <= EVENTS
 
@@ -127,7 +134,7 @@ class TestSeconds:
     ) -> None:
         setup = setup_of(tmp_path, window=100_000, batch_size=64)
         state = wn.State(dataset, setup)
-        assert wn.Environment(wn.Agent(setup, state.space), state, setup).next_batch().items.shape == (64, 40)
+        assert batch_of(wn.Environment(wn.Agent(setup, state.space), state, setup)).items.shape == (64, 40)
 
     def test_a_batch_that_time_ends_is_given_up(
         self, setup_of: SetupOf, dataset: wn.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -144,7 +151,7 @@ class TestSeconds:
             return original(self, *args, **more)  # type: ignore[arg-type]
 
         monkeypatch.setattr(wn.Agent, "predict", predict)
-        monkeypatch.setattr("what_next.training.monitor.validate", lambda agent, state: {})
+        monkeypatch.setattr(wn.Environment, "validate", lambda self: {})
         report = wn.Environment(agent, state, setup).train_agent()
         assert taken == [0, 32, 64]
         assert (report.histories, len(report.steps), report.stopped) == (64, 2, False)

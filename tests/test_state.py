@@ -11,7 +11,7 @@ import torch
 from what_next import Dataset, State
 from what_next.errors import CatalogueError, DataError
 from what_next.rewards import population_sigma
-from what_next.types import History
+from what_next.types import History, Permitted, Request, Softmax
 
 from .conftest import SetupOf, Trained, listening
 
@@ -206,14 +206,14 @@ class TestProduce:
 
     def test_a_grid_is_as_its_points_one_by_one(self, trained: Trained) -> None:
         points = np.random.default_rng(0).normal(size=(5, 7, 4)).astype(np.float32)
-        grid = trained.state.produce(points, 0.0, None, slots=3)
-        flat = trained.state.produce(points.reshape(35, 4), 0.0, None, slots=3)
+        grid = trained.state.produce(points, 0.0, None, request=Request(3))
+        flat = trained.state.produce(points.reshape(35, 4), 0.0, None, request=Request(3))
         assert grid.items.shape == grid.matches.shape == grid.fallback.shape == grid.repeat.shape == (5, 7, 3)
         assert np.array_equal(grid.items.reshape(35, 3), flat.items)
 
     def test_without_a_generator_the_nearest_come_first(self, trained: Trained) -> None:
         vectors = trained.state.space.catalogue.vectors
-        product = trained.state.produce(vectors[[4, 9]], 0.0, None, slots=2)
+        product = trained.state.produce(vectors[[4, 9]], 0.0, None, request=Request(2))
         assert product.items[:, 0].tolist() == [4, 9]
         assert (product.items[:, 1] != product.items[:, 0]).all()
 
@@ -228,9 +228,9 @@ class TestProduce:
 
     def test_no_item_is_no_repeat_of_padding(self, trained: Trained) -> None:
         history = trained.state.histories(np.array([0, 1], np.int32), np.array([0, 0]), np.array([1, 2]))
-        nothing = np.zeros(80, np.bool_)
+        nothing = Request(permitted=Permitted.of(np.zeros(80, np.bool_)))
         for points in (np.zeros((2, 4), np.float32), np.zeros((2, 2, 4), np.float32)):
-            product = trained.state.produce(points, 0.0, None, history=history, allowed=nothing)
+            product = trained.state.produce(points, 0.0, None, history=history, request=nothing)
             assert (product.items == -1).all()
             assert not product.repeat.any()
 
@@ -240,13 +240,14 @@ class TestProduce:
         allowed = np.zeros(80, np.bool_)
         allowed[10:20] = True
         exclude = np.tile(np.array([10, 11, 12, -1], np.int32), (200, 1))
-        items = trained.state.produce(points, 1.0, rng, slots=9, allowed=allowed, exclude=exclude).items
+        request = Request(9, Softmax(), Permitted.of(allowed, exclude))
+        items = trained.state.produce(points, 1.0, rng, request=request).items
         assert all(sorted(row) == [-1, -1, *range(13, 20)] for row in items.tolist())
 
     def test_propensities_are_one_over_the_matches(self, trained: Trained) -> None:
         rng = np.random.default_rng(0)
         points = rng.normal(size=(100, 4)).astype(np.float32)
-        product = trained.state.produce(points, 0.0, rng, propensities=True)
+        product = trained.state.produce(points, 0.0, rng, request=Request(sampler=Softmax()))
         assert product.propensities is not None
         expected = 1 / np.maximum(product.matches, 1)
         np.testing.assert_allclose(product.propensities, expected)

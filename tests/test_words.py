@@ -77,7 +77,7 @@ class TestFiles:
         key, _, value = LINES[place].partition(", ")
         told = refusal(**{key: f"{key} {value}"})
         assert f"line {place + 1}: " in told
-        assert f"{f'{key} {value}'!r}, has no partner" in told
+        assert f"{f'{key} {value}'!r} has no partner" in told
         assert "comma" in told
 
     def test_of_two_missing_commas_the_first(self) -> None:
@@ -91,7 +91,7 @@ class TestFiles:
     )
     def test_what_is_no_setup_is_recognised(self, tmp_path: Path, name: str, hint: str) -> None:
         (tmp_path / name).write_bytes(b"PAR1\x00\xff")
-        with pytest.raises(SetupError, match=f"{name}: is a .*, and no setup.*{hint}"):
+        with pytest.raises(SetupError, match=f"{name}: is a .*, not a setup.*{hint}"):
             Setup.read(tmp_path / name)
 
     def test_numbers_beyond_64_bits_are_one_clear_message(self) -> None:

@@ -13,14 +13,13 @@ if TYPE_CHECKING:
     from what_next.agent import Agent
     from what_next.algorithms import Algorithm, WhatNext
     from what_next.data import Catalogue, Dataset
-    from what_next.environment import Environment
+    from what_next.environment import Environment, Report
     from what_next.inference.recommendation import Recommendation
     from what_next.inference.recommender import Recommender, load
     from what_next.models import AgentModel, CriticModel
     from what_next.policy import LearnedPolicy
     from what_next.settings import Setup
     from what_next.state import State
-    from what_next.training.report import Report
 
 __version__ = version("what-next-rl")
 
@@ -35,7 +34,7 @@ _HOMES = {
     "LearnedPolicy": "policy",
     "Recommendation": "inference.recommendation",
     "Recommender": "inference.recommender",
-    "Report": "training.report",
+    "Report": "environment",
     "Setup": "settings",
     "State": "state",
     "WhatNext": "algorithms",

@@ -4,35 +4,40 @@ import copy
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer, SparseAdam
 
-from what_next.algorithms.base import Networks
+from what_next.algorithms.base import LossContext, Networks
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.models.encoders import Encoder
 from what_next.settings import Setup
-from what_next.sources import Experience, experience_of, follow
 from what_next.training.artefacts import critic_beside, read_manifest, read_models
-from what_next.training.step import OutOfTime, Step, descend, slow_down
-from what_next.types import Factors, History, Product, Proposal, Trajectories, Trials
+from what_next.training.encoder_learner import EncoderLearner
+from what_next.training.founding_learner import FoundingLearner
+from what_next.training.learner import Learner
+from what_next.training.step import OutOfTime, Step, decay_rate, descend, polyak_update
+from what_next.types import Batch, Factors, History, Proposal
 
 
 class Agent:
     """Models, losses and optimisers of one algorithm; training and inference.
 
-    The methods of one cycle build on one another: `predict` keeps the history it read, `propagate` learns from it.
+    What `predict` proposes goes into a batch (`sources`), and `propagate` learns from that: nothing is kept in between.
 
     Attributes:
-        nets: the networks by name; `slow`: the slow copies of some.
+        learner: how the algorithm's networks are built, read histories, and learn.
+        nets: the networks by name; `targets`: the target networks of some.
         histories: how many user histories it was trained on; `steps`: in how many steps.
-        horizon: histories of the whole run, over which the learning rate falls; `spent`: share of its time behind us.
-        deadline: by `time.perf_counter`, after which no step is begun or gone on with.
+        horizon: histories of the whole run, over which the learning rate falls; `spent`: the share of its time so far.
+        deadline: by `time.perf_counter`, after which no step is begun or finished.
         learns: whether `add_model` makes optimisers; PyTorch imports its compiler for the first, which takes seconds.
     """
 
@@ -40,9 +45,9 @@ class Agent:
         self.setup = setup
         self.space = space
         self.device = _device(setup.device)
-        self.experience: Experience = experience_of(setup, space, self.device)
+        self.learner = self.new_learner(setup, space)
         self.nets: Networks = {}
-        self.slow: Networks = {}
+        self.targets: Networks = {}
         self.optimisers: dict[str, Optimizer] = {}
         self.histories = 0
         self.steps = 0
@@ -59,6 +64,10 @@ class Agent:
 
     # Building
 
+    def new_learner(self, setup: Setup, space: Space) -> Learner:
+        """By what the setup's algorithm proposes."""
+        return (FoundingLearner if setup.algorithm.by_attributes else EncoderLearner)(setup, space, self.device)
+
     def wake_agent(self) -> "Agent":
         """Build for learning, from the setup's seed; returns itself.
 
@@ -69,13 +78,13 @@ class Agent:
         self.learns = True
         torch.manual_seed(self.setup.seed)
         self.nets, self.optimisers = self.add_model()
-        self.slow = {name: _slow(self.nets[name]) for name in self.setup.algorithm.targets}
+        self.targets = {name: _copied(self.nets[name]) for name in self.setup.algorithm.targets}
         return self
 
     def _fits(self) -> None:
         """Raises a `SetupError` where weights, gradients and Adam's two moments are more than all memory there is."""
         with torch.device("meta"):  # sizes without contents
-            nets = self.experience.networks(np.random.default_rng(self.setup.seed))
+            nets = self.learner.networks(np.random.default_rng(self.setup.seed))
         needed = 4 * sum(weight.nbytes for net in nets.values() for weight in net.parameters())
         here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > here:
@@ -87,15 +96,15 @@ class Agent:
     def add_model(self) -> tuple[Networks, dict[str, Optimizer]]:
         """The algorithm's networks (`AgentModel`, `CriticModel`) and, to learn, an optimiser for each; its losses come
         with it."""
-        nets = self.experience.networks(np.random.default_rng(self.setup.seed))
+        nets = self.learner.networks(np.random.default_rng(self.setup.seed))
         for net in nets.values():
             net.to(self.device)
         return nets, self._optimisers(nets) if self.learns else {}
 
     def _optimisers(self, nets: Networks) -> dict[str, Optimizer]:
-        """One for each network that a loss moves."""
+        """One for each network that a loss updates."""
         optimisers: dict[str, Optimizer] = {}
-        for name in sorted(set(chain.from_iterable(self.setup.algorithm.moves.values()))):
+        for name in sorted(set(chain.from_iterable(self.setup.algorithm.updates.values()))):
             weights, rows = list(nets[name].parameters()), _rows(nets[name])
             if rows is not None:
                 weights = [weight for weight in weights if weight is not rows]
@@ -119,7 +128,7 @@ class Agent:
         saved = read_models(agent, critic)
         self.space = replace(saved.space, seen=np.arange(len(saved.space.catalogue), dtype=np.int32))
         self.setup = self.setup.model_copy(update=saved.trained_settings(self.setup))
-        self.experience = experience_of(self.setup, self.space, self.device)
+        self.learner = self.new_learner(self.setup, self.space)
         nets, _ = self.add_model()
         if critic is None:
             nets = {name: net for name, net in nets.items() if name in ("encoder", "actor")}
@@ -127,25 +136,25 @@ class Agent:
         for name, net in self.nets.items():
             saved.fill(name, net)
         self.histories = saved.manifest.histories
-        return self.quiet()
+        return self.eval()
 
-    def quiet(self) -> "Agent":
+    def eval(self) -> "Agent":
         """The networks set to inference (no dropout); returns itself."""
         for net in self.nets.values():
             net.eval()
         return self
 
     def freeze(self) -> "Agent":
-        """For service: as `quiet`, and the item vectors are computed once, not for every proposal; returns itself.
+        """For service: as `eval`, and the item vectors are computed once, not for every proposal; returns itself.
 
-        Once a weight has moved they are computed anew. `loud` ends it.
+        Once a weight has changed they are computed anew. `train` ends it.
         """
-        self.experience.frozen = True
-        return self.quiet()
+        self.learner.frozen = True
+        return self.eval()
 
-    def loud(self) -> "Agent":
+    def train(self) -> "Agent":
         """The networks set to training; returns itself."""
-        self.experience.frozen = False
+        self.learner.frozen = False
         for net in self.nets.values():
             net.train()
         return self
@@ -154,96 +163,79 @@ class Agent:
 
     def factorize(self, history: History) -> Factors:
         """The factor arrays of actor and critic: one row for each event, made of events up to it."""
-        return self.experience.factorize(self.nets, history)
+        return self.learner.factorize(self.nets, history)
 
     def predict(self, history: History, rng: np.random.Generator | None = None, *, grid: bool = False) -> Proposal:
         """The actor's proposal after the last event of each history; on a `grid`, after every event.
 
         A draw from its policy, or its likeliest point without `rng`. The founding algorithm reads the latest events
-        alone of a long history: as many as the networks were trained on. One that learns from the log proposes nothing
-        on the grid: its points there are the encoder's states.
+        alone of a long history: as many as the networks were trained on.
         """
-        self.history = self.experience.window(history)
-        self.factors = self.factorize(self.history)
-        return self.experience.predict(self.nets, self.history, self.factors, rng, grid)
+        history = self.learner.window(history)
+        return self.learner.predict(self.nets, history, self.factorize(history), rng, grid)
 
     # Learning
 
-    def add_prediction(self, product: Product, rng: np.random.Generator | None = None) -> Trajectories | Trials:
-        """What the critic learns of: its factors grown by the item that was selected at each step.
+    def add_prediction(self, batch: Batch, rng: np.random.Generator | None = None) -> LossContext[Any]:
+        """What the losses of a batch are computed from: the critic's factors grown by the item selected at each step.
 
-        With `rng` the founding algorithm adds some random items.
+        With an encoder: its states, each with the item that was chosen there. `rng`: all randomness of the losses.
         """
-        return self.experience.batch(self.nets, self.slow, self.history, product, rng)
+        rng = rng or np.random.default_rng(self.steps)
+        return self.learner.context(self.nets, self.targets, batch, self.steps, rng)
 
-    def get_critic_loss(self) -> Tensor | None:
-        """The critic's loss in this cycle: how far its estimates are from the reward (spread, by default).
+    def get_critic_loss(self, losses: Mapping[str, Tensor]) -> Tensor | None:
+        """The critic's loss of a cycle: how far its estimates are from the reward (spread, by default).
 
         None where the algorithm has no critic, or none is due.
         """
-        return self.losses.get("critic")
+        return losses.get("critic")
 
-    def propagate(self, product: Product, rng: np.random.Generator | None = None) -> Step:
-        """Learn from the selected items: the critic's estimates, the actor's loss and step, then the critic's.
+    def propagate(self, batch: Batch, rng: np.random.Generator | None = None) -> Step:
+        """Learn from a batch: the critic's estimates, the actor's loss and step, then the critic's.
 
         Args:
-            product: what `State.produce` selected for the grid of proposals that `predict` made last; for an algorithm
-                that learns from the log, what came next (`State.next_items`).
-            rng: draws the items that the critic learns of besides; None: it learns of the selected ones alone.
+            batch: of any source; it stays as it is, and may be learned from again.
+            rng: all randomness of the losses; None: that of the step's number.
 
         Raises:
-            TrainingError: a loss or gradient is not a finite number; nothing was moved.
-            OutOfTime: the deadline came before the gradient; nothing was moved.
+            TrainingError: a loss or gradient is not a finite number; nothing was updated.
+            OutOfTime: the deadline came before the gradient; nothing was updated.
         """
-        batch = self.add_prediction(product, rng)
-        self.losses = self.experience.losses(self.nets, self.slow, batch, self.steps, rng)
+        algorithm = self.setup.algorithm
+        context = self.add_prediction(batch, rng)
+        losses = dict(algorithm.losses(context))
         self.in_time()
-        losses = dict(self.losses)
-        if (critic_loss := self.get_critic_loss()) is not None:
+        if (critic_loss := self.get_critic_loss(losses)) is not None:
             losses["critic"] = critic_loss
-        told = self.experience.told(self.nets, batch)
-        slow_down(self.optimisers, self.setup.learning_rate, max(self.spent, self.histories / self.horizon))
+        shown = self.learner.shown(context, batch, losses)
+        decay_rate(self.optimisers, self.setup.learning_rate, max(self.spent, self.histories / self.horizon))
         try:
-            roots = self.experience.roots()
-            moved = descend(losses, self.setup.algorithm.moves, self.nets, self.optimisers, self.setup.clip, roots)
+            updated = descend(losses, algorithm.updates, self.nets, self.optimisers, self.setup.clip, context.roots)
         except TrainingError as error:
             raise TrainingError(
                 f"training stopped after {self.histories:,} histories: {error}; the last good save, if any, is kept at "
                 f"{self.setup.model_agent_path}. Look for extreme attributes (`what-next data describe`), or "
                 f"lower learning_rate ({self.setup.learning_rate:g})"
             ) from None
-        follow(self.nets, self.slow, moved, self.setup.algorithm.pace)
-        self.histories += self._counted()
+        polyak_update(self.nets, self.targets, updated, algorithm.polyak)
+        self.histories += batch.histories
         self.steps += 1
-        return Step(
-            losses={name: loss.item() for name, loss in losses.items()},
-            reward=told.reward,
-            value=told.value,
-            fallback=told.share(product.fallback),
-            matches=told.share(product.matches),
-            masked=told.masked,
-            targets=told.targets,
-            notes=told.notes,
-        )
+        return shown
 
     def in_time(self) -> None:
         """Raises `OutOfTime` after the deadline."""
         if time.perf_counter() > self.deadline:
             raise OutOfTime
 
-    def _counted(self) -> int:
-        """How many histories a batch is: of one that is cut into windows, the first counts."""
-        before = self.history.before
-        return len(self.history.users) if before is None else int((before == 0).sum())
 
-
-def _slow(net: torch.nn.Module) -> torch.nn.Module:
+def _copied(net: torch.nn.Module) -> torch.nn.Module:
     """A copy that learns nothing by itself."""
     return copy.deepcopy(net).eval().requires_grad_(False)
 
 
 def _rows(net: torch.nn.Module) -> torch.nn.Parameter | None:
-    """The item vectors of which a step moves the drawn rows alone, if there are any."""
+    """The item vectors of which a step updates the drawn rows alone, if there are any."""
     return net.items.learned if isinstance(net, Encoder) and net.items.sparse else None
 
 

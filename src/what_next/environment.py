@@ -4,33 +4,97 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from what_next.agent import Agent
 from what_next.data.files import check_paths
+from what_next.errors import SetupError
+from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
+from what_next.sources import Source, source_of
 from what_next.state import State
-from what_next.training import checkpoint
-from what_next.training.monitor import Watch
-from what_next.training.report import Report
+from what_next.training import checkpoint, validation
+from what_next.training.monitor import Monitor
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker
-from what_next.types import History
 
-EVENTS = 2**12
-"""A batch of the founding algorithm holds so many events at most (or one history), whatever `batch_size` says: with
-long windows, memory and the time of a step stay bounded."""
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of `Environment.run_sim`.
+
+    Attributes:
+        histories: user histories trained on, in all; `targets`: steps of them that counted, in this run.
+        seconds: of training in this run.
+        steps: what each step of this run showed; empty for an inference.
+        valid: measured on the validation users, which training never saw: see `Environment.validate`.
+        saved: where the models are.
+        recommendations: of an inference; empty for a training.
+        passes: the histories, counted in passes over the training users.
+        alarms: signs that learning has gone wrong (`monitor.Alarms`).
+        stopped: training was interrupted before its end, and can go on.
+    """
+
+    histories: int
+    targets: int = 0
+    seconds: float = 0.0
+    steps: tuple[Step, ...] = ()
+    valid: dict[str, float] | None = None
+    saved: tuple[Path, ...] = ()
+    recommendations: tuple[Recommendation, ...] = ()
+    passes: float = 0.0
+    alarms: tuple[str, ...] = ()
+    stopped: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """What `what-next run` and `train` print with `--json`."""
+        if self.recommendations:
+            return {"recommendations": [asdict(one) for one in self.recommendations]}
+        return {
+            "histories": self.histories,
+            "passes": round(self.passes, 3),
+            "targets": self.targets,
+            "seconds": round(self.seconds, 3),
+            "targets_per_s": round(self.targets / self.seconds, 1) if self.seconds else None,
+            "valid": self.valid,
+            "saved": [str(path) for path in self.saved],
+            "alarms": list(self.alarms),
+            "stopped": self.stopped,
+        }
+
+    def __rich__(self) -> RenderableType:
+        """A few lines for people."""
+        if self.recommendations:
+            return Group(*self.recommendations)
+        trained = f"trained on {self.histories:,} histories ({self.passes:.1f} passes over the training users)"
+        lines = [f"{trained}; {self.targets:,} targets in {self.seconds:.0f} s"]
+        if self.steps:
+            last = self.steps[-max(1, len(self.steps) // 10) :]
+            reward, fallback = (
+                sum(getattr(step, name) for step in last) / len(last) for name in ("reward", "fallback")
+            )
+            lines.append(f"last tenth of training: reward {reward:+.4f}, fallbacks {fallback:.1%}")
+        if self.valid:
+            measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items())
+            lines.append(f"on validation users, never trained on: {measured}")
+        lines += [f"ALARM: {alarm}" for alarm in self.alarms]
+        lines += [f"saved {path}" for path in self.saved]
+        return Text("\n".join(lines))
 
 
 class Environment:
     """Runs an agent against a state, as a setup says.
 
     Attributes:
-        agent, state, setup: what was given.
+        agent, state, setup: what was given; `source`: where batches come from.
         resume: go on from the last save instead of from the start.
         origin: an agent's file whose weights training starts from.
         force: write over models of another algorithm or of other data.
@@ -43,13 +107,16 @@ class Environment:
         state: State,
         setup: Setup,
         *,
+        source: Source | None = None,
         resume: bool = False,
         origin: Path | None = None,
         force: bool = False,
     ) -> None:
+        """Without a `source`, the one that the setup's algorithm learns from."""
         self.agent = agent
         self.state = state
         self.setup = setup
+        self.source = source or source_of(state)
         self.resume = resume
         self.origin = origin
         self.force = force
@@ -60,7 +127,7 @@ class Environment:
     def from_setup(cls, setup: Setup | str | Path, *, resume: bool = False, force: bool = False) -> "Environment":
         """State, agent and environment of a setup, or of the path of one."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
-        state = checkpoint.open_state(setup, resume=resume)
+        state = State.open(setup, resume=resume)
         return cls(Agent(setup, state.space), state, setup, resume=resume, force=force)
 
     def run_sim(self) -> Report:
@@ -78,89 +145,93 @@ class Environment:
             SaveError: a model could not be written; this is tried before the first step.
             ModelError: models of another algorithm or of other data lie there, and there is no `force`.
         """
+        agent, state, setup, source = self.agent, self.state, self.setup, self.source
         if not (self.resume or self.force):
-            checkpoint.spare(self.setup, self.state, self.origin)
-        check_paths(self.setup.model_paths)
-        agent, state, setup = self.agent.wake_agent(), self.state, self.setup
+            checkpoint.spare(setup, state.dataset.name, state.space.catalogue, self.origin)
+        if setup.patience and not len(state.split.validation):
+            raise SetupError("patience is set, and the split has no validation users; raise split.validation")
+        check_paths(setup.model_paths)
+        agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if self.origin:
             checkpoint.start_from(agent, self.origin)
-        agent.horizon = self.horizon()
-        watch = Watch(agent, state, self.rng, run, resumed=self.resume)
+        agent.horizon = source.horizon
+        source.resume(agent.histories, agent.steps)
+        monitor = self._monitor(run)
         start = time.perf_counter()
-        before = agent.spent * (setup.seconds or 0.0)  # by the run that is gone on with
+        before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
         with (
             Tracker(setup.log_path, agent.histories, agent.horizon, len(state.train_users)) as tracker,
             _interrupt() as interrupted,
         ):
-            while not (self.done() or interrupted or watch.over):
+            while not (self.done() or interrupted or monitor.over):
                 try:
                     step = self._cycle()
                 except OutOfTime:
                     agent.spent = 1.0
                     break
                 tracker.show(step, agent.histories)
-                watch.see(step)
+                monitor.record(step)
                 if setup.seconds:
                     agent.spent = (before + time.perf_counter() - start) / setup.seconds
                     agent.deadline = start + setup.seconds - before
             seconds = time.perf_counter() - start
-            watch.finish()
-        return self._told(watch, seconds)
+            monitor.finish()
+        return self._report(monitor, seconds)
 
     def _cycle(self) -> Step:
         """History, predict, produce, propagate.
 
         Raises:
-            OutOfTime: the agent's deadline came first; nothing was moved.
+            OutOfTime: the agent's deadline came first; nothing was updated.
         """
-        agent, state, setup = self.agent, self.state, self.setup
-        history = self.next_batch()
-        proposal = agent.predict(history, self.rng, grid=True)
-        agent.in_time()
-        if setup.algorithm.trials:
-            product = state.produce(proposal.points, setup.relax, self.rng, history=history, score=proposal.score)
-        else:
-            product = state.next_items(history)
-        return agent.propagate(product, self.rng)
+        batch = self.source.next_batch(LearnedPolicy(self.agent, self.state), self.rng)
+        return self.agent.propagate(batch, self.rng)
 
-    def _told(self, watch: Watch, seconds: float) -> Report:
+    def _monitor(self, run: str) -> Monitor:
+        """What goes on beside the steps of a run."""
+        return Monitor(
+            self.agent,
+            self.rng,
+            run,
+            self.validate,
+            data=self.state.dataset.name,
+            split=self.state.split.hash,
+            horizon=self.agent.horizon,
+            chosen=self.source.chosen,
+            resumed=self.resume,
+        )
+
+    def validate(self) -> dict[str, float]:
+        """How good the agent is on the validation users, as its monitor measures it. Empty: nobody is judged."""
+        agent, state = self.agent, self.state
+        was_training = any(net.training for net in agent.nets.values())
+        judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
+        if self.setup.monitored == "spread":
+            found = validation.spread(*judged, space=state.space, setup=self.setup)
+        else:
+            found = validation.next_items(*judged, seed=self.setup.split.seed)
+        if was_training:
+            agent.train()
+        return found
+
+    def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""
         return Report(
             self.agent.histories,
-            watch.targets,
+            monitor.targets,
             seconds,
-            tuple(watch.steps),
-            watch.valid,
+            tuple(monitor.steps),
+            monitor.valid,
             self.setup.model_paths,
             passes=self.agent.histories / len(self.state.train_users),
-            alarms=tuple(watch.alarms.told.values()),
-            stopped=not (self.done() or watch.over),
+            alarms=tuple(monitor.alarms.raised.values()),
+            stopped=not (self.done() or monitor.over),
         )
 
-    def next_batch(self) -> History:
-        """Histories for the next step: random ones, or the next of the pass where an algorithm learns from the log."""
-        agent, setup = self.agent, self.setup
-        if not setup.algorithm.trials:
-            return self.state.get_batch(agent.steps)
-        assert setup.batch_size is not None, "a setup whose algorithm tries items says it"
-        longest = min(setup.longest, int(self.state.split.known[self.state.train_users].max()))
-        most = min(setup.batch_size, max(1, EVENTS // longest))
-        return self.state.get_random_user_history(min(most, agent.horizon - agent.histories), self.rng)
-
-    def horizon(self) -> int:
-        """How many histories the whole run trains on."""
-        passes = self.setup.passes
-        return passes * len(self.state.train_users) if passes else self.setup.epochs
-
     def done(self) -> bool:
-        """Whether the run is at its end: of its time, of histories, or of the batches that they come in."""
-        agent, state = self.agent, self.state
-        if agent.spent >= 1:
-            return True
-        if self.setup.algorithm.trials:
-            return agent.histories >= agent.horizon
-        return agent.steps >= max(1, round(agent.horizon / len(state.train_users) * len(state.batches)))
+        """Whether the run is at its end: of its time, or of what the source has for it."""
+        return self.agent.spent >= 1 or self.source.done(self.agent.histories, self.agent.steps)
 
     def infer(self) -> Report:
         """One cycle without learning: recommendations for the users of the setup, or for a random one."""
@@ -170,7 +241,7 @@ class Environment:
         users = self.setup.user or (str(everyone[int(self.rng.integers(len(everyone)))]),)
         recommender = Recommender(LearnedPolicy(agent, state))
         # Among items that match a proposal equally well, one is drawn; those that are ranked are taken in order.
-        rng = self.rng if agent.setup.algorithm.trials else None
+        rng = self.rng if agent.setup.algorithm.by_attributes else None
         found = recommender.recommend_users(users, self.setup.slots, rng=rng)
         return Report(agent.histories, recommendations=tuple(found))
 

@@ -80,3 +80,15 @@ class MissingExtraError(WhatNextError):
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {library}, which is not installed; pip install 'what-next-rl[{extra}]'")
+
+
+class NotFinite(ValueError):
+    """A score is NaN or infinite, so nothing can be chosen by it.
+
+    Attributes:
+        rows: of the batch, which have such scores.
+    """
+
+    def __init__(self, rows: Iterable[int]) -> None:
+        self.rows = list(rows)
+        super().__init__(f"a score is NaN or infinite, in {len(self.rows)} rows of the batch")

@@ -1,120 +1,208 @@
-"""The trained agent as a policy: the same two calls that the training loop makes."""
+"""The trained agent as a policy: whoever needs items of it asks here, and is told the chance of the choice."""
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, Int32
 from torch import Tensor
 
 from what_next.agent import Agent
-from what_next.inference.session import Played, Session, Sessions
-from what_next.retrieval import chances_ranked, scored
+from what_next.algorithms import Algorithm
+from what_next.data import Catalogue, Dataset
+from what_next.models.encoders import Encoder
+from what_next.models.item_space import ItemSpace
+from what_next.retrieval import ByScore, Exact, Rescored
+from what_next.retrieval.approximate import Approximate, ApproximateIndex
+from what_next.retrieval.choosing import of_slates
+from what_next.settings import Setup, SplitSettings
 from what_next.state import State
-from what_next.types import History, Proposal, Slate
+from what_next.training.artefacts import critic_beside, read_models
+from what_next.types import (
+    Greedy,
+    History,
+    Permitted,
+    Product,
+    Proposal,
+    Random,
+    Request,
+    Sampler,
+    Softmax,
+    Transitions,
+)
+
+EVERYONE = SplitSettings(test=0, validation=0)
+"""Whoever asks for a recommendation is not judged, so nobody is set aside."""
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """Approximate search: an index over a model's own items, and how many of them a search finds."""
+
+    index: ApproximateIndex
+    candidates: int
 
 
 class LearnedPolicy:
     """An agent and the state that turns its proposals into items (a `types.Policy`).
 
-    What differs between training, evaluation and service are arguments: `rng=None` is greedy.
+    Its states are proposals: where the actor points to after each history, or in each live session (`Sessions.states`
+    of `inference.session`). One thread at a time.
+
+    Attributes:
+        agent, state: what was given.
+        search: of an agent that scores items: those that are looked at; None: all are.
     """
 
-    def __init__(self, agent: Agent, state: State) -> None:
-        self.agent = agent
-        self.state = state
+    def __init__(self, agent: Agent, state: State, search: Search | None = None) -> None:
+        self.agent, self.state, self.search = agent, state, search
+        self._exact: Exact | None = None
 
     def __repr__(self) -> str:
         return f"LearnedPolicy({self.agent!r})"
 
-    def act(self, history: History, slots: int = 1, rng: np.random.Generator | None = None, **masks: Any) -> Slate:
-        """A slate for each history: the actor's likeliest point, and items that match it, drawn by `rng`.
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | Setup,
+        dataset: Dataset | None = None,
+        *,
+        critic: Path | None = None,
+        device: str | None = None,
+        algorithm: type[Algorithm] | None = None,
+    ) -> "LearnedPolicy":
+        """A trained model from its files: the one way to open it.
 
         Args:
-            history: what each user heard; only the latest events count.
-            slots: items for each.
-            rng: draws the items among those that match; None takes the nearest.
-            masks: `allowed`, `exclude` and `propensities`, see `State.produce`.
+            source: the agent's file, or a setup that names it: then the setup says what is not the model's own.
+            dataset: histories, of the model's own catalogue; without it there are none.
+            critic: its file; by default the one that the agent's file names, where the agent cannot do without.
+            device: where the networks are to be; None: as the model's own setup says.
+            algorithm: the class of an algorithm that no setup can name.
+
+        Raises:
+            ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not
+                known.
+            CatalogueError: the data set has another catalogue.
         """
-        proposal = self.agent.predict(history)
-        product = self.state.produce(
-            proposal.points,
-            None,
-            rng,
-            history=history,
-            slots=slots,
-            score=proposal.score,
-            ranked=proposal.ranked,
-            **masks,
-        )
-        # A point in a learned space says nothing to people.
-        points = proposal.points if proposal.ranked is None else None
-        return Slate(product.items, product.propensities, product.fallback, points, product)
+        if isinstance(source, Setup):
+            setup = source
+            saved = read_models(setup.model_agent_path)
+        else:
+            agent = Path(source)
+            saved = read_models(agent)
+            setup = saved.manifest.made_by(algorithm)
+            if critic is None and (setup.selection.name == "critic" or setup.algorithm.needs_critic):
+                critic = critic_beside(agent)
+            update = {"model_agent_path": agent, "model_critic_path": critic, "device": device or setup.device}
+            setup = setup.model_copy(update={"train": False, "split": EVERYONE, **update})
+        ready = Agent(setup, saved.space).ready_agent()
+        space = replace(ready.space, tolerance=setup.tolerance or ready.space.tolerance)
+        return cls(ready, State(dataset or nobody(space.catalogue), ready.setup, space))
 
-    # The sessions of a service: an event costs one step of the network, see `session`.
+    def indexed(self, candidates: int) -> "LearnedPolicy":
+        """The same with approximate search over its items, as long as it ranks them by an inner product.
 
-    @cached_property
-    def sessions(self) -> Sessions:
-        """How a person's session begins, grows, and leads to proposals."""
-        return Sessions.of(self.agent)
+        The index is made of the model alone, and for one model always the same, so whoever judges it draws among the
+        same candidates as whoever serves it.
+        """
+        ranked = self._example().ranked
+        if ranked is None or ranked.rescored:
+            return self
+        vectors = np.ascontiguousarray(ranked.vectors.float().cpu().numpy())
+        return LearnedPolicy(self.agent, self.state, Search(ApproximateIndex.of(vectors), candidates))
 
-    def begin(self) -> Session:
-        """The session of a person of whom nothing is known."""
-        return self.sessions.begin()
+    def _example(self) -> Proposal:
+        """What it proposes after the first item of its catalogue."""
+        return self.states(self.state.history_of([self.state.space.catalogue.ids[0]])[0])
 
-    def replay(self, events: Sequence[Played]) -> Session:
-        """The session of a whole history, oldest event first, in one batch pass."""
-        return self.sessions.replay(events)
+    # Choosing
 
-    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
-        """The same of several people's histories, in one batch pass."""
-        return self.sessions.replays(histories)
+    @property
+    def sampler(self) -> Sampler:
+        """How the agent draws of itself: values are no logits to draw by, so that the best is taken."""
+        return Greedy() if self.agent.setup.algorithm.needs_critic else Softmax()
 
-    def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
-        """The sessions of different people, each with one event more: one step of the network for all of them."""
-        return self.sessions.fold(sessions, events)
+    def states(self, history: History) -> Proposal:
+        """Where the actor points to after some histories, of which only the latest events may count."""
+        return self.agent.predict(history)
 
-    def propose(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None = None) -> Proposal:
-        """What `Agent.predict` proposes after the same events; see `Sessions.propose`."""
-        return self.sessions.propose(sessions, context)
-
-    # What it tells of its choice.
-
-    def scored(self, history: History, **masks: Any) -> Float[Tensor, "batch items"] | None:
-        """The score of every item by which `act` ranks them; None for an agent that proposes points and has no scores.
+    def act(self, states: Proposal, request: Request, rng: Random = None) -> Product:
+        """A slate for each state.
 
         Args:
-            history: what each user heard; only the latest events count.
-            masks: `allowed` and `exclude`: minus infinity where an item is not permitted.
+            states: of `states`, or of live sessions.
+            request: how many items, of which, and how they are chosen.
+            rng: one generator, or one for each row; none is needed for `Greedy`.
+
+        Raises:
+            NotFinite: a proposal or a score is not finite; it names the rows.
         """
-        if self.agent.setup.algorithm.trials:
+        backend = self.backend(states)
+        return self.state.produce(states.points, None, rng, request=request, score=states.score, backend=backend)
+
+    def propensities(
+        self, states: Proposal, request: Request, slates: Int32[np.ndarray, "batch slots"]
+    ) -> Float64[np.ndarray, "batch slots"]:
+        """The chance with which `act` chooses each item of some slates, given those above it; NaN for -1."""
+        return of_slates(self.chances(states, request, slates), slates)
+
+    def chances(
+        self, states: Proposal, request: Request, slates: Int32[np.ndarray, "batch slots"]
+    ) -> Iterator[Float64[np.ndarray, "batch items"]]:
+        """For each slot the chance of every item to be chosen by `act`, given the items above it in some slates.
+
+        A row sums to 1, or to 0 where no item is left.
+        """
+        backend = self.backend(states) or self.state.matching(score=states.score)
+        return backend.chances(states.points, request, slates)
+
+    def scores(self, states: Proposal, permitted: Permitted) -> Float[Tensor, "batch items"] | None:
+        """The score of every item by which `act` ranks them, minus infinity where it is not permitted; None for an
+        agent that proposes points and has no scores."""
+        backend = self.backend(states)
+        return None if backend is None else backend.scores(states.points, Request(permitted=permitted))
+
+    def backend(self, states: Proposal) -> ByScore | None:
+        """What turns proposals with scores into items; None: those that match a point, see `State.matching`."""
+        ranked = states.ranked
+        if ranked is None:
             return None
-        proposal = self.agent.predict(history)
-        assert proposal.ranked is not None, "an agent that learns from the log scores items"
-        return torch.cat([scores for _, scores in scored(proposal.points, proposal.ranked, **masks)])
-
-    def chances(self, history: History, **masks: Any) -> Float64[np.ndarray, "batch items"]:
-        """The exact probability of every item to be the first that `act` draws with a generator.
-
-        A row sums to 1, or to 0 where no item is permitted (`allowed` and `exclude`).
-        """
-        proposal = self.agent.predict(history)
-        if proposal.ranked is not None:
-            return chances_ranked(proposal.points, proposal.ranked, **masks)
-        state = self.state
-        return state.box.chances(
-            proposal.points,
-            tolerance=state.space.tolerance,
-            relax=state.setup.relax,
-            score=proposal.score,
-            candidates=state.setup.selection.candidates if proposal.score else 0,
-            **masks,
+        if self._exact is None or self._exact.vectors is not ranked.vectors:
+            self._exact = Exact(ranked.vectors)
+        if ranked.rescored:
+            return Rescored(self._exact, ranked)
+        return (
+            self._exact if self.search is None else Approximate(self._exact, self.search.index, self.search.candidates)
         )
 
-    def log_prob(self, history: History, items: Int[np.ndarray, "batch"], **masks: Any) -> Float64[np.ndarray, "batch"]:
-        """The log of the probability that `act` draws this item first; minus infinity where it never does."""
-        with np.errstate(divide="ignore"):
-            logs: Float64[np.ndarray, batch] = np.log(self.chances(history, **masks)[np.arange(len(items)), items])
-        return logs
+    # What it knows of items
+
+    def values(
+        self, states: Proposal, items: Int[np.ndarray, "batch some"]
+    ) -> Float64[np.ndarray, "batch some"] | None:
+        """What the critic expects of some items in each state; None where none was loaded, or it judges no items."""
+        batch, count = items.shape
+        if states.values is not None:
+            rows = np.repeat(np.arange(batch), count)
+            return np.asarray(states.values(rows, items.astype(np.int64).ravel()), np.float64).reshape(items.shape)
+        if states.encoded is None or self.agent.setup.model_critic_path is None:
+            return None
+        nets, encoder = self.agent.nets, self.agent.nets["encoder"]
+        assert isinstance(encoder, Encoder)
+        with torch.no_grad():
+            vectors = ItemSpace.of(encoder.items.rows(torch.from_numpy(items.astype(np.int64).ravel())))
+            steps = states.encoded.repeat_interleave(count, 0)
+            nothing, places = torch.zeros(batch * count), torch.arange(batch * count)
+            unknown = torch.full_like(places, -1)
+            some = Transitions(steps, places, nothing, steps, steps, unknown, nothing, nothing, nothing)
+            found = self.agent.setup.algorithm.estimates(nets, some, vectors)
+        return None if found is None else np.asarray(found.cpu().numpy(), np.float64).reshape(items.shape)
+
+
+def nobody(catalogue: Catalogue) -> Dataset:
+    """A data set without a user: histories are given by item ids."""
+    return Dataset.of_events(pl.Series([], dtype=pl.String), np.array([], np.int32), catalogue, "no log")

@@ -3,29 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int, Int32, Int64
+from jaxtyping import Float32, Int, Int32
 
 from what_next.data import Dataset
-from what_next.data.batches import Batches, width_of
 from what_next.data.space import Space
-from what_next.data.training_part import numbers_of_events, same_catalogue, scaled_space, split_by
-from what_next.errors import CatalogueError, DataError, SetupError, some
-from what_next.retrieval import Box, select_ranked, smallest_tolerance
-from what_next.rewards import RewardLog, check, population_sigma, total
-from what_next.rewards.spread import LEAST_EVENTS
+from what_next.data.training_part import numbers_of_events, same_catalogue, scaled_space
+from what_next.errors import CatalogueError, DataError, ModelError, SetupError, some
+from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
+from what_next.rewards import population_sigma
 from what_next.settings import Setup
-from what_next.types import History, Product, Ranked, Score, repeats
+from what_next.training.artefacts import read_models
+from what_next.types import Greedy, History, Product, Random, Request, Score, Softmax, repeats
 
-UNSAID = Setup.from_text(
-    "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
-)
+DEFAULTS = "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
 """The settings of a State that is given none."""
-CELLS = 2**20
-"""How many events rewards are computed of at once, ahead of training."""
 SAMPLE = 2000
 """How many windows or users a statistic of the training part is taken from, at most."""
 
@@ -47,21 +42,14 @@ class State:
             DataError: the data set has no attributes, one of them is constant, or no user has three events to train on.
             CatalogueError: `space` has another catalogue.
         """
-        self.setup = setup or UNSAID
+        self.setup = setup or Setup.from_text(DEFAULTS)
         self.dataset = dataset
-        trials = self.setup.algorithm.trials
-        if not trials and dataset.users:
-            self._has_inputs()
-        if not dataset.catalogue.names and (trials or self.setup.inputs.items != "learned"):
-            raise DataError(
-                f"{dataset.name}: its items have no attributes, and {self.setup.algorithm.name} proposes points in "
-                "their space; set algorithm to one that needs none, such as next_item, or import the data with "
-                "--attributes or an item table (--items)" + ("" if trials else ", or set inputs.items to learned")
-            )
+        algorithm = self.setup.algorithm
+        self._has_inputs()
         if space is not None:
             same_catalogue(dataset, space)
-        self.split = split_by(self.setup, dataset)
-        least = LEAST_EVENTS if trials else 2
+        self.split = self.setup.split.of(dataset)
+        least = algorithm.least_events
         self.train_users = np.flatnonzero(self.split.known >= least).astype(np.int32)
         self._sigma = np.full(dataset.users, np.nan, np.float32)
         self.space = space or scaled_space(dataset, self.split)
@@ -71,7 +59,7 @@ class State:
                 f"{dataset.name}: no training user has {least} events, the fewest that teach anything; take a larger "
                 "log, or a smaller split.test"
             )
-        if space is None and trials:
+        if space is None and algorithm.by_attributes:
             self.space = self._measured()
 
     def __repr__(self) -> str:
@@ -79,48 +67,72 @@ class State:
         return f"State({len(self.train_users):,} training users, {split};\n  {self.dataset!r})"
 
     def _has_inputs(self) -> None:
-        """Raises a `SetupError` where the encoder is to read what the log does not hold."""
-        inputs, dataset = self.setup.inputs, self.dataset
-        if inputs.rewards and dataset.rewards is None:
-            raise SetupError(f"inputs.rewards is yes, and {dataset.name} has no reward column; import it with --reward")
-        if inputs.gaps and dataset.timestamps is None:
-            raise SetupError(f"inputs.gaps is yes, and {dataset.name} has no times; import it with --time")
+        """Raises where the networks are to read what the data do not hold."""
+        inputs, dataset, algorithm = self.setup.inputs, self.dataset, self.setup.algorithm
+        if not algorithm.by_attributes and dataset.users:
+            if inputs.rewards and dataset.rewards is None:
+                raise SetupError(
+                    f"inputs.rewards is yes, and {dataset.name} has no reward column; import it with --reward"
+                )
+            if inputs.gaps and dataset.timestamps is None:
+                raise SetupError(f"inputs.gaps is yes, and {dataset.name} has no times; import it with --time")
+        if not dataset.catalogue.names and (algorithm.by_attributes or inputs.items != "learned"):
+            learned = "" if algorithm.by_attributes else ", or set inputs.items to learned"
+            raise DataError(
+                f"{dataset.name}: its items have no attributes, and {algorithm.name} proposes points in their space; "
+                "set algorithm to one that needs none, such as next_item, or import the data with --attributes or an "
+                f"item table (--items){learned}"
+            )
 
     @cached_property
     def box(self) -> Box:
         """The items by their attributes."""
         return Box(self.space.catalogue.vectors)
 
-    @cached_property
-    def log(self) -> RewardLog:
-        """The log as rewards read it."""
-        reward = self.setup.reward
-        check(reward.terms, self.dataset)
-        ahead = [term.key for term in reward.terms if term.reads_future]
-        if ahead and self.setup.algorithm.reads_returns:
-            raise SetupError(
-                f"{self.setup.algorithm.name} reads in training what is still to be earned, and {ahead[0]} knows what "
-                f"the user hears later: it would be told of the item that it is to foresee; leave {ahead[0]}.weight "
-                "out, or take another algorithm"
-            )
-        return RewardLog.of(self.dataset, self.split.known, self.space.catalogue.vectors, reward.logged, reward.terms)
-
-    @cached_property
-    def batches(self) -> Batches:
-        """The complete training histories, in windows and batches."""
-        return Batches(
-            self.train_users,
-            self.split.known[self.train_users],
-            max_length=self.setup.max_length,
-            batch_size=self.setup.batch_size,
-            batch_targets=self.setup.batch_targets,
-            seed=self.setup.seed,
-        )
-
     @classmethod
     def from_setup(cls, setup: Setup) -> "State":
         """The state of a setup's data file."""
         return cls(Dataset.read(setup.data), setup)
+
+    @classmethod
+    def open(cls, setup: Setup, *, resume: bool = False, origin: Path | None = None) -> "State":
+        """The state of a setup's data: as it is measured there, or in the space of the model that training starts from.
+
+        Where the setup does not train, in the space of its model: nothing is measured that the model's file holds.
+
+        Raises:
+            CatalogueError: the model, or the run that is resumed, was made on another catalogue.
+            ModelError: the model cannot be read, or has other attributes.
+        """
+        if not setup.train:
+            space = read_models(setup.model_agent_path).space
+            return cls(Dataset.read(setup.data), setup, replace(space, tolerance=setup.tolerance or space.tolerance))
+        state = cls.from_setup(setup)
+        if resume:
+            saved = read_models(setup.model_agent_path).space
+            return cls(state.dataset, setup, replace(saved, seen=state.space.seen, counts=state.space.counts))
+        return cls(state.dataset, setup, state.space_under(origin)) if origin else state
+
+    def space_under(self, origin: Path) -> Space:
+        """The space of these data under the scaling of a trained model; the setup's tolerance goes before the model's.
+
+        Raises:
+            ModelError: the attributes are not those of the model.
+        """
+        old, space = read_models(origin).space, self.space
+        if old.catalogue.names != space.catalogue.names or old.event_names != space.event_names:
+            raise ModelError(
+                f"{origin}: was trained on attributes {some(old.catalogue.names)} and events with "
+                f"{some(old.event_names) or 'nothing more'}; the data have {some(space.catalogue.names)} and "
+                f"{some(space.event_names) or 'nothing more'}"
+            )
+        catalogue = space.catalogue.scaled(old.catalogue.center, old.catalogue.scale)
+        tolerance = self.setup.tolerance or old.tolerance
+        return replace(old, catalogue=catalogue, seen=space.seen, counts=space.counts, tolerance=tolerance)
+
+    def new_items(self, origin: Path) -> int:
+        """How many items of the catalogue a model did not know."""
+        return int((read_models(origin).space.catalogue.index(self.space.catalogue.ids.to_list()) < 0).sum())
 
     def within(self, space: Space) -> "State":
         """The same data in the space of a trained model.
@@ -141,47 +153,6 @@ class State:
         known = self.split.known[users]
         lengths = np.minimum(known, self.setup.longest)
         return self.histories(users, rng.integers(known - lengths + 1), lengths)
-
-    def get_batch(self, step: int) -> History:
-        """The histories of a step of an algorithm that learns from the log: a pass takes each window once (`Batches`).
-
-        Which ones is random, without replacement, and the same for the same seed and step.
-        """
-        windows = self.batches.batch(step)
-        history = self.windows(windows)
-        return replace(history, earned=self.earned_in(history), later=self.later[windows])
-
-    def windows(self, windows: Int64[np.ndarray, "batch"]) -> History:
-        """Some of the windows of `batches`."""
-        batches = self.batches
-        users, starts, lengths = batches.users[windows], batches.starts[windows], batches.lengths[windows]
-        history = self.histories(users, starts, lengths, width_of(int(lengths.max())))
-        # After a moment nobody's history is over: who came back is for the test to know.
-        over = (starts + lengths == self.dataset.lengths[users]) & (self.split.kind != "time")
-        return replace(history, before=starts, ends=over)
-
-    def earned_in(self, history: History) -> Float32[np.ndarray, "batch time"]:
-        """What each event of some windows earned, as the setup weighs rewards."""
-        return total(self.setup.reward.terms, self.log.events(history)).float().numpy()
-
-    @cached_property
-    def later(self) -> Float32[np.ndarray, "windows"]:
-        """`History.later` of each window of `batches`: what the user's later windows earned."""
-        batches, length, discount = self.batches, self.setup.max_length, self.setup.discount
-        after = 1 + np.flatnonzero(batches.users[1:] == batches.users[:-1])  # each full: see `Batches`
-        found, weights = np.zeros(len(batches.users)), discount ** np.arange(length)
-        for part in np.array_split(after[::-1], -(-len(after) * length // CELLS) or 1):
-            earned = self.earned_in(self.windows(part))[:, 1 : length + 1] @ weights if len(part) else ()
-            for window, sum_of in zip(part, earned, strict=True):  # the last of a user first
-                found[window - 1] = sum_of + discount**length * found[window]
-        return found.astype(np.float32)
-
-    def next_items(self, history: History) -> Product:
-        """What came next after each event of some histories: the product where an algorithm learns from the log."""
-        items = np.full((*history.items.shape, 1), -1, np.int32)
-        items[:, :-1, 0] = history.items[:, 1:]
-        known = items >= 0
-        return Product(items, known.astype(np.int64), np.zeros_like(known), repeats(items, history))
 
     def get_user_history(self, users: Int32[np.ndarray, "batch"]) -> History:
         """All that some users heard."""
@@ -253,13 +224,12 @@ class State:
         self,
         attributes: Float32[np.ndarray, "*grid dim"],
         relax: float | None = None,
-        rng: np.random.Generator | None = None,
+        rng: Random = None,
         *,
         history: History | None = None,
-        slots: int = 1,
+        request: Request | None = None,
         score: Score | None = None,
-        ranked: Ranked | None = None,
-        **masks: Any,
+        backend: ByScore | None = None,
     ) -> Product:
         """For each proposal, a randomly selected item whose attributes match.
 
@@ -269,30 +239,34 @@ class State:
         Args:
             attributes: the proposals, in standard deviations.
             relax: width of the relaxed band, in standard deviations; None is the setup's.
-            rng: the draws; None takes the nearest items, in order.
+            rng: the draws: one generator, or one for each proposal; None takes the nearest items, in order.
             history: what each user knows, one row for each proposal or each row of a grid of proposals; it tells
                 repeats, and excludes nothing.
-            slots: items for each proposal, all different.
+            request: how many items, of which, and how they are chosen, a row for each proposal. None: one, drawn by
+                `rng`, without its propensity.
             score: the critic's value of pairs: the best of `selection.candidates` drawn items is taken.
-            ranked: how items are taken by score instead (`retrieval.select_ranked`).
-            masks: `allowed`, `exclude` and `propensities` of `retrieval.Box.select`.
+            backend: what takes items by their scores instead.
         """
         points = np.ascontiguousarray(attributes.reshape(-1, attributes.shape[-1]))
-        if ranked is not None:
-            chosen = select_ranked(points, ranked, slots=slots, rng=rng, **masks)
-        else:
-            masks["relax"] = self.setup.relax if relax is None else relax
-            masks["candidates"] = self.setup.selection.candidates if score else 0
-            chosen = self.box.select(points, tolerance=self.space.tolerance, slots=slots, rng=rng, score=score, **masks)
-        grid = (*attributes.shape[:-1], slots)
-        items = chosen.items.reshape(grid)
+        request = request or Request(sampler=Greedy() if rng is None else Softmax(), propensities=False)
+        found = (backend or self.matching(relax, score)).act(points, request, rng)
+        grid = (*attributes.shape[:-1], request.width)
+        items = found.items.reshape(grid)
         return Product(
             items=items,
-            matches=chosen.matches.reshape(grid),
-            fallback=chosen.fallback.reshape(grid),
-            repeat=np.zeros(grid, np.bool_) if history is None else repeats(items, history),
-            propensities=None if chosen.propensities is None else chosen.propensities.reshape(grid),
+            propensities=None if found.propensities is None else found.propensities.reshape(grid),
+            scores=None if found.scores is None else found.scores.reshape(grid),
+            candidates=found.candidates,
+            matches=found.matches.reshape(grid),
+            fallback=found.fallback.reshape(grid),
+            repeat=found.repeat.reshape(grid) if history is None else repeats(items, history),
         )
+
+    def matching(self, relax: float | None = None, score: Score | None = None) -> Matching:
+        """What takes items that match a point; the arguments are those of `produce`."""
+        relax = self.setup.relax if relax is None else relax
+        candidates = self.setup.selection.candidates if score else 0
+        return Matching(self.box, self.space.tolerance, relax, score, candidates)
 
     predict = produce  # the founding text's other name
 
@@ -317,7 +291,7 @@ class State:
     def sigma(self, users: Int32[np.ndarray, "batch"]) -> Float32[np.ndarray, "batch"]:
         """The spread of all that each user likes: of the events that training may know, or all of a user set aside."""
         spread = self.setup.reward.spread
-        if not (self.setup.algorithm.trials or spread.weight):
+        if not (self.setup.algorithm.by_attributes or spread.weight):
             return np.full(len(users), np.nan, np.float32)  # nobody asks
         known = users[users >= 0]
         for user in np.unique(known[np.isnan(self._sigma[known])]):

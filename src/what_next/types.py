@@ -3,13 +3,16 @@
 Everything here is frozen: a step of the loop makes new values and changes none.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
 from torch import Tensor
+from typing_extensions import TypeVar  # of Python 3.13: with a default
 
 Score = Callable[[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]], Float[np.ndarray, "pairs"]]
 """Worth of pairs (row of the flattened grid of proposals, item): higher is better."""
@@ -28,14 +31,7 @@ class History:
         sigma: the spread of all that the user likes, in standard deviations of the catalogue. A label: it may know the
             user's future, and no network may read it. NaN where it is not known.
         times: of each event, in microseconds; None where the log has none.
-        earned: of each event, as the setup weighs rewards. A label, as sigma is; None where nobody asked for it.
         before: how many events of the user came before the first of the row.
-        later: what the user earned after the last event of the row, discounted to it, as far as training may know. A
-            label, as `earned` is; None: nothing.
-        ends: with the row's last event the user's whole history is over, and the state after it is worth nothing. In
-            a log of sessions that is so; a log of people is merely cut off there, but no reward corrects what is made
-            up of a state after which nobody chose, and it is one state of a user. Never so where the split holds back
-            what followed, or cuts all histories at one moment. None: no row ends so.
     """
 
     users: Int32[np.ndarray, "batch"]
@@ -45,10 +41,14 @@ class History:
     context: Float32[np.ndarray, "batch time context"]
     sigma: Float32[np.ndarray, "batch"]
     times: Int64[np.ndarray, "batch time"] | None = None
-    earned: Float32[np.ndarray, "batch time"] | None = None
     before: Int64[np.ndarray, "batch"] | None = None
-    later: Float32[np.ndarray, "batch"] | None = None
-    ends: Bool[np.ndarray, "batch"] | None = None
+
+    @classmethod
+    def nobody(cls, batch: int) -> "History":
+        """Of people of whom nothing is known."""
+        empty = np.zeros((batch, 0), np.float32)
+        users, nothing = np.full(batch, -1, np.int32), np.full(batch, np.nan, np.float32)
+        return cls(users, empty.astype(np.int32), np.zeros(batch, np.int64), empty, empty[..., None], nothing)
 
     def last(self, window: int) -> "History":
         """The last `window` events of each history (fewer where there are no more)."""
@@ -63,7 +63,6 @@ class History:
             rewards=self.rewards[rows, columns],
             context=self.context[rows, columns],
             times=None if self.times is None else self.times[rows, columns],
-            earned=None if self.earned is None else self.earned[rows, columns],
             before=None if self.before is None else self.before + starts,
         )
 
@@ -92,55 +91,255 @@ class Factors:
     critic: Float32[np.ndarray, "batch time factors"]
 
 
+# How items are asked for
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """The best items, the lower one among equals."""
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Items drawn one after the other, without replacement, from the softmax of their scores over the temperature.
+
+    A policy that has no scores draws uniformly among the items that match, at any temperature.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < np.inf:
+            raise ValueError(f"the temperature is {self.temperature}; it is a finite number above 0 (else: Greedy)")
+
+
+@dataclass(frozen=True)
+class EpsilonGreedy:
+    """At each slot the best item that is left or, with probability epsilon, any that is left, all alike."""
+
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon <= 1:
+            raise ValueError(f"epsilon is {self.epsilon}; it lies between 0 and 1")
+
+
+Sampler = Greedy | Softmax | EpsilonGreedy
+Random = np.random.Generator | Sequence[np.random.Generator] | None
+"""What draws: one generator for a batch, or one for each row; None where nothing is drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class ItemSet:
+    """Some items of a catalogue."""
+
+    mask: Bool[np.ndarray, "items"]
+
+    @cached_property
+    def places(self) -> Int32[np.ndarray, "members"]:
+        """Positions of the members, ascending."""
+        return np.flatnonzero(self.mask).astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class Permitted:
+    """Which items may be chosen for each row of a batch: those of its set, without some.
+
+    Attributes:
+        sets: one for each row, or a single one for all; None there is the whole catalogue, as is no set at all.
+        without: items that each row may not be given, -1 pads; None: there are none.
+    """
+
+    sets: tuple[ItemSet | None, ...] = ()
+    without: Int32[np.ndarray, "batch width"] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        mask: Bool[np.ndarray, "items"] | Bool[np.ndarray, "batch items"] | None = None,
+        without: Int32[np.ndarray, "batch width"] | None = None,
+    ) -> "Permitted":
+        """By a mask of all rows or of each."""
+        if mask is None:
+            return cls((), without)
+        return cls(tuple(ItemSet(row) for row in (mask[None] if mask.ndim == 1 else mask)), without)
+
+    def set_of(self, row: int) -> ItemSet | None:
+        """The set of a row; None: the whole catalogue."""
+        return self.sets[row if len(self.sets) > 1 else 0] if self.sets else None
+
+    def rows(self, rows: Int[np.ndarray, "some"]) -> "Permitted":
+        """The same for some rows."""
+        sets = tuple(self.sets[row] for row in rows) if len(self.sets) > 1 else self.sets
+        return Permitted(sets, None if self.without is None else self.without[rows])
+
+    def but(self, items: Int32[np.ndarray, "batch more"]) -> "Permitted":
+        """The same without further items, -1 pads."""
+        return Permitted(self.sets, items if self.without is None else np.concatenate([self.without, items], axis=1))
+
+    def mask(self, batch: int, items: int) -> Bool[np.ndarray, "batch items"]:
+        """Whether each item may be chosen for each row."""
+        found = np.ones((batch, items), np.bool_)
+        for row in range(batch) if self.sets else ():
+            if (some := self.set_of(row)) is not None:
+                found[row] = some.mask
+        if self.without is not None:
+            rows, columns = np.nonzero(self.without >= 0)
+            found[rows, self.without[rows, columns]] = False
+        return found
+
+    def allow(self, items: Int[np.ndarray, "batch slots"]) -> Bool[np.ndarray, "batch slots"]:
+        """Which of some items each row may be given."""
+        found = items >= 0
+        for row in range(len(items)) if self.sets else ():
+            if (some := self.set_of(row)) is not None:
+                found[row] &= some.mask[items[row]]
+        if self.without is not None:
+            found &= (items[:, :, None] != self.without[:, None]).all(2)
+        return found
+
+    def forbid(self, scores: Float[Tensor, "batch items"]) -> None:
+        """Set the scores of items that may not be chosen to minus infinity."""
+        if len(self.sets) == 1 and self.sets[0] is not None:
+            scores.masked_fill_(torch.from_numpy(~self.sets[0].mask).to(scores.device), -torch.inf)
+        elif self.sets:
+            for row, some in enumerate(self.sets):
+                if some is not None:
+                    scores[row].masked_fill_(torch.from_numpy(~some.mask).to(scores.device), -torch.inf)
+        if self.without is not None:
+            rows, places = np.nonzero(self.without >= 0)
+            columns = self.without[rows, places].astype(np.int64)
+            scores[torch.from_numpy(rows).to(scores.device), torch.from_numpy(columns).to(scores.device)] = -torch.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a batch of users is to be given; each row may differ.
+
+    Attributes:
+        slots: how many items, of all rows or of each.
+        sampler: how they are chosen, likewise.
+        permitted: which may be.
+        propensities: whether they are asked for; a policy may tell them unasked where that costs nothing.
+    """
+
+    slots: int | Sequence[int] = 1
+    sampler: Sampler | Sequence[Sampler] = Greedy()
+    permitted: Permitted = Permitted()
+    propensities: bool = True
+
+    @property
+    def width(self) -> int:
+        """The most slots of a row."""
+        return self.slots if isinstance(self.slots, int) else max(self.slots, default=1)
+
+    def slots_of(self, row: int) -> int:
+        """How many items a row is to be given."""
+        return self.slots if isinstance(self.slots, int) else self.slots[row]
+
+    def sampler_of(self, row: int) -> Sampler:
+        """How the items of a row are chosen."""
+        return self.sampler[row] if isinstance(self.sampler, Sequence) else self.sampler
+
+    def drawn(self, rows: Int[np.ndarray, "some"]) -> Bool[np.ndarray, "some"]:
+        """For which of some rows a softmax is drawn from."""
+        if not isinstance(self.sampler, Sequence):
+            return np.full(len(rows), isinstance(self.sampler, Softmax))
+        return np.array([isinstance(self.sampler[row], Softmax) for row in rows.tolist()], np.bool_)
+
+    def rows(self, rows: Int[np.ndarray, "some"]) -> "Request":
+        """The same for some rows."""
+        slots = self.slots if isinstance(self.slots, int) else [self.slots[row] for row in rows]
+        sampler = [self.sampler[row] for row in rows] if isinstance(self.sampler, Sequence) else self.sampler
+        return replace(self, slots=slots, sampler=sampler, permitted=self.permitted.rows(rows))
+
+    def but(self, items: Int32[np.ndarray, "batch more"]) -> "Request":
+        """The same without further items, -1 pads."""
+        return replace(self, permitted=self.permitted.but(items))
+
+
+@dataclass(frozen=True, eq=False)
+class Slate:
+    """What a policy recommends, a row for each user or step of a batch.
+
+    Attributes:
+        items: positions in the catalogue, best first; -1 where no further item is permitted or asked for.
+        propensities: exact probability with which each was chosen, given those before it; None where not asked for.
+        scores: by which they were chosen; None for a policy without scores.
+        fallback: nothing matched the proposal, and a nearest item was taken; None: it cannot be.
+        candidates: of each row the items that approximate search found, ascending; None: all were looked at.
+    """
+
+    items: Int32[np.ndarray, "*grid slots"]
+    propensities: Float64[np.ndarray, "*grid slots"] | None = None
+    scores: Float[np.ndarray, "*grid slots"] | None = None
+    fallback: Bool[np.ndarray, "*grid slots"] | None = None
+    candidates: Sequence[Int32[np.ndarray, "..."] | None] | None = None
+
+    def row(self, row: int) -> "Slate":
+        """The slate of one row of a batch, as long as it has items."""
+        there = self.items[row] >= 0
+        chances, scores, fallback = (
+            None if one is None else one[row][there] for one in (self.propensities, self.scores, self.fallback)
+        )
+        candidates = self.candidates and self.candidates[row : row + 1]
+        return Slate(self.items[row][there], chances, scores, fallback, candidates)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Product(Slate):
+    """The items that `State.produce` selected for proposals.
+
+    Attributes:
+        matches: how many items matched, at each step of the slate.
+        fallback: nothing matched, and a nearest item was taken; or there is no item.
+        repeat: the item is in the history already.
+    """
+
+    matches: Int64[np.ndarray, "*grid slots"]
+    fallback: Bool[np.ndarray, "*grid slots"]
+    repeat: Bool[np.ndarray, "*grid slots"]
+
+
 @dataclass(frozen=True, eq=False)
 class Ranked:
     """How a proposal becomes items where every item has a score: `<point, item>`.
 
     Attributes:
         vectors: of the items; they have the points' number of columns.
-        temperature: of the softmax over scores that items are drawn from; 0 takes the best ones.
         rescored: how many of the best by that score are put in order anew by `rescore`; 0 for none.
-        rescore: scores of some items for each of a slice of the proposals, which go before those by the vectors.
+        rescore: scores of some items for each of some rows of the proposals, which go before those by the vectors.
     """
 
     vectors: Float[Tensor, "items dim"]
-    temperature: float = 1.0
     rescored: int = 0
-    rescore: Callable[[Int64[Tensor, "rows candidates"], slice], Float[Tensor, "rows candidates"]] | None = None
+    rescore: Callable[[Int64[Tensor, "rows candidates"], Int64[Tensor, "rows"]], Float[Tensor, "rows candidates"]] | (
+        None
+    ) = None
 
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """Where the actor points to, after each event of a history or after the last one.
+    """Where the actor points to, after each event of a history or after the last one: a policy's states.
 
     Attributes:
         points: in the standardised attribute space, or in the space of the vectors of `ranked`.
         score: the critic's value of items at each point; None where the selection does not ask for it.
         ranked: how items are taken by score; None: from a box around the point.
+        values: the critic's value likewise, whatever the selection asks for; None where there is no such critic.
+        encoded: the encoder's states that the points were made of, if any.
+        factors: what the networks read of the history, for the batch that is learned from.
     """
 
     points: Float32[np.ndarray, "*grid dim"]
     score: Score | None = None
     ranked: Ranked | None = None
+    values: Score | None = None
+    encoded: Float[Tensor, "batch dim"] | None = None
+    factors: Factors | None = None
 
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """The items that `State.produce` selected for proposals.
-
-    Attributes:
-        items: positions in the catalogue; -1 where no item is permitted any more.
-        matches: how many items matched, at each step of the slate.
-        fallback: nothing matched, and a nearest item was taken.
-        repeat: the item is in the history already.
-        propensities: exact probability of each step's choice; None where it was not asked for.
-    """
-
-    items: Int32[np.ndarray, "*grid slots"]
-    matches: Int64[np.ndarray, "*grid slots"]
-    fallback: Bool[np.ndarray, "*grid slots"]
-    repeat: Bool[np.ndarray, "*grid slots"]
-    propensities: Float64[np.ndarray, "*grid slots"] | None = None
+    def __len__(self) -> int:
+        return len(self.points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,48 +356,102 @@ class Events:
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectories:
-    """A batch of transitions, as the losses of an algorithm that learns from the log read it: one row for each step.
+class Batch:
+    """Experience to learn from: at each step the events up to it are known, and an item is chosen.
 
-    Steps that do not count are not there. A target of temporal differences is `rewards + discounts * value(next)`.
+    A value, wherever it comes from: it may be learned from again, kept, or sent to another process (`arrays`).
+
+    Attributes:
+        items: of the events, positions in the catalogue; -1 is padding, at the end of a row.
+        factors: what the networks read of each event (`Agent.factorize`).
+        actions: the item that was chosen after each event; -1: none.
+        rewards: what it earned. A label, as all that follows is.
+        mask: the steps that count.
+        discounts: worth of the state that the action leads to; 0 where the history ends with it.
+        histories: how many user histories the batch counts as.
+        returns: discounted sum of all rewards from the step on that training may know of the user, also beyond the row.
+        propensities: the chance with which whoever chose it took the action.
+        values: what whoever chose it expected of the action.
+        others: items whose reward at every step of a row is known as well (bandit feedback), and `other_rewards`.
+        matches, fallback: of the selected items, as in `Product`.
+
+    What is None is not known.
+    """
+
+    items: Int32[np.ndarray, "batch time"]
+    factors: Factors
+    actions: Int32[np.ndarray, "batch time"]
+    rewards: Float32[np.ndarray, "batch time"]
+    mask: Bool[np.ndarray, "batch time"]
+    discounts: Float32[np.ndarray, "batch time"]
+    histories: int
+    returns: Float32[np.ndarray, "batch time"] | None = None
+    propensities: Float64[np.ndarray, "batch time"] | None = None
+    values: Float32[np.ndarray, "batch time"] | None = None
+    others: Int32[np.ndarray, "batch others"] | None = None
+    other_rewards: Float32[np.ndarray, "batch time others"] | None = None
+    matches: Int64[np.ndarray, "batch time"] | None = None
+    fallback: Bool[np.ndarray, "batch time"] | None = None
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, "batch"]:
+        """Events of each row."""
+        return np.asarray((self.items >= 0).sum(1), np.int64)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it as named arrays, as safetensors and shared memory hold them; `of_arrays` reads them back."""
+        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "factors"}
+        found |= {f"factors.{one.name}": getattr(self.factors, one.name) for one in fields(Factors)}
+        return {name: np.ascontiguousarray(value) for name, value in found.items() if value is not None}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Batch":
+        """The batch of some `arrays`."""
+        values: dict[str, Any] = {name: value for name, value in arrays.items() if "." not in name}
+        factors = Factors(**{one.name: arrays[f"factors.{one.name}"] for one in fields(Factors)})
+        return cls(**values | {"factors": factors, "histories": int(values["histories"].item())})
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """A batch as the losses of an algorithm with an encoder read it: one row for each step that counts.
+
+    A target of temporal differences is `rewards + discounts * value(next)`.
 
     Attributes:
         states: of the encoder, after the events so far; they carry the gradient to it.
-        actions: the item that came next.
+        actions: the item that was chosen.
         rewards: for it; with `n_step`, the discounted sum of those of as many steps.
-        next_states: after those steps, without gradient; of the encoder's slow copy, without dropout, where the
+        next_states: after those steps, without gradient; of the encoder's target network, without dropout, where the
             algorithm has one.
-        slow_states: the same for `states`.
+        target_states: the same for `states`.
         next_actions: the item that came after those; -1 where it is not known.
-        discounts: of the value of the next state; 0 where the history ended (`History.ends`).
-        returns: discounted sum of the rewards from this step to the last that training may know of the user, whatever
-            windows that history is cut into. A label.
+        discounts: of the value of the next state; 0 where the history ended.
+        returns: `Batch.returns`. A label.
         step_discounts: as `discounts`, of one step whatever `n_step` is: for actions that the log does not hold.
-        notes: diagnostics that an algorithm leaves for the alarms, by name.
     """
 
     states: Float[Tensor, "steps dim"]
     actions: Int64[Tensor, "steps"]
     rewards: Float[Tensor, "steps"]
     next_states: Float[Tensor, "steps dim"]
-    slow_states: Float[Tensor, "steps dim"]
+    target_states: Float[Tensor, "steps dim"]
     next_actions: Int64[Tensor, "steps"]
     discounts: Float[Tensor, "steps"]
     returns: Float[Tensor, "steps"]
     step_discounts: Float[Tensor, "steps"]
-    notes: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Trials:
-    """A batch on the grid, as the founding algorithm reads it: at step t the events up to t are known, and items tried.
+class BanditSteps:
+    """A batch as the founding algorithm reads it, on the grid: after the events up to step t, items are judged.
 
     Attributes:
         factors: of each event, for the critic.
         actor_factors: of each event, for the actor; `actor_prospects`: of the points that it chooses from.
         points: vectors of the judged items; the selected one first.
         prospects: what each judged item would do to the sample (`rewards.spread.prospects`).
-        rewards: their rewards, in units of the user's sigma; `targets`: the same, scaled for learning. Labels.
+        targets: their rewards, scaled for learning. Labels.
         mask: the steps that count.
     """
 
@@ -207,43 +460,33 @@ class Trials:
     factors: Float[Tensor, "batch time factors"]
     points: Float[Tensor, "batch time choices dim"]
     prospects: Float[Tensor, "batch time choices prospects"]
-    rewards: Float[Tensor, "batch time choices"]
     targets: Float[Tensor, "batch time choices"]
     mask: Bool[Tensor, "batch time"]
 
 
-@dataclass(frozen=True, eq=False)
-class Slate:
-    """What a policy recommends to each user of a batch.
-
-    Attributes:
-        items: positions in the catalogue, best first; -1 where no further item is permitted.
-        propensities: exact probability with which each was chosen, given those before it; None where not asked for.
-        fallback: chosen as a nearest item, since none matched the proposal.
-        points: the proposals behind the slate, and `product` what was selected for them; None for a policy that makes
-            none.
-    """
-
-    items: Int32[np.ndarray, "batch slots"]
-    propensities: Float64[np.ndarray, "batch slots"] | None = None
-    fallback: Bool[np.ndarray, "batch slots"] | None = None
-    points: Float32[np.ndarray, "batch dim"] | None = None
-    product: Product | None = None
+States = TypeVar("States", default=Any)
+"""What a policy knows of a batch of users, a row each: arrays with a batch axis."""
 
 
 @runtime_checkable
-class Policy(Protocol):
+class Policy(Protocol[States]):
     """Whatever recommends: a trained agent, a rule, chance."""
 
-    def act(
-        self,
-        history: History,
-        slots: int = 1,
-        rng: np.random.Generator | None = None,
-        *,
-        allowed: Bool[np.ndarray, "items"] | Bool[np.ndarray, "batch items"] | None = None,
-        exclude: Int32[np.ndarray, "batch width"] | None = None,
-        propensities: bool = False,
-    ) -> Slate:
-        """A slate for each history; greedy without `rng`. `exclude` names further items per row, -1 is padding."""
+    @property
+    def sampler(self) -> Sampler:
+        """How it chooses where nobody says."""
+        ...
+
+    def states(self, history: History) -> States:
+        """What it knows of each user after some histories."""
+        ...
+
+    def act(self, states: States, request: Request, rng: Random = None) -> Slate:
+        """A slate for each state."""
+        ...
+
+    def propensities(
+        self, states: States, request: Request, slates: Int32[np.ndarray, "batch slots"]
+    ) -> Float64[np.ndarray, "batch slots"]:
+        """The chance with which `act` chooses each item of some slates, given those above it; NaN for -1."""
         ...

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor, nn
 
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 from .worlds import Head, transitions
 
@@ -46,7 +46,7 @@ def networks() -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
     return nets, {"critic": Head([[2.0, 0.0, 1.0], [1.0, -1.0, 0.0]]), "actor": Head([[0.0, 0.0], [0.0, 0.0]])}
 
 
-def batch(actions: Sequence[int] = (1, 0)) -> Trajectories:
+def batch(actions: Sequence[int] = (1, 0)) -> Transitions:
     """The two steps."""
     return transitions(
         [[1.0, -1.0], [1.0, 1.0]],

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 from .worlds import Head, items_of, transitions
 
@@ -34,7 +34,7 @@ def items() -> ItemSpace:
     return items_of([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
 
 
-def batch() -> Trajectories:
+def batch() -> Transitions:
     """Two steps, in directions (.6, .8) and (1, 0): north came next, which paid 1, and east, which paid 2.
 
     The first state's next is in direction (2, 1): nearest to it is east, then north. The second history ended.

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from what_next.algorithms.base import LossContext
 from what_next.algorithms.bcq import APART, Bcq
 from what_next.algorithms.dqn import Dqn
 from what_next.algorithms.next_item import NextItem
@@ -18,7 +19,7 @@ STATES = torch.tensor([[1.0, -1.0], [1.0, 1.0]])
 
 def losses(algorithm: Dqn, items: ItemSpace | None = None) -> dict[str, float]:
     nets, target = networks()
-    found = algorithm.losses(nets, target, batch(), items or items_of(VECTORS), 0, RNG)
+    found = algorithm.losses(LossContext(nets, target, batch(), items or items_of(VECTORS), 0, RNG))
     return {name: loss.item() for name, loss in found.items()}
 
 
@@ -27,7 +28,7 @@ def losses(algorithm: Dqn, items: ItemSpace | None = None) -> dict[str, float]:
 # 0.5, and 1 + 1.5.
 @pytest.mark.parametrize(("threshold", "worth"), [(0.2, 5), (0.3, -1), (0.6, 7), (1, 7)])
 def test_the_target_is_the_best_of_the_considered_items(threshold: float, worth: float) -> None:
-    items = items_of(VECTORS, slow=[[2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
+    items = items_of(VECTORS, target=[[2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
     assert losses(Bcq(threshold=threshold), items)["critic"] == pytest.approx(halves(0.5 * worth + 2.5, 0.5))
 
 
@@ -36,14 +37,14 @@ def test_the_behaviour_learns_what_came_next() -> None:
 
 
 def test_the_value_of_an_unlikely_item_is_not_asked_for() -> None:
-    made_up = items_of(VECTORS, slow=[*VECTORS[:2], [1e6, 1e6]])
+    made_up = items_of(VECTORS, target=[*VECTORS[:2], [1e6, 1e6]])
     assert losses(Bcq(threshold=0.3), made_up) == losses(Bcq(threshold=0.3))
     assert losses(Dqn(), made_up)["critic"] > 1e6
 
 
 def test_no_gradient_of_the_values_reaches_the_behaviour() -> None:
     nets, target = networks()
-    loss = Bcq().losses(nets, target, batch(), items_of(VECTORS), 0, RNG)["critic"]
+    loss = Bcq().losses(LossContext(nets, target, batch(), items_of(VECTORS), 0, RNG))["critic"]
     assert torch.autograd.grad(loss, [nets["behaviour"].weights], allow_unused=True) == (None,)
 
 

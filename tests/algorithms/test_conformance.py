@@ -37,7 +37,7 @@ def test_no_two_algorithms_have_the_same_losses_and_proposals() -> None:
         rig = Rig(algorithm)
         rig.step()
         found = [round(loss.item(), 5) for loss in rig.losses(rig.batch(rig.history()), step=10_000).values()]
-        points = rig.agent.quiet().predict(rig.state.get_user_history(np.arange(5, dtype=np.int32))).points
+        points = rig.agent.eval().predict(rig.state.get_user_history(np.arange(5, dtype=np.int32))).points
         shown[algorithm.name] = found, points.round(5).tolist()
     for one, other in combinations(shown, 2):
         assert shown[one] != shown[other], f"{one} and {other} are the same"
@@ -50,55 +50,56 @@ class Undescribed(NextItem):
 
 
 class Homeless(NextItem):
-    """Moves a network that is not there."""
+    """Updates a network that is not there."""
 
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "twin")}
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "twin")}
 
 
 class Unnamed(NextItem):
-    """Has a loss that `moves` does not know."""
+    """Has a loss that `updates` does not know."""
 
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"critic": ("encoder", "actor")}
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"critic": ("encoder", "actor")}
 
 
 class Idle(NextItem):
-    """Its loss does not reach the encoder, which it moves."""
+    """Its loss does not reach the encoder, which it updates."""
 
-    def losses(self, nets: Any, target: Any, batch: Any, *rest: Any) -> dict[str, Tensor]:
-        items = replace(rest[0], vectors=rest[0].vectors.detach())
-        return super().losses(nets, target, replace(batch, states=batch.states.detach()), items, *rest[1:])
+    def losses(self, context: Any) -> dict[str, Tensor]:
+        items = replace(context.items, vectors=context.items.vectors.detach())
+        batch = replace(context.batch, states=context.batch.states.detach())
+        return super().losses(replace(context, batch=batch, items=items))
 
 
 class Chasing(Sqn):
     """Its target moves with the estimate."""
 
-    def losses(self, nets: Any, target: Any, batch: Any, *rest: Any) -> dict[str, Tensor]:
-        found = super().losses(nets, target, batch, *rest)
-        ahead = rest[0].values(nets["critic"](batch.next_states), batch.actions)
+    def losses(self, context: Any) -> dict[str, Tensor]:
+        found, batch = super().losses(context), context.batch
+        ahead = context.items.values(context.nets["critic"](batch.next_states), batch.actions)
         return {**found, "critic": found["critic"] + (batch.discounts * ahead).mean()}
 
 
 class Meddling(NextItem):
-    """Moves a network by its own hand."""
+    """Changes a network by its own hand."""
 
-    def losses(self, nets: Any, *rest: Any) -> dict[str, Tensor]:
-        nets["behaviour"].linear.weight.data.add_(1.0)
-        return super().losses(nets, *rest)
+    def losses(self, context: Any) -> dict[str, Tensor]:
+        context.nets["behaviour"].linear.weight.data.add_(1.0)
+        return super().losses(context)
 
     def networks(self, *given: Any) -> dict[str, torch.nn.Module]:
         return {**super().networks(*given), "behaviour": super().networks(*given)["actor"]}
 
 
 class Jumping(Sqn):
-    """Moves its slow copy by its own hand."""
+    """Changes its target network by its own hand."""
 
-    def losses(self, nets: Any, target: Any, *rest: Any) -> dict[str, Tensor]:
-        target["critic"].linear.weight.data.add_(1.0)
-        return super().losses(nets, target, *rest)
+    def losses(self, context: Any) -> dict[str, Tensor]:
+        context.targets["critic"].linear.weight.data.add_(1.0)
+        return super().losses(context)
 
 
 class Headlong(Sqn):
-    """Has a slow critic on the states and item vectors of the moment."""
+    """Has a target critic on the states and item vectors of the moment."""
 
     targets: ClassVar[tuple[str, ...]] = ("critic",)
 
@@ -112,14 +113,15 @@ class Prompted(DecisionTransformer):
 class Endless(Sqn):
     """Looks beyond the end of a history."""
 
-    def losses(self, nets: Any, target: Any, batch: Any, *rest: Any) -> dict[str, Tensor]:
-        return super().losses(nets, target, replace(batch, discounts=torch.ones_like(batch.discounts)), *rest)
+    def losses(self, context: Any) -> dict[str, Tensor]:
+        batch = replace(context.batch, discounts=torch.ones_like(context.batch.discounts))
+        return super().losses(replace(context, batch=batch))
 
 
 class Numbered(NextItem):
     """Gives the encoder one number more."""
 
-    numbers: ClassVar[int] = 1
+    extra_features: ClassVar[int] = 1
 
     def number(self, items: Tensor) -> Tensor:
         raise NotImplementedError
@@ -174,11 +176,11 @@ class Secretive(Sqn):
 BROKEN = [
     (Undescribed, "describes_its_settings", "no description: weight"),
     (Homeless, "names_networks_that_exist", "name 'twin', and there is no such network"),
-    (Unnamed, "names_networks_that_exist", "losses {'actor'} are not in moves"),
-    (Idle, "losses_reach_what_they_move", "moves ['encoder'], but has no gradient for it"),
-    (Chasing, "losses_reach_what_they_move", "'critic': its target carries a gradient"),
-    (Meddling, "moves_what_it_names", "{'behaviour'} changed, and no loss that was due moves it"),
-    (Jumping, "slow_copies_follow", "the slow copy of 'critic' went elsewhere"),
+    (Unnamed, "names_networks_that_exist", "losses {'actor'} are not in updates"),
+    (Idle, "losses_reach_what_they_update", "updates ['encoder'], but has no gradient for it"),
+    (Chasing, "losses_reach_what_they_update", "'critic': its target carries a gradient"),
+    (Meddling, "updates_what_it_names", "{'behaviour'} changed, and no loss that was due updates it"),
+    (Jumping, "target_networks_follow", "the target network of 'critic' went elsewhere"),
     (Headlong, "targets_stand_still", "next states follow the encoder at once; name it in targets"),
     (Endless, "ends_are_ends", "what follows the end of a history changes the loss"),
     (Padded, "padding_is_nothing", "padding changes the loss"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from what_next.algorithms.base import LossContext
 from what_next.algorithms.cql import Cql
 from what_next.algorithms.dqn import Dqn
 from what_next.algorithms.next_item import NextItem
@@ -17,22 +18,23 @@ PENALTY = (3.1698460 + 2.4076060) / 2
 
 def loss(algorithm: Dqn, items: ItemSpace | None = None) -> torch.Tensor:
     nets, target = networks()
-    return algorithm.losses(nets, target, batch(), items or items_of(VECTORS), 0, RNG)["critic"]
+    return algorithm.losses(LossContext(nets, target, batch(), items or items_of(VECTORS), 0, RNG))["critic"]
 
 
 @pytest.mark.parametrize("name", ["softmax", "gbce"])
 def test_the_loss_is_that_worked_by_hand_whatever_the_cross_entropy_is(name: str) -> None:
     nets, target = networks()
     items = ItemSpace.of(torch.tensor(VECTORS), loss=name, negatives=2)
-    found = Cql(alpha=0.5).losses(nets, target, batch((1, 2)), items, 0, RNG)["critic"]
-    # The critic prefers item 2 in B, worth 3 to its slow copy: errors are 1 + 0.5 * 3 + 1.5, and 2 - 3.5.
+    found = Cql(alpha=0.5).losses(LossContext(nets, target, batch((1, 2)), items, 0, RNG))["critic"]
+    # The critic prefers item 2 in B, worth 3 to its target network: errors are 1 + 0.5 * 3 + 1.5, and 2 - 3.5.
     assert found.item() == pytest.approx(halves(4.0, 1.5) + 0.5 * (3.1698460 + 0.4076060) / 2, rel=1e-6)
 
 
 def test_the_penalty_is_told() -> None:
-    given, (nets, target) = batch(), networks()
-    Cql(alpha=0.5).losses(nets, target, given, items_of(VECTORS), 0, RNG)
-    assert given.notes["penalty"] == pytest.approx(PENALTY, rel=1e-6)
+    nets, target = networks()
+    context = LossContext(nets, target, batch(), items_of(VECTORS), 0, RNG)
+    Cql(alpha=0.5).losses(context)
+    assert context.metrics["penalty"] == pytest.approx(PENALTY, rel=1e-6)
 
 
 def test_without_penalty_it_is_dqn() -> None:
@@ -41,7 +43,9 @@ def test_without_penalty_it_is_dqn() -> None:
 
 def test_the_penalty_is_imitation_by_the_critics_values() -> None:
     nets, _ = networks()
-    imitation = NextItem().losses({"actor": nets["critic"]}, {}, batch(), items_of(VECTORS), 0, RNG)["actor"]
+    imitation = NextItem().losses(LossContext({"actor": nets["critic"]}, {}, batch(), items_of(VECTORS), 0, RNG))[
+        "actor"
+    ]
     assert ((loss(Cql(alpha=100)) - loss(Dqn())) / 100).item() == pytest.approx(imitation.item(), rel=1e-5)
 
 
@@ -49,7 +53,10 @@ def test_the_penalty_lowers_what_did_not_come_next_and_raises_what_did() -> None
     nets, target = networks()
     items = items_of(VECTORS)
     given = batch()
-    losses = [algorithm.losses(nets, target, given, items, 0, RNG)["critic"] for algorithm in (Cql(alpha=1.0), Dqn())]
+    losses = [
+        algorithm.losses(LossContext(nets, target, given, items, 0, RNG))["critic"]
+        for algorithm in (Cql(alpha=1.0), Dqn())
+    ]
     of_weights = [torch.autograd.grad(one, nets["critic"].weights)[0] for one in losses]
     # d/dQ is pi - 1(came next), half of it for two steps, with pi of softmax(Q): in A (0.8438, 0.0420, 0.1142), in B
     # (0.0900, 0.2447, 0.6652). The columns are (item 0 + item 2, item 1 + item 2, all), the rows A + B, B - A.

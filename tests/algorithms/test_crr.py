@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from what_next.algorithms.base import LossContext
 from what_next.algorithms.crr import Crr
 from what_next.algorithms.next_item import NextItem
 
@@ -18,28 +19,28 @@ ADVANTAGES = (-2.2404514, -1.3641752)
 
 def losses(algorithm: Crr, actions: tuple[int, int] = (1, 0)) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     nets, target = networks()
-    given = batch(actions)
-    return algorithm.losses(nets, target, given, items_of(VECTORS), 0, RNG), given.notes
+    context = LossContext(nets, target, batch(actions), items_of(VECTORS), 0, RNG)
+    return algorithm.losses(context), context.metrics
 
 
-def test_the_critic_learns_the_value_of_the_slow_actors_choices() -> None:
-    # In B it chooses each item as often, worth 4, 0 and 3 to the slow critic; that is discounted by 0.5.
+def test_the_critic_learns_the_value_of_the_target_actors_choices() -> None:
+    # In B it chooses each item as often, worth 4, 0 and 3 to the target critic; that is discounted by 0.5.
     assert losses(Crr(weight=0.25))[0]["critic"].item() == pytest.approx(0.25 * halves(2.5 + 7 / 3 / 2, 0.5))
 
 
-def test_the_target_is_that_of_the_slow_networks() -> None:
+def test_the_target_is_that_of_the_target_networks() -> None:
     nets, target = networks()
-    items = items_of(VECTORS, slow=[[0.0, 0.0]] * 3)  # every item is worth 1 then, the level, whatever is chosen
-    found = Crr(weight=1).losses(nets, target, batch(), items, 0, RNG)["critic"]
+    items = items_of(VECTORS, target=[[0.0, 0.0]] * 3)  # every item is worth 1 then, the level, whatever is chosen
+    found = Crr(weight=1).losses(LossContext(nets, target, batch(), items, 0, RNG))["critic"]
     assert found.item() == pytest.approx(halves(2.5 + 1 / 2, 0.5))
 
 
 @pytest.mark.parametrize(("beta", "cap"), [(2.0, 20.0), (2.0, 0.4)])
 def test_a_step_weighs_the_exponential_of_its_advantage(beta: float, cap: float) -> None:
-    found, notes = losses(Crr(beta=beta, largest_weight=cap))
+    found, metrics = losses(Crr(beta=beta, largest_weight=cap))
     weights = [min(math.exp(advantage / beta), cap) for advantage in ADVANTAGES]
     assert found["actor"].item() == pytest.approx(weighted(*weights), rel=1e-5)
-    assert notes["largest_weight"] == pytest.approx(max(weights), rel=1e-5)
+    assert metrics["largest_weight"] == pytest.approx(max(weights), rel=1e-5)
 
 
 def test_with_binary_weights_only_what_was_better_counts() -> None:
@@ -56,13 +57,13 @@ def test_where_nothing_was_better_binary_weights_teach_the_actor_nothing() -> No
 
 def test_with_a_large_beta_it_is_the_supervised_floor() -> None:
     nets, target = networks()
-    floor = NextItem().losses(nets, target, batch(), items_of(VECTORS), 0, RNG)["actor"].item()
+    floor = NextItem().losses(LossContext(nets, target, batch(), items_of(VECTORS), 0, RNG))["actor"].item()
     assert losses(Crr(beta=1e9))[0]["actor"].item() == pytest.approx(floor, abs=1e-6)
 
 
 def test_no_gradient_of_a_loss_reaches_the_others_head() -> None:
     nets, target = networks()
-    found = Crr().losses(nets, target, batch(), items_of(VECTORS), 0, RNG)
+    found = Crr().losses(LossContext(nets, target, batch(), items_of(VECTORS), 0, RNG))
     assert torch.autograd.grad(found["actor"], [nets["critic"].weights], allow_unused=True) == (None,)
     others = [nets["actor"].weights, target["actor"].weights, target["critic"].weights]
     assert torch.autograd.grad(found["critic"], others, allow_unused=True) == (None, None, None)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import nearest
+from what_next.algorithms.base import LossContext, nearest
 from what_next.algorithms.ddpg import Ddpg
 from what_next.algorithms.sphere import closest
 
@@ -20,7 +20,7 @@ TARGET = networks(SAME, SLOW)
 
 
 def losses(algorithm: Ddpg) -> dict[str, float]:
-    found = algorithm.losses(networks(), TARGET, batch(), items(), 0, RNG)
+    found = algorithm.losses(LossContext(networks(), TARGET, batch(), items(), 0, RNG))
     return {name: loss.item() for name, loss in found.items()}
 
 
@@ -46,28 +46,28 @@ class TestLosses:
     def test_without_weight_there_is_no_supervised_loss(self) -> None:
         assert set(losses(Ddpg(supervised=0))) == {"actor", "critic"}
 
-    def test_what_the_critic_makes_up_is_noted(self) -> None:
-        given = batch()
-        Ddpg().losses(networks(), TARGET, given, items(), 0, RNG)
+    def test_what_the_critic_makes_up_is_measured(self) -> None:
+        context = LossContext(networks(), TARGET, batch(), items(), 0, RNG)
+        Ddpg().losses(context)
         # The vectors' mean is (0, 1/3): were all items alike, it would have length 1.
         expected = {"logged_value": 2.5, "proposed_value": 2.4, "vectors_alike": 1 / 3}
-        assert given.notes == pytest.approx(expected)
+        assert context.metrics == pytest.approx(expected)
 
 
 class TestGradients:
     def test_only_the_supervised_loss_moves_the_vectors_as_actions(self) -> None:
         given, space = batch(), items()
-        found = Ddpg().losses(networks(), TARGET, given, space, 0, RNG)
+        found = Ddpg().losses(LossContext(networks(), TARGET, given, space, 0, RNG))
         assert moved(found["supervised"], given.states, space.vectors) == [True, True]
         assert moved(found["critic"], given.states, space.vectors) == [True, False]
         assert moved(found["actor"], given.states, space.vectors) == [False, False]
 
     def test_a_longer_point_is_worth_no_more(self) -> None:
         nets = networks()
-        short = Ddpg().losses(nets, TARGET, batch(), items(), 0, RNG)["actor"]
+        short = Ddpg().losses(LossContext(nets, TARGET, batch(), items(), 0, RNG))["actor"]
         for weight in nets["actor"].parameters():
             weight.data *= 1000
-        long = Ddpg().losses(nets, TARGET, batch(), items(), 0, RNG)["actor"]
+        long = Ddpg().losses(LossContext(nets, TARGET, batch(), items(), 0, RNG))["actor"]
         assert long.item() == pytest.approx(short.item(), rel=1e-5)
 
 

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from what_next.algorithms.base import LossContext
 from what_next.algorithms.decision_transformer import DecisionTransformer, followed, quantiles
 from what_next.algorithms.next_item import NextItem
 from what_next.types import Events
@@ -59,7 +60,7 @@ def test_when_recommending_it_reads_the_desired_return_at_every_event() -> None:
 def test_the_loss_is_that_of_the_supervised_floor() -> None:
     nets, target = networks()
     mine, floor = (
-        algorithm.losses(nets, target, batch(), items_of(VECTORS), 0, RNG)["actor"].item()
+        algorithm.losses(LossContext(nets, target, batch(), items_of(VECTORS), 0, RNG))["actor"].item()
         for algorithm in (DecisionTransformer(), NextItem())
     )
     assert mine == pytest.approx(floor, abs=1e-6)

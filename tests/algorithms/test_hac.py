@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from what_next.algorithms.base import LossContext
 from what_next.algorithms.hac import Hac
 
 from .sphere import SAME, SLOW, batch, items, moved, networks
@@ -17,7 +18,7 @@ TARGET = networks(SAME, SLOW)
 
 
 def losses(algorithm: Hac) -> dict[str, float]:
-    found = algorithm.losses(networks(), TARGET, batch(), items(), 0, RNG)
+    found = algorithm.losses(LossContext(networks(), TARGET, batch(), items(), 0, RNG))
     return {name: loss.item() for name, loss in found.items()}
 
 
@@ -41,7 +42,7 @@ class TestLosses:
 
     def test_what_each_loss_moves(self) -> None:
         given, space, nets = batch(), items(), networks()
-        found = Hac().losses(nets, TARGET, given, space, 0, RNG)
+        found = Hac().losses(LossContext(nets, TARGET, given, space, 0, RNG))
         (actor,) = nets["actor"].parameters()
         reached = {name: moved(loss, given.states, space.vectors, actor) for name, loss in found.items()}
         assert reached == {
@@ -58,7 +59,7 @@ class TestAlignment:
         descent = torch.optim.SGD(nets["actor"].parameters(), 1.0)
         distances = []
         for step in range(20):
-            loss = Hac(alignment=1).losses(nets, TARGET, batch(), items(), step, RNG)["alignment"]
+            loss = Hac(alignment=1).losses(LossContext(nets, TARGET, batch(), items(), step, RNG))["alignment"]
             descent.zero_grad()
             loss.backward()
             descent.step()

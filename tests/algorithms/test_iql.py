@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from what_next.algorithms.base import LossContext
 from what_next.algorithms.iql import Iql
 from what_next.algorithms.next_item import NextItem
 from what_next.types import Events
@@ -15,7 +16,7 @@ from .worlds import Head, Learned, detour, items_of, learn, transitions
 
 def losses(algorithm: Iql) -> dict[str, float]:
     nets, target = networks()
-    found = algorithm.losses(nets, target, batch(), items_of(VECTORS), 0, RNG)
+    found = algorithm.losses(LossContext(nets, target, batch(), items_of(VECTORS), 0, RNG))
     return {name: loss.item() for name, loss in found.items()}
 
 
@@ -36,15 +37,15 @@ def test_the_critic_learns_the_reward_and_the_value_of_the_next_state() -> None:
 @pytest.mark.parametrize(("cap", "of_a"), [(100.0, math.exp(3)), (10.0, 10.0)])
 def test_the_actor_imitates_what_was_better_than_the_value(cap: float, of_a: float) -> None:
     nets, target = networks()
-    given = batch()
-    found = Iql(beta=2, largest_weight=cap).losses(nets, target, given, items_of(VECTORS), 0, RNG)["actor"]
+    context = LossContext(nets, target, batch(), items_of(VECTORS), 0, RNG)
+    found = Iql(beta=2, largest_weight=cap).losses(context)["actor"]
     assert found.item() == pytest.approx(weighted(of_a, math.exp(-1)), rel=1e-6)
-    assert given.notes["largest_weight"] == pytest.approx(math.exp(3))  # before the cap
+    assert context.metrics["largest_weight"] == pytest.approx(math.exp(3))  # before the cap
 
 
 def test_with_beta_0_it_is_the_supervised_floor() -> None:
     nets, target = networks()
-    floor = NextItem().losses(nets, target, batch(), items_of(VECTORS), 0, RNG)["actor"].item()
+    floor = NextItem().losses(LossContext(nets, target, batch(), items_of(VECTORS), 0, RNG))["actor"].item()
     assert losses(Iql(beta=0))["actor"] == pytest.approx(floor, abs=1e-6)
 
 
@@ -52,7 +53,7 @@ def test_no_gradient_goes_astray() -> None:
     """Each loss moves its own head; the value's leaves the states alone, and the slow critic learns nothing."""
     nets, target = networks()
     given = batch()
-    found = Iql().losses(nets, target, given, items_of(VECTORS), 0, RNG)
+    found = Iql().losses(LossContext(nets, target, given, items_of(VECTORS), 0, RNG))
     heads = ["actor", "critic", "value"]
     ends = [*(nets[name].weights for name in heads), given.states, target["critic"].weights]
     for name, loss in found.items():
@@ -67,13 +68,13 @@ def test_the_value_of_a_state_is_the_expectile_of_its_items_values(expectile: fl
     nets = {"actor": Head([[1.0]]), "critic": Head([[1.0]]), "value": Number([[value]])}
     given = transitions([[1.0]] * 3, [0, 1, 2])
     found = Iql(expectile=expectile).losses(
-        nets, {"critic": Head([[1.0]])}, given, items_of([[1.0], [2.0], [6.0]]), 0, RNG
+        LossContext(nets, {"critic": Head([[1.0]])}, given, items_of([[1.0], [2.0], [6.0]]), 0, RNG)
     )
     gradient = torch.autograd.grad(found["value"], nets["value"].weights)[0]
     assert gradient.item() == pytest.approx(0, abs=1e-6)
     worse = Number([[value - 0.1]])
     found = Iql(expectile=expectile).losses(
-        {**nets, "value": worse}, {"critic": Head([[1.0]])}, given, items_of([[1.0], [2.0], [6.0]]), 0, RNG
+        LossContext({**nets, "value": worse}, {"critic": Head([[1.0]])}, given, items_of([[1.0], [2.0], [6.0]]), 0, RNG)
     )
     assert torch.autograd.grad(found["value"], worse.weights)[0].item() < -1e-3
 

@@ -1,6 +1,7 @@
 """DQN, SQN, SAC, SNQN and SA2C: losses worked by hand, what they reduce to, and a world that tells them apart."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from what_next.algorithms import Algorithm
+from what_next.algorithms.base import LossContext
 from what_next.algorithms.double_q import best_value, best_values
 from what_next.algorithms.dqn import Dqn
 from what_next.algorithms.next_item import NextItem
@@ -15,7 +17,7 @@ from what_next.algorithms.sa2c import Sa2c
 from what_next.algorithms.sac_rec import SacRec
 from what_next.algorithms.snqn import Snqn, judged, others
 from what_next.algorithms.sqn import Sqn
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 from .worlds import Head, World, detour, items_of, learn, narrow, transitions
 
@@ -36,7 +38,7 @@ def networks() -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
     return nets, {"critic": Head([[2.0, 0.0, 1.0], [1.0, -1.0, 0.0]]), "actor": nets["actor"]}
 
 
-def batch() -> Trajectories:
+def batch() -> Transitions:
     """Step A: item 1 earns 1, and B is next. Step B: item 0 earns 2, and the history ends."""
     return transitions(
         [[1.0, -1.0], [1.0, 1.0]],
@@ -49,9 +51,13 @@ def batch() -> Trajectories:
     )
 
 
-def losses(algorithm: Algorithm, step: int = 0, given: Trajectories | None = None) -> Mapping[str, Tensor]:
+def context(step: int = 0) -> LossContext[Transitions]:
     nets, target = networks()
-    return algorithm.losses(nets, target, given or batch(), items_of(VECTORS), step, RNG)
+    return LossContext(nets, target, batch(), items_of(VECTORS), step, np.random.default_rng(0))
+
+
+def losses(algorithm: Algorithm, step: int = 0) -> Mapping[str, Tensor]:
+    return algorithm.losses(context(step))
 
 
 # In A: the critic prefers item 2 in B, where its slow copy expects 3 (and not 4, its own best): 1 + 0.5 * 3 = 2.5, and
@@ -65,15 +71,15 @@ class TestDqn:
 
     def test_the_slow_networks_item_vectors_tell_the_value(self) -> None:
         nets, target = networks()
-        items = items_of(VECTORS, slow=[[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]])  # item 2 is now worth 6 in B
-        found = Dqn().losses(nets, target, batch(), items, 0, RNG)["critic"]
+        items = items_of(VECTORS, target=[[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]])  # item 2 is now worth 6 in B
+        found = Dqn().losses(LossContext(nets, target, batch(), items, 0, RNG))["critic"]
         assert found.item() == pytest.approx(((1 + 0.5 * 6 + 1.5) ** 2 / 2 + 0.5**2 / 2) / 2)
 
     def test_the_gradient_is_that_of_the_estimates_alone(self) -> None:
         nets, target = networks()
         given = batch()
         given.next_states.requires_grad_()
-        loss = Dqn().losses(nets, target, given, items_of(VECTORS), 0, RNG)["critic"]
+        loss = Dqn().losses(LossContext(nets, target, given, items_of(VECTORS), 0, RNG))["critic"]
         moved = torch.autograd.grad(
             loss, [nets["critic"].weights, target["critic"].weights, given.next_states], allow_unused=True
         )
@@ -105,16 +111,16 @@ class TestSacRec:
         }
 
     def test_then_a_step_weighs_what_the_critic_expects(self) -> None:
-        given = batch()
-        found = losses(SacRec(warm_up=3, weight=0.5), step=3, given=given)
+        given = context(step=3)
+        found = SacRec(warm_up=3, weight=0.5).losses(given)
         # The estimates are -1.5, which counts as 0, and 1.5.
         assert found["actor"].item() == pytest.approx(1.5 * CROSS_ENTROPY[1] / 2)
         assert found["critic"].item() == pytest.approx(0.5 * Q_LOSS)
-        assert given.notes["largest_weight"] == 1.5
+        assert given.metrics["largest_weight"] == 1.5
 
     def test_no_gradient_of_the_actors_loss_reaches_the_critic(self) -> None:
         nets, target = networks()
-        loss = SacRec(warm_up=0).losses(nets, target, batch(), items_of(VECTORS), 0, RNG)["actor"]
+        loss = SacRec(warm_up=0).losses(LossContext(nets, target, batch(), items_of(VECTORS), 0, RNG))["actor"]
         assert torch.autograd.grad(loss, [nets["critic"].weights], allow_unused=True) == (None,)
 
 
@@ -126,21 +132,19 @@ NEGATIVE_LOSS = ((0.5**2 + 1.5**2) / 2 + (2.5**2 + 3.5**2) / 2) / 2
 
 class TestSnqn:
     def test_the_loss_of_negatives_is_the_one_worked_by_hand(self) -> None:
-        nets, target = networks()
-        values, error = judged(nets, target, batch(), items_of(VECTORS), NEGATIVES)
+        values, error = judged(context(), NEGATIVES)
         assert values.tolist() == [[-1.5, 1.5, -0.5], [1.5, 2.5, 3.5]]
         assert error.item() == pytest.approx(Q_LOSS + NEGATIVE_LOSS)
 
     def test_states_that_follow_one_another_are_searched_once(self) -> None:
         """Rows 1 and 2 follow those before them; row 3 shares one number with what follows row 2."""
-        nets, target = networks()
         states = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
         ahead = torch.stack([states[1], states[2], torch.stack([states[3, 0], -states[3, 1]]), -states[0]])
         given = transitions(states.tolist(), [0, 1, 2, 0], next_states=ahead.tolist())
-        items = items_of(VECTORS)
-        here, there = best_values(nets["critic"], target["critic"], given, items)
-        torch.testing.assert_close(here, best_value(nets["critic"], target["critic"], given.states, items))
-        torch.testing.assert_close(there, best_value(nets["critic"], target["critic"], given.next_states, items))
+        whole = replace(context(), batch=given)
+        here, there = best_values(whole)
+        torch.testing.assert_close(here, best_value(whole, given.states))
+        torch.testing.assert_close(there, best_value(whole, given.next_states))
 
     def test_its_losses_are_those_of_sqn_and_the_negatives(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("what_next.algorithms.snqn.others", lambda *_: NEGATIVES)
@@ -154,7 +158,7 @@ class TestSnqn:
 
     def test_negatives_are_the_other_items_each_as_often(self) -> None:
         given = transitions([[0.0]] * 3, [0, 1, 2])
-        drawn = others(given, items_of([[0.0]] * 3), 3000, np.random.default_rng(0))
+        drawn = others(replace(context(), batch=given, items=items_of([[0.0]] * 3)), 3000)
         counts = torch.stack([row.bincount(minlength=3) for row in drawn])
         assert counts.diagonal().tolist() == [0, 0, 0]
         assert (counts[~torch.eye(3, dtype=torch.bool)] / 3000 - 0.5).abs().max() < 0.03
@@ -173,11 +177,11 @@ class TestSa2c:
 
     @pytest.mark.parametrize(("clip", "of_a"), [(5.0, -4 / 3), (1.25, -1.25)])
     def test_then_a_step_weighs_its_advantage(self, clip: float, of_a: float) -> None:
-        given = batch()
-        found = losses(Sa2c(warm_up=3, clip=clip), step=3, given=given)
+        given = context(step=3)
+        found = Sa2c(warm_up=3, clip=clip).losses(given)
         # Means of the estimates: -1/6 in A and 2.5 in B, so the advantages are -4/3 and -1.
         assert found["actor"].item() == pytest.approx((of_a * CROSS_ENTROPY[0] - CROSS_ENTROPY[1]) / 2)
-        assert given.notes["largest_weight"] == pytest.approx(-of_a)
+        assert given.metrics["largest_weight"] == pytest.approx(-of_a)
 
     def test_with_smoothing_also_a_power_of_how_much_likelier_it_is(self) -> None:
         found = losses(Sa2c(warm_up=0, smooth=0.5))

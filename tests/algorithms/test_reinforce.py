@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from what_next.algorithms.base import LossContext
 from what_next.algorithms.next_item import NextItem
 from what_next.algorithms.reinforce import Reinforce
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 from .worlds import Head, detour, items_of, learn, narrow, transitions
 
@@ -26,12 +27,12 @@ def networks() -> dict[str, nn.Module]:
     return {"actor": Head([[1.0, 0.0], [0.0, 1.0]]), "behaviour": Head([[0.0, 0.0], [0.0, 0.0]])}
 
 
-def batch(returns: tuple[float, float] = RETURNS) -> Trajectories:
+def batch(returns: tuple[float, float] = RETURNS) -> Transitions:
     return transitions([[1.0, -1.0], [1.0, 1.0]], [1, 0], returns=list(returns))
 
 
 def actor_loss(algorithm: Reinforce, returns: tuple[float, float] = RETURNS) -> float:
-    return algorithm.losses(networks(), {}, batch(returns), items_of(VECTORS), 0, RNG)["actor"].item()
+    return algorithm.losses(LossContext(networks(), {}, batch(returns), items_of(VECTORS), 0, RNG))["actor"].item()
 
 
 def weighted(*weights: float) -> float:
@@ -40,22 +41,22 @@ def weighted(*weights: float) -> float:
 
 class TestLoss:
     def test_without_correction_it_is_the_supervised_loss_weighted_by_returns(self) -> None:
-        found = Reinforce(correct=False).losses(networks(), {}, batch(), items_of(VECTORS), 0, RNG)
+        found = Reinforce(correct=False).losses(LossContext(networks(), {}, batch(), items_of(VECTORS), 0, RNG))
         assert set(found) == {"actor"}
         assert found["actor"].item() == pytest.approx(weighted(*RETURNS))
         floor = items_of(VECTORS).cross_entropy(networks()["actor"](batch().states), batch().actions, batch().returns)
         assert found["actor"].item() == pytest.approx(floor.item(), abs=1e-6)
 
     def test_without_correction_and_with_returns_of_1_it_is_the_supervised_floor(self) -> None:
-        floor = NextItem().losses(networks(), {}, batch(), items_of(VECTORS), 0, RNG)["actor"].item()
+        floor = NextItem().losses(LossContext(networks(), {}, batch(), items_of(VECTORS), 0, RNG))["actor"].item()
         assert actor_loss(Reinforce(correct=False), returns=(1.0, 1.0)) == pytest.approx(floor, abs=1e-6)
 
     def test_a_step_weighs_how_much_likelier_the_actor_chooses_the_item(self) -> None:
-        given = batch()
-        found = Reinforce(weight_cap=10).losses(networks(), {}, given, items_of(VECTORS), 0, RNG)
+        context = LossContext(networks(), {}, batch(), items_of(VECTORS), 0, RNG)
+        found = Reinforce(weight_cap=10).losses(context)
         assert found["actor"].item() == pytest.approx(weighted(3 * 3 * POLICY[0], 2 * 3 * POLICY[1]), rel=1e-5)
         assert found["behaviour"].item() == pytest.approx(math.log(3))
-        assert given.notes["largest_weight"] == pytest.approx(3 * POLICY[1], rel=1e-5)
+        assert context.metrics["largest_weight"] == pytest.approx(3 * POLICY[1], rel=1e-5)
 
     def test_weights_are_capped(self) -> None:
         found = actor_loss(Reinforce(weight_cap=0.5))
@@ -71,7 +72,7 @@ class TestLoss:
 
     def test_weights_carry_no_gradient(self) -> None:
         nets, given, items = networks(), batch(), items_of(VECTORS)
-        loss = Reinforce(top=2).losses(nets, {}, given, items, 0, RNG)["actor"]
+        loss = Reinforce(top=2).losses(LossContext(nets, {}, given, items, 0, RNG))["actor"]
         found = torch.autograd.grad(loss, [nets["actor"].weights, nets["behaviour"].weights], allow_unused=True)
         weights = [RETURNS[place] * 3 * POLICY[place] * 2 * (1 - POLICY[place]) for place in range(2)]
         fixed = items.cross_entropy(nets["actor"](given.states), given.actions, torch.tensor(weights))
@@ -81,12 +82,12 @@ class TestLoss:
     @pytest.mark.parametrize(("step", "place"), [(0, 0), (5, 1)])
     def test_the_behaviour_policy_learns_from_one_step_in_four_in_turn(self, step: int, place: int) -> None:
         nets = {**networks(), "behaviour": networks()["actor"]}
-        found = Reinforce().losses(nets, {}, batch(), items_of(VECTORS), step, RNG)["behaviour"]
+        found = Reinforce().losses(LossContext(nets, {}, batch(), items_of(VECTORS), step, RNG))["behaviour"]
         assert found.item() == pytest.approx(CROSS_ENTROPY[place])
 
     def test_the_behaviour_policys_loss_reaches_neither_states_nor_items(self) -> None:
         given, items = batch(), items_of(VECTORS)
-        loss = Reinforce().losses(networks(), {}, given, items, 0, RNG)["behaviour"]
+        loss = Reinforce().losses(LossContext(networks(), {}, given, items, 0, RNG))["behaviour"]
         assert torch.autograd.grad(loss, [given.states, items.vectors], allow_unused=True) == (None, None)
 
 

@@ -36,11 +36,14 @@ from what_next.algorithms import (
     Td3,
     Td3Bc,
 )
+from what_next.algorithms.base import LossContext
 from what_next.algorithms.sphere import Critics, on_sphere
 from what_next.models.encoders import Encoder, EncoderSizes
 from what_next.models.items import ItemVectors
+from what_next.policy import LearnedPolicy
+from what_next.sources import source_of
 from what_next.testing import Rig
-from what_next.types import Events, Trajectories
+from what_next.types import Events, Transitions
 
 from .sphere import Judges
 from .worlds import Head
@@ -231,7 +234,7 @@ def learnt(case: Case, n_step: int) -> np.ndarray:
     state = State(logged(), setup)
     agent, rng = Agent(setup, state.space).wake_agent(), np.random.default_rng(0)
     order = state.space.catalogue.index(list(ITEMS))
-    for nets in (agent.nets, agent.slow):
+    for nets in (agent.nets, agent.targets):
         nets["encoder"] = Table()  # type: ignore[index]
         if isinstance(algorithm, Ddpg):
             made = torch.zeros(4, 4)
@@ -242,9 +245,9 @@ def learnt(case: Case, n_step: int) -> np.ndarray:
             nets["critic"] = Judges(*(torch.full((4, 4), 0.1 * one).tolist() for one in range(judges)))  # type: ignore[index]
             agent.optimisers["critic"] = torch.optim.Adam(agent.nets["critic"].parameters(), case.rate)
     agent.horizon = case.steps
-    for step in range(case.steps):
-        agent.predict(state.get_batch(step), rng, grid=True)
-        agent.propagate(state.next_items(agent.history), rng)
+    source, policy = source_of(state), LearnedPolicy(agent, state)
+    for _ in range(case.steps):
+        agent.propagate(source.next_batch(policy, rng), rng)
     found = values_of(agent.nets["critic"])
     return found[np.ix_(order, order)]
 
@@ -290,58 +293,66 @@ def test_values_come_to_those_of_the_world(case: Case, n_step: int) -> None:
 SLOWED = [kind(tau=1e-9) for kind in KNOWN if kind.targets]
 
 
-def rows(batch: Trajectories, some: slice) -> Trajectories:
-    return Trajectories(**{name: values[some] for name, values in vars(batch).items() if name != "notes"})
+def rows(context: LossContext[Transitions], some: slice) -> LossContext[Transitions]:
+    return replace(context, batch=Transitions(**{name: values[some] for name, values in vars(context.batch).items()}))
 
 
-def estimates(rig: Rig, batch: Trajectories) -> Tensor:
+def estimates(rig: Rig, context: LossContext[Transitions]) -> Tensor:
     """What the critic says of the items that came next: where there are two, their mean."""
-    critic, items = rig.agent.nets["critic"], rig.agent.experience.items  # type: ignore[attr-defined]
+    critic, items, batch = rig.agent.nets["critic"], context.items, context.batch
     with torch.no_grad():
         if isinstance(critic, Critics):
             return critic(batch.states, on_sphere(items).rows(batch.actions)).mean(0)  # type: ignore[no-any-return]
         return rig.algorithm.estimates(rig.agent.nets, batch, items)  # type: ignore[return-value]
 
 
-def of_next(rig: Rig, batch: Trajectories) -> Tensor:
+def of_next(rig: Rig, context: LossContext[Transitions]) -> Tensor:
     """The discounted value of the next state in each step's target, read off the loss alone.
 
     The critic's loss is a parabola of a step's reward, lowest where reward and next value make the critic's estimate.
     """
     found = []
-    for step in range(len(batch.actions)):
-        one = rows(batch, slice(step, step + 1))
+    for step in range(len(context.batch.actions)):
+        one = rows(context, slice(step, step + 1))
         low, middle, high = (
-            rig.losses(replace(one, rewards=torch.full((1,), reward)))["critic"].item() for reward in (-4.0, 0.0, 4.0)
+            rig.algorithm.losses(
+                replace(
+                    one,
+                    batch=replace(one.batch, rewards=torch.full((1,), reward)),
+                    items=replace(one.items, rng=np.random.default_rng(0)),
+                    rng=np.random.default_rng(0),
+                )
+            )["critic"].item()
+            for reward in (-4.0, 0.0, 4.0)
         )
         found.append(estimates(rig, one) + 4 * (high - low) / 2 / (high + low - 2 * middle))
     return torch.cat(found)
 
 
-def slow_values(rig: Rig, batch: Trajectories) -> Tensor:
-    """What the slow critic says of every item in the next states, discounted."""
-    items = rig.agent.experience.items  # type: ignore[attr-defined]
+def target_values(rig: Rig, context: LossContext[Transitions]) -> Tensor:
+    """What the target critic says of every item in the next states, discounted."""
+    items, batch = context.items, context.batch
     with torch.no_grad():
-        points = rig.agent.slow["critic"](batch.next_states)
-    return batch.discounts[:, None] * (points[:, :-1] @ items.slow.T + points[:, -1:])
+        points = rig.agent.targets["critic"](batch.next_states)
+    return batch.discounts[:, None] * (points[:, :-1] @ items.target.T + points[:, -1:])
 
 
 @pytest.mark.parametrize("algorithm", SLOWED, ids=lambda one: one.name)
-def test_while_slow_copies_stand_targets_do_and_the_critic_goes(algorithm: Algorithm) -> None:
+def test_while_target_networks_stand_targets_do_and_the_critic_goes(algorithm: Algorithm) -> None:
     """Training has dropout; what is read of the next state has none. In double Q-learning the critic's choice may move
     on, to another of the slow values."""
     rig = Rig(algorithm, dropout=0.3)
-    history = rig.state.get_batch(0)
-    before = rows(rig.batch(history), slice(12))
+    history = rig.history()
+    before = rows(rig.context(rig.batch(history)), slice(12))
     first = of_next(rig, before)
     thought = estimates(rig, before)
-    known = first[:, None] if isinstance(algorithm, Crr | Ddpg | Iql) else slow_values(rig, before)
+    known = first[:, None] if isinstance(algorithm, Crr | Ddpg | Iql) else target_values(rig, before)
     for _ in range(40):
         rig.step()
-    after = rows(rig.batch(history), slice(12))
+    after = rows(rig.context(rig.batch(history)), slice(12))
     then = of_next(rig, after)
     assert (estimates(rig, after) - thought).abs().max() > 0.2
     if isinstance(algorithm, Iql):  # its value is no slow copy, and goes on; what it reads of the next state stands
         with torch.no_grad():
-            known = (before.discounts * rig.agent.nets["value"](before.next_states))[:, None]
+            known = (before.batch.discounts * rig.agent.nets["value"](before.batch.next_states))[:, None]
     assert (known - then[:, None]).abs().amin(1).max() < 2e-3

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from what_next.algorithms.base import LossContext
 from what_next.algorithms.ddpg import Ddpg
 from what_next.algorithms.td3 import Td3
 from what_next.models.actor_critic import Sizes
@@ -24,8 +25,8 @@ class TestReduction:
     def test_with_one_critic_no_noise_and_no_delay_it_is_ddpg(self, candidates: int, step: int) -> None:
         plain = Td3(critics=1, delay=1, noise=0, candidates=candidates)
         nets, target = networks(), networks(SAME, SLOW)
-        found = plain.losses(nets, target, batch(), items(), step, RNG)
-        expected = Ddpg(candidates=candidates).losses(nets, target, batch(), items(), step, RNG)
+        found = plain.losses(LossContext(nets, target, batch(), items(), step, RNG))
+        expected = Ddpg(candidates=candidates).losses(LossContext(nets, target, batch(), items(), step, RNG))
         assert found.keys() == expected.keys()
         for name, loss in expected.items():
             assert found[name].item() == pytest.approx(loss.item(), abs=1e-6)
@@ -49,13 +50,18 @@ class TestTwins:
         # The slow critics value east 1 and 1, north 2 and -1: of the smaller ones 1 and -1, east's is the larger. Of
         # estimates 4 and 1, and of twice as much, the targets are 1.5 and 2.
         nets, target = networks(SAME, SAME, TWICE), networks(SAME, SLOW, SOUTH)
-        found = Td3(noise=0, candidates=2).losses(nets, target, batch(), items(), 0, RNG)
+        found = Td3(noise=0, candidates=2).losses(LossContext(nets, target, batch(), items(), 0, RNG))
         assert found["critic"].item() == pytest.approx((2.5**2 + 1**2) / 2 + (6.5**2 + 0**2) / 2)
 
     def test_the_actor_climbs_the_first_critic(self) -> None:
         nets = networks(SAME, SAME, TWICE)
-        expected = Td3().losses(networks(SAME, SAME), networks(SAME, SLOW), batch(), items(), 0, RNG)["actor"]
-        assert Td3().losses(nets, networks(SAME, SLOW), batch(), items(), 0, RNG)["actor"].item() == expected.item()
+        expected = Td3().losses(LossContext(networks(SAME, SAME), networks(SAME, SLOW), batch(), items(), 0, RNG))[
+            "actor"
+        ]
+        assert (
+            Td3().losses(LossContext(nets, networks(SAME, SLOW), batch(), items(), 0, RNG))["actor"].item()
+            == expected.item()
+        )
 
     def test_candidates_are_put_in_order_by_the_smaller_critic(self) -> None:
         vectors = items().vectors[None]
@@ -66,7 +72,7 @@ class TestTwins:
 class TestDelay:
     def test_the_actors_loss_is_returned_when_it_is_due(self) -> None:
         def due(step: int) -> bool:
-            found = Td3(delay=3).losses(networks(), networks(SAME, SLOW), batch(), items(), step, RNG)
+            found = Td3(delay=3).losses(LossContext(networks(), networks(SAME, SLOW), batch(), items(), step, RNG))
             assert {"critic", "supervised"} <= set(found)
             return "actor" in found
 
@@ -94,7 +100,9 @@ class TestSmoothing:
         def critic(seed: int) -> float:
             rng = np.random.default_rng(seed)
             algorithm = Td3(noise=2, noise_clip=5, candidates=1)
-            return algorithm.losses(networks(), networks(SAME, SLOW), batch(), items(), 0, rng)["critic"].item()
+            return algorithm.losses(LossContext(networks(), networks(SAME, SLOW), batch(), items(), 0, rng))[
+                "critic"
+            ].item()
 
         assert critic(3) == critic(3)
         assert len({critic(seed) for seed in range(20)}) > 1

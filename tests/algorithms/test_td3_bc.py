@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from what_next.algorithms.base import LossContext
 from what_next.algorithms.td3_bc import Td3Bc
 
 from .sphere import SAME, SLOW, batch, items, moved, networks
@@ -19,7 +20,7 @@ MIXED = [[1.0, 0.0], [0.0, -1.0]]
 
 def losses(algorithm: Td3Bc, step: int = 0, scale: float = 1.0) -> dict[str, float]:
     critic = [[scale * entry for entry in row] for row in MIXED]
-    found = algorithm.losses(networks(SAME, critic), TARGET, batch(), items(), step, RNG)
+    found = algorithm.losses(LossContext(networks(SAME, critic), TARGET, batch(), items(), step, RNG))
     return {name: loss.item() for name, loss in found.items()}
 
 
@@ -34,7 +35,7 @@ class TestLosses:
     def test_the_weight_itself_is_not_climbed(self) -> None:
         nets = networks(SAME, MIXED)
         (actor,) = nets["actor"].parameters()
-        loss = Td3Bc(alpha=2.5).losses(nets, TARGET, batch(), items(), 0, RNG)["actor"]
+        loss = Td3Bc(alpha=2.5).losses(LossContext(nets, TARGET, batch(), items(), 0, RNG))["actor"]
         climbed = -nets["critic"](batch().states, normalize(nets["actor"](batch().states), dim=-1)).mean()
         (found,), (expected,) = torch.autograd.grad(loss, actor), torch.autograd.grad(climbed, actor)
         torch.testing.assert_close(found, expected * 2.5 / 1.2)
@@ -61,10 +62,10 @@ class TestLosses:
 
     def test_what_each_loss_moves(self) -> None:
         given, space = batch(), items()
-        found = Td3Bc().losses(networks(), TARGET, given, space, 0, RNG)
+        found = Td3Bc().losses(LossContext(networks(), TARGET, given, space, 0, RNG))
         assert moved(found["cloning"], given.states, space.vectors) == [True, True]
         assert moved(found["actor"], given.states, space.vectors) == [False, False]
-        found = Td3Bc(cloning="distance").losses(networks(), TARGET, given, space, 0, RNG)
+        found = Td3Bc(cloning="distance").losses(LossContext(networks(), TARGET, given, space, 0, RNG))
         assert moved(found["cloning"], given.states, space.vectors) == [True, False]
 
 
@@ -84,7 +85,9 @@ class TestWithoutTheCritic:
         nets = {"actor": actor, "critic": networks()["critic"]}
         for step in range(300):
             space = items_of([[3.0, 0.0], [0.0, 2.0]])
-            loss = Td3Bc(alpha=0, cloning="distance").losses(nets, TARGET, given, space, step, RNG)["cloning"]
+            loss = Td3Bc(alpha=0, cloning="distance").losses(LossContext(nets, TARGET, given, space, step, RNG))[
+                "cloning"
+            ]
             descent.zero_grad()
             loss.backward()
             descent.step()

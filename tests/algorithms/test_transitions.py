@@ -11,16 +11,18 @@ import torch
 from what_next import Agent, Dataset, Setup, State
 from what_next.cli.app import main
 from what_next.errors import SetupError
-from what_next.experiments.compare import ShuffledState
+from what_next.experiments.compare import ShuffledSource
+from what_next.policy import LearnedPolicy
+from what_next.sources import LogSource, source_of
 from what_next.training.artefacts import resume_path
 from what_next.training.checkpoint import resume
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 from ..conftest import SetupOf, listening
 from ..test_log_learning import log_setup, run
 
 
-def state_of(rewards: list[list[float]], kind: type[State] = State, **changes: Any) -> State:
+def state_of(rewards: list[list[float]], **changes: Any) -> State:
     """Users with these rewards, one event a minute, of items in turn."""
     log = pl.DataFrame(
         [
@@ -45,18 +47,17 @@ def state_of(rewards: list[list[float]], kind: type[State] = State, **changes: A
         "device": "cpu",
         "precision": "fp32",
     }
-    return kind(Dataset.from_frame(log, name="log"), Setup(**(values | changes)))
+    return State(Dataset.from_frame(log, name="log"), Setup(**(values | changes)))
 
 
-def a_pass(state: State) -> dict[tuple[str, int], tuple[float, float, float]]:
+def a_pass(state: State, kind: type[LogSource] = LogSource) -> dict[tuple[str, int], tuple[float, float, float]]:
     """For each event that another follows (user, place): its return, and the discounts of its transition."""
-    agent = Agent(state.setup, state.space).wake_agent()
-    found = {}
-    for step in range(len(state.batches)):
-        history = state.get_batch(step)
-        agent.predict(history, grid=True)
-        batch = agent.add_prediction(state.next_items(history))
-        assert isinstance(batch, Trajectories)
+    agent, source, found = Agent(state.setup, state.space).wake_agent(), kind(state), {}
+    policy = LearnedPolicy(agent, state)
+    for step in range(len(source.batches)):
+        history = source.windows(source.batches.batch(step))
+        batch = agent.add_prediction(source.next_batch(policy, np.random.default_rng(0))).batch
+        assert isinstance(batch, Transitions)
         owners = [
             (state.dataset.user_ids[int(user)], int(before) + place)
             for user, before, length in zip(history.users, history.before, history.lengths, strict=True)  # type: ignore[arg-type]
@@ -71,7 +72,7 @@ class TestReturns:
     def test_they_go_on_beyond_the_window(self) -> None:
         """Eleven events that earn 1 follow the ninth of twenty, one of them in its window: (1 - 0.9^11) / 0.1."""
         state = state_of([[1.0] * 20] * 2, max_length=10)
-        assert sorted(state.batches.lengths.tolist()) == [10, 10, 11, 11]
+        assert sorted(LogSource(state).batches.lengths.tolist()) == [10, 10, 11, 11]
         assert a_pass(state)["u0", 8][0] == pytest.approx(6.8618940391, abs=1e-5)
 
     @pytest.mark.parametrize("split", ["users", "leave_last_out"])
@@ -89,9 +90,9 @@ class TestReturns:
 
     def test_shuffled_rewards_are_shuffled_beyond_the_window_too(self) -> None:
         rewards = [np.random.default_rng(0).integers(1, 100, 30).astype(float).tolist()] * 2
-        state = state_of(rewards, ShuffledState, max_length=7)
-        found = a_pass(state)
-        later = state.earned[:30][9:]  # type: ignore[attr-defined]
+        state = state_of(rewards, max_length=7)
+        found = a_pass(state, ShuffledSource)
+        later = ShuffledSource(state).shuffled[:30][9:]
         assert found["u0", 8][0] == pytest.approx(later @ 0.9 ** np.arange(21), rel=1e-5)
 
 
@@ -120,10 +121,9 @@ class TestEnds:
         )
         agent = Agent(state.setup, state.space).wake_agent()
         agent.horizon = 1200
-        for step in range(150):
-            history = state.get_batch(step)
-            agent.predict(history, grid=True)
-            shown = agent.propagate(state.next_items(history))
+        source, policy = source_of(state), LearnedPolicy(agent, state)
+        for _ in range(150):
+            shown = agent.propagate(source.next_batch(policy, np.random.default_rng(0)))
         assert shown.value == pytest.approx(2.0, abs=0.3)
 
     def test_with_more_steps_a_single_one_ends_only_where_the_history_does(self) -> None:
@@ -142,8 +142,10 @@ class TestRewardsThatKnowTheFuture:
     def test_they_are_refused_where_returns_are_read(self, dataset: Dataset, setup_of: SetupOf, reward: str) -> None:
         setup = log_setup(setup_of, Path("m"), algorithm="decision_transformer", reward={reward: {"weight": 1.0}})
         with pytest.raises(SetupError, match=rf"decision_transformer reads .* reward\.{reward} knows .* leave"):
-            State(dataset, setup).get_batch(0)
-        State(dataset, log_setup(setup_of, Path("m"), algorithm="sqn", reward={reward: {"weight": 1.0}})).get_batch(0)
+            _ = LogSource(State(dataset, setup)).log
+        _ = LogSource(
+            State(dataset, log_setup(setup_of, Path("m"), algorithm="sqn", reward={reward: {"weight": 1.0}}))
+        ).log
 
     def test_the_command_ends_with_exit_code_2(
         self, log_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -159,7 +161,7 @@ class TestRewardsThatKnowTheFuture:
         assert "Traceback" not in told.err + told.out
 
 
-def test_a_run_saved_without_a_slow_encoder_goes_on_from_the_encoder(setup_of: SetupOf, tmp_path: Path) -> None:
+def test_a_run_saved_without_a_target_encoder_resumes_from_the_encoder(setup_of: SetupOf, tmp_path: Path) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -172,7 +174,7 @@ def test_a_run_saved_without_a_slow_encoder_goes_on_from_the_encoder(setup_of: S
         kept = {key: file.get_tensor(key) for key in file.keys() if not key.startswith("slow.encoder.")}  # noqa: SIM118
     save_file(kept, path, about)
     agent = Agent(setup, State(dataset, setup).space).wake_agent()
-    with pytest.warns(UserWarning, match="without a slow copy of the encoder"):
+    with pytest.warns(UserWarning, match="without a target network of the encoder"):
         resume(agent, np.random.default_rng(0))
-    for one, other in zip(agent.slow["encoder"].parameters(), agent.nets["encoder"].parameters(), strict=True):
+    for one, other in zip(agent.targets["encoder"].parameters(), agent.nets["encoder"].parameters(), strict=True):
         assert torch.equal(one, other)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from what_next import Agent, Dataset, LearnedPolicy, Setup, State
 from what_next.algorithms import Algorithm
 from what_next.models.item_space import ItemSpace
+from what_next.sources import source_of
 from what_next.training.step import Step
-from what_next.types import Events, History, Trajectories
+from what_next.types import Events, History, Request, Transitions
 
 # Worlds
 
@@ -108,7 +109,8 @@ class Learned:
 
     def choose(self, names: Sequence[str]) -> str:
         """The item that is recommended first after a history of names."""
-        chosen = LearnedPolicy(self.agent, self.state).act(self.history(names)).items[0, 0]
+        policy = LearnedPolicy(self.agent, self.state)
+        chosen = policy.act(policy.states(self.history(names)), Request()).items[0, 0]
         return str(self.state.space.catalogue.ids[int(chosen)])
 
     def play(self) -> float:
@@ -164,11 +166,10 @@ def learn(
     agent, rng = Agent(setup, state.space).wake_agent(), np.random.default_rng(seed)
     agent.horizon = steps * setup.batch_size
     seen = []
-    for step in range(steps):
-        history = state.get_batch(step)
-        agent.predict(history, rng, grid=True)
-        seen.append(agent.propagate(state.next_items(history), rng))
-    return Learned(world, agent.quiet(), state, tuple(seen))
+    source, policy = source_of(state), LearnedPolicy(agent, state)
+    for _ in range(steps):
+        seen.append(agent.propagate(source.next_batch(policy, rng), rng))
+    return Learned(world, agent.eval(), state, tuple(seen))
 
 
 # Numbers worked by hand
@@ -185,25 +186,25 @@ class Head(nn.Module):
         return states @ self.weights
 
 
-def items_of(vectors: Sequence[Sequence[float]], slow: Sequence[Sequence[float]] | None = None) -> ItemSpace:
-    """Items with set vectors, which ask for a gradient; without `slow`, the slow ones are the same."""
-    fast = torch.tensor(vectors, requires_grad=True)
-    return ItemSpace.of(fast, None if slow is None else torch.tensor(slow))
+def items_of(vectors: Sequence[Sequence[float]], target: Sequence[Sequence[float]] | None = None) -> ItemSpace:
+    """Items with set vectors, which ask for a gradient; without `target`, those of the target network are the same."""
+    learned = torch.tensor(vectors, requires_grad=True)
+    return ItemSpace.of(learned, None if target is None else torch.tensor(target))
 
 
-def transitions(states: Sequence[Sequence[float]], actions: Sequence[int], **others: Any) -> Trajectories:
-    """A batch with set numbers: rewards 0, next states 0, ended histories, returns 0, and a slow encoder that is the
+def transitions(states: Sequence[Sequence[float]], actions: Sequence[int], **others: Any) -> Transitions:
+    """A batch with set numbers: rewards 0, next states 0, ended histories, returns 0, and a target encoder that is the
     encoder, where nothing else is said."""
     steps = len(actions)
     nothing = torch.zeros(steps)
     found = {
         "rewards": nothing,
         "next_states": torch.zeros(steps, len(states[0])),
-        "slow_states": torch.tensor(states),
+        "target_states": torch.tensor(states),
         "next_actions": torch.full((steps,), -1),
         "discounts": nothing,
         "returns": nothing,
         "step_discounts": nothing,
     }
     set_ = {name: torch.tensor(value) for name, value in others.items()}
-    return Trajectories(torch.tensor(states, requires_grad=True), torch.tensor(actions), **(found | set_))
+    return Transitions(torch.tensor(states, requires_grad=True), torch.tensor(actions), **(found | set_))

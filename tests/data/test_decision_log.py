@@ -9,7 +9,7 @@ import pytest
 
 from what_next.data import Options, import_files, save
 from what_next.data.decisions.log import DecisionLog, Roles
-from what_next.data.decisions.reader import chances_told, read_log
+from what_next.data.decisions.reader import propensities_in, read_log
 from what_next.errors import DataError
 
 LOG = {
@@ -224,8 +224,8 @@ class TestRefusals:
         ("changes", "message"),
         [
             ({"propensity": [0.5, 0.0, 0.0, 0.1]}, r"propensity in line 3 .* '0.0', not a number above 0, at most 1"),
-            ({"propensity": [0.5, 0.5, 1.5, 0.1]}, r"propensity in line 4 .*1.5.*; 1 of 4 rows are so"),
-            ({"propensity": [0.5, -0.5, 0.0, 0.1]}, r"propensity in line 3 .*; 2 of 4 rows are so"),
+            ({"propensity": [0.5, 0.5, 1.5, 0.1]}, r"propensity in line 4 .*1.5.* \(1 of 4 rows\)"),
+            ({"propensity": [0.5, -0.5, 0.0, 0.1]}, r"propensity in line 3 .* \(2 of 4 rows\)"),
             ({"propensity": [0.5, 0.5, float("nan"), 0.1]}, r"propensity in line 4 \(column 'propensity'\) is 'NaN'"),
             ({"propensity": ["high", "0.5", "0.5", "0.1"]}, r"propensity in line 2 .*is 'high', not a number"),
             ({"reward": ["1", "2", "good", "1"]}, r"the reward in line 4 .*is 'good', not a number that is finite"),
@@ -244,7 +244,7 @@ class TestRefusals:
             ({"propensity": None}, r"no column for the propensity, .*; found 'user_id', .*--behaviour estimated"),
             ({"reward": None}, r"no column for the reward; found .*--reward"),
             ({"item_id": None}, r"no column for the item; found .*--item"),
-            ({"item_id": [1, 1, 1, 1]}, r"there is one item alone, so there is nothing to choose"),
+            ({"item_id": [1, 1, 1, 1]}, r"there is only one item, so nothing to choose"),
         ],
     )  # fmt: skip
     def test_a_log_that_cannot_be_used_is_told_in_one_message(self, written, changes, message: str) -> None:
@@ -265,19 +265,19 @@ class TestRefusals:
             read_log(written({name: pl.Series(values[:0], dtype=pl.Float64) for name, values in LOG.items()}))
 
     def test_a_propensity_that_is_not_asked_for_may_be_anything(self, written) -> None:
-        log = read_log(written(propensity=[0, 0, 0, 0]), told=False)
+        log = read_log(written(propensity=[0, 0, 0, 0]), propensities=False)
         assert log.propensities is None
         assert "propensity" not in log.columns
 
 
 class TestColumnsOfChances:
     def test_they_stand_in_the_order_of_the_rows(self, written) -> None:
-        assert chances_told(read_log(written(new=[0.1, 0.2, 0.3, 0.0])), "new").tolist() == [0.0, 0.2, 0.3, 0.1]
+        assert propensities_in(read_log(written(new=[0.1, 0.2, 0.3, 0.0])), "new").tolist() == [0.0, 0.2, 0.3, 0.1]
 
     @pytest.mark.parametrize("value", [1.01, -0.1, None])
     def test_they_are_probabilities(self, written, value: float | None) -> None:
-        with pytest.raises(DataError, match=r"the policy in line 3 .*not a number from 0 to 1; 1 of 4 rows are so"):
-            chances_told(read_log(written(new=[0.1, value, 0.3, 1.0])), "new")
+        with pytest.raises(DataError, match=r"the policy in line 3 .*not a number from 0 to 1 \(1 of 4 rows\)"):
+            propensities_in(read_log(written(new=[0.1, value, 0.3, 1.0])), "new")
 
 
 def scaled(values: np.ndarray) -> np.ndarray:

@@ -217,7 +217,7 @@ def test_missing_and_infinite_attributes_are_refused_by_item_and_name(file, valu
 
 def test_one_item_twice_with_different_values_is_refused(file) -> None:
     log = file("log.csv", "user,item\n1,a\n2,b\n")
-    with pytest.raises(DataError, match="item 'a' stands there more than once"):
+    with pytest.raises(DataError, match="item 'a' has several rows"):
         import_files([log], file("items.csv", "item,tempo\na,1\na,2\nb,3\n"))
 
 

@@ -141,9 +141,9 @@ class TestRoles:
 
     def test_no_time_at_all_is_said_unless_that_is_known(self, file) -> None:
         log = file("log.csv", "user,item\n" + rows("{user},{item}"))
-        assert "look: " in said(log)
+        assert "warning: " in said(log)
         assert "no column holds times, so the order of the rows is taken as the order of events" in said(log)
-        assert "look: " not in said(log, "--time", "")
+        assert "warning: " not in said(log, "--time", "")
 
     def test_a_file_that_is_read_without_an_import_warns_too(self, file, caplog) -> None:
         with caplog.at_level(logging.WARNING):

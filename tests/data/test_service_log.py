@@ -81,7 +81,7 @@ def test_a_value_that_is_none_is_told_with_its_row(write: Callable[..., Path], c
     row = 1 if column == "number" else 9
     for read in (read_log, Dataset.read):
         with pytest.raises(
-            DataError, match=rf"log\.parquet: row {row} \(column '{column}'\) is .* 8 of 16 rows"
+            DataError, match=rf"log\.parquet: row {row} \(column '{column}'\) is .* \(8 of 16 rows\)"
         ) as told:
             read(path)
         assert len(str(told.value)) < 500

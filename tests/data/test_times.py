@@ -58,7 +58,7 @@ class TestNumbers:
     def test_small_numbers_order_the_events_and_are_told(self, file) -> None:
         tables = import_files([log_of(file, [0, 1, 2, 3])])
         assert len(tables.log) == 4
-        assert "small numbers: as Unix seconds they end on 1970-01-01" in tables.warnings[0]
+        assert "small numbers: read as Unix seconds they end on 1970-01-01" in tables.warnings[0]
         assert not import_files([log_of(file, [0, 1, 2, 3])], options=Options(time_format="s")).warnings
 
     def test_a_unit_that_is_said_is_taken(self, file) -> None:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from what_next.baselines import BASELINES, Ease, ItemKnn, Markov, PopularRecent
-from what_next.baselines.known import TIE, Known, parts, ranges
+from what_next.baselines.counts import TIE, Known, parts, ranges
 from what_next.data import Dataset
 from what_next.errors import DataError
-from what_next.types import History
+from what_next.types import History, Permitted, Request
 
 from .conftest import build_world
 
@@ -43,7 +43,7 @@ def heard(*histories: Sequence[int]) -> History:
 
 
 def scores(policy, *histories: Sequence[int]) -> np.ndarray:
-    return policy.scores(heard(*histories), None)
+    return policy.worth(heard(*histories))
 
 
 def random_log(seed: int = 0, items: int = 12, users: int = 9) -> Dataset:
@@ -227,6 +227,24 @@ class TestEase:
         with pytest.raises(DataError, match=r"world: EASE solves for every pair of items, and 3 items are more than 2"):
             Ease.fit(self.data, self.data.lengths)
 
+    def test_of_the_most_popular_items_alone_the_weights_are_those_of_a_log_without_the_others(self) -> None:
+        data = log(4, [D, A], [A, B, A], [B, D, C], [D])  # C is heard once, the others more often
+        some, without = Ease.fit(data, data.lengths, penalty=1.0, most=3), log(3, [2, A], [A, B, A], [B, 2], [2])
+        assert some.weights.numpy() == pytest.approx(Ease.fit(without, without.lengths, penalty=1.0).weights.numpy())
+        found, alone = scores(some, [A, C, D])[0], scores(Ease.fit(without, without.lengths, penalty=1.0), [A, 2])[0]
+        assert found[[A, B, D]] == pytest.approx(alone, abs=1e-7)
+        assert found[C] == pytest.approx(TIE * 1 / 9)
+
+    def test_single_precision_is_near_and_only_for_large_well_conditioned_systems(self, monkeypatch) -> None:
+        data = random_log(users=30)
+        whole = Ease.fit(data, data.lengths, penalty=5.0).weights.numpy()
+        monkeypatch.setattr("what_next.baselines.ease.LARGE", 5)
+        single = Ease.fit(data, data.lengths, penalty=5.0).weights.numpy()
+        assert single == pytest.approx(whole, abs=1e-5)
+        assert (single != whole).any()
+        monkeypatch.setattr("what_next.baselines.ease.CONDITION", 1.0)
+        assert (Ease.fit(data, data.lengths, penalty=5.0).weights.numpy() == whole).all()
+
     def test_rows_lie_in_one_piece(self) -> None:
         assert Ease.fit(self.data, self.data.lengths).weights.is_contiguous()
 
@@ -295,12 +313,16 @@ class TestEveryBaseline:
     def test_little_work_at_a_time_finds_the_same(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         data = random_log(users=30)
         whole = scores(BASELINES[name](data, data.lengths), *HISTORIES)
-        monkeypatch.setattr("what_next.baselines.sparse.WORK", 5)
+        monkeypatch.setattr("what_next.baselines.counts.WORK", 5)
         assert scores(BASELINES[name](data, data.lengths), *HISTORIES) == pytest.approx(whole, rel=1e-6)
 
     def test_it_recommends_none_of_what_is_left_out(self, name: str) -> None:
         data = random_log()
         history = heard(*HISTORIES)
-        slate = BASELINES[name](data, data.lengths).act(history, 12, exclude=history.items).items
+        slate = (
+            BASELINES[name](data, data.lengths)
+            .act(history, Request(12, permitted=Permitted.of(without=history.items)))
+            .items
+        )
         for row, known in zip(slate, HISTORIES, strict=True):
             assert set(row[row >= 0].tolist()) == set(range(12)) - set(known)

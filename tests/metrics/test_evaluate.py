@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from what_next.baselines.rules import NearestMean, Oracle, RandomItem, Steer, TrueNext
+from what_next.baselines.rules import NearestMean, Oracle, RandomItem, Rule, Steer, TrueNext
 from what_next.experiments.windows import compare_on_windows
 from what_next.metrics.windows import Sampling, draw_windows
 from what_next.types import Slate
@@ -14,14 +14,14 @@ from what_next.types import Slate
 SHAPE = {"mean", "low", "high", "n"}
 
 
-class Always:
+class Always(Rule):
     """Recommends the same slate to everybody."""
 
     def __init__(self, items: Sequence[int], fallback: bool = False) -> None:
         self.items, self.fallback = items, fallback
 
-    def act(self, history, slots=1, rng=None, *, allowed=None, exclude=None, propensities=False) -> Slate:
-        items = np.tile(np.array(self.items, np.int32), (len(history.users), 1))[:, :slots]
+    def act(self, states, request, rng=None) -> Slate:
+        items = np.tile(np.array(self.items, np.int32), (len(states.users), 1))[:, : request.slots]
         return Slate(items, fallback=np.full(items.shape, self.fallback))
 
 
@@ -125,10 +125,10 @@ def test_each_seed_of_training_draws_its_own_items(crowd):
     windows, asked = windows_of(crowd), []
 
     class Noting(RandomItem):
-        def act(self, history, slots=1, rng=None, **masks):
-            slate = super().act(history, slots, rng, **masks)
-            asked.append((history.items.shape[1], slots, slate.items[:, 0].tolist()))
-            assert np.array_equal(masks["exclude"], history.items)
+        def act(self, states, request, rng=None):
+            slate = super().act(states, request, rng)
+            asked.append((states.items.shape[1], request.slots, slate.items[:, 0].tolist()))
+            assert np.array_equal(request.permitted.without, states.items)
             return slate
 
     judge(crowd, {"agent": [Noting(40), Noting(40)]}, windows)

@@ -6,14 +6,14 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from what_next.baselines.rules import Popular, RandomItem
+from what_next.baselines.rules import Popular, RandomItem, Rule
 from what_next.data import split_leave_last_out, split_time, split_users
 from what_next.errors import DataError
 from what_next.experiments.evaluator import Evaluator
 from what_next.experiments.next_items import result_of
 from what_next.metrics.next_items import Targets, rank
 from what_next.metrics.windows import Sampling
-from what_next.types import Slate
+from what_next.types import Permitted, Request, Slate
 
 from .conftest import World, build_world
 
@@ -28,15 +28,15 @@ def shop() -> World:
     return world._replace(dataset=replace(world.dataset, rewards=rewards))
 
 
-class Fixed:
+class Fixed(Rule):
     """Recommends the same list to everybody, whatever is excluded; keeps what it was asked."""
 
     def __init__(self, *items: int) -> None:
         self.items, self.asked = items, []
 
-    def act(self, history, slots=1, rng=None, *, allowed=None, exclude=None, propensities=False) -> Slate:
-        self.asked.append((history, rng, exclude))
-        return Slate(np.tile(np.array(self.items[:slots], np.int32), (len(history.users), 1)))
+    def act(self, states, request, rng=None) -> Slate:
+        self.asked.append((states, rng, request.permitted.without))
+        return Slate(np.tile(np.array(self.items[: request.slots], np.int32), (len(states.users), 1)))
 
 
 def targets_of(shop: World) -> Targets:
@@ -160,8 +160,8 @@ class TestRank:
         class Next(Fixed):
             """The item after the history's last: here, the target."""
 
-            def act(self, history, *rest, **more) -> Slate:
-                last = history.items[np.arange(len(history.users)), history.lengths - 1]
+            def act(self, states, request, rng=None) -> Slate:
+                last = states.items[np.arange(len(states.users)), states.lengths - 1]
                 return Slate((last + 1)[:, None].astype(np.int32))
 
         policy = Next()
@@ -178,7 +178,9 @@ class TestRank:
 class TestPopular:
     def test_the_items_with_most_training_events_come_first_without_those_excluded(self, shop: World) -> None:
         history = shop.history_of(np.array([0, 1], np.int32), np.zeros(2, np.int64), np.array([1, 1]))
-        slate = Popular(np.array([5, 9, 1, 9, 0])).act(history, 3, exclude=history.items)
+        slate = Popular(np.array([5, 9, 1, 9, 0])).act(
+            history, Request(3, permitted=Permitted.of(without=history.items))
+        )
         assert slate.items.tolist() == [[B, D, C], [D, A, C]]
 
 

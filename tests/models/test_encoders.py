@@ -68,8 +68,8 @@ def test_a_replay_carries_what_as_many_steps_would(kind: str, layers: int, time:
     encoder, whole = made(kind, numbers=1, layers=layers), events(3, time + 2, 1)
     past, rest = part(whole, slice(None), slice(0, time)), part(whole, slice(None), slice(time, None))
     states, state = encoder.replay(past)
-    slow_states, slow = Encoder.replay(encoder, past)
-    torch.testing.assert_close(states, slow_states, atol=1e-5, rtol=0)
+    target_states, slow = Encoder.replay(encoder, past)
+    torch.testing.assert_close(states, target_states, atol=1e-5, rtol=0)
     for left, right in zip(state, slow, strict=True):
         torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
     for place in range(2):

@@ -26,29 +26,28 @@ def inputs(level=0, items=12, dim=3, steps=20):
 
 
 def test_values_by_hand():
-    items = ItemSpace.of(torch.tensor([[1.0, 2], [3, 4]]), slow=torch.tensor([[0.0, 1], [1, 0]]))
+    items = ItemSpace.of(torch.tensor([[1.0, 2], [3, 4]]), target=torch.tensor([[0.0, 1], [1, 0]]))
     points = torch.tensor([[1.0, 10, 100], [2, 0, 200]])
     actions = torch.tensor([1, 0])
     assert items.values(points[:, :2], actions).tolist() == [43, 2]
     assert items.values(points, actions).tolist() == [143, 202]
-    assert items.slow_values(points, actions).tolist() == [101, 200]
+    assert items.target_values(points, actions).tolist() == [101, 200]
     choices = torch.tensor([[1, 0, 1], [0, 1, 0]])
     assert items.values(points, choices).tolist() == [[143, 121, 143], [202, 206, 202]]
-    assert items.slow_values(points, choices).tolist() == [[101, 110, 101], [200, 202, 200]]
+    assert items.target_values(points, choices).tolist() == [[101, 110, 101], [200, 202, 200]]
     assert len(items) == 2
 
 
-def test_slow_vectors_are_the_vectors_themselves_unless_given_and_have_no_gradient():
+def test_target_vectors_are_the_vectors_themselves_unless_given_and_have_no_gradient():
     vectors, points, actions = inputs()
     items = ItemSpace.of(vectors)
-    torch.testing.assert_close(items.slow_values(points, actions), items.values(points, actions))
-    assert torch.autograd.grad(items.slow_values(points, actions).sum(), vectors, allow_unused=True) == (None,)
-    kept = ItemSpace.of(vectors, slow=vectors * 2)
-    torch.testing.assert_close(kept.slow_values(points, actions), 2 * items.values(points, actions))
-    assert not kept.slow.requires_grad
-    torch.testing.assert_close(kept.best(points, slow=True)[0], 2 * items.best(points)[0])
+    torch.testing.assert_close(items.target_values(points, actions), items.values(points, actions))
+    assert torch.autograd.grad(items.target_values(points, actions).sum(), vectors, allow_unused=True) == (None,)
+    kept = ItemSpace.of(vectors, target=vectors * 2)
+    torch.testing.assert_close(kept.target_values(points, actions), 2 * items.values(points, actions))
+    assert not kept.target.requires_grad
     twice = ItemSpace.of(vectors * 2).expectation(points, points)
-    torch.testing.assert_close(kept.expectation(points, points, slow=True), twice)
+    torch.testing.assert_close(kept.expectation(points, points, target=True), twice)
     assert not torch.allclose(kept.expectation(points, points), twice)
 
 

@@ -6,22 +6,23 @@ import numpy as np
 import polars as pl
 
 from what_next import Dataset, State
+from what_next.baselines.rules import Rule
 from what_next.experiments.next_items import Comparison, evaluator_of, protocol, result_of
 from what_next.reporting.view import View
-from what_next.types import History, Slate
+from what_next.types import History, Request, Slate
 
 
-class Fixed:
+class Fixed(Rule):
     """A policy that names the same items to everyone, those first that a user's history says."""
 
     def __init__(self, first: np.ndarray, items: int) -> None:
         self.first, self.items = first, items
 
-    def act(self, history: History, slots: int = 1, rng=None, **masks) -> Slate:
-        slates = np.empty((len(history.users), slots), np.int32)
-        for row, user in enumerate(history.users):
-            rest = [item for item in range(self.items) if item != self.first[user] and item not in history.items[row]]
-            slates[row] = [self.first[user], *rest][:slots]
+    def act(self, states: History, request: Request, rng=None) -> Slate:
+        slates = np.empty((len(states.users), request.width), np.int32)
+        for row, user in enumerate(states.users):
+            rest = [item for item in range(self.items) if item != self.first[user] and item not in states.items[row]]
+            slates[row] = [self.first[user], *rest][: request.width]
         return Slate(slates)
 
 

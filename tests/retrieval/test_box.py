@@ -7,6 +7,9 @@ import pytest
 from hypothesis import given
 
 from what_next.retrieval import Box, bitmaps, box, nearest
+from what_next.types import Permitted
+
+from .asking import select
 
 COARSE = {
     bitmaps: {"FEWEST_EDGES": 3, "TABLE_BYTES": 0, "CACHED_WORDS": 4},
@@ -50,7 +53,8 @@ def permitted_items(vectors, points, allowed, exclude):
 def test_masks_are_never_violated_and_nothing_comes_twice(question, tolerance, relax, greedy, scored):
     vectors, points, allowed, exclude = question
     mask = permitted_items(*question)
-    got = Box(vectors).select(
+    got = select(
+        Box(vectors),
         points,
         tolerance=tolerance,
         relax=relax,
@@ -75,7 +79,7 @@ def test_masks_are_never_violated_and_nothing_comes_twice(question, tolerance, r
 @given(questions(), st.sampled_from([0.0, 0.5, 1.0]))
 def test_greedy_takes_the_box_nearest_first_then_the_rest_nearest_first(question, tolerance):
     vectors, points, allowed, exclude = question
-    got = Box(vectors).select(points, tolerance=tolerance, rng=None, slots=4, allowed=allowed, exclude=exclude)
+    got = select(Box(vectors), points, tolerance=tolerance, rng=None, slots=4, allowed=allowed, exclude=exclude)
     for row, mask in enumerate(permitted_items(*question)):
         outside = (np.abs(vectors - points[row]) > tolerance).any(axis=1)
         squares = np.square(vectors.astype(float) - points[row]).sum(axis=1)
@@ -89,7 +93,7 @@ def test_greedy_takes_the_box_nearest_first_then_the_rest_nearest_first(question
 @given(questions(), st.integers(1, 70))
 def test_nearest_items_are_exact_under_masks_and_ties(question, count):
     vectors, points, allowed, exclude = question
-    got = Box(vectors).nearest(points, count, allowed=allowed, exclude=exclude)
+    got = Box(vectors).nearest(points, count, permitted=Permitted.of(allowed, exclude))
     for row, mask in enumerate(permitted_items(*question)):
         squares = np.square(vectors.astype(float) - points[row]).sum(axis=1)
         order = [i for i in np.argsort(squares, kind="stable") if mask[i]][:count]
@@ -110,7 +114,7 @@ def test_small_and_large_catalogues_are_answered_alike(monkeypatch, relax, optio
         scored = {"score": lambda rows, items: np.sin(rows + 0.1 * items), "candidates": 3}
         for extra in ({}, masks, scored, {"rng": None}):
             chosen = {"rng": np.random.default_rng(9), "tolerance": 0.3, "relax": relax, **options, **extra}
-            yield built.select(points, **chosen)
+            yield select(built, points, **chosen)
 
     expected = list(answers())
     for module, sizes in COARSE.items():
@@ -142,8 +146,13 @@ def test_the_critic_sees_rows_of_the_whole_batch(monkeypatch):
         asked.append(rows)
         return -np.abs(items - rows * 3.0)  # row r likes item 3 r
 
-    got = Box(np.zeros((20, 2), np.float32)).select(
-        np.zeros((6, 2), np.float32), tolerance=1.0, rng=np.random.default_rng(0), score=score, candidates=20
+    got = select(
+        Box(np.zeros((20, 2), np.float32)),
+        np.zeros((6, 2), np.float32),
+        tolerance=1.0,
+        rng=np.random.default_rng(0),
+        score=score,
+        candidates=20,
     )
     assert got.items[:, 0].tolist() == [0, 3, 6, 9, 12, 15]
     assert len(asked) == 3
@@ -151,7 +160,8 @@ def test_the_critic_sees_rows_of_the_whole_batch(monkeypatch):
 
 def test_the_greedy_critic_chooses_among_the_nearest_only():
     vectors = np.arange(10, dtype=np.float32)[:, None]
-    got = Box(vectors).select(
+    got = select(
+        Box(vectors),
         np.zeros((1, 1), np.float32),
         tolerance=1.0,
         rng=None,
@@ -176,19 +186,19 @@ def test_our_own_mistakes_are_refused():
     built = Box(np.zeros((3, 2), np.float32))
     point = np.zeros((1, 2), np.float32)
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="not finite"):
-        built.select(np.array([[0, np.nan]], np.float32), tolerance=1.0, rng=rng)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        select(built, np.array([[0, np.nan]], np.float32), tolerance=1.0, rng=rng)
     with pytest.raises(ValueError, match="attributes"):
-        built.select(np.zeros((1, 3), np.float32), tolerance=1.0, rng=rng)
+        select(built, np.zeros((1, 3), np.float32), tolerance=1.0, rng=rng)
     with pytest.raises(ValueError, match="at least"):
-        built.select(point, tolerance=-1.0, rng=rng)
+        select(built, point, tolerance=-1.0, rng=rng)
     with pytest.raises(ValueError, match="together"):
-        built.select(point, tolerance=1.0, rng=rng, candidates=3)
+        select(built, point, tolerance=1.0, rng=rng, candidates=3)
     with pytest.raises(ValueError, match="not a number"):
-        built.select(point, tolerance=1.0, rng=rng, candidates=3, score=lambda rows, items: items * np.nan)
+        select(built, point, tolerance=1.0, rng=rng, candidates=3, score=lambda rows, items: items * np.nan)
     with pytest.raises(ValueError, match="catalogue of 3"):
-        built.select(point, tolerance=1.0, rng=rng, allowed=np.ones(4, np.bool_))
+        select(built, point, tolerance=1.0, rng=rng, allowed=np.ones(4, np.bool_))
     with pytest.raises(ValueError, match="unknown"):
-        built.select(point, tolerance=1.0, rng=rng, exclude=np.array([[3]], np.int32))
+        select(built, point, tolerance=1.0, rng=rng, exclude=np.array([[3]], np.int32))
     with pytest.raises(ValueError, match="finite"):
         Box(np.array([[np.inf]], np.float32))

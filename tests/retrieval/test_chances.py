@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 
-from what_next.retrieval import Box, chances_ranked, select_ranked
-from what_next.types import Ranked
+from what_next.retrieval import Box
+
+from .asking import first_chances, select
 
 
 @pytest.fixture(scope="module")
@@ -28,30 +28,12 @@ def test_a_drawn_item_has_the_chance_that_the_box_told_before(box: Box, relax: f
         "score": (lambda rows, items: worth[rows, items]) if candidates else None,
         "candidates": candidates,
     }
-    chances = box.chances(points, **rule)
+    chances = first_chances(box, points, **rule)
     assert chances.sum(axis=1) == pytest.approx(1)
     for seed in range(20):
-        drawn = box.select(points, rng=np.random.default_rng(seed), propensities=True, **rule)
+        drawn = select(box, points, rng=np.random.default_rng(seed), propensities=True, **rule)
         assert drawn.propensities[:, 0] == pytest.approx(chances[np.arange(20), drawn.items[:, 0]])
 
 
 def test_without_a_permitted_item_there_is_no_chance_of_any(box: Box) -> None:
-    assert not box.chances(np.zeros((2, 3), np.float32), tolerance=1.0, allowed=np.zeros(60, np.bool_)).any()
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.5])
-def test_a_softmax_tells_the_propensity_of_its_draws_before_they_are_made(temperature: float) -> None:
-    rng = np.random.default_rng(2)
-    ranked = Ranked(torch.from_numpy(rng.normal(size=(30, 4)).astype(np.float32)), temperature)
-    points, exclude = rng.normal(size=(8, 4)).astype(np.float32), rng.integers(-1, 30, size=(8, 3)).astype(np.int32)
-    chances = chances_ranked(points, ranked, exclude=exclude)
-    assert chances.sum(axis=1) == pytest.approx(1)
-    assert (chances[np.arange(8), exclude[:, 0]][exclude[:, 0] >= 0] == 0).all()
-    for seed in range(20):
-        drawn = select_ranked(points, ranked, rng=np.random.default_rng(seed), exclude=exclude, propensities=True)
-        assert drawn.propensities[:, 0] == pytest.approx(chances[np.arange(8), drawn.items[:, 0]])
-
-
-def test_a_softmax_without_a_permitted_item_has_no_chance_of_any() -> None:
-    ranked = Ranked(torch.eye(3))
-    assert not chances_ranked(np.zeros((2, 3), np.float32), ranked, allowed=np.zeros(3, np.bool_)).any()
+    assert not first_chances(box, np.zeros((2, 3), np.float32), tolerance=1.0, allowed=np.zeros(60, np.bool_)).any()

@@ -6,9 +6,12 @@ from math import comb
 import numpy as np
 import pytest
 
-from what_next.retrieval import Box, Selection
+from what_next.retrieval import Box
+from what_next.types import Product
 
-DRAWS = 100_000
+from .asking import select
+
+DRAWS = 20_000
 ITEMS = np.array([[0, 0], [0, 0], [1, 0], [0, 2], [2, 1], [-1, 0], [3, 3], [-3, 1]], np.float32)
 WORTH = np.array([0.5, 0.1, 0.5, 0.9, 0.3, 0.2, 0.8, 0.4])  # two are equal
 
@@ -43,8 +46,9 @@ def enumerate_slates(point, permitted, slots, **rule):
     return slates
 
 
-def draw(point, slots, tolerance, relax, candidates, **masks) -> Selection:
-    return Box(ITEMS).select(
+def draw(point, slots, tolerance, relax, candidates, **masks) -> Product:
+    return select(
+        Box(ITEMS),
         np.tile(np.array(point, np.float32), (DRAWS, 1)),
         tolerance=tolerance,
         relax=relax,
@@ -84,11 +88,17 @@ def test_masks_change_draws_and_propensities_alike(relax, candidates):
     rule = {"tolerance": 1.0, "relax": relax, "candidates": candidates}
     expected = enumerate_slates((0.0, 0.0), [0, 2, 3, 4, 7], 3, **rule)
     compare(draw((0.0, 0.0), 3, allowed=allowed, exclude=exclude, **rule), expected)
-    by_row = np.tile(allowed, (DRAWS, 1))
-    compare(draw((0.0, 0.0), 3, allowed=by_row, exclude=exclude, **rule), expected)
 
 
-def compare(selection: Selection, expected: dict) -> None:
+def test_a_mask_of_each_row_is_the_same_mask_for_all():
+    allowed, point = np.array([1, 0, 1, 1, 1, 1, 1, 1], np.bool_), np.zeros((500, 2), np.float32)
+    how = {"tolerance": 1.0, "relax": 4.0, "slots": 3}
+    masks = (allowed, np.tile(allowed, (500, 1)))
+    one, other = (select(Box(ITEMS), point, rng=np.random.default_rng(3), allowed=mask, **how) for mask in masks)
+    assert np.array_equal(one.items, other.items)
+
+
+def compare(selection: Product, expected: dict) -> None:
     slates, first, counts = np.unique(selection.items, axis=0, return_index=True, return_counts=True)
     seen = dict(zip(map(tuple, slates.tolist()), counts, strict=True))
     assert set(seen) <= set(expected)
@@ -104,7 +114,7 @@ def compare(selection: Selection, expected: dict) -> None:
 def test_a_step_without_propensities_follows_the_same_rule():
     """A single step asks for the drawn box alone; the frequencies are the same."""
     point = np.tile(np.array([[0.0, 0.5]], np.float32), (DRAWS, 1))
-    got = Box(ITEMS).select(point, tolerance=0.5, relax=6.0, rng=np.random.default_rng(5))
+    got = select(Box(ITEMS), point, tolerance=0.5, relax=6.0, rng=np.random.default_rng(5))
     expected = enumerate_step((0.0, 0.5), range(8), 0.5, 6.0, 0)
     for item in range(8):
         chance = expected.get(item, 0.0)
@@ -116,7 +126,8 @@ def test_the_chance_to_be_the_best_of_a_sample_is_the_binomial_one():
     box = Box(np.zeros((9, 1), np.float32))
     point = np.zeros((3000, 1), np.float32)
     worth = np.arange(9.0)
-    got = box.select(
+    got = select(
+        box,
         point,
         tolerance=0.0,
         rng=np.random.default_rng(0),
@@ -131,8 +142,13 @@ def test_the_chance_to_be_the_best_of_a_sample_is_the_binomial_one():
 
 def test_almost_as_near_is_not_a_tie():
     vectors = np.array([[1.0], [1.0 + 2**-23], [-1.0]], np.float32)  # the second is one rounding step farther
-    got = Box(vectors).select(
-        np.zeros((1000, 1), np.float32), tolerance=0.5, slots=3, rng=np.random.default_rng(0), propensities=True
+    got = select(
+        Box(vectors),
+        np.zeros((1000, 1), np.float32),
+        tolerance=0.5,
+        slots=3,
+        rng=np.random.default_rng(0),
+        propensities=True,
     )
     assert {tuple(slate) for slate in got.items.tolist()} == {(0, 2, 1), (2, 0, 1)}
     assert (got.propensities == [0.5, 1.0, 1.0]).all()

@@ -128,7 +128,7 @@ def listening(parts: Parts, setup: "Setup") -> Iterator[str]:
     yield f"http://127.0.0.1:{bound.getsockname()[1]}"
     server.should_exit = True
     thread.join(10)
-    app.state.parts.close()
+    app.parts.close()
     bound.close()
 
 

@@ -96,5 +96,5 @@ def process(setup: "Setup", fill: bool = False) -> Iterator[Service]:
     finally:
         engine.close()
         writer.close()
-        app.state.parts.close()
+        app.parts.close()
         store.close()

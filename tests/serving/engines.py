@@ -108,6 +108,6 @@ def ids(answer: RecommendationResponse) -> list[str]:
 
 def spoil(service: Service, monkeypatch: pytest.MonkeyPatch, propose: Any) -> None:
     """Have the model propose otherwise."""
-    sessions = service.engine.models.live.current.served.policy.sessions
+    sessions = service.engine.models.live.current.served.sessions
     before = sessions.propose
     monkeypatch.setattr(sessions, "propose", lambda *args: propose(before, *args))

@@ -11,6 +11,7 @@ from what_next.serving.store import AddItems, ItemRow
 
 from .engines import Service, ids, running
 from .models import ATTRIBUTES, served
+from .waiting import impressions_of
 
 HISTORY = ("i3", "i14", "i15", "i9", "i26")
 FOUND = 20
@@ -26,7 +27,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     with running(served(tmp_path, search="approximate", candidates=FOUND)) as found:
-        assert found.engine.models.live.current.served.index is not None
+        assert found.engine.models.live.current.served.policy.search is not None
         yield found
 
 
@@ -36,7 +37,7 @@ def ranking(exact: Service) -> list[str]:
 
 
 def hashed(service: Service, answer: RecommendationResponse) -> str:
-    found = [one for one in service.store.impressions_of("anna") if one.recommendation_id == answer.recommendation_id]
+    found = [one for one in impressions_of(service.store, "anna") if one.recommendation_id == answer.recommendation_id]
     return found[0].candidates
 
 
@@ -74,26 +75,18 @@ def test_the_hash_tells_what_was_found(service: Service) -> None:
     assert len(set(found)) == 3
 
 
-def test_items_that_came_after_the_index_are_looked_at(service: Service) -> None:
-    service.store.commit([AddItems((ItemRow("new", "New", dict.fromkeys(ATTRIBUTES, 0.0)),))])
-    service.engine.grow()
-    assert service.engine.models.live.current.served.later == 1
-    everything = [service.ask(history=HISTORY, k=5, temperature=5.0, seed=seed) for seed in range(60)]
-    assert any("new" in ids(answer) for answer in everything)
-
-
-def test_an_index_that_is_built_anew_keeps_sessions_and_the_networks_lock(service: Service) -> None:
+def test_items_that_came_after_the_index_are_looked_at_and_the_index_stays_that_of_the_version(
+    service: Service,
+) -> None:
     service.played("anna", *HISTORY)
     service.ask(user="anna")
-    rows = (ItemRow(f"new {place}", "New", dict.fromkeys(ATTRIBUTES, 0.1 * place)) for place in range(FOUND + 1))
+    before = service.engine.models.live.current
+    rows = [ItemRow(f"new {place}", "New", dict.fromkeys(ATTRIBUTES, 0.1 * place)) for place in range(FOUND + 1)]
     service.store.commit([AddItems(tuple(rows))])
     service.engine.grow()
-    before = service.engine.models.live.current
-    assert before.served.later == FOUND + 1
-    service.engine.models.refresh_index()
     after = service.engine.models.live.current
-    assert after is not before
-    assert after.served.later == 0
+    assert after.served.policy.search is before.served.policy.search
     assert "anna" in after.sessions
     assert after.served.lock is before.served.lock
-    assert ids(service.ask(user="anna")) == ids(service.ask(history=HISTORY))
+    everything = [service.ask(history=HISTORY, k=5, temperature=5.0, seed=seed) for seed in range(60)]
+    assert any(name.startswith("new") for answer in everything for name in ids(answer))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from what_next.inference.session import Played
+from what_next.inference.session import Event
 from what_next.serving.engine import cache as cache_module
 from what_next.serving.engine.cache import SessionCache
 from what_next.serving.engine.observer import Found, Observer
@@ -48,7 +48,7 @@ class World:
                 assert user not in cache
                 continue
             played = [cache.played(one) for one in events if one.item_id in model.places]
-            wanted, got = model.policy.replay(played), found[user]
+            wanted, got = model.sessions.replay(played), found[user]
             assert (got.events, got.last) == (len(events), max(one.number for one in events))
             np.testing.assert_array_equal(got.session.items, wanted.items)
             assert got.session.time == wanted.time
@@ -134,7 +134,7 @@ def test_one_step_folds_for_everybody(world: World, monkeypatch: pytest.MonkeyPa
     world.add("fay", "i6", 2000)
     world.add("gil", "i7", 2000)
     world.add("gil", "i8", 3000)
-    widths, fold = [], model.policy.sessions.fold
+    widths, fold = [], model.sessions.fold
     monkeypatch.setattr(
         model.policy.sessions, "fold", lambda sessions, events: widths.append(len(sessions)) or fold(sessions, events)
     )
@@ -161,7 +161,7 @@ def test_a_hundred_users_are_read_in_two_queries_and_encoded_in_one_pass(
         world.store.commit([AddEvents(tuple(EventRow(f"{user}-x", user, "i3", time=99) for user in users))])
     fetch, encoder = world.store.fetch, model.policy.agent.nets["encoder"]
     replay, advance = encoder.replay, encoder.advance
-    monkeypatch.setattr(world.store, "fetch", lambda *args: (queries.append(args[0]), fetch(*args))[1])
+    monkeypatch.setattr(world.store, "fetch", lambda *of, **values: (queries.append(of[0]), fetch(*of, **values))[1])
     monkeypatch.setattr(encoder, "replay", lambda *args: (passes.append(len(args[0].items)), replay(*args))[1])
     monkeypatch.setattr(encoder, "advance", lambda *args: (passes.append(len(args[1])), advance(*args))[1])
     assert len(cache.of(users)) == 100
@@ -202,7 +202,7 @@ def test_long_histories_take_the_room_of_many_short_ones(world: World, monkeypat
     model = world.models["next_item"]
     for user, events in (("long", 2000), ("short", 1), ("other", 1), ("longer", 4000)):
         heard(user, events)
-    room = model.policy.replay([Played(1)] * 2000).bytes + 3000
+    room = model.sessions.replay([Event(1)] * 2000).bytes + 3000
     monkeypatch.setattr(cache_module, "BYTES", room)
     cache = SessionCache(model, world.store, 100, Observer())
     world.check(cache, ["long", "short", "other"], model)

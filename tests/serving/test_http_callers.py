@@ -26,7 +26,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with service(tmp_path_factory.mktemp("locked"), fill=False, keys="yes", rate=0) as started:
         for role in ("read", "write", "admin"):
             started.store.add_key(role, role, digest_of(f"wn_{role}"))
-        started.app.state.parts.keys.refresh()
+        started.app.parts.keys.refresh()
         started.host = "http://shop.example"
         yield started
 
@@ -142,14 +142,14 @@ def rate(limit: int, now: list[float]) -> "Rate":
 def test_a_caller_has_so_many_requests_a_second_and_others_have_theirs() -> None:
     now = [100.0]
     limit = rate(4, now)
-    assert [limit.wait("a") for _ in range(4)] == [0, 0, 0, 0]
-    assert limit.wait("a") == pytest.approx(0.25)
-    assert limit.wait("b") == 0
+    assert [limit.take("a") for _ in range(4)] == [0, 0, 0, 0]
+    assert limit.take("a") == pytest.approx(0.25)
+    assert limit.take("b") == 0
     now[0] += 0.25
-    assert limit.wait("a") == 0
-    assert limit.wait("a") == pytest.approx(0.25)
+    assert limit.take("a") == 0
+    assert limit.take("a") == pytest.approx(0.25)
     now[0] += 1000
-    assert [limit.wait("a") for _ in range(5)] == [0, 0, 0, 0, pytest.approx(0.25)]
+    assert [limit.take("a") for _ in range(5)] == [0, 0, 0, 0, pytest.approx(0.25)]
 
 
 def test_callers_that_have_gone_are_forgotten() -> None:
@@ -157,7 +157,7 @@ def test_callers_that_have_gone_are_forgotten() -> None:
     limit = rate(1, now)
     for number in range(30_000):
         now[0] += 0.01
-        limit.wait(str(number))
+        limit.take(str(number))
     assert len(limit._full) <= 10_001
 
 
@@ -182,7 +182,7 @@ def test_no_log_line_holds_a_persons_id_an_items_or_a_key(tmp_path: Path, ids: s
     lines = StringIO()
     with service(tmp_path, fill=False, keys="yes", log_ids=ids) as one:
         one.store.add_key("shop", "admin", digest_of("wn_secret"))
-        parts = one.app.state.parts
+        parts = one.app.parts
         parts.keys.refresh()
         one.key = "wn_secret"
         parts.log.close()

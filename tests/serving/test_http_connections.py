@@ -18,12 +18,14 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @contextlib.asynccontextmanager
-async def listening(one: Service) -> AsyncIterator[tuple[str, int]]:
+async def listening(one: Service, most: int = 4096) -> AsyncIterator[tuple[str, int]]:
     import uvicorn
 
-    from what_next.serving.http.protocol import Bounded
+    from what_next.serving.http.protocol import protocol
 
-    config = uvicorn.Config(one.app, http=Bounded, port=0, lifespan="off", log_config=None, timeout_keep_alive=75)
+    config = uvicorn.Config(
+        one.app, http=protocol(one.app.parts, most), port=0, lifespan="off", log_config=None, timeout_keep_alive=75
+    )
     server, bound = uvicorn.Server(config), config.bind_socket()
     running = asyncio.create_task(server.serve(sockets=[bound]))
     while not server.started:

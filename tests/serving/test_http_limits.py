@@ -12,7 +12,7 @@ import pytest
 from .endpoint import Service, service
 
 if TYPE_CHECKING:
-    from what_next.serving.http.limits import Rate, Timeouts
+    from what_next.serving.http.limits import Rate
 
 FEEDBACK = {"feedback_id": "f", "recommendation_id": "r", "item_id": "i", "reward": 1}
 
@@ -35,23 +35,23 @@ def rate(limit: int, now: list[float]) -> "Rate":
 def test_a_batch_counts_as_what_it_holds() -> None:
     now = [100.0]
     limit = rate(10, now)
-    assert (limit.wait("a"), limit.more("a", 9)) == (0, 0)
-    assert limit.wait("a") == pytest.approx(0.1)
+    assert (limit.take("a"), limit.take("a", 9, 1)) == (0, 0)
+    assert limit.take("a") == pytest.approx(0.1)
     now[0] += 0.5
-    assert limit.wait("a") == 0
-    assert limit.more("a", 5) == pytest.approx(0.1)  # nothing of it is taken
-    assert limit.more("a", 4) == 0
+    assert limit.take("a") == 0
+    assert limit.take("a", 5, 1) == pytest.approx(0.1)  # nothing of it is taken
+    assert limit.take("a", 4, 1) == 0
 
 
 def test_a_batch_of_more_than_a_second_is_paid_off_afterwards() -> None:
     now = [100.0]
     limit = rate(10, now)
-    assert (limit.wait("a"), limit.more("a", 49)) == (0, 0)
-    assert limit.wait("a") == pytest.approx(4.1)
+    assert (limit.take("a"), limit.take("a", 49, 1)) == (0, 0)
+    assert limit.take("a") == pytest.approx(4.1)
     now[0] += 4.1
-    assert limit.wait("a") == 0
-    assert limit.more("a", 49) == pytest.approx(0.9)
-    assert (rate(0, now).wait("a"), rate(0, now).more("a", 1000)) == (0, 0)
+    assert limit.take("a") == 0
+    assert limit.take("a", 49, 1) == pytest.approx(0.9)
+    assert (rate(0, now).take("a"), rate(0, now).take("a", 1000, 1)) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -74,55 +74,31 @@ def test_batches_reach_the_limit_sooner_than_single_requests(tmp_path: Path, pat
 # How long
 
 
-def timeouts(seconds: float) -> "Timeouts":
-    from what_next.serving.http.limits import Timeouts
+def test_each_request_has_its_own_time_and_who_hangs_up_is_no_timeout() -> None:
+    from what_next.serving.http.middleware import Deadline
 
-    return Timeouts(seconds)
+    ended = list[str]()
 
-
-def test_each_request_has_its_own_time() -> None:
-    limit, ended = timeouts(0.2), list[str]()
-
-    async def request(name: str, seconds: float) -> None:
-        task = asyncio.current_task()
-        try:
-            with limit:
-                await asyncio.sleep(seconds)
-        finally:
-            assert task is not None
-            assert not task.cancelling()  # whoever waits within goes on as usual
-        ended.append(name)
+    async def asked(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(scope["seconds"])
+        ended.append(scope["name"])
 
     async def all_of_them() -> list[BaseException | None]:
-        first = [asyncio.create_task(request(f"first {place}", seconds)) for place, seconds in enumerate((0, 5, 0.01))]
+        layer: Any = Deadline(asked, 0.2)
+
+        def begin(name: str, seconds: float) -> asyncio.Task[None]:
+            return asyncio.create_task(layer({"name": name, "seconds": seconds}, None, None))
+
+        first = [begin("at once", 0), begin("too long", 5), begin("soon", 0.01)]
+        hung_up = begin("hung up", 5)
         await asyncio.sleep(0.1)
-        second = [asyncio.create_task(request(f"second {seconds}", seconds)) for seconds in (0.15, 5)]
-        return await asyncio.gather(*first, *second, return_exceptions=True)
+        hung_up.cancel()
+        second = [begin("in time", 0.15), begin("too long", 5)]
+        return await asyncio.gather(*first, *second, hung_up, return_exceptions=True)
 
-    for _ in range(2):  # in another event loop, too
-        ended.clear()
-        outcomes = [type(one) for one in asyncio.run(all_of_them())]
-        assert outcomes == [type(None), TimeoutError, type(None), type(None), TimeoutError]
-        assert ended == ["first 0", "first 2", "second 0.15"]
-        assert not limit._since
-        assert not limit._late
-
-
-def test_who_hangs_up_is_no_timeout() -> None:
-    limit = timeouts(0.05)
-
-    async def cancelled() -> None:
-        async def request() -> None:
-            with limit:
-                await asyncio.sleep(5)
-
-        task = asyncio.create_task(request())
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(cancelled())
+    outcomes = [type(one) for one in asyncio.run(all_of_them())]
+    assert outcomes == [type(None), TimeoutError, type(None), type(None), TimeoutError, asyncio.CancelledError]
+    assert ended == ["at once", "soon", "in time"]
 
 
 # How much
@@ -131,10 +107,11 @@ def test_who_hangs_up_is_no_timeout() -> None:
 def test_bodies_of_all_requests_share_a_bound(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx
 
-    from what_next.serving.http import gate
+    from what_next.serving.http import limits
 
-    monkeypatch.setattr(gate, "BODIES", 3000)
-    monkeypatch.setattr(one.app.gate, "_most", 2000)
+    bodies = one.app.parts.bodies
+    monkeypatch.setattr(limits, "BODIES", 3000)
+    monkeypatch.setattr(bodies, "most", 2000)
     kind = {"content-type": "application/json"}
 
     async def slowly(go_on: asyncio.Event) -> AsyncIterator[bytes]:
@@ -147,7 +124,7 @@ def test_bodies_of_all_requests_share_a_bound(one: Service, monkeypatch: pytest.
         async with httpx.AsyncClient(transport=transport, base_url=one.host) as client:
             path = "/v1/recommendations"
             first = asyncio.create_task(client.post(path, content=slowly(go_on), headers=kind))
-            while not one.app.gate._held:
+            while not bodies.held:
                 await asyncio.sleep(0)
             second = await client.post(path, content=b" " * 1800 + b"{}", headers=kind)
             small = await client.post(path, content=b"{}", headers=kind)
@@ -155,23 +132,25 @@ def test_bodies_of_all_requests_share_a_bound(one: Service, monkeypatch: pytest.
             return [(await first).status_code, second.status_code, small.status_code]
 
     assert asyncio.run(asked()) == [200, 503, 200]
-    assert one.app.gate._held == 0
+    assert bodies.held == 0
 
 
 def test_log_lines_that_nobody_takes_are_counted(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     from what_next.serving.http import log
 
     monkeypatch.setattr(log, "WAITING", 3)
-    go_on, written = threading.Event(), list[str]()
-    held = log.Log("none", lambda text: (go_on.wait(20), written.append(text)))
-    monkeypatch.setattr(one.app.state.parts, "log", held)
+    go_on, lines = threading.Event(), list[str]()
+    held = log.Log("none", lambda text: (go_on.wait(20), lines.append(text)))
+    monkeypatch.setattr(one.app.parts, "log", held)
     for status in range(200, 210):
         held.request("GET", "/", status, 0.1, None, None)
     assert held.dropped >= 4  # the thread may have taken three of them
     assert f"what_next_log_lines_dropped {held.dropped:.1f}" in one.ask("GET", "/metrics").text
     go_on.set()
     held.close()
-    assert "".join(written).count('"status":209') == 1
+    written = "".join(lines)
+    assert written.count("\n") == 10 - held.dropped
+    assert written.count('"status":200') == 1
 
 
 def test_the_thread_that_looks_at_the_keys_outlives_a_mistake(

@@ -157,27 +157,17 @@ def test_keys_are_told_once_listed_and_revoked(tmp_path: Path, run: Callable[...
 def test_headers_that_do_not_end_are_cut_off(tmp_path: Path) -> None:
     import asyncio
 
-    import uvicorn
-
-    from what_next.serving.http.protocol import Bounded
+    from .test_http_connections import listening
 
     async def flooded() -> bytes:
         with service(tmp_path, fill=False) as one:
-            config = uvicorn.Config(one.app, http=Bounded, port=0, lifespan="off", log_config=None)
-            server = uvicorn.Server(config)
-            bound = config.bind_socket()
-            running = asyncio.create_task(server.serve(sockets=[bound]))
-            while not server.started:
-                await asyncio.sleep(0.01)
-            reader, writer = await asyncio.open_connection("127.0.0.1", bound.getsockname()[1])
-            writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            assert b"200 OK" in await reader.readuntil(b'"ok"}')
-            writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: ")
-            writer.write(b"x" * 66_000)
-            answer = await asyncio.wait_for(reader.read(), 30)
-            server.should_exit = True
-            await running
-            return answer
+            async with listening(one) as address:
+                reader, writer = await asyncio.open_connection(*address)
+                writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                assert b"200 OK" in await reader.readuntil(b'"ok"}')
+                writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: ")
+                writer.write(b"x" * 66_000)
+                return await asyncio.wait_for(reader.read(), 30)
 
     assert asyncio.run(flooded()).startswith(b"HTTP/1.1 431 ")
 
@@ -201,9 +191,11 @@ def test_without_the_services_libraries_one_message_names_them_and_other_command
     served(tmp_path)
     code = """
 import sys
-for name in ("fastapi", "sqlalchemy", "uvicorn", "prometheus_client", "alembic", "psycopg"):
+for name in ("starlette", "sqlalchemy", "uvicorn", "prometheus_client", "alembic", "psycopg"):
     sys.modules[name] = None
 from what_next.cli.app import main
+
+from .waiting import impressions_of
 for words in (["--help"], ["serve", sys.argv[1]], ["key", "list", sys.argv[1]]):
     sys.argv = ["what-next", *words]
     print("code", main(), file=sys.stderr)
@@ -220,7 +212,7 @@ for words in (["--help"], ["serve", sys.argv[1]], ["key", "list", sys.argv[1]]):
 def test_the_latest_feedback_counts_however_late_the_older_one_comes(tmp_path: Path, order: tuple[str, str]) -> None:
     import polars as pl
 
-    from what_next.serving.store.rewards import rewards_of
+    from what_next.serving.store.export import rewards_of
 
     rows = {"old": (0.25, "2026-11-25T10:00:00Z"), "new": (0.75, "2026-11-25T12:00:00+01:00")}
     with service(tmp_path) as one:
@@ -238,7 +230,7 @@ def test_the_latest_feedback_counts_however_late_the_older_one_comes(tmp_path: P
                     "timestamp": stamp,
                 },
             )
-        (impression,) = one.store.impressions_of("u1")
+        (impression,) = impressions_of(one.store, "u1")
         answers = pl.DataFrame({"number": [impression.number], "slate": name, "user_id": "u1", "item_id": item})
         assert rewards_of(one.store, answers)[0]["reward"].to_list() == [0.75]
 

@@ -1,10 +1,9 @@
 """Answers that are given once: again to the same key, and recorded as shown where somebody saw them."""
 
 import asyncio
-import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ import pytest
 
 from .endpoint import Service, process, service
 from .engines import in_time
+from .test_http_connections import listening
+from .waiting import impressions_of, rows
 
 ASKED = {"user_id": "u1", "k": 3, "explore": {"temperature": 1.0}}
 PATH = "/v1/recommendations"
@@ -30,7 +31,7 @@ def keyed(one: Service, key: str, body: object = ASKED, path: str = PATH) -> htt
 
 
 def answers(one: Service) -> list[str]:
-    return [told.recommendation_id for told in one.store.impressions_of("u1") if told.shown]
+    return [told.recommendation_id for told in impressions_of(one.store, "u1") if told.shown]
 
 
 def test_the_same_request_with_the_same_key_gets_the_first_answer_in_every_process(one: Service) -> None:
@@ -81,7 +82,7 @@ def test_callers_with_other_keys_of_the_service_have_keys_of_their_own(tmp_path:
         found = []
         for name in ("shop", "app"):
             one.store.add_key(name, "read", digest_of(f"wn_{name}"))
-            one.app.state.parts.keys.refresh()
+            one.app.parts.keys.refresh()
             one.key = f"wn_{name}"
             found.append(keyed(one, "key-1").json()["recommendation_id"])
         assert found[0] != found[1]
@@ -90,30 +91,10 @@ def test_callers_with_other_keys_of_the_service_have_keys_of_their_own(tmp_path:
 def test_an_erased_user_is_in_no_answer_that_is_kept(one: Service) -> None:
     first = keyed(one, "key-1").json()
     one.ask("DELETE", "/v1/users/u1")
-    assert one.store.fetch("SELECT * FROM idempotency_keys", ()) == []
+    assert rows(one.store, "SELECT * FROM idempotency_keys") == []
     again = keyed(one, "key-1").json()
     assert again["recommendation_id"] != first["recommendation_id"]
     assert again["known_events"] == 0
-
-
-@contextlib.asynccontextmanager
-async def listening(one: Service) -> AsyncIterator[int]:
-    """The service behind a socket, on this event loop."""
-    import uvicorn
-
-    from what_next.serving.http.protocol import Bounded
-
-    config = uvicorn.Config(one.app, port=0, http=Bounded, ws="none", lifespan="off", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        await serving
 
 
 def request(body: object, path: str = PATH, key: str = "") -> bytes:
@@ -143,9 +124,9 @@ def test_what_a_client_that_hung_up_never_saw_is_not_shown(
     body = ASKED if path == PATH else {"requests": [ASKED, ASKED]}
 
     async def hung_up() -> None:
-        async with listening(one) as port:
+        async with listening(one) as address:
             for wait in (0.1, 0.2, 0.6):  # while it is written; the last one stays
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = await asyncio.open_connection(*address)
                 writer.write(request(body, path))
                 await asyncio.sleep(wait)
                 if wait > 0.5:
@@ -155,8 +136,8 @@ def test_what_a_client_that_hung_up_never_saw_is_not_shown(
 
     asyncio.run(hung_up())
     each = 1 if path == PATH else 2
-    in_time(lambda: len(one.store.impressions_of("u1")) == 3 * each and len(answers(one)) == each)
-    assert answers(one) == [told.recommendation_id for told in one.store.impressions_of("u1")][-each:]
+    in_time(lambda: len(impressions_of(one.store, "u1")) == 3 * each and len(answers(one)) == each)
+    assert answers(one) == [told.recommendation_id for told in impressions_of(one.store, "u1")][-each:]
 
 
 def test_who_hung_up_and_asks_again_with_the_key_sees_that_answer(
@@ -165,15 +146,15 @@ def test_who_hung_up_and_asks_again_with_the_key_sees_that_answer(
     slow(one, monkeypatch)
 
     async def hung_up() -> None:
-        async with listening(one) as port:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with listening(one) as address:
+            _, writer = await asyncio.open_connection(*address)
             writer.write(request(ASKED, key="key-1"))
             await asyncio.sleep(0.2)
             writer.close()
             await asyncio.sleep(0.5)
 
     asyncio.run(hung_up())
-    in_time(lambda: [told.shown for told in one.store.impressions_of("u1")] == [False])
+    in_time(lambda: [told.shown for told in impressions_of(one.store, "u1")] == [False])
     again = keyed(one, "key-1").json()
     assert answers(one) == [again["recommendation_id"]]
 
@@ -183,7 +164,7 @@ def test_what_came_too_late_for_its_request_is_not_shown(tmp_path: Path, monkeyp
         slow(one, monkeypatch, 1.6)
         late = one.ask("POST", PATH, ASKED)
         assert late.status_code == 504
-        in_time(lambda: [told.shown for told in one.store.impressions_of("u1")] == [False])
+        in_time(lambda: [told.shown for told in impressions_of(one.store, "u1")] == [False])
 
 
 def test_where_one_question_of_a_batch_cannot_be_stored_the_others_are_not_shown(
@@ -202,4 +183,4 @@ def test_where_one_question_of_a_batch_cannot_be_stored_the_others_are_not_shown
     monkeypatch.setattr(one.store, "commit", partly)
     batch = {"requests": [ASKED, {**ASKED, "user_id": "u2"}, ASKED]}
     assert one.ask("POST", PATH + "/batch", batch).status_code == 503
-    in_time(lambda: [told.shown for told in one.store.impressions_of("u1")] == [False, False])
+    in_time(lambda: [told.shown for told in impressions_of(one.store, "u1")] == [False, False])

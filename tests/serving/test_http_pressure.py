@@ -62,9 +62,9 @@ def test_probes_are_never_limited(tmp_path: Path) -> None:
 def test_probes_are_answered_while_too_many_requests_are_under_way(
     one: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from what_next.serving.http import gate
+    from what_next.serving.http import middleware
 
-    monkeypatch.setattr(gate, "MOST", 0)
+    monkeypatch.setattr(middleware, "MOST", 0)
     assert one.ask("GET", "/health").status_code == 200
     assert one.ask("GET", "/v1/model").status_code == 503
 
@@ -169,22 +169,17 @@ def test_large_bodies_are_read_one_after_another_with_pauses(one: Service, monke
     """While one is looked at for 50 ms, four times, others come through in between."""
     import time
 
-    from what_next.serving.http import bodies
+    from what_next.serving.http.bodies import Question
 
     spans = list[tuple[float, float]]()
 
-    class Slow(bodies.Question):
-        @classmethod
-        def model_validate_json(cls, content: bytes, **more: Any) -> Any:
-            start = time.monotonic()
-            time.sleep(0.05)
-            spans.append((start, time.monotonic()))
-            return bodies.Question()
+    def slowly(kind: Any, content: bytes) -> Question:
+        start = time.monotonic()
+        time.sleep(0.05)
+        spans.append((start, time.monotonic()))
+        return Question()
 
-    from dataclasses import replace
-
-    post = one.app.gate.posts["/v1/recommendations"]
-    monkeypatch.setitem(one.app.gate.posts, "/v1/recommendations", replace(post, body=Slow))
+    monkeypatch.setattr(Question, "model_validate_json", classmethod(slowly))
 
     async def four() -> None:
         import httpx
@@ -236,8 +231,7 @@ def test_what_could_not_be_answered_in_time_is_503_and_when_to_come_again(
 def test_a_question_too_much_is_refused_before_it_is_read_and_its_connection_stays(
     one: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one.app.state.parts, "engine", Busy())
-    monkeypatch.setattr(one.app.gate, "_noted", 0.0)
+    monkeypatch.setattr(one.app.parts, "engine", Busy())
 
     async def asked() -> list[bytes]:
         async with listening(one) as address:
@@ -258,27 +252,28 @@ def test_a_question_too_much_is_refused_before_it_is_read_and_its_connection_sta
     assert (error_of(first), b"retry-after: 3\r\n" in first) == ((503, "unavailable"), True)
     assert third.startswith(b"HTTP/1.1 200 ")
     monkeypatch.undo()
-    text = one.app.state.parts.metrics.text().decode()
+    text = one.app.parts.metrics.text().decode()
     assert 'what_next_requests_total{method="POST",route="/v1/recommendations",status="503"} 2.0' in text
 
 
 def test_each_caller_is_refused_by_itself(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     from what_next.serving.http.keys import Caller, digest_of
+    from what_next.serving.http.protocol import Shedding
 
     class Keys:
         def caller(self, key: str) -> Caller | None:
             return {digest_of("wn_shop"): Caller("shop", 0)}.get(digest_of(key))
 
-    parts, shed = one.app.state.parts, one.app.gate.shed
+    parts, refuse = one.app.parts, Shedding(one.app.parts).refuse
     monkeypatch.setattr(parts, "engine", Busy(free="key shop"))
     monkeypatch.setattr(parts, "keys", Keys())
-    assert shed(PLAIN + b"\r\n{}", "10.0.0.1").startswith(b"HTTP/1.1 503 ")
-    assert shed(PLAIN + b"Authorization: Bearer wn_shop\r\n\r\n{}", "10.0.0.1") is None
-    assert shed(PLAIN + b"X-API-Key: wn_shop\r\n\r\n{}", "10.0.0.1") is None
-    assert shed(PLAIN + b"X-API-Key: wn_shop\r\nAuthorization: Bearer wn_other\r\n\r\n{}", "10.0.0.1") is None
-    assert shed(PLAIN + b"X-API-Key: wn_other\r\n\r\n{}", "10.0.0.1") is not None
+    assert (refuse(PLAIN + b"\r\n{}", "10.0.0.1") or b"").startswith(b"HTTP/1.1 503 ")
+    assert refuse(PLAIN + b"Authorization: Bearer wn_shop\r\n\r\n{}", "10.0.0.1") is None
+    assert refuse(PLAIN + b"X-API-Key: wn_shop\r\n\r\n{}", "10.0.0.1") is None
+    assert refuse(PLAIN + b"X-API-Key: wn_shop\r\nAuthorization: Bearer wn_other\r\n\r\n{}", "10.0.0.1") is None
+    assert refuse(PLAIN + b"X-API-Key: wn_other\r\n\r\n{}", "10.0.0.1") is not None
     monkeypatch.setattr(parts, "engine", Busy(free="10.0.0.2"))
-    assert shed(PLAIN + b"\r\n{}", "10.0.0.2") is None
+    assert refuse(PLAIN + b"\r\n{}", "10.0.0.2") is None
 
 
 @pytest.mark.parametrize(
@@ -296,9 +291,12 @@ def test_each_caller_is_refused_by_itself(one: Service, monkeypatch: pytest.Monk
     ],
 )
 def test_what_is_not_plain_goes_the_usual_way(one: Service, monkeypatch: pytest.MonkeyPatch, odd: bytes) -> None:
-    monkeypatch.setattr(one.app.state.parts, "engine", Busy())
-    assert one.app.gate.shed(PLAIN + b"\r\n{}", "") is not None
-    assert one.app.gate.shed(odd, "") is None
+    from what_next.serving.http.protocol import Shedding
+
+    monkeypatch.setattr(one.app.parts, "engine", Busy())
+    refuse = Shedding(one.app.parts).refuse
+    assert refuse(PLAIN + b"\r\n{}", "") is not None
+    assert refuse(odd, "") is None
 
 
 # HTTP itself
@@ -335,12 +333,11 @@ def test_connections_are_bounded_and_it_is_told_but_not_to_probes(
 ) -> None:
     from what_next.serving.http import protocol
 
-    monkeypatch.setattr(protocol.Bounded, "most", 2)
     monkeypatch.setattr(protocol, "SPARE", 2)
     model = b"GET /v1/model HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
     async def asked() -> tuple[bytes, bytes, bytes]:
-        async with listening(one) as address:
+        async with listening(one, most=2) as address:
             held = [await asyncio.open_connection(*address) for _ in range(2)]
             await asyncio.sleep(0.05)
             refused = await sent(address, model)

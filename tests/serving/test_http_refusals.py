@@ -254,4 +254,4 @@ def test_while_the_service_starts_everything_but_its_health_is_503(one: Service)
     for method, path, body in (("GET", "/ready", None), ("POST", RECOMMEND, {}), ("GET", "/v1/users", None)):
         answer = starting.ask(method, path, body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
-    starting.app.state.parts.close()
+    starting.app.parts.close()

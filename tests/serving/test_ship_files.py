@@ -25,7 +25,7 @@ def names_of_metrics() -> set[str]:
     setup = Setup(
         train=False, algorithm="next_item", data=Path("log.parquet"), model_agent_path=Path("agent.safetensors")
     )
-    parts = create_app(None, None, None, setup).state.parts
+    parts = create_app(None, None, None, setup).parts
     text = parts.metrics.text().decode()
     parts.close()
     families = re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE)
@@ -46,9 +46,10 @@ def labels_of_metrics() -> dict[str, set[str]]:
     metrics.shadow("recorded")
     metrics.events(1, 0, 0, 0)
     metrics.feedback(1, 0, 0)
-    metrics.watch_model(lambda: {"version": "1"})
     found: dict[str, set[str]] = defaultdict(set)
-    for name, labels in re.findall(r"^(\w+)\{(.*)\} ", metrics.text().decode(), re.MULTILINE):
+    for name, labels in re.findall(
+        r"^(\w+)\{(.*)\} ", metrics.text({"version": "1", "algorithm": "dqn", "encoder": "gru"}).decode(), re.MULTILINE
+    ):
         found[name] |= set(re.findall(r"(\w+)=", labels))
     return found
 

@@ -1,7 +1,8 @@
 """What every algorithm is."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -12,38 +13,89 @@ from torch import Tensor, nn
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
-from what_next.types import Events, Trajectories
+from what_next.types import Events, Transitions
 
 Networks = Mapping[str, nn.Module]
 Search = Mapping[str, tuple[Any, ...]]
+Steps = TypeVar("Steps")
 
 
-WHEN_MADE: list[Callable[[type["Algorithm"]], None]] = []
-"""Called with every further class of algorithms."""
+@dataclass(frozen=True, eq=False)
+class Root:
+    """Where losses end and a network begins: they see `leaf`, and its gradient goes on into `output`, all at once."""
+
+    output: Tensor
+    leaf: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LossContext(Generic[Steps]):
+    """What the losses of one step are computed from.
+
+    Attributes:
+        nets: all networks, `encoder` among them; `targets`: the target networks of those in `Algorithm.targets`.
+        batch: the steps to learn from.
+        items: the vectors of all items, and what is computed over them.
+        step: counts from 0.
+        rng: all randomness of the losses.
+        roots: by network, where its one backward pass for all losses starts.
+        metrics: numbers that the losses leave for reports and alarms, by name.
+    """
+
+    nets: Networks
+    targets: Networks
+    batch: Steps
+    items: ItemSpace
+    step: int
+    rng: np.random.Generator
+    roots: Mapping[str, list[Root]] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def cross_entropy(
+        self: "LossContext[Transitions]", weights: Float[Tensor, "steps"] | None = None
+    ) -> Float[Tensor, ""]:
+        """Of the chosen items under the actor, weighted by step."""
+        return self.items.cross_entropy(self.nets["actor"](self.batch.states), self.batch.actions, weights)
+
+    def values(self: "LossContext[Transitions]") -> Float[Tensor, "steps"]:
+        """The critic's values of the chosen items."""
+        return self.items.values(self.nets["critic"](self.batch.states), self.batch.actions)
 
 
 class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """An algorithm: its hyper-parameters, its networks, which of them each loss may move, and the losses.
+    """An algorithm: its hyper-parameters, its networks, which of them each loss updates, and the losses.
 
-    It never touches an optimiser: `Agent.propagate` takes each loss's gradient for the networks in `moves` alone, and
-    steps them. Losses that move the same networks are summed first. Networks named in `targets` have slow copies,
-    which follow by `tau` after every step in which their network moved. The states and the item vectors are the
-    encoder's: name it as well, or targets follow every step of it.
+    It never touches an optimiser: `Agent.propagate` takes each loss's gradient for the networks in `updates` alone, and
+    steps them. Losses that update the same networks are summed first. Networks named in `targets` have target networks,
+    which follow by `tau` after every step in which their network changed (Polyak averaging). The states and the item
+    vectors are the encoder's: name it as well, or targets follow every step of it.
 
-    This base learns from the log: the encoder's states after every event, the item that came next, its reward. Only
-    `losses` and `moves` must be defined; what else may be is below, each with its default.
+    This base reads an encoder's states after every event, the item that was chosen there, its reward. Only `losses` and
+    `updates` must be defined; what else may be is below, each with its default.
     """
 
     name: str
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     targets: ClassVar[tuple[str, ...]] = ()
-    trials: ClassVar[bool] = False
-    """It tries items whose reward is known, as the founding algorithm does, and reads the log as histories alone."""
+    source: ClassVar[str] = "log"
+    """Where its batches come from by default: a name of `sources.SOURCES`."""
+    by_attributes: ClassVar[bool] = False
+    """It proposes points among the items' attributes, for whose box an item is drawn; otherwise it scores all items."""
+    one_step: ClassVar[bool] = False
+    """Its critic foresees the reward of the step alone, and no later one."""
+    least_events: ClassVar[int] = 2
+    """The fewest events of a history that teach anything."""
+    monitors: ClassVar[tuple[str, ...]] = ("ndcg@10", "hr@10")
+    """What may be measured on the validation users; the first by default."""
+    encoders: ClassVar[tuple[str, ...]] = ()
+    """The only names of `model` that it knows; none: any."""
+    ignores: ClassVar[frozenset[str]] = frozenset()
+    """Settings that it does not read."""
     needs_critic: ClassVar[bool] = False
     """`propose` or `rescore` reads networks besides encoder and actor, so that those are loaded for inference too."""
     whole_catalogue: ClassVar[bool] = False
     """Its losses take gradients for the vectors of all items, whatever the setting `loss` says."""
-    usual: ClassVar[Mapping[str, object]] = {
+    preset: ClassVar[Mapping[str, object]] = {
         "split": "leave_last_out",
         "dim": 128,
         "passes": 30,
@@ -55,39 +107,33 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Settings whose defaults are others for this algorithm than for `whatnext`; those of its bases hold too."""
     search: ClassVar[Search] = {}
     """Where `what-next tune` looks: a field (or a setting of the setup), and a pair of numbers or the values to try."""
-    numbers: ClassVar[int] = 0
+    extra_features: ClassVar[int] = 0
     """How many numbers `inputs` adds to each event."""
     reads_returns: ClassVar[bool] = False
     """`inputs` gives the encoder the returns, in training alone; rewards that know the future are refused then."""
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **more: Any) -> None:
-        super().__pydantic_init_subclass__(**more)
-        for told in WHEN_MADE:
-            told(cls)
-
-    @classmethod
     def defaults(cls) -> dict[str, object]:
-        """`usual`, with that of the bases."""
+        """`preset`, with that of the bases."""
         found: dict[str, object] = {}
         for base in reversed(cls.__mro__):
-            found |= vars(base).get("usual", {})
+            found |= vars(base).get("preset", {})
         return found
 
     @property
-    def pace(self) -> float:
-        """How far a slow copy goes towards its network after a step (tau): the field `tau`, where there is one."""
+    def polyak(self) -> float:
+        """How far a target network goes towards its network after a step: the field `tau`, where there is one."""
         return float(getattr(self, "tau", 0.005))
 
     @property
     def explore(self) -> int:
-        """With `trials`: how many random items the critic learns of besides the selected one, for each history."""
+        """With bandit feedback: how many random items the critic learns of besides the selected one, at each step."""
         return 0
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """New networks besides the encoder; `actor` is saved in the agent's file, all others in the critic's.
 
-        By default a policy, and Q values where a loss moves a `critic`.
+        By default a policy, and Q values where a loss updates a `critic`.
 
         Args:
             sizes: `dim` is the width of the encoder's states and of the item vectors.
@@ -95,7 +141,7 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             rng: for what is drawn from them; the weights follow torch's own generator.
         """
         heads = {"actor": Point(sizes.dim)}
-        if any("critic" in moved for moved in self.moves.values()):
+        if any("critic" in updated for updated in self.updates.values()):
             heads["critic"] = Point(sizes.dim, offset=True)
         return heads
 
@@ -103,26 +149,11 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """What the encoder reads. `returns` after each event are known in training alone; None: at inference."""
         return events
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
-        """The losses due at this step, by the names in `moves`: scalars that are means over the batch's steps.
-
-        Args:
-            nets: all networks, `encoder` among them; `target`: the slow copies of those in `targets`.
-            batch: transitions; `items`: the vectors of all items, and what is computed over them.
-            step: counts from 0.
-            rng: all randomness of the losses.
-        """
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
+        """The losses due at this step, by the names in `updates`: scalars that are means over the batch's steps."""
         raise NotImplementedError
 
-    def estimates(self, nets: Networks, batch: Trajectories, items: ItemSpace) -> Float[Tensor, "steps"] | None:
+    def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Float[Tensor, "steps"] | None:
         """What the critic expects of the items that came next (for reports and alarms); None: there is no critic."""
         critic = nets.get("critic")
         return items.values(critic(batch.states), batch.actions) if isinstance(critic, Point) else None

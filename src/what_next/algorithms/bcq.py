@@ -10,13 +10,12 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Networks, Search
+from what_next.algorithms.base import LossContext, Networks, Search
 from what_next.algorithms.dqn import Dqn
 from what_next.losses import td_loss, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 APART = 1000.0
 """How far below the candidates' values the scores of those lie that the log would not have chosen."""
@@ -29,7 +28,7 @@ class Bcq(Dqn):
     are considered, in the target and when recommending: a value that no reward has corrected is not asked for. With 0
     it is `dqn`, with 1 the likeliest item: imitation.
 
-    Both losses move the encoder, as in the authors' code. The behaviour's logits are products with the item vectors,
+    Both losses update the encoder, as in the authors' code. The behaviour's logits are products with the item vectors,
     which are the encoder's: a head alone on states and vectors that were learnt for values could not tell items apart
     that pay alike, and would admit them all. The authors' penalty on the squares of its logits is left out; weight
     decay does the same.
@@ -43,26 +42,20 @@ class Bcq(Dqn):
     considered: int = Field(
         default=100, gt=0, description="likeliest items that are looked at when recommending; all with threshold 0"
     )
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {**Dqn.moves, "behaviour": ("encoder", "behaviour")}
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {**Dqn.updates, "behaviour": ("encoder", "behaviour")}
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """See `Algorithm.networks`."""
         return {**super().networks(sizes, vectors, rng), "behaviour": Point(sizes.dim)}
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """Half the squared error towards the best of the considered items, and the cross entropy of what came next."""
+        nets, batch, items = context.nets, context.batch, context.items
         critic, behaviour, later = nets["critic"], nets["behaviour"], batch.next_states
-        with torch.no_grad():  # section 4, "Discrete BCQ": one network chooses, its slow copy tells the value
+        with torch.no_grad():  # section 4, "Discrete BCQ": one network chooses, its target network tells the value
             _, chosen = items.best(critic(later), within=behaviour(later), threshold=self.threshold)
-            targets = td_target(batch.rewards, batch.discounts, items.slow_values(target["critic"](later), chosen))
+            best = items.target_values(context.targets["critic"](later), chosen)
+            targets = td_target(batch.rewards, batch.discounts, best)
         return {
             "critic": td_loss(items.values(critic(batch.states), batch.actions), targets),
             "behaviour": items.cross_entropy(behaviour(batch.states), batch.actions),

@@ -2,15 +2,13 @@
 
 from typing import ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Networks, Search
+from what_next.algorithms.base import LossContext, Search
 from what_next.algorithms.dqn import Dqn
 from what_next.losses import cql_penalty
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
 class Cql(Dqn):
@@ -27,23 +25,16 @@ class Cql(Dqn):
     search: ClassVar[Search] = {"alpha": (0.1, 30.0), "discount": (0.0, 0.9)}
     alpha: float = Field(default=1.0, ge=0, description="weight of the penalty on values; 0: none, large: imitation")
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """Equation 4: half the squared error of temporal differences, and alpha times the penalty."""
-        error = super().losses(nets, target, batch, items, step, rng)["critic"]
+        error = super().losses(context)["critic"]
         if not self.alpha:
             return {"critic": error}
-        points = nets["critic"](batch.states)
+        batch, items = context.batch, context.items
+        points = context.nets["critic"](batch.states)
         if items.loss == "gbce":  # another loss than the cross entropy, so that the sum over all items is needed
             penalty = cql_penalty(items.logsumexp(points), items.values(points, batch.actions))
         else:
             penalty = items.cross_entropy(points, batch.actions)
-        batch.notes["penalty"] = float(penalty.detach())
+        context.metrics["penalty"] = float(penalty.detach())
         return {"critic": error + self.alpha * penalty}

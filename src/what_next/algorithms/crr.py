@@ -3,17 +3,15 @@
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Search
 from what_next.algorithms.double_q import largest
 from what_next.losses import advantage_weights, td_loss, td_target
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
 class Crr(Algorithm):
@@ -33,26 +31,19 @@ class Crr(Algorithm):
     beta: float = Field(default=1.0, gt=0, description="temperature of exp weights, in units of reward; large imitates")
     largest_weight: float = Field(default=20.0, gt=0, description="cap of an exp weight")
     weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "actor", "critic")
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """Algorithm 1: the actor's cross entropy times f, and the critic's error, halved and weighted."""
+        nets, targets, batch, items = context.nets, context.targets, context.batch, context.items
         points, policy, later = nets["critic"](batch.states), nets["actor"](batch.states), batch.next_states
         values = items.values(points, batch.actions)
         with torch.no_grad():
-            expected = items.expectation(target["actor"](later), target["critic"](later), slow=True)
+            expected = items.expectation(targets["actor"](later), targets["critic"](later), target=True)
             weights = self.weights(values - items.expectation(policy, points))
-        batch.notes["largest_weight"] = largest(weights)
+        context.metrics["largest_weight"] = largest(weights)
         return {
             "actor": items.cross_entropy(policy, batch.actions, weights),
             "critic": self.weight * td_loss(values, td_target(batch.rewards, batch.discounts, expected)),

@@ -1,6 +1,7 @@
 """Deterministic policy gradient over items, by points on the unit sphere; the root of td3, td3_bc and hac."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,12 +11,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import Algorithm, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.sphere import Critics, closest, on_sphere
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
 class Ddpg(Algorithm):
@@ -26,8 +27,8 @@ class Ddpg(Algorithm):
     sphere: points and item vectors count by their direction, so that no point runs away along the critic's gradient,
     and the nearest by Euclidean distance are the nearest by cosine.
 
-    Only a cross entropy moves the item vectors as actions: it spreads them, since every item is another's wrong answer.
-    The other losses read them without gradient. Regression onto vectors that it may move draws them together (in a
+    Only a cross entropy updates the item vectors as actions: it spreads them, as every item is another's wrong answer.
+    The other losses read them without gradient. Regression onto vectors that it may update draws them together (in a
     world of five items their mean came to a length of 0.99, against 0.46); the critic's loss does not, but says nothing
     of which items are alike.
 
@@ -41,7 +42,12 @@ class Ddpg(Algorithm):
         "candidates": (1, 100),
         "discount": (0.0, 0.9),
     }
-    tau: float = Field(default=0.005, gt=0, le=1, description="pace at which the slow actor and critic follow")
+    tau: float = Field(
+        default=0.005,
+        gt=0,
+        le=1,
+        description="how far the target actor and critic follow after a step",
+    )
     candidates: int = Field(
         default=10, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"
     )
@@ -49,7 +55,7 @@ class Ddpg(Algorithm):
         default=1.0, ge=0, description="weight of the next item's cross entropy, which gives the item vectors a meaning"
     )
     sharpness: float = Field(default=7.0, gt=0, description="inverse temperature of the softmax over cosines")
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "critic": ("encoder", "critic"),
         "supervised": ("encoder",),
         "actor": ("actor",),
@@ -61,62 +67,53 @@ class Ddpg(Algorithm):
         """An actor, and a critic of any point."""
         return {"actor": Point(sizes.dim), "critic": Critics(sizes.dim)}
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The critic's squared error, minus its value of the actor's points, and the next item's cross entropy."""
-        space = on_sphere(items)
-        losses = {"critic": self.critic_loss(nets, target, batch, space, rng)}
+        context = replace(context, items=on_sphere(context.items))
+        losses = {"critic": self.critic_loss(context)}
         if self.supervised:
-            points = self.sharpness * normalize(self.supervise(nets, batch), dim=-1)
-            losses["supervised"] = self.supervised * space.cross_entropy(points, batch.actions)
-        return losses | self.actor_losses(nets, batch, space, step)
+            points = self.sharpness * normalize(self.supervise(context), dim=-1)
+            losses["supervised"] = self.supervised * context.items.cross_entropy(points, context.batch.actions)
+        return losses | self.actor_losses(context)
 
-    def actor_losses(self, nets: Networks, batch: Trajectories, space: ItemSpace, step: int) -> dict[str, Tensor]:
+    def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """Minus the critic's value of the actor's points."""
-        return {"actor": -self.climb(nets, batch)[1].mean()}  # arXiv 1509.02971, equation 6
+        return {"actor": -self.climb(context)[1].mean()}  # arXiv 1509.02971, equation 6
 
-    def supervise(self, nets: Networks, batch: Trajectories) -> Float[Tensor, "steps dim"]:
+    def supervise(self, context: LossContext[Transitions]) -> Float[Tensor, "steps dim"]:
         """What the supervised loss takes for points: the states themselves, so that it says nothing to the actor."""
-        return batch.states
+        return context.batch.states
 
-    def critic_loss(
-        self, nets: Networks, target: Networks, batch: Trajectories, space: ItemSpace, rng: np.random.Generator
-    ) -> Tensor:
-        """Squared error of the logged items' values, against those of what the slow actor would take next."""
+    def critic_loss(self, context: LossContext[Transitions]) -> Tensor:
+        """Squared error of the logged items' values, against those of what the target actor would take next."""
+        targets, batch, items = context.targets, context.batch, context.items
         with torch.no_grad():
-            points = self.smooth(normalize(target["actor"](batch.next_states), dim=-1), rng)
+            points = self.smooth(normalize(targets["actor"](batch.next_states), dim=-1), context.rng)
             # The target is that of the whole policy, which takes an item (arXiv 1512.07679, algorithm 2). At the points
             # themselves, which the log never holds, errors feed on each other: values came to five times the best.
-            choices = closest(points, space.slow, self.candidates)
+            choices = closest(points, items.target, self.candidates)
             # The smallest of the critics (`td3` has two), then the best of the candidates.
-            values = target["critic"](batch.next_states.unsqueeze(-2), choices).amin(0).amax(-1)
-            targets = batch.rewards + batch.discounts * values  # arXiv 1509.02971, equations 4 and 5
-        estimates = nets["critic"](batch.states, space.rows(batch.actions).detach())
-        batch.notes["logged_value"] = estimates.mean().item()
-        batch.notes["vectors_alike"] = space.vectors.detach().mean(0).norm().item()
-        loss: Tensor = (estimates - targets).square().mean(-1).sum()
+            values = targets["critic"](batch.next_states.unsqueeze(-2), choices).amin(0).amax(-1)
+            wanted = batch.rewards + batch.discounts * values  # arXiv 1509.02971, equations 4 and 5
+        estimates = context.nets["critic"](batch.states, items.rows(batch.actions).detach())
+        context.metrics["logged_value"] = estimates.mean().item()
+        context.metrics["vectors_alike"] = items.vectors.detach().mean(0).norm().item()
+        loss: Tensor = (estimates - wanted).square().mean(-1).sum()
         return loss
 
-    def climb(self, nets: Networks, batch: Trajectories) -> tuple[Float[Tensor, "steps dim"], Float[Tensor, "steps"]]:
+    def climb(self, context: LossContext[Transitions]) -> tuple[Float[Tensor, "steps dim"], Float[Tensor, "steps"]]:
         """The actor's points, and what the (first) critic says of them; neither carries gradient to the encoder."""
-        states = batch.states.detach()
-        points = normalize(nets["actor"](states), dim=-1)
-        values = nets["critic"](states, points)[0]
-        batch.notes["proposed_value"] = values.mean().item()
+        states = context.batch.states.detach()
+        points = normalize(context.nets["actor"](states), dim=-1)
+        values = context.nets["critic"](states, points)[0]
+        context.metrics["proposed_value"] = values.mean().item()
         return points, values
 
     def smooth(self, points: Float[Tensor, "steps dim"], rng: np.random.Generator) -> Float[Tensor, "steps dim"]:
-        """The slow actor's points as the target reads them: unchanged."""
+        """The target actor's points as the target reads them: unchanged."""
         return points
 
-    def estimates(self, nets: Networks, batch: Trajectories, items: ItemSpace) -> Float[Tensor, "steps"] | None:
+    def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Float[Tensor, "steps"] | None:
         """The (first) critic's."""
         found: Tensor = nets["critic"](batch.states, on_sphere(items).rows(batch.actions))[0]
         return found

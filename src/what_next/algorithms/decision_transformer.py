@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks, Search
-from what_next.models.item_space import ItemSpace
-from what_next.types import Events, Trajectories
+from what_next.algorithms.base import Algorithm, LossContext, Search
+from what_next.types import Events, Transitions
 
 SPREAD = 12**-0.5
 """The standard deviation of a number that is anywhere between 0 and 1 alike."""
@@ -36,9 +34,9 @@ class DecisionTransformer(Algorithm):
     desired: float = Field(
         default=0.9, ge=0, le=1, description="the return that is asked for, as a quantile of those of the training data"
     )
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
-    usual: ClassVar[Mapping[str, object]] = {"model": "transformer"}
-    numbers: ClassVar[int] = 1
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
+    preset: ClassVar[Mapping[str, object]] = {"model": "transformer"}
+    extra_features: ClassVar[int] = 1
     reads_returns: ClassVar[bool] = True
 
     def inputs(self, events: Events, returns: Float[Tensor, "batch time"] | None) -> Events:
@@ -49,17 +47,9 @@ class DecisionTransformer(Algorithm):
             wanted = quantiles(returns, followed(events.items)).to(events.numbers.dtype)
         return replace(events, numbers=torch.cat([events.numbers, ((wanted - 0.5) / SPREAD)[..., None]], -1))
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The cross entropy of the item that came next, which led to the return that the state knows of."""
-        return {"actor": items.cross_entropy(nets["actor"](batch.states), batch.actions)}
+        return {"actor": context.cross_entropy()}
 
 
 def followed(items: Int64[Tensor, "batch time"]) -> Bool[Tensor, "batch time"]:

@@ -2,48 +2,44 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from what_next.algorithms.base import LossContext
 from what_next.losses import td_target
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
-def double_q_target(
-    critic: nn.Module, slow: nn.Module, batch: Trajectories, items: ItemSpace
-) -> Float[Tensor, "steps"]:
+def double_q_target(context: LossContext[Transitions]) -> Float[Tensor, "steps"]:
     """The reward, and the discounted value of the best item in the next state."""
-    return td_target(batch.rewards, batch.discounts, best_value(critic, slow, batch.next_states, items))
+    batch = context.batch
+    return td_target(batch.rewards, batch.discounts, best_value(context, batch.next_states))
 
 
 @torch.no_grad()
-def best_value(
-    critic: nn.Module, slow: nn.Module, states: Float[Tensor, "steps dim"], items: ItemSpace
-) -> Float[Tensor, "steps"]:
-    """What the slow critic expects of the item that the critic likes most.
+def best_value(context: LossContext[Transitions], states: Float[Tensor, "steps dim"]) -> Float[Tensor, "steps"]:
+    """What the target critic expects of the item that the critic likes most.
 
     Van Hasselt et al. 2016 (arXiv 1509.06461), section "Double DQN": the largest of many estimates is mostly the one
-    that errs upwards most, so one network chooses and the other tells the value. `states` are the slow encoder's for
+    that errs upwards most, so one network chooses and the other tells the value. `states` are the target encoder's for
     both, which saves a pass of the other.
     """
-    _, chosen = items.best(critic(states))
-    return items.slow_values(slow(states), chosen)
+    _, chosen = context.items.best(context.nets["critic"](states))
+    return context.items.target_values(context.targets["critic"](states), chosen)
 
 
 @torch.no_grad()
-def best_values(
-    critic: nn.Module, slow: nn.Module, batch: Trajectories, items: ItemSpace
-) -> tuple[Float[Tensor, "steps"], Float[Tensor, "steps"]]:
-    """`best_value` of the slow states, and of the next ones, most of which are among those and not searched twice.
+def best_values(context: LossContext[Transitions]) -> tuple[Float[Tensor, "steps"], Float[Tensor, "steps"]]:
+    """`best_value` of the target states, and of the next ones, most of which are among those and not searched twice.
 
     A product with all items is most of the work. With `n_step` 1 the next state is the one of the next row, but for the
     last of each history.
     """
-    here = best_value(critic, slow, batch.slow_states, items)
+    batch = context.batch
+    here = best_value(context, batch.target_states)
     again = torch.zeros(len(here), dtype=torch.bool, device=here.device)
-    again[:-1] = (batch.next_states[:-1] == batch.slow_states[1:]).all(-1)
+    again[:-1] = (batch.next_states[:-1] == batch.target_states[1:]).all(-1)
     there = here.roll(-1)
-    there[~again] = best_value(critic, slow, batch.next_states[~again], items)
+    there[~again] = best_value(context, batch.next_states[~again])
     return here, there
 
 

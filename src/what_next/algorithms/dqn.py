@@ -8,13 +8,12 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.double_q import double_q_target
 from what_next.losses import td_loss
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
 class Dqn(Algorithm):
@@ -27,8 +26,8 @@ class Dqn(Algorithm):
 
     name: Literal["dqn"] = "dqn"
     search: ClassVar[Search] = {"tau": (0.002, 0.05), "discount": (0.0, 0.9)}
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"critic": ("encoder", "critic")}
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
     needs_critic: ClassVar[bool] = True
 
@@ -36,19 +35,9 @@ class Dqn(Algorithm):
         """See `Algorithm.networks`."""
         return {"critic": Point(sizes.dim, offset=True)}
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """Half the squared error of temporal differences, towards the target of "Double DQN"."""
-        targets = double_q_target(nets["critic"], target["critic"], batch, items)
-        values = items.values(nets["critic"](batch.states), batch.actions)
-        return {"critic": td_loss(values, targets)}
+        return {"critic": td_loss(context.values(), double_q_target(context))}
 
     def propose(
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None

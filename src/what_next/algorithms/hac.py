@@ -6,10 +6,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Networks, Search
+from what_next.algorithms.base import LossContext, Search
 from what_next.algorithms.ddpg import Ddpg
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
 class Hac(Ddpg):
@@ -38,7 +37,7 @@ class Hac(Ddpg):
     alignment: float = Field(
         default=0.1, ge=0, description="weight of the squared distance between a point and the item that it chooses"
     )
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "critic": ("encoder", "critic"),
         "supervised": ("encoder", "actor"),
         "actor": ("actor",),
@@ -46,15 +45,15 @@ class Hac(Ddpg):
     }
     needs_critic: ClassVar[bool] = False
 
-    def supervise(self, nets: Networks, batch: Trajectories) -> Tensor:
+    def supervise(self, context: LossContext[Transitions]) -> Tensor:
         """The hyper-action."""
-        points: Tensor = nets["actor"](batch.states)
+        points: Tensor = context.nets["actor"](context.batch.states)
         return points
 
-    def actor_losses(self, nets: Networks, batch: Trajectories, space: ItemSpace, step: int) -> dict[str, Tensor]:
+    def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """Minus the critic's value at the hyper-action, and its distance from the effect-action."""
-        points, values = self.climb(nets, batch)
-        effect = space.rows(space.best(points)[1]).detach()
+        points, values = self.climb(context)
+        effect = context.items.rows(context.items.best(points)[1]).detach()
         return {
             "actor": -self.climbing * values.mean(),
             "alignment": self.alignment * (points - effect).square().sum(-1).mean(),

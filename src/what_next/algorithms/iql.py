@@ -9,13 +9,12 @@ from jaxtyping import Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.double_q import largest
 from what_next.losses import advantage_weights, expectile_loss, td_loss, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point, Value
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
 class Iql(Algorithm):
@@ -24,8 +23,8 @@ class Iql(Algorithm):
     The value of a state is an upper expectile of the values of the items that came next there, which stands for the
     largest of them; an expectile of 0.5 is their mean, the value of going on as the log did (SARSA). The actor imitates
     the log, weighted by how much better than that value an item was. The paper takes the smaller of two critics; here
-    is one, since heads on the same encoder hardly differ. The value has no slow copy, as in the paper: it reads the
-    states of the slow encoder and follows the slow critic, so that it moves no faster than they.
+    is one, since heads on the same encoder hardly differ. The value has no target network, as in the paper: it
+    reads the states of the target encoder and follows the target critic, so that it changes no faster than they.
     """
 
     name: Literal["iql"] = "iql"
@@ -42,8 +41,8 @@ class Iql(Algorithm):
     )
     largest_weight: float = Field(default=100.0, gt=0, description="cap of a step's weight in the actor's loss")
     weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "actor": ("encoder", "actor"),
         "critic": ("encoder", "critic"),
         "value": ("value",),  # the critic has brought into the states what the reward depends on
@@ -54,25 +53,18 @@ class Iql(Algorithm):
         """See `Algorithm.networks`."""
         return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True), "value": Value(sizes.dim)}
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """Equations 7 (actor), 6 (critic; halved, and weighted) and 5 (value)."""
-        expected = nets["value"](batch.slow_states)
+        nets, batch, items = context.nets, context.batch, context.items
+        expected = nets["value"](batch.target_states)
         with torch.no_grad():
-            slow = items.slow_values(target["critic"](batch.slow_states), batch.actions)
+            logged = items.target_values(context.targets["critic"](batch.target_states), batch.actions)
             targets = td_target(batch.rewards, batch.discounts, nets["value"](batch.next_states))
-        weights = advantage_weights(self.beta * (slow - expected), cap=self.largest_weight)
-        batch.notes["largest_weight"] = largest((self.beta * (slow - expected)).clamp(max=80).exp())  # before the cap
-        values = items.values(nets["critic"](batch.states), batch.actions)
+        weights = advantage_weights(self.beta * (logged - expected), cap=self.largest_weight)
+        largest_before_cap = (self.beta * (logged - expected)).clamp(max=80).exp()
+        context.metrics["largest_weight"] = largest(largest_before_cap)
         return {
-            "actor": items.cross_entropy(nets["actor"](batch.states), batch.actions, weights),
-            "critic": self.weight * td_loss(values, targets),
-            "value": expectile_loss(expected, slow, self.expectile),
+            "actor": context.cross_entropy(weights),
+            "critic": self.weight * td_loss(context.values(), targets),
+            "value": expectile_loss(expected, logged, self.expectile),
         }

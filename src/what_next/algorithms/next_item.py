@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.algorithms.base import Algorithm, LossContext
+from what_next.types import Transitions
 
 
 class NextItem(Algorithm):
@@ -18,16 +16,8 @@ class NextItem(Algorithm):
     """
 
     name: Literal["next_item"] = "next_item"
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The cross entropy of the item that came next."""
-        return {"actor": items.cross_entropy(nets["actor"](batch.states), batch.actions)}
+        return {"actor": context.cross_entropy()}

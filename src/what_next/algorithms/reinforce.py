@@ -9,13 +9,12 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.double_q import largest
 from what_next.losses import importance_weights, topk_correction
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 SHARE = 4
 """The estimate of the behaviour policy learns from one in so many steps of a batch, which is enough and takes less."""
@@ -25,7 +24,7 @@ class Reinforce(Algorithm):
     """REINFORCE with top-K off-policy correction (Chen et al. 2019, arXiv 1812.02353).
 
     Each step weighs as much as its return, times how much likelier the actor chooses the item than whoever chose it in
-    the log did. That policy is estimated by a head of its own on the same states, which moves nothing but itself
+    the log did. That policy is estimated by a head of its own on the same states, which updates nothing but itself
     (section 4.2; the item vectors are the actor's). The correction is that of the step alone (the first-order
     approximation of section 4): what a choice is worth is still the return when the log goes on in its own way. With
     `top` above 1, an item that is in a slate of so many draws anyway is not pushed further (section 4.3).
@@ -47,22 +46,15 @@ class Reinforce(Algorithm):
     baseline: Literal["none", "mean"] = Field(
         default="none", description="subtracted from the returns: nothing, or their mean over the batch"
     )
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "behaviour": ("behaviour",)}
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "behaviour": ("behaviour",)}
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """See `Algorithm.networks`."""
         return {"actor": Point(sizes.dim), "behaviour": Point(sizes.dim)}
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The actor's, whose gradient is the corrected one of section 4.3; the behaviour policy's cross entropy."""
+        nets, batch, items = context.nets, context.batch, context.items
         points, losses = nets["actor"](batch.states), {}
         weights = batch.returns - (batch.returns.mean() if self.baseline == "mean" else 0.0)
         if self.correct or self.top > 1:
@@ -70,17 +62,15 @@ class Reinforce(Algorithm):
             weights = weights * topk_correction(log_policy, self.top)
         if self.correct:
             behaviour = nets["behaviour"](batch.states.detach())
-            losses["behaviour"] = behaviour_loss(behaviour, batch, items, step)
+            losses["behaviour"] = behaviour_loss(behaviour, context)
             log_behaviour = items.log_probs(behaviour, batch.actions)
             weights = weights * importance_weights(log_policy, log_behaviour, self.weight_cap)  # section 4.4
-            batch.notes["largest_weight"] = largest((log_policy - log_behaviour).exp())
+            context.metrics["largest_weight"] = largest((log_policy - log_behaviour).exp())
         return {"actor": items.cross_entropy(points, batch.actions, weights), **losses}
 
 
-def behaviour_loss(
-    points: Float[Tensor, "steps dim"], batch: Trajectories, items: ItemSpace, step: int
-) -> Float[Tensor, ""]:
+def behaviour_loss(points: Float[Tensor, "steps dim"], context: LossContext[Transitions]) -> Float[Tensor, ""]:
     """The cross entropy of one in `SHARE` steps, each in its turn; the item vectors are taken as they are."""
-    some = slice(step % SHARE, None, SHARE)
+    some, items = slice(context.step % SHARE, None, SHARE), context.items
     fixed = replace(items, vectors=items.vectors.detach())
-    return fixed.cross_entropy(points[some], batch.actions[some])
+    return fixed.cross_entropy(points[some], context.batch.actions[some])

@@ -8,14 +8,13 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.double_q import largest
 from what_next.algorithms.reinforce import behaviour_loss
 from what_next.algorithms.snqn import judged, others
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
 class Sa2c(Algorithm):
@@ -41,8 +40,8 @@ class Sa2c(Algorithm):
     smooth: float = Field(
         default=0.0, ge=0, le=1, description="power of pi / beta, within 0.1 and 10, that weights a step; 0 is none"
     )
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "actor": ("encoder", "actor"),
         "critic": ("encoder", "critic"),
         "behaviour": ("behaviour",),
@@ -53,30 +52,22 @@ class Sa2c(Algorithm):
         """See `Algorithm.networks`."""
         return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True), "behaviour": Point(sizes.dim)}
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The paper's L_A = L_s · A(s_t, a_t), no gradient through A, and L_q; in the warm-up L_s and L_q."""
-        values, error = judged(nets, target, batch, items, others(batch, items, self.negatives, rng))
-        points = nets["actor"](batch.states)
+        nets, batch, items = context.nets, context.batch, context.items
+        values, error = judged(context, others(context, self.negatives))
+        points, weights = nets["actor"](batch.states), None
         losses = {"critic": self.weight * error}
-        weights = None
-        if step >= self.warm_up:
+        if context.step >= self.warm_up:
             weights = self.advantages(values.detach())
         if self.smooth:
             behaviour = nets["behaviour"](batch.states.detach())
-            losses["behaviour"] = behaviour_loss(behaviour, batch, items, step)
+            losses["behaviour"] = behaviour_loss(behaviour, context)
             if weights is not None:
                 ratio = items.log_probs(points, batch.actions) - items.log_probs(behaviour, batch.actions)
                 weights = weights * ratio.exp().clamp(0.1, 10) ** self.smooth
         if weights is not None:
-            batch.notes["largest_weight"] = largest(weights.abs())
+            context.metrics["largest_weight"] = largest(weights.abs())
         return {"actor": items.cross_entropy(points, batch.actions, weights), **losses}
 
     def advantages(self, values: Float[Tensor, "steps choices"]) -> Float[Tensor, "steps"]:

@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Search
 from what_next.algorithms.double_q import double_q_target, largest
 from what_next.losses import td_loss
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
 class SacRec(Algorithm):
@@ -20,7 +18,7 @@ class SacRec(Algorithm):
     Imitation, more of what is worth more: the actor's probability of an item ends proportional to how often it came
     next times its value. So a rare item wins where it is worth that much more, and one that never came next does not.
     Meant for rewards that are not negative: a negative value counts as 0, since a negative weight would push an item's
-    log-probability down without end. One critic with a slow copy, as in `sqn`.
+    log-probability down without end. One critic with a target network, as in `sqn`.
     """
 
     name: Literal["sac_rec"] = "sac_rec"
@@ -31,27 +29,17 @@ class SacRec(Algorithm):
         ge=0,
         description="steps in which the actor's loss is not weighted, until the critic tells something",
     )
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The paper's L_A = L_s · Q(s_t, a_t), no gradient through Q, and L_q; in the warm-up L_s and L_q."""
-        targets = double_q_target(nets["critic"], target["critic"], batch, items)
-        values = items.values(nets["critic"](batch.states), batch.actions)
-        weights = None
-        if step >= self.warm_up:
+        values, weights = context.values(), None
+        if context.step >= self.warm_up:
             weights = values.detach().clamp(min=0)
-            batch.notes["largest_weight"] = largest(weights)
+            context.metrics["largest_weight"] = largest(weights)
         return {
-            "actor": items.cross_entropy(nets["actor"](batch.states), batch.actions, weights),
-            "critic": self.weight * td_loss(values, targets),
+            "actor": context.cross_entropy(weights),
+            "critic": self.weight * td_loss(values, double_q_target(context)),
         }

@@ -3,17 +3,15 @@
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Search
 from what_next.algorithms.double_q import best_values
 from what_next.losses import mean, td_target
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
 class Snqn(Algorithm):
@@ -29,42 +27,28 @@ class Snqn(Algorithm):
     search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
     negatives: int = Field(default=10, gt=0, description="items drawn for each step that did not come next")
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The paper's L_s, and L_q = L_p + L_n: temporal differences of the item that came next, and of the others."""
-        _, error = judged(nets, target, batch, items, others(batch, items, self.negatives, rng))
+        _, error = judged(context, others(context, self.negatives))
         return {
-            "actor": items.cross_entropy(nets["actor"](batch.states), batch.actions),
+            "actor": context.cross_entropy(),
             "critic": self.weight * error,
         }
 
 
-def others(
-    batch: Trajectories, items: ItemSpace, count: int, rng: np.random.Generator
-) -> Int64[Tensor, "steps choices"]:
+def others(context: LossContext[Transitions], count: int) -> Int64[Tensor, "steps choices"]:
     """Items for each step that did not come next, each with the same chance."""
-    known = len(items)
-    ahead = torch.from_numpy(rng.integers(1, max(known, 2), size=(len(batch.actions), count)))
-    return (batch.actions.unsqueeze(-1) + ahead.to(batch.actions.device)) % known
+    actions, known = context.batch.actions, len(context.items)
+    ahead = torch.from_numpy(context.rng.integers(1, max(known, 2), size=(len(actions), count)))
+    return (actions.unsqueeze(-1) + ahead.to(actions.device)) % known
 
 
 def judged(
-    nets: Networks,
-    target: Networks,
-    batch: Trajectories,
-    items: ItemSpace,
-    negatives: Int64[Tensor, "steps choices"],
+    context: LossContext[Transitions], negatives: Int64[Tensor, "steps choices"]
 ) -> tuple[Float[Tensor, "steps judged"], Float[Tensor, ""]]:
     """The values of the item that came next (first) and of the negatives, and the loss L_p + L_n of the critic.
 
@@ -72,9 +56,10 @@ def judged(
     discounted by one step whatever `n_step` is. It is summed over the negatives, as in the paper. Where that one step
     ended the history, nothing follows a negative either.
     """
-    critic, slow = nets["critic"], target["critic"]
-    values = items.values(critic(batch.states), torch.cat([batch.actions.unsqueeze(-1), negatives], 1))
-    here, there = best_values(critic, slow, batch, items)
+    batch = context.batch
+    choices = torch.cat([batch.actions.unsqueeze(-1), negatives], 1)
+    values = context.items.values(context.nets["critic"](batch.states), choices)
+    here, there = best_values(context)
     after, stayed = td_target(batch.rewards, batch.discounts, there), batch.step_discounts * here
     targets = torch.cat([after.unsqueeze(-1), stayed.unsqueeze(-1).expand(-1, negatives.shape[1])], 1)
     return values, mean((targets - values).square().sum(-1) / 2)

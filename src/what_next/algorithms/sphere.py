@@ -31,7 +31,7 @@ def on_sphere(items: ItemSpace) -> ItemSpace:
     return replace(
         items,
         vectors=normalize(items.vectors, dim=-1),
-        slow=normalize(items.slow, dim=-1),
+        target=normalize(items.target, dim=-1),
         gather=lambda ids: normalize(items.rows(ids), dim=-1),
     )
 

@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Search
 from what_next.algorithms.double_q import double_q_target
 from what_next.losses import td_loss
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
 class Sqn(Algorithm):
@@ -20,29 +18,19 @@ class Sqn(Algorithm):
     The critic is a regulariser: its loss reaches the encoder and the item vectors, and recommendations are those of the
     supervised head, which learns what came next as it was. So this is imitation on states that know of rewards; where
     the log itself chooses badly, so does this. The paper learns two critics in turn, each on an encoder of its own;
-    here is one, on the shared encoder, and a slow copy of the whole.
+    here is one, on the shared encoder, and a target network of the whole.
     """
 
     name: Literal["sqn"] = "sqn"
     search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the slow copies follow after a step")
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
-    def losses(
-        self,
-        nets: Networks,
-        target: Networks,
-        batch: Trajectories,
-        items: ItemSpace,
-        step: int,
-        rng: np.random.Generator,
-    ) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The paper's L_s (cross entropy) and L_q (squared error of temporal differences; half of it here)."""
-        targets = double_q_target(nets["critic"], target["critic"], batch, items)
-        values = items.values(nets["critic"](batch.states), batch.actions)
         return {
-            "actor": items.cross_entropy(nets["actor"](batch.states), batch.actions),
-            "critic": self.weight * td_loss(values, targets),
+            "actor": context.cross_entropy(),
+            "critic": self.weight * td_loss(context.values(), double_q_target(context)),
         }

@@ -7,10 +7,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import Networks, Search
+from what_next.algorithms.base import LossContext, Search
 from what_next.algorithms.td3 import Td3
-from what_next.models.item_space import ItemSpace
-from what_next.types import Trajectories
+from what_next.types import Transitions
 
 
 class Td3Bc(Td3):
@@ -21,7 +20,7 @@ class Td3Bc(Td3):
     clones by squared distance, whose best point is the mean of all that came next. A user's next items are many and lie
     apart, so that the default is the next item's cross entropy: the same likelihood, of a policy over items.
 
-    The cloning moves the encoder too, at every step, lest it learn at half the pace. What the critic asks moves the
+    The cloning updates the encoder too, at every step, lest it learn half as fast. What the critic asks updates the
     actor alone. States are not standardised (equation 4): the encoder's are bounded.
     """
 
@@ -41,18 +40,19 @@ class Td3Bc(Td3):
     cloning: Literal["cross_entropy", "distance"] = Field(
         default="cross_entropy", description="cross entropy of the next item, or squared distance to its vector"
     )
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {**Td3.moves, "cloning": ("encoder", "actor")}
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {**Td3.updates, "cloning": ("encoder", "actor")}
 
-    def actor_losses(self, nets: Networks, batch: Trajectories, space: ItemSpace, step: int) -> dict[str, Tensor]:
+    def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """That of td3, weighted by lambda, when it is due; and the cloning."""
-        losses = {"cloning": self.clone(normalize(nets["actor"](batch.states), dim=-1), batch, space)}
-        if self.alpha and step % self.delay == 0:
-            values = self.climb(nets, batch)[1]
+        losses = {"cloning": self.clone(normalize(context.nets["actor"](context.batch.states), dim=-1), context)}
+        if self.alpha and context.step % self.delay == 0:
+            values = self.climb(context)[1]
             losses["actor"] = -self.alpha * values.mean() / values.detach().abs().mean().clamp(min=1e-6)
         return losses
 
-    def clone(self, points: Tensor, batch: Trajectories, space: ItemSpace) -> Tensor:
+    def clone(self, points: Tensor, context: LossContext[Transitions]) -> Tensor:
         """How far the points are from the log."""
+        actions, items = context.batch.actions, context.items
         if self.cloning == "cross_entropy":
-            return space.cross_entropy(self.sharpness * points, batch.actions)
-        return (points - space.rows(batch.actions).detach()).square().sum(-1).mean()
+            return items.cross_entropy(self.sharpness * points, actions)
+        return (points - items.rows(actions).detach()).square().sum(-1).mean()

@@ -9,10 +9,11 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, Networks
+from what_next.algorithms.base import Algorithm, LossContext, Networks
 from what_next.models import AgentModel, CriticModel, spread_out
 from what_next.models.actor_critic import Sizes
-from what_next.types import Trials
+from what_next.rewards.spread import LEAST_EVENTS
+from what_next.types import BanditSteps
 
 
 class WhatNext(Algorithm):
@@ -33,8 +34,14 @@ class WhatNext(Algorithm):
     random_items: int = Field(
         default=32, ge=0, description="random items that the critic learns of besides the selected one, per history"
     )
-    moves: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("actor",), "critic": ("critic",)}
-    trials: ClassVar[bool] = True
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("actor",), "critic": ("critic",)}
+    source: ClassVar[str] = "bandit"
+    by_attributes: ClassVar[bool] = True
+    one_step: ClassVar[bool] = True
+    least_events: ClassVar[int] = LEAST_EVENTS
+    monitors: ClassVar[tuple[str, ...]] = ("spread",)
+    encoders: ClassVar[tuple[str, ...]] = ("lstm",)
+    ignores: ClassVar[frozenset[str]] = frozenset({"loss", "batch_targets"})
 
     @classmethod
     def defaults(cls) -> dict[str, object]:
@@ -51,10 +58,9 @@ class WhatNext(Algorithm):
         prototypes = torch.from_numpy(vectors[spread_out(vectors, self.prototypes, rng)])
         return {"actor": AgentModel(sizes, prototypes), "critic": CriticModel(sizes)}
 
-    def losses(self, nets: Networks, target: Networks, batch: Any, *_: Any) -> dict[str, Tensor]:
+    def losses(self, context: LossContext[BanditSteps]) -> dict[str, Tensor]:  # type: ignore[override]
         """The actor's: minus the expected value of its policy; the critic's: squared error of its estimates."""
-        critic, actor = nets["critic"], nets["actor"]
-        assert isinstance(batch, Trials)
+        critic, actor, batch = context.nets["critic"], context.nets["actor"], context.batch
         assert isinstance(actor, AgentModel)
         assert isinstance(critic, CriticModel)
         state = critic.encoder(batch.factors)
@@ -64,10 +70,11 @@ class WhatNext(Algorithm):
         log_policy = actor(batch.actor_factors, batch.actor_prospects).log_softmax(-1)
         policy = log_policy.exp()
         expected = (policy * (values - self.entropy * log_policy)).sum(-1)
-        count = batch.mask.sum().clamp(min=1)  # a batch of which no step counts has loss 0
+        mask, count = batch.mask, batch.mask.sum().clamp(min=1)  # a batch of which no step counts has loss 0
+        context.metrics.update(_explained(estimates.detach()[..., 0][mask], batch.targets[..., 0][mask]))
         return {
-            "actor": -expected[batch.mask].sum() / count,
-            "critic": (estimates - batch.targets).square().mean(-1)[batch.mask].sum() / count,
+            "actor": -expected[mask].sum() / count,
+            "critic": (estimates - batch.targets).square().mean(-1)[mask].sum() / count,
         }
 
     def propose(
@@ -81,3 +88,13 @@ class WhatNext(Algorithm):
             noise = rng.gumbel(size=tuple(logits.shape)).astype(np.float32)
             logits = logits + torch.from_numpy(noise).to(logits.device)
         return actor.prototypes[logits.argmax(-1)]
+
+
+def _explained(values: Float[Tensor, "steps"], targets: Float[Tensor, "steps"]) -> dict[str, float]:
+    """The mean estimate of the selected items, and the share of their targets' variance that it explains."""
+    if not len(values):
+        return {}
+    spread, found = targets.var(correction=0), {"value": float(values.mean())}
+    if spread > 0:
+        found["explained"] = 1 - float((targets - values).var(correction=0) / spread)
+    return found

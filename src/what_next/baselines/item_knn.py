@@ -3,9 +3,8 @@
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from what_next.baselines.known import TIE, Known
+from what_next.baselines.counts import TIE, Known, Rows, last_heard, together
 from what_next.baselines.rules import Ranking
-from what_next.baselines.sparse import Rows, last_heard, together
 from what_next.data import Dataset
 from what_next.types import History
 
@@ -61,7 +60,7 @@ class ItemKnn(Ranking):
         """The same neighbours asked with another decay."""
         return ItemKnn(self.neighbours, self.shares, decay=decay)
 
-    def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The votes of the history's distinct items."""
         rows, items, after = last_heard(history.items)
         weights = self.decay ** after.astype(np.float64)

@@ -3,9 +3,8 @@
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from what_next.baselines.known import Known
+from what_next.baselines.counts import Known, Rows
 from what_next.baselines.rules import Ranking
-from what_next.baselines.sparse import Rows
 from what_next.data import Dataset
 from what_next.types import History
 
@@ -55,7 +54,7 @@ class Markov(Ranking):
         """The same counts read with another decay."""
         return Markov(self.counts, self.shares, smoothing=self.smoothing, decay=decay)
 
-    def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The probability that each item is next; the items' shares where there is no history."""
         real = history.items >= 0
         after = real.sum(axis=1, keepdims=True) - real.cumsum(axis=1)

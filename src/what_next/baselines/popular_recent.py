@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from what_next.baselines.known import TIE, Known
+from what_next.baselines.counts import TIE, Known
 from what_next.baselines.rules import Ranking
 from what_next.data import Dataset
 from what_next.types import History
@@ -43,6 +43,6 @@ class PopularRecent(Ranking):
         weights = np.bincount(events.items, np.exp2(-age), events.catalogue)
         return cls(weights + TIE * events.shares)
 
-    def scores(self, history: History, rng: np.random.Generator | None) -> Float64[np.ndarray, "batch items"]:
+    def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """Their weight, for everybody."""
         return np.broadcast_to(self.weights, (len(history.items), self.items))

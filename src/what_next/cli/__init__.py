@@ -8,8 +8,7 @@ gc.disable()  # what is imported stays: looking through it for garbage takes a s
 with quietly():  # PyTorch and Polars take seconds to import
     from what_next.cli.app import main
     from what_next.cli.output import guarded, show
-    from what_next.training.checkpoint import open_state
 gc.enable()
 gc.freeze()
 
-__all__ = ["guarded", "main", "open_state", "show"]
+__all__ = ["guarded", "main", "show"]

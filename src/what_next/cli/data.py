@@ -147,7 +147,7 @@ def import_data(
     reasons = tables.reasons().items()
     _say(people, [f"{count:,} rows rejected: {reason}{_lines(tables, reason)}" for reason, count in reasons])
     for warning in tables.warnings:
-        people.print(f"look: {warning}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
+        people.print(f"warning: {warning}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
     _say(people, [f"{path} written" for path in written])
     people.print(f"{tables.rows:,} rows read; {_sentence(dataset)}", highlight=False, markup=False, soft_wrap=True)
 

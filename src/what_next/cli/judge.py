@@ -27,7 +27,7 @@ from what_next.experiments import by_windows, evaluate_next, evaluate_windows
 from what_next.experiments.compare import compare as compare_setups
 from what_next.experiments.tradeoff import check as check_tradeoff
 from what_next.experiments.tradeoff import tradeoff
-from what_next.experiments.tuning import Trial, monitor
+from what_next.experiments.tuning import Trial
 from what_next.experiments.tuning import tune as tune_setup
 from what_next.reporting import check as check_report
 from what_next.reporting import write_report
@@ -37,10 +37,8 @@ from what_next.settings import Setup
 app = typer.Typer()
 
 SplitPart = Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")]
-Baselines = Annotated[
-    str | None, typer.Option(help='"popular,markov": beside these baselines alone; none: beside no one.')
-]
-Groups = Annotated[bool, typer.Option("--groups", help="Also by history length, activity, popularity, cold or not.")]
+Baselines = Annotated[str | None, typer.Option(help='"popular,markov": these baselines alone; none: no baseline.')]
+Groups = Annotated[bool, typer.Option("--groups", help="Also by length of history, activity, popularity, cold or not.")]
 ReportFile = Annotated[Path | None, typer.Option("--report", help="The HTML page to write.")]
 
 
@@ -73,7 +71,7 @@ def evaluate(
     settings = trained_setup(setup, overrides) if given is None else setup_of(setup, overrides)
     mask, steps = _mask_of(settings, allowed, blocked), weights_of(weights)
     if steps and not report:
-        raise SetupError("--weights: is what the page shows; name it with --report FILE")
+        raise SetupError("--weights: is shown on the page; name the page with --report FILE")
     if steps:
         check_tradeoff(settings, steps)
     if report:
@@ -81,7 +79,7 @@ def evaluate(
     windowed, others = by_windows(settings) and mask is None, baselines_of(baselines)
     alone = windowed and not (next_items or report or groups)
     if alone and baselines is not None:
-        raise SetupError("--baselines: are of next items, and whatnext is judged by windows; add --next-items")
+        raise SetupError("--baselines: these are for next items; whatnext is judged by windows; add --next-items")
     with Bars(as_json) as stages:
         windows = evaluate_windows(settings, part, given, stages) if windowed else None
         comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages)
@@ -153,7 +151,7 @@ def tune(
     The best settings are printed as KEY=VALUE lines, which `what-next train SETUP` takes.
     """
     settings, took = setup_of(setup, overrides), list[float]()
-    metric = monitor(settings)
+    metric = settings.monitored
 
     def progress(trial: Trial, best: Trial) -> None:
         took.append(trial.seconds)

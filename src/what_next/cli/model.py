@@ -32,7 +32,7 @@ from what_next.inference.export import export as write
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, listed
-from what_next.training import checkpoint
+from what_next.state import State
 from what_next.training.artefacts import catalogue_path, read_manifest, read_models
 
 app = typer.Typer()
@@ -73,9 +73,9 @@ def train(
     settings = setup_of(setup, overrides, "train=yes")
     if resume and origin:
         raise SetupError("--resume and --from exclude each other: go on with a run, or start from another model")
-    state = checkpoint.open_state(settings, resume=resume, origin=origin)
+    state = State.open(settings, resume=resume, origin=origin)
     if origin:
-        new, space = checkpoint.new_items(state, origin), state.space
+        new, space = state.new_items(origin), state.space
         note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
     agent = Agent(settings, state.space)
     environment = Environment(agent, state, settings, resume=resume, origin=origin, force=force)
@@ -127,7 +127,7 @@ def recommend(
     if items == []:
         raise SetupError(f'--history {history!r}: names no item; give item ids, oldest first, as "A,B,C"')
     settings = trained_setup(setup, overrides, "train=no")
-    state = checkpoint.open_state(settings)
+    state = State.open(settings)
     agent = Agent(settings, state.space).ready_agent()
     recommender = Recommender(LearnedPolicy(agent, state.within(agent.space)))
     how: dict[str, Any] = {

@@ -17,7 +17,7 @@ from what_next.training.artefacts import read_trained
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP", help="A setup.txt, or the same as TOML.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that go before the file's.")
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the file's.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 Allowed = Annotated[Path | None, typer.Option(help="A file with the item ids that may be recommended, a line each.")]

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from what_next.cli.interrupts import INTERRUPTED
 from what_next.data.stages import Done, Stages
+from what_next.environment import Report
 from what_next.errors import WhatNextError
-from what_next.training.report import Report
 
 WIDE = 10_000
 """Columns where there is no terminal."""

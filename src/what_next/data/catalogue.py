@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int32
 from what_next.errors import CatalogueError, DataError
 
 SHOWN = 12
-"""Names that are told, at most."""
+"""How many names are shown, at most."""
 
 
 @dataclass(frozen=True, eq=False)

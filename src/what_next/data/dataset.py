@@ -41,7 +41,7 @@ class Dataset:
         context_names: the names of the columns of `context`.
         catalogue: the items.
         event_codes: for each event, the position of its kind in `event_words` (play, skip, purchase, ...); None where
-            the log does not tell.
+            the log has none.
         event_words: the kinds of events.
     """
 

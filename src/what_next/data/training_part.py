@@ -3,22 +3,11 @@
 import numpy as np
 from jaxtyping import Float32
 
-from what_next.data import Dataset, Split, split_leave_last_out, split_time, split_users
+from what_next.data import Dataset, Split
 from what_next.data.space import Space
 from what_next.errors import CatalogueError
-from what_next.settings import Setup
 
 DAY = 24 * 3600 * 10**6  # microseconds
-
-
-def split_by(setup: Setup, dataset: Dataset) -> Split:
-    """The split that a setup asks for."""
-    settings = setup.split
-    if settings.name == "users":
-        return split_users(dataset, settings.test, settings.validation, settings.seed)
-    if settings.name == "leave_last_out":
-        return split_leave_last_out(dataset)
-    return split_time(dataset, settings.quantile, settings.moment)
 
 
 def scaled_space(dataset: Dataset, split: Split) -> Space:

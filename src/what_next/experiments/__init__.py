@@ -22,7 +22,7 @@ def evaluate(
         part: tune on validation; report the test.
         seeds: of training; None judges the saved model alone. The model of each seed is trained where it is missing or
             was made by other settings, beside the setup's own, on the same split.
-        stages: who is told how far the work is.
+        stages: shows how far the work is.
 
     Raises:
         DataError: nobody of the split can be judged on.
@@ -39,4 +39,4 @@ def by_windows(setup: Setup) -> bool:
     So is the founding algorithm, which learns nothing of what came next, where users are set aside whole or events
     after a moment.
     """
-    return setup.algorithm.trials and setup.split.name != "leave_last_out"
+    return setup.monitored == "spread" and setup.split.name != "leave_last_out"

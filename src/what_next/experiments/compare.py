@@ -17,28 +17,29 @@ from what_next.experiments.baselines import EVERY, Allowed
 from what_next.experiments.models import beside, is_trained, of_seed, policy, seconds, trained
 from what_next.experiments.next_items import RIVALS, Comparison, evaluator_of, protocol, result_of, rules
 from what_next.settings import Setup
+from what_next.sources import LogSource
 from what_next.state import State
 from what_next.types import History
 
 OFF, SHUFFLED = "critic off", "rewards shuffled"
 
 
-class ShuffledState(State):
+class ShuffledSource(LogSource):
     """The same log, in which every event earned what some other one did: rewards tell nothing of what was chosen.
 
     The encoder reads the log's rewards as they are, where the setup lets it.
     """
 
-    def earned_in(self, history: History) -> Float32[np.ndarray, "batch time"]:
-        """See `State.earned_in`."""
+    def earned(self, history: History) -> Float32[np.ndarray, "batch time"]:
+        """See `LogSource.earned`."""
         events = self._events(history)
-        return np.where(events < 0, 0, self.earned[events]).astype(np.float32)
+        return np.where(events < 0, 0, self.shuffled[events]).astype(np.float32)
 
     @cached_property
-    def earned(self) -> Float32[np.ndarray, "events"]:
+    def shuffled(self) -> Float32[np.ndarray, "events"]:
         """What each event earns now: permuted by the setup's seed; 0 for those that training does not look ahead to."""
         places, values = self.own
-        earned = np.zeros(self.dataset.events, np.float32)
+        earned = np.zeros(self.state.dataset.events, np.float32)
         earned[places] = np.random.default_rng(self.setup.seed).permutation(values)
         return earned
 
@@ -51,13 +52,13 @@ class ShuffledState(State):
             # The first event of a window is the last of the one before, and only there what it earned is looked at.
             events = self._events(history)[:, 1:]
             places.append(events[events >= 0])
-            values.append(super().earned_in(history)[:, 1:][events >= 0])
+            values.append(super().earned(history)[:, 1:][events >= 0])
         return np.concatenate(places), np.concatenate(values)
 
     def _events(self, history: History) -> Int64[np.ndarray, "batch time"]:
         """The places of a history's events in the log; -1 for padding."""
         assert history.before is not None
-        first = self.dataset.offsets[history.users] + history.before
+        first = self.state.dataset.offsets[history.users] + history.before
         return np.where(history.items < 0, -1, first[:, None] + np.arange(history.items.shape[1]))
 
 
@@ -85,7 +86,7 @@ class Entrant:
                 f"{setup.model_agent_path}: was made by other settings than its setup has now, or not trained to its "
                 "end; train it first (`what-next train SETUP`), or compare with --seeds, which trains beside it"
             )
-        return trained(setup, self.state, ShuffledState if self.shuffled else State)
+        return trained(setup, self.state, ShuffledSource if self.shuffled else None)
 
 
 def compare(
@@ -109,7 +110,7 @@ def compare(
             are learnt (`next_item`), with the same settings; for an algorithm that has more networks than its actor.
             "rewards shuffled": the same algorithm where every event earned what another one did.
         allowed: items that may be recommended; None for all.
-        baselines: beside which; `stages`: who is told how far the work is.
+        baselines: beside which; `stages`: shows how far the work is.
 
     Returns:
         Its result is as of `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup
@@ -133,8 +134,8 @@ def compare(
         training[name] = {"algorithm": learned[name][0].algorithm.name, "seconds": took}
     others, settings = rules(evaluator, state, baselines)
     scores |= others
-    told = seeds or sorted({setup.seed for setup in setups.values()})
-    about = protocol(state, part, evaluator, told, baselines) | {"baselines": settings}
+    used = seeds or sorted({setup.seed for setup in setups.values()})
+    about = protocol(state, part, evaluator, used, baselines) | {"baselines": settings}
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
     result = result_of(scores, evaluator, about, pairs) | {"training": training}
     return Comparison(result, state, evaluator, scores, learned)
@@ -148,12 +149,12 @@ def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[st
             read[setup.data] = Dataset.read(setup.data)
         state = State(read[setup.data], setup)
         yield name, Entrant(setup, state, next(iter(setups)))
-        if not ablations or setup.algorithm.trials or isinstance(setup.algorithm, NextItem):
+        if not ablations or setup.algorithm.source != "log" or isinstance(setup.algorithm, NextItem):
             continue
-        if {network for moved in setup.algorithm.moves.values() for network in moved} - {"encoder", "actor"}:
+        if {network for moved in setup.algorithm.updates.values() for network in moved} - {"encoder", "actor"}:
             plain = beside(setup, "critic-off").model_copy(update={"algorithm": NextItem()})
             yield f"{name}, {OFF}", Entrant(plain, State(state.dataset, plain, state.space), name, ablated=True)
-        if np.ptp(ShuffledState(state.dataset, setup, state.space).own[1]):  # else there is nothing to shuffle
+        if np.ptp(ShuffledSource(state).own[1]):  # else there is nothing to shuffle
             yield (
                 f"{name}, {SHUFFLED}",
                 Entrant(beside(setup, "rewards-shuffled"), state, name, shuffled=True, ablated=True),

@@ -9,6 +9,7 @@ from what_next.environment import Environment
 from what_next.errors import ModelError
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
+from what_next.sources import Source
 from what_next.state import State
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
@@ -33,17 +34,19 @@ def chosen(setup: Setup, state: State, seeds: Sequence[int] | None) -> list[Setu
     return [setup] if seeds is None else [trained(of_seed(setup, seed), state) for seed in seeds]
 
 
-def trained(setup: Setup, state: State, kind: type[State] = State) -> Setup:
+def trained(setup: Setup, state: State, source: type[Source] | None = None) -> Setup:
     """Train where the model of these very settings is missing or was not trained to its end; returns the setup.
 
     Args:
         setup: with the seed, which also says in which order histories come; `state`: of the same data and split.
-        kind: of the state that is learned from.
+        source: where batches come from; None: the algorithm's own.
     """
     if not is_trained(setup, state):
         training = setup.model_copy(update={"train": True})
-        learned = kind(state.dataset, training, state.space)
-        if Environment(Agent(training, state.space), learned, training, force=True).train_agent().stopped:
+        learned = State(state.dataset, training, state.space)
+        made = source(learned) if source else None
+        agent = Agent(training, state.space)
+        if Environment(agent, learned, training, source=made, force=True).train_agent().stopped:
             raise KeyboardInterrupt
     return setup
 
@@ -62,7 +65,6 @@ def is_trained(setup: Setup, state: State) -> bool:
     environment = Environment(Agent(setup, state.space), state, setup)
     agent = environment.agent
     agent.histories, agent.steps, agent.spent = saved.histories, saved.steps, saved.spent
-    agent.horizon = environment.horizon()
     return environment.done()
 
 
@@ -73,13 +75,12 @@ def policy(setup: Setup, state: State) -> LearnedPolicy:
         ModelError: a file is missing or damaged, or was trained on another split.
     """
     same_split(setup, state)
-    agent = Agent(setup, state.space).ready_agent()
-    return LearnedPolicy(agent, state.within(agent.space))
+    return LearnedPolicy.load(setup, state.dataset)
 
 
 def untrained(setup: Setup, state: State) -> LearnedPolicy:
     """The agent before its first step."""
-    return LearnedPolicy(Agent(setup, state.space).wake_agent().quiet(), state)
+    return LearnedPolicy(Agent(setup, state.space).wake_agent().eval(), state)
 
 
 def same_split(setup: Setup, state: State) -> None:

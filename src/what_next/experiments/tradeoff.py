@@ -47,9 +47,9 @@ def tradeoff(
     Spread(weight=1.0).check(dataset)
     first = State(dataset, setup)
     evaluator = evaluator_of(first, part, allowed)
-    told = [setup.seed] if seeds is None else list(seeds)
+    seeds = [setup.seed] if seeds is None else seeds
     return [
-        (weight, _judged(with_spread(setup, weight), first, evaluator, part, told)) for weight in sorted(set(weights))
+        (weight, _judged(with_spread(setup, weight), first, evaluator, part, seeds)) for weight in sorted(set(weights))
     ]
 
 
@@ -73,7 +73,7 @@ def check(setup: Setup, weights: Sequence[float]) -> None:
         raise SetupError(
             f"{name} reads no reward, so its weight changes nothing; take an algorithm that learns from it"
         )
-    if setup.algorithm.trials:
+    if setup.algorithm.source != "log":
         raise SetupError(
             f"{name} has the spread for its whole reward, so a weight would only scale it; take another algorithm"
         )

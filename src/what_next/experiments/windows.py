@@ -23,7 +23,7 @@ from what_next.metrics.places import Places
 from what_next.metrics.windows import Sampling, Windows, draw_windows
 from what_next.settings import Setup
 from what_next.state import State
-from what_next.types import Policy, Slate
+from what_next.types import Permitted, Policy, Request, Slate
 
 LENGTHS = (5, 10, 20)
 RANKED = 20
@@ -125,7 +125,7 @@ def compare_on_windows(
         sampling: item vectors, and how the spread is measured.
         k: slots of the ranking metrics.
         seed: of the policies' draws and of the bootstrap.
-        stages: who is told how far the work is.
+        stages: shows how far the work is.
 
     Returns:
         `windows`, `policies`, `differences` and `share_of_oracle`; each metric is a mean with a 95 % interval, `{mean,
@@ -171,7 +171,8 @@ def _score(
         slates = []
         for index, one in enumerate(policies):
             rng, slots = np.random.default_rng([seed, length, index]), k if length == RANKED else 1
-            slates.append(one.act(part.history, slots, rng, exclude=part.history.items))
+            request = Request(slots, one.sampler, Permitted.of(without=part.history.items), propensities=False)
+            slates.append(one.act(one.states(part.history), request, rng))
             done(len(part))
         chosen = np.stack([slate.items[:, 0] for slate in slates])
         values[f"spread@{length}"] = np.mean([sampling.reward(part.history, row) for row in chosen], axis=0)

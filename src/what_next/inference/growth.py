@@ -67,9 +67,9 @@ def grown(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
     old = recommender.state
     state = State(replace(old.dataset, catalogue=catalogue), old.setup, _space(old.space, catalogue))
     agent = _agent(recommender.policy.agent, catalogue)
-    if agent.setup.algorithm.trials:
+    if agent.setup.algorithm.by_attributes:
         _ = state.box  # built here, so that no request waits for it
-    return Recommender(LearnedPolicy(agent, state))
+    return Recommender(LearnedPolicy(agent, state, recommender.policy.search))
 
 
 def check(catalogue: Catalogue, items: Sequence[NewItem]) -> None:
@@ -133,7 +133,7 @@ def _agent(agent: Agent, catalogue: Catalogue) -> Agent:
     }
     new.nets = {name: copy.deepcopy(net, known) for name, net in agent.nets.items()}
     new.histories, new.steps = agent.histories, agent.steps
-    return new.freeze() if agent.experience.frozen else new.quiet()
+    return new.freeze() if agent.learner.frozen else new.eval()
 
 
 def _vectors(old: ItemVectors, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"]) -> ItemVectors:

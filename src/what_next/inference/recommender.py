@@ -9,20 +9,15 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int32
 
-from what_next.agent import Agent
 from what_next.algorithms import Algorithm
-from what_next.data import Catalogue, Dataset
+from what_next.data import Dataset
 from what_next.data.dataset import to_polars
 from what_next.errors import CatalogueError, DataError, some
 from what_next.inference.recommendation import Item, Recommendation
-from what_next.policy import LearnedPolicy
-from what_next.settings import SplitSettings
+from what_next.policy import EVERYONE, LearnedPolicy
 from what_next.state import State
-from what_next.training.artefacts import critic_beside, read_models
-from what_next.types import History, Slate
+from what_next.types import Greedy, History, Permitted, Product, Proposal, Request
 
-EVERYONE = SplitSettings(test=0, validation=0)
-"""Whoever asks for a recommendation is not judged, so nobody is set aside."""
 CHUNK, EVENTS = 512, 2**18
 """Users scored at a time, and events of their histories with padding, at most."""
 
@@ -43,15 +38,7 @@ class Recommender:
         cls, agent: str | Path, dataset: Dataset | None = None, *, algorithm: type[Algorithm] | None = None
     ) -> "Recommender":
         """From a model file: see `what_next.load`."""
-        agent = Path(agent)
-        saved = read_models(agent)
-        setup = saved.manifest.made_by(algorithm)
-        critic = critic_beside(agent) if setup.selection.name == "critic" or setup.algorithm.needs_critic else None
-        paths = {"model_agent_path": agent, "model_critic_path": critic}
-        setup = setup.model_copy(update={"train": False, "split": EVERYONE, **paths})
-        ready = Agent(setup, saved.space).ready_agent()
-        state = State(dataset or nobody(saved.space.catalogue), setup, ready.space)
-        return cls(LearnedPolicy(ready, state))
+        return cls(LearnedPolicy.load(agent, dataset, algorithm=algorithm))
 
     def recommend(
         self,
@@ -86,19 +73,19 @@ class Recommender:
             known = self.state.get_user_history(self.users([user]))
         else:
             raise CatalogueError("nobody to recommend to: give a user, or a history of item ids")
-        found = self.recommend_histories(
-            known, k, seen=seen, context=context, mask=self.catalogue.mask(allowed, blocked), rng=rng, propensities=True
-        )
+        if context:
+            known = self.state.with_context(known, context)
+        found = self._chosen(known, k, seen, self.catalogue.mask(allowed, blocked), rng)
         whose = None if user is None else str(user)
-        return self._told(known, found, 0, whose, tuple(unknown))
+        return self._told(known, *found, 0, whose, tuple(unknown))
 
     def recommend_users(
         self, users: Sequence[str | int], k: int = 10, *, seen: bool = False, rng: np.random.Generator | None = None
     ) -> list[Recommendation]:
         """What comes next for some users of the data set."""
         history = self.state.get_user_history(self.users(users))
-        found = self.recommend_histories(history, k, seen=seen, rng=rng, propensities=True)
-        return [self._told(history, found, row, str(user)) for row, user in enumerate(users)]
+        found = self._chosen(history, k, seen, None, rng)
+        return [self._told(history, *found, row, str(user)) for row, user in enumerate(users)]
 
     def recommend_frame(self, frame: Any, k: int = 10, *, seen: bool = False) -> Any:
         """A frame of `user_id, rank, item_id, title` for every user of a frame of events, in the frame's own library.
@@ -137,8 +124,8 @@ class Recommender:
             longest = int(lengths[start : start + CHUNK].max(initial=1))
             users = np.arange(start, min(start + max(1, min(CHUNK, EVENTS // longest)), len(lengths)), dtype=np.int32)
             start += len(users)
-            items = self.recommend_histories(self.state.get_user_history(users), k, seen=seen, mask=mask, rng=rng).items
-            parts.append(self._ranked(users, items))
+            _, slates = self._chosen(self.state.get_user_history(users), k, seen, mask, rng, propensities=False)
+            parts.append(self._ranked(users, slates.items))
         return pl.concat(parts)
 
     def _ranked(self, users: Int32[np.ndarray, "batch"], items: Int32[np.ndarray, "batch slots"]) -> pl.DataFrame:
@@ -153,22 +140,20 @@ class Recommender:
             }
         )
 
-    def recommend_histories(
+    def _chosen(
         self,
         history: History,
         k: int,
-        *,
-        seen: bool = False,
-        context: dict[str, float] | None = None,
-        mask: Bool[np.ndarray, "items"] | None = None,
-        rng: np.random.Generator | None = None,
-        propensities: bool = False,
-    ) -> Slate:
-        """The slates of a batch of histories."""
-        if context:
-            history = self.state.with_context(history, context)
-        exclude = None if seen else history.items
-        return self.policy.act(history, k, rng, allowed=mask, exclude=exclude, propensities=propensities)
+        seen: bool,
+        mask: Bool[np.ndarray, "items"] | None,
+        rng: np.random.Generator | None,
+        propensities: bool = True,
+    ) -> tuple[Proposal, Product]:
+        """What the agent proposes after some histories, and the slates."""
+        permitted = Permitted.of(mask, None if seen else history.items)
+        sampler = Greedy() if rng is None else self.policy.sampler
+        states = self.policy.states(history)
+        return states, self.policy.act(states, Request(k, sampler, permitted, propensities), rng)
 
     def users(self, ids: Sequence[str | int]) -> np.ndarray:
         """Positions of users in the data set.
@@ -186,11 +171,15 @@ class Recommender:
         return found
 
     def _told(
-        self, history: History, slate: Slate, row: int, user: str | None, unknown: tuple[str, ...] = ()
+        self,
+        history: History,
+        states: Proposal,
+        slate: Product,
+        row: int,
+        user: str | None,
+        unknown: tuple[str, ...] = (),
     ) -> Recommendation:
-        assert slate.product is not None
-        catalogue, product = self.catalogue, slate.product
-        items = []
+        catalogue, items, heard = self.catalogue, [], history.items[row, : history.lengths[row]]
         for slot, item in enumerate(slate.items[row]):
             if item < 0:
                 break
@@ -199,23 +188,18 @@ class Recommender:
                     item_id=str(catalogue.ids[int(item)]),
                     title=catalogue.titles[int(item)],
                     attributes=self._named(catalogue.attributes[item]),
-                    match=not product.fallback[row, slot],
-                    repeat=bool(product.repeat[row, slot]),
+                    match=not slate.fallback[row, slot],
+                    repeat=bool((heard == item).any()),
                     propensity=None if slate.propensities is None else float(slate.propensities[row, slot]),
                 )
             )
-        heard = history.items[row, : history.lengths[row]]
         titles = tuple(catalogue.titles.gather(heard))
-        proposal = {} if slate.points is None else self._named(catalogue.restore(slate.points[row]))
+        # A point in a learned space says nothing to people.
+        proposal = {} if states.ranked else self._named(catalogue.restore(states.points[row]))
         return Recommendation(user, titles, proposal, tuple(items), unknown)
 
     def _named(self, values: np.ndarray) -> dict[str, float]:
         return {name: round(float(value), 6) for name, value in zip(self.catalogue.names, values, strict=True)}
-
-
-def nobody(catalogue: Catalogue) -> Dataset:
-    """A data set without a user: histories are given by item ids."""
-    return Dataset.of_events(pl.Series([], dtype=pl.String), np.array([], np.int32), catalogue, "no log")
 
 
 def load(agent: str | Path, dataset: Dataset | None = None, *, algorithm: type[Algorithm] | None = None) -> Recommender:

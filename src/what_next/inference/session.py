@@ -7,6 +7,7 @@ The founding algorithm reads the latest events alone, and all of them at each pr
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,13 +17,13 @@ from torch import Tensor
 from what_next.agent import Agent
 from what_next.data.space import Space
 from what_next.errors import DataError, some
+from what_next.inference.events import Event, elapsed, gap, history_of, numbers_of
 from what_next.models.encoders import Encoder
 from what_next.models.encoders import State as Carried
-from what_next.sources import LogExperience
-from what_next.sources.played import Played, elapsed, gap, history_of, numbers_of
+from what_next.training.encoder_learner import EncoderLearner
 from what_next.types import Events, Proposal
 
-__all__ = ["Played", "Session", "Sessions"]
+__all__ = ["Event", "Session", "Sessions"]
 
 CELLS = 2**16
 """Events of one batch pass over several histories, padding counted, at most: a few hundred bytes each."""
@@ -63,6 +64,9 @@ class Sessions(ABC):
     A session is worth nothing to an agent with other weights: that one replays the events.
     """
 
+    rereads: ClassVar[bool] = False
+    """Whether each proposal reads the latest events anew."""
+
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
 
@@ -74,30 +78,30 @@ class Sessions(ABC):
     @staticmethod
     def of(agent: Agent) -> "Sessions":
         """By what the agent's algorithm reads."""
-        return Windowed(agent) if agent.setup.algorithm.trials else Streamed(agent)
+        return Windowed(agent) if agent.setup.algorithm.by_attributes else Streamed(agent)
 
     @abstractmethod
     def begin(self) -> Session:
         """A session without an event."""
 
-    def replay(self, events: Sequence[Played]) -> Session:
+    def replay(self, events: Sequence[Event]) -> Session:
         """The session of a whole history, oldest first, in one batch pass."""
         return self.replays([events])[0]
 
     @abstractmethod
-    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+    def replays(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
         """The sessions of several histories, oldest first, in as few batch passes as memory allows."""
 
     @abstractmethod
-    def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
+    def fold(self, sessions: Sequence[Session], events: Sequence[Event]) -> list[Session]:
         """Each session with one event more, at the cost of one step for all of them."""
 
     @abstractmethod
-    def proposed(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
+    def _states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
         """Where the agent points to, for sessions that have an event."""
 
-    def propose(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None = None) -> Proposal:
-        """What `Agent.predict` proposes after the same events.
+    def states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None = None) -> Proposal:
+        """What `LearnedPolicy.states` gives after the same events, a row for each session.
 
         Args:
             sessions: each with an event.
@@ -113,7 +117,7 @@ class Sessions(ABC):
         for name in {name for values in context or () for name in values}:
             if name not in names:
                 raise DataError(f"context {name!r} is unknown; the agent knows {some(names) or 'none'}")
-        return self.proposed(sessions, context)
+        return self._states(sessions, context)
 
 
 class Streamed(Sessions):
@@ -129,7 +133,7 @@ class Streamed(Sessions):
     @property
     def reads(self) -> bool:
         """Whether the encoder reads anything of an event besides its item."""
-        return self.encoder.sizes.numbers > self.agent.setup.algorithm.numbers
+        return self.encoder.sizes.numbers > self.agent.setup.algorithm.extra_features
 
     def begin(self) -> Session:
         """See `Sessions.begin`."""
@@ -137,7 +141,7 @@ class Streamed(Sessions):
             return Session(np.zeros(0, np.int32), None, self.encoder.start(1), None, numbers_of(self.space, []))
 
     @torch.no_grad()
-    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+    def replays(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
         """See `Sessions.replays`: histories of about one length go together, so that there is little padding."""
         found = [self.begin() if not events else None for events in histories]
         order = sorted((place for place, events in enumerate(histories) if events), key=lambda one: len(histories[one]))
@@ -149,7 +153,7 @@ class Streamed(Sessions):
                 found[place] = session
         return [session for session in found if session is not None]
 
-    def _together(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+    def _together(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
         """One batch pass, each history padded to the longest one."""
         lengths = np.array([len(events) for events in histories])
         items = np.full((len(histories), int(lengths.max())), -1, np.int32)
@@ -173,7 +177,7 @@ class Streamed(Sessions):
         return sessions
 
     @torch.no_grad()
-    def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
+    def fold(self, sessions: Sequence[Session], events: Sequence[Event]) -> list[Session]:
         """See `Sessions.fold`."""
         if not sessions:
             return []
@@ -193,12 +197,12 @@ class Streamed(Sessions):
             for session, event, row, state in zip(sessions, events, rows, outputs, strict=True)
         ]
 
-    def proposed(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
-        """See `Sessions.proposed`. No encoder reads the context."""
-        experience = self.agent.experience
-        assert isinstance(experience, LogExperience)
+    def _states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
+        """See `Sessions._states`. No encoder reads the context."""
+        learner = self.agent.learner
+        assert isinstance(learner, EncoderLearner)
         outputs = [session.output for session in sessions]
-        return experience.proposal(self.agent.nets, torch.stack([one for one in outputs if one is not None]))
+        return learner.proposal(self.agent.nets, torch.stack([one for one in outputs if one is not None]))
 
     def _events(
         self,
@@ -207,33 +211,35 @@ class Streamed(Sessions):
         times: Int64[np.ndarray, "batch time"],
     ) -> Events:
         """What the encoder reads of some events, -1 for padding; None for numbers that it does not read."""
-        experience, read = self.agent.experience, np.zeros((*items.shape, 0), np.float32)
+        learner, read = self.agent.learner, np.zeros((*items.shape, 0), np.float32)
         if numbers is not None:
             lengths = np.asarray((items >= 0).sum(1), np.int64)
             history = replace(history_of(self.space, items, lengths, numbers), times=times)
-            read = experience.factorize(self.agent.nets, history).actor
-        events = Events(experience.tensor(items).long(), experience.tensor(read))
+            read = learner.factorize(self.agent.nets, history).actor
+        events = Events(learner.tensor(items).long(), learner.tensor(read))
         return self.agent.setup.algorithm.inputs(events, None)
 
 
 class Windowed(Sessions):
     """Of the founding algorithm: the latest events are the session, and each proposal reads them all."""
 
+    rereads = True
+
     def begin(self) -> Session:
         """See `Sessions.begin`."""
         return Session(np.zeros(0, np.int32), None, (), None, numbers_of(self.space, []))
 
-    def replays(self, histories: Sequence[Sequence[Played]]) -> list[Session]:
+    def replays(self, histories: Sequence[Sequence[Event]]) -> list[Session]:
         """See `Sessions.replays`: nothing is computed yet."""
         return [self._replayed(events) for events in histories]
 
-    def _replayed(self, events: Sequence[Played]) -> Session:
+    def _replayed(self, events: Sequence[Event]) -> Session:
         if not events:
             return self.begin()
         items = np.array([event.item for event in events], np.int32)
         return Session(items, events[-1].time, (), None, numbers_of(self.space, events[self._latest]))
 
-    def fold(self, sessions: Sequence[Session], events: Sequence[Played]) -> list[Session]:
+    def fold(self, sessions: Sequence[Session], events: Sequence[Event]) -> list[Session]:
         """See `Sessions.fold`: nothing is computed yet."""
         new = numbers_of(self.space, events)[:, None]
         return [
@@ -246,8 +252,8 @@ class Windowed(Sessions):
             for session, event, numbers in zip(sessions, events, new, strict=True)
         ]
 
-    def proposed(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
-        """See `Sessions.proposed`: one batch pass over the latest events of all."""
+    def _states(self, sessions: Sequence[Session], context: Sequence[Mapping[str, float]] | None) -> Proposal:
+        """See `Sessions._states`: one batch pass over the latest events of all."""
         names = self.space.event_names
         lengths = np.array([len(session.numbers) for session in sessions])
         items = np.full((len(sessions), int(lengths.max())), -1, np.int32)
@@ -258,8 +264,8 @@ class Windowed(Sessions):
             for name, value in (context[row] if context else {}).items():
                 numbers[row, lengths[row] - 1, names.index(name)] = value
         history = history_of(self.space, items, lengths, numbers)
-        nets, experience = self.agent.nets, self.agent.experience
-        return experience.predict(nets, history, experience.factorize(nets, history), None, False)
+        nets, learner = self.agent.nets, self.agent.learner
+        return learner.predict(nets, history, learner.factorize(nets, history), None, False)
 
     @property
     def _latest(self) -> slice:

@@ -15,7 +15,7 @@ from what_next.data.splits import Part
 from what_next.data.stages import Done, untold
 from what_next.metrics.accuracy import hit_rate, ndcg
 from what_next.metrics.places import Places, place
-from what_next.types import History, Policy
+from what_next.types import History, Permitted, Policy, Request
 
 EVENTS = 2**14
 """Events of histories read at a time, padding included."""
@@ -174,8 +174,8 @@ def rank(
     for rows in chunks(targets):
         users, lengths = targets.users[rows], targets.before[rows]
         history = histories(users, np.zeros_like(lengths), lengths)
-        exclude = None if seen else history.items
-        found, items[rows] = _ranked(policy, history, sets[rows], k, allowed, exclude, rng)
+        permitted = Permitted.of(allowed, None if seen else history.items)
+        found, items[rows] = _ranked(policy, history, sets[rows], k, permitted, rng)
         above[rows], tied[rows] = found.above, found.tied
         done(len(rows))
     return Ranks(items, Places(above, tied, (sets >= 0).sum(axis=1)), targets.rewards)
@@ -186,15 +186,14 @@ def _ranked(
     history: History,
     relevant: Int32[np.ndarray, "rows width"],
     k: int,
-    allowed: Bool[np.ndarray, "items"] | None,
-    exclude: Int32[np.ndarray, "rows seen"] | None,
+    permitted: Permitted,
     rng: np.random.Generator,
 ) -> tuple[Places, Int32[np.ndarray, "rows k"]]:
-    """By its scores where the policy tells some (`scored`), so that equal ones are known; else by its slates."""
-    scored = getattr(policy, "scored", None)
-    scores = None if scored is None else scored(history, allowed=allowed, exclude=exclude)
+    """By its scores where the policy tells some (`scores`), so that equal ones are known; else by its slates."""
+    tell, states = getattr(policy, "scores", None), policy.states(history)
+    scores = None if tell is None else tell(states, permitted)
     if scores is None:
-        slates = policy.act(history, k, None, allowed=allowed, exclude=exclude).items
+        slates = policy.act(states, Request(k, permitted=permitted)).items
         slates = np.pad(slates, ((0, 0), (0, k - slates.shape[1])), constant_values=-1)
         return Places.of_slates(slates, relevant), slates
     return place(scores, torch.from_numpy(relevant.astype(np.int64)).to(scores.device), k, rng)

@@ -25,7 +25,7 @@ class ItemSpace:
     level; a softmax ignores it). Nothing of the size steps times items is ever held.
 
     Attributes:
-        vectors: of all items, with gradient to the encoder. slow: its slow copy's, without gradient.
+        vectors: of all items, with gradient to the encoder. target: its target network's, without gradient.
         loss: what `cross_entropy` is. drawn: how many negatives it draws, for a loss that does.
         draws: the distribution that they come from. rng: for drawing them.
         precision: of the products of matrices in `cross_entropy`, `best` and `log_probs`.
@@ -35,7 +35,7 @@ class ItemSpace:
     """
 
     vectors: Float[Tensor, "items dim"]
-    slow: Float[Tensor, "items dim"]
+    target: Float[Tensor, "items dim"]
     loss: Loss
     drawn: int
     draws: Draws
@@ -49,7 +49,7 @@ class ItemSpace:
     def of(
         cls,
         vectors: Float[Tensor, "items dim"],
-        slow: Float[Tensor, "items dim"] | None = None,
+        target: Float[Tensor, "items dim"] | None = None,
         loss: Loss = "softmax",
         negatives: int = 4096,
         log_q: Float[Tensor, "items"] | Draws | None = None,
@@ -59,7 +59,7 @@ class ItemSpace:
         sparse: bool = False,
         gather: Callable[[Tensor], Tensor] | None = None,
     ) -> "ItemSpace":
-        """Without `slow`, the vectors themselves; without `log_q`, negatives are drawn uniformly.
+        """Without `target`, the vectors themselves; without `log_q`, negatives are drawn uniformly.
 
         A `Draws` made once spares the sums that `log_q` needs at each call. For a million items: `sparse`, a loss that
         draws, and an optimiser for sparse gradients; then no gradient is as large as the table.
@@ -68,7 +68,7 @@ class ItemSpace:
             log_q = Draws.uniform(len(vectors), vectors.device)
         return cls(
             vectors=vectors,
-            slow=vectors.detach() if slow is None else slow.detach(),
+            target=vectors.detach() if target is None else target.detach(),
             loss=loss,
             drawn=negatives,
             draws=log_q if isinstance(log_q, Draws) else Draws.of(log_q),
@@ -125,11 +125,11 @@ class ItemSpace:
         """<point, item> (and the level) of one action for each step, or of several."""
         return self._values(points, self.rows(actions))
 
-    def slow_values(
+    def target_values(
         self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps *choices"]
     ) -> Float[Tensor, "steps *choices"]:
-        """`values` on the slow vectors; a gradient goes to the points alone."""
-        return self._values(points, F.embedding(actions, self.slow))
+        """`values` on the target network's vectors; a gradient goes to the points alone."""
+        return self._values(points, F.embedding(actions, self.target))
 
     def _values(self, points: Tensor, vectors: Tensor) -> Tensor:
         direction, level = split(points, self.dim)
@@ -151,23 +151,22 @@ class ItemSpace:
         *,
         within: Float[Tensor, "steps columns_of_behaviour"] | None = None,
         threshold: float = 0.0,
-        slow: bool = False,
     ) -> tuple[Float[Tensor, "steps"], Int64[Tensor, "steps"]]:
         """The largest value over all items, and its item; no gradient.
 
         Only items count whose probability under softmax(<within, item>) is at least `threshold` times the largest.
         """
-        return losses.best(points, self.slow if slow else self.vectors, within, threshold, self.precision)
+        return losses.best(points, self.vectors, within, threshold, self.precision)
 
     def expectation(
         self,
         policy_points: Float[Tensor, "steps columns_of_policy"],
         points: Float[Tensor, "steps columns"],
         *,
-        slow: bool = False,
+        target: bool = False,
     ) -> Float[Tensor, "steps"]:
         """The mean of <point, item> over items drawn from softmax(<policy, item>); no gradient."""
-        return losses.expectation(policy_points, points, self.slow if slow else self.vectors)
+        return losses.expectation(policy_points, points, self.target if target else self.vectors)
 
     def logsumexp(self, points: Float[Tensor, "steps columns"]) -> Float[Tensor, "steps"]:
         """log of the sum over items of exp <point, item>, with gradient."""

@@ -112,7 +112,7 @@ def _contexts(log: DecisionLog) -> dict[str, Int64[np.ndarray, "rows"]]:
     found = {"nothing": np.full(len(log), -1)}
     if log.places is not None:
         found["position"] = log.places
-    found |= {one.name: _kinds(one) for one in context_columns(log.source, log.known, log.order, {})}
+    found |= {one.name: _kinds(one) for one in context_columns(log.source, log.context_columns, log.order, {})}
     if len(told := list(found)[1:]) > 1:
         found[" and ".join(told)] = np.unique([found[name] for name in told], axis=1, return_inverse=True)[1].reshape(
             -1

@@ -1,30 +1,28 @@
 """A trained model as the policy that a log judges: its chance of each logged item, given the user's earlier rows."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
-from what_next.agent import Agent
 from what_next.data import Dataset
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.reader import read_log
 from what_next.data.decisions.service_log import is_service_log
 from what_next.data.importing.columns import numeric
-from what_next.data.space import Space
 from what_next.data.stages import Done, untold
 from what_next.errors import DataError, SetupError
-from what_next.inference.recommender import nobody
 from what_next.off_policy.decisions import Decisions, Target
 from what_next.off_policy.served import Asked
 from what_next.off_policy.targets import FULL, Answer, TargetPolicy, expected_vectors, outside_told, placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
-from what_next.training.artefacts import read_manifest, read_models
+from what_next.training.artefacts import read_manifest
+from what_next.types import Permitted, Request
 
 EVENTS, PAIRS = 2**16, 2**21
 """Events of histories read at a time, padding included; chances of items at work at a time: 16 MB."""
@@ -82,13 +80,11 @@ class Learned(TargetPolicy):
         return Answer(target, asked, about, tuple(self._notes(log, about)))
 
     def _events(self, log: DecisionLog) -> "_Events | Asked":
-        agent = Agent(self.setup, read_models(self.setup.model_agent_path).space).ready_agent()
-        space = replace(agent.space, tolerance=self.setup.tolerance or agent.space.tolerance)
+        policy = LearnedPolicy.load(self.setup)
         if log.kind != "service":
-            return _Events.of(log, agent, space, self.seen)
+            return _Events.of(log, policy, self.seen)
         if self.seen:
             raise SetupError(f"--seen: {log.source.path} tells of each decision whether items could be shown again")
-        policy = LearnedPolicy(agent, State(nobody(space.catalogue), agent.setup, space))
         return Asked.of(log, policy, self.setup.server)
 
     def _asked(
@@ -151,7 +147,7 @@ class Learned(TargetPolicy):
         if data.resolve() == log.source.path.resolve():
             return True
         try:
-            return data.is_file() and read_log(data, told=False).content == log.content
+            return data.is_file() and read_log(data, propensities=False).content == log.content
         except DataError:  # data without rewards are no log
             return False
 
@@ -199,10 +195,11 @@ class _Events:
     places: Int64[np.ndarray, "items"]
 
     @classmethod
-    def of(cls, log: DecisionLog, agent: Agent, space: Space, seen: bool) -> "_Events":
+    def of(cls, log: DecisionLog, policy: LearnedPolicy, seen: bool) -> "_Events":
         """The events, with rewards, times and what else the agent reads of them."""
         assert log.user_ids is not None
-        places = placed(agent.space.catalogue.ids, log.items.ids)
+        agent, space = policy.agent, policy.state.space
+        places = placed(space.catalogue.ids, log.items.ids)
         known = places[log.actions] >= 0
         owners = log.units[known]
         names = [name for name in agent.space.event_names if name in log.source.frame.collect_schema().names()]
@@ -242,7 +239,9 @@ class _Events:
             lengths = self.before[part]
             history = policy.state.histories(self.users[part].astype(np.int32), np.zeros_like(lengths), lengths)
             heard = history.items[:, :0] if self.seen else history.items
-            yield part, policy.chances(history, exclude=np.concatenate([heard, self.above[part]], axis=1))
+            permitted = Permitted(without=np.concatenate([heard, self.above[part]], axis=1))
+            request, nothing = Request(1, policy.sampler, permitted), np.full((len(part), 1), -1, np.int32)
+            yield part, next(policy.chances(policy.states(history), request, nothing))
             start += step
 
 

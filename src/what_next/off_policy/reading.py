@@ -96,7 +96,7 @@ def read(reading: Reading) -> tuple[DecisionLog, dict[str, Any]]:
         raise SetupError(
             f"--propensity {reading.roles.propensity}: is not read with --behaviour estimated; leave one of them out"
         )
-    log = read_log(reading.path, reading.roles, reading.items, told=not reading.estimated)
+    log = read_log(reading.path, reading.roles, reading.items, propensities=not reading.estimated)
     if reading.marginal and log.kind == "service":
         raise SetupError(f"--marginal: the chances in {reading.path} are of items given those above them; leave it out")
     if not reading.estimated:

@@ -21,14 +21,13 @@ from what_next.data.importing.ids import positions
 from what_next.data.space import Space
 from what_next.data.training_part import numbers_of_events
 from what_next.errors import CatalogueError, DataError
+from what_next.inference.events import history_of
 from what_next.inference.growth import NewItem, check, grown
 from what_next.inference.recommender import Recommender
-from what_next.off_policy.drawing import Drawing
 from what_next.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import HISTORY, Server
-from what_next.sources.played import history_of
-from what_next.types import History
+from what_next.types import EpsilonGreedy, Greedy, History, Permitted, Request, Sampler, Softmax
 
 EVENTS, PAIRS = 2**16, 2**21
 """Events of histories read at a time, padding included; chances of items at work at a time: 16 MB."""
@@ -111,8 +110,11 @@ class Asked:
 
     @classmethod
     def of(cls, log: DecisionLog, policy: LearnedPolicy, server: Server) -> "Asked":
-        """The decisions of the exported log of a service; the policy gets the items that were added to that."""
+        """The decisions of the exported log of a service; the policy gets the items that were added to that, after the
+        index of approximate search, as it does in the service."""
         assert log.slates is not None
+        if server.search == "approximate":
+            policy = policy.indexed(server.candidates)
         policy = _with_added(policy, log.source.path)
         space = policy.agent.space
         first = np.searchsorted(log.slates, np.arange(int(log.slates[-1]) + 1))
@@ -157,13 +159,22 @@ class Asked:
             start += len(part)
             history = self._history(part)
             heard = np.where(self.seen[part][:, None], -1, history.items)
-            excluded = np.hstack([heard, self.withdrawn[self.state[part]]])
-            drawing = Drawing(self.policy, self.server, history, excluded)
+            without = np.hstack([heard, self.withdrawn[self.state[part]]])
             first, end = np.searchsorted(self.slates, part), np.searchsorted(self.slates, part, "right")
-            for slot in range(int((end - first).max())):
-                here = np.flatnonzero(first + slot < end)
-                yield first[here] + slot, drawing.chances(here)
-                drawing.take(here, self.actions[first[here] + slot])
+            slots = np.arange(int((end - first).max()))
+            inside = first[:, None] + slots < end[:, None]
+            slates = np.where(inside, self.actions[np.where(inside, first[:, None] + slots, 0)], -1).astype(np.int32)
+            request = Request((end - first).tolist(), self.sampler, Permitted(without=without))
+            for slot, chances in enumerate(self.policy.chances(self.policy.states(history), request, slates)):
+                here = inside[:, slot]
+                yield first[here] + slot, chances[here]
+
+    @property
+    def sampler(self) -> Sampler:
+        """How the service chooses."""
+        if self.server.temperature:
+            return Softmax(self.server.temperature)
+        return EpsilonGreedy(self.server.epsilon) if self.server.epsilon else Greedy()
 
     def _history(self, decisions: Int64[np.ndarray, "some"]) -> History:
         """What some decisions knew; the numbers of the last event give way to what their requests told."""

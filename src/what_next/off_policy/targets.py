@@ -11,7 +11,7 @@ import polars as pl
 from jaxtyping import Bool, Float64, Int64
 
 from what_next.data.decisions.log import DecisionLog, Roles
-from what_next.data.decisions.reader import chances_told, read_log
+from what_next.data.decisions.reader import propensities_in, read_log
 from what_next.data.stages import Done, untold
 from what_next.off_policy.decisions import Decisions, Target
 
@@ -87,7 +87,7 @@ class Told(TargetPolicy):
 
     def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
         """See `TargetPolicy.answer`. Of the other items nothing is known, so no reward model can speak for it."""
-        target, everywhere = Target(chances_told(log, self.column)), np.ones(len(log), np.bool_)
+        target, everywhere = Target(propensities_in(log, self.column)), np.ones(len(log), np.bool_)
         note = f"column {self.column!r} tells the chance of the logged item alone, so there is no estimate by a model"
         return Answer(target, everywhere, {"kind": "column", "column": self.column}, (note,))
 
@@ -104,7 +104,7 @@ class Frequencies(TargetPolicy):
 
     def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
         """See `TargetPolicy.answer`."""
-        other = read_log(self.path, self.roles, told=False)
+        other = read_log(self.path, self.roles, propensities=False)
         places = placed(log.items.ids, other.items.ids)[other.actions]
         shares, slots = _shares(other, places, len(log.items)), np.zeros(len(log), np.int64)
         if len(shares) > 1 and log.places is not None:

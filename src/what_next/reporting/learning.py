@@ -50,11 +50,11 @@ def read_log(path: Path) -> dict[str, Curve]:
 def curves(view: View) -> list[Chart]:
     """A chart of every loss, and of what else is known to move; the seeds of each policy over each other."""
     logs = {name: [read_log(setup.log_path) for setup in view.comparison.setups[name]] for name in view.learned}
-    trials = any(setup.algorithm.trials for setups in view.comparison.setups.values() for setup in setups)
+    tried = any(setup.algorithm.source != "log" for setups in view.comparison.setups.values() for setup in setups)
     kinds = dict.fromkeys(kind for several in logs.values() for log in several for kind in log)
     chosen = [kind for kind in kinds if kind.startswith(("loss_", "valid"))]
     # Where nothing is tried, the reward is that of the log, whatever the agent does.
-    chosen += [kind for kind in ("reward",) if trials and kind in kinds]
+    chosen += [kind for kind in ("reward",) if tried and kind in kinds]
     chosen += [kind for kind in ("value",) if kind in kinds]
     charts = []
     for kind in chosen:

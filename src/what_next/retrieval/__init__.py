@@ -1,8 +1,7 @@
-"""Retrieval: from a point in item space to items."""
+"""Retrieval: from a point in item space to items. A backend of choosing is `Matching`, `Exact` or `Approximate`."""
 
-from what_next.retrieval.box import Box
-from what_next.retrieval.choice import Selection
-from what_next.retrieval.ranking import chances_ranked, forbid, scored, select_ranked
+from what_next.retrieval.box import Box, Matching
+from what_next.retrieval.exact import ByScore, Exact, Rescored
 from what_next.retrieval.tolerance import smallest_tolerance
 
-__all__ = ["Box", "Selection", "chances_ranked", "forbid", "scored", "select_ranked", "smallest_tolerance"]
+__all__ = ["Box", "ByScore", "Exact", "Matching", "Rescored", "smallest_tolerance"]

@@ -3,17 +3,20 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64
+from torch import Tensor
 
 from what_next.errors import MissingExtraError
-from what_next.retrieval.ranking import select_ranked
-from what_next.types import Ranked
+from what_next.retrieval.choosing import nothing
+from what_next.retrieval.exact import ByScore, Exact, left_of
+from what_next.types import EpsilonGreedy, Product, Random, Request
 
 FEWEST = 10_000
 """Items below which every one is looked at: that takes no longer than a search."""
@@ -36,6 +39,8 @@ MOST = 1000
 """Times the length of the others that a vector may have in half precision, which has no numbers above 65,504."""
 BLOCK = 2**16
 """Vectors that are put into lists at a time."""
+ALONE = 2**30
+"""Rows from which on the library would multiply matrices: never."""
 CHUNK = 2**22
 """Entries of candidates' vectors at work at a time: 16 MB."""
 
@@ -123,7 +128,12 @@ class ApproximateIndex:
         return np.take_along_axis(candidates, np.lexsort((candidates, -scores)), 1)
 
     def _exact(self, points: Float32[np.ndarray, "rows dim"], count: int) -> Int32[np.ndarray, "rows count"]:
-        return select_ranked(points, Ranked(torch.from_numpy(self.vectors)), slots=count).items
+        return self.exact.act(points, Request(count), None).items
+
+    @cached_property
+    def exact(self) -> Exact:
+        """The search that looks at all items."""
+        return Exact(torch.from_numpy(self.vectors))
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +218,58 @@ class Sphere:
         return fits
 
 
+class Approximate(ByScore):
+    """A choice among the items that an index finds, and those that came after it.
+
+    All items are looked at for a row with a set of permitted items, where a slate has to be the best of these; for one
+    with random items, which are drawn from all; and where too few are found that are permitted.
+    """
+
+    def __init__(self, exact: Exact, index: ApproximateIndex, candidates: int) -> None:
+        """`exact` holds the vectors of the index's items, or what became of them, and those of later ones."""
+        self.exact, self.index, self.count, self.items = exact, index, candidates, exact.items
+
+    def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
+        """See `ByScore.act`."""
+        found, known = nothing(len(points), request.width), self.candidates(points, request)
+        all_of_them = np.array([row for row, items in enumerate(known) if items is None], np.int64)
+        if len(all_of_them):
+            self.exact.fill(found, all_of_them, points, request, rng)
+        if some := {row: items for row, items in enumerate(known) if items is not None}:
+            self.exact.among(found, np.array(list(some), np.int64), points, list(some.values()), request, rng)
+        return replace(found, candidates=known)
+
+    def scores(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Float[Tensor, "batch items"]:
+        """See `ByScore.scores`."""
+        scores = self.exact.scores(points, request)
+        for row, items in enumerate(self.candidates(points, request)):
+            if items is not None:
+                others = torch.ones(self.items, dtype=torch.bool)
+                others[torch.from_numpy(items.astype(np.int64))] = False
+                scores[row].masked_fill_(others.to(scores.device), -torch.inf)
+        return scores
+
+    def candidates(
+        self, points: Float32[np.ndarray, "batch dim"], request: Request
+    ) -> list[Int32[np.ndarray, "..."] | None]:
+        """The items that each row is to choose among, ascending; None: all."""
+        permitted = request.permitted
+        found: list[np.ndarray | None] = [None] * len(points)
+        free = [
+            row
+            for row in range(len(points))
+            if permitted.set_of(row) is None
+            and not isinstance(request.sampler_of(row), EpsilonGreedy)
+            and np.isfinite(points[row]).all()
+        ]
+        later = np.arange(len(self.index.vectors), self.items, dtype=np.int32)
+        for row, near in zip(free, self.index.search(points[free], self.count), strict=True) if free else ():
+            items = np.sort(np.concatenate([near[near >= 0], later]))
+            if len(left_of(items, permitted, row)) >= request.slots_of(row):
+                found[row] = items
+        return found
+
+
 def _centres(
     faiss: ModuleType, sphere: Sphere, vectors: Float32[np.ndarray, "items dim"], lists: int, seed: int
 ) -> Any:
@@ -237,10 +299,15 @@ def _faiss() -> ModuleType:
 
 @contextmanager
 def _threads(faiss: ModuleType, threads: int) -> Iterator[None]:
-    """The library's number of threads, put back afterwards: where PyTorch was imported first they share one number."""
-    before = faiss.omp_get_max_threads()
+    """The library's settings, put back afterwards: where PyTorch was imported first, they share the number of threads.
+
+    Each row is compared by itself: a product of matrices rounds otherwise in another company of rows.
+    """
+    before, least = faiss.omp_get_max_threads(), faiss.cvar.distance_compute_blas_threshold
     faiss.omp_set_num_threads(threads)
+    faiss.cvar.distance_compute_blas_threshold = ALONE
     try:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+        faiss.cvar.distance_compute_blas_threshold = least

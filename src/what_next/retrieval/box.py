@@ -1,21 +1,25 @@
 """From proposals to items: the box around a point, one attribute of it relaxed, and the nearest where it is empty."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, UInt64
+from jaxtyping import Float32, Float64, Int, Int32, Int64, UInt64
 
+from what_next.errors import NotFinite
 from what_next.retrieval import bits
 from what_next.retrieval.bitmaps import RangeBitmaps
-from what_next.retrieval.choice import Rule, Selection, choose, first_chances
+from what_next.retrieval.choosing import explore, generator, mixed, nothing
 from what_next.retrieval.nearest import Nearest
-from what_next.retrieval.pool import INSIDE, Matches, Pool, fewest, merged
-from what_next.types import Score
+from what_next.retrieval.pool import INSIDE, Matches, Pool, Rule, chances, checked, choose, fewest, merged
+from what_next.types import EpsilonGreedy, Permitted, Product, Random, Request, Score
 
 CHUNK_WORDS = 2**20
 """Words of the sets at work at a time."""
 CHUNK_PAIRS = 2**21
 """Candidates taken out of those sets at a time: bounds the memory at some hundred MB even where every item matches."""
+
+EVERYTHING = Permitted()
 
 
 class Box:
@@ -38,94 +42,13 @@ class Box:
     def __len__(self) -> int:
         return int(self.columns.shape[1])
 
-    def select(
-        self,
-        points: Float32[np.ndarray, "batch dim"],
-        *,
-        tolerance: float,
-        relax: float = 0.0,
-        slots: int = 1,
-        rng: np.random.Generator | None,
-        allowed: Bool[np.ndarray, "items"] | Bool[np.ndarray, "batch items"] | None = None,
-        exclude: Int32[np.ndarray, "batch width"] | None = None,
-        propensities: bool = False,
-        score: Score | None = None,
-        candidates: int = 0,
-    ) -> Selection:
-        """Choose `slots` different items for each proposal, one step after the other.
-
-        Args:
-            points: the proposals, in the vectors' (standardised) units.
-            tolerance: half the side of the box; `relax`: the whole side for the relaxed attribute, drawn anew at each
-                step.
-            slots: items per proposal. Those chosen are no longer permitted at the next step.
-            rng: the draws; None is greedy, at propensity 1: the box's items nearest first (not relaxed), then the
-                others nearest first, the lower item among equals.
-            allowed: the permitted items, for all proposals or for each; `exclude`: items not permitted, -1 pads.
-            propensities: whether to compute the exact probability of each step's choice.
-            score: worth of pairs (row of the batch, item). The best of `candidates` items drawn without replacement
-                from those above wins; with `rng=None`, of that many in the greedy order.
-
-        Raises:
-            ValueError: a proposal is not finite, or an argument is out of range.
-        """
-        self._check(points, tolerance, relax, slots=slots)
-        if (score is None) != (candidates == 0) or candidates < 0:
-            raise ValueError("score and candidates (at least 1) go together")
-        batch, dim = points.shape
-        radii = np.full((batch, dim), tolerance, np.float64)
-        reach = relax / 2 if rng is not None and relax / 2 > tolerance else 0.0
-        attributes = np.zeros((batch, slots), np.int64)
-        if rng is not None and reach:
-            attributes = rng.integers(dim, size=attributes.shape)
-        uniforms = None if rng is None else rng.random((batch, slots, max(1, candidates)))
-        if slots == 1 and not propensities:  # one box, the one that was drawn, is all that is needed
-            np.put_along_axis(radii, attributes, max(reach, tolerance), axis=1)
-            attributes, reach = np.zeros_like(attributes), 0.0
-        outcome = Selection.nothing(batch, slots, propensities)
-        for part, words, permitted in self._found(points, radii, reach, allowed, exclude):
-            rule = Rule(
-                attributes[part],
-                None if uniforms is None else uniforms[part],
-                max(1, candidates),
-                score and _shifted(score, part.start),
-                dim if reach else 1,
-            )
-            matches = self._matches(points[part], radii[part], reach, words)
-            choose(self._pool(points[part], matches, permitted, rule, propensities), rule, outcome.part(part))
-        return outcome
-
-    def chances(
-        self,
-        points: Float32[np.ndarray, "batch dim"],
-        *,
-        tolerance: float,
-        relax: float = 0.0,
-        allowed: Bool[np.ndarray, "items"] | Bool[np.ndarray, "batch items"] | None = None,
-        exclude: Int32[np.ndarray, "batch width"] | None = None,
-        score: Score | None = None,
-        candidates: int = 0,
-    ) -> Float64[np.ndarray, "batch items"]:
-        """The probability of every item to be the first that `select` draws; a row sums to 1, or 0 without items."""
-        self._check(points, tolerance, relax)
-        radii = np.full(points.shape, tolerance, np.float64)
-        reach = relax / 2 if relax / 2 > tolerance else 0.0
-        found = np.zeros((len(points), len(self)))
-        for part, words, permitted in self._found(points, radii, reach, allowed, exclude):
-            rows = part.stop - part.start
-            scored, averaged = score and _shifted(score, part.start), points.shape[1] if reach else 1
-            rule = Rule(np.zeros((rows, 1), np.int64), np.zeros((rows, 1, 1)), max(1, candidates), scored, averaged)
-            matches = self._matches(points[part], radii[part], reach, words)
-            first_chances(self._pool(points[part], matches, permitted, rule, True), rule, found[part])
-        return found
-
     def match_counts(self, points: Float32[np.ndarray, "batch dim"], tolerance: float) -> Int64[np.ndarray, "batch"]:
         """How many items lie in the box around each point."""
-        self._check(points, tolerance)
+        self.check(points, tolerance)
         counts = np.zeros(len(points), np.int64)
         radii = np.full(points.shape, tolerance, np.float64)
-        for part, words, _ in self._found(points, radii):
-            rows, _, _ = self._matches(points[part], radii[part], 0.0, words)
+        for part, words, _ in self.found(points, radii):
+            rows, _, _ = self.matches(points[part], radii[part], 0.0, words)
             counts[part] = np.bincount(rows, minlength=part.stop - part.start)
         return counts
 
@@ -133,8 +56,8 @@ class Box:
         """The smallest tolerance at which each point matches an item: the Chebyshev distance to the nearest by it."""
         found = self._chebyshev(points, np.arange(len(points)), self.nearest(points)[:, 0])
         radii = np.repeat(found[:, None], points.shape[1], axis=1)  # no item outside this box is nearer
-        for part, words, _ in self._found(points, radii):
-            rows, items, _ = self._matches(points[part], radii[part], 0.0, words)
+        for part, words, _ in self.found(points, radii):
+            rows, items, _ = self.matches(points[part], radii[part], 0.0, words)
             np.minimum.at(found[part], rows, self._chebyshev(points[part], rows, items))
         return found
 
@@ -153,67 +76,35 @@ class Box:
         self,
         points: Float32[np.ndarray, "batch dim"],
         count: int = 1,
-        *,
-        allowed: Bool[np.ndarray, "items"] | Bool[np.ndarray, "batch items"] | None = None,
-        exclude: Int32[np.ndarray, "batch width"] | None = None,
+        permitted: Permitted = EVERYTHING,
     ) -> Int32[np.ndarray, "batch count"]:
         """The nearest permitted items, the lower item among equals; -1 where there are no more."""
-        self._check(points)
+        self.check(points)
         found = np.full((len(points), count), -1, np.int32)
         for part in self._chunks(len(points)):
-            rows, items, distances = self.neighbours.search(
-                points[part], count, self._permitted(part, allowed, exclude)
-            )
+            rows, items, distances = self.neighbours.search(points[part], count, self._permitted(part, permitted))
             order = np.lexsort((items, distances, rows))
             rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
             keep = rank < count
             found[part][rows[keep], rank[keep]] = items[order][keep]
         return found
 
-    def _pool(
-        self,
-        points: Float32[np.ndarray, "rows dim"],
-        matches: Matches,
-        permitted: UInt64[np.ndarray, "#rows words"],
-        rule: Rule,
-        propensities: bool,
-    ) -> Pool:
-        """All that the steps may need: the matches, and the nearest items where those may run out."""
-        rows, items, place = matches
-        greedy = rule.uniforms is None
-        need = rule.attributes.shape[1] + (rule.candidates - 1 if greedy else 0)
-        drawn = None if propensities else rule.attributes
-        short = np.flatnonzero(fewest(rows, place, rule.averaged, len(points), drawn) < need)
-        if len(short):
-            mask = permitted if len(permitted) == 1 else permitted[short]
-            near, near_items, _ = self.neighbours.search(points[short], need, mask)
-            rows, items, place = merged(matches, short[near], near_items, len(self))
-        distances = np.full(len(rows), np.inf)
-        measured = np.flatnonzero(np.isin(rows, short) | greedy)
-        distances[measured] = self.neighbours.distances(points, rows[measured], items[measured])
-        if greedy:
-            order = np.lexsort((items, distances, place != INSIDE, rows))
-            items, place, distances = items[order], place[order], distances[order]
-        offsets = np.searchsorted(rows, np.arange(len(points) + 1))
-        return Pool(offsets, rows, items, place, distances, np.ones(len(rows), np.bool_))
-
-    def _found(
+    def found(
         self,
         points: Float32[np.ndarray, "batch dim"],
         radii: Float64[np.ndarray, "batch dim"],
         reach: float = 0.0,
-        allowed: Bool[np.ndarray, "items"] | Bool[np.ndarray, "batch items"] | None = None,
-        exclude: Int32[np.ndarray, "batch width"] | None = None,
+        permitted: Permitted = EVERYTHING,
     ) -> Iterator[tuple[slice, UInt64[np.ndarray, "rows words"], UInt64[np.ndarray, "#rows words"]]]:
         """The candidates and the permitted items of some rows at a time, as bits."""
         for part in self._chunks(len(points)):
-            permitted = self._permitted(part, allowed, exclude)
-            words = self.bitmaps.box(points[part].astype(np.float64), radii[part], reach, permitted)
+            these = self._permitted(part, permitted)
+            words = self.bitmaps.box(points[part].astype(np.float64), radii[part], reach, these)
             for group in bits.groups(words, CHUNK_PAIRS):
                 rows = slice(part.start + group.start, part.start + group.stop)
-                yield rows, words[group], permitted if len(permitted) == 1 else permitted[group]
+                yield rows, words[group], these if len(these) == 1 else these[group]
 
-    def _matches(
+    def matches(
         self,
         points: Float32[np.ndarray, "rows dim"],
         radii: Float64[np.ndarray, "rows dim"],
@@ -238,36 +129,219 @@ class Box:
                 rows, items, place = rows[keep], items[keep], place[keep]
         return rows, items, place
 
-    def _permitted(
-        self,
-        part: slice,
-        allowed: Bool[np.ndarray, "items"] | Bool[np.ndarray, "batch items"] | None,
-        exclude: Int32[np.ndarray, "batch width"] | None,
-    ) -> UInt64[np.ndarray, "#rows words"]:
+    def _permitted(self, part: slice, permitted: Permitted) -> UInt64[np.ndarray, "#rows words"]:
         """The permitted items of some rows, as bits; one row where they are the same for all."""
         words = self.everything
-        if allowed is not None:
-            if allowed.shape[-1] != len(self):
-                raise ValueError(f"a mask of {allowed.shape[-1]} items for a catalogue of {len(self)}")
-            words = bits.pack(allowed[part] if allowed.ndim == 2 else allowed[None])
-        if exclude is not None:
-            if exclude.max(initial=-1) >= len(self):
+        if permitted.sets:
+            sets = permitted.sets[part] if len(permitted.sets) > 1 else permitted.sets
+            if wrong := [len(one.mask) for one in sets if one is not None and len(one.mask) != len(self)]:
+                raise ValueError(f"a mask of {wrong[0]} items for a catalogue of {len(self)}")
+            words = bits.pack(np.stack([np.ones(len(self), np.bool_) if one is None else one.mask for one in sets]))
+        if permitted.without is not None:
+            if permitted.without.max(initial=-1) >= len(self):
                 raise ValueError("an excluded item is unknown")
             words = np.broadcast_to(words, (part.stop - part.start, words.shape[1])).copy()
-            bits.remove(words, exclude[part])
+            bits.remove(words, permitted.without[part])
         return words
 
     def _chunks(self, batch: int) -> list[slice]:
         step = max(1, CHUNK_WORDS // self.everything.shape[1])
         return [slice(start, min(start + step, batch)) for start in range(0, batch, step)]
 
-    def _check(self, points: Float32[np.ndarray, "batch dim"], *limits: float, slots: int = 1) -> None:
+    def check(self, points: Float32[np.ndarray, "batch dim"], *limits: float) -> None:
+        """Raises a `NotFinite` or a `ValueError` where points, or a tolerance or the like, cannot be used."""
         if points.ndim != 2 or points.shape[1] != len(self.columns):
             raise ValueError(f"proposals of shape {points.shape} for items of {len(self.columns)} attributes")
-        if not np.isfinite(points).all():
-            raise ValueError("a proposal is not finite")
-        if slots < 1 or not all(np.isfinite(limit) and limit >= 0 for limit in limits):
-            raise ValueError("tolerance and relax must be finite and at least 0, slots at least 1")
+        if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
+            raise NotFinite(wrong.tolist())
+        if not all(np.isfinite(limit) and limit >= 0 for limit in limits):
+            raise ValueError("tolerance and relax must be finite and at least 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Items that match a point: the backend of an agent that has no scores.
+
+    With `Softmax` the items are drawn, uniformly or the best by `score` of some; `Greedy` takes the box's items nearest
+    first (not relaxed), then the others nearest first, the lower item among equals, at propensity 1.
+
+    Attributes:
+        box: the items; `tolerance`: half the side of the box.
+        relax: the whole side for the relaxed attribute, which is drawn anew at each slot.
+        score: worth of pairs (row of the batch, item). The best of `candidates` items drawn without replacement wins;
+            of a greedy choice, of that many in its order. None: the first one is taken.
+    """
+
+    box: Box
+    tolerance: float
+    relax: float = 0.0
+    score: Score | None = None
+    candidates: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.score is None) != (self.candidates == 0) or self.candidates < 0:
+            raise ValueError("score and candidates (at least 1) go together")
+
+    def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
+        """Different items for each point, slot after slot.
+
+        Raises:
+            NotFinite: a proposal is not finite. ValueError: tolerance or relax is out of range.
+        """
+        self.box.check(points, self.tolerance, self.relax)
+        found = nothing(len(points), request.width, scores=False, propensities=request.propensities)
+        drawn = request.drawn(np.arange(len(points)))
+        for rows, draws in ((np.flatnonzero(drawn), True), (np.flatnonzero(~drawn), False)):
+            if not len(rows):
+                continue
+            own, reach = request.rows(rows), self._reach if draws else 0.0
+            how = (
+                self._draws(own, rows, rng, points.shape[1]) if draws else (np.zeros((len(rows), own.width), int), None)
+            )
+            part = self._of(rows)._selected(points[rows], own, reach, *how)
+            if not draws:
+                self._explore(part, rows, request, rng)
+            for name in ("items", "matches", "fallback", "propensities"):
+                if (values := getattr(part, name)) is not None:
+                    getattr(found, name)[rows] = values
+        return found
+
+    def chances(
+        self, points: Float32[np.ndarray, "batch dim"], request: Request, slates: Int32[np.ndarray, "batch slots"]
+    ) -> Iterator[Float64[np.ndarray, "batch items"]]:
+        """For each slot the chance of every item to be chosen by `act`, given the items above it in some slates.
+
+        A row sums to 1, or to 0 where no item is left.
+        """
+        self.box.check(points, self.tolerance, self.relax)
+        drawn = request.drawn(np.arange(len(points)))
+        for slot in range(slates.shape[1]):
+            left, found = request.but(slates[:, :slot]), np.zeros((len(points), len(self.box)))
+            if len(rows := np.flatnonzero(drawn)):
+                found[rows] = self._of(rows)._distribution(points[rows], left.permitted.rows(rows))
+            if len(rows := np.flatnonzero(~drawn)):
+                permitted = left.permitted.rows(rows)
+                best = self._of(rows).act(points[rows], Request(permitted=permitted), None).items[:, 0]
+                samplers = [request.sampler_of(row) for row in rows.tolist()]
+                found[rows] = mixed(permitted.mask(len(rows), len(self.box)), best, samplers)
+            yield found
+
+    @property
+    def _reach(self) -> float:
+        return self.relax / 2 if self.relax / 2 > self.tolerance else 0.0
+
+    def _of(self, rows: Int64[np.ndarray, "some"]) -> "Matching":
+        """The same for some rows of the batch."""
+        score = self.score
+        return self if score is None else replace(self, score=lambda pairs, items: score(rows[pairs], items))
+
+    def _draws(
+        self, request: Request, rows: Int64[np.ndarray, "rows"], rng: Random, dim: int
+    ) -> tuple[Int64[np.ndarray, "rows slots"], Float64[np.ndarray, "rows slots candidates"]]:
+        """The attribute that is relaxed at each step, and numbers to draw candidates by, of each row's own."""
+        shape, count = (len(rows), request.width), max(1, self.candidates)
+        if isinstance(rng, np.random.Generator):
+            return rng.integers(dim, size=shape) if self._reach else np.zeros(shape, np.int64), rng.random(
+                (*shape, count)
+            )
+        attributes, uniforms = np.zeros(shape, np.int64), np.zeros((*shape, count))
+        for place, row in enumerate(rows.tolist()):
+            own, slots = generator(rng, row), request.slots_of(place)
+            attributes[place, :slots] = own.integers(dim, size=slots) if self._reach else 0
+            uniforms[place, :slots] = own.random((slots, count))
+        return attributes, uniforms
+
+    def _selected(
+        self,
+        points: Float32[np.ndarray, "rows dim"],
+        request: Request,
+        reach: float,
+        attributes: Int64[np.ndarray, "rows slots"],
+        uniforms: Float64[np.ndarray, "rows slots candidates"] | None,
+    ) -> Product:
+        """The slates of rows that are all drawn, or all not."""
+        radii = np.full(points.shape, self.tolerance, np.float64)
+        found = nothing(len(points), request.width, scores=False, propensities=request.propensities)
+        if request.width == 1 and not request.propensities:  # one box, the one that was drawn, is all that is needed
+            np.put_along_axis(radii, attributes, max(reach, self.tolerance), axis=1)
+            attributes, reach = np.zeros_like(attributes), 0.0
+        for part, words, permitted in self.box.found(points, radii, reach, request.permitted):
+            rule = Rule(
+                attributes[part],
+                None if uniforms is None else uniforms[part],
+                max(1, self.candidates),
+                self.score and _shifted(self.score, part.start),
+                points.shape[1] if reach else 1,
+            )
+            matches = self.box.matches(points[part], radii[part], reach, words)
+            choose(self._pool(points[part], matches, permitted, rule, request.propensities), rule, found, part)
+        beyond = np.arange(request.width) >= np.array([request.slots_of(row) for row in range(len(points))])[:, None]
+        found.items[beyond], found.matches[beyond], found.fallback[beyond] = -1, 0, True
+        if found.propensities is not None:
+            found.propensities[beyond] = np.nan
+        return found
+
+    def _explore(self, part: Product, rows: Int64[np.ndarray, "rows"], request: Request, rng: Random) -> None:
+        """Let random items take the place of the nearest ones now and then, in place."""
+        explored = [row for row in rows.tolist() if isinstance(request.sampler_of(row), EpsilonGreedy)]
+        if explored:
+            chances = np.ones(part.items.shape)
+            columns = part.items.astype(np.int64)
+            explore(
+                columns,
+                chances,
+                rows,
+                request,
+                rng,
+                lambda row: request.permitted.rows(np.array([row])).mask(1, len(self.box))[0],
+            )
+            part.items[:] = columns
+            if part.propensities is not None:
+                part.propensities[:] = np.where(columns < 0, np.nan, chances)
+
+    def _distribution(
+        self, points: Float32[np.ndarray, "rows dim"], permitted: Permitted
+    ) -> Float64[np.ndarray, "rows items"]:
+        """The probability of every item to be the first that is drawn."""
+        radii, reach = np.full(points.shape, self.tolerance, np.float64), self._reach
+        found = np.zeros((len(points), len(self.box)))
+        for part, words, these in self.box.found(points, radii, reach, permitted):
+            rows, averaged = part.stop - part.start, points.shape[1] if reach else 1
+            score = self.score and _shifted(self.score, part.start)
+            rule = Rule(np.zeros((rows, 1), np.int64), np.zeros((rows, 1, 1)), max(1, self.candidates), score, averaged)
+            matches = self.box.matches(points[part], radii[part], reach, words)
+            pool = self._pool(points[part], matches, these, rule, True)
+            if len(pool.items):
+                scores = None if score is None else checked(score(pool.rows, pool.items))
+                found[part][pool.rows, pool.items] = chances(pool, rule, scores)
+        return found
+
+    def _pool(
+        self,
+        points: Float32[np.ndarray, "rows dim"],
+        matches: Matches,
+        permitted: UInt64[np.ndarray, "#rows words"],
+        rule: Rule,
+        propensities: bool,
+    ) -> Pool:
+        """All that the steps may need: the matches, and the nearest items where those may run out."""
+        rows, items, place = matches
+        greedy = rule.uniforms is None
+        need = rule.attributes.shape[1] + (rule.candidates - 1 if greedy else 0)
+        drawn = None if propensities else rule.attributes
+        short = np.flatnonzero(fewest(rows, place, rule.averaged, len(points), drawn) < need)
+        if len(short):
+            mask = permitted if len(permitted) == 1 else permitted[short]
+            near, near_items, _ = self.box.neighbours.search(points[short], need, mask)
+            rows, items, place = merged(matches, short[near], near_items, len(self.box))
+        distances = np.full(len(rows), np.inf)
+        measured = np.flatnonzero(np.isin(rows, short) | greedy)
+        distances[measured] = self.box.neighbours.distances(points, rows[measured], items[measured])
+        if greedy:
+            order = np.lexsort((items, distances, place != INSIDE, rows))
+            items, place, distances = items[order], place[order], distances[order]
+        offsets = np.searchsorted(rows, np.arange(len(points) + 1))
+        return Pool(offsets, rows, items, place, distances, np.ones(len(rows), np.bool_))
 
 
 def _shifted(score: Score, start: int) -> Score:

@@ -1,9 +1,11 @@
-"""The items that a batch of proposals may be answered with, and the choice among them: one step of a slate."""
+"""The items that a batch of proposals may be answered with, and the choice among them, slot by slot."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
+
+from what_next.types import Product, Score
 
 INSIDE = -1
 OUTSIDE = -2
@@ -65,6 +67,84 @@ class Pool:
         return np.take_along_axis(positions, items.argmin(axis=1)[:, None], axis=1)[:, 0]
 
 
+@dataclass(frozen=True)
+class Rule:
+    """How to choose for some rows of a batch, with the draws already made."""
+
+    attributes: Int64[np.ndarray, "rows slots"]  # the one that is relaxed at each step
+    uniforms: Float64[np.ndarray, "rows slots candidates"] | None  # None: greedy
+    candidates: int  # of which the best by score is taken; 1 without a score
+    score: Score | None
+    averaged: int  # attributes that may be drawn: 1 stands for all where none is relaxed
+
+
+def choose(pool: Pool, rule: Rule, found: Product, rows: slice) -> None:
+    """Fill the slates of some rows, item after item, without replacement; they start as nothing."""
+    if not len(pool.items):
+        return
+    items, matches, fallback = found.items[rows], found.matches[rows], found.fallback[rows]
+    propensities = None if found.propensities is None else found.propensities[rows]
+    scores = None
+    if rule.score is not None and propensities is not None:  # a propensity ranks all of the pool
+        scores = checked(rule.score(pool.rows, pool.items))
+    for slot in range(rule.attributes.shape[1]):
+        attribute = rule.attributes[:, slot]
+        if rule.uniforms is None:
+            chosen, count = pool.left, pool.count(pool.left & (pool.place == INSIDE))
+            ranks = np.arange(rule.candidates)
+            ranks = np.where(ranks < pool.count(chosen)[:, None], ranks, -1)
+        else:
+            chosen, count = pool.eligible(attribute)
+            ranks = sample_ranks(rule.uniforms[:, slot], pool.count(chosen))
+        winner = _best(pool, pool.locate(chosen, ranks), rule.score, scores)
+        filled = np.flatnonzero(winner >= 0)
+        won = winner[filled]
+        items[filled, slot] = pool.items[won]
+        matches[:, slot] = count
+        fallback[filled, slot] = (pool.place[won] != INSIDE) & (pool.place[won] != attribute[filled])
+        if propensities is not None:
+            propensities[filled, slot] = 1.0 if rule.uniforms is None else chances(pool, rule, scores)[won]
+        pool.left[won] = False
+
+
+def chances(pool: Pool, rule: Rule, scores: Float[np.ndarray, "pairs"] | None) -> Float64[np.ndarray, "pairs"]:
+    """The probability of every item of the pool to be the next one: the mean over the attribute that may be drawn."""
+    found = np.zeros(len(pool.rows))
+    for attribute in range(rule.averaged):
+        chosen, _ = pool.eligible(np.full(len(pool.offsets) - 1, attribute))
+        pairs, size, worse = np.flatnonzero(chosen), pool.count(chosen), np.zeros(1, np.int64)
+        if scores is not None:  # the worst first, the higher item among equals
+            pairs = pairs[np.lexsort((-pool.items[pairs], scores[pairs], pool.rows[pairs]))]
+            worse = np.arange(len(pairs)) - np.searchsorted(pool.rows[pairs], pool.rows[pairs])
+        found[pairs] += best_of_sample(worse, size[pool.rows[pairs]], rule.candidates)
+    return found / rule.averaged
+
+
+def _best(
+    pool: Pool,
+    positions: Int64[np.ndarray, "rows candidates"],
+    score: Score | None,
+    scores: Float[np.ndarray, "pairs"] | None,
+) -> Int64[np.ndarray, "rows"]:
+    """The position that wins in each row: the only one, or the best by score."""
+    if score is None:
+        return positions[:, 0]
+    valid = positions >= 0
+    values = np.full(positions.shape, -np.inf)
+    if scores is not None:
+        values[valid] = scores[positions[valid]]
+    else:
+        values[valid] = checked(score(pool.rows[positions[valid]], pool.items[positions[valid]]))
+    return pool.best(positions, values)
+
+
+def checked(scores: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
+    """The scores, all of them numbers."""
+    if np.isnan(scores).any():
+        raise ValueError("a score is not a number")
+    return scores
+
+
 def sample_ranks(
     uniforms: Float64[np.ndarray, "rows candidates"], sizes: Int64[np.ndarray, "rows"]
 ) -> Int64[np.ndarray, "rows candidates"]:
@@ -81,7 +161,7 @@ def sample_ranks(
 
 
 def best_of_sample(
-    worse: Int64[np.ndarray, "rows"], size: Int64[np.ndarray, "rows"], candidates: int
+    worse: Int64[np.ndarray, "#rows"], size: Int64[np.ndarray, "rows"], candidates: int
 ) -> Float64[np.ndarray, "rows"]:
     """The probability that an item above `worse` of `size` is the best of a sample without replacement.
 

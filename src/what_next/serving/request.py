@@ -1,6 +1,6 @@
 """What passes between the endpoint and the engine: a question, and its answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -53,18 +53,23 @@ class RecommendationRequest(NamedTuple):
     @property
     def cost(self) -> float:
         """How much work it is, about: 1 for ten items to a user who is in memory, without reasons and bounds."""
-        if self.k <= 10 and not (self.history or self.blocked or self.allowed or self.explain):
-            return 1.0  # nearly all
-        listed = len(self.blocked) + (0 if self.allowed is None else len(self.allowed))
-        items = self.k * (2 if self.explain else 1)
-        return (
-            1.0 + max(items - 10, 0) / 50 + (len(self.history) / EVENTS_PER_UNIT if self.history else 0) + listed / 2000
-        )
+        return cost_of(self.k, self.explain, self.history, self.allowed, self.blocked)
+
+
+def cost_of(
+    k: int, explain: bool, history: Sized | None = None, allowed: Sized | None = None, blocked: Sized | None = None
+) -> float:
+    """The cost of a request."""
+    if k <= 10 and not (explain or history or allowed or blocked):
+        return 1.0  # nearly all
+    listed = sum(len(ids) for ids in (allowed, blocked) if ids)
+    items = k * (2 if explain else 1)
+    return 1.0 + max(items - 10, 0) / 50 + (len(history) / EVENTS_PER_UNIT if history else 0) + listed / 2000
 
 
 @dataclass(frozen=True)
 class SimilarItem:
-    """The item of a history that is most like a recommended one; `similarity` is the cosine of their vectors."""
+    """An item and its likeness to another: the cosine of their vectors."""
 
     item_id: str
     title: str

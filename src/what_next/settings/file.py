@@ -29,11 +29,11 @@ ASSIGNMENT = re.compile(r"\s*([\w.\-\s\"']+?)\s*=")
 
 
 OTHERS = {
-    "a data file, and no setup; `what-next init DATA` writes a setup for it": (
+    "a data file, not a setup; `what-next init DATA` writes a setup for it": (
         ".csv", ".tsv", ".parquet", ".pq", ".inter", ".item", ".dat", ".gz", ".zst", ".json", ".jsonl", ".ndjson",
         ".pk", ".pkl", ".pickle", ".xlsx",
     ),
-    "a model's file, and no setup; `what-next inspect MODEL` shows the settings that it was trained with": (
+    "a model's file, not a setup; `what-next inspect MODEL` shows the settings that it was trained with": (
         ".safetensors", ".pt", ".pth", ".onnx",
     ),
 }  # fmt: skip
@@ -102,7 +102,7 @@ def parse_text(text: str, source: str = "setup") -> list[Entry]:
     if len(found) % 2:
         alone = _alone(found)
         raise SetupError(
-            f"{source}, line {alone.line}: {len(found)} tokens found, an odd number: {alone.text!r}, has no partner; a "
+            f"{source}, line {alone.line}: {len(found)} tokens found, an odd number: {alone.text!r} has no partner; a "
             "setup file is pairs of key, value, so look for a comma between them or a value that is missing, or for a "
             "comma too many (a value that holds a comma stands in double quotes)"
         )

@@ -2,11 +2,12 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, create_model, field_validator, model_validator
 
-from what_next import rewards
+from what_next import data, rewards
+from what_next.data import Dataset, split_leave_last_out, split_time, split_users
 from what_next.rewards import (
     Diversity,
     Logged,
@@ -17,6 +18,7 @@ from what_next.rewards import (
     Serendipity,
     Spread,
 )
+from what_next.settings.plugins import installed
 
 SLATES = frozenset(range(1, 1001))
 """Lengths of slates that may be judged."""
@@ -59,6 +61,14 @@ class SplitSettings(Group):
     def moment(self) -> datetime | None:
         """The date as a time."""
         return None if self.date is None else datetime.fromisoformat(self.date)
+
+    def of(self, dataset: Dataset) -> data.Split:
+        """The split of a data set."""
+        if self.name == "users":
+            return split_users(dataset, self.test, self.validation, self.seed)
+        if self.name == "leave_last_out":
+            return split_leave_last_out(dataset)
+        return split_time(dataset, self.quantile, self.moment)
 
     @field_validator("date")
     @classmethod
@@ -119,7 +129,7 @@ class Selection(Group):
 
 
 class RewardSettings(Group):
-    """What the critic of the founding algorithm learns to foresee (spread), and what all others earn: a weighted sum.
+    """What earns how much: spread for the critic of the founding algorithm, a weighted sum for all others.
 
     Where no reward has a weight, the others earn the log's own (logged).
     """
@@ -139,6 +149,16 @@ class RewardSettings(Group):
         return rewards.weighted(getattr(self, name) for name in type(self).model_fields)
 
 
+REWARD_GROUP = "what_next.rewards"
+
+
+def reward_group() -> type[RewardSettings]:
+    """The group of all rewards: those above, and those of installed packages under their own names."""
+    found = installed(REWARD_GROUP, rewards.Reward, rewards.REWARDS, lambda _, part: part().key.partition(".")[2])
+    fields: dict[str, Any] = {name: (kind, kind()) for name, kind in found.items()}
+    return create_model("RewardSettings", __base__=RewardSettings, **fields) if fields else RewardSettings
+
+
 class Inputs(Group):
     """What the encoder reads of an event, and what item vectors are made of."""
 
@@ -152,7 +172,7 @@ class Inputs(Group):
 
 
 class Loss(Group):
-    """How the items that did not come next are told from the one that did."""
+    """How the next item is set apart from all others."""
 
     name: Literal["auto", "softmax", "sampled_softmax", "gbce"] = Field(
         default="auto",
@@ -178,7 +198,7 @@ class Server(Group):
     store: Path | None = Field(
         default=None,
         description="serve: the SQLite file with events and impressions; none: beside the agent's file. The "
-        "environment variable WHAT_NEXT_STORE, a database's URL, goes before it",
+        "environment variable WHAT_NEXT_STORE, a database's URL, overrides it",
     )
     versions: Path | None = Field(
         default=None, description="serve: the folder of deployed models, for all processes; none: beside the store"
@@ -192,8 +212,8 @@ class Server(Group):
     deadline: float = Field(
         default=200.0,
         gt=0,
-        description="serve: milliseconds that the model has for a question, before popular items are the answer; one "
-        "that would wait for more than half of that is refused",
+        description="serve: milliseconds that the model has for an answer; after them, popular items are the answer; "
+        "a request that would wait for more than half of that is refused",
     )
     batch: int = Field(
         default=64, gt=0, le=1024, description="serve: requests that one pass of the model answers, at most"

@@ -1,4 +1,4 @@
-"""Between the entries of a setup file and a pydantic model: which keys there are, their values, and what to say.
+"""From the entries of a setup file to a pydantic model: its keys, their values, and messages about mistakes.
 
 It works on any tree of models: a field that holds a model is a group of dotted keys, a field that holds one of
 several models is a group whose `name` chooses, and a group's own key is short for its `name`. A model that takes
@@ -201,7 +201,7 @@ def listed(words: Sequence[str], last: str = "and") -> str:
 
 
 def unknown(key: str, fields: Mapping[str, FieldInfo], model: type[BaseModel] | None = None) -> str:
-    """What to say of a key that there is none of: what may be meant, and all keys of its group."""
+    """The message about a key that does not exist: what may be meant, and all keys of its group."""
     keys = [known.removesuffix(".name") for known in fields]
     heads = ["", *accumulate(key.split("."), "{}.{}".format)]
     inside = {head: [known for known in keys if known.startswith(head + ".")] for head in heads[1:]}

@@ -4,22 +4,59 @@ Every setting is stated once, on its field; the messages, the commented file of 
 the documentation are made from there. Below this module nothing is validated twice.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import torch
 from pydantic import Field, ValidationError, WrapValidator, field_serializer, field_validator, model_validator
 
-from what_next.algorithms import LATER, Algorithm, WhatNext, known_algorithms
-from what_next.algorithms.base import WHEN_MADE
+from what_next.algorithms import KNOWN, Algorithm, WhatNext
 from what_next.data.batches import LEAST
 from what_next.errors import SetupError
+from what_next.models.encoders import ENCODERS, Encoder
 from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
-from what_next.settings.groups import Evaluation, Group, Inputs, Loss, RewardSettings, Selection, Server, SplitSettings
+from what_next.settings.groups import (
+    REWARD_GROUP,
+    Evaluation,
+    Group,
+    Inputs,
+    Loss,
+    RewardSettings,
+    Selection,
+    Server,
+    SplitSettings,
+    reward_group,
+)
+from what_next.settings.plugins import installed, names, pending
 from what_next.settings.schema import explain, listed, nest, override, resolve
 
-ALGORITHMS = known_algorithms()
+GROUP = "what_next.algorithms"
+OWN = {algorithm.model_fields["name"].default: algorithm for algorithm in KNOWN}
+
+
+def known_algorithms() -> dict[str, type[Algorithm]]:
+    """The project's own algorithms, and those of installed packages, by the names that their classes give them."""
+    return OWN | installed(GROUP, Algorithm, OWN, lambda _, part: part.model_fields["name"].default)
+
+
+class _Algorithms(Mapping[str, type[Algorithm]]):
+    """Those of installed packages are loaded when somebody asks first: their modules may import all of this package."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, type[Algorithm]] = OWN
+
+    def __getitem__(self, name: str) -> type[Algorithm]:
+        return complete()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(complete())
+
+    def __len__(self) -> int:
+        return len(complete())
+
+
+ALGORITHMS = _Algorithms()
 """Every algorithm that a setup may name."""
 
 
@@ -39,9 +76,13 @@ def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
 
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
+    EncoderName = str
+    AnyReward = RewardSettings
 else:
+    EncoderName = Literal[(*ENCODERS, *names("what_next.encoders"))]
+    AnyReward = RewardSettings
     AnyAlgorithm = Annotated[
-        any_of(ALGORITHMS),
+        any_of(OWN),
         Field(discriminator="name"),
         WrapValidator(_algorithm),
     ]
@@ -72,7 +113,7 @@ class Setup(Group):
     """
 
     train: bool = Field(description="yes: train, and save both models; no: load them, and recommend")
-    model: Literal["lstm", "gru", "transformer", "mean"] = Field(
+    model: EncoderName = Field(
         default="lstm", description="the network that reads a history; whatnext has an lstm alone"
     )
     data: Path = Field(description="the log of who heard what when: an imported .parquet, or a file to import")
@@ -80,7 +121,7 @@ class Setup(Group):
         default=40_000, gt=0, description="number of training samples, that is user histories, to train on"
     )
     passes: int | None = Field(
-        default=None, gt=0, description="the same, counted in passes over the training users; it goes before epochs"
+        default=None, gt=0, description="the same, counted in passes over the training users; it overrides epochs"
     )
     model_agent_path: Path = Field(description="where the agent is saved and loaded from (.safetensors)")
     model_critic_path: Path | None = Field(
@@ -138,7 +179,7 @@ class Setup(Group):
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
     clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")
-    reward: RewardSettings = RewardSettings()
+    reward: AnyReward = AnyReward()
     seed: int = Field(
         default=0, ge=0, lt=2**63, description="start of all random numbers; the same seed gives the same run"
     )
@@ -163,7 +204,7 @@ class Setup(Group):
     patience: int | None = Field(
         default=None, gt=0, description="stop after this many saves without a better monitor, and keep the best model"
     )
-    stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is told in any case")
+    stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is shown in any case")
     save_every: int = Field(default=5000, gt=0, description="number of histories between two saves of the models")
     log: Path | None = Field(
         default=None, description="JSON lines of losses and reward during training; none: beside the agent's file"
@@ -181,7 +222,7 @@ class Setup(Group):
         Every command reads its setup here, so this is where the process is given its `threads`.
 
         Args:
-            algorithm: settings of an algorithm (its `name` among them) that go before those of the file.
+            algorithm: settings of an algorithm (its `name` among them) that override those of the file.
         """
         path = Path(path)
         entries, words = parse_file(path), parse_overrides(overrides)
@@ -198,9 +239,21 @@ class Setup(Group):
 
     @classmethod
     def _build(cls, entries: list[Entry], folder: Path, source: str, overrides: list[Entry]) -> "Setup":
+        complete()
         resolved, fields = resolve(cls, override(cls, entries, overrides))
         origin = {"entries": {entry.key: entry for entry in resolved}, "source": source}
         return cls.model_validate(nest(resolved, fields, folder), context=origin)
+
+    def __new__(cls, *_: Any, **__: Any) -> "Setup":
+        """Where one is made; an `__init__` of its own would keep pydantic's context from it."""
+        complete()
+        return super().__new__(cls)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **more: Any) -> "Setup":
+        """See pydantic."""
+        complete()
+        return super().model_validate(obj, **more)
 
     def threaded(self) -> "Setup":
         """Have PyTorch take as many threads from now on as `threads` says, where it says something; returns itself."""
@@ -209,13 +262,26 @@ class Setup(Group):
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """All settings as JSON holds them (for a model's manifest); `Setup(**...)` reads it back."""
-        return self.model_dump(mode="json")
+        """All settings as JSON holds them (for a model's manifest); `Setup(**...)` reads it back.
+
+        Rewards of other packages that do not count are left out: the model can be read without them.
+        """
+        values, reward = self.model_dump(mode="json"), self.reward
+        own = RewardSettings.model_fields
+        values["reward"] = {
+            name: one for name, one in values["reward"].items() if name in own or getattr(reward, name).weight
+        }
+        return values
 
     @property
     def model_paths(self) -> tuple[Path, ...]:
         """Where the models are."""
         return tuple(path for path in (self.model_agent_path, self.model_critic_path) if path)
+
+    @property
+    def monitored(self) -> str:
+        """What is measured on the validation users."""
+        return self.monitor or self.algorithm.monitors[0]
 
     @property
     def longest(self) -> int:
@@ -237,6 +303,12 @@ class Setup(Group):
         several = [value] if isinstance(value, str | int) else value
         return [str(one) for one in several] if isinstance(several, list | tuple) else several
 
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _with_all_rewards(cls, value: object) -> object:
+        """A group made in Python has the project's own rewards alone."""
+        return value.model_dump() if type(value) is RewardSettings else value
+
     @field_validator("model_agent_path", "model_critic_path")
     @classmethod
     def _safe(cls, path: Path | None, info: Any) -> Path | None:
@@ -249,7 +321,7 @@ class Setup(Group):
 
     @model_validator(mode="after")
     def _two_models(self) -> "Setup":
-        saved = {network for networks in self.algorithm.moves.values() for network in networks}
+        saved = {network for networks in self.algorithm.updates.values() for network in networks}
         if self.model_critic_path is None and saved - {"encoder", "actor"}:
             raise ValueError(
                 f"the setting 'model_critic_path' is missing, and the algorithm {self.algorithm.name} trains a critic; "
@@ -264,15 +336,16 @@ class Setup(Group):
 
     def _fitting(self) -> None:
         """Raises a `ValueError` where a setting means nothing for the algorithm or the encoder."""
-        trials, name = self.algorithm.trials, self.algorithm.name
-        if trials and self.model != "lstm":
-            raise ValueError(f"model is {self.model!r}, and the algorithm {name} has an lstm alone; allowed: lstm")
-        if self.monitor and trials != (self.monitor == "spread"):
+        algorithm, name = self.algorithm, self.algorithm.name
+        if algorithm.encoders and self.model not in algorithm.encoders:
+            only = listed(algorithm.encoders, "or")
+            raise ValueError(f"model is {self.model!r}, and the algorithm {name} has an {only} alone; allowed: {only}")
+        if self.monitor and self.monitor not in algorithm.monitors:
             raise ValueError(
                 f"monitor is {self.monitor!r}, which is not measured for the algorithm {name}; allowed: "
-                + ("spread" if trials else "ndcg@10 or hr@10")
+                + listed(algorithm.monitors, "or")
             )
-        if trials and self.batch_size is None:
+        if self.batch_size is None and "batch_targets" in algorithm.ignores:
             raise ValueError(
                 f"batch_size is none, and the algorithm {name} tries items; allowed: a whole number above 0"
             )
@@ -282,7 +355,7 @@ class Setup(Group):
     @model_validator(mode="wrap")
     @classmethod
     def _explained(cls, data: object, validate: Callable[[object], "Setup"], info: Any) -> "Setup":
-        """Last, around all others: what pydantic refuses is told as a `SetupError`."""
+        """Last, around all others: what pydantic refuses becomes a `SetupError`."""
         try:
             return validate(with_defaults(data))
         except ValidationError as error:
@@ -295,15 +368,33 @@ def of_algorithm(key: str) -> bool:
     return key.partition(".")[0] == "algorithm"
 
 
-def _include(algorithm: type[Algorithm]) -> None:
-    """Let setups name an algorithm of an installed package that was not made yet when this module was imported."""
-    found = {one for one in LATER if algorithm.__qualname__ == one[1] and f"{algorithm.__module__}.".startswith(one[0])}
-    if found:
-        LATER.difference_update(found)
-        ALGORITHMS.setdefault(algorithm.model_fields["name"].default, algorithm)
-        Setup.model_fields["algorithm"].annotation = any_of(ALGORITHMS)
+def complete() -> Mapping[str, type[Algorithm]]:
+    """Let setups name what installed packages bring; returns the algorithms.
+
+    A part whose module is being imported, and imports this one, is not made yet: it is taken in at a later call.
+    """
+    if _MISSING:
+        waiting = {group for group in _MISSING if pending(group)}
+        _MISSING.clear()  # what is loaded below may ask again
+        ALGORITHMS.found, group = known_algorithms(), reward_group()
+        Setup.model_fields["algorithm"].annotation = any_of(ALGORITHMS.found)
+        Setup.model_fields["reward"].annotation, Setup.model_fields["reward"].default = group, group()
         Setup.model_rebuild(force=True)
+        _MISSING.update(waiting)
+    return ALGORITHMS.found
 
 
-if LATER:
-    WHEN_MADE.append(_include)
+def known_encoders() -> dict[str, type[Encoder]]:
+    """Every encoder that `model` may name; here those of installed packages are loaded."""
+    return {**ENCODERS, **installed("what_next.encoders", Encoder, ENCODERS)}
+
+
+def known_rewards() -> dict[str, Any]:
+    """Every reward that a setup may give a weight."""
+    complete()
+    group: Any = Setup.model_fields["reward"].annotation
+    return {name: field.annotation for name, field in group.model_fields.items()}
+
+
+_MISSING = {group for group in (GROUP, REWARD_GROUP) if names(group)}
+"""Groups of entry points that were not loaded yet."""

@@ -1,16 +1,21 @@
-"""What an agent makes of histories: trials of items (the founding algorithm), or transitions of the log."""
+"""Where experience comes from: each source makes batches, and the learner does not know which one made them."""
 
-import torch
+from collections.abc import Mapping
 
-from what_next.data.space import Space
-from what_next.settings import Setup
-from what_next.sources.base import Experience, Told, follow
-from what_next.sources.log import LogExperience
-from what_next.sources.trials import TrialExperience
+from what_next.settings.plugins import installed
+from what_next.sources.bandit import BanditSource
+from what_next.sources.base import Mixture, Source
+from what_next.sources.log import LogSource
+from what_next.state import State
 
-__all__ = ["Experience", "LogExperience", "Told", "TrialExperience", "experience_of", "follow"]
+SOURCES: Mapping[str, type[Source]] = {"log": LogSource, "bandit": BanditSource}
+"""By the name that an algorithm gives; those of installed packages follow (group `what_next.sources`)."""
+
+__all__ = ["SOURCES", "BanditSource", "LogSource", "Mixture", "Source", "source_of"]
 
 
-def experience_of(setup: Setup, space: Space, device: torch.device) -> Experience:
+def source_of(state: State) -> Source:
     """The one that the setup's algorithm learns from."""
-    return (TrialExperience if setup.algorithm.trials else LogExperience)(setup, space, device)
+    name = state.setup.algorithm.source
+    kind: type[Source] = SOURCES.get(name) or installed("what_next.sources", Source, SOURCES)[name]
+    return kind(state)

@@ -1,116 +1,89 @@
-"""What an agent makes of histories: what its networks read, and what it learns of them."""
+"""What every source of experience is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Int
-from torch import Tensor, nn
 
-from what_next.algorithms.base import Networks
-from what_next.data.space import Space
-from what_next.settings import Setup
-from what_next.training.step import Root
-from what_next.types import Factors, History, Product, Proposal, Trajectories, Trials
+from what_next.policy import LearnedPolicy
+from what_next.state import State
+from what_next.types import Batch
 
 
-@dataclass(frozen=True, eq=False)
-class Told:
-    """What one batch showed besides its losses: means over the steps that count.
+class Source(ABC):
+    """Makes the batches that an agent learns from.
 
-    Attributes:
-        mask: those steps.
-        reward: of the selected items; `value`: what the critic expected of them.
-        notes: diagnostics for the alarms, by name.
+    A batch starts with histories; an item is chosen after each of their events: by the policy (predict, then produce),
+    or by whoever chose in a log.
     """
 
-    mask: Bool[np.ndarray, "batch time"]
-    reward: float
-    value: float
-    notes: Mapping[str, float] = field(default_factory=dict)
+    def __init__(self, state: State) -> None:
+        self.state, self.setup = state, state.setup
+
+    @abstractmethod
+    def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+        """The next batch; `policy` chooses where nothing else has chosen, by `rng`."""
 
     @property
-    def masked(self) -> float:
-        """The share of the steps that do not count."""
-        return 1 - float(self.mask.mean())
+    def horizon(self) -> int:
+        """How many histories the whole run trains on."""
+        passes = self.setup.passes
+        return passes * len(self.state.train_users) if passes else self.setup.epochs
+
+    def done(self, histories: int, steps: int) -> bool:
+        """Whether a run that learned from so many histories, in so many steps, is at its end."""
+        return histories >= self.horizon
+
+    @abstractmethod
+    def resume(self, histories: int, steps: int) -> None:
+        """Go on where a run was after so many histories and steps."""
 
     @property
-    def targets(self) -> int:
-        """How many steps count."""
-        return int(self.mask.sum())
-
-    def share(self, values: Bool[np.ndarray, "batch time slots"] | Int[np.ndarray, "batch time slots"]) -> float:
-        """The mean of a product's values, first slot, over the steps that count."""
-        return mean(values[..., 0][self.mask])
+    def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
+        """What the data decided where the setup left it open, for the model's file; and a sentence for each reason."""
+        return {}, ()
 
 
-def mean(values: np.ndarray) -> float:
-    """Their mean; 0 where there are none."""
-    return float(values.mean()) if values.size else 0.0
+class Mixture(Source):
+    """Several sources, of which each gives a share of the batches; the first one says how long a run is."""
 
+    def __init__(self, sources: Mapping[Source, float]) -> None:
+        """`sources`: each with its share; the shares are taken relative to their sum."""
+        self.sources = list(sources)
+        super().__init__(self.sources[0].state)
+        shares = np.array(list(sources.values()), np.float64)
+        if not (shares > 0).all():
+            raise ValueError(f"shares of sources are {shares.tolist()}; give numbers above 0")
+        self.shares = shares / shares.sum()
+        self.taken = np.zeros(len(shares), np.int64)
 
-class Experience(ABC):
-    """Between histories and the losses of an algorithm. The calls of one cycle build on one another.
+    def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+        """A batch of the source that is furthest behind its share."""
+        return self.sources[self._turn()].next_batch(policy, rng)
 
-    Attributes:
-        setup, space: what the agent was made for; `device`: where tensors go.
-        frozen: the agent is in service: what is made of its weights alone is kept until they move.
-    """
+    def _turn(self) -> int:
+        turn = int(np.argmax(self.shares * (self.taken.sum() + 1) - self.taken))
+        self.taken[turn] += 1
+        return turn
 
-    frozen = False
+    @property
+    def horizon(self) -> int:
+        """That of the first source."""
+        return self.sources[0].horizon
 
-    def __init__(self, setup: Setup, space: Space, device: torch.device) -> None:
-        self.setup, self.space, self.device = setup, space, device
-        self.algorithm = setup.algorithm
+    def done(self, histories: int, steps: int) -> bool:
+        """See `Source.done`."""
+        return self.sources[0].done(histories, steps)
 
-    @abstractmethod
-    def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
-        """New networks of the algorithm."""
+    def resume(self, histories: int, steps: int) -> None:
+        """Each goes on after its share of the steps."""
+        self.taken[:] = 0
+        for _ in range(steps):
+            self._turn()
+        for source, taken in zip(self.sources, self.taken.tolist(), strict=True):
+            source.resume(round(histories * taken / max(1, steps)), taken)
 
-    @abstractmethod
-    def window(self, history: History) -> History:
-        """The part of a history that is read."""
-
-    @abstractmethod
-    def factorize(self, nets: Networks, history: History) -> Factors:
-        """What is read of each event, as arrays."""
-
-    @abstractmethod
-    def predict(
-        self, nets: Networks, history: History, factors: Factors, rng: np.random.Generator | None, grid: bool
-    ) -> Proposal:
-        """The proposal after the last event of each history; on a `grid`, after every event."""
-
-    @abstractmethod
-    def batch(
-        self, nets: Networks, slow: Networks, history: History, product: Product, rng: np.random.Generator | None
-    ) -> Trajectories | Trials:
-        """What the losses read: the histories, and the items that were selected after each of their events."""
-
-    @abstractmethod
-    def losses(
-        self, nets: Networks, slow: Networks, batch: Trajectories | Trials, step: int, rng: np.random.Generator | None
-    ) -> dict[str, Tensor]:
-        """The algorithm's losses that are due at a step."""
-
-    @abstractmethod
-    def told(self, nets: Networks, batch: Trajectories | Trials) -> Told:
-        """What the batch showed."""
-
-    def roots(self) -> Mapping[str, list[Root]]:
-        """Where losses end and a network begins, by network: its one backward pass serves them all."""
-        return {}
-
-    def tensor(self, values: np.ndarray) -> Tensor:
-        """The array as a tensor on the agent's device; on the CPU they share memory."""
-        return torch.from_numpy(values).to(self.device)
-
-
-def follow(nets: Networks, slow: Networks, moved: set[str], pace: float) -> None:
-    """Every slow copy whose network moved goes a step of `pace` towards it."""
-    with torch.no_grad():
-        for name in moved & set(slow):
-            for old, new in zip(slow[name].parameters(), nets[name].parameters(), strict=True):
-                old.lerp_(new, pace)
+    @property
+    def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
+        """Those of the first source."""
+        return self.sources[0].chosen

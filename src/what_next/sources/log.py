@@ -1,264 +1,165 @@
-"""Learning from the log: one pass of the encoder gives the state after every event, and what came next is known."""
+"""The log as a source: what each user did next stands where a policy's choice would; the setup says what it earned."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from jaxtyping import Float32, Int, Int64
 
-from what_next.algorithms.base import Networks
-from what_next.losses import Draws, Precision
-from what_next.models.actor_critic import Sizes
-from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
-from what_next.models.item_space import ItemSpace
-from what_next.models.items import ItemVectors
-from what_next.sources.base import Experience, Told
-from what_next.sources.steps import Steps, gaps, returns, summed
-from what_next.training.step import Root
-from what_next.types import Events, Factors, History, Product, Proposal, Ranked, Trajectories, Trials
+from what_next.data.batches import LEAST, Batches, width_of
+from what_next.errors import SetupError
+from what_next.policy import LearnedPolicy
+from what_next.rewards import RewardLog, check, total
+from what_next.settings import AFFORDABLE
+from what_next.sources.base import Source
+from what_next.state import State
+from what_next.types import Batch, History
 
-DIAGNOSED = 5
-"""Every so many batches the policy is looked at for the alarms."""
-SPARSE = 50_000
-"""From this many items on, a sampled loss moves the drawn rows of the item vectors alone."""
+CELLS = 2**20
+"""How many events rewards are computed of at once, ahead of training."""
 
 
-class LogExperience(Experience):
-    """Transitions of the log; states of the encoder; items by their inner product with a point."""
+class LogSource(Source):
+    """The complete training histories, in windows; a pass takes each once.
 
-    batches = 0
-    kept: tuple[list[tuple[int, int, int]], list[Tensor], tuple[Tensor, Tensor]] | None = None
+    Which ones is random, without replacement, and the same for the same seed and step.
+    """
 
-    def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
-        """See `Experience.networks`."""
-        setup, catalogue = self.setup, self.space.catalogue
-        numbers = setup.inputs.rewards + setup.inputs.gaps + self.algorithm.numbers
-        items = ItemVectors(
-            len(catalogue),
-            setup.dim,
-            None if setup.inputs.items == "learned" else catalogue.vectors,
-            setup.inputs.items != "attributes",
-            seen=self.space.seen.astype(np.int64),
-            sparse=self.by_row,
-        )
-        sizes = EncoderSizes(setup.dim, setup.layers, setup.dropout, numbers, setup.max_length)
-        heads = self.algorithm.networks(
-            Sizes(0, setup.dim, 0, setup.dim, setup.layers, setup.dropout),
-            catalogue.vectors[self.space.seen],
-            rng,
-        )
-        return {"encoder": ENCODERS[setup.model](items, sizes), **heads}
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self.taken = 0
 
-    @property
-    def by_row(self) -> bool:
-        """Whether a step moves the rows of the item vectors that it drew alone."""
-        setup, items = self.setup, len(self.space.catalogue)
-        sampled = setup.loss.over(items) != "softmax" and not self.algorithm.whole_catalogue
-        return sampled and setup.inputs.items == "learned" and items >= SPARSE
-
-    def window(self, history: History) -> History:
-        """All of it."""
-        return history
-
-    def factorize(self, nets: Networks, history: History) -> Factors:
-        """The numbers of each event: reward and gap, where they are asked for."""
-        columns = []
-        if self.setup.inputs.rewards:
-            center, scale = (self.space.event_center[0], self.space.event_scale[0])
-            columns.append(
-                (history.rewards - center) / scale if "reward" in self.space.event_names else history.rewards
-            )
-        if self.setup.inputs.gaps:
-            columns.append(gaps(history))
-        numbers = np.stack(columns, -1) if columns else np.zeros((*history.items.shape, 0), np.float32)
-        numbers = numbers.astype(np.float32)
-        return Factors(numbers, np.zeros((*history.items.shape, 0, 0), np.float32), numbers)
-
-    def predict(
-        self, nets: Networks, history: History, factors: Factors, rng: np.random.Generator | None, grid: bool
-    ) -> Proposal:
-        """The point that items are ranked by. On the grid, in training, the states alone: the losses propose."""
-        events = Events(self.tensor(history.items).long(), self.tensor(factors.actor))
-        if grid:
-            assert history.earned is not None, "State.get_batch tells what events earned"
-            self.rewards = history.earned
-            self.returns = returns(self.rewards, history.lengths, self.setup.discount, history.later)
-            self.events = self.algorithm.inputs(events, self.tensor(self.returns))
-            self.states = self.encode(nets["encoder"], self.events)
-            return Proposal(self.states.detach().cpu().numpy())
-        with torch.no_grad():
-            states = nets["encoder"](self.algorithm.inputs(events, None))
-            last = states[torch.arange(len(states), device=self.device), self.tensor(history.lengths - 1)]
-            return self.proposal(nets, last)
-
-    def proposal(self, nets: Networks, states: Float[Tensor, "batch dim"]) -> Proposal:
-        """What the agent would like in some states of the encoder."""
-        encoder = nets["encoder"]
-        assert isinstance(encoder, Encoder)
-        with torch.no_grad():
-            vectors, columns = self.catalogue_of(encoder)
-            points = self.algorithm.propose(nets, states)
-
-            @torch.no_grad()
-            def rescore(candidates: Int64[Tensor, "rows candidates"], part: slice) -> Float[Tensor, "rows candidates"]:
-                return self.algorithm.rescore(nets, states[part], vectors[candidates])
-
-            count = self.algorithm.rescored
-            ranked = Ranked(
-                columns,
-                temperature=0.0 if self.algorithm.needs_critic else 1.0,  # values are no logits to draw by
-                rescored=len(vectors) if count < 0 else count,
-                rescore=rescore,
-            )
-        return Proposal(points.cpu().numpy(), ranked=ranked)
-
-    @torch.no_grad()
-    def catalogue_of(self, encoder: Encoder) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items columns"]]:
-        """The item vectors, and what points are multiplied with. Of a frozen agent they are kept until weights move."""
-        if not self.frozen:
-            vectors = encoder.items()
-            return vectors, self.algorithm.vectors(vectors)
-        made_of = [*encoder.items.parameters(), *encoder.items.buffers()]
-        state = [(id(one), one.data_ptr(), one._version) for one in made_of]  # a version counts changes in place
-        if self.kept is None or self.kept[0] != state:
-            made = encoder.items().detach()
-            self.kept = state, made_of, (made, self.algorithm.vectors(made))
-        return self.kept[2]
-
-    def encode(self, encoder: nn.Module, events: Events) -> Float[Tensor, "batch time dim"]:
-        """The states, with matrix products in the precision of the setup."""
-        if self.setup.compile:
-            if encoder not in self.compiled:
-                self.compiled[encoder] = torch.compile(encoder, dynamic=True)
-            encoder = self.compiled[encoder]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            states: Tensor = encoder(events)
-        return states.float()
-
-    @property
-    def precision(self) -> Precision:
-        """`fp32` or `bf16`; auto is bf16 where the processor multiplies it by instructions of its own."""
-        if self.setup.precision != "auto":
-            return self.setup.precision
-        return "bf16" if self.device.type == "cuda" or has_bf16() else "fp32"
+    def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+        """See `Source.next_batch`. Nobody is asked to choose: the users did."""
+        windows = self.batches.batch(self.taken)
+        self.taken += 1
+        return self.batch(policy, self.windows(windows), self.later[windows])
 
     def batch(
-        self, nets: Networks, slow: Networks, history: History, product: Product, rng: np.random.Generator | None
-    ) -> Trajectories:
-        """One transition for each event that another followed, rewards and states `n_step` events on."""
-        states = self.states.flatten(0, 1)
-        later = states.detach()
-        if "encoder" in slow:
-            with torch.no_grad():
-                later = self.encode(slow["encoder"], self.events).flatten(0, 1)
-        discount, chosen = self.setup.discount, product.items[..., 0]
-        steps = Steps.of(history, chosen >= 0, self.setup.n_step)
-        places, following = self.tensor(steps.places), self.tensor(steps.following)
-        actions = self.tensor(chosen).long().flatten()
-        self.flat = states[places]
-        self.mask = np.zeros(chosen.shape, np.bool_)
-        self.mask.ravel()[steps.places] = True
-        return Trajectories(
-            states=self.flat.detach().requires_grad_(),
-            actions=actions[places],
-            rewards=self.tensor(summed(self.rewards, steps, discount)),
-            next_states=later[following],
-            slow_states=later[places],
-            next_actions=torch.where(self.tensor(steps.known), actions[following], -1),
-            discounts=self.tensor(np.where(steps.ends, 0, discount**steps.counts).astype(np.float32)),
-            returns=self.tensor(self.returns.ravel()[steps.places]),
-            step_discounts=self.tensor(np.where(steps.ends & (steps.counts == 1), 0, discount).astype(np.float32)),
+        self, policy: LearnedPolicy, history: History, later: Float32[np.ndarray, "batch"] | None = None
+    ) -> Batch:
+        """The batch of some windows; `later` is what their users earned after them, discounted to their last event."""
+        state, earned = self.state, self.earned(history)
+        items, rewards = history.items, np.zeros_like(earned)
+        actions = np.full_like(items, -1)
+        actions[:, :-1], rewards[:, :-1] = items[:, 1:], earned[:, 1:]
+        mask = actions >= 0
+        before = np.zeros_like(history.lengths) if history.before is None else history.before
+        # With the last event the whole history is over, and the state after it is worth nothing. In a log of sessions
+        # that is so; a log of people is merely cut off there, but no reward corrects what is made up of a state after
+        # which nobody chose, and it is one state of a user. Never so where the split holds back what followed, or cuts
+        # all histories at one moment: who came back is for the test to know.
+        over = (before + history.lengths == state.dataset.lengths[history.users]) & (state.split.kind != "time")
+        last = np.arange(items.shape[1]) == (history.lengths - 2)[:, None]
+        return Batch(
+            items=items,
+            factors=policy.agent.factorize(history),
+            actions=actions,
+            rewards=rewards,
+            mask=mask,
+            discounts=np.where(last & over[:, None], 0, self.setup.discount).astype(np.float32),
+            histories=int((before == 0).sum()),  # of one that is cut into windows, the first counts
+            returns=returns(earned, history.lengths, self.setup.discount, later),
         )
-
-    def losses(
-        self, nets: Networks, slow: Networks, batch: Trajectories | Trials, step: int, rng: np.random.Generator | None
-    ) -> dict[str, Tensor]:
-        """See `Experience.losses`."""
-        assert isinstance(batch, Trajectories)
-        rng = rng or np.random.default_rng(step)
-        encoder = nets["encoder"]
-        assert isinstance(encoder, Encoder)
-        self.encoder, self.batched = encoder, batch
-        self.vectors = None if encoder.items.sparse else encoder.items()
-        self.leaf = None if self.vectors is None else self.vectors.detach().requires_grad_()
-        self.items = self.space_of_items(slow, rng)
-        return self.algorithm.losses(nets, slow, batch, self.items, step, rng)
-
-    def roots(self) -> Mapping[str, list[Root]]:
-        """States and item vectors: the encoder's backward pass starts there, once for all losses."""
-        roots = [Root(self.flat, self.batched.states)]
-        if self.vectors is not None and self.leaf is not None:
-            roots.append(Root(self.vectors, self.leaf))
-        return {"encoder": roots}
-
-    def space_of_items(self, slow: Networks, rng: np.random.Generator) -> ItemSpace:
-        """The item vectors, and what is computed over them, as the setup's loss says."""
-        loss, later = self.setup.loss, slow.get("encoder")
-        name = loss.over(len(self.space.catalogue))
-        table = self.encoder.items.learned if self.leaf is None else self.leaf
-        assert table is not None, "sparse vectors are learned ones"
-        return ItemSpace.of(
-            table,
-            slow=later.items() if isinstance(later, Encoder) else None,
-            loss=name,
-            negatives=loss.negatives,
-            log_q=None if name == "gbce" else self.draws,
-            precision=self.precision,
-            gbce_t=loss.calibration,
-            rng=rng,
-            sparse=self.leaf is None,
-        )
-
-    def told(self, nets: Networks, batch: Trajectories | Trials) -> Told:
-        """Rewards as the setup weighs them; the critic's estimates of the items that came next."""
-        assert isinstance(batch, Trajectories)
-        with torch.no_grad():
-            values = self.algorithm.estimates(nets, batch, self.items)
-        if self.batches % DIAGNOSED == 0 and len(batch.actions):
-            batch.notes.update(self._diagnosed(nets, batch, values))
-        self.batches += 1
-        return Told(
-            self.mask,
-            reward=float(batch.rewards.mean()) if len(batch.rewards) else 0.0,
-            value=0.0 if values is None or not len(values) else float(values.mean()),
-            notes=batch.notes,
-        )
-
-    @torch.no_grad()
-    def _diagnosed(
-        self, nets: Networks, batch: Trajectories, values: Float[Tensor, "steps"] | None
-    ) -> dict[str, float]:
-        """What the alarms look at, on some steps of a batch."""
-        vectors = self.algorithm.vectors(self.items.vectors)
-        some = batch.states[: max(8, min(256, 2**22 // len(vectors)))]
-        logits = self.algorithm.propose(nets, some) @ vectors.T
-        logs, first = logits.log_softmax(1), logits.argmax(1)
-        notes = {
-            "largest_reward": float(np.abs(self.rewards).max()),
-            "entropy_share": float(-(logs.exp() * logs).sum(1).mean()) / np.log(len(vectors)),
-            "top_share": float(torch.bincount(first).max()) / len(first),
-        }
-        if values is not None and float(batch.returns.var(correction=0)) > 0:
-            left = (batch.returns - values).var(correction=0) / batch.returns.var(correction=0)
-            notes["explained"] = 1 - float(left)
-        return notes
 
     @cached_property
-    def compiled(self) -> dict[nn.Module, Any]:
-        """What torch.compile made of the encoders."""
-        return {}
+    def batches(self) -> Batches:
+        """The complete training histories, in windows and batches."""
+        state, setup = self.state, self.setup
+        return Batches(
+            state.train_users,
+            state.split.known[state.train_users],
+            max_length=setup.max_length,
+            batch_size=setup.batch_size,
+            batch_targets=setup.batch_targets,
+            seed=setup.seed,
+        )
+
+    def windows(self, windows: Int64[np.ndarray, "batch"]) -> History:
+        """Some of the windows of `batches`."""
+        batches = self.batches
+        users, starts, lengths = batches.users[windows], batches.starts[windows], batches.lengths[windows]
+        history = self.state.histories(users, starts, lengths, width_of(int(lengths.max())))
+        return replace(history, before=starts)
 
     @cached_property
-    def draws(self) -> Draws:
-        """Negatives by their share of the training events; items without one count as having half of one."""
-        counts = self.space.counts if self.space.counts is not None else np.ones(len(self.space.catalogue))
-        shares = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
-        return Draws.of(self.tensor(np.log(shares).astype(np.float32)))
+    def log(self) -> RewardLog:
+        """The log as rewards read it."""
+        state, reward, algorithm = self.state, self.setup.reward, self.setup.algorithm
+        check(reward.terms, state.dataset)
+        ahead = [term.key for term in reward.terms if term.reads_future]
+        if ahead and algorithm.reads_returns:
+            raise SetupError(
+                f"{algorithm.name} reads in training what is still to be earned, and {ahead[0]} knows what the user "
+                f"hears later: it would be told of the item that it is to foresee; leave {ahead[0]}.weight out, or "
+                "take another algorithm"
+            )
+        vectors = state.space.catalogue.vectors
+        return RewardLog.of(state.dataset, state.split.known, vectors, reward.logged, reward.terms)
+
+    def earned(self, history: History) -> Float32[np.ndarray, "batch time"]:
+        """What each event of some windows earned, as the setup weighs rewards."""
+        return total(self.setup.reward.terms, self.log.events(history)).float().numpy()
+
+    @cached_property
+    def later(self) -> Float32[np.ndarray, "windows"]:
+        """For each window of `batches`, what the user's later windows earned, discounted to its last event."""
+        batches, length, discount = self.batches, self.setup.max_length, self.setup.discount
+        after = 1 + np.flatnonzero(batches.users[1:] == batches.users[:-1])  # each full: see `Batches`
+        found, weights = np.zeros(len(batches.users)), discount ** np.arange(length)
+        for part in np.array_split(after[::-1], -(-len(after) * length // CELLS) or 1):
+            earned = self.earned(self.windows(part))[:, 1 : length + 1] @ weights if len(part) else ()
+            for window, sum_of in zip(part, earned, strict=True):  # the last of a user first
+                found[window - 1] = sum_of + discount**length * found[window]
+        return found.astype(np.float32)
+
+    def done(self, histories: int, steps: int) -> bool:
+        """After so many batches as the histories of the run come in."""
+        return steps >= max(1, round(self.horizon / len(self.state.train_users) * len(self.batches)))
+
+    def resume(self, histories: int, steps: int) -> None:
+        """See `Source.resume`."""
+        self.taken = steps
+
+    @property
+    def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
+        """The loss that fits the catalogue, and how many histories make a batch."""
+        setup, items, batches, reasons = self.setup, len(self.state.space.catalogue), self.batches, []
+        loss = setup.loss.over(items)
+        if setup.loss.name == "auto":
+            compared = "at most" if items <= AFFORDABLE else "more than"
+            reasons.append(
+                f"loss {loss}: {items:,} items are {compared} {AFFORDABLE:,}, up to which a softmax over all of them "
+                "is affordable; `loss` sets another"
+            )
+        if setup.batch_size is None:
+            each = float((batches.lengths - 1).mean())
+            less = batches.batch_size * each < setup.batch_targets / 2
+            few = f", and a pass has {LEAST} batches or more" if less else ""
+            reasons.append(
+                f"batch_size {batches.batch_size:,}: about {batches.batch_size * each:,.0f} targets, since a history "
+                f"(or a window of a long one) has {each:.1f} on average{few}; `batch_targets` or `batch_size` sets "
+                "another"
+            )
+        return {"loss": loss, "batch_size": batches.batch_size}, reasons
 
 
-def has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 by instructions of its own."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+def returns(
+    rewards: Float32[np.ndarray, "batch time"],
+    lengths: Int[np.ndarray, "batch"],
+    discount: float,
+    later: Float32[np.ndarray, "batch"] | None = None,
+) -> Float32[np.ndarray, "batch time"]:
+    """After each event, the discounted sum of the rewards of all later ones (Sutton and Barto 2018, equation 3.8).
+
+    `later` is that of the last event of each row: of what the row does not hold. 0 at padding.
+    """
+    rows, width = rewards.shape
+    ahead = np.zeros((width + 1, rows))  # by event, what it earned; then what the row does not hold
+    ahead[:width] = np.where(np.arange(width)[:, None] < lengths, rewards.T, 0)
+    ahead[lengths, np.arange(rows)] = 0 if later is None else later
+    found = np.zeros_like(ahead)
+    for step in range(width - 1, -1, -1):
+        found[step] = ahead[step + 1] + discount * found[step + 1]
+    return np.ascontiguousarray(found[:width].T, np.float32)

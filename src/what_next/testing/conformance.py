@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +20,15 @@ from torch import Tensor
 
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
+from what_next.algorithms.base import LossContext
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
-from what_next.sources.log import LogExperience
 from what_next.testing.rig import Rig, other_events, padded, reaches
 from what_next.training import checkpoint
-from what_next.types import Events, Trajectories
+from what_next.types import Batch, Events, Permitted, Request, Transitions
 
 STEPS = 4
-"""Within so many steps every loss that is due at all must have moved its networks (a delayed one comes later)."""
+"""Within so many steps every loss that is due at all must have updated its networks (a delayed one comes later)."""
 
 
 def check_algorithm(algorithm: Algorithm) -> None:
@@ -51,102 +52,105 @@ def describes_its_settings(algorithm: Algorithm) -> None:
 
 
 def names_networks_that_exist(algorithm: Algorithm) -> None:
-    """`moves` and `targets` name networks, and `losses` gives losses that `moves` names."""
+    """`updates` and `targets` name networks, and `losses` gives losses that `updates` names."""
     try:
         rig = Rig(algorithm)
     except KeyError as error:
-        raise AssertionError(f"{algorithm.name}: moves or targets name {error}, and there is no such network") from None
+        raise AssertionError(
+            f"{algorithm.name}: updates or targets name {error}, and there is no such network"
+        ) from None
     found = rig.losses(rig.batch(rig.history()))
     _expect(bool(found), algorithm, "no loss is due at the first step")
-    unknown = set(found) - set(algorithm.moves)
-    _expect(not unknown, algorithm, f"losses {unknown} are not in moves")
+    unknown = set(found) - set(algorithm.updates)
+    _expect(not unknown, algorithm, f"losses {unknown} are not in updates")
     for loss, value in found.items():
         _expect(value.ndim == 0 and bool(value.isfinite()), algorithm, f"the loss {loss!r} is {value}")
 
 
-def losses_reach_what_they_move(algorithm: Algorithm) -> None:
-    """Every loss has a gradient for each network that it moves; none goes into a target or a slow copy."""
+def losses_reach_what_they_update(algorithm: Algorithm) -> None:
+    """Every loss has a gradient for each network that it updates; none goes into a target or a target network."""
     rig, due, reached = Rig(algorithm), set[str](), set[tuple[str, str]]()
     for step in range(STEPS):
-        batch = rig.batch(rig.history())
-        if isinstance(batch, Trajectories):
+        context = rig.context(rig.batch(rig.history()), step)
+        batch = context.batch
+        if isinstance(batch, Transitions):
             batch.next_states.requires_grad_()
-        found = rig.losses(batch, step)
-        slow = [weight for net in rig.agent.slow.values() for weight in net.parameters()]
-        _expect(not any(weight.requires_grad for weight in slow), algorithm, "a slow copy asks for a gradient")
+        found = algorithm.losses(context)
+        copied = [weight for net in rig.agent.targets.values() for weight in net.parameters()]
+        _expect(not any(weight.requires_grad for weight in copied), algorithm, "a target network asks for a gradient")
         for loss, value in found.items():
-            if isinstance(batch, Trajectories):
+            if isinstance(batch, Transitions):
                 _expect(not reaches(value, [batch.next_states]), algorithm, f"{loss!r}: its target carries a gradient")
             due.add(loss)
-            reached |= {(loss, name) for name in algorithm.moves[loss] if reaches(value, _ends(rig, name))}
+            reached |= {(loss, name) for name in algorithm.updates[loss] if reaches(value, _ends(context, name))}
         rig.step()
     for loss in due:
-        idle = [name for name in algorithm.moves[loss] if (loss, name) not in reached]
-        _expect(not idle, algorithm, f"the loss {loss!r} moves {idle}, but has no gradient for it")
+        idle = [name for name in algorithm.updates[loss] if (loss, name) not in reached]
+        _expect(not idle, algorithm, f"the loss {loss!r} updates {idle}, but has no gradient for it")
 
 
-def moves_what_it_names(algorithm: Algorithm) -> None:
+def updates_what_it_names(algorithm: Algorithm) -> None:
     """A step changes the networks of the losses that were due, and no others."""
     rig = Rig(algorithm)
     for _ in range(STEPS):
         before, found = rig.weights(), rig.step()
-        named = {name for loss in found.losses for name in algorithm.moves[loss]}
+        named = {name for loss in found.losses for name in algorithm.updates[loss]}
         after = rig.weights()
         changed = {
             name for name in after if any(not torch.equal(before[name][key], after[name][key]) for key in after[name])
         }
-        _expect(changed <= named, algorithm, f"{changed - named} changed, and no loss that was due moves it")
+        _expect(changed <= named, algorithm, f"{changed - named} changed, and no loss that was due updates it")
 
 
-def slow_copies_follow(algorithm: Algorithm) -> None:
-    """Slow copies start as their networks, go a step of the pace after those that moved, and stay otherwise."""
+def target_networks_follow(algorithm: Algorithm) -> None:
+    """Target networks start as their networks, go a step of tau after those that were updated, and stay otherwise."""
     rig = Rig(algorithm)
     nets = rig.weights()
-    for name, copied in rig.weights(slow=True).items():
+    for name, copied in rig.weights(targets=True).items():
         _expect(
             all(torch.equal(copied[key], nets[name][key]) for key in copied), algorithm, f"{name!r} starts elsewhere"
         )
     for _ in range(STEPS):
-        before, found = rig.weights(slow=True), rig.step()
-        moved = {name for loss in found.losses for name in algorithm.moves[loss]}
-        nets, after = rig.weights(), rig.weights(slow=True)
+        before, found = rig.weights(targets=True), rig.step()
+        updated = {name for loss in found.losses for name in algorithm.updates[loss]}
+        nets, after = rig.weights(), rig.weights(targets=True)
         for name, copied in after.items():
-            pace = algorithm.pace if name in moved else 0.0
+            tau = algorithm.polyak if name in updated else 0.0
             for key, value in copied.items():
-                expected = torch.lerp(before[name][key], nets[name][key], pace)
+                expected = torch.lerp(before[name][key], nets[name][key], tau)
                 close = torch.allclose(value, expected, atol=1e-7)
-                _expect(close, algorithm, f"the slow copy of {name!r} went elsewhere than a pace of {pace:g} leads")
+                _expect(close, algorithm, f"the target network of {name!r} went elsewhere than a tau of {tau:g} leads")
 
 
 def targets_stand_still(algorithm: Algorithm) -> None:
-    """What targets are made of moves with the slow copies alone: no step of the encoder, and no dropout, changes it."""
+    """What targets are made of changes with the target networks alone, by no step of the encoder and no dropout."""
     rig = Rig(algorithm, dropout=0.5)
     history, seen = rig.history(), []
     for _ in range(2):
-        batch = rig.batch(history)
-        experience = rig.agent.experience
-        if not (algorithm.targets and isinstance(batch, Trajectories) and isinstance(experience, LogExperience)):
+        context = rig.context(rig.batch(history))
+        batch = context.batch
+        if not (algorithm.targets and isinstance(batch, Transitions)):
             return
-        rig.losses(batch)
-        seen.append((batch.next_states, batch.slow_states, experience.items.slow.clone()))
+        seen.append((batch.next_states, batch.target_states, context.items.target.clone()))
         with torch.no_grad():
             for weight in rig.agent.nets["encoder"].parameters():
                 weight.add_(torch.randn_like(weight))
-    for name, before, after in zip(("next states", "slow states", "slow item vectors"), *seen, strict=True):
+    for name, before, after in zip(("next states", "target states", "target item vectors"), *seen, strict=True):
         _expect(torch.equal(before, after), algorithm, f"{name} follow the encoder at once; name it in targets")
 
 
 def ends_are_ends(algorithm: Algorithm) -> None:
     """Where nothing follows (discount 0), the next state and the item after it change no loss."""
     rig = Rig(algorithm)
-    batch = rig.batch(rig.history())
-    if not isinstance(batch, Trajectories):
+    batch = rig.context(rig.batch(rig.history())).batch
+    if not isinstance(batch, Transitions):
         return
     ended = replace(batch, discounts=torch.zeros_like(batch.discounts))
-    other = replace(
-        ended, next_states=ended.next_states + 5, next_actions=torch.full_like(ended.next_actions, -1), notes={}
+    other = replace(ended, next_states=ended.next_states + 5, next_actions=torch.full_like(ended.next_actions, -1))
+    first, second = (
+        algorithm.losses(replace(rig.context(rig.batch(rig.history())), batch=steps)) for steps in (ended, other)
     )
-    _same(rig.losses(ended), rig.losses(other), algorithm, "what follows the end of a history changes the loss")
+    _same(first, second, algorithm, "what follows the end of a history changes the loss")
 
 
 def padding_is_nothing(algorithm: Algorithm) -> None:
@@ -162,10 +166,15 @@ def sees_no_future(algorithm: Algorithm) -> None:
     the algorithm says that it `reads_returns` in training."""
     rig = Rig(algorithm)
     history, since = rig.history(), 4
-    changed = other_events(history, since, len(rig.state.space.catalogue), earned=not algorithm.reads_returns)
-    rig.agent.quiet()
-    before, after = (rig.agent.predict(some, grid=True).points for some in (history, changed))
-    same = np.allclose(before[:, :since], after[:, :since], atol=1e-5)
+    changed = other_events(history, since, len(rig.state.space.catalogue))
+    rig.agent.eval()
+    batches = [rig.batch(history), rig.batch(changed)]
+    if not algorithm.reads_returns:  # else they are an input, and the test of labels is another
+        batches[1] = _other_labels(batches[1], since)
+    else:
+        batches[1] = replace(batches[1], returns=batches[0].returns)
+    before, after = (_known(rig, batch, since) for batch in batches)
+    same = np.allclose(before, after, atol=1e-5)
     _expect(same, algorithm, f"other events from number {since} on change what is known before")
 
 
@@ -184,14 +193,22 @@ def recommends(algorithm: Algorithm) -> None:
     rig = Rig(algorithm)
     rig.step()
     history = rig.state.get_user_history(np.arange(5, dtype=np.int32))
-    policy = LearnedPolicy(rig.agent.quiet(), rig.state)
-    slate = policy.act(history, 4, np.random.default_rng(0), exclude=history.items, propensities=True)
+    policy = LearnedPolicy(rig.agent.eval(), rig.state)
+    request = Request(4, policy.sampler, Permitted.of(without=history.items))
+    states = policy.states(history)
+    slate = policy.act(states, request, np.random.default_rng(0))
     for row, heard in zip(slate.items.tolist(), history.items.tolist(), strict=True):
         _expect(len(set(row)) == 4 and min(row) >= 0, algorithm, f"a slate of four items is {row}")
         _expect(not set(row) & set(heard), algorithm, f"the slate {row} has items that are excluded")
     chances = slate.propensities
     _expect(chances is not None and bool(((chances > 0) & (chances <= 1)).all()), algorithm, f"propensities {chances}")
-    first, second = (policy.act(history, 4).items for _ in range(2))
+    judged = policy.propensities(states, request, slate.items)
+    _expect(
+        chances is not None and np.allclose(chances, judged, rtol=1e-5, atol=1e-9),
+        algorithm,
+        f"{chances} were told, and {judged} judged",
+    )
+    first, second = (policy.act(policy.states(history), Request(4)).items for _ in range(2))
     _expect(np.array_equal(first, second), algorithm, "without random numbers it recommends now this, now that")
 
 
@@ -214,7 +231,7 @@ def survives_saving(algorithm: Algorithm) -> None:
 def streams(algorithm: Algorithm) -> None:
     """Event by event, the encoder comes to the proposal that it makes of the complete history."""
     rig = Rig(algorithm)
-    encoder = rig.agent.quiet().nets.get("encoder")
+    encoder = rig.agent.eval().nets.get("encoder")
     if not isinstance(encoder, Encoder):
         return
     history = rig.state.get_user_history(np.arange(5, dtype=np.int32))
@@ -237,9 +254,9 @@ CHECKS: Mapping[str, Callable[[Algorithm], None]] = MappingProxyType(
         for check in (
             describes_its_settings,
             names_networks_that_exist,
-            losses_reach_what_they_move,
-            moves_what_it_names,
-            slow_copies_follow,
+            losses_reach_what_they_update,
+            updates_what_it_names,
+            target_networks_follow,
             targets_stand_still,
             ends_are_ends,
             padding_is_nothing,
@@ -254,15 +271,33 @@ CHECKS: Mapping[str, Callable[[Algorithm], None]] = MappingProxyType(
 """Every check by its name."""
 
 
-def _ends(rig: Rig, name: str) -> list[Tensor]:
+def _ends(context: LossContext[Any], name: str) -> list[Tensor]:
     """Where the gradient of a network begins."""
-    roots = rig.agent.experience.roots().get(name, ())
-    return [root.leaf for root in roots] or list(rig.agent.nets[name].parameters())
+    roots = context.roots.get(name, ())
+    return [root.leaf for root in roots] or list(context.nets[name].parameters())
+
+
+def _known(rig: Rig, batch: Batch, since: int) -> np.ndarray:
+    """What the networks make of the events before a column: the encoder's states, or the actor's choice."""
+    steps = rig.context(batch).batch
+    if not isinstance(steps, Transitions):
+        factors = batch.factors
+        read = torch.from_numpy(factors.actor), torch.from_numpy(factors.prospects)
+        return rig.algorithm.propose(rig.agent.nets, read)[:, :since].numpy()  # type: ignore[arg-type]
+    _, columns = np.nonzero(batch.mask)
+    return steps.states.detach().numpy()[columns < since]
+
+
+def _other_labels(batch: Batch, since: int) -> Batch:
+    """The batch with other rewards and returns from a column on, and of what follows each row."""
+    rewards, returns = batch.rewards.copy(), batch.returns
+    rewards[:, since:] = rewards[::-1, since:] ** 2 + 3
+    return replace(batch, rewards=rewards, returns=None if returns is None else returns[::-1] ** 2 + 3)
 
 
 def _points(agent: Agent, rig: Rig) -> np.ndarray:
     """What an agent proposes to five users."""
-    return agent.quiet().predict(rig.state.get_user_history(np.arange(5, dtype=np.int32))).points
+    return agent.eval().predict(rig.state.get_user_history(np.arange(5, dtype=np.int32))).points
 
 
 def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor], algorithm: Algorithm, broken: str) -> None:

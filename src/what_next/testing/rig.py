@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
+from what_next.algorithms.base import LossContext
 from what_next.data import Dataset
+from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
+from what_next.sources import BanditSource, LogSource, source_of
 from what_next.state import State
 from what_next.testing.made_up import made_up_log
 from what_next.training.step import Step
-from what_next.types import History, Product, Trajectories, Trials
+from what_next.types import Batch, History, Product, repeats
 
 Weights = dict[str, dict[str, Tensor]]
 
@@ -25,7 +29,7 @@ class Rig:
     """An algorithm's agent and a state, awake; one `step` is one of training.
 
     Attributes:
-        algorithm, agent, state: what is checked, and what it runs on.
+        algorithm, agent, state, source, policy: what is checked, and what it runs on.
         rng: all random numbers of training.
     """
 
@@ -51,37 +55,52 @@ class Rig:
         self.algorithm, self.setup = algorithm, setup
         self.state = State(_data(), setup)
         self.agent = Agent(setup, self.state.space).wake_agent()
+        self.source = source_of(self.state)
+        self.policy = LearnedPolicy(self.agent, self.state)
         self.rng = np.random.default_rng(seed)
 
     def history(self) -> History:
-        """What the next step learns of."""
-        if self.algorithm.trials:
-            return self.state.get_random_user_history(self.setup.batch_size or 1, self.rng)
-        return self.state.get_batch(self.agent.steps)
+        """Histories to learn from: the first windows of the log, or random ones for bandit feedback."""
+        if isinstance(self.source, LogSource):
+            return self.source.windows(self.source.batches.batch(0))
+        return self.state.get_random_user_history(self.setup.batch_size or 1, self.rng)
 
     def step(self) -> Step:
         """One step of training."""
-        history = self.history()
-        proposal = self.agent.predict(history, self.rng, grid=True)
-        product = self.state.next_items(history)
-        if self.algorithm.trials:
-            product = self.state.produce(proposal.points, None, self.rng, history=history, score=proposal.score)
-        return self.agent.propagate(product, self.rng)
+        return self.agent.propagate(self.source.next_batch(self.policy, self.rng), self.rng)
 
-    def batch(self, history: History, product: Product | None = None) -> Trajectories | Trials:
-        """What the losses read of a history, and of what came next in it (or of another product)."""
-        self.agent.predict(history, grid=True)
-        return self.agent.add_prediction(product or self.state.next_items(history), np.random.default_rng(0))
+    def batch(self, history: History) -> Batch:
+        """A batch of some histories and of what came next in them; its random numbers are the same at every call."""
+        if isinstance(self.source, BanditSource):
+            return self.source.batch(
+                history, self.agent.factorize(history), came_next(history), np.random.default_rng(0)
+            )
+        assert isinstance(self.source, LogSource)
+        return self.source.batch(self.policy, history)
 
-    def losses(self, batch: Trajectories | Trials, step: int = 0) -> dict[str, Tensor]:
-        """The losses of a batch; their random numbers are the same at every call."""
+    def context(self, batch: Batch, step: int = 0) -> LossContext[Any]:
+        """What the losses of a batch are computed from; their random numbers are the same at every call."""
         agent = self.agent
-        return agent.experience.losses(agent.nets, agent.slow, batch, step, np.random.default_rng(0))
+        return agent.learner.context(agent.nets, agent.targets, batch, step, np.random.default_rng(0))
 
-    def weights(self, *, slow: bool = False) -> Weights:
+    def losses(self, batch: Batch, step: int = 0) -> dict[str, Tensor]:
+        """The losses of a batch."""
+        return self.algorithm.losses(self.context(batch, step))
+
+    def weights(self, *, targets: bool = False) -> Weights:
         """Copies of all weights, by network."""
-        nets = self.agent.slow if slow else self.agent.nets
+        nets = self.agent.targets if targets else self.agent.nets
         return {name: {key: value.clone() for key, value in net.state_dict().items()} for name, net in nets.items()}
+
+
+def came_next(history: History) -> Product:
+    """What came next after each event, as if it had been selected."""
+    items = np.full((*history.items.shape, 1), -1, np.int32)
+    items[:, :-1, 0] = history.items[:, 1:]
+    known = items >= 0
+    return Product(
+        items=items, matches=known.astype(np.int64), fallback=np.zeros_like(known), repeat=repeats(items, history)
+    )
 
 
 def padded(history: History, width: int) -> History:
@@ -97,23 +116,16 @@ def padded(history: History, width: int) -> History:
         rewards=wider(history.rewards, 7),
         context=wider(history.context, 7),
         times=None if history.times is None else wider(history.times, 0),
-        earned=None if history.earned is None else wider(history.earned, 7),
     )
 
 
-def other_events(history: History, since: int, items: int, *, earned: bool) -> History:
-    """The same up to a column; from there on, other items and numbers, and with `earned` other labels."""
+def other_events(history: History, since: int, items: int) -> History:
+    """The same up to a column; from there on, other items and numbers."""
     changed, context, rewards = history.items.copy(), history.context.copy(), history.rewards.copy()
     changed[:, since:] = np.where(changed[:, since:] < 0, -1, (changed[:, since:] + 1) % items)
     context[:, since:] += 3
     rewards[:, since:] += 3
-    other = replace(history, items=changed, context=context, rewards=rewards)
-    if not earned or history.earned is None:
-        return other
-    labels = history.earned.copy()
-    labels[:, since:] = labels[::-1, since:] ** 2 + 3
-    later = None if history.later is None else history.later[::-1] + 3
-    return replace(other, earned=labels, later=later)
+    return replace(history, items=changed, context=context, rewards=rewards)
 
 
 def reaches(loss: Tensor, ends: list[Tensor]) -> bool:

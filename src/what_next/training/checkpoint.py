@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer, SparseAdam
 
-from what_next.agent import Agent
-from what_next.data import Dataset
+from what_next.algorithms.base import Networks
+from what_next.data import Catalogue
 from what_next.data.space import Space
-from what_next.errors import ModelError, some
+from what_next.errors import ModelError
 from what_next.models.encoders import Encoder
 from what_next.settings import Setup
-from what_next.state import State
 from what_next.training.artefacts import (
     Manifest,
     catalogue_path,
@@ -57,11 +56,25 @@ ELSEWHERE = (
     "train SETUP --force`"
 )
 
-SLOW = "slow"
-"""What begins the names of the slow copies' tensors."""
+TARGET = "slow"
+"""What begins the names of the target networks' tensors in a file."""
 
 
-def spare(setup: Setup, state: State, origin: Path | None = None) -> None:
+@runtime_checkable
+class Training(Protocol):
+    """What of an agent is saved, and set to what was saved."""
+
+    setup: Setup
+    space: Space
+    nets: Networks
+    targets: Networks
+    optimisers: dict[str, Optimizer]
+    histories: int
+    steps: int
+    spent: float
+
+
+def spare(setup: Setup, data: str, catalogue: Catalogue, origin: Path | None = None) -> None:
     """See that training writes over no model of another algorithm or of other data, and tears no pair apart.
 
     Data are others under another name, or where they hold less than half of the model's items. The model that training
@@ -72,11 +85,11 @@ def spare(setup: Setup, state: State, origin: Path | None = None) -> None:
     """
     agent = _manifest_at(setup.model_agent_path)
     if agent is not None and not (origin and origin.resolve() == setup.model_agent_path.resolve()):
-        algorithm, data = agent.setup["algorithm"]["name"], agent.metrics.get("data", state.dataset.name)
-        if (algorithm, data) != (setup.algorithm.name, state.dataset.name) or not _mostly_known(setup, state):
+        algorithm, of = agent.setup["algorithm"]["name"], agent.metrics.get("data", data)
+        if (algorithm, of) != (setup.algorithm.name, data) or not _mostly_known(setup, catalogue):
             raise ModelError(
-                f"{setup.model_agent_path}: holds what {algorithm} learned of {data} ({agent.histories:,} histories), "
-                f"and {setup.algorithm.name} would learn of {state.dataset.name} now; {ELSEWHERE}"
+                f"{setup.model_agent_path}: holds what {algorithm} learned of {of} ({agent.histories:,} histories), "
+                f"and {setup.algorithm.name} would learn of {data} now; {ELSEWHERE}"
             )
     path = setup.model_critic_path
     critic = _manifest_at(path) if path else None
@@ -97,13 +110,13 @@ def _manifest_at(path: Path) -> Manifest | None:
         return None
 
 
-def _mostly_known(setup: Setup, state: State) -> bool:
+def _mostly_known(setup: Setup, catalogue: Catalogue) -> bool:
     """Whether the data hold half of the model's items or more."""
     try:
         ids = pl.read_parquet(catalogue_path(setup.model_agent_path), columns=["item_id"])["item_id"].to_list()
     except (pl.exceptions.PolarsError, OSError):
         return True
-    return not ids or bool((state.space.catalogue.index(ids) >= 0).mean() >= 0.5)
+    return not ids or bool((catalogue.index(ids) >= 0).mean() >= 0.5)
 
 
 def new_run() -> str:
@@ -111,7 +124,7 @@ def new_run() -> str:
     return secrets.token_hex(8)
 
 
-def save(agent: Agent, rng: np.random.Generator, run: str, metrics: Mapping[str, Any] | None = None) -> None:
+def save(agent: Training, rng: np.random.Generator, run: str, metrics: Mapping[str, Any] | None = None) -> None:
     """Write the models, and all that a resumed run needs, together.
 
     Raises:
@@ -122,13 +135,13 @@ def save(agent: Agent, rng: np.random.Generator, run: str, metrics: Mapping[str,
     for name, optimiser in agent.optimisers.items():
         for place, values in optimiser.state_dict()["state"].items():
             rest |= {f"{name}.{place}.{key}": torch.as_tensor(value) for key, value in values.items()}
-    for name, net in agent.slow.items():
-        rest |= {f"{SLOW}.{name}.{key}": value for key, value in net.state_dict().items()}
+    for name, net in agent.targets.items():
+        rest |= {f"{TARGET}.{name}.{key}": value for key, value in net.state_dict().items()}
     position = {"random": rng.bit_generator.state, "steps": agent.steps, "spent": agent.spent}
     write_models(agent.setup, manifest, agent.space, agent.nets, (rest, position))
 
 
-def resume(agent: Agent, rng: np.random.Generator) -> str:
+def resume(agent: Training, rng: np.random.Generator) -> str:
     """Set weights, optimisers and random states to the last save of the same settings; returns the run's id.
 
     The run then goes on as if it had never stopped: bit for bit with the same torch release, machine and threads.
@@ -141,7 +154,7 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
     if not _same(saved.space, agent.space):
         raise ModelError(
             f"{setup.model_agent_path}: was trained in another space than {setup.data} gives; build the state with "
-            "checkpoint.open_state(setup, resume=True), or start anew"
+            "State.open(setup, resume=True), or start anew"
         )
     manifest, tensors, position = read_rest(setup.model_agent_path)
     if changed := _changed(manifest, setup):
@@ -153,13 +166,14 @@ def resume(agent: Agent, rng: np.random.Generator) -> str:
         saved.fill(name, net)
     for name, optimiser in agent.optimisers.items():
         _fill_optimiser(optimiser, name, tensors)
-    for name, net in agent.slow.items():
-        prefix = f"{SLOW}.{name}."
+    for name, net in agent.targets.items():
+        prefix = f"{TARGET}.{name}."
         copied = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if not copied:  # saved before this release
             warnings.warn(
-                f"{setup.model_agent_path}: was saved without a slow copy of the {name}, which {setup.algorithm.name} "
-                f"has now; it starts from the {name} as it is, and the run is not the one that was stopped",
+                f"{setup.model_agent_path}: was saved without a target network of the {name}, which "
+                f"{setup.algorithm.name} has now; it starts from the {name} as it is, so the run is not the one that "
+                "was stopped",
                 stacklevel=2,
             )
         net.load_state_dict(copied or agent.nets[name].state_dict())
@@ -181,48 +195,6 @@ def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tenso
             plain = field == "step" and isinstance(optimiser, SparseAdam)
             state.setdefault(int(place), {})[field] = int(value) if plain else value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-
-
-def open_state(setup: Setup, *, resume: bool = False, origin: Path | None = None) -> State:
-    """The state of a setup's data: as it is measured there, or in the space of the model that training goes on from.
-
-    Where the setup does not train, in the space of its model: nothing is measured that the model's file holds.
-
-    Raises:
-        CatalogueError: the model, or the run that is resumed, was made on another catalogue.
-        ModelError: the model cannot be read, or has other attributes.
-    """
-    if not setup.train:
-        space = read_models(setup.model_agent_path).space
-        return State(Dataset.read(setup.data), setup, replace(space, tolerance=setup.tolerance or space.tolerance))
-    state = State.from_setup(setup)
-    if resume:
-        saved = read_models(setup.model_agent_path).space
-        return State(state.dataset, setup, replace(saved, seen=state.space.seen, counts=state.space.counts))
-    return State(state.dataset, setup, grown_space(state, origin)) if origin else state
-
-
-def grown_space(state: State, origin: Path) -> Space:
-    """The space of today's data under the scaling of a trained model; a tolerance in the setup goes before the model's.
-
-    Raises:
-        ModelError: the attributes are not those of the model.
-    """
-    old, space = read_models(origin).space, state.space
-    if old.catalogue.names != space.catalogue.names or old.event_names != space.event_names:
-        raise ModelError(
-            f"{origin}: was trained on attributes {some(old.catalogue.names)} and events with "
-            f"{some(old.event_names) or 'nothing more'}; the data have {some(space.catalogue.names)} and "
-            f"{some(space.event_names) or 'nothing more'}"
-        )
-    catalogue = space.catalogue.scaled(old.catalogue.center, old.catalogue.scale)
-    tolerance = state.setup.tolerance or old.tolerance
-    return replace(old, catalogue=catalogue, seen=space.seen, counts=space.counts, tolerance=tolerance)
-
-
-def new_items(state: State, origin: Path) -> int:
-    """How many items of the catalogue a model did not know."""
-    return int((read_models(origin).space.catalogue.index(state.space.catalogue.ids.to_list()) < 0).sum())
 
 
 class Progress(NamedTuple):
@@ -248,7 +220,7 @@ def progress(setup: Setup) -> Progress | None:
 def _changed(manifest: Manifest, setup: Setup) -> list[str]:
     """The settings in which a saved run differs, where it must not."""
     before, now = manifest.made_by(type(setup.algorithm)).as_json(), setup.as_json()
-    free = FREE | {"loss", "batch_targets"} if setup.algorithm.trials else FREE  # which read neither
+    free = FREE | setup.algorithm.ignores
     return sorted(name for name in now if name not in free and now[name] != before[name])
 
 
@@ -261,7 +233,7 @@ def _same(one: Space, other: Space) -> bool:
     )
 
 
-def start_from(agent: Agent, origin: Path) -> None:
+def start_from(agent: Training, origin: Path) -> None:
     """Take the weights of another model, made by the same settings; learned vectors of items by the items' ids.
 
     An item that the model did not know keeps the vector that it starts with: a random one, or that of its attributes.
@@ -280,5 +252,5 @@ def start_from(agent: Agent, origin: Path) -> None:
             tensors[key] = vectors
     for name, net in agent.nets.items():
         replace(saved, tensors=tensors).fill(name, net)
-    for name, slow in agent.slow.items():
-        slow.load_state_dict(agent.nets[name].state_dict())
+    for name, target in agent.targets.items():
+        target.load_state_dict(agent.nets[name].state_dict())

@@ -1,24 +1,91 @@
 """What goes on beside the steps of a run: models are saved, validation decides when to stop, alarms are looked for."""
 
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from what_next.agent import Agent
-from what_next.errors import ModelError, SetupError, TrainingError
-from what_next.state import State
+from what_next.errors import ModelError, TrainingError
 from what_next.training import checkpoint
-from what_next.training.alarms import Alarms
 from what_next.training.artefacts import read_manifest
-from what_next.training.fitting import fitted
+from what_next.training.checkpoint import Training
 from what_next.training.step import Step
-from what_next.training.validation import validate
+
+MEMORY = 30
+"""An alarm is about the mean of so many diagnoses, so that one odd batch raises none."""
+WARM_UP = 0.2
+"""Share of a run in which a critic need not explain anything yet."""
+SLACK = 1.5
+"""A value estimate may exceed the largest possible return by this factor: it is an estimate."""
+TOP_SHARE = 0.5
+"""One item in more than this share of all recommendations has taken over."""
+LEAST_ENTROPY = 0.02
+"""A policy's entropy below this share of the uniform policy's has collapsed."""
+LARGEST_WEIGHT = 1000.0
+"""An importance weight above this makes one step count for a thousand."""
+EXPLAINED = 0.01
+"""A critic that explains less than this share of the variance of the returns explains nothing."""
 
 
-class Watch:
+@dataclass(eq=False)
+class Alarms:
+    """Signs in the steps of a run that learning has gone wrong, each raised once.
+
+    Attributes:
+        discount: of the returns that a critic learns; 0 for a one-step critic.
+        raised: every alarm so far, in words, by its name.
+    """
+
+    discount: float
+    raised: dict[str, str] = field(default_factory=dict)
+    _largest: float = 0.0
+    _metrics: dict[str, deque[float]] = field(default_factory=dict)
+
+    def look(self, step: Step, done: float) -> list[str]:
+        """The alarms that this step raises for the first time; `done` is the share of the run so far."""
+        for name, value in {**step.metrics, "value": abs(step.value)}.items():
+            self._metrics.setdefault(name, deque(maxlen=MEMORY)).append(value)
+        self._largest = max(self._largest, step.metrics.get("largest_reward", 0.0))
+        new = {name: text for name, text in self._found(done).items() if name not in self.raised}
+        self.raised |= new
+        return list(new.values())
+
+    def _found(self, done: float) -> Mapping[str, str]:
+        found = {}
+        bound = self._largest / (1 - self.discount)
+        mean = {name: float(np.mean(values)) for name, values in self._metrics.items() if len(values) == MEMORY}
+        if self._largest and mean.get("value", 0.0) > SLACK * bound:
+            found["diverging"] = (
+                f"the critic expects {mean['value']:.3g} on average, and no return can exceed {bound:.3g} (largest "
+                f"reward {self._largest:.3g}, discount {self.discount:g}): it diverges; lower learning_rate or tau"
+            )
+        if mean.get("top_share", 0.0) > TOP_SHARE:
+            found["one item"] = (
+                f"one item is the first recommendation in {mean['top_share']:.0%} of all states: it has taken over"
+            )
+        if mean.get("entropy_share", 1.0) < LEAST_ENTROPY:
+            found["entropy"] = (
+                f"the policy's entropy is {mean['entropy_share']:.1%} of the uniform one's: it has collapsed, and "
+                "explores nothing; lower learning_rate, or weigh the critic less"
+            )
+        if mean.get("largest_weight", 0.0) > LARGEST_WEIGHT:
+            found["weights"] = (
+                f"the largest importance weight of a batch is {mean['largest_weight']:.3g} on average: a few steps "
+                "decide what is learnt; lower the cap of the weights"
+            )
+        if done > WARM_UP and mean.get("explained", 1.0) < EXPLAINED:
+            found["critic"] = (
+                f"the critic explains {max(0.0, mean['explained']):.1%} of the variance of the returns: what follows "
+                "it is noise; compare with `next_item`"
+            )
+        return found
+
+
+class Monitor:
     """Keeps a run's steps, saves its models, and says when it is over.
 
     With `patience`, the models are measured at every save, and only better ones are written: the best is kept, and a
@@ -31,34 +98,50 @@ class Watch:
     """
 
     def __init__(
-        self, agent: Agent, state: State, rng: np.random.Generator, run: str, *, resumed: bool = False
+        self,
+        agent: Training,
+        rng: np.random.Generator,
+        run: str,
+        validate: Callable[[], dict[str, float]],
+        *,
+        data: str,
+        split: str,
+        horizon: int,
+        chosen: tuple[Mapping[str, str | int], Sequence[str]] = ({}, ()),
+        resumed: bool = False,
     ) -> None:
-        """Of a new run, or of one that is gone on with; says what the data decided, and why.
+        """Of a new run, or of a resumed one.
+
+        Args:
+            agent: what learns; `rng`: all random numbers of the run; `run`: its id.
+            validate: measures the agent on the validation users.
+            data, split: the name of the data and the hash of their split, for the model's file.
+            horizon: histories of the whole run.
+            chosen: what the data decided, and why (`Source.chosen`); the reasons are printed.
+            resumed: whether it goes on from the last save.
 
         Raises:
-            SetupError: there is `patience`, and nobody to measure on.
             ModelError: the run was made on another split, or with another loss or batches than the data decide now.
         """
-        self.agent, self.state, self.rng, self.run = agent, state, rng, run
+        self.agent, self.rng, self.run, self.validate, self.horizon = agent, rng, run, validate, horizon
         self.setup = agent.setup
-        self.made_on: dict[str, Any] = {"data": state.dataset.name, "split": state.split.hash}
-        if found := fitted(self.setup, state):
-            self.made_on["fitted"] = found.values
-            for reason in found.reasons:
-                Console(stderr=True, soft_wrap=True).print(reason, highlight=False)
-        self.alarms = Alarms(0.0 if self.setup.algorithm.trials else self.setup.discount)
+        self.made_on: dict[str, Any] = {"data": data, "split": split}
+        values, reasons = chosen
+        if values:
+            self.made_on["fitted"] = dict(values)
+        for reason in reasons:
+            Console(stderr=True, soft_wrap=True).print(reason, highlight=False)
+        self.alarms = Alarms(0.0 if self.setup.algorithm.one_step else self.setup.discount)
         self.steps: list[Step] = []
         self.targets, self.saved = 0, agent.histories
         self.start, self.seconds = time.perf_counter(), 0.0
-        self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is gone on with
+        self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed
         self.valid: dict[str, float] = {}
         self.best, self.worse, self.over = -np.inf, 0, False
-        if self.setup.patience and not len(state.split.validation):
-            raise SetupError("patience is set, and the split has no validation users; raise split.validation")
         if resumed:
-            self._go_on(read_manifest(self.setup.model_agent_path).metrics)
+            self._resume(read_manifest(self.setup.model_agent_path).metrics)
 
-    def _go_on(self, before: Mapping[str, Any]) -> None:
+    def _resume(self, before: Mapping[str, Any]) -> None:
         """Take over what the last save says of the run so far."""
         if before.get("split", self.made_on["split"]) != self.made_on["split"]:
             raise ModelError(
@@ -77,14 +160,14 @@ class Watch:
 
     def _score(self, valid: Mapping[str, float]) -> float:
         """The monitor's value."""
-        return next((value for name, value in valid.items() if name.startswith(self.monitor)), -np.inf)
+        return next((value for name, value in valid.items() if name.startswith(self.setup.monitored)), -np.inf)
 
-    def see(self, step: Step) -> None:
+    def record(self, step: Step) -> None:
         """One more step was taken."""
         self.steps.append(step)
         self.targets += step.targets
         self.seconds = time.perf_counter() - self.start
-        for alarm in self.alarms.look(step, self.agent.histories / self.agent.horizon):
+        for alarm in self.alarms.look(step, self.agent.histories / self.horizon):
             Console(stderr=True).print(f"alarm after {self.agent.histories:,} histories: {alarm}", style="yellow")
             if self.setup.stop_on_alarm:
                 raise TrainingError(
@@ -98,7 +181,7 @@ class Watch:
         """The last step was taken: save, and measure what is saved."""
         if self.setup.patience is None:
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())  # measuring may fail
-            self.valid = validate(self.agent, self.state)
+            self.valid = self.validate()
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())
         elif not self.over and self.saved != self.agent.histories:
             self._keep()
@@ -109,7 +192,7 @@ class Watch:
         if self.setup.patience is None:
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())
             return
-        valid = validate(self.agent, self.state)
+        valid = self.validate()
         score = self._score(valid)
         if score > self.best:
             self.best, self.worse, self.valid = score, 0, valid
@@ -117,11 +200,6 @@ class Watch:
             return
         self.worse += 1
         self.over = self.worse >= self.setup.patience
-
-    @property
-    def monitor(self) -> str:
-        """What is compared."""
-        return self.setup.monitor or ("spread" if self.setup.algorithm.trials else "ndcg@10")
 
     def _metrics(self) -> dict[str, object]:
         """What the manifest says of the run."""
@@ -132,11 +210,11 @@ class Watch:
         }
         if self.valid:
             found["valid"] = self.valid
-        if self.alarms.told:
-            found["alarms"] = list(self.alarms.told.values())
+        if self.alarms.raised:
+            found["alarms"] = list(self.alarms.raised.values())
         return found
 
 
-def _worded(fitted: Mapping[str, Any]) -> str:
+def _worded(settings: Mapping[str, Any]) -> str:
     """Settings in a sentence."""
-    return " and ".join(f"{name} {value}" for name, value in fitted.items())
+    return " and ".join(f"{name} {value}" for name, value in settings.items())

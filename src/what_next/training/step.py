@@ -1,4 +1,4 @@
-"""The gradient step: every loss moves the networks that it names, and no others."""
+"""The gradient step: every loss updates the networks that it names, and no others."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from what_next.algorithms.base import Networks
+from what_next.algorithms.base import Networks, Root
 from what_next.errors import TrainingError
 
 SLOWEST = 0.01
@@ -17,14 +17,6 @@ SLOWEST = 0.01
 
 class OutOfTime(Exception):
     """The time for training ended within a step, which is given up; the loop takes it for its end."""
-
-
-@dataclass(frozen=True, eq=False)
-class Root:
-    """Where losses end and a network begins: they see `leaf`, and its gradient goes on into `output`, all at once."""
-
-    output: Tensor
-    leaf: Tensor
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,7 @@ class Step:
         masked: share of the steps that do not count (padding; in the founding algorithm, fewer than three events, or a
             user without spread).
         targets: how many do.
-        notes: diagnostics for the alarms, by name.
+        metrics: numbers for the alarms, by name.
     """
 
     losses: dict[str, float]
@@ -50,34 +42,34 @@ class Step:
     matches: float
     masked: float
     targets: int = 0
-    notes: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def descend(
     losses: Mapping[str, Tensor],
-    moves: Mapping[str, tuple[str, ...]],
+    updates: Mapping[str, tuple[str, ...]],
     nets: Networks,
     optimisers: Mapping[str, Optimizer],
     clip: float,
     roots: Mapping[str, Sequence[Root]] | None = None,
 ) -> set[str]:
-    """Take each loss's gradient for the networks in its `moves`, and step those networks, in that order.
+    """Take each loss's gradient for the networks in its `updates`, and step those networks, in that order.
 
-    Losses that move the same networks are summed first. Gradients are scaled down to a norm of at most `clip` for each
-    network. A network with `roots` has one backward pass for all losses that move it.
+    Losses that update the same networks are summed first. Gradients are scaled down to a norm of at most `clip` for
+    each network. A network with `roots` has one backward pass for all losses that update it.
 
     Returns:
-        The networks that were moved.
+        The networks that were updated.
 
     Raises:
-        TrainingError: a loss or a gradient is not a finite number; no network was moved.
+        TrainingError: a loss or a gradient is not a finite number; no network was updated.
     """
     for name, loss in losses.items():
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss {name!r} is {loss.item()}")
     for optimiser in optimisers.values():
         optimiser.zero_grad()
-    order = _backward(losses, moves, nets, roots or {})
+    order = _backward(losses, updates, nets, roots or {})
     for name in order:
         if not torch.isfinite(_clipped(nets[name], clip)):
             raise TrainingError(f"a gradient of {name!r} is not a finite number")
@@ -90,18 +82,18 @@ def descend(
 
 def _backward(
     losses: Mapping[str, Tensor],
-    moves: Mapping[str, tuple[str, ...]],
+    updates: Mapping[str, tuple[str, ...]],
     nets: Networks,
     roots: Mapping[str, Sequence[Root]],
 ) -> list[str]:
-    """Give the weights of the networks that losses move their gradients; returns those networks in order."""
+    """Give the weights of the networks that losses update their gradients; returns those networks in order."""
     together: dict[tuple[str, ...], Tensor] = {}
     for name, loss in losses.items():
-        together[moves[name]] = together.get(moves[name], 0) + loss
+        together[updates[name]] = together.get(updates[name], 0) + loss
     leaves: dict[int, Tensor] = {}
-    for moved, loss in together.items():
-        weights = _weights(*(nets[name] for name in moved))
-        ends = [root.leaf for name in moved for root in roots.get(name, ())]
+    for updated, loss in together.items():
+        weights = _weights(*(nets[name] for name in updated))
+        ends = [root.leaf for name in updated for root in roots.get(name, ())]
         if loss.requires_grad:
             inputs = [*weights, *ends]
             found = torch.autograd.grad(loss, inputs, retain_graph=len(together) > 1, allow_unused=True)
@@ -115,7 +107,7 @@ def _backward(
             outputs, gradients = [root.output for root in reached], [leaves[id(root.leaf)] for root in reached]
             weights = _weights(nets[name])
             _collect(weights, torch.autograd.grad(outputs, weights, gradients, allow_unused=True))
-    return list(dict.fromkeys(name for moved in together for name in moved))
+    return list(dict.fromkeys(name for updated in together for name in updated))
 
 
 def _clipped(net: nn.Module, clip: float) -> Tensor:
@@ -153,8 +145,16 @@ def network_of(optimiser: str) -> str:
     return optimiser.partition(":")[0]
 
 
-def slow_down(optimisers: Mapping[str, Optimizer], rate: float, done: float) -> None:
-    """The learning rate falls in a straight line to a hundredth; `done` is the share of the run behind us."""
+def decay_rate(optimisers: Mapping[str, Optimizer], rate: float, done: float) -> None:
+    """The learning rate falls in a straight line to a hundredth; `done` is the share of the run so far."""
     for optimiser in optimisers.values():
         for group in optimiser.param_groups:
             group["lr"] = rate * max(SLOWEST, 1 - done)
+
+
+def polyak_update(nets: Networks, targets: Networks, updated: set[str], tau: float) -> None:
+    """Every target network whose network was updated goes a step of `tau` towards it (Polyak averaging)."""
+    with torch.no_grad():
+        for name in updated & set(targets):
+            for old, new in zip(targets[name].parameters(), nets[name].parameters(), strict=True):
+                old.lerp_(new, tau)

@@ -58,9 +58,9 @@ class Tracker:
 
     def show(self, step: Step, histories: int) -> None:
         """One more step, after which `histories` have been trained on."""
-        values = {name: value for name, value in asdict(step).items() if name not in ("losses", "notes")}
+        values = {name: value for name, value in asdict(step).items() if name not in ("losses", "metrics")}
         values |= {f"loss_{name}": loss for name, loss in step.losses.items()}
-        values |= {f"note_{name}": note for name, note in step.notes.items()}
+        values |= {f"note_{name}": value for name, value in step.metrics.items()}
         try:
             self.file.write(
                 json.dumps({"histories": histories, "passes": round(histories / self.users, 3), **values}) + "\n"

@@ -16,10 +16,36 @@ from what_next.data.importing.readers import Source, open_source
 from what_next.errors import DataError
 
 OPEN_BANDIT_ITEMS = "item_context.csv"
+KINDS = {"item": "an item id", "user": "a user id", "slate": "a slate id", "time": "a time"}
 WORDS = 10
 """Most columns that one column of words becomes: its commonest words but the first; the others are as the first."""
 WIDTH = 48
 """Most attributes of an item; more are put together (the leading singular vectors)."""
+
+
+def column_of(source: Source, value: pl.Expr, column: str, role: str, wanted: str = "") -> pl.Series:
+    """The values of a column, in the order of the file.
+
+    Args:
+        value: reads the column; null where a value cannot be used.
+        role: what the column is, and `wanted`: which values can be used, for the message.
+
+    Raises:
+        DataError: a row has no usable value: the first such row, and its value.
+    """
+    values = source.frame.select(value.alias(column)).collect().to_series()
+    if not len(values):
+        raise DataError(f"{source.path}: is empty: no rows; expected one row per decision")
+    missing = values.is_null()
+    if not missing.any():
+        return values
+    row, count = int(missing.arg_true()[0]), int(missing.sum())
+    found = source.frame.select(column).slice(row, 1).collect().item()
+    raise DataError(
+        f"{source.path}: the {role} in line {row + source.first_line} (column {column!r}) is {found!r}, not "
+        f"{KINDS.get(role, 'a number')}{wanted and ' ' + wanted} ({count:,} of {len(values):,} rows). "
+        f"Correct the log, or name another column with --{role}"
+    )
 
 
 def item_file(path: Path, given: Path | None, open_bandit: bool) -> Path | None:
@@ -40,8 +66,8 @@ def read_items(source: Source, column: str, path: Path | None, *, words: bool) -
         DataError: the table cannot be used, or lacks an item of the log.
     """
     if path is None:
-        logged = _ids(source, as_ids([(source.frame, column)])[0], column)
-        return Items(logged.drop_nulls().unique().sort()), logged
+        logged = column_of(source, as_ids([(source.frame, column)])[0], column, "item")
+        return Items(logged.unique().sort()), logged
     table = open_source(path)
     names = [name for name in table.frame.collect_schema().names() if name not in ROW_LABELS]
     own = {"item": column} if column in names else {}
@@ -50,8 +76,8 @@ def read_items(source: Source, column: str, path: Path | None, *, words: bool) -
     others = [name for name in names if name not in roles.values()]
     raw = table.frame.select(theirs.alias("item_id"), *(other for other in others if other != "item_id")).collect()
     if raw["item_id"].null_count() or raw["item_id"].is_duplicated().any():
-        raise DataError(f"{path}: an item has no id, or stands there twice; give one row per item")
-    logged = _ids(source, mine, column)
+        raise DataError(f"{path}: an item has no id, or two rows; give one row per item")
+    logged = column_of(source, mine, column, "item")
     missing = logged.filter(~logged.is_in(raw["item_id"].implode()))
     if len(missing):
         raise DataError(
@@ -89,11 +115,6 @@ def _named(columns: Sequence[str], names: Sequence[str], given: str | None) -> s
     return recognise(columns, ("propensity",), (), {}, "", {"propensity": names}).get("propensity")
 
 
-def hashed_features(names: Sequence[str]) -> tuple[str, ...]:
-    """The columns of the Open Bandit files that describe the user."""
-    return tuple(name for name in names if name.startswith("user_feature_"))
-
-
 def contexts_of(
     rows: int,
     columns: Sequence[pl.Series],
@@ -125,9 +146,7 @@ def contexts_of(
         found[column.name] = values.to_numpy()
     if places is not None:
         found |= _words(pl.Series("slot", places))
-    found |= past
-    scaled = {name: (values - values.mean()) / values.std() for name, values in found.items() if np.ptp(values) > 0}
-    return np.stack(list(scaled.values()), -1) if scaled else np.zeros((rows, 0)), tuple(scaled)
+    return _standardised(found | past, rows)
 
 
 def past_of(
@@ -173,22 +192,21 @@ def _words(column: pl.Series) -> dict[str, Float64[np.ndarray, "rows"]]:
     return {f"{column.name}={word}": (text == word).cast(pl.Float64).to_numpy() for word in words}
 
 
-def _ids(source: Source, expression: pl.Expr, column: str) -> pl.Series:
-    """Ids of the log, null where there is none."""
-    return source.frame.select(expression.alias(column)).collect().to_series()
+def _standardised(
+    columns: Mapping[str, Float64[np.ndarray, "rows"]], rows: int
+) -> tuple[Float64[np.ndarray, "rows columns"], tuple[str, ...]]:
+    """The columns that vary, each with mean 0 and standard deviation 1; and their names."""
+    scaled = {name: (values - values.mean()) / values.std() for name, values in columns.items() if np.ptp(values) > 0}
+    return np.stack(list(scaled.values()), -1) if scaled else np.zeros((rows, 0)), tuple(scaled)
 
 
 def _vectors(table: pl.DataFrame) -> Float64[np.ndarray, "items width"] | None:
-    """The attributes with mean 0 and standard deviation 1, at most `WIDTH` columns; None where there are none."""
-    columns = [
-        one.to_numpy().astype(np.float64) for one in table.iter_columns() if one.name not in ("item_id", "title")
-    ]
-    scaled = [(values - values.mean()) / values.std() for values in columns if np.ptp(values) > 0]
-    if not scaled:
-        return None
-    vectors = np.stack(scaled, -1)
-    if vectors.shape[1] <= WIDTH:
-        return np.asarray(vectors)
+    """The attributes, standardised, in at most `WIDTH` columns; None where there are none."""
+    attributes = table.drop("item_id", "title")
+    columns = {one.name: one.to_numpy().astype(np.float64) for one in attributes.iter_columns()}
+    vectors, names = _standardised(columns, len(table))
+    if len(names) <= WIDTH:
+        return vectors if names else None
     left, sizes, _ = np.linalg.svd(vectors, full_matrices=False)
     narrow = left[:, :WIDTH] * sizes[:WIDTH]
     return np.asarray(narrow / narrow.std())

@@ -70,13 +70,13 @@ class DecisionLog:
         user_ids: external ids, by unit; None where the log has no users.
         units: 0, 1, 2, ... ascending: of users, else of slates, else of rows. Units are independent of one another.
         actions: positions of the logged items in the catalogue; `rewards`: what each brought.
-        propensities: probability of the logged item under the policy that wrote the log; None where it is not told.
+        propensities: probability of the logged item under the policy that wrote the log; None where the log has none.
         places: slot of a slate, 0 = first; None where there are no slots.
         slates: which slate, ascending; None where there are none.
         times: microseconds since 1970 UTC; None where there are none.
         contexts: what was known before each decision, standardised; `context_names`: of its columns.
         order: for each row here, its row in the file.
-        known: columns of the file that were named as known before the decision.
+        context_columns: columns of the file that were known before the decision.
         notes: what was left out, in words.
     """
 
@@ -95,7 +95,7 @@ class DecisionLog:
     contexts: Float64[np.ndarray, "rows context"]
     context_names: tuple[str, ...]
     order: Int64[np.ndarray, "rows"]
-    known: tuple[str, ...] = ()
+    context_columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -9,9 +9,9 @@ import polars as pl
 from jaxtyping import Float64, Int64
 
 from what_next.data.decisions.features import (
+    column_of,
     context_columns,
     contexts_of,
-    hashed_features,
     item_file,
     past_of,
     propensity_of_items,
@@ -38,7 +38,7 @@ NAMES: Mapping[str, Sequence[str]] = {
 
 ROLES = ("user", "item", "time", "reward", "propensity", "position", "slate")
 OPEN_BANDIT = {"item_id", "position", "click", "propensity_score"}
-"""Columns that tell the Open Bandit files (Saito et al. 2020, arXiv 2008.07146)."""
+"""Columns by which the Open Bandit files are recognised (Saito et al. 2020, arXiv 2008.07146)."""
 
 PLACES = 10_000
 """The largest position. What is larger is no slot, but an id or a count."""
@@ -46,76 +46,75 @@ PLACES = 10_000
 SERVICE = Roles("user_id", "item_id", "timestamp", "reward", "propensity", "position", "slate")
 """Columns of the exported log of a service, where nobody names others."""
 
-KINDS = {"item": "an item id", "user": "a user id", "slate": "a slate id", "time": "a time"}
 
-
-def read_log(path: Path, roles: Roles | None = None, items: Path | None = None, *, told: bool = True) -> DecisionLog:
+def read_log(
+    path: Path, roles: Roles | None = None, items: Path | None = None, *, propensities: bool = True
+) -> DecisionLog:
     """Read a log of decisions.
 
     Args:
         path: a CSV, TSV or Parquet file, an imported data set, the exported log of a service, or a log of the Open
             Bandit data.
-        roles: columns by role, where their names do not tell.
+        roles: columns by role, where their names do not say it.
         items: a table with one row per item, that is the catalogue. An imported log has its own beside it, and so have
             the Open Bandit files (`item_context.csv`); else the items of the log are the catalogue.
-        told: whether the log must tell propensities; where it need not, those that it tells are overlooked.
+        propensities: whether the log must hold propensities; if not, those that it holds are ignored.
 
     Raises:
         DataError: the file cannot be read, a column is missing, or a value cannot be used.
     """
-    source, roles, kind, notes = _opened(path, roles or Roles(), told)
-    open_bandit, columns = kind == "open bandit", _recognised(source, roles, told)
+    source, roles, kind, notes = _opened(path, roles or Roles(), propensities)
+    open_bandit, columns = kind == "open bandit", _recognised(source, roles, propensities)
     catalogue, logged = read_items(source, columns["item"], item_file(path, items, open_bandit), words=open_bandit)
-    _complete(source, logged, "item")
     if len(catalogue) < 2:
-        raise DataError(f"{path}: there is one item alone, so there is nothing to choose; name the others with --items")
+        raise DataError(f"{path}: there is only one item, so nothing to choose; name the others with --items")
     units, user_ids, slates = _units(source, columns)
     rows = {"actions": positions(logged, catalogue.ids).astype(np.int64), **_rows(source, columns)}
     slates = _slates(source, columns, slates, None if user_ids is None else units, rows["times"], rows["places"])
     order = _order(units, slates, rows["times"], rows["places"])
     ordered: dict[str, Any] = {name: None if values is None else values[order] for name, values in rows.items()}
     units, slates = units[order], None if slates is None else _numbered(slates[order])
-    hashed = hashed_features(source.frame.collect_schema().names()) if open_bandit else ()
-    texts = context_columns(source, roles.context or hashed, order, columns)
+    features = [name for name in source.names if name.startswith("user_feature_")] if open_bandit else []
+    texts = context_columns(source, roles.context or features, order, columns)
     moments = moments_of(units, slates, ordered["times"])
     past = {} if user_ids is None else past_of(units, moments, ordered["rewards"])
     contexts, context_names = contexts_of(len(units), texts, ordered["places"], past, str(path))
     return DecisionLog(
         source, kind, columns, catalogue, user_ids, units,
         slates=slates, contexts=contexts, context_names=context_names, order=order,
-        known=tuple(one.name for one in texts), notes=notes, **ordered,
+        context_columns=tuple(one.name for one in texts), notes=notes, **ordered,
     )  # fmt: skip
 
 
-def _opened(path: Path, roles: Roles, told: bool) -> tuple[Source, Roles, Kind, tuple[str, ...]]:
+def _opened(path: Path, roles: Roles, propensities: bool) -> tuple[Source, Roles, Kind, tuple[str, ...]]:
     """The rows of a file, its columns by role, which kind of log it is, and what is left out of it."""
     source = open_source(path)
     if is_service_log(path):
-        source, notes = decisions_in(source, told)
+        source, notes = decisions_in(source, propensities)
         return source, roles.filled(SERVICE), "service", notes
-    names = source.frame.collect_schema().names()
+    names = source.names
     open_bandit = set(names) >= OPEN_BANDIT and not recognise(names, ("user",), (), roles.given, str(path))
-    if told:
+    if propensities:
         source = propensity_of_items(source, NAMES["propensity"], roles.propensity)
     return source, roles, "open bandit" if open_bandit else "log", ()
 
 
-def chances_told(log: DecisionLog, column: str) -> Float64[np.ndarray, "rows"]:
+def propensities_in(log: DecisionLog, column: str) -> Float64[np.ndarray, "rows"]:
     """A column of the log with a policy's probability of the logged item.
 
     Raises:
         DataError: it is not there, or holds anything but probabilities.
     """
-    name = exact(log.source.frame.collect_schema().names(), column, "--policy", str(log.source.path))
+    name = exact(log.source.names, column, "--policy", str(log.source.path))
     values = _numbers(log.source, name, "policy", lambda value: value.is_between(0, 1), "from 0 to 1")
     return np.asarray(values[log.order])
 
 
-def _recognised(source: Source, roles: Roles, told: bool) -> dict[str, str]:
-    names = source.frame.collect_schema().names()
-    wanted = [role for role in ROLES if told or role != "propensity"]
+def _recognised(source: Source, roles: Roles, propensities: bool) -> dict[str, str]:
+    names = source.names
+    wanted = [role for role in ROLES if propensities or role != "propensity"]
     columns = recognise(names, wanted, ("item", "reward"), roles.given, str(source.path), NAMES)
-    if told and "propensity" not in columns:
+    if propensities and "propensity" not in columns:
         raise DataError(
             f"{source.path}: no column for the propensity, the probability with which the logged item was chosen; "
             f"found {some(map(repr, names))}; name it with --propensity, or estimate it with --behaviour estimated"
@@ -136,10 +135,7 @@ def _rows(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
         # Counted from 1 if not from 0: a file that lacks the first slot must not shift the others.
         places = (numbers - min(1, numbers.min())).astype(np.int64)
     if "time" in columns:
-        column = source.frame.select(as_microseconds(source.frame, columns["time"]).alias(columns["time"]))
-        found = column.collect().to_series()
-        _complete(source, found, "time")
-        times = found.to_numpy()
+        times = column_of(source, as_microseconds(source.frame, columns["time"]), columns["time"], "time").to_numpy()
     return {"rewards": rewards, "propensities": propensities, "places": places, "times": times}
 
 
@@ -164,20 +160,20 @@ def _units(
 def _slates(
     source: Source,
     columns: Mapping[str, str],
-    told: Int64[np.ndarray, "rows"] | None,
+    given: Int64[np.ndarray, "rows"] | None,
     users: Int64[np.ndarray, "rows"] | None,
     times: Int64[np.ndarray, "rows"] | None,
     places: Int64[np.ndarray, "rows"] | None,
 ) -> Int64[np.ndarray, "rows"] | None:
-    """The slate of each row: as the log tells it, else what a user was shown at one time, if in different slots.
+    """The slate of each row: as the log has it, else what a user was shown at one time, if in different slots.
 
     Raises:
-        DataError: a slate that the log tells has two rows in one slot.
+        DataError: a slate of the log has two rows in one slot.
     """
     if places is None:
-        return told
-    if told is not None:
-        twice = _twice(told, places)
+        return given
+    if given is not None:
+        twice = _twice(given, places)
         if twice is not None:
             lines = " and ".join(str(row + source.first_line) for row in twice)
             raise DataError(
@@ -185,7 +181,7 @@ def _slates(
                 f"{columns['position']!r} and {columns['slate']!r}); give each row of a slate its own, or name other "
                 "columns with --position and --slate"
             )
-        return told
+        return given
     if users is None or times is None:
         return None
     moments = np.unique(times, return_inverse=True)[1]
@@ -203,8 +199,7 @@ def _twice(slates: Int64[np.ndarray, "rows"], places: Int64[np.ndarray, "rows"])
 
 def _distinct(source: Source, column: str, role: str) -> tuple[pl.Series, Int64[np.ndarray, "rows"]]:
     """The ids of a column, sorted, and where each row's stands among them."""
-    found = source.frame.select(as_ids([(source.frame, column)])[0].alias(column)).collect().to_series()
-    _complete(source, found, role)
+    found = column_of(source, as_ids([(source.frame, column)])[0], column, role)
     ids = found.unique().sort()
     return ids, positions(found, ids).astype(np.int64)
 
@@ -235,9 +230,7 @@ def _numbers(
 ) -> Float64[np.ndarray, "rows"]:
     """A column of numbers that all pass a test."""
     number = _number(source, column, role)
-    found = source.frame.select(pl.when(test(number)).then(number).alias(column)).collect().to_series()
-    _complete(source, found, role, wanted)
-    return found.to_numpy()
+    return column_of(source, pl.when(test(number)).then(number), column, role, wanted).to_numpy()
 
 
 def _slot(value: pl.Expr) -> pl.Expr:
@@ -251,19 +244,3 @@ def _number(source: Source, column: str, role: str) -> pl.Expr:
         return number
     word = pl.col(column).str.strip_chars().str.to_lowercase()
     return pl.when(word == "true").then(1.0).when(word == "false").then(0.0).otherwise(number)
-
-
-def _complete(source: Source, values: pl.Series, role: str, wanted: str = "") -> None:
-    """Raises a `DataError` where a row has no usable value: the first such row, and what stands there."""
-    if not len(values):
-        raise DataError(f"{source.path}: is empty: no rows; expected one row per decision")
-    missing = values.is_null()
-    if not missing.any():
-        return
-    row, count = int(missing.arg_true()[0]), int(missing.sum())
-    stands = source.frame.select(values.name).slice(row, 1).collect().item()
-    raise DataError(
-        f"{source.path}: the {role} in line {row + source.first_line} (column {values.name!r}) is {stands!r}, not "
-        f"{KINDS.get(role, 'a number')}{wanted and ' ' + wanted}; {count:,} of {len(values):,} rows are so. "
-        f"Correct the log, or name another column with --{role}"
-    )

@@ -23,7 +23,7 @@ DECISION = {
     "propensity": pl.Float64, "position": pl.Int32, "slate": pl.String, "version": pl.String, "policy": pl.String,
     "known": pl.Int64, "history": pl.String, "seen": pl.Boolean, "masked": pl.Boolean, "withdrawn": pl.Int64,
 }  # fmt: skip
-"""What is told of a decision.
+"""The columns of a decision.
 
 `propensity` is the chance of the item, given those of a smaller `position` (from 1) in the same `slate` (the id of the
 recommendation); `version` of the model and `policy` tell who decided; `known` is the largest `number` of an event of
@@ -37,13 +37,13 @@ ADDED = "what_next.added"
 
 WITHDRAWALS = "what_next.withdrawals"
 """In the footer: JSON with every change of the items that could not be shown: its number, the item's id, and whether it
-was withdrawn or put again."""
+was withdrawn or put back."""
 
 PLAYED = ("play", "purchase")
-"""Events that earned 1 where others have a reward, and they have none."""
+"""Where only some events have a reward, the others earn 1 if they are of these kinds, else 0."""
 
 OWN = ("user_id", "item_id", "timestamp", "reward", "event")
-"""Columns of a log that no number of the context may be called after."""
+"""Columns of a log: a number of the context must not have such a name."""
 
 
 def is_service_log(path: Path) -> bool:
@@ -59,7 +59,7 @@ def rows_of(path: Path) -> pl.DataFrame:
     """All rows of an exported log.
 
     Raises:
-        DataError: a column is missing or of another type, or a value is none of its column: the file was changed.
+        DataError: the file was changed: a column is missing or of another type, or holds a wrong value.
     """
     again = "the file is not as it was exported; export it again"
     footer = footer_of(path)
@@ -86,9 +86,9 @@ def rows_of(path: Path) -> pl.DataFrame:
     }
     for name, test in wrong.items():
         if len(places := rows.select(test.fill_null(False).arg_true()).to_series()):
-            stands = repr(rows[name][places[0]])
-            told = f"row {places[0] + 1} (column {name!r}) is {stands[:80]}, not {FORM[name][1]}"
-            raise DataError(f"{path}: {told}; {len(places):,} of {len(rows):,} rows are so; {again}")
+            value = repr(rows[name][places[0]])[:80]
+            wrong_row = f"row {places[0] + 1} (column {name!r}) is {value}, not {FORM[name][1]}"
+            raise DataError(f"{path}: {wrong_row} ({len(places):,} of {len(rows):,} rows); {again}")
     return rows
 
 
@@ -103,16 +103,16 @@ def _fits(text: str, test: Callable[[Any], bool]) -> bool:
         return False
 
 
-def _ids(told: Any) -> bool:
-    return isinstance(told, list) and all(isinstance(one, str) for one in told)
+def _ids(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
-def _numbers(told: Any) -> bool:
-    return isinstance(told, dict) and all(type(one) in (int, float) and abs(one) < inf for one in told.values())
+def _numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(one) in (int, float) and abs(one) < inf for one in value.values())
 
 
-def _changes(told: Any) -> bool:
-    return isinstance(told, list) and all(tuple(map(type, one)) == (int, str, bool) for one in told)
+def _changes(value: Any) -> bool:
+    return isinstance(value, list) and all(tuple(map(type, one)) == (int, str, bool) for one in value)
 
 
 FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -154,7 +154,7 @@ def events_of(path: Path) -> pl.DataFrame:
     return found.drop("context").with_columns(pl.coalesce("reward", played)).hstack(context)
 
 
-def decisions_in(source: Source, told: bool) -> tuple[Source, tuple[str, ...]]:
+def decisions_in(source: Source, propensities: bool) -> tuple[Source, tuple[str, ...]]:
     """The decisions that can be weighed, and what is left out, in words.
 
     Left out are those of requests that permitted some items only, since another policy's chances would need to know
@@ -163,7 +163,7 @@ def decisions_in(source: Source, told: bool) -> tuple[Source, tuple[str, ...]]:
 
     Args:
         source: the file.
-        told: whether the propensities count.
+        propensities: whether they count.
 
     Raises:
         DataError: there are none, the item table is missing, or the file is not as it was exported.
@@ -171,7 +171,7 @@ def decisions_in(source: Source, told: bool) -> tuple[Source, tuple[str, ...]]:
     items = beside(source.path, "items")
     if not items.is_file():
         raise DataError(f"{items}: no such file; it belongs to {source.path}, export the log again")
-    certain = (pl.col("propensity") == 1).all().over("slate") if told else pl.lit(False)
+    certain = (pl.col("propensity") == 1).all().over("slate") if propensities else pl.lit(False)
     rows = rows_of(source.path).filter(~EVENT).with_columns(certain.alias("certain"))
     answers = rows.unique("slate")
     masked, sure = answers["masked"], answers["certain"] & ~answers["masked"]
@@ -198,9 +198,9 @@ def context_of(texts: pl.Series) -> tuple[pl.DataFrame, list[str]]:
     """
     if not len(texts) or texts[0] is None:
         return pl.DataFrame(), []
-    told = list(json.loads(texts[0]))
-    notes = [f"context {name} left out: the log has a column of that name" for name in told if name in OWN]
-    found = numbers_in(texts, [name for name in told if name not in OWN])
+    names = list(json.loads(texts[0]))
+    notes = [f"context {name} left out: the log has a column of that name" for name in names if name in OWN]
+    found = numbers_in(texts, [name for name in names if name not in OWN])
     gaps = {one.name: one.null_count() for one in found.iter_columns() if one.null_count()}
     notes += [f"context {name} left out: {count:,} events lack it" for name, count in gaps.items()]
     return found.drop(list(gaps)), notes

@@ -142,7 +142,7 @@ def _given_table(
         raw = raw.unique(maintain_order=True)
         if raw["item_id"].is_duplicated().any():
             twin = raw.filter(pl.col("item_id").is_duplicated())["item_id"][0]
-            raise DataError(f"{where}: item {twin!r} stands there more than once, with different values; keep one")
+            raise DataError(f"{where}: item {twin!r} has several rows with different values; keep one")
         notes.append(f"{where}: {rows - len(raw)} repeated rows left out")
     if options.attributes is None:
         free = [name for name in raw.columns if name not in ("item_id", columns.get("titles"))]
@@ -197,7 +197,7 @@ def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
             words = column.filter(column.str.strip_chars() != "").value_counts(sort=True)
             counts = some(f"{word!r} in {count:,} rows" for word, count in words.iter_rows())
             if counts:
-                notes.append(f"no {role}: {counts}: set apart as words for no value; --missing says which words are")
+                notes.append(f"no {role}: {counts}: rejected as words for no value; --missing names those")
     return notes
 
 
@@ -207,8 +207,8 @@ def _early(log: pl.DataFrame, times: Times) -> list[str]:
     if not times.guessed or not isinstance(last, datetime) or last.timestamp() >= EARLIEST:
         return []
     return [
-        f"the times are small numbers: as {times.kind} they end on {last:%Y-%m-%d}; if they "
-        "only number the events, all is well; else --time-format says what they are"
+        f"the times are small numbers: read as {times.kind} they end on {last:%Y-%m-%d}; if they "
+        "only number the events, all is well; else say what they are with --time-format"
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a file holds, told by its first bytes and not by its name; and its bytes without their packing."""
+"""What a file holds, by its first bytes and not by its name; and its bytes without their packing."""
 
 import bz2
 import gzip

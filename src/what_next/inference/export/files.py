@@ -64,7 +64,7 @@ def export(agent: Agent, manifest: Manifest, to: Path) -> Exported:
     for library in ("onnx", "onnxscript"):
         if importlib.util.find_spec(library) is None:
             raise MissingExtraError(library, "onnx", "what-next export")
-    if agent.setup.algorithm.trials:
+    if agent.setup.algorithm.by_attributes:
         raise ModelError(
             f"algorithm {agent.setup.algorithm.name}: its actor reads statistics of the events so far (means and "
             "spreads, in double precision) that are no part of its network, so that there is no graph of items alone; "

@@ -11,8 +11,7 @@ from torch.nn import functional
 from what_next.agent import Agent
 from what_next.models.encoders import Encoder, MeanEncoder, TransformerEncoder
 from what_next.models.encoders.transformer import Layer, attend, banded
-from what_next.sources.log import LogExperience
-from what_next.sources.steps import GAP
+from what_next.training.encoder_learner import GAP, EncoderLearner
 from what_next.types import Events
 
 
@@ -27,9 +26,9 @@ class Read(nn.Module):
 
     def __init__(self, agent: Agent) -> None:
         super().__init__()
-        encoder, experience = agent.nets["encoder"], agent.experience
+        encoder, learner = agent.nets["encoder"], agent.learner
         assert isinstance(encoder, Encoder)
-        assert isinstance(experience, LogExperience)
+        assert isinstance(learner, EncoderLearner)
         # Tracing sets attributes of recurrent layers anew: the agent's own stay as they are. The vectors are shared.
         self.encoder = copy.deepcopy(encoder, {id(encoder.items): encoder.items})
         self.algorithm, self.nets = agent.setup.algorithm, agent.nets

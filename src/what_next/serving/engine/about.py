@@ -24,7 +24,7 @@ def about(setup: Setup, live: Live) -> dict[str, Any]:
         "attributes": list(served.catalogue.names),
         "metrics": manifest.metrics,
         "search": settings.search,
-        "critic": served.has_critic,
+        "critic": served.policy.agent.setup.model_critic_path is not None,
         "deployed": {
             "number": live.deployment.number,
             "kind": live.deployment.kind,

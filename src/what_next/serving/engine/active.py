@@ -3,10 +3,10 @@
 import numpy as np
 from jaxtyping import Int32
 
+from what_next.baselines.rules import Popular, RandomItem
 from what_next.serving.engine.cache import SessionCache
 from what_next.serving.engine.masks import Masks
 from what_next.serving.engine.observer import Observer
-from what_next.serving.engine.popular import Popular
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.withdrawals import Withdrawals, Withdrawn
 from what_next.serving.store import Store
@@ -35,8 +35,16 @@ class Active:
         self.served, self._withdrawals = served, withdrawals
         self._out: tuple[Withdrawn, Int32[np.ndarray, withdrawn]] = (Withdrawn(), np.zeros(0, np.int32))
         self.sessions = SessionCache(served, store, size, observer)
-        self.masks = Masks(served)
-        self.popular = Popular.of(counted, served.places)
+        self.masks, self.anything = Masks(served), RandomItem(len(served.ids))
+        self.count(counted)
+
+    def count(self, counted: Counted) -> None:
+        """Takes up how many events items have; those that the catalogue does not hold are passed over."""
+        counts = np.zeros(len(self.served.ids), np.int64)
+        for name, count in counted:
+            if (place := self.served.places.get(name)) is not None:
+                counts[place] = count
+        self.popular = Popular(counts)
 
     @property
     def withdrawn(self) -> tuple[int, Int32[np.ndarray, "withdrawn"]]:

@@ -7,26 +7,33 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 from cachetools import TTLCache
 from jaxtyping import Int32
 
-from what_next.errors import StoreUnavailable, some
-from what_next.inference.session import Played, Session
+from what_next.errors import NotFinite, StoreUnavailable, some
+from what_next.inference.session import Event, Session
 from what_next.serving.engine.active import Active
 from what_next.serving.engine.cache import Entry
-from what_next.serving.engine.chooser import choose, taken
 from what_next.serving.engine.masks import Mask
-from what_next.serving.engine.popular import any_item
 from what_next.serving.engine.reasons import reasons, spread
-from what_next.serving.engine.rows import Alarm, Choice, Row
 from what_next.serving.request import Fallback, RecommendationRequest, RecommendationResponse, Refused
 from what_next.serving.store import AddImpression, Head, KeptResponse
 from what_next.settings import Server
-from what_next.types import Proposal
+from what_next.types import (
+    EpsilonGreedy,
+    Greedy,
+    History,
+    Permitted,
+    Policy,
+    Request,
+    Sampler,
+    Slate,
+    Softmax,
+)
 
 logger = logging.getLogger("what_next.serving")
 
@@ -119,7 +126,7 @@ class Answering:
                 job.seen, job.unknown = active.known(ask.history)
             elif entry is not None:
                 job.entry, job.seen = entry, entry.session.items
-            answer, impression = self._result(active, job, self._popular(active, job))
+            answer, impression = self._result(active, job, self._simple(active, [job])[id(job)])
             if entry is None and ask.user is not None:
                 # Nobody asked whether this user was erased meanwhile, elsewhere.
                 impression = replace(impression, user_id=None, history=None, response=None)
@@ -150,28 +157,58 @@ class Answering:
             except Refused as error:
                 jobs.append(error)
         given = [one for one in jobs if isinstance(one, Job) and one.ask.history and len(one.seen)]
-        played = [[Played(int(item)) for item in job.seen] for job in given]
-        replayed = active.served.policy.replays(played) if played else []
+        played = [[Event(int(item)) for item in job.seen] for job in given]
+        replayed = active.served.sessions.replays(played) if played else []
         for job, session in zip(given, replayed, strict=True):
             job.session = session
-        modelled = [one for one in jobs if isinstance(one, Job) and one.ask.policy == "trained" and not one.fallback]
-        choices: dict[int, Choice] = {}
-        if modelled:
-            proposal = self._proposal(active, modelled)
-            rows = [self._row(job) for job in modelled]
-            found = choose(active.served, proposal, rows, self.settings.candidates)
-            for job, choice in zip(modelled, found, strict=True):
-                if isinstance(choice, Alarm):
-                    job.fallback = "alarm"
-                    self._tell(active.served.version, choice)
-                else:
-                    choices[id(job)] = choice
-        return [
-            one
-            if isinstance(one, Refused)
-            else self._result(active, one, choices.get(id(one)) or self._other(active, one))
-            for one in jobs
-        ]
+        there = [job for job in jobs if isinstance(job, Job)]
+        slates = self._modelled(active, [job for job in there if job.ask.policy == "trained" and not job.fallback])
+        slates |= self._simple(active, [job for job in there if id(job) not in slates])
+        return [one if isinstance(one, Refused) else self._result(active, one, slates[id(one)]) for one in jobs]
+
+    def _modelled(self, active: Active, jobs: Sequence[Job]) -> dict[int, Slate]:
+        """The model's slates by the jobs' identities; a job whose scores are not finite falls back, and has none."""
+        if not jobs:
+            return {}
+        served = active.served
+        context = [job.ask.context or {} for job in jobs] if any(job.ask.context for job in jobs) else None
+        states = served.sessions.states([job.session for job in jobs if job.session is not None], context)
+        try:
+            return self._slates(served.policy, states, jobs)
+        except NotFinite as error:
+            for row in error.rows:
+                jobs[row].fallback = "alarm"
+            self._tell(served.version, error)
+            return self._modelled(active, [job for job in jobs if not job.fallback])
+
+    def _simple(self, active: Active, jobs: Sequence[Job]) -> dict[int, Slate]:
+        """The slates of policies without a model: any item, popular ones, or those instead of the model's."""
+        random = [job for job in jobs if job.ask.policy == "random" and not job.fallback]
+        popular = [job for job in jobs if job.ask.policy != "random" or job.fallback]
+        found = self._slates(active.anything, History.nobody(len(random)), random) if random else {}
+        return found | (self._slates(active.popular, History.nobody(len(popular)), popular) if popular else {})
+
+    def _slates(self, policy: Policy, states: Any, jobs: Sequence[Job]) -> dict[int, Slate]:
+        """What a policy chooses for each job."""
+        sets = tuple(job.mask for job in jobs)
+        width = max(len(job.excluded) for job in jobs)
+        without = np.full((len(jobs), width), -1, np.int32)
+        for row, job in enumerate(jobs):
+            without[row, : len(job.excluded)] = job.excluded
+        permitted = Permitted(sets if any(sets) else (), without if width else None)
+        request = Request([job.ask.k for job in jobs], [self._sampler(job) for job in jobs], permitted)
+        rngs = [self.rng if job.ask.seed is None else np.random.default_rng(job.ask.seed) for job in jobs]
+        slate = policy.act(states, request, rngs)
+        return {id(job): slate.row(row) for row, job in enumerate(jobs)}
+
+    def _sampler(self, job: Job) -> Sampler:
+        """How the items of a job are chosen; the safe policy takes the most popular ones."""
+        if job.fallback:
+            return Greedy()
+        if job.ask.policy == "random":
+            return Softmax()
+        temperature, epsilon = self.explore(job.ask)
+        return Softmax(temperature) if temperature else EpsilonGreedy(epsilon) if epsilon else Greedy()
 
     def _job(
         self, active: Active, ask: RecommendationRequest, role: str, entries: dict[str, Entry], heads: dict[str, Head]
@@ -196,11 +233,6 @@ class Answering:
             if name not in names:
                 raise Refused("context", f"{name!r} is not known to the model; it reads {some(names) or 'none'}")
 
-    def _proposal(self, active: Active, jobs: Sequence[Job]) -> Proposal:
-        sessions = [job.session for job in jobs if job.session is not None]
-        context = [job.ask.context or {} for job in jobs] if any(job.ask.context for job in jobs) else None
-        return active.served.policy.propose(sessions, context)
-
     # One by one
 
     def explore(self, ask: RecommendationRequest) -> tuple[float, float]:
@@ -209,40 +241,20 @@ class Answering:
             return self.settings.temperature, self.settings.epsilon
         return ask.temperature or 0.0, ask.epsilon or 0.0
 
-    def _row(self, job: Job) -> Row:
-        temperature, epsilon = self.explore(job.ask)
-        rng = self.rng if job.ask.seed is None else np.random.default_rng(job.ask.seed)
-        return Row(job.ask.k, job.mask, job.excluded, temperature, epsilon, rng)
-
-    def _other(self, active: Active, job: Job) -> Choice:
-        """Of the policies without a model: any item, popular ones, or those instead of the model's."""
-        row, popular = self._row(job), active.popular
-        if job.fallback or not (row.temperature or row.epsilon or job.ask.policy == "random"):
-            return self._popular(active, job)
-        if job.ask.policy == "random":
-            return Choice(*any_item(row.free(len(popular.counts)), row.slots, row.rng), None)
-        scores = np.where(row.free(len(popular.counts)), popular.scores, np.float32(-np.inf))
-        choice = taken(row, scores)
-        assert isinstance(choice, Choice), "counts are finite"
-        return replace(choice, scores=popular.counts[choice.items].astype(np.float32))
-
-    def _popular(self, active: Active, job: Job) -> Choice:
-        popular = active.popular
-        items = popular.first(job.ask.k, None if job.mask is None else job.mask.permitted, job.excluded)
-        return Choice(items, np.ones(len(items)), popular.counts[items].astype(np.float32))
-
-    def _result(self, active: Active, job: Job, choice: Choice) -> Result:
-        served, ask, items = active.served, job.ask, choice.items.tolist()
+    def _result(self, active: Active, job: Job, slate: Slate) -> Result:
+        served, ask, items = active.served, job.ask, slate.items.tolist()
+        assert slate.propensities is not None
+        looked_at = slate.candidates[0] if slate.candidates else None
         head, now = job.entry, time.time_ns()
-        ids, chances = tuple([served.ids[item] for item in items]), tuple(choice.propensities.tolist())
+        ids, chances = tuple([served.ids[item] for item in items]), tuple(slate.propensities.tolist())
         answer = RecommendationResponse(
             recommendation_id=f"{now // 1_000_000:012x}{self._random()}",  # by time, as a UUID of version 7
             user=ask.user,
             ids=ids,
             titles=[served.titles[item] for item in items],
-            scores=[None] * len(items) if choice.scores is None else choice.scores.tolist(),
+            scores=self._scores(active, job, slate),
             propensities=chances,
-            reasons=reasons(served, job.session, choice.items) if ask.explain else [None] * len(items),
+            reasons=reasons(served, job.session, slate.items) if ask.explain else [None] * len(items),
             version=served.version,
             role="canary" if job.role == "canary" else "current",
             policy="popular" if job.fallback else ask.policy,
@@ -265,12 +277,24 @@ class Answering:
             history=ask.history or None,
             known=0 if head is None else head.last,
             candidates=candidates(
-                served.space, job.mask and job.mask.hash, ask.exclude_seen, choice.candidates, job.withdrawn[0]
+                served.space,
+                job.mask and job.mask.hash,
+                ask.exclude_seen,
+                None if looked_at is None else served.digest(looked_at),
+                job.withdrawn[0],
             ),
             withdrawn=job.withdrawn[0],
             response=ask.once and KeptResponse(*ask.once, answer.recommendation_id, _json(answer.content)),
         )
         return Result(answer, impression)
+
+    def _scores(self, active: Active, job: Job, slate: Slate) -> list[float | None]:
+        """What the items of an answer were ranked by: of popular ones, their numbers of events."""
+        if job.ask.policy == "random" and not job.fallback:
+            return [None] * len(slate.items)
+        if job.fallback or job.ask.policy == "popular":
+            return [float(count) for count in active.popular.counts[slate.items]]
+        return [None] * len(slate.items) if slate.scores is None else slate.scores.tolist()
 
     def _random(self) -> str:
         """20 random hexadecimal digits; asked of the system for many at a time, since that lets other threads in."""

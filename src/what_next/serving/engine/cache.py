@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from cachetools import Cache, LRUCache
 
-from what_next.inference.session import Played, Session
-from what_next.policy import LearnedPolicy
+from what_next.inference.session import Event, Session
 from what_next.serving.engine.observer import Observer
 from what_next.serving.engine.reasons import spread
 from what_next.serving.engine.served import Served
@@ -65,7 +64,7 @@ class SessionCache:
     """The sessions of a version, the latest asked for; whoever reads them holds `lock`."""
 
     def __init__(self, served: Served, store: Store, size: int, observer: Observer) -> None:
-        self.policy: LearnedPolicy = served.policy
+        self.folds = served.sessions
         self.places, self.store, self.observer = served.places, store, observer
         self.lock = threading.Lock()
         # Each takes at least its share of the room, so that there are never more than `size`.
@@ -158,7 +157,7 @@ class SessionCache:
         """From all events in the store, in one batch pass; users whose events are gone by now are left out."""
         there = [name for name in heads if whole[name]]
         known = {name: [one for one in whole[name] if one.item_id in self.places] for name in there}
-        sessions = self.policy.replays([[self.played(one) for one in known[name]] for name in there])
+        sessions = self.folds.replays([[self.played(one) for one in known[name]] for name in there])
         for name, session in zip(there, sessions, strict=True):
             self.observer.session("rebuild")
             events, heard = whole[name], known[name]
@@ -186,14 +185,14 @@ class SessionCache:
             if not steps:
                 return
             sessions = [behind[name].entry.session for name, _ in steps]
-            folded = self.policy.fold(sessions, [self.played(event) for _, event in steps])
+            folded = self.folds.fold(sessions, [self.played(event) for _, event in steps])
             for (name, event), session in zip(steps, folded, strict=True):
                 entry = _counted(behind[name].entry, event)
                 behind[name].entry = replace(entry, session=session, time=event.time, spread=math.nan)
 
-    def played(self, event: StoredEvent) -> Played:
+    def played(self, event: StoredEvent) -> Event:
         """An event as the policy reads it."""
-        return Played(self.places[event.item_id], event.time, event.reward, event.context)
+        return Event(self.places[event.item_id], event.time, event.reward, event.context)
 
 
 def _counted(entry: Entry, event: StoredEvent) -> Entry:

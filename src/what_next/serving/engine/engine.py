@@ -186,7 +186,7 @@ class Engine:
     def _waiting(self, ask: RecommendationRequest, loop: asyncio.AbstractEventLoop) -> Waiting:
         """A question, whose cost counts what is known of the user where the model reads all of it each time."""
         made, current = Waiting(ask, loop), self.models.live.current
-        if current.served.trials and ask.user is not None and not ask.history:
+        if current.served.sessions.rereads and ask.user is not None and not ask.history:
             entry = current.sessions.remembered(ask.user)
             made.cost += (USUAL if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT
         return made

@@ -7,18 +7,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from what_next.errors import ModelError, StoreError, WhatNextError
 from what_next.serving.engine.active import Active, Counted
 from what_next.serving.engine.loading import Loading
 from what_next.serving.engine.observer import Observer
-from what_next.serving.engine.popular import Popular
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import check, keep, line, versions_folder
 from what_next.serving.engine.withdrawals import Withdrawals
 from what_next.serving.request import Stopping
-from what_next.serving.store import Deploy, Deployment, Episode, Store, StoredItem
+from what_next.serving.store import Deploy, Deployment, Outage, Store, StoredItem
 from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.serving")
@@ -161,10 +160,10 @@ class Models:
         items = list(self._items.values())
 
         def load() -> Active:
-            served = Served.load(self.folder, version).grown(items)
-            if self.setup.server.search == "approximate":
-                served = served.indexed()
-            return self._active(served.warm())
+            served, server = Served.load(self.folder, version), self.setup.server
+            if server.search == "approximate":
+                served = served.indexed(server.candidates)
+            return self._active(served.grown(items).warm())
 
         return Loading(version, self._last_item, self.setup.server.loading, load)
 
@@ -281,20 +280,8 @@ class Models:
         with self._changing:
             for active in (self.live.current, self.live.candidate):
                 if active is not None:
-                    active.popular = Popular.of(self._counted, active.served.places)
+                    active.count(self._counted)
         self.counted = True
-
-    def refresh_index(self) -> None:
-        """Builds the index of approximate search anew where more items came since than a search finds."""
-        for role in ("current", "candidate"):
-            old: Active | None = getattr(self.live, role)
-            if old is None or old.served.later <= self.setup.server.candidates:
-                continue
-            new = self._active(old.served.indexed().warm())
-            with self._changing:
-                if getattr(self.live, role) is old:
-                    changes: dict[str, Any] = {role: new}
-                    self._take_over(replace(self.live, **changes))
 
 
 class Poller:
@@ -312,18 +299,17 @@ class Poller:
         self._thread.join()
 
     def _run(self) -> None:
-        left, told, episode = 0.0, "", Episode("reading the store")
+        left, told, outage = 0.0, "", Outage("reading the store")
         while not self._stop.is_set():
             try:
                 self.models.look()
                 if left <= 0:
                     self.models.count()
-                    self.models.refresh_index()
                     left = self.models.setup.server.popular_every
                 told = ""
-                episode.worked()
+                outage.worked()
             except StoreError as error:
-                episode.failed(error)
+                outage.failed(error)
             except Exception as error:
                 told = self._tell(error, told)
             self._stop.wait(self.every)

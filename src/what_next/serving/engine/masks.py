@@ -2,37 +2,25 @@
 
 import threading
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from cachetools import LRUCache
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool
 
 from what_next.errors import some
 from what_next.serving.engine.served import Served
 from what_next.serving.request import RecommendationRequest, Refused
+from what_next.types import ItemSet
 
 KEPT = 64
 """Masks that are remembered: a page asks again and again with the same one."""
 
 
 @dataclass(frozen=True, eq=False)
-class Mask:
-    """The permitted items.
+class Mask(ItemSet):
+    """The permitted items; `hash` tells equal masks of one catalogue apart from others, in every process."""
 
-    Attributes:
-        permitted: one for each item; `count`: how many are.
-        hash: tells equal masks of one catalogue apart from others, in every process.
-    """
-
-    permitted: Bool[np.ndarray, "items"]
-    count: int
     hash: str
-
-    @cached_property
-    def places(self) -> Int32[np.ndarray, "permitted"]:
-        """Positions of the permitted items, ascending."""
-        return np.flatnonzero(self.permitted).astype(np.int32)
 
 
 class Masks:
@@ -77,7 +65,7 @@ class Masks:
         permitted[self._known(ask.blocked)] = False
         if not permitted.any():
             raise Refused("blocked", "no item is left that is not blocked; block fewer")
-        return Mask(permitted, int(permitted.sum()), self.served.digest(np.flatnonzero(permitted).astype(np.int32)))
+        return Mask(permitted, self.served.digest(np.flatnonzero(permitted).astype(np.int32)))
 
     def _known(self, ids: tuple[str, ...]) -> list[int]:
         return [place for place in (self.places.get(one) for one in ids) if place is not None]

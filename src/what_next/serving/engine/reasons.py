@@ -4,17 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int32
-from torch import Tensor
+from jaxtyping import Int32
 
 from what_next.errors import CatalogueError
 from what_next.inference.session import Session
-from what_next.models.item_space import ItemSpace
 from what_next.rewards import Samples
 from what_next.rewards.spread import LEAST_EVENTS, spread_of
 from what_next.serving.engine.served import Served
 from what_next.serving.request import Reason, SimilarItem
-from what_next.types import Trajectories
 
 WINDOW = 20
 """Latest events whose spread is told."""
@@ -23,7 +20,9 @@ WINDOW = 20
 def reasons(served: Served, session: Session | None, items: Int32[np.ndarray, "chosen"]) -> list[Reason]:
     """The reason of each item: the nearest of the history, the item's attributes, and the critic's value."""
     heard = np.zeros(0, np.int32) if session is None else session.items[::-1]  # the later one among equals
-    judged = None if session is None or not len(session) else critic_values(served, session, items)
+    judged = None
+    if session is not None and len(session) and len(items):
+        judged = served.policy.values(served.sessions.states([session]), items[None])
     catalogue, found = served.catalogue, []
     alike = served.units[heard] @ served.units[items].T
     best = alike.argmax(0) if len(heard) else None
@@ -33,34 +32,8 @@ def reasons(served: Served, session: Session | None, items: Int32[np.ndarray, "c
             nearest = _named(served, int(heard[best[place]]), float(alike[best[place], place]))
         values = zip(catalogue.names, catalogue.attributes[item].tolist(), strict=True)
         attributes = {name: round(value, 6) for name, value in values}
-        found.append(Reason(nearest, attributes, None if judged is None else float(judged[place])))
+        found.append(Reason(nearest, attributes, None if judged is None else float(judged[0, place])))
     return found
-
-
-def critic_values(
-    served: Served, session: Session, items: Int32[np.ndarray, "chosen"]
-) -> Float64[np.ndarray, "chosen"] | None:
-    """What the critic expects of some items after a session; None where the version holds none that judges items."""
-    if not served.has_critic or not len(items):
-        return None
-    if served.trials:
-        score = served.judge.propose([session]).score
-        return None if score is None else score(np.zeros(len(items), np.int64), items.astype(np.int64)).astype(float)
-    agent, encoder = served.policy.agent, served.encoder
-    if session.output is None or encoder is None:
-        return None
-    with torch.no_grad():
-        some = ItemSpace.of(encoder.items.rows(torch.from_numpy(items.astype(np.int64))))
-        values = agent.setup.algorithm.estimates(agent.nets, _chosen_after(session.output, len(items)), some)
-    return None if values is None else np.asarray(values.cpu().numpy(), np.float64)
-
-
-def _chosen_after(state: Float[Tensor, "dim"], count: int) -> Trajectories:
-    """One step for each of some items, all from the same state; what comes of them is not known."""
-    states, nothing = state.expand(count, -1), torch.zeros(count)
-    places = torch.arange(count)
-    unknown = torch.full_like(places, -1)
-    return Trajectories(states, places, nothing, states, states, unknown, nothing, nothing, nothing)
 
 
 def similar(served: Served, item_id: str, k: int, withdrawn: Int32[np.ndarray, "withdrawn"]) -> list[SimilarItem]:

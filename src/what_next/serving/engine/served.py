@@ -1,6 +1,5 @@
 """A version in memory: the trained policy, and what answers need of its catalogue."""
 
-import copy
 import hashlib
 import logging
 import threading
@@ -15,23 +14,17 @@ import polars as pl
 import torch
 from jaxtyping import Float32, Int32
 
-from what_next.agent import Agent
 from what_next.data import Catalogue
-from what_next.errors import CatalogueError, ModelError, some
+from what_next.errors import CatalogueError, ModelError, NotFinite, some
 from what_next.inference.growth import NewItem, check, grown
-from what_next.inference.recommender import EVERYONE, Recommender, nobody
-from what_next.inference.session import Played, Sessions
+from what_next.inference.recommender import Recommender
+from what_next.inference.session import Event, Sessions
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
-from what_next.retrieval.approximate import ApproximateIndex
-from what_next.retrieval.blocks import Blocks
 from what_next.serving.engine.versions import AGENT, CRITIC, folder_of, intact
 from what_next.serving.store import StoredItem
-from what_next.settings import Selection
-from what_next.sources import LogExperience, experience_of
-from what_next.state import State
-from what_next.training.artefacts import Manifest, read_models
-from what_next.types import Proposal
+from what_next.training.artefacts import Manifest, read_manifest
+from what_next.types import Request
 
 logger = logging.getLogger("what_next.serving")
 
@@ -48,20 +41,16 @@ class Served:
         trained: how many items it was trained with; those that came since follow in the catalogue.
         added: attributes of the items that came since, or that changed, by id.
         left_out: ids of items that came since and have other attributes than its own.
-        has_critic: whether the networks that judge items were loaded.
-        index: of approximate search; None: all items are scored.
-        lock: of the networks, which note what they read: one thread at a time. A new index keeps it.
+        lock: of the policy: one thread at a time.
     """
 
     version: str
     manifest: Manifest
     policy: LearnedPolicy
     space: str
-    has_critic: bool
     trained: int
     added: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     left_out: frozenset[str] = frozenset()
-    index: ApproximateIndex | None = None
     lock: AbstractContextManager[bool] = field(default_factory=threading.Lock)
 
     @classmethod
@@ -74,34 +63,13 @@ class Served:
         place = folder_of(folder, version)
         agent, critic = place / AGENT, place / CRITIC
         intact(place, version)
-        held = critic.is_file()
-        saved = read_models(agent, critic if held else None)
-        setup = saved.manifest.made_by().model_copy(
-            update={
-                "train": False,
-                "split": EVERYONE,
-                "model_agent_path": agent,
-                "model_critic_path": critic if held else None,
-                "device": "cpu",
-            }
-        )
-        # `Agent.ready_agent` makes optimisers besides, for which PyTorch imports its compiler: seconds.
-        space = replace(saved.space, seen=np.arange(len(saved.space.catalogue), dtype=np.int32))
-        ready = Agent(setup, space)
-        nets = ready.experience.networks(np.random.default_rng(setup.seed))
-        ready.nets = {name: net for name, net in nets.items() if held or name in ("encoder", "actor")}
-        for name, net in ready.nets.items():
-            saved.fill(name, net)
-        ready.histories = saved.manifest.histories
-        if not held:
-            ready.setup = setup.model_copy(update={"selection": Selection()})
-        state = State(nobody(space.catalogue), setup, space)
-        ready.freeze()
-        policy, manifest = LearnedPolicy(ready, state), saved.manifest
-        return cls(version, manifest, policy, manifest.catalogue, held, len(space.catalogue))
+        policy = LearnedPolicy.load(agent, critic=critic if critic.is_file() else None, device="cpu")
+        policy.agent.freeze()
+        manifest = read_manifest(agent, "agent")
+        return cls(version, manifest, policy, manifest.catalogue, len(policy.state.space.catalogue))
 
     def grown(self, items: Sequence[StoredItem]) -> "Served":
-        """The same version with further items; an index goes on finding those that it was built of."""
+        """The same version with further items; a search finds those of the version, and looks at all later ones."""
         new = [NewItem(item.item_id, item.title, item.attributes) for item in items]
         odd = self._odd(new)
         new = [one for one in new if one.item_id not in odd]
@@ -143,28 +111,14 @@ class Served:
             return odd
         return frozenset()
 
-    def indexed(self) -> "Served":
-        """The same with an index of approximate search over all items; none where items are not found by score."""
-        ranked = self._proposal().ranked
-        if ranked is None or ranked.rescored:
-            return self
-        vectors = np.ascontiguousarray(ranked.vectors.float().cpu().numpy())
-        return replace(self, index=ApproximateIndex.of(vectors))
-
-    @property
-    def later(self) -> int:
-        """How many items came after the index was built."""
-        return 0 if self.index is None else len(self.ids) - len(self.index.vectors)
+    def indexed(self, candidates: int) -> "Served":
+        """The same with approximate search, see `LearnedPolicy.indexed`; before `grown`: the index is the version's."""
+        return replace(self, policy=self.policy.indexed(candidates))
 
     @property
     def catalogue(self) -> Catalogue:
         """The items."""
         return self.policy.state.space.catalogue
-
-    @property
-    def trials(self) -> bool:
-        """Whether it proposes points among the attributes (the founding algorithm), and has no scores."""
-        return self.policy.agent.setup.algorithm.trials
 
     @property
     def encoder(self) -> Encoder | None:
@@ -173,12 +127,9 @@ class Served:
         return found if isinstance(found, Encoder) else None
 
     @cached_property
-    def blocks(self) -> Blocks:
-        """What points of the agent are multiplied with, for an agent that scores items."""
-        experience, encoder = self.policy.agent.experience, self.policy.agent.nets["encoder"]
-        assert isinstance(experience, LogExperience)
-        assert isinstance(encoder, Encoder)
-        return Blocks(experience.catalogue_of(encoder)[1])
+    def sessions(self) -> Sessions:
+        """How a person's session begins, grows, and becomes the policy's state."""
+        return Sessions.of(self.policy.agent)
 
     @cached_property
     def ids(self) -> list[str]:
@@ -212,26 +163,15 @@ class Served:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
 
-    @cached_property
-    def judge(self) -> Sessions:
-        """Of the founding algorithm: sessions whose proposals bring the critic's value of items along."""
-        agent = copy.copy(self.policy.agent)
-        agent.setup = agent.setup.model_copy(update={"selection": Selection(name="critic")})
-        agent.experience = experience_of(agent.setup, agent.space, agent.device)
-        return Sessions.of(agent)
-
     def warm(self) -> "Served":
-        """Computes what is computed once; returns itself."""
-        _ = self.ids, self.titles, self.places, self.catalogue.vectors
-        proposal = self._proposal()
-        if not np.isfinite(proposal.points).all():
-            raise ModelError(f"{self.version}: proposes what is no finite number; train again")
-        if self.trials:
-            _ = self.policy.state.box
-        elif self.index is None and proposal.ranked is not None and not proposal.ranked.rescored:
-            _ = self.blocks
-        return self
+        """Computes what is computed once; returns itself.
 
-    def _proposal(self) -> Proposal:
-        """What it proposes after the first item of the catalogue."""
-        return self.policy.propose([self.policy.replay([Played(0)])])
+        Raises:
+            ModelError: the model proposes what is no finite number.
+        """
+        _ = self.ids, self.titles, self.places, self.catalogue.vectors
+        try:
+            self.policy.act(self.sessions.states([self.sessions.replay([Event(0)])]), Request())
+        except NotFinite:
+            raise ModelError(f"{self.version}: proposes what is no finite number; train again") from None
+        return self

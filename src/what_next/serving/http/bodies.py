@@ -1,17 +1,134 @@
-"""What clients send, and how it becomes what the other parts take."""
+"""What clients send, with the bounds of every value, and how it becomes what the other parts take.
 
-from functools import cached_property
-from typing import Annotated, Any, Literal
+The models check what comes and make the schema: a bound stands here alone.
+"""
 
-from pydantic import ConfigDict, Field, model_validator
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar
+from urllib.parse import unquote
 
-from what_next.serving.http.fields import LONGEST, Body, Id, Number, Numbers, Reward, Text, Time, Word, by_name
-from what_next.serving.request import RecommendationRequest
-from what_next.serving.store.writes import EventRow, FeedbackRow, ItemRow
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from what_next.serving.request import IdempotencyKey, PolicyName, RecommendationRequest, cost_of
+from what_next.serving.store.records import EventRow, FeedbackRow, ItemRow
 from what_next.settings import HISTORY, LEAST_TEMPERATURE
 
 SLOTS, MASKED, RANGES, BATCH, EVENTS = 200, 10_000, 32, 100, 1000
 """Most items of an answer, ids of a list of allowed or blocked items, ranges, and sizes of batches."""
+LONGEST = 2**31 * 1.0
+"""No number about a situation or an attribute is larger."""
+END = 7_258_118_400_000_000
+"""The year 2200, in microseconds: times are below it."""
+COARSE = 100_000_000_000_000
+"""Numbers below it (March 1973 in microseconds) are times in seconds or milliseconds that were sent by mistake."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def microseconds(value: Any) -> int:
+    """A time as microseconds since 1970, UTC, from the same or from ISO 8601 with its zone."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < END and value == int(value):
+        if value < COARSE:
+            raise ValueError(
+                "looks like seconds (or milliseconds); send microseconds since 1970, or ISO 8601 with its zone"
+            )
+        return int(value)
+    if isinstance(value, str) and (found := _instant(value)) is not None and 0 <= found < END:
+        return found
+    raise ValueError(
+        "must be a time from 1970 up to 2200, as ISO 8601 with its zone, such as 2026-11-25T10:00:00Z, or in whole "
+        "microseconds since 1970"
+    )
+
+
+def _instant(text: str) -> int | None:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if time.tzinfo is None:
+        return None
+    past = time - EPOCH
+    return (past.days * 86_400 + past.seconds) * 1_000_000 + past.microseconds
+
+
+def _decoded(value: Any) -> Any:
+    """A part of a path, which comes as it was sent, since an id may hold a slash."""
+    try:
+        return unquote(value, errors="strict") if isinstance(value, str) else value
+    except UnicodeDecodeError:
+        raise ValueError("must be UTF-8") from None
+
+
+_ANY = r"[^\x00-\x1f\x7f-\x9f]*"
+SEEN = rf"^{_ANY}[^\s\x00-\x1f\x7f-\x9f]{_ANY}$"
+"""No control characters, and something besides white space."""
+Id = Annotated[str, Field(min_length=1, max_length=256, pattern=SEEN)]
+"""Names a user, an item, an event or a recommendation."""
+Word = Annotated[str, Field(min_length=1, max_length=64, pattern=SEEN)]
+"""Names an attribute, a number of the context, or a kind of event."""
+Text = Annotated[str, Field(min_length=1, max_length=1024, pattern=SEEN)]
+"""A title."""
+
+IdInPath = Annotated[Id, BeforeValidator(_decoded)]
+Number = Annotated[float, Field(ge=-LONGEST, le=LONGEST, allow_inf_nan=False)]
+"""Finite, and of a size that every part computes with."""
+Reward = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+"""What something was worth."""
+Time = Annotated[
+    int,
+    BeforeValidator(microseconds),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": COARSE, "exclusiveMaximum": END},
+                {"type": "string", "format": "date-time"},
+            ],
+            "description": "ISO 8601 with its zone, or whole microseconds since 1970 (UTC) from March 1973 on",
+        }
+    ),
+]
+
+
+def _by_name(values: dict[str, Any], most: int) -> WithJsonSchema:
+    """The schema of values by name, which tells the names' bounds, too."""
+    names = {"minLength": 1, "maxLength": 64, "pattern": SEEN}
+    return WithJsonSchema(
+        {"type": "object", "propertyNames": names, "additionalProperties": values, "maxProperties": most}
+    )
+
+
+Numbers = Annotated[
+    dict[Word, Number],
+    Field(max_length=64),
+    _by_name({"type": "number", "minimum": -LONGEST, "maximum": LONGEST}, 64),
+]
+"""Numbers by name."""
+
+
+class Body(BaseModel):
+    """What a client sends: strict in its types, and nothing beyond the fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    examples: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Examples for the schema, by name."""
+
+    @property
+    def units(self) -> int | float:
+        """What the limit of the rate counts it as; of a question its cost (`RecommendationRequest.cost`)."""
+        return 1
+
+
+class Batch(Body):
+    """Several bodies in a list, which is the only field."""
+
+    @property
+    def units(self) -> int | float:
+        """Those of all together."""
+        (name,) = type(self).model_fields
+        listed: list[Body] = getattr(self, name)
+        return sum(one.units for one in listed)
 
 
 class Range(Body):
@@ -56,14 +173,27 @@ class Explore(Body):
 
 
 _END = {"anyOf": [{"type": "number", "minimum": -LONGEST, "maximum": LONGEST}, {"type": "null"}]}
-_RANGES = by_name(
+_RANGES = _by_name(
     {"type": "object", "properties": {"min": _END, "max": _END}, "additionalProperties": False, "title": "Range"},
     RANGES,
 )
 
 
+QUESTION = {"user_id": "u1", "k": 10}
+EVENT = {"event_id": "web-7f3a91", "user_id": "u1", "item_id": "i1", "timestamp": "2026-11-25T10:00:00Z"}
+FEEDBACK = {"feedback_id": "web-7f3a92", "recommendation_id": "0199a1b2c3d4", "item_id": "i1", "reward": 1.0}
+SONG = {"item_id": "i1001", "title": "So What", "attributes": {"energy": 0.3, "tempo": 136.0}}
+
+
 class Question(Body):
     """One question for recommendations: to a user, after a history, or both."""
+
+    examples = {
+        "user": QUESTION,
+        "history": {"history": ["i1", "i2"], "k": 5, "explain": True},
+        "masked": {"user_id": "u1", "blocked": ["i9"], "ranges": {"year": {"min": 1990, "max": 2000}}},
+        "drawn": {"user_id": "u1", "explore": {"temperature": 0.5}, "seed": 7},
+    }
 
     user_id: Id | None = Field(default=None, description="whose events the store knows")
     history: Annotated[list[Id], Field(max_length=HISTORY, fail_fast=True)] | None = Field(
@@ -82,18 +212,17 @@ class Question(Body):
     )
     explore: Explore | None = Field(default=None, description="how items are drawn; null: as the service's setup says")
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="of the draw; null: a new one")
-    policy: Literal["trained", "popular", "random"] = Field(default="trained", description="who answers")
+    policy: PolicyName = Field(default="trained", description="who answers")
     context: Numbers | None = Field(default=None, description="numbers about the situation")
     explain: bool = Field(default=False, description="whether to tell reasons")
 
     @property
     def units(self) -> int | float:
         """See `Body.units`."""
-        return self.ask.cost
+        return cost_of(self.k, self.explain, self.history, self.allowed, self.blocked)
 
-    @cached_property
-    def ask(self) -> RecommendationRequest:
-        """As the engine takes it."""
+    def request(self, once: IdempotencyKey | None = None) -> RecommendationRequest:
+        """As the engine takes it; `once`: where its answer is kept."""
         draw = self.explore
         return RecommendationRequest(
             user=self.user_id,
@@ -109,22 +238,22 @@ class Question(Body):
             policy=self.policy,
             context=self.context,
             explain=self.explain,
+            once=once,
         )
 
 
-class Questions(Body):
+class Questions(Batch):
     """Several questions at once."""
 
-    requests: Annotated[list[Question], Field(min_length=1, max_length=BATCH)]
+    examples = {"two": {"requests": [QUESTION, {"history": ["i1"], "policy": "popular"}]}}
 
-    @property
-    def units(self) -> int | float:
-        """See `Body.units`."""
-        return sum(one.units for one in self.requests)
+    requests: Annotated[list[Question], Field(min_length=1, max_length=BATCH)]
 
 
 class Event(Body):
     """Something that a user did."""
+
+    examples = {"play": EVENT}
 
     event_id: Id = Field(
         description="of the client's making; the same event sent again changes nothing, another one under its id is 409"
@@ -143,31 +272,25 @@ class Event(Body):
     @property
     def row(self) -> EventRow:
         """As the store takes it."""
+        context = dict(self.context) if self.context else None
         return EventRow(
-            event_id=self.event_id,
-            user_id=self.user_id,
-            item_id=self.item_id,
-            kind=self.event,
-            time=self.timestamp,
-            reward=self.reward,
-            context=dict(self.context) if self.context else None,
-            recommendation_id=self.recommendation_id,
-        )
+            self.event_id, self.user_id, self.item_id, self.event, self.timestamp, self.reward, context,
+            self.recommendation_id,
+        )  # fmt: skip
 
 
-class Events(Body):
+class Events(Batch):
     """Several events at once; either all are kept or none."""
 
-    events: Annotated[list[Event], Field(min_length=1, max_length=EVENTS)]
+    examples = {"two": {"events": [EVENT, {**EVENT, "event_id": "web-7f3a93", "event": "skip"}]}}
 
-    @property
-    def units(self) -> int | float:
-        """See `Body.units`."""
-        return len(self.events)
+    events: Annotated[list[Event], Field(min_length=1, max_length=EVENTS)]
 
 
 class Feedback(Body):
     """What an item of a recommendation turned out to be worth."""
+
+    examples = {"liked": FEEDBACK}
 
     feedback_id: Id = Field(description="of the client's making; as `event_id`")
     recommendation_id: Id
@@ -178,28 +301,21 @@ class Feedback(Body):
     @property
     def row(self) -> FeedbackRow:
         """As the store takes it."""
-        return FeedbackRow(
-            feedback_id=self.feedback_id,
-            recommendation_id=self.recommendation_id,
-            item_id=self.item_id,
-            reward=self.reward,
-            time=self.timestamp,
-        )
+        return FeedbackRow(self.feedback_id, self.recommendation_id, self.item_id, self.reward, self.timestamp)
 
 
-class Feedbacks(Body):
+class Feedbacks(Batch):
     """Feedback on several items at once; each stands for itself."""
 
-    feedback: Annotated[list[Feedback], Field(min_length=1, max_length=EVENTS)]
+    examples = {"one": {"feedback": [FEEDBACK]}}
 
-    @property
-    def units(self) -> int | float:
-        """See `Body.units`."""
-        return len(self.feedback)
+    feedback: Annotated[list[Feedback], Field(min_length=1, max_length=EVENTS)]
 
 
 class Item(Body):
     """A new item, or what is now true of one that the catalogue holds, of the training or added."""
+
+    examples = {"song": SONG}
 
     item_id: Id
     title: Text
@@ -208,15 +324,12 @@ class Item(Body):
     @property
     def row(self) -> ItemRow:
         """As the store takes it."""
-        return ItemRow(item_id=self.item_id, title=self.title, attributes=dict(self.attributes))
+        return ItemRow(self.item_id, self.title, dict(self.attributes))
 
 
-class Items(Body):
+class Items(Batch):
     """Several items at once; either all are kept or none."""
 
-    items: Annotated[list[Item], Field(min_length=1, max_length=EVENTS)]
+    examples = {"two": {"items": [SONG, {**SONG, "item_id": "i1002", "title": "Blue in Green"}]}}
 
-    @property
-    def units(self) -> int:
-        """See `Body.units`."""
-        return len(self.items)
+    items: Annotated[list[Item], Field(min_length=1, max_length=EVENTS)]

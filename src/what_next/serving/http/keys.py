@@ -16,7 +16,8 @@ logger = logging.getLogger("what_next.serving")
 Role = Literal["read", "write", "admin"]
 ROLES: tuple[Role, ...] = ("read", "write", "admin")
 """Each may do what those before it may."""
-
+READ, WRITE, ADMIN = range(3)
+"""Their places."""
 REFRESH = 2.0
 """Seconds between two looks at the keys of the store: a revoked key is of no use after that."""
 
@@ -33,9 +34,9 @@ def digest_of(key: str) -> str:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: `name` is that of the key, or None without one; `role` is a place in `ROLES`."""
+    """Who asks: `name` is that of the key; `role` is a place in `ROLES`."""
 
-    name: str | None
+    name: str
     role: int
 
 

@@ -1,19 +1,29 @@
-"""What one caller may ask for: how often, for how long, and from where."""
+"""What one caller may ask for: how often, how much, and from where."""
 
 import asyncio
 from collections.abc import Callable
-from time import monotonic
-from types import TracebackType
+from time import monotonic, perf_counter
+from typing import Protocol, TypeVar
+
+from starlette.types import Receive
+
+from what_next.serving.http.bodies import Body
+from what_next.serving.http.problems import CLOSE, RETRY, Problem
+
+B = TypeVar("B", bound=Body)
 
 KEPT = 10_000
 """Callers that are remembered before those that have not been seen for a second are forgotten."""
-
+LARGE = 2**16
+"""Bytes from which on bodies are looked at one after another, with pauses in which the others are answered."""
+BODIES = 2**26
+"""Bytes of the bodies of all requests under way together, or one whole body where that may be larger."""
 LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """Names by which this machine calls itself."""
 
 
 class Rate:
-    """At most `rate` requests a second of each caller, with bursts of as many: a token bucket.
+    """At most `rate` units of cost a second for each caller, with bursts of as many: a token bucket.
 
     The bucket is kept as the time at which it is full again (the generic cell rate algorithm of ATM), so that it is
     one number for each caller. The clock is monotonic: setting the machine's time changes nothing.
@@ -23,27 +33,31 @@ class Rate:
         self._rate, self._clock = rate, clock
         self._full: dict[str, float] = {}
 
-    def wait(self, caller: str) -> float:
-        """Takes one request of a caller: 0, or the seconds until there would be room for it."""
-        return self._take(caller, 1, 1) if self._rate else 0.0
-
-    def more(self, caller: str, count: int | float, paid: int | float = 1) -> float:
-        """Takes what a request costs besides what is `paid` for it already; the same is told.
+    def take(self, caller: str, cost: int | float = 1, paid: int | float = 0) -> float:
+        """Takes a cost, besides what is `paid` for the same request already: 0, or the seconds until there is room.
 
         More than a second's worth comes through where nothing else is under way, and is then waited for.
         """
-        return self._take(caller, count, min(count, max(self._rate - paid, 0))) if self._rate else 0.0
-
-    def _take(self, caller: str, count: int | float, room: int | float) -> float:
-        """Takes so many where there is room for so many."""
+        if not self._rate:
+            return 0.0
         now, step = self._clock(), 1.0 / self._rate
+        room = min(cost, max(self._rate - paid, 0))
         full = max(self._full.get(caller, 0.0), now)
         if full + room * step > now + 1.0 + step * 1e-6:
             return full + room * step - now - 1.0
         if len(self._full) >= KEPT and caller not in self._full:
             self._forget(now)
-        self._full[caller] = full + count * step
+        self._full[caller] = full + cost * step
         return 0.0
+
+    def charge(self, caller: str, cost: int | float = 1, paid: int | float = 0) -> None:
+        """The same; raises a `Problem` where the caller has to wait."""
+        if wait := self.take(caller, cost, paid):
+            message = (
+                f"the rate limit of {self._rate:,} requests a second for each key, or address without a key, is used "
+                "up (server.rate, counted by cost: items, history, reasons, bytes); wait as Retry-After says"
+            )
+            raise Problem(429, message, headers={"retry-after": str(int(wait) + 1)})
 
     def _forget(self, now: float) -> None:
         """Callers whose buckets are full are as good as new; where all are busy, everybody starts anew."""
@@ -52,61 +66,62 @@ class Rate:
             self._full.clear()
 
 
-class Timeouts:
-    """Ends requests that take too long: `with timeouts: ...` raises a `TimeoutError` within, as `asyncio.timeout` does.
+class ClientGone(Exception):
+    """The client has hung up."""
 
-    All have the same time, so that one timer, that of the oldest, serves all of them: one for each takes microseconds
-    to set and to cancel.
-    """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._since: dict[asyncio.Task[object], float] = {}
-        self._late: set[asyncio.Task[object]] = set()
-        self._timed: asyncio.AbstractEventLoop | None = None  # where a timer runs
+class Incoming(Protocol):
+    """A request whose body comes: how much of it is in memory, and whether all of it is there."""
 
-    def __enter__(self) -> None:
-        """A request begins."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._since[task] = monotonic()
-        loop = task.get_loop()
-        if self._timed is not loop:
-            self._timed = loop
-            loop.call_later(self._seconds, self._look, loop)
+    held: int
+    complete: bool
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """It ends, in time or not."""
-        task = asyncio.current_task()
-        assert task is not None
-        del self._since[task]
-        if task in self._late:
-            self._late.remove(task)
-            if task.uncancel() == 0 and kind is asyncio.CancelledError:
-                raise TimeoutError from error
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The oldest are late; the next one will be."""
-        now = monotonic()
-        late = [task for task, since in self._since.items() if since + self._seconds <= now + 1e-3]
-        for task in late:
-            if task not in self._late:
-                self._late.add(task)
-                task.cancel()
-        left = [since for task, since in self._since.items() if task not in self._late]
-        if left:
-            loop.call_later(left[0] + self._seconds - now, self._look, loop)
-        else:
-            self._timed = None
+class Bodies:
+    """Reads bodies: each up to a size, all under way together up to a size, and large ones one after another."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+        self._looking, self._next = asyncio.Lock(), 0.0
+
+    async def read(self, receive: Receive, told: int, to: Incoming) -> bytes:
+        """The bytes, counted as they come; `told` is the length that the headers tell, which may be missing (0)."""
+        chunks, to.complete = list[bytes](), False
+        self._check(told)
+        while not to.complete:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk: bytes = message.get("body", b"")
+            chunks.append(chunk)
+            to.held += len(chunk)
+            self.held += len(chunk)
+            self._check(to.held)
+            if self.held > max(BODIES, self.most):
+                raise Problem(503, "too much is being sent at once; try again", headers={**RETRY, **CLOSE})
+            to.complete = not message.get("more_body")
+        return chunk if len(chunks) == 1 else b"".join(chunks)
+
+    async def parsed(self, kind: type[B], content: bytes) -> B:
+        """What a body says; a large one waits for its turn, and for as long as the one before took."""
+        if len(content) < LARGE:
+            return kind.model_validate_json(content)
+        async with self._looking:
+            await asyncio.sleep(max(self._next - perf_counter(), 0))
+            start = perf_counter()
+            try:
+                return kind.model_validate_json(content)
+            finally:
+                self._next = 2 * perf_counter() - start
+
+    def _check(self, size: int) -> None:
+        if size > self.most:
+            raise Problem(413, f"the body is larger than {self.most:,} bytes", headers=CLOSE)
 
 
 def is_local(host: str) -> bool:
     """Whether a Host header names this machine: a page of another site that leads its own name here does not."""
-    name = host.lower()
-    if name.startswith("["):
-        end = name.find("]") + 1
-        name, rest = name[:end], name[end:]
-    else:
-        name, colon, port = name.partition(":")
-        rest = colon + port
-    return name in LOCAL and (not rest or (rest[0] == ":" and rest[1:].isascii() and rest[1:].isdigit()))
+    name, colon, port = host.lower().rpartition(":")
+    if not colon or port.endswith("]"):  # there is no port: the last colon, if any, is within an IPv6 address
+        return host.lower() in LOCAL
+    return name in LOCAL and port.isascii() and port.isdigit()

@@ -1,86 +1,81 @@
-"""The service's log of requests: a line of JSON each, without anything that names a person."""
+"""The service's log: a line of JSON for each request, without anything that names a person."""
 
 import hashlib
 import logging
 import os
 import secrets
 import sys
+import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from threading import Event, Thread
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import orjson
 
 SALT = "WHAT_NEXT_LOG_SALT"
 """The environment variable with a secret text: with it, a user's hash is the same after a restart and elsewhere."""
-
 WAITING = 50_000
-"""Lines that are kept where nobody takes them; the oldest go first, and are counted."""
-
+"""Lines that are kept where nobody takes them; further ones are counted and go."""
 PAUSE = 0.1
 """Seconds between two writes."""
 
 
-class Log:
-    """Lines for the standard error, written by a thread of their own: a slow reader holds up no request."""
+class Log(QueueHandler):
+    """Lines for the standard error, written by a thread of their own: a slow reader holds up no request.
+
+    It is a handler of `logging`, so that what other parts tell by their loggers becomes a line, too. `dropped` counts
+    the lines that nobody took in time.
+    """
 
     def __init__(self, ids: Literal["none", "hashed"] = "none", put: Callable[[str], object] | None = None) -> None:
-        """Starts the thread; `put` takes the lines; None: the standard error does. `dropped` counts those that went."""
-        self._given = put
+        """Starts the thread; `put` takes the lines; None: the standard error does."""
+        self._lines = SimpleQueue[str]()
+        super().__init__(self._lines)
         self._salt = (os.environ.get(SALT) or secrets.token_hex(16)).encode() if ids == "hashed" else None
-        self._lines: deque[bytes] = deque(maxlen=WAITING)
         self.dropped = 0
         self._before: list[tuple[logging.Logger, list[logging.Handler], bool, int]] = []
-        self._closed = Event()
-        self._thread = Thread(target=self._write, name="log", daemon=True)
-        self._thread.start()
+        self._writing: _Writing | None = _Writing(self._lines, put or sys.stderr.write)
+        self._writing.start()
 
     def request(self, method: str, route: str, status: int, seconds: float, key: str | None, user: str | None) -> None:
         """A request was answered; `route` is the template, never the path itself, which may hold ids."""
-        line: dict[str, Any] = {
-            "time": datetime.now(UTC),
-            "method": method,
-            "route": route,
-            "status": status,
-            "ms": round(seconds * 1e3, 3),
-            "key": key,
-        }
+        line = {"method": method, "route": route, "status": status, "ms": round(seconds * 1e3, 3), "key": key}
         if self._salt is not None and user is not None:
             line["user"] = hashlib.blake2b(user.encode(), key=self._salt[:64], digest_size=8).hexdigest()
-        self._add(line)
-
-    def _add(self, line: dict[str, Any]) -> None:
-        self.dropped += len(self._lines) == WAITING
-        self._lines.append(orjson.dumps(line, option=orjson.OPT_UTC_Z))
-
-    def _put_line(self, line: dict[str, Any]) -> None:
-        self._add({"time": datetime.now(UTC), **line})
+        self.enqueue(_line(line))
 
     def error(self, error: BaseException, route: str) -> None:
         """Our own fault; see `places`."""
-        self._put_line({"error": type(error).__name__, "route": route, "at": places(error)})
+        self.enqueue(_line({"error": type(error).__name__, "route": route, "at": places(error)}))
 
     def note(self, text: str) -> None:
         """What people are told; it names nobody."""
-        self._put_line({"level": "warning", "note": text})
+        self.enqueue(_line({"level": "warning", "note": text}))
 
-    def record(self, record: logging.LogRecord) -> None:
+    def prepare(self, record: logging.LogRecord) -> str:
         """What a part of the service tells by way of `logging`."""
         line: dict[str, Any] = {"level": record.levelname.lower(), "note": record.getMessage()}
         if record.exc_info and record.exc_info[1] is not None:
             line |= {"error": type(record.exc_info[1]).__name__, "at": places(record.exc_info[1])}
-        self._put_line(line)
+        return _line(line)
 
-    def handle(self, *names: str) -> None:
+    def enqueue(self, line: str) -> None:  # type: ignore[override]  # a record for each request would cost much more
+        """Take a line, unless too many wait."""
+        if self._lines.qsize() < WAITING:
+            self._lines.put(line)
+        else:
+            self.dropped += 1
+
+    def handle_loggers(self, *names: str) -> None:
         """Takes what these loggers are told, until the end."""
         for name in names:
             logger = logging.getLogger(name)
             self._before.append((logger, logger.handlers, logger.propagate, logger.level))
-            logger.handlers, logger.propagate = [_Handler(self)], False
+            logger.handlers, logger.propagate = [self], False
             logger.setLevel(logging.INFO if name == "what_next.serving" else logging.WARNING)
 
     def close(self) -> None:
@@ -89,33 +84,45 @@ class Log:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
         self._before.clear()
-        self._closed.set()
-        self._thread.join()
+        if self._writing is not None:  # `logging` closes all handlers once more at the end of the process
+            self._writing.stop()
+            self._writing = None
+        super().close()
+
+
+class _Writing(QueueListener):
+    """Writes all lines that wait at once, every now and then: waking for each would cost the event loop more."""
+
+    def __init__(self, lines: SimpleQueue[str], put: Callable[[str], object]) -> None:
+        super().__init__(lines)
+        self._lines, self._put, self._held = lines, put, list[str]()
+
+    def dequeue(self, block: bool) -> Any:
+        """The next line; the end is a None."""
+        if self._lines.empty():
+            time.sleep(PAUSE)
+        return super().dequeue(block)
+
+    def handle(self, line: str) -> None:  # type: ignore[override]
+        """Write it, with those before it, unless others wait."""
+        self._held.append(line)
+        if self._lines.empty():
+            self._write()
+
+    def stop(self) -> None:
+        """Write what waits, and end."""
+        super().stop()
+        self._write()
 
     def _write(self) -> None:
-        closed = False
-        while not closed:
-            closed = self._closed.wait(PAUSE)
-            lines = []
-            while self._lines:
-                lines.append(self._lines.popleft())
-            if lines:
-                self._put(b"\n".join(lines).decode() + "\n")
-
-    def _put(self, text: str) -> None:
-        """A log that cannot be written is no reason to stop answering."""
-        put = self._given or sys.stderr.write
-        with suppress(OSError, ValueError):
-            put(text)
+        with suppress(OSError, ValueError):  # a log that cannot be written is no reason to stop answering
+            self._put("".join(self._held))
+        self._held.clear()
 
 
-class _Handler(logging.Handler):
-    def __init__(self, log: Log) -> None:
-        super().__init__()
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._log.record(record)
+def _line(line: dict[str, Any]) -> str:
+    options = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
+    return orjson.dumps({"time": datetime.now(UTC), **line}, option=options).decode()
 
 
 def places(error: BaseException) -> list[str]:

@@ -1,23 +1,17 @@
 """What the service counts, in the form that Prometheus reads."""
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from what_next.serving.engine.observer import Found, Observer
 
 SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
-"""Bounds of the histograms of time."""
-
+"""Bounds of the histograms of time; of how many questions went through the model together; and of shares."""
 SIZES = tuple(2.0**power for power in range(11))
-"""Bounds of the histogram of questions that went through the model together."""
-
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Bounds of the histogram of shares."""
+SHARES = tuple(tenth / 10 for tenth in range(11))
 
 
 class Metrics(Observer):
@@ -43,6 +37,8 @@ class Metrics(Observer):
         self._events = self._counter("events", "Events by what came of them", "result")
         self._feedback = self._counter("feedback", "Feedback by what came of it", "result")
         self._failures = self._counter("store_failures", "Times that the store could not be used")
+        names = ("version", "algorithm", "encoder")
+        self._model = Gauge("what_next_model_info", "The model that answers", names, registry=self.registry)
         # Finding a child by its labels takes longer than counting.
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._of_answers: dict[tuple[str, str, str | None], tuple[Counter, Histogram]] = {}
@@ -117,12 +113,11 @@ class Metrics(Observer):
         """A number that is read whenever somebody looks."""
         Gauge(f"what_next_{name}", about, registry=self.registry).set_function(read)
 
-    def watch_model(self, read: Callable[[], Mapping[str, Any] | None]) -> None:
-        """Which model answers: told by the labels of a number that is 1."""
-        self.registry.register(_Model(read))
-
-    def text(self) -> bytes:
-        """Everything, as Prometheus reads it (text format 0.0.4)."""
+    def text(self, model: Mapping[str, Any] | None = None) -> bytes:
+        """Everything, as Prometheus reads it (text format 0.0.4); the model is told by the labels of a number."""
+        if model is not None:
+            self._model.clear()
+            self._model.labels(model["version"], model["algorithm"], model["encoder"]).set(1)
         for route, count in self.shed.copy().items():
             self._requests.labels("POST", route, "503").inc(count - self._told_shed[route])
             self._told_shed[route] = count
@@ -133,16 +128,3 @@ class Metrics(Observer):
 
     def _histogram(self, name: str, about: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"what_next_{name}", about, labels, buckets=bounds, registry=self.registry)
-
-
-class _Model(Collector):
-    def __init__(self, read: Callable[[], Mapping[str, Any] | None]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[Metric]:
-        model = self._read()
-        if model is not None:
-            labels = ("version", "algorithm", "encoder")
-            family = GaugeMetricFamily("what_next_model_info", "The model that answers", labels=labels)
-            family.add_metric([str(model.get(name) or "") for name in labels], 1)
-            yield family

@@ -1,18 +1,322 @@
-"""What those ask who keep the service running, and the page."""
+"""What the service does besides recommending: events, feedback, items, users, the model, its state, and the page."""
 
+import asyncio
+from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import PurePath
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
-import orjson
-from fastapi import APIRouter, Path, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import Field
+from starlette.responses import Response
 
+from what_next.errors import CatalogueError
+from what_next.serving.engine import CatalogueItem
 from what_next.serving.http import replies
+from what_next.serving.http.bodies import Event, Events, Feedback, Feedbacks, IdInPath, Item, Items
+from what_next.serving.http.keys import ADMIN, WRITE
 from what_next.serving.http.parts import Parts
-from what_next.serving.http.problems import Problem, not_ready
+from what_next.serving.http.problems import CODES, Problem, not_ready, problem_of
+from what_next.serving.http.routes import Call, Params, operation
+from what_next.serving.store import AddEvents, AddFeedback, AddItems
+from what_next.serving.store.records import (
+    Conflict,
+    FeedbackAdded,
+    InvalidWrite,
+    ItemsAdded,
+    NotShown,
+    UnknownRecommendation,
+)
 
-router = APIRouter()
+SPREAD = 20
+"""Latest events of a history whose spread is told, and events that a spread is of."""
+REFUSED = Conflict | NotShown | InvalidWrite | UnknownRecommendation
+"""Feedback that is not kept, while the rest of its batch is."""
+OTHER = {409: "there is another one under this id"}
+
+
+# Events and feedback
+
+
+@operation("POST", "/v1/events", replies.EventsKept, role=WRITE, refuses=OTHER)
+async def add_event(call: Call, event: Event) -> dict[str, Any]:
+    """Keep an event.
+
+    Answered only when it is durable. What was not acknowledged may be sent again: an event that is there already
+    changes nothing, and counts as a duplicate; another one under its id is refused. One from before the erasure of its
+    user is not kept, and named in `erased`. An event whose `recommendation_id` is not known, did not show the item
+    or was for another user is kept, and named in `unmatched`: it is no feedback.
+    """
+    call.user = event.user_id
+    return await _keep(call.parts, [event])
+
+
+@operation("POST", "/v1/events/batch", replies.EventsKept, role=WRITE, refuses=OTHER)
+async def add_events(call: Call, batch: Events) -> dict[str, Any]:
+    """Keep several events: all of them, or none.
+
+    Answered only when they are durable; in the order of arrival, which decides between events of one time.
+    """
+    return await _keep(call.parts, batch.events, "events")
+
+
+async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[str, Any]:
+    engine = parts.model
+    try:
+        kept = await parts.written(AddEvents(tuple([event.row for event in events])))
+    except (InvalidWrite, Conflict) as error:
+        raise problem_of(error, several) or error from None
+    parts.metrics.events(kept.accepted, kept.duplicates, len(kept.unmatched), len(kept.erased))
+    return {
+        "accepted": kept.accepted,
+        "duplicates": kept.duplicates,
+        "unknown_items": engine.unknown([event.item_id for event in events]),
+        "unmatched": kept.unmatched,
+        "erased": kept.erased,
+    }
+
+
+@operation("POST", "/v1/feedback", replies.FeedbackKept, role=WRITE, refuses={404: "it is not known", **OTHER})
+async def add_feedback(call: Call, feedback: Feedback) -> dict[str, Any]:
+    """Tell what an item of a recommendation was worth.
+
+    May come late, more than once and out of order. The reward of an item is that of the feedback with the latest
+    timestamp, and among equal ones of the latest arrival; an older one that comes late replaces nothing. Feedback that
+    is sent again changes nothing; other feedback under its id is refused.
+    """
+    try:
+        kept: FeedbackAdded = await call.parts.written(AddFeedback((feedback.row,)))
+    except get_args(REFUSED):
+        call.parts.metrics.feedback(0, 0, 1)
+        raise
+    call.parts.metrics.feedback(kept.accepted, kept.duplicates, 0)
+    return {"accepted": kept.accepted, "duplicates": kept.duplicates}
+
+
+@operation("POST", "/v1/feedback/batch", replies.FeedbackBatchKept, role=WRITE)
+async def add_feedbacks(call: Call, batch: Feedbacks) -> dict[str, Any]:
+    """Tell what several items were worth.
+
+    Each stands for itself: what cannot be kept is named in the answer, with its place and the reason.
+    """
+    writes = [call.parts.written(AddFeedback((one.row,))) for one in batch.feedback]
+    accepted, duplicates, refused = 0, 0, []
+    for index, outcome in enumerate(await asyncio.gather(*writes, return_exceptions=True)):
+        if isinstance(outcome, REFUSED) and (problem := problem_of(outcome)) is not None:
+            refused.append({"index": index, "code": CODES[problem.status], "message": problem.message})
+        elif isinstance(outcome, BaseException):
+            raise outcome  # the whole batch may be sent again: what was kept is a duplicate then
+        else:
+            accepted, duplicates = accepted + outcome.accepted, duplicates + outcome.duplicates
+    call.parts.metrics.feedback(accepted, duplicates, len(refused))
+    return {"accepted": accepted, "duplicates": duplicates, "refused": refused}
+
+
+# Items
+
+
+class Search(Params):
+    """What is searched for."""
+
+    query: Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")] = Field(
+        default="", description="a part of the name; empty: all", examples=["blue"]
+    )
+    limit: int = Field(default=20, ge=1, le=200, description="how many, at most", examples=[20])
+
+
+class OfItem(Params):
+    """Which item."""
+
+    item_id: IdInPath = Field(examples=["i1"])
+
+
+class Similar(OfItem):
+    """To which item, and how many."""
+
+    k: int = Field(default=10, ge=1, le=200, description="number of items", examples=[10])
+
+
+@operation("GET", "/v1/items", replies.FoundItems)
+async def search_items(call: Call, search: Search) -> dict[str, Any]:
+    """Find items by a part of their title."""
+    found = await call.parts.run(call.parts.model.search, search.query, search.limit)
+    return {"items": [_item(one) for one in found]}
+
+
+@operation("POST", "/v1/items", replies.ItemsKept, role=ADMIN)
+async def add_item(call: Call, item: Item) -> dict[str, Any]:
+    """Add an item, or change one.
+
+    An id that the catalogue holds, of the training or added later, gets the new title and attributes, and counts as
+    replaced. An item needs a number for each attribute of the catalogue, and no others. It can be recommended as soon
+    as this is answered; another process on the same store takes it up within seconds, and so does this one if the store
+    goes away just then.
+    """
+    await call.parts.run(call.parts.model.check_item, item.attributes)
+    return await _grown(call.parts, [item])
+
+
+@operation("POST", "/v1/items/batch", replies.ItemsKept, role=ADMIN)
+async def add_items(call: Call, batch: Items) -> dict[str, Any]:
+    """Add or change several items: all of them, or none.
+
+    Each is as one alone; the last one of an id counts. Much faster than one by one.
+    """
+    engine = call.parts.model
+
+    def check() -> None:
+        for place, item in enumerate(batch.items):
+            engine.check_item(item.attributes, f"items.{place}.attributes")
+
+    await call.parts.run(check)
+    return await _grown(call.parts, batch.items)
+
+
+async def _grown(parts: Parts, items: list[Item]) -> dict[str, Any]:
+    """Keep items, and have them recommended."""
+    engine = parts.model
+    held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
+    kept: ItemsAdded = await parts.written(AddItems(tuple([item.row for item in items])))
+    try:
+        await parts.run(engine.grow)
+    except Exception as error:  # they are kept, and the engine looks for new items every second
+        parts.log.error(error, "/v1/items")
+    return {"accepted": kept.accepted, "replaced": max(kept.replaced, held)}
+
+
+@operation("GET", "/v1/items/{item_id}", replies.ItemReply)
+async def get_item(call: Call, of: OfItem) -> Mapping[str, Any]:
+    """Tell an item's title and attributes."""
+    found = call.parts.model.item(of.item_id)
+    if found is None:
+        raise CatalogueError("no such item")
+    return _item(found)
+
+
+@operation("DELETE", "/v1/items/{item_id}", replies.ItemWithdrawn, role=ADMIN)
+async def withdraw_item(call: Call, of: OfItem) -> dict[str, int]:
+    """Withdraw an item: it stays in histories, and no answer holds it any more, in any process on the store.
+
+    It is back when it is put again (`POST /v1/items`).
+    """
+    return {"withdrawn": int(await call.parts.run(call.parts.model.withdraw, of.item_id))}
+
+
+@operation("GET", "/v1/items/{item_id}/similar", replies.SimilarItems)
+async def similar_items(call: Call, to: Similar) -> dict[str, Any]:
+    """Find the items most like one, by the model's vectors."""
+    return {"items": await call.parts.run(call.parts.model.similar, to.item_id, to.k)}
+
+
+def _item(item: CatalogueItem) -> Mapping[str, Any]:
+    return {"item_id": item.item_id, "title": item.title, "attributes": dict(item.attributes)}
+
+
+# Users
+
+
+class OfUser(Params):
+    """Which user."""
+
+    user_id: IdInPath = Field(examples=["u1"])
+
+
+class Latest(OfUser):
+    """Whose events, and how many."""
+
+    limit: int = Field(default=100, ge=0, le=1000, description="the latest events, at most", examples=[100])
+
+
+@operation("GET", "/v1/users", replies.Users)
+async def search_users(call: Call, search: Search) -> dict[str, Any]:
+    """List ids of users that have events and whose id begins with the query."""
+    return {"users": await call.parts.run(call.parts.reads.users, search.query, search.limit)}
+
+
+@operation("DELETE", "/v1/users/{user_id}", replies.Erased, role=ADMIN)
+async def erase_user(call: Call, of: OfUser) -> Any:
+    """Erase everything of a user: events, recommendations, feedback, and what the model remembers.
+
+    The models themselves were trained on what the log held then; they forget when they are trained anew.
+    """
+    call.user = of.user_id
+    return await call.parts.run(call.parts.model.erase, of.user_id)
+
+
+@operation("GET", "/v1/users/{user_id}/history", replies.History)
+async def user_history(call: Call, latest: Latest) -> dict[str, Any]:
+    """Tell a user's events, newest first; nobody has an empty history rather than none."""
+    call.user = latest.user_id
+    return await call.parts.run(_history, call.parts, latest.user_id, latest.limit)
+
+
+def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
+    """The latest events, and the spread after each of the last ones, each of which looks back itself."""
+    engine, store = parts.model, parts.reads
+    head = store.heads([user_id]).get(user_id)
+    events = store.events_of(user_id, limit=max(limit, 2 * SPREAD - 1), newest_first=True)
+    spreads = engine.spreads([event.item_id for event in reversed(events[: 2 * SPREAD - 1])])
+    return {
+        "user_id": user_id,
+        "events": [
+            {
+                "event_id": event.event_id,
+                "item_id": event.item_id,
+                "title": None if (item := engine.item(event.item_id)) is None else item.title,
+                "event": event.kind,
+                "timestamp": event.time,
+                "reward": event.reward,
+            }
+            for event in events[:limit]
+        ],
+        "total": head.events if head else 0,
+        "spread": list(spreads)[-SPREAD:],
+    }
+
+
+# The service itself
+
+
+@operation("GET", "/v1/model", replies.Model)
+async def get_model(call: Call) -> Any:
+    """Tell which model answers, and what is known of it."""
+    return await call.parts.run(call.parts.model.model)
+
+
+@operation("HEAD", "/health", in_schema=False)
+@operation("GET", "/health", replies.Health)
+async def health(call: Call) -> dict[str, str]:
+    """Tell that the process lives; needs no key."""
+    return {"status": "ok"}
+
+
+@operation("HEAD", "/ready", in_schema=False)
+@operation("GET", "/ready", replies.Ready)
+async def ready(call: Call) -> dict[str, bool]:
+    """Tell whether model, store and popular items are there; otherwise 503, and what is missing; needs no key.
+
+    The store is missing, too, where it takes no more writes, such as on a full disk.
+    """
+    parts = call.parts
+    missing = list(parts.engine.missing()) if parts.engine is not None else ["model"]
+    if not await parts.store_works():
+        missing.append("store")
+    if missing:
+        raise not_ready(list(dict.fromkeys(missing)))
+    return {"ready": True}
+
+
+@operation("GET", "/metrics")
+async def metrics(call: Call) -> Response:
+    """Tell all numbers that the service counts, as Prometheus reads them."""
+    parts = call.parts
+    model = parts.engine.model() if parts.engine is not None else None
+    headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store", "x-content-type-options": "nosniff"}
+    return Response(await parts.run(parts.metrics.text, model), headers=headers)
+
+
+# The page
 
 KINDS = {
     ".css": "text/css; charset=utf-8",
@@ -25,7 +329,6 @@ KINDS = {
     ".json": "application/json",
 }
 """Files of the page that are served, by their endings; what else lies there (licences, code) is not."""
-
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
     "object-src 'none'",
@@ -39,75 +342,29 @@ PAGE_HEADERS = {
 }
 
 
-def page_files() -> dict[str, bytes]:
-    """The files of the page, by name; read once, so that no request names a path."""
-    folder = files("what_next.serving") / "page"
-    if not folder.is_dir():
-        return {}
-    return {
-        file.name: file.read_bytes()
-        for file in folder.iterdir()
-        if file.is_file() and PurePath(file.name).suffix in KINDS
-    }
+class OfFile(Params):
+    """Which file of the page."""
+
+    name: str
 
 
-def _parts(request: Request) -> Parts:
-    parts: Parts = request.app.state.parts
-    return parts
-
-
-@router.head("/health", include_in_schema=False)
-@router.get("/health", response_model=replies.Health, operation_id="health")
-async def health() -> Response:
-    """Tell that the process lives; needs no key."""
-    return Response(b'{"status":"ok"}', media_type="application/json")
-
-
-@router.head("/ready", include_in_schema=False)
-@router.get("/ready", response_model=replies.Ready, operation_id="ready")
-async def ready(request: Request) -> Response:
-    """Tell whether model, store and popular items are there; otherwise 503, and what is missing; needs no key.
-
-    The store is missing, too, where it takes no more writes, such as on a full disk.
-    """
-    parts = _parts(request)
-    missing = list(parts.engine.missing()) if parts.engine is not None else ["model"]
-    if not await parts.store_works():
-        missing.append("store")
-    if missing:
-        raise not_ready(list(dict.fromkeys(missing)))
-    return Response(orjson.dumps({"ready": True}), media_type="application/json")
-
-
-@router.get(
-    "/metrics",
-    operation_id="metrics",
-    response_class=Response,
-    responses={
-        200: {"description": "Prometheus text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    },
-)
-async def metrics(request: Request) -> Response:
-    """Tell all numbers that the service counts, as Prometheus reads them."""
-    parts = _parts(request)
-    return Response(await parts.run(parts.metrics.text), headers={"content-type": CONTENT_TYPE_LATEST})
-
-
-@router.get("/", include_in_schema=False)
-async def page(request: Request) -> Response:
-    """The page."""
-    return _file(request, "page.html")
-
-
-@router.get("/page/{name}", include_in_schema=False)
-async def page_file(request: Request, name: Annotated[str, Path(max_length=64)]) -> Response:
-    """A file of the page."""
-    return _file(request, name)
-
-
-def _file(request: Request, name: str) -> Response:
-    held: dict[str, bytes] = request.app.state.page
-    if name not in held:
+@operation("GET", "/page/{name}", in_schema=False)
+async def page_file(call: Call, of: OfFile) -> Response:
+    """A file of the page; all of them are read once, so that no request names a path."""
+    content = _page_files().get(of.name)
+    if content is None:
         raise Problem(404, "there is no such page")
-    kind = KINDS[PurePath(name).suffix]
-    return Response(held[name], headers={"content-type": kind, **PAGE_HEADERS})
+    return Response(content, headers={"content-type": KINDS[PurePath(of.name).suffix], **PAGE_HEADERS})
+
+
+@operation("GET", "/", in_schema=False)
+async def page(call: Call) -> Response:
+    """The page."""
+    return await page_file(call, OfFile(name="page.html"))  # type: ignore[no-any-return]
+
+
+@cache
+def _page_files() -> Mapping[str, bytes]:
+    folder = files("what_next.serving") / "page"
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    return {one.name: one.read_bytes() for one in found if one.is_file() and PurePath(one.name).suffix in KINDS}

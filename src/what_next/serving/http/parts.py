@@ -3,22 +3,20 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 from what_next.errors import StoreError
 from what_next.serving.engine import Engine
-from what_next.serving.http.keys import KeyRing
+from what_next.serving.http.keys import Caller, KeyRing
+from what_next.serving.http.limits import Bodies, Rate
 from what_next.serving.http.log import Log
 from what_next.serving.http.metrics import Metrics
 from what_next.serving.http.problems import not_ready
 from what_next.serving.store import Store, Writer
 from what_next.settings import Server
 
-caller: ContextVar[str] = ContextVar("caller", default="")
-"""Who asks, in the task of a request: what can be answered is shared among callers."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -26,19 +24,6 @@ LOOK = 2.0
 """Seconds that whoever asks whether the service is ready waits for the store."""
 THREADS = 8
 """Requests that read the store at the same time, at most."""
-
-
-class Line:
-    """Whether a client is still there; `task` is of the request that is of no use without it."""
-
-    gone = False
-    task: asyncio.Task[Any] | None = None
-
-    def lost(self) -> None:
-        """The client hung up."""
-        self.gone = True
-        if self.task is not None:
-            self.task.cancel()
 
 
 @dataclass(eq=False)
@@ -62,6 +47,12 @@ class Parts:
     looks: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ready"))
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "reads"))
 
+    def __post_init__(self) -> None:
+        self.rate, self.bodies = Rate(self.settings.rate), Bodies(self.settings.body)
+        if self.store is not None:
+            self.keys = KeyRing(self.store, self.metrics.store_failed)
+        self._watch()
+
     @property
     def model(self) -> Engine:
         """The engine; a `Problem` while it is not there."""
@@ -76,16 +67,21 @@ class Parts:
             raise not_ready(["store"])
         return self.store
 
-    @property
-    def writes(self) -> Writer:
-        """The writer; a `Problem` while it is not there."""
-        if self.writer is None:
-            raise not_ready(["store"])
-        return self.writer
+    def caller(self, address: str, token: bytes) -> tuple[Caller | None, str]:
+        """Whose key it is, and what the caller is counted under."""
+        found = self.keys.caller(token.decode("latin-1")) if token and self.keys is not None else None
+        return found, f"key {found.name}" if found else address
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does in a thread what would hold up the event loop; whoever waits may leave before it is done."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, lambda: work(*args, **kwargs))
+
+    async def written(self, write: Any) -> Any:
+        """What came of a write, once it is durable. Whoever stops waiting does not take it back."""
+        if self.writer is None:
+            raise not_ready(["store"])
+        done: Future[Any] = self.writer.submit(write)
+        return await asyncio.shield(asyncio.wrap_future(done))
 
     async def store_works(self) -> bool:
         """Whether the store can be read and written; asked of a thread of its own, and not waited for longer than that.
@@ -102,23 +98,31 @@ class Parts:
                 store.try_writing()
                 writer.failing = False
 
-        looking = asyncio.get_running_loop().run_in_executor(self.looks, tried)
         try:
-            await asyncio.wait_for(looking, LOOK)
+            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self.looks, tried), LOOK)
         except (StoreError, TimeoutError):
             return False
         return True
 
-    def watch(self) -> None:
-        """Lets the metrics read what changes by itself."""
-        self.metrics.watch("writer_depth", "Writes that wait for the store", self._depth)
-        self.metrics.watch("ready", "Whether the model answers (1) or not (0)", self._ready)
-        self.metrics.watch("version_refused", "Whether the deployed version cannot be loaded (1)", self._refused)
+    def _watch(self) -> None:
+        """Lets the metrics read what changes by itself; until the engine is there, all of it is 0."""
+
+        def of(read: Callable[[Engine], float]) -> Callable[[], float]:
+            return lambda: 0.0 if self.engine is None else float(read(self.engine))
+
+        def loading(engine: Engine) -> float:
+            version = engine.models.loading
+            return monotonic() - version.began if version else 0.0
+
+        watch = self.metrics.watch
+        watch("writer_depth", "Writes that wait for the store", lambda: float(self.writer.depth if self.writer else 0))
+        watch("ready", "Whether the model answers (1) or not (0)", of(lambda engine: engine.ready))
+        told = "Whether the deployed version cannot be loaded (1)"
+        watch("version_refused", told, of(lambda engine: engine.model()["refused"] is not None))
         told = "Whether the second model, of server.candidate, cannot be loaded (1)"
-        self.metrics.watch("second_refused", told, self._unfit)
-        self.metrics.watch("loading_seconds", "For how long a version is being loaded; 0: none is", self._loading)
-        self.metrics.watch("log_lines_dropped", "Log lines that nobody took in time", lambda: self.log.dropped)
-        self.metrics.watch_model(lambda: self.engine.model() if self.engine else None)
+        watch("second_refused", told, of(lambda engine: engine.unfit() is not None))
+        watch("loading_seconds", "For how long a version is being loaded; 0: none is", of(loading))
+        watch("log_lines_dropped", "Log lines that nobody took in time", lambda: self.log.dropped)
 
     def close(self) -> None:
         """Ends the threads; engine, writer and store are closed by whoever opened them."""
@@ -127,36 +131,3 @@ class Parts:
         for threads in (self.threads, self.looks):
             threads.shutdown(wait=False, cancel_futures=True)
         self.log.close()
-
-    def _depth(self) -> float:
-        return float(self.writer.depth) if self.writer else 0.0
-
-    def _refused(self) -> float:
-        return float(self.engine is not None and self.engine.model()["refused"] is not None)
-
-    def _unfit(self) -> float:
-        return float(self.engine is not None and self.engine.unfit() is not None)
-
-    def _loading(self) -> float:
-        loading = self.engine.models.loading if self.engine else None
-        return monotonic() - loading.began if loading else 0.0
-
-    def _ready(self) -> float:
-        return float(self.engine is not None and self.engine.ready)
-
-
-async def durable(written: Future[Any]) -> Any:
-    """What came of a write, once it is durable. Whoever stops waiting does not take it back."""
-    loop = asyncio.get_running_loop()
-    waiting: asyncio.Future[Any] = loop.create_future()
-    written.add_done_callback(lambda done: loop.call_soon_threadsafe(_settle, waiting, done))
-    return await waiting
-
-
-def _settle(waiting: asyncio.Future[Any], done: Future[Any]) -> None:
-    if waiting.done():
-        return
-    if (error := done.exception()) is not None:
-        waiting.set_exception(error)
-    else:
-        waiting.set_result(done.result())

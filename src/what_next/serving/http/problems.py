@@ -10,16 +10,22 @@ from pydantic import ValidationError
 
 from what_next.errors import CatalogueError, StoreUnavailable
 from what_next.serving.request import Overloaded, Refused, Stopping
-from what_next.serving.store.writes import AnsweredBefore, Unfit, Withdrawn
+from what_next.serving.store.records import (
+    AnsweredBefore,
+    Conflict,
+    InvalidWrite,
+    NotShown,
+    UnknownRecommendation,
+    Withdrawn,
+)
 
 FIELDS = 20
 """A body with more mistakes than this is told of the first ones."""
-
 MISTAKES = 1000
 """With more than this only their number is told: a megabyte of mistakes takes seconds to be put into words."""
-
 RETRY = {"retry-after": "1"}
 """For what passes by itself: try again in a second."""
+CLOSE = {"connection": "close"}
 
 CODES = {
     400: "bad_json",
@@ -30,18 +36,24 @@ CODES = {
     408: "slow_request",
     409: "conflict",
     413: "too_large",
-    431: "too_large",
     415: "not_json",
     422: "invalid",
     429: "too_many_requests",
+    431: "too_large",
     500: "internal",
     503: "unavailable",
     504: "timeout",
 }
 """The code of each status, for programs."""
 
-SENT = {"time": "timestamp", "kind": "event"}
-"""What a body calls a field, where the store calls it otherwise."""
+SENT_AS = {
+    "user": "user_id",
+    "temperature": "explore.temperature",
+    "epsilon": "explore.epsilon",
+    "kind": "event",
+    "time": "timestamp",
+}
+"""What a body calls a field that engine or store call otherwise."""
 
 
 @dataclass(eq=False)
@@ -80,15 +92,11 @@ class Problem(Exception):
 
     @property
     def response(self) -> bytes:
-        """All of HTTP/1.1's response, for what is refused before there is a request; the connection is closed then."""
+        """The whole response of HTTP/1.1, for what is refused before there is a request."""
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}", "content-type: application/json"]
-        lines += [f"{name}: {value}" for name, value in {**self.headers, "connection": "close"}.items()]
+        lines += ["cache-control: no-store", "x-content-type-options: nosniff"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return "\r\n".join([*lines, f"content-length: {len(self.body)}", "", ""]).encode() + self.body
-
-
-def internal() -> Problem:
-    """Our own fault."""
-    return Problem(500, "something went wrong here; the service's own log tells more")
 
 
 def not_ready(missing: Sequence[str]) -> Problem:
@@ -96,57 +104,14 @@ def not_ready(missing: Sequence[str]) -> Problem:
     return Problem(503, f"not ready; missing: {', '.join(missing)}", headers=RETRY)
 
 
-def store_away() -> Problem:
-    """The store takes nothing now."""
-    told = "the store of events cannot be reached now; nothing of this request was kept, and it may be sent again"
-    return Problem(503, told, headers=RETRY)
-
-
 def malformed(message: str) -> Problem:
     """What is no request of HTTP/1.1 as it must be."""
-    return Problem(400, message, headers={"connection": "close"}, code="bad_request")
+    return Problem(400, message, headers=CLOSE, code="bad_request")
 
 
 def overloaded(seconds: float) -> Problem:
     """More is asked than can be answered in time."""
     return Problem(503, "too many questions at once; ask again later", headers={"retry-after": str(int(seconds) + 1)})
-
-
-def of_refused(error: Refused) -> Problem:
-    """A question that cannot be answered as it was put."""
-    return invalid([(error.field, error.reason)])
-
-
-def problem_of(error: Exception) -> Problem | None:
-    """What the client is told of an error of another part; None: it is our own fault."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, Refused):
-        return of_refused(error)
-    if isinstance(error, Overloaded):
-        return overloaded(error.seconds)
-    if isinstance(error, ValidationError):
-        if (count := error.error_count()) > MISTAKES:
-            return Problem(422, f"the body has {count:,} mistakes; compare it with the schema, /openapi.json")
-        return of_validation(error.errors(include_url=False, include_input=False, include_context=False))
-    if isinstance(error, Stopping):
-        return Problem(503, str(error), headers=RETRY)
-    if isinstance(error, StoreUnavailable):
-        return store_away()
-    if isinstance(error, Withdrawn | AnsweredBefore):
-        return Problem(503, "what was to be answered changed meanwhile; ask again", headers=RETRY)
-    if isinstance(error, Unfit):
-        return invalid([(SENT.get(error.field, error.field), error.reason)])
-    if isinstance(error, CatalogueError):
-        return Problem(404, "there is no such item in the catalogue")
-    if isinstance(error, TimeoutError):
-        return Problem(504, "no answer within the time that a request may take; try again", headers=RETRY)
-    return None
-
-
-def conflict(field: str, reason: str) -> Problem:
-    """What was sent does not go with what is there."""
-    return Problem(409, f"{field}: {reason}", ((field, reason),))
 
 
 def invalid(fields: Sequence[tuple[str, str]]) -> Problem:
@@ -156,17 +121,62 @@ def invalid(fields: Sequence[tuple[str, str]]) -> Problem:
     return Problem(422, "; ".join(f"{name}: {reason}" for name, reason in told) + more, told)
 
 
-def of_validation(errors: Sequence[Any]) -> Problem:
+def refused(error: Refused) -> Problem:
+    """A question or an item that does not fit the model."""
+    return invalid([(SENT_AS.get(error.field, error.field), error.reason)])
+
+
+def problem_of(error: BaseException, several: str = "") -> Problem | None:
+    """What the client is told of an error; None: it is our own fault.
+
+    `several` names the list of the body whose rows the store speaks of.
+    """
+    match error:
+        case Problem():
+            return error
+        case Refused():
+            return refused(error)
+        case Overloaded():
+            return overloaded(error.seconds)
+        case ValidationError():
+            return _of_validation(error)
+        case Stopping():
+            return Problem(503, str(error), headers=RETRY)
+        case StoreUnavailable():
+            told = (
+                "the store of events cannot be reached now; nothing of this request was kept, and it may be sent again"
+            )
+            return Problem(503, told, headers=RETRY)
+        case Withdrawn() | AnsweredBefore():
+            return Problem(503, "what was to be answered changed meanwhile; ask again", headers=RETRY)
+        case InvalidWrite() | Conflict():
+            name = SENT_AS.get(error.field, error.field)
+            name = f"{several}.{error.place}.{name}" if several else name
+            told = f"{name}: {error.reason}"
+            return Problem(409 if isinstance(error, Conflict) else 422, told, ((name, error.reason),))
+        case NotShown():
+            return invalid([("item_id", "this recommendation did not show it; give one of its items")])
+        case UnknownRecommendation():
+            name = "recommendation_id"
+            reason = f"there is no such recommendation; give the {name} of an answer (those of erased users are gone)"
+            return Problem(404, f"{name}: {reason}", ((name, reason),))
+        case CatalogueError():
+            return Problem(404, "there is no such item in the catalogue")
+        case TimeoutError():
+            return Problem(504, "no answer within the time that a request may take; try again", headers=RETRY)
+    return None
+
+
+def _of_validation(error: ValidationError) -> Problem:
     """What pydantic found, as field and reason; what is no JSON at all has no fields."""
-    if errors and errors[0]["type"] == "json_invalid":
-        return Problem(400, f"the body is no JSON: {errors[0]['msg'].removeprefix('Invalid JSON: ')}")
-    return invalid([(_name(error["loc"]), _reason(error)) for error in errors])
-
-
-def _name(place: tuple[int | str, ...]) -> str:
-    """A place within a body, such as `events.3.user_id`; the part of the request it is in goes without saying."""
-    inside = place[1:] if place and place[0] in ("query", "path", "body", "header") else place
-    return ".".join(str(part) for part in inside if part != "[key]") or "body"
+    if (count := error.error_count()) > MISTAKES:
+        return Problem(422, f"the body has {count:,} mistakes; compare it with the schema, /openapi.json")
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    if found[0]["type"] == "json_invalid":
+        return Problem(400, f"the body is no JSON: {found[0]['msg'].removeprefix('Invalid JSON: ')}")
+    return invalid(
+        [(".".join(str(part) for part in one["loc"] if part != "[key]") or "body", _reason(one)) for one in found]
+    )
 
 
 def _reason(error: Any) -> str:

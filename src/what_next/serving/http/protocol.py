@@ -1,24 +1,82 @@
-"""HTTP/1.1 as uvicorn speaks it, with bounds on what comes before a request's body."""
+"""HTTP/1.1 as uvicorn speaks it, with bounds on what comes before a request is read."""
 
 import asyncio
-from typing import Any
+import re
+from functools import lru_cache
+from time import monotonic
+from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from what_next.serving.http.gate import ALWAYS, Gate
-from what_next.serving.http.parts import Line
-from what_next.serving.http.problems import RETRY, Problem, malformed
+from what_next.serving.http.middleware import ALWAYS
+from what_next.serving.http.parts import Parts
+from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, overloaded
+from what_next.serving.http.routes import CONNECTION, Connection
 
 HEADERS = 65_536
 """Bytes of a request's line and headers, at most."""
-
 SILENCE = 30.0
 """Seconds in which a request's headers must come: of the first one from when the connection is made."""
-
 SPARE = 64
 """Connections beyond the bound that are still listened to: a load balancer's probe must come through."""
+TOO_MANY = Problem(503, "too many connections at once; try again, on one that stays open", headers={**RETRY, **CLOSE})
 
-TOO_MANY = Problem(503, "too many connections at once; try again, on one that stays open", headers=RETRY)
+PLAIN = re.compile(rb"POST (/v1/recommendations(?:/batch)?) HTTP/1\.1\r\n(?:[!-9;-~]+: [ -~]*\r\n)+")
+LENGTH = re.compile(rb"\ncontent-length: ([0-9]{1,7})\r")
+UNUSUAL = re.compile(rb"\n(?:transfer-encoding|expect|upgrade|connection: (?!keep-alive\r)|content-length: (?![0-9]))")
+KEY = re.compile(rb"\n(?:x-api-key: |authorization: bearer )([!-~]+)\r", re.IGNORECASE)
+
+
+class Plain(NamedTuple):
+    """The head of a question for the model as most clients send it: its path, the body's length, and the key."""
+
+    path: str
+    length: int
+    key: bytes
+
+
+@lru_cache(maxsize=1024)
+def plain(head: bytes) -> Plain | None:
+    """What a head tells; None: it holds something unusual. Remembered, since clients send the same one all the time."""
+    found, lower = PLAIN.fullmatch(head), head.lower()
+    lengths, keys = LENGTH.findall(lower), KEY.findall(head)
+    if found is None or len(lengths) != 1 or len(keys) > 1 or UNUSUAL.search(lower):
+        return None
+    return Plain(found[1].decode(), int(lengths[0]), keys[0] if keys else b"")
+
+
+@lru_cache(maxsize=64)
+def refusal(seconds: int) -> bytes:
+    """The response to a question that could not be answered in time."""
+    return overloaded(float(seconds)).response
+
+
+class Shedding:
+    """Refuses questions that could not be answered in time before they are read.
+
+    Where ten times as much is asked as can be answered, refusing must cost next to nothing. So this is before the
+    parser, and without a task or a line in the log for each; whatever is not plain goes the usual way. Callers are
+    told apart: one that asks too much does not take the room of the others.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._noted = parts, 0.0
+
+    def refuse(self, data: bytes, address: str) -> bytes | None:
+        """The response to a whole request, as it came; None: it may be asked."""
+        engine = self._parts.engine
+        if engine is None or not engine.busy or (end := data.find(b"\r\n\r\n") + 2) < 2:
+            return None
+        told = plain(data[:end])
+        if told is None or told.length != len(data) - end - 2:
+            return None
+        if not (wait := engine.full(self._parts.caller(address, told.key)[1])):
+            return None
+        self._parts.metrics.shed[told.path] += 1
+        if (now := monotonic()) > self._noted + 1:
+            self._noted = now
+            self._parts.log.note("more is asked than can be answered in time; some questions are refused with 503")
+        return refusal(int(wait))
 
 
 class Together:
@@ -54,8 +112,9 @@ class Bounded(HttpToolsProtocol):
     A connection that waits for its next request is uvicorn's own business.
     """
 
-    most = 4096
-    """Connections at once; see `server.connections`."""
+    most: int
+    """Connections at once."""
+    shedding: Shedding
 
     _size = 0  # bytes of the request that is coming; 0: none is
     _heading = True  # and its headers are not all there
@@ -63,9 +122,8 @@ class Bounded(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
-        self._together, self._line = Together(transport), Line()
+        self._together, self._client = Together(transport), Connection()
         super().connection_made(self._together)  # type: ignore[arg-type]
-        self._gate: Gate | None = getattr(self.config.app, "gate", None)
         self._over = len(self.connections) > self.most
         if len(self.connections) > self.most + SPARE:
             self._end(TOO_MANY)
@@ -73,12 +131,10 @@ class Bounded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a client."""
-        if not self._size and (self.cycle is None or self.cycle.response_complete) and not self._over and self._gate:
-            refusal = self._gate.shed(data, self.client[0] if self.client else "")
-            if refusal is not None:
-                self._unset_keepalive_if_required()
-                self.transport.write(refusal)
-                self.on_response_complete()
+        if not self._size and (self.cycle is None or self.cycle.response_complete) and not self._over:
+            refused = self.shedding.refuse(data, self.client[0] if self.client else "")
+            if refused is not None:
+                self._refuse(refused)
                 return
         self._size += len(data)
         super().data_received(data)
@@ -88,6 +144,21 @@ class Bounded(HttpToolsProtocol):
             self._end(Problem(431, f"the headers are larger than {HEADERS} bytes"))
         elif self._late is None:
             self._late = self.loop.call_later(SILENCE, self._silent)
+
+    def _refuse(self, response: bytes) -> None:
+        """Answer at once; the connection waits for its next request."""
+        self.transport.write(response)
+        self._wait_no_longer()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _wait_no_longer(self) -> None:
+        """The headers that were waited for are there, or do not matter any more."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def send_400_response(self, msg: str) -> None:
         """What the parser does not take, in the shape of all errors."""
@@ -114,15 +185,13 @@ class Bounded(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request, which may have come with the end of the one before."""
         super().on_message_begin()
-        self.scope["what_next.line"] = self._line  # type: ignore[typeddict-unknown-key]
+        self.scope[CONNECTION] = self._client  # type: ignore[literal-required]
         self._size = self._size or 1
 
     def on_headers_complete(self) -> None:
-        """The body comes next; its size is the gate's business."""
+        """The body comes next; whoever reads it bounds its size."""
         self._heading = False
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        self._wait_no_longer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -137,7 +206,11 @@ class Bounded(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> Any:
         """The client is gone."""
-        if self._late is not None:
-            self._late.cancel()
-        self._line.lost()
+        self._wait_no_longer()
+        self._client.lost()
         super().connection_lost(exc)
+
+
+def protocol(parts: Parts, most: int = 4096) -> type[Bounded]:
+    """The protocol of a service that has so many connections at once, at most."""
+    return type("Protocol", (Bounded,), {"most": most, "shedding": Shedding(parts)})

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
 from what_next import __version__
 from what_next.data import Dataset
 from what_next.errors import DataError, SetupError, StoreUnavailable
 from what_next.serving.engine import Engine, check_models
-from what_next.serving.http.app import create_app
+from what_next.serving.http.app import Application, create_app
 from what_next.serving.http.keys import KeyRing
 from what_next.serving.http.parts import Parts
-from what_next.serving.http.protocol import Bounded
+from what_next.serving.http.protocol import protocol
 from what_next.serving.request import Stopping
 from what_next.serving.store import Store, Writer, store_of
 from what_next.settings import Setup
@@ -159,15 +158,14 @@ class Opening:
         self.progress(done, total)
 
 
-def _bounded(parts: Parts) -> type[Bounded]:
-    """The protocol with as many connections as the setup permits, and as the system has files for."""
-    wanted = parts.settings.connections
+def connections(wanted: int) -> int:
+    """As many connections as are wanted, and as the system has files for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted + FILES and soft != resource.RLIM_INFINITY:
         soft = wanted + FILES if hard == resource.RLIM_INFINITY else min(wanted + FILES, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         wanted = min(wanted, max(soft - FILES, 1))
-    return type("Counted", (Bounded,), {"most": wanted})
+    return wanted
 
 
 class _Server(uvicorn.Server):
@@ -193,7 +191,7 @@ def serve(setup: Setup, ready: Callable[[dict[str, Any]], None], progress: Progr
     bound = listen(setup)
     try:
         app = create_app(None, None, None, setup)
-        parts: Parts = app.state.parts
+        parts = app.parts
         opening = Opening(setup, parts, progress, tell)
         opening.thread.start()
         try:
@@ -207,12 +205,12 @@ def serve(setup: Setup, ready: Callable[[dict[str, Any]], None], progress: Progr
         raise opening.error
 
 
-def uvicorn_loop(app: FastAPI, bound: socket.socket, opening: Opening, ready: Callable[[], None]) -> None:
+def uvicorn_loop(app: Application, bound: socket.socket, opening: Opening, ready: Callable[[], None]) -> None:
     """Runs the event loop until a signal comes, or opening fails."""
-    app.state.parts.log.handle("uvicorn", "what_next.serving")
+    app.parts.log.handle_loggers("uvicorn", "what_next.serving")
     config = uvicorn.Config(
         app,
-        http=_bounded(app.state.parts),
+        http=protocol(app.parts, connections(app.parts.settings.connections)),
         loop="uvloop",
         ws="none",
         lifespan="off",

@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from what_next.retrieval.explore import best, epsilon_greedy, softmax_draw
+from what_next.errors import NotFinite
+from what_next.retrieval.choosing import epsilon_greedy
+from what_next.types import EpsilonGreedy, Softmax
+
+from .asking import best, drawn, draws
 
 DRAWS = 4000
 
@@ -43,7 +47,7 @@ def test_slates_are_drawn_as_often_as_their_propensities_say(temperature: float)
     """All slates of two out of five items, one of which is not permitted."""
     scores = np.array([0.5, -1, -np.inf, 1.2, 0], np.float32)
     rng = np.random.default_rng(1)
-    counts = Counter(tuple(softmax_draw(scores, 2, temperature, rng)[0].tolist()) for _ in range(DRAWS))
+    counts = Counter(map(tuple, draws(scores, 2, temperature, rng, DRAWS).tolist()))
     slates = list(permutations([0, 1, 3, 4], 2))
     expected = np.array([luce(scores, np.array(slate), temperature).prod() for slate in slates])
     assert expected.sum() == pytest.approx(1)
@@ -55,13 +59,13 @@ def test_items_of_every_block_are_drawn_as_often_as_they_should_be() -> None:
     """5,000 items in five blocks: how often each of 50 groups is hit, by the first slot and by the third."""
     scores, rng = row(5000), np.random.default_rng(2)
     groups = np.arange(5000) % 50
-    drawn = np.array([softmax_draw(scores, 3, 1.0, rng)[0] for _ in range(DRAWS)])
+    found = draws(scores, 3, 1.0, rng, DRAWS)
     weights = np.exp(scores.astype(np.float64))
     shares = np.bincount(groups, weights) / weights.sum()
     for slot in (0, 2):  # three of 5,000 hardly change what is left
-        fits(np.bincount(groups[drawn[:, slot]], minlength=50), shares * DRAWS)
+        fits(np.bincount(groups[found[:, slot]], minlength=50), shares * DRAWS)
     blocks = np.add.reduceat(weights, range(0, 5000, 1024)) / weights.sum()
-    fits(np.bincount(drawn[:, 0] // 1024), blocks * DRAWS)
+    fits(np.bincount(found[:, 0] // 1024), blocks * DRAWS)
 
 
 @settings(max_examples=50)
@@ -74,7 +78,7 @@ def test_items_of_every_block_are_drawn_as_often_as_they_should_be() -> None:
 def test_propensities_are_those_of_a_softmax_over_what_is_left(
     scores: np.ndarray, slots: int, temperature: float, seed: int
 ) -> None:
-    items, propensities = softmax_draw(scores, slots, temperature, np.random.default_rng(seed))
+    items, propensities = drawn(scores, slots, temperature, np.random.default_rng(seed))
     permitted = np.flatnonzero(np.isfinite(scores))
     assert len(items) == min(slots, len(permitted)) == len(set(items.tolist()))
     assert set(items.tolist()) <= set(permitted.tolist())
@@ -85,14 +89,14 @@ def test_propensities_are_those_of_a_softmax_over_what_is_left(
 @pytest.mark.parametrize("size", [1023, 1024, 1025, 20_000])
 def test_long_rows_have_exact_propensities_too(size: int) -> None:
     scores = row(size, scale=4)
-    items, propensities = softmax_draw(scores, 100, 0.7, np.random.default_rng(3))
+    items, propensities = drawn(scores, 100, 0.7, np.random.default_rng(3))
     np.testing.assert_allclose(propensities, luce(scores, items, 0.7), rtol=1e-9)
 
 
 def test_the_last_item_of_a_long_row_can_be_drawn() -> None:
     scores = np.zeros(2050, np.float32)
     scores[-1] = 30
-    items, propensities = softmax_draw(scores, 1, 1.0, np.random.default_rng(0))
+    items, propensities = drawn(scores, 1, 1.0, np.random.default_rng(0))
     assert items.tolist() == [2049]
     assert propensities == pytest.approx([1 / (1 + 2049 * np.exp(-30.0))], rel=1e-12)
 
@@ -103,7 +107,7 @@ def test_what_one_item_leaves_over_is_drawn_as_if_it_had_never_been_there() -> N
     scores[[10, 1500, 2900]], scores[77] = np.log([1, 2, 1]), 5000
     firsts = Counter()
     for seed in range(1000):
-        items, propensities = softmax_draw(scores, 9, 1.0, np.random.default_rng(seed))
+        items, propensities = drawn(scores, 9, 1.0, np.random.default_rng(seed))
         assert items[0] == 77
         assert len(items) == 4
         np.testing.assert_allclose(propensities, [1.0, *shares(items[1:])])
@@ -124,7 +128,7 @@ def shares(items: np.ndarray) -> list[float]:
 def test_a_ladder_of_scores_is_climbed_down_to_its_end() -> None:
     """Each item holds all of the mass that is left: scores of 0, -400, -800 and so on."""
     scores = (-400 * np.arange(40)).astype(np.float32)
-    items, propensities = softmax_draw(scores, 40, 1.0, np.random.default_rng(0))
+    items, propensities = drawn(scores, 40, 1.0, np.random.default_rng(0))
     assert items.tolist() == list(range(40))
     assert propensities == pytest.approx(np.ones(40))
 
@@ -133,7 +137,7 @@ def test_a_small_rest_is_not_spoiled_by_what_was_taken() -> None:
     """e^30 : 1 : 1 : 1 in one block: a sum from which the first is subtracted would be wrong by a thousandth."""
     scores = np.zeros(4, np.float32)
     scores[2] = 30
-    items, propensities = softmax_draw(scores, 4, 1.0, np.random.default_rng(0))
+    items, propensities = drawn(scores, 4, 1.0, np.random.default_rng(0))
     assert items[0] == 2
     assert propensities[1:] == pytest.approx([1 / 3, 1 / 2, 1], rel=1e-12)
 
@@ -141,16 +145,16 @@ def test_a_small_rest_is_not_spoiled_by_what_was_taken() -> None:
 def test_same_seed_same_slate_and_the_row_is_as_it_was() -> None:
     scores = row(3000)
     before = scores.copy()
-    one, other = (softmax_draw(scores, 10, 1.0, np.random.default_rng(4)) for _ in range(2))
+    one, other = (drawn(scores, 10, 1.0, np.random.default_rng(4)) for _ in range(2))
     assert np.array_equal(one[0], other[0])
     assert np.array_equal(one[1], other[1])
     assert np.array_equal(scores, before)
-    assert one[0].tolist() != softmax_draw(scores, 10, 1.0, np.random.default_rng(5))[0].tolist()
+    assert one[0].tolist() != drawn(scores, 10, 1.0, np.random.default_rng(5))[0].tolist()
 
 
 @pytest.mark.parametrize("nothing", [np.zeros(0, np.float32), np.full(1500, -np.inf, np.float32)])
 def test_where_nothing_is_permitted_nothing_is_chosen(nothing: np.ndarray) -> None:
-    for items, propensities in (softmax_draw(nothing, 3, 1.0, np.random.default_rng(0)), best(nothing, 3)):
+    for items, propensities in (drawn(nothing, 3, 1.0, np.random.default_rng(0)), best(nothing, 3)):
         assert items.dtype == np.int32
         assert len(items) == len(propensities) == 0
 
@@ -159,23 +163,16 @@ def test_where_nothing_is_permitted_nothing_is_chosen(nothing: np.ndarray) -> No
 def test_scores_that_are_no_numbers_are_refused(value: float) -> None:
     scores = row(200)
     scores[50] = value
-    with pytest.raises(ValueError, match="scores are finite, or minus infinity"):
-        softmax_draw(scores, 3, 1.0, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="scores are finite, or minus infinity"):
+    with pytest.raises(NotFinite, match="NaN or infinite"):
+        drawn(scores, 3, 1.0, np.random.default_rng(0))
+    with pytest.raises(NotFinite, match="NaN or infinite"):
         best(scores, 3)
 
 
-@pytest.mark.parametrize("temperature", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [-1.0, 0.0, np.nan, np.inf])
 def test_temperatures_that_are_none_are_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match=f"the temperature is {temperature}"):
-        softmax_draw(row(9), 3, temperature, np.random.default_rng(0))
-
-
-def test_at_temperature_0_the_best_are_taken() -> None:
-    scores = row(500)
-    items, propensities = softmax_draw(scores, 5, 0.0, np.random.default_rng(0))
-    assert items.tolist() == np.argsort(-scores)[:5].tolist()
-    assert propensities.tolist() == [1] * 5
+        Softmax(temperature)
 
 
 @settings(max_examples=50)
@@ -201,11 +198,11 @@ def test_the_best_of_a_long_row(size: int) -> None:
 @pytest.mark.parametrize("masked", [False, True])
 def test_epsilon_greedy_draws_as_often_as_its_propensities_say(masked: bool) -> None:
     """All slates of two; the best are 3, 0, 4, and with a mask 1 and 2 are not permitted."""
-    permitted = np.array([True, False, False, True, True]) if masked else None
-    order = np.array([3, 0, 4] if masked else [3, 0, 4, 1, 2], np.int32)
+    permitted = np.array([True, not masked, not masked, True, True])
+    order = np.array([3, 0, 4] if masked else [3, 0, 4, 1, 2])
     rng, chances, counts = np.random.default_rng(6), {}, Counter()
     for _ in range(DRAWS):
-        items, propensities = epsilon_greedy(order, permitted, 5, 2, 0.3, rng)
+        items, propensities = epsilon_greedy(order[:2], permitted, 0.3, rng)
         slate = tuple(items.tolist())
         counts[slate] += 1
         assert chances.setdefault(slate, propensities.prod()) == propensities.prod()
@@ -219,11 +216,11 @@ def test_epsilon_greedy_draws_as_often_as_its_propensities_say(masked: bool) -> 
 
 
 def test_epsilon_0_is_greedy_and_epsilon_1_is_chance() -> None:
-    order = np.arange(9, -1, -1, dtype=np.int32)
-    items, propensities = epsilon_greedy(order, None, 10, 4, 0.0, np.random.default_rng(0))
+    order, everything = np.arange(9, -1, -1), np.ones(10, np.bool_)
+    items, propensities = epsilon_greedy(order[:4], everything, 0.0, np.random.default_rng(0))
     assert items.tolist() == [9, 8, 7, 6]
     assert propensities.tolist() == [1] * 4
-    items, propensities = epsilon_greedy(order, None, 10, 10, 1.0, np.random.default_rng(0))
+    items, propensities = epsilon_greedy(order, everything, 1.0, np.random.default_rng(0))
     assert sorted(items.tolist()) == list(range(10))
     assert propensities == pytest.approx(1 / np.arange(10, 0, -1))
 
@@ -231,16 +228,16 @@ def test_epsilon_0_is_greedy_and_epsilon_1_is_chance() -> None:
 def test_epsilon_greedy_gives_fewer_where_fewer_are_permitted() -> None:
     permitted = np.zeros(3000, np.bool_)
     permitted[[7, 2000]] = True
-    order = np.array([2000, 7], np.int32)
+    order = np.array([2000, 7])
     for seed in range(20):
-        items, propensities = epsilon_greedy(order, permitted, 3000, 5, 0.5, np.random.default_rng(seed))
+        items, propensities = epsilon_greedy(order, permitted, 0.5, np.random.default_rng(seed))
         assert sorted(items.tolist()) == [7, 2000]
         assert propensities[1] == 1
-    nothing = epsilon_greedy(order[:0], np.zeros(3000, np.bool_), 3000, 5, 0.5, np.random.default_rng(0))
+    nothing = epsilon_greedy(order[:0], np.zeros(3000, np.bool_), 0.5, np.random.default_rng(0))
     assert [len(part) for part in nothing] == [0, 0]
 
 
 @pytest.mark.parametrize("epsilon", [-0.1, 1.1, np.nan])
 def test_an_epsilon_that_is_no_chance_is_refused(epsilon: float) -> None:
     with pytest.raises(ValueError, match="lies between 0 and 1"):
-        epsilon_greedy(np.arange(3, dtype=np.int32), None, 3, 1, epsilon, np.random.default_rng(0))
+        EpsilonGreedy(epsilon)

@@ -1,0 +1,168 @@
+"""The events that training may know, and counts of them as sparse matrices of items by items."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, Int32, Int64
+
+from what_next.data import Dataset
+
+TIE = 1e-9
+"""What an item's share of the events adds to a score: popularity decides among items that are otherwise equal."""
+WORK = 2**22
+"""Products at work at a time: about 200 MB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What a baseline counts.
+
+    Attributes:
+        catalogue: how many items there are, with and without events.
+        users, items, times: of each event, by user, then time; times in microseconds, None where the log has none.
+        after: how many known events of the same user follow each.
+    """
+
+    catalogue: int
+    users: Int32[np.ndarray, "events"]
+    items: Int32[np.ndarray, "events"]
+    times: Int64[np.ndarray, "events"] | None
+    after: Int64[np.ndarray, "events"]
+
+    @classmethod
+    def of(cls, dataset: Dataset, known: Int64[np.ndarray, "users"]) -> "Known":
+        """The first `known[u]` events of each user (`Split.known`)."""
+        users = np.repeat(np.arange(dataset.users, dtype=np.int32), known)
+        places = ranges(dataset.offsets[:-1], known)
+        return cls(
+            catalogue=len(dataset.catalogue),
+            users=users,
+            items=dataset.items[places],
+            times=None if dataset.timestamps is None else dataset.timestamps[places],
+            after=np.repeat(known.cumsum(), known) - 1 - np.arange(len(users)),
+        )
+
+    def among(self, kept: Int64[np.ndarray, "kept"]) -> "Known":
+        """The events of some items alone, ascending, which are counted anew."""
+        items = placed_among(self.items, kept)
+        here = items >= 0
+        return replace(
+            self,
+            catalogue=len(kept),
+            users=self.users[here],
+            items=items[here],
+            times=None if self.times is None else self.times[here],
+            after=self.after[here],
+        )
+
+    @cached_property
+    def counts(self) -> Int64[np.ndarray, "items"]:
+        """How many events each item has."""
+        return np.bincount(self.items, minlength=self.catalogue)
+
+    @cached_property
+    def shares(self) -> Float64[np.ndarray, "items"]:
+        """Each item's share of the events."""
+        return self.counts.astype(np.float64) / max(1, len(self.items))
+
+    @cached_property
+    def pairs(self) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
+        """Who had what: users and items of the distinct pairs, by user, then item."""
+        pairs = np.sort(self.users.astype(np.int64) * self.catalogue + self.items)
+        distinct = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique hashes, ten times slower
+        return distinct // self.catalogue, distinct % self.catalogue
+
+
+def placed_among(items: Int32[np.ndarray, "*shape"], kept: Int64[np.ndarray, "kept"]) -> Int32[np.ndarray, "*shape"]:
+    """Where each item stands in `kept`, which ascends; -1 for others, and for -1."""
+    places = np.minimum(np.searchsorted(kept, items), len(kept) - 1).astype(np.int32)
+    return np.where(kept[places] == items, places, np.int32(-1))
+
+
+def ranges(starts: Int64[np.ndarray, "n"], counts: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "total"]:
+    """`starts[0], starts[0] + 1, ...`, `counts[0]` of them; then those of the next."""
+    values = np.arange(int(counts.sum()))
+    values += np.repeat(starts - counts.cumsum() + counts, counts)
+    return values
+
+
+def parts(work: Int64[np.ndarray, "n"], most: int) -> Iterator[slice]:
+    """Slices, in order, whose work sums to `most` at most; one alone may be more."""
+    done, start = work.cumsum(), 0
+    while start < len(work):
+        before = done[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(done, before + most, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A sparse matrix by rows: row `i` holds `values[offsets[i]:offsets[i + 1]]` in its `columns`."""
+
+    offsets: Int64[np.ndarray, "items_plus_1"]
+    columns: Int32[np.ndarray, "stored"]
+    values: Float32[np.ndarray, "stored"]
+
+    def summed(
+        self,
+        rows: Int64[np.ndarray, "n"],
+        items: Int32[np.ndarray, "n"],
+        weights: Float64[np.ndarray, "n"],
+        batch: int,
+    ) -> Float64[np.ndarray, "batch items"]:
+        """For each of `batch` rows, the sum of its items' rows, each times its weight; `rows` ascends."""
+        catalogue = len(self.offsets) - 1
+        total = np.zeros((batch, catalogue))
+        counts = np.diff(self.offsets)[items]
+        for part in parts(counts, WORK):
+            stored = ranges(self.offsets[items[part]], counts[part])
+            cells = np.repeat(rows[part] * catalogue, counts[part]) + self.columns[stored]
+            np.add.at(total.reshape(-1), cells, np.repeat(weights[part], counts[part]) * self.values[stored])
+        return total
+
+
+def together(
+    known: Known,
+) -> Iterator[tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]]:
+    """How many users had both of two items: items, other items and numbers of users, by item, then other item.
+
+    All pairs that any user had, an item with itself included, some items at a time.
+    """
+    users, items = known.pairs
+    people = int(users[-1]) + 1 if len(users) else 0
+    had = _matrix(users, items, (people, known.catalogue))
+    order = np.argsort(items, kind="stable")
+    users, items = users[order], items[order]
+    work = np.bincount(items, np.bincount(users)[users], known.catalogue).astype(np.int64)
+    places = np.searchsorted(items, np.arange(known.catalogue + 1))
+    for part in parts(work, WORK):
+        mine = slice(places[part.start], places[part.stop])
+        some = _matrix(items[mine] - part.start, users[mine], (part.stop - part.start, people))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            found = torch.sparse.mm(some, had).coalesce()
+        first, second = found.indices().numpy()
+        yield first + part.start, second, found.values().numpy()
+
+
+def last_heard(
+    items: Int32[np.ndarray, "batch time"],
+) -> tuple[Int64[np.ndarray, "n"], Int32[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
+    """The distinct items of each history: rows, ascending, items, and how many events came after the last of each."""
+    real = items >= 0
+    after = real.sum(axis=1, keepdims=True) - real.cumsum(axis=1)
+    rows, columns = (places[::-1] for places in np.nonzero(real))  # the last of each first
+    heard = items[rows, columns]
+    _, first = np.unique(rows * (int(heard.max(initial=0)) + 1) + heard, return_index=True)
+    return rows[first], heard[first], after[rows, columns][first]
+
+
+def _matrix(rows: Int64[np.ndarray, "n"], columns: Int64[np.ndarray, "n"], shape: tuple[int, int]) -> torch.Tensor:
+    """A sparse matrix of ones, given by row, then column."""
+    places = torch.from_numpy(np.stack([rows, columns]))
+    return torch.sparse_coo_tensor(places, torch.ones(len(rows)), shape, is_coalesced=True, check_invariants=True)

@@ -1,0 +1,415 @@
+"""From scores to slates: the best items, draws from the softmax, or chance now and then; with their exact chances.
+
+Scores come in blocks of columns, some blocks at a time. Nothing of the size rows times items is looked at twice: while
+the scores of a part are in the processor's cache, the largest score or the mass of each block is taken. What is asked
+of a row then looks into a few blocks alone. What is drawn for a row depends on its own generator alone, where it has
+one, whoever else is in the batch.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int, Int32, Int64
+from torch import Tensor
+
+from what_next.errors import NotFinite
+from what_next.types import EpsilonGreedy, Product, Random, Request, Softmax
+
+BLOCK = 128
+"""Columns in a block."""
+LEAST = float(np.finfo(np.float32).min)
+"""Taken for minus infinity where that would be subtracted from itself."""
+SPARE = 6
+"""Draws beyond the slots: a draw of an item that was drawn before is passed over."""
+POWER = 80.0
+"""Where no score can be beyond it, neither e to its power nor the sum of a block leaves the range of a float."""
+LEAST_REST = 1e-3
+"""The share of the mass that may be left: below it, subtracting the chosen from the whole costs too many digits."""
+LEAST_MASS = 1e-200
+"""What is left of the mass, in units of the largest weight, below which weights are taken anew from the scores."""
+
+Parts = Float[Tensor, "parts rows blocks block"]
+Weights = Float[np.ndarray, "parts rows blocks block"]
+Masses = Float64[np.ndarray, "rows all_blocks"]
+
+
+class Scores(ABC):
+    """Scores of some rows over the same columns; minus infinity where one is not permitted, and past the last.
+
+    Attributes:
+        kept: what was computed last, in blocks; `longest`: a bound on the scores, infinite where none is known.
+    """
+
+    kept: Parts
+    longest: float = np.inf
+
+    @abstractmethod
+    def passed(self, scale: Float[np.ndarray, "rows"] | None) -> Iterator[Float[Tensor, "rows blocks block"]]:
+        """One part after the other, divided by `scale`; what is done to it in place stays in `kept`."""
+
+    @abstractmethod
+    def whole(self, row: int) -> Float64[np.ndarray, "columns"]:
+        """All scores of a row."""
+
+    @abstractmethod
+    def values(self, columns: Int64[np.ndarray, "rows slots"]) -> Float[np.ndarray, "rows slots"]:
+        """Some scores of each row; what stands for -1 means nothing."""
+
+
+class Dense(Scores):
+    """Scores that are there."""
+
+    def __init__(self, scores: Float[Tensor, "rows columns"]) -> None:
+        self.scores = scores
+        self.blocks = max(1, -(-scores.shape[1] // BLOCK))
+
+    def passed(self, scale: Float[np.ndarray, "rows"] | None) -> Iterator[Float[Tensor, "rows blocks block"]]:
+        """See `Scores.passed`: one part holds all."""
+        rows, columns = self.scores.shape
+        padded = self.scores.new_full((rows, self.blocks * BLOCK), -torch.inf)
+        padded[:, :columns] = self.scores
+        if scale is not None:
+            padded /= torch.from_numpy(scale).to(padded)[:, None]
+        self.kept = padded.view(1, rows, self.blocks, BLOCK)
+        yield self.kept[0]
+
+    def whole(self, row: int) -> Float64[np.ndarray, "columns"]:
+        """See `Scores.whole`."""
+        return self.scores[row].double().numpy().copy()
+
+    def values(self, columns: Int64[np.ndarray, "rows slots"]) -> Float[np.ndarray, "rows slots"]:
+        """See `Scores.values`."""
+        if not self.scores.shape[1]:
+            return np.zeros(columns.shape, np.float32)
+        return np.take_along_axis(self.scores.numpy(), np.maximum(columns, 0), 1)
+
+
+def nothing(batch: int, slots: int, *, scores: bool = True, propensities: bool = True) -> Product:
+    """Slates without an item, to be filled."""
+    shape = (batch, slots)
+    return Product(
+        items=np.full(shape, -1, np.int32),
+        propensities=np.full(shape, np.nan) if propensities else None,
+        scores=np.full(shape, np.nan, np.float32) if scores else None,
+        matches=np.zeros(shape, np.int64),
+        fallback=np.ones(shape, np.bool_),
+        repeat=np.zeros(shape, np.bool_),
+    )
+
+
+def choose(scores: Float[Tensor, "batch items"], request: Request, rng: Random) -> Product:
+    """A slate for each row of scores, which are minus infinity where an item is not permitted."""
+    scores, rows = scores.cpu(), np.arange(len(scores))
+    found = nothing(len(scores), request.width)
+    fill(found, rows, request, rng, lambda some: Dense(scores[some]), lambda row: (scores[row] > -torch.inf).numpy())
+    return found
+
+
+def fill(
+    found: Product,
+    rows: Int64[np.ndarray, "some"],
+    request: Request,
+    rng: Random,
+    scores_of: Callable[[Int64[np.ndarray, "chunk"]], Scores],
+    permitted: Callable[[int], Bool[np.ndarray, "columns"]],
+    most: int = 2**14,
+) -> None:
+    """Fill the slates of some rows of a batch with columns of their scores.
+
+    Args:
+        found: of the whole batch, as `request` and `rng` are.
+        rows: which to fill.
+        scores_of: the scores of some of them; `most`: of so many at a time.
+        permitted: which columns a row may be given, for those that take a random one now and then.
+
+    Raises:
+        NotFinite: a score is NaN or infinite; it names the rows.
+    """
+    drawn = request.drawn(rows)
+    for some, draws in ((rows[drawn], True), (rows[~drawn], False)):
+        for start in range(0, len(some), most):
+            part = some[start : start + most]
+            scores, slots = scores_of(part), np.array([request.slots_of(row) for row in part.tolist()], np.int64)
+            try:
+                columns, chances = _drawn(scores, slots, part, request, rng) if draws else _best(scores, slots)
+            except NotFinite as error:
+                raise NotFinite(part[np.array(error.rows)].tolist()) from None
+            if not draws:
+                explore(columns, chances, part, request, rng, permitted)
+            place, there = (part[:, None], np.arange(columns.shape[1])), columns >= 0
+            assert found.propensities is not None
+            assert found.scores is not None
+            found.items[place] = columns
+            found.propensities[place] = np.where(there, chances, np.nan)
+            found.scores[place] = np.where(there, scores.values(columns), np.nan)
+            found.matches[place], found.fallback[place] = there, ~there
+
+
+def chances(
+    scores: Float[Tensor, "batch items"], request: Request, slates: Int32[np.ndarray, "batch slots"]
+) -> Iterator[Float64[np.ndarray, "batch items"]]:
+    """For each slot the chance of every item to be chosen, given the items above it in some slates.
+
+    A row sums to 1, or to 0 where no item is left. `scores` are used up.
+    """
+    rows = np.arange(len(slates))
+    for slot in range(slates.shape[1]):
+        yield _distribution(scores, request)
+        taken = np.flatnonzero(slates[:, slot] >= 0)
+        items = slates[taken, slot].astype(np.int64)
+        scores[torch.from_numpy(rows[taken]).to(scores.device), torch.from_numpy(items).to(scores.device)] = -torch.inf
+
+
+def of_slates(
+    chances: Iterator[Float64[np.ndarray, "batch items"]], slates: Int32[np.ndarray, "batch slots"]
+) -> Float64[np.ndarray, "batch slots"]:
+    """The chance of each item of some slates out of those of all items; NaN for -1."""
+    found, rows = np.full(slates.shape, np.nan), np.arange(len(slates))
+    for slot, own in enumerate(chances):
+        found[:, slot] = np.where(slates[:, slot] >= 0, own[rows, slates[:, slot]], np.nan)
+    return found
+
+
+def _distribution(scores: Float[Tensor, "batch items"], request: Request) -> Float64[np.ndarray, "batch items"]:
+    """The chance of every item to be the next one."""
+    found = np.zeros(scores.shape)
+    samplers = [request.sampler_of(row) for row in range(len(scores))]
+    drawn = request.drawn(np.arange(len(scores)))
+    if drawn.any():
+        scale = np.array([one.temperature for one in samplers if isinstance(one, Softmax)])
+        logits = scores[torch.from_numpy(drawn).to(scores.device)].double()
+        logits /= torch.from_numpy(scale).to(logits)[:, None]
+        found[drawn] = logits.softmax(1).nan_to_num().cpu().numpy()
+    for rows in (np.flatnonzero(~drawn),) if not drawn.all() else ():
+        left = scores[torch.from_numpy(rows).to(scores.device)].cpu()
+        there, first = (left > -torch.inf).numpy(), left.argmax(1).numpy()  # the lower item among equals
+        found[rows] = mixed(there, first, [samplers[row] for row in rows.tolist()])
+    return found
+
+
+def mixed(
+    permitted: Bool[np.ndarray, "rows items"], first: Int[np.ndarray, "rows"], samplers: Sequence[object]
+) -> Float64[np.ndarray, "rows items"]:
+    """The chance of every item where the best one (`first`) or, now and then, any permitted one is chosen."""
+    epsilon = np.array([one.epsilon if isinstance(one, EpsilonGreedy) else 0.0 for one in samplers])[:, None]
+    found = np.where(permitted, epsilon / np.maximum(permitted.sum(1, keepdims=True), 1), 0.0)
+    some = np.flatnonzero(permitted.any(1))
+    found[some, first[some]] += 1 - epsilon[some, 0]
+    return found
+
+
+# The best
+
+
+def _best(
+    scores: Scores, slots: Int64[np.ndarray, "rows"]
+) -> tuple[Int64[np.ndarray, "rows chosen"], Float64[np.ndarray, "rows chosen"]]:
+    """The columns of the highest scores, the lower one among equals, each at propensity 1."""
+    tops = torch.stack([part.amax(-1) for part in scores.passed(None)], 1).flatten(1)
+    _finite(tops)
+    kept, width = scores.kept, scores.kept.shape[2]
+    most = int(slots.max(initial=0))
+    # The best are in the blocks whose largest scores are the largest.
+    largest, blocks = tops.topk(min(most, tops.shape[1]))
+    rows = torch.arange(len(tops))[:, None]
+    values, places = kept[blocks // width, rows, blocks % width].flatten(1).topk(min(most + 1, blocks.shape[1] * BLOCK))
+    columns = (blocks.gather(1, places // BLOCK) * BLOCK + places % BLOCK).numpy()
+    last = values[:, min(most, values.shape[1]) - 1, None]
+    equal = (values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)
+    hidden = ((tops >= last).sum(1) > (largest >= last).sum(1)) & (last[:, 0] > -torch.inf)
+    count = min(most, columns.shape[1])
+    found = np.full((len(tops), most), -1)
+    found[:, :count] = np.where(values[:, :count].numpy() > -np.inf, columns[:, :count], -1)
+    for row in torch.nonzero(equal.any(1) | hidden)[:, 0].tolist():
+        those = torch.nonzero(tops[row] >= last[row])[:, 0]
+        some = kept[those // width, row, those % width].flatten().numpy()
+        order = np.argsort(-some, kind="stable")[:most]
+        inside = those.numpy()[order // BLOCK] * BLOCK + order % BLOCK
+        found[row, : len(order)] = np.where(some[order] > -np.inf, inside, -1)
+    found[np.arange(most) >= slots[:, None]] = -1
+    return found, np.ones(found.shape)
+
+
+def explore(
+    columns: Int64[np.ndarray, "rows slots"],
+    chances: Float64[np.ndarray, "rows slots"],
+    rows: Int64[np.ndarray, "rows"],
+    request: Request,
+    rng: Random,
+    permitted: Callable[[int], Bool[np.ndarray, "columns"]],
+) -> None:
+    """Let random columns take the place of the best ones now and then, in place."""
+    for place, row in enumerate(rows.tolist()):
+        sampler = request.sampler_of(row)
+        if isinstance(sampler, EpsilonGreedy):
+            best = columns[place][columns[place] >= 0]
+            items, own = epsilon_greedy(best, permitted(row), sampler.epsilon, generator(rng, row))
+            columns[place, : len(items)], chances[place, : len(items)] = items, own
+
+
+def epsilon_greedy(
+    best: Int64[np.ndarray, "best"], permitted: Bool[np.ndarray, "items"], epsilon: float, rng: np.random.Generator
+) -> tuple[Int64[np.ndarray, "best"], Float64[np.ndarray, "best"]]:
+    """For each slot the best item that is left or, with probability epsilon, any of those that are left, all alike.
+
+    Args:
+        best: permitted items, best first: one for each slot.
+        permitted: which items may be chosen.
+        epsilon: of each slot.
+        rng: at most two numbers for each slot.
+    """
+    count, order, place = int(np.count_nonzero(permitted)), best.tolist(), 0
+    chosen: dict[int, None] = {}  # in order, and quick to look into
+    propensities, everyone = np.empty(len(order)), None
+    for slot in range(len(order)):
+        while order[place] in chosen:
+            place += 1
+        item, left = order[place], count - slot
+        if rng.random() < epsilon:
+            everyone = np.flatnonzero(permitted) if everyone is None else everyone
+            rank = int(rng.integers(left))
+            for taken in sorted(np.searchsorted(everyone, list(chosen)).tolist()):
+                rank += taken <= rank
+            item = int(everyone[rank])
+        propensities[slot] = epsilon / left + (1 - epsilon) * (item == order[place])
+        chosen[item] = None
+    return np.array(list(chosen), np.int64), propensities
+
+
+def generator(rng: Random, row: int) -> np.random.Generator:
+    """The generator of a row."""
+    if rng is None:
+        raise ValueError("a sampler that draws needs a generator; give one, or ask for Greedy()")
+    return rng if isinstance(rng, np.random.Generator) else rng[row]
+
+
+# Draws from the softmax
+
+
+def _drawn(
+    scores: Scores, slots: Int64[np.ndarray, "rows"], rows: Int64[np.ndarray, "rows"], request: Request, rng: Random
+) -> tuple[Int64[np.ndarray, "rows chosen"], Float64[np.ndarray, "rows chosen"]]:
+    """Columns drawn one after the other from the softmax over those that are left.
+
+    A column's propensity is its weight over the weights of all that were not chosen before (Plackett 1975). One that is
+    drawn again is passed over, which is the same distribution. Where that does not do (hardly any mass is left, or too
+    many draws were passed over), the draw goes on from the columns that were drawn: to draw all anew would favour what
+    needs no completion.
+    """
+    samplers = [request.sampler_of(row) for row in rows.tolist()]
+    scale = np.array([one.temperature for one in samplers if isinstance(one, Softmax)])
+    weights, masses = _weighed(scores, scale)
+    columns, shares = _looked_up(weights, masses, _uniforms(slots, rows, rng))
+    most = int(slots.max(initial=0))
+    found, chances = np.full((len(rows), most), -1), np.full((len(rows), most), np.nan)
+    for place, (some, own, count) in enumerate(zip(columns.tolist(), shares.tolist(), slots.tolist(), strict=True)):
+        drawn = _distinct(some[: count + SPARE], own, count)
+        if len(drawn) < count and drawn:
+            logits = scores.whole(place) / scale[place]
+            _complete(logits, drawn, count, generator(rng, int(rows[place])))
+        found[place, : len(drawn)], chances[place, : len(drawn)] = list(drawn), list(drawn.values())
+    return found, chances
+
+
+def _complete(
+    logits: Float64[np.ndarray, "columns"], drawn: dict[int, float], slots: int, rng: np.random.Generator
+) -> None:
+    """Draw the columns that are missing, in double precision; `logits` are used up."""
+    logits[list(drawn)] = -np.inf
+    while len(drawn) < slots:
+        row = Dense(torch.from_numpy(logits[None]))
+        weights, masses = _weighed(row, None)
+        if masses.sum() == 0:
+            return
+        units = np.divide(masses, weights[0].sum(2), out=np.zeros_like(masses), where=masses > 0)
+        while len(drawn) < slots and masses.sum() >= LEAST_MASS:
+            count = slots - len(drawn)
+            columns, shares = _looked_up(weights, masses, rng.random((1, count + SPARE)))
+            more = _distinct(columns[0].tolist(), shares[0].tolist(), count)
+            drawn |= more
+            new = np.array(list(more))
+            logits[new] = -np.inf
+            weights[0, 0, new // BLOCK, new % BLOCK] = 0
+            blocks = np.unique(new // BLOCK)
+            masses[0, blocks] = units[0, blocks] * weights[0, 0, blocks].sum(1)
+
+
+def _weighed(scores: Scores, scale: Float64[np.ndarray, "rows"] | None) -> tuple[Weights, Masses]:
+    """e to the power of the scores over `scale`, each block in units of its own; the masses of blocks, all in one unit.
+
+    A block's unit is its largest weight, or 1 where the bound on the scores says that there is no need.
+    """
+    tops, sums = [], []
+    safe = scores.longest / (1.0 if scale is None else float(scale.min())) <= POWER
+    for part in scores.passed(scale):
+        top = part.new_zeros(part.shape[:2]) if safe else part.amax(-1)
+        if not safe:
+            part.sub_(top.clamp(min=LEAST)[..., None])
+        tops.append(top)
+        sums.append(part.exp_().sum(-1))
+    largest = _finite(torch.stack(tops, 1).flatten(1)).double().numpy()
+    units = np.exp(largest - np.maximum(largest.max(1, keepdims=True), LEAST))
+    return scores.kept.numpy(), units * torch.stack(sums, 1).flatten(1).double().numpy()
+
+
+def _finite(tops: Float[Tensor, "rows all_blocks"]) -> Float[Tensor, "rows all_blocks"]:
+    wrong = ~(tops < torch.inf).all(1)
+    if wrong.any():
+        raise NotFinite(torch.nonzero(wrong)[:, 0].tolist())
+    return tops
+
+
+def _looked_up(
+    weights: Weights, masses: Masses, uniforms: Float64[np.ndarray, "rows draws"]
+) -> tuple[Int64[np.ndarray, "rows draws"], Float64[np.ndarray, "rows draws"]]:
+    """The column that each number falls on, -1 where none is permitted, and the probability of just that draw."""
+    rows, width = np.arange(len(masses))[:, None], weights.shape[2]
+    ends = masses.cumsum(1)
+    total = ends[:, -1:]
+    # Rows one behind the other, so that one search serves all: the share of a row lies between its number and the next
+    # one. What rounding does to a target moves it by 1e-13 of the mass.
+    with np.errstate(invalid="ignore"):
+        found = np.searchsorted((np.nan_to_num(ends / total) + 2 * rows).ravel(), uniforms + 2 * rows, "right")
+    last = (ends < total).sum(1, keepdims=True)
+    blocks = np.minimum(found - rows * ends.shape[1], last)
+    inside = weights[blocks // width, rows, blocks % width].astype(np.float64).cumsum(2)
+    whole, mass = inside[..., -1], masses[rows, blocks]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = (uniforms * total - (ends[rows, blocks] - mass)) / mass
+        columns = (inside <= (np.clip(share, 0, 1) * whole)[..., None]).sum(2)
+        columns = np.minimum(columns, (inside < whole[..., None]).sum(2))
+        own = weights[blocks // width, rows, blocks % width, columns]
+        chances = mass / total * (own / whole)
+    return np.where(total > 0, blocks * BLOCK + columns, -1), chances
+
+
+def _uniforms(
+    slots: Int64[np.ndarray, "rows"], rows: Int64[np.ndarray, "rows"], rng: Random
+) -> Float64[np.ndarray, "rows draws"]:
+    """As many numbers of each row's own as its slots ask for, whoever else is in the batch."""
+    count = int(slots.max(initial=0)) + SPARE
+    if isinstance(rng, np.random.Generator):
+        return rng.random((len(rows), count))
+    found = np.zeros((len(rows), count))
+    for place, (row, own) in enumerate(zip(rows.tolist(), slots.tolist(), strict=True)):
+        generator(rng, row).random(out=found[place, : own + SPARE])
+    return found
+
+
+def _distinct(columns: list[int], shares: list[float], slots: int) -> dict[int, float]:
+    """The first different columns with the chance of each given those before it: as many as these draws tell of.
+
+    Whether it stops short depends on the columns it returns, and on how often they were drawn again, never on the one
+    that would have come next.
+    """
+    chosen: dict[int, float] = {}
+    rest = 1.0
+    for column, share in zip(columns, shares, strict=False):
+        if len(chosen) == slots or rest < LEAST_REST or column < 0:
+            break
+        if column not in chosen:
+            chosen[column] = min(share / rest, 1.0)
+            rest -= share
+    return chosen

@@ -1,0 +1,253 @@
+"""All items scored by `<point, item>`: for a batch of points, some thousand items at a time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int32, Int64
+from torch import Tensor
+
+from what_next.errors import NotFinite
+from what_next.retrieval import choosing
+from what_next.retrieval.choosing import BLOCK, Dense, Scores, fill, nothing
+from what_next.types import Permitted, Product, Random, Ranked, Request
+
+WIDTH = 2**13
+"""Items that are scored at a time: fewer cost more calls, more leave the caches (measured with 8 to 128 rows)."""
+ROWS = 2**24
+"""Scores that are kept at a time: 64 MB."""
+NARROW = 8
+"""Where at most one in so many items is permitted, those are scored alone."""
+
+
+class ByScore(ABC):
+    """A backend for which every item has a score.
+
+    Attributes:
+        items: how many there are.
+    """
+
+    items: int
+
+    @abstractmethod
+    def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
+        """A slate for each point."""
+
+    @abstractmethod
+    def scores(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Float[Tensor, "batch items"]:
+        """The score of every item; minus infinity where it is not permitted, or not looked at."""
+
+    def chances(
+        self, points: Float32[np.ndarray, "batch dim"], request: Request, slates: Int32[np.ndarray, "batch slots"]
+    ) -> Iterator[Float64[np.ndarray, "batch items"]]:
+        """For each slot the chance of every item to be chosen by `act`, given the items above it in some slates."""
+        return choosing.chances(self.scores(points, request), request, slates)
+
+
+class Exact(ByScore):
+    """Over all items. One thread at a time: it keeps its memory from call to call."""
+
+    def __init__(self, vectors: Float[Tensor, "items dim"]) -> None:
+        self.vectors, self.items = vectors, len(vectors)
+        self.memory = torch.empty(0)
+
+    @cached_property
+    def parts(self) -> Float[Tensor, "parts dim width"]:
+        """The vectors laid out for `act`: as much memory again as they take."""
+        parts = max(1, -(-self.items // WIDTH))
+        width = max(1, -(-self.items // (parts * BLOCK))) * BLOCK
+        padded = self.vectors.new_zeros(parts * width, self.vectors.shape[1], dtype=torch.float32)
+        padded[: self.items] = self.vectors
+        return padded.view(parts, width, -1).transpose(1, 2).contiguous()
+
+    @cached_property
+    def longest(self) -> float:
+        """The length of the longest vector."""
+        return float(self.vectors.norm(dim=1).max())
+
+    @torch.no_grad()
+    def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
+        """See `ByScore.act`. Where few items are permitted, those alone are scored."""
+        found = nothing(len(points), request.width)
+        self.fill(found, np.arange(len(points)), points, request, rng)
+        return found
+
+    def fill(
+        self,
+        found: Product,
+        rows: Int64[np.ndarray, "some"],
+        points: Float32[np.ndarray, "batch dim"],
+        request: Request,
+        rng: Random,
+    ) -> None:
+        """Fill the slates of some rows of a batch."""
+        if len(wrong := rows[~np.isfinite(points[rows]).all(1)]):
+            raise NotFinite(wrong.tolist())
+        permitted = request.permitted
+        narrow = np.array([self._narrow(permitted, row) for row in rows.tolist()], np.bool_)
+        fill(
+            found,
+            rows[~narrow],
+            request,
+            rng,
+            lambda some: _Laid(self, points[some], permitted.rows(some)),
+            lambda row: permitted.rows(np.array([row])).mask(1, self.items)[0],
+            max(1, ROWS // (self.parts.shape[0] * self.parts.shape[2])) if not narrow.all() else 1,
+        )
+        if narrow.any():
+            some = rows[narrow]
+            known = [one.places for one in map(permitted.set_of, some.tolist()) if one is not None]
+            self.among(found, some, points, known, request, rng)
+
+    def _narrow(self, permitted: Permitted, row: int) -> bool:
+        some = permitted.set_of(row)
+        return some is not None and NARROW * len(some.places) < self.items
+
+    @torch.no_grad()
+    def among(
+        self,
+        found: Product,
+        rows: Int64[np.ndarray, "some"],
+        points: Float32[np.ndarray, "batch dim"],
+        known: Sequence[Int32[np.ndarray, "..."]],
+        request: Request,
+        rng: Random,
+    ) -> None:
+        """Fill the slates of some rows from items that are known for each, ascending; what is excluded is left out."""
+        kept = [left_of(items, request.permitted, row) for items, row in zip(known, rows.tolist(), strict=True)]
+        ids = np.full((len(rows), max(map(len, kept), default=0)), -1)
+        scores = torch.full(ids.shape, -torch.inf)
+        for place, (row, items) in enumerate(zip(rows.tolist(), kept, strict=True)):
+            ids[place, : len(items)] = items
+            vectors = self.vectors[torch.from_numpy(items.astype(np.int64)).to(self.vectors.device)]
+            scores[place, : len(items)] = vectors @ torch.from_numpy(points[row]).to(vectors)
+        where = {row: place for place, row in enumerate(rows.tolist())}
+        fill(
+            found,
+            rows,
+            request,
+            rng,
+            lambda some: Dense(scores[[where[row] for row in some.tolist()]]),
+            lambda row: ids[where[row]] >= 0,
+        )
+        columns = found.items[rows]
+        if ids.shape[1]:
+            found.items[rows] = np.where(columns < 0, -1, np.take_along_axis(ids, np.maximum(columns, 0), 1))
+
+    @torch.no_grad()
+    def scores(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Float[Tensor, "batch items"]:
+        """See `ByScore.scores`."""
+        scores = torch.from_numpy(points).to(self.vectors) @ self.vectors.T
+        request.permitted.forbid(scores)
+        return scores
+
+
+class _Laid(Scores):
+    """Scores of all items, computed part by part."""
+
+    def __init__(self, exact: Exact, points: Float32[np.ndarray, "rows dim"], permitted: Permitted) -> None:
+        self.exact, self.points, self.permitted = exact, points, permitted
+        self.longest = float(np.linalg.norm(points, axis=1).max(initial=0)) * exact.longest  # Cauchy and Schwarz
+
+    def passed(self, scale: Float[np.ndarray, "rows"] | None) -> Iterator[Float32[Tensor, "rows blocks block"]]:
+        """See `Scores.passed`."""
+        exact, parts = self.exact, self.exact.parts
+        rows, (count, _, width) = len(self.points), parts.shape
+        if len(exact.memory) < count * rows * width:
+            exact.memory = torch.empty(count * rows * width)
+        self.kept = exact.memory[: count * rows * width].view(count, rows, -1, BLOCK)
+        points = self.points if scale is None else (self.points / scale[:, None]).astype(np.float32)
+        own = torch.from_numpy(np.ascontiguousarray(points)).to(parts)
+        forbidden = self._forbidden(width, count)
+        for part in range(count):
+            scores = self.kept[part].view(rows, width)
+            if parts.is_cpu:
+                torch.mm(own, parts[part], out=scores)
+            else:
+                scores.copy_(own @ parts[part])
+            self._forbid(scores, part * width, forbidden[part])
+            yield self.kept[part]
+
+    def _forbid(
+        self, scores: Float32[Tensor, "rows width"], start: int, forbidden: tuple[Tensor, Tensor] | None
+    ) -> None:
+        end = start + scores.shape[1]
+        for row in range(len(scores)) if self.permitted.sets else ():
+            if (some := self.permitted.set_of(row)) is not None:
+                mask = some.mask[start:end]
+                scores[row, : len(mask)].masked_fill_(torch.from_numpy(~mask), -torch.inf)
+        if end > self.exact.items:
+            scores[:, max(0, self.exact.items - start) :] = -torch.inf
+        if forbidden is not None:
+            scores[forbidden] = -torch.inf
+
+    def _forbidden(self, width: int, parts: int) -> list[tuple[Tensor, Tensor] | None]:
+        """For each part the rows and columns of items that rows are to be given without."""
+        if self.permitted.without is None or not self.permitted.without.size:
+            return [None] * parts
+        rows, places = np.nonzero(self.permitted.without >= 0)
+        items = self.permitted.without[rows, places].astype(np.int64)
+        if parts == 1:
+            return [(torch.from_numpy(rows), torch.from_numpy(items))]
+        order = np.argsort(items, kind="stable")
+        rows, items = rows[order], items[order]
+        ends = np.searchsorted(items, np.arange(parts + 1) * width).tolist()
+        return [
+            (torch.from_numpy(rows[start:end]), torch.from_numpy(items[start:end] - part * width))
+            for part, (start, end) in enumerate(pairwise(ends))
+        ]
+
+    @torch.no_grad()
+    def whole(self, row: int) -> Float64[np.ndarray, "columns"]:
+        """See `Scores.whole`."""
+        request = Request(permitted=self.permitted.rows(np.array([row])))
+        return self.exact.scores(self.points[[row]], request)[0].double().cpu().numpy()
+
+    def values(self, columns: Int64[np.ndarray, "rows slots"]) -> Float32[np.ndarray, "rows slots"]:
+        """See `Scores.values`."""
+        vectors = self.exact.vectors[torch.from_numpy(columns).clamp(min=0).to(self.exact.vectors.device)]
+        own = torch.from_numpy(self.points).to(vectors)
+        return (vectors @ own[:, :, None]).squeeze(2).float().cpu().numpy()
+
+
+class Rescored(ByScore):
+    """The best items by inner product, put in order anew by what costs more."""
+
+    def __init__(self, exact: Exact, ranked: Ranked) -> None:
+        """`ranked` is of the very points that are asked about, row by row."""
+        self.exact, self.ranked, self.items = exact, ranked, exact.items
+
+    def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
+        """See `ByScore.act`."""
+        if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
+            raise NotFinite(wrong.tolist())
+        return choosing.choose(self.scores(points, request), request, rng)
+
+    @torch.no_grad()
+    def scores(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Float[Tensor, "batch items"]:
+        """See `ByScore.scores`: the best items stay before all others, in the order of their new scores."""
+        assert self.ranked.rescore is not None
+        scores, count = self.exact.scores(points, request), min(self.ranked.rescored, self.items)
+        step = max(1, ROWS // max(1, self.items, count * self.exact.vectors.shape[1]))
+        for start in range(0, len(points), step):
+            part = scores[start : start + step]
+            best, candidates = part.topk(count)
+            rows = torch.arange(start, start + len(part), device=part.device)
+            again = self.ranked.rescore(candidates, rows).masked_fill(torch.isneginf(best), -torch.inf)
+            if count < self.items:
+                rest = part.scatter(1, candidates, -torch.inf).amax(1, keepdim=True)
+                lowest = again.masked_fill(torch.isneginf(again), torch.inf).amin(1, keepdim=True)
+                # Those that were not asked about follow, however they were scored.
+                part += torch.where(torch.isfinite(rest) & torch.isfinite(lowest), lowest - rest - 1, 0)
+            part.scatter_(1, candidates, again)
+        return scores
+
+
+def left_of(items: Int32[np.ndarray, "known"], permitted: Permitted, row: int) -> Int32[np.ndarray, "left"]:
+    """The items without those that a row may not be given."""
+    if permitted.without is None:
+        return items
+    return items[np.isin(items, permitted.without[row], invert=True)]

@@ -1,0 +1,126 @@
+"""Asking for recommendations: answered once for a key, and of no use to a client that hung up."""
+
+import asyncio
+import hashlib
+import re
+from types import TracebackType
+
+from what_next.serving.http.bodies import Body, Question, Questions
+from what_next.serving.http.limits import ClientGone
+from what_next.serving.http.problems import invalid, refused
+from what_next.serving.http.replies import Recommendations, RecommendationsBatch
+from what_next.serving.http.routes import Call, dumped, operation
+from what_next.serving.request import IdempotencyKey, RecommendationResponse, Refused
+from what_next.serving.store import MarkShown
+from what_next.serving.store.records import AnsweredBefore
+
+HEADER = "Idempotency-Key"
+IDEMPOTENCY_KEY = '[!#-~]{1,255}|"[!#-~]{1,255}"'
+
+
+class Delivery:
+    """What goes out with one request, for as long as the client is there; what it never saw is noted as not shown.
+
+    `with delivery: ...` raises `ClientGone` where the client hung up meanwhile.
+    """
+
+    def __init__(self, call: Call, body: Body) -> None:
+        self.call, self.connection, self.engine = call, call.connection, call.parts.model
+        self.shown = list[str]()
+        self._key = self._request = ""
+        if (header := call.headers.get(HEADER.lower().encode())) is not None:
+            if (found := re.fullmatch(IDEMPOTENCY_KEY, header.decode("latin-1"))) is None:
+                reason = "must hold 1 to 255 printable characters of ASCII, none of them a space or a quote"
+                raise invalid([(HEADER, reason)])
+            self._key = found[0].strip('"')
+            self._request = _hash(body.model_dump_json())
+
+    def __enter__(self) -> None:
+        self.connection.task = asyncio.current_task()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        task, self.connection.task = self.connection.task, None
+        gone = self.connection.gone
+        if (error is not None or gone) and self.shown:
+            self.engine.unseen(self.shown)
+        if gone and isinstance(error, asyncio.CancelledError | None):
+            if error is not None and task is not None:
+                task.uncancel()
+            raise ClientGone from None
+
+    def once(self, place: int) -> IdempotencyKey | None:
+        """What the question at some place of the request is answered once for; None: it need not be."""
+        if not self._key:
+            return None
+        return IdempotencyKey(_hash("\0".join((self.call.key or "", self._key, str(place)))), self._request)
+
+    async def before(self, place: int) -> bytes | None:
+        """What the question at some place was answered before, with the same key; None: nothing yet."""
+        if (once := self.once(place)) is None:
+            return None
+        parts = self.call.parts
+        kept = await parts.run(parts.reads.response, once.key)
+        if kept is None:
+            return None
+        if kept.request != once.request:
+            raise invalid([(HEADER, "came with another request before; give each request a key of its own")])
+        self.shown.append(kept.recommendation_id)
+        if not kept.shown:  # whoever asked first had hung up
+            await parts.written(MarkShown((kept.recommendation_id,), True))
+        return kept.body.encode()
+
+    async def told(self, outcome: RecommendationResponse | BaseException, place: int) -> bytes:
+        """The outcome of one question in JSON; raises an error that is not of this question alone."""
+        if isinstance(outcome, RecommendationResponse):
+            return dumped(outcome.content)
+        if isinstance(outcome, AnsweredBefore) and (found := await self.before(place)) is not None:
+            return found
+        raise outcome  # whom it was for was erased, or the service cannot answer now
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@operation("POST", "/v1/recommendations", Recommendations, idempotent=True)
+async def recommend(call: Call, question: Question) -> bytes:
+    """Recommend items to a user, after a history, or both.
+
+    With both, the history is what the answer goes by, and the recommendation is noted under the user's name. A user
+    without events and without a history is answered with popular items, and `fallback` says so. A recommendation is
+    answered only when it is noted durably, with the exact chance of each choice. The same question with the same
+    Idempotency-Key gets the first answer again for a day.
+    """
+    call.user, delivery = question.user_id, Delivery(call, question)
+    with delivery:
+        if (found := await delivery.before(0)) is not None:
+            return found
+        try:
+            answer = await delivery.engine.recommend(question.request(delivery.once(0)), call.caller)
+        except AnsweredBefore as error:
+            return await delivery.told(error, 0)
+        delivery.shown.append(answer.recommendation_id)
+        return dumped(answer.content)
+
+
+@operation("POST", "/v1/recommendations/batch", RecommendationsBatch, idempotent=True)
+async def recommend_batch(call: Call, questions: Questions) -> bytes:
+    """Answer several questions at once.
+
+    Each is answered for itself, in the order of the questions: with an answer, or with an error where it cannot be
+    answered (such as an attribute that is not known). A batch with a question that cannot be read (a field that is
+    missing, unknown or of another type) is refused whole: 422, which names the field.
+    """
+    delivery, places = Delivery(call, questions), range(len(questions.requests))
+    with delivery:
+        found = {place: kept for place in places if (kept := await delivery.before(place)) is not None}
+        left = [place for place in places if place not in found]
+        requests = [questions.requests[place].request(delivery.once(place)) for place in left]
+        outcomes = await delivery.engine.recommend_all(requests, call.caller)
+        delivery.shown += [one.recommendation_id for one in outcomes if isinstance(one, RecommendationResponse)]
+        for place, outcome in zip(left, outcomes, strict=True):
+            if isinstance(outcome, Refused):
+                found[place] = refused(outcome).body
+            else:
+                found[place] = await delivery.told(outcome, place)
+        return b'{"answers":[' + b",".join(found[place] for place in places) + b"]}"

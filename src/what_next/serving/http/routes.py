@@ -1,0 +1,201 @@
+"""Operations: what each request takes, does and answers; for the router, the schema and the tests alike."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+from urllib.parse import parse_qsl
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from what_next.serving.http.bodies import Body
+from what_next.serving.http.keys import ADMIN, READ, ROLES
+from what_next.serving.http.parts import Parts
+from what_next.serving.http.problems import Problem
+from what_next.serving.http.replies import Reply
+
+CALL, CONNECTION = "what_next.call", "what_next.connection"
+"""Where a `Call` and the `Connection` that it came by lie in the scope of ASGI."""
+BYTES = 4096
+"""Bytes of a body that the rate counts as much as one question: so long it takes to read them at worst."""
+FIRST = ("/v1/recommendations", "/v1/events")
+HEADERS = (
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+class Connection:
+    """Whether a client is still there; `task` is of a request that is of no use without it."""
+
+    gone = False
+    task: "asyncio.Task[Any] | None" = None
+
+    def lost(self) -> None:
+        """The client hung up."""
+        self.gone = True
+        if self.task is not None:
+            self.task.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request on its way.
+
+    Attributes:
+        parts: what it may need; `connection`: what it came by; `headers`: the last one of each name.
+        route: the template of the path; `status`: of the answer, 0 as long as there is none.
+        caller: whom the limits count it for; `key`: the name of the API key; `role`: what the caller may do.
+        user: whom it is about.
+        held: bytes of its body in memory; `complete`: whether it is not being read.
+    """
+
+    parts: Parts
+    headers: Mapping[bytes, bytes]
+    connection: Connection
+    route: str = "unmatched"
+    status: int = 0
+    caller: str = ""
+    key: str | None = None
+    role: int = ADMIN
+    user: str | None = None
+    held: int = 0
+    complete: bool = True
+
+    async def answer(self, send: Send, status: int, body: bytes, extra: Mapping[str, str] | None = None) -> None:
+        """Sends JSON."""
+        self.status = status
+        headers = [*HEADERS, (b"content-length", b"%d" % len(body))]
+        if extra:
+            headers += [(name.encode(), value.encode()) for name, value in extra.items()]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+class Params(BaseModel):
+    """What stands in a path and in the query behind it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+Handler = Callable[..., Awaitable[Any]]
+"""Takes the call, and params or a body where there are some; returns JSON, what becomes JSON, or a response."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One request that the service answers.
+
+    Attributes:
+        method, path: of the request; `handler`: answers it, with `status`.
+        takes: what the handler takes; `reply`: what it answers; None: something of its own.
+        role: who may, as a place in `keys.ROLES`.
+        refuses: the statuses of its own, and when; those that any request may meet go without saying.
+        idempotent: whether it takes an Idempotency-Key; `in_schema`: whether the schema tells of it.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    takes: type[Params] | type[Body] | None
+    reply: type[Reply] | None
+    role: int
+    status: int
+    refuses: Mapping[int, str]
+    idempotent: bool
+    in_schema: bool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        call: Call = scope[CALL]
+        if call.role < self.role:
+            raise Problem(403, f"this key has the role {ROLES[call.role]}, and this request needs {ROLES[self.role]}")
+        if self.takes is None:
+            content = await self.handler(call)
+        elif issubclass(self.takes, Body):
+            content = await self.handler(call, await self._body(self.takes, call, receive))
+        else:
+            query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+            content = await self.handler(call, self.takes.model_validate({**query, **scope["path_params"]}))
+        if isinstance(content, Response):
+            call.status = content.status_code
+            await content(scope, receive, send)
+        else:
+            await call.answer(send, self.status, content if isinstance(content, bytes) else dumped(content))
+
+    async def _body(self, kind: type[Body], call: Call, receive: Receive) -> Body:
+        """What the body says; a long one is paid for before it is looked at, and all by what they ask for."""
+        if call.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+            raise Problem(415, "the body must be JSON; send the header Content-Type: application/json")
+        parts, told = call.parts, call.headers.get(b"content-length", b"")
+        content = await parts.bodies.read(receive, int(told[:19]) if told.isdigit() else 0, call)
+        paid = 1.0
+        if (size := len(content)) > BYTES:
+            parts.rate.charge(call.caller, size / BYTES, paid)
+            paid += size / BYTES
+        body = await parts.bodies.parsed(kind, content)
+        if (units := body.units) > paid:
+            parts.rate.charge(call.caller, units - paid, paid)
+        return body
+
+
+OPERATIONS: list[Operation] = []
+
+
+def operation(
+    method: str,
+    path: str,
+    reply: type[Reply] | None = None,
+    *,
+    role: int = READ,
+    refuses: Mapping[int, str] | None = None,
+    idempotent: bool = False,
+    in_schema: bool = True,
+) -> Callable[[Handler], Handler]:
+    """Makes a function answer a request; see `Operation`. What it takes is told by its annotations."""
+    status = 201 if method == "POST" and role > READ else 200
+
+    def made(handler: Handler) -> Handler:
+        kinds = [kind for name, kind in get_type_hints(handler).items() if name != "return"]
+        takes = kinds[1] if len(kinds) > 1 else None
+        OPERATIONS.append(
+            Operation(method, path, handler, takes, reply, role, status, refuses or {}, idempotent, in_schema)
+        )
+        return handler
+
+    return made
+
+
+def dumped(content: object) -> bytes:
+    """As JSON."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+class Methods:
+    """All operations of one path."""
+
+    def __init__(self, path: str, operations: Sequence[Operation]) -> None:
+        self.path, self.by_method = path, {one.method: one for one in operations}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; one of another method is told which there are."""
+        scope[CALL].route = self.path
+        found = self.by_method.get(scope["method"])
+        if found is None:
+            allowed = {"allow": ", ".join(sorted(self.by_method))}
+            raise Problem(405, "this path has no such method", headers=allowed)
+        await found(scope, receive, send)
+
+
+def routes() -> list[Route]:
+    """A route for each path; the router tries them in turn, so those go first that are asked most."""
+    paths = sorted(
+        dict.fromkeys(one.path for one in OPERATIONS),
+        key=lambda path: FIRST.index(path) if path in FIRST else len(FIRST),
+    )
+    return [Route(path, Methods(path, [one for one in OPERATIONS if one.path == path])) for path in paths]

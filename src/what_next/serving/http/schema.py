@@ -1,0 +1,136 @@
+"""The OpenAPI schema, made of the operations: what they take and answer is told by the models that check it."""
+
+import inspect
+import re
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from what_next import __version__
+from what_next.serving.http.bodies import Body
+from what_next.serving.http.recommendations import HEADER, IDEMPOTENCY_KEY
+from what_next.serving.http.replies import Error
+from what_next.serving.http.routes import OPERATIONS, Call, Operation, operation
+
+ABOUT = """Recommendations from a trained agent, and the log of what was shown and what happened next.
+
+Errors have one shape: `error.code` for programs, `error.message` for people, and `error.fields` with what is wrong with
+each field. What is answered with 503 or 429 may be sent again after `Retry-After` seconds.
+"""
+ANY = {
+    401: "a key is needed, or is not known",
+    403: "the key's role does not permit this, or the host is not this machine's own",
+    408: "the body did not come in time",
+    429: "more than one caller may ask in a second; `Retry-After` tells when there is room",
+    500: "our own fault; the service's log tells more",
+    503: "the store is away, the service is starting, or more is asked than can be answered in time; `Retry-After` "
+    "tells when to try again",
+    504: "it took longer than a request may take",
+}
+"""What any request may meet."""
+OF_PARAMS = {422: "fields that are not as they must be, with reasons"}
+OF_PATHS = {404: "there is no such item"}
+OF_BODIES = {
+    400: "the body is no JSON, or there are two Host headers",
+    413: "the body is too large",
+    415: "the body is not told to be JSON",
+    **OF_PARAMS,
+}
+IDEMPOTENCY = {
+    "name": HEADER,
+    "in": "header",
+    "description": "the same request with the same key gets the first answer again for a day; another request is 422",
+    "schema": {"type": "string", "pattern": f"^({IDEMPOTENCY_KEY})$"},
+    "examples": {"uuid": {"value": "8e03978e-40d5-43dd-bc93-6894a57f9324"}},
+}
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "a key of `what-next key add`"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+PLACES = "#/components/schemas/{model}"
+Json = dict[str, Any]
+Places = dict[type[BaseModel], Json]
+
+
+@operation("GET", "/openapi.json", in_schema=False)
+async def openapi(call: Call) -> Json:
+    """The schema itself."""
+    return document(call.parts.settings.needs_keys)
+
+
+@cache
+def document(needs_keys: bool) -> Json:
+    """The schema; `needs_keys` tells whether a key is asked for, but by probes."""
+    told = [one for one in OPERATIONS if one.in_schema]
+    kinds = dict.fromkeys(kind for one in told for kind in (_body(one), one.reply, Error) if kind is not None)
+    named: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in kinds]
+    references, definitions = models_json_schema(named, ref_template=PLACES)
+    places: Places = {kind: references[kind, "validation"] for kind in kinds}
+    paths: dict[str, Json] = {}
+    for one in told:
+        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, places)
+    made: Json = {
+        "openapi": "3.1.0",
+        "info": {"title": "What Next?", "version": __version__, "description": ABOUT},
+        "paths": paths,
+        "components": {"schemas": definitions["$defs"], "securitySchemes": SCHEMES},
+    }
+    if needs_keys:
+        made["security"] = [{name: []} for name in SCHEMES]
+        for path in ("/health", "/ready"):
+            paths[path]["get"]["security"] = []
+    return made
+
+
+def _operation(one: Operation, places: Places) -> Json:
+    """One request."""
+    summary, _, more = inspect.cleandoc(one.handler.__doc__ or "").partition("\n\n")
+    first, *others = one.handler.__name__.split("_")
+    parameters = [*_parameters(one), *([IDEMPOTENCY] if one.idempotent else [])]
+    body = _body(one)
+    refused = ANY | (OF_BODIES if body else OF_PARAMS if one.takes else {})
+    refused |= (OF_PATHS if "{item_id}" in one.path else {}) | dict(one.refuses)
+    responses = {str(one.status): _reply(one, places)}
+    for status, about in sorted(refused.items()):
+        responses[str(status)] = {"description": about, "content": _json(places[Error])}
+    made: Json = {
+        "summary": summary,
+        "description": more or summary,
+        "operationId": first + "".join(word.title() for word in others),
+        "responses": responses,
+    }
+    if parameters:
+        made["parameters"] = parameters
+    if body is not None:
+        examples = {name: {"value": value} for name, value in body.examples.items()}
+        made["requestBody"] = {"required": True, "content": _json(places[body], examples=examples)}
+    return made
+
+
+def _body(one: Operation) -> type[Body] | None:
+    return one.takes if one.takes is not None and issubclass(one.takes, Body) else None
+
+
+def _reply(one: Operation, places: Places) -> Json:
+    """What is answered where nothing is wrong; without a model, it is text for Prometheus."""
+    if one.reply is None:
+        text = {"text/plain": {"schema": {"type": "string"}}}
+        return {"description": "Prometheus text format", "content": text}
+    return {"description": inspect.cleandoc(one.reply.__doc__ or ""), "content": _json(places[one.reply])}
+
+
+def _json(schema: Json, **more: Any) -> Json:
+    return {"application/json": {"schema": schema, **more}}
+
+
+def _parameters(one: Operation) -> list[Json]:
+    """What stands in path and query."""
+    if one.takes is None or issubclass(one.takes, Body):
+        return []
+    schema, in_path = one.takes.model_json_schema(), set(re.findall(r"\{(\w+)\}", one.path))
+    return [
+        {"name": name, "in": "path" if name in in_path else "query", "required": name in in_path, "schema": field}
+        for name, field in schema["properties"].items()
+    ]

@@ -1,0 +1,52 @@
+"""Parts that installed packages bring, by entry points: algorithms, rewards, encoders, sources."""
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+
+def installed(
+    group: str,
+    base: type[Any],
+    taken: Mapping[str, object],
+    name_of: Callable[[str, Any], str] = lambda name, part: name,
+) -> dict[str, Any]:
+    """The classes of a group of entry points, by the entry point's name or what `name_of` makes of it and the class.
+
+    What cannot be loaded, is no `base`, or has a name that is taken, is left out with a warning; and, for as long as
+    that lasts, without one what is `pending`.
+    """
+    found: dict[str, Any] = {}
+    for point in entry_points(group=group):
+        if _being_imported(point):
+            continue
+        try:
+            part = point.load()
+            if not (isinstance(part, type) and issubclass(part, base)):
+                raise TypeError(f"{part!r} is no subclass of {base.__module__}.{base.__qualname__}")
+            name = name_of(point.name, part)
+        except Exception as error:  # a stranger's import may fail in any way, and must not take the others along
+            warnings.warn(f"{point.name} of {group} ({point.value}) cannot be loaded: {error!r}", stacklevel=2)
+            continue
+        if name in taken or name in found:
+            warnings.warn(f"{point.value} is left out of {group}: the name {name!r} is taken", stacklevel=2)
+        else:
+            found[name] = part
+    return found
+
+
+def names(group: str) -> tuple[str, ...]:
+    """The names of a group of entry points; nothing is loaded."""
+    return tuple(point.name for point in entry_points(group=group))
+
+
+def pending(group: str) -> bool:
+    """Whether a module of the group is just being imported, and imports this: its class is not made yet."""
+    return any(_being_imported(point) for point in entry_points(group=group))
+
+
+def _being_imported(point: EntryPoint) -> bool:
+    spec = getattr(sys.modules.get(point.module), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))

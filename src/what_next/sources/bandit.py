@@ -1,0 +1,76 @@
+"""Bandit feedback, the founding source: after every event an item is tried, and what any would earn is known."""
+
+import numpy as np
+import torch
+
+from what_next.policy import LearnedPolicy
+from what_next.rewards import Samples, spread_reward
+from what_next.rewards.spread import damped
+from what_next.sources.base import Source
+from what_next.types import Batch, Factors, History, Product, repeats
+
+EVENTS = 2**12
+"""A batch holds so many events at most (or one history), whatever `batch_size` says: with long windows, memory and the
+time of a step stay bounded."""
+
+
+class BanditSource(Source):
+    """Random histories; the policy's items at each of their events, some random ones beside them, and their rewards."""
+
+    taken = 0
+
+    def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+        """See `Source.next_batch`: history, predict, produce, and what each item would earn."""
+        state, setup = self.state, self.setup
+        assert setup.batch_size is not None, "a setup with bandit feedback says it"
+        longest = min(setup.longest, int(state.split.known[state.train_users].max()))
+        most = min(setup.batch_size, max(1, EVENTS // longest))
+        history = state.get_random_user_history(max(1, min(most, self.horizon - self.taken)), rng)
+        self.taken += len(history.users)
+        proposal = policy.agent.predict(history, rng, grid=True)
+        policy.agent.in_time()
+        product = state.produce(proposal.points, None, rng, history=history, score=proposal.score)
+        assert proposal.factors is not None
+        return self.batch(history, proposal.factors, product, rng)
+
+    def batch(self, history: History, factors: Factors, product: Product, rng: np.random.Generator) -> Batch:
+        """The batch of some histories, and of the items that were selected after each of their events."""
+        count = self.setup.algorithm.explore
+        others = rng.choice(self.state.space.seen, size=(len(history.users), 1, count))[:, 0].astype(np.int32)
+        rewards, mask = self.rewards(history, product, others)
+        return Batch(
+            items=history.items,
+            factors=factors,
+            actions=product.items[..., 0],
+            rewards=rewards[..., 0],
+            mask=mask,
+            discounts=np.zeros(mask.shape, np.float32),
+            histories=len(history.users),
+            propensities=None if product.propensities is None else product.propensities[..., 0],
+            others=others,
+            other_rewards=rewards[..., 1:],
+            matches=product.matches[..., 0],
+            fallback=product.fallback[..., 0],
+        )
+
+    def rewards(self, history: History, product: Product, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the selected item at each step and the others would earn there, and the steps that count.
+
+        In units of the user's sigma. Not counted: steps without an item, and where the reward is not defined.
+        """
+        spread = self.setup.reward.spread
+        vectors = torch.from_numpy(self.state.space.catalogue.vectors)
+        selected = product.items[..., :1]
+        samples = Samples.of(vectors[history.items], spread.window, spread.pairs)
+        grown = torch.cat([samples.grown(vectors[selected]), samples.grown(vectors[others[:, None]])], -1)
+        reward, usable = spread_reward(samples, grown, torch.from_numpy(history.sigma), spread.form)
+        if spread.repeat_factor < 1:
+            shape = (*selected.shape[:2], others.shape[1])
+            items = np.concatenate([selected, np.broadcast_to(others[:, None], shape)], -1)
+            reward = damped(reward, torch.from_numpy(repeats(items, history)), spread.repeat_factor)
+        real = np.arange(history.items.shape[1]) < history.lengths[:, None]
+        return reward.float().numpy(), usable.numpy() & real & (selected[..., 0] >= 0)
+
+    def resume(self, histories: int, steps: int) -> None:
+        """See `Source.resume`."""
+        self.taken = histories

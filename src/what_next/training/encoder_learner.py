@@ -1,0 +1,288 @@
+"""Networks with an encoder: one pass gives the state after every event; items by their inner product with a point."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int32, Int64
+from torch import Tensor, nn
+
+from what_next.algorithms.base import LossContext, Networks, Root
+from what_next.losses import Draws, Precision
+from what_next.models.actor_critic import Sizes
+from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
+from what_next.models.item_space import ItemSpace
+from what_next.models.items import ItemVectors
+from what_next.settings import known_encoders
+from what_next.training.learner import Learner
+from what_next.types import Batch, Events, Factors, History, Proposal, Ranked, Transitions
+
+DIAGNOSED = 5
+"""At every so many steps the policy is looked at for the alarms."""
+SPARSE = 50_000
+"""From this many items on, a sampled loss updates the drawn rows of the item vectors alone."""
+GAP = 20.0
+"""What the logarithm of a gap in seconds is divided by: 20 is that of fifteen years."""
+
+
+class EncoderLearner(Learner):
+    """An encoder's states, heads on them, and learned vectors of the items."""
+
+    kept: tuple[list[tuple[int, int, int]], list[Tensor], tuple[Tensor, Tensor]] | None = None
+
+    def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
+        """See `Learner.networks`."""
+        setup, catalogue = self.setup, self.space.catalogue
+        numbers = setup.inputs.rewards + setup.inputs.gaps + self.algorithm.extra_features
+        items = ItemVectors(
+            len(catalogue),
+            setup.dim,
+            None if setup.inputs.items == "learned" else catalogue.vectors,
+            setup.inputs.items != "attributes",
+            seen=self.space.seen.astype(np.int64),
+            sparse=self.by_row,
+        )
+        sizes = EncoderSizes(setup.dim, setup.layers, setup.dropout, numbers, setup.max_length)
+        heads = self.algorithm.networks(
+            Sizes(0, setup.dim, 0, setup.dim, setup.layers, setup.dropout),
+            catalogue.vectors[self.space.seen],
+            rng,
+        )
+        kind = ENCODERS.get(setup.model) or known_encoders()[setup.model]
+        return {"encoder": kind(items, sizes), **heads}
+
+    @property
+    def by_row(self) -> bool:
+        """Whether a step updates the rows of the item vectors that it drew alone."""
+        setup, items = self.setup, len(self.space.catalogue)
+        sampled = setup.loss.over(items) != "softmax" and not self.algorithm.whole_catalogue
+        return sampled and setup.inputs.items == "learned" and items >= SPARSE
+
+    def factorize(self, nets: Networks, history: History) -> Factors:
+        """The numbers of each event: reward and gap, where they are asked for."""
+        columns = []
+        if self.setup.inputs.rewards:
+            center, scale = (self.space.event_center[0], self.space.event_scale[0])
+            columns.append(
+                (history.rewards - center) / scale if "reward" in self.space.event_names else history.rewards
+            )
+        if self.setup.inputs.gaps:
+            columns.append(gaps(history))
+        numbers = np.stack(columns, -1) if columns else np.zeros((*history.items.shape, 0), np.float32)
+        numbers = numbers.astype(np.float32)
+        return Factors(numbers, np.zeros((*history.items.shape, 0, 0), np.float32), numbers)
+
+    def predict(
+        self, nets: Networks, history: History, factors: Factors, rng: np.random.Generator | None, grid: bool
+    ) -> Proposal:
+        """The point that items are ranked by."""
+        with torch.no_grad():
+            states = nets["encoder"](self.algorithm.inputs(self.events(history.items, factors), None))
+            if not grid:
+                states = states[torch.arange(len(states), device=self.device), self.tensor(history.lengths - 1)]
+        made = self.proposal(nets, states.flatten(0, -2))
+        return replace(made, points=made.points.reshape(*states.shape[:-1], -1), factors=factors)
+
+    def events(self, items: Int32[np.ndarray, "batch time"], factors: Factors) -> Events:
+        """What the encoder reads of some events."""
+        return Events(self.tensor(items).long(), self.tensor(factors.actor))
+
+    def proposal(self, nets: Networks, states: Float[Tensor, "batch dim"]) -> Proposal:
+        """What the agent would like in some states of the encoder."""
+        encoder = nets["encoder"]
+        assert isinstance(encoder, Encoder)
+        with torch.no_grad():
+            vectors, columns = self.catalogue_of(encoder)
+            points = self.algorithm.propose(nets, states)
+
+            @torch.no_grad()
+            def rescore(
+                candidates: Int64[Tensor, "rows candidates"], rows: Int64[Tensor, "rows"]
+            ) -> Float[Tensor, "rows candidates"]:
+                return self.algorithm.rescore(nets, states[rows], vectors[candidates])
+
+            count = self.algorithm.rescored
+            ranked = Ranked(columns, rescored=len(vectors) if count < 0 else count, rescore=rescore)
+        return Proposal(points.cpu().numpy(), ranked=ranked, encoded=states)
+
+    @torch.no_grad()
+    def catalogue_of(self, encoder: Encoder) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items columns"]]:
+        """The item vectors, and what points are multiplied with. If frozen, they are kept until weights change."""
+        if not self.frozen:
+            vectors = encoder.items()
+            return vectors, self.algorithm.vectors(vectors)
+        made_of = [*encoder.items.parameters(), *encoder.items.buffers()]
+        state = [(id(one), one.data_ptr(), one._version) for one in made_of]  # a version counts changes in place
+        if self.kept is None or self.kept[0] != state:
+            made = encoder.items().detach()
+            self.kept = state, made_of, (made, self.algorithm.vectors(made))
+        return self.kept[2]
+
+    def encode(self, encoder: nn.Module, events: Events) -> Float[Tensor, "batch time dim"]:
+        """The states, with matrix products in the precision of the setup."""
+        if self.setup.compile:
+            if encoder not in self.compiled:
+                self.compiled[encoder] = torch.compile(encoder, dynamic=True)
+            encoder = self.compiled[encoder]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            states: Tensor = encoder(events)
+        return states.float()
+
+    @property
+    def precision(self) -> Precision:
+        """`fp32` or `bf16`; auto is bf16 where the processor multiplies it by instructions of its own."""
+        if self.setup.precision != "auto":
+            return self.setup.precision
+        return "bf16" if self.device.type == "cuda" or has_bf16() else "fp32"
+
+    def context(
+        self, nets: Networks, targets: Networks, batch: Batch, step: int, rng: np.random.Generator
+    ) -> LossContext[Any]:
+        """One transition for each step that counts, rewards and states `n_step` events on, and the vectors of items.
+
+        Losses end in the states and the vectors, where the encoder's backward pass starts, once for all of them.
+        """
+        encoder = nets["encoder"]
+        assert isinstance(encoder, Encoder)
+        returns = np.zeros_like(batch.rewards) if batch.returns is None else batch.returns
+        events = self.algorithm.inputs(self.events(batch.items, batch.factors), self.tensor(returns))
+        states = self.encode(encoder, events).flatten(0, 1)
+        later, target = states.detach(), targets.get("encoder")
+        if target is not None:
+            with torch.no_grad():
+                later = self.encode(target, events).flatten(0, 1)
+        steps = Steps.of(batch, self.setup.n_step)
+        places, following = self.tensor(steps.places), self.tensor(steps.following)
+        actions, flat = self.tensor(batch.actions).long().flatten(), states[places]
+        transitions = Transitions(
+            states=flat.detach().requires_grad_(),
+            actions=actions[places],
+            rewards=self.tensor(steps.summed(batch.rewards, self.setup.discount)),
+            next_states=later[following],
+            target_states=later[places],
+            next_actions=torch.where(self.tensor(steps.known), actions[following], -1),
+            discounts=self.tensor(steps.discounts),
+            returns=self.tensor(returns.ravel()[steps.places]),
+            step_discounts=self.tensor(batch.discounts.ravel()[steps.places]),
+        )
+        roots = [Root(flat, transitions.states)]
+        table = encoder.items.learned
+        if not encoder.items.sparse:
+            vectors = encoder.items()
+            table = vectors.detach().requires_grad_()
+            roots.append(Root(vectors, table))
+        assert table is not None, "sparse vectors are learned ones"
+        items = self.space_of_items(table, target, rng, sparse=encoder.items.sparse)
+        return LossContext(nets, targets, transitions, items, step, rng, {"encoder": roots})
+
+    def space_of_items(
+        self, table: Tensor, target: nn.Module | None, rng: np.random.Generator, *, sparse: bool
+    ) -> ItemSpace:
+        """The item vectors, and what is computed over them, as the setup's loss says."""
+        loss = self.setup.loss
+        name = loss.over(len(self.space.catalogue))
+        return ItemSpace.of(
+            table,
+            target=target.items() if isinstance(target, Encoder) else None,
+            loss=name,
+            negatives=loss.negatives,
+            log_q=None if name == "gbce" else self.draws,
+            precision=self.precision,
+            gbce_t=loss.calibration,
+            rng=rng,
+            sparse=sparse,
+        )
+
+    def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:
+        """Rewards as the batch has them; the critic's estimates of the items that were chosen."""
+        steps = context.batch
+        with torch.no_grad():
+            values = self.algorithm.estimates(context.nets, steps, context.items)
+        if context.step % DIAGNOSED == 0 and len(steps.actions):
+            context.metrics.update(self._diagnosed(context, values))
+            context.metrics["largest_reward"] = float(np.abs(batch.rewards).max())
+        reward = float(steps.rewards.mean()) if len(steps.rewards) else 0.0
+        return reward, 0.0 if values is None or not len(values) else float(values.mean())
+
+    @torch.no_grad()
+    def _diagnosed(self, context: LossContext[Transitions], values: Float[Tensor, "steps"] | None) -> dict[str, float]:
+        """What the alarms look at, on some steps of a batch."""
+        batch, vectors = context.batch, self.algorithm.vectors(context.items.vectors)
+        some = batch.states[: max(8, min(256, 2**22 // len(vectors)))]
+        logits = self.algorithm.propose(context.nets, some) @ vectors.T
+        logs, first = logits.log_softmax(1), logits.argmax(1)
+        found = {
+            "entropy_share": float(-(logs.exp() * logs).sum(1).mean()) / np.log(len(vectors)),
+            "top_share": float(torch.bincount(first).max()) / len(first),
+        }
+        if values is not None and float(batch.returns.var(correction=0)) > 0:
+            left = (batch.returns - values).var(correction=0) / batch.returns.var(correction=0)
+            found["explained"] = 1 - float(left)
+        return found
+
+    @cached_property
+    def compiled(self) -> dict[nn.Module, Any]:
+        """What torch.compile made of the encoders."""
+        return {}
+
+    @cached_property
+    def draws(self) -> Draws:
+        """Negatives by their share of the training events; items without one count as having half of one."""
+        counts = self.space.counts if self.space.counts is not None else np.ones(len(self.space.catalogue))
+        shares = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
+        return Draws.of(self.tensor(np.log(shares).astype(np.float32)))
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 by instructions of its own."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The transitions of a batch; places are on the flattened grid `[batch time]`.
+
+    Attributes:
+        places: of the states that they start in; `following`: of those that they lead to.
+        counts: how many events lie between: `n_step`, or fewer before the end of the row.
+        discounts: of the value of the state that each leads to; 0 where nothing follows.
+        known: the item after that state is on the grid.
+    """
+
+    places: Int64[np.ndarray, "steps"]
+    following: Int64[np.ndarray, "steps"]
+    counts: Int64[np.ndarray, "steps"]
+    discounts: Float32[np.ndarray, "steps"]
+    known: Bool[np.ndarray, "steps"]
+
+    @classmethod
+    def of(cls, batch: Batch, n_step: int) -> "Steps":
+        """All transitions of the steps that count."""
+        width, last = batch.mask.shape[1], batch.lengths - 1
+        counts = np.clip(last[:, None] - np.arange(width), 0, n_step)
+        rows, columns = np.nonzero(batch.mask & (counts > 0))
+        count, discounts = counts[rows, columns], np.ones(len(rows))
+        for step in range(int(count.max(initial=0))):
+            there = step < count
+            discounts[there] *= batch.discounts[rows[there], columns[there] + step]
+        places = rows * width + columns
+        return cls(places, places + count, count, discounts.astype(np.float32), columns + count < last[rows])
+
+    def summed(self, rewards: Float32[np.ndarray, "batch time"], discount: float) -> Float32[np.ndarray, "steps"]:
+        """The discounted sum of the rewards of each transition (Sutton and Barto 2018, equation 7.1)."""
+        flat, found = rewards.ravel(), np.zeros(len(self.places))
+        for step in range(int(self.counts.max(initial=0))):
+            there = step < self.counts
+            found[there] += discount**step * flat[self.places[there] + step]
+        return found.astype(np.float32)
+
+
+def gaps(history: History) -> Float32[np.ndarray, "batch time"]:
+    """The time since the event before, as the logarithm of one plus its seconds, scaled to about 1; 0 where unknown."""
+    found = np.zeros(history.items.shape, np.float32)
+    if history.times is not None:
+        seconds = np.maximum(np.diff(history.times, axis=1), 0) / 1e6
+        found[:, 1:] = np.where(history.items[:, 1:] >= 0, np.log1p(seconds) / GAP, 0)
+    return found

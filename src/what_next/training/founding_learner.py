@@ -1,0 +1,147 @@
+"""The founding algorithm's networks: they read attributes, the spread of the sample so far, and what an item would
+do to it."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from what_next.algorithms.base import LossContext, Networks
+from what_next.models import AgentModel, CriticModel
+from what_next.models.actor_critic import Sizes
+from what_next.models.item_space import ItemSpace
+from what_next.rewards import Samples, prospects
+from what_next.rewards.spread import PROSPECTS, learning_target
+from what_next.training.learner import Learner, mean
+from what_next.types import BanditSteps, Batch, Factors, History, Proposal, Score
+
+
+class FoundingLearner(Learner):
+    """An actor over points of the catalogue and a one-step critic, each with an LSTM of its own over the factors."""
+
+    def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
+        """See `Learner.networks`."""
+        return dict(self.algorithm.networks(self.sizes, self.space.catalogue.vectors[self.space.seen], rng))
+
+    @property
+    def sizes(self) -> Sizes:
+        """The widths that the data and the setup ask for: an event is known by its vector, its numbers, and the sample
+        so far (mean vector, spread, one over the number of events)."""
+        points = len(self.space.catalogue.names)
+        factors = 2 * points + len(self.space.event_names) + 2
+        return Sizes(factors, points, PROSPECTS, self.setup.dim, self.setup.layers, self.setup.dropout)
+
+    def window(self, history: History) -> History:
+        """The latest events: as many as the networks were trained on."""
+        return history.last(self.setup.longest)
+
+    def factorize(self, nets: Networks, history: History) -> Factors:
+        """Attributes of each event; its reward and context, standardised; mean and spread of the sample so far, and one
+        over its length. And, for each point that the actor chooses from, what an item there would do to the sample."""
+        samples, actor = self.samples(history.items), nets["actor"]
+        assert isinstance(actor, AgentModel)
+        numbers = history.context
+        if "reward" in self.space.event_names:
+            numbers = np.concatenate([history.rewards[..., None], numbers], -1)
+        numbers = (numbers - self.space.event_center) / self.space.event_scale
+        length = (1 / samples.count).expand(len(numbers), -1)
+        parts = [samples.vectors, self.tensor(numbers), samples.mean, samples.spread[..., None], length[..., None]]
+        factors = torch.cat([part.float() for part in parts], -1).cpu().numpy()
+        ahead = self._prospects(samples, samples.grown(actor.prototypes[None, None]))
+        return Factors(factors, ahead.cpu().numpy(), factors)
+
+    def predict(
+        self, nets: Networks, history: History, factors: Factors, rng: np.random.Generator | None, grid: bool
+    ) -> Proposal:
+        """A draw from the actor's policy, or its likeliest point without `rng`."""
+        with torch.no_grad():
+            read: Any = (self.tensor(factors.actor), self.tensor(factors.prospects))
+            points = self.algorithm.propose(nets, read, rng)
+        batch, time, _ = points.shape
+        places = np.arange(batch * time)
+        if not grid:
+            places = places[::time] + history.lengths - 1
+            points = points.flatten(0, 1)[self.tensor(places)]
+        values = self._values_at(nets, history, factors, places)
+        score = values if self.setup.selection.name == "critic" else None
+        return Proposal(np.ascontiguousarray(points.cpu().numpy()), score, values=values, factors=factors)
+
+    def _values_at(
+        self, nets: Networks, history: History, factors: Factors, places: Int[np.ndarray, "proposals"]
+    ) -> Score | None:
+        """The critic's value of items at each proposal; `places` are those of the proposals on the flattened grid.
+
+        None where there is no such critic.
+        """
+        critic = nets.get("critic")
+        if not isinstance(critic, CriticModel):
+            return None
+
+        @cache
+        @torch.no_grad()
+        def read() -> tuple[Samples, Tensor]:  # once, and only if somebody asks
+            return self.samples(history.items), critic.encoder(self.tensor(factors.critic)).flatten(0, 1)
+
+        @torch.no_grad()
+        def score(proposals: Int[np.ndarray, "pairs"], items: Int[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
+            samples, states = read()
+            place, points = self.tensor(places[proposals]), self.vectors[self.tensor(items)]
+            count = samples.count[place % samples.vectors.shape[1]]
+            spread = samples.spread.flatten()[place]
+            ahead = prospects(spread, samples.at(place, points), count, self.space.typical)
+            values: Tensor = critic.head(states[place], points[:, None], ahead[:, None])
+            return values.squeeze(-1).cpu().numpy()
+
+        return score
+
+    def context(
+        self, nets: Networks, targets: Networks, batch: Batch, step: int, rng: np.random.Generator
+    ) -> LossContext[Any]:
+        """The critic's factors grown by the item that was selected at each step, and by the others that were tried.
+
+        An item joins by its vector and by what it makes of the sample; its reward comes along as a label.
+        """
+        samples, spread = self.samples(batch.items), self.setup.reward.spread
+        selected = self.tensor(batch.actions).long()[..., None]
+        items, grown, rewards = selected, samples.grown(self.vectors[selected]), batch.rewards[..., None]
+        if batch.others is not None and batch.other_rewards is not None:
+            others = self.tensor(batch.others).long()[:, None]
+            items = torch.cat([selected, others.expand(-1, selected.shape[1], -1)], -1)
+            grown = torch.cat([grown, samples.grown(self.vectors[others])], -1)
+            rewards = np.concatenate([rewards, batch.other_rewards], -1)
+        steps = BanditSteps(
+            actor_factors=self.tensor(batch.factors.actor),
+            actor_prospects=self.tensor(batch.factors.prospects),
+            factors=self.tensor(batch.factors.critic),
+            points=self.vectors[items],
+            prospects=self._prospects(samples, grown),
+            targets=learning_target(self.tensor(rewards), samples.count, spread.clip),
+            mask=self.tensor(batch.mask),
+        )
+        return LossContext(nets, targets, steps, ItemSpace.of(self.vectors), step, rng)
+
+    def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:
+        """The reward of the selected items in units of the user's sigma, and the critic's estimates, as its targets."""
+        mask, actions = batch.mask, batch.actions
+        context.metrics["largest_reward"] = self.setup.reward.spread.clip
+        if mask.any():
+            context.metrics["top_share"] = float(np.unique(actions[mask], return_counts=True)[1].max() / mask.sum())
+        return mean(batch.rewards[mask]), context.metrics.pop("value", 0.0)
+
+    @property
+    def vectors(self) -> Tensor:
+        """Standardised attributes of all items."""
+        return self.tensor(self.space.catalogue.vectors)
+
+    def samples(self, items: Int[np.ndarray, "batch time"]) -> Samples:
+        """The latest events at every step of some histories."""
+        spread = self.setup.reward.spread
+        return Samples.of(self.vectors[self.tensor(items)], spread.window, spread.pairs)
+
+    def _prospects(
+        self, samples: Samples, grown: Float[Tensor, "batch time choices"]
+    ) -> Float[Tensor, "batch time choices prospects"]:
+        return prospects(samples.spread[..., None], grown, samples.count[:, None], self.space.typical)

@@ -1,0 +1,81 @@
+"""Between an algorithm and what the agent reads and learns from: its networks, their inputs, what its losses see."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from what_next.algorithms.base import LossContext, Networks
+from what_next.data.space import Space
+from what_next.settings import Setup
+from what_next.training.step import Step
+from what_next.types import Batch, Factors, History, Proposal
+
+
+class Learner(ABC):
+    """How an algorithm's networks are built, read histories, and learn from batches. It remembers nothing of a step.
+
+    Attributes:
+        setup, space: what the agent was made for; `device`: where tensors go.
+        frozen: the agent is in service: what is made of its weights alone is kept until they change.
+    """
+
+    frozen = False
+
+    def __init__(self, setup: Setup, space: Space, device: torch.device) -> None:
+        self.setup, self.space, self.device = setup, space, device
+        self.algorithm = setup.algorithm
+
+    @abstractmethod
+    def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
+        """New networks of the algorithm."""
+
+    def window(self, history: History) -> History:
+        """The part of a history that is read."""
+        return history
+
+    @abstractmethod
+    def factorize(self, nets: Networks, history: History) -> Factors:
+        """What is read of each event, as arrays."""
+
+    @abstractmethod
+    def predict(
+        self, nets: Networks, history: History, factors: Factors, rng: np.random.Generator | None, grid: bool
+    ) -> Proposal:
+        """The proposal after the last event of each history; on a `grid`, after every event."""
+
+    @abstractmethod
+    def context(
+        self, nets: Networks, targets: Networks, batch: Batch, step: int, rng: np.random.Generator
+    ) -> LossContext[Any]:
+        """What the algorithm's losses of a batch are computed from."""
+
+    @abstractmethod
+    def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:
+        """The mean reward of the steps, and what the critic expected of them; more goes into `context.metrics`."""
+
+    def shown(self, context: LossContext[Any], batch: Batch, losses: Mapping[str, Tensor]) -> Step:
+        """What a step showed: means over the steps of the batch that count."""
+        reward, value = self.metrics(context, batch)
+        return Step(
+            losses={name: loss.item() for name, loss in losses.items()},
+            reward=reward,
+            value=value,
+            fallback=0.0 if batch.fallback is None else mean(batch.fallback[batch.mask]),
+            matches=1.0 if batch.matches is None else mean(batch.matches[batch.mask]),
+            masked=1 - float(batch.mask.mean()),
+            targets=int(batch.mask.sum()),
+            metrics=context.metrics,
+        )
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        """The array as a tensor on the agent's device; on the CPU they share memory."""
+        return torch.from_numpy(values).to(self.device)
+
+
+def mean(values: np.ndarray) -> float:
+    """Their mean; 0 where there are none."""
+    return float(values.mean()) if values.size else 0.0
