@@ -189,8 +189,8 @@ def refusal(
     Args:
         own: of the weights that the estimate uses; None where it uses none.
         log: of the decisions' plain weights.
-        known_support: the share of support, where it is known; otherwise it is told by the mean plain weight, whose
-            expectation it is.
+        known_support: the share of support; None where it is not known, and the mean plain weight, whose expectation it
+            is, stands for it.
         thresholds: when to refuse.
         clipped: the share of the weight that was clipped.
         missing: the share of the target's choices among items that the log never shows (`never_shown`).
@@ -225,7 +225,7 @@ def _uncovered(
             f"{thresholds.support:.0%}: the log says nothing of the others, or is too small to hold them"
         )
     if units < thresholds.ess:
-        yield f"the log has {units:,} independent units, fewer than {thresholds.ess:g}: no interval can be told"
+        yield f"the log has {units:,} independent units, fewer than {thresholds.ess:g}: there is no interval"
     if not seen >= thresholds.seen:
         yield (
             f"the log's decisions are worth {seen:.1f} of the policy's, fewer than {thresholds.seen:g}: "

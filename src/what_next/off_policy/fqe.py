@@ -96,19 +96,19 @@ def fqe(
     every = [_Equations.of(psi, decisions.rewards, rows, last) for rows in parts]
     # For each fold the equations of all others; for a single one, its own.
     systems = every if folds == 1 else [reduce(add, every[:one] + every[one + 1 :]) for one in range(folds)]
-    values, told = np.empty(len(fold)), np.empty(len(fold))
+    values, predicted = np.empty(len(fold)), np.empty(len(fold))
     for system, rows in zip(systems, parts, strict=True):
         theta = np.linalg.solve(system.matrix(discount, ridge), system.earned)
         for some in psi.blocks(rows):
-            values[some], told[some] = psi.aimed(some) @ theta, psi.logged(some) @ theta
+            values[some], predicted[some] = psi.aimed(some) @ theta, psi.logged(some) @ theta
     influence = None
     if folds == 1:
         following = np.roll(values, -1)
         following[last] = 0
-        errors = decisions.rewards + discount * following - told
+        errors = decisions.rewards + discount * following - predicted
         influence = values[first] + _pulls(psi, systems[0].matrix(discount, ridge), first, units, errors)
     contraction = max(one.contraction(discount, ridge) for one in systems)
-    return Fitted(values, told, values[first], influence, contraction)
+    return Fitted(values, predicted, values[first], influence, contraction)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@
 actions is then q at the policy's mean vector, exact and without a sum over the catalogue.
 
 The model is cross-fitted (Chernozhukov et al., 2018, arXiv 1608.00060): units are dealt into folds, and each fold is
-told by a model of the others, so that no row's own reward is in what is subtracted from it.
+predicted by a model of the others, so that no row's own reward is in what is subtracted from it.
 """
 
 from collections.abc import Sequence
@@ -177,7 +177,7 @@ def cross_fit(
 
     Args:
         contexts, chosen, expected: of each row, as of `Features`.
-        rewards: what is to be told.
+        rewards: what is to be predicted.
         folds: of each row, 0, 1, ... without gaps, two or more; the rows of a unit share theirs.
         penalties: on every coefficient but the constant one, all above 0. See `chosen_penalty`.
         most: features at most.
@@ -187,19 +187,19 @@ def cross_fit(
     blocks = [(fold, rows) for fold in range(count) for rows in features.blocks(np.flatnonzero(folds == fold))]
     squares, sums, wanted = _equations(features, rewards, blocks, count)
     thetas = [_solved(squares, penalty, sums.sum(axis=0) - sums) for penalty in penalties]
-    told = np.empty((len(rewards), len(penalties)))
+    predicted = np.empty((len(rewards), len(penalties)))
     for fold, rows in blocks:
-        told[rows] = features.logged(rows) @ np.stack([theta[fold] for theta in thetas], axis=1)
-    best = chosen_penalty(np.square(rewards[:, None] - told), penalties)
+        predicted[rows] = features.logged(rows) @ np.stack([theta[fold] for theta in thetas], axis=1)
+    best = chosen_penalty(np.square(rewards[:, None] - predicted), penalties)
     # What a row's features are multiplied by to tell how its residual reaches the sum of `expected`: a row is in the
     # models of all folds but its own.
     reach = _solved(squares, penalties[best], wanted)
     levers = reach.sum(axis=0) - reach
-    aimed, pull = np.empty(len(told)), np.empty(len(told))
+    aimed, pull = np.empty(len(predicted)), np.empty(len(predicted))
     for fold, rows in blocks:
         aimed[rows] = features.aimed(rows) @ thetas[best][fold]
-        pull[rows] = features.logged(rows) @ levers[fold] * (rewards[rows] - told[rows, best])
-    return Modelled(told[:, best], aimed, pull, penalties[best])
+        pull[rows] = features.logged(rows) @ levers[fold] * (rewards[rows] - predicted[rows, best])
+    return Modelled(predicted[:, best], aimed, pull, penalties[best])
 
 
 def chosen_penalty(errors: Float64[np.ndarray, "rows penalties"], penalties: Sequence[float]) -> int:
