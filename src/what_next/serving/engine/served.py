@@ -112,7 +112,7 @@ class Served:
         return frozenset()
 
     def indexed(self, candidates: int) -> "Served":
-        """The same with approximate search (`LearnedPolicy.indexed`); `extended` comes later: the index is the version's."""
+        """The same with approximate search (`LearnedPolicy.indexed`); `extended` comes later: the index stays."""
         return replace(self, policy=self.policy.indexed(candidates))
 
     @property
