@@ -11,7 +11,7 @@ from what_next.data.batches import LEAST, Batches, width_of
 from what_next.errors import SetupError
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
-from what_next.settings import AFFORDABLE
+from what_next.settings import AFFORDABLE, SHORT
 from what_next.sources.base import Source
 from what_next.state import State
 from what_next.types import Batch, History
@@ -133,6 +133,12 @@ class LogSource(Source):
                 f"loss {loss}: {items:,} items are {compared} {AFFORDABLE:,}, up to which a softmax over all of them "
                 "is affordable; `loss` sets another"
             )
+        if setup.skip == "auto" and setup.model in ("lstm", "gru") and (mean := self.state.space.events_per_user):
+            compared, passed = ("at most", "also goes") if setup.skips(mean) else ("more than", "does not go")
+            reasons.append(
+                f"skip {'yes' if setup.skips(mean) else 'no'}: training users have {mean:.1f} events on average, "
+                f"{compared} {SHORT}, so the last item {passed} straight into the state; `skip` sets another"
+            )
         if setup.batch_size is None:
             each = float((batches.lengths - 1).mean())
             less = batches.batch_size * each < setup.batch_targets / 2
@@ -155,10 +161,11 @@ def returns(
 
     `later` is that of the last event of each row: of what the row does not hold. 0 at padding.
     """
-    last = lengths - 1
-    found = np.zeros(rewards.shape)
-    found[np.arange(len(last)), last] = 0 if later is None else later
-    for step in range(rewards.shape[1] - 2, -1, -1):
-        going = step < last
-        found[going, step] = rewards[going, step + 1] + discount * found[going, step + 1]
-    return found.astype(np.float32)
+    rows, width = rewards.shape
+    ahead = np.zeros((width + 1, rows))  # by event, what it earned; then what the row does not hold
+    ahead[:width] = np.where(np.arange(width)[:, None] < lengths, rewards.T, 0)
+    ahead[lengths, np.arange(rows)] = 0 if later is None else later
+    found = np.zeros_like(ahead)
+    for step in range(width - 1, -1, -1):
+        found[step] = ahead[step + 1] + discount * found[step + 1]
+    return np.ascontiguousarray(found[:width].T, np.float32)
