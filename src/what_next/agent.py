@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,17 @@ class Agent:
         torch.manual_seed(self.setup.seed)
         self.nets, self.optimisers = self.add_model()
         self.targets = {name: _copied(self.nets[name]) for name in self.setup.algorithm.targets}
+        return self
+
+    def like(self, path: Path) -> "Agent":
+        """Built as a saved model was, before it takes that model's weights: what was left to the data stays as it was
+        then; returns itself.
+
+        Raises:
+            ModelError: the file is missing, damaged or newer.
+        """
+        self.setup = self.setup.model_copy(update={"skip": read_models(path).skips})
+        self.learner = self.new_learner(self.setup, self.space)
         return self
 
     def _fits(self) -> None:
