@@ -19,7 +19,7 @@ import torch
 from cachetools import TTLCache
 
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
-from what_next.inference.growth import LARGEST
+from what_next.inference.extend import LARGEST
 from what_next.serving.engine import reasons
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher

@@ -241,7 +241,7 @@ class Models:
             served, server = Served.load(self.folder, version), self.setup.server
             if server.search == "approximate":
                 served = served.indexed(server.candidates)
-            return self._active(served.grown(items).warm())
+            return self._active(served.extended(items).warm())
 
         return Loading(version, self._last_item, self.setup.server.loading, load)
 
@@ -296,7 +296,7 @@ class Models:
             return True
         with self._changing:
             if missed := [item for item in self._items.values() if item.number > loading.items]:
-                current = self._active(current.served.grown(missed).warm())
+                current = self._active(current.served.extended(missed).warm())
             self.live = replace(self.live, deployment=newest, current=current, refused=None)
         self.observer.swapped(newest.version)
         logger.info("version %s answers from now on", newest.version)
@@ -313,8 +313,8 @@ class Models:
             if not (new := self._note_items()):
                 return
             try:
-                current = self._active(live.current.served.grown(new).warm())
-                candidate = live.candidate and self._active(live.candidate.served.grown(new).warm())
+                current = self._active(live.current.served.extended(new).warm())
+                candidate = live.candidate and self._active(live.candidate.served.extended(new).warm())
             except BaseException:
                 self._last_item = last  # they are tried anew
                 raise
