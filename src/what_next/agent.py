@@ -39,6 +39,7 @@ class Agent:
         histories: how many user histories it was trained on; `steps`: in how many steps.
         horizon: histories of the whole run, over which the learning rate falls; `spent`: the share of its time so far.
         deadline: by `time.perf_counter`, after which no step is begun or finished.
+        held: the losses of the last step, until the next one's are there.
         learns: whether `add_model` makes optimisers; PyTorch imports its compiler for the first, which takes seconds.
     """
 
@@ -56,6 +57,7 @@ class Agent:
         self.spent = 0.0
         self.deadline = math.inf
         self.learns = False
+        self.held: Mapping[str, Tensor] = {}
 
     def __repr__(self) -> str:
         weights = sum(weight.numel() for net in self.nets.values() for weight in net.parameters())
@@ -233,6 +235,8 @@ class Agent:
         polyak_update(self.nets, self.targets, updated, algorithm.polyak)
         self.histories += batch.histories
         self.steps += 1
+        # Freed at once, the memory of a step would go back to the system, which costs the next one a tenth of its time.
+        self.held = losses
         return shown
 
     def in_time(self) -> None:
