@@ -109,5 +109,5 @@ def ids(answer: RecommendationResponse) -> list[str]:
 def spoil(service: Service, monkeypatch: pytest.MonkeyPatch, propose: Any) -> None:
     """Have the model propose otherwise."""
     sessions = service.engine.models.live.current.served.sessions
-    before = sessions.propose
-    monkeypatch.setattr(sessions, "propose", lambda *args: propose(before, *args))
+    before = sessions.states
+    monkeypatch.setattr(sessions, "states", lambda *args: propose(before, *args))

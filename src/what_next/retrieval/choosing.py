@@ -142,7 +142,7 @@ def fill(
             assert found.propensities is not None
             assert found.scores is not None
             found.items[place] = columns
-            found.propensities[place] = np.where(there, chances, np.nan)
+            found.propensities[place] = np.where(there, np.minimum(chances, 1), np.nan)
             found.scores[place] = np.where(there, scores.values(columns), np.nan)
             found.matches[place], found.fallback[place] = there, ~there
 
@@ -410,6 +410,6 @@ def _distinct(columns: list[int], shares: list[float], slots: int) -> dict[int, 
         if len(chosen) == slots or rest < LEAST_REST or column < 0:
             break
         if column not in chosen:
-            chosen[column] = min(share / rest, 1.0)
+            chosen[column] = share / rest
             rest -= share
     return chosen

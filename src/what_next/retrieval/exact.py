@@ -51,7 +51,7 @@ class Exact(ByScore):
     """Over all items. One thread at a time: it keeps its memory from call to call."""
 
     def __init__(self, vectors: Float[Tensor, "items dim"]) -> None:
-        self.vectors, self.items = vectors, len(vectors)
+        self.vectors, self.items, self.made_of = vectors.detach(), len(vectors), vectors
         self.memory = torch.empty(0)
 
     @cached_property
