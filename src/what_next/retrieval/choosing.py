@@ -27,8 +27,6 @@ POWER = 80.0
 """Where no score can be beyond it, neither e to its power nor the sum of a block leaves the range of a float."""
 LEAST_REST = 1e-3
 """The share of the mass that may be left: below it, subtracting the chosen from the whole costs too many digits."""
-LEAST_MASS = 1e-200
-"""What is left of the mass, in units of the largest weight, below which weights are taken anew from the scores."""
 
 Parts = Float[Tensor, "parts rows blocks block"]
 Weights = Float[np.ndarray, "parts rows blocks block"]
@@ -318,22 +316,12 @@ def _complete(
 ) -> None:
     """Draw the columns that are missing, in double precision; `logits` are used up."""
     logits[list(drawn)] = -np.inf
-    while len(drawn) < slots:
-        row = Dense(torch.from_numpy(logits[None]))
-        weights, masses = _weighed(row, None)
-        if masses.sum() == 0:
-            return
-        units = np.divide(masses, weights[0].sum(2), out=np.zeros_like(masses), where=masses > 0)
-        while len(drawn) < slots and masses.sum() >= LEAST_MASS:
-            count = slots - len(drawn)
-            columns, shares = _looked_up(weights, masses, rng.random((1, count + SPARE)))
-            more = _distinct(columns[0].tolist(), shares[0].tolist(), count)
-            drawn |= more
-            new = np.array(list(more))
-            logits[new] = -np.inf
-            weights[0, 0, new // BLOCK, new % BLOCK] = 0
-            blocks = np.unique(new // BLOCK)
-            masses[0, blocks] = units[0, blocks] * weights[0, 0, blocks].sum(1)
+    while len(drawn) < slots and (logits > -np.inf).any():
+        count, row = slots - len(drawn), Dense(torch.from_numpy(logits[None]))
+        columns, shares = _looked_up(*_weighed(row, None), rng.random((1, count + SPARE)))
+        more = _distinct(columns[0].tolist(), shares[0].tolist(), count)
+        drawn |= more
+        logits[list(more)] = -np.inf
 
 
 def _weighed(scores: Scores, scale: Float64[np.ndarray, "rows"] | None) -> tuple[Weights, Masses]:
