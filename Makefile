@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
     && echo $$python && break; done)
 
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 # One empty file per set of extras says that the environment holds what pyproject.toml asks for.
 RUN := .venv/.installed-run
@@ -37,7 +37,7 @@ test: $(DEV) ## the tests, without the slow ones
 	$(PYTEST)
 
 test-all: $(DEV) ## all tests
-	$(PYTEST) -m ""
+	$(PYTEST) -m "" --hypothesis-profile=thorough
 
 browser: ## a browser for the tests of the page: Debian's chromium, where apt and root are there
 	@for name in chromium chromium-browser google-chrome; do \

@@ -12,17 +12,18 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from jaxtyping import install_import_hook
+
+from .shapes import begin_test, install_checks
 
 if TYPE_CHECKING:
     from what_next import Dataset, Setup, State
 
-# From here on every module of what_next is imported with its shapes and types checked at each call.
-install_import_hook("what_next", "beartype.beartype")
+install_checks()
 
 CI = os.environ.get("CI") == "true"
 
-hypothesis.settings.register_profile("house", deadline=None, derandomize=CI)
+hypothesis.settings.register_profile("house", deadline=None, derandomize=CI, max_examples=50)
+hypothesis.settings.register_profile("thorough", deadline=None, derandomize=CI, max_examples=200)  # make test-all
 hypothesis.settings.load_profile("house")
 torch.set_num_threads(1)  # two wait for each other where the machine is busy
 
@@ -130,6 +131,10 @@ def trained(dataset: "Dataset", setup_of: SetupOf, tmp_path_factory: pytest.Temp
     state = State(dataset, setup)
     Environment(Agent(setup, state.space), state, setup).run_sim()
     return Trained(folder, setup, state)
+
+
+def pytest_runtest_setup() -> None:
+    begin_test()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -21,6 +20,7 @@ from what_next.training.artefacts import Manifest
 from what_next.types import History
 
 from .conftest import SetupOf, Trained
+from .shapes import unchecked
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="onnxruntime, which checks what was written, is not installed")
@@ -38,13 +38,12 @@ RUN = "0123456789abcdef"
 @contextmanager
 def traced() -> Iterator[None]:
     """While a graph is traced, sizes are symbols, which the checks of the tests take for no numbers."""
-    jaxtyping.config.update("jaxtyping_disable", True)
     logging.disable(logging.INFO)  # torch.export writes thousands of lines that nobody reads
     try:
-        yield
+        with unchecked():
+            yield
     finally:
         logging.disable(logging.NOTSET)
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,13 @@ run[0](run[1], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("module", ["torch", "polars", "torch.optim", "what_next.environment", "rich.console"])
-@pytest.mark.parametrize("program", ["what-next", str(MAIN)])
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        *(("what-next", module) for module in ("torch", "polars", "torch.optim", "rich.console")),
+        *((str(MAIN), module) for module in ("torch", "what_next.environment")),
+    ],
+)
 def test_while_a_library_is_imported(program: str, module: str) -> None:
     script = INTERRUPTED.format(module=module, argv=[program, "list", "algorithms"])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -37,17 +37,17 @@ def setup_file(tmp_path: Path, log_file: Path) -> Path:
     return path
 
 
-def test_it_trains_saves_and_recommends(setup_file: Path) -> None:
+def test_it_trains_saves_and_recommends(setup_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained = program(setup_file)
     assert trained.returncode == 0, trained.stderr
     assert "trained on 128 histories" in trained.stdout
     models = setup_file.parent / "models"
     assert {path.name for path in models.iterdir()} >= {"agent.safetensors", "critic.safetensors"}
-    found = program(setup_file, "train=no", "user=u7", "slots=3")
-    assert found.returncode == 0, found.stderr
-    assert "What next for user u7?" in found.stdout
-    assert found.stdout.count("Song ") >= 3
-    assert "proposed" in found.stdout
+    assert run_main(setup_file, "train=no", "user=u7", "slots=3") == 0
+    found = capsys.readouterr().out
+    assert "What next for user u7?" in found
+    assert found.count("Song ") >= 3
+    assert "proposed" in found
 
 
 def test_the_same_from_python(setup_file: Path) -> None:
@@ -93,34 +93,35 @@ def test_the_shipped_setup_is_valid() -> None:
 
 
 class TestRefusals:
-    """Each in a process of its own; the others are in test_refusals.py."""
+    """Others are in test_refusals.py."""
 
-    def refused(self, outcome: subprocess.CompletedProcess[str]) -> str:
-        assert outcome.returncode == 2, outcome.stderr
-        assert outcome.stdout == ""
-        assert "Traceback" not in outcome.stderr
-        assert outcome.stderr.count("what-next: ") == 1
-        return outcome.stderr.strip()
+    def refused(self, code: int, out: str, err: str) -> str:
+        assert code == 2, err
+        assert out == ""
+        assert "Traceback" not in err
+        assert err.count("what-next: ") == 1
+        return err.strip()
 
-    def test_no_setup_file(self, tmp_path: Path) -> None:
-        message = self.refused(program(tmp_path / "none.txt"))
+    def test_no_setup_file(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        message = self.refused(run_main(tmp_path / "none.txt"), *capsys.readouterr())
         assert message == f"what-next: {tmp_path}/none.txt: there is no such setup file; what-next init DATA writes one"
 
     def test_a_full_disk(self, setup_file: Path) -> None:
-        assert program(setup_file).returncode == 0
+        assert run_main(setup_file) == 0
         models = setup_file.parent / "models"
         agent = models / "agent.safetensors"
         before = {path.name: path.read_bytes() for path in models.iterdir() if path.suffix != ".jsonl"}
-        message = self.refused(program(setup_file, "epochs=256", limit="ulimit -f 8;"))
+        done = program(setup_file, "epochs=256", limit="ulimit -f 8;")  # a limit is that of a whole process
+        message = self.refused(done.returncode, done.stdout, done.stderr)
         assert "cannot be written" in message
         assert {path.name: path.read_bytes() for path in models.iterdir() if path.suffix != ".jsonl"} == before
         assert wn.load(agent).policy.agent.histories == 128
 
-    def test_an_evil_pickle(self, setup_file: Path, tmp_path: Path) -> None:
+    def test_an_evil_pickle(self, setup_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         mark = tmp_path / "it ran"
         evil = tmp_path / "clean.pk"
         evil.write_bytes(f"cos\nsystem\n(S'touch \"{mark}\"'\ntR.".encode())
-        message = self.refused(program(setup_file, f"data={evil}"))
+        message = self.refused(run_main(setup_file, f"data={evil}"), *capsys.readouterr())
         assert "os.system" in message
         assert "refused" in message
         assert not mark.exists()

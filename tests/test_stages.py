@@ -123,8 +123,9 @@ class TestBaselines:
         monkeypatch.setattr("sys.argv", ["what-next", *map(str, words)])
         return main()
 
-    @pytest.mark.parametrize("wanted", ["markov,random", "none"])
-    @pytest.mark.parametrize("command", ["evaluate", "compare"])
+    @pytest.mark.parametrize(
+        ("command", "wanted"), [("evaluate", "markov,random"), ("evaluate", "none"), ("compare", "markov,random")]
+    )
     def test_those_are_judged_that_are_asked_for(
         self,
         command: str,

@@ -16,8 +16,7 @@ from what_next import Environment, Setup
 from what_next.algorithms import NextItem
 from what_next.cli import main
 from what_next.errors import DataError, MissingExtraError, SetupError, TrainingError
-from what_next.experiments.tuning import Range, Tuned, search_space, tune, with_settings
-from what_next.experiments.tuning.search import _distribution
+from what_next.experiments.tuning import Tuned, distribution, search_space, tune, with_settings
 from what_next.metrics.next_items import Targets
 from what_next.settings import SplitSettings
 from what_next.sources import LogSource
@@ -25,6 +24,7 @@ from what_next.sources import LogSource
 from .conftest import SetupOf
 
 optuna = pytest.importorskip("optuna")
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
 Score = Callable[[Setup], float | None]
 
@@ -62,7 +62,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> Callable[[Score], list[Setup]]:
             seen.append(setup)
             return score(setup)
 
-        monkeypatch.setattr("what_next.experiments.tuning.search._score", stand_in)
+        monkeypatch.setattr("what_next.experiments.tuning._score", stand_in)
         return seen
 
     return put
@@ -77,31 +77,30 @@ class TestSpace:
     def test_every_algorithm_shares_four_settings(self, setup: Setup) -> None:
         space = search_space(setup)
         assert list(space) == ["learning_rate", "dropout", "weight_decay", "batch_size"]
-        assert space["learning_rate"] == Range(3e-4, 1e-2)
-        assert space["learning_rate"].by_magnitude
-        assert not space["dropout"].by_magnitude
+        assert space["learning_rate"] == FloatDistribution(3e-4, 1e-2, log=True)
+        assert space["dropout"] == FloatDistribution(0.0, 0.5)
 
     def test_the_setups_own_values_are_among_it(self, setup: Setup) -> None:
         assert "batch_size" not in search_space(setup.model_copy(update={"batch_size": None}))
-        assert 2048 in search_space(setup.model_copy(update={"batch_size": None}))["batch_targets"]
+        assert 2048 in search_space(setup.model_copy(update={"batch_size": None}))["batch_targets"].choices
         changed = setup.model_copy(update={"learning_rate": 0.05, "batch_size": 48, "weight_decay": 0.02})
         space = search_space(changed)
-        assert space["learning_rate"] == Range(3e-4, 0.05)
-        assert space["batch_size"] == (8, 16, 32, 64, 128, 48)
-        assert space["weight_decay"][-1] == 0.02
+        assert space["learning_rate"] == FloatDistribution(3e-4, 0.05, log=True)
+        assert space["batch_size"].choices == (8, 16, 32, 64, 128, 48)
+        assert space["weight_decay"].choices[-1] == 0.02
 
     def test_an_algorithm_adds_its_own(self, setup: Setup) -> None:
         space = search_space(setup.model_copy(update={"algorithm": Searched()}))
-        assert space["algorithm.strength"] == Range(0.1, 10.0)
-        assert space["algorithm.candidates"] == Range(2, 20)
-        assert space["algorithm.kind"] == ("soft", "hard")
+        assert space["algorithm.strength"] == FloatDistribution(0.1, 10.0, log=True)
+        assert space["algorithm.candidates"] == IntDistribution(2, 20, log=True)
+        assert space["algorithm.kind"].choices == ("soft", "hard")
         assert "algorithm.limit" not in space  # it is none now, which is no number of a range
-        assert space["discount"] == Range(0.0, 0.9)
+        assert space["discount"] == FloatDistribution(0.0, 0.9)
 
     def test_pairs_of_whole_numbers_are_whole(self) -> None:
-        assert _distribution(Range(2, 20)) == optuna.distributions.IntDistribution(2, 20, log=True)
-        assert _distribution(Range(0.1, 0.5)) == optuna.distributions.FloatDistribution(0.1, 0.5)
-        assert _distribution((1, 2, 4)) == optuna.distributions.CategoricalDistribution((1, 2, 4))
+        assert distribution((2, 20), 3) == IntDistribution(2, 20, log=True)
+        assert distribution((0.1, 0.5), 0.2) == FloatDistribution(0.1, 0.5)
+        assert distribution((1, 2, 4), 4) == CategoricalDistribution((1, 2, 4))
 
     def test_settings_are_put_where_they_belong(self, setup: Setup) -> None:
         base = setup.model_copy(update={"algorithm": Searched()})

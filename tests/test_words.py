@@ -7,6 +7,7 @@ import pytest
 
 import what_next as wn
 from what_next.cli import app
+from what_next.cli.options import names_of
 from what_next.errors import SetupError
 from what_next.settings import ALGORITHMS, Setup, settings_of, template
 
@@ -32,6 +33,14 @@ def refusal(*more: str, **changes: str) -> str:
 def say(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
     monkeypatch.setattr("sys.argv", ["what-next", *map(str, words)])
     return app.main()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("A, B,,C ", ["A", "B", "C"]), ('"shirt, blue", 7" single', ["shirt, blue", '7" single']), ("", []), (None, None)],
+)
+def test_a_name_with_a_comma_in_it_stands_in_double_quotes(text: str | None, names: list[str] | None) -> None:
+    assert names_of(text) == names
 
 
 class TestKeys:

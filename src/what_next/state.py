@@ -19,9 +19,7 @@ from what_next.settings import Setup
 from what_next.training.artefacts import read_models
 from what_next.types import Greedy, History, Product, Random, Request, Score, Softmax, repeats
 
-DEFAULT_SETUP = Setup.from_text(
-    "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
-)
+DEFAULTS = "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
 """The settings of a State that is given none."""
 SAMPLE = 2000
 """How many windows or users a statistic of the training part is taken from, at most."""
@@ -44,7 +42,7 @@ class State:
             DataError: the data set has no attributes, one of them is constant, or no user has three events to train on.
             CatalogueError: `space` has another catalogue.
         """
-        self.setup = setup or DEFAULT_SETUP
+        self.setup = setup or Setup.from_text(DEFAULTS)
         self.dataset = dataset
         algorithm = self.setup.algorithm
         self._has_inputs()

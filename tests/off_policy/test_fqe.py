@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from what_next.errors import DataError
-from what_next.off_policy import fqe as module
+from what_next.off_policy import reward_model as module
 from what_next.off_policy.decisions import Decisions, Target
 from what_next.off_policy.fqe import Fitted, fqe
 from what_next.off_policy.sequences import sequence_dr
@@ -191,7 +191,7 @@ def test_the_order_of_the_trajectories_is_of_no_matter():
 def test_it_is_the_same_however_the_rows_are_cut(monkeypatch):
     decisions, target = random_log()
     whole = fqe(decisions, target, 0.8), fqe(decisions, target, 0.8, folds=3)
-    monkeypatch.setattr(module, "CHUNK", 100)
+    monkeypatch.setattr(module, "BLOCK", 100)
     parts = fqe(decisions, target, 0.8), fqe(decisions, target, 0.8, folds=3)
     assert all(same(one, other, 1e-9) for one, other in zip(whole, parts, strict=True))
     assert parts[0].influence == pytest.approx(whole[0].influence)

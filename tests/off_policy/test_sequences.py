@@ -78,24 +78,16 @@ def test_the_doubly_robust_value_is_that_of_the_recursion():
     assert sequence_dr(TWO, WEIGHTS, 0.5, values, chosen) == pytest.approx([1.5, -0.5])
 
 
-def test_the_effective_sample_size_is_told_at_each_step_and_at_the_mean_length():
+def test_the_effective_sample_size_is_told_at_each_step():
     told = sequence_diagnostics(TWO, WEIGHTS)
     assert told.ess == pytest.approx([2.5**2 / 4.25, 3**2 / 5, 5**2 / 13])
-    assert (told.mean_length, told.ess_at_mean) == (2.5, told.ess[2])
-    assert (told.support, told.largest) == (1, pytest.approx(3))
-
-
-def test_the_mean_length_is_rounded_up_to_a_step():
-    told = sequence_diagnostics(log_of([3, 1, 1], np.zeros(5)), np.array([1.0, 2.0, 3.0, 1.0, 1.0]))
-    assert told.mean_length == pytest.approx(5 / 3)
-    assert told.ess_at_mean == pytest.approx(4**2 / 6)
+    assert told.largest == pytest.approx(3)
 
 
 def test_a_weight_of_zero_ends_what_a_trajectory_tells_but_no_other_trajectory():
     weights = np.array([2.0, 0.0, 3.0, 0.5, 4.0])
     assert per_decision_is(TWO, weights, 1.0) == pytest.approx([2, 3.5])
     told = sequence_diagnostics(TWO, weights)
-    assert told.support == 0.5
     assert told.ess[1:] == pytest.approx([1, 1])
 
 
@@ -104,7 +96,7 @@ def test_a_step_that_no_weight_reaches_adds_nothing():
     assert weighted_per_decision_is(TWO, weights, 1.0) == pytest.approx([2])
     assert sequence_diagnostics(TWO, weights).ess == pytest.approx([2, 0, 0])
     nothing = sequence_diagnostics(TWO, np.zeros(5))
-    assert (nothing.ess_at_mean, nothing.support, nothing.largest) == (0, 0, 0)
+    assert (nothing.ess[-1], nothing.largest) == (0, 0)
     assert weighted_per_decision_is(TWO, np.zeros(5), 1.0) == pytest.approx([0])
 
 

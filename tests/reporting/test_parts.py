@@ -13,9 +13,10 @@ from what_next import Dataset
 from what_next.experiments.next_items import Comparison
 from what_next.reporting import attributes, stories, tail, words
 from what_next.reporting.drawing import HEX, drawn, label, shortened
-from what_next.reporting.figures import told_of
+from what_next.reporting.figures import described
 from what_next.reporting.learning import binned, read_log, smoothed
-from what_next.reporting.tables import minus, of_windows
+from what_next.reporting.tables import of_windows
+from what_next.reporting.terminal import minus
 from what_next.reporting.view import View, between, cleaned, counted, number, percent
 
 from .films import comparison_of, hits, with_values
@@ -282,10 +283,10 @@ def test_many_rows_are_sampled_and_long_histories_cut_the_same_way_every_time(vi
 
 
 def test_a_metric_is_told_at_its_own_cutoff() -> None:
-    assert "in the slate of 5;" in told_of("hr@5")
-    assert "after the last 20 events" in told_of("spread@20")
-    assert told_of("repeats").startswith("the share of recommended items")
-    assert told_of("made up") == ""
+    assert "in the slate of 5;" in described("hr@5")
+    assert "after the last 20 events" in described("spread@20")
+    assert described("repeats").startswith("the share of recommended items")
+    assert described("made up") == ""
 
 
 def test_numbers_are_written_with_a_minus_and_never_as_less_than_nothing() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from .processes import ask, forks, free_port, over, until_ready
+from .waiting import impressions_of
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
@@ -107,7 +108,7 @@ class Ledger:
         assert not acknowledged - set(stored), f"events of {user} that were acknowledged are lost"
         assert set(stored.values()) <= {1}, f"events of {user} are there twice"
         assert set(stored) <= set().union(*(client.sent for client in self.clients)), "nobody sent these"
-        shown = Counter(one.recommendation_id for one in store.impressions_of(user))
+        shown = Counter(one.recommendation_id for one in impressions_of(store, user))
         answered = set().union(*(client.shown.get(user, set()) for client in self.clients))
         assert not answered - set(shown), f"impressions of {user} that were answered are lost"
         assert set(shown.values()) <= {1}, f"impressions of {user} are there twice"

@@ -14,6 +14,7 @@ from what_next.serving.store import Store
 
 from .engines import Service, ids, running
 from .models import ATTRIBUTES, ITEMS, served
+from .waiting import impressions_of
 
 HISTORY = ("i3", "i14", "i15", "i9", "i26")
 
@@ -202,7 +203,7 @@ def test_an_answer_is_given_when_its_impression_is_durable(service: Service) -> 
     service.played("anna", *HISTORY)
     answer = service.ask(user="anna", k=3, temperature=1.0, seed=2**60)
     other = Store.open(service.path)
-    found = other.impressions_of("anna")[0]
+    found = impressions_of(other, "anna")[0]
     other.close()
     assert found.recommendation_id == answer.recommendation_id
     assert found.items == tuple(ids(answer))
@@ -214,7 +215,7 @@ def test_an_answer_is_given_when_its_impression_is_durable(service: Service) -> 
 def test_what_could_be_chosen_has_its_hash(service: Service) -> None:
     for question in ({}, {"exclude_seen": False}, {"blocked": ("i1",)}, {}, {"blocked": ("i1", "x")}):
         service.ask(user="anna", history=HISTORY, **question)
-    hashes = [one.candidates for one in service.store.impressions_of("anna")]
+    hashes = [one.candidates for one in impressions_of(service.store, "anna")]
     assert hashes[0] == hashes[3]
     assert hashes[2] == hashes[4]
     assert len(set(hashes)) == 3

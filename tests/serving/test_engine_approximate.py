@@ -11,6 +11,7 @@ from what_next.serving.store import AddItems, ItemRow
 
 from .engines import Service, ids, running
 from .models import ATTRIBUTES, served
+from .waiting import impressions_of
 
 HISTORY = ("i3", "i14", "i15", "i9", "i26")
 FOUND = 20
@@ -36,7 +37,7 @@ def ranking(exact: Service) -> list[str]:
 
 
 def hashed(service: Service, answer: RecommendationResponse) -> str:
-    found = [one for one in service.store.impressions_of("anna") if one.recommendation_id == answer.recommendation_id]
+    found = [one for one in impressions_of(service.store, "anna") if one.recommendation_id == answer.recommendation_id]
     return found[0].candidates
 
 

@@ -18,6 +18,7 @@ from what_next.settings import Setup
 
 from .engines import Counts, Service, ids, in_time, running
 from .models import ATTRIBUTES, served
+from .waiting import impressions_of
 
 HISTORY = ("i3", "i14", "i15", "i9", "i26")
 
@@ -96,7 +97,7 @@ def test_what_could_be_chosen_has_one_hash_in_all_processes(service: Service) ->
     def hashes(service: Service) -> list[str]:
         questions = ({}, {"blocked": ("i1", "c")}, {"allowed": ("a", "b", "i3")}, {"exclude_seen": False})
         names = [service.ask(user="anna", history=HISTORY, **question).recommendation_id for question in questions]
-        found = {one.recommendation_id: one.candidates for one in service.store.impressions_of("anna")}
+        found = {one.recommendation_id: one.candidates for one in impressions_of(service.store, "anna")}
         return [found[name] for name in names]
 
     before = hashes(service)
@@ -233,7 +234,7 @@ def test_the_answers_of_a_shadow_are_recorded_and_not_shown(tmp_path: Path) -> N
         shown = service.ask(user="anna", k=3)
         service.ask(history=HISTORY, policy="popular")  # which tells nothing of the second model
         in_time(lambda: counts.shadows == ["recorded"])
-        impressions = service.store.impressions_of("anna")
+        impressions = impressions_of(service.store, "anna")
         assert counts.overlaps == [len({*impressions[1].items} & {*shown.ids}) / 3]
         assert [one.shown for one in impressions] == [True, False]
         assert impressions[0].version == shown.version
@@ -250,4 +251,4 @@ def test_a_shadow_that_fails_breaks_no_answer(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(candidate.served.sessions, "states", lambda *_: 1 / 0)
         assert service.ask(user="anna", history=HISTORY).fallback is None
         in_time(lambda: counts.shadows == ["failed"])
-        assert [one.shown for one in service.store.impressions_of("anna")] == [True]
+        assert [one.shown for one in impressions_of(service.store, "anna")] == [True]

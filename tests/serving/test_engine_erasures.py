@@ -14,6 +14,7 @@ from what_next.serving.store import AddImpression, AddItems, Erased, EraseUser, 
 
 from .engines import Service, in_time, running, spoil
 from .models import ATTRIBUTES, served
+from .waiting import impressions_of
 
 HISTORY = ("i3", "i14", "i15", "i9", "i26")
 
@@ -33,13 +34,13 @@ def test_erasing_forgets_a_user(service: Service) -> None:
     assert "anna" not in sessions
     answer = service.ask(user="anna")
     assert (answer.fallback, answer.known_events) == ("unknown_user", 0)
-    assert [one.user_id for one in service.store.impressions_of("anna")] == ["anna"]  # who comes back is somebody new
+    assert [one.user_id for one in impressions_of(service.store, "anna")] == ["anna"]  # who comes back is somebody new
 
 
 def nothing_left(service: Service, user: str) -> bool:
     """Whether neither store nor memory knows a user."""
     return (
-        not service.store.impressions_of(user)
+        not impressions_of(service.store, user)
         and not service.store.events_of(user)
         and user not in service.engine.models.live.current.sessions
     )
@@ -53,7 +54,7 @@ def test_a_question_that_came_before_an_erasure_and_is_answered_after_it_names_n
     service.ask(user="anna", history=HISTORY)
     assert nothing_left(service, "anna")
     service.ask(user="ben", history=HISTORY)
-    assert service.store.impressions_of("ben")
+    assert impressions_of(service.store, "ben")
 
 
 def test_a_question_that_comes_while_its_user_is_erased_names_nobody(
@@ -89,7 +90,7 @@ def test_a_question_that_another_process_answers_while_its_user_is_erased_names_
     with running(service.setup) as other:
         spoil(service, monkeypatch, lambda propose, *args: (other.engine.erase("anna"), propose(*args))[1])
         assert service.ask(user="anna", history=history).fallback is None
-    assert not service.store.impressions_of("anna")
+    assert not impressions_of(service.store, "anna")
 
 
 def test_an_erasure_waits_for_an_impression_that_is_being_submitted(
@@ -124,7 +125,7 @@ def test_an_erasure_that_fails_is_told_and_leaves_the_user_as_before(
         with pytest.raises(StoreUnavailable):
             service.engine.erase("anna")
     assert service.ask(user="anna").known_events == 5
-    assert service.store.impressions_of("anna")
+    assert impressions_of(service.store, "anna")
 
 
 def test_a_session_that_another_version_takes_over_is_forgotten_too(

@@ -20,6 +20,7 @@ from what_next.serving.request import Overloaded, RecommendationRequest
 
 from .engines import ids, in_time, running, spoil
 from .models import served
+from .waiting import impressions_of
 
 HISTORY = ("i3", "i14", "i15", "i9", "i26")
 
@@ -219,7 +220,9 @@ def test_a_late_answer_asks_the_store_nothing(tmp_path: Path, monkeypatch: pytes
             service.engine._batcher.pace.fixed, service.engine._batcher.pace.each = 0.0, 1e-3
             service.engine._batcher._ends = 0.0  # nothing is expected of this machine's speed
             fetch = service.store.fetch
-            monkeypatch.setattr(service.store, "fetch", lambda *args: (queries.append(args[0]), fetch(*args))[1])
+            monkeypatch.setattr(
+                service.store, "fetch", lambda *of, **values: (queries.append(str(of[0])), fetch(*of, **values))[1]
+            )
             found = service.ask_all([RecommendationRequest(user="anna", k=2), RecommendationRequest(user="ben", k=2)])
             assert [one for one in queries if "users" in one or '"user"' in one] == []
             go_on.set()
@@ -228,8 +231,8 @@ def test_a_late_answer_asks_the_store_nothing(tmp_path: Path, monkeypatch: pytes
             ("deadline", ["i2", "i3"]),
             ("deadline", ["i0", "i1"]),
         ]
-        assert [one.fallback for one in service.store.impressions_of("anna")] == [None, "deadline"]
-        assert service.store.impressions_of("ben") == []
+        assert [one.fallback for one in impressions_of(service.store, "anna")] == [None, "deadline"]
+        assert impressions_of(service.store, "ben") == []
 
 
 # All of it together

@@ -19,6 +19,7 @@ from what_next.serving.store import Store
 
 from .engines import Counts, Service, ids, in_time, running, spoil
 from .models import served
+from .waiting import impressions_of
 
 HISTORY = ("i3", "i14", "i15", "i9", "i26")
 
@@ -44,7 +45,7 @@ def test_a_model_that_fails_is_answered_for(
     answer = service.ask(user="anna", k=3, blocked=("i0",))
     assert (answer.policy, answer.fallback, ids(answer)) == ("popular", "error", ["i1", "i2", "i4"])
     assert [item.propensity for item in answer.items] == [1, 1, 1]
-    assert service.store.impressions_of("anna")[0].fallback == "error"
+    assert impressions_of(service.store, "anna")[0].fallback == "error"
     assert service.engine.observer.answers == [("popular", "error")]  # type: ignore[attr-defined]
     assert "the secret of the model" in caplog.text
 
@@ -96,7 +97,7 @@ def test_a_model_that_is_late_is_not_waited_for(tmp_path: Path, monkeypatch: pyt
         assert (answer.policy, answer.fallback, ids(answer)) == ("popular", "deadline", ["i2", "i3"])
         go_on.set()
         in_time(lambda: service.ask(user="anna", policy="random").fallback is None)
-        told = [one.fallback for one in service.store.impressions_of("anna") if one.policy != "random"]
+        told = [one.fallback for one in impressions_of(service.store, "anna") if one.policy != "random"]
         assert told == ["deadline"]  # the late answer was thrown away
 
 

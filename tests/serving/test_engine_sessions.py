@@ -161,7 +161,7 @@ def test_a_hundred_users_are_read_in_two_queries_and_encoded_in_one_pass(
         world.store.commit([AddEvents(tuple(EventRow(f"{user}-x", user, "i3", time=99) for user in users))])
     fetch, encoder = world.store.fetch, model.policy.agent.nets["encoder"]
     replay, advance = encoder.replay, encoder.advance
-    monkeypatch.setattr(world.store, "fetch", lambda *args: (queries.append(args[0]), fetch(*args))[1])
+    monkeypatch.setattr(world.store, "fetch", lambda *of, **values: (queries.append(of[0]), fetch(*of, **values))[1])
     monkeypatch.setattr(encoder, "replay", lambda *args: (passes.append(len(args[0].items)), replay(*args))[1])
     monkeypatch.setattr(encoder, "advance", lambda *args: (passes.append(len(args[1])), advance(*args))[1])
     assert len(cache.of(users)) == 100

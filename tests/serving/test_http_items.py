@@ -16,6 +16,7 @@ from .endpoint import Service, process, service
 from .engines import ids as ids_of
 from .engines import running
 from .models import ATTRIBUTES, served
+from .waiting import impressions_of, rows
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_what_an_answer_knew_of_withdrawn_items_is_noted_with_it(tmp_path: Path)
         service.engine.withdraw("i2")
         service.engine.withdraw("i3")
         asyncio.run(service.engine.recommend(RecommendationRequest(user="p")))
-        numbers = service.store.fetch("SELECT withdrawn FROM impressions ORDER BY number", ())
+        numbers = rows(service.store, "SELECT withdrawn FROM impressions ORDER BY number")
         assert numbers == [(0,), (2,)]
-        first, second = service.store.impressions_of("p")
+        first, second = impressions_of(service.store, "p")
         assert first.candidates != second.candidates

@@ -194,6 +194,8 @@ import sys
 for name in ("starlette", "sqlalchemy", "uvicorn", "prometheus_client", "alembic", "psycopg"):
     sys.modules[name] = None
 from what_next.cli.app import main
+
+from .waiting import impressions_of
 for words in (["--help"], ["serve", sys.argv[1]], ["key", "list", sys.argv[1]]):
     sys.argv = ["what-next", *words]
     print("code", main(), file=sys.stderr)
@@ -210,7 +212,7 @@ for words in (["--help"], ["serve", sys.argv[1]], ["key", "list", sys.argv[1]]):
 def test_the_latest_feedback_counts_however_late_the_older_one_comes(tmp_path: Path, order: tuple[str, str]) -> None:
     import polars as pl
 
-    from what_next.serving.store.rewards import rewards_of
+    from what_next.serving.store.export import rewards_of
 
     rows = {"old": (0.25, "2026-11-25T10:00:00Z"), "new": (0.75, "2026-11-25T12:00:00+01:00")}
     with service(tmp_path) as one:
@@ -228,7 +230,7 @@ def test_the_latest_feedback_counts_however_late_the_older_one_comes(tmp_path: P
                     "timestamp": stamp,
                 },
             )
-        (impression,) = one.store.impressions_of("u1")
+        (impression,) = impressions_of(one.store, "u1")
         answers = pl.DataFrame({"number": [impression.number], "slate": name, "user_id": "u1", "item_id": item})
         assert rewards_of(one.store, answers)[0]["reward"].to_list() == [0.75]
 

@@ -14,6 +14,7 @@ import pytest
 from .endpoint import Service, process, service
 from .engines import in_time
 from .test_http_connections import listening
+from .waiting import impressions_of, rows
 
 ASKED = {"user_id": "u1", "k": 3, "explore": {"temperature": 1.0}}
 PATH = "/v1/recommendations"
@@ -30,7 +31,7 @@ def keyed(one: Service, key: str, body: object = ASKED, path: str = PATH) -> htt
 
 
 def answers(one: Service) -> list[str]:
-    return [told.recommendation_id for told in one.store.impressions_of("u1") if told.shown]
+    return [told.recommendation_id for told in impressions_of(one.store, "u1") if told.shown]
 
 
 def test_the_same_request_with_the_same_key_gets_the_first_answer_in_every_process(one: Service) -> None:
@@ -90,7 +91,7 @@ def test_callers_with_other_keys_of_the_service_have_keys_of_their_own(tmp_path:
 def test_an_erased_user_is_in_no_answer_that_is_kept(one: Service) -> None:
     first = keyed(one, "key-1").json()
     one.ask("DELETE", "/v1/users/u1")
-    assert one.store.fetch("SELECT * FROM idempotency_keys", ()) == []
+    assert rows(one.store, "SELECT * FROM idempotency_keys") == []
     again = keyed(one, "key-1").json()
     assert again["recommendation_id"] != first["recommendation_id"]
     assert again["known_events"] == 0
@@ -135,8 +136,8 @@ def test_what_a_client_that_hung_up_never_saw_is_not_shown(
 
     asyncio.run(hung_up())
     each = 1 if path == PATH else 2
-    in_time(lambda: len(one.store.impressions_of("u1")) == 3 * each and len(answers(one)) == each)
-    assert answers(one) == [told.recommendation_id for told in one.store.impressions_of("u1")][-each:]
+    in_time(lambda: len(impressions_of(one.store, "u1")) == 3 * each and len(answers(one)) == each)
+    assert answers(one) == [told.recommendation_id for told in impressions_of(one.store, "u1")][-each:]
 
 
 def test_who_hung_up_and_asks_again_with_the_key_sees_that_answer(
@@ -153,7 +154,7 @@ def test_who_hung_up_and_asks_again_with_the_key_sees_that_answer(
             await asyncio.sleep(0.5)
 
     asyncio.run(hung_up())
-    in_time(lambda: [told.shown for told in one.store.impressions_of("u1")] == [False])
+    in_time(lambda: [told.shown for told in impressions_of(one.store, "u1")] == [False])
     again = keyed(one, "key-1").json()
     assert answers(one) == [again["recommendation_id"]]
 
@@ -163,7 +164,7 @@ def test_what_came_too_late_for_its_request_is_not_shown(tmp_path: Path, monkeyp
         slow(one, monkeypatch, 1.6)
         late = one.ask("POST", PATH, ASKED)
         assert late.status_code == 504
-        in_time(lambda: [told.shown for told in one.store.impressions_of("u1")] == [False])
+        in_time(lambda: [told.shown for told in impressions_of(one.store, "u1")] == [False])
 
 
 def test_where_one_question_of_a_batch_cannot_be_stored_the_others_are_not_shown(
@@ -182,4 +183,4 @@ def test_where_one_question_of_a_batch_cannot_be_stored_the_others_are_not_shown
     monkeypatch.setattr(one.store, "commit", partly)
     batch = {"requests": [ASKED, {**ASKED, "user_id": "u2"}, ASKED]}
     assert one.ask("POST", PATH + "/batch", batch).status_code == 503
-    in_time(lambda: [told.shown for told in one.store.impressions_of("u1")] == [False, False])
+    in_time(lambda: [told.shown for told in impressions_of(one.store, "u1")] == [False, False])

@@ -54,14 +54,15 @@ def test_every_operation_has_a_name_a_text_an_example_and_its_errors(one: Servic
 
 
 def test_every_example_of_a_body_is_taken(one: Service) -> None:
+    from what_next.serving.http.bodies import Body
     from what_next.serving.http.routes import OPERATIONS
 
-    for post in (each for each in OPERATIONS if each.body is not None):
-        assert post.reply is not None
-        post.reply.model_validate(post.answered)
-        for name, body in post.examples.items():
-            assert post.body is not None
-            post.body.model_validate_json(json.dumps(body))
+    for post in OPERATIONS:
+        if post.takes is None or not issubclass(post.takes, Body):
+            continue
+        assert post.takes.examples
+        for name, body in post.takes.examples.items():
+            post.takes.model_validate_json(json.dumps(body))
             if "ranges" not in body and post.path not in ("/v1/feedback", "/v1/items", "/v1/items/batch"):
                 assert one.ask("POST", post.path, body).status_code == post.status, (post.path, name)
 

@@ -13,6 +13,7 @@ from .browser import (  # noqa: F401
     service_fixture,
     tab_fixture,
 )
+from .waiting import impressions_of
 
 
 def spread_points(seen: Seen) -> int:
@@ -132,7 +133,7 @@ def test_a_skip_is_an_event_that_names_its_recommendation_which_makes_it_feedbac
     title = tab.titles("trained")[1]
     tab.changed(lambda: tab.page.get_by_label(f"Skip: {title}", exact=True).first.click())
     assert [(one["event"], one["user_id"][:5]) for one in events] == [("skip", "page-")]
-    answers = {one.recommendation_id: one for one in parts.store.impressions_of(events[0]["user_id"])}
+    answers = {one.recommendation_id: one for one in impressions_of(parts.store, events[0]["user_id"])}
     assert answers[events[0]["recommendation_id"]].items[1] == events[0]["item_id"]
     assert feedback == []
     assert tab.page.locator(".events li").first.inner_text().split() == [*title.split(), "skipped"]

@@ -19,7 +19,7 @@ from .browser import (  # noqa: F401
     tab_fixture,
 )
 
-FOLDER = Path(what_next.__file__).parent / "server" / "page"
+FOLDER = Path(what_next.__file__).parent / "serving" / "page"
 SERVED = sorted(path for path in FOLDER.iterdir() if path.suffix in {".css", ".html", ".js", ".svg"})
 
 CONTRASTS = r"""() => {

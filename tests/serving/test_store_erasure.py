@@ -21,7 +21,7 @@ from what_next.serving.store import (
 )
 from what_next.serving.store.transaction import Transaction
 
-from .waiting import until, waits
+from .waiting import impressions_of, rows, until, waits
 
 PERSON = "person-4711"
 
@@ -48,8 +48,8 @@ def test_an_event_that_waited_for_an_erasure_belongs_to_who_came_back(two: tuple
     store.commit([events(0)])
     first = store.heads([PERSON])[PERSON]
     with ThreadPoolExecutor(1) as pool:
-        with other.backend.begin() as link:
-            assert Transaction(other.backend, link, now()).apply([EraseUser(PERSON)]) == [Erased(1, 0, 0)]
+        with other.backend.engine.begin() as link:
+            assert Transaction(link, now()).apply([EraseUser(PERSON)]) == [Erased(1, 0, 0)]
             writing = pool.submit(store.commit, [events(1)])
             until(waits(other))
         assert writing.result(10) == [EventsAdded(1, 0)]
@@ -57,19 +57,19 @@ def test_an_event_that_waited_for_an_erasure_belongs_to_who_came_back(two: tuple
     assert head.key != first.key
     assert (head.last, head.events) == (1, 1)
     assert [one.event_id for one in store.events_of(PERSON)] == ["e1"]
-    assert store.fetch('SELECT * FROM events WHERE "user" NOT IN (SELECT key FROM users)', ()) == []
+    assert rows(store, 'SELECT * FROM events WHERE "user" NOT IN (SELECT key FROM users)') == []
 
 
 def test_an_erasure_that_waited_for_an_event_takes_it(two: tuple[Store, Store]) -> None:
     store, other = two
     store.commit([events(0)])
     with ThreadPoolExecutor(1) as pool:
-        with other.backend.begin() as link:
-            assert Transaction(other.backend, link, now()).apply([events(1)]) == [EventsAdded(1, 0)]
+        with other.backend.engine.begin() as link:
+            assert Transaction(link, now()).apply([events(1)]) == [EventsAdded(1, 0)]
             erasing = pool.submit(store.commit, [EraseUser(PERSON)])
             until(waits(other))
         assert erasing.result(10) == [Erased(2, 0, 0)]
-    assert store.fetch("SELECT * FROM events", ()) == []
+    assert rows(store, "SELECT * FROM events") == []
 
 
 def test_an_answer_to_somebody_who_was_erased_meanwhile_is_kept_without_the_person(store: Store) -> None:
@@ -80,13 +80,13 @@ def test_an_answer_to_somebody_who_was_erased_meanwhile_is_kept_without_the_pers
     store.commit([impression("r1", PERSON, known), impression("r2", "bert", other), impression("r3", "carl", None)])
     store.commit([events(2)])
     store.commit([impression("r4", PERSON, known)])  # who came back is another person
-    assert store.impressions_of(PERSON) == []
-    assert [one.history for one in store.impressions_of("bert")] == [("i7",)]
-    assert len(store.impressions_of("carl")) == 1
-    kept = store.fetch("SELECT recommendation_id, history FROM impressions WHERE user_id IS NULL ORDER BY number", ())
+    assert impressions_of(store, PERSON) == []
+    assert [one.history for one in impressions_of(store, "bert")] == [("i7",)]
+    assert len(impressions_of(store, "carl")) == 1
+    kept = rows(store, "SELECT recommendation_id, history FROM impressions WHERE user_id IS NULL ORDER BY number")
     assert kept == [("r1", None), ("r4", None)]
     store.commit([impression("r5", PERSON, store.heads([PERSON])[PERSON].key)])
-    assert [one.recommendation_id for one in store.impressions_of(PERSON)] == ["r5"]
+    assert [one.recommendation_id for one in impressions_of(store, PERSON)] == ["r5"]
 
 
 def test_an_erasure_waits_for_an_answer_that_is_being_written_and_takes_it(two: tuple[Store, Store]) -> None:
@@ -94,13 +94,13 @@ def test_an_erasure_waits_for_an_answer_that_is_being_written_and_takes_it(two: 
     store.commit([events(0)])
     key = store.heads([PERSON])[PERSON].key
     with ThreadPoolExecutor(1) as pool:
-        with other.backend.begin() as link:
-            Transaction(other.backend, link, now()).apply([impression("r1", PERSON, key)])
+        with other.backend.engine.begin() as link:
+            Transaction(link, now()).apply([impression("r1", PERSON, key)])
             assert store.commit([events(1)]) == [EventsAdded(1, 0)]  # no other write of theirs waits
             erasing = pool.submit(store.commit, [EraseUser(PERSON)])
             until(waits(other))
         assert erasing.result(10) == [Erased(2, 1, 0)]
-    assert store.fetch("SELECT * FROM impressions", ()) == []
+    assert rows(store, "SELECT * FROM impressions") == []
 
 
 def late(name: str, time: int | None, user: str = PERSON) -> AddEvents:
@@ -117,9 +117,9 @@ def test_an_event_from_before_an_erasure_does_not_bring_the_person_back(place: s
     # What is sent again, and what was still on its way: in one transaction and in one write with others.
     for name, time in (("timed", 500), ("timeless", None), ("ahead", 1500), ("never came", 1100)):
         assert store.commit([late(name, time)]) == [EventsAdded(0, 0, erased=(name,))]
-    both = AddEvents((*late("timed", 500).events, EventRow("b2", "bert", "i1", time=7)))
+    both = AddEvents((*late("timed", 500).rows, EventRow("b2", "bert", "i1", time=7)))
     assert store.commit([both]) == [EventsAdded(1, 0, erased=("timed",))]
-    assert store.fetch("SELECT user_id FROM users", ()) == [("bert",)]  # not even the id is there
+    assert rows(store, "SELECT user_id FROM users") == [("bert",)]  # not even the id is there
     # Who comes with something new is another person.
     assert store.commit([late("new", 1101), late("newer", None)]) == [EventsAdded(1, 0)] * 2
     assert store.commit([late("new", 1101), late("newer", None)]) == [EventsAdded(0, 1)] * 2
@@ -132,10 +132,10 @@ def test_an_event_from_before_an_erasure_does_not_bring_the_person_back(place: s
 def test_who_was_erased_is_known_by_keyed_hashes_alone(store: Store) -> None:
     store.commit([late("secret-event", None), EraseUser(PERSON), EraseUser("never-here")])
     tables = ("erased_users", "erased_events", "meta", "users", "events")
-    everything = repr([store.fetch(f"SELECT * FROM {table}", ()) for table in tables])
+    everything = repr([rows(store, f"SELECT * FROM {table}") for table in tables])
     assert not any(name in everything for name in (PERSON, "secret-event", "never-here"))
     unkeyed = hashlib.blake2b(PERSON.encode(), digest_size=16).hexdigest()
-    assert len(store.fetch("SELECT * FROM erased_users", ())) == 2
+    assert len(rows(store, "SELECT * FROM erased_users")) == 2
     assert unkeyed not in everything
     assert store.commit([late("e", 7, "never-here")]) == [EventsAdded(0, 0, erased=("e",))]
 
@@ -143,12 +143,12 @@ def test_who_was_erased_is_known_by_keyed_hashes_alone(store: Store) -> None:
 def test_an_old_event_that_waited_for_the_erasure_of_somebody_unknown_is_late(two: tuple[Store, Store]) -> None:
     store, other = two
     with ThreadPoolExecutor(1) as pool:
-        with other.backend.begin() as link:
-            assert Transaction(other.backend, link, now()).apply([EraseUser(PERSON)]) == [Erased(0, 0, 0)]
+        with other.backend.engine.begin() as link:
+            assert Transaction(link, now()).apply([EraseUser(PERSON)]) == [Erased(0, 0, 0)]
             writing = pool.submit(store.commit, [late("old", 7)])
             until(waits(other))
         assert writing.result(10) == [EventsAdded(0, 0, erased=("old",))]
-    assert store.fetch("SELECT * FROM users", ()) == []
+    assert rows(store, "SELECT * FROM users") == []
 
 
 def test_who_was_erased_before_a_store_is_filled_is_left_out(store: Store) -> None:
@@ -176,16 +176,16 @@ def test_who_is_erased_while_a_store_is_filled_does_not_come_back(
     assert {user: head.events for user, head in store.heads(["a", "b", "c"]).items()} == {"c": 1}
     assert store.loaded
     store.commit([EraseUser("c")])
-    assert {name for (name,) in store.fetch("SELECT name FROM meta", ())} - {"erased", "salt"} == {"loading", "loaded"}
+    assert {name for (name,) in rows(store, "SELECT name FROM meta")} - {"erased", "salt"} == {"loading", "loaded"}
 
 
 def test_an_erasure_waits_for_the_chunk_that_puts_the_person_in(two: tuple[Store, Store]) -> None:
     store, other = two
-    filling = loading._Loading(other.backend, data(), now)
+    filling = loading.Loading(other.backend, data(), now)
     with ThreadPoolExecutor(1) as pool:
-        with other.backend.begin() as link:
+        with other.backend.engine.begin() as link:
             filling.remember(link, filling.chunk(link, filling.position(link) or 0)[0] - 1)
-        with other.backend.begin() as link:
+        with other.backend.engine.begin() as link:
             assert filling.position(link) == 2
             erasing = pool.submit(store.commit, [EraseUser("c")])
             until(waits(other))

@@ -28,8 +28,9 @@ from what_next.serving.store import (
     WithdrawItem,
     now,
 )
-from what_next.serving.store.export import exported
-from what_next.serving.store.rewards import rewards_of
+from what_next.serving.store.export import exported, rewards_of
+
+from .waiting import impressions_of
 
 ITEMS = [f"i{number}" for number in range(8)]
 EXPLORED = {"epsilon": 0.5, "masked": 1.0, "seen": 1.0}
@@ -179,7 +180,7 @@ def test_of_events_at_one_time_the_last_one_counts_whatever_the_clock_said(serve
 def test_rewards_are_those_of_the_answers_that_are_asked_about(served: Store) -> None:
     rows = [FeedbackRow(f"f{name}", name, item, 1.0) for name, item in (("r1", "i1"), ("r2", "i4"), ("r0", "i6"))]
     served.commit([AddFeedback(tuple(rows)), AddEvents((EventRow("e5", "bert", "i5", recommendation_id="r2"),))])
-    numbers = {one.recommendation_id: one.number for one in served.impressions_of("bert")}
+    numbers = {one.recommendation_id: one.number for one in impressions_of(served, "bert")}
     answers = pl.DataFrame({"number": [numbers["r2"]] * 2, "slate": "r2", "user_id": "bert", "item_id": ["i4", "i5"]})
     assert sorted(rewards_of(served, answers)[0]["item_id"]) == ["i4", "i5"]
     assert not len(rewards_of(served, answers.clear())[0])

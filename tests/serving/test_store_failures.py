@@ -32,6 +32,7 @@ from what_next.serving.store import (
 )
 
 from .conftest import Postgres
+from .waiting import impressions_of, rows
 
 EPISODE = ["writing to the store fails", "writing to the store works again"]
 
@@ -163,12 +164,12 @@ def test_a_lock_that_is_held_for_too_long_in_the_server_is_told_and_got_over(
     monkeypatch.setattr(backend, "BUSY", 0.1)
     store, other = Store.open(postgres_url), Store.open(postgres_url)
     store.commit([events(0)])
-    with other.backend.begin() as link:
-        link.execute("SELECT * FROM users FOR UPDATE")
+    with other.backend.engine.begin() as link:
+        link.exec_driver_sql("SELECT * FROM users FOR UPDATE")
         with pytest.raises(StoreUnavailable, match="lock timeout"):
             store.commit([events(1)])
-    with other.backend.begin() as link:
-        link.execute("LOCK TABLE items IN EXCLUSIVE MODE")
+    with other.backend.engine.begin() as link:
+        link.exec_driver_sql("LOCK TABLE items IN EXCLUSIVE MODE")
         with pytest.raises(StoreUnavailable, match="lock timeout"):
             store.commit([AddItems((ItemRow("i", "", {}),))])
     assert store.commit([events(1)]) == [EventsAdded(1, 0)]
@@ -236,12 +237,12 @@ def test_a_store_of_the_version_before_is_brought_up_and_keeps_what_it_holds(
         store = Store.open(place)
         columns = "recommendation_id, user_id, time, version, policy, explore, known, items, propensities, candidates"
         values = """'r1', 'anna', 5, 'v1', 'trained', '{}', 0, '["i1"]', '[1.0]', '', true"""
-        with store.backend.begin() as link:
-            link.execute(f"INSERT INTO impressions ({columns}, shown) VALUES ({values})")
+        with store.backend.engine.begin() as link:
+            link.exec_driver_sql(f"INSERT INTO impressions ({columns}, shown) VALUES ({values})")
         store.close()
     store = Store.open(place)
-    assert [(one.recommendation_id, one.items) for one in store.impressions_of("anna")] == [("r1", ("i1",))]
-    assert store.fetch("SELECT withdrawn FROM impressions", ()) == [(0,)]
+    assert [(one.recommendation_id, one.items) for one in impressions_of(store, "anna")] == [("r1", ("i1",))]
+    assert rows(store, "SELECT withdrawn FROM impressions") == [(0,)]
     assert store.commit([WithdrawItem("i1"), events(0)]) == [True, EventsAdded(1, 0)]
     store.close()
 

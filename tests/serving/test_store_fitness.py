@@ -12,11 +12,11 @@ from what_next.serving.store import (
     EventRow,
     EventsAdded,
     FeedbackRow,
+    InvalidWrite,
     ItemRow,
     Store,
-    Unfit,
 )
-from what_next.serving.store.fitness import AHEAD
+from what_next.serving.store.records import AHEAD
 
 NAN = float("nan")
 
@@ -55,7 +55,7 @@ def test_what_no_store_takes_is_told_by_field_and_reason_and_spoils_no_other(sto
     writes = [write for write, _, _ in UNFIT]
     first, *refused, last = store.commit([AddEvents((event("e1"),)), *writes, AddEvents((event("e2"),))])
     assert (first, last) == (EventsAdded(1, 0), EventsAdded(1, 0))
-    assert all(isinstance(one, Unfit) and one.place == 0 for one in refused)
+    assert all(isinstance(one, InvalidWrite) and one.place == 0 for one in refused)
     assert [(one.field, one.reason) for one in refused] == [(field, reason) for _, field, reason in UNFIT]
     assert str(refused[0]) == "row 1: user_id is empty; mend it and send it again"
     assert store.heads(["anna"])["anna"].events == 2
@@ -64,7 +64,7 @@ def test_what_no_store_takes_is_told_by_field_and_reason_and_spoils_no_other(sto
 
 def test_of_a_batch_with_one_bad_row_nothing_is_kept_and_the_row_is_told(store: Store) -> None:
     (refused,) = store.commit([AddEvents((event("e1"), event("e2"), event("e3", reward=NAN)))])
-    assert isinstance(refused, Unfit)
+    assert isinstance(refused, InvalidWrite)
     assert (refused.place, refused.field) == (2, "reward")
     assert store.heads(["anna"]) == {}
 
@@ -82,7 +82,7 @@ def test_a_time_is_at_most_a_day_ahead_of_the_clock_here(place: str) -> None:
         ]
     )
     for refused in outcomes[::2]:
-        assert isinstance(refused, Unfit)
+        assert isinstance(refused, InvalidWrite)
         assert (refused.field, refused.reason) == ("time", "is more than a day ahead of the clock here")
     assert not any(isinstance(taken, Exception) for taken in outcomes[1::2])
     assert [(one.event_id, one.time) for one in store.events_of("anna")] == [("e3", -5), ("e2", ahead)]

@@ -26,7 +26,7 @@ from what_next.serving.store import (
     scrubbing,
 )
 
-from .waiting import until
+from .waiting import rows, until
 
 PERSON = "person-4711"
 
@@ -40,7 +40,7 @@ def found(folder: Path) -> list[str]:
 
 
 def marks(store: Store) -> list[str]:
-    return [value for (value,) in store.fetch("SELECT value FROM meta WHERE name = 'erased'", ())]
+    return [value for (value,) in rows(store, "SELECT value FROM meta WHERE name = 'erased'")]
 
 
 @pytest.fixture
@@ -118,14 +118,14 @@ def test_the_file_is_built_anew_once_an_interval_and_the_mark_waits_for_it(folde
 
 def test_who_is_erased_while_the_file_is_built_anew_leaves_a_mark(lite: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     lite.commit([events(0), events(1, user="bert"), EraseUser("bert")])
-    note = scrubbing.note
+    put_note = scrubbing.put_note
 
     def noted(*told: Any) -> None:
-        note(*told)
-        if told[2] == scrubbing.SCRUBBED:  # the file is built, the log is not yet emptied
+        put_note(*told)
+        if told[1] == scrubbing.SCRUBBED:  # the file is built, the log is not yet emptied
             lite.commit([EraseUser(PERSON)])
 
-    monkeypatch.setattr(scrubbing, "note", noted)
+    monkeypatch.setattr(scrubbing, "put_note", noted)
     assert not lite.scrubber.scrub()
     assert len(marks(lite)) == 1
 
@@ -177,7 +177,7 @@ def test_a_store_that_finds_no_room_is_not_built_anew_and_is_tried_seldom(
 
     monkeypatch.setattr("shutil.disk_usage", usage)
     lite.commit([events(0), EraseUser(PERSON)])
-    monkeypatch.setattr(scrubbing, "note", lambda *told: written.append(told[2]))
+    monkeypatch.setattr(scrubbing, "put_note", lambda *told: written.append(told[1]))
     writer = Writer(lite)
     time.sleep(1.5)
     assert len(looks) <= 4  # at once, after 0.2 s, 0.6 s, 1.4 s
@@ -202,7 +202,7 @@ def test_a_failed_clean_up_of_a_disk_that_is_really_full_writes_little(tmp_path:
         for start in range(0, 30_000, 5_000):
             store.commit([events(start, 5_000, f"user-{start}")])
         store.commit([events(10**6), EraseUser(PERSON)])
-        store.fetch("PRAGMA wal_checkpoint(TRUNCATE)", ())
+        rows(store, "PRAGMA wal_checkpoint(TRUNCATE)")
         free = shutil.disk_usage(disk).free
         (disk / "ballast").write_bytes(bytes(free - 2**20))  # half of what the new file takes is left
         before = Path("/proc/self/io").read_text()
@@ -224,9 +224,9 @@ def test_whoever_closes_does_not_wait_until_the_file_is_built_anew(lite: Store) 
     lite.commit([events(0)])
     lite.commit([EraseUser(PERSON)])
     endless = "WITH RECURSIVE more(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM more) SELECT count(*) FROM more"
-    with lite.backend.begin() as link, ThreadPoolExecutor(1) as pool:
-        lite.scrubber._running = link
-        running = pool.submit(link.execute, endless)
+    with lite.backend.engine.begin() as link, ThreadPoolExecutor(1) as pool:
+        lite.scrubber._running = link.connection.driver_connection
+        running = pool.submit(link.exec_driver_sql, endless)
         until(lambda: lite.scrubber.interrupt() or running.done())
         assert "interrupted" in str(running.exception())
     assert len(marks(lite)) == 1

@@ -26,7 +26,7 @@ from what_next.serving.store import (
 from what_next.serving.store import writer as writer_module
 from what_next.serving.store.transaction import Transaction
 
-from .waiting import until, waits
+from .waiting import rows, until, waits
 
 
 def events(start: int, count: int = 1, user: str = "anna") -> AddEvents:
@@ -186,12 +186,12 @@ def test_feedback_to_one_answer_is_numbered_and_timed_in_the_order_of_the_commit
         return AddFeedback((FeedbackRow(name, "r1", "i1", 1.0),))
 
     with ThreadPoolExecutor(1) as pool:
-        with other.backend.begin() as link:
-            Transaction(other.backend, link, 2000).apply([feedback("first")])
+        with other.backend.engine.begin() as link:
+            Transaction(link, 2000).apply([feedback("first")])
             writing = pool.submit(store.commit, [feedback("second")])
             until(waits(other))
         assert writing.result(10) == [FeedbackAdded(1, 0)]
-    told = store.fetch("SELECT feedback_id, time FROM feedback ORDER BY number", ())
+    told = rows(store, "SELECT feedback_id, time FROM feedback ORDER BY number")
     assert told == [("first", 2000), ("second", 2000)]  # though the second one's clock is behind
     store.close()
     other.close()

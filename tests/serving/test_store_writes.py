@@ -36,8 +36,10 @@ from what_next.serving.store import (
     WithdrawItem,
     Withdrawn,
     answers,
-    reading,
 )
+from what_next.serving.store import store as store_module
+
+from .waiting import impressions_of, rows
 
 
 def event(event_id: str, user: str = "anna", item: str = "i1", **more: Any) -> EventRow:
@@ -95,10 +97,10 @@ def test_of_two_processes_with_other_content_under_one_id_one_is_told_of_the_con
             writes = [AddEvents((event(f"e{number}", f"user-{user}"),)) for user in range(4)]
             found = list(pool.map(lambda place, write: one(stores[place % 2], write), range(4), writes))
             assert sorted(type(outcome) is Conflict for outcome in found) == [False, True, True, True]
-            rows = [AddFeedback((FeedbackRow(f"f{number}", "r1", "i1", float(value)),)) for value in range(4)]
-            found = list(pool.map(lambda place, write: one(stores[place % 2], write), range(4), rows))
+            feedback = [AddFeedback((FeedbackRow(f"f{number}", "r1", "i1", float(value)),)) for value in range(4)]
+            found = list(pool.map(lambda place, write: one(stores[place % 2], write), range(4), feedback))
             assert sorted(type(outcome) is Conflict for outcome in found) == [False, True, True, True]
-    assert stores[0].fetch("SELECT count(*) FROM events", ()) == [(12,)]
+    assert rows(stores[0], "SELECT count(*) FROM events") == [(12,)]
     for store in stores:
         store.close()
 
@@ -124,7 +126,7 @@ def test_other_feedback_under_an_id_that_is_there_is_refused(store: Store) -> No
         assert (refused.place, refused.field) == (1, "feedback_id")
         new = replace(row, feedback_id="f3")
         assert isinstance(one(store, AddFeedback((new, replace(other, feedback_id="f3")))), Conflict)
-    assert store.fetch("SELECT feedback_id, reward FROM feedback", ()) == [("f1", 1.0)]
+    assert rows(store, "SELECT feedback_id, reward FROM feedback") == [("f1", 1.0)]
     assert one(store, AddFeedback((row, replace(row, time=None)))) == FeedbackAdded(0, 2)
 
 
@@ -204,7 +206,7 @@ def test_an_answer_is_read_again_and_written_once(store: Store) -> None:
     told = {"fallback": "deadline", "explore": {"temperature": 0.5, "seed": None}, "history": ("i7",), "known": 3}
     assert one(store, impression("r1", **told, candidates="abc", shown=False)) is None
     assert one(store, impression("r1", "bert")) is None
-    (found,) = store.impressions_of("anna")
+    (found,) = impressions_of(store, "anna")
     assert (found.recommendation_id, found.items, found.propensities) == ("r1", ("i1", "i2"), (0.5, 0.25))
     assert (found.fallback, found.explore, found.history, found.known) == tuple(told.values())
     assert (found.version, found.policy, found.candidates, found.shown, found.time) == (
@@ -214,7 +216,7 @@ def test_an_answer_is_read_again_and_written_once(store: Store) -> None:
         False,
         5,
     )
-    assert store.impressions_of("bert") == []
+    assert impressions_of(store, "bert") == []
 
 
 def test_feedback_is_taken_once_and_refused_alone_where_it_fits_nothing(store: Store) -> None:
@@ -262,7 +264,7 @@ def test_an_answer_with_an_item_that_was_withdrawn_while_it_was_made_is_refused_
     mine, theirs = impression("r1"), AddImpression("r2", "anna", 5, "v1", "trained", ("i3",), (1.0,))
     late, known = store.commit([mine, theirs])
     assert (type(late), known) == (Withdrawn, None)
-    assert [one.recommendation_id for one in store.impressions_of("anna")] == ["r2"]
+    assert [one.recommendation_id for one in impressions_of(store, "anna")] == ["r2"]
     one(store, AddItems((ItemRow("i2", "", {}),)))
     assert one(store, impression("r3", withdrawn=2)) is None
 
@@ -278,14 +280,14 @@ def test_a_key_is_answered_once_and_that_answer_is_kept_for_a_day(place: str) ->
     assert (first, type(second), other) == (None, AnsweredBefore, None)
     assert isinstance(one(store, repeated("r4")), AnsweredBefore)
     assert store.response("k1") == KeptResponse("k1", "body", "r1", '"r1"')
-    assert [one.recommendation_id for one in store.impressions_of("anna")] == ["r1", "r3"]
+    assert [one.recommendation_id for one in impressions_of(store, "anna")] == ["r1", "r3"]
     clock[0] += 24 * 3600 * 10**6
     assert store.response("k1") is None
     assert one(store, repeated("r5")) is None
     kept = store.response("k1")
     assert kept is not None
     assert kept.recommendation_id == "r5"
-    assert store.fetch("SELECT key FROM idempotency_keys", ()) == [("k1",)]
+    assert rows(store, "SELECT key FROM idempotency_keys") == [("k1",)]
     store.close()
 
 
@@ -305,13 +307,13 @@ def test_answers_to_keys_go_with_the_person_and_none_is_kept_of_who_is_gone(stor
 
 def test_what_nobody_saw_can_be_marked_and_shown_after_all(store: Store) -> None:
     store.commit([repeated("r1"), impression("r2"), MarkShown(("r1", "r2", "unknown"), False)])
-    assert [one.shown for one in store.impressions_of("anna")] == [False, False]
+    assert [one.shown for one in impressions_of(store, "anna")] == [False, False]
     assert isinstance(one(store, AddFeedback((FeedbackRow("f", "r1", "i1", 1.0),))), UnknownRecommendation)
     kept = store.response("k1")
     assert kept is not None
     assert not kept.shown
     one(store, MarkShown(("r1",), True))
-    assert [one.shown for one in store.impressions_of("anna")] == [True, False]
+    assert [one.shown for one in impressions_of(store, "anna")] == [True, False]
 
 
 def test_deployments_are_numbered_and_keep_their_notes(store: Store) -> None:
@@ -335,8 +337,8 @@ def test_erasure_takes_everything_of_a_person_and_of_nobody_else(store: Store) -
     assert one(store, EraseUser("anna")) == Erased(2, 1, 1)
     assert one(store, EraseUser("anna")) == Erased(0, 0, 0)
     assert store.heads(["anna", "bert"]) == {"bert": before["bert"]}
-    assert (store.events_of("anna"), store.impressions_of("anna")) == ([], [])
-    assert (len(store.events_of("bert")), len(store.impressions_of("bert"))) == (2, 1)
+    assert (store.events_of("anna"), impressions_of(store, "anna")) == ([], [])
+    assert (len(store.events_of("bert")), len(impressions_of(store, "bert"))) == (2, 1)
     assert isinstance(one(store, AddFeedback((FeedbackRow("f", "r-anna", "i1", 1.0),))), UnknownRecommendation)
 
 
@@ -355,7 +357,7 @@ def test_who_comes_back_after_an_erasure_is_another_person(store: Store) -> None
 
 
 def test_popular_items_are_those_with_most_events_but_skips(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "KEYS", 2)
+    monkeypatch.setattr(store_module, "COUNTED", 2)
     plays = [event(f"a{n}", item="a") for n in range(2)] + [event(f"b{n}", item="b") for n in range(3)]
     skips = [event(f"s{n}", item="a", kind="skip") for n in range(5)]
     one(store, AddEvents((*plays, *skips, event("c", "bert", "c"), event("d", "carl", "0"), event("x", "dora", "x"))))
@@ -379,12 +381,12 @@ def test_users_are_found_by_how_their_ids_begin_case_and_all(store: Store) -> No
 def test_users_are_searched_by_the_index(store: Store) -> None:
     sql = "SELECT user_id FROM users WHERE user_id >= 'a' AND events > 0 ORDER BY user_id LIMIT 20"
     if store.backend.sqlite:
-        ((*_, plan),) = store.fetch(f"EXPLAIN QUERY PLAN {sql}", ())
+        ((*_, plan),) = rows(store, f"EXPLAIN QUERY PLAN {sql}")
         assert plan == "SEARCH users USING INDEX sqlite_autoindex_users_1 (user_id>?)"
         return
-    with store.backend.begin() as link:
-        link.execute("SET LOCAL enable_seqscan = off")  # the table is too small for the planner to care
-        plan = "".join(line for (line,) in link.execute(f"EXPLAIN {sql}").fetchall())
+    with store.backend.engine.begin() as link:
+        link.exec_driver_sql("SET LOCAL enable_seqscan = off")  # the table is too small for the planner to care
+        plan = "".join(line for (line,) in link.exec_driver_sql(f"EXPLAIN {sql}").fetchall())
     assert "Index Scan using users_user_id_key" in plan
     assert "Sort" not in plan
 

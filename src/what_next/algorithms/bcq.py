@@ -28,7 +28,7 @@ class Bcq(Dqn):
     are considered, in the target and when recommending: a value that no reward has corrected is not asked for. With 0
     it is `dqn`, with 1 the likeliest item: imitation.
 
-    Both losses move the encoder, as in the authors' code. The behaviour's logits are products with the item vectors,
+    Both losses update the encoder, as in the authors' code. The behaviour's logits are products with the item vectors,
     which are the encoder's: a head alone on states and vectors that were learnt for values could not tell items apart
     that pay alike, and would admit them all. The authors' penalty on the squares of its logits is left out; weight
     decay does the same.

@@ -27,8 +27,8 @@ class Ddpg(Algorithm):
     sphere: points and item vectors count by their direction, so that no point runs away along the critic's gradient,
     and the nearest by Euclidean distance are the nearest by cosine.
 
-    Only a cross entropy moves the item vectors as actions: it spreads them, since every item is another's wrong answer.
-    The other losses read them without gradient. Regression onto vectors that it may move draws them together (in a
+    Only a cross entropy updates the item vectors as actions: it spreads them, as every item is another's wrong answer.
+    The other losses read them without gradient. Regression onto vectors that it may update draws them together (in a
     world of five items their mean came to a length of 0.99, against 0.46); the critic's loss does not, but says nothing
     of which items are alike.
 

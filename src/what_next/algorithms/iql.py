@@ -24,7 +24,7 @@ class Iql(Algorithm):
     largest of them; an expectile of 0.5 is their mean, the value of going on as the log did (SARSA). The actor imitates
     the log, weighted by how much better than that value an item was. The paper takes the smaller of two critics; here
     is one, since heads on the same encoder hardly differ. The value has no target network, as in the paper: it
-    reads the states of the target encoder and follows the target critic, so that it moves no faster than they.
+    reads the states of the target encoder and follows the target critic, so that it changes no faster than they.
     """
 
     name: Literal["iql"] = "iql"

@@ -24,7 +24,7 @@ class Reinforce(Algorithm):
     """REINFORCE with top-K off-policy correction (Chen et al. 2019, arXiv 1812.02353).
 
     Each step weighs as much as its return, times how much likelier the actor chooses the item than whoever chose it in
-    the log did. That policy is estimated by a head of its own on the same states, which moves nothing but itself
+    the log did. That policy is estimated by a head of its own on the same states, which updates nothing but itself
     (section 4.2; the item vectors are the actor's). The correction is that of the step alone (the first-order
     approximation of section 4): what a choice is worth is still the return when the log goes on in its own way. With
     `top` above 1, an item that is in a slate of so many draws anyway is not pushed further (section 4.3).

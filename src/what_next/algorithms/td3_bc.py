@@ -20,7 +20,7 @@ class Td3Bc(Td3):
     clones by squared distance, whose best point is the mean of all that came next. A user's next items are many and lie
     apart, so that the default is the next item's cross entropy: the same likelihood, of a policy over items.
 
-    The cloning moves the encoder too, at every step, lest it learn half as fast. What the critic asks moves the
+    The cloning updates the encoder too, at every step, lest it learn half as fast. What the critic asks updates the
     actor alone. States are not standardised (equation 4): the encoder's are bounded.
     """
 

@@ -36,7 +36,7 @@ class Ease(Ranking):
     ) -> None:
         """`weights`: what each item of a history (row) says for each item (column); `shares` of all events.
 
-        `kept`: the items that both stand for; None: all. The others say nothing, and are told by their shares alone.
+        `kept`: the items that both stand for; None: all. The others say nothing, and are ranked by their shares alone.
         """
         self.weights, self.shares, self.kept, self.items = weights, shares, kept, len(shares)
 

@@ -17,9 +17,7 @@ from what_next.data.files import write_files
 from what_next.data.public.sets import PUBLIC_SETS
 from what_next.errors import WhatNextError
 from what_next.metrics import METRICS
-from what_next.models.encoders import ENCODERS
-from what_next.rewards import REWARDS
-from what_next.settings import ALGORITHMS, settings_of, template
+from what_next.settings import ALGORITHMS, known_encoders, known_rewards, settings_of, template
 
 
 def _version(asked: bool) -> bool:
@@ -100,8 +98,8 @@ def _first_lines(classes: Mapping[str, type]) -> dict[str, str]:
 
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "algorithms": lambda: _first_lines(ALGORITHMS),
-    "encoders": lambda: _first_lines(ENCODERS),
-    "rewards": lambda: _first_lines(REWARDS),
+    "encoders": lambda: _first_lines(known_encoders()),
+    "rewards": lambda: _first_lines(known_rewards()),
     "data": lambda: {name: one.what for name, one in PUBLIC_SETS.items()},
     "metrics": lambda: dict(METRICS),
 }

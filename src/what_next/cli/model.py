@@ -102,7 +102,9 @@ def recommend(
     setup: SetupFile,
     overrides: Overrides = None,
     user: Annotated[list[str] | None, typer.Option(help="The id of a user of the data; may be given again.")] = None,
-    history: Annotated[str | None, typer.Option(help='Item ids, oldest first: "A,B,C".')] = None,
+    history: Annotated[
+        str | None, typer.Option(help="Item ids, oldest first: A,B,C; one with a comma in double quotes.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
     seen: Annotated[bool, typer.Option("--seen", help="Items of the history may be recommended too.")] = False,
     everyone: Annotated[bool, typer.Option("--all", help="Every user of the data; needs --to.")] = False,

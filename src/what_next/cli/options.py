@@ -1,5 +1,6 @@
 """Arguments and options that several commands share, and what their values mean."""
 
+import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,8 +50,10 @@ def trained_setup(file: Path, overrides: Sequence[str] | None, *last: str) -> Se
 
 
 def names_of(text: str | None) -> list[str] | None:
-    """Names separated by commas; None without them."""
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+    """Names separated by commas; a name with a comma in it stands in double quotes. None without them."""
+    if text is None:
+        return None
+    return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row if name.strip()]
 
 
 def part_of(split: str) -> Part:

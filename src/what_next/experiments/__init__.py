@@ -22,7 +22,7 @@ def evaluate(
         part: tune on validation; report the test.
         seeds: of training; None judges the saved model alone. The model of each seed is trained where it is missing or
             was made by other settings, beside the setup's own, on the same split.
-        stages: who is told how far the work is.
+        stages: shows how far the work is.
 
     Raises:
         DataError: nobody of the split can be judged on.

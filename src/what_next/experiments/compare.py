@@ -110,7 +110,7 @@ def compare(
             are learnt (`next_item`), with the same settings; for an algorithm that has more networks than its actor.
             "rewards shuffled": the same algorithm where every event earned what another one did.
         allowed: items that may be recommended; None for all.
-        baselines: beside which; `stages`: who is told how far the work is.
+        baselines: beside which; `stages`: shows how far the work is.
 
     Returns:
         Its result is as of `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup
@@ -134,8 +134,8 @@ def compare(
         training[name] = {"algorithm": learned[name][0].algorithm.name, "seconds": took}
     others, settings = rules(evaluator, state, baselines)
     scores |= others
-    told = seeds or sorted({setup.seed for setup in setups.values()})
-    about = protocol(state, part, evaluator, told, baselines) | {"baselines": settings}
+    used = seeds or sorted({setup.seed for setup in setups.values()})
+    about = protocol(state, part, evaluator, used, baselines) | {"baselines": settings}
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
     result = result_of(scores, evaluator, about, pairs) | {"training": training}
     return Comparison(result, state, evaluator, scores, learned)

@@ -75,7 +75,7 @@ class Evaluator:
         seen: whether items of the history may be recommended; `allowed`: which items may, None for all.
         groups: of rows, which are judged apart, too.
         seed: of the order of ties, and of the bootstrap.
-        stages: who is told how far the work is.
+        stages: shows how far the work is.
     """
 
     targets: Targets
@@ -119,10 +119,11 @@ class Evaluator:
             mine, theirs = scores[one].values, scores[other].values
             values["-", name] = {metric: value - theirs[metric] for metric, value in mine.items()}
         found = self._means(values, self.owners)
-        return (
-            {name: found["", name] | self._shares(one.slates) for name, one in scores.items()},
-            {name: found["-", name] for name in differences or {}},
-        )
+        done, policies = self.stages.begin("shares of the catalogue", len(scores)), {}
+        for policy, recommended in scores.items():
+            policies[policy] = found["", policy] | self._shares(recommended.slates)
+            done(1)
+        return policies, {name: found["-", name] for name in differences or {}}
 
     def by_group(self, scores: Mapping[str, Scores]) -> dict[str, dict[str, dict[str, Any]]]:
         """All policies in each group of rows: by kind and name, `users`, `rows` and `policies`."""

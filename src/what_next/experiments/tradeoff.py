@@ -47,9 +47,9 @@ def tradeoff(
     Spread(weight=1.0).check(dataset)
     first = State(dataset, setup)
     evaluator = evaluator_of(first, part, allowed)
-    told = [setup.seed] if seeds is None else list(seeds)
+    seeds = [setup.seed] if seeds is None else seeds
     return [
-        (weight, _judged(with_spread(setup, weight), first, evaluator, part, told)) for weight in sorted(set(weights))
+        (weight, _judged(with_spread(setup, weight), first, evaluator, part, seeds)) for weight in sorted(set(weights))
     ]
 
 

@@ -36,17 +36,17 @@ class Event:
 def numbers_of(space: Space, events: Sequence[Event]) -> Float32[np.ndarray, "events numbers"]:
     """What is known of events besides their items, as `State.histories` gives it; see `Event` for what is missing."""
     numbers = np.empty((len(events), len(space.event_names)), np.float32)
-    for place, (name, usual) in enumerate(zip(space.event_names, space.event_center.tolist(), strict=True)):
-        numbers[:, place] = [_number(event, name, usual) for event in events]
+    for place, (name, default) in enumerate(zip(space.event_names, space.event_center.tolist(), strict=True)):
+        numbers[:, place] = [_number(event, name, default) for event in events]
     return numbers
 
 
-def _number(event: Event, name: str, usual: float) -> float:
+def _number(event: Event, name: str, default: float) -> float:
     if name == "reward":
-        return usual if event.reward is None else event.reward
+        return default if event.reward is None else event.reward
     if name in TIME_OF_DAY:
-        return usual if event.time is None else TIME_OF_DAY[name](2 * math.pi * (event.time % DAY) / DAY)
-    return (event.context or {}).get(name, usual)
+        return default if event.time is None else TIME_OF_DAY[name](2 * math.pi * (event.time % DAY) / DAY)
+    return (event.context or {}).get(name, default)
 
 
 def elapsed(times: Sequence[int | None]) -> Int64[np.ndarray, "time"]:

@@ -54,16 +54,16 @@ def by_history_length(before: Int64[np.ndarray, "rows"]) -> Masks:
 
 def by_activity(activity: Float64[np.ndarray, "rows"]) -> Masks:
     """Thirds of the rows by events per active day, cut at numbers of two digits; apart, those without a number."""
-    told = np.isfinite(activity)
-    if not told.any():
-        return _filled({"no history": ~told})
-    cuts = np.quantile(activity[told], [1 / 3, 2 / 3], method="inverted_cdf")
+    known = np.isfinite(activity)
+    if not known.any():
+        return _filled({"no history": ~known})
+    cuts = np.quantile(activity[known], [1 / 3, 2 / 3], method="inverted_cdf")
     # A cut is rounded before it is used, so that the name says exactly who is in the group.
     ends = sorted({float(f"{cut:.2g}") for cut in cuts})
     names = [f"up to {ends[0]:g} a day", *(f"{low:g} to {high:g} a day" for low, high in pairwise(ends))]
     names.append(f"over {ends[-1]:g} a day")
-    masks = _between(np.where(told, activity, 0.0), ends, names)
-    return _filled({name: mask & told for name, mask in masks.items()} | {"no history": ~told})
+    masks = _between(np.where(known, activity, 0.0), ends, names)
+    return _filled({name: mask & known for name, mask in masks.items()} | {"no history": ~known})
 
 
 def by_item_popularity(items: Int[np.ndarray, "rows"], counts: Int64[np.ndarray, "items"]) -> Masks:

@@ -28,14 +28,14 @@ from what_next.off_policy.sequences import (
     weighted_per_decision_is,
 )
 from what_next.off_policy.weighting import (
+    Ids,
+    Rows,
     averaged_ips,
     averaged_weights,
     clusters_of,
     marginal_weights,
     of_items_alone,
 )
-
-Rows = Float64[np.ndarray, "rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ Found = dict[str, Candidate | str]
 
 
 def candidates_of(log: Evidence, only: str | None = None, stages: Stages = SILENT) -> Found:
-    """All of them, in the order in which they are told; or one alone, without the work for the others."""
+    """All of them, in the order in which they are shown; or one alone, without the work for the others."""
     found: Found = {}
     done = stages.begin("estimates", len(GROUPS))
     for names, make in GROUPS:
@@ -255,7 +255,7 @@ def _support_of_cascade(log: Evidence) -> StepSupport:
     return StepSupport(whole.means, whole.ess, int((places == 0).sum()), np.bincount(places) * 1.0)
 
 
-def _ids(log: Evidence) -> Int64[np.ndarray, "rows"]:
+def _ids(log: Evidence) -> Ids:
     assert log.decisions.slates is not None, "the log has slates"
     return log.decisions.slates
 
@@ -270,10 +270,10 @@ def _sequences(log: Evidence, only: str | None) -> Found:
         return dict.fromkeys(SEQUENCES, "rows are slates, whose positions are no steps")
     if discount is None:
         return dict.fromkeys(SEQUENCES, "no discount is given for the rewards along a unit")
-    told = sequence_diagnostics(decisions, weights)
+    products = sequence_diagnostics(decisions, weights)
     reached = log.units - np.bincount(lengths).cumsum()[:-1]
-    own, one = _overlap_of_steps(log, told, reached, discount), np.ones(log.units)
-    steps = StepSupport(told.means, told.ess, log.units, discount ** np.arange(len(reached)) * reached)
+    own, one = _overlap_of_steps(log, products, reached, discount), np.ones(log.units)
+    steps = StepSupport(products.means, products.ess, log.units, discount ** np.arange(len(reached)) * reached)
     weighted = Counted(log.units, lambda counts: weighted_per_decision_is(decisions, weights, discount, counts))
     plain = step.Terms(per_decision_is(decisions, weights, discount), one)
     found: Found = {
@@ -305,11 +305,11 @@ def _fitted(log: Evidence, discount: float, own: Overlap, steps: StepSupport, on
 
 
 def _overlap_of_steps(
-    log: Evidence, told: SequenceDiagnostics, reached: Int64[np.ndarray, "steps"], discount: float
+    log: Evidence, products: SequenceDiagnostics, reached: Int64[np.ndarray, "steps"], discount: float
 ) -> Overlap:
     """Of the products of weights along the trajectories, later ones counting as little as their rewards."""
-    ess = effective_size_over_steps(told.ess / log.units, reached, discount)
-    return replace(log.overlap, ess=ess, ess_units=ess, largest=told.largest, largest_share=0.0)
+    ess = effective_size_over_steps(products.ess / log.units, reached, discount)
+    return replace(log.overlap, ess=ess, ess_units=ess, largest=products.largest, largest_share=0.0)
 
 
 def _diverging(contraction: float) -> str | None:

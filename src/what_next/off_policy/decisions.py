@@ -12,7 +12,7 @@ from what_next.errors import DataError
 from what_next.metrics.bootstrap import Bounds
 from what_next.off_policy.diagnostics import Overlap, never_shown, supported
 from what_next.off_policy.reward_model import PENALTIES
-from what_next.off_policy.weighting import growing_threshold
+from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 
 LARGEST = 1e200
 """Weight. An estimate that meets it means nothing, but stays a number."""
@@ -42,13 +42,13 @@ class Decisions:
         vectors: of the items: attributes, or one-hot where there are none.
     """
 
-    units: Int64[np.ndarray, "rows"]
-    actions: Int64[np.ndarray, "rows"]
-    rewards: Float64[np.ndarray, "rows"]
-    propensities: Float64[np.ndarray, "rows"]
+    units: Ids
+    actions: Ids
+    rewards: Rows
+    propensities: Rows
     items: int
-    positions: Int64[np.ndarray, "rows"] | None = None
-    slates: Int64[np.ndarray, "rows"] | None = None
+    positions: Ids | None = None
+    slates: Ids | None = None
     contexts: Float64[np.ndarray, "rows dim"] | None = None
     vectors: Float64[np.ndarray, "items width"] | None = None
     marginal: bool = False
@@ -69,12 +69,12 @@ class Target:
         full: the whole distribution, where it fits in memory.
     """
 
-    chances: Float64[np.ndarray, "rows"]
+    chances: Rows
     expected: Float64[np.ndarray, "rows width"] | None = None
     full: Float64[np.ndarray, "rows items"] | None = None
 
 
-def importance_weights(decisions: Decisions, target: Target) -> Float64[np.ndarray, "rows"]:
+def importance_weights(decisions: Decisions, target: Target) -> Rows:
     """How much more often than the behaviour policy the target would have taken each logged action; at most `LARGEST`.
 
     Raises:
@@ -92,7 +92,7 @@ def importance_weights(decisions: Decisions, target: Target) -> Float64[np.ndarr
         return np.asarray(np.minimum(chances / propensities, LARGEST))
 
 
-def _refuse(values: Float64[np.ndarray, "rows"], wrong: np.ndarray, name: str, allowed: str) -> None:
+def _refuse(values: Rows, wrong: np.ndarray, name: str, allowed: str) -> None:
     """Say which row is wrong first, and how many are."""
     if wrong.any():
         row = int(wrong.argmax())
@@ -154,7 +154,7 @@ class Evidence:
     target: Target
     options: Options
     seed: int
-    weights: Float64[np.ndarray, "rows"]
+    weights: Rows
     overlap: Overlap
     support: float | None
     missing: float
@@ -234,7 +234,7 @@ def _check_behaviour(decisions: Decisions, behaviour: Float64[np.ndarray, "rows_
         )
 
 
-def _largest_weight(weights: Float64[np.ndarray, "rows"], target: Target, options: Options) -> float | None:
+def _largest_weight(weights: Rows, target: Target, options: Options) -> float | None:
     """As it is given, or as the distributions have it."""
     behaviour, given = options.behaviour, options.largest_weight
     if given is not None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-Rows = Float64[np.ndarray, "rows"]
+from what_next.off_policy.weighting import Ids, Rows
 
+Steps = Float64[np.ndarray, "steps"]
 OFTEN = 30
 """Times that the target would show an item in the log's rows, from which on its absence is no chance."""
 
@@ -63,7 +64,7 @@ class Overlap:
     largest_share: float
 
     @classmethod
-    def of(cls, weights: Rows, units: Int64[np.ndarray, "rows"], ess: float | None = None) -> "Overlap":
+    def of(cls, weights: Rows, units: Ids, ess: float | None = None) -> "Overlap":
         """Of one weight per decision; `ess` where it is not simply that of the weights."""
         largest = float(weights.max())
         parts = weights / largest if largest > 0 else weights  # squares of the weights themselves may overflow
@@ -93,10 +94,10 @@ class StepSupport:
         matters: how much each step's rewards count.
     """
 
-    means: Float64[np.ndarray, "steps"]
-    ess: Float64[np.ndarray, "steps"]
+    means: Steps
+    ess: Steps
     trajectories: int
-    matters: Float64[np.ndarray, "steps"]
+    matters: Steps
 
     def share(self, thresholds: Thresholds) -> float:
         """At most so much of what the target would come to is supported, as far as the log can tell.
@@ -130,7 +131,7 @@ def effective_size(weights: Rows) -> float:
     return float(np.square(parts.sum()) / np.square(parts).sum())
 
 
-def efficiency_of_steps(weights: Rows, steps: Int64[np.ndarray, "rows"]) -> Float64[np.ndarray, "steps"]:
+def efficiency_of_steps(weights: Rows, steps: Ids) -> Steps:
     """At each step, the effective size of the rows there as a share of their number; 0 where no weight is left."""
     largest = np.zeros(int(steps.max()) + 1)
     np.maximum.at(largest, steps, weights)
@@ -140,9 +141,7 @@ def efficiency_of_steps(weights: Rows, steps: Int64[np.ndarray, "rows"]) -> Floa
     return sizes / np.maximum(np.bincount(steps), 1)
 
 
-def effective_size_over_steps(
-    efficiency: Float64[np.ndarray, "steps"], reached: Int64[np.ndarray, "steps"], discount: float = 1.0
-) -> float:
+def effective_size_over_steps(efficiency: Steps, reached: Int64[np.ndarray, "steps"], discount: float = 1.0) -> float:
     """How many slates or trajectories would tell as much without weights of the sum of their discounted rewards.
 
     A step's part in the sum's variance goes with discount^(2 step), how many reach it, and 1 / efficiency.
@@ -157,14 +156,12 @@ def effective_size_over_steps(
     return float(reached[0] * matters.sum() / (matters / np.maximum(efficiency, least)).sum())
 
 
-def supported(
-    target: Float64[np.ndarray, "rows items"], behaviour: Float64[np.ndarray, "#rows items"]
-) -> Float64[np.ndarray, "rows"]:
+def supported(target: Float64[np.ndarray, "rows items"], behaviour: Float64[np.ndarray, "#rows items"]) -> Rows:
     """In each row, the target's chance of an action that the behaviour policy can take."""
     return np.asarray(np.where(behaviour > 0, target, 0.0).sum(axis=1))
 
 
-def never_shown(target: Float64[np.ndarray, "rows items"], actions: Int64[np.ndarray, "rows"]) -> float:
+def never_shown(target: Float64[np.ndarray, "rows items"], actions: Ids) -> float:
     """The target's share of choices among items that the log never shows, though the target would show each often.
 
     An item that the target would show in fewer than `OFTEN` of the rows may be missing by chance.
@@ -192,8 +189,8 @@ def refusal(
     Args:
         own: of the weights that the estimate uses; None where it uses none.
         log: of the decisions' plain weights.
-        known_support: the share of support, where it is known; otherwise it is told by the mean plain weight, whose
-            expectation it is.
+        known_support: the share of support; None where it is not known, and the mean plain weight, whose expectation it
+            is, stands for it.
         thresholds: when to refuse.
         clipped: the share of the weight that was clipped.
         missing: the share of the target's choices among items that the log never shows (`never_shown`).
@@ -228,7 +225,7 @@ def _uncovered(
             f"{thresholds.support:.0%}: the log says nothing of the others, or is too small to hold them"
         )
     if units < thresholds.ess:
-        yield f"the log has {units:,} independent units, fewer than {thresholds.ess:g}: no interval can be told"
+        yield f"the log has {units:,} independent units, fewer than {thresholds.ess:g}: there is no interval"
     if not seen >= thresholds.seen:
         yield (
             f"the log's decisions are worth {seen:.1f} of the policy's, fewer than {thresholds.seen:g}: "

@@ -23,7 +23,7 @@ THRESHOLDS = Thresholds()
 NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what is beyond a float is told as None
+@np.errstate(over="ignore", invalid="ignore")  # what is beyond a float is None
 def estimate(
     decisions: Decisions,
     target: Target,
@@ -49,13 +49,13 @@ def estimate(
         resamples: of the units, for the bootstrap.
         seed: of the resamples, the reward model's folds and the clusters.
         thresholds: when an estimate is refused.
-        stages: who is told how far the work is.
+        stages: shows how far the work is.
 
     Returns:
         `estimates`: for each name `mean`, `low`, `high` (bootstrap over units), `bernstein_low`, `bernstein_high` (None
         without a known range; of clipped IPS they bound the clipped mean), `ess` (None where no weights are used),
         `support`, `per` ("decision", "slate" or "trajectory"), `refused` (None, or why), and `forced` where a refused
-        one is told all the same. `left_out`: what each estimator lacks that could not be made. `logged`: what the
+        one is shown all the same. `left_out`: what each estimator lacks that could not be made. `logged`: what the
         behaviour policy earned, per decision, or per slate where the chances are of items given those above.
         `diagnostics`: of the plain weights, and the range of rewards that bounds are made with. And what it was made
         with. All numbers are finite.
@@ -69,7 +69,7 @@ def estimate(
     several = [logged, *(one.estimate for one in made.values())]
     samples = _resampled(several, log.units, resamples, seed, stages)
     estimates = {
-        name: _shown(_told(one, sample, log, level) | {"refused": _refusal(one, log, thresholds)}, force)
+        name: _shown(_summary(one, sample, log, level) | {"refused": _refusal(one, log, thresholds)}, force)
         for (name, one), sample in zip(made.items(), samples[1:], strict=True)
     }
     about = {"n": len(decisions.units), "units": log.units, "level": level, "resamples": resamples, "seed": seed}
@@ -115,14 +115,14 @@ def difference(
     pairs = {name: (one, theirs[name]) for name, one in ours.items() if name in theirs}
     several = [one.estimate for pair in pairs.values() for one in pair]
     samples = _resampled(several, logs[0].units, resamples, seed, stages)
-    told = {}
+    found = {}
     for place, (name, pair) in enumerate(pairs.items()):
         reasons = [_refusal(one, log, thresholds) for one, log in zip(pair, logs, strict=True)]
         mean = pair[0].estimate.value - pair[1].estimate.value
         interval = _interval(mean, samples[2 * place] - samples[2 * place + 1], level)
         shown = _shown(interval | {"per": pair[0].per} | {"refused": _of_both(reasons)}, force)
-        told[name] = {key: _finite(one) for key, one in shown.items()}
-    return told
+        found[name] = {key: _finite(one) for key, one in shown.items()}
+    return found
 
 
 def _logged(decisions: Decisions) -> tuple[Terms, str]:
@@ -145,7 +145,7 @@ def _resampled(
     terms = [place for place, one in enumerate(estimates) if isinstance(one, Terms)]
     table = stacked([one for one in estimates if isinstance(one, Terms)])
     found, start = np.empty((len(estimates), resamples)), 0
-    told = stages.begin("intervals", resamples)
+    done = stages.begin("intervals", resamples)
     for counts in resampled_counts(units, resamples, seed):
         here = slice(start, start + len(counts))
         found[terms, here] = resampled(table, counts).T
@@ -153,7 +153,7 @@ def _resampled(
             if not isinstance(one, Terms):
                 found[place, here] = one.resampled(counts)
         start += len(counts)
-        told(len(counts))
+        done(len(counts))
     return list(found)
 
 
@@ -181,7 +181,7 @@ def _of_both(reasons: Sequence[str | None]) -> str | None:
     return "; ".join(f"{which}: {reason}" for which, reason in named if reason is not None)
 
 
-def _told(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Evidence, level: float) -> dict[str, Any]:
+def _summary(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Evidence, level: float) -> dict[str, Any]:
     """An estimate as plain values."""
     bounds, estimate = None, one.estimate
     if one.span is not None and isinstance(estimate, Terms) and (estimate.bottoms == estimate.bottoms[0]).all():
@@ -204,15 +204,15 @@ def _interval(mean: float, sample: Float64[np.ndarray, "resamples"], level: floa
     return {"mean": mean, "low": low, "high": high}
 
 
-def _shown(told: dict[str, Any], force: bool) -> dict[str, Any]:
+def _shown(summary: dict[str, Any], force: bool) -> dict[str, Any]:
     """What may be seen of it: no number of a refused estimate, unless that is forced and marked."""
-    if told["refused"] is None:
-        return told
-    return told | ({"forced": True} if force else dict.fromkeys(set(told) & set(NUMBERS)))
+    if summary["refused"] is None:
+        return summary
+    return summary | ({"forced": True} if force else dict.fromkeys(set(summary) & set(NUMBERS)))
 
 
 def _support(log: Evidence) -> float:
-    """Known, or told by the mean weight, whose expectation it is."""
+    """Known, or estimated by the mean weight, whose expectation it is."""
     return min(1.0, log.overlap.mean_weight) if log.support is None else log.support
 
 
@@ -229,8 +229,8 @@ def _diagnostics(log: Evidence) -> dict[str, Any]:
     }
 
 
-def _finite(told: Any) -> Any:
+def _finite(value: Any) -> Any:
     """None for each number that is none, within plain values."""
-    if isinstance(told, dict):
-        return {name: _finite(one) for name, one in told.items()}
-    return None if isinstance(told, float) and not np.isfinite(told) else told
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -14,21 +14,21 @@ The model is right where Q is bilinear in what it reads, as with one-hot context
 estimate is off, however long the log, and no interval tells by how much.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from what_next.errors import DataError
 from what_next.off_policy.decisions import Decisions, Target
-from what_next.off_policy.reward_model import Bilinear
+from what_next.off_policy.reward_model import FEATURES, Features, Some, deal
+from what_next.off_policy.weighting import Ids, Rows
 
 RIDGE = 1e-4
 """Penalty per row, on standardised features; the constant goes free."""
-FEATURES = 512
-CHUNK = 2**18
-"""Numbers in the features at work at a time: as many as a cache holds."""
+Matrix = Float64[np.ndarray, "features features"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,8 @@ class Fitted:
             estimate means nothing.
     """
 
-    values: Float64[np.ndarray, "rows"]
-    chosen: Float64[np.ndarray, "rows"]
+    values: Rows
+    chosen: Rows
     initial: Float64[np.ndarray, "units"]
     influence: Float64[np.ndarray, "units"] | None
     contraction: float
@@ -86,67 +86,29 @@ def fqe(
             "fitted Q evaluation needs vectors of the items and the policy's expected vector in each row, and one is "
             "missing; give both, one-hot vectors where items have no attributes"
         )
-    log = _Log(decisions, target, Bilinear.of(decisions.contexts, decisions.vectors[decisions.actions], features))
-    folds = max(1, min(folds, log.units))
-    fold = (np.random.default_rng(seed).permutation(log.units) % folds)[decisions.units]
+    chosen = decisions.vectors[decisions.actions]
+    psi = Features.of(decisions.contexts, chosen, target.expected, features)
+    units, first = decisions.units, np.flatnonzero(np.diff(decisions.units, prepend=-1))
+    last = np.flatnonzero(np.diff(units, append=len(first)))
+    folds = max(1, min(folds, len(first)))
+    fold = deal(len(first), folds, seed)[units]
     parts = [np.flatnonzero(fold == one) for one in range(folds)]
-    systems = _systems(log, parts)
-    values, chosen = np.empty(len(fold)), np.empty(len(fold))
+    every = [_Equations.of(psi, decisions.rewards, rows, last) for rows in parts]
+    # For each fold the equations of all others; for a single one, its own.
+    systems = every if folds == 1 else [reduce(add, every[:one] + every[one + 1 :]) for one in range(folds)]
+    values, predicted = np.empty(len(fold)), np.empty(len(fold))
     for system, rows in zip(systems, parts, strict=True):
-        values[rows], chosen[rows] = log.predict(system.solve(discount, ridge), rows)
-    initial = values[log.first]
-    influence = None if folds > 1 else initial + _pulls(log, systems[0], discount, ridge, values, chosen)
-    return Fitted(values, chosen, initial, influence, max(one.contraction(discount, ridge) for one in systems))
-
-
-@dataclass(frozen=True, eq=False)
-class _Log:
-    """The log as the regression reads it, features made in chunks as they are asked for."""
-
-    decisions: Decisions
-    target: Target
-    bilinear: Bilinear
-
-    @property
-    def units(self) -> int:
-        return int(self.decisions.units[-1]) + 1
-
-    @property
-    def first(self) -> Int64[np.ndarray, "units"]:
-        return np.flatnonzero(np.diff(self.decisions.units, prepend=-1))
-
-    @property
-    def last(self) -> Int64[np.ndarray, "units"]:
-        return np.flatnonzero(np.diff(self.decisions.units, append=self.units))
-
-    def chunks(self, rows: Int64[np.ndarray, "rows"]) -> list[Int64[np.ndarray, "part"]]:
-        step = max(1, CHUNK // self.bilinear.width)
-        return [rows[start : start + step] for start in range(0, len(rows), step)]
-
-    def logged(self, rows: Int64[np.ndarray, "rows"]) -> Float64[np.ndarray, "rows features"]:
-        """psi(s, a) of the logged action."""
-        vectors = self.decisions.vectors
-        assert vectors is not None
-        return self._psi(rows, vectors[self.decisions.actions[rows]])
-
-    def expected(self, rows: Int64[np.ndarray, "rows"]) -> Float64[np.ndarray, "rows features"]:
-        """The mean of psi(s, a) over the target's actions."""
-        assert self.target.expected is not None
-        return self._psi(rows, self.target.expected[rows])
-
-    def predict(
-        self, theta: Float64[np.ndarray, "features"], rows: Int64[np.ndarray, "rows"]
-    ) -> tuple[Float64[np.ndarray, "rows"], Float64[np.ndarray, "rows"]]:
-        """V and Q of some rows."""
-        parts = self.chunks(rows)
-        values = [self.expected(part) @ theta for part in parts]
-        return np.concatenate(values), np.concatenate([self.logged(part) @ theta for part in parts])
-
-    def _psi(
-        self, rows: Int64[np.ndarray, "rows"], vectors: Float64[np.ndarray, "rows width"]
-    ) -> Float64[np.ndarray, "rows features"]:
-        contexts = self.decisions.contexts
-        return self.bilinear(None if contexts is None else contexts[rows], vectors)
+        theta = np.linalg.solve(system.matrix(discount, ridge), system.earned)
+        for some in psi.blocks(rows):
+            values[some], predicted[some] = psi.aimed(some) @ theta, psi.logged(some) @ theta
+    influence = None
+    if folds == 1:
+        following = np.roll(values, -1)
+        following[last] = 0
+        errors = decisions.rewards + discount * following - predicted
+        influence = values[first] + _pulls(psi, systems[0].matrix(discount, ridge), first, units, errors)
+    contraction = max(one.contraction(discount, ridge) for one in systems)
+    return Fitted(values, predicted, values[first], influence, contraction)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,70 +116,48 @@ class _Equations:
     """The normal equations of some rows: sums of psi psi', of psi psi(next)', and of psi * reward."""
 
     rows: int
-    gram: Float64[np.ndarray, "features features"]
-    ahead: Float64[np.ndarray, "features features"]
+    gram: Matrix
+    ahead: Matrix
     earned: Float64[np.ndarray, "features"]
 
     @classmethod
-    def empty(cls, log: _Log) -> "_Equations":
-        width = log.bilinear.width
-        return cls(0, np.zeros((width, width)), np.zeros((width, width)), np.zeros(width))
-
-    @classmethod
-    def of(cls, log: _Log, rows: Int64[np.ndarray, "rows"]) -> "_Equations":
+    def of(cls, psi: Features, rewards: Rows, rows: Some, last: Some) -> "_Equations":
         """Of whole units: the row after each that does not end its unit is the next state."""
-        total, ends = cls.empty(log), np.zeros(len(log.decisions.units), np.bool_)
-        ends[log.last] = True
-        for part in log.chunks(rows):
-            psi, going = log.logged(part), ~ends[part]
-            ahead = psi[going].T @ log.expected(part[going] + 1)
-            total += cls(len(part), psi.T @ psi, ahead, psi.T @ log.decisions.rewards[part])
-        return total
+        width, ends = psi.psi.width, np.zeros(len(rewards), np.bool_)
+        ends[last] = True
+        gram, ahead, earned = np.zeros((width, width)), np.zeros((width, width)), np.zeros(width)
+        for part in psi.blocks(rows):
+            logged, going = psi.logged(part), ~ends[part]
+            gram += logged.T @ logged
+            ahead += logged[going].T @ psi.aimed(part[going] + 1)
+            earned += logged.T @ rewards[part]
+        return cls(len(rows), gram, ahead, earned)
 
     def __add__(self, other: "_Equations") -> "_Equations":
         return _Equations(
             self.rows + other.rows, self.gram + other.gram, self.ahead + other.ahead, self.earned + other.earned
         )
 
-    def penalised(self, ridge: float) -> Float64[np.ndarray, "features features"]:
-        penalty = np.full(len(self.gram), ridge * self.rows)
-        penalty[0] = 0  # the constant
-        return self.gram + np.diag(penalty)
+    def penalised(self, ridge: float) -> Matrix:
+        """The squares, with the penalty on all but the constant."""
+        return self.gram + np.diag(np.append(0.0, np.full(len(self.gram) - 1, ridge * self.rows)))
 
-    def matrix(self, discount: float, ridge: float) -> Float64[np.ndarray, "features features"]:
+    def matrix(self, discount: float, ridge: float) -> Matrix:
         """What theta is multiplied by at the fixed point, where it gives `earned`."""
         return self.penalised(ridge) - discount * self.ahead
-
-    def solve(self, discount: float, ridge: float) -> Float64[np.ndarray, "features"]:
-        return np.linalg.solve(self.matrix(discount, ridge), self.earned)
 
     def contraction(self, discount: float, ridge: float) -> float:
         one_round = np.linalg.solve(self.penalised(ridge), discount * self.ahead)
         return float(np.abs(np.linalg.eigvals(one_round)).max())
 
 
-def _systems(log: _Log, parts: Sequence[Int64[np.ndarray, "_"]]) -> list[_Equations]:
-    """For each fold the equations of all others; for a single one, its own."""
-    equations, empty = [_Equations.of(log, rows) for rows in parts], _Equations.empty(log)
-    if len(parts) == 1:
-        return equations
-    return [sum(equations[:one] + equations[one + 1 :], start=empty) for one in range(len(parts))]
+def _pulls(psi: Features, matrix: Matrix, first: Some, units: Ids, errors: Rows) -> Float64[np.ndarray, "units"]:
+    """How far each unit moved the estimate by way of theta, to first order; they sum to zero.
 
-
-def _pulls(
-    log: _Log,
-    system: _Equations,
-    discount: float,
-    ridge: float,
-    values: Float64[np.ndarray, "rows"],
-    chosen: Float64[np.ndarray, "rows"],
-) -> Float64[np.ndarray, "units"]:
-    """How far each unit moved the estimate by way of theta, to first order; they sum to zero."""
-    following = np.roll(values, -1)
-    following[log.last] = 0
-    errors = log.decisions.rewards + discount * following - chosen
-    first = sum(log.expected(part).sum(axis=0) for part in log.chunks(log.first))
-    lever = np.linalg.solve(system.matrix(discount, ridge).T, first)
-    reach = np.concatenate([log.logged(part) @ lever for part in log.chunks(np.arange(len(errors)))])
-    pulls = np.bincount(log.decisions.units, reach * errors)
+    `errors` are what each row earned and led to, less what the model said of it.
+    """
+    aim = sum(psi.aimed(part).sum(axis=0) for part in psi.blocks(first))
+    lever = np.linalg.solve(matrix.T, aim)
+    reach = np.concatenate([psi.logged(part) @ lever for part in psi.blocks(np.arange(len(errors)))])
+    pulls = np.bincount(units, reach * errors)
     return np.asarray(pulls - pulls.mean())

@@ -144,7 +144,7 @@ def estimate_policy(reading: Reading, policy: str, *, force: bool = False, stage
         reading: the log.
         policy: `uniform`, a column with its chance of the logged item, a setup file, or another log.
         force: tell refused estimates, too.
-        stages: who is told how far the work is.
+        stages: shows how far the work is.
 
     Raises:
         DataError: the log cannot be used, or not for this policy.
@@ -186,7 +186,7 @@ def gate(
         estimator: which of the estimates decides. None: `snips`; on slates, whose rows have chances given the items
             above them, `cascade_snips`, and where these are marginal, `independent_snips`.
         margin: how much more it must earn, in the log's own unit.
-        stages: who is told how far the work is.
+        stages: shows how far the work is.
 
     Raises:
         DataError, ModelError: as of `estimate_policy`.
@@ -207,7 +207,7 @@ def gate(
         notes.append(f"--margin {margin:g} is below 0: a policy that earns less may be promoted")
     least = margin + ROUNDING * abs(each[0]["estimates"][estimator]["mean"] or 0.0)
     promote = refused is None and apart["low"] > least
-    verdict = {"promote": promote, "why": refused or _told(apart, estimator, promote, margin)}
+    verdict = {"promote": promote, "why": refused or _verdict(apart, estimator, promote, margin)}
     return verdict | {
         "estimator": estimator,
         "margin": margin,
@@ -238,7 +238,7 @@ def _of_slates(decisions: Decisions, placed: bool) -> str:
     )
 
 
-def _told(apart: dict[str, Any], estimator: str, promote: bool, margin: float) -> str:
+def _verdict(apart: dict[str, Any], estimator: str, promote: bool, margin: float) -> str:
     return (
         f"the lower bound of the difference by {estimator} is {apart['low']:.4g} (mean {apart['mean']:.4g}), "
         f"{'above' if promote else 'not above'} {margin:g}"
@@ -261,8 +261,8 @@ def _refusal(apart: dict[str, Any], new: str, current: str, own: bool, thin: str
     if own:
         return f"the evidence is refused: {new} was made from this log; judge it on later rows"
     if apart["refused"] is not None:
-        told = apart["refused"].replace("the other policy:", f"{current}:").replace("the policy:", f"{new}:")
-        return f"the evidence is refused: {told}"
+        why = apart["refused"].replace("the other policy:", f"{current}:").replace("the policy:", f"{new}:")
+        return f"the evidence is refused: {why}"
     if thin is not None:
         return f"the evidence is refused: {thin}, and at least {FEW} are needed"
     return None if apart["low"] is not None else "the evidence is refused: the difference has no interval on this log"

@@ -4,23 +4,30 @@
 actions is then q at the policy's mean vector, exact and without a sum over the catalogue.
 
 The model is cross-fitted (Chernozhukov et al., 2018, arXiv 1608.00060): units are dealt into folds, and each fold is
-told by a model of the others, so that no row's own reward is in what is subtracted from it.
+predicted by a model of the others, so that no row's own reward is in what is subtracted from it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from what_next.off_policy.weighting import Ids, Rows
+
+Table = Float64[np.ndarray, "rows _"]
+Some = Int64[np.ndarray, "_"]
+"""Some rows, by their place."""
+Folds = Float64[np.ndarray, "folds features"]
+Squares = Float64[np.ndarray, "folds features features"]
 PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 """Of ridge regression, on standardised features."""
 FLAT = 1e-9
 """A direction with less variance than this, where a column has 1, holds rounding alone."""
 FEATURES = 512
 """At most; `Bilinear` says which are kept."""
-BLOCK = 2**22
-"""Numbers of features at work at a time."""
+BLOCK = 2**18
+"""Numbers of features at work at a time: as many as a cache holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +80,7 @@ class Bilinear:
     right: Int64[np.ndarray, "features"]
 
     @classmethod
-    def of(
-        cls,
-        contexts: Float64[np.ndarray, "rows dim"] | None,
-        vectors: Float64[np.ndarray, "rows width"],
-        most: int,
-    ) -> "Bilinear":
+    def of(cls, contexts: Table | None, vectors: Table, most: int) -> "Bilinear":
         """As many features as there are, or `most`, fitted to logged contexts and the logged items' vectors."""
         context, vector = Axes.of(np.empty((len(vectors), 0)) if contexts is None else contexts), Axes.of(vectors)
         above = 1 / FLAT**2  # any axis times the constant comes before any product of two axes
@@ -92,13 +94,49 @@ class Bilinear:
         """How many features there are."""
         return len(self.left)
 
-    def __call__(
-        self, contexts: Float64[np.ndarray, "rows dim"] | None, vectors: Float64[np.ndarray, "rows width"]
-    ) -> Float64[np.ndarray, "rows features"]:
+    def __call__(self, contexts: Table | None, vectors: Table) -> Table:
         """The features of some rows; of an expected vector, the mean of the features over the items."""
         contexts = np.empty((len(vectors), 0)) if contexts is None else contexts
         left, right = self.context(contexts).take(self.left, axis=1), self.vector(vectors).take(self.right, axis=1)
         return np.asarray(left * right)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Bilinear features of logged rows, made in blocks as they are asked for.
+
+    Attributes:
+        psi: what makes them.
+        contexts: what is known of each row before the action; None: nothing.
+        chosen: the vector of the logged action.
+        expected: the mean vector of the target's actions.
+    """
+
+    psi: Bilinear
+    contexts: Table | None
+    chosen: Table
+    expected: Table
+
+    @classmethod
+    def of(cls, contexts: Table | None, chosen: Table, expected: Table, most: int) -> "Features":
+        """At most so many for each row."""
+        return cls(Bilinear.of(contexts, chosen, most), contexts, chosen, expected)
+
+    def blocks(self, rows: Some) -> list[Some]:
+        """Few enough of some rows at a time."""
+        step = max(1, BLOCK // self.psi.width)
+        return [rows[start : start + step] for start in range(0, len(rows), step)]
+
+    def logged(self, rows: Some) -> Float64[np.ndarray, "_ features"]:
+        """psi of the logged action."""
+        return self._of(rows, self.chosen)
+
+    def aimed(self, rows: Some) -> Float64[np.ndarray, "_ features"]:
+        """The mean of psi over the target's actions."""
+        return self._of(rows, self.expected)
+
+    def _of(self, rows: Some, vectors: Table) -> Float64[np.ndarray, "_ features"]:
+        return self.psi(None if self.contexts is None else self.contexts[rows], vectors[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +152,9 @@ class Modelled:
         penalty: the one that was taken.
     """
 
-    chosen: Float64[np.ndarray, "rows"]
-    expected: Float64[np.ndarray, "rows"]
-    pull: Float64[np.ndarray, "rows"]
+    chosen: Rows
+    expected: Rows
+    pull: Rows
     penalty: float
 
 
@@ -126,11 +164,11 @@ def deal(units: int, folds: int, seed: int) -> Int64[np.ndarray, "units"]:
 
 
 def cross_fit(
-    contexts: Float64[np.ndarray, "rows dim"] | None,
-    chosen: Float64[np.ndarray, "rows width"],
-    expected: Float64[np.ndarray, "rows width"],
-    rewards: Float64[np.ndarray, "rows"],
-    folds: Int64[np.ndarray, "rows"],
+    contexts: Table | None,
+    chosen: Table,
+    expected: Table,
+    rewards: Rows,
+    folds: Ids,
     *,
     penalties: Sequence[float] = PENALTIES,
     most: int = FEATURES,
@@ -138,15 +176,30 @@ def cross_fit(
     """Fit one model per fold on the rows of all others, and ask it about the fold.
 
     Args:
-        contexts: what is known of each row before the action; None: nothing.
-        chosen: the vector of the logged action.
-        expected: the mean vector of the target's actions.
-        rewards: what is to be told.
+        contexts, chosen, expected: of each row, as of `Features`.
+        rewards: what is to be predicted.
         folds: of each row, 0, 1, ... without gaps, two or more; the rows of a unit share theirs.
         penalties: on every coefficient but the constant one, all above 0. See `chosen_penalty`.
         most: features at most.
     """
-    return _Rows(Bilinear.of(contexts, chosen, most), contexts, chosen, expected, rewards, folds).told(penalties)
+    features = Features.of(contexts, chosen, expected, most)
+    count = int(folds.max()) + 1
+    blocks = [(fold, rows) for fold in range(count) for rows in features.blocks(np.flatnonzero(folds == fold))]
+    squares, sums, wanted = _equations(features, rewards, blocks, count)
+    thetas = [_solved(squares, penalty, sums.sum(axis=0) - sums) for penalty in penalties]
+    predicted = np.empty((len(rewards), len(penalties)))
+    for fold, rows in blocks:
+        predicted[rows] = features.logged(rows) @ np.stack([theta[fold] for theta in thetas], axis=1)
+    best = chosen_penalty(np.square(rewards[:, None] - predicted), penalties)
+    # What a row's features are multiplied by to tell how its residual reaches the sum of `expected`: a row is in the
+    # models of all folds but its own.
+    reach = _solved(squares, penalties[best], wanted)
+    levers = reach.sum(axis=0) - reach
+    aimed, pull = np.empty(len(predicted)), np.empty(len(predicted))
+    for fold, rows in blocks:
+        aimed[rows] = features.aimed(rows) @ thetas[best][fold]
+        pull[rows] = features.logged(rows) @ levers[fold] * (rewards[rows] - predicted[rows, best])
+    return Modelled(predicted[:, best], aimed, pull, penalties[best])
 
 
 def chosen_penalty(errors: Float64[np.ndarray, "rows penalties"], penalties: Sequence[float]) -> int:
@@ -164,88 +217,21 @@ def chosen_penalty(errors: Float64[np.ndarray, "rows penalties"], penalties: Seq
     return int(np.where(near, penalties, np.inf).argmin())
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """What `cross_fit` is given, and the features, made in blocks as they are asked for."""
-
-    psi: Bilinear
-    contexts: Float64[np.ndarray, "rows dim"] | None
-    chosen: Float64[np.ndarray, "rows width"]
-    expected: Float64[np.ndarray, "rows width"]
-    rewards: Float64[np.ndarray, "rows"]
-    folds: Int64[np.ndarray, "rows"]
-
-    def told(self, penalties: Sequence[float]) -> Modelled:
-        squares, sums, wanted = self._equations()
-        thetas = [_of_others(squares, sums, penalty) for penalty in penalties]
-        chosen = np.empty((len(self.rewards), len(penalties)))
-        for fold, rows in self._blocks():
-            chosen[rows] = self._logged(rows) @ np.stack([theta[fold] for theta in thetas], axis=1)
-        best = chosen_penalty(np.square(self.rewards[:, None] - chosen), penalties)
-        levers = _levers(squares, wanted, penalties[best])
-        expected, pull = np.empty(len(chosen)), np.empty(len(chosen))
-        for fold, rows in self._blocks():
-            expected[rows] = self._aimed(rows) @ thetas[best][fold]
-            pull[rows] = self._logged(rows) @ levers[fold] * (self.rewards[rows] - chosen[rows, best])
-        return Modelled(chosen[:, best], expected, pull, penalties[best])
-
-    def _equations(
-        self,
-    ) -> tuple[
-        Float64[np.ndarray, "folds features features"],
-        Float64[np.ndarray, "folds features"],
-        Float64[np.ndarray, "folds features"],
-    ]:
-        """Of each fold: the sums of psi psi', of psi * reward, and of the target's psi."""
-        count, size = int(self.folds.max()) + 1, self.psi.width
-        squares, sums, wanted = np.zeros((count, size, size)), np.zeros((count, size)), np.zeros((count, size))
-        for fold, rows in self._blocks():
-            psi = self._logged(rows)
-            squares[fold] += psi.T @ psi
-            sums[fold] += self.rewards[rows] @ psi
-            wanted[fold] += self._aimed(rows).sum(axis=0)
-        return squares, sums, wanted
-
-    def _blocks(self) -> Iterator[tuple[int, Int64[np.ndarray, "block"]]]:
-        """Each fold's rows, few enough at a time."""
-        step = max(1, BLOCK // self.psi.width)
-        for fold in range(int(self.folds.max()) + 1):
-            rows = np.flatnonzero(self.folds == fold)
-            yield from ((fold, rows[start : start + step]) for start in range(0, len(rows), step))
-
-    def _logged(self, rows: Int64[np.ndarray, "block"]) -> Float64[np.ndarray, "block features"]:
-        """psi of the logged action."""
-        return self.psi(None if self.contexts is None else self.contexts[rows], self.chosen[rows])
-
-    def _aimed(self, rows: Int64[np.ndarray, "block"]) -> Float64[np.ndarray, "block features"]:
-        """The mean of psi over the target's actions."""
-        return self.psi(None if self.contexts is None else self.contexts[rows], self.expected[rows])
+def _equations(
+    features: Features, rewards: Rows, blocks: Sequence[tuple[int, Some]], count: int
+) -> tuple[Squares, Folds, Folds]:
+    """Of each fold: the sums of psi psi', of psi * reward, and of the target's psi."""
+    size = features.psi.width
+    squares, sums, wanted = np.zeros((count, size, size)), np.zeros((count, size)), np.zeros((count, size))
+    for fold, rows in blocks:
+        psi = features.logged(rows)
+        squares[fold] += psi.T @ psi
+        sums[fold] += rewards[rows] @ psi
+        wanted[fold] += features.aimed(rows).sum(axis=0)
+    return squares, sums, wanted
 
 
-def _of_others(
-    squares: Float64[np.ndarray, "folds features features"], sums: Float64[np.ndarray, "folds features"], penalty: float
-) -> Float64[np.ndarray, "folds features"]:
-    """For each fold, the coefficients of ridge regression on the rows of all others."""
-    left, right = _penalised(squares, penalty), sums.sum(axis=0) - sums
-    return np.linalg.solve(left, right[:, :, None])[:, :, 0]
-
-
-def _levers(
-    squares: Float64[np.ndarray, "folds features features"],
-    wanted: Float64[np.ndarray, "folds features"],
-    penalty: float,
-) -> Float64[np.ndarray, "folds features"]:
-    """What a row's features are multiplied by to tell how its residual reaches the sum of `expected`.
-
-    A row is in the models of all folds but its own.
-    """
-    reach = np.linalg.solve(_penalised(squares, penalty), wanted[:, :, None])[:, :, 0]
-    return np.asarray(reach.sum(axis=0) - reach)
-
-
-def _penalised(
-    squares: Float64[np.ndarray, "folds features features"], penalty: float
-) -> Float64[np.ndarray, "folds features features"]:
-    """For each fold, the sum of all others, with the penalty on all but the constant."""
+def _solved(squares: Squares, penalty: float, right: Folds) -> Folds:
+    """Ridge regression for each fold, by the squares of all others; the constant goes without a penalty."""
     ridge = np.diag(np.append(0.0, np.full(squares.shape[1] - 1, penalty)))
-    return np.asarray(squares.sum(axis=0) - squares + ridge)
+    return np.linalg.solve(squares.sum(axis=0) - squares + ridge, right[:, :, None])[:, :, 0]

@@ -15,6 +15,10 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from what_next.off_policy.decisions import Decisions
+from what_next.off_policy.diagnostics import Steps
+from what_next.off_policy.weighting import Ids, Rows
+
+Units = Float64[np.ndarray, "units"]
 
 LARGEST = 600.0
 """Logarithm of the largest product of weights: e^600. An estimate that meets it means nothing, but stays a number."""
@@ -30,23 +34,15 @@ class SequenceDiagnostics:
         ess: the effective sample size at each step, (sum of weights)^2 / (sum of squared weights) over all
             trajectories, those that have ended with their last weight; 0 where no weight is left.
         means: of the weights at each step, over the same.
-        mean_length: decisions in a trajectory, on average.
-        ess_at_mean: the effective sample size at the mean length, rounded up.
-        support: the share of trajectories whose weight is above zero at their end.
         largest: the largest weight of any step (at most e^600).
     """
 
-    ess: Float64[np.ndarray, "steps"]
-    means: Float64[np.ndarray, "steps"]
-    mean_length: float
-    ess_at_mean: float
-    support: float
+    ess: Steps
+    means: Steps
     largest: float
 
 
-def per_decision_is(
-    decisions: Decisions, weights: Float64[np.ndarray, "rows"], discount: float
-) -> Float64[np.ndarray, "units"]:
+def per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Units:
     """Per-decision importance sampling (Precup et al., 2000): one value per trajectory; their mean is the estimate.
 
     Each reward counts with the weights of the decisions up to it, and not with those after it.
@@ -63,7 +59,7 @@ def per_decision_is(
 
 def weighted_per_decision_is(
     decisions: Decisions,
-    weights: Float64[np.ndarray, "rows"],
+    weights: Rows,
     discount: float,
     counts: Float64[np.ndarray, "resamples units"] | None = None,
 ) -> Float64[np.ndarray, "resamples"]:
@@ -103,13 +99,7 @@ def weighted_per_decision_is(
     return estimate
 
 
-def sequence_dr(
-    decisions: Decisions,
-    weights: Float64[np.ndarray, "rows"],
-    discount: float,
-    values: Float64[np.ndarray, "rows"],
-    chosen: Float64[np.ndarray, "rows"],
-) -> Float64[np.ndarray, "units"]:
+def sequence_dr(decisions: Decisions, weights: Rows, discount: float, values: Rows, chosen: Rows) -> Units:
     """The doubly robust value of each trajectory (Jiang and Li, 2016); their mean is the estimate.
 
     Their recursion DR_t = V_t + w_t (r_t + discount DR_(t+1) - Q_t), written as a sum over steps. The mean is right
@@ -129,27 +119,24 @@ def sequence_dr(
     return np.bincount(decisions.units, discount**steps * terms)
 
 
-def sequence_diagnostics(decisions: Decisions, weights: Float64[np.ndarray, "rows"]) -> SequenceDiagnostics:
+def sequence_diagnostics(decisions: Decisions, weights: Rows) -> SequenceDiagnostics:
     """What an estimate from the products of these weights rests on."""
     steps, lengths = _steps(decisions.units), np.bincount(decisions.units)
     logs = _log_products(weights, steps)
     last = logs[lengths.cumsum() - 1]
     totals, squares = _log_totals(logs, last, steps, lengths), _log_totals(2 * logs, 2 * last, steps, lengths)
     ess = np.exp(np.where(np.isneginf(totals), NOTHING, 2 * np.maximum(totals, NOTHING) - squares))
-    mean, means = float(lengths.mean()), _products(totals - np.log(len(lengths)))
-    at_mean, largest = float(ess[int(np.ceil(mean)) - 1]), float(_products(logs.max(keepdims=True))[0])
-    return SequenceDiagnostics(ess, means, mean, at_mean, float(np.isfinite(last).mean()), largest)
+    largest = float(_products(logs.max(keepdims=True))[0])
+    return SequenceDiagnostics(ess, _products(totals - np.log(len(lengths))), largest)
 
 
-def _steps(units: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"]:
+def _steps(units: Ids) -> Ids:
     """How many decisions of its unit come before each row."""
     lengths = np.bincount(units)
     return np.arange(len(units)) - np.repeat(lengths.cumsum() - lengths, lengths)
 
 
-def _log_products(
-    weights: Float64[np.ndarray, "rows"], steps: Int64[np.ndarray, "rows"]
-) -> Float64[np.ndarray, "rows"]:
+def _log_products(weights: Rows, steps: Ids) -> Rows:
     """The logarithm of the product of the weights of a trajectory up to each row; minus infinity where it is zero.
 
     A running sum by doubling (Hillis and Steele, 1986): each pass adds what is known of twice as many rows. A plain
@@ -165,16 +152,11 @@ def _log_products(
     return logs
 
 
-def _products(logs: Float64[np.ndarray, "rows"]) -> Float64[np.ndarray, "rows"]:
+def _products(logs: Rows) -> Rows:
     return np.asarray(np.exp(np.minimum(logs, LARGEST)))
 
 
-def _log_totals(
-    logs: Float64[np.ndarray, "rows"],
-    last: Float64[np.ndarray, "units"],
-    steps: Int64[np.ndarray, "rows"],
-    lengths: Int64[np.ndarray, "units"],
-) -> Float64[np.ndarray, "steps"]:
+def _log_totals(logs: Rows, last: Units, steps: Ids, lengths: Int64[np.ndarray, "units"]) -> Steps:
     """The logarithm of the sum, at each step, over the trajectories that go on and those that have ended before."""
     alive = np.full(lengths.max(), -np.inf)
     np.logaddexp.at(alive, steps, logs)

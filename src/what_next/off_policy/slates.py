@@ -12,12 +12,9 @@ those items came about.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool
 
-from what_next.off_policy.weighting import Terms
-
-Rows = Float64[np.ndarray, "rows"]
-Ids = Int64[np.ndarray, "rows"]
+from what_next.off_policy.weighting import Ids, Rows, Terms
 
 LARGEST = 1e100
 """Product of weights. An estimate that meets it means nothing, but stays a number."""

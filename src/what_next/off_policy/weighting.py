@@ -17,6 +17,7 @@ from what_next.models import spread_out
 ROUNDS = 100
 """At most; Lloyd's algorithm has settled long before on catalogues of a few thousand items."""
 Rows = Float64[np.ndarray, "rows"]
+Ids = Int64[np.ndarray, "rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Terms:
         """The estimate from each resample, that is, from so many copies of each row; NaN where there is none."""
         return resampled(stacked([self]), counts)[:, 0]
 
-    def by_unit(self, units: Int64[np.ndarray, "rows"]) -> "Terms":
+    def by_unit(self, units: Ids) -> "Terms":
         """The same estimate with one row per unit, `units` as of `Decisions`."""
         return Terms(np.bincount(units, self.tops), np.bincount(units, self.bottoms))
 
@@ -130,8 +131,8 @@ def marginal_weights(
     target: Float64[np.ndarray, "rows items"],
     behaviour: Float64[np.ndarray, "#rows items"],
     clusters: Int64[np.ndarray, "items"],
-    actions: Int64[np.ndarray, "rows"],
-) -> Float64[np.ndarray, "rows"]:
+    actions: Ids,
+) -> Rows:
     """The target's chance of the logged item's cluster over the behaviour policy's (equation 5 of the paper).
 
     Args:
@@ -150,11 +151,7 @@ def marginal_weights(
     return np.asarray(sums[0][rows, place] / sums[1][rows if len(behaviour) > 1 else 0, place])
 
 
-def of_items_alone(
-    weights: Float64[np.ndarray, "rows"],
-    actions: Int64[np.ndarray, "rows"],
-    clusters: Int64[np.ndarray, "items"],
-) -> bool:
+def of_items_alone(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "items"]) -> bool:
     """Whether each item that shares its cluster has the same weight in all its rows, as `averaged_weights` takes it."""
     numbers = np.bincount(actions, minlength=len(clusters))
     means = np.bincount(actions, weights, len(clusters)) / np.maximum(numbers, 1)
@@ -162,11 +159,7 @@ def of_items_alone(
     return bool(np.allclose(weights[shared], means[actions][shared], rtol=1e-6))
 
 
-def averaged_weights(
-    weights: Float64[np.ndarray, "rows"],
-    actions: Int64[np.ndarray, "rows"],
-    clusters: Int64[np.ndarray, "items"],
-) -> Float64[np.ndarray, "rows"]:
+def averaged_weights(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "items"]) -> Rows:
     """The same from the logged items' weights alone, where the distributions are not known.
 
     A cluster's weight is the behaviour policy's mean of its items' weights (section 3.3 of the paper, which asks a
@@ -181,12 +174,7 @@ def averaged_weights(
     return np.where(alone[logged], weights, means[logged])
 
 
-def averaged_ips(
-    weights: Float64[np.ndarray, "rows"],
-    actions: Int64[np.ndarray, "rows"],
-    clusters: Int64[np.ndarray, "items"],
-    rewards: Float64[np.ndarray, "rows"],
-) -> Terms:
+def averaged_ips(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "items"], rewards: Rows) -> Terms:
     """IPS with `averaged_weights`, each row's term with its share in these averages, too.
 
     A cluster's average is an estimate itself, and a row moves it: its influence on the mean of w_c * r is

@@ -61,14 +61,14 @@ def calibration(view: View) -> Chart:
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.xaxis.grid(True)
 
-    told = "; ".join(
+    words = "; ".join(
         f"{names[one]}: in histories {percent(heard[one])}, "
         + ", ".join(f"{name} {percent(shares[one])}" for name, shares in given.items())
         for one in order
     )
     left = room([names[one] for one in order])
     svg = drawn(
-        draw, "calibration", f"Share of each category: {told}",
+        draw, "calibration", f"Share of each category: {words}",
         height=0.25 * len(order) + 0.45, margins=(left, 0.2, 0.34, 0.08),
     )  # fmt: skip
     legend = Key("ink", "ring", "in histories"), *(Key(view.colour(one), "dot", one) for one in given)
@@ -142,8 +142,8 @@ def placed(view: View, plane: Plane, row: int, name: str, title: str) -> Chart:
         axes.plot(*plane.points[came].T, "D", ms=8, mfc=HEX["paper"], mec=HEX["ink"], mew=1.8)
         _bare(axes, plane)
 
-    told = f"{title}: {len(heard)} items of the history, {(slate >= 0).sum()} recommended, {len(came)} that came next"
-    svg = drawn(draw, name, told, height=3.7, margins=(0.3, 0.08, 0.3, 0.08))
+    words = f"{title}: {len(heard)} items of the history, {(slate >= 0).sum()} recommended, {len(came)} that came next"
+    svg = drawn(draw, name, words, height=3.7, margins=(0.3, 0.08, 0.3, 0.08))
     legend = (
         Key("ink", "ring", "history" if len(view.heard(row)) <= LATEST else f"history (the latest {LATEST})"),
         Key(colour, "dot", f"recommended by {view.lead}"),

@@ -83,7 +83,7 @@ class Chart:
 def drawn(
     draw: Draw,
     name: str,
-    told: str,
+    words: str,
     *,
     height: float = 2.6,
     margins: tuple[float, float, float, float] = (0.5, 0.15, 0.42, 0.12),
@@ -93,7 +93,7 @@ def drawn(
     Args:
         draw: on axes of fixed size.
         name: distinct in the page; a word.
-        told: the same in words, for those who do not see it.
+        words: the same, for those who do not see it.
         height: of the whole, in inches.
         margins: of the axes: left, right, bottom and top, in inches.
     """
@@ -111,16 +111,16 @@ def drawn(
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", metadata=nothing)
-    return Markup(_of_the_page(file.getvalue(), name, told))  # every text in it is escaped: by Matplotlib, and below
+    return Markup(_of_the_page(file.getvalue(), name, words))  # every text in it is escaped: by Matplotlib, and below
 
 
-def _of_the_page(svg: str, name: str, told: str) -> str:
+def _of_the_page(svg: str, name: str, words: str) -> str:
     """The `<svg>` alone, its ids distinct, its colours and fonts those of the page, two decimals to a number."""
     svg = svg[svg.index("<svg") :].strip()
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    head = f'<svg {box[0]} role="img" aria-label="{html.escape(told)}">'
+    head = f'<svg {box[0]} role="img" aria-label="{html.escape(words)}">'
     svg = re.sub(r"^<svg[^>]*>", lambda _: head, svg)
     start = len(head)
     return svg[:start] + re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name), svg[start:])

@@ -18,24 +18,24 @@ TITLES = {"cold": "what training knew of them", "activity": "events on an active
 """Kinds of groups whose name says too little."""
 
 
-def told_of(metric: str) -> str:
+def described(metric: str) -> str:
     """What a metric is at its cutoff, in words; empty where nothing is said of it."""
     name, _, cutoff = metric.partition("@")
-    head, _, told = METRICS.get(name, "").partition(": ")
+    head, _, words = METRICS.get(name, "").partition(": ")
     usual = head.partition("@")[2]
-    return re.sub(rf"\b{usual}\b", cutoff, told) if usual else told
+    return re.sub(rf"\b{usual}\b", cutoff, words) if usual else words
 
 
 def forest(view: View, metric: str) -> Chart:
     """A metric of every policy with its interval, a row each; a band carries the best learned one's through."""
     names = [name for name in view.ranked if metric in view.policies[name]]
-    told = {name: view.policies[name][metric] for name in names}
+    intervals = {name: view.policies[name][metric] for name in names}
 
     def draw(axes: Axes) -> None:
-        band = told.get(view.lead)
+        band = intervals.get(view.lead)
         if band is not None:
             axes.axvspan(band["low"], band["high"], color=HEX[view.colour(view.lead)], alpha=0.12, lw=0)
-        for place, (name, one) in enumerate(told.items()):
+        for place, (name, one) in enumerate(intervals.items()):
             strong = name in view.shown
             _dot(axes, one, float(place), view.colour(name))
             axes.text(
@@ -48,11 +48,11 @@ def forest(view: View, metric: str) -> Chart:
     svg = drawn(
         draw,
         f"forest-{_word(metric)}",
-        f"{metric}: " + "; ".join(f"{name} {number(one['mean'])} {between(one)}" for name, one in told.items()),
+        f"{metric}: " + "; ".join(f"{name} {number(one['mean'])} {between(one)}" for name, one in intervals.items()),
         height=ROW * len(names) + 0.4,
         margins=(left, 0.56, 0.34, 0.06),
     )
-    return Chart(svg, metric, told_of(metric))
+    return Chart(svg, metric, described(metric))
 
 
 def scatter(view: View, across: str) -> Chart:
@@ -69,8 +69,8 @@ def scatter(view: View, across: str) -> Chart:
         lines = [line for x, y in pairs.values() for line in _lines(x, y)]
         label(axes, points, [shortened(one) for one in names], colours, lines)
 
-    told = "; ".join(f"{name} at {number(x['mean'])}, {number(y['mean'])}" for name, (x, y) in pairs.items())
-    svg = drawn(draw, "scatter", f"{view.main} against {across}: {told}", height=3.4, margins=(0.58, 0.2, 0.5, 0.15))
+    words = "; ".join(f"{name} at {number(x['mean'])}, {number(y['mean'])}" for name, (x, y) in pairs.items())
+    svg = drawn(draw, "scatter", f"{view.main} against {across}: {words}", height=3.4, margins=(0.58, 0.2, 0.5, 0.15))
     return Chart(svg, "Every policy", f"Further right: more {across}; higher: more {view.main}.")
 
 
@@ -97,8 +97,8 @@ def over_weights(view: View, weighted: Sequence[tuple[float, View]], across: str
         lines = [line for x, y in (*((x, y) for _, x, y in points), *beside) for line in _lines(x, y)]
         label(axes, means + [(x["mean"], y["mean"]) for x, y in beside], texts, colours, lines)
 
-    told = "; ".join(f"weight {weight:g} at {number(x['mean'])}, {number(y['mean'])}" for weight, x, y in points)
-    svg = drawn(draw, "weights", f"{view.main} against {across}: {told}", height=3.4, margins=(0.58, 0.2, 0.5, 0.15))
+    words = "; ".join(f"weight {weight:g} at {number(x['mean'])}, {number(y['mean'])}" for weight, x, y in points)
+    svg = drawn(draw, "weights", f"{view.main} against {across}: {words}", height=3.4, margins=(0.58, 0.2, 0.5, 0.15))
     note = f"Each point of the line is an agent trained with that weight of the spread in its reward; {view.main} and "
     return Chart(svg, "Over the weight of the spread", note + f"{across} with their intervals.")
 
@@ -110,15 +110,15 @@ def by_group(view: View, kind: str, groups: Mapping[str, Mapping[str, Any]], met
 
     def draw(axes: Axes) -> None:
         step = 0.56 / max(1, len(names))
-        for place, told in enumerate(rows.values()):
+        for place, policies in enumerate(rows.values()):
             for turn, name in enumerate(names):
-                if metric in told.get(name, {}):
+                if metric in policies.get(name, {}):
                     shift = (turn - (len(names) - 1) / 2) * step
-                    _dot(axes, told[name][metric], place + shift, view.colour(name))
+                    _dot(axes, policies[name][metric], place + shift, view.colour(name))
         _rows(axes, [(text, "ink") for text in heads])
 
     heads = [f"{group} ({one.get('users', 0):,})" for group, one in zip(rows, groups.values(), strict=True)]
-    told = "; ".join(
+    words = "; ".join(
         f"{group}: "
         + ", ".join(f"{name} {number(one[name][metric]['mean'])}" for name in names if metric in one.get(name, {}))
         for group, one in rows.items()
@@ -126,7 +126,7 @@ def by_group(view: View, kind: str, groups: Mapping[str, Mapping[str, Any]], met
     svg = drawn(
         draw,
         f"group-{_word(kind)}",
-        f"{metric} by {kind}: {told}",
+        f"{metric} by {kind}: {words}",
         height=(0.18 + 0.14 * len(names)) * len(rows) + 0.5,
         margins=(room(heads), 0.2, 0.36, 0.1),
     )

@@ -89,10 +89,10 @@ def page(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     style = files("what_next.reporting").joinpath("style.css").read_text(encoding="utf-8")
-    told = words.verdict(view)
-    told[1:1] = [] if windows is None else [words.by_windows(view, tables.of_windows(windows)[0])]
+    sentences = words.verdict(view)
+    sentences[1:1] = [] if windows is None else [words.by_windows(view, tables.of_windows(windows)[0])]
     return environment.get_template("page.html").render(
-        style=Markup(style), view=view, headline=words.headline(view), verdict=told,
+        style=Markup(style), view=view, headline=words.headline(view), verdict=sentences,
         tiles=_tiles(view), facts=words.facts(view), sections=sections,
     )  # fmt: skip
 
@@ -121,11 +121,11 @@ def _tiles(view: View) -> list[Tile]:
         if metric is None or mine is None:
             continue
         share = metric.partition("@")[0] in SHARES
-        told = percent if share else number
+        shown = percent if share else number
         theirs = view.policies[view.rival].get(metric) if view.rival else None
         interval = f"{between(mine, 100, 1)}" if share else between(mine)
-        beside = f"{view.rival} {told(theirs['mean'])}" if theirs else ""
-        tiles.append(Tile(metric, told(mine["mean"]), interval, beside, figures.told_of(metric)))
+        beside = f"{view.rival} {shown(theirs['mean'])}" if theirs else ""
+        tiles.append(Tile(metric, shown(mine["mean"]), interval, beside, figures.described(metric)))
     return tiles
 
 
@@ -147,7 +147,7 @@ def _tradeoff(view: View, weighted: Sequence[tuple[float, View]]) -> Section:
         text.append("Nothing but accuracy was measured.")
     else:
         text.append(
-            f"{view.main} against {across}: {figures.told_of(across)}. Lines are 95\N{NO-BREAK SPACE}% intervals."
+            f"{view.main} against {across}: {figures.described(across)}. Lines are 95\N{NO-BREAK SPACE}% intervals."
         )
         charts.append(figures.scatter(view, across))
         if weighted:
@@ -211,7 +211,7 @@ def _groups(view: View) -> Section:
     groups = {cleaned(kind): one for kind, one in (view.result.get("groups") or {}).items() if len(one) > 1}
     text = ["The same users, by how much is known of them and by how popular what came next is."]
     charts = [figures.by_group(view, kind, one, view.main) for kind, one in groups.items()]
-    return Section("groups", "Groups", "For whom it works", text if charts else ["No groups were told apart."], charts)
+    return Section("groups", "Groups", "For whom it works", text if charts else ["All users are in one group."], charts)
 
 
 def _worst(view: View) -> Section:

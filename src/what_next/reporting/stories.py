@@ -1,4 +1,4 @@
-"""Users one by one: three whose story is told, and those whom the best of the others serves better."""
+"""Users one by one: three in full, and those whom the best of the others serves better."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float64, Int32
 
 from what_next.reporting.attributes import categories
-from what_next.reporting.view import View, counted, listed, number, place_word, spelled
+from what_next.reporting.terminal import listed
+from what_next.reporting.view import View, counted, number, place_word, spelled
 
 WORST = 8
 """How many users the table of the worst served has, at most."""
@@ -16,7 +17,7 @@ LATEST = 3
 
 @dataclass(frozen=True)
 class Pick:
-    """A row that is told: why it was taken, by a rule that looks at numbers alone."""
+    """A row that is shown: why it was taken, by a rule that looks at numbers alone."""
 
     row: int
     title: str
@@ -127,11 +128,13 @@ def _ending(view: View, row: int) -> str:
             return f"{view.lead} did not have {what} among {spelled(view.k)}."
         nobody = f"Neither {' nor '.join(places)}" if len(places) == 2 else f"None of {listed(list(places))}"
         return f"{nobody} had {what} among {spelled(view.k)}."
-    told = []
+    parts = []
     for name, place in places.items():
-        missed = f"{name} missed {'them all' if several else 'it'}"
-        told.append(missed if place is None else f"{name} had {'one of them' if several else 'it'} {place_word(place)}")
-    return f"{'; '.join(told)}."
+        if place is None:
+            parts.append(f"{name} missed {'them all' if several else 'it'}")
+        else:
+            parts.append(f"{name} had {'one of them' if several else 'it'} {place_word(place)}")
+    return f"{'; '.join(parts)}."
 
 
 def _place(view: View, name: str, row: int) -> int | None:

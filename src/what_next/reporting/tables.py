@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from what_next.metrics.bootstrap import Interval
-from what_next.reporting.figures import told_of
-from what_next.reporting.terminal import markdown
+from what_next.reporting.figures import described
+from what_next.reporting.terminal import markdown, minus
 from what_next.reporting.view import View, between, cleaned, number
 
 MEANS = "mean over users, with its 95\N{NO-BREAK SPACE}% interval"
-Told = Mapping[str, Mapping[str, Interval]]
+Intervals = Mapping[str, Mapping[str, Interval]]
 COLUMNS = 7
 """Policies side by side, at most."""
 
@@ -28,7 +28,7 @@ class Table:
     """Metrics as rows, policies as columns: there are more of those than of these.
 
     Attributes:
-        caption: what is told.
+        caption: what it shows.
         columns: the names, each with its colour on the page, empty for none.
         rows: of each metric its name, what it is in words, and its cells.
     """
@@ -41,10 +41,10 @@ class Table:
 def full(view: View) -> list[Table]:
     """Every metric of every policy, then of every difference."""
     names = {name: view.colour(name) if name in view.shown else "" for name in view.ranked}
-    told = {name: view.policies[name] for name in view.ranked}
-    tables = _tables(f"Every policy, the best first: {MEANS}", told, names, words=True)
+    intervals = {name: view.policies[name] for name in view.ranked}
+    tables = _tables(f"Every policy, the best first: {MEANS}", intervals, names, words=True)
     if view.result["differences"]:
-        found = {minus(name): one for name, one in view.result["differences"].items()}
+        found = {minus(cleaned(name)): one for name, one in view.result["differences"].items()}
         tables += _tables(f"Differences, taken for each user: {MEANS}", found)
     return tables
 
@@ -56,24 +56,21 @@ def of_windows(windows: Mapping[str, Any]) -> tuple[str, list[Table]]:
     if windows.get("share_of_oracle"):
         tables += _tables("Share of what the oracle earns", windows["share_of_oracle"])
     if windows.get("differences"):
-        found = {minus(name): one for name, one in windows["differences"].items()}
+        found = {minus(cleaned(name)): one for name, one in windows["differences"].items()}
         tables += _tables("Differences on windows", found)
     return sentence, tables
 
 
-def minus(name: str) -> str:
-    """The name of a difference, with the sign: `agent-random`, or `a file - another-file`."""
-    return cleaned(name).replace(" - " if " - " in name else "-", " \N{MINUS SIGN} ", 1)
-
-
-def _tables(caption: str, told: Told, colours: Mapping[str, str] | None = None, *, words: bool = False) -> list[Table]:
+def _tables(
+    caption: str, intervals: Intervals, colours: Mapping[str, str] | None = None, *, words: bool = False
+) -> list[Table]:
     """As many tables as it takes for each to fit on a page of 1,280 pixels."""
-    metrics = dict.fromkeys(metric for one in told.values() for metric in one)
-    names, tables = list(told), []
+    metrics = dict.fromkeys(metric for one in intervals.values() for metric in one)
+    names, tables = list(intervals), []
     for start in range(0, max(1, len(names)), COLUMNS):
         some = names[start : start + COLUMNS]
         rows = [
-            (metric, told_of(metric) if words else "", [_cell(told[name].get(metric)) for name in some])
+            (metric, described(metric) if words else "", [_cell(intervals[name].get(metric)) for name in some])
             for metric in metrics
         ]
         more = f" (columns {start + 1} to {start + len(some)} of {len(names)})" if len(names) > COLUMNS else ""

@@ -128,8 +128,8 @@ def _blocks(result: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:
 def markdown(result: Mapping[str, Any]) -> str:
     """The same for a README. Its first sentence says where the rule `steer` wins, and on what it was measured."""
     metrics = _metrics(result)
-    told = f"{_verdict(result)} ({_measured_on(result)})" if "windows" in result else _measured_on(result)
-    lines = [f"{told}. Means over users, with 95 % intervals.", ""]
+    first = f"{_verdict(result)} ({_measured_on(result)})" if "windows" in result else _measured_on(result)
+    lines = [f"{first}. Means over users, with 95 % intervals.", ""]
     lines += ["| " + " | ".join(["policy", *metrics]) + " |", "|---" + "|---:" * len(metrics) + "|"]
     for section in _sections(result):
         for name, intervals in section:
@@ -141,12 +141,12 @@ def _sections(result: Mapping[str, Any]) -> Iterator[list[tuple[str, Mapping[str
     """Rows of the table: the policies, their share of the oracle, the differences."""
     yield list(result["policies"].items())
     yield [(f"{name} / {ORACLE}", intervals) for name, intervals in result.get("share_of_oracle", {}).items()]
-    yield [(_minus(name), intervals) for name, intervals in result["differences"].items()]
+    yield [(minus(name), intervals) for name, intervals in result["differences"].items()]
 
 
-def _minus(name: str) -> str:
+def minus(name: str) -> str:
     """The name of a difference, with the sign: `agent-random`, or `a file - another-file`."""
-    return name.replace(" - " if " - " in name else "-", " \N{MINUS SIGN} ")
+    return name.replace(" - " if " - " in name else "-", " \N{MINUS SIGN} ", 1)
 
 
 def _metrics(result: Mapping[str, Any]) -> list[str]:
@@ -161,7 +161,7 @@ def _text(interval: Interval | None, between: str) -> str:
 
 
 def _trained(training: Mapping[str, Any] | None, name: str) -> list[str]:
-    """How long it took to train a policy, where that is told at all."""
+    """How long it took to train a policy, where that is known."""
     return [] if training is None else [_took(training[name]["seconds"]) if name in training else ""]
 
 
@@ -173,13 +173,13 @@ def _took(seconds: Sequence[float | None]) -> str:
 
 def _searched(result: Mapping[str, Any]) -> str:
     """Among how many settings, and on how many targets, where the result says so."""
-    told = result.get("searched")
-    if told is None:
+    searched = result.get("searched")
+    if searched is None:
         return ""
-    tried = ", ".join(f"{count} for {name}" for name, count in told["tried"].items())
-    some = f"{told['targets']:,}" + (f" of {told['of']:,}" if told["targets"] < told["of"] else "")
+    tried = ", ".join(f"{count} for {name}" for name, count in searched["tried"].items())
+    some = f"{searched['targets']:,}" + (f" of {searched['of']:,}" if searched["targets"] < searched["of"] else "")
     popular = "".join(
-        f", {name} among the {most:,} most popular items" for name, most in told.get("most_popular", {}).items()
+        f", {name} among the {most:,} most popular items" for name, most in searched.get("most_popular", {}).items()
     )
     return f" (settings tried: {tried}; on {some} validation targets{popular})"
 
@@ -197,15 +197,15 @@ def _verdict(result: Mapping[str, Any]) -> str:
         rival: [length for length in result["windows"] if found.get(f"spread@{length}", {"mean": 0})["mean"] < 0]
         for rival, found in rivals.items()
     }
-    told = [
-        f"over `{rival}` {f'at windows of {_listed(lengths)} events' if lengths else 'nowhere'}"
+    parts = [
+        f"over `{rival}` {f'at windows of {listed(lengths)} events' if lengths else 'nowhere'}"
         for rival, lengths in won.items()
     ]
-    return f"`{STEER}`, a rule that steers the spread to the average user's and learns nothing, wins {_listed(told)}"
+    return f"`{STEER}`, a rule that steers the spread to the average user's and learns nothing, wins {listed(parts)}"
 
 
 def _measured_on(result: Mapping[str, Any]) -> str:
-    split, seeds = result["split"], f"seeds {_listed(result['seeds'])}"
+    split, seeds = result["split"], f"seeds {listed(result['seeds'])}"
     where = f"split {split['kind']} {split['hash']}"
     if "targets" in result:
         return f"{result['data']}: {_targets(result)}, {where}; {seeds}"
@@ -215,9 +215,9 @@ def _measured_on(result: Mapping[str, Any]) -> str:
 
 def _targets(result: Mapping[str, Any]) -> str:
     """What is to be named, of whom, and what is against it."""
-    told = result["targets"]
-    rows = "next items" if told["rows"] == told["users"] else f"{told['rows']:,} next items"
-    if told["kind"] == "all":
+    targets = result["targets"]
+    rows = "next items" if targets["rows"] == targets["users"] else f"{targets['rows']:,} next items"
+    if targets["kind"] == "all":
         rows = "all later items"
     against = {
         "held": "of them in the history already, where nobody can hit them",
@@ -228,13 +228,13 @@ def _targets(result: Mapping[str, Any]) -> str:
     }
     if result["seen"]:
         del against["held"]
-    notes = [f"{told[key]:,} {text}" for key, text in against.items() if told[key]]
-    if told["not_allowed"]:
+    notes = [f"{targets[key]:,} {text}" for key, text in against.items() if targets[key]]
+    if targets["not_allowed"]:
         rows += f", among {result['allowed']:,} permitted items,"
-    return f"{rows} of {told['users']:,} users" + (f" ({'; '.join(notes)})" if notes else "")
+    return f"{rows} of {targets['users']:,} users" + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _listed(values: Sequence[Any]) -> str:
+def listed(values: Sequence[Any]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     texts = [str(value) for value in values]
     return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)

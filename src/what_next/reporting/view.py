@@ -1,7 +1,7 @@
 """A comparison as the page reads it: who is shown in which colour, which metric leads, and numbers as text."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -45,7 +45,7 @@ class View:
 
     @property
     def k(self) -> int:
-        """The cutoff that is told first."""
+        """The first cutoff."""
         return self.comparison.evaluator.ks[0]
 
     @property
@@ -56,7 +56,7 @@ class View:
     @cached_property
     def metrics(self) -> list[str]:
         """Every metric that a policy has, in the order in which they come up."""
-        return list(dict.fromkeys(metric for told in self.policies.values() for metric in told))
+        return list(dict.fromkeys(metric for found in self.policies.values() for metric in found))
 
     def metric(self, name: str) -> str | None:
         """The metric of a name without its cutoff, at the first cutoff; None where there is none."""
@@ -98,9 +98,8 @@ class View:
     def difference(self, one: str, other: str, metric: str) -> Interval | None:
         """One policy minus another, by the same users; as the result tells it, or else taken here."""
         for between in ("-", " - "):
-            told = self.result["differences"].get(f"{one}{between}{other}", {}).get(metric)
-            if told is not None:
-                found: Interval = told
+            found: Interval | None = self.result["differences"].get(f"{one}{between}{other}", {}).get(metric)
+            if found is not None:
                 return found
         mine, theirs = (self.values(name, metric) for name in (one, other))
         people, owners = self.comparison.evaluator.targets.people
@@ -112,7 +111,7 @@ class View:
         return self.comparison.scores[name].values.get(metric, np.full(rows, np.nan))
 
     def slates(self, name: str, seed: int = 0) -> Int32[np.ndarray, "rows k"]:
-        """What a policy recommended, by its model of one seed, at the cutoff that is told first."""
+        """What a policy recommended, by its model of one seed, at the first cutoff."""
         return self.comparison.scores[name].slates[seed, :, : self.k]
 
     def heard(self, row: int) -> Int32[np.ndarray, "before"]:
@@ -207,8 +206,3 @@ def spelled(count: int) -> str:
 def place_word(place: int) -> str:
     """A place on a list, counted from 0, as a word."""
     return PLACES[place] if place < len(PLACES) else f"at place {place + 1}"
-
-
-def listed(texts: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)

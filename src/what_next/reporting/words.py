@@ -12,12 +12,12 @@ from what_next.metrics.bootstrap import Interval
 from what_next.reporting.attributes import distances
 from what_next.reporting.learning import measured
 from what_next.reporting.tail import LOG, half, shares
+from what_next.reporting.terminal import listed
 from what_next.reporting.view import (
     UNTRAINED,
     View,
     between,
     counted,
-    listed,
     number,
     number_of,
     percent,
@@ -51,7 +51,7 @@ def sign(difference: Interval | None) -> int:
 
 
 def headline(view: View) -> str:
-    """Who names better what comes next, as far as it can be told."""
+    """Who names better what comes next, as far as it is known."""
     lead, rival = view.lead, view.rival
     if rival is None:
         return f"How well {lead} names what comes next"
@@ -66,30 +66,32 @@ def headline(view: View) -> str:
 def verdict(view: View) -> list[Markup]:
     """The verdict in plain words: how often the next item was named, by whom, and whether that is a difference."""
     lead, rival, hits = view.lead, view.rival, f"hr@{view.k}"
-    told: list[Markup] = []
+    sentences: list[Markup] = []
     what = "one of the items that came later" if view.result["targets"].get("kind") == "all" else "the next item"
     mine = view.policies[lead].get(hits)
     if mine is not None:
         text = Markup("{} names {} within {} for <strong>{}</strong> of users {}")
-        told.append(text.format(name(view, lead), what, spelled(view.k), percent(mine["mean"]), between(mine, 100, 1)))
+        sentences.append(
+            text.format(name(view, lead), what, spelled(view.k), percent(mine["mean"]), between(mine, 100, 1))
+        )
         theirs = view.policies.get(rival or "", {}).get(hits)
         if rival and theirs is not None:
             more = Markup("; {}, the best of the baselines, for <strong>{}</strong> {}. {}")
             value = percent(theirs["mean"]), between(theirs, 100, 1)
-            told[0] += more.format(name(view, rival), *value, _points(view.difference(lead, rival, hits)))
+            sentences[0] += more.format(name(view, rival), *value, _points(view.difference(lead, rival, hits)))
         else:
-            told[0] += "."
-    told.append(_ordered(view))
-    told += [_beside(view, other) for other in view.learned if other != lead]
-    return [one for one in told if one]
+            sentences[0] += "."
+    sentences.append(_ordered(view))
+    sentences += [_beside(view, other) for other in view.learned if other != lead]
+    return [one for one in sentences if one]
 
 
 def _points(difference: Interval | None) -> str:
     """A difference of shares, and what it is worth."""
     if difference is None:
         return ""
-    told = f"The difference is {number_of(100 * float(difference['mean']), 1)} points {between(difference, 100, 1)}"
-    return f"{told}, {_worth(difference)}."
+    points = number_of(100 * float(difference["mean"]), 1)
+    return f"The difference is {points} points {between(difference, 100, 1)}, {_worth(difference)}."
 
 
 def _worth(difference: Interval) -> str:
@@ -102,20 +104,20 @@ def _worth(difference: Interval) -> str:
 def _ordered(view: View) -> Markup:
     """The same by the metric that counts the place, and what training brought."""
     mine = view.policies[view.lead][view.main]
-    told = Markup("By {}, which counts the place too, it reaches {} {}").format(
+    sentences = Markup("By {}, which counts the place too, it reaches {} {}").format(
         _upper(view.main), number(float(mine["mean"])), between(mine)
     )
     if view.rival:
         difference = view.difference(view.lead, view.rival, view.main)
         theirs = view.policies[view.rival][view.main]
-        told += Markup(" against {}").format(number(float(theirs["mean"])))
+        sentences += Markup(" against {}").format(number(float(theirs["mean"])))
         if difference is not None:
             mean = number(float(difference["mean"]))
-            told += Markup(": a difference of {} {}, {}").format(mean, between(difference), _worth(difference))
+            sentences += Markup(": a difference of {} {}, {}").format(mean, between(difference), _worth(difference))
     if UNTRAINED in view.policies:
         before = view.policies[UNTRAINED][view.main]
-        told += Markup(". Before it was trained it reached {}").format(number(float(before["mean"])))
-    return told + "."
+        sentences += Markup(". Before it was trained it reached {}").format(number(float(before["mean"])))
+    return sentences + "."
 
 
 def _beside(view: View, other: str) -> Markup:
@@ -149,7 +151,7 @@ def facts(view: View) -> list[tuple[str, str]]:
     size += counted(len(dataset.catalogue), "item")
     attributes = len(dataset.catalogue.names)
     known = f"with {counted(attributes, 'attribute')}" if attributes else "without attributes"
-    told = [
+    sentences = [
         ("Data", f"{result['data']}: {size} {known}"),
         ("Split", f"{split['kind']} ({KINDS.get(split['kind'], 'made elsewhere')}), hash {split['hash']}"),
         ("Judged on", f"the {split['part']} part: {counted(targets.get('rows', targets['users']), 'target')} of "
@@ -160,7 +162,7 @@ def facts(view: View) -> list[tuple[str, str]]:
         ("Intervals", "95\N{NO-BREAK SPACE}%, from a bootstrap over users; the seeds of training are averaged first"),
     ]  # fmt: skip
     tuned = [f"{rule} with {_settings(values)}" for rule, values in (result.get("baselines") or {}).items() if values]
-    return told + ([("Baselines", "; ".join(tuned))] if tuned else [])
+    return sentences + ([("Baselines", "; ".join(tuned))] if tuned else [])
 
 
 def _settings(values: Any) -> str:
@@ -187,8 +189,8 @@ def _apart(view: View) -> str:
         ("without_history", "user without an event before the target, not judged",
          "users without an event before the target, not judged"),
     )  # fmt: skip
-    told = [counted(targets[key], one, many) for key, one, many in kinds if targets.get(key)]
-    return "; ".join(told) or "nobody: every target can be reached, and training knows all users and items"
+    sentences = [counted(targets[key], one, many) for key, one, many in kinds if targets.get(key)]
+    return "; ".join(sentences) or "nobody: every target can be reached, and training knows all users and items"
 
 
 def _ranked(view: View) -> str:
@@ -204,7 +206,7 @@ def learning(view: View, logs: int) -> list[Markup]:
     """What the curves are of, and what was measured at the end."""
     if not logs:
         return [Markup("There is no log of training beside the models, so there are no curves.")]
-    told = [
+    sentences = [
         Markup("The strong line is a moving mean; each training seed has one of its own, the raw values behind it.")
     ]
     for policy in view.learned:
@@ -213,8 +215,8 @@ def learning(view: View, logs: int) -> list[Markup]:
             for seed, valid in measured(view.comparison.setups[policy])
         ]
         if ends:
-            told.append(Markup("On validation users, {} ended at {}.").format(name(view, policy), "; ".join(ends)))
-    return told
+            sentences.append(Markup("On validation users, {} ended at {}.").format(name(view, policy), "; ".join(ends)))
+    return sentences
 
 
 def nearness(view: View) -> Markup:
@@ -230,7 +232,7 @@ def nearness(view: View) -> Markup:
 def popularity(view: View) -> list[Markup]:
     """How many items take half of what is recommended."""
     found = shares(view)
-    told = [
+    sentences = [
         Markup("half of what {} recommends, to {}").format(name(view, policy), counted(half(found[policy]), "item"))
         for policy in view.shown
         if policy in found
@@ -238,7 +240,7 @@ def popularity(view: View) -> list[Markup]:
     log = Markup("Of {}, half of the log's own events go to the {} most popular; ").format(
         counted(len(view.counts), "item"), f"{half(found[LOG]):,}"
     )
-    return [log + Markup("; ").join(told) + "."] if LOG in found else []
+    return [log + Markup("; ").join(sentences) + "."] if LOG in found else []
 
 
 def calibrated(view: View) -> list[Markup]:
@@ -246,15 +248,15 @@ def calibrated(view: View) -> list[Markup]:
     metric = view.metric("calibration")
     if metric is None:
         return []
-    told = [
+    sentences = [
         Markup("{} {} {}").format(name(view, policy), number(float(one["mean"])), between(one))
-        for policy, one in _told(view, metric)
+        for policy, one in _known(view, metric)
     ]
     text = Markup(
         "{}, how far the shares of a user's list diverge from those of the history, is 0 where they are the same: {}."
     )
-    return [text.format(_upper(metric), Markup("; ").join(told))] if told else []
+    return [text.format(_upper(metric), Markup("; ").join(sentences))] if sentences else []
 
 
-def _told(view: View, metric: str) -> Iterable[tuple[str, Interval]]:
+def _known(view: View, metric: str) -> Iterable[tuple[str, Interval]]:
     return [(policy, view.policies[policy][metric]) for policy in view.shown if metric in view.policies[policy]]

@@ -69,7 +69,7 @@ def cost_of(
 
 @dataclass(frozen=True)
 class SimilarItem:
-    """The item of a history that is most like a recommended one; `similarity` is the cosine of their vectors."""
+    """An item and its likeness to another: the cosine of their vectors."""
 
     item_id: str
     title: str

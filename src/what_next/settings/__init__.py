@@ -16,7 +16,7 @@ from what_next.settings.groups import (
 )
 from what_next.settings.reference import Setting, reference, settings_of, template
 from what_next.settings.schema import listed
-from what_next.settings.setup import ALGORITHMS, Setup
+from what_next.settings.setup import ALGORITHMS, Setup, known_encoders, known_rewards
 
 __all__ = [
     "AFFORDABLE",
@@ -33,6 +33,8 @@ __all__ = [
     "Setting",
     "Setup",
     "SplitSettings",
+    "known_encoders",
+    "known_rewards",
     "listed",
     "read_entries",
     "reference",

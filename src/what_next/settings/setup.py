@@ -4,7 +4,7 @@ Every setting is stated once, on its field; the messages, the commented file of 
 the documentation are made from there. Below this module nothing is validated twice.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, WrapValidator, field_serializer, fi
 from what_next.algorithms import KNOWN, Algorithm, WhatNext
 from what_next.data.batches import LEAST
 from what_next.errors import SetupError
-from what_next.models.encoders import ENCODERS
+from what_next.models.encoders import ENCODERS, Encoder
 from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
 from what_next.settings.groups import (
     REWARD_GROUP,
@@ -31,18 +31,33 @@ from what_next.settings.groups import (
 from what_next.settings.plugins import installed, names, pending
 from what_next.settings.schema import explain, listed, nest, override, resolve
 
-ALGORITHMS: dict[str, type[Algorithm]] = {}
-"""Every algorithm that a setup may name: the project's own, and those of installed packages."""
+GROUP = "what_next.algorithms"
+OWN = {algorithm.model_fields["name"].default: algorithm for algorithm in KNOWN}
 
 
 def known_algorithms() -> dict[str, type[Algorithm]]:
-    """The algorithms by the names that their classes give them."""
-    known = {algorithm.model_fields["name"].default: algorithm for algorithm in KNOWN}
-    return known | installed(GROUP, Algorithm, known, lambda _, part: part.model_fields["name"].default)
+    """The project's own algorithms, and those of installed packages, by the names that their classes give them."""
+    return OWN | installed(GROUP, Algorithm, OWN, lambda _, part: part.model_fields["name"].default)
 
 
-GROUP = "what_next.algorithms"
-ALGORITHMS.update(known_algorithms())
+class _Algorithms(Mapping[str, type[Algorithm]]):
+    """Those of installed packages are loaded when somebody asks first: their modules may import all of this package."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, type[Algorithm]] = OWN
+
+    def __getitem__(self, name: str) -> type[Algorithm]:
+        return complete()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(complete())
+
+    def __len__(self) -> int:
+        return len(complete())
+
+
+ALGORITHMS = _Algorithms()
+"""Every algorithm that a setup may name."""
 
 
 def _algorithm(value: object, choose: Callable[[object], Algorithm]) -> Algorithm:
@@ -65,9 +80,9 @@ if TYPE_CHECKING:
     AnyReward = RewardSettings
 else:
     EncoderName = Literal[(*ENCODERS, *names("what_next.encoders"))]
-    AnyReward = reward_group()
+    AnyReward = RewardSettings
     AnyAlgorithm = Annotated[
-        any_of(ALGORITHMS),
+        any_of(OWN),
         Field(discriminator="name"),
         WrapValidator(_algorithm),
     ]
@@ -288,6 +303,12 @@ class Setup(Group):
         several = [value] if isinstance(value, str | int) else value
         return [str(one) for one in several] if isinstance(several, list | tuple) else several
 
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _with_all_rewards(cls, value: object) -> object:
+        """A group made in Python has the project's own rewards alone."""
+        return value.model_dump() if type(value) is RewardSettings else value
+
     @field_validator("model_agent_path", "model_critic_path")
     @classmethod
     def _safe(cls, path: Path | None, info: Any) -> Path | None:
@@ -347,19 +368,33 @@ def of_algorithm(key: str) -> bool:
     return key.partition(".")[0] == "algorithm"
 
 
-def complete() -> None:
-    """Take in the parts whose module imported this one, so that they were not made yet.
+def complete() -> Mapping[str, type[Algorithm]]:
+    """Let setups name what installed packages bring; returns the algorithms.
 
-    It is called wherever a setup is made; by then they are.
+    A part whose module is being imported, and imports this one, is not made yet: it is taken in at a later call.
     """
-    done = [group for group in _PENDING if not pending(group)]
-    if done:
-        _PENDING.difference_update(done)
-        ALGORITHMS.update(known_algorithms())
-        Setup.model_fields["algorithm"].annotation = any_of(ALGORITHMS)
-        group = reward_group()
+    if _MISSING:
+        waiting = {group for group in _MISSING if pending(group)}
+        _MISSING.clear()  # what is loaded below may ask again
+        ALGORITHMS.found, group = known_algorithms(), reward_group()
+        Setup.model_fields["algorithm"].annotation = any_of(ALGORITHMS.found)
         Setup.model_fields["reward"].annotation, Setup.model_fields["reward"].default = group, group()
         Setup.model_rebuild(force=True)
+        _MISSING.update(waiting)
+    return ALGORITHMS.found
 
 
-_PENDING = {group for group in (GROUP, REWARD_GROUP) if pending(group)}
+def known_encoders() -> dict[str, type[Encoder]]:
+    """Every encoder that `model` may name; here those of installed packages are loaded."""
+    return {**ENCODERS, **installed("what_next.encoders", Encoder, ENCODERS)}
+
+
+def known_rewards() -> dict[str, Any]:
+    """Every reward that a setup may give a weight."""
+    complete()
+    group: Any = Setup.model_fields["reward"].annotation
+    return {name: field.annotation for name, field in group.model_fields.items()}
+
+
+_MISSING = {group for group in (GROUP, REWARD_GROUP) if names(group)}
+"""Groups of entry points that were not loaded yet."""

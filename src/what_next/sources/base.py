@@ -55,10 +55,16 @@ class Mixture(Source):
         if not (shares > 0).all():
             raise ValueError(f"shares of sources are {shares.tolist()}; give numbers above 0")
         self.shares = shares / shares.sum()
+        self.taken = np.zeros(len(shares), np.int64)
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
-        """A batch of one of them, drawn by its share."""
-        return self.sources[int(rng.choice(len(self.sources), p=self.shares))].next_batch(policy, rng)
+        """A batch of the source that is furthest behind its share."""
+        return self.sources[self._turn()].next_batch(policy, rng)
+
+    def _turn(self) -> int:
+        turn = int(np.argmax(self.shares * (self.taken.sum() + 1) - self.taken))
+        self.taken[turn] += 1
+        return turn
 
     @property
     def horizon(self) -> int:
@@ -71,8 +77,11 @@ class Mixture(Source):
 
     def resume(self, histories: int, steps: int) -> None:
         """Each goes on after its share of the steps."""
-        for source, share in zip(self.sources, self.shares.tolist(), strict=True):
-            source.resume(round(share * histories), round(share * steps))
+        self.taken[:] = 0
+        for _ in range(steps):
+            self._turn()
+        for source, taken in zip(self.sources, self.taken.tolist(), strict=True):
+            source.resume(round(histories * taken / max(1, steps)), taken)
 
     @property
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:

@@ -155,10 +155,11 @@ def returns(
 
     `later` is that of the last event of each row: of what the row does not hold. 0 at padding.
     """
-    last = lengths - 1
-    found = np.zeros(rewards.shape)
-    found[np.arange(len(last)), last] = 0 if later is None else later
-    for step in range(rewards.shape[1] - 2, -1, -1):
-        going = step < last
-        found[going, step] = rewards[going, step + 1] + discount * found[going, step + 1]
-    return found.astype(np.float32)
+    rows, width = rewards.shape
+    ahead = np.zeros((width + 1, rows))  # by event, what it earned; then what the row does not hold
+    ahead[:width] = np.where(np.arange(width)[:, None] < lengths, rewards.T, 0)
+    ahead[lengths, np.arange(rows)] = 0 if later is None else later
+    found = np.zeros_like(ahead)
+    for step in range(width - 1, -1, -1):
+        found[step] = ahead[step + 1] + discount * found[step + 1]
+    return np.ascontiguousarray(found[:width].T, np.float32)

@@ -15,7 +15,7 @@ from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
 from what_next.models.item_space import ItemSpace
 from what_next.models.items import ItemVectors
-from what_next.settings.plugins import installed
+from what_next.settings import known_encoders
 from what_next.training.learner import Learner
 from what_next.types import Batch, Events, Factors, History, Proposal, Ranked, Transitions
 
@@ -50,7 +50,7 @@ class EncoderLearner(Learner):
             catalogue.vectors[self.space.seen],
             rng,
         )
-        kind = ENCODERS.get(setup.model) or installed("what_next.encoders", Encoder, ENCODERS)[setup.model]
+        kind = ENCODERS.get(setup.model) or known_encoders()[setup.model]
         return {"encoder": kind(items, sizes), **heads}
 
     @property

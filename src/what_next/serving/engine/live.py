@@ -17,7 +17,7 @@ from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import check, keep, line, versions_folder
 from what_next.serving.engine.withdrawals import Withdrawals
 from what_next.serving.request import Stopping
-from what_next.serving.store import Deploy, Deployment, Episode, Store, StoredItem
+from what_next.serving.store import Deploy, Deployment, Outage, Store, StoredItem
 from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.serving")
@@ -299,7 +299,7 @@ class Poller:
         self._thread.join()
 
     def _run(self) -> None:
-        left, told, episode = 0.0, "", Episode("reading the store")
+        left, told, outage = 0.0, "", Outage("reading the store")
         while not self._stop.is_set():
             try:
                 self.models.look()
@@ -307,9 +307,9 @@ class Poller:
                     self.models.count()
                     left = self.models.setup.server.popular_every
                 told = ""
-                episode.worked()
+                outage.worked()
             except StoreError as error:
-                episode.failed(error)
+                outage.failed(error)
             except Exception as error:
                 told = self._tell(error, told)
             self._stop.wait(self.every)

@@ -3,14 +3,15 @@
 The models check what comes and make the schema: a bound stands here alone.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from what_next.serving.request import IdempotencyKey, RecommendationRequest, cost_of
-from what_next.serving.store.writes import EventRow, FeedbackRow, ItemRow
+from what_next.serving.request import IdempotencyKey, PolicyName, RecommendationRequest, cost_of
+from what_next.serving.store.records import EventRow, FeedbackRow, ItemRow
 from what_next.settings import HISTORY, LEAST_TEMPERATURE
 
 SLOTS, MASKED, RANGES, BATCH, EVENTS = 200, 10_000, 32, 100, 1000
@@ -110,6 +111,9 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    examples: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Examples for the schema, by name."""
+
     @property
     def units(self) -> int | float:
         """What the limit of the rate counts it as; of a question its cost (`RecommendationRequest.cost`)."""
@@ -175,8 +179,21 @@ _RANGES = _by_name(
 )
 
 
+QUESTION = {"user_id": "u1", "k": 10}
+EVENT = {"event_id": "web-7f3a91", "user_id": "u1", "item_id": "i1", "timestamp": "2026-11-25T10:00:00Z"}
+FEEDBACK = {"feedback_id": "web-7f3a92", "recommendation_id": "0199a1b2c3d4", "item_id": "i1", "reward": 1.0}
+SONG = {"item_id": "i1001", "title": "So What", "attributes": {"energy": 0.3, "tempo": 136.0}}
+
+
 class Question(Body):
     """One question for recommendations: to a user, after a history, or both."""
+
+    examples = {
+        "user": QUESTION,
+        "history": {"history": ["i1", "i2"], "k": 5, "explain": True},
+        "masked": {"user_id": "u1", "blocked": ["i9"], "ranges": {"year": {"min": 1990, "max": 2000}}},
+        "drawn": {"user_id": "u1", "explore": {"temperature": 0.5}, "seed": 7},
+    }
 
     user_id: Id | None = Field(default=None, description="whose events the store knows")
     history: Annotated[list[Id], Field(max_length=HISTORY, fail_fast=True)] | None = Field(
@@ -195,7 +212,7 @@ class Question(Body):
     )
     explore: Explore | None = Field(default=None, description="how items are drawn; null: as the service's setup says")
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="of the draw; null: a new one")
-    policy: Literal["trained", "popular", "random"] = Field(default="trained", description="who answers")
+    policy: PolicyName = Field(default="trained", description="who answers")
     context: Numbers | None = Field(default=None, description="numbers about the situation")
     explain: bool = Field(default=False, description="whether to tell reasons")
 
@@ -228,11 +245,15 @@ class Question(Body):
 class Questions(Batch):
     """Several questions at once."""
 
+    examples = {"two": {"requests": [QUESTION, {"history": ["i1"], "policy": "popular"}]}}
+
     requests: Annotated[list[Question], Field(min_length=1, max_length=BATCH)]
 
 
 class Event(Body):
     """Something that a user did."""
+
+    examples = {"play": EVENT}
 
     event_id: Id = Field(
         description="of the client's making; the same event sent again changes nothing, another one under its id is 409"
@@ -261,11 +282,15 @@ class Event(Body):
 class Events(Batch):
     """Several events at once; either all are kept or none."""
 
+    examples = {"two": {"events": [EVENT, {**EVENT, "event_id": "web-7f3a93", "event": "skip"}]}}
+
     events: Annotated[list[Event], Field(min_length=1, max_length=EVENTS)]
 
 
 class Feedback(Body):
     """What an item of a recommendation turned out to be worth."""
+
+    examples = {"liked": FEEDBACK}
 
     feedback_id: Id = Field(description="of the client's making; as `event_id`")
     recommendation_id: Id
@@ -282,11 +307,15 @@ class Feedback(Body):
 class Feedbacks(Batch):
     """Feedback on several items at once; each stands for itself."""
 
+    examples = {"one": {"feedback": [FEEDBACK]}}
+
     feedback: Annotated[list[Feedback], Field(min_length=1, max_length=EVENTS)]
 
 
 class Item(Body):
     """A new item, or what is now true of one that the catalogue holds, of the training or added."""
+
+    examples = {"song": SONG}
 
     item_id: Id
     title: Text
@@ -300,5 +329,7 @@ class Item(Body):
 
 class Items(Batch):
     """Several items at once; either all are kept or none."""
+
+    examples = {"two": {"items": [SONG, {**SONG, "item_id": "i1002", "title": "Blue in Green"}]}}
 
     items: Annotated[list[Item], Field(min_length=1, max_length=EVENTS)]

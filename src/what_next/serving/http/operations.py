@@ -20,48 +20,26 @@ from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CODES, Problem, not_ready, problem_of
 from what_next.serving.http.routes import Call, Params, operation
 from what_next.serving.store import AddEvents, AddFeedback, AddItems
-from what_next.serving.store.writes import (
+from what_next.serving.store.records import (
     Conflict,
     FeedbackAdded,
+    InvalidWrite,
     ItemsAdded,
     NotShown,
-    Unfit,
     UnknownRecommendation,
 )
 
 SPREAD = 20
 """Latest events of a history whose spread is told, and events that a spread is of."""
-REFUSED = Conflict | NotShown | Unfit | UnknownRecommendation
+REFUSED = Conflict | NotShown | InvalidWrite | UnknownRecommendation
 """Feedback that is not kept, while the rest of its batch is."""
 OTHER = {409: "there is another one under this id"}
-
-EVENT = {
-    "event_id": "web-7f3a91",
-    "user_id": "u1",
-    "item_id": "i1",
-    "event": "play",
-    "timestamp": "2026-11-25T10:00:00Z",
-    "reward": 1.0,
-}
-FEEDBACK = {"feedback_id": "web-7f3a92", "recommendation_id": "0199a1b2c3d4", "item_id": "i1", "reward": 1.0}
-KEPT = {"accepted": 1, "duplicates": 0, "unknown_items": [], "unmatched": [], "erased": []}
-SONG = {"item_id": "i1001", "title": "So What", "attributes": {"energy": 0.3, "tempo": 136.0}}
 
 
 # Events and feedback
 
 
-@operation(
-    "POST",
-    "/v1/events",
-    role=WRITE,
-    body=Event,
-    reply=replies.EventsKept,
-    status=201,
-    examples={"play": EVENT},
-    answered=KEPT,
-    refuses=OTHER,
-)
+@operation("POST", "/v1/events", replies.EventsKept, role=WRITE, refuses=OTHER)
 async def add_event(call: Call, event: Event) -> dict[str, Any]:
     """Keep an event.
 
@@ -74,17 +52,7 @@ async def add_event(call: Call, event: Event) -> dict[str, Any]:
     return await _keep(call.parts, [event])
 
 
-@operation(
-    "POST",
-    "/v1/events/batch",
-    role=WRITE,
-    body=Events,
-    reply=replies.EventsKept,
-    status=201,
-    examples={"two": {"events": [EVENT, {**EVENT, "event_id": "web-7f3a93", "event": "skip", "reward": None}]}},
-    answered={**KEPT, "accepted": 2},
-    refuses=OTHER,
-)
+@operation("POST", "/v1/events/batch", replies.EventsKept, role=WRITE, refuses=OTHER)
 async def add_events(call: Call, batch: Events) -> dict[str, Any]:
     """Keep several events: all of them, or none.
 
@@ -97,7 +65,7 @@ async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[st
     engine = parts.model
     try:
         kept = await parts.written(AddEvents(tuple([event.row for event in events])))
-    except (Unfit, Conflict) as error:
+    except (InvalidWrite, Conflict) as error:
         raise problem_of(error, several) or error from None
     parts.metrics.events(kept.accepted, kept.duplicates, len(kept.unmatched), len(kept.erased))
     return {
@@ -109,17 +77,7 @@ async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[st
     }
 
 
-@operation(
-    "POST",
-    "/v1/feedback",
-    role=WRITE,
-    body=Feedback,
-    reply=replies.FeedbackKept,
-    status=201,
-    examples={"liked": FEEDBACK},
-    answered={"accepted": 1, "duplicates": 0},
-    refuses={404: "the recommendation is not known", **OTHER},
-)
+@operation("POST", "/v1/feedback", replies.FeedbackKept, role=WRITE, refuses={404: "it is not known", **OTHER})
 async def add_feedback(call: Call, feedback: Feedback) -> dict[str, Any]:
     """Tell what an item of a recommendation was worth.
 
@@ -136,16 +94,7 @@ async def add_feedback(call: Call, feedback: Feedback) -> dict[str, Any]:
     return {"accepted": kept.accepted, "duplicates": kept.duplicates}
 
 
-@operation(
-    "POST",
-    "/v1/feedback/batch",
-    role=WRITE,
-    body=Feedbacks,
-    reply=replies.FeedbackBatchKept,
-    status=201,
-    examples={"one": {"feedback": [FEEDBACK]}},
-    answered={"accepted": 1, "duplicates": 0, "refused": []},
-)
+@operation("POST", "/v1/feedback/batch", replies.FeedbackBatchKept, role=WRITE)
 async def add_feedbacks(call: Call, batch: Feedbacks) -> dict[str, Any]:
     """Tell what several items were worth.
 
@@ -188,23 +137,14 @@ class Similar(OfItem):
     k: int = Field(default=10, ge=1, le=200, description="number of items", examples=[10])
 
 
-@operation("GET", "/v1/items", params=Search, reply=replies.FoundItems)
+@operation("GET", "/v1/items", replies.FoundItems)
 async def search_items(call: Call, search: Search) -> dict[str, Any]:
     """Find items by a part of their title."""
     found = await call.parts.run(call.parts.model.search, search.query, search.limit)
     return {"items": [_item(one) for one in found]}
 
 
-@operation(
-    "POST",
-    "/v1/items",
-    role=ADMIN,
-    body=Item,
-    reply=replies.ItemsKept,
-    status=201,
-    examples={"song": SONG},
-    answered={"accepted": 1, "replaced": 0},
-)
+@operation("POST", "/v1/items", replies.ItemsKept, role=ADMIN)
 async def add_item(call: Call, item: Item) -> dict[str, Any]:
     """Add an item, or change one.
 
@@ -217,16 +157,7 @@ async def add_item(call: Call, item: Item) -> dict[str, Any]:
     return await _grown(call.parts, [item])
 
 
-@operation(
-    "POST",
-    "/v1/items/batch",
-    role=ADMIN,
-    body=Items,
-    reply=replies.ItemsKept,
-    status=201,
-    examples={"two": {"items": [SONG, {**SONG, "item_id": "i1002", "title": "Blue in Green"}]}},
-    answered={"accepted": 2, "replaced": 0},
-)
+@operation("POST", "/v1/items/batch", replies.ItemsKept, role=ADMIN)
 async def add_items(call: Call, batch: Items) -> dict[str, Any]:
     """Add or change several items: all of them, or none.
 
@@ -254,7 +185,7 @@ async def _grown(parts: Parts, items: list[Item]) -> dict[str, Any]:
     return {"accepted": kept.accepted, "replaced": max(kept.replaced, held)}
 
 
-@operation("GET", "/v1/items/{item_id}", params=OfItem, reply=replies.ItemReply)
+@operation("GET", "/v1/items/{item_id}", replies.ItemReply)
 async def get_item(call: Call, of: OfItem) -> Mapping[str, Any]:
     """Tell an item's title and attributes."""
     found = call.parts.model.item(of.item_id)
@@ -263,7 +194,7 @@ async def get_item(call: Call, of: OfItem) -> Mapping[str, Any]:
     return _item(found)
 
 
-@operation("DELETE", "/v1/items/{item_id}", role=ADMIN, params=OfItem, reply=replies.ItemWithdrawn)
+@operation("DELETE", "/v1/items/{item_id}", replies.ItemWithdrawn, role=ADMIN)
 async def withdraw_item(call: Call, of: OfItem) -> dict[str, int]:
     """Withdraw an item: it stays in histories, and no answer holds it any more, in any process on the store.
 
@@ -272,7 +203,7 @@ async def withdraw_item(call: Call, of: OfItem) -> dict[str, int]:
     return {"withdrawn": int(await call.parts.run(call.parts.model.withdraw, of.item_id))}
 
 
-@operation("GET", "/v1/items/{item_id}/similar", params=Similar, reply=replies.SimilarItems)
+@operation("GET", "/v1/items/{item_id}/similar", replies.SimilarItems)
 async def similar_items(call: Call, to: Similar) -> dict[str, Any]:
     """Find the items most like one, by the model's vectors."""
     return {"items": await call.parts.run(call.parts.model.similar, to.item_id, to.k)}
@@ -297,13 +228,13 @@ class Latest(OfUser):
     limit: int = Field(default=100, ge=0, le=1000, description="the latest events, at most", examples=[100])
 
 
-@operation("GET", "/v1/users", params=Search, reply=replies.Users)
+@operation("GET", "/v1/users", replies.Users)
 async def search_users(call: Call, search: Search) -> dict[str, Any]:
     """List ids of users that have events and whose id begins with the query."""
     return {"users": await call.parts.run(call.parts.reads.users, search.query, search.limit)}
 
 
-@operation("DELETE", "/v1/users/{user_id}", role=ADMIN, params=OfUser, reply=replies.Erased)
+@operation("DELETE", "/v1/users/{user_id}", replies.Erased, role=ADMIN)
 async def erase_user(call: Call, of: OfUser) -> Any:
     """Erase everything of a user: events, recommendations, feedback, and what the model remembers.
 
@@ -313,7 +244,7 @@ async def erase_user(call: Call, of: OfUser) -> Any:
     return await call.parts.run(call.parts.model.erase, of.user_id)
 
 
-@operation("GET", "/v1/users/{user_id}/history", params=Latest, reply=replies.History)
+@operation("GET", "/v1/users/{user_id}/history", replies.History)
 async def user_history(call: Call, latest: Latest) -> dict[str, Any]:
     """Tell a user's events, newest first; nobody has an empty history rather than none."""
     call.user = latest.user_id
@@ -347,17 +278,21 @@ def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
 # The service itself
 
 
-@operation("GET", "/v1/model", reply=replies.Model)
+@operation("GET", "/v1/model", replies.Model)
 async def get_model(call: Call) -> Any:
     """Tell which model answers, and what is known of it."""
     return await call.parts.run(call.parts.model.model)
 
 
+@operation("HEAD", "/health", in_schema=False)
+@operation("GET", "/health", replies.Health)
 async def health(call: Call) -> dict[str, str]:
     """Tell that the process lives; needs no key."""
     return {"status": "ok"}
 
 
+@operation("HEAD", "/ready", in_schema=False)
+@operation("GET", "/ready", replies.Ready)
 async def ready(call: Call) -> dict[str, bool]:
     """Tell whether model, store and popular items are there; otherwise 503, and what is missing; needs no key.
 
@@ -370,11 +305,6 @@ async def ready(call: Call) -> dict[str, bool]:
     if missing:
         raise not_ready(list(dict.fromkeys(missing)))
     return {"ready": True}
-
-
-for _method in ("GET", "HEAD"):
-    operation(_method, "/health", reply=replies.Health, in_schema=_method == "GET")(health)
-    operation(_method, "/ready", reply=replies.Ready, in_schema=_method == "GET")(ready)
 
 
 @operation("GET", "/metrics")
@@ -418,7 +348,7 @@ class OfFile(Params):
     name: str
 
 
-@operation("GET", "/page/{name}", params=OfFile, in_schema=False)
+@operation("GET", "/page/{name}", in_schema=False)
 async def page_file(call: Call, of: OfFile) -> Response:
     """A file of the page; all of them are read once, so that no request names a path."""
     content = _page_files().get(of.name)

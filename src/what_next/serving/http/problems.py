@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from what_next.errors import CatalogueError, StoreUnavailable
 from what_next.serving.request import Overloaded, Refused, Stopping
-from what_next.serving.store.writes import (
+from what_next.serving.store.records import (
     AnsweredBefore,
     Conflict,
+    InvalidWrite,
     NotShown,
-    Unfit,
     UnknownRecommendation,
     Withdrawn,
 )
@@ -149,7 +149,7 @@ def problem_of(error: BaseException, several: str = "") -> Problem | None:
             return Problem(503, told, headers=RETRY)
         case Withdrawn() | AnsweredBefore():
             return Problem(503, "what was to be answered changed meanwhile; ask again", headers=RETRY)
-        case Unfit() | Conflict():
+        case InvalidWrite() | Conflict():
             name = SENT_AS.get(error.field, error.field)
             name = f"{several}.{error.place}.{name}" if several else name
             told = f"{name}: {error.reason}"

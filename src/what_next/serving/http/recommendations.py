@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import re
 from types import TracebackType
-from typing import Any
 
 from what_next.serving.http.bodies import Body, Question, Questions
 from what_next.serving.http.limits import ClientGone
@@ -13,23 +12,10 @@ from what_next.serving.http.replies import Recommendations, RecommendationsBatch
 from what_next.serving.http.routes import Call, dumped, operation
 from what_next.serving.request import IdempotencyKey, RecommendationResponse, Refused
 from what_next.serving.store import MarkShown
-from what_next.serving.store.writes import AnsweredBefore
+from what_next.serving.store.records import AnsweredBefore
 
 HEADER = "Idempotency-Key"
 IDEMPOTENCY_KEY = '[!#-~]{1,255}|"[!#-~]{1,255}"'
-
-QUESTION = {"user_id": "u1", "k": 10}
-ANSWER: dict[str, Any] = {
-    "recommendation_id": "0199a1b2c3d4",
-    "user_id": "u1",
-    "items": [{"item_id": "i7", "title": "Blue in Green", "score": 3.2, "propensity": 1.0, "reason": None}],
-    "model": {"version": "4f1c09d2a7be6035-40000-9d2e61b0", "role": "current"},
-    "policy": "trained",
-    "fallback": None,
-    "unknown": [],
-    "known_events": 42,
-    "spread": 1.31,
-}
 
 
 class Delivery:
@@ -96,25 +82,7 @@ def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-@operation(
-    "POST",
-    "/v1/recommendations",
-    body=Question,
-    reply=Recommendations,
-    examples={
-        "user": QUESTION,
-        "history": {"history": ["i1", "i2"], "k": 5, "explain": True},
-        "masked": {
-            "user_id": "u1",
-            "blocked": ["i9"],
-            "ranges": {"year": {"min": 1990, "max": 2000}},
-            "explore": {"temperature": 0.5},
-            "seed": 7,
-        },
-    },
-    answered=ANSWER,
-    idempotent=True,
-)
+@operation("POST", "/v1/recommendations", Recommendations, idempotent=True)
 async def recommend(call: Call, question: Question) -> bytes:
     """Recommend items to a user, after a history, or both.
 
@@ -135,15 +103,7 @@ async def recommend(call: Call, question: Question) -> bytes:
         return dumped(answer.content)
 
 
-@operation(
-    "POST",
-    "/v1/recommendations/batch",
-    body=Questions,
-    reply=RecommendationsBatch,
-    examples={"two": {"requests": [QUESTION, {"history": ["i1"], "policy": "popular"}]}},
-    answered={"answers": [ANSWER]},
-    idempotent=True,
-)
+@operation("POST", "/v1/recommendations/batch", RecommendationsBatch, idempotent=True)
 async def recommend_batch(call: Call, questions: Questions) -> bytes:
     """Answer several questions at once.
 

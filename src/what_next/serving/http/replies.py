@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Fallback = Literal["deadline", "error", "alarm", "unknown_user"]
+from what_next.serving.request import Fallback, PolicyName, Reason, SimilarItem
 
 
 class Reply(BaseModel):
@@ -34,22 +34,6 @@ class Error(Reply):
     error: ErrorDetail
 
 
-class Similar(Reply):
-    """An item and its likeness to another: the cosine of their vectors."""
-
-    item_id: str
-    title: str
-    similarity: float
-
-
-class ReasonReply(Reply):
-    """Why an item was recommended."""
-
-    nearest: Similar | None = Field(description="the item of the history that is most like it")
-    attributes: dict[str, float] = Field(description="its attributes, in their own units")
-    critic: float | None = Field(description="the reward that the critic expects of it")
-
-
 class Recommended(Reply):
     """An item of an answer."""
 
@@ -57,7 +41,7 @@ class Recommended(Reply):
     title: str
     score: float | None = Field(description="what it was ranked by; null where the policy has no scores")
     propensity: float = Field(ge=0, le=1, description="chance of this choice, given those before it")
-    reason: ReasonReply | None
+    reason: Reason | None
 
 
 class ModelName(Reply):
@@ -74,7 +58,7 @@ class Recommendations(Reply):
     user_id: str | None
     items: list[Recommended] = Field(description="best first; fewer than k where no more are permitted")
     model: ModelName
-    policy: Literal["trained", "popular", "random"]
+    policy: PolicyName
     fallback: Fallback | None = Field(description="why popular items were the answer; null where they were not")
     unknown: list[str] = Field(description="ids of the given history that the catalogue does not hold")
     known_events: int = Field(ge=0, description="number of stored events of the user that the answer knew")
@@ -140,7 +124,7 @@ class FoundItems(Reply):
 class SimilarItems(Reply):
     """The items most like one, best first."""
 
-    items: list[Similar]
+    items: list[SimilarItem]
 
 
 class ItemsKept(Reply):

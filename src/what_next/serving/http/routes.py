@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
 
 import orjson
@@ -84,18 +84,17 @@ class Params(BaseModel):
 
 
 Handler = Callable[..., Awaitable[Any]]
-"""Takes the call, and params or body where there are some; returns JSON, what becomes JSON, or a response."""
+"""Takes the call, and params or a body where there are some; returns JSON, what becomes JSON, or a response."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Operation:
     """One request that the service answers.
 
     Attributes:
-        method, path: of the request; `handler`: answers it.
+        method, path: of the request; `handler`: answers it, with `status`.
+        takes: what the handler takes; `reply`: what it answers; None: something of its own.
         role: who may, as a place in `keys.ROLES`.
-        params, body: what is taken; `reply`: what is answered, with `status`.
-        examples: a body by name; `answered`: an example of an answer.
         refuses: the statuses of its own, and when; those that any request may meet go without saying.
         idempotent: whether it takes an Idempotency-Key; `in_schema`: whether the schema tells of it.
     """
@@ -103,29 +102,26 @@ class Operation:
     method: str
     path: str
     handler: Handler
-    role: int = READ
-    params: type[Params] | None = None
-    body: type[Body] | None = None
-    reply: type[Reply] | None = None
-    status: int = 200
-    examples: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    answered: Mapping[str, Any] | None = None
-    refuses: Mapping[int, str] = field(default_factory=dict)
-    idempotent: bool = False
-    in_schema: bool = True
+    takes: type[Params] | type[Body] | None
+    reply: type[Reply] | None
+    role: int
+    status: int
+    refuses: Mapping[int, str]
+    idempotent: bool
+    in_schema: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         call: Call = scope[CALL]
         if call.role < self.role:
             raise Problem(403, f"this key has the role {ROLES[call.role]}, and this request needs {ROLES[self.role]}")
-        given = list[Any]()
-        if self.params is not None:
+        if self.takes is None:
+            content = await self.handler(call)
+        elif issubclass(self.takes, Body):
+            content = await self.handler(call, await self._body(self.takes, call, receive))
+        else:
             query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-            given.append(self.params.model_validate({**query, **scope["path_params"]}))
-        if self.body is not None:
-            given.append(await self._body(self.body, call, receive))
-        content = await self.handler(call, *given)
+            content = await self.handler(call, self.takes.model_validate({**query, **scope["path_params"]}))
         if isinstance(content, Response):
             call.status = content.status_code
             await content(scope, receive, send)
@@ -151,11 +147,25 @@ class Operation:
 OPERATIONS: list[Operation] = []
 
 
-def operation(method: str, path: str, **more: Any) -> Callable[[Handler], Handler]:
-    """Makes a function answer a request; see `Operation`."""
+def operation(
+    method: str,
+    path: str,
+    reply: type[Reply] | None = None,
+    *,
+    role: int = READ,
+    refuses: Mapping[int, str] | None = None,
+    idempotent: bool = False,
+    in_schema: bool = True,
+) -> Callable[[Handler], Handler]:
+    """Makes a function answer a request; see `Operation`. What it takes is told by its annotations."""
+    status = 201 if method == "POST" and role > READ else 200
 
     def made(handler: Handler) -> Handler:
-        OPERATIONS.append(Operation(method=method, path=path, handler=handler, **more))
+        kinds = [kind for name, kind in get_type_hints(handler).items() if name != "return"]
+        takes = kinds[1] if len(kinds) > 1 else None
+        OPERATIONS.append(
+            Operation(method, path, handler, takes, reply, role, status, refuses or {}, idempotent, in_schema)
+        )
         return handler
 
     return made

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from what_next import __version__
+from what_next.serving.http.bodies import Body
 from what_next.serving.http.recommendations import HEADER, IDEMPOTENCY_KEY
 from what_next.serving.http.replies import Error
 from what_next.serving.http.routes import OPERATIONS, Call, Operation, operation
@@ -63,7 +64,7 @@ async def openapi(call: Call) -> Json:
 def document(needs_keys: bool) -> Json:
     """The schema; `needs_keys` tells whether a key is asked for, but by probes."""
     told = [one for one in OPERATIONS if one.in_schema]
-    kinds = dict.fromkeys(kind for one in told for kind in (one.body, one.reply, Error) if kind is not None)
+    kinds = dict.fromkeys(kind for one in told for kind in (_body(one), one.reply, Error) if kind is not None)
     named: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in kinds]
     references, definitions = models_json_schema(named, ref_template=PLACES)
     places: Places = {kind: references[kind, "validation"] for kind in kinds}
@@ -88,7 +89,8 @@ def _operation(one: Operation, places: Places) -> Json:
     summary, _, more = inspect.cleandoc(one.handler.__doc__ or "").partition("\n\n")
     first, *others = one.handler.__name__.split("_")
     parameters = [*_parameters(one), *([IDEMPOTENCY] if one.idempotent else [])]
-    refused = ANY | (OF_BODIES if one.body else {}) | (OF_PARAMS if one.params else {})
+    body = _body(one)
+    refused = ANY | (OF_BODIES if body else OF_PARAMS if one.takes else {})
     refused |= (OF_PATHS if "{item_id}" in one.path else {}) | dict(one.refuses)
     responses = {str(one.status): _reply(one, places)}
     for status, about in sorted(refused.items()):
@@ -101,10 +103,14 @@ def _operation(one: Operation, places: Places) -> Json:
     }
     if parameters:
         made["parameters"] = parameters
-    if one.body is not None:
-        examples = {name: {"value": value} for name, value in one.examples.items()}
-        made["requestBody"] = {"required": True, "content": _json(places[one.body], examples=examples)}
+    if body is not None:
+        examples = {name: {"value": value} for name, value in body.examples.items()}
+        made["requestBody"] = {"required": True, "content": _json(places[body], examples=examples)}
     return made
+
+
+def _body(one: Operation) -> type[Body] | None:
+    return one.takes if one.takes is not None and issubclass(one.takes, Body) else None
 
 
 def _reply(one: Operation, places: Places) -> Json:
@@ -112,8 +118,7 @@ def _reply(one: Operation, places: Places) -> Json:
     if one.reply is None:
         text = {"text/plain": {"schema": {"type": "string"}}}
         return {"description": "Prometheus text format", "content": text}
-    example = {} if one.answered is None else {"example": one.answered}
-    return {"description": inspect.cleandoc(one.reply.__doc__ or ""), "content": _json(places[one.reply], **example)}
+    return {"description": inspect.cleandoc(one.reply.__doc__ or ""), "content": _json(places[one.reply])}
 
 
 def _json(schema: Json, **more: Any) -> Json:
@@ -122,9 +127,9 @@ def _json(schema: Json, **more: Any) -> Json:
 
 def _parameters(one: Operation) -> list[Json]:
     """What stands in path and query."""
-    if one.params is None:
+    if one.takes is None or issubclass(one.takes, Body):
         return []
-    schema, in_path = one.params.model_json_schema(), set(re.findall(r"\{(\w+)\}", one.path))
+    schema, in_path = one.takes.model_json_schema(), set(re.findall(r"\{(\w+)\}", one.path))
     return [
         {"name": name, "in": "path" if name in in_path else "query", "required": name in in_path, "schema": field}
         for name, field in schema["properties"].items()

@@ -1,22 +1,46 @@
-"""The two databases behind the store: how they are reached, what differs, and what their errors mean."""
+"""The two databases behind the store: where they are, how they are reached and differ, and what their errors mean."""
 
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import orjson
-from sqlalchemy import Engine, Table, create_engine, event, exc
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Engine,
+    Executable,
+    Table,
+    Text,
+    TypeDecorator,
+    bindparam,
+    column,
+    create_engine,
+    event,
+    exc,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import FromClause
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
-from what_next.errors import MissingExtraError, StoreError, StoreUnavailable
+from what_next.errors import MissingExtraError, SetupError, StoreError, StoreUnavailable
+from what_next.serving.store.tables import Json, dumps
+from what_next.settings import Setup
 
+VARIABLE = "WHAT_NEXT_STORE"
+"""The environment variable that goes before the setup."""
 BUSY = 5.0
 """Seconds that a write waits for another process, before it is refused."""
 PATIENCE = 60
@@ -27,20 +51,36 @@ its own, and whole pages are what a commit writes."""
 WAL_PAGES = 8000
 """Pages that SQLite's write-ahead log grows by between two checkpoints: what many commits touch is then written once to
 the file itself."""
-
-PERMANENT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-AGAIN = ("40001", "40P01", "23505", "23503")
+CONFLICTS = ("40001", "40P01", "23505", "23503")
 """SQLSTATEs after which a transaction is tried anew: serialisation failure, deadlock, and another process that wrote
 the same id (or erased what was referred to) in between."""
+DIALECTS: Mapping[str, Dialect] = {
+    "sqlite": sqlite.dialect(),
+    "postgresql": postgresql.psycopg.dialect(paramstyle="format"),  # type: ignore[no-untyped-call]
+}
+INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _MAKING = threading.Lock()
 
 
-@runtime_checkable
-class Link(Protocol):
-    """A connection as both drivers have it (`sqlite3`, `psycopg`)."""
+def store_of(setup: Setup) -> str | Path:
+    """The URL or path of a setup's store, as `Store.open` takes it.
 
-    def execute(self, sql: str, values: Sequence[Any] = (), /) -> Any:
-        """Run a statement; returns the driver's cursor."""
+    The environment variable WHAT_NEXT_STORE, a URL; else `server.store`; else a file beside the agent's:
+    `models/agent.store.sqlite` for `models/agent.safetensors`.
+
+    Raises:
+        SetupError: the variable holds no URL.
+    """
+    given = os.environ.get(VARIABLE, "").strip()
+    if given and "://" not in given:  # it is not repeated: it may be a password that was meant for another variable
+        raise SetupError(
+            f"{VARIABLE} is no URL; expected postgresql://USER:PASSWORD@HOST/DATABASE, or sqlite:///PATH (four slashes "
+            "begin an absolute path), or no such variable: server.store is the place then"
+        )
+    return given or setup.server.store or setup.model_agent_path.with_suffix(".store.sqlite")
+
+
+# Errors
 
 
 @dataclass(frozen=True)
@@ -51,66 +91,16 @@ class Backend:
         where: what messages call it, without a password.
         engine: for writes; each transaction of SQLite's takes the write lock as it begins.
         reader: for reads; each statement stands alone, and sees all that was committed before it.
-        sqlite: whether it is SQLite; else it is PostgreSQL.
-        mark: what stands for a parameter in its SQL.
     """
 
     where: str
     engine: Engine
     reader: Engine
-    sqlite: bool
 
     @property
-    def mark(self) -> str:
-        """What stands for a parameter in its SQL."""
-        return "?" if self.sqlite else "%s"
-
-    def among(self) -> str:
-        """What follows a column in SQL whose value is one of a list (see `listed`): one parameter, one statement."""
-        return "IN (SELECT value FROM json_each(?))" if self.sqlite else "= ANY(%s)"
-
-    def listed(self, values: Sequence[str] | Sequence[int]) -> Any:
-        """The parameter of `among`."""
-        return orjson.dumps(values).decode() if self.sqlite else list(values)
-
-    def insert(self, link: Link, table: Table, rows: Sequence[tuple[Any, ...]], ending: str = "") -> None:
-        """Insert whole rows (but for a number that the database gives), as fast as it can.
-
-        PostgreSQL gets a list for each column, and so one statement for all.
-
-        Args:
-            link, table: where to.
-            rows: values in the order of the columns.
-            ending: what the statement ends with, such as ON CONFLICT.
-        """
-        if not rows:
-            return
-        sql = insertion(table, ending, self.sqlite)
-        if isinstance(link, sqlite3.Connection):
-            link.executemany(sql, rows)
-        else:
-            link.execute(sql, tuple(map(list, zip(*rows, strict=True))))
-
-    @contextmanager
-    def begin(self) -> Iterator[Link]:
-        """A transaction for writes: committed at the end of the block, undone where an exception leaves it.
-
-        On the driver's own connection: SQLAlchemy's layers would cost half as much again as a small transaction.
-        """
-        pooled = self.engine.raw_connection()
-        link: Any = pooled.driver_connection
-        try:
-            if self.sqlite:
-                link.execute("BEGIN IMMEDIATE")
-            yield link
-            link.commit()
-        except BaseException:
-            if not self.sqlite and link.closed:
-                pooled.invalidate()
-                self.engine.dispose()  # the server may have been started anew; the other connections are as old
-            raise
-        finally:
-            pooled.close()  # which undoes what was not committed
+    def sqlite(self) -> bool:
+        """Whether it is SQLite; else it is PostgreSQL."""
+        return self.engine.dialect.name == "sqlite"
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -119,19 +109,12 @@ class Backend:
             yield
         except exc.TimeoutError as error:
             raise StoreUnavailable(f"{self.where}: all connections are in use; try again") from error
-        except Exception as error:
-            if of_database(error):
-                raise self.translated(error) from error
-            raise
-
-    def translated(self, error: Exception) -> StoreError:
-        """The error of ours for one of the database's."""
-        cause = getattr(error, "orig", None) or error
-        lines = str(cause).strip().splitlines()
-        reason = lines[0] if lines else type(cause).__name__
-        if passes(error):
-            return StoreUnavailable(f"{self.where}: cannot be used now ({reason}); try again")
-        return StoreError(f"{self.where}: {reason}")
+        except exc.DBAPIError as error:
+            lines = str(error.orig).strip().splitlines()
+            reason = lines[0] if lines else type(error.orig).__name__
+            if passes(error):
+                raise StoreUnavailable(f"{self.where}: cannot be used now ({reason}); try again") from error
+            raise StoreError(f"{self.where}: {reason}") from error
 
     def close(self) -> None:
         """Close all connections that are not in use."""
@@ -139,56 +122,147 @@ class Backend:
         self.reader.dispose()
 
 
-def alone(backend: Backend, link: Link, table: str, mode: str = "SHARE ROW EXCLUSIVE") -> None:
+def passes(error: exc.DBAPIError) -> bool:
+    """Whether an error is a state that passes: locked, full, away; not a mistake of ours, nor of what is written."""
+    if isinstance(error.orig, sqlite3.Error):
+        code = getattr(error.orig, "sqlite_errorcode", 0)
+        return isinstance(error, exc.OperationalError) and code & 0xFF != sqlite3.SQLITE_ERROR
+    state = sqlstate(error) or ""
+    # A value too long for an index is "operational", too; a server that only reads, or whose transaction idled, is not.
+    return (isinstance(error, exc.OperationalError) and state[:2] != "54") or state in ("25006", "25P03")
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's name of an error; None for SQLite's, and where the server said nothing."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None)
+
+
+def in_the_way(error: BaseException) -> bool:
+    """Whether another process got in the way: the transaction may succeed when it is tried anew."""
+    return sqlstate(error) in CONFLICTS
+
+
+# Where they differ
+
+
+class _Listed(TypeDecorator[Sequence[Any]]):
+    """A list as one parameter: an array of PostgreSQL's, JSON for SQLite."""
+
+    impl, cache_ok = Text, True
+
+    def __init__(self, numbers: bool) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """The type in a database."""
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else ARRAY(_kind(self.numbers)))
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """The list as the driver takes it."""
+        return dumps(value) if dialect.name == "sqlite" else list(value)
+
+
+def _kind(numbers: bool) -> Any:
+    return BigInteger() if numbers else Text()
+
+
+class _Among(FunctionElement[bool]):
+    inherit_cache, type = True, Boolean()
+
+    def self_group(self, against: Any = None) -> Any:
+        """Itself: with the `= 1` of other truth values, SQLite would use no index."""
+        return self
+
+
+def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+    """Whether a column's value is one of the list that is given as `name`: one statement, however long the list."""
+    return _Among(column, bindparam(name, type_=_Listed(isinstance(column.type, BigInteger))))
+
+
+@compiles(_Among, "sqlite")
+def _among_json(element: Any, compiler: SQLCompiler, **more: Any) -> str:
+    column, listed = (compiler.process(one, **more) for one in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({listed}))"
+
+
+@compiles(_Among, "postgresql")
+def _among_array(element: Any, compiler: SQLCompiler, **more: Any) -> str:
+    column, listed = (compiler.process(one, **more) for one in element.clauses)
+    return f"{column} = ANY({listed})"
+
+
+class _Pairs(FunctionElement[Any]):
+    inherit_cache = True
+
+
+def pairs(name: str) -> FromClause:
+    """A table with the columns `key` and `after`, out of a list of pairs of whole numbers that is given as `name`."""
+    columns = column("key", BigInteger), column("after", BigInteger)
+    return _Pairs(bindparam(name, type_=Json())).table_valued(*columns, name="wanted")
+
+
+@compiles(_Pairs, "sqlite")
+def _pairs_of_sqlite(element: Any, compiler: SQLCompiler, **more: Any) -> str:
+    each = f"json_each({compiler.process(element.clauses, **more)})"
+    return f"(SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS after FROM {each})"
+
+
+@compiles(_Pairs, "postgresql")
+def _pairs_of_postgresql(element: Any, compiler: SQLCompiler, **more: Any) -> str:
+    each = f"json_array_elements(CAST({compiler.process(element.clauses, **more)} AS JSON)) AS value"
+    return f"(SELECT (value ->> 0)::bigint AS key, (value ->> 1)::bigint AS after FROM {each})"
+
+
+def waits(connection: Connection) -> bool:
+    """Whether other processes may be within a transaction, too: who writes to SQLite is alone."""
+    return connection.dialect.name != "sqlite"
+
+
+def lock(connection: Connection, table: Table, mode: str = "SHARE ROW EXCLUSIVE") -> None:
     """Let no other process number rows of a table: a reader must not see a number before those below it."""
-    if not backend.sqlite:  # there, whoever writes is alone
-        link.execute(f"LOCK TABLE {table} IN {mode} MODE")
+    if waits(connection):
+        connection.exec_driver_sql(f"LOCK TABLE {table.name} IN {mode} MODE")
 
 
-def quoted(name: str) -> str:
-    """A column's name in SQL; `user` is a word of PostgreSQL's own."""
-    return f'"{name}"'
+def be_patient(connection: Connection, *limits: str) -> None:
+    """Lift limits for the rest of a transaction: it waits as long as it takes."""
+    for limit in limits if waits(connection) else ():
+        connection.exec_driver_sql(f"SET LOCAL {limit} = 0")
+
+
+def execute_all(connection: Connection, statement: Executable, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Execute a statement for each row, whose values go to the driver as they are, in the order of the parameters.
+
+    SQLAlchemy's own handling of them would take longer than the database does.
+    """
+    if rows:
+        connection.exec_driver_sql(_compiled(statement, connection.dialect.name), list(rows))
+
+
+def insert_all(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], once: bool = False) -> None:
+    """Insert whole rows (but for a number that the database gives): see `execute_all`.
+
+    Args:
+        rows: values in the order of the columns.
+        once: whether rows whose keys are there already are passed over.
+    """
+    execute_all(connection, _insertion(table, connection.dialect.name, once), rows)
 
 
 @cache
-def insertion(table: Table, ending: str, sqlite: bool) -> str:
-    """The statement of `Backend.insert`."""
-    columns = [column for column in table.columns if column is not table.autoincrement_column]
-    head = f"INSERT INTO {table.name} ({', '.join(quoted(column.name) for column in columns)})"
-    if sqlite:
-        return f"{head} VALUES ({', '.join('?' * len(columns))}) {ending}"
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    kinds = [column.type.compile(dialect).partition(" COLLATE")[0] for column in columns]
-    return f"{head} SELECT * FROM unnest({', '.join(f'%s::{kind}[]' for kind in kinds)}) {ending}"
+def _insertion(table: Table, dialect: str, once: bool) -> Executable:
+    own = [one.name for one in table.columns if one is not table.autoincrement_column]
+    made = INSERTS[dialect](table).values({name: bindparam(name) for name in own})
+    return made.on_conflict_do_nothing() if once else made  # type: ignore[no-any-return]
 
 
-def of_database(error: BaseException) -> bool:
-    """Whether a database said so: through SQLAlchemy, or its driver (PostgreSQL's errors have a `sqlstate`)."""
-    return isinstance(error, exc.DBAPIError | sqlite3.Error) or hasattr(error, "sqlstate")
+@cache
+def _compiled(statement: Executable, dialect: str) -> str:
+    return str(statement.compile(dialect=DIALECTS[dialect]))  # type: ignore[attr-defined]
 
 
-def broke(error: BaseException) -> bool:
-    """Whether a connection to PostgreSQL is gone, or there was none to be had."""
-    return hasattr(error, "sqlstate") and (error.sqlstate is None or error.sqlstate[:3] in ("57P", "25P"))
-
-
-def passes(error: Exception) -> bool:
-    """Whether an error of the database is a state that passes: locked, full, away; not a mistake of ours."""
-    cause = getattr(error, "orig", None) or error
-    if isinstance(cause, sqlite3.Error):
-        code = getattr(cause, "sqlite_errorcode", None)
-        return isinstance(cause, sqlite3.OperationalError) and (code is None or code & 0xFF not in PERMANENT)
-    state = sqlstate(error)
-    if state is None:  # the connection broke, or there was none
-        return bool(getattr(error, "connection_invalidated", False)) or type(cause).__name__ == "OperationalError"
-    # Connection, resources (a full disk), intervention of an operator, system, rollback; a server that only reads, a
-    # transaction that idled, a lock that another holds.
-    return state[:2] in ("08", "53", "57", "58", "40") or state in ("25006", "25P03", "55P03")
-
-
-def sqlstate(error: Exception) -> str | None:
-    """PostgreSQL's name of an error; None for SQLite's, and where the server said nothing."""
-    return getattr(getattr(error, "orig", None) or error, "sqlstate", None)
+# How they are reached
 
 
 def connect(place: str | Path) -> Backend:
@@ -199,20 +273,28 @@ def connect(place: str | Path) -> Backend:
         MissingExtraError: the driver is not installed.
     """
     url = _url(place)
+    options: dict[str, Any] = {"pool_size": 8, "max_overflow": 24, "pool_timeout": BUSY}
     if url.get_backend_name() == "sqlite":
-        return _sqlite(url)
-    where = url.render_as_string(hide_password=True)
-    options: dict[str, Any] = {"pool_size": 8, "max_overflow": 24, "pool_timeout": BUSY, "pool_recycle": 1800}
-    # A lost packet must not hang a request for minutes.
-    options["connect_args"] = {"connect_timeout": 5, "keepalives_idle": 30, "tcp_user_timeout": 10_000}
-    try:
+        options["connect_args"] = {"timeout": BUSY, "isolation_level": None}
         engine = create_engine(url, **options)
+        reader = create_engine(url, pool_reset_on_return=None, **options)
+        prepare: Any = _careful
+        where = str(url.database)
+        event.listen(engine, "begin", _take_the_lock)
+    else:
+        # A connection is tried before it is used: the server may have been started anew meanwhile. A lost packet must
+        # not hang a request for minutes.
+        waits = {"connect_timeout": 5, "keepalives_idle": 30, "tcp_user_timeout": 10_000}
+        options |= {"pool_recycle": 1800, "pool_pre_ping": True, "paramstyle": "format", "connect_args": waits}
+        try:
+            engine = create_engine(url, **options)
+        except ImportError:
+            raise MissingExtraError("psycopg", "serve", "a store in PostgreSQL") from None
         reader = create_engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **options)
-    except ImportError:
-        raise MissingExtraError("psycopg", "serve", "a store in PostgreSQL") from None
+        prepare, where = _patient, url.render_as_string(hide_password=True)
     for one in (engine, reader):
-        event.listen(one, "connect", _patient)
-    return Backend(where, engine, reader, sqlite=False)
+        event.listen(one, "connect", prepare)
+    return Backend(where, engine, reader)
 
 
 def _url(place: str | Path) -> URL:
@@ -232,18 +314,6 @@ def _url(place: str | Path) -> URL:
     if kind != "sqlite":
         raise StoreError(f"a store cannot be kept in {kind!r}; expected sqlite:///PATH or postgresql://...")
     return url.set(drivername="sqlite")
-
-
-def _sqlite(url: URL) -> Backend:
-    path = Path(str(url.database))
-    options: dict[str, Any] = {"pool_size": 8, "max_overflow": 24, "pool_timeout": BUSY}
-    options["connect_args"] = {"timeout": BUSY, "isolation_level": None}
-    engine = create_engine(url, **options)
-    reader = create_engine(url, pool_reset_on_return=None, **options)
-    for one in (engine, reader):
-        event.listen(one, "connect", _careful)
-    event.listen(engine, "begin", _take_the_lock)
-    return Backend(str(path), engine, reader, sqlite=True)
 
 
 def make_file(path: Path) -> None:

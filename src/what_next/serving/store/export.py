@@ -1,22 +1,24 @@
 """The log as a data set: what people did, and what was decided for them, with which chance, and what it brought."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import polars as pl
+from sqlalchemy import ColumnElement, Table, Text, bindparam, func, select, true, tuple_, type_coerce
 
 from what_next.data import Catalogue
 from what_next.data.decisions.service_log import ADDED, DECISION, EVENT, WITHDRAWALS, context_of
 from what_next.data.files import FORMATS, beside, write_together
 from what_next.data.importing.ids import as_ids
 from what_next.errors import DataError
-from what_next.serving.store.paging import Progress, pages, users_of
-from what_next.serving.store.rewards import rewards_of
-from what_next.serving.store.rows import Withdrawal
+from what_next.serving.store import tables
+from what_next.serving.store.histories import EVENTS, USERS
+from what_next.serving.store.records import Withdrawal
 from what_next.serving.store.store import Store
+from what_next.serving.store.tables import Json, dumps
 
 ANONYMOUS = "anonymous:"
 """Before the id of an answer to nobody by name: a user of its own."""
@@ -26,15 +28,29 @@ COLUMNS: dict[str, Any] = {
     "user_id": pl.String, "item_id": pl.String, "timestamp": pl.Datetime("us", "UTC"), "reward": pl.Float32,
     "event": pl.String, "number": pl.Int64, "context": pl.String, **DECISION,
 }  # fmt: skip
-IMPRESSION = {
+ANSWERS = {
     "number": pl.Int64, "recommendation_id": pl.String, "user_id": pl.String, "time": pl.Int64, "version": pl.String,
     "policy": pl.String, "explore": pl.String, "history": pl.String, "known": pl.Int64, "items": pl.String,
     "propensities": pl.String, "withdrawn": pl.Int64,
 }  # fmt: skip
-EVENTS = {
+HAPPENED = {
     "user": pl.Int64, "number": pl.Int64, "item_id": pl.String, "kind": pl.String, "time": pl.Int64,
     "reward": pl.Float32, "context": pl.String,
 }  # fmt: skip
+ITEM = ("number", "item_id")
+FEEDBACK = {"number": pl.Int64, "item_id": pl.String, "reward": pl.Float64, "time": pl.Int64, "arrived": pl.Int64,
+            "order": pl.Int64}  # fmt: skip
+EARNED = {"play": 1.0, "purchase": 1.0, "skip": 0.0}
+"""The reward of an event that has none, by its kind."""
+SENT = tables.feedback.c
+SENT_TO = (
+    select(SENT.impression, SENT.item_id, SENT.reward, SENT.time, SENT.arrived, SENT.number)
+    .where(SENT.impression.between(bindparam("first"), bindparam("last")))
+)  # fmt: skip
+PAGE = 20_000
+"""Rows that are read at once: a read that held the database would keep it from putting its files in order."""
+Progress = Callable[[str, int, int], None]
+"""Is called with the name of a table, how many of its rows were read, and of how many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +94,7 @@ class Exported:
                 "what_next.format": FORMATS[2],
                 "what_next.catalogue": catalogue,
                 ADDED: str(self.added),
-                WITHDRAWALS: orjson.dumps([astuple(one) for one in self.withdrawals]).decode(),
+                WITHDRAWALS: dumps([astuple(one) for one in self.withdrawals]),
             },
             private=True,  # people's histories, as in the store
         )
@@ -121,9 +137,9 @@ def exported(store: Store, catalogue: Catalogue, *, progress: Progress | None = 
 
 def _happened(store: Store, progress: Progress | None) -> pl.DataFrame:
     """The events."""
-    found = [pl.DataFrame(schema=EVENTS), *pages(store, "events", EVENTS, ("user", "number"), progress=progress)]
+    found = [pl.DataFrame(schema=HAPPENED), *_pages(store, tables.events, HAPPENED, progress=progress)]
     # Who was erased while this was read is gone.
-    rows = pl.concat(found).join(users_of(store), on="user", how="inner", maintain_order="left")
+    rows = pl.concat(found).join(_users(store), on="user", how="inner", maintain_order="left")
     return rows.select(
         "user_id", "item_id", _moment("time"), "reward", pl.col("kind").alias("event"), "number", "context"
     )
@@ -132,7 +148,7 @@ def _happened(store: Store, progress: Progress | None) -> pl.DataFrame:
 def _decided(store: Store, progress: Progress | None) -> tuple[pl.DataFrame, list[str]]:
     """The items of answers with their rewards, and the answer's own number; and what is left out, in words."""
     read, found = 0, [pl.DataFrame(schema=COLUMNS | {"answer": pl.Int64}).drop("event", "number")]
-    for page in pages(store, "impressions", IMPRESSION, ("number",), where="shown", progress=progress):
+    for page in _pages(store, tables.impressions, ANSWERS, tables.impressions.c.shown, progress):
         read += len(page)
         found.append(_slates(page).select(found[0].columns))
     rows = pl.concat(found)
@@ -147,9 +163,8 @@ def _decided(store: Store, progress: Progress | None) -> tuple[pl.DataFrame, lis
 
 def _still_there(store: Store, decided: pl.DataFrame) -> pl.DataFrame:
     """Without those who were erased while this was read."""
-    named = pl.Series(
-        [user for (user,) in store.fetch("SELECT DISTINCT user_id FROM impressions", ())], dtype=pl.String
-    )
+    found = store.fetch(select(tables.impressions.c.user_id).distinct())
+    named = pl.Series([user for (user,) in found], dtype=pl.String)
     return decided.filter(NOBODY | pl.col("user_id").is_in(named.implode()))
 
 
@@ -181,7 +196,7 @@ def _explored(texts: pl.Series) -> Iterator[tuple[bool, bool, str | None]]:
     for text in texts:
         told: dict[str, Any] = orjson.loads(text)
         context = {name.removeprefix("context."): value for name, value in told.items() if name.startswith("context.")}
-        yield "seen" in told, "masked" in told, orjson.dumps(context).decode() if context else None
+        yield "seen" in told, "masked" in told, dumps(context) if context else None
 
 
 def _moment(name: str) -> pl.Expr:
@@ -220,3 +235,99 @@ def _items(store: Store, catalogue: Catalogue, logged: pl.Series) -> tuple[pl.Da
             notes.append(f"{gaps:,} missing attributes of added items set to the median")
             table = table.with_columns(pl.col(name).fill_null(pl.col(name).median()) for name in names)
     return table, len(added), notes
+
+
+# What the items of answers brought
+
+
+def rewards_of(store: Store, rows: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The reward of each item of an answer that is known: columns `number`, `item_id`, `reward`; and notes.
+
+    The rule: feedback is the rows that were sent as such, and every event with a `recommendation_id`, for the item of
+    the event, if that recommendation showed it, and to the event's user or to nobody by name. Such an event's reward is
+    its own; where it has none, 1 for a play or a purchase, 0 for a skip, and for other kinds it is no feedback. An
+    item's reward is that of its feedback with the latest time. Of equal times the one that the store numbered last
+    counts, whatever the clock said; of a row and an event, which are numbered apart, the later arrival.
+
+    Args:
+        store: with the feedback.
+        rows: the items of the answers: columns `number` and `slate` (the recommendation's id) of the answer, `user_id`
+            (null: nobody by name), `item_id`.
+    """
+    answers = rows.select("number", "slate", "user_id").unique().sort("number")
+    named, others = _named(store, answers)
+    mine = named.join(rows, on=ITEM, how="semi")
+    feedback = [_latest(found, "time", "order") for found in (_sent(store, answers), mine)]
+    latest = _latest(pl.concat(feedback), "time", "arrived")
+    others += len(named) - len(mine)
+    notes = [f"{others:,} events are no feedback: the answer that they name did not show their item to their user"]
+    return latest.select(*ITEM, pl.col("reward").cast(pl.Float32)), notes if others else []
+
+
+def _sent(store: Store, answers: pl.DataFrame) -> pl.DataFrame:
+    """The rows of feedback to some answers."""
+    found = [pl.DataFrame(schema=FEEDBACK)]
+    for part in answers.iter_slices(PAGE):
+        some = _frame(store.fetch(SENT_TO, first=part["number"][0], last=part["number"][-1]), FEEDBACK)
+        found.append(_latest(some.join(part, on="number", how="semi"), "time", "order"))
+    return pl.concat(found)
+
+
+def _named(store: Store, answers: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """The events that name one of some answers to their user, and have a reward or one by their kind.
+
+    And how many more name an answer to somebody else.
+    """
+    columns = {"user": pl.Int64, "number": pl.Int64, "recommendation_id": pl.String, "kind": pl.String,
+               "item_id": pl.String, "reward": pl.Float64, "time": pl.Int64, "arrived": pl.Int64}  # fmt: skip
+    earned = pl.coalesce("reward", pl.col("kind").replace_strict(EARNED, default=None, return_dtype=pl.Float64))
+    found = [pl.DataFrame(schema=FEEDBACK | {"shown_to": pl.String, "user": pl.Int64})]
+    for page in _pages(store, tables.events, columns, EVENTS.recommendation_id.is_not(None)):
+        some = page.rename({"number": "order"}).with_columns(earned.alias("reward"))
+        some = some.filter(pl.col("reward").is_not_null()).join(answers, left_on="recommendation_id", right_on="slate")
+        found.append(some.rename({"user_id": "shown_to"}).select(found[0].columns))
+    named = pl.concat(found).join(_users(store), on="user", how="inner")
+    mine = named.filter(pl.col("shown_to").is_null() | (pl.col("shown_to") == pl.col("user_id"))).select(*FEEDBACK)
+    return mine, len(named) - len(mine)
+
+
+def _latest(feedback: pl.DataFrame, *order: str) -> pl.DataFrame:
+    """The last row of each item of each answer in an order."""
+    return feedback.sort(*order, maintain_order=True).group_by(ITEM, maintain_order=True).last()
+
+
+# Reading
+
+
+def _users(store: Store) -> pl.DataFrame:
+    """Who is who: columns `user`, the key that events have, and `user_id`. Read it after the events that it is for."""
+    return _frame(store.fetch(select(USERS.key, USERS.user_id)), {"user": pl.Int64, "user_id": pl.String})
+
+
+def _frame(rows: Sequence[Any], schema: Mapping[str, Any]) -> pl.DataFrame:
+    return pl.DataFrame([tuple(row) for row in rows], dict(schema), orient="row", strict=False)
+
+
+def _pages(
+    store: Store,
+    table: Table,
+    columns: Mapping[str, Any],
+    where: ColumnElement[bool] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[pl.DataFrame]:
+    """The rows of a table in the order of its key, JSON as text, a page at a time; `columns` with their types."""
+    key = list(table.primary_key)
+    asked = [
+        type_coerce(one, Text) if isinstance(one.type, Json) else one for one in (table.c[name] for name in columns)
+    ]
+    chosen = tuple_(*key) > tuple_(*(bindparam(f"after_{one.name}", type_=one.type) for one in key))
+    statement = select(*asked).where(chosen, true() if where is None else where).order_by(*key).limit(PAGE)
+    total = 0 if progress is None else store.fetch(select(func.count()).select_from(table))[0][0]
+    after, read = {f"after_{one.name}": 0 for one in key}, 0
+    while rows := store.fetch(statement, **after):
+        page = _frame(rows, columns)
+        after = {f"after_{one.name}": page[one.name][-1] for one in key}
+        read += len(page)
+        if progress is not None:
+            progress(table.name, read, total)
+        yield page

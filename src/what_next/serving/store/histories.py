@@ -1,21 +1,57 @@
-"""Histories within a transaction: users and their events."""
+"""Histories within a transaction: users, their events, and who was erased."""
 
-import sqlite3
-from collections.abc import Iterable, Sequence
+import hashlib
+import secrets
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import orjson
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from what_next.errors import StoreError
 from what_next.serving.store import tables
-from what_next.serving.store.backend import Backend, Link
-from what_next.serving.store.erasures import Erasures
-from what_next.serving.store.writes import AddEvents, Conflict, EventRow, EventsAdded
+from what_next.serving.store.backend import among, execute_all, insert_all, waits
+from what_next.serving.store.records import AddEvents, Conflict, EventRow, EventsAdded
+from what_next.serving.store.tables import dumps
 
 ATTEMPTS = 20
-"""How often something is tried that other processes get in the way of, one after the other."""
+"""How often users' rows are made and locked, where other processes erase them in between."""
+SALT = "salt"
+"""What the hashes of who was erased are keyed with, in `meta`; there is none before the first erasure."""
 Content = tuple[int, str, str, float | None, Any, str | None, int | None]
 """What the client told of an event: its user's key, item, kind, reward, context, answer and time."""
+
+USERS, EVENTS, META = tables.users.c, tables.events.c, tables.meta.c
+ACCOUNTS = (
+    select(USERS.user_id, USERS.key, USERS.last, USERS.events, USERS.latest)
+    .where(among(USERS.user_id, "users"))
+    .order_by(USERS.user_id)
+)
+LOCKED = ACCOUNTS.with_for_update(key_share=True)  # others may refer to them meanwhile
+ADVANCE = (
+    update(tables.users)
+    .where(USERS.key == bindparam("user"))
+    .values(last=bindparam("new_last"), events=bindparam("new_events"), latest=bindparam("new_latest"))
+)
+KNOWN = select(
+    EVENTS.event_id, EVENTS.user, EVENTS.item_id, EVENTS.kind, EVENTS.reward, EVENTS.context, EVENTS.recommendation_id,
+    EVENTS.time,
+).where(among(EVENTS.event_id, "events"))  # fmt: skip
+EMPTY = delete(tables.users).where(among(USERS.key, "keys"), USERS.last == 0)
+NOTE = select(META.value).where(META.name == bindparam("note"))
+ERASED_USERS = select(tables.erased_users).where(among(tables.erased_users.c.digest, "digests"))
+ERASED_EVENTS = select(tables.erased_events).where(among(tables.erased_events.c.digest, "digests"))
+
+
+def note(connection: Connection, name: str) -> str | None:
+    """What a store remembers of itself under a name; None: nothing."""
+    return connection.execute(NOTE, {"note": name}).scalar()
+
+
+def put_note(connection: Connection, name: str, value: str, replace: bool = True) -> None:
+    """Have a store remember a short text; without `replace`, only where there is none under this name."""
+    insert_all(connection, tables.meta, [(name, value)], once=True)
+    if replace:
+        connection.execute(update(tables.meta).where(META.name == name).values(value=value))
 
 
 class Account:
@@ -43,42 +79,45 @@ class Account:
 
 
 class Histories:
-    """Users and events; `now` is in microseconds since 1970 UTC."""
+    """Users and events; `now` is in microseconds since 1970 UTC.
 
-    def __init__(self, backend: Backend, link: Link, now: int) -> None:
-        self.backend, self.link, self.now = backend, link, now
-        self.erasures = Erasures(backend, link, now)
+    Whoever looks whether users were erased holds the locks of their rows, and so does whoever erases one: what was
+    committed before is seen.
+    """
+
+    def __init__(self, connection: Connection, now: int) -> None:
+        self.connection, self.now = connection, now
 
     def add(self, writes: Sequence[AddEvents]) -> list[EventsAdded | Conflict]:
         """Events, each once; numbers are taken while the users' rows are locked."""
-        rows = [row for write in writes for row in write.events]
+        rows = [row for write in writes for row in write.rows]
         accounts = self.accounts({row.user_id for row in rows})
-        late, known = self.erasures.late(rows), self._known([row.event_id for row in rows])
+        late, known = self._late(rows), self._known([row.event_id for row in rows])
         new: dict[str, EventRow] = {}
         results: list[EventsAdded | Conflict] = []
         for write in writes:
             mine: dict[str, EventRow] = {}
             erased: list[str] = []
             conflict = None
-            for place, row in enumerate(write.events):
+            for place, row in enumerate(write.rows):
                 if late is not None and late(row):
                     erased.append(row.event_id)
                 elif (held := known.get(row.event_id)) is not None:
-                    conflict = conflict or _differs(place, held != _content(row, accounts[row.user_id].key, held[-1]))
+                    if held != _content(row, accounts[row.user_id].key, held[-1]):
+                        conflict = conflict or Conflict(place, "event_id")
                 elif (first := mine.get(row.event_id) or new.get(row.event_id)) is None:
                     mine[row.event_id] = row
-                else:
-                    differs = _content(first, 0, first.time) != _content(row, 0, first.time)
-                    conflict = conflict or _differs(place, differs or first.user_id != row.user_id)
+                elif first.user_id != row.user_id or _content(first, 0, first.time) != _content(row, 0, first.time):
+                    conflict = conflict or Conflict(place, "event_id")
             if conflict is None:
                 new |= mine
-                duplicates = len(write.events) - len(mine) - len(erased)
+                duplicates = len(write.rows) - len(mine) - len(erased)
                 results.append(EventsAdded(len(mine), duplicates, erased=tuple(erased)))
             else:
                 results.append(conflict)
         self._insert(new.values(), accounts)
-        if late is not None:
-            self._forget(accounts)
+        if late is not None:  # the id of whoever was erased does not stay in a row that was made in vain
+            self.connection.execute(EMPTY, {"keys": [one.key for one in accounts.values() if not one.last]})
         return results
 
     def _insert(self, rows: Iterable[EventRow], accounts: dict[str, Account]) -> None:
@@ -86,89 +125,99 @@ class Histories:
         for row in rows:
             changed[row.user_id] = account = accounts[row.user_id]
             number, time = account.take(row.time, self.now)
-            context = None if row.context is None else orjson.dumps(dict(row.context)).decode()
+            context = None if row.context is None else dumps(dict(row.context))
             values.append(
                 (account.key, number, row.event_id, row.item_id, row.kind, time, row.reward, context,
                  row.recommendation_id, self.now)
             )  # fmt: skip
-        self.backend.insert(self.link, tables.events, values)
-        self._update([(one.last, one.events, one.latest, one.key) for one in changed.values()])
-
-    def _forget(self, accounts: dict[str, Account]) -> None:
-        """Users whose rows were made in vain: the id of whoever was erased does not stay."""
-        empty = self.backend.listed([one.key for one in accounts.values() if not one.last])
-        self.link.execute(f"DELETE FROM users WHERE key {self.backend.among()} AND last = 0", (empty,))
-
-    def _update(self, values: list[tuple[int, int, int | None, int]]) -> None:
-        if not values:
-            return
-        if isinstance(self.link, sqlite3.Connection):
-            self.link.executemany("UPDATE users SET last = ?, events = ?, latest = ? WHERE key = ?", values)
-            return
-        lists = ", ".join(["%s::bigint[]"] * 4)
-        changed = (
-            "UPDATE users SET last = new.last, events = new.events, latest = new.latest "
-            f"FROM unnest({lists}) AS new (last, events, latest, key) WHERE users.key = new.key"
-        )
-        self.link.execute(changed, tuple(map(list, zip(*values, strict=True))))
+        insert_all(self.connection, tables.events, values)
+        moved = [(one.last, one.events, one.latest, one.key) for one in changed.values()]
+        execute_all(self.connection, ADVANCE, moved)
 
     def _known(self, event_ids: list[str]) -> dict[str, Content]:
         """What the store holds under some ids."""
-        sql = (
-            'SELECT event_id, "user", item_id, kind, reward, context, recommendation_id, time FROM events '
-            f"WHERE event_id {self.backend.among()}"
-        )
-        found = self.link.execute(sql, (self.backend.listed(event_ids),)).fetchall()
-        return {
-            event: (user, item, kind, reward, context and orjson.loads(context), answer, time)
-            for event, user, item, kind, reward, context, answer, time in found
-        }
+        return {event: tuple(told) for event, *told in self.connection.execute(KNOWN, {"events": event_ids}).all()}
 
     def accounts(self, user_ids: Iterable[str]) -> dict[str, Account]:
-        """The rows of users, made where there are none, and locked in the order of their ids."""
+        """The rows of users, made where there are none, and locked in the order of their ids.
+
+        Only what is locked counts: another process may erase a user at any time before.
+        """
         wanted = sorted(set(user_ids))
         for _ in range(ATTEMPTS):
-            found = self._accounts(wanted)
-            if missing := [one for one in wanted if one not in found]:
-                new = [(one, 0, 0, None) for one in missing]
-                self.backend.insert(self.link, tables.users, new, "ON CONFLICT (user_id) DO NOTHING")
-            if self.backend.sqlite:  # the transaction holds the only write lock already
-                return found | self._accounts(missing)
-            # Only what is locked counts: another process may have erased a user since the look above.
-            found = self._accounts(wanted, " ORDER BY user_id FOR NO KEY UPDATE")
-            if len(found) == len(wanted):
+            rows = self.connection.execute(LOCKED, {"users": wanted}).all()
+            found = {user: Account(key, last, events, latest) for user, key, last, events, latest in rows}
+            if not (missing := [one for one in wanted if one not in found]):
                 return found
-        raise StoreError(f"{self.backend.where}: users are erased as fast as they come back")
-
-    def _accounts(self, user_ids: list[str], ending: str = "") -> dict[str, Account]:
-        if not user_ids:
-            return {}
-        sql = f"SELECT user_id, key, last, events, latest FROM users WHERE user_id {self.backend.among()}"
-        rows = self.link.execute(sql + ending, (self.backend.listed(user_ids),))
-        return {user: Account(key, last, events, latest) for user, key, last, events, latest in rows.fetchall()}
+            insert_all(self.connection, tables.users, [(one, 0, 0, None) for one in missing], once=True)
+        raise StoreError("users are erased as fast as they come back; send it again")
 
     def erase(self, user_id: str) -> int | None:
         """Remove a user with all events; returns how many there were, None: the user was not known."""
-        if not self.backend.sqlite:  # whoever writes for a user who is not known waits for the end of this, too
+        if waits(self.connection):  # whoever writes for a user who is not known waits for the end of this, too
             self.accounts([user_id])
-        account = self._accounts([user_id], "" if self.backend.sqlite else " FOR UPDATE").get(user_id)
-        mark, gone = self.backend.mark, None
-        timeless: list[str] = []
+        account = self.connection.execute(ACCOUNTS.with_for_update(), {"users": [user_id]}).one_or_none()
+        timeless, events = list[str](), None
         if account is not None:
-            own = f'SELECT event_id FROM events WHERE "user" = {mark} AND time >= arrived'
-            timeless = [one for (one,) in self.link.execute(own, (account.key,)).fetchall()]
-            gone = self.link.execute(f'DELETE FROM events WHERE "user" = {mark}', (account.key,)).rowcount
-            self.link.execute(f"DELETE FROM users WHERE key = {mark}", (account.key,))
-        self.erasures.note(user_id, timeless)
-        return gone
+            own = EVENTS.user == account.key
+            timeless = list(self.connection.scalars(select(EVENTS.event_id).where(own, EVENTS.time >= EVENTS.arrived)))
+            events = self.connection.execute(delete(tables.events).where(own)).rowcount
+            self.connection.execute(delete(tables.users).where(USERS.key == account.key))
+        self._note_erasure(user_id, timeless)
+        return events
+
+    # Who was erased, as keyed hashes
+
+    def _note_erasure(self, user_id: str, event_ids: Iterable[str]) -> None:
+        """Note when a user was erased, and which events came without a time, or with one that was still ahead."""
+        put_note(self.connection, SALT, secrets.token_hex(16), replace=False)
+        salt, erased = note(self.connection, SALT) or "", tables.erased_users
+        digest = _digest(salt, user_id)
+        insert_all(self.connection, erased, [(digest, self.now)], once=True)
+        older = (erased.c.digest == digest) & (erased.c.time < self.now)
+        self.connection.execute(update(erased).where(older).values(time=self.now))
+        insert_all(self.connection, tables.erased_events, [(_digest(salt, one),) for one in event_ids], once=True)
+
+    def erasures(self, user_ids: Iterable[str]) -> dict[str, int]:
+        """When each of some users was erased last; those who never were are left out."""
+        if (salt := note(self.connection, SALT)) is None:
+            return {}
+        users = {_digest(salt, user): user for user in user_ids}
+        found = self.connection.execute(ERASED_USERS, {"digests": list(users)})
+        return {users[digest]: time for digest, time in found}
+
+    def _late(self, rows: Sequence[EventRow]) -> Callable[[EventRow], bool] | None:
+        """Tells whether an event is from before the erasure of its user; None: none of the users was erased.
+
+        It is where its time says so, or its id is that of an event that was erased.
+        """
+        moments = self.erasures({row.user_id for row in rows})
+        if not moments:
+            return None
+        salt = note(self.connection, SALT) or ""
+        events = {_digest(salt, row.event_id): row.event_id for row in rows if row.user_id in moments}
+        known = {events[one] for one in self.connection.scalars(ERASED_EVENTS, {"digests": list(events)})}
+
+        def late(row: EventRow) -> bool:
+            moment = moments.get(row.user_id)
+            return moment is not None and (row.event_id in known or (row.time is not None and row.time <= moment))
+
+        return late
 
 
 def _content(row: EventRow, user: int, time: int | None) -> Content:
     """What a row would be in the store; without a time it is that of any other."""
     context = None if row.context is None else dict(row.context)
-    told = time if row.time is None else row.time
-    return user, row.item_id, row.kind, row.reward, context, row.recommendation_id, told
+    return (
+        user,
+        row.item_id,
+        row.kind,
+        row.reward,
+        context,
+        row.recommendation_id,
+        time if row.time is None else row.time,
+    )
 
 
-def _differs(place: int, differs: bool) -> Conflict | None:
-    return Conflict(place, "event_id") if differs else None
+def _digest(salt: str, text: str) -> str:
+    return hashlib.blake2b(text.encode(), key=salt.encode(), digest_size=16).hexdigest()

@@ -3,15 +3,17 @@
 import logging
 import secrets
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection, delete
+
 from what_next.errors import StoreError, StoreUnavailable
-from what_next.serving.store.backend import Backend, Link
-from what_next.serving.store.notes import note, told
+from what_next.serving.store import tables
+from what_next.serving.store.backend import Backend, waits
+from what_next.serving.store.histories import note, put_note
 
 logger = logging.getLogger("what_next.serving")
 
@@ -29,9 +31,10 @@ READERS = 500
 """Milliseconds that emptying the write-ahead log waits for readers."""
 
 
-def mark(backend: Backend, link: Link) -> None:
+def mark(connection: Connection) -> None:
     """Note an erasure, in its own transaction: whoever opens the store next knows it, should this process be killed."""
-    note(backend, link, ERASED, secrets.token_hex(8))
+    if not waits(connection):  # PostgreSQL reuses the room by itself
+        put_note(connection, ERASED, secrets.token_hex(8))
 
 
 class Scrubber:
@@ -60,46 +63,44 @@ class Scrubber:
         """
         if not self.backend.sqlite:
             return True
-        with self.backend.explained():
-            pooled = self.backend.reader.raw_connection()
-            link: Any = pooled.driver_connection
+        with self.backend.explained(), self.backend.reader.connect() as connection:
+            marked = note(connection, ERASED)
+            if marked is None or not (marked == self._built or self._due(connection, every)):
+                return marked is None
+            with self._lock:
+                self._running = connection.connection.driver_connection
             try:
-                marked = told(link, ERASED)
-                if marked is None or not (marked == self._built or self._due(link, every)):
-                    return marked is None
-                with self._lock:
-                    self._running = link
-                try:
-                    return self._scrub(link, marked)
-                finally:
-                    with self._lock:
-                        self._running = None
-                    pooled.invalidate()  # its settings are not those of the others
+                return self._scrub(connection, marked)
             finally:
-                pooled.close()
+                with self._lock:
+                    self._running = None
+                connection.invalidate()  # its settings are not those of the others
 
-    def _due(self, link: Link, every: float) -> bool:
+    def _due(self, connection: Connection, every: float) -> bool:
         """Whether the file was not built anew for so long; yes, too, where the clock jumped back."""
-        last = told(link, SCRUBBED)
+        last = note(connection, SCRUBBED)
         return last is None or not 0 <= self.clock() - int(last) < every * 1e6
 
-    def _scrub(self, link: sqlite3.Connection, marked: str) -> bool:
+    def _scrub(self, connection: Connection, marked: str) -> bool:
         if marked != self._built:
-            self._find_room(link)
-            link.execute("PRAGMA temp_store = FILE")  # it needs as much room as the store
-            link.execute("VACUUM")
+            self._find_room(connection)
+            connection.exec_driver_sql("PRAGMA temp_store = FILE")  # it needs as much room as the store
+            connection.exec_driver_sql("VACUUM")
             self._built = marked
-            note(self.backend, link, SCRUBBED, str(self.clock()))
-        link.execute(f"PRAGMA busy_timeout = {READERS}")
-        if link.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            put_note(connection, SCRUBBED, str(self.clock()))
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {READERS}")
+        if connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
             return False
         # Where somebody else was erased meanwhile, the mark is another one and stays.
-        return link.execute("DELETE FROM meta WHERE name = ? AND value = ?", (ERASED, marked)).rowcount == 1
+        meta = tables.meta.c
+        return connection.execute(delete(tables.meta).where(meta.name == ERASED, meta.value == marked)).rowcount == 1
 
-    def _find_room(self, link: Link) -> None:
+    def _find_room(self, connection: Connection) -> None:
         """Raises a `StoreUnavailable` where the new file has no room: trying would take the last of it from events."""
         file = Path(self.backend.where)
-        pages, size = (link.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+        pages, size = (
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("page_count", "page_size")
+        )
         needed, free = pages * size, shutil.disk_usage(file.parent).free
         if free < needed:
             raise StoreUnavailable(f"{file}: the file cannot be built anew in {free:,} free bytes; it takes {needed:,}")

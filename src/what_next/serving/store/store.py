@@ -1,27 +1,92 @@
 """The store: the truth of all histories, and of what was answered."""
 
+import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import exc
+from sqlalchemy import Executable, bindparam, delete, exc, func, insert, select, update
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
 
 from what_next.data import Dataset
 from what_next.errors import StoreError, StoreUnavailable
-from what_next.serving.store.backend import AGAIN, Backend, broke, connect, of_database, passes, sqlstate
-from what_next.serving.store.loading import LOADED, Progress, load
+from what_next.serving.store import tables
+from what_next.serving.store.answers import KEPT, RESPONSES
+from what_next.serving.store.backend import Backend, among, connect, in_the_way, pairs, passes
+from what_next.serving.store.histories import EVENTS, NOTE, USERS, put_note
+from what_next.serving.store.loading import LOADED, Loading, Progress
 from what_next.serving.store.migrations import migrate
-from what_next.serving.store.reading import Reading
+from what_next.serving.store.records import (
+    Deployment,
+    Head,
+    KeptResponse,
+    Key,
+    Results,
+    StoredEvent,
+    StoredItem,
+    Withdrawal,
+    Write,
+)
 from what_next.serving.store.scrubbing import Scrubber
-from what_next.serving.store.transaction import Results, Transaction
-from what_next.serving.store.writes import Write
+from what_next.serving.store.transaction import Transaction
 
-TRIES = 6
-"""How often a transaction is tried that another process got in the way of."""
-PAUSE = 0.01
-"""Seconds before the second try; twice as long before each further one."""
-Clock = Callable[[], int]
+ROOM = 2**24
+"""Bytes that must be free on the disk of a SQLite file: about a minute's worth of answers."""
+COUNTED = 2000
+"""Users whose events SQLite counts at once."""
+
+HEADS = select(USERS.user_id, USERS.key, USERS.last, USERS.events).where(
+    USERS.events > 0, among(USERS.user_id, "users")
+)
+EVENT = [EVENTS.number, EVENTS.event_id, EVENTS.item_id, EVENTS.kind, EVENTS.time, EVENTS.reward, EVENTS.context,
+         EVENTS.recommendation_id]  # fmt: skip
+OF_USER = select(*EVENT).where(
+    EVENTS.user == select(USERS.key).where(USERS.user_id == bindparam("user_id")).scalar_subquery(),
+    EVENTS.number > bindparam("after"),
+)
+OLDEST_FIRST = OF_USER.order_by(EVENTS.time, EVENTS.number).limit(bindparam("most"))
+NEWEST_FIRST = OF_USER.order_by(EVENTS.time.desc(), EVENTS.number.desc()).limit(bindparam("most"))
+WANTED = pairs("users")
+# An outer join says which of the two is gone through first.
+AFTER = (
+    select(WANTED.c.key, *EVENT)
+    .select_from(
+        WANTED.outerjoin(tables.events, (EVENTS.user == WANTED.c.key) & (EVENTS.number > WANTED.c.after))
+    )
+    .order_by(WANTED.c.key, EVENTS.time, EVENTS.number)
+)  # fmt: skip
+FOUND = (
+    select(USERS.user_id)
+    .where(USERS.user_id >= bindparam("query"), USERS.events > 0)
+    .order_by(USERS.user_id)
+    .limit(bindparam("most"))
+)
+POPULAR = (
+    select(EVENTS.item_id, func.count())
+    .where(EVENTS.kind != "skip", EVENTS.user >= bindparam("start"), EVENTS.user < bindparam("end"))
+    .group_by(EVENTS.item_id)
+)
+NEW_ITEMS = select(tables.items).where(tables.items.c.number > bindparam("after")).order_by(tables.items.c.number)
+CHANGES = tables.withdrawals.c
+NEW_WITHDRAWALS = (
+    select(CHANGES.number, CHANGES.item_id, CHANGES.withdrawn)
+    .where(CHANGES.number > bindparam("after"))
+    .order_by(CHANGES.number)
+)
+KEPT_RESPONSE = (
+    select(
+        RESPONSES.key, RESPONSES.request, RESPONSES.recommendation_id, RESPONSES.body,
+        func.coalesce(tables.impressions.c.shown, False),
+    )
+    .outerjoin_from(
+        tables.idempotency_keys,
+        tables.impressions,
+        tables.impressions.c.recommendation_id == RESPONSES.recommendation_id,
+    )
+    .where(RESPONSES.key == bindparam("response"), RESPONSES.time > bindparam("since"))
+)  # fmt: skip
 
 
 def now() -> int:
@@ -29,20 +94,19 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
-class Store(Reading):
+class Store:
     """Histories, answers, feedback, new items, deployments and keys, in SQLite or PostgreSQL; safe for threads.
 
     Every method raises `StoreUnavailable` where the database cannot be used now (full, locked, away): nothing is lost,
     and the next call tries anew.
     """
 
-    def __init__(self, backend: Backend, clock: Clock = now) -> None:
-        super().__init__(backend)
-        self.clock = clock
+    def __init__(self, backend: Backend, clock: Callable[[], int] = now) -> None:
+        self.backend, self.clock = backend, clock
         self.scrubber = Scrubber(backend, clock)
 
     @classmethod
-    def open(cls, place: str | Path, *, clock: Clock = now) -> "Store":
+    def open(cls, place: str | Path, *, clock: Callable[[], int] = now) -> "Store":
         """The store at a path (SQLite), or a URL (`sqlite:///PATH`, `postgresql://USER:PASSWORD@HOST/DATABASE`).
 
         Args:
@@ -60,24 +124,41 @@ class Store(Reading):
             backend.close()
             raise
 
+    def close(self) -> None:
+        """Give the connections back."""
+        self.backend.close()
+
+    # Writing
+
     def commit(self, writes: Sequence[Write]) -> Results:
         """Put writes into ONE durable transaction; returns the outcome of each, in their order.
 
-        An outcome is an exception where that write alone is refused (`Unfit`, `UnknownRecommendation`, `NotShown`); the
-        others are in the store then. Where the transaction fails because of a write (a number that the database does
-        not hold), each write has a transaction of its own, so that it spoils no other.
+        An outcome is an exception where that write alone is refused (`InvalidWrite`, `UnknownRecommendation`,
+        `NotShown`); the others are in the store then. Where the transaction fails because of a write (a number that the
+        database does not hold), each write has a transaction of its own, so that it spoils no other.
 
         Raises:
             StoreUnavailable: the database cannot be used now; nothing of the writes was acknowledged.
         """
         try:
-            return self._tried(writes)
-        except StoreUnavailable:
-            raise
+            return self._commit(writes)
         except Exception as error:
+            if isinstance(error, exc.TimeoutError) or (isinstance(error, exc.DBAPIError) and passes(error)):
+                with self.backend.explained():
+                    raise
             if len(writes) > 1:
                 return [self._alone(write) for write in writes]
             return [self._refusal(error)]
+
+    @retry(
+        retry=retry_if_exception(in_the_way),
+        wait=wait_exponential(0.01),
+        stop=stop_after_attempt(6),
+        reraise=True,
+    )
+    def _commit(self, writes: Sequence[Write]) -> Results:
+        with self.backend.engine.begin() as connection:
+            return Transaction(connection, self.clock()).apply(writes)
 
     def _alone(self, write: Write) -> Any:
         try:
@@ -87,33 +168,13 @@ class Store(Reading):
 
     def _refusal(self, error: Exception) -> StoreError:
         """Why a write cannot be stored."""
-        if of_database(error):
-            return self.backend.translated(error)
-        return error if isinstance(error, StoreError) else StoreError(f"this cannot be stored ({error})")
-
-    def _tried(self, writes: Sequence[Write]) -> Results:
-        """The outcomes; tried anew where another process got in the way, or an idle connection had broken."""
-        for left in reversed(range(TRIES)):
-            try:
-                with self.backend.begin() as link:
-                    return Transaction(self.backend, link, self.clock()).apply(writes)
-            except exc.TimeoutError as error:
-                raise StoreUnavailable(f"{self.backend.where}: all connections are in use; try again") from error
-            except Exception as error:
-                if not of_database(error):
-                    raise
-                broken = broke(error) and left == TRIES - 1
-                if not left or not (broken or sqlstate(error) in AGAIN):
-                    if passes(error):
-                        raise self.backend.translated(error) from error
-                    raise
-                time.sleep(PAUSE * 2 ** (TRIES - 1 - left))
-        raise AssertionError("unreachable")
-
-    @property
-    def loaded(self) -> bool:
-        """Whether `load_histories` was done."""
-        return bool(self.fetch(f"SELECT 1 FROM meta WHERE name = '{LOADED}'", ()))
+        try:
+            with self.backend.explained():
+                raise error
+        except StoreError as told:
+            return told
+        except Exception:
+            return StoreError(f"this cannot be stored ({error})")
 
     def load_histories(self, dataset: Dataset, progress: Progress = lambda done, total: None) -> int:
         """Fill the store with the histories of a data set; returns how many events that added.
@@ -129,4 +190,124 @@ class Store(Reading):
         if self.loaded:
             return 0
         with self.backend.explained():
-            return load(self.backend, dataset, self.clock, progress)
+            return Loading(self.backend, dataset, self.clock).run(progress)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether `load_histories` was done."""
+        return bool(self.fetch(NOTE, note=LOADED))
+
+    def add_key(self, name: str, role: str, digest: str) -> None:
+        """Keep the digest of a new API key; one of the same name that was revoked is forgotten.
+
+        Raises:
+            StoreError: there is one of this name that was not revoked.
+        """
+        row = {"name": name, "role": role, "digest": digest, "created": self.clock()}
+        gone = (tables.keys.c.name == name) & tables.keys.c.revoked.is_not(None)
+        try:
+            with self.backend.explained(), self.backend.engine.begin() as connection:
+                connection.execute(delete(tables.keys).where(gone))
+                connection.execute(insert(tables.keys), row)
+        except StoreError as error:
+            if isinstance(error.__cause__, exc.IntegrityError):
+                told = f"{self.backend.where}: there is a key {name!r} already; choose another name"
+                raise StoreError(told) from None
+            raise
+
+    def revoke_key(self, name: str) -> None:
+        """Let an API key open nothing from now on.
+
+        Raises:
+            StoreError: there is none of this name.
+        """
+        keys = tables.keys.c
+        gone = update(tables.keys).where(keys.name == name).values(revoked=func.coalesce(keys.revoked, self.clock()))
+        with self.backend.explained(), self.backend.engine.begin() as connection:
+            if not connection.execute(gone).rowcount:
+                raise StoreError(f"{self.backend.where}: there is no key {name!r}")
+
+    def try_writing(self) -> None:
+        """Raises a `StoreUnavailable` where nothing can be written: the only way to tell that it can be again."""
+        with self.backend.explained(), self.backend.engine.begin() as connection:
+            put_note(connection, "tried", str(self.clock()))
+
+    # Reading
+
+    def fetch(self, statement: Executable, /, **values: Any) -> Sequence[Any]:
+        """What a statement finds, and all of it."""
+        with self.backend.explained(), self.backend.reader.connect() as connection:
+            return connection.execute(statement, values).all()
+
+    def ping(self) -> None:
+        """Raises a `StoreUnavailable` where the database does not answer, its file is gone, or its disk is full."""
+        self.fetch(NOTE, note=LOADED)
+        if not self.backend.sqlite:
+            return
+        path = Path(self.backend.where)
+        if not path.exists():  # whoever has it open goes on with what nobody will find again
+            raise StoreUnavailable(f"{path}: is gone; put it back, or restore a back-up")
+        if (free := shutil.disk_usage(path.parent).free) < ROOM:
+            raise StoreUnavailable(f"{path}: its disk is full ({free:,} bytes are free); make room")
+
+    def heads(self, user_ids: Sequence[str]) -> dict[str, Head]:
+        """Where the events of some users end; those without events are left out."""
+        return {user: Head(*head) for user, *head in self.fetch(HEADS, users=list(user_ids))}
+
+    def events_of(
+        self, user_id: str, after: int = 0, limit: int | None = None, newest_first: bool = False
+    ) -> list[StoredEvent]:
+        """The events of a user with a number above `after`, by time, then number; the first `limit` of this order."""
+        statement, most = NEWEST_FIRST if newest_first else OLDEST_FIRST, 2**62 if limit is None else limit
+        return [StoredEvent(*row) for row in self.fetch(statement, user_id=user_id, after=after, most=most)]
+
+    def events_after(self, users: Sequence[tuple[int, int]]) -> dict[int, list[StoredEvent]]:
+        """The events of several users by time, then number, in one query; those without any are left out.
+
+        Args:
+            users: of each the key (see `heads`), and the number that all of theirs are larger than.
+        """
+        found: dict[int, list[StoredEvent]] = {}
+        for key, number, *rest in self.fetch(AFTER, users=users):
+            if number is not None:
+                found.setdefault(key, []).append(StoredEvent(number, *rest))
+        return found
+
+    def users(self, query: str = "", limit: int = 20) -> list[str]:
+        """Ids of users that have events, in the order of their characters, that begin with a text, case and all."""
+        return [user for (user,) in self.fetch(FOUND, query=query, most=limit) if user.startswith(query)]
+
+    def popular(self, limit: int) -> list[tuple[str, int]]:
+        """The items with most events, skips not counted; among equals by id.
+
+        In SQLite some users at a time: sorting all events at once takes twice as long, and would keep it from putting
+        its files in order. PostgreSQL does not sort, and its rows do not lie by user.
+        """
+        counts = Counter[str]()
+        ((last,),) = self.fetch(select(func.coalesce(func.max(USERS.key), 0)))
+        step = COUNTED if self.backend.sqlite else last + 1
+        for start in range(0, last + 1, step):
+            for item, many in self.fetch(POPULAR, start=start, end=start + step):
+                counts[item] += many
+        return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]
+
+    def items_after(self, number: int) -> list[StoredItem]:
+        """Items that were added or replaced since the one with this number."""
+        return [StoredItem(*row) for row in self.fetch(NEW_ITEMS, after=number)]
+
+    def withdrawals_after(self, number: int) -> list[Withdrawal]:
+        """The changes of the withdrawn items since the one with this number."""
+        return [Withdrawal(*row) for row in self.fetch(NEW_WITHDRAWALS, after=number)]
+
+    def response(self, key: str) -> KeptResponse | None:
+        """What a request with an Idempotency-Key (its hash) was answered; None: nothing, or too long ago."""
+        found = self.fetch(KEPT_RESPONSE, response=key, since=self.clock() - KEPT)
+        return KeptResponse(*found[0]) if found else None
+
+    def deployments(self) -> list[Deployment]:
+        """All versions that were deployed, oldest first."""
+        return [Deployment(*row) for row in self.fetch(select(tables.deployments).order_by("number"))]
+
+    def keys(self) -> list[Key]:
+        """All API keys, those that were revoked, too."""
+        return [Key(*row) for row in self.fetch(select(tables.keys).order_by("created"))]

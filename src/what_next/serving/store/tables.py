@@ -1,9 +1,13 @@
 """The tables of the store. A change here needs a migration (a test compares the two)."""
 
+from typing import Any
+
+import orjson
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Double,
     ForeignKey,
     Index,
@@ -11,7 +15,29 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TypeDecorator,
 )
+
+
+def dumps(value: object) -> str:
+    """A value as JSON."""
+    return orjson.dumps(value).decode()
+
+
+class Json(TypeDecorator[Any]):
+    """Text in the database, a value outside; a list comes back as a tuple."""
+
+    impl, cache_ok = Text, True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """What is stored."""
+        return None if value is None else dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """What was stored."""
+        found = None if value is None else orjson.loads(value)
+        return tuple(found) if isinstance(found, list) else found
+
 
 # SQLite numbers rows by itself only where the type is INTEGER; elsewhere that type ends at 2 billion.
 NUMBER = BigInteger().with_variant(Integer, "sqlite")
@@ -44,7 +70,7 @@ events = Table(
     Column("kind", Text, nullable=False),
     Column("time", BigInteger, nullable=False),
     Column("reward", Double),
-    Column("context", Text),  # JSON
+    Column("context", Json),
     Column("recommendation_id", Text),
     Column("arrived", BigInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -60,11 +86,11 @@ impressions = Table(
     Column("version", Text, nullable=False),
     Column("policy", Text, nullable=False),
     Column("fallback", Text),
-    Column("explore", Text, nullable=False),  # JSON
-    Column("history", Text),  # JSON
+    Column("explore", Json, nullable=False),
+    Column("history", Json),
     Column("known", BigInteger, nullable=False),
-    Column("items", Text, nullable=False),  # JSON
-    Column("propensities", Text, nullable=False),  # JSON
+    Column("items", Json, nullable=False),
+    Column("propensities", Json, nullable=False),
     Column("candidates", Text, nullable=False),
     Column("shown", Boolean, nullable=False),
     Column("withdrawn", BigInteger, nullable=False, server_default="0"),  # the last change of `withdrawals` it knew
@@ -92,7 +118,7 @@ items = Table(
     Column("number", BigInteger, nullable=False, unique=True),
     Column("item_id", Text, primary_key=True),
     Column("title", Text, nullable=False),
-    Column("attributes", Text, nullable=False),  # JSON
+    Column("attributes", Json, nullable=False),
 )
 
 # Every change, so that a log tells what an answer could not show. The last one of an item counts.
@@ -115,7 +141,7 @@ idempotency_keys = Table(
     Column("request", Text, nullable=False),
     Column("recommendation_id", Text, nullable=False),
     Column("user_id", Text),
-    Column("body", Text, nullable=False),  # JSON
+    Column("body", Text, nullable=False),
     Column("time", BigInteger, nullable=False),
     Index("responses_of_user", "user_id"),
     Index("responses_by_time", "time"),
@@ -138,7 +164,7 @@ deployments = Table(
     Column("version", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("time", BigInteger, nullable=False),
-    Column("note", Text, nullable=False),  # JSON
+    Column("note", Json, nullable=False),
 )
 
 keys = Table(

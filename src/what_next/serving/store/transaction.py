@@ -4,15 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
+from sqlalchemy import Connection, delete, func, insert, select
 
 from what_next.serving.store import loading, scrubbing, tables
 from what_next.serving.store.answers import Answers
-from what_next.serving.store.backend import Backend, Link, alone
-from what_next.serving.store.fitness import unfit
+from what_next.serving.store.backend import among, lock
 from what_next.serving.store.histories import Histories
-from what_next.serving.store.items import Items
-from what_next.serving.store.writes import (
+from what_next.serving.store.records import (
     AddEvents,
     AddFeedback,
     AddImpression,
@@ -22,32 +20,45 @@ from what_next.serving.store.writes import (
     Erased,
     EraseUser,
     EventsAdded,
+    ItemsAdded,
     MarkShown,
     Outcome,
+    Results,
     WithdrawItem,
     Write,
+    invalid,
 )
 
-Results = list[Outcome | Exception]
+SOME_ITEMS = among(tables.items.c.item_id, "items")
+HELD = select(tables.items.c.item_id).where(SOME_ITEMS)
+REPLACED = delete(tables.items).where(SOME_ITEMS)
+CHANGES = (
+    select(tables.withdrawals.c.item_id, tables.withdrawals.c.withdrawn)
+    .where(among(tables.withdrawals.c.item_id, "items"))
+    .order_by(tables.withdrawals.c.number)
+)
+NEWEST = (
+    select(tables.deployments.c.number, tables.deployments.c.version)
+    .order_by(tables.deployments.c.number.desc())
+    .limit(1)
+)
 
 
 class Transaction:
-    """What one transaction writes; the caller begins and commits it.
+    """What one transaction writes; the caller begins and commits it. `now` is in microseconds since 1970 UTC.
 
     Locks are taken in one order (users by id, then items, withdrawn ones, answers, deployments; before all of them an
     erasure's on the filling of the store), so that two processes seldom wait for one another in a circle; where they
     do, PostgreSQL ends one of them, which is then tried anew.
     """
 
-    def __init__(self, backend: Backend, link: Link, now: int) -> None:
-        self.backend, self.link, self.now = backend, link, now
-        self.histories = Histories(backend, link, now)
-        self.answers = Answers(backend, link, now)
-        self.items = Items(backend, link, now)
+    def __init__(self, connection: Connection, now: int) -> None:
+        self.connection, self.now = connection, now
+        self.histories, self.answers = Histories(connection, now), Answers(connection, now)
         self.put: dict[type[Any], Callable[[list[Any]], Sequence[Outcome | Exception]]] = {
             AddEvents: self.add_events,
-            AddItems: self.items.add,
-            WithdrawItem: self.items.withdraw,
+            AddItems: self.add_items,
+            WithdrawItem: self.withdraw,
             AddImpression: self.answers.add,
             MarkShown: self.answers.mark_shown,
             AddFeedback: self.answers.add_feedback,
@@ -56,7 +67,7 @@ class Transaction:
 
     def apply(self, writes: Sequence[Write]) -> Results:
         """Put all writes in; an outcome is an exception where that write alone is refused."""
-        results: Results = [unfit(write, self.now) for write in writes]
+        results: Results = [invalid(write, self.now) for write in writes]
         start = 0
         for place, write in enumerate(writes):
             # Writes of the other kinds may change places with one another; an erasure parts before from after.
@@ -79,17 +90,17 @@ class Transaction:
 
     def erase(self, user_id: str) -> Erased:
         """Remove a person."""
-        loading.hold(self.backend, self.link)
+        loading.progress_of(self.connection)  # waits for the chunk that is being filled in, and keeps the next one out
         events = self.histories.erase(user_id)
         impressions, feedback = self.answers.erase(user_id)
-        if self.backend.sqlite and (events is not None or impressions):
-            scrubbing.mark(self.backend, self.link)
+        if events is not None or impressions:
+            scrubbing.mark(self.connection)
         return Erased(events or 0, impressions, feedback)
 
     def add_events(self, writes: list[AddEvents]) -> Sequence[EventsAdded | Conflict]:
         """Events; those that name an answer are held against it, and the others cost nothing more."""
         results = self.histories.add(writes)
-        named = [[row for row in write.events if row.recommendation_id is not None] for write in writes]
+        named = [[row for row in write.rows if row.recommendation_id is not None] for write in writes]
         if not any(named):
             return results
         unmatched = self.answers.unmatched([row for rows in named for row in rows])
@@ -100,20 +111,67 @@ class Transaction:
             for one, rows in zip(results, named, strict=True)
         ]
 
+    def add_items(self, writes: Sequence[AddItems]) -> list[ItemsAdded]:
+        """Items; each has a number above all that there were, so that whoever asks for what is new finds it."""
+        lock(self.connection, tables.items)
+        last = self._last(tables.items.c.number)
+        wanted = {row.item_id: row for write in writes for row in write.rows}
+        chosen = {"items": sorted(wanted)}
+        seen = set(self.connection.scalars(HELD, chosen))
+        self.connection.execute(REPLACED, chosen)
+        rows = [{"number": number, **vars(row)} for number, row in enumerate(wanted.values(), last + 1)]
+        if rows:
+            self.connection.execute(insert(tables.items), rows)
+        self._change(list(wanted), withdrawn=False)
+        results = []
+        for write in writes:
+            ids = {row.item_id for row in write.rows}
+            results.append(ItemsAdded(len(ids), len(ids & seen)))
+            seen |= ids
+        return results
+
+    def withdraw(self, writes: Sequence[WithdrawItem]) -> list[bool]:
+        """Items that no answer holds from now on; whether each was not withdrawn yet."""
+        changed = self._change(list(dict.fromkeys(write.item_id for write in writes)), withdrawn=True)
+        results = []
+        for write in writes:
+            results.append(write.item_id in changed)
+            changed.discard(write.item_id)
+        return results
+
+    def _change(self, item_ids: list[str], withdrawn: bool) -> set[str]:
+        """Withdraw items, or put them again; returns those for which that was a change.
+
+        The lock keeps out the answers of other processes, which look for withdrawn items (`Answers.add`): none of them
+        is committed after this without having seen it.
+        """
+        lock(self.connection, tables.withdrawals, "EXCLUSIVE")
+        state = dict(map(tuple, self.connection.execute(CHANGES, {"items": item_ids})))
+        changed = [one for one in item_ids if state.get(one, False) != withdrawn]
+        last = self._last(tables.withdrawals.c.number)
+        rows = [
+            {"number": number, "item_id": one, "withdrawn": withdrawn, "time": self.now}
+            for number, one in enumerate(changed, last + 1)
+        ]
+        if rows:
+            self.connection.execute(insert(tables.withdrawals), rows)
+        return set(changed)
+
     def deploy(self, writes: list[Deploy]) -> list[int]:
         """Versions of the model, numbered on; what answers already keeps its number."""
-        alone(self.backend, self.link, "deployments")
-        newest = "SELECT number, version FROM deployments ORDER BY number DESC LIMIT 1"
-        number, version = self.link.execute(newest).fetchone() or (0, None)
-        numbers, rows = list[int](), list[tuple[object, ...]]()
+        lock(self.connection, tables.deployments)
+        newest = self.connection.execute(NEWEST).one_or_none()
+        number, version = (0, None) if newest is None else newest
+        numbers, rows = list[int](), list[dict[str, object]]()
         for one in writes:
             if one.version != version:
                 number, version = number + 1, one.version
-                rows.append((number, version, one.kind, self.now, _json(dict(one.note))))
+                rows.append({"number": number, "time": self.now, **vars(one)})
             numbers.append(number)
-        self.backend.insert(self.link, tables.deployments, rows)
+        if rows:
+            self.connection.execute(insert(tables.deployments), rows)
         return numbers
 
-
-def _json(value: object) -> str:
-    return orjson.dumps(value).decode()
+    def _last(self, number: Any) -> int:
+        """The greatest number of a table; 0: there is none."""
+        return int(self.connection.execute(select(func.coalesce(func.max(number), 0))).scalar_one())

@@ -1,15 +1,17 @@
 """The one thread that writes: everything that waits goes into one transaction."""
 
+import logging
 import threading
 from collections import deque
 from concurrent.futures import Future
 from typing import Any
 
-from what_next.errors import StoreUnavailable
-from what_next.serving.store.episode import Episode
+from what_next.errors import StoreError, StoreUnavailable
+from what_next.serving.store.records import Write, rows_of
 from what_next.serving.store.scrubbing import Scrubbing
 from what_next.serving.store.store import Store
-from what_next.serving.store.writes import AddEvents, AddFeedback, AddItems, Write
+
+logger = logging.getLogger("what_next.serving")
 
 MOST = 20_000
 """Rows that go into one transaction, at most: one that takes seconds keeps others waiting."""
@@ -17,6 +19,28 @@ FULL = 5 * MOST
 """Rows that wait, at most: some seconds' worth."""
 Waiting = tuple[Write, Future[Any], int]
 """A write, who waits for it, and its rows."""
+
+
+class Outage:
+    """Tells the log once that some work with the store (`writing to the store`) fails, and once that it works again.
+
+    For one thread.
+    """
+
+    def __init__(self, work: str) -> None:
+        self.work, self.lasts = work, False
+
+    def failed(self, error: StoreError) -> None:
+        """It failed. The error names the database, without a password, and the database's own reason."""
+        if not self.lasts:
+            logger.warning("%s fails: %s", self.work, error)
+        self.lasts = True
+
+    def worked(self) -> None:
+        """It did not fail."""
+        if self.lasts:
+            logger.info("%s works again", self.work)
+        self.lasts = False
 
 
 class Writer:
@@ -50,7 +74,7 @@ class Writer:
             StoreUnavailable: the writer is closed, or too much waits already.
         """
         future: Future[Any] = Future()
-        rows = _rows(write)
+        rows = len(rows_of(write))
         with self._changed:
             if self._closed:
                 raise StoreUnavailable("the store is being closed; send it again to the next process")
@@ -71,17 +95,17 @@ class Writer:
         self._scrubbing.close()
 
     def _run(self) -> None:
-        episode = Episode("writing to the store")
+        outage = Outage("writing to the store")
         while group := self._next():
             try:
-                outcomes = self.store.commit([write for write, _, _ in group])
+                outcomes: list[Any] = self.store.commit([write for write, _, _ in group])
             except BaseException as error:  # whoever waits must hear of it, whatever it is
-                outcomes = [error] * len(group)  # type: ignore[list-item]
+                outcomes = [error] * len(group)
             if (away := next((one for one in outcomes if isinstance(one, StoreUnavailable)), None)) is None:
-                episode.worked()
+                outage.worked()
             else:
-                episode.failed(away)
-            self.failing = away is not None
+                outage.failed(away)
+            self.failing = outage.lasts
             for (_, future, _), outcome in zip(group, outcomes, strict=True):
                 if isinstance(outcome, BaseException):
                     future.set_exception(outcome)
@@ -103,11 +127,3 @@ class Writer:
                         taken += rows
                         group.append((write, future, rows))
             return group
-
-
-def _rows(write: Write) -> int:
-    if isinstance(write, AddEvents):
-        return len(write.events)
-    if isinstance(write, AddFeedback):
-        return len(write.rows)
-    return len(write.items) if isinstance(write, AddItems) else 1

@@ -1,12 +1,12 @@
 """The schema of the store, version by version."""
 
-import time
 from pathlib import Path
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection, exc, inspect
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from what_next.errors import StoreError
-from what_next.serving.store.backend import BUSY, PAGE, Backend, make_file
+from what_next.serving.store.backend import BUSY, PAGE, Backend, be_patient, make_file, waits
 
 REVISIONS = ("0001", "0002")
 """All versions, oldest first; the files in `versions` are named so."""
@@ -30,42 +30,33 @@ def migrate(backend: Backend) -> None:
             if _known(_version(connection), backend.where) == REVISIONS[-1]:
                 return
         with backend.engine.begin() as connection:
-            if not backend.sqlite:
-                # A large table takes as long as it takes, and so do the others who wait for it.
-                connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            # A large table takes as long as it takes, and so do the others who wait for it.
+            be_patient(connection, "lock_timeout", "statement_timeout")
+            if waits(connection):
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
             # Another process may have done it while this one waited for the lock.
             if _known(_version(connection), backend.where) != REVISIONS[-1]:
                 _upgrade(connection)
 
 
+def _locked(error: BaseException) -> bool:
+    return isinstance(error, exc.OperationalError) and "locked" in str(error)
+
+
+# SQLite does not wait here for another process that switches at the same time.
+@retry(retry=retry_if_exception(_locked), wait=wait_fixed(0.01), stop=stop_after_delay(BUSY), reraise=True)
 def _write_ahead(backend: Backend) -> None:
     """Write-ahead logging, which lets readers read while one writes. It is a property of the file."""
-    deadline = time.monotonic() + BUSY
-    while True:
-        try:
-            with backend.reader.connect() as connection:
-                if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
-                    connection.exec_driver_sql(f"PRAGMA page_size = {PAGE}")
-                    connection.exec_driver_sql("PRAGMA journal_mode = WAL")
-            return
-        except exc.OperationalError as error:
-            # SQLite does not wait here for another process that switches at the same time.
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
+    with backend.reader.connect() as connection:
+        if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+            connection.exec_driver_sql(f"PRAGMA page_size = {PAGE}")
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
 
 
 def _version(connection: Connection) -> str | None:
     """The version of the schema; None where there is none yet."""
-    # Asked of the catalogue first: in PostgreSQL a failed statement would end the transaction.
-    there = (
-        "SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'"
-        if connection.dialect.name == "sqlite"
-        else "SELECT count(*) FROM pg_class WHERE oid = to_regclass('alembic_version')"
-    )
-    if not connection.exec_driver_sql(there).scalar():
+    # Asked first: in PostgreSQL a failed statement would end the transaction.
+    if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
 

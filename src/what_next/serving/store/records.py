@@ -1,12 +1,22 @@
-"""What may be written into the store, and what comes of it."""
+"""What may be written into the store, what comes of it, and what is read from it.
 
-from collections.abc import Mapping
+Ids are external ones, as text. Times are microseconds since 1970 UTC. Rewards are in the log's own unit.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from math import isfinite
+from typing import Any, Literal
 
 from what_next.errors import StoreError, WhatNextError
 
+AHEAD = 24 * 3600 * 1_000_000
+"""Microseconds that a client's time may be ahead of the store's clock. One of next year would stay the latest of its
+user for a year: all that really follows would count as older."""
 DeploymentKind = Literal["first", "promoted", "rolled back"]
+
+
+# Written
 
 
 @dataclass(frozen=True)
@@ -16,11 +26,9 @@ class EventRow:
     Attributes:
         event_id: distinct over all users; the same event sent again changes nothing, another one under the id of a
             first is refused (`Conflict`).
-        user_id, item_id: external ids, as text; a user's is not blank.
+        user_id, item_id: a user's is not blank.
         kind: play, skip, purchase, rating, ...
-        time: microseconds since 1970 UTC, at most a day ahead of the store's clock; None: now, but not before the
-            latest event of the user.
-        reward: in the log's own unit.
+        time: at most a day ahead of the store's clock; None: now, but not before the latest event of the user.
         context: finite numbers about the event, by name, which may be any.
         recommendation_id: the answer that it follows. Such an event is feedback, too: see `rewards_of`.
     """
@@ -42,7 +50,7 @@ class AddEvents:
     Those from before the erasure of their user are passed over.
     """
 
-    events: tuple[EventRow, ...]
+    rows: tuple[EventRow, ...]
 
 
 @dataclass(frozen=True)
@@ -87,16 +95,14 @@ class AddImpression:
     of another: then it must not be shown.
 
     Attributes:
-        recommendation_id: names it, for feedback.
         user_id: whom it was for; None where nobody was named.
-        key: of that user, as the answer knew it (`Head.key`). Where the user has another one by now, or none, since
-            somebody had them erased meanwhile, the impression is kept without user and history. None: not checked.
-        time: microseconds since 1970 UTC.
         version: of the model; `policy`: who answered; `fallback`: why it was the safe policy, if it was.
+        items: best first; `propensities`: the chance of each, given those before it; None where unknown.
         explore: how it was drawn (temperature, epsilon, seed); numbers and texts by name.
         history: the item ids that the question gave; None where it gave none.
+        key: of the user, as the answer knew it (`Head.key`). Where the user has another one by now, or none, since
+            somebody had them erased meanwhile, the impression is kept without user and history. None: not checked.
         known: number of the last event of the user that the answer knew; 0: none.
-        items: the item ids, best first; `propensities`: the chance of each, given those before it; None where unknown.
         candidates: hash of what could have been chosen.
         shown: False for an answer that nobody saw, as in shadow mode.
         withdrawn: number of the last change of the withdrawn items that the answer knew; 0: none.
@@ -136,9 +142,7 @@ class FeedbackRow:
     Attributes:
         feedback_id: distinct; the same row sent again changes nothing, another one under its id is refused.
         recommendation_id, item_id: what was shown.
-        reward: in the log's own unit.
-        time: microseconds since 1970 UTC, at most a day ahead of the store's clock; None: now, but not before the
-            latest feedback to the same answer.
+        time: at most a day ahead of the store's clock; None: now, but not before the latest feedback to this answer.
     """
 
     feedback_id: str
@@ -169,12 +173,7 @@ class FeedbackAdded:
 
 @dataclass(frozen=True)
 class ItemRow:
-    """An item that the catalogue did not hold, or not so.
-
-    Attributes:
-        item_id: external id, as text; `title`: what people call it.
-        attributes: by name, in their own units.
-    """
+    """An item that the catalogue did not hold, or not so; its attributes by name, in their own units."""
 
     item_id: str
     title: str
@@ -185,7 +184,7 @@ class ItemRow:
 class AddItems:
     """Items, the last one of each id counts; comes to `ItemsAdded`. Those that were withdrawn are back."""
 
-    items: tuple[ItemRow, ...]
+    rows: tuple[ItemRow, ...]
 
 
 @dataclass(frozen=True)
@@ -229,8 +228,7 @@ class Deploy:
     A version that answers already is not deployed a second time: it keeps its number, kind and note.
 
     Attributes:
-        version: its name; `kind`: how it came.
-        note: what else to remember (metrics, the gate's figures); anything that JSON holds.
+        kind: how it came; `note`: what else to remember (metrics, the gate's figures), as JSON holds it.
     """
 
     version: str
@@ -240,9 +238,13 @@ class Deploy:
 
 Write = AddEvents | AddImpression | MarkShown | AddFeedback | AddItems | WithdrawItem | EraseUser | Deploy
 Outcome = EventsAdded | FeedbackAdded | ItemsAdded | Erased | bool | int | None
+Results = list[Outcome | Exception]
 
 
-class Unfit(StoreError):
+# Refused
+
+
+class InvalidWrite(StoreError):
     """A write that no store takes, whichever database it is in.
 
     Attributes:
@@ -299,3 +301,141 @@ class Withdrawn(WhatNextError):
 
 class AnsweredBefore(WhatNextError):
     """A request with this key was answered before; that answer holds."""
+
+
+def rows_of(write: Write) -> Sequence[Any]:
+    """The rows of a write: itself where it is about one thing."""
+    return write.rows if isinstance(write, AddEvents | AddFeedback | AddItems) else (write,)
+
+
+def invalid(write: Write, now: int) -> InvalidWrite | None:
+    """Why a write cannot be stored, told before anything is written: the two databases differ in what they let through.
+
+    Args:
+        write: with its rows. What the service itself makes (an answer, a deployment) is not looked through.
+        now: the store's clock.
+    """
+    if isinstance(write, MarkShown | Deploy):
+        return None
+    try:
+        for place, row in enumerate(rows_of(write)):
+            values = vars(row)
+            if isinstance(row, AddImpression):
+                values = {"recommendation_id": row.recommendation_id, "user_id": row.user_id}
+            for name, value in values.items():
+                if value is None:
+                    continue
+                if isinstance(value, str):
+                    if not value.isascii() or "\0" in value or not value or value.isspace():  # few are
+                        _check_text(place, name, value)
+                elif name == "time":
+                    _check_time(place, value, now)
+                elif isinstance(value, Mapping):
+                    for key, one in value.items():
+                        _check_number(place, f"{name}.{key}", one)
+                else:
+                    _check_number(place, name, value)
+    except InvalidWrite as found:
+        return found
+    return None
+
+
+def _check_text(place: int, name: str, value: str) -> None:
+    if not value and name != "title":
+        raise InvalidWrite(place, name, "is empty")
+    if "\0" in value:
+        raise InvalidWrite(place, name, "holds the character NUL")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidWrite(place, name, "holds half a character (a lone surrogate)") from None
+    if name == "user_id" and value.isspace():
+        raise InvalidWrite(place, name, "is blank")
+
+
+def _check_time(place: int, time: int, now: int) -> None:
+    if time > now + AHEAD:
+        raise InvalidWrite(place, "time", "is more than a day ahead of the clock here")
+    if time < -(2**63):
+        raise InvalidWrite(place, "time", "is before all times")
+
+
+def _check_number(place: int, name: str, value: float) -> None:
+    if not isfinite(value):
+        raise InvalidWrite(place, name, f"is {value}, not a finite number")
+
+
+# Read
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a user's events end: two heads are equal just where nothing was added or erased between them.
+
+    Attributes:
+        key: of the user; a user who comes back after an erasure has a new one, and none is used twice.
+        last: the number of the last event; holes are allowed, so it may exceed `events`, how many there are.
+    """
+
+    key: int
+    last: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An `EventRow` as the store holds it; the time is always known.
+
+    `number` is 1, 2, 3, ... in the order of arrival, per user; whoever saw a number saw all below it.
+    """
+
+    number: int
+    event_id: str
+    item_id: str
+    kind: str
+    time: int
+    reward: float | None
+    context: dict[str, float] | None
+    recommendation_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item that was added; it gets a new, larger number whenever it is replaced."""
+
+    number: int
+    item_id: str
+    title: str
+    attributes: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A change of the withdrawn items: 1, 2, 3, ...; `withdrawn` is False where the item was put again."""
+
+    number: int
+    item_id: str
+    withdrawn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A version of the model that answered from `time` on."""
+
+    number: int
+    version: str
+    kind: DeploymentKind
+    time: int
+    note: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key: its digest, never itself."""
+
+    name: str
+    role: str
+    digest: str
+    created: int
+    revoked: int | None

@@ -7,7 +7,7 @@ file systems, and cannot be read by eye).
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,13 +18,29 @@ import numpy as np
 from what_next.agent import Agent
 from what_next.environment import Environment
 from what_next.errors import DataError, MissingExtraError, SaveError, SetupError, TrainingError
-from what_next.experiments.tuning.space import Choices, Range, Settings, own_values, search_space, with_settings
 from what_next.settings import Setup
 from what_next.state import State
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
 
+Value = int | float | str | bool
+Settings = dict[str, Value]
+
+COMMON: Mapping[str, Sequence[Value]] = {
+    "learning_rate": (3e-4, 1e-2),
+    "dropout": (0.0, 0.5),
+    "weight_decay": (0.0, 1e-4, 1e-3, 1e-2, 1e-1),
+    "batch_size": (8, 16, 32, 64, 128),
+}
+"""What is searched for every algorithm: a pair of numbers is a range, other values are choices."""
+TARGETS = (512, 1024, 2048, 4096, 8192)
+"""Of `batch_targets`, which is searched where no `batch_size` is set."""
+MAGNITUDES = 10
+"""A range whose ends are so many times apart is searched by orders of magnitude."""
+OWN = "algorithm."
+"""What begins the keys of an algorithm's own settings."""
 RANDOM = 5
 """How many trials are drawn at random before the sampler learns from them (TPE: Bergstra et al. 2011)."""
 NEVER = 2**62
@@ -109,17 +125,64 @@ def tune(
         SetupError: the study is of other settings.
     """
     path = study or setup.model_agent_path.with_suffix(".tuning.jsonl")
-    state, space = state or State.from_setup(setup), search_space(setup)
+    state = state or State.from_setup(setup)
     kept = _open(path, {**_fixed(setup), "seconds": seconds, "split": state.split.hash})
     stopped = False
     while len(judged := _judged(kept)) < trials and not stopped:
-        asked = _ask(kept, setup, space, len(judged))
+        asked = _ask(kept, setup, len(judged))
         stopped = not _try(kept, asked, setup, state, seconds)
         if not stopped:
             found = Tuned(path, setup.monitored, tuple(_judged(kept)), False)
             assert found.best is not None
             tell(found.trials[-1], found.best)
     return Tuned(path, setup.monitored, tuple(_judged(kept)), stopped)
+
+
+def search_space(setup: Setup) -> "dict[str, BaseDistribution]":
+    """`COMMON` and what the algorithm's `search` says; the setup's own values are always among it.
+
+    An algorithm's `search` (a class variable) maps names of its fields to a pair of numbers, which is a range, or to
+    other values to choose from. A name that is none of its fields is a setting of the setup (`discount`, say). A range
+    for a setting that is no number now (none, say) is left out.
+    """
+    found = dict(COMMON)
+    if setup.batch_size is None:
+        del found["batch_size"]
+        found["batch_targets"] = TARGETS
+    for name, where in type(setup.algorithm).search.items():
+        found[OWN + name if name in type(setup.algorithm).model_fields else name] = where
+    own = own_values(setup, found)
+    return {
+        key: distribution(where, own[key])
+        for key, where in found.items()
+        if not _is_range(where) or _is_number(own[key])
+    }
+
+
+def distribution(where: Sequence[Value], own: Value) -> "BaseDistribution":
+    """Where a setting is sought, widened to hold the setup's own value; whole numbers where both ends are."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if not _is_range(where):
+        return CategoricalDistribution(tuple(dict.fromkeys([*where, own])))
+    low, high = min(where[0], own), max(where[1], own)
+    kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
+    return kind(low, high, log=low > 0 and high >= MAGNITUDES * low)  # type: ignore[arg-type, operator]
+
+
+def own_values(setup: Setup, keys: Iterable[str]) -> dict[str, Any]:
+    """What a setup has for some settings."""
+    return {
+        key: getattr(setup.algorithm, key.removeprefix(OWN)) if key.startswith(OWN) else getattr(setup, key)
+        for key in keys
+    }
+
+
+def with_settings(setup: Setup, settings: Mapping[str, Value]) -> Setup:
+    """The setup with some settings changed; keys of its algorithm begin with `algorithm.`."""
+    of_algorithm = {key.removeprefix(OWN): value for key, value in settings.items() if key.startswith(OWN)}
+    of_setup = {key: value for key, value in settings.items() if not key.startswith(OWN)}
+    return setup.model_copy(update={**of_setup, "algorithm": setup.algorithm.model_copy(update=of_algorithm)})
 
 
 def _open(path: Path, made_for: Mapping[str, Any]) -> "optuna.Study":
@@ -178,25 +241,16 @@ def _judged(study: "optuna.Study") -> list[Trial]:
     ]
 
 
-def _ask(study: "optuna.Study", setup: Setup, space: Mapping[str, Range | Choices], judged: int) -> "optuna.Trial":
+def _ask(study: "optuna.Study", setup: Setup, judged: int) -> "optuna.Trial":
     """The next trial: the setup's own values, then what the sampler draws, by the seed and the trials so far."""
     import optuna
 
     seed = int(np.random.default_rng([setup.seed, judged]).integers(2**31))
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM, constant_liar=False, seed=seed)
+    space = search_space(setup)
     if not judged:
         study.enqueue_trial(own_values(setup, space))
-    return study.ask({key: _distribution(where) for key, where in space.items()})
-
-
-def _distribution(where: Range | Choices) -> "optuna.distributions.BaseDistribution":
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if not isinstance(where, Range):
-        return CategoricalDistribution(where)
-    if isinstance(where.low, int) and isinstance(where.high, int):
-        return IntDistribution(where.low, where.high, log=where.by_magnitude)
-    return FloatDistribution(where.low, where.high, log=where.by_magnitude)
+    return study.ask(space)
 
 
 def _try(study: "optuna.Study", asked: "optuna.Trial", setup: Setup, state: State, seconds: float) -> bool:
@@ -241,3 +295,11 @@ def _score(setup: Setup, state: State, seconds: float) -> float | None:
         if name.startswith(setup.monitored):
             return value
     raise DataError(f"{setup.data}: no validation user can be judged on, so there is nothing to tune by; see `split`")
+
+
+def _is_range(where: Sequence[Value]) -> bool:
+    return len(where) == 2 and all(map(_is_number, where))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

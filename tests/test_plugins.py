@@ -1,0 +1,164 @@
+"""Algorithms, rewards, encoders and sources of another installed package are named in a setup, and trained with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import listening
+
+PACKAGE = '''
+from typing import ClassVar, Literal
+{imports}
+
+
+class Mine(NextItem):
+    """Next items, from batches of a source of its own."""
+
+    name: Literal["mine"] = "mine"
+    source: ClassVar[str] = "mine_source"
+
+
+class Loved(Reward):
+    """A reward of as much as its setting says, for every event."""
+
+    needs: ClassVar = ()
+    worth: float = Field(default=2.0, description="of an event")
+
+    @property
+    def range(self):
+        return self.worth, self.worth
+
+    def of(self, log):
+        return torch.full(log.items.shape, self.worth) * log.real
+
+
+class Last(GruEncoder):
+    """A GRU under another name."""
+
+
+class Twice(LogSource):
+    """The log, with twice the rewards."""
+
+    def earned(self, history):
+        return 2 * super().earned(history)
+'''
+IMPORTS = """
+import torch
+from pydantic import Field
+from what_next.algorithms import NextItem
+from what_next.models.encoders import GruEncoder
+from what_next.rewards import Reward
+from what_next.sources import LogSource
+"""
+POINTS = """
+[what_next.algorithms]
+mine = mine:Mine
+[what_next.rewards]
+loved = mine:Loved
+[what_next.encoders]
+last = mine:Last
+[what_next.sources]
+mine_source = mine:Twice
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder as pip leaves it: a module, and what is known of its distribution."""
+    folder = tmp_path / "site"
+    facts = folder / "mine-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (folder / "mine.py").write_text(PACKAGE.format(imports=IMPORTS))
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(POINTS)
+    return folder
+
+
+def python(*words: str, site: Path | None, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([*([str(site)] if site else []), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, timeout=300, cwd=folder, env=environment, check=False
+    )
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Path:
+    log, _ = listening(users=20)
+    log.write_parquet(tmp_path / "log.parquet")
+    path = tmp_path / "setup.txt"
+    path.write_text(
+        "train, yes\ndata, log.parquet\npasses, 1\ndim, 8\nmax_length, 20\nbatch_size, 8\n"
+        "model_agent_path, agent.safetensors\nmodel_critic_path, critic.safetensors\n"
+    )
+    return path
+
+
+MINE = ("algorithm=mine", "model=last", "reward.loved.weight=1", "reward.loved.worth=1.5")
+
+
+def test_a_setup_trains_with_them_and_what_is_saved_recommends(site: Path, setup: Path) -> None:
+    folder = setup.parent
+    trained = python("-m", "what_next", "train", str(setup), *MINE, site=site, folder=folder)
+    assert trained.returncode == 0, trained.stderr
+    lines = [json.loads(line) for line in (folder / "agent.jsonl").read_text().splitlines()]
+    assert {line["reward"] for line in lines} == {3.0}  # 1.5 by the reward, twice by the source
+    asked = ("-m", "what_next", "recommend", str(setup), *MINE, "--history", "i1,i2", "--json")
+    found = python(*asked, site=site, folder=folder)
+    assert found.returncode == 0, found.stderr
+    assert len(json.loads(found.stdout)["items"]) == 10
+    without = python("-c", "import what_next; what_next.load('agent.safetensors')", site=None, folder=folder)
+    assert "algorithm 'mine', which is not known here; install the package" in without.stderr
+
+
+def test_a_model_that_uses_none_of_them_is_read_without_them(site: Path, setup: Path) -> None:
+    trained = python("-m", "what_next", "train", str(setup), "algorithm=next_item", site=site, folder=setup.parent)
+    assert trained.returncode == 0, trained.stderr
+    without = python("-c", "import what_next; what_next.load('agent.safetensors')", site=None, folder=setup.parent)
+    assert without.returncode == 0, without.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["algorithm=mine"], "algorithm is 'mine'"),
+        (["model=last"], "model is 'last'"),
+        (["reward.loved.weight=1"], "there is no setting 'reward.loved.weight'"),
+        (["model=mine:Last"], "model is 'mine:Last'"),
+    ],
+)
+def test_without_the_package_a_name_is_only_a_word(setup: Path, site: Path, words: list[str], told: str) -> None:
+    """A name of no installed part is refused, and no text becomes an import: not even where the module could be."""
+    bare = site / "mine.py"
+    bare.write_text("raise SystemExit('imported')")
+    (site / "mine-1.0.dist-info" / "entry_points.txt").write_text("")
+    found = python("-m", "what_next", "train", str(setup), *words, site=site, folder=setup.parent)
+    assert found.returncode == 2
+    assert told in found.stderr
+    assert "imported" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"), [("algorithms", "Next items, from"), ("rewards", "A reward of"), ("encoders", "A GRU under")]
+)
+def test_they_are_listed(site: Path, tmp_path: Path, kind: str, line: str) -> None:
+    assert line in python("-m", "what_next", "list", kind, site=site, folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize("first", ["mine", "what_next"])
+def test_they_are_found_whichever_is_imported_first(site: Path, setup: Path, first: str) -> None:
+    script = (
+        f"import {first}; import mine, what_next as wn\n"
+        "setup = wn.Setup.from_text('train, yes, data, d, algorithm, mine, model, last, reward.loved.weight, 2, "
+        "model_agent_path, a')\n"
+        "assert type(setup.algorithm) is mine.Mine and type(setup.reward.loved) is mine.Loved\n"
+        "assert [term.key for term in setup.reward.terms] == ['reward.loved']\n"
+        "same = wn.Setup(**setup.as_json())\n"
+        "assert same == setup"
+    )
+    found = python("-W", "error", "-c", script, site=site, folder=setup.parent)
+    assert found.returncode == 0, found.stderr
