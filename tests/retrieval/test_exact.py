@@ -51,7 +51,7 @@ def act(exact: Exact, points: np.ndarray, rows: list[Wanted], draw: bool = True)
     sampler = [Softmax(row.temperature) if draw else Greedy() for row in rows]
     request = Request([row.slots for row in rows], sampler, Permitted(sets, without))
     found = exact.act(points, request, [np.random.default_rng(row.seed) for row in rows])
-    return [found.row(place) for place in range(len(rows))]
+    return found.each()
 
 
 def masked(scores: np.ndarray, row: Wanted) -> np.ndarray:

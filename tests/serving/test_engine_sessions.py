@@ -136,7 +136,7 @@ def test_one_step_folds_for_everybody(world: World, monkeypatch: pytest.MonkeyPa
     world.add("gil", "i8", 3000)
     widths, fold = [], model.sessions.fold
     monkeypatch.setattr(
-        model.policy.sessions, "fold", lambda sessions, events: widths.append(len(sessions)) or fold(sessions, events)
+        model.sessions, "fold", lambda sessions, events: widths.append(len(sessions)) or fold(sessions, events)
     )
     world.check(cache, users, model)
     assert widths == [2, 1]
