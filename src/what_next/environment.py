@@ -151,6 +151,8 @@ class Environment:
         if setup.patience and not len(state.split.validation):
             raise SetupError("patience is set, and the split has no validation users; raise split.validation")
         check_paths(setup.model_paths)
+        if weights := self.origin or (setup.model_agent_path if self.resume else None):
+            agent.like(weights)
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if self.origin:

@@ -110,7 +110,7 @@ class State:
         state = cls.from_setup(setup)
         if resume:
             saved = read_models(setup.model_agent_path).space
-            return cls(state.dataset, setup, replace(saved, seen=state.space.seen, counts=state.space.counts))
+            return cls(state.dataset, setup, saved.measured(state.space))
         return cls(state.dataset, setup, state.space_under(origin)) if origin else state
 
     def space_under(self, origin: Path) -> Space:
@@ -128,7 +128,7 @@ class State:
             )
         catalogue = space.catalogue.scaled(old.catalogue.center, old.catalogue.scale)
         tolerance = self.setup.tolerance or old.tolerance
-        return replace(old, catalogue=catalogue, seen=space.seen, counts=space.counts, tolerance=tolerance)
+        return replace(old.measured(space), catalogue=catalogue, tolerance=tolerance)
 
     def new_items(self, origin: Path) -> int:
         """How many items of the catalogue a model did not know."""

@@ -281,7 +281,8 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("n_step", [1, 2])
+# Of one step are the losses worked by hand in each algorithm's own tests.
+@pytest.mark.parametrize("n_step", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.algorithm.name}-{case.truth.__name__}")
 def test_values_come_to_those_of_the_world(case: Case, n_step: int) -> None:
     np.testing.assert_allclose(learnt(case, n_step), case.truth(n_step), atol=0.06)

@@ -23,13 +23,14 @@ from what_next.models.items import ItemVectors
 from what_next.types import Events
 
 ITEMS, DIM = 30, 16
-KINDS = pytest.mark.parametrize("kind", ENCODERS)
+KINDS = pytest.mark.parametrize("kind", [*ENCODERS, "lstm with skip", "gru with skip"])
 
 
 def made(kind: str, *, numbers: int = 0, layers: int = 2, dropout: float = 0.3, max_length: int = 20) -> Encoder:
     torch.manual_seed(3)
-    sizes = EncoderSizes(dim=DIM, layers=layers, dropout=dropout, numbers=numbers, max_length=max_length)
-    return ENCODERS[kind](ItemVectors(ITEMS, DIM), sizes).eval()
+    name, _, skip = kind.partition(" with ")
+    sizes = EncoderSizes(DIM, layers, dropout, numbers, max_length, skip=bool(skip))
+    return ENCODERS[name](ItemVectors(ITEMS, DIM), sizes).eval()
 
 
 def events(batch: int, time: int, numbers: int = 0, seed: int = 0) -> Events:
@@ -57,6 +58,15 @@ def streamed(encoder: Encoder, whole: Events) -> tuple[Tensor, State]:
 def test_streaming_equals_the_batch_pass(kind: str, numbers: int, time: int) -> None:
     encoder, whole = made(kind, numbers=numbers), events(3, time, numbers)
     torch.testing.assert_close(streamed(encoder, whole)[0], encoder(whole), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@torch.no_grad()
+def test_a_skip_starts_as_half_of_the_last_input_on_top_of_the_cells_state(kind: str) -> None:
+    encoder, whole = made(f"{kind} with skip"), events(3, 7)
+    alone = made(kind)
+    alone.load_state_dict({name: one for name, one in encoder.state_dict().items() if name != "skip.weight"})
+    torch.testing.assert_close(encoder(whole), alone(whole) + encoder.inputs(whole) / 2, atol=1e-6, rtol=0)
 
 
 @KINDS

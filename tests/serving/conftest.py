@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+
+from .processes import Forks
 
 if TYPE_CHECKING:
     from what_next.serving.store import Store
@@ -123,3 +126,19 @@ def store(place: str) -> Iterator["Store"]:
     opened = Store.open(place)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def forking() -> Iterator[Forks]:
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    made = Forks()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def services(forking: Forks) -> Iterator[Forks]:
+    """`what-next serve` in processes of their own; one that a test leaves is killed."""
+    yield forking
+    if forking.child is not None:
+        forking.end(signal.SIGKILL)

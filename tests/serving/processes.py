@@ -8,8 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,10 @@ import torch._dynamo, what_next.serving.http.run  # what takes the time of a sta
 from what_next.cli.app import run
 
 for line in sys.stdin:
-    words, out = json.loads(line)
+    words, out, variables = json.loads(line)
     child = os.fork()
     if child == 0:
+        os.environ.update(variables)
         for number, path in ((0, os.devnull), (1, out), (2, out)):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), number)
         sys.argv = ["what-next", *words]
@@ -87,31 +86,43 @@ def until_ready(port: int, alive: Any = lambda: True) -> None:
 
 
 class Forks:
-    """Services that start in a fraction of the time, since a process that has imported everything is forked."""
+    """Services that start in a fraction of the time, since a process that has imported everything is forked.
 
-    def __init__(self, folder: Path, **variables: str) -> None:
-        self.log = folder / "service.log"
+    One after the other: the next one starts when the last one is gone.
+    """
+
+    def __init__(self) -> None:
+        self.child: int | None = None
         self.process = subprocess.Popen(
-            [sys.executable, "-c", FORKING],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment() | variables,
-            text=True,
+            [sys.executable, "-c", FORKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
         )
 
-    def start(self, *words: str | Path) -> int:
-        """`what-next WORDS`; returns its process id."""
+    def start(self, setup: Path, *words: str, **variables: str) -> int:
+        """`what-next serve SETUP`, as soon as it is ready; returns its port.
+
+        Its output goes into `service.log` beside the setup file; `variables` go into its environment.
+        """
+        port = free_port()
+        self.fork("serve", setup, f"server.port={port}", *words, log=setup.with_name("service.log"), **variables)
+        until_ready(port)
+        return port
+
+    def fork(self, *words: str | Path, log: Path, **variables: str) -> None:
+        """`what-next WORDS`."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps([list(map(str, words)), str(self.log)]) + "\n")
+        assert self.child is None
+        self.process.stdin.write(json.dumps([list(map(str, words)), str(log), variables]) + "\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        self.child = int(self.process.stdout.readline())
 
-    def end(self, child: int, number: signal.Signals) -> None:
-        """Send a signal to the service that was started last, and wait until it is gone."""
+    def end(self, number: signal.Signals) -> None:
+        """Send a signal to the service, and wait until it is gone."""
         assert self.process.stdout is not None
-        os.kill(child, number)
+        assert self.child is not None
+        os.kill(self.child, number)
         assert self.process.stdout.readline() == "ended\n"
+        self.child = None
 
     def close(self) -> None:
         """End the process that forks."""
@@ -124,13 +135,3 @@ class Forks:
             self.process.kill()
             self.process.wait()
         self.process.stdout.close()
-
-
-@contextmanager
-def forks(folder: Path, **variables: str) -> Iterator[Forks]:
-    """A forking process for the time of a block; `variables` go into its environment."""
-    made = Forks(folder, **variables)
-    try:
-        yield made
-    finally:
-        made.close()

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from what_next.serving.engine import Engine
-from what_next.serving.engine.batcher import Batcher
-from what_next.serving.engine.pace import Pace
+from what_next.serving.engine.batcher import Batcher, Pace
 from what_next.serving.engine.waiting import Turns, Waiting
 from what_next.serving.request import Overloaded, RecommendationRequest
 

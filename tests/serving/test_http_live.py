@@ -18,6 +18,8 @@ import pytest
 
 from .endpoint import process, service
 from .models import served
+from .processes import Forks, ask
+from .waiting import impressions_of
 
 WAIT = 90.0
 """Seconds until a process must have started, on a busy machine."""
@@ -194,8 +196,6 @@ import sys
 for name in ("starlette", "sqlalchemy", "uvicorn", "prometheus_client", "alembic", "psycopg"):
     sys.modules[name] = None
 from what_next.cli.app import main
-
-from .waiting import impressions_of
 for words in (["--help"], ["serve", sys.argv[1]], ["key", "list", sys.argv[1]]):
     sys.argv = ["what-next", *words]
     print("code", main(), file=sys.stderr)
@@ -235,32 +235,34 @@ def test_the_latest_feedback_counts_however_late_the_older_one_comes(tmp_path: P
         assert rewards_of(one.store, answers)[0]["reward"].to_list() == [0.75]
 
 
-def test_a_model_that_was_trained_anew_and_is_not_deployed_is_told_at_the_start(tmp_path: Path) -> None:
+def test_a_model_that_was_trained_anew_and_is_not_deployed_is_told_at_the_start(
+    services: Forks, tmp_path: Path
+) -> None:
+    from what_next.serving.engine.versions import version_of
+
+    def version_and_told() -> tuple[str, str]:
+        """Of a service that starts, tells, and ends."""
+        (tmp_path / "service.log").unlink(missing_ok=True)
+        version = ask(services.start(tmp_path / "setup.txt"), "GET", "/v1/model")[1]["version"]
+        services.end(signal.SIGTERM)
+        return version, (tmp_path / "service.log").read_text()
+
     setup = served(tmp_path, import_data=False)
-    with started(tmp_path / "setup.txt") as (running, first):
-        running.send_signal(signal.SIGTERM)
-        assert "is not deployed" not in running.communicate(timeout=WAIT)[1]
+    first, told = version_and_told()
+    assert "is not deployed" not in told
     (tmp_path / "other").mkdir()
     other = served(tmp_path / "other", "dqn")
     for path in (tmp_path / "other").glob("*.safetensors"):
         path.replace(tmp_path / path.name)
-    from what_next.serving.engine.versions import version_of
-
     new = version_of(setup.model_agent_path)
     assert not other.model_agent_path.exists()
-    with started(tmp_path / "setup.txt") as (running, again):
-        assert again["version"] == first["version"] != new
-        running.send_signal(signal.SIGTERM)
-        told = running.communicate(timeout=WAIT)[1]
-    line = (
-        f"the setup's model {new} is not deployed ({first['version']} answers); deploy it with: what-next promote SETUP"
-    )
+    again, told = version_and_told()
+    assert again == first != new
+    line = f"the setup's model {new} is not deployed ({first} answers); deploy it with: what-next promote SETUP"
     assert told.splitlines().count(line) == 1
     setup.model_agent_path.unlink()
-    with started(tmp_path / "setup.txt") as (running, again):
-        assert again["version"] == first["version"]
-        running.send_signal(signal.SIGTERM)
-        told = running.communicate(timeout=WAIT)[1]
+    again, told = version_and_told()
+    assert again == first
     assert f"the setup's model cannot be deployed ({setup.model_agent_path}" in told
 
 

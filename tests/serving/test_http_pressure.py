@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import time
 from collections import namedtuple
 from collections.abc import Iterator
 from itertools import pairwise
@@ -167,8 +168,6 @@ def test_mistakes_beyond_a_thousand_are_counted_alone(one: Service) -> None:
 
 def test_large_bodies_are_read_one_after_another_with_pauses(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one is looked at for 50 ms, four times, others come through in between."""
-    import time
-
     from what_next.serving.http.bodies import Question
 
     spans = list[tuple[float, float]]()
@@ -297,6 +296,62 @@ def test_what_is_not_plain_goes_the_usual_way(one: Service, monkeypatch: pytest.
     refuse = Shedding(one.app.parts).refuse
     assert refuse(PLAIN + b"\r\n{}", "") is not None
     assert refuse(odd, "") is None
+
+
+def test_large_batches_under_one_key_do_not_turn_the_answers_of_another_into_fallbacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four connections keep a second of work waiting; who asks for ten items meanwhile waits for a batch of it."""
+    import httpx
+
+    from what_next.serving.http.keys import digest_of
+
+    async def asked(address: tuple[str, int]) -> tuple[list[httpx.Response], int]:
+        heavy, light = ({"authorization": f"Bearer wn_{name}"} for name in ("heavy", "light"))
+        large, answered = {"requests": [{"user_id": f"u{place}", "k": 200} for place in range(50)]}, list[int]()
+        limits = httpx.Limits(max_connections=4)
+        base = f"http://localhost:{address[1]}"
+        async with (
+            httpx.AsyncClient(base_url=base, headers=heavy, limits=limits, timeout=60) as crowd,
+            httpx.AsyncClient(base_url=base, headers=light, timeout=60) as other,
+        ):
+
+            async def again_and_again() -> None:
+                while True:
+                    told = await crowd.post("/v1/recommendations/batch", json=large)
+                    answered.append(told.status_code)
+                    await asyncio.sleep(0.02 if told.status_code == 200 else 0.1)
+
+            loops = [asyncio.create_task(again_and_again()) for _ in range(4)]
+            await asyncio.sleep(0.5)
+            found = []
+            for place in range(12):
+                found.append(await other.post("/v1/recommendations", json={"user_id": f"u{place}"}))
+                await asyncio.sleep(0.05)
+            for one in loops:
+                one.cancel()
+            return found, answered.count(200)
+
+    async def all_of_it() -> tuple[list[httpx.Response], int]:
+        async with listening(one) as address:
+            return await asked(address)
+
+    with service(tmp_path, keys="yes", rate=0, deadline=1000) as one:
+        for name in ("heavy", "light"):
+            one.store.add_key(name, "read", digest_of(f"wn_{name}"))
+        one.app.parts.keys.refresh()
+        answering = one.engine._answering
+        answer = answering.answer
+
+        def slowly(active: Any, requests: Any, role: str) -> Any:
+            time.sleep(0.005 * len(requests))
+            return answer(active, requests, role)
+
+        monkeypatch.setattr(answering, "answer", slowly)
+        found, served = asyncio.run(all_of_it())
+    assert [told.status_code for told in found] == [200] * 12
+    assert [told.json()["fallback"] for told in found] == [None] * 12
+    assert served > 0
 
 
 # HTTP itself

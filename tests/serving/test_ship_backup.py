@@ -23,7 +23,7 @@ from what_next.settings import Setup
 
 from .conftest import NOBODY, Postgres
 from .models import served
-from .processes import ask, forks, free_port, until_ready
+from .processes import Forks, ask
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
@@ -60,7 +60,9 @@ def event(number: int) -> dict[str, Any]:
     return {"event_id": f"e{number}", "user_id": "u1", "item_id": f"i{number % 80}", "event": "play"}
 
 
-def test_a_service_is_backed_up_under_load_and_restored_as_it_was_at_one_moment(tmp_path: Path) -> None:
+def test_a_service_is_backed_up_under_load_and_restored_as_it_was_at_one_moment(
+    services: Forks, tmp_path: Path
+) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     for folder in (source, target):
         folder.mkdir()
@@ -75,42 +77,38 @@ def test_a_service_is_backed_up_under_load_and_restored_as_it_was_at_one_moment(
             if sent[0] > 200:
                 begun.set()
 
-    with forks(tmp_path) as services:
-        port = free_port()
-        child = services.start("serve", source / "setup.txt", f"server.port={port}")
-        until_ready(port)
-        version = ask(port, "GET", "/v1/model")[1]["version"]
-        thread = threading.Thread(target=load, args=(port,))
-        thread.start()
-        try:
-            assert begun.wait(30)
-            before = sent[0]
-            backup = back_up(source / "setup.txt", read(source), tmp_path / "backups")
-            after = sent[0] + 20  # a batch may be on its way
-        finally:
-            stop.set()
-            thread.join()
-        with pytest.raises(StoreError, match=r"agent\.store\.sqlite: is in use .* stop the service first"):
-            restore(read(source), backup, replace=True)
-        services.end(child, signal.SIGTERM)
+    port = services.start(source / "setup.txt")
+    version = ask(port, "GET", "/v1/model")[1]["version"]
+    thread = threading.Thread(target=load, args=(port,))
+    thread.start()
+    try:
+        assert begun.wait(30)
+        before = sent[0]
+        backup = back_up(source / "setup.txt", read(source), tmp_path / "backups")
+        after = sent[0] + 20  # a batch may be on its way
+    finally:
+        stop.set()
+        thread.join()
+    with pytest.raises(StoreError, match=r"agent\.store\.sqlite: is in use .* stop the service first"):
+        restore(read(source), backup, replace=True)
+    services.end(signal.SIGTERM)
 
-        assert {path.name for path in backup.iterdir()} == {"store.sqlite", "models.tar.gz", "setup.txt", SUMS}
-        assert {path.stat().st_mode & 0o077 for path in (backup, *backup.iterdir())} == {0}
-        subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=backup, check=True)
-        assert len(held(source / "agent.store.sqlite")) == sent[0]
+    assert {path.name for path in backup.iterdir()} == {"store.sqlite", "models.tar.gz", "setup.txt", SUMS}
+    assert {path.stat().st_mode & 0o077 for path in (backup, *backup.iterdir())} == {0}
+    subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=backup, check=True)
+    assert len(held(source / "agent.store.sqlite")) == sent[0]
 
-        shutil.copy(backup / "setup.txt", target)
-        shutil.copy(source / "listening.parquet", target)  # the log is not of the service
-        assert restore(read(target), backup) is None
-        found = held(target / "agent.store.sqlite")
-        assert found == [f"e{number}" for number in range(len(found))], "each batch is there whole, none twice"
-        assert len(found) % 20 == 0
-        assert before <= len(found) <= after
-        child = services.start("serve", target / "setup.txt", f"server.port={port}")
-        until_ready(port)
-        assert ask(port, "POST", "/v1/events", event(0))[1]["duplicates"] == 1
-        assert ask(port, "GET", "/v1/model")[1]["version"] == version
-        services.end(child, signal.SIGTERM)
+    shutil.copy(backup / "setup.txt", target)
+    shutil.copy(source / "listening.parquet", target)  # the log is not of the service
+    assert restore(read(target), backup) is None
+    found = held(target / "agent.store.sqlite")
+    assert found == [f"e{number}" for number in range(len(found))], "each batch is there whole, none twice"
+    assert len(found) % 20 == 0
+    assert before <= len(found) <= after
+    port = services.start(target / "setup.txt")
+    assert ask(port, "POST", "/v1/events", event(0))[1]["duplicates"] == 1
+    assert ask(port, "GET", "/v1/model")[1]["version"] == version
+    services.end(signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")

@@ -148,27 +148,25 @@ def test_numbers_of_a_user_ascend_with_arrival_though_many_write_at_once(place: 
 
 
 PROGRAM = """
-import sys
+import os, sys
 from what_next.serving.store import AddEvents, AddItems, Deploy, EventRow, ItemRow, Store
+turn = 0 if os.fork() else 1
 store = Store.open(sys.argv[1])
 for number in range(15):
     rows = tuple(EventRow(f"{number}-{user}", f"u{user}", "i1") for user in range(20))
-    item = ItemRow(f"{sys.argv[2]}-{number}", "", {})
-    print(store.commit([AddEvents(rows), AddItems((item,)), Deploy(f"{sys.argv[2]}-{number}", "promoted")])[0].accepted)
+    steps = [AddEvents(rows), AddItems((ItemRow(f"{turn}-{number}", "", {}),)), Deploy(f"{turn}-{number}", "promoted")]
+    os.write(1, f"{store.commit(steps)[0].accepted}\\n".encode())
 store.close()
+if turn == 0:
+    assert os.wait()[1] == 0
 """
 
 
 def test_two_processes_that_send_the_same_events_at_once_store_each_once(place: str) -> None:
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, place, str(turn)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for turn in range(2)
-    ]
-    told = [one.communicate(timeout=60) for one in started]
-    assert [one.returncode for one in started] == [0, 0], told
-    accepted = [int(line) for out, _ in told for line in out.split()]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, place], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    accepted = [int(line) for line in done.stdout.split()]
+    assert len(accepted) == 2 * 15
     assert sum(accepted) == 15 * 20
     store = Store.open(place)
     heads = store.heads([f"u{user}" for user in range(20)])

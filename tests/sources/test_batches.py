@@ -83,7 +83,7 @@ class TestAValue:
         batch = batch_of(rig)
         assert changed == set()
         rig.agent.propagate(batch, rig.rng)
-        assert changed == {"histories", "steps"}
+        assert changed == {"histories", "steps", "held"}
 
 
 SCRIPT = """

@@ -1,6 +1,6 @@
 """What networks are built for and scaled by: the item space of a data set, as training may know it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
@@ -19,6 +19,7 @@ class Space:
         typical: the mean spread (sigma) of the training users, in standard deviations.
         event_names: the numbers that are known of an event besides its item: `reward` first where the log has one.
         counts: training events of each item; None in a space that comes from a model file.
+        events_per_user: mean training events of those users that have two or more; 0 in a space of a model file.
         event_center, event_scale: mean and standard deviation of each over the training events.
     """
 
@@ -30,3 +31,8 @@ class Space:
     event_center: Float32[np.ndarray, "numbers"]
     event_scale: Float32[np.ndarray, "numbers"]
     counts: Int64[np.ndarray, "items"] | None = None
+    events_per_user: float = 0.0
+
+    def measured(self, space: "Space") -> "Space":
+        """This space with what another one has counted in its training part; no model file holds that."""
+        return replace(self, seen=space.seen, counts=space.counts, events_per_user=space.events_per_user)

@@ -33,6 +33,7 @@ def scaled_space(dataset: Dataset, split: Split) -> Space:
         event_center=columns.mean(0, dtype=np.float64).astype(np.float32),
         event_scale=np.where(scale > 0, scale, 1).astype(np.float32),
         counts=counts,
+        events_per_user=float(taught.mean()) if len(taught := split.known[split.known >= 2]) else 0.0,
     )
 
 

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int32, Int64, Shaped, UInt64
+from jaxtyping import Float, Float64, Int, Int32, Int64, Shaped
 from torch import Tensor
 
-from what_next.retrieval import bits
 from what_next.retrieval.pool import sample_ranks
 
 NOWHERE = 2**31 - 1
@@ -16,8 +15,6 @@ GROUP = 16
 """Items of which the greatest score is taken before the best are searched for; the fastest of 16 to 256."""
 CACHED = 2**20
 """Scores compared at a time: 4 MB stay near the processor, and their memory is used again."""
-HALVES = 2 ** np.arange(5, -1, -1, dtype=np.uint64)
-"""Of a word of 64 bits, of its half, and so on: where to cut when a bit is searched for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,31 +154,16 @@ def _drawn_at_border(
     Where there are fewer, -1 pads.
     """
     sizes, items = np.zeros(len(rows), np.int64), np.full(uniforms[:, 0].shape, -1)
-    step = max(1, CACHED // scores.shape[1])
+    width = scores.shape[1]
+    step = max(1, CACHED // width)
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         some = scores[torch.from_numpy(rows[part]).to(scores.device)].cpu().numpy()
-        words = bits.pack(some == border[part, None])
-        sizes[part] = np.bitwise_count(words).sum(axis=1, dtype=np.int64)
-        items[part] = _of_ranks(words, sample_ranks(uniforms[part, 0], sizes[part]))
+        flat = np.flatnonzero(some == border[part, None])
+        starts = np.searchsorted(flat, np.arange(len(some) + 1) * width)
+        sizes[part] = np.diff(starts)
+        ranks = sample_ranks(uniforms[part, 0], sizes[part])
+        found = flat[starts[:-1, None] + np.maximum(ranks, 0)] % width
+        items[part] = np.where(ranks < 0, -1, found)
     order = np.where(items < 0, np.inf, uniforms[:, 1]).argsort(axis=1)  # what was drawn is a set: in no random order
     return sizes, np.take_along_axis(items, order, axis=1)
-
-
-def _of_ranks(
-    words: UInt64[np.ndarray, "rows words"], ranks: Int64[np.ndarray, "rows slots"]
-) -> Int64[np.ndarray, "rows slots"]:
-    """The members of sets by their ranks (from 0, ascending); -1 for rank -1."""
-    flat, width = words.ravel(), words.shape[1]
-    inside = np.bitwise_count(flat)
-    before = np.cumsum(inside, dtype=np.int64) - inside
-    wanted = before[::width, None] + np.maximum(ranks, 0)
-    holder = np.searchsorted(before, wanted, side="right") - 1  # the last word that begins at or before the rank
-    word, left, bit = flat[holder], wanted - before[holder], np.zeros(ranks.shape, np.uint64)
-    for half in HALVES:
-        low = np.bitwise_count(word & ((np.uint64(1) << half) - np.uint64(1)))
-        shift = np.where(left >= low, half, np.uint64(0))
-        left -= np.where(left >= low, low, 0)
-        word >>= shift
-        bit += shift
-    return np.where(ranks < 0, -1, holder % width * bits.WORD + bit.astype(np.int64))

@@ -22,7 +22,7 @@ from what_next.data.space import Space
 from what_next.data.training_part import numbers_of_events
 from what_next.errors import CatalogueError, DataError
 from what_next.inference.events import history_of
-from what_next.inference.growth import NewItem, check, grown
+from what_next.inference.extend import NewItem, check, extend
 from what_next.inference.recommender import Recommender
 from what_next.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
@@ -247,7 +247,7 @@ def _with_added(policy: LearnedPolicy, log: Path) -> LearnedPolicy:
         NewItem(str(name), title, dict(zip(table.names, values, strict=True)))
         for name, title, values in zip(table.ids, table.titles, table.attributes.tolist(), strict=True)
     ]
-    return grown(Recommender(policy), [one for one in new if _fits(policy, one)]).policy
+    return extend(Recommender(policy), [one for one in new if _fits(policy, one)]).policy
 
 
 def _fits(policy: LearnedPolicy, item: NewItem) -> bool:

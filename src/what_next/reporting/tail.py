@@ -12,8 +12,8 @@ from what_next.reporting.view import View
 
 LOG = "the log itself"
 POINTS = 120
-NAMED = 0.75
-"""The share at which a faint curve is named."""
+LEVELS = (0.15, 0.25, 0.35, 0.6, 0.7, 0.8, 0.9)
+"""Shares at which a curve may be named."""
 
 
 def shares(view: View) -> Mapping[str, Float64[np.ndarray, "items"]]:
@@ -61,7 +61,7 @@ def chart(view: View) -> Chart:
             axes.plot(x, y, "o", ms=5, color=HEX[colour])
         faint = [name for name in found if name not in strong]
         lines = [box for cumulative in found.values() for box in _boxes(grid, cumulative[grid - 1])]
-        points = [(float(half(found[name], NAMED)), NAMED) for name in faint]
+        points = [_free(name, found) for name in faint]
         label(axes, points, [shortened(name) for name in faint], ["soft"] * len(faint), lines)
 
     colours = ["ink", *(view.colour(name) for name in strong[1:])]
@@ -69,6 +69,19 @@ def chart(view: View) -> Chart:
     svg = drawn(draw, "tail", f"Share of recommendations that the most popular items take. {words}.", height=3.2)
     legend = (Key("ink", "dash", LOG), *(Key(view.colour(name), "line", name) for name in strong[1:]))
     return Chart(svg, "What the most popular items take", "The dots are at half of all that is recommended.", legend)
+
+
+def _free(name: str, found: Mapping[str, Float64[np.ndarray, "items"]]) -> tuple[float, float]:
+    """Where on a curve there is most room beside it, up to the next one or the end: the place of a label."""
+    spots = []
+    for share in LEVELS:
+        places = np.log([half(one, share) for one in found.values()])
+        mine = places[list(found).index(name)]
+        ends = np.append(np.delete(places, list(found).index(name)), [0.0, np.log(len(found[name]))])
+        right, left = (ends[ends >= mine] - mine).min(), (mine - ends[ends <= mine]).min()
+        spots.append((max(right, left), float(np.exp(mine)), share))
+    _, x, y = max(spots)
+    return x, y
 
 
 def _boxes(x: Int64[np.ndarray, "points"], y: Float64[np.ndarray, "points"]) -> list[Box]:

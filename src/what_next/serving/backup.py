@@ -5,8 +5,8 @@ import secrets
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         aside.mkdir(mode=0o700)
-        with _backend(setup) as backend:
+        with closing(connect(store_of(setup))) as backend:
             if backend.sqlite:
                 _copied(Path(str(backend.engine.url.database)), aside / SQLITE)
             else:
@@ -93,7 +93,7 @@ def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
         SaveError: something could not be written. The store that was there is as it was.
     """
     check(backup)
-    with _backend(setup) as backend:
+    with closing(connect(store_of(setup))) as backend:
         kept, kind = (backup / SQLITE, "SQLite") if backend.sqlite else (backup / POSTGRESQL, "PostgreSQL")
         if not kept.is_file():
             raise StoreError(f"{backup}: holds no {kept.name}, but the setup's store is in {kind}; nothing was changed")
@@ -123,15 +123,6 @@ def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-
-
-@contextmanager
-def _backend(setup: Setup) -> Iterator[Backend]:
-    backend = connect(store_of(setup))
-    try:
-        yield backend
-    finally:
-        backend.close()
 
 
 def _copied(file: Path, to: Path) -> None:

@@ -18,6 +18,7 @@ from what_next.models.encoders import ENCODERS, Encoder
 from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
 from what_next.settings.groups import (
     REWARD_GROUP,
+    SHORT,
     Evaluation,
     Group,
     Inputs,
@@ -175,6 +176,11 @@ class Setup(Group):
     selection: Selection = Selection()
     dim: int = Field(default=64, gt=0, description="width of the network's state")
     layers: int = Field(default=1, gt=0, description="number of the network's layers")
+    skip: Literal["auto", "yes", "no"] = Field(
+        default="auto",
+        description="whether an lstm or gru adds a linear map of the last item to its state; auto: where training "
+        f"users have at most {SHORT} events on average",
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
@@ -282,6 +288,10 @@ class Setup(Group):
     def monitored(self) -> str:
         """What is measured on the validation users."""
         return self.monitor or self.algorithm.monitors[0]
+
+    def skips(self, events_per_user: float) -> bool:
+        """Whether the encoder adds a map of the last item, given the mean length of training histories."""
+        return self.skip == "yes" or (self.skip == "auto" and 0 < events_per_user <= SHORT)
 
     @property
     def longest(self) -> int:

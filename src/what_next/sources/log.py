@@ -11,7 +11,7 @@ from what_next.data.batches import LEAST, Batches, width_of
 from what_next.errors import SetupError
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
-from what_next.settings import AFFORDABLE
+from what_next.settings import AFFORDABLE, SHORT
 from what_next.sources.base import Source
 from what_next.state import State
 from what_next.types import Batch, History
@@ -132,6 +132,12 @@ class LogSource(Source):
             reasons.append(
                 f"loss {loss}: {items:,} items are {compared} {AFFORDABLE:,}, up to which a softmax over all of them "
                 "is affordable; `loss` sets another"
+            )
+        if setup.skip == "auto" and setup.model in ("lstm", "gru") and (mean := self.state.space.events_per_user):
+            compared, passed = ("at most", "also goes") if setup.skips(mean) else ("more than", "does not go")
+            reasons.append(
+                f"skip {'yes' if setup.skips(mean) else 'no'}: training users have {mean:.1f} events on average, "
+                f"{compared} {SHORT}, so the last item {passed} straight into the state; `skip` sets another"
             )
         if setup.batch_size is None:
             each = float((batches.lengths - 1).mean())

@@ -37,6 +37,9 @@ OF_AGENT = ("encoder.", "actor.")
 TRAINED = ("model", "algorithm", "dim", "layers", "dropout", "window", "reward", "inputs", "max_length", "loss")
 """Settings that networks are made by."""
 
+SKIP = "encoder.skip.weight"
+"""The map of the last input, where an encoder has one."""
+
 Role = Literal["agent", "critic", "resume"]
 
 
@@ -130,7 +133,12 @@ class SavedModels:
     def trained_settings(self, present: Setup) -> dict[str, Any]:
         """The settings that the networks were made by; those of the present setup give way to them."""
         trained = self.manifest.made_by(type(present.algorithm))
-        return {name: getattr(trained, name) for name in TRAINED}
+        return {name: getattr(trained, name) for name in TRAINED} | {"skip": self.skips}
+
+    @property
+    def skips(self) -> Literal["yes", "no"]:
+        """Whether its encoder passes the last input on (`skip`): what the data decided in training stays."""
+        return "yes" if SKIP in self.tensors else "no"
 
 
 def made_with() -> dict[str, str | int]:

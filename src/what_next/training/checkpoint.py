@@ -40,6 +40,7 @@ FREE = {
     "user",
     "slots",
     "save_every",
+    "skip",  # what was saved decides
     "log",
     "device",
     "evaluation",

@@ -44,7 +44,8 @@ class EncoderLearner(Learner):
             seen=self.space.seen.astype(np.int64),
             sparse=self.by_row,
         )
-        sizes = EncoderSizes(setup.dim, setup.layers, setup.dropout, numbers, setup.max_length)
+        skip = setup.skips(self.space.events_per_user)
+        sizes = EncoderSizes(setup.dim, setup.layers, setup.dropout, numbers, setup.max_length, skip)
         heads = self.algorithm.networks(
             Sizes(0, setup.dim, 0, setup.dim, setup.layers, setup.dropout),
             catalogue.vectors[self.space.seen],

@@ -23,6 +23,7 @@ class EncoderSizes:
         layers: how many; `dropout`: share of entries that is dropped in training.
         numbers: how many further numbers are read of an event.
         max_length: how many events back a layer of the transformer reads; the others have no such bound.
+        skip: whether a recurrent encoder adds a linear map of the last input to its state.
     """
 
     dim: int
@@ -30,6 +31,7 @@ class EncoderSizes:
     dropout: float = 0.0
     numbers: int = 0
     max_length: int = 200
+    skip: bool = False
 
 
 class SharedDropout(nn.Module):

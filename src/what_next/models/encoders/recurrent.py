@@ -11,8 +11,34 @@ from what_next.models.encoders.base import Encoder, EncoderSizes, State
 from what_next.models.items import ItemVectors
 from what_next.types import Events
 
+SKIPPED = 0.5
+"""What the last input is multiplied with at the start."""
 
-class LstmEncoder(Encoder):
+
+class RecurrentEncoder(Encoder):
+    """What both kinds share: the output of their cells, and with `sizes.skip` a linear map of the last input.
+
+    In short histories the last item tells most of the next one, as in a Markov chain. A cell learns slowly to pass it
+    on through its gates; the map passes it on from the first step.
+    """
+
+    def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
+        super().__init__(items, sizes)
+        self.between = sizes.dropout if sizes.layers > 1 else 0.0
+        self.skip = nn.Linear(sizes.dim, sizes.dim, bias=False) if sizes.skip else None
+        if self.skip is not None:
+            with torch.no_grad():
+                self.skip.weight.copy_(SKIPPED * torch.eye(sizes.dim))
+
+    def output(
+        self, states: Float[Tensor, "batch *time dim"], inputs: Float[Tensor, "batch *time dim"]
+    ) -> Float[Tensor, "batch *time dim"]:
+        """The encoder's states, of those of its cells and of what they read."""
+        dropped: Tensor = self.dropout(states)
+        return dropped if self.skip is None else dropped + self.skip(inputs)
+
+
+class LstmEncoder(RecurrentEncoder):
     """An LSTM (Hochreiter and Schmidhuber 1997), of one layer or more; dropout before, between and after them.
 
     The bias of the forget gate starts at 1, so that the past is kept until learning says otherwise (Jozefowicz et al.
@@ -21,8 +47,7 @@ class LstmEncoder(Encoder):
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
         super().__init__(items, sizes)
-        between = sizes.dropout if sizes.layers > 1 else 0.0
-        self.cells = nn.LSTM(sizes.dim, sizes.dim, sizes.layers, batch_first=True, dropout=between)
+        self.cells = nn.LSTM(sizes.dim, sizes.dim, sizes.layers, batch_first=True, dropout=self.between)
         forget = slice(sizes.dim, 2 * sizes.dim)  # the gates are stacked: input, forget, cell, output
         with torch.no_grad():
             for name, bias in self.cells.named_parameters():
@@ -32,15 +57,14 @@ class LstmEncoder(Encoder):
     def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
         """The state after every input."""
         states, _ = self.cells(inputs)
-        dropped: Tensor = self.dropout(states)
-        return dropped
+        return self.output(states, inputs)
 
     def replay(
         self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
     ) -> tuple[Float[Tensor, "batch time dim"], State]:
         """See `Encoder.replay`: one batch pass."""
-        states, (outputs, cells) = passed(self.cells, self.inputs(events), lengths)
-        return self.dropout(states), (outputs.transpose(0, 1), cells.transpose(0, 1))
+        states, (outputs, cells) = passed(self.cells, inputs := self.inputs(events), lengths)
+        return self.output(states, inputs), (outputs.transpose(0, 1), cells.transpose(0, 1))
 
     def start(self, batch: int) -> State:
         """Outputs and cells of each layer: [batch layers dim], zeros."""
@@ -51,29 +75,27 @@ class LstmEncoder(Encoder):
         """The states after one input more."""
         outputs, cells = (part.transpose(0, 1).contiguous() for part in state)
         states, (outputs, cells) = self.cells(inputs.unsqueeze(1), (outputs, cells))
-        return self.dropout(states.squeeze(1)), (outputs.transpose(0, 1), cells.transpose(0, 1))
+        return self.output(states.squeeze(1), inputs), (outputs.transpose(0, 1), cells.transpose(0, 1))
 
 
-class GruEncoder(Encoder):
+class GruEncoder(RecurrentEncoder):
     """A GRU (Cho et al. 2014), as in GRU4Rec (Hidasi et al. 2016); dropout before, between and after its layers."""
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
         super().__init__(items, sizes)
-        between = sizes.dropout if sizes.layers > 1 else 0.0
-        self.cells = nn.GRU(sizes.dim, sizes.dim, sizes.layers, batch_first=True, dropout=between)
+        self.cells = nn.GRU(sizes.dim, sizes.dim, sizes.layers, batch_first=True, dropout=self.between)
 
     def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
         """The state after every input."""
         states, _ = self.cells(inputs)
-        dropped: Tensor = self.dropout(states)
-        return dropped
+        return self.output(states, inputs)
 
     def replay(
         self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
     ) -> tuple[Float[Tensor, "batch time dim"], State]:
         """See `Encoder.replay`: one batch pass."""
-        states, outputs = passed(self.cells, self.inputs(events), lengths)
-        return self.dropout(states), (outputs.transpose(0, 1),)
+        states, outputs = passed(self.cells, inputs := self.inputs(events), lengths)
+        return self.output(states, inputs), (outputs.transpose(0, 1),)
 
     def start(self, batch: int) -> State:
         """Outputs of each layer: [batch layers dim], zeros."""
@@ -82,7 +104,7 @@ class GruEncoder(Encoder):
     def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
         """The states after one input more."""
         states, outputs = self.cells(inputs.unsqueeze(1), state[0].transpose(0, 1).contiguous())
-        return self.dropout(states.squeeze(1)), (outputs.transpose(0, 1),)
+        return self.output(states.squeeze(1), inputs), (outputs.transpose(0, 1),)
 
 
 def passed(

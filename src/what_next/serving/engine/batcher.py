@@ -1,6 +1,5 @@
 """Questions from an event loop to one worker thread, in batches that form by themselves, and answers back."""
 
-import asyncio
 import logging
 import math
 import threading
@@ -8,9 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from what_next.serving.engine.pace import Pace
 from what_next.serving.engine.waiting import Turns, Waiting
-from what_next.serving.request import Overloaded, RecommendationResponse, Stopping
+from what_next.serving.request import Overloaded, Stopping
 
 logger = logging.getLogger("what_next.serving")
 
@@ -22,47 +20,38 @@ PART = 0.25
 """Share of the deadline that one batch takes, about, where more of them would not be quicker together."""
 LOOKS = (0.005, 1.0)
 """Seconds between two looks of the watcher, at least and at most."""
+MEMORY = 0.9
+"""What an earlier batch weighs beside the next one, where their times are learned."""
+FIRST = 1e-3
+"""Seconds of one unit of cost, before anything was measured: so that a start under load does not take in too much."""
 
 
-class Deliveries:
-    """Answers from any thread to their event loops: many of them wake a loop once.
+class Pace:
+    """Seconds of a batch as a straight line over its cost: `fixed + each * cost`.
 
-    `lost` is called with an answer that nobody waits for any more.
+    By least squares with exponentially falling weights. What a batch takes whatever is in it (`fixed`) tells how much
+    is gained by answering more together; a mean of seconds by cost would take a batch of one for the measure of all.
+    One thread measures; any may ask.
     """
 
-    def __init__(self, lost: Callable[[RecommendationResponse], None]) -> None:
-        self._lost = lost
-        self._ready: dict[asyncio.AbstractEventLoop, deque[tuple[Waiting, RecommendationResponse | BaseException]]] = {}
-        self._lock = threading.Lock()
+    def __init__(self) -> None:
+        self.fixed, self.each = 0.0, FIRST
+        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
 
-    def give(self, waiting: Waiting, answer: RecommendationResponse | BaseException) -> None:
-        """Set a question's answer, or the error that its caller gets."""
-        with self._lock:
-            ready = self._ready.get(waiting.loop)
-            if ready is not None:
-                ready.append((waiting, answer))
-                return
-            self._ready[waiting.loop] = deque([(waiting, answer)])
-        try:
-            waiting.loop.call_soon_threadsafe(self._deliver, waiting.loop)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            with self._lock:
-                lost = self._ready.pop(waiting.loop, ())
-            for _, one in lost:
-                if isinstance(one, RecommendationResponse):
-                    self._lost(one)
+    def measured(self, cost: float, seconds: float) -> None:
+        """A batch of this cost took so long."""
+        new = (1.0, cost, seconds, cost * cost, cost * seconds)
+        weight, costs, times, squares, products = (MEMORY * old + one for old, one in zip(self._sums, new, strict=True))
+        self._sums = (weight, costs, times, squares, products)
+        spread = squares - costs * costs / weight
+        each = (products - costs * times / weight) / spread if spread > 1e-6 * squares else times / costs
+        # Neither part is below 0; where all batches cost about the same, all is laid on the cost.
+        each = min(max(each, 0.0), times / costs)
+        self.fixed, self.each = max(times / weight - each * costs / weight, 0.0), each
 
-    def _deliver(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._lock:
-            ready = self._ready.pop(loop)
-        for waiting, answer in ready:
-            if waiting.future.done():
-                if isinstance(answer, RecommendationResponse):
-                    self._lost(answer)
-            elif isinstance(answer, BaseException):
-                waiting.future.set_exception(answer)
-            else:
-                waiting.future.set_result(answer)
+    def batch(self, cost: float) -> float:
+        """Seconds of one batch of this cost."""
+        return self.fixed + self.each * cost
 
 
 class Batcher:
@@ -175,7 +164,7 @@ class Batcher:
             left = [*self._batch, *self._pending]
         for waiting in left:
             if waiting.take():
-                waiting.fail(Stopping())
+                waiting.settle(Stopping())
 
     # The worker
 
@@ -217,7 +206,7 @@ class Batcher:
                     self._late(one)
                 except Exception as error:
                     logger.exception("a late question could not be answered")
-                    one.fail(error)
+                    one.settle(error)
 
     def _overdue(self, now: float) -> list[Waiting]:
         """Takes the questions whose time is over: those of a batch that is late, and those that it kept waiting."""

@@ -19,11 +19,10 @@ import torch
 from cachetools import TTLCache
 
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
-from what_next.inference.growth import LARGEST
+from what_next.inference.extend import LARGEST
 from what_next.serving.engine import reasons
-from what_next.serving.engine.about import about
 from what_next.serving.engine.answering import Answering, Outcome, Result
-from what_next.serving.engine.batcher import Batcher, Deliveries
+from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.live import Models, Poller
 from what_next.serving.engine.observer import Observer
 from what_next.serving.engine.served import Served
@@ -81,7 +80,6 @@ class Engine:
         self._going: Counter[str] = Counter()
         self._gone: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
         self._submitting = threading.Lock()
-        self._deliveries = Deliveries(lambda answer: self.unseen([answer.recommendation_id]))
         self._answering, self._safe = Answering(settings), Answering(settings)
         self._shadow = None
         if settings.shadow:
@@ -173,8 +171,11 @@ class Engine:
             return await waiting.future
         except asyncio.CancelledError:
             if waiting.future.done() and not waiting.future.cancelled() and waiting.future.exception() is None:
-                self.unseen([waiting.future.result().recommendation_id])  # it came just as nobody waited any more
+                self._lost(waiting.future.result())  # it came just as nobody waited any more
             raise
+
+    def _lost(self, answer: RecommendationResponse) -> None:
+        self.unseen([answer.recommendation_id])
 
     def unseen(self, recommendation_ids: Sequence[str]) -> None:
         """Note that answers reached nobody, as far as is known: they are no decisions then."""
@@ -185,7 +186,7 @@ class Engine:
 
     def _waiting(self, ask: RecommendationRequest, loop: asyncio.AbstractEventLoop) -> Waiting:
         """A question, whose cost counts what is known of the user where the model reads all of it each time."""
-        made, current = Waiting(ask, loop), self.models.live.current
+        made, current = Waiting(ask, loop, self._lost), self.models.live.current
         if current.served.sessions.rereads and ask.user is not None and not ask.history:
             entry = current.sessions.remembered(ask.user)
             made.cost += (USUAL if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT
@@ -232,12 +233,12 @@ class Engine:
     def _finish(self, waiting: Waiting, outcome: Outcome) -> None:
         """Have the impression written; the answer is given when it is durable."""
         if not isinstance(outcome, Result):
-            self._deliveries.give(waiting, outcome)
+            waiting.settle(outcome)
             return
         try:
             written = self._submit(outcome.impression, waiting.arrived)
         except StoreUnavailable as error:
-            self._deliveries.give(waiting, error)
+            waiting.settle(error)
             return
         written.add_done_callback(partial(self._durable, waiting, outcome.answer))
 
@@ -248,7 +249,7 @@ class Engine:
                 seconds = time.monotonic() - waiting.arrived
                 self.observer.answered(answer.role, answer.policy, answer.fallback, seconds)
         finally:
-            self._deliveries.give(waiting, answer if error is None else error)
+            waiting.settle(answer if error is None else error)
 
     def _submit(self, impression: AddImpression, arrived: float) -> "Future[Any]":
         """Have an impression written: without the user where that one was erased since the question arrived.
@@ -344,7 +345,7 @@ class Engine:
 
     def model(self) -> dict[str, Any]:
         """What answers, as plain values."""
-        return about(self.setup, self.models.live)
+        return self.models.live.told(self.setup)
 
     def undeployed(self) -> str | None:
         """What people are told where the setup's model is not the deployed one; None: it is."""

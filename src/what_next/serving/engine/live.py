@@ -4,18 +4,18 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from what_next.errors import ModelError, StoreError, WhatNextError
-from what_next.serving.engine.active import Active, Counted
-from what_next.serving.engine.loading import Loading
+from what_next.serving.engine.active import Active, Counted, Withdrawals
 from what_next.serving.engine.observer import Observer
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import check, keep, line, versions_folder
-from what_next.serving.engine.withdrawals import Withdrawals
 from what_next.serving.request import Stopping
 from what_next.serving.store import Deploy, Deployment, Outage, Store, StoredItem
 from what_next.settings import Setup
@@ -52,6 +52,35 @@ class Live:
             return self.current, "current"
         return self.candidate, "canary"
 
+    def told(self, setup: Setup) -> dict[str, Any]:
+        """The deployed version, what it was trained as, and what stands beside it, as plain values."""
+        served, settings, candidate = self.current.served, setup.server, self.candidate
+        manifest = served.manifest
+        second = None if candidate is None else candidate.served.version
+        return {
+            "version": served.version,
+            "run": manifest.run,
+            "algorithm": manifest.setup["algorithm"]["name"],
+            "encoder": manifest.setup["model"],
+            "trained_on": manifest.histories,
+            "items": len(served.ids),
+            "left_out": len(served.left_out),
+            "withdrawn": len(self.current.withdrawn[1]),
+            "attributes": list(served.catalogue.names),
+            "metrics": manifest.metrics,
+            "search": settings.search,
+            "critic": served.policy.agent.setup.model_critic_path is not None,
+            "deployed": {
+                "number": self.deployment.number,
+                "kind": self.deployment.kind,
+                "time": datetime.fromtimestamp(self.deployment.time / 1e6, UTC).isoformat().replace("+00:00", "Z"),
+            },
+            "canary": {"version": second, "share": settings.canary} if second and settings.canary else None,
+            "shadow": {"version": second} if second and settings.shadow else None,
+            "unfit": None if self.unfit is None else {"version": self.unfit[0], "reason": self.unfit[1]},
+            "refused": None if self.refused is None else {"version": self.refused[0], "reason": self.refused[1]},
+        }
+
 
 def _point(user: str) -> float:
     """Where a user stands between 0 and 1."""
@@ -70,6 +99,55 @@ def check_second(agent: Path) -> None:
     """Raises a `ModelError` where the second model is missing: a mistake in the setup."""
     if not agent.is_file():
         raise ModelError(f"{agent}: no such model file, and server.candidate names it; train it, or leave that out")
+
+
+class Loading:
+    """A version on its way into memory, in a thread that may be left to itself: what hangs there holds up nobody.
+
+    Attributes:
+        version: what it is called; `began`: when, on the monotonic clock.
+        items: number of the last item of the store that it is loaded with.
+    """
+
+    def __init__(self, version: str, items: int, seconds: float, load: Callable[[], Active]) -> None:
+        """Starts the thread; `load` may take `seconds`."""
+        self.version, self.items, self.limit, self.began = version, items, seconds, time.monotonic()
+        self._found: Future[Active] = Future()
+        threading.Thread(target=self._run, args=(load,), name="what-next-loading", daemon=True).start()
+
+    def over(self, seconds: float) -> bool:
+        """Waits for so long at most; whether it is loaded by then, or failed, or takes too long."""
+        left = self.began + self.limit - time.monotonic()
+        wait([self._found], max(min(seconds, left), 0))
+        return self._found.done() or left <= seconds
+
+    @property
+    def late(self) -> bool:
+        """Whether it takes too long."""
+        return not self._found.done()
+
+    def result(self) -> Active:
+        """The version, once it is over.
+
+        Raises:
+            ModelError: a file is missing or damaged, the model does not answer, or loading took too long.
+        """
+        if self.late:
+            raise ModelError(
+                f"{self.version}: was not loaded within {self.limit:g} s; look at the disk that holds it, or allow "
+                "more with server.loading"
+            )
+        return self._found.result()
+
+    def _run(self, load: Callable[[], Active]) -> None:
+        try:
+            self._found.set_result(load())
+        except WhatNextError as error:
+            self._found.set_exception(error if isinstance(error, ModelError) else ModelError(str(error)))
+        except BaseException as error:
+            told = ModelError(f"{self.version}: does not answer ({type(error).__name__}: {error}); train again")
+            told.__cause__ = error
+            self._found.set_exception(told)
 
 
 class Models:
@@ -163,7 +241,7 @@ class Models:
             served, server = Served.load(self.folder, version), self.setup.server
             if server.search == "approximate":
                 served = served.indexed(server.candidates)
-            return self._active(served.grown(items).warm())
+            return self._active(served.extended(items).warm())
 
         return Loading(version, self._last_item, self.setup.server.loading, load)
 
@@ -218,7 +296,7 @@ class Models:
             return True
         with self._changing:
             if missed := [item for item in self._items.values() if item.number > loading.items]:
-                current = self._active(current.served.grown(missed).warm())
+                current = self._active(current.served.extended(missed).warm())
             self.live = replace(self.live, deployment=newest, current=current, refused=None)
         self.observer.swapped(newest.version)
         logger.info("version %s answers from now on", newest.version)
@@ -235,8 +313,8 @@ class Models:
             if not (new := self._note_items()):
                 return
             try:
-                current = self._active(live.current.served.grown(new).warm())
-                candidate = live.candidate and self._active(live.candidate.served.grown(new).warm())
+                current = self._active(live.current.served.extended(new).warm())
+                candidate = live.candidate and self._active(live.candidate.served.extended(new).warm())
             except BaseException:
                 self._last_item = last  # they are tried anew
                 raise

@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int32
 
 from what_next.data import Catalogue
 from what_next.errors import CatalogueError, ModelError, NotFinite, some
-from what_next.inference.growth import NewItem, check, grown
+from what_next.inference.extend import NewItem, check, extend
 from what_next.inference.recommender import Recommender
 from what_next.inference.session import Event, Sessions
 from what_next.models.encoders import Encoder
@@ -68,7 +68,7 @@ class Served:
         manifest = read_manifest(agent, "agent")
         return cls(version, manifest, policy, manifest.catalogue, len(policy.state.space.catalogue))
 
-    def grown(self, items: Sequence[StoredItem]) -> "Served":
+    def extended(self, items: Sequence[StoredItem]) -> "Served":
         """The same version with further items; a search finds those of the version, and looks at all later ones."""
         new = [NewItem(item.item_id, item.title, item.attributes) for item in items]
         odd = self._odd(new)
@@ -80,7 +80,7 @@ class Served:
         # In one order, whichever of them this process met first. (The catalogue's own hash takes a while.)
         told = repr([(name, sorted(values.items())) for name, values in sorted(added.items())])
         space = hashlib.sha256(f"{self.manifest.catalogue}{told}".encode()).hexdigest()
-        policy = grown(Recommender(self.policy), new).policy
+        policy = extend(Recommender(self.policy), new).policy
         return replace(self, policy=policy, space=space, added=added, left_out=left_out)
 
     def digest(self, items: Int32[np.ndarray, "some"]) -> str:
@@ -112,7 +112,7 @@ class Served:
         return frozenset()
 
     def indexed(self, candidates: int) -> "Served":
-        """The same with approximate search, see `LearnedPolicy.indexed`; before `grown`: the index is the version's."""
+        """The same with approximate search (`LearnedPolicy.indexed`); `extended` comes later: the index stays."""
         return replace(self, policy=self.policy.indexed(candidates))
 
     @property

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 
 from what_next.serving.request import RecommendationRequest, RecommendationResponse
+
+Lost = Callable[[RecommendationResponse], None]
 
 
 class Waiting:
@@ -17,12 +18,13 @@ class Waiting:
         ask: the question; `cost`: see `RecommendationRequest.cost`; `arrived`: when, on the monotonic clock.
         late: when it is answered by popular items, at the latest, while the model works on other questions.
         future, loop: whoever awaits the answer, and where.
+        lost: is called with an answer that nobody waits for any more.
     """
 
-    __slots__ = ("_turns", "arrived", "ask", "cost", "future", "late", "loop", "owner")
+    __slots__ = ("_turns", "arrived", "ask", "cost", "future", "late", "loop", "lost", "owner")
 
-    def __init__(self, ask: RecommendationRequest, loop: asyncio.AbstractEventLoop) -> None:
-        self.ask, self.loop, self.cost = ask, loop, ask.cost
+    def __init__(self, ask: RecommendationRequest, loop: asyncio.AbstractEventLoop, lost: Lost | None = None) -> None:
+        self.ask, self.loop, self.cost, self.lost = ask, loop, ask.cost, lost
         self.arrived = self.late = time.monotonic()
         self.future: asyncio.Future[RecommendationResponse] = loop.create_future()
         self.owner: Caller | None = None
@@ -41,14 +43,24 @@ class Waiting:
         """Whether nobody took it yet, and somebody still wants it."""
         return bool(self._turns) and not self.future.cancelled()
 
-    def fail(self, error: Exception) -> None:
-        """Tell whoever awaits it; safe between threads."""
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(self._failed, error)
+    def settle(self, outcome: RecommendationResponse | BaseException) -> None:
+        """Give whoever awaits it the answer, or the error; safe between threads."""
+        try:
+            self.loop.call_soon_threadsafe(self._settle, outcome)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._lose(outcome)
 
-    def _failed(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+    def _settle(self, outcome: RecommendationResponse | BaseException) -> None:
+        if self.future.done():
+            self._lose(outcome)
+        elif isinstance(outcome, BaseException):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+    def _lose(self, outcome: RecommendationResponse | BaseException) -> None:
+        if self.lost is not None and isinstance(outcome, RecommendationResponse):
+            self.lost(outcome)
 
 
 class Caller:

@@ -20,6 +20,8 @@ SILENCE = 30.0
 SPARE = 64
 """Connections beyond the bound that are still listened to: a load balancer's probe must come through."""
 TOO_MANY = Problem(503, "too many connections at once; try again, on one that stays open", headers={**RETRY, **CLOSE})
+FRESH = 0.001
+"""Seconds for which is remembered who has to wait: what is asked ten times too much comes much faster than that."""
 
 PLAIN = re.compile(rb"POST (/v1/recommendations(?:/batch)?) HTTP/1\.1\r\n(?:[!-9;-~]+: [ -~]*\r\n)+")
 LENGTH = re.compile(rb"\ncontent-length: ([0-9]{1,7})\r")
@@ -61,19 +63,26 @@ class Shedding:
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._noted = parts, 0.0
+        self._until, self._busy = 0.0, False
+        self._waits: dict[tuple[str, bytes], float] = {}
 
     def refuse(self, data: bytes, address: str) -> bytes | None:
         """The response to a whole request, as it came; None: it may be asked."""
-        engine = self._parts.engine
-        if engine is None or not engine.busy or (end := data.find(b"\r\n\r\n") + 2) < 2:
+        engine, now = self._parts.engine, monotonic()
+        if now > self._until:
+            self._until, self._busy = now + FRESH, engine is not None and engine.busy
+            self._waits.clear()
+        if engine is None or not self._busy or (end := data.find(b"\r\n\r\n") + 2) < 2:
             return None
         told = plain(data[:end])
         if told is None or told.length != len(data) - end - 2:
             return None
-        if not (wait := engine.full(self._parts.caller(address, told.key)[1])):
-            return None
+        if not (wait := self._waits.get((address, told.key), 0.0)):
+            if not (wait := engine.full(self._parts.caller(address, told.key)[1])):
+                return None
+            self._waits[address, told.key] = wait
         self._parts.metrics.shed[told.path] += 1
-        if (now := monotonic()) > self._noted + 1:
+        if now > self._noted + 1:
             self._noted = now
             self._parts.log.note("more is asked than can be answered in time; some questions are refused with 503")
         return refusal(int(wait))

@@ -11,7 +11,7 @@ import torch
 from what_next import Agent, Dataset, LearnedPolicy, Recommender, State, load
 from what_next.environment import Environment
 from what_next.errors import CatalogueError
-from what_next.inference.growth import NewItem, extended, grown
+from what_next.inference.extend import NewItem, extend, extended_catalogue
 from what_next.inference.session import Event, Sessions
 from what_next.types import History, Permitted, Request
 
@@ -51,7 +51,7 @@ def test_a_new_item_is_recommended_by_its_attributes(
 ) -> None:
     old = recommender(dataset, setup_of, tmp_path, **changes)
     best = int(slates(old, 1)[0, 0])
-    new = grown(old, [like(old, best)])
+    new = extend(old, [like(old, best)])
     nothing = np.full((6, 1), -1, np.int32)
     chances = next(new.policy.chances(new.policy.states(some(new)), Request(sampler=new.policy.sampler), nothing))
     assert chances.shape == (6, 81)
@@ -67,7 +67,7 @@ def test_all_that_was_there_is_as_it_was(dataset: Dataset, setup_of: SetupOf, tm
         inputs = {} if algorithm == "whatnext" else {"inputs": {"items": items}}
         old = recommender(dataset, setup_of, tmp_path, algorithm=algorithm, **inputs)
         before = slates(old, 5)
-        new = grown(old, [like(old, 3, by=9.0)])
+        new = extend(old, [like(old, 3, by=9.0)])
         assert np.array_equal(slates(new, 5, ~alone(new)), before)
         assert np.array_equal(slates(old, 5), before)
         assert (len(old.catalogue), len(new.catalogue), len(old.state.space.catalogue)) == (80, 81, 80)
@@ -81,7 +81,7 @@ def test_all_that_was_there_is_as_it_was(dataset: Dataset, setup_of: SetupOf, tm
 def test_a_learned_vector_is_guessed_from_the_ten_nearest(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
     old = recommender(dataset, setup_of, tmp_path, algorithm="next_item")
     item = like(old, 7, by=0.1)
-    new = grown(old, [item, like(old, 7, "second", by=0.1)])
+    new = extend(old, [item, like(old, 7, "second", by=0.1)])
     vectors = old.policy.agent.nets["encoder"].items()
     point = (old.catalogue.attributes[7] + 0.1 - old.catalogue.center) / old.catalogue.scale
     near = np.argsort(np.square(old.catalogue.vectors - point).sum(1))[:10]
@@ -99,7 +99,7 @@ def test_items_that_nobody_heard_in_training_are_no_neighbours(setup_of: SetupOf
     vectors = old.policy.agent.nets["encoder"].items
     with torch.no_grad():
         vectors.learned[7] = torch.nan
-    assert torch.isfinite(grown(old, [like(old, 7)]).policy.agent.nets["encoder"].items()[80]).all()
+    assert torch.isfinite(extend(old, [like(old, 7)]).policy.agent.nets["encoder"].items()[80]).all()
 
 
 def test_beside_attributes_nothing_is_learned_of_a_new_item(
@@ -109,7 +109,7 @@ def test_beside_attributes_nothing_is_learned_of_a_new_item(
     vectors = old.policy.agent.nets["encoder"].items
     with torch.no_grad():
         vectors.learned.add_(1)
-    new = grown(old, [like(old, 7)]).policy.agent.nets["encoder"].items()
+    new = extend(old, [like(old, 7)]).policy.agent.nets["encoder"].items()
     torch.testing.assert_close(new[80], (vectors() - vectors.learned)[7])
     torch.testing.assert_close(new[:80], vectors())
 
@@ -117,7 +117,7 @@ def test_beside_attributes_nothing_is_learned_of_a_new_item(
 def test_a_known_item_gets_its_new_title_and_attributes(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
     old = recommender(dataset, setup_of, tmp_path)
     titles = old.catalogue.titles.to_list()
-    new = grown(old, [like(old, 4, "i9"), like(old, 5, "new"), replace(like(old, 6, "i9"), title="the last counts")])
+    new = extend(old, [like(old, 4, "i9"), like(old, 5, "new"), replace(like(old, 6, "i9"), title="the last counts")])
     catalogue = new.catalogue
     assert len(catalogue) == 81
     assert catalogue.titles.to_list() == [*titles[:9], "the last counts", *titles[10:], "Title of new"]
@@ -133,9 +133,9 @@ def test_whole_numbers_stay_ids_of_their_kind_until_a_text_comes() -> None:
     number = pl.col("item_id").str.slice(1).cast(pl.Int64)
     catalogue = Dataset.from_frame(log.with_columns(number), items.with_columns(number)).catalogue
     values = dict.fromkeys(NAMES, 0.5)
-    assert extended(catalogue, [NewItem("900", "", values)]).ids.to_list()[79:] == [79, 900]
-    assert extended(catalogue, [NewItem("007", "", values)]).ids.to_list()[79:] == ["79", "007"]
-    assert extended(catalogue, [NewItem("7", "other", values)]).titles[7] == "other"
+    assert extended_catalogue(catalogue, [NewItem("900", "", values)]).ids.to_list()[79:] == [79, 900]
+    assert extended_catalogue(catalogue, [NewItem("007", "", values)]).ids.to_list()[79:] == ["79", "007"]
+    assert extended_catalogue(catalogue, [NewItem("7", "other", values)]).titles[7] == "other"
 
 
 @pytest.mark.parametrize(
@@ -154,21 +154,21 @@ def test_attributes_that_do_not_fit_are_named(
 ) -> None:
     old = recommender(dataset, setup_of, tmp_path)
     with pytest.raises(CatalogueError, match=message):
-        grown(old, [like(old, 0), NewItem("x", "X", attributes)])
+        extend(old, [like(old, 0), NewItem("x", "X", attributes)])
 
 
 def test_without_attributes_only_titles_can_change(setup_of: SetupOf, tmp_path: Path) -> None:
     log, items = listening()
     bare = Dataset.from_frame(log, items.select("item_id", "title"))
     old = recommender(bare, setup_of, tmp_path, algorithm="next_item", split="users")
-    assert grown(old, [NewItem("i3", "Renamed")]).catalogue.titles[3] == "Renamed"
+    assert extend(old, [NewItem("i3", "Renamed")]).catalogue.titles[3] == "Renamed"
     with pytest.raises(CatalogueError, match="item 'x' is new, and the catalogue has no attributes by which"):
-        grown(old, [NewItem("x", "X")])
+        extend(old, [NewItem("x", "X")])
 
 
 def test_nothing_new_changes_nothing(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
     old = recommender(dataset, setup_of, tmp_path)
-    assert grown(old, []) is old
+    assert extend(old, []) is old
 
 
 @pytest.mark.parametrize("algorithm", ["next_item", "whatnext"])
@@ -176,7 +176,7 @@ def test_sessions_go_on_in_a_grown_catalogue(
     dataset: Dataset, setup_of: SetupOf, tmp_path: Path, algorithm: str
 ) -> None:
     old = recommender(dataset, setup_of, tmp_path, algorithm=algorithm)
-    new = grown(grown(old, [like(old, 12, "first")]), [like(old, 12)])
+    new = extend(extend(old, [like(old, 12, "first")]), [like(old, 12)])
     before, after = (Sessions.of(one.policy.agent) for one in (old, new))
     session = before.replay([Event(3), Event(9), Event(27)])
     points = [one.states([session]).points for one in (before, after)]
@@ -188,7 +188,7 @@ def test_sessions_go_on_in_a_grown_catalogue(
 
 def test_a_saved_model_grows_without_its_log(trained: Trained) -> None:
     old = load(trained.setup.model_agent_path)
-    found = grown(old, [like(old, 3)]).recommend(history=["i1", "new"], allowed=["new"], seen=True)
+    found = extend(old, [like(old, 3)]).recommend(history=["i1", "new"], allowed=["new"], seen=True)
     assert [item.item_id for item in found.items] == ["new"]
 
 
@@ -200,4 +200,4 @@ def test_a_model_that_reads_rewards_and_gaps_is_loaded_without_its_log(
     state = State(dataset, setup)
     Environment(Agent(setup, state.space), state, setup).run_sim()
     old = load(setup.model_agent_path)
-    assert len(grown(old, [like(old, 3)]).recommend(history=["i1", "new"], k=4).items) == 4
+    assert len(extend(old, [like(old, 3)]).recommend(history=["i1", "new"], k=4).items) == 4

@@ -1,4 +1,4 @@
-"""New items in a running service: a recommender whose catalogue goes on, without training."""
+"""New items in a running service: a recommender with a longer catalogue, without training."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class NewItem:
     attributes: Mapping[str, float] = field(default_factory=dict)
 
 
-def grown(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
+def extend(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
     """A recommender with further items at the end of its catalogue, which may be recommended at once.
 
     Positions of old items stay, and so do sessions: those of the one go on with the other. An id that is known gets the
@@ -63,7 +63,7 @@ def grown(recommender: Recommender, items: Sequence[NewItem]) -> Recommender:
         return recommender
     latest = list({item.item_id: item for item in items}.values())
     check(recommender.catalogue, latest)
-    catalogue = extended(recommender.catalogue, latest)
+    catalogue = extended_catalogue(recommender.catalogue, latest)
     old = recommender.state
     state = State(replace(old.dataset, catalogue=catalogue), old.setup, _space(old.space, catalogue))
     agent = _agent(recommender.policy.agent, catalogue)
@@ -93,7 +93,7 @@ def check(catalogue: Catalogue, items: Sequence[NewItem]) -> None:
             )
 
 
-def extended(catalogue: Catalogue, items: Sequence[NewItem]) -> Catalogue:
+def extended_catalogue(catalogue: Catalogue, items: Sequence[NewItem]) -> Catalogue:
     """The catalogue with items of different ids replaced, or added at its end, under the same scaling."""
     texts = pl.Series(catalogue.ids.name, [item.item_id for item in items], dtype=pl.String)
     ids, titles = catalogue.ids, pl.Series(catalogue.titles.name, [item.title for item in items], dtype=pl.String)

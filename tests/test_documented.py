@@ -1,0 +1,50 @@
+"""Every command in README, CONTRIBUTING and docs/ is one: its name, its options, its settings."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from what_next.cli.app import app
+from what_next.settings import ALGORITHMS, reference, settings_of
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words after `what-next` in its blocks of the console, and after `make`."""
+    for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.S):
+        for line in block.splitlines():
+            if found := re.match(r"\$ (?:sudo (?:-u \S+ )?)?(?:\S*/)?(what-next|make) ", line):
+                yield [found[1], *shlex.split(line[found.end() :], comments=True)]
+
+
+DOCUMENTED = [(page.name, words) for page in PAGES for words in commands(page)]
+
+
+def test_the_pages_have_commands() -> None:
+    assert {"README.md", "CONTRIBUTING.md", "quickstart.md", "service.md", "deploy.md"} <= {
+        name for name, _ in DOCUMENTED
+    }
+    assert len(DOCUMENTED) > 40
+
+
+@pytest.mark.parametrize(("page", "words"), DOCUMENTED, ids=[" ".join(words)[:60] for _, words in DOCUMENTED])
+def test_a_documented_command_is_one(page: str, words: list[str]) -> None:
+    program, *rest = words
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(rest) <= set(targets)
+        return
+    command = typer.main.get_command(app)
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command = command.commands[rest.pop(0)]  # type: ignore[attr-defined]
+    assert not hasattr(command, "commands"), f"{page}: there is no command {words}"
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word.partition("=")[0] for word in rest if re.match("--?[a-z]", word)} <= options
+    keys = {one.key for one in reference()} | {one.key for name in ALGORITHMS for one in settings_of(name)}
+    assert {found[1] for word in rest if (found := re.match(r"([a-z][\w.]*)=", word))} <= keys

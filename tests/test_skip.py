@@ -1,0 +1,79 @@
+"""`skip`: in logs of short histories the last item goes straight into the state; a model stays what it was built as."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import what_next as wn
+from what_next import Environment, Setup
+from what_next.training.artefacts import read_models
+
+
+def log(folder: Path, events: int) -> Path:
+    """Twenty users who walk round a circle of ten items."""
+    rows = [(user, (user + step) % 10, step) for user in range(20) for step in range(events)]
+    path = folder / "log.csv"
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(path)
+    return path
+
+
+def setup(folder: Path, data: Path, *overrides: str) -> Setup:
+    text = f"train, yes, data, {data}, algorithm, next_item, dim, 8, passes, 1, split, leave_last_out, "
+    return Setup.from_text(text + "model_agent_path, agent.safetensors", folder, overrides)
+
+
+def built_with_skip(path: Path) -> bool:
+    return "encoder.skip.weight" in read_models(path).tensors
+
+
+@pytest.mark.parametrize(("skip", "events", "passed"), [
+    ("auto", 20.0, True), ("auto", 20.1, False), ("auto", 0.0, False), ("yes", 100.0, True), ("no", 5.0, False),
+])  # fmt: skip
+def test_the_mean_length_of_histories_decides_unless_it_is_set(skip: str, events: float, passed: bool) -> None:
+    found = Setup.from_text(f"train, no, data, -, algorithm, next_item, model_agent_path, a.safetensors, skip, {skip}")
+    assert found.skips(events) is passed
+
+
+@pytest.mark.parametrize(("events", "passed"), [(8, True), (30, False)])
+def test_training_decides_by_its_log_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], events: int, passed: bool
+) -> None:
+    made = setup(tmp_path, log(tmp_path, events))
+    Environment.from_setup(made).run_sim()
+    assert built_with_skip(made.model_agent_path) is passed
+    mean = events - 2  # the last two events are held back
+    compared = "at most 20" if passed else "more than 20"
+    assert f"{mean:.1f} events on average, {compared}" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("first", ["yes", "no"])
+def test_a_model_stays_what_it_was_built_as(tmp_path: Path, first: str) -> None:
+    """Loaded, resumed, and as the origin of another, whatever the setup leaves to the data or says by then."""
+    data = log(tmp_path, 8)
+    made = setup(tmp_path, data, f"skip={first}")
+    Environment.from_setup(made).run_sim()
+    other = "no" if first == "yes" else "yes"
+    for skip in ("auto", other):
+        again = setup(tmp_path, data, f"skip={skip}", "passes=2")
+        Environment.from_setup(again, resume=True).run_sim()
+        assert built_with_skip(made.model_agent_path) is (first == "yes")
+    state = wn.State.open(made, origin=made.model_agent_path)
+    grown = setup(tmp_path, data, "model_agent_path=grown.safetensors")
+    Environment(wn.Agent(grown, state.space), state, grown, origin=made.model_agent_path).run_sim()
+    assert built_with_skip(tmp_path / "grown.safetensors") is (first == "yes")
+    before = wn.load(made.model_agent_path).recommend(history=["1", "2"], k=3)
+    session = wn.load(tmp_path / "grown.safetensors").recommend(history=["1", "2"], k=3)
+    assert len({one.item_id for one in before.items}) == len({one.item_id for one in session.items}) == 3
+
+
+def test_a_short_chain_is_learned_sooner(tmp_path: Path) -> None:
+    """After equally many steps, the item that always follows is surer of its place where the last one is passed on."""
+    data = log(tmp_path, 8)
+    found = {}
+    for skip in ("yes", "no"):
+        made = setup(tmp_path, data, f"skip={skip}", "passes=15", f"model_agent_path={skip}.safetensors", "dropout=0")
+        report = Environment.from_setup(made).run_sim()
+        found[skip] = np.mean([step.losses["actor"] for step in report.steps[-5:]])
+    assert found["yes"] < 0.9 * found["no"]
