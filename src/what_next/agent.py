@@ -20,7 +20,7 @@ from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.models.encoders import Encoder
 from what_next.settings import Setup
-from what_next.training.artefacts import SavedModels, models_of
+from what_next.training.artefacts import SavedModels, models_of, read_models
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.founding_learner import FoundingLearner
 from what_next.training.learner import Learner
