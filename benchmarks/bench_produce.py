@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from what_next.retrieval import Box, smallest_tolerance
+from what_next.retrieval import Box, Matching, smallest_tolerance
+from what_next.types import Request, Softmax
 
 DIM = 12
 WINDOW = 20
@@ -75,7 +76,8 @@ def compare(items: int, batch: int, repeats: int) -> None:
                 for exact in (False, True):
 
                     def select(p=points, t=tolerance, r=relax, e=exact):
-                        return box.select(p, tolerance=t, relax=r, rng=np.random.default_rng(1), propensities=e)
+                        request = Request(1, Softmax(), propensities=e)
+                        return Matching(box, t, r).act(p, request, np.random.default_rng(1))
 
                     outcome, taken = select(), seconds(select, repeats)
                     line = {"benchmark": "produce", "for": name, "propensities": exact, "items": items, "batch": batch}

@@ -1,5 +1,6 @@
 """A trained agent as a policy: what it tells of its choice before it makes one."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from what_next import Agent, Dataset, LearnedPolicy, State
+from what_next.inference.session import Event, Sessions
 from what_next.types import Permitted, Request
 
 from .conftest import SetupOf
@@ -14,7 +16,7 @@ from .conftest import SetupOf
 
 @pytest.fixture(params=["next_item", "whatnext"])
 def policy(request, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> LearnedPolicy:
-    state = State(dataset, setup_of(tmp_path, algorithm=request.param))
+    state = State(dataset, setup_of(tmp_path, algorithm=request.param, tolerance=3.0))  # several items match a point
     return LearnedPolicy(Agent(state.setup, state.space).wake_agent().eval(), state)
 
 
@@ -50,3 +52,23 @@ def test_the_scores_are_those_by_which_a_greedy_slate_is_ranked(policy: LearnedP
         return
     slates = policy.act(states, Request(5, permitted=permitted)).items
     assert torch.equal(scores.topk(5).indices, torch.from_numpy(slates).long())
+
+
+def test_one_live_session_is_chosen_for_as_ten_thousand_states_are(policy: LearnedPolicy) -> None:
+    """Each row by its own generator: whoever else is in the batch."""
+    rows, asked = 10_000, ["i3", "i9", "i27", "i3"]
+    one, _ = policy.state.history_of(asked)
+    arrays = {each.name: getattr(one, each.name) for each in fields(one)}
+    many = replace(one, **{name: np.repeat(each, rows, 0) for name, each in arrays.items() if each is not None})
+    request = Request(4, policy.sampler, Permitted.of(without=one.items))
+    without = Permitted.of(without=many.items)
+    slates = policy.act(
+        policy.states(many), replace(request, permitted=without), [np.random.default_rng(seed) for seed in range(rows)]
+    )
+    assert len(np.unique(slates.items, axis=0)) > 10
+    sessions = Sessions.of(policy.agent)
+    states = sessions.states([sessions.replay([Event(int(item)) for item in one.items[0]])])
+    for seed in (0, 17, 9_999):
+        slate = policy.act(states, request, np.random.default_rng(seed))
+        np.testing.assert_array_equal(slate.items[0], slates.items[seed])
+        np.testing.assert_allclose(slate.propensities[0], slates.propensities[seed], rtol=1e-5)

@@ -20,7 +20,7 @@ from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.models.encoders import Encoder
 from what_next.settings import Setup
-from what_next.training.artefacts import critic_beside, read_manifest, read_models
+from what_next.training.artefacts import SavedModels, models_of, read_models
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.founding_learner import FoundingLearner
 from what_next.training.learner import Learner
@@ -127,24 +127,20 @@ class Agent:
             optimisers[name] = AdamW(weights, rate, weight_decay=decay) if decay else Adam(weights, rate)
         return optimisers
 
-    def ready_agent(self) -> "Agent":
+    def ready_agent(self, saved: SavedModels | None = None) -> "Agent":
         """Load both models from the paths of the setup, for inference (the actor alone where it names no critic).
 
-        Returns itself.
+        Returns itself. `saved`: these models, where they were read already.
 
         Raises:
             ModelError: a file is missing, damaged, newer, or the two do not belong together.
         """
-        agent, critic = self.setup.model_agent_path, self.setup.model_critic_path
-        known = type(self.setup.algorithm)
-        if critic is None and read_manifest(agent, "agent").made_by(known).algorithm.needs_critic:
-            critic = critic_beside(agent)
-        saved = read_models(agent, critic)
+        saved = saved or models_of(self.setup)
         self.space = replace(saved.space, seen=np.arange(len(saved.space.catalogue), dtype=np.int32))
         self.setup = self.setup.model_copy(update=saved.trained_settings(self.setup))
         self.learner = self.new_learner(self.setup, self.space)
         nets, _ = self.add_model()
-        if critic is None:
+        if saved.critic is None:
             nets = {name: net for name, net in nets.items() if name in ("encoder", "actor")}
         self.nets = nets
         for name, net in self.nets.items():

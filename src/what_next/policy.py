@@ -20,7 +20,7 @@ from what_next.retrieval.approximate import Approximate, ApproximateIndex
 from what_next.retrieval.choosing import of_slates
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
-from what_next.training.artefacts import critic_beside, read_models
+from what_next.training.artefacts import critic_beside, models_of, read_manifest
 from what_next.types import (
     Greedy,
     History,
@@ -90,16 +90,15 @@ class LearnedPolicy:
         """
         if isinstance(source, Setup):
             setup = source
-            saved = read_models(setup.model_agent_path)
         else:
             agent = Path(source)
-            saved = read_models(agent)
-            setup = saved.manifest.made_by(algorithm)
+            setup = read_manifest(agent, "agent").made_by(algorithm)
             if critic is None and (setup.selection.name == "critic" or setup.algorithm.needs_critic):
                 critic = critic_beside(agent)
             update = {"model_agent_path": agent, "model_critic_path": critic, "device": device or setup.device}
             setup = setup.model_copy(update={"train": False, "split": EVERYONE, **update})
-        ready = Agent(setup, saved.space).ready_agent()
+        saved = models_of(setup)
+        ready = Agent(setup, saved.space).ready_agent(saved)
         space = replace(ready.space, tolerance=setup.tolerance or ready.space.tolerance)
         return cls(ready, State(dataset or nobody(space.catalogue), ready.setup, space))
 
@@ -112,7 +111,7 @@ class LearnedPolicy:
         ranked = self._example().ranked
         if ranked is None or ranked.rescored:
             return self
-        vectors = np.ascontiguousarray(ranked.vectors.float().cpu().numpy())
+        vectors = np.ascontiguousarray(ranked.vectors.detach().float().cpu().numpy())
         return LearnedPolicy(self.agent, self.state, Search(ApproximateIndex.of(vectors), candidates))
 
     def _example(self) -> Proposal:
@@ -171,7 +170,7 @@ class LearnedPolicy:
         ranked = states.ranked
         if ranked is None:
             return None
-        if self._exact is None or self._exact.vectors is not ranked.vectors:
+        if self._exact is None or self._exact.made_of is not ranked.vectors:
             self._exact = Exact(ranked.vectors)
         if ranked.rescored:
             return Rescored(self._exact, ranked)

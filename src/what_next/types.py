@@ -276,14 +276,21 @@ class Slate:
     fallback: Bool[np.ndarray, "*grid slots"] | None = None
     candidates: Sequence[Int32[np.ndarray, "..."] | None] | None = None
 
-    def row(self, row: int) -> "Slate":
-        """The slate of one row of a batch, as long as it has items."""
-        there = self.items[row] >= 0
-        chances, scores, fallback = (
-            None if one is None else one[row][there] for one in (self.propensities, self.scores, self.fallback)
-        )
-        candidates = self.candidates and self.candidates[row : row + 1]
-        return Slate(self.items[row][there], chances, scores, fallback, candidates)
+    def each(self) -> list["Slate"]:
+        """The slates of a batch, row by row, each as long as it has items."""
+        found = []
+        for row, count in enumerate((self.items >= 0).sum(1).tolist()):
+            there = slice(count)
+            found.append(
+                Slate(
+                    self.items[row, there],
+                    None if self.propensities is None else self.propensities[row, there],
+                    None if self.scores is None else self.scores[row, there],
+                    None if self.fallback is None else self.fallback[row, there],
+                    self.candidates and self.candidates[row : row + 1],
+                )
+            )
+        return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -38,7 +38,7 @@ def first_chances(
 
 def chosen(scores: np.ndarray, slots: int, sampler: Sampler, rng: np.random.Generator | None = None) -> Slate:
     """The slate of one row of scores."""
-    return choosing.choose(torch.from_numpy(scores[None].astype(np.float64)), Request(slots, sampler), rng).row(0)
+    return choosing.choose(torch.from_numpy(scores[None].astype(np.float64)), Request(slots, sampler), rng).each()[0]
 
 
 def drawn(

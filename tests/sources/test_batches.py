@@ -4,7 +4,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from what_next import Agent, Dataset, Environment, LearnedPolicy, State
 from what_next.algorithms import Iql, WhatNext
-from what_next.sources import LogSource, Mixture, Source
+from what_next.errors import SetupError
+from what_next.sources import LogSource, Mixture, Source, source_of
 from what_next.testing import Rig
 from what_next.training.learner import Learner
 from what_next.types import Batch
@@ -90,6 +91,7 @@ SCRIPT = """
 import sys
 from safetensors.numpy import save_file
 from what_next.algorithms import Iql, WhatNext
+from what_next.errors import SetupError
 from what_next.testing import Rig
 algorithm = {"iql": Iql(), "whatnext": WhatNext(random_items=3)}[sys.argv[1]]
 rig = Rig(algorithm)
@@ -156,3 +158,15 @@ class TestMixture:
         state = State(dataset, log_setup(setup_of, tmp_path, algorithm="iql"))
         with pytest.raises(ValueError, match="give numbers above 0"):
             Mixture({LogSource(state): 1.0, LogSource(state): 0.0})
+
+
+class Elsewhere(Iql):
+    """Learns from a source that nobody has installed."""
+
+    source: ClassVar[str] = "elsewhere"
+
+
+def test_a_source_that_is_not_installed_is_named(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+    state = State(dataset, log_setup(setup_of, tmp_path, algorithm=Elsewhere()))
+    with pytest.raises(SetupError, match="'elsewhere', which is not known here; install the package"):
+        source_of(state)

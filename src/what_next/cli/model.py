@@ -25,6 +25,7 @@ from what_next.cli.options import (
     trained_setup,
 )
 from what_next.cli.output import emit, note, show
+from what_next.data import Dataset
 from what_next.data.files import write_files
 from what_next.environment import Environment
 from what_next.errors import SetupError
@@ -33,7 +34,7 @@ from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, listed
 from what_next.state import State
-from what_next.training.artefacts import catalogue_path, read_manifest, read_models
+from what_next.training.artefacts import catalogue_path, read_manifest
 
 app = typer.Typer()
 
@@ -127,9 +128,7 @@ def recommend(
     if items == []:
         raise SetupError(f'--history {history!r}: names no item; give item ids, oldest first, as "A,B,C"')
     settings = trained_setup(setup, overrides, "train=no")
-    state = State.open(settings)
-    agent = Agent(settings, state.space).ready_agent()
-    recommender = Recommender(LearnedPolicy(agent, state.within(agent.space)))
+    recommender = Recommender(LearnedPolicy.load(settings, Dataset.read(settings.data)))
     how: dict[str, Any] = {
         "allowed": ids_of(allowed, recommender.catalogue),
         "blocked": ids_of(blocked, recommender.catalogue) or [],
@@ -199,8 +198,7 @@ def export(
     """Write encoder and actor as ONNX: a graph of whole histories, and one of single steps."""
     settings = setup_of(setup, None, "train=no").model_copy(update={"model_critic_path": None})
     path = settings.model_agent_path
-    agent = Agent(settings, read_models(path).space).ready_agent()
-    done = write(agent, read_manifest(path, "agent"), to)
+    done = write(LearnedPolicy.load(settings).agent, read_manifest(path, "agent"), to)
     if as_json:
         files = {graph: str(file) for graph, file in done.files.items()}
         signature = {"inputs": dict(done.inputs), "outputs": dict(done.outputs)}

@@ -27,8 +27,6 @@ POWER = 80.0
 """Where no score can be beyond it, neither e to its power nor the sum of a block leaves the range of a float."""
 LEAST_REST = 1e-3
 """The share of the mass that may be left: below it, subtracting the chosen from the whole costs too many digits."""
-LEAST_MASS = 1e-200
-"""What is left of the mass, in units of the largest weight, below which weights are taken anew from the scores."""
 
 Parts = Float[Tensor, "parts rows blocks block"]
 Weights = Float[np.ndarray, "parts rows blocks block"]
@@ -39,10 +37,13 @@ class Scores(ABC):
     """Scores of some rows over the same columns; minus infinity where one is not permitted, and past the last.
 
     Attributes:
-        kept: what was computed last, in blocks; `longest`: a bound on the scores, infinite where none is known.
+        kept: what was computed last, in blocks.
+        shape: numbers of parts, rows, and blocks in a part.
+        longest: a bound on the scores, infinite where none is known.
     """
 
     kept: Parts
+    shape: tuple[int, int, int]
     longest: float = np.inf
 
     @abstractmethod
@@ -63,16 +64,16 @@ class Dense(Scores):
 
     def __init__(self, scores: Float[Tensor, "rows columns"]) -> None:
         self.scores = scores
-        self.blocks = max(1, -(-scores.shape[1] // BLOCK))
+        self.shape = (1, len(scores), max(1, -(-scores.shape[1] // BLOCK)))
 
     def passed(self, scale: Float[np.ndarray, "rows"] | None) -> Iterator[Float[Tensor, "rows blocks block"]]:
         """See `Scores.passed`: one part holds all."""
         rows, columns = self.scores.shape
-        padded = self.scores.new_full((rows, self.blocks * BLOCK), -torch.inf)
+        padded = self.scores.new_full((rows, self.shape[2] * BLOCK), -torch.inf)
         padded[:, :columns] = self.scores
         if scale is not None:
             padded /= torch.from_numpy(scale).to(padded)[:, None]
-        self.kept = padded.view(1, rows, self.blocks, BLOCK)
+        self.kept = padded.view(*self.shape, BLOCK)
         yield self.kept[0]
 
     def whole(self, row: int) -> Float64[np.ndarray, "columns"]:
@@ -142,7 +143,7 @@ def fill(
             assert found.propensities is not None
             assert found.scores is not None
             found.items[place] = columns
-            found.propensities[place] = np.where(there, chances, np.nan)
+            found.propensities[place] = np.where(there, np.minimum(chances, 1), np.nan)
             found.scores[place] = np.where(there, scores.values(columns), np.nan)
             found.matches[place], found.fallback[place] = there, ~there
 
@@ -208,7 +209,7 @@ def _best(
 ) -> tuple[Int64[np.ndarray, "rows chosen"], Float64[np.ndarray, "rows chosen"]]:
     """The columns of the highest scores, the lower one among equals, each at propensity 1."""
     tops = torch.stack([part.amax(-1) for part in scores.passed(None)], 1).flatten(1)
-    _finite(tops)
+    _finite(tops.numpy())
     kept, width = scores.kept, scores.kept.shape[2]
     most = int(slots.max(initial=0))
     # The best are in the blocks whose largest scores are the largest.
@@ -318,22 +319,12 @@ def _complete(
 ) -> None:
     """Draw the columns that are missing, in double precision; `logits` are used up."""
     logits[list(drawn)] = -np.inf
-    while len(drawn) < slots:
-        row = Dense(torch.from_numpy(logits[None]))
-        weights, masses = _weighed(row, None)
-        if masses.sum() == 0:
-            return
-        units = np.divide(masses, weights[0].sum(2), out=np.zeros_like(masses), where=masses > 0)
-        while len(drawn) < slots and masses.sum() >= LEAST_MASS:
-            count = slots - len(drawn)
-            columns, shares = _looked_up(weights, masses, rng.random((1, count + SPARE)))
-            more = _distinct(columns[0].tolist(), shares[0].tolist(), count)
-            drawn |= more
-            new = np.array(list(more))
-            logits[new] = -np.inf
-            weights[0, 0, new // BLOCK, new % BLOCK] = 0
-            blocks = np.unique(new // BLOCK)
-            masses[0, blocks] = units[0, blocks] * weights[0, 0, blocks].sum(1)
+    while len(drawn) < slots and (logits > -np.inf).any():
+        count, row = slots - len(drawn), Dense(torch.from_numpy(logits[None]))
+        columns, shares = _looked_up(*_weighed(row, None), rng.random((1, count + SPARE)))
+        more = _distinct(columns[0].tolist(), shares[0].tolist(), count)
+        drawn |= more
+        logits[list(more)] = -np.inf
 
 
 def _weighed(scores: Scores, scale: Float64[np.ndarray, "rows"] | None) -> tuple[Weights, Masses]:
@@ -341,23 +332,25 @@ def _weighed(scores: Scores, scale: Float64[np.ndarray, "rows"] | None) -> tuple
 
     A block's unit is its largest weight, or 1 where the bound on the scores says that there is no need.
     """
-    tops, sums = [], []
+    parts, rows, blocks = scores.shape
+    units, sums = np.ones((rows, parts * blocks)), np.empty((rows, parts, blocks))
     safe = scores.longest / (1.0 if scale is None else float(scale.min())) <= POWER
-    for part in scores.passed(scale):
-        top = part.new_zeros(part.shape[:2]) if safe else part.amax(-1)
+    tops = np.empty_like(sums)
+    for place, part in enumerate(scores.passed(scale)):
         if not safe:
+            top = part.amax(-1)
+            tops[:, place] = top.numpy()
             part.sub_(top.clamp(min=LEAST)[..., None])
-        tops.append(top)
-        sums.append(part.exp_().sum(-1))
-    largest = _finite(torch.stack(tops, 1).flatten(1)).double().numpy()
-    units = np.exp(largest - np.maximum(largest.max(1, keepdims=True), LEAST))
-    return scores.kept.numpy(), units * torch.stack(sums, 1).flatten(1).double().numpy()
+        sums[:, place] = part.exp_().sum(-1).numpy()
+    if not safe:
+        largest = _finite(tops.reshape(rows, -1))
+        units = np.exp(largest - np.maximum(largest.max(1, keepdims=True), LEAST))
+    return scores.kept.numpy(), units * sums.reshape(rows, -1)
 
 
-def _finite(tops: Float[Tensor, "rows all_blocks"]) -> Float[Tensor, "rows all_blocks"]:
-    wrong = ~(tops < torch.inf).all(1)
-    if wrong.any():
-        raise NotFinite(torch.nonzero(wrong)[:, 0].tolist())
+def _finite(tops: Float[np.ndarray, "rows all_blocks"]) -> Float[np.ndarray, "rows all_blocks"]:
+    if len(wrong := np.flatnonzero(~(tops < np.inf).all(1))):
+        raise NotFinite(wrong.tolist())
     return tops
 
 
@@ -410,6 +403,6 @@ def _distinct(columns: list[int], shares: list[float], slots: int) -> dict[int, 
         if len(chosen) == slots or rest < LEAST_REST or column < 0:
             break
         if column not in chosen:
-            chosen[column] = min(share / rest, 1.0)
+            chosen[column] = share / rest
             rest -= share
     return chosen

@@ -51,7 +51,7 @@ class Exact(ByScore):
     """Over all items. One thread at a time: it keeps its memory from call to call."""
 
     def __init__(self, vectors: Float[Tensor, "items dim"]) -> None:
-        self.vectors, self.items = vectors, len(vectors)
+        self.vectors, self.items, self.made_of = vectors.detach(), len(vectors), vectors
         self.memory = torch.empty(0)
 
     @cached_property
@@ -62,6 +62,11 @@ class Exact(ByScore):
         padded = self.vectors.new_zeros(parts * width, self.vectors.shape[1], dtype=torch.float32)
         padded[: self.items] = self.vectors
         return padded.view(parts, width, -1).transpose(1, 2).contiguous()
+
+    @cached_property
+    def table(self) -> Float32[np.ndarray, "items dim"]:
+        """The vectors in the processor's memory: they themselves, where they are there."""
+        return self.vectors.float().cpu().numpy()
 
     @cached_property
     def longest(self) -> float:
@@ -150,6 +155,7 @@ class _Laid(Scores):
 
     def __init__(self, exact: Exact, points: Float32[np.ndarray, "rows dim"], permitted: Permitted) -> None:
         self.exact, self.points, self.permitted = exact, points, permitted
+        self.shape = (exact.parts.shape[0], len(points), exact.parts.shape[2] // BLOCK)
         self.longest = float(np.linalg.norm(points, axis=1).max(initial=0)) * exact.longest  # Cauchy and Schwarz
 
     def passed(self, scale: Float[np.ndarray, "rows"] | None) -> Iterator[Float32[Tensor, "rows blocks block"]]:
@@ -158,7 +164,7 @@ class _Laid(Scores):
         rows, (count, _, width) = len(self.points), parts.shape
         if len(exact.memory) < count * rows * width:
             exact.memory = torch.empty(count * rows * width)
-        self.kept = exact.memory[: count * rows * width].view(count, rows, -1, BLOCK)
+        self.kept = exact.memory[: count * rows * width].view(*self.shape, BLOCK)
         points = self.points if scale is None else (self.points / scale[:, None]).astype(np.float32)
         own = torch.from_numpy(np.ascontiguousarray(points)).to(parts)
         forbidden = self._forbidden(width, count)
@@ -208,9 +214,8 @@ class _Laid(Scores):
 
     def values(self, columns: Int64[np.ndarray, "rows slots"]) -> Float32[np.ndarray, "rows slots"]:
         """See `Scores.values`."""
-        vectors = self.exact.vectors[torch.from_numpy(columns).clamp(min=0).to(self.exact.vectors.device)]
-        own = torch.from_numpy(self.points).to(vectors)
-        return (vectors @ own[:, :, None]).squeeze(2).float().cpu().numpy()
+        some = self.exact.table[np.maximum(columns, 0)]
+        return np.asarray(np.einsum("rsd,rd->rs", some, self.points), np.float32)
 
 
 class Rescored(ByScore):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from what_next.errors import SetupError
 from what_next.settings.plugins import installed
 from what_next.sources.bandit import BanditSource
 from what_next.sources.base import Mixture, Source
@@ -15,7 +16,16 @@ __all__ = ["SOURCES", "BanditSource", "LogSource", "Mixture", "Source", "source_
 
 
 def source_of(state: State) -> Source:
-    """The one that the setup's algorithm learns from."""
-    name = state.setup.algorithm.source
-    kind: type[Source] = SOURCES.get(name) or installed("what_next.sources", Source, SOURCES)[name]
+    """The one that the setup's algorithm learns from.
+
+    Raises:
+        SetupError: neither this package nor an installed one has it.
+    """
+    algorithm = state.setup.algorithm
+    kind = SOURCES.get(algorithm.source) or installed("what_next.sources", Source, SOURCES).get(algorithm.source)
+    if kind is None:
+        raise SetupError(
+            f"the algorithm {algorithm.name} learns from the source {algorithm.source!r}, which is not known here; "
+            "install the package that brings it (an entry point of what_next.sources), or give Environment a `source`"
+        )
     return kind(state)

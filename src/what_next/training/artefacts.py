@@ -106,11 +106,12 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, eq=False)
 class SavedModels:
-    """Both models, read and checked."""
+    """Both models, read and checked; the agent's alone where no critic's file was asked for."""
 
     manifest: Manifest
     space: Space
     tensors: Mapping[str, Tensor]
+    critic: Path | None = None
 
     def fill(self, name: str, net: nn.Module) -> None:
         """Load the weights of one network.
@@ -288,7 +289,19 @@ def read_models(agent: Path, critic: Path | None = None) -> SavedModels:
                 f"{manifest.histories} and {other.histories} histories; take two that were saved together"
             )
         tensors |= weights
-    return SavedModels(manifest, _read_space(agent, manifest, tensors), tensors)
+    return SavedModels(manifest, _read_space(agent, manifest, tensors), tensors, critic)
+
+
+def models_of(setup: Setup) -> SavedModels:
+    """The models of a setup; where it names no critic and its model cannot do without, the one beside the agent.
+
+    Raises:
+        ModelError: as of `read_models`.
+    """
+    agent, critic = setup.model_agent_path, setup.model_critic_path
+    if critic is None and read_manifest(agent, "agent").made_by(type(setup.algorithm)).algorithm.needs_critic:
+        critic = critic_beside(agent)
+    return read_models(agent, critic)
 
 
 def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Space:

@@ -191,15 +191,15 @@ class Answering:
     def _slates(self, policy: Policy, states: Any, jobs: Sequence[Job]) -> dict[int, Slate]:
         """What a policy chooses for each job."""
         sets = tuple(job.mask for job in jobs)
-        width = max(len(job.excluded) for job in jobs)
+        excluded = [job.excluded for job in jobs]
+        width = max(map(len, excluded))
         without = np.full((len(jobs), width), -1, np.int32)
-        for row, job in enumerate(jobs):
-            without[row, : len(job.excluded)] = job.excluded
+        for row, items in enumerate(excluded):
+            without[row, : len(items)] = items
         permitted = Permitted(sets if any(sets) else (), without if width else None)
         request = Request([job.ask.k for job in jobs], [self._sampler(job) for job in jobs], permitted)
         rngs = [self.rng if job.ask.seed is None else np.random.default_rng(job.ask.seed) for job in jobs]
-        slate = policy.act(states, request, rngs)
-        return {id(job): slate.row(row) for row, job in enumerate(jobs)}
+        return {id(job): slate for job, slate in zip(jobs, policy.act(states, request, rngs).each(), strict=True)}
 
     def _sampler(self, job: Job) -> Sampler:
         """How the items of a job are chosen; the safe policy takes the most popular ones."""
