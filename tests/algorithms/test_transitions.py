@@ -115,7 +115,9 @@ class TestEnds:
     def test_the_last_value_of_a_known_part_is_that_of_going_on(self) -> None:
         """Each event earns 1 and another always follows: worth 1 / (1 - 0.5), a bit more for items never tried.
         Taken for an end, the only step of each user would be worth 1."""
-        state = state_of([[1.0] * 4] * 8, split="leave_last_out", discount=0.5, learning_rate=0.05, algorithm="dqn")
+        state = state_of(
+            [[1.0] * 4] * 8, split="leave_last_out", discount=0.5, learning_rate=0.05, algorithm="dqn", skip="no"
+        )
         state.setup = state.setup.model_copy(
             update={"algorithm": state.setup.algorithm.model_copy(update={"tau": 0.2}), "weight_decay": 0.0}
         )

@@ -153,6 +153,7 @@ def learn(
         "batch_size": 64,
         "dim": dim,
         "dropout": 0.0,
+        "skip": "no",  # rates and steps are set for cells alone
         "weight_decay": 0.0,
         "discount": discount,
         "learning_rate": rate,
