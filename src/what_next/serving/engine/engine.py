@@ -80,6 +80,9 @@ class Engine:
         self._going: Counter[str] = Counter()
         self._gone: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
         self._submitting = threading.Lock()
+        # Whether another process withdrew what an answer held: that is found out when its impression is written, and
+        # otherwise the poller looks. To ask the store before each batch would cost more than all else of it.
+        self._behind = False
         self._answering, self._safe = Answering(settings), Answering(settings)
         self._shadow = None
         if settings.shadow:
@@ -204,8 +207,10 @@ class Engine:
     def _answer(self, batch: list[Waiting]) -> None:
         """In the worker's thread; nothing that goes wrong ends it."""
         self.observer.batch(len(batch))
-        with suppress(StoreError):  # what is withdrawn meanwhile is found out when the impression is written
-            self.models.withdrawals.look()
+        if self._behind:
+            with suppress(StoreError):  # the next batch looks again
+                self.models.withdrawals.look()
+                self._behind = False
         live, share = self.models.live, self.setup.server.canary
         chosen = [live.of(one.ask.user, share) for one in batch]
         for role in ("current", "canary"):
@@ -248,6 +253,8 @@ class Engine:
             if error is None:
                 seconds = time.monotonic() - waiting.arrived
                 self.observer.answered(answer.role, answer.policy, answer.fallback, seconds)
+            elif isinstance(error, Withdrawn):
+                self._behind = True
         finally:
             waiting.settle(answer if error is None else error)
 
