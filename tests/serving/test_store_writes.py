@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -36,6 +37,7 @@ from what_next.serving.store import (
     WithdrawItem,
     Withdrawn,
     answers,
+    histories,
 )
 from what_next.serving.store import store as store_module
 
@@ -389,6 +391,18 @@ def test_users_are_searched_by_the_index(store: Store) -> None:
         plan = "".join(line for (line,) in link.exec_driver_sql(f"EXPLAIN {sql}").fetchall())
     assert "Index Scan using users_user_id_key" in plan
     assert "Sort" not in plan
+
+
+@pytest.mark.parametrize("statement", [store_module.HEADS, histories.LOCKED, histories.KNOWN, store_module.AFTER])
+def test_lists_of_any_length_are_looked_up_by_an_index(tmp_path: Path, statement: Any) -> None:
+    store = Store.open(tmp_path / "store.sqlite")
+    sql = str(statement.compile(store.backend.engine))
+    with store.backend.reader.connect() as connection:
+        values = ("[]",) * sql.count("?") if "events > ?" not in sql else (0, "[]")
+        plan = [line for *_, line in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
+    assert any(line.startswith("SEARCH") for line in plan)
+    assert not any(line.startswith(("SCAN users", "SCAN events")) for line in plan)
+    store.close()
 
 
 def test_keys_are_kept_by_their_digest_and_revoked_once(place: str) -> None:

@@ -1,5 +1,7 @@
 """Complete histories cut into windows, and those put together by length: all events but a user's first are targets."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
@@ -64,6 +66,23 @@ class Batches:
             self._turns, self._pass = rng.permutation(len(self)), passed
         turn = self._turns[index]
         return self._order[self.cuts[turn] : self.cuts[turn + 1]]
+
+
+def by_length(
+    lengths: Int[np.ndarray, "rows"], most_events: int, most_rows: int
+) -> Iterator[Int64[np.ndarray, "some"]]:
+    """Rows of about one length at a time, the longest first, so that little of what is read is padding.
+
+    Args:
+        lengths: of the rows' histories.
+        most_events: of what is read at a time, padding counted (or one row's).
+        most_rows: likewise.
+    """
+    order, start = np.argsort(-lengths, kind="stable"), 0
+    while start < len(order):
+        count = max(1, min(most_rows, most_events // max(1, int(lengths[order[start]]))))
+        yield order[start : start + count]
+        start += count
 
 
 def width_of(longest: int) -> int:

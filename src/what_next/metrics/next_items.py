@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
 from what_next.data import Dataset, Split
+from what_next.data.batches import by_length
 from what_next.data.splits import Part
 from what_next.data.stages import Done, untold
 from what_next.metrics.accuracy import hit_rate, ndcg
@@ -199,14 +200,9 @@ def _ranked(
     return place(scores, torch.from_numpy(relevant.astype(np.int64)).to(scores.device), k, rng)
 
 
-def chunks(targets: Targets) -> Iterator[Int[np.ndarray, "some"]]:
-    """Rows of about one length at a time, so that little of what is read is padding; as many as memory should hold."""
-    lengths, most = targets.before, max(1, SCORES // targets.catalogue)
-    order, start = np.argsort(-lengths, kind="stable"), 0
-    while start < len(order):
-        rows = min(most, max(1, EVENTS // int(lengths[order[start]])))
-        yield order[start : start + rows]
-        start += rows
+def chunks(targets: Targets) -> Iterator[Int64[np.ndarray, "some"]]:
+    """Rows of about one length at a time, as many as memory should hold."""
+    return by_length(targets.before, EVENTS, max(1, SCORES // targets.catalogue))
 
 
 def _distinct(

@@ -9,6 +9,7 @@ import polars as pl
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from what_next.data import Dataset
+from what_next.data.batches import by_length
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.reader import read_log
 from what_next.data.decisions.service_log import is_service_log
@@ -232,17 +233,14 @@ class _Events:
         """The chance of every item of the agent's catalogue, some rows at a time, those of a length together."""
         # Chances are looked up for each item of the log, too, whose catalogue may be the larger one.
         policy, widest = self.policy, max(len(self.policy.agent.space.catalogue), len(self.places))
-        order, start = rows[np.argsort(-self.before[rows], kind="stable")], 0
-        while start < len(order):
-            step = max(1, min(EVENTS // int(self.before[order[start]]), PAIRS // widest))
-            part = order[start : start + step]
+        for some in by_length(self.before[rows], EVENTS, PAIRS // widest):
+            part = rows[some]
             lengths = self.before[part]
             history = policy.state.histories(self.users[part].astype(np.int32), np.zeros_like(lengths), lengths)
             heard = history.items[:, :0] if self.seen else history.items
             permitted = Permitted(without=np.concatenate([heard, self.above[part]], axis=1))
             request, nothing = Request(1, policy.sampler, permitted), np.full((len(part), 1), -1, np.int32)
             yield part, next(policy.chances(policy.states(history), request, nothing))
-            start += step
 
 
 def _context(log: DecisionLog, names: list[str]) -> Float32[np.ndarray, "rows names"]:

@@ -14,6 +14,7 @@ import polars as pl
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from what_next.data import Catalogue, Dataset
+from what_next.data.batches import by_length
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, numbers_in
 from what_next.data.files import beside, footer_of
@@ -153,10 +154,8 @@ class Asked:
             rows: all those of some decisions, which knew an event; the answer comes some rows at a time.
         """
         decisions, widest = np.unique(self.slates[rows]), max(len(self.policy.agent.space.catalogue), len(self.places))
-        order, start = decisions[np.argsort(-self.lengths[decisions], kind="stable")], 0
-        while start < len(order):
-            part = order[start : start + max(1, min(EVENTS // int(self.lengths[order[start]]), PAIRS // widest))]
-            start += len(part)
+        for some in by_length(self.lengths[decisions], EVENTS, PAIRS // widest):
+            part = decisions[some]
             history = self._history(part)
             heard = np.where(self.seen[part][:, None], -1, history.items)
             without = np.hstack([heard, self.withdrawn[self.state[part]]])

@@ -1,7 +1,6 @@
 """Retrieval: from a point in item space to items. A backend of choosing is `Matching`, `Exact` or `Approximate`."""
 
-from what_next.retrieval.box import Box, Matching
+from what_next.retrieval.box import Box, Matching, smallest_tolerance
 from what_next.retrieval.exact import ByScore, Exact, Rescored
-from what_next.retrieval.tolerance import smallest_tolerance
 
 __all__ = ["Box", "ByScore", "Exact", "Matching", "Rescored", "smallest_tolerance"]

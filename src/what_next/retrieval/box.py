@@ -12,7 +12,7 @@ from what_next.retrieval.bitmaps import RangeBitmaps
 from what_next.retrieval.choosing import explore, generator, mixed, nothing
 from what_next.retrieval.nearest import Nearest
 from what_next.retrieval.pool import INSIDE, Matches, Pool, Rule, chances, checked, choose, fewest, merged
-from what_next.types import EpsilonGreedy, Permitted, Product, Random, Request, Score
+from what_next.types import Permitted, Product, Random, Request, Score
 
 CHUNK_WORDS = 2**20
 """Words of the sets at work at a time."""
@@ -194,13 +194,11 @@ class Matching:
         for rows, draws in ((np.flatnonzero(drawn), True), (np.flatnonzero(~drawn), False)):
             if not len(rows):
                 continue
-            own, reach = request.rows(rows), self._reach if draws else 0.0
-            how = (
-                self._draws(own, rows, rng, points.shape[1]) if draws else (np.zeros((len(rows), own.width), int), None)
-            )
-            part = self._of(rows)._selected(points[rows], own, reach, *how)
+            own, some = request.rows(rows), self._of(rows)
+            part = some._selected(points[rows], own, *(some._draws(own, rows, rng, points.shape[1]) if draws else ()))
             if not draws:
-                self._explore(part, rows, request, rng)
+                told = np.empty(part.items.shape) if part.propensities is None else part.propensities
+                explore(part.items, told, rows, request, rng, lambda row: request.permitted.of_row(row, len(self.box)))
             for name in ("items", "matches", "fallback", "propensities"):
                 if (values := getattr(part, name)) is not None:
                     getattr(found, name)[rows] = values
@@ -240,11 +238,12 @@ class Matching:
     ) -> tuple[Int64[np.ndarray, "rows slots"], Float64[np.ndarray, "rows slots candidates"]]:
         """The attribute that is relaxed at each step, and numbers to draw candidates by, of each row's own."""
         shape, count = (len(rows), request.width), max(1, self.candidates)
+        attributes = np.zeros(shape, np.int64)
         if isinstance(rng, np.random.Generator):
-            return rng.integers(dim, size=shape) if self._reach else np.zeros(shape, np.int64), rng.random(
-                (*shape, count)
-            )
-        attributes, uniforms = np.zeros(shape, np.int64), np.zeros((*shape, count))
+            if self._reach:
+                attributes = rng.integers(dim, size=shape)
+            return attributes, rng.random((*shape, count))
+        uniforms = np.zeros((*shape, count))
         for place, row in enumerate(rows.tolist()):
             own, slots = generator(rng, row), request.slots_of(place)
             attributes[place, :slots] = own.integers(dim, size=slots) if self._reach else 0
@@ -255,17 +254,51 @@ class Matching:
         self,
         points: Float32[np.ndarray, "rows dim"],
         request: Request,
-        reach: float,
-        attributes: Int64[np.ndarray, "rows slots"],
-        uniforms: Float64[np.ndarray, "rows slots candidates"] | None,
+        attributes: Int64[np.ndarray, "rows slots"] | None = None,
+        uniforms: Float64[np.ndarray, "rows slots candidates"] | None = None,
     ) -> Product:
-        """The slates of rows that are all drawn, or all not."""
-        radii = np.full(points.shape, self.tolerance, np.float64)
+        """The slates of some rows, drawn by numbers that are given for all of them; None: greedily."""
+        radii, reach = np.full(points.shape, self.tolerance, np.float64), 0.0 if uniforms is None else self._reach
+        if attributes is None:
+            attributes = np.zeros((len(points), request.width), np.int64)
         found = nothing(len(points), request.width, scores=False, propensities=request.propensities)
         if request.width == 1 and not request.propensities:  # one box, the one that was drawn, is all that is needed
             np.put_along_axis(radii, attributes, max(reach, self.tolerance), axis=1)
             attributes, reach = np.zeros_like(attributes), 0.0
-        for part, words, permitted in self.box.found(points, radii, reach, request.permitted):
+        for part, rule, pool in self._pools(
+            points, radii, reach, request.permitted, attributes, uniforms, request.propensities
+        ):
+            choose(pool, rule, found, part)
+        beyond = np.arange(request.width) >= np.array([request.slots_of(row) for row in range(len(points))])[:, None]
+        found.items[beyond], found.matches[beyond], found.fallback[beyond] = -1, 0, True
+        if found.propensities is not None:
+            found.propensities[beyond] = np.nan
+        return found
+
+    def _distribution(
+        self, points: Float32[np.ndarray, "rows dim"], permitted: Permitted
+    ) -> Float64[np.ndarray, "rows items"]:
+        """The probability of every item to be the first that is drawn."""
+        rows, radii = len(points), np.full(points.shape, self.tolerance, np.float64)
+        found, first = np.zeros((rows, len(self.box))), (np.zeros((rows, 1), np.int64), np.zeros((rows, 1, 1)))
+        for part, rule, pool in self._pools(points, radii, self._reach, permitted, *first, True):
+            if len(pool.items):
+                scores = None if rule.score is None else checked(rule.score(pool.rows, pool.items))
+                found[part][pool.rows, pool.items] = chances(pool, rule, scores)
+        return found
+
+    def _pools(
+        self,
+        points: Float32[np.ndarray, "rows dim"],
+        radii: Float64[np.ndarray, "rows dim"],
+        reach: float,
+        permitted: Permitted,
+        attributes: Int64[np.ndarray, "rows slots"],
+        uniforms: Float64[np.ndarray, "rows slots candidates"] | None,
+        propensities: bool,
+    ) -> Iterator[tuple[slice, Rule, Pool]]:
+        """What some rows at a time choose from, and how."""
+        for part, words, these in self.box.found(points, radii, reach, permitted):
             rule = Rule(
                 attributes[part],
                 None if uniforms is None else uniforms[part],
@@ -274,47 +307,7 @@ class Matching:
                 points.shape[1] if reach else 1,
             )
             matches = self.box.matches(points[part], radii[part], reach, words)
-            choose(self._pool(points[part], matches, permitted, rule, request.propensities), rule, found, part)
-        beyond = np.arange(request.width) >= np.array([request.slots_of(row) for row in range(len(points))])[:, None]
-        found.items[beyond], found.matches[beyond], found.fallback[beyond] = -1, 0, True
-        if found.propensities is not None:
-            found.propensities[beyond] = np.nan
-        return found
-
-    def _explore(self, part: Product, rows: Int64[np.ndarray, "rows"], request: Request, rng: Random) -> None:
-        """Let random items take the place of the nearest ones now and then, in place."""
-        explored = [row for row in rows.tolist() if isinstance(request.sampler_of(row), EpsilonGreedy)]
-        if explored:
-            chances = np.ones(part.items.shape)
-            columns = part.items.astype(np.int64)
-            explore(
-                columns,
-                chances,
-                rows,
-                request,
-                rng,
-                lambda row: request.permitted.rows(np.array([row])).mask(1, len(self.box))[0],
-            )
-            part.items[:] = columns
-            if part.propensities is not None:
-                part.propensities[:] = np.where(columns < 0, np.nan, chances)
-
-    def _distribution(
-        self, points: Float32[np.ndarray, "rows dim"], permitted: Permitted
-    ) -> Float64[np.ndarray, "rows items"]:
-        """The probability of every item to be the first that is drawn."""
-        radii, reach = np.full(points.shape, self.tolerance, np.float64), self._reach
-        found = np.zeros((len(points), len(self.box)))
-        for part, words, these in self.box.found(points, radii, reach, permitted):
-            rows, averaged = part.stop - part.start, points.shape[1] if reach else 1
-            score = self.score and _shifted(self.score, part.start)
-            rule = Rule(np.zeros((rows, 1), np.int64), np.zeros((rows, 1, 1)), max(1, self.candidates), score, averaged)
-            matches = self.box.matches(points[part], radii[part], reach, words)
-            pool = self._pool(points[part], matches, these, rule, True)
-            if len(pool.items):
-                scores = None if score is None else checked(score(pool.rows, pool.items))
-                found[part][pool.rows, pool.items] = chances(pool, rule, scores)
-        return found
+            yield part, rule, self._pool(points[part], matches, these, rule, propensities)
 
     def _pool(
         self,
@@ -347,3 +340,21 @@ class Matching:
 def _shifted(score: Score, start: int) -> Score:
     """The same score for rows counted from the start of a chunk."""
     return lambda rows, items: score(rows + start, items)
+
+
+def smallest_tolerance(
+    vectors: Float32[np.ndarray, "items dim"], points: Float32[np.ndarray, "points dim"], share: float = 0.1
+) -> float:
+    """The smallest tolerance at which at most `share` of the points match no item.
+
+    An order statistic of the Chebyshev distances from each point to its nearest item: no interpolation, so that a
+    point lies exactly on its border.
+
+    Raises:
+        ValueError: no points, or `share` is not in [0, 1).
+    """
+    if not len(points) or not 0 <= share < 1:
+        raise ValueError(f"a tolerance needs points ({len(points)} given) and a share in [0, 1) ({share} given)")
+    count = len(points)
+    unmatched = max(number for number in range(count) if number / count <= share)
+    return float(np.sort(Box(vectors).tolerances(points))[count - 1 - unmatched])

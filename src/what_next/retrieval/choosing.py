@@ -234,7 +234,7 @@ def _best(
 
 
 def explore(
-    columns: Int64[np.ndarray, "rows slots"],
+    columns: Int[np.ndarray, "rows slots"],
     chances: Float64[np.ndarray, "rows slots"],
     rows: Int64[np.ndarray, "rows"],
     request: Request,

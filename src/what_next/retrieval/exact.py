@@ -99,7 +99,7 @@ class Exact(ByScore):
             request,
             rng,
             lambda some: _Laid(self, points[some], permitted.rows(some)),
-            lambda row: permitted.rows(np.array([row])).mask(1, self.items)[0],
+            lambda row: permitted.of_row(row, self.items),
             max(1, ROWS // (self.parts.shape[0] * self.parts.shape[2])) if not narrow.all() else 1,
         )
         if narrow.any():
