@@ -65,10 +65,12 @@ def checked(function: Any = None, *, typechecker: Any = None) -> Any:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal of, calls
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **kwargs)
         if of != test:
             of, calls = test, 0
         calls += 1
-        if calls > MOST or jaxtyping.config.jaxtyping_disable:
+        if calls > MOST:
             return function(*args, **kwargs)
         if not sized:
             return strict(*args, **kwargs)
