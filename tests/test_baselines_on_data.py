@@ -13,6 +13,7 @@ from what_next.baselines.rules import Popular, RandomItem
 from what_next.experiments import baselines
 from what_next.experiments.baselines import GRIDS, searched, tuned
 from what_next.metrics.next_items import Targets, rank
+from what_next.types import Permitted
 
 
 def state_of(dataset: Dataset, **settings: object) -> State:
@@ -22,7 +23,7 @@ def state_of(dataset: Dataset, **settings: object) -> State:
 
 def some_scores(policy, state: State) -> np.ndarray:
     users = np.arange(20, dtype=np.int32)
-    return policy.scores(state.histories(users, np.zeros(20, np.int64), np.full(20, 15)), None)
+    return policy.scores(state.histories(users, np.zeros(20, np.int64), np.full(20, 15)), Permitted())
 
 
 class TestTuned:

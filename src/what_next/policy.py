@@ -89,7 +89,7 @@ class LearnedPolicy:
             CatalogueError: the data set has another catalogue.
         """
         if isinstance(source, Setup):
-            setup = source
+            setup = source if dataset is not None else source.model_copy(update={"split": EVERYONE})
         else:
             agent = Path(source)
             setup = read_manifest(agent, "agent").made_by(algorithm)
