@@ -23,7 +23,7 @@ def state_of(dataset: Dataset, **settings: object) -> State:
 
 def some_scores(policy, state: State) -> np.ndarray:
     users = np.arange(20, dtype=np.int32)
-    return policy.scores(state.histories(users, np.zeros(20, np.int64), np.full(20, 15)), Permitted())
+    return policy.scores(state.histories(users, np.zeros(20, np.int64), np.full(20, 15)), Permitted()).numpy()
 
 
 class TestTuned:
