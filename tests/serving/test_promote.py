@@ -42,7 +42,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(import_files([folder / name / "ring.csv"], None, Options()), folder / name / "ring.parquet")
         values = {
             "train": "yes", "data": "ring.parquet", "algorithm": "next_item", "inputs.items": "learned", "dim": 16,
-            "skip": "no", "epochs": epochs, "batch_size": 32, "learning_rate": 0.01, "threads": 1, "device": "cpu", "seed": 1,
+            "skip": "no", "epochs": epochs, "batch_size": 32, "learning_rate": 0.01, "threads": 1, "seed": 1,
+            "device": "cpu",
             "model_agent_path": "agent.safetensors", "model_critic_path": "critic.safetensors",
             "server.temperature": 1, "server.deadline": 60_000,
         }  # fmt: skip
