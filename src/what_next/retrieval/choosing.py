@@ -251,7 +251,7 @@ def explore(
 
 
 def epsilon_greedy(
-    best: Int64[np.ndarray, "best"], permitted: Bool[np.ndarray, "items"], epsilon: float, rng: np.random.Generator
+    best: Int[np.ndarray, "best"], permitted: Bool[np.ndarray, "items"], epsilon: float, rng: np.random.Generator
 ) -> tuple[Int64[np.ndarray, "best"], Float64[np.ndarray, "best"]]:
     """For each slot the best item that is left or, with probability epsilon, any of those that are left, all alike.
 
