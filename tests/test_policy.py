@@ -9,7 +9,8 @@ import torch
 
 from what_next import Agent, Dataset, LearnedPolicy, State
 from what_next.inference.session import Event, Sessions
-from what_next.types import Permitted, Request
+from what_next.sources import source_of
+from what_next.types import EpsilonGreedy, Permitted, Request
 
 from .conftest import SetupOf
 
@@ -52,6 +53,39 @@ def test_the_scores_are_those_by_which_a_greedy_slate_is_ranked(policy: LearnedP
         return
     slates = policy.act(states, Request(5, permitted=permitted)).items
     assert torch.equal(scores.topk(5).indices, torch.from_numpy(slates).long())
+
+
+@pytest.mark.parametrize("inputs", ["learned", "attributes", "both"])
+def test_what_is_asked_after_more_training_is_chosen_by_the_weights_as_they_are_then(
+    dataset: Dataset, setup_of: SetupOf, tmp_path: Path, inputs: str
+) -> None:
+    state = State(dataset, setup_of(tmp_path, algorithm="next_item", inputs={"items": inputs}, learning_rate=0.1))
+    agent, rng = Agent(state.setup, state.space).wake_agent(), np.random.default_rng(0)
+    policy, source = LearnedPolicy(agent, state), source_of(state)
+    request = Request(3, policy.sampler)
+    for _ in range(2):
+        states = policy.states(some(policy))
+        slate = policy.act(states, request, rng)
+        assert policy.propensities(states, request, slate.items) == pytest.approx(slate.propensities, rel=1e-6)
+        agent.train().propagate(source.next_batch(policy, rng), rng)
+        agent.eval()
+
+
+def test_item_vectors_are_made_once_for_the_same_weights(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+    state = State(dataset, setup_of(tmp_path, algorithm="next_item", inputs={"items": "both"}))
+    policy = LearnedPolicy(Agent(state.setup, state.space).wake_agent().eval(), state)
+    first, second = (policy.backend(policy.states(some(policy))) for _ in range(2))
+    assert first is second
+
+
+def test_a_random_item_outside_the_box_is_a_fallback(dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
+    state = State(dataset, setup_of(tmp_path, algorithm="whatnext", tolerance=0.5))
+    policy = LearnedPolicy(Agent(state.setup, state.space).wake_agent().eval(), state)
+    states = policy.states(some(policy))
+    slate = policy.act(states, Request(8, EpsilonGreedy(1.0)), np.random.default_rng(0))
+    apart = np.abs(state.space.catalogue.vectors[slate.items] - states.points[:, None]).max(-1)
+    assert (apart > 0.5).any()
+    np.testing.assert_array_equal(slate.fallback, apart > 0.5)
 
 
 def test_one_live_session_is_chosen_for_as_ten_thousand_states_are(policy: LearnedPolicy) -> None:

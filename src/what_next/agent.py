@@ -154,17 +154,8 @@ class Agent:
             net.eval()
         return self
 
-    def freeze(self) -> "Agent":
-        """For service: as `eval`, and the item vectors are computed once, not for every proposal; returns itself.
-
-        Once a weight has changed they are computed anew. `train` ends it.
-        """
-        self.learner.frozen = True
-        return self.eval()
-
     def train(self) -> "Agent":
         """The networks set to training; returns itself."""
-        self.learner.frozen = False
         for net in self.nets.values():
             net.train()
         return self

@@ -193,9 +193,10 @@ class LearnedPolicy:
         nets, encoder = self.agent.nets, self.agent.nets["encoder"]
         assert isinstance(encoder, Encoder)
         with torch.no_grad():
-            vectors = ItemSpace.of(encoder.items.rows(torch.from_numpy(items.astype(np.int64).ravel())))
             steps = states.encoded.repeat_interleave(count, 0)
-            nothing, places = torch.zeros(batch * count), torch.arange(batch * count)
+            ids = torch.from_numpy(items.astype(np.int64).ravel()).to(steps.device)
+            vectors = ItemSpace.of(encoder.items.rows(ids))
+            nothing, places = steps.new_zeros(batch * count), torch.arange(batch * count, device=steps.device)
             unknown = torch.full_like(places, -1)
             some = Transitions(steps, places, nothing, steps, steps, unknown, nothing, nothing, nothing)
             found = self.agent.setup.algorithm.estimates(nets, some, vectors)

@@ -179,10 +179,10 @@ class Permitted:
 
     def mask(self, batch: int, items: int) -> Bool[np.ndarray, "batch items"]:
         """Whether each item may be chosen for each row."""
-        found = np.ones((batch, items), np.bool_)
-        for row in range(batch) if self.sets else ():
-            if (some := self.set_of(row)) is not None:
-                found[row] = some.mask
+        found, shared = np.ones((batch, items), np.bool_), len(self.sets) == 1
+        for row, some in enumerate(self.sets):
+            if some is not None:
+                found[slice(None) if shared else row] = some.mask
         if self.without is not None:
             rows, columns = np.nonzero(self.without >= 0)
             found[rows, self.without[rows, columns]] = False
@@ -195,22 +195,22 @@ class Permitted:
 
     def allow(self, items: Int[np.ndarray, "batch slots"]) -> Bool[np.ndarray, "batch slots"]:
         """Which of some items each row may be given."""
-        found = items >= 0
-        for row in range(len(items)) if self.sets else ():
-            if (some := self.set_of(row)) is not None:
-                found[row] &= some.mask[items[row]]
+        found, shared = items >= 0, len(self.sets) == 1
+        for row, some in enumerate(self.sets):
+            if some is not None:
+                rows = slice(None) if shared else row
+                found[rows] &= some.mask[items[rows]]
         if self.without is not None:
             found &= (items[:, :, None] != self.without[:, None]).all(2)
         return found
 
     def forbid(self, scores: Float[Tensor, "batch items"]) -> None:
         """Set the scores of items that may not be chosen to minus infinity."""
-        if len(self.sets) == 1 and self.sets[0] is not None:
-            scores.masked_fill_(torch.from_numpy(~self.sets[0].mask).to(scores.device), -torch.inf)
-        elif self.sets:
-            for row, some in enumerate(self.sets):
-                if some is not None:
-                    scores[row].masked_fill_(torch.from_numpy(~some.mask).to(scores.device), -torch.inf)
+        shared = len(self.sets) == 1
+        for row, some in enumerate(self.sets):
+            if some is not None:
+                mask = torch.from_numpy(~some.mask).to(scores.device)
+                scores[slice(None) if shared else row].masked_fill_(mask, -torch.inf)
         if self.without is not None:
             rows, places = np.nonzero(self.without >= 0)
             columns = self.without[rows, places].astype(np.int64)
@@ -241,6 +241,10 @@ class Request:
     def slots_of(self, row: int) -> int:
         """How many items a row is to be given."""
         return self.slots if isinstance(self.slots, int) else self.slots[row]
+
+    def counts(self, rows: Int[np.ndarray, "some"]) -> Int64[np.ndarray, "some"]:
+        """How many items some rows are to be given."""
+        return np.full(len(rows), self.slots) if isinstance(self.slots, int) else np.asarray(self.slots, np.int64)[rows]
 
     def sampler_of(self, row: int) -> Sampler:
         """How the items of a row are chosen."""

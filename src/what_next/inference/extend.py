@@ -133,7 +133,7 @@ def _agent(agent: Agent, catalogue: Catalogue) -> Agent:
     }
     new.nets = {name: copy.deepcopy(net, known) for name, net in agent.nets.items()}
     new.histories, new.steps = agent.histories, agent.steps
-    return new.freeze() if agent.learner.frozen else new.eval()
+    return new.eval()
 
 
 def _vectors(old: ItemVectors, catalogue: Catalogue, seen: Int32[np.ndarray, "seen"]) -> ItemVectors:

@@ -104,7 +104,7 @@ class Recommender:
         known = Dataset.of_events(events["user_id"], catalogue.index(events["item_id"].to_list()), catalogue)
         setup = self.state.setup.model_copy(update={"split": EVERYONE})
         state = State(known, setup, self.state.space)
-        result = Recommender(LearnedPolicy(self.policy.agent, state)).recommend_all(k, seen=seen)
+        result = Recommender(LearnedPolicy(self.policy.agent, state, self.policy.search)).recommend_all(k, seen=seen)
         return nw.from_dict(result.to_dict(as_series=False), backend=given.implementation).to_native()
 
     def recommend_all(

@@ -263,13 +263,11 @@ class Windowed(Sessions):
             numbers[row, : lengths[row]] = session.numbers
             for name, value in (context[row] if context else {}).items():
                 numbers[row, lengths[row] - 1, names.index(name)] = value
-        history = history_of(self.space, items, lengths, numbers)
-        nets, learner = self.agent.nets, self.agent.learner
-        return learner.predict(nets, history, learner.factorize(nets, history), None, False)
+        return self.agent.predict(history_of(self.space, items, lengths, numbers))
 
     @property
     def _latest(self) -> slice:
-        """As many events as the networks read: those of `Experience.window`."""
+        """As many events as the networks read: those of `Learner.window`."""
         return slice(-self.agent.setup.longest, None)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int, Int32, Int64, UInt64
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, UInt64
 
 from what_next.errors import NotFinite
 from what_next.retrieval import bits
@@ -129,6 +129,14 @@ class Box:
                 rows, items, place = rows[keep], items[keep], place[keep]
         return rows, items, place
 
+    def holds(
+        self, points: Float32[np.ndarray, "pairs dim"], tolerance: float, items: Int[np.ndarray, "pairs"]
+    ) -> Bool[np.ndarray, "pairs"]:
+        """Whether an item lies in the box around a point, by the comparison of `matches`."""
+        values, centres = self.columns[:, items].T, points.astype(np.float64)
+        inside: Bool[np.ndarray, "pairs dim"] = (centres - tolerance <= values) & (values <= centres + tolerance)
+        return inside.all(axis=1)
+
     def _permitted(self, part: slice, permitted: Permitted) -> UInt64[np.ndarray, "#rows words"]:
         """The permitted items of some rows, as bits; one row where they are the same for all."""
         words = self.everything
@@ -198,7 +206,10 @@ class Matching:
             part = some._selected(points[rows], own, *(some._draws(own, rows, rng, points.shape[1]) if draws else ()))
             if not draws:
                 told = np.empty(part.items.shape) if part.propensities is None else part.propensities
+                before = part.items.copy()
                 explore(part.items, told, rows, request, rng, lambda row: request.permitted.of_row(row, len(self.box)))
+                other = np.nonzero(part.items != before)
+                part.fallback[other] = ~self.box.holds(points[rows[other[0]]], self.tolerance, part.items[other])
             for name in ("items", "matches", "fallback", "propensities"):
                 if (values := getattr(part, name)) is not None:
                     getattr(found, name)[rows] = values
@@ -269,7 +280,7 @@ class Matching:
             points, radii, reach, request.permitted, attributes, uniforms, request.propensities
         ):
             choose(pool, rule, found, part)
-        beyond = np.arange(request.width) >= np.array([request.slots_of(row) for row in range(len(points))])[:, None]
+        beyond = np.arange(request.width) >= request.counts(np.arange(len(points)))[:, None]
         found.items[beyond], found.matches[beyond], found.fallback[beyond] = -1, 0, True
         if found.propensities is not None:
             found.propensities[beyond] = np.nan

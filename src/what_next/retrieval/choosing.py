@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int32, Int64
 from torch import Tensor
 
 from what_next.errors import NotFinite
-from what_next.types import EpsilonGreedy, Product, Random, Request, Softmax
+from what_next.types import EpsilonGreedy, Greedy, Product, Random, Request, Softmax
 
 BLOCK = 128
 """Columns in a block."""
@@ -132,7 +132,7 @@ def fill(
     for some, draws in ((rows[drawn], True), (rows[~drawn], False)):
         for start in range(0, len(some), most):
             part = some[start : start + most]
-            scores, slots = scores_of(part), np.array([request.slots_of(row) for row in part.tolist()], np.int64)
+            scores, slots = scores_of(part), request.counts(part)
             try:
                 columns, chances = _drawn(scores, slots, part, request, rng) if draws else _best(scores, slots)
             except NotFinite as error:
@@ -242,6 +242,8 @@ def explore(
     permitted: Callable[[int], Bool[np.ndarray, "columns"]],
 ) -> None:
     """Let random columns take the place of the best ones now and then, in place."""
+    if isinstance(request.sampler, Greedy):
+        return
     for place, row in enumerate(rows.tolist()):
         sampler = request.sampler_of(row)
         if isinstance(sampler, EpsilonGreedy):

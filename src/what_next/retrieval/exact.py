@@ -13,7 +13,7 @@ from torch import Tensor
 from what_next.errors import NotFinite
 from what_next.retrieval import choosing
 from what_next.retrieval.choosing import BLOCK, Dense, Scores, fill, nothing
-from what_next.types import Permitted, Product, Random, Ranked, Request
+from what_next.types import ItemSet, Permitted, Product, Random, Ranked, Request
 
 WIDTH = 2**13
 """Items that are scored at a time: fewer cost more calls, more leave the caches (measured with 8 to 128 rows)."""
@@ -92,7 +92,8 @@ class Exact(ByScore):
         if len(wrong := rows[~np.isfinite(points[rows]).all(1)]):
             raise NotFinite(wrong.tolist())
         permitted = request.permitted
-        narrow = np.array([self._narrow(permitted, row) for row in rows.tolist()], np.bool_)
+        narrow = np.array([self._narrow(some) for some in permitted.rows(rows).sets], np.bool_)
+        narrow = np.broadcast_to(narrow if len(narrow) else np.False_, len(rows))  # one set, or none, is of all rows
         fill(
             found,
             rows[~narrow],
@@ -107,8 +108,7 @@ class Exact(ByScore):
             known = [one.places for one in map(permitted.set_of, some.tolist()) if one is not None]
             self.among(found, some, points, known, request, rng)
 
-    def _narrow(self, permitted: Permitted, row: int) -> bool:
-        some = permitted.set_of(row)
+    def _narrow(self, some: ItemSet | None) -> bool:
         return some is not None and NARROW * len(some.places) < self.items
 
     @torch.no_grad()
@@ -181,10 +181,11 @@ class _Laid(Scores):
         self, scores: Float32[Tensor, "rows width"], start: int, forbidden: tuple[Tensor, Tensor] | None
     ) -> None:
         end = start + scores.shape[1]
-        for row in range(len(scores)) if self.permitted.sets else ():
-            if (some := self.permitted.set_of(row)) is not None:
-                mask = some.mask[start:end]
-                scores[row, : len(mask)].masked_fill_(torch.from_numpy(~mask), -torch.inf)
+        shared = len(self.permitted.sets) == 1
+        for row, some in enumerate(self.permitted.sets):
+            if some is not None:
+                mask = torch.from_numpy(~some.mask[start:end])
+                scores[slice(None) if shared else row, ..., : len(mask)].masked_fill_(mask, -torch.inf)
         if end > self.exact.items:
             scores[:, max(0, self.exact.items - start) :] = -torch.inf
         if forbidden is not None:

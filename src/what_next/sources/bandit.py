@@ -7,7 +7,7 @@ from what_next.policy import LearnedPolicy
 from what_next.rewards import Samples, spread_reward
 from what_next.rewards.spread import damped
 from what_next.sources.base import Source
-from what_next.types import Batch, Factors, History, Product, repeats
+from what_next.types import Batch, Factors, History, Product, Request, repeats
 
 EVENTS = 2**12
 """A batch holds so many events at most (or one history), whatever `batch_size` says: with long windows, memory and the
@@ -29,7 +29,7 @@ class BanditSource(Source):
         self.taken += len(history.users)
         proposal = policy.agent.predict(history, rng, grid=True)
         policy.agent.in_time()
-        product = state.produce(proposal.points, None, rng, history=history, score=proposal.score)
+        product = policy.act(proposal, Request(1, policy.sampler, propensities=False), rng)
         assert proposal.factors is not None
         return self.batch(history, proposal.factors, product, rng)
 
@@ -46,7 +46,6 @@ class BanditSource(Source):
             mask=mask,
             discounts=np.zeros(mask.shape, np.float32),
             histories=len(history.users),
-            propensities=None if product.propensities is None else product.propensities[..., 0],
             others=others,
             other_rewards=rewards[..., 1:],
             matches=product.matches[..., 0],

@@ -110,14 +110,11 @@ class EncoderLearner(Learner):
 
     @torch.no_grad()
     def catalogue_of(self, encoder: Encoder) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items columns"]]:
-        """The item vectors, and what points are multiplied with. If frozen, they are kept until weights change."""
-        if not self.frozen:
-            vectors = encoder.items()
-            return vectors, self.algorithm.vectors(vectors)
+        """The item vectors, and what points are multiplied with: new tensors when a weight changed, and only then."""
         made_of = [*encoder.items.parameters(), *encoder.items.buffers()]
         state = [(id(one), one.data_ptr(), one._version) for one in made_of]  # a version counts changes in place
         if self.kept is None or self.kept[0] != state:
-            made = encoder.items().detach()
+            made = encoder.items().detach()  # not the weight itself: who lays it out anew sees that it is another
             self.kept = state, made_of, (made, self.algorithm.vectors(made))
         return self.kept[2]
 

@@ -20,10 +20,7 @@ class Learner(ABC):
 
     Attributes:
         setup, space: what the agent was made for; `device`: where tensors go.
-        frozen: the agent is in service: what is made of its weights alone is kept until they change.
     """
-
-    frozen = False
 
     def __init__(self, setup: Setup, space: Space, device: torch.device) -> None:
         self.setup, self.space, self.device = setup, space, device

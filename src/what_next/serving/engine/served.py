@@ -64,7 +64,6 @@ class Served:
         agent, critic = place / AGENT, place / CRITIC
         intact(place, version)
         policy = LearnedPolicy.load(agent, critic=critic if critic.is_file() else None, device="cpu")
-        policy.agent.freeze()
         manifest = read_manifest(agent, "agent")
         return cls(version, manifest, policy, manifest.catalogue, len(policy.state.space.catalogue))
 
