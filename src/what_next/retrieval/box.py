@@ -134,8 +134,8 @@ class Box:
     ) -> Bool[np.ndarray, "pairs"]:
         """Whether an item lies in the box around a point, by the comparison of `matches`."""
         values, centres = self.columns[:, items].T, points.astype(np.float64)
-        inside: Bool[np.ndarray, "pairs dim"] = (centres - tolerance <= values) & (values <= centres + tolerance)
-        return inside.all(axis=1)
+        inside = (centres - tolerance <= values) & (values <= centres + tolerance)
+        return np.asarray(inside.all(axis=1))
 
     def _permitted(self, part: slice, permitted: Permitted) -> UInt64[np.ndarray, "#rows words"]:
         """The permitted items of some rows, as bits; one row where they are the same for all."""
