@@ -160,6 +160,7 @@ def test_masks_are_exact_for_every_rule(crowd, seed, slots, each):
                 assert len(found) == min(slots, permitted[row].sum()), name
                 assert (items[len(found) :] == -1).all(), name
         assert np.array_equal(np.isnan(slate.propensities), slate.items < 0), name
+        assert slate.fallback is None or not slate.fallback.any(), name
 
 
 def test_padding_in_exclude_excludes_nothing(crowd):

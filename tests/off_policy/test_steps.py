@@ -17,7 +17,7 @@ PRODUCTS = ["cascade_ips", "cascade_snips", "slate_ips", "slate_snips"]
 
 
 def walk(behaviour, target, units=2000, steps=10, seed=0):
-    """Transitions of as many decisions each, rewards of 1, and policies that look at nothing."""
+    """Trajectories of as many decisions each, rewards of 1, and policies that look at nothing."""
     rows, shown, wanted = units * steps, np.array(behaviour), np.array(target)
     actions = np.random.default_rng(seed).choice(len(shown), size=rows, p=shown)
     contexts = np.tile(np.eye(steps), (units, 1))

@@ -117,7 +117,7 @@ def first_states_decide(seed: int = 0) -> World:
 
 
 def random_log(units=80, dim=3, width=2, seed=0) -> tuple[Decisions, Target]:
-    """Transitions of one to four decisions with contexts and vectors of nothing in particular."""
+    """Trajectories of one to four decisions with contexts and vectors of nothing in particular."""
     rng = np.random.default_rng(seed)
     owners = np.repeat(np.arange(units), rng.integers(1, 5, units))
     rows, vectors = len(owners), rng.normal(size=(6, width))

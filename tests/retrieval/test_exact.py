@@ -120,7 +120,7 @@ def test_so_are_slates_of_peaked_scores(spare: int, monkeypatch: pytest.MonkeyPa
     check(np.array([4.0, 1.0, 0.5, 0.0]), [0, 1, 2, 3], Wanted(2))
 
 
-def check(scores: np.ndarray, free: list[int], row: Wanted, draws: int = 2500) -> None:
+def check(scores: np.ndarray, free: list[int], row: Wanted, draws: int = 6000) -> None:
     """All slates of two are drawn as often as they should be."""
     kept = np.full(len(scores), -np.inf)
     kept[free] = scores[free]

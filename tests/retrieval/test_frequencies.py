@@ -11,7 +11,7 @@ from what_next.types import Product
 
 from .asking import select
 
-DRAWS = 20_000
+DRAWS = 100_000
 ITEMS = np.array([[0, 0], [0, 0], [1, 0], [0, 2], [2, 1], [-1, 0], [3, 3], [-3, 1]], np.float32)
 WORTH = np.array([0.5, 0.1, 0.5, 0.9, 0.3, 0.2, 0.8, 0.4])  # two are equal
 

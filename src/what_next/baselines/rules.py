@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,14 +165,8 @@ class TrueNext(Rule):
 
 def _rows_of(history: History, part: slice) -> History:
     """Some rows of a batch of histories."""
-    return History(
-        history.users[part],
-        history.items[part],
-        history.lengths[part],
-        history.rewards[part],
-        history.context[part],
-        history.sigma[part],
-    )
+    parts: dict[str, Any] = {name: None if one is None else one[part] for name, one in vars(history).items()}
+    return History(**parts)
 
 
 def _certain(chosen: Int32[np.ndarray, "batch slots"]) -> Slate:

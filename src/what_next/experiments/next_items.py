@@ -123,7 +123,7 @@ def protocol(
 ) -> dict[str, Any]:
     """What policies were judged on: `data`, `split`, `targets`, `seeds`, and how settings of `baselines` were chosen.
 
-    Of the split, how many users and events training knows, how many `users` the part has and how many users it has not.
+    Of the split: the `users` of this part and all others, and how many users and events training knows.
     Of the targets: their `kind`, the `rows` and `users`, the `items` to be named, and a `hash` over them all; `held`:
     those that the history holds, which nobody can name who leaves its items out; `cold_items`: those without a training
     event; `not_allowed`: those that may not be recommended; `cold_users`: of whom training knows nothing, though the

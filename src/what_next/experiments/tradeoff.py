@@ -23,7 +23,7 @@ def tradeoff(
     seeds: Sequence[int] | None = None,
     allowed: Allowed = None,
 ) -> list[tuple[float, Comparison]]:
-    """Judge a setup on next items at several weights of the spread in its reward: how far the one is had for the other.
+    """Judge a setup on next items at several weights of the spread in its reward: how much accuracy each costs.
 
     Each model is trained where it is missing, in the folder `spread-WEIGHT` beside the setup's own (and there in one
     for each seed). What else earns keeps its weight; where nothing else does, the log's own reward counts once, since a
@@ -86,5 +86,5 @@ def _judged(setup: Setup, first: State, evaluator: Evaluator, part: Part, seeds:
     state = State(first.dataset, setup, first.space)
     setups = [trained(of_seed(setup, seed), state) for seed in seeds]
     scores = {"agent": evaluator.score([policy(one, state) for one in setups], state.histories)}
-    result = result_of(scores, evaluator, protocol(state, part, evaluator, seeds))
+    result = result_of(scores, evaluator, protocol(state, part, evaluator, seeds, ()))
     return Comparison(result, state, evaluator, scores, {"agent": setups})

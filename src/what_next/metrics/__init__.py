@@ -8,8 +8,8 @@ METRICS: Mapping[str, str] = MappingProxyType(
         "hr": "hr@10: the chance that a relevant item stands in the slate of 10; 0 to 1, higher is better",
         "ndcg": "ndcg@10: hits of which rank r counts 1 / log2(1 + r), over the most that could be; 0 to 1, higher is "
         "better",
-        "window_hr": "window_hr@10: the same for the item after a random window of 20 events, where no more is "
-        "read; 0 to 1, higher is better",
+        "window_hr": "window_hr@10: the same for the item after a random window of 20 events, for a policy that "
+        "reads no more; 0 to 1, higher is better",
         "window_ndcg": "window_ndcg@10: likewise; 0 to 1, higher is better",
         "mrr": "mrr@10: one over the rank of the first relevant item in the slate, else 0; 0 to 1, higher is better",
         "recall": "recall@10: the share of the relevant items that stand in the slate; 0 to 1, higher is better",

@@ -15,13 +15,12 @@ from jaxtyping import Float, Float32, Float64, Int, Int32, Int64
 from torch import Tensor
 
 from what_next.data import Catalogue
-from what_next.metrics.bootstrap import RESAMPLES, Interval, resampled_counts
+from what_next.metrics.bootstrap import RESAMPLES, Interval, percentiles, resampled_counts
 from what_next.metrics.places import Places
 from what_next.rewards.spread import EXACT
 
 CHUNK = 2**18
 """Numbers at work at a time, 2 MB; with sixteen times as many, each takes twice as long."""
-ENDS = (2.5, 97.5)
 COLUMNS = 8
 """Resamples whose items are counted at a time."""
 SMOOTHING = 0.01
@@ -283,8 +282,8 @@ def shares(
                 found[number, place, part] = statistics[name](counts)
     result = {}
     for name, values in zip(names, found.mean(axis=1), strict=True):
-        low, high = np.percentile((values[1:] + values[0] - values[1:].mean()).clip(0, 1), ENDS)
-        result[name] = {"mean": float(values[0]), "low": float(low), "high": float(high), "n": people}
+        low, high = percentiles((values[1:] + values[0] - values[1:].mean()).clip(0, 1)) or (np.nan, np.nan)
+        result[name] = {"mean": float(values[0]), "low": low, "high": high, "n": people}
     return result
 
 

@@ -8,15 +8,13 @@ import numpy as np
 from jaxtyping import Float64
 
 from what_next.data.stages import SILENT, Stages
-from what_next.metrics.bootstrap import empirical_bernstein, percentiles, resampled_counts
+from what_next.metrics.bootstrap import LEVEL, RESAMPLES, empirical_bernstein, percentiles, resampled_counts
 from what_next.off_policy.candidates import Candidate, Estimate, Found, candidates_of
 from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
 from what_next.off_policy.diagnostics import Thresholds, refusal
 from what_next.off_policy.slates import slate_ips
 from what_next.off_policy.weighting import Terms, mean_of, resampled, stacked
 
-LEVEL = 95.0
-RESAMPLES = 2000
 PLAIN = Options()
 THRESHOLDS = Thresholds()
 

@@ -15,8 +15,8 @@ def installed(
 ) -> dict[str, Any]:
     """The classes of a group of entry points, by the entry point's name or what `name_of` makes of it and the class.
 
-    What cannot be loaded, is no `base`, or has a name that is taken, is left out with a warning; and, for as long as
-    that lasts, without one what is `pending`.
+    A part that cannot be loaded, is no `base`, or has a name that is taken is left out with a warning; one whose module
+    is still being imported (`pending`) is left out without one.
     """
     found: dict[str, Any] = {}
     for point in entry_points(group=group):
