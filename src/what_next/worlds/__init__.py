@@ -19,9 +19,10 @@ from what_next.worlds.base import (
     play,
 )
 from what_next.worlds.boredom import Boredom
+from what_next.worlds.choice import Choice
 
 GROUP = "what_next.worlds"
-OWN: Mapping[str, type[World]] = {"boredom": Boredom}
+OWN: Mapping[str, type[World]] = {"boredom": Boredom, "choice": Choice}
 
 
 def known_worlds() -> dict[str, type[World]]:
@@ -51,6 +52,7 @@ def preset(name: str, **changes: Any) -> World:
 
 __all__ = [
     "Boredom",
+    "Choice",
     "Draws",
     "Episodes",
     "Feedback",
