@@ -205,7 +205,7 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
         return state.age >= self.steps if self.steps else np.zeros(len(state.age), np.bool_)
 
     def check(self, slates: np.ndarray) -> Int64[np.ndarray, "users slots"]:
-        """Slates that came from outside, as `step` takes them.
+        """A copy of slates that came from outside, as `step` takes them.
 
         Raises:
             CatalogueError: they have another form, or an item is not one of the catalogue.
@@ -219,7 +219,7 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
         if slates.size and not (slates.min() >= 0 and slates.max() < self.items):
             wrong = slates[(slates < 0) | (slates >= self.items)][0]
             raise CatalogueError(f"world {self.name}: item {wrong} is not in the catalogue of {self.items} items")
-        return slates.astype(np.int64, copy=False)
+        return slates.astype(np.int64)
 
     def random_slates(self, state: OwnState, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Any item in each slot, with replacement."""
