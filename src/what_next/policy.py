@@ -15,7 +15,7 @@ from what_next.algorithms import Algorithm
 from what_next.data import Catalogue, Dataset
 from what_next.models.encoders import Encoder
 from what_next.models.item_space import ItemSpace
-from what_next.retrieval import ByScore, Exact, Rescored
+from what_next.retrieval import ByScore, Exact, Rescored, SlotBySlot
 from what_next.retrieval.approximate import Approximate, ApproximateIndex
 from what_next.retrieval.choosing import of_slates
 from what_next.settings import Setup, SplitSettings
@@ -109,7 +109,7 @@ class LearnedPolicy:
         same candidates as whoever serves it.
         """
         ranked = self._example().ranked
-        if ranked is None or ranked.rescored:
+        if ranked is None or ranked.rescored or ranked.following:
             return self
         vectors = np.ascontiguousarray(ranked.vectors.detach().float().cpu().numpy())
         return LearnedPolicy(self.agent, self.state, Search(ApproximateIndex.of(vectors), candidates))
@@ -123,7 +123,8 @@ class LearnedPolicy:
     @property
     def sampler(self) -> Sampler:
         """How the agent draws of itself: values are no logits to draw by, so that the best is taken."""
-        return Greedy() if self.agent.setup.algorithm.needs_critic else Softmax()
+        algorithm = self.agent.setup.algorithm
+        return Greedy() if algorithm.needs_critic or algorithm.draws_points else Softmax()
 
     def states(self, history: History) -> Proposal:
         """Where the actor points to after some histories, of which only the latest events may count."""
@@ -174,6 +175,8 @@ class LearnedPolicy:
             self._exact = Exact(ranked.vectors)
         if ranked.rescored:
             return Rescored(self._exact, ranked)
+        if ranked.following is not None:
+            return SlotBySlot(self._exact, ranked.following)
         return (
             self._exact if self.search is None else Approximate(self._exact, self.search.index, self.search.candidates)
         )

@@ -121,6 +121,11 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return found
 
     @property
+    def draws_points(self) -> bool:
+        """Whether it explores by points that it draws; the best items are taken for each. Else it draws items."""
+        return False
+
+    @property
     def polyak(self) -> float:
         """How far a target network goes towards its network after a step: the field `tau`, where there is one."""
         return float(getattr(self, "tau", 0.005))
@@ -168,6 +173,21 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def vectors(self, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
         """What the points of `propose` are multiplied with; for the nearest by distance, see `nearest`."""
         return vectors
+
+    def columns(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
+        """The same for an algorithm whose actor has a say in it."""
+        return self.vectors(vectors)
+
+    @property
+    def slot_by_slot(self) -> bool:
+        """Whether the item that a slot takes moves the point of the next one (`follow`)."""
+        return False
+
+    def follow(
+        self, points: Float[Tensor, "batch columns"], chosen: Float[Tensor, "batch columns"]
+    ) -> Float[Tensor, "batch columns"]:
+        """The points of the next slot, given those of this one and the columns of the items that it took."""
+        return points
 
     @property
     def rescored(self) -> int:
