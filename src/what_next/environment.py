@@ -19,7 +19,7 @@ from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import Source, source_of
+from what_next.sources import Source, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
 from what_next.training.monitor import Monitor
@@ -127,7 +127,11 @@ class Environment:
     def from_setup(cls, setup: Setup | str | Path, *, resume: bool = False, force: bool = False) -> "Environment":
         """State, agent and environment of a setup, or of the path of one."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
-        state = State.open(setup, resume=resume)
+        if setup.world.name is not None:
+            state = state_in(world_of(setup), setup)
+            setup = state.setup
+        else:
+            state = State.open(setup, resume=resume)
         return cls(Agent(setup, state.space), state, setup, resume=resume, force=force)
 
     def run_sim(self) -> Report:
@@ -163,7 +167,7 @@ class Environment:
         start = time.perf_counter()
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
         with (
-            Tracker(setup.log_path, agent.histories, agent.horizon, len(state.train_users)) as tracker,
+            Tracker(setup.log_path, agent.histories, agent.horizon, max(1, len(state.train_users))) as tracker,
             _interrupt() as interrupted,
         ):
             while not (self.done() or interrupted or monitor.over):
@@ -226,7 +230,7 @@ class Environment:
             tuple(monitor.steps),
             monitor.valid,
             self.setup.model_paths,
-            passes=self.agent.histories / len(self.state.train_users),
+            passes=self.agent.histories / max(1, len(self.state.train_users)),
             alarms=tuple(monitor.alarms.raised.values()),
             stopped=not (self.done() or monitor.over),
         )

@@ -184,7 +184,7 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return False
 
     def follow(
-        self, points: Float[Tensor, "batch columns"], chosen: Float[Tensor, "batch columns"]
+        self, nets: Networks, points: Float[Tensor, "batch columns"], chosen: Float[Tensor, "batch columns"]
     ) -> Float[Tensor, "batch columns"]:
         """The points of the next slot, given those of this one and the columns of the items that it took."""
         return points

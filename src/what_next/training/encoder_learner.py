@@ -1,7 +1,7 @@
 """Networks with an encoder: one pass gives the state after every event; items by their inner product with a point."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ class EncoderLearner(Learner):
                 return self.algorithm.rescore(nets, states[rows], vectors[candidates])
 
             count = self.algorithm.rescored
-            following = self.algorithm.follow if self.algorithm.slot_by_slot else None
+            following = partial(self.algorithm.follow, nets) if self.algorithm.slot_by_slot else None
             ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, following)
         return Proposal(points.cpu().numpy(), ranked=ranked, encoded=states)
 

@@ -152,9 +152,10 @@ class Encoder(nn.Module):
         self, shown: Int64[Tensor, "batch time slots"], clicks: Float[Tensor, "batch time slots"]
     ) -> Float[Tensor, "batch time twice_dim"]:
         """The mean of what was shown, and the sum of what was clicked."""
-        vectors = self.items.rows(shown) * self.sizes.dim**0.5
-        clicked = (clicks.unsqueeze(-2) @ vectors).squeeze(-2)
-        return torch.cat([vectors.mean(-2), clicked], -1)
+        flat, some = shown.flatten(0, 1), clicks.flatten(0, 1)
+        alike = torch.full_like(some, 1 / some.shape[1])
+        both = torch.cat([self.items.sums(flat, alike), self.items.sums(flat, some)], -1)
+        return both.mul(self.sizes.dim**0.5).unflatten(0, shown.shape[:2])
 
     @abstractmethod
     def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
