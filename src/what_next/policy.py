@@ -60,6 +60,7 @@ class LearnedPolicy:
     def __init__(self, agent: Agent, state: State, search: Search | None = None) -> None:
         self.agent, self.state, self.search = agent, state, search
         self._exact: Exact | None = None
+        self._balanced: SlotBySlot | None = None
 
     def __repr__(self) -> str:
         return f"LearnedPolicy({self.agent!r})"
@@ -109,7 +110,7 @@ class LearnedPolicy:
         same candidates as whoever serves it.
         """
         ranked = self._example().ranked
-        if ranked is None or ranked.rescored or ranked.following:
+        if ranked is None or ranked.rescored or ranked.traits is not None:
             return self
         vectors = np.ascontiguousarray(ranked.vectors.detach().float().cpu().numpy())
         return LearnedPolicy(self.agent, self.state, Search(ApproximateIndex.of(vectors), candidates))
@@ -175,8 +176,10 @@ class LearnedPolicy:
             self._exact = Exact(ranked.vectors)
         if ranked.rescored:
             return Rescored(self._exact, ranked)
-        if ranked.following is not None:
-            return SlotBySlot(self._exact, ranked.following)
+        if ranked.traits is not None:
+            if self._balanced is None or self._balanced.traits is not ranked.traits:
+                self._balanced = SlotBySlot(self._exact, ranked.traits)
+            return self._balanced
         return (
             self._exact if self.search is None else Approximate(self._exact, self.search.index, self.search.candidates)
         )

@@ -325,8 +325,8 @@ class Ranked:
         vectors: of the items; they have the points' number of columns.
         rescored: how many of the best by that score are put in order anew by `rescore`; 0 for none.
         rescore: scores of some items for each of some rows of the proposals, which go before those by the vectors.
-        following: the points from which the next slot of a slate is chosen, given those of the slot before and the
-            vectors of the items that were chosen there; None: all slots are chosen from the same point.
+        traits: by which an item that was chosen keeps like ones out of the slate: scores fall by the point's last entry
+            times `<traits, traits of the chosen>`; None: no item has a say in the next ones.
     """
 
     vectors: Float[Tensor, "items dim"]
@@ -334,9 +334,7 @@ class Ranked:
     rescore: Callable[[Int64[Tensor, "rows candidates"], Int64[Tensor, "rows"]], Float[Tensor, "rows candidates"]] | (
         None
     ) = None
-    following: Callable[[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]] | (
-        None
-    ) = None
+    traits: Float[Tensor, "items traits"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ line in `KNOWN`. Others are found through the entry point group `what_next.algor
 (`settings.plugins`), or are passed as an object from Python.
 """
 
-from what_next.algorithms.base import Algorithm
 from what_next.algorithms.a2c import A2c
+from what_next.algorithms.base import Algorithm
 from what_next.algorithms.bcq import Bcq
 from what_next.algorithms.cql import Cql
 from what_next.algorithms.crr import Crr

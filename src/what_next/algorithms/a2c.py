@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor
 
 from what_next.algorithms.base import LossContext, Search
@@ -14,6 +15,7 @@ class A2c(OnPolicy):
     """A2C: the policy gradient with advantages, one step for each experience (Mnih et al. 2016, algorithm S3)."""
 
     name: Literal["a2c"] = "a2c"
+    entropy: float = Field(default=0.01, ge=0, description="weight of the policy's entropy")
     search: ClassVar[Search] = {"trace": (0.5, 1.0), "entropy": (0.0, 0.01)}
 
     def losses(self, context: LossContext[Choices]) -> dict[str, Tensor]:  # type: ignore[override]

@@ -178,16 +178,9 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """The same for an algorithm whose actor has a say in it."""
         return self.vectors(vectors)
 
-    @property
-    def slot_by_slot(self) -> bool:
-        """Whether the item that a slot takes moves the point of the next one (`follow`)."""
-        return False
-
-    def follow(
-        self, nets: Networks, points: Float[Tensor, "batch columns"], chosen: Float[Tensor, "batch columns"]
-    ) -> Float[Tensor, "batch columns"]:
-        """The points of the next slot, given those of this one and the columns of the items that it took."""
-        return points
+    def traits(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items traits"] | None:
+        """By which an item keeps like ones out of a slate (`types.Ranked`); None: it does not."""
+        return None
 
     @property
     def rescored(self) -> int:

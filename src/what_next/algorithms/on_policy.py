@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks
 from what_next.losses import mean, plackett_luce, td_loss
 from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import Encoder
 from what_next.models.heads import Value
-from what_next.models.slates import Proposer, held_back
+from what_next.models.slates import Proposer
 from what_next.types import Choices
 
 
@@ -22,17 +23,18 @@ class OnPolicy(Algorithm):
     """A policy over slates, and a value of the state; the base of `a2c` and `ppo`.
 
     Over `items`, a slate is drawn slot by slot without replacement from the softmax of `<point, item>`, and its chance
-    is exact (Plackett and Luce). Over `points`, the point is drawn from a normal distribution, as in Dulac-Arnold et al.
-    (2015), and the best items for it are taken: far fewer numbers to explore. Points lie among the items' attributes
+    is exact (Plackett 1975). Over `points`, the point is drawn from a normal distribution, and the best items for it
+    are taken (as in Dulac-Arnold et al. 2015): far fewer numbers to explore. Points lie among the items' attributes
     where the encoder reads those, else among their learned vectors.
 
     With `balance`, and where numbers are seen of a user, a slate is made slot by slot: an item keeps those away that
-    would do the same to the user (`models.slates.held_back`). What a click on an item does to the numbers is learned by
+    would do the same to the user (`models.slates.Proposer`). What a click on an item does to the numbers is learned by
     regression on what was seen; with which weight it counts, by the policy gradient.
     """
 
     over: Literal["items", "points"] = Field(
-        default="items", description="items: slates are drawn from a softmax; points: a point is, and its best items taken"
+        default="items",
+        description="items: slates are drawn from a softmax; points: a point is, and its best items taken",
     )
     balance: bool = Field(
         default=True, description="whether an item keeps others out of the slate that would do the same to the user"
@@ -66,11 +68,6 @@ class OnPolicy(Algorithm):
         """See `Algorithm.draws_points`."""
         return self.over == "points"
 
-    @property
-    def slot_by_slot(self) -> bool:
-        """See `Algorithm.slot_by_slot`."""
-        return self.balance
-
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """See `Algorithm.networks`; `sizes.factors` is how many numbers are seen of a user."""
         width = vectors.shape[1] if self.draws_points and vectors.shape[1] else sizes.dim
@@ -91,20 +88,24 @@ class OnPolicy(Algorithm):
 
     def columns(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
         """See `Algorithm.columns`."""
-        actor, encoder = nets["actor"], nets["encoder"]
-        assert isinstance(actor, Proposer)
-        if self.draws_points and isinstance(encoder, Encoder) and encoder.items.attributes is not None:
-            attributes = encoder.items.attributes
-            vectors = attributes / attributes.shape[1] ** 0.5
-        return actor.columns(vectors)
-
-    def follow(
-        self, nets: Networks, points: Float[Tensor, "batch columns"], chosen: Float[Tensor, "batch columns"]
-    ) -> Float[Tensor, "batch columns"]:
-        """See `Algorithm.follow`."""
         actor = nets["actor"]
         assert isinstance(actor, Proposer)
-        return held_back(points, chosen, actor.width) if actor.traits else points
+        return actor.columns(self.known(nets, vectors))
+
+    def traits(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items traits"] | None:
+        """See `Algorithm.traits`; no gradient."""
+        actor = nets["actor"]
+        assert isinstance(actor, Proposer)
+        with torch.no_grad():
+            return actor.alike(self.known(nets, vectors))
+
+    def known(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items width"]:
+        """What points are multiplied with: the items' attributes, or their learned vectors."""
+        encoder = nets["encoder"]
+        if self.draws_points and isinstance(encoder, Encoder) and encoder.items.attributes is not None:
+            attributes = encoder.items.attributes
+            return attributes.div(attributes.shape[1] ** 0.5)
+        return vectors
 
     def estimates(self, nets: Networks, batch: Choices, items: object) -> Float[Tensor, "steps"]:  # type: ignore[override]
         """The value of the state."""
@@ -117,12 +118,10 @@ class OnPolicy(Algorithm):
         assert isinstance(actor, Proposer)
         if self.draws_points:
             return actor.log_density(batch.states, batch.points), actor.log_deviation.sum()
-        columns = self.columns(context.nets, context.items.vectors)
-        points, several = actor.points(actor(batch.states)), list[Tensor]()
-        for slot in batch.slates.clamp(min=0).unbind(1):
-            several.append(points)
-            points = self.follow(context.nets, points, columns[slot])
-        return plackett_luce(torch.stack(several, 1), columns, batch.slates)
+        vectors, points = context.items.vectors, actor.points(actor(batch.states))
+        traits = self.traits(context.nets, vectors)
+        scores = points @ self.columns(context.nets, vectors).T
+        return plackett_luce(scores, batch.slates, points[:, -1], traits)
 
     def advantages(self, batch: Choices) -> Float[Tensor, "steps"]:
         """Standardised over the batch."""
@@ -141,9 +140,9 @@ class OnPolicy(Algorithm):
     def effects_loss(self, context: LossContext[Choices], actor: Proposer) -> Float[Tensor, ""]:
         """Mean square of what is not explained of the numbers' changes, in units of their variance."""
         batch = context.batch
-        columns = self.columns(context.nets, context.items.vectors.detach())[:, : actor.width]
-        changes = (batch.next_numbers - batch.numbers)[batch.answered]
-        effects = actor.effects(columns)[batch.slates.clamp(min=0)[batch.answered]]
-        clicked = (batch.clicks[batch.answered].unsqueeze(1) @ effects).squeeze(1)
-        left = changes - clicked - actor.fades(batch.numbers[batch.answered])
-        return mean((left / (changes.std(0, correction=0) + 1e-2)).square().mean(-1))
+        effects = actor.effects(self.known(context.nets, context.items.vectors.detach()))
+        slates, clicks = batch.slates.clamp(min=0), batch.clicks * batch.answered[:, None]
+        done = embedding_bag(slates, effects, mode="sum", per_sample_weights=clicks)
+        changes = batch.next_numbers - batch.numbers
+        left = (changes - done - actor.fades(batch.numbers)) / (changes.std(0, correction=0) + 1e-2)
+        return mean(left.square().mean(-1), batch.answered.float())

@@ -12,7 +12,7 @@ from what_next.types import Choices
 
 
 class Ppo(OnPolicy):
-    """PPO: an experience is learned from several times, as far as the policy has not moved away (Schulman et al. 2017)."""
+    """PPO: learns several times from an experience, as long as the policy has not moved away (Schulman et al. 2017)."""
 
     name: Literal["ppo"] = "ppo"
     search: ClassVar[Search] = {"clip": (0.1, 0.3), "repeats": (1, 10), "trace": (0.5, 1.0), "entropy": (0.0, 0.01)}

@@ -77,27 +77,29 @@ def clipped_surrogate(
 
 
 def plackett_luce(
-    points: Float[Tensor, "steps slots dim"],
-    vectors: Float[Tensor, "items dim"],
+    scores: Float[Tensor, "steps items"],
     slates: Int64[Tensor, "steps slots"],
+    weights: Float[Tensor, "steps"] | None = None,
+    traits: Float[Tensor, "items traits"] | None = None,
 ) -> tuple[Float[Tensor, "steps"], Float[Tensor, "steps"]]:
     """The log chance of slates that are drawn slot by slot without replacement (Plackett 1975), and the mean entropy.
 
-    In each slot an item is drawn from the softmax of `<point, item>` over the items that are left. Slots of -1 do not
-    count.
+    In each slot an item is drawn from the softmax of the scores of those that are left. With `traits`, scores then fall
+    by the weight times `<traits, traits of the item>`. Slots of -1 do not count.
 
     Returns:
-        The log chance of each slate, and the mean over its slots of the entropy that each draw had.
+        The log chance of each slate, and the mean over its slots of the entropy of each draw.
     """
-    total, entropy = points.new_zeros(len(points)), points.new_zeros(len(points))
-    taken = torch.zeros(len(points), len(vectors), dtype=torch.bool, device=points.device)
+    total, entropy = scores.new_zeros(len(scores)), scores.new_zeros(len(scores))
+    taken = torch.zeros_like(scores, dtype=torch.bool)
     for slot in range(slates.shape[1]):
-        items, there = slates[:, slot].clamp(min=0), slates[:, slot] >= 0
-        logs = (points[:, slot] @ vectors.T).masked_fill(taken, -torch.inf).log_softmax(1)
-        total = total + torch.where(there, logs.gather(1, items[:, None])[:, 0], 0.0)
-        chances = logs.exp()
-        entropy = entropy - torch.where(there, (chances * logs.masked_fill(taken, 0.0)).sum(1), 0.0)
-        taken = taken.scatter(1, items[:, None], there[:, None] | taken.gather(1, items[:, None]))
+        items, there = slates[:, slot, None].clamp(min=0), slates[:, slot] >= 0
+        logs = scores.masked_fill(taken, -torch.inf).log_softmax(1)
+        total = total + torch.where(there, logs.gather(1, items)[:, 0], 0.0)
+        entropy = entropy - torch.where(there, (logs.exp() * logs.masked_fill(taken, 0.0)).sum(1), 0.0)
+        taken = taken.scatter(1, items, there[:, None] | taken.gather(1, items))
+        if traits is not None and weights is not None:
+            scores = scores - (weights * there)[:, None] * (traits[items[:, 0]] @ traits.T)
     return total, entropy / (slates >= 0).sum(1).clamp(min=1)
 
 

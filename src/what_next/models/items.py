@@ -83,9 +83,7 @@ class ItemVectors(nn.Module):
         assert total is not None
         return total.masked_fill_(missing, 0.0)  # made here, and no gradient needs it as it was
 
-    def sums(
-        self, ids: Int64[Tensor, "rows slots"], weights: Float[Tensor, "rows slots"]
-    ) -> Float[Tensor, "rows dim"]:
+    def sums(self, ids: Int64[Tensor, "rows slots"], weights: Float[Tensor, "rows slots"]) -> Float[Tensor, "rows dim"]:
         """The weighted sum of the vectors of some items; -1 adds nothing. No vector of a single item is made."""
         weights, known = weights.masked_fill(ids < 0, 0.0), ids.clamp(min=0)
         total: Tensor | None = None

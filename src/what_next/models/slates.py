@@ -1,5 +1,7 @@
 """What proposes slates: a point with what is likely about it, and how a chosen item moves the point."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,8 +16,8 @@ class Proposer(nn.Module):
     """The mean and the standard deviation of a normal distribution over points, and what clicks are found to do.
 
     Its last layer starts near 0: at first all items are nearly alike, and the draws decide. With `traits`, a point has
-    as many columns more for what items do to a user, which start a slate at 0, and a last one: the weight with which an
-    item that was chosen keeps like ones away.
+    one entry more, the weight with which an item that was chosen keeps those away that would do the same to the user:
+    maximal marginal relevance (Carbonell and Goldstein 1998), with a sum in place of their maximum.
 
     Attributes:
         width: columns of the items' vectors; `traits`: numbers that are seen of a user, of which clicks change some.
@@ -33,7 +35,13 @@ class Proposer(nn.Module):
             self.mean.bias.zero_()
             self.mean.bias[width:] = HELD_BACK
         if traits:
-            layers = nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, traits)
+            layers = (
+                nn.Linear(width, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, traits),
+            )
             self.effects = nn.Sequential(*layers)
             self.fades = nn.Linear(traits, traits)
 
@@ -50,39 +58,29 @@ class Proposer(nn.Module):
         self, states: Float[Tensor, "steps dim"], points: Float[Tensor, "steps columns"]
     ) -> Float[Tensor, "steps"]:
         """The logarithm of the density with which points were drawn."""
-        normal = torch.distributions.Normal(self(states), self.log_deviation.exp(), validate_args=False)
-        found: Tensor = normal.log_prob(self.drawn(points)).sum(-1)
-        return found
+        off = (self.drawn(points) - self(states)) / self.log_deviation.exp()
+        found: Tensor = off.square() / 2 + self.log_deviation + math.log(2 * math.pi) / 2
+        return -found.sum(-1)
 
-    def points(self, drawn: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid columns"]:
-        """Points from which the first slot is chosen."""
+    def points(self, drawn: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
+        """Points of what is drawn: the last entry is the weight of likeness, where there is one."""
         if not self.traits:
             return drawn
-        none = drawn.new_zeros(*drawn.shape[:-1], self.traits)
-        return torch.cat([drawn[..., : self.width], none, drawn[..., self.width :].exp()], -1)
+        return torch.cat([drawn[..., :-1], drawn[..., -1:].exp()], -1)
 
-    def drawn(self, points: Float[Tensor, "*grid columns"]) -> Float[Tensor, "*grid drawn"]:
+    def drawn(self, points: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
         """What such points were made of."""
         if not self.traits:
             return points
-        return torch.cat([points[..., : self.width], points[..., -1:].log()], -1)
+        return torch.cat([points[..., :-1], points[..., -1:].log()], -1)
 
-    def columns(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items columns"]:
-        """What points are multiplied with: an item's vector, and its effects, whose mean square length is 1."""
+    def columns(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items drawn"]:
+        """What points are multiplied with: an item's vector, and nothing for the weight of likeness."""
+        return torch.nn.functional.pad(vectors, (0, 1)) if self.traits else vectors
+
+    def alike(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items traits"] | None:
+        """Effects of the items, of a mean square length of 1: like items do the same to a user."""
         if not self.traits:
-            return vectors
-        effects = self.effects(vectors.detach()).detach()
-        size = effects.square().sum(-1).mean().sqrt().clamp(min=1e-6)
-        return torch.cat([vectors, effects / size, vectors.new_zeros(len(vectors), 1)], -1)
-
-
-def held_back(
-    points: Float[Tensor, "batch columns"], chosen: Float[Tensor, "batch columns"], width: int
-) -> Float[Tensor, "batch columns"]:
-    """The points of the next slot, away from what the chosen items do to a user, by the weight in the last column.
-
-    It is the greedy rule of maximal marginal relevance (Carbonell and Goldstein 1998), with a sum for their maximum: the
-    score of an item falls by the weight times the sum of `<its effects, effects of those in the slate>`.
-    """
-    effects = torch.cat([torch.zeros_like(chosen[..., :width]), chosen[..., width:]], -1)
-    return points - points[..., -1:] * effects
+            return None
+        effects: Tensor = self.effects(vectors)
+        return effects / effects.square().sum(-1).mean().sqrt().clamp(min=1e-6)

@@ -1,10 +1,11 @@
-"""A slate slot by slot: each item that is chosen moves the point from which the next one is."""
+"""A slate slot by slot: each item that is chosen keeps like ones away from the slots that follow."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int32
+from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor
 
 from what_next.errors import NotFinite
@@ -14,16 +15,27 @@ from what_next.types import Greedy, Product, Random, Request
 
 ROWS = 64
 """Slates that are made at a time: their scores stay in the processor's cache."""
-
-Following = Callable[[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
+SQUARE = 4096
+"""Items up to which the likeness of all pairs is kept: 64 MB."""
 
 
 class SlotBySlot(ByScore):
-    """Over all items, whose scores are others in each slot of a slate."""
+    """Over all items; scores fall by the point's last entry times the likeness to each item that was chosen.
 
-    def __init__(self, exact: Exact, following: Following) -> None:
-        """`following` makes the points of the next slot of those of this one, and of the chosen items' vectors."""
-        self.exact, self.following, self.items = exact, following, exact.items
+    The likeness of two items is the inner product of their traits.
+    """
+
+    def __init__(self, exact: Exact, traits: Float[Tensor, "items traits"]) -> None:
+        self.exact, self.traits, self.items = exact, traits, exact.items
+
+    @cached_property
+    def pairs(self) -> Float[Tensor, "items items"]:
+        """The likeness of all pairs, of a catalogue that is small enough."""
+        return self.traits @ self.traits.T
+
+    def likeness(self, items: Int64[Tensor, "rows"]) -> Float[Tensor, "rows items"]:
+        """Of some items to all."""
+        return self.pairs[items] if self.items <= SQUARE else self.traits[items] @ self.traits.T
 
     @torch.no_grad()
     def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
@@ -33,38 +45,30 @@ class SlotBySlot(ByScore):
         if isinstance(request.sampler, Greedy) and isinstance(request.slots, int):
             return self._best(points, request)
         found, slots = choosing.nothing(len(points), request.width), request.counts(np.arange(len(points)))
-        assert found.propensities is not None
-        assert found.scores is not None
-        here = torch.from_numpy(points).to(self.exact.vectors)
+        scores = self.scores(points, request)
         for slot in range(request.width):
             asked = Request((slot < slots).astype(int).tolist(), request.sampler)
-            one = choosing.choose(self._left(here, request, found.items[:, :slot]), asked, rng)
-            assert one.propensities is not None
-            assert one.scores is not None
+            one = choosing.choose(scores, asked, rng)
             for part in ("items", "propensities", "scores", "matches", "fallback"):
                 getattr(found, part)[:, slot] = getattr(one, part)[:, 0]
-            here = self._moved(here, found.items[:, slot])
+            self._take(scores, points, found.items[:, slot])
         return found
 
     def _best(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Product:
         """Greedy slates, some rows at a time."""
-        found, table = choosing.nothing(len(points), request.width), self.exact.vectors.T.contiguous()
+        found, rows = choosing.nothing(len(points), request.width), np.arange(len(points))
         assert found.propensities is not None
         assert found.scores is not None
         for start in range(0, len(points), ROWS):
-            part = slice(start, start + ROWS)
-            here = torch.from_numpy(points[part]).to(table)
-            barred = torch.zeros(len(here), self.items, dtype=here.dtype, device=here.device)
-            request.permitted.rows(np.arange(len(points))[part]).forbid(barred)
+            part = rows[start : start + ROWS]
+            scores, places = self.scores(points[part], request.rows(part)), rows[: len(part)]
             for slot in range(request.width):
-                every = torch.addmm(barred, here, table)
                 # On a processor, NumPy finds the largest of a row in a tenth of the time.
-                items = torch.from_numpy(every.numpy().argmax(1)) if every.is_cpu else every.argmax(1)
-                scores = every.gather(1, items[:, None])
-                barred.scatter_(1, items[:, None], -torch.inf)
-                found.items[part, slot] = torch.where(scores[:, 0] > -torch.inf, items, -1).cpu().numpy()
-                found.scores[part, slot] = scores[:, 0].cpu().numpy()
-                here = self.following(here, self.exact.vectors[items])
+                best = scores.numpy().argmax(1) if scores.is_cpu else scores.argmax(1).cpu().numpy()
+                own = scores[places, best].cpu().numpy()
+                found.items[part, slot] = np.where(own > -np.inf, best, -1)
+                found.scores[part, slot] = own
+                self._take(scores, points[part], found.items[part, slot])
         there = found.items >= 0
         found.scores[~there], found.propensities[there] = np.nan, 1.0
         found.matches[:], found.fallback[:] = there, ~there
@@ -80,22 +84,21 @@ class SlotBySlot(ByScore):
         self, points: Float32[np.ndarray, "batch dim"], request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Iterator[Float64[np.ndarray, "batch items"]]:
         """See `ByScore.chances`."""
-        here = torch.from_numpy(points).to(self.exact.vectors)
+        scores = self.scores(points, request)
         for slot in range(slates.shape[1]):
-            yield choosing.distribution(self._left(here, request, slates[:, :slot]), request)
-            here = self._moved(here, slates[:, slot])
+            yield choosing.distribution(scores, request)
+            self._take(scores, points, slates[:, slot])
 
-    def _left(
-        self, points: Float[Tensor, "batch dim"], request: Request, chosen: Int32[np.ndarray, "batch slots"]
-    ) -> Float[Tensor, "batch items"]:
-        """Scores of the items that are left."""
-        scores = points @ self.exact.vectors.T
-        request.but(chosen).permitted.forbid(scores)
-        return scores
-
-    def _moved(
-        self, points: Float[Tensor, "batch dim"], items: Int32[np.ndarray, "batch"]
-    ) -> Float[Tensor, "batch dim"]:
-        """The points of the next slot; a row without an item has none."""
-        places = torch.from_numpy(np.maximum(items, 0).astype(np.int64)).to(points.device)
-        return self.following(points, self.exact.vectors[places])
+    def _take(
+        self,
+        scores: Float[Tensor, "batch items"],
+        points: Float32[np.ndarray, "batch dim"],
+        items: Int32[np.ndarray, "batch"],
+    ) -> None:
+        """Scores once each row has taken an item, in place; of a row without one they stay."""
+        there = items >= 0
+        chosen = torch.from_numpy(np.where(there, items, 0).astype(np.int64)).to(scores.device)
+        weights = torch.from_numpy(np.where(there, -points[:, -1], 0).astype(np.float32)).to(scores)
+        scores.addcmul_(weights[:, None], self.likeness(chosen))
+        rows = torch.from_numpy(np.flatnonzero(there)).to(scores.device)
+        scores[rows, chosen[rows]] = -torch.inf

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float32, Int, Int64
+from jaxtyping import Float32, Int, Int64
 from torch import Tensor
 
 from what_next.algorithms.on_policy import OnPolicy
@@ -144,9 +144,7 @@ class WorldSource(Source):
         self.world = world or world_of(self.setup)
         algorithm = self.setup.algorithm
         if not isinstance(algorithm, OnPolicy):
-            raise SetupError(
-                f"the algorithm {algorithm.name} learns from a log; to learn in a world, take a2c or ppo"
-            )
+            raise SetupError(f"the algorithm {algorithm.name} learns from a log; to learn in a world, take a2c or ppo")
         self.algorithm, self.users, self.window = algorithm, self.setup.world.users, self.setup.world.window
         self.player: Player | None = None
         self.users_state: Any = None
@@ -248,16 +246,14 @@ class WorldSource(Source):
         return found
 
     def _values(self, player: Player, states: Tensor) -> Float32[np.ndarray, "users"]:
-        found: Float32[np.ndarray, "users"] = player.policy.agent.nets["critic"](states).cpu().numpy()
+        found: Float32[np.ndarray, users] = player.policy.agent.nets["critic"](states).cpu().numpy()
         return found
 
-    def _chances(
-        self, player: Player, states: Tensor, proposal: Proposal, product: Product, time: int
-    ) -> np.ndarray:
+    def _chances(self, player: Player, states: Tensor, proposal: Proposal, product: Product, time: int) -> np.ndarray:
         """Of the slates, or the density of the points that were drawn."""
         if not self.algorithm.draws_points:
             assert product.propensities is not None
-            return np.exp(np.log(product.propensities).sum(1))
+            return np.asarray(np.exp(np.log(product.propensities).sum(1)))
         if "points" not in self.buffers:
             self.buffers["points"] = np.zeros((self.window, *proposal.points.shape), np.float32)
         self.buffers["points"][time] = proposal.points

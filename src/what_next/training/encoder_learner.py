@@ -1,7 +1,7 @@
 """Networks with an encoder: one pass gives the state after every event; items by their inner product with a point."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ GAP = 20.0
 class EncoderLearner(Learner):
     """An encoder's states, heads on them, and learned vectors of the items."""
 
-    kept: tuple[list[tuple[int, int, int]], list[Tensor], tuple[Tensor, Tensor]] | None = None
+    kept: tuple[list[tuple[int, int, int]], list[Tensor], tuple[Tensor, Tensor, Tensor | None]] | None = None
 
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
         """See `Learner.networks`."""
@@ -59,7 +59,8 @@ class EncoderLearner(Learner):
     @property
     def known_vectors(self) -> Float32[np.ndarray, "items dim"]:
         """Attributes of the items that have a training event."""
-        return self.space.catalogue.vectors[self.space.seen]
+        vectors: Float32[np.ndarray, "items dim"] = self.space.catalogue.vectors[self.space.seen]
+        return vectors
 
     @property
     def by_row(self) -> bool:
@@ -89,7 +90,8 @@ class EncoderLearner(Learner):
         numbers = history.context
         if "reward" in self.space.event_names:
             numbers = np.concatenate([history.rewards[..., None], numbers], -1)
-        return ((numbers - self.space.event_center) / self.space.event_scale).astype(np.float32)
+        standardised = (numbers - self.space.event_center) / self.space.event_scale
+        return np.asarray(standardised, np.float32)
 
     def predict(
         self, nets: Networks, history: History, factors: Factors, rng: np.random.Generator | None, grid: bool
@@ -111,7 +113,7 @@ class EncoderLearner(Learner):
     ) -> Proposal:
         """What the agent would like in some states of the encoder; with `rng`, a draw where it draws points."""
         with torch.no_grad():
-            vectors, columns = self.catalogue_of(nets)
+            vectors, columns, traits = self.catalogue_of(nets)
             points = self.algorithm.propose(nets, states, rng)
 
             @torch.no_grad()
@@ -121,13 +123,13 @@ class EncoderLearner(Learner):
                 return self.algorithm.rescore(nets, states[rows], vectors[candidates])
 
             count = self.algorithm.rescored
-            following = partial(self.algorithm.follow, nets) if self.algorithm.slot_by_slot else None
-            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, following)
+            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, traits)
         return Proposal(points.cpu().numpy(), ranked=ranked, encoded=states)
 
     @torch.no_grad()
-    def catalogue_of(self, nets: Networks) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items columns"]]:
-        """The item vectors, and what points are multiplied with: new tensors when a weight changed, and only then."""
+    def catalogue_of(self, nets: Networks) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The item vectors, what points are multiplied with, and the traits: new tensors when a weight changed, and
+        only then."""
         encoder = nets["encoder"]
         assert isinstance(encoder, Encoder)
         made_of = [*encoder.items.parameters(), *encoder.items.buffers()]
@@ -136,7 +138,7 @@ class EncoderLearner(Learner):
         state = [(id(one), one.data_ptr(), one._version) for one in made_of]  # a version counts changes in place
         if self.kept is None or self.kept[0] != state:
             made = encoder.items().detach()  # not the weight itself: who lays it out anew sees that it is another
-            self.kept = state, made_of, (made, self.algorithm.columns(nets, made))
+            self.kept = state, made_of, (made, self.algorithm.columns(nets, made), self.algorithm.traits(nets, made))
         return self.kept[2]
 
     def encode(self, encoder: nn.Module, events: Events) -> Float[Tensor, "batch time dim"]:

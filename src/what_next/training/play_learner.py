@@ -117,5 +117,5 @@ def flattened(carried: Carried) -> Float32[np.ndarray, "batch carried"]:
 def unflattened(encoder: Encoder, carried: Float[Tensor, "batch carried"]) -> Carried:
     """The same as the encoder takes it."""
     parts = encoder.start(len(carried))
-    several = carried.split([part[0].numel() for part in parts], 1)
+    several = torch.split(carried, [part[0].numel() for part in parts], 1)
     return tuple(one.reshape(part.shape) for one, part in zip(several, parts, strict=True))

@@ -51,7 +51,7 @@ class Read(nn.Module):
     @property
     def has_scores(self) -> bool:
         """Whether a point's inner products are what the agent ranks by."""
-        return self.algorithm.rescored == 0 and not self.algorithm.slot_by_slot
+        return self.algorithm.rescored == 0 and self.algorithm.traits(self.nets, self.item_vectors) is None
 
     def read(self, items: Int64[Tensor, "batch time"], numbers: Sequence[Tensor]) -> Float[Tensor, "batch time dim"]:
         """What the encoder reads of each event, as `Encoder.inputs` has it."""

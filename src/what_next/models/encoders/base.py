@@ -62,7 +62,8 @@ class Encoder(nn.Module):
 
     The input of a step is the item's vector, scaled to entries of about 1 (as in Vaswani et al. 2017, section 3.4; an
     item vector has a length of about 1), plus a linear map of the event's numbers. Of a slate it is a linear map of the
-    mean of what was shown and of the sum of what was clicked. A kind of encoder defines `encode`, `start` and `advance`, so that a step more gives what a batch pass over one event more would give.
+    mean of what was shown and of the sum of what was clicked. A kind of encoder defines `encode`, `start` and
+    `advance`, so that a step more gives what a batch pass over one event more would give.
     """
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
@@ -155,7 +156,8 @@ class Encoder(nn.Module):
         flat, some = shown.flatten(0, 1), clicks.flatten(0, 1)
         alike = torch.full_like(some, 1 / some.shape[1])
         both = torch.cat([self.items.sums(flat, alike), self.items.sums(flat, some)], -1)
-        return both.mul(self.sizes.dim**0.5).unflatten(0, shown.shape[:2])
+        scaled: Tensor = both * self.sizes.dim**0.5
+        return scaled.view(*shown.shape[:2], -1)
 
     @abstractmethod
     def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
