@@ -74,7 +74,8 @@ class Report:
         """A few lines for people."""
         if self.recommendations:
             return Group(*self.recommendations)
-        trained = f"trained on {self.histories:,} histories ({self.passes:.1f} passes over the training users)"
+        passes = f" ({self.passes:.1f} passes over the training users)" if self.passes else ""
+        trained = f"trained on {self.histories:,} histories{passes}"
         lines = [f"{trained}; {self.targets:,} targets in {self.seconds:.0f} s"]
         if self.steps:
             last = self.steps[-max(1, len(self.steps) // 10) :]
@@ -167,7 +168,7 @@ class Environment:
         start = time.perf_counter()
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
         with (
-            Tracker(setup.log_path, agent.histories, agent.horizon, max(1, len(state.train_users))) as tracker,
+            Tracker(setup.log_path, agent.histories, agent.horizon, len(state.train_users)) as tracker,
             _interrupt() as interrupted,
         ):
             while not (self.done() or interrupted or monitor.over):
@@ -230,7 +231,7 @@ class Environment:
             tuple(monitor.steps),
             monitor.valid,
             self.setup.model_paths,
-            passes=self.agent.histories / max(1, len(self.state.train_users)),
+            passes=self.agent.histories / len(users) if len(users := self.state.train_users) else 0.0,
             alarms=tuple(monitor.alarms.raised.values()),
             stopped=not (self.done() or monitor.over),
         )

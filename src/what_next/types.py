@@ -354,7 +354,7 @@ class Proposal:
     score: Score | None = None
     ranked: Ranked | None = None
     values: Score | None = None
-    encoded: Float[Tensor, "batch dim"] | None = None
+    encoded: Float[Tensor, "batch width"] | None = None
     factors: Factors | None = None
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from what_next.errors import NotFinite
 from what_next.retrieval import choosing
 from what_next.retrieval.exact import ByScore, Exact
-from what_next.types import Greedy, Product, Random, Request
+from what_next.types import Greedy, Product, Random, Request, Softmax
 
 ROWS = 64
 """Slates that are made at a time: their scores stay in the processor's cache."""
@@ -42,8 +42,11 @@ class SlotBySlot(ByScore):
         """See `ByScore.act`."""
         if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
             raise NotFinite(wrong.tolist())
-        if isinstance(request.sampler, Greedy) and isinstance(request.slots, int):
-            return self._best(points, request)
+        if isinstance(request.slots, int):
+            if isinstance(request.sampler, Greedy):
+                return self._alike(points, request, None)
+            if isinstance(request.sampler, Softmax) and isinstance(rng, np.random.Generator):
+                return self._alike(points, request, rng)
         found, slots = choosing.nothing(len(points), request.width), request.counts(np.arange(len(points)))
         scores = self.scores(points, request)
         for slot in range(request.width):
@@ -54,8 +57,10 @@ class SlotBySlot(ByScore):
             self._take(scores, points, found.items[:, slot])
         return found
 
-    def _best(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Product:
-        """Greedy slates, some rows at a time."""
+    def _alike(
+        self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: np.random.Generator | None
+    ) -> Product:
+        """Slates of rows that all ask for the same, some at a time: drawn from the softmax by `rng`, or the best."""
         found, rows = choosing.nothing(len(points), request.width), np.arange(len(points))
         assert found.propensities is not None
         assert found.scores is not None
@@ -63,14 +68,18 @@ class SlotBySlot(ByScore):
             part = rows[start : start + ROWS]
             scores, places = self.scores(points[part], request.rows(part)), rows[: len(part)]
             for slot in range(request.width):
-                # On a processor, NumPy finds the largest of a row in a tenth of the time.
-                best = scores.numpy().argmax(1) if scores.is_cpu else scores.argmax(1).cpu().numpy()
-                own = scores[places, best].cpu().numpy()
-                found.items[part, slot] = np.where(own > -np.inf, best, -1)
-                found.scores[part, slot] = own
+                here = scores.cpu().numpy()
+                if rng is None:  # NumPy finds the largest of a row in a tenth of the time
+                    items, chances = here.argmax(1), np.ones(len(part))
+                else:
+                    assert isinstance(request.sampler, Softmax)
+                    items, chances = drawn(here, request.sampler.temperature, rng)
+                own = here[places, items].copy()
+                found.items[part, slot] = np.where(own > -np.inf, items, -1)
+                found.scores[part, slot], found.propensities[part, slot] = own, chances
                 self._take(scores, points[part], found.items[part, slot])
         there = found.items >= 0
-        found.scores[~there], found.propensities[there] = np.nan, 1.0
+        found.scores[~there], found.propensities[~there] = np.nan, np.nan
         found.matches[:], found.fallback[:] = there, ~there
         return found
 
@@ -102,3 +111,16 @@ class SlotBySlot(ByScore):
         scores.addcmul_(weights[:, None], self.likeness(chosen))
         rows = torch.from_numpy(np.flatnonzero(there)).to(scores.device)
         scores[rows, chosen[rows]] = -torch.inf
+
+
+def drawn(
+    scores: Float32[np.ndarray, "rows items"], temperature: float, rng: np.random.Generator
+) -> tuple[Int64[np.ndarray, "rows"], Float64[np.ndarray, "rows"]]:
+    """One item of each row, drawn from the softmax of its scores, and its chance; any item where none is left."""
+    top = np.maximum(scores.max(1, keepdims=True), np.finfo(np.float32).min)
+    sums = np.exp((scores - top) / temperature, dtype=np.float64).cumsum(1)
+    total = sums[:, -1]
+    items = np.minimum((sums <= (rng.random(len(scores)) * total)[:, None]).sum(1), scores.shape[1] - 1)
+    rows = np.arange(len(scores))
+    below = np.where(items > 0, sums[rows, items - 1], 0.0)
+    return items, (sums[rows, items] - below) / np.maximum(total, np.finfo(np.float64).tiny)

@@ -37,9 +37,13 @@ def world_of(setup: Setup) -> World:
         raise SetupError(
             "no world is named; set `world, boredom:SlateTopK-Bored-v0`, or give --world; `what-next list worlds`"
         )
-    known = [f"{name}:{one}" for name, kind in known_worlds().items() for one in kind.presets]
-    as_written = {name.lower(): name for name in known}  # words of a setup lose their case
-    return preset(as_written.get(setup.world.name.lower(), setup.world.name))
+    return preset(as_known(setup.world.name))
+
+
+def as_known(name: str) -> str:
+    """The name of a world and its preset as they are written elsewhere: words of a setup lose their case."""
+    known = [f"{world}:{one}" for world, kind in known_worlds().items() for one in kind.presets]
+    return {one.lower(): one for one in known}.get(name.lower(), name)
 
 
 def in_world(setup: Setup) -> Setup:
@@ -52,7 +56,7 @@ def in_world(setup: Setup) -> Setup:
 def state_in(world: World, setup: Setup) -> State:
     """The state of a world: its items as a catalogue, the numbers that are seen of users, and no log."""
     vectors = world.item_vectors
-    columns = {f"attribute_{place}": column for place, column in enumerate(vectors.T)}
+    columns = {f"attribute_{place}": one for place, one in enumerate(vectors.T) if one.min() < one.max()}
     table = pl.DataFrame({"item_id": np.arange(len(vectors)), "title": [str(one) for one in range(len(vectors))]})
     catalogue = Catalogue.from_table(table.with_columns(**{name: pl.Series(one) for name, one in columns.items()}))
     everything = np.arange(len(vectors), dtype=np.int32)
@@ -145,6 +149,8 @@ class WorldSource(Source):
         algorithm = self.setup.algorithm
         if not isinstance(algorithm, OnPolicy):
             raise SetupError(f"the algorithm {algorithm.name} learns from a log; to learn in a world, take a2c or ppo")
+        if self.setup.model == "transformer":
+            raise SetupError("model is transformer, whose carried state grows with every event; take lstm, gru or mlp")
         self.algorithm, self.users, self.window = algorithm, self.setup.world.users, self.setup.world.window
         self.player: Player | None = None
         self.users_state: Any = None
@@ -220,7 +226,7 @@ class WorldSource(Source):
         into["chances"][time] = self._chances(player, states, proposal, product, time)
         if time:
             into["next"][time - 1] = np.where(self.begun, into["next"][time - 1], into["values"][time])
-        self.users_state, feedback = world.step(self.users_state, product.items, rng)
+        self.users_state, feedback = world.step(self.users_state, product.items.astype(np.int64), rng)
         if not np.isfinite(feedback.rewards).all():
             raise TrainingError(f"world {world.name}: a reward is not a number")
         truncated = world.truncated(self.users_state) & ~feedback.terminated
