@@ -64,7 +64,7 @@ class Simulation:
         """A table for people."""
         count = len(next(iter(self.episodes.values())).returns)
         seen = "and sees what is hidden of the users" if self.ideal else "and sees what the world shows"
-        lines = Table(title=f"{self.world}: returns of {count:,} episodes", title_justify="left")
+        title, lines = f"{self.world}: returns of {count:,} episodes", Table()
         for name in ("policy", "return", "95 % interval", "steps"):
             lines.add_column(name, justify="left" if name == "policy" else "right")
         for name, one in sorted(self.episodes.items(), key=lambda pair: -pair[1].mean):
@@ -75,7 +75,7 @@ class Simulation:
         if self.report is not None:
             steps, wall = f"{self.report.histories:,} slates", f"{self.report.seconds:.0f} s"
             told = f"{self.agent} learned from {steps} in {wall} ({self.seconds:.0f} s of processors), {seen}"
-        return Group(lines, told)
+        return Group(title, lines, told)
 
 
 def simulate(setup: Setup, stages: Stages = SILENT, *, force: bool = False) -> Simulation:
