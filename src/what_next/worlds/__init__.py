@@ -1,11 +1,10 @@
-"""Worlds: simulated users to act on."""
+"""Worlds: simulated users to act on. `what_next.worlds.gym` makes them environments of Gymnasium."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from what_next.errors import SetupError
-from what_next.settings.plugins import installed
 from what_next.worlds.base import (
     Draws,
     Episodes,
@@ -19,13 +18,16 @@ from what_next.worlds.base import (
     play,
 )
 from what_next.worlds.boredom import Boredom
+from what_next.worlds.choice import Choice
 
 GROUP = "what_next.worlds"
-OWN: Mapping[str, type[World]] = {"boredom": Boredom}
+OWN: Mapping[str, type[World]] = {"boredom": Boredom, "choice": Choice}
 
 
 def known_worlds() -> dict[str, type[World]]:
     """The project's own worlds, and those of installed packages, by the names that their classes give them."""
+    from what_next.settings.plugins import installed  # here, as the settings bring PyTorch, which no world needs
+
     return dict(OWN) | installed(GROUP, World, OWN, lambda _, part: part.model_fields["name"].default)
 
 
@@ -51,6 +53,7 @@ def preset(name: str, **changes: Any) -> World:
 
 __all__ = [
     "Boredom",
+    "Choice",
     "Draws",
     "Episodes",
     "Feedback",

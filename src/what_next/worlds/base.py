@@ -52,7 +52,7 @@ class Streams:
         bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         self.drawn[self.rows] += np.uint64(count)
         top = ((bits ^ (bits >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-        found: Float32[np.ndarray, users * rest] = top.reshape(len(self.rows), *shape)
+        found: Float32[np.ndarray, "*rest"] = top.reshape(len(self.rows), *shape)
         return found
 
 
@@ -69,14 +69,14 @@ def uniform(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *
 
 def integers(rng: Draws, users: int, below: int, *shape: int) -> Int64[np.ndarray, "users *rest"]:
     """For each user an array of whole numbers from 0 up to `below`."""
-    found: Int64[np.ndarray, users * rest] = (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
+    found: Int64[np.ndarray, "*rest"] = (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
     return found
 
 
 def normal(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *rest"]:
     """For each user an array of standard normal numbers (Box and Muller 1958)."""
     radius, angle = uniform(rng, users, *shape), uniform(rng, users, *shape)
-    found: Float32[np.ndarray, users * rest] = np.sqrt(-2 * np.log1p(-radius)) * np.cos(np.float32(2 * np.pi) * angle)
+    found: Float32[np.ndarray, "*rest"] = np.sqrt(-2 * np.log1p(-radius)) * np.cos(np.float32(2 * np.pi) * angle)
     return found
 
 
@@ -205,7 +205,7 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
         return state.age >= self.steps if self.steps else np.zeros(len(state.age), np.bool_)
 
     def check(self, slates: np.ndarray) -> Int64[np.ndarray, "users slots"]:
-        """Slates that came from outside, as `step` takes them.
+        """A copy of slates that came from outside, as `step` takes them.
 
         Raises:
             CatalogueError: they have another form, or an item is not one of the catalogue.
@@ -219,7 +219,7 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
         if slates.size and not (slates.min() >= 0 and slates.max() < self.items):
             wrong = slates[(slates < 0) | (slates >= self.items)][0]
             raise CatalogueError(f"world {self.name}: item {wrong} is not in the catalogue of {self.items} items")
-        return slates.astype(np.int64, copy=False)
+        return slates.astype(np.int64)
 
     def random_slates(self, state: OwnState, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Any item in each slot, with replacement."""
@@ -273,15 +273,18 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
     limit = steps or world.steps
     if limit is None:
         raise SetupError(f"world {world.name}: has no time limit, so an episode may never end; set steps")
-    state = world.reset(users, rng)
-    returns, lengths, going = np.zeros(users), np.zeros(users, np.int64), np.ones(users, np.bool_)
+    state, going = world.reset(users, rng), np.arange(users)
+    returns, lengths = np.zeros(users), np.zeros(users, np.int64)
     for _ in range(limit):
         state, feedback = world.step(state, policy(state, rng), rng)
-        returns += np.where(going, feedback.rewards, 0)
-        lengths += going
-        going = going & ~feedback.terminated
-        if not going.any():
-            break
+        returns[going] += feedback.rewards
+        lengths[going] += 1
+        if feedback.terminated.any():
+            stay = np.flatnonzero(~feedback.terminated)
+            going, state = going[stay], state.rows(stay)
+            rng = rng.of(stay) if isinstance(rng, Streams) else rng
+            if not len(going):
+                break
     if not np.isfinite(returns).all():
         raise TrainingError(f"world {world.name}: a return is not a number")
     return Episodes(returns, lengths)
