@@ -19,9 +19,10 @@ from what_next.worlds.base import (
 )
 from what_next.worlds.boredom import Boredom
 from what_next.worlds.choice import Choice
+from what_next.worlds.sessions import Sessions
 
 GROUP = "what_next.worlds"
-OWN: Mapping[str, type[World]] = {"boredom": Boredom, "choice": Choice}
+OWN: Mapping[str, type[World]] = {"boredom": Boredom, "choice": Choice, "sessions": Sessions}
 
 
 def known_worlds() -> dict[str, type[World]]:
@@ -59,6 +60,7 @@ __all__ = [
     "Feedback",
     "Observation",
     "Reference",
+    "Sessions",
     "State",
     "Streams",
     "World",

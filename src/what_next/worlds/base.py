@@ -264,7 +264,7 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
     """One episode for each of some users.
 
     Args:
-        steps: the most slates of an episode; by default the world's time limit.
+        steps: the most slates of an episode, where the world's own time limit is not to be less.
 
     Raises:
         SetupError: neither the world nor the caller sets a time limit.
@@ -279,8 +279,9 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
         state, feedback = world.step(state, policy(state, rng), rng)
         returns[going] += feedback.rewards
         lengths[going] += 1
-        if feedback.terminated.any():
-            stay = np.flatnonzero(~feedback.terminated)
+        ended = feedback.terminated | world.truncated(state)
+        if ended.any():
+            stay = np.flatnonzero(~ended)
             going, state = going[stay], state.rows(stay)
             rng = rng.of(stay) if isinstance(rng, Streams) else rng
             if not len(going):
