@@ -13,7 +13,7 @@ from what_next.losses import gae
 from what_next.models.encoders import Encoder
 from what_next.sources import Player, WorldSource, state_in, world_of
 from what_next.types import Batch, Softmax
-from what_next.worlds import Boredom, Feedback, World, play
+from what_next.worlds import Boredom, Feedback, Observation, World, known_worlds, play, preset
 
 from .detour import DUST, GREEDY, PATIENT, PRIZE, Detour, playing, setup_for
 
@@ -115,8 +115,6 @@ class TestEnds:
 
 
 def seen(player: Player, batch: Batch, time: int) -> object:
-    from what_next.worlds import Observation
-
     assert batch.shown is not None
     assert batch.clicks is not None
     numbers = np.zeros((len(batch.shown), 0), np.float32)
@@ -125,8 +123,6 @@ def seen(player: Player, batch: Batch, time: int) -> object:
 
 def after(player: Player, batch: Batch, time: int) -> object:
     """What was seen after the slates of a step."""
-    from what_next.worlds import Observation
-
     assert batch.slates is not None
     clicks = np.zeros(batch.slates[:, time].shape, np.bool_)
     clicks[:, 0] = batch.rewards[:, time] > 0
@@ -228,6 +224,15 @@ class TestAMistake:
         source, policy = playing(Ppo(), Broken())
         with pytest.raises(TrainingError, match="world detour: a reward is not a number"):
             experience(source, policy)
+
+
+@pytest.mark.parametrize("name", known_worlds())
+@pytest.mark.parametrize("ideal", [False, True], ids=["plain", "ideal"])
+def test_every_world_can_be_learned_from(name: str, ideal: bool) -> None:
+    settings = {"name": name, "users": 6, "window": 4, "ideal": ideal}
+    source, policy = playing(Ppo(), preset(name), model="gru", dim=8, world=settings)
+    step = policy.agent.propagate(source.next_batch(policy, np.random.default_rng(0)))
+    assert np.isfinite(list(step.losses.values())).all()
 
 
 def test_a_player_forgets_whom_it_acted_for_before() -> None:
