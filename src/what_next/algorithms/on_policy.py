@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import binary_cross_entropy_with_logits, embedding_bag
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks
 from what_next.losses import mean, plackett_luce, td_loss
@@ -41,12 +41,16 @@ class OnPolicy(Algorithm):
     )
     trace: float = Field(default=0.95, ge=0, le=1, description="lambda of the advantages: 1 trusts no value")
     entropy: float = Field(default=0.0, ge=0, description="weight of the policy's entropy")
+    click_weight: float = Field(
+        default=0.0, ge=0, description="weight of the loss of clicks, on whose forecast the policy then builds"
+    )
     value_weight: float = Field(default=0.5, gt=0, description="weight of the value's loss")
     source: ClassVar[str] = "world"
     updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "actor": ("encoder", "actor"),
         "critic": ("encoder", "critic"),
         "effects": ("actor",),
+        "clicks": ("encoder", "actor"),
     }
     preset: ClassVar[Mapping[str, object]] = {
         "discount": 0.9,
@@ -72,7 +76,7 @@ class OnPolicy(Algorithm):
         """See `Algorithm.networks`; `sizes.factors` is how many numbers are seen of a user."""
         width = vectors.shape[1] if self.draws_points and vectors.shape[1] else sizes.dim
         traits = sizes.factors if self.balance else 0
-        return {"actor": Proposer(sizes.dim, width, traits), "critic": Value(sizes.dim)}
+        return {"actor": Proposer(sizes.dim, width, traits, self.click_weight > 0), "critic": Value(sizes.dim)}
 
     def propose(
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
@@ -135,7 +139,16 @@ class OnPolicy(Algorithm):
         found = {"critic": 2 * self.value_weight * td_loss(context.nets["critic"](batch.states), batch.returns)}
         if actor.traits and batch.answered.any():
             found["effects"] = self.effects_loss(context, actor)
+        if self.click_weight and batch.answered.any():
+            found["clicks"] = self.click_weight * self.clicks_loss(context, actor)
         return found
+
+    def clicks_loss(self, context: LossContext[Choices], actor: Proposer) -> Float[Tensor, ""]:
+        """Cross entropy of the clicks on what was shown, where they are known."""
+        batch, vectors = context.batch, self.known(context.nets, context.items.vectors)
+        logits = actor.click_logits(batch.states, vectors, batch.slates)
+        losses = binary_cross_entropy_with_logits(logits, batch.clicks, reduction="none").mean(-1)
+        return mean(losses, batch.answered.float())
 
     def effects_loss(self, context: LossContext[Choices], actor: Proposer) -> Float[Tensor, ""]:
         """Mean square of what is not explained of the numbers' changes, in units of their variance."""

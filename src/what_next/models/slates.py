@@ -3,11 +3,13 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 DEVIATION = 0.3
 """Of a drawn point's entries at the start, where scores have a spread of about 1."""
+SHARE = 0.3
+"""Of the logits of clicks in the mean of a drawn point, at the start."""
 HELD_BACK = -2.0
 """Logarithm of the weight of likeness at the start."""
 
@@ -23,11 +25,15 @@ class Proposer(nn.Module):
         width: columns of the items' vectors; `traits`: numbers that are seen of a user, of which clicks change some.
         effects: what a click on an item adds to each of those numbers, by the item's vector.
         fades: what happens to the numbers without a click.
+        liking: with `clicks`, the point of what a user would click, the level of its logits, and what a slot further
+            down adds to them. `share`: how much of that point is in the mean of what is drawn.
     """
 
-    def __init__(self, dim: int, width: int, traits: int, hidden: int = 64) -> None:
+    def __init__(self, dim: int, width: int, traits: int, clicks: bool = False, hidden: int = 64) -> None:
         super().__init__()
         self.width, self.traits = width, traits
+        self.liking = nn.Linear(dim, width + 2) if clicks else None
+        self.share = nn.Parameter(torch.tensor(SHARE)) if clicks else None
         self.mean = nn.Linear(dim, width + (traits > 0))
         self.log_deviation = nn.Parameter(torch.full((width + (traits > 0),), DEVIATION).log())
         with torch.no_grad():
@@ -48,7 +54,25 @@ class Proposer(nn.Module):
     def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid drawn"]:
         """The mean of what is drawn: a point, and the logarithm of the weight of likeness."""
         found: Tensor = self.mean(states)
-        return found
+        if self.liking is None or self.share is None:
+            return found
+        liked = self.share * self.liking(states)[..., : self.width].detach()
+        return found + torch.nn.functional.pad(liked, (0, found.shape[-1] - self.width))
+
+    def click_logits(
+        self,
+        states: Float[Tensor, "steps dim"],
+        vectors: Float[Tensor, "items width"],
+        slates: Int64[Tensor, "steps slots"],
+    ) -> Float[Tensor, "steps slots"]:
+        """Of the chance that each item of some slates is clicked."""
+        assert self.liking is not None
+        liked = self.liking(states)
+        shown = torch.nn.functional.embedding(slates.clamp(min=0), vectors)
+        level, further = liked[:, self.width :].unsqueeze(-1).unbind(1)
+        slots = torch.arange(slates.shape[1], device=slates.device)
+        logits: Tensor = (shown @ liked[:, : self.width, None]).squeeze(-1) + level + further * slots
+        return logits
 
     def draw(self, mean: Float[Tensor, "*grid drawn"], noise: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "..."]:
         """A draw, by standard normal noise."""
