@@ -309,12 +309,10 @@ class Product(Slate):
     Attributes:
         matches: how many items matched, at each step of the slate.
         fallback: nothing matched, and a nearest item was taken; or there is no item.
-        repeat: the item is in the history already.
     """
 
     matches: Int64[np.ndarray, "*grid slots"]
     fallback: Bool[np.ndarray, "*grid slots"]
-    repeat: Bool[np.ndarray, "*grid slots"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,7 +96,6 @@ def nothing(batch: int, slots: int, *, scores: bool = True, propensities: bool =
         scores=np.full(shape, np.nan, np.float32) if scores else None,
         matches=np.zeros(shape, np.int64),
         fallback=np.ones(shape, np.bool_),
-        repeat=np.zeros(shape, np.bool_),
     )
 
 

@@ -263,6 +263,11 @@ class Setup(Group):
         complete()
         return super().model_validate(obj, **more)
 
+    @property
+    def needs_critic(self) -> bool:
+        """Whether its agent cannot choose without the critic."""
+        return self.algorithm.needs_critic or self.selection.name == "critic"
+
     def threaded(self) -> "Setup":
         """Have PyTorch take as many threads from now on as `threads` says, where it says something; returns itself."""
         if self.threads:

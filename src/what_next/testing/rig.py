@@ -21,7 +21,7 @@ from what_next.sources import BanditSource, LogSource, source_of
 from what_next.state import State
 from what_next.testing.made_up import made_up_log
 from what_next.training.step import Step
-from what_next.types import Batch, History, Product, repeats
+from what_next.types import Batch, History, Product
 
 Weights = dict[str, dict[str, Tensor]]
 
@@ -115,9 +115,7 @@ def came_next(history: History) -> Product:
     items = np.full((*history.items.shape, 1), -1, np.int32)
     items[:, :-1, 0] = history.items[:, 1:]
     known = items >= 0
-    return Product(
-        items=items, matches=known.astype(np.int64), fallback=np.zeros_like(known), repeat=repeats(items, history)
-    )
+    return Product(items=items, matches=known.astype(np.int64), fallback=np.zeros_like(known))
 
 
 def padded(history: History, width: int) -> History:
