@@ -33,6 +33,10 @@ class Space:
     counts: Int64[np.ndarray, "items"] | None = None
     events_per_user: float = 0.0
 
+    def with_tolerance(self, tolerance: float | None) -> "Space":
+        """This space with the tolerance of a setup, which goes before its own where there is one."""
+        return replace(self, tolerance=tolerance or self.tolerance)
+
     def measured(self, space: "Space") -> "Space":
         """This space with what another one has counted in its training part; no model file holds that."""
         return replace(self, seen=space.seen, counts=space.counts, events_per_user=space.events_per_user)
