@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer, SparseAdam
 
@@ -94,6 +95,20 @@ class Agent:
         self.setup = self.setup.model_copy(update={"skip": read_models(path).skips})
         self.learner = self.new_learner(self.setup, self.space)
         return self
+
+    def place_items(self, vectors: Float32[np.ndarray, "items dim"]) -> None:
+        """Let the learned vectors of items start here; rows of zeros stay as they are.
+
+        Args:
+            vectors: of length 1, as those that an encoder makes are about.
+        """
+        encoder = self.nets["encoder"]
+        assert isinstance(encoder, Encoder)
+        assert encoder.items.learned is not None, "the vectors of items are learned"
+        known = torch.from_numpy(vectors.any(1))
+        with torch.no_grad():
+            encoder.items.learned[known] = torch.from_numpy(vectors)[known].to(self.device)
+        self.targets = {name: _copied(self.nets[name]) for name in self.targets}
 
     def _fits(self) -> None:
         """Raises a `SetupError` where weights, gradients and Adam's two moments are more than all memory there is."""

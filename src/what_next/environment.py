@@ -157,6 +157,8 @@ class Environment:
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if self.origin:
             checkpoint.start_from(agent, self.origin)
+        elif not self.resume:
+            source.prepare(agent)
         agent.horizon = source.horizon
         source.resume(agent.histories, agent.steps)
         monitor = self._monitor(run)

@@ -172,6 +172,11 @@ class Inputs(Group):
         description="vectors of the items: learned for each; a linear map of its attributes, so that an item that "
         "comes later can be recommended; or the sum of both",
     )
+    start: Literal["cooccurrence", "random"] = Field(
+        default="cooccurrence",
+        description="where learned vectors of items start. cooccurrence: near those of items that stand beside them in "
+        "the log; random: anywhere",
+    )
     rewards: bool = Field(default=False, description="whether the encoder reads the log's reward of each event")
     gaps: bool = Field(default=False, description="whether the encoder reads the time since the event before")
 

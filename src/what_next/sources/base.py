@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from what_next.agent import Agent
 from what_next.policy import LearnedPolicy
 from what_next.state import State
 from what_next.types import Batch
@@ -23,6 +24,9 @@ class Source(ABC):
     @abstractmethod
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """The next batch; `policy` chooses where nothing else has chosen, by `rng`."""
+
+    def prepare(self, agent: Agent) -> None:  # noqa: B027 - most sources have nothing to give
+        """What an agent is given before its first step."""
 
     @property
     def horizon(self) -> int:
@@ -56,6 +60,10 @@ class Mixture(Source):
             raise ValueError(f"shares of sources are {shares.tolist()}; give numbers above 0")
         self.shares = shares / shares.sum()
         self.taken = np.zeros(len(shares), np.int64)
+
+    def prepare(self, agent: Agent) -> None:
+        """See `Source.prepare`: as the first source does."""
+        self.sources[0].prepare(agent)
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """A batch of the source that is furthest behind its share."""

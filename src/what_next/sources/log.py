@@ -7,7 +7,10 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
+from what_next.agent import Agent
+from what_next.baselines.counts import Known
 from what_next.data.batches import LEAST, Batches, width_of
+from what_next.data.cooccurrence import placed
 from what_next.errors import SetupError
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
@@ -29,6 +32,14 @@ class LogSource(Source):
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.taken = 0
+
+    def prepare(self, agent: Agent) -> None:
+        """See `Source.prepare`: learned vectors of items start where the training events put them."""
+        state, setup = self.state, self.setup
+        if setup.inputs.start == "random" or setup.inputs.items == "attributes":
+            return
+        events = Known.of(state.dataset, state.split.known)
+        agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """See `Source.next_batch`. Nobody is asked to choose: the users did."""
