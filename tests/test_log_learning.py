@@ -216,7 +216,7 @@ class TestFitted:
 
         for module in ("sampled", "linear_cross_entropy"):
             monkeypatch.setattr(sys.modules[f"what_next.losses.{module}"], "chunked_loss", counted)
-        for items, most in ((9_000, 9_000), (12_000, 1024)):
+        for items, most in ((9_000, 9_000), (12_000, 4096)):
             log = pl.DataFrame({"user_id": np.arange(items) // 6, "item_id": np.arange(items)})
             widths.clear()
             run(Dataset.from_frame(log), log_setup(setup_of, tmp_path / str(items), batch_size=None))

@@ -39,6 +39,7 @@ class Agent:
         nets: the networks by name; `targets`: the target networks of some.
         histories: how many user histories it was trained on; `steps`: in how many steps.
         horizon: histories of the whole run, over which the learning rate falls; `spent`: the share of its time so far.
+        halved: how often validation has halved the learning rate besides.
         deadline: by `time.perf_counter`, after which no step is begun or finished.
         held: the losses of the last step, until the next one's are there.
         learns: whether `add_model` makes optimisers; PyTorch imports its compiler for the first, which takes seconds.
@@ -56,6 +57,7 @@ class Agent:
         self.steps = 0
         self.horizon = setup.epochs
         self.spent = 0.0
+        self.halved = 0
         self.deadline = math.inf
         self.learns = False
         self.held: Mapping[str, Tensor] = {}
@@ -225,7 +227,8 @@ class Agent:
         if (critic_loss := self.get_critic_loss(losses)) is not None:
             losses["critic"] = critic_loss
         shown = self.learner.shown(context, batch, losses)
-        decay_rate(self.optimisers, self.setup.learning_rate, max(self.spent, self.histories / self.horizon))
+        rate = self.setup.learning_rate / 2**self.halved
+        decay_rate(self.optimisers, rate, max(self.spent, self.histories / self.horizon))
         try:
             updated = descend(losses, algorithm.updates, self.nets, self.optimisers, self.setup.clip, context.roots)
         except TrainingError as error:

@@ -190,7 +190,7 @@ class Loss(Group):
         "binary cross entropy over some drawn uniformly, calibrated; auto: softmax where the catalogue has at most "
         f"{AFFORDABLE:,} items, else sampled_softmax",
     )
-    negatives: int = Field(default=1024, gt=0, description="how many items a sampled loss draws for each batch")
+    negatives: int = Field(default=4096, gt=0, description="how many items a sampled loss draws for each batch")
     calibration: float = Field(default=0.75, ge=0, le=1, description="loss gbce: its t; 1 is fully calibrated")
 
     def over(self, items: int) -> Literal["softmax", "sampled_softmax", "gbce"]:

@@ -208,10 +208,18 @@ class Setup(Group):
         description="measured on the validation users at each save; none: ndcg@10, or spread for whatnext",
     )
     patience: int | None = Field(
-        default=None, gt=0, description="stop after this many saves without a better monitor, and keep the best model"
+        default=None,
+        gt=0,
+        description="after so many saves without a better monitor the learning rate is halved, at the fourth time the "
+        "run ends, and the best model is kept; none: it goes on to the end of epochs, passes or seconds",
     )
     stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is shown in any case")
-    save_every: int = Field(default=5000, gt=0, description="number of histories between two saves of the models")
+    save_every: int | None = Field(
+        default=None,
+        gt=0,
+        description="number of histories between two saves of the models; none: once in a pass over the training "
+        "users, or 5000 for whatnext",
+    )
     log: Path | None = Field(
         default=None, description="JSON lines of losses and reward during training; none: beside the agent's file"
     )

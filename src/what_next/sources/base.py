@@ -10,6 +10,9 @@ from what_next.policy import LearnedPolicy
 from what_next.state import State
 from what_next.types import Batch
 
+SAVED = 5000
+"""Histories between two saves where neither the setup nor the source says."""
+
 
 class Source(ABC):
     """Makes the batches that an agent learns from.
@@ -33,6 +36,11 @@ class Source(ABC):
         """How many histories the whole run trains on."""
         passes = self.setup.passes
         return passes * len(self.state.train_users) if passes else self.setup.epochs
+
+    @property
+    def save_every(self) -> int:
+        """How many histories lie between two saves."""
+        return self.setup.save_every or SAVED
 
     def done(self, histories: int, steps: int) -> bool:
         """Whether a run that learned from so many histories, in so many steps, is at its end."""
@@ -78,6 +86,11 @@ class Mixture(Source):
     def horizon(self) -> int:
         """That of the first source."""
         return self.sources[0].horizon
+
+    @property
+    def save_every(self) -> int:
+        """That of the first source."""
+        return self.sources[0].save_every
 
     def done(self, histories: int, steps: int) -> bool:
         """See `Source.done`."""

@@ -19,6 +19,8 @@ from what_next.sources.base import Source
 from what_next.state import State
 from what_next.types import Batch, History
 
+LONG = 100_000
+"""Histories after which the models are saved in any case."""
 CELLS = 2**20
 """How many events rewards are computed of at once, ahead of training."""
 
@@ -124,6 +126,11 @@ class LogSource(Source):
             for window, sum_of in zip(part, earned, strict=True):  # the last of a user first
                 found[window - 1] = sum_of + discount**length * found[window]
         return found.astype(np.float32)
+
+    @property
+    def save_every(self) -> int:
+        """See `Source.save_every`: once in a pass, or oftener where that is long."""
+        return self.setup.save_every or min(len(self.state.train_users), LONG)
 
     def done(self, histories: int, steps: int) -> bool:
         """After so many batches as the histories of the run come in."""

@@ -195,6 +195,12 @@ def write_models(
     write_files(files)
 
 
+def mark_ended(agent: Path) -> None:
+    """Note beside a model that its run came to its end, however long before that it was saved."""
+    manifest, tensors, position = read_rest(agent)
+    write_files({resume_path(agent): _writer(tensors, manifest, "resume", {**position, "ended": True})})
+
+
 def _writer(
     tensors: Mapping[str, Tensor], manifest: Manifest, role: Role, position: Mapping[str, Any] | None = None
 ) -> Any:
