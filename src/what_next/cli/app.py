@@ -18,6 +18,7 @@ from what_next.data.public.sets import PUBLIC_SETS
 from what_next.errors import WhatNextError
 from what_next.metrics import METRICS
 from what_next.settings import ALGORITHMS, known_encoders, known_rewards, settings_of, template
+from what_next.worlds import known_worlds
 
 
 def _version(asked: bool) -> bool:
@@ -69,7 +70,7 @@ def init(
 
 @app.command("list")
 def list_known(
-    kind: Annotated[str, typer.Argument(help="algorithms, encoders, rewards, data or metrics.")],
+    kind: Annotated[str, typer.Argument(help="algorithms, encoders, rewards, worlds, data or metrics.")],
     as_json: Json = False,
 ) -> None:
     """Name what there is, each with a line about it, and algorithms with their settings."""
@@ -96,12 +97,23 @@ def _first_lines(classes: Mapping[str, type]) -> dict[str, str]:
     return {name: (one.__doc__ or "").strip().partition("\n")[0] for name, one in classes.items()}
 
 
+def _worlds() -> dict[str, str]:
+    """Every world and, below it, its presets, by the names under which `--world` takes them."""
+    found: dict[str, str] = {}
+    for name, world in known_worlds().items():
+        found |= _first_lines({name: world})
+        for variant, changes in world.presets.items():
+            found[f"{name}:{variant}"] = ", ".join(f"{key} {value}" for key, value in changes.items()) or "the default"
+    return found
+
+
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "algorithms": lambda: _first_lines(ALGORITHMS),
     "encoders": lambda: _first_lines(known_encoders()),
     "rewards": lambda: _first_lines(known_rewards()),
     "data": lambda: {name: one.what for name, one in PUBLIC_SETS.items()},
     "metrics": lambda: dict(METRICS),
+    "worlds": _worlds,
 }
 """What `list` knows, with a line about each."""
 

@@ -1,0 +1,68 @@
+"""Worlds: simulated users to act on."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from what_next.errors import SetupError
+from what_next.settings.plugins import installed
+from what_next.worlds.base import (
+    Draws,
+    Episodes,
+    Feedback,
+    Observation,
+    Reference,
+    State,
+    Streams,
+    World,
+    made,
+    play,
+)
+from what_next.worlds.boredom import Boredom
+from what_next.worlds.choice import Choice
+
+GROUP = "what_next.worlds"
+OWN: Mapping[str, type[World]] = {"boredom": Boredom, "choice": Choice}
+
+
+def known_worlds() -> dict[str, type[World]]:
+    """The project's own worlds, and those of installed packages, by the names that their classes give them."""
+    return dict(OWN) | installed(GROUP, World, OWN, lambda _, part: part.model_fields["name"].default)
+
+
+def preset(name: str, **changes: Any) -> World:
+    """A world by its name, or by its name and that of one of its presets: `boredom`, `boredom:SlateTopK-Bored-v0`.
+
+    Args:
+        changes: settings that are others than the preset's.
+
+    Raises:
+        SetupError: there is no such world or preset, or a setting is out of range.
+    """
+    world, _, variant = name.partition(":")
+    kind = known_worlds().get(world)
+    if kind is None:
+        raise SetupError(f"world {world!r} is not known; there are {', '.join(known_worlds())}")
+    if variant and variant not in kind.presets:
+        nearest = get_close_matches(variant, kind.presets, 1, 0)
+        hint = f"the nearest is {nearest[0]!r}; " if nearest else ""
+        raise SetupError(f"world {world}: no preset {variant!r}; {hint}there are {', '.join(kind.presets) or 'none'}")
+    return made(kind, {**(kind.presets[variant] if variant else {}), **changes})
+
+
+__all__ = [
+    "Boredom",
+    "Choice",
+    "Draws",
+    "Episodes",
+    "Feedback",
+    "Observation",
+    "Reference",
+    "State",
+    "Streams",
+    "World",
+    "known_worlds",
+    "made",
+    "play",
+    "preset",
+]

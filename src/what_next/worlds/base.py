@@ -1,0 +1,310 @@
+"""What every world is: simulated users, thousands of whom advance at once.
+
+A world is a frozen settings object with pure functions: `reset` makes users, `step` shows each of them a slate and
+tells what came of it, `restart` puts new users where episodes have ended, `observe` says what an agent may see. All
+that changes is in the state, a frozen dataclass whose arrays have the users as first axis. Only slates are scored,
+never the catalogue. Randomness is an argument: a NumPy generator for the whole batch, or `Streams`, one for each user,
+with which a user's fate does not depend on who else is in the batch.
+
+    state = world.reset(4096, rng)
+    state, feedback = world.step(state, policy(state, rng), rng)
+    ended = feedback.terminated | world.truncated(state)
+    state = world.restart(state, np.flatnonzero(ended), rng)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, UInt64
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from what_next.errors import CatalogueError, SetupError, TrainingError
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Streams:
+    """A random stream for each user: splitmix64 (Steele et al. 2014) of the user's key and of how many were drawn.
+
+    A user's numbers are the same alone and among thousands, at a fraction of the cost of a generator each.
+    """
+
+    def __init__(self, keys: UInt64[np.ndarray, "users"]) -> None:
+        self.keys, self.drawn = keys, np.zeros(len(keys), np.uint64)
+        self.rows = np.arange(len(keys))
+
+    def of(self, rows: Int[np.ndarray, "some"]) -> "Streams":
+        """The streams of some users; what is drawn of them is drawn of these."""
+        some = Streams(self.keys)
+        some.drawn, some.rows = self.drawn, self.rows[rows]
+        return some
+
+    def uniform(self, *shape: int) -> Float32[np.ndarray, "users *rest"]:
+        """For each user an array of numbers from 0 up to 1."""
+        count = int(np.prod(shape))
+        numbers = self.drawn[self.rows, None] + np.arange(1, count + 1, dtype=np.uint64)
+        bits: UInt64[np.ndarray, "users count"] = self.keys[self.rows, None] + numbers * GOLDEN
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        self.drawn[self.rows] += np.uint64(count)
+        top = ((bits ^ (bits >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+        found: Float32[np.ndarray, "*rest"] = top.reshape(len(self.rows), *shape)
+        return found
+
+
+Draws = np.random.Generator | Streams
+"""What draws: one generator for all users of a batch, or a stream for each."""
+
+
+def uniform(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *rest"]:
+    """For each user an array of numbers from 0 up to 1."""
+    if isinstance(rng, Streams):
+        return rng.uniform(*shape)
+    return rng.random((users, *shape), dtype=np.float32)
+
+
+def integers(rng: Draws, users: int, below: int, *shape: int) -> Int64[np.ndarray, "users *rest"]:
+    """For each user an array of whole numbers from 0 up to `below`."""
+    found: Int64[np.ndarray, "*rest"] = (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
+    return found
+
+
+def normal(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *rest"]:
+    """For each user an array of standard normal numbers (Box and Muller 1958)."""
+    radius, angle = uniform(rng, users, *shape), uniform(rng, users, *shape)
+    found: Float32[np.ndarray, "*rest"] = np.sqrt(-2 * np.log1p(-radius)) * np.cos(np.float32(2 * np.pi) * angle)
+    return found
+
+
+S = TypeVar("S", bound="State")
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a world keeps of each user. Worlds add to it what they need.
+
+    Attributes:
+        age: steps since the episode began.
+        shown: the last slate.
+        clicks: which of its items were clicked.
+    """
+
+    age: Int32[np.ndarray, "users"]
+    shown: Int64[np.ndarray, "users slots"]
+    clicks: Bool[np.ndarray, "users slots"]
+
+    def rows(self: "S", rows: Int[np.ndarray, "some"]) -> "S":
+        """Of some users."""
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def put(self: "S", rows: Int[np.ndarray, "some"], others: "S") -> "S":
+        """The same with others in some rows."""
+        changed = {field.name: getattr(self, field.name).copy() for field in fields(self)}
+        for name, values in changed.items():
+            values[rows] = getattr(others, name)
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True, eq=False)
+class Feedback:
+    """What came of a slate.
+
+    Attributes:
+        clicks: which of its items were clicked.
+        rewards: what an agent is to make large, in sum over an episode.
+        terminated: who left. A time limit is told apart (`World.truncated`): there the user would have gone on.
+    """
+
+    clicks: Bool[np.ndarray, "users slots"]
+    rewards: Float32[np.ndarray, "users"]
+    terminated: Bool[np.ndarray, "users"]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What an agent may see of each user.
+
+    Attributes:
+        shown: the last slate (of a new user: what was shown first, by the world; -1 where nothing was).
+        clicks: which of its items were clicked.
+        numbers: what else is seen, in the order and within the bounds of `World.bounds`.
+    """
+
+    shown: Int64[np.ndarray, "users slots"]
+    clicks: Bool[np.ndarray, "users slots"]
+    numbers: Float32[np.ndarray, "users columns"]
+
+
+OwnState = Any
+"""A `State` of the kind that the world at hand makes."""
+Reference = Callable[[OwnState, Draws], Int64[np.ndarray, "users slots"]]
+"""A policy to compare with: slates for users whose whole state it may read."""
+
+
+class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
+    """A world: its settings, and how its users answer.
+
+    `reset`, `step`, `observe`, `bounds`, `references` and `item_vectors` are a world's own; the rest follows.
+    """
+
+    name: str
+    slots: int = Field(default=10, ge=1, description="items of a slate")
+    items: int = Field(default=1000, ge=1, description="items of the catalogue")
+    steps: int | None = Field(default=100, ge=1, description="slates of an episode; none: until the user leaves")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of what is the same for all users, such as the items")
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Settings by the names under which they are known elsewhere."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "World":
+        if self.slots > self.items:
+            raise ValueError(f"slots is {self.slots}, a slate longer than the catalogue of {self.items} items")
+        return self
+
+    @cached_property
+    @abstractmethod
+    def item_vectors(self) -> Float32[np.ndarray, "items dim"]:
+        """Attributes of the items, as an agent may be given them."""
+
+    @abstractmethod
+    def reset(self, users: int, rng: Draws) -> OwnState:
+        """New users, at the beginning of their episodes."""
+
+    @abstractmethod
+    def step(self, state: OwnState, slates: Int[np.ndarray, "users slots"], rng: Draws) -> tuple[OwnState, Feedback]:
+        """Show each user a slate; an item may stand in it twice. Slates are trusted here: see `check`."""
+
+    @abstractmethod
+    def observe(self, state: OwnState, ideal: bool = False) -> Observation:
+        """What an agent sees after a step; `ideal`: with all of the hidden state that matters."""
+
+    @abstractmethod
+    def bounds(self, ideal: bool = False) -> tuple[Float32[np.ndarray, "columns"], Float32[np.ndarray, "columns"]]:
+        """Least and largest of each of the observation's numbers."""
+
+    @abstractmethod
+    def references(self) -> Mapping[str, Reference]:
+        """Policies that every result stands beside.
+
+        `random`; `popular` (the same slate for all); `greedy` (knows the user, and looks one step ahead); `aware` (a
+        rule made by hand that knows the whole hidden state).
+        """
+
+    def restart(self, state: OwnState, rows: Int[np.ndarray, "some"], rng: Draws) -> OwnState:
+        """New users in the rows whose episodes have ended."""
+        if not len(rows):
+            return state
+        return state.put(rows, self.reset(len(rows), rng.of(rows) if isinstance(rng, Streams) else rng))
+
+    def truncated(self, state: OwnState) -> Bool[np.ndarray, "users"]:
+        """Whose episode has reached the time limit."""
+        return state.age >= self.steps if self.steps else np.zeros(len(state.age), np.bool_)
+
+    def check(self, slates: np.ndarray) -> Int64[np.ndarray, "users slots"]:
+        """Slates that came from outside, as `step` takes them.
+
+        Raises:
+            CatalogueError: they have another form, or an item is not one of the catalogue.
+        """
+        slates = np.asarray(slates)
+        if slates.ndim != 2 or slates.shape[1] != self.slots or not np.issubdtype(slates.dtype, np.integer):
+            raise CatalogueError(
+                f"world {self.name}: slates are {slates.dtype} of shape {slates.shape}; expected whole numbers of "
+                f"shape (users, {self.slots})"
+            )
+        if slates.size and not (slates.min() >= 0 and slates.max() < self.items):
+            wrong = slates[(slates < 0) | (slates >= self.items)][0]
+            raise CatalogueError(f"world {self.name}: item {wrong} is not in the catalogue of {self.items} items")
+        return slates.astype(np.int64, copy=False)
+
+    def random_slates(self, state: OwnState, rng: Draws) -> Int64[np.ndarray, "users slots"]:
+        """Any item in each slot, with replacement."""
+        return integers(rng, len(state.age), self.items, self.slots)
+
+
+def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.ndarray, "users slots"]:
+    """The places of the largest scores of each row, the largest first."""
+    if slots < scores.shape[1]:
+        places = np.argpartition(scores, -slots, axis=1)[:, -slots:]
+    else:
+        places = np.broadcast_to(np.arange(slots), scores.shape)
+    order = np.argsort(-np.take_along_axis(scores, places, 1), axis=1, kind="stable")
+    found: Int64[np.ndarray, "users slots"] = np.take_along_axis(places, order, 1)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """What a policy earned, one episode for each user.
+
+    Attributes:
+        returns: the sum of the rewards.
+        lengths: slates until the user left or the time limit was reached.
+    """
+
+    returns: Float64[np.ndarray, "users"]
+    lengths: Int64[np.ndarray, "users"]
+
+    @property
+    def mean(self) -> float:
+        """Of the returns."""
+        return float(self.returns.mean())
+
+    @property
+    def margin(self) -> float:
+        """Half the width of the mean's 95 % interval, by the normal approximation."""
+        return float(1.96 * self.returns.std(ddof=1) / np.sqrt(len(self.returns)))
+
+
+def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | None = None) -> Episodes:
+    """One episode for each of some users.
+
+    Args:
+        steps: the most slates of an episode; by default the world's time limit.
+
+    Raises:
+        SetupError: neither the world nor the caller sets a time limit.
+        TrainingError: a reward is not a number.
+    """
+    limit = steps or world.steps
+    if limit is None:
+        raise SetupError(f"world {world.name}: has no time limit, so an episode may never end; set steps")
+    state, going = world.reset(users, rng), np.arange(users)
+    returns, lengths = np.zeros(users), np.zeros(users, np.int64)
+    for _ in range(limit):
+        state, feedback = world.step(state, policy(state, rng), rng)
+        returns[going] += feedback.rewards
+        lengths[going] += 1
+        if feedback.terminated.any():
+            stay = np.flatnonzero(~feedback.terminated)
+            going, state = going[stay], state.rows(stay)
+            rng = rng.of(stay) if isinstance(rng, Streams) else rng
+            if not len(going):
+                break
+    if not np.isfinite(returns).all():
+        raise TrainingError(f"world {world.name}: a return is not a number")
+    return Episodes(returns, lengths)
+
+
+def made(kind: type[World], settings: Mapping[str, Any]) -> World:
+    """A world of a kind.
+
+    Raises:
+        SetupError: a setting is unknown or out of range.
+    """
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        told = "; ".join(_told(one) for one in error.errors())
+        raise SetupError(f"world {kind.model_fields['name'].default}: {told}") from None
+
+
+def _told(error: Any) -> str:
+    """One mistake of pydantic's in a few words."""
+    place = ".".join(map(str, error["loc"]))
+    what = error["msg"].removeprefix("Value error, ")
+    return f"{place} is {error['input']!r}: {what}" if place else what
