@@ -76,7 +76,8 @@ def _measured_on(cell: Mapping[str, Any]) -> str:
         seeds, threads = ", ".join(map(str, cell["seeds"])), cell["threads"]
         told += [
             f"{'seed' if len(cell['seeds']) == 1 else 'seeds'} {seeds}",
-            f"{'' if 'commit' not in cell else 'until validation ends it, '}at most {cell['limit']:.0f} s of training each",
+            *(["until validation ends it"] if "commit" in cell else []),
+            f"at most {cell['limit']:.0f} s of training each",
             f"{threads} {'thread' if threads == 1 else 'threads'} of the {cell['device'].upper()}",
             f"torch {cell['torch']}",
             "tuned" if cell["tuned"] else "settings as they come",

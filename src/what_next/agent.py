@@ -94,7 +94,7 @@ class Agent:
         Raises:
             ModelError: the file is missing, damaged or newer.
         """
-        self.setup = self.setup.model_copy(update={"skip": read_models(path).skips})
+        self.setup = self.setup.model_copy(update=read_models(path).built_with(self.setup))
         self.learner = self.new_learner(self.setup, self.space)
         return self
 

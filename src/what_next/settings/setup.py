@@ -17,6 +17,7 @@ from what_next.errors import SetupError
 from what_next.models.encoders import ENCODERS, Encoder
 from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
 from what_next.settings.groups import (
+    RARE,
     REWARD_GROUP,
     SHORT,
     Evaluation,
@@ -300,6 +301,12 @@ class Setup(Group):
     def skips(self, events_per_user: float) -> bool:
         """Whether the encoder adds a map of the last item, given the mean length of training histories."""
         return self.skip == "yes" or (self.skip == "auto" and 0 < events_per_user <= SHORT)
+
+    def item_inputs(self, attributes: int, events_per_item: float) -> str:
+        """What item vectors are made of (`inputs.items`), given the catalogue's attributes and the log."""
+        if self.inputs.items != "auto":
+            return self.inputs.items
+        return "both" if attributes and 0 < events_per_item <= RARE else "learned"
 
     @property
     def longest(self) -> int:

@@ -14,7 +14,7 @@ from what_next.data.cooccurrence import placed
 from what_next.errors import SetupError
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
-from what_next.settings import AFFORDABLE, SHORT
+from what_next.settings import AFFORDABLE, RARE, SHORT
 from what_next.sources.base import Source
 from what_next.state import State
 from what_next.types import Batch, History
@@ -38,10 +38,16 @@ class LogSource(Source):
     def prepare(self, agent: Agent) -> None:
         """See `Source.prepare`: learned vectors of items start where the training events put them."""
         state, setup = self.state, self.setup
-        if setup.inputs.start == "random" or setup.inputs.items == "attributes":
+        if setup.inputs.start == "random" or self.item_inputs == "attributes":
             return
         events = Known.of(state.dataset, state.split.known)
         agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))
+
+    @property
+    def item_inputs(self) -> str:
+        """What item vectors are made of."""
+        space = self.state.space
+        return self.setup.item_inputs(len(space.catalogue.names), space.events_per_item)
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """See `Source.next_batch`. Nobody is asked to choose: the users did."""
@@ -156,6 +162,12 @@ class LogSource(Source):
             reasons.append(
                 f"skip {'yes' if setup.skips(mean) else 'no'}: training users have {mean:.1f} events on average, "
                 f"{compared} {SHORT}, so the last item {passed} straight into the state; `skip` sets another"
+            )
+        if setup.inputs.items == "auto" and self.item_inputs == "both":
+            mean = self.state.space.events_per_item
+            reasons.append(
+                f"inputs.items both: items have attributes, and {mean:.1f} training events on average, at most {RARE}; "
+                "`inputs.items` sets another"
             )
         if setup.batch_size is None:
             each = float((batches.lengths - 1).mean())

@@ -239,6 +239,8 @@ def _changed(manifest: Manifest, setup: Setup) -> list[str]:
     """The settings in which a saved run differs, where it must not."""
     before, now = manifest.made_by(type(setup.algorithm)).as_json(), setup.as_json()
     free = FREE | setup.algorithm.ignores
+    for one in (before, now):
+        one["inputs"].pop("items")  # what was saved decides
     return sorted(name for name in now if name not in free and now[name] != before[name])
 
 
