@@ -132,7 +132,7 @@ def measure(name: str, algorithm: str, seeds: Sequence[int], seconds: float, fol
 
 def commit() -> str:
     """What the sources are at."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return found.stdout.strip() or "unknown"
 
 

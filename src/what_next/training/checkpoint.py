@@ -232,7 +232,9 @@ def progress(setup: Setup) -> Progress | None:
         return None
     if _changed(manifest, setup) or manifest.setup.get("seconds") != setup.seconds:
         return None
-    return Progress(manifest.histories, position["steps"], position.get("spent", 0.0), position.get("ended", False))
+    same = all(manifest.setup.get(name) == getattr(setup, name) for name in ("epochs", "passes", "patience"))
+    ended = same and position.get("ended", False)
+    return Progress(manifest.histories, position["steps"], position.get("spent", 0.0), ended)
 
 
 def _changed(manifest: Manifest, setup: Setup) -> list[str]:

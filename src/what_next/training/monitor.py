@@ -143,7 +143,7 @@ class Monitor:
         self.start, self.seconds = time.perf_counter(), 0.0
         self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed
         self.valid: dict[str, float] = {}
-        self.best, self.worse, self.over = -np.inf, 0, False
+        self.best, self.worse, self.over, self.kept = -np.inf, 0, False, resumed
         if resumed:
             self._resume(read_manifest(self.setup.model_agent_path).metrics)
 
@@ -181,28 +181,32 @@ class Monitor:
                     f"training stopped after {self.agent.histories:,} histories: {alarm}. The last save, if any, is "
                     f"kept at {self.setup.model_agent_path}; `stop_on_alarm, no` trains on"
                 )
-        if self.agent.histories - self.saved >= self.save_every:
+        if self.agent.histories // self.save_every > self.saved // self.save_every:
             self._keep()
 
     def finish(self, *, ended: bool) -> None:
         """The last step was taken: save, and measure what is saved; with patience, the agent takes the best weights.
 
-        `ended`: nothing is left to do in the run.
+        With patience, what lies between two saves is not measured: a run that is interrupted there (not `ended`) goes
+        on from its best save, and comes to the same end as one that was not.
         """
         if self.patience is None:
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())  # measuring may fail
             self.valid = self.validate()
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())
             return
-        if not self.over and self.unsaved:
-            self._keep()
         if ended:
+            if not self.over and self.unsaved:
+                self._keep()
             mark_ended(self.setup.model_agent_path)
+        elif not self.kept:
+            checkpoint.save(self.agent, self.rng, self.run, self._metrics())
         checkpoint.take_weights(self.agent)
 
     def _keep(self) -> None:
         """Save; with patience, only what is better than before."""
         self.saved, self.unsaved = self.agent.histories, False
+        self.kept = True
         valid = self.validate() if self.patience else {}
         score = self._score(valid)
         if score > self.best or not valid:
