@@ -2,13 +2,15 @@
 
 The model is made up and untrained (an LSTM of `--dim`), the log as well; every request names a user with a stored
 history, draws 10 items by the softmax over all items (exact propensities), is checked for its key, and is answered when
-its impression is on the disk. Every figure is the median of `--repeats`, with all values beside it.
+its impression is on the disk. Every figure is the median of `--repeats`, with all values beside it. (`pressure` is
+measured once.)
 
 `latency`: an open loop of 100 requests a second, users whom the service knows already, and users whom it has not seen
 since it started. `throughput`: a closed loop, by turns with a bare ASGI application under the same server, parser, loop
 and client. `batching`: the same with `server.batch` 1 and 64. `events`: batches of 100 on SQLite. `start`: from the
-process's start until it is ready. `pressure`: closed loops of `--crowds` connections, then an open loop of ten times
-the best rate: what is answered by the model (goodput), how fast, and what is refused. `cold`: batches of 100 users who
+process's start until it is ready. `pressure`: closed loops of `--crowds` connections, then open loops of `--overload`
+times the best rate on 4,000 connections: what is answered by the model (goodput), how fast, what is refused, and what
+could not be sent since all connections waited. `cold`: batches of 100 users who
 are not in memory. `--soak MINUTES`: half of the throughput, and the memory of the process.
 """
 
@@ -206,34 +208,45 @@ class Bench:
         )
 
     def pressure(self) -> None:
-        """More than can be answered: closed loops of ever more connections, then ten times the rate that was best."""
+        """More than can be answered: closed loops of ever more connections, then multiples of the best rate."""
         seconds, users = self.arguments.seconds, self.some(1000)
         with served.serving(self.made, self.core) as service:
             self.warm(service, users)
             make, best = self.asks(users), 0.0
             for connections in self.arguments.crowds:
+                before = service.busy
                 told = load.closed(service.port, make, connections=connections, seconds=seconds)
-                best = max(best, self.told("closed", told, connections=connections))
-            told = load.opened(service.port, make, rate=10 * best, seconds=seconds)
-            self.told("opened", told, offered_per_s=round(10 * best))
+                best = max(best, self.goodput(told))
+                self.pressed("closed", told, best, service.busy - before, connections=connections)
+            for times in self.arguments.overload:
+                before, rate = service.busy, times * best
+                told = load.opened(service.port, make, rate=rate, seconds=seconds, connections=load.CONNECTIONS)
+                values = {"times": times, "offered_per_s": round(rate), "unsent": told.unsent}
+                self.pressed("opened", told, best, service.busy - before, **values)
 
-    def told(self, loop: str, told: load.Told, **values: object) -> float:
-        """One line of `pressure`; returns the answers of the model in a second."""
-        good = (len(told.latencies) - told.fallbacks) / told.seconds
+    def goodput(self, told: load.Told) -> float:
+        """Answers of the model in a second."""
+        return (len(told.latencies) - told.fallbacks) / told.seconds
+
+    def pressed(self, loop: str, told: load.Told, best: float, busy: float, **values: object) -> None:
+        """One line of `pressure`; `busy`: seconds that the service computed, connecting included."""
         answered = told.answered or [float("nan")]
         self.tell(
             "pressure",
             loop=loop,
             **values,
-            goodput_per_s=round(good),
+            goodput_per_s=round(self.goodput(told)),
+            of_best=round(self.goodput(told) / best, 3),
+            refused_per_s=round(told.refused / told.seconds),
             p50_ms=round(1000 * float(np.quantile(answered, 0.5)), 1),
             p99_ms=round(1000 * float(np.quantile(answered, 0.99)), 1),
             fallbacks=f"{told.replaced / len(answered):.1%}",
             statuses=dict(told.statuses),
             all_p99_ms=round(told.quantile(0.99), 1),
             client_busy=round(told.busy, 2),
+            # Below 1: somebody else computed on that core.
+            service_busy=round(busy / told.seconds, 2),
         )
-        return good
 
     def cold(self) -> None:
         """Batches of 100 users who are not in memory, one after another."""
@@ -291,6 +304,7 @@ def main() -> None:
     parser.add_argument(
         "--crowds", type=int, nargs="+", default=[64, 512, 2000, 4000], help="connections of `pressure`"
     )
+    parser.add_argument("--overload", type=float, nargs="+", default=[2, 3, 10], help="times the best rate")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default=",".join(ONLY), help=f"of {', '.join(ONLY)}")

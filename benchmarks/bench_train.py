@@ -56,7 +56,7 @@ def main() -> None:
             marks.append(time.perf_counter())
             proposal = agent.predict(history, rng, grid=True)
             marks.append(time.perf_counter())
-            product = state.produce(proposal.points, setup.relax, rng, history=history)
+            product = state.produce(proposal.points, setup.relax, rng)
             marks.append(time.perf_counter())
             batch = source.batch(history, proposal.factors, product, rng)
             marks.append(time.perf_counter())

@@ -7,7 +7,7 @@ sends at times that were drawn before, whatever comes back (latency, counted fro
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,11 +33,12 @@ class Told:
 
     Attributes:
         latencies: seconds of each answer, in order. refused: answers by a status other than 200 and 201.
-        seconds: the whole time; busy: the client's share of it that it computed in.
+        seconds: until the last answer that is no refusal; busy: the client's share of it that it computed in.
         first: the beginning of the first refusal.
         fallbacks: answers that do not say `"fallback":null`: of the safe policy, or of no recommendation at all.
         replaced: answers of the safe policy, each question of a batch counted.
         answered: seconds of each answer that is no refusal. statuses: how many answers had each.
+        unsent: requests that were due while every connection waited for an answer.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Told:
     replaced: int = 0
     answered: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
+    unsent: int = 0
 
     @property
     def rate(self) -> float:
@@ -62,6 +64,10 @@ class Told:
 
 SETTLED = 1.0
 """Seconds until new connections are used: an event loop accepts one in each of its turns, which are long under load."""
+CONNECTIONS = 4000
+"""Connections of an open loop, at most: a little less than the service takes."""
+BURST = 16
+"""Requests that are sent before answers are looked at, where more are due than can be sent."""
 
 
 class Connection(asyncio.Protocol):
@@ -97,7 +103,7 @@ class Connection(asyncio.Protocol):
 class _Load:
     def __init__(self, port: int, make: Make) -> None:
         self.port, self.make, self.told = port, make, Told()
-        self.closing, self.began = False, 0.0
+        self.closing, self.began, self.last = False, 0.0, 0.0
 
     async def connect(self, done: Callable[[Connection, bool, bytes], None]) -> Connection:
         loop = asyncio.get_running_loop()
@@ -105,10 +111,12 @@ class _Load:
         return protocol
 
     def count(self, connection: Connection, good: bool, answer: bytes) -> None:
-        seconds = time.perf_counter() - connection.since
+        now = time.perf_counter()
+        seconds = now - connection.since
         self.told.latencies.append(seconds)
         self.told.statuses[answer[9:12].decode() if answer.startswith(b"HTTP") else "lost"] += 1
         if good:
+            self.last = now
             self.told.answered.append(seconds)
         else:
             self.told.refused += 1
@@ -144,43 +152,59 @@ class _Load:
         await waiting.wait()
         self.end(every)
 
-    async def opened(self, due: Sequence[float]) -> None:
+    async def opened(self, due: Sequence[float], connections: int) -> None:
         idle: list[Connection] = []
-        every: list[Connection] = []
+        every: set[Connection] = set()
         under_way = 0
 
         def back(connection: Connection, good: bool, answer: bytes) -> None:
             nonlocal under_way
+            lost = answer == b"connection lost"
+            if lost:
+                every.discard(connection)
             if self.closing or not connection.asked:  # closed while nothing was asked
                 return
             self.count(connection, good, answer)
             under_way -= 1
             connection.asked = False
-            if answer != b"connection lost":
+            if not lost:
                 idle.append(connection)
 
-        for _ in range(8):
-            idle.append(await self.connect(back))
-        every += idle
-        start = time.perf_counter()
-        for after in due:
-            while (now := time.perf_counter()) < start + after:
-                # A timer is too coarse for milliseconds: the last of them are waited out.
-                await asyncio.sleep(0 if start + after - now < 0.003 else start + after - now - 0.003)
+        async def first(since: float) -> None:
+            connection = await self.connect(back)
+            every.add(connection)
+            connection.send(self.make(), since)
+
+        connecting: set[asyncio.Task[None]] = set()
+        idle += [await self.connect(back) for _ in range(connections)]
+        every.update(idle)
+        await asyncio.sleep(SETTLED)
+        self.began = start = time.perf_counter()
+        # A timer is too coarse for milliseconds: the last of them are waited out, unless many are due in each.
+        coarse = 0.0 if len(due) > 1000 * due[-1] else 0.003
+        for place, after in enumerate(due):
+            if place % BURST == 0:
+                await asyncio.sleep(0)
+            while (left := start + after - time.perf_counter()) > 0:
+                await asyncio.sleep(max(left - coarse, 0))
             while idle and idle[-1].transport.is_closing():
                 idle.pop()
-            if not idle:
-                idle.append(await self.connect(back))
-                every.append(idle[-1])
+            if not idle and len(every) + len(connecting) >= CONNECTIONS:
+                self.told.unsent += 1
+                continue
             under_way += 1
-            idle.pop().send(self.make(), start + after)
+            if idle:
+                idle.pop().send(self.make(), start + after)
+            else:
+                connecting.add(task := asyncio.create_task(first(start + after)))
+                task.add_done_callback(connecting.discard)
         while under_way:
             await asyncio.sleep(0.001)
         self.end(every)
 
-    def end(self, connections: Sequence[Connection]) -> None:
+    def end(self, connections: Iterable[Connection]) -> None:
         self.closing = True
-        for connection in connections:
+        for connection in list(connections):
             connection.transport.close()
 
 
@@ -190,17 +214,18 @@ def closed(port: int, make: Make, *, connections: int, seconds: float = 1e9, cou
     return _run(load, load.closed(connections, seconds, count))
 
 
-def opened(port: int, make: Make, *, rate: float, seconds: float, seed: int = 0) -> Told:
-    """Requests at times of a Poisson process of `rate` a second."""
+def opened(port: int, make: Make, *, rate: float, seconds: float, seed: int = 0, connections: int = 8) -> Told:
+    """Requests at times of a Poisson process of `rate` a second; some connections are there before."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
     load = _Load(port, make)
-    return _run(load, load.opened(np.cumsum(gaps).tolist()))
+    return _run(load, load.opened(np.cumsum(gaps).tolist(), connections))
 
 
 def _run(load: _Load, work: object) -> Told:
     start, busy = time.perf_counter(), time.process_time()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)  # type: ignore[arg-type]
-    load.told.seconds = time.perf_counter() - (load.began or start)
-    load.told.busy = (time.process_time() - busy) / load.told.seconds
+    end = time.perf_counter()
+    load.told.seconds = (load.last or end) - load.began
+    load.told.busy = (time.process_time() - busy) / (end - start)
     return load.told

@@ -43,9 +43,7 @@ def history(trained: Trained) -> History:
 def product_of(items: np.ndarray) -> Product:
     grid = (*items.shape, 1)
     nothing = np.zeros(grid, np.bool_)
-    return Product(
-        items=items[..., None].astype(np.int32), matches=np.ones(grid, np.int64), fallback=nothing, repeat=nothing
-    )
+    return Product(items=items[..., None].astype(np.int32), matches=np.ones(grid, np.int64), fallback=nothing)
 
 
 def batch_of(agent: Agent, state: State, history: History, items: np.ndarray) -> Batch:
@@ -274,7 +272,7 @@ class TestLearning:
         before = {name: [one.detach().clone() for one in net.parameters()] for name, net in learner.nets.items()}
         rng = np.random.default_rng(0)
         proposal = learner.predict(history, rng, grid=True)
-        product = trained.state.produce(proposal.points, 0.0, np.random.default_rng(0), history=history)
+        product = trained.state.produce(proposal.points, 0.0, np.random.default_rng(0))
         batch = BanditSource(trained.state).batch(history, learner.factorize(history), product, rng)
         step = learner.propagate(batch, rng)
         for name, net in learner.nets.items():

@@ -323,3 +323,13 @@ class TestStartingFrom:
         state = State(wn.Dataset.from_frame(log, items.drop("tempo")), setup_of(tmp_path))
         with pytest.raises(ModelError, match="was trained on attributes danceability, energy, tempo, valence"):
             state.space_under(trained.setup.model_agent_path)
+
+
+def test_what_is_given_beside_a_setup_holds(trained: Trained) -> None:
+    setup = trained.setup.model_copy(update={"model_critic_path": None})
+    assert LearnedPolicy.load(setup).agent.setup.model_critic_path is None
+    loaded = LearnedPolicy.load(setup, critic=trained.setup.model_critic_path).agent
+    assert loaded.setup.model_critic_path == trained.setup.model_critic_path
+    assert "critic" in loaded.nets
+    with pytest.raises(TypeError, match="a setup holds its algorithm"):
+        LearnedPolicy.load(setup, algorithm=type(setup.algorithm))

@@ -27,13 +27,13 @@ NAMES = set(sys.argv[1].split(","))
 sys.meta_path.insert(0, Missing())
 import what_next
 for module in pkgutil.walk_packages(what_next.__path__, "what_next."):
-    if not module.name.startswith(("what_next.serving", "what_next.__main__")):
+    if not module.name.startswith(("what_next.serving", "what_next.__main__", "what_next.worlds.gym")):
         importlib.import_module(module.name)
 """
 
 
 def test_the_base_install_is_enough_for_all_but_the_service() -> None:
-    """Every module outside `server` can be imported without the libraries of the service."""
+    """Every module outside `serving` and Gymnasium's side of `worlds` can be imported without the extras."""
     service = "alembic,cachetools,orjson,prometheus_client,psycopg,sqlalchemy,starlette,uvicorn"
     others = "faiss,gymnasium,onnx,onnxruntime,pandas,pyarrow,sardine"
     words = [sys.executable, "-c", BLOCKED, f"{service},{others}"]

@@ -11,7 +11,7 @@ import torch
 from what_next import Dataset, State
 from what_next.errors import CatalogueError, DataError
 from what_next.rewards import population_sigma
-from what_next.types import History, Permitted, Request, Softmax
+from what_next.types import History, Permitted, Request, Softmax, repeats
 
 from .conftest import SetupOf, Trained, listening
 
@@ -208,7 +208,7 @@ class TestProduce:
         points = np.random.default_rng(0).normal(size=(5, 7, 4)).astype(np.float32)
         grid = trained.state.produce(points, 0.0, None, request=Request(3))
         flat = trained.state.produce(points.reshape(35, 4), 0.0, None, request=Request(3))
-        assert grid.items.shape == grid.matches.shape == grid.fallback.shape == grid.repeat.shape == (5, 7, 3)
+        assert grid.items.shape == grid.matches.shape == grid.fallback.shape == (5, 7, 3)
         assert np.array_equal(grid.items.reshape(35, 3), flat.items)
 
     def test_without_a_generator_the_nearest_come_first(self, trained: Trained) -> None:
@@ -218,21 +218,15 @@ class TestProduce:
         assert (product.items[:, 1] != product.items[:, 0]).all()
 
     def test_repeats_are_what_was_heard_up_to_the_step(self, trained: Trained) -> None:
-        vectors = trained.state.space.catalogue.vectors
         history, _ = trained.state.history_of(["i5", "i6", "i5", "i1"])
-        grid = trained.state.produce(vectors[[[6, 6, 7, 6]]], 0.0, None, history=history)
-        assert grid.items[..., 0].tolist() == [[6, 6, 7, 6]]
-        assert grid.repeat[..., 0].tolist() == [[False, True, False, True]]
-        assert trained.state.produce(vectors[[6]], 0.0, None, history=history).repeat.tolist() == [[True]]
-        assert trained.state.produce(vectors[[7]], 0.0, None, history=history).repeat.tolist() == [[False]]
+        assert repeats(np.array([[[6], [6], [7], [6]]]), history)[..., 0].tolist() == [[False, True, False, True]]
+        assert repeats(np.array([[6]]), history).tolist() == [[True]]
+        assert repeats(np.array([[7]]), history).tolist() == [[False]]
 
     def test_no_item_is_no_repeat_of_padding(self, trained: Trained) -> None:
         history = trained.state.histories(np.array([0, 1], np.int32), np.array([0, 0]), np.array([1, 2]))
-        nothing = Request(permitted=Permitted.of(np.zeros(80, np.bool_)))
-        for points in (np.zeros((2, 4), np.float32), np.zeros((2, 2, 4), np.float32)):
-            product = trained.state.produce(points, 0.0, None, history=history, request=nothing)
-            assert (product.items == -1).all()
-            assert not product.repeat.any()
+        for shape in ((2, 1), (2, 2, 1)):
+            assert not repeats(np.full(shape, -1), history).any()
 
     def test_masks_are_exact(self, trained: Trained) -> None:
         rng = np.random.default_rng(0)

@@ -1,30 +1,28 @@
 """The trained agent as a policy: whoever needs items of it asks here, and is told the chance of the choice."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Float64, Int, Int32
-from torch import Tensor
+from jaxtyping import Float64, Int, Int32
 
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
 from what_next.data import Catalogue, Dataset
 from what_next.models.encoders import Encoder
 from what_next.models.item_space import ItemSpace
-from what_next.retrieval import ByScore, Exact, Rescored
+from what_next.retrieval import ByScore, Exact, Rescored, SlotBySlot
 from what_next.retrieval.approximate import Approximate, ApproximateIndex
 from what_next.retrieval.choosing import of_slates
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
-from what_next.training.artefacts import critic_beside, models_of, read_manifest
+from what_next.training.artefacts import models_of, read_manifest
 from what_next.types import (
     Greedy,
     History,
-    Permitted,
     Product,
     Proposal,
     Random,
@@ -60,6 +58,7 @@ class LearnedPolicy:
     def __init__(self, agent: Agent, state: State, search: Search | None = None) -> None:
         self.agent, self.state, self.search = agent, state, search
         self._exact: Exact | None = None
+        self._balanced: SlotBySlot | None = None
 
     def __repr__(self) -> str:
         return f"LearnedPolicy({self.agent!r})"
@@ -79,27 +78,29 @@ class LearnedPolicy:
         Args:
             source: the agent's file, or a setup that names it: then the setup says what is not the model's own.
             dataset: histories, of the model's own catalogue; without it there are none.
-            critic: its file; by default the one that the agent's file names, where the agent cannot do without.
-            device: where the networks are to be; None: as the model's own setup says.
-            algorithm: the class of an algorithm that no setup can name.
+            critic: its file; None: as the setup says, or beside the agent's where the agent cannot do without.
+            device: where the networks are to be; None: as the setup says.
+            algorithm: the class of an algorithm that no setup can name; a setup holds the algorithm itself.
 
         Raises:
             ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not
                 known.
             CatalogueError: the data set has another catalogue.
         """
-        if isinstance(source, Setup):
-            setup = source if dataset is not None else source.model_copy(update={"split": EVERYONE})
+        given: dict[str, object] = {"model_critic_path": critic, "device": device}
+        update = {name: value for name, value in given.items() if value is not None}
+        if not isinstance(source, Setup):
+            setup = read_manifest(Path(source), "agent").made_by(algorithm)
+            own = {"train": False, "split": EVERYONE, "model_agent_path": Path(source), "model_critic_path": None}
+            setup = setup.model_copy(update=own | update)
+        elif algorithm is None:
+            setup = source.model_copy(update=update if dataset is not None else {"split": EVERYONE, **update})
         else:
-            agent = Path(source)
-            setup = read_manifest(agent, "agent").made_by(algorithm)
-            if critic is None and (setup.selection.name == "critic" or setup.algorithm.needs_critic):
-                critic = critic_beside(agent)
-            update = {"model_agent_path": agent, "model_critic_path": critic, "device": device or setup.device}
-            setup = setup.model_copy(update={"train": False, "split": EVERYONE, **update})
+            raise TypeError("a setup holds its algorithm; the class is for a model's file")
         saved = models_of(setup)
+        setup = setup.model_copy(update={"model_critic_path": saved.critic})
         ready = Agent(setup, saved.space).ready_agent(saved)
-        space = replace(ready.space, tolerance=setup.tolerance or ready.space.tolerance)
+        space = ready.space.with_tolerance(setup.tolerance)
         return cls(ready, State(dataset or nobody(space.catalogue), ready.setup, space))
 
     def indexed(self, candidates: int) -> "LearnedPolicy":
@@ -109,7 +110,7 @@ class LearnedPolicy:
         same candidates as whoever serves it.
         """
         ranked = self._example().ranked
-        if ranked is None or ranked.rescored:
+        if ranked is None or ranked.rescored or ranked.traits is not None:
             return self
         vectors = np.ascontiguousarray(ranked.vectors.detach().float().cpu().numpy())
         return LearnedPolicy(self.agent, self.state, Search(ApproximateIndex.of(vectors), candidates))
@@ -123,7 +124,8 @@ class LearnedPolicy:
     @property
     def sampler(self) -> Sampler:
         """How the agent draws of itself: values are no logits to draw by, so that the best is taken."""
-        return Greedy() if self.agent.setup.algorithm.needs_critic else Softmax()
+        algorithm = self.agent.setup.algorithm
+        return Greedy() if algorithm.needs_critic or algorithm.draws_points else Softmax()
 
     def states(self, history: History) -> Proposal:
         """Where the actor points to after some histories, of which only the latest events may count."""
@@ -159,12 +161,6 @@ class LearnedPolicy:
         backend = self.backend(states) or self.state.matching(score=states.score)
         return backend.chances(states.points, request, slates)
 
-    def scores(self, states: Proposal, permitted: Permitted) -> Float[Tensor, "batch items"] | None:
-        """The score of every item by which `act` ranks them, minus infinity where it is not permitted; None for an
-        agent that proposes points and has no scores."""
-        backend = self.backend(states)
-        return None if backend is None else backend.scores(states.points, Request(permitted=permitted))
-
     def backend(self, states: Proposal) -> ByScore | None:
         """What turns proposals with scores into items; None: those that match a point, see `State.matching`."""
         ranked = states.ranked
@@ -174,6 +170,10 @@ class LearnedPolicy:
             self._exact = Exact(ranked.vectors)
         if ranked.rescored:
             return Rescored(self._exact, ranked)
+        if ranked.traits is not None:
+            if self._balanced is None or self._balanced.traits is not ranked.traits:
+                self._balanced = SlotBySlot(self._exact, ranked.traits)
+            return self._balanced
         return (
             self._exact if self.search is None else Approximate(self._exact, self.search.index, self.search.candidates)
         )

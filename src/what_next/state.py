@@ -17,7 +17,7 @@ from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
 from what_next.rewards import population_sigma
 from what_next.settings import Setup
 from what_next.training.artefacts import read_models
-from what_next.types import Greedy, History, Product, Random, Request, Score, Softmax, repeats
+from what_next.types import Greedy, History, Product, Random, Request, Score, Softmax
 
 DEFAULTS = "train, no, data, -, model_agent_path, agent.safetensors, model_critic_path, critic.safetensors"
 """The settings of a State that is given none."""
@@ -106,7 +106,7 @@ class State:
         """
         if not setup.train:
             space = read_models(setup.model_agent_path).space
-            return cls(Dataset.read(setup.data), setup, replace(space, tolerance=setup.tolerance or space.tolerance))
+            return cls(Dataset.read(setup.data), setup, space.with_tolerance(setup.tolerance))
         state = cls.from_setup(setup)
         if resume:
             saved = read_models(setup.model_agent_path).space
@@ -127,8 +127,7 @@ class State:
                 f"{some(space.event_names) or 'nothing more'}"
             )
         catalogue = space.catalogue.scaled(old.catalogue.center, old.catalogue.scale)
-        tolerance = self.setup.tolerance or old.tolerance
-        return replace(old.measured(space), catalogue=catalogue, tolerance=tolerance)
+        return replace(old.measured(space), catalogue=catalogue).with_tolerance(self.setup.tolerance)
 
     def new_items(self, origin: Path) -> int:
         """How many items of the catalogue a model did not know."""
@@ -140,7 +139,7 @@ class State:
         Raises:
             CatalogueError: the model was trained on another catalogue.
         """
-        return State(self.dataset, self.setup, replace(space, tolerance=self.setup.tolerance or space.tolerance))
+        return State(self.dataset, self.setup, space.with_tolerance(self.setup.tolerance))
 
     def get_random_user_history(self, batch: int, rng: np.random.Generator | None = None) -> History:
         """What `batch` random training users heard, repeats among them possible.
@@ -226,7 +225,6 @@ class State:
         relax: float | None = None,
         rng: Random = None,
         *,
-        history: History | None = None,
         request: Request | None = None,
         score: Score | None = None,
         backend: ByScore | None = None,
@@ -240,8 +238,6 @@ class State:
             attributes: the proposals, in standard deviations.
             relax: width of the relaxed band, in standard deviations; None is the setup's.
             rng: the draws: one generator, or one for each proposal; None takes the nearest items, in order.
-            history: what each user knows, one row for each proposal or each row of a grid of proposals; it tells
-                repeats, and excludes nothing.
             request: how many items, of which, and how they are chosen, a row for each proposal. None: one, drawn by
                 `rng`, without its propensity.
             score: the critic's value of pairs: the best of `selection.candidates` drawn items is taken.
@@ -251,15 +247,13 @@ class State:
         request = request or Request(sampler=Greedy() if rng is None else Softmax(), propensities=False)
         found = (backend or self.matching(relax, score)).act(points, request, rng)
         grid = (*attributes.shape[:-1], request.width)
-        items = found.items.reshape(grid)
         return Product(
-            items=items,
+            items=found.items.reshape(grid),
             propensities=None if found.propensities is None else found.propensities.reshape(grid),
             scores=None if found.scores is None else found.scores.reshape(grid),
             candidates=found.candidates,
             matches=found.matches.reshape(grid),
             fallback=found.fallback.reshape(grid),
-            repeat=found.repeat.reshape(grid) if history is None else repeats(items, history),
         )
 
     def matching(self, relax: float | None = None, score: Score | None = None) -> Matching:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from what_next.inference.recommender import Recommender
+from what_next.inference.recommender import load
 from what_next.serving.request import RecommendationRequest, Refused
 from what_next.serving.store import Store
 
@@ -28,7 +28,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 @pytest.mark.parametrize("algorithm", ["next_item", "whatnext", "dqn", "bcq", "ddpg", "hac", "sa2c"])
 def test_an_answer_is_what_the_library_recommends(tmp_path: Path, algorithm: str) -> None:
     with running(served(tmp_path, algorithm)) as service:
-        recommender = Recommender.load(service.setup.model_agent_path)
+        recommender = load(service.setup.model_agent_path)
         for seen in (False, True):
             wanted = recommender.recommend(list(HISTORY), 7, seen=seen, blocked=["i1", "i2"])
             found = service.ask(history=HISTORY, k=7, exclude_seen=not seen, blocked=("i1", "i2"))
@@ -191,7 +191,7 @@ def test_a_proposed_point_is_drawn_from_with_a_temperature(tmp_path: Path) -> No
 
 def test_context_stands_for_that_of_the_last_event(tmp_path: Path) -> None:
     with running(served(tmp_path, "whatnext")) as service:
-        recommender = Recommender.load(service.setup.model_agent_path)
+        recommender = load(service.setup.model_agent_path)
         context = {"time_of_day_sin": 50.0}
         wanted = recommender.recommend(list(HISTORY), 5, context=context)
         found = ids(service.ask(history=HISTORY, k=5, context=context))

@@ -75,19 +75,18 @@ def test_batches_reach_the_limit_sooner_than_single_requests(tmp_path: Path, pat
 
 
 def test_each_request_has_its_own_time_and_who_hangs_up_is_no_timeout() -> None:
-    from what_next.serving.http.middleware import Deadline
+    from what_next.serving.http.limits import Deadline
 
     ended = list[str]()
 
-    async def asked(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(scope["seconds"])
-        ended.append(scope["name"])
+    async def asked(name: str, seconds: float) -> None:
+        with Deadline(0.2):
+            await asyncio.sleep(seconds)
+        ended.append(name)
 
     async def all_of_them() -> list[BaseException | None]:
-        layer: Any = Deadline(asked, 0.2)
-
         def begin(name: str, seconds: float) -> asyncio.Task[None]:
-            return asyncio.create_task(layer({"name": name, "seconds": seconds}, None, None))
+            return asyncio.create_task(asked(name, seconds))
 
         first = [begin("at once", 0), begin("too long", 5), begin("soon", 0.01)]
         hung_up = begin("hung up", 5)

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from what_next.serving.http.parts import Parts
+from what_next.serving.http.protocol import Shedding
+
 from .endpoint import Service, service
 from .engines import in_time
 from .test_http_connections import HEAD, listening
@@ -63,9 +66,9 @@ def test_probes_are_never_limited(tmp_path: Path) -> None:
 def test_probes_are_answered_while_too_many_requests_are_under_way(
     one: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from what_next.serving.http import middleware
+    from what_next.serving.http import app
 
-    monkeypatch.setattr(middleware, "MOST", 0)
+    monkeypatch.setattr(app, "MOST", 0)
     assert one.ask("GET", "/health").status_code == 200
     assert one.ask("GET", "/v1/model").status_code == 503
 
@@ -199,15 +202,13 @@ def test_large_bodies_are_read_one_after_another_with_pauses(one: Service, monke
 
 
 class Busy:
-    """An engine that lets in nobody but one caller."""
+    """An engine that lets in nobody but one caller, and of that one so many in a turn of the loop."""
 
-    busy = True
+    def __init__(self, free: str = "nobody", most: float = 1e9, spare: float = 0.0) -> None:
+        self.free, self.most, self.spare = free, most, spare
 
-    def __init__(self, free: str = "nobody") -> None:
-        self.free = free
-
-    def full(self, caller: str) -> float:
-        return 0.0 if caller == self.free else 2.5
+    def full(self, caller: str, before: int) -> float:
+        return 0.0 if caller == self.free and before < self.most else 2.5
 
 
 def test_what_could_not_be_answered_in_time_is_503_and_when_to_come_again(
@@ -255,24 +256,88 @@ def test_a_question_too_much_is_refused_before_it_is_read_and_its_connection_sta
     assert 'what_next_requests_total{method="POST",route="/v1/recommendations",status="503"} 2.0' in text
 
 
+def refusals(parts: Parts, *requests: tuple[bytes, str]) -> list[bytes | None]:
+    """What comes of requests, of which one turn of the loop reads the bytes and the address."""
+
+    async def read() -> list[bytes | None]:
+        refuse = Shedding(parts).refuse
+        return [refuse(*one) for one in requests]
+
+    return asyncio.run(read())
+
+
 def test_each_caller_is_refused_by_itself(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     from what_next.serving.http.keys import Caller, digest_of
-    from what_next.serving.http.protocol import Shedding
 
     class Keys:
         def caller(self, key: str) -> Caller | None:
             return {digest_of("wn_shop"): Caller("shop", 0)}.get(digest_of(key))
 
-    parts, refuse = one.app.parts, Shedding(one.app.parts).refuse
+    parts = one.app.parts
     monkeypatch.setattr(parts, "engine", Busy(free="key shop"))
     monkeypatch.setattr(parts, "keys", Keys())
-    assert (refuse(PLAIN + b"\r\n{}", "10.0.0.1") or b"").startswith(b"HTTP/1.1 503 ")
-    assert refuse(PLAIN + b"Authorization: Bearer wn_shop\r\n\r\n{}", "10.0.0.1") is None
-    assert refuse(PLAIN + b"X-API-Key: wn_shop\r\n\r\n{}", "10.0.0.1") is None
-    assert refuse(PLAIN + b"X-API-Key: wn_shop\r\nAuthorization: Bearer wn_other\r\n\r\n{}", "10.0.0.1") is None
-    assert refuse(PLAIN + b"X-API-Key: wn_other\r\n\r\n{}", "10.0.0.1") is not None
+    found = refusals(
+        parts,
+        (PLAIN + b"\r\n{}", "10.0.0.1"),
+        (PLAIN + b"Authorization: Bearer wn_shop\r\n\r\n{}", "10.0.0.1"),
+        (PLAIN + b"X-API-Key: wn_shop\r\n\r\n{}", "10.0.0.1"),
+        (PLAIN + b"X-API-Key: wn_shop\r\nAuthorization: Bearer wn_other\r\n\r\n{}", "10.0.0.1"),
+        (PLAIN + b"X-API-Key: wn_other\r\n\r\n{}", "10.0.0.1"),
+    )
+    assert (found[0] or b"").startswith(b"HTTP/1.1 503 ")
+    assert [one is None for one in found] == [False, True, True, True, False]
     monkeypatch.setattr(parts, "engine", Busy(free="10.0.0.2"))
-    assert refuse(PLAIN + b"\r\n{}", "10.0.0.2") is None
+    assert refusals(parts, (PLAIN + b"\r\n{}", "10.0.0.2")) == [None]
+
+
+def test_what_one_turn_lets_in_counts_before_the_engine_has_it(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two go with the next batch, three more may be asked; the other caller has a share of its own."""
+    monkeypatch.setattr(one.app.parts, "engine", Busy(free="10.0.0.1", most=3, spare=2))
+    found = refusals(one.app.parts, *[(PLAIN + b"\r\n{}", "10.0.0.1")] * 8, (PLAIN + b"\r\n{}", "10.0.0.2"))
+    assert [one is None for one in found] == [True] * 5 + [False] * 4
+    monkeypatch.setattr(one.app.parts, "engine", Busy(free="10.0.0.1", most=3))
+    turns = asyncio.run(in_turns(one.app.parts, 2, 4))
+    assert [one is None for one in turns] == [True, True, True, False] * 2
+
+
+async def in_turns(parts: Parts, turns: int, each: int) -> list[bytes | None]:
+    refuse, found = Shedding(parts).refuse, list[bytes | None]()
+    for _ in range(turns):
+        found += [refuse(PLAIN + b"\r\n{}", "10.0.0.1") for _ in range(each)]
+        await asyncio.sleep(0)
+    return found
+
+
+def test_more_refusals_than_the_processor_is_to_spare_are_sent_in_turn(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten a second, asked 0.02 s apart and told 0.1 s apart; whoever sends more before that has to wait."""
+    from what_next.serving.http import protocol
+
+    monkeypatch.setattr(protocol, "REFUSALS", 10)
+    monkeypatch.setattr(protocol, "BURST", 0.0)
+    monkeypatch.setattr(one.app.parts, "engine", Busy())
+    seconds = list[float]()
+
+    async def ask(address: tuple[str, int], place: int) -> bytes:
+        reader, writer = await asyncio.open_connection(*address)
+        await asyncio.sleep(0.02 * place)
+        start = time.monotonic()
+        writer.write(PLAIN + b"\r\n{}")
+        await asyncio.sleep(0.01)
+        writer.write(HEAD + b"\r\n")
+        refusal = await reader.readuntil(b"[]}}")
+        seconds.append(time.monotonic() - start)
+        assert (await reader.readuntil(b'"ok"}')).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        return refusal
+
+    async def asked() -> list[bytes]:
+        async with listening(one) as address:
+            return await asyncio.gather(*(ask(address, place) for place in range(4)))
+
+    assert [error_of(refusal)[0] for refusal in asyncio.run(asked())] == [503] * 4
+    assert all(0.08 * place - 0.01 < one < 0.08 * place + 0.5 for place, one in enumerate(seconds))
 
 
 @pytest.mark.parametrize(
@@ -290,12 +355,10 @@ def test_each_caller_is_refused_by_itself(one: Service, monkeypatch: pytest.Monk
     ],
 )
 def test_what_is_not_plain_goes_the_usual_way(one: Service, monkeypatch: pytest.MonkeyPatch, odd: bytes) -> None:
-    from what_next.serving.http.protocol import Shedding
-
     monkeypatch.setattr(one.app.parts, "engine", Busy())
-    refuse = Shedding(one.app.parts).refuse
-    assert refuse(PLAIN + b"\r\n{}", "") is not None
-    assert refuse(odd, "") is None
+    plain, other = refusals(one.app.parts, (PLAIN + b"\r\n{}", ""), (odd, ""))
+    assert plain is not None
+    assert other is None
 
 
 def test_large_batches_under_one_key_do_not_turn_the_answers_of_another_into_fallbacks(

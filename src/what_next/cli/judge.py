@@ -38,6 +38,7 @@ app = typer.Typer()
 
 SplitPart = Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")]
 Baselines = Annotated[str | None, typer.Option(help='"popular,markov": these baselines alone; none: no baseline.')]
+Anew = Annotated[bool, typer.Option("--anew", help="Choose and judge baselines again, whatever is kept of them.")]
 Groups = Annotated[bool, typer.Option("--groups", help="Also by length of history, activity, popularity, cold or not.")]
 ReportFile = Annotated[Path | None, typer.Option("--report", help="The HTML page to write.")]
 
@@ -59,6 +60,7 @@ def evaluate(
     baselines: Baselines = None,
     groups: Groups = False,
     report: ReportFile = None,
+    anew: Anew = False,
     weights: Annotated[
         str | None,
         typer.Option(help='"0,0.5,2": with --report, train at these weights of the spread reward, for the trade-off.'),
@@ -82,7 +84,7 @@ def evaluate(
         raise SetupError("--baselines: these are for next items; whatnext is judged by windows; add --next-items")
     with Bars(as_json) as stages:
         windows = evaluate_windows(settings, part, given, stages) if windowed else None
-        comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages)
+        comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages, anew)
     if comparison is None:
         assert windows is not None, "it is judged by windows alone"
         _show(windows, as_json, groups)
@@ -91,6 +93,8 @@ def evaluate(
         curve = tradeoff(settings, steps, part, given, mask) if steps else []
         write_report(comparison, report, windows=windows, weighted=curve)
         note(f"{report} written")
+    for line in comparison.notes:
+        note(line)
     _show(comparison.result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
 
 
@@ -115,6 +119,7 @@ def compare(
     baselines: Baselines = None,
     groups: Groups = False,
     report: ReportFile = None,
+    anew: Anew = False,
     as_json: Json = False,
 ) -> None:
     """Judge several setups on the same users' next items, each beside the first; train what is missing."""
@@ -126,12 +131,14 @@ def compare(
     if report:
         check_report(report)
     mask = _mask_of(next(iter(setups.values())), allowed, blocked)
-    how = {"ablations": ablations, "allowed": mask, "baselines": baselines_of(baselines)}
+    how = {"ablations": ablations, "allowed": mask, "baselines": baselines_of(baselines), "anew": anew}
     with Bars(as_json) as stages:
         comparison = compare_setups(setups, part_of(split), seeds_of(seeds), **how, stages=stages)
     if report:
         write_report(comparison, report)
         note(f"{report} written")
+    for line in comparison.notes:
+        note(line)
     _show(comparison.result, as_json, groups)
 
 

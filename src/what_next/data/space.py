@@ -38,6 +38,10 @@ class Space:
         """Mean training events of those items that have any; 0 in a space of a model file."""
         return 0.0 if self.counts is None else float(self.counts.sum() / max(1, (self.counts > 0).sum()))
 
+    def with_tolerance(self, tolerance: float | None) -> "Space":
+        """This space with the tolerance of a setup, which goes before its own where there is one."""
+        return replace(self, tolerance=tolerance or self.tolerance)
+
     def measured(self, space: "Space") -> "Space":
         """This space with what another one has counted in its training part; no model file holds that."""
         return replace(self, seen=space.seen, counts=space.counts, events_per_user=space.events_per_user)

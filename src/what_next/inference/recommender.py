@@ -33,13 +33,6 @@ class Recommender:
     def __repr__(self) -> str:
         return f"Recommender({self.policy.agent!r};\n  {self.catalogue!r})"
 
-    @classmethod
-    def load(
-        cls, agent: str | Path, dataset: Dataset | None = None, *, algorithm: type[Algorithm] | None = None
-    ) -> "Recommender":
-        """From a model file: see `what_next.load`."""
-        return cls(LearnedPolicy.load(agent, dataset, algorithm=algorithm))
-
     def recommend(
         self,
         history: Sequence[str | int] | None = None,
@@ -215,4 +208,4 @@ def load(agent: str | Path, dataset: Dataset | None = None, *, algorithm: type[A
         ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not known.
         CatalogueError: the data set has another catalogue.
     """
-    return Recommender.load(agent, dataset, algorithm=algorithm)
+    return Recommender(LearnedPolicy.load(agent, dataset, algorithm=algorithm))

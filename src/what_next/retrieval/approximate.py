@@ -1,6 +1,5 @@
 """The items of the highest inner products in a large catalogue, without a look at most of them."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -60,12 +59,10 @@ class ApproximateIndex:
 
     Attributes:
         vectors: of the items, as they were given; they are read in every search and must not be changed.
-        build_seconds: what building took.
         threads: that a search may use. One query has one thread.
     """
 
     vectors: Float32[np.ndarray, "items dim"]
-    build_seconds: float
     threads: int
     lists: "Lists | None"
 
@@ -84,9 +81,7 @@ class ApproximateIndex:
         """
         if not np.isfinite(vectors).all():
             raise ValueError("item vectors must be finite")
-        start = time.perf_counter()
-        lists = Lists.of(vectors, seed, threads) if len(vectors) >= FEWEST else None
-        return cls(vectors, time.perf_counter() - start, threads, lists)
+        return cls(vectors, threads, Lists.of(vectors, seed, threads) if len(vectors) >= FEWEST else None)
 
     def search(self, points: Float32[np.ndarray, "batch dim"], count: int) -> Int32[np.ndarray, "batch count"]:
         """About the `count` items of the highest `<point, vector>`, best first, the lower item among equals.
@@ -114,11 +109,6 @@ class ApproximateIndex:
             items[few] = self._exact(points[few], count)
         return items
 
-    @property
-    def bytes(self) -> int:
-        """Memory of the index, without that of `vectors`."""
-        return 0 if self.lists is None else self.lists.bytes
-
     def _in_order(
         self, points: Float32[np.ndarray, "rows dim"], candidates: Int64[np.ndarray, "rows pool"]
     ) -> Int64[np.ndarray, "rows pool"]:
@@ -142,7 +132,6 @@ class Lists:
 
     centres: Any
     inverted: Any
-    count: int
 
     @classmethod
     def of(cls, vectors: Float32[np.ndarray, "items dim"], seed: int, threads: int) -> "Lists":
@@ -167,7 +156,7 @@ class Lists:
                 nearest = np.where(sphere.holds(block), centres.search(points, 1)[1][:, 0], lists)
                 rows, ids = np.ascontiguousarray(points[:, :-1]), np.arange(start, start + len(block))
                 inverted.add_core(len(rows), *map(faiss.swig_ptr, (rows, ids, nearest)))
-        return cls(centres, inverted, len(vectors))
+        return cls(centres, inverted)
 
     def candidates(
         self, points: Float32[np.ndarray, "rows dim"], pool: int, threads: int
@@ -183,11 +172,6 @@ class Lists:
             rows = np.ascontiguousarray(sphere[:, :-1])
             found: Int64[np.ndarray, rows_pool] = self.inverted.search_preassigned(rows, pool, nearest, distances)[1]
         return found
-
-    @property
-    def bytes(self) -> int:
-        """Codes, positions and centres, as far as they are filled."""
-        return int(self.count * (self.inverted.code_size + 8) + self.inverted.nlist * (2 * self.centres.d - 1) * 4)
 
 
 @dataclass(frozen=True)
@@ -231,30 +215,31 @@ class Approximate(ByScore):
 
     def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
         """See `ByScore.act`."""
-        found, known = nothing(len(points), request.width), self.candidates(points, request)
-        all_of_them = np.array([row for row, items in enumerate(known) if items is None], np.int64)
+        found, looked_at = nothing(len(points), request.width), self._looked_at(points, request)
+        all_of_them = np.array([row for row in range(len(points)) if row not in looked_at], np.int64)
         if len(all_of_them):
             self.exact.fill(found, all_of_them, points, request, rng)
-        if some := {row: items for row, items in enumerate(known) if items is not None}:
-            self.exact.among(found, np.array(list(some), np.int64), points, list(some.values()), request, rng)
-        return replace(found, candidates=known)
+        if looked_at:
+            left = [one for _, one in looked_at.values()]
+            self.exact.among(found, np.array(list(looked_at), np.int64), points, left, request, rng)
+        candidates = [looked_at[row][0] if row in looked_at else None for row in range(len(points))]
+        return replace(found, candidates=candidates)
 
     def scores(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Float[Tensor, "batch items"]:
         """See `ByScore.scores`."""
         scores = self.exact.scores(points, request)
-        for row, items in enumerate(self.candidates(points, request)):
-            if items is not None:
-                others = torch.ones(self.items, dtype=torch.bool)
-                others[torch.from_numpy(items.astype(np.int64))] = False
-                scores[row].masked_fill_(others.to(scores.device), -torch.inf)
+        for row, (items, _) in self._looked_at(points, request).items():
+            others = torch.ones(self.items, dtype=torch.bool)
+            others[torch.from_numpy(items.astype(np.int64))] = False
+            scores[row].masked_fill_(others.to(scores.device), -torch.inf)
         return scores
 
-    def candidates(
+    def _looked_at(
         self, points: Float32[np.ndarray, "batch dim"], request: Request
-    ) -> list[Int32[np.ndarray, "..."] | None]:
-        """The items that each row is to choose among, ascending; None: all."""
+    ) -> dict[int, tuple[Int32[np.ndarray, "candidates"], Int32[np.ndarray, "left"]]]:
+        """For each row that does not look at all items: its candidates, and those that it may be given; ascending."""
         permitted = request.permitted
-        found: list[np.ndarray | None] = [None] * len(points)
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         free = [
             row
             for row in range(len(points))
@@ -265,8 +250,8 @@ class Approximate(ByScore):
         later = np.arange(len(self.index.vectors), self.items, dtype=np.int32)
         for row, near in zip(free, self.index.search(points[free], self.count), strict=True) if free else ():
             items = np.sort(np.concatenate([near[near >= 0], later]))
-            if len(left_of(items, permitted, row)) >= request.slots_of(row):
-                found[row] = items
+            if len(left := left_of(items, permitted, row)) >= request.slots_of(row):
+                found[row] = items, left
         return found
 
 

@@ -105,8 +105,9 @@ class Exact(ByScore):
         )
         if narrow.any():
             some = rows[narrow]
-            known = [one.places for one in map(permitted.set_of, some.tolist()) if one is not None]
-            self.among(found, some, points, known, request, rng)
+            sets = [(row, one.places) for row in some.tolist() if (one := permitted.set_of(row)) is not None]
+            left = [left_of(places, permitted, row) for row, places in sets]
+            self.among(found, some, points, left, request, rng)
 
     def _narrow(self, some: ItemSet | None) -> bool:
         return some is not None and NARROW * len(some.places) < self.items
@@ -117,15 +118,14 @@ class Exact(ByScore):
         found: Product,
         rows: Int64[np.ndarray, "some"],
         points: Float32[np.ndarray, "batch dim"],
-        known: Sequence[Int32[np.ndarray, "..."]],
+        left: Sequence[Int32[np.ndarray, "..."]],
         request: Request,
         rng: Random,
     ) -> None:
-        """Fill the slates of some rows from items that are known for each, ascending; what is excluded is left out."""
-        kept = [left_of(items, request.permitted, row) for items, row in zip(known, rows.tolist(), strict=True)]
-        ids = np.full((len(rows), max(map(len, kept), default=0)), -1)
+        """Fill the slates of some rows from the items that each may be given, ascending."""
+        ids = np.full((len(rows), max(map(len, left), default=0)), -1)
         scores = torch.full(ids.shape, -torch.inf)
-        for place, (row, items) in enumerate(zip(rows.tolist(), kept, strict=True)):
+        for place, (row, items) in enumerate(zip(rows.tolist(), left, strict=True)):
             ids[place, : len(items)] = items
             vectors = self.vectors[torch.from_numpy(items.astype(np.int64)).to(self.vectors.device)]
             scores[place, : len(items)] = vectors @ torch.from_numpy(points[row]).to(vectors)

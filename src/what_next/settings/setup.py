@@ -28,6 +28,7 @@ from what_next.settings.groups import (
     Selection,
     Server,
     SplitSettings,
+    WorldSettings,
     reward_group,
 )
 from what_next.settings.plugins import installed, names, pending
@@ -160,6 +161,7 @@ class Setup(Group):
         "out); whatnext without window reads at most so many events at once; also how far back a transformer looks",
     )
     inputs: Inputs = Inputs()
+    world: WorldSettings = WorldSettings()
     loss: Loss = Loss()
     discount: float = Field(default=0.5, ge=0, lt=1, description="worth of a reward one event later, not one day later")
     n_step: int = Field(default=1, gt=0, description="how many rewards a target of temporal differences sums up")
@@ -269,6 +271,11 @@ class Setup(Group):
         """See pydantic."""
         complete()
         return super().model_validate(obj, **more)
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether its agent cannot choose without the critic."""
+        return self.algorithm.needs_critic or self.selection.name == "critic"
 
     def threaded(self) -> "Setup":
         """Have PyTorch take as many threads from now on as `threads` says, where it says something; returns itself."""

@@ -311,8 +311,10 @@ def models_of(setup: Setup) -> SavedModels:
         ModelError: as of `read_models`.
     """
     agent, critic = setup.model_agent_path, setup.model_critic_path
-    if critic is None and read_manifest(agent, "agent").made_by(type(setup.algorithm)).algorithm.needs_critic:
-        critic = critic_beside(agent)
+    if critic is None:
+        trained = read_manifest(agent, "agent").made_by(type(setup.algorithm))
+        if trained.model_copy(update={"selection": setup.selection}).needs_critic:
+            critic = critic_beside(agent)
     return read_models(agent, critic)
 
 

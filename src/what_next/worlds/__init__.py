@@ -1,11 +1,10 @@
-"""Worlds: simulated users to act on."""
+"""Worlds: simulated users to act on. `what_next.worlds.gym` makes them environments of Gymnasium."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from what_next.errors import SetupError
-from what_next.settings.plugins import installed
 from what_next.worlds.base import (
     Draws,
     Episodes,
@@ -20,13 +19,16 @@ from what_next.worlds.base import (
 )
 from what_next.worlds.boredom import Boredom
 from what_next.worlds.choice import Choice
+from what_next.worlds.sessions import Sessions
 
 GROUP = "what_next.worlds"
-OWN: Mapping[str, type[World]] = {"boredom": Boredom, "choice": Choice}
+OWN: Mapping[str, type[World]] = {"boredom": Boredom, "choice": Choice, "sessions": Sessions}
 
 
 def known_worlds() -> dict[str, type[World]]:
     """The project's own worlds, and those of installed packages, by the names that their classes give them."""
+    from what_next.settings.plugins import installed  # here, as the settings bring PyTorch, which no world needs
+
     return dict(OWN) | installed(GROUP, World, OWN, lambda _, part: part.model_fields["name"].default)
 
 
@@ -58,6 +60,7 @@ __all__ = [
     "Feedback",
     "Observation",
     "Reference",
+    "Sessions",
     "State",
     "Streams",
     "World",

@@ -205,7 +205,7 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
         return state.age >= self.steps if self.steps else np.zeros(len(state.age), np.bool_)
 
     def check(self, slates: np.ndarray) -> Int64[np.ndarray, "users slots"]:
-        """Slates that came from outside, as `step` takes them.
+        """A copy of slates that came from outside, as `step` takes them.
 
         Raises:
             CatalogueError: they have another form, or an item is not one of the catalogue.
@@ -219,7 +219,7 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
         if slates.size and not (slates.min() >= 0 and slates.max() < self.items):
             wrong = slates[(slates < 0) | (slates >= self.items)][0]
             raise CatalogueError(f"world {self.name}: item {wrong} is not in the catalogue of {self.items} items")
-        return slates.astype(np.int64, copy=False)
+        return slates.astype(np.int64)
 
     def random_slates(self, state: OwnState, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Any item in each slot, with replacement."""
@@ -264,7 +264,7 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
     """One episode for each of some users.
 
     Args:
-        steps: the most slates of an episode; by default the world's time limit.
+        steps: the most slates of an episode, where the world's own time limit is not to be less.
 
     Raises:
         SetupError: neither the world nor the caller sets a time limit.
@@ -279,8 +279,9 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
         state, feedback = world.step(state, policy(state, rng), rng)
         returns[going] += feedback.rewards
         lengths[going] += 1
-        if feedback.terminated.any():
-            stay = np.flatnonzero(~feedback.terminated)
+        ended = feedback.terminated | world.truncated(state)
+        if ended.any():
+            stay = np.flatnonzero(~ended)
             going, state = going[stay], state.rows(stay)
             rng = rng.of(stay) if isinstance(rng, Streams) else rng
             if not len(going):

@@ -118,21 +118,24 @@ class Batcher:
             self._changed.notify()
 
     @property
-    def busy(self) -> bool:
-        """Whether more waits than goes with the next batch."""
-        return self._turns.cost >= self.room
+    def spare(self) -> float:
+        """The cost of what still goes with the next batch."""
+        return self.room - self._turns.cost
 
-    def full(self, caller: str) -> float:
-        """Seconds until a further question of a caller might be let in; 0: now. Takes no lock, and may be a bit off."""
-        wait = self._wait(caller, 1.0)
+    def full(self, caller: str, before: int = 0) -> float:
+        """Seconds until a further question of a caller might be let in, after so many others; 0: now.
+
+        Takes no lock, and may be a bit off.
+        """
+        wait = self._wait(caller, 1.0, before)
         return wait if wait > WAIT * self.deadline else 0.0
 
-    def _wait(self, caller: str, cost: float) -> float:
+    def _wait(self, caller: str, cost: float, before: int = 0) -> float:
         """Seconds until the model begins with the first questions of a request of this cost."""
         room = self.room
-        before = int(self._turns.ahead(caller, min(cost, room)) / room)
+        batches = int((before + self._turns.ahead(caller, min(cost, room))) / room)
         rest = self._ends - time.monotonic()
-        return before * self.pace.batch(room) + max(rest, 0.0)
+        return batches * self.pace.batch(room) + max(rest, 0.0)
 
     @property
     def room(self) -> float:

@@ -196,13 +196,13 @@ class Engine:
         return made
 
     @property
-    def busy(self) -> bool:
-        """Whether more waits than goes with the next batch: some callers may have to be refused."""
-        return self._batcher.busy
+    def spare(self) -> float:
+        """The cost of what still goes with the next batch, where nobody has to be refused."""
+        return self._batcher.spare
 
-    def full(self, caller: str) -> float:
-        """Seconds until a caller's next question might be let in; 0: now."""
-        return self._batcher.full(caller)
+    def full(self, caller: str, before: int) -> float:
+        """Seconds until a caller's next question might be let in, after so many others; 0: now."""
+        return self._batcher.full(caller, before)
 
     def _answer(self, batch: list[Waiting]) -> None:
         """In the worker's thread; nothing that goes wrong ends it."""

@@ -121,7 +121,7 @@ def _files(agent: Path) -> dict[str, Path]:
     """The files of a model, by their names in the folder of a version."""
     files = {AGENT: agent, catalogue_path(Path(AGENT)).name: catalogue_path(agent)}
     critic = critic_beside(agent)
-    if critic is not None and (critic.is_file() or _needs_critic(agent)):
+    if critic is not None and (critic.is_file() or read_manifest(agent, "agent").made_by().needs_critic):
         files[CRITIC] = critic
     return files
 
@@ -151,11 +151,6 @@ def _digest(files: Mapping[str, Path]) -> str:
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from None
         found.update(f"{name} {content}\n".encode())
     return found.hexdigest()
-
-
-def _needs_critic(agent: Path) -> bool:
-    setup = read_manifest(agent, "agent").made_by()
-    return setup.algorithm.needs_critic or setup.selection.name == "critic"
 
 
 def _renamed(aside: Path, target: Path) -> None:

@@ -1,43 +1,127 @@
-"""The service as an ASGI application: its routes, and the layers before them."""
+"""The service as an ASGI application: what every request passes on its way to its operation."""
 
-from starlette.middleware import Middleware
-from starlette.routing import Router
+from time import perf_counter
+
+from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
+from what_next.errors import StoreUnavailable
 from what_next.serving.engine import Engine
 from what_next.serving.http import operations, recommendations, schema  # noqa: F401 (they make the operations)
+from what_next.serving.http.limits import ClientGone, Deadline, is_local
 from what_next.serving.http.log import Log
 from what_next.serving.http.metrics import Metrics
-from what_next.serving.http.middleware import AccessLog, Admission, Deadline, Problems
 from what_next.serving.http.parts import Parts
-from what_next.serving.http.problems import Problem
-from what_next.serving.http.routes import routes
+from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, problem_of
+from what_next.serving.http.routes import CONNECTION, OPERATIONS, Call, Connection, Operation
 from what_next.serving.store import Store, Writer
 from what_next.settings import Setup
 
+MOST = 2048
+"""Requests under way at once; more are asked to come again."""
+OPEN = frozenset({"/", "/health", "/ready", "/openapi.json"})
+"""What needs no key, besides the files of the page."""
+PAGE = "/page/"
+ALWAYS = frozenset({"/health", "/ready"})
+"""What is answered however much is asked: who is not told that the service lives takes it away."""
+PROBES = ALWAYS | {"/metrics"}
+"""What machines ask every few seconds: worth a line in the log only where it fails."""
 
-class Application(Router):
+
+class Application:
     """The service; `parts` are what its operations need, and may come later."""
 
     def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        layers = [
-            Middleware(AccessLog, parts),
-            Middleware(Problems, parts),
-            Middleware(Deadline, parts.settings.timeout),
-            Middleware(Admission, parts),
-        ]
-        super().__init__(routes(), redirect_slashes=False, middleware=layers)
+        self.parts, self._under_way = parts, 0
+        paths: dict[str, dict[str, Operation]] = {}
+        for one in OPERATIONS:
+            paths.setdefault(one.path, {})[one.method] = one
+        self._fixed = {path: methods for path, methods in paths.items() if "{" not in path}
+        self._patterns = [(compile_path(path)[0], path, paths[path]) for path in paths if path not in self._fixed]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the start and end of the service, which the layers do not see; there are no web sockets."""
-        await (self.middleware_stack if scope["type"] == "http" else self.app)(scope, receive, send)
+        """One request, which has been answered, counted and logged at the end, whatever went wrong."""
+        if scope["type"] != "http":
+            raise NotImplementedError(f"no {scope['type']}")  # servers take this for an answer
+        parts, start = self.parts, perf_counter()
+        call = Call(parts, dict(scope["headers"]), scope.get(CONNECTION) or Connection())
+        self._under_way += 1
+        try:
+            with Deadline(parts.settings.timeout):
+                await self._admitted(call, scope)(call, scope, receive, send)
+        except ClientGone:
+            call.status = 499
+        except Exception as error:
+            problem = self._problem(error, call)
+            if not call.status:
+                await call.answer(send, problem.status, problem.body, problem.headers)
+        finally:
+            self._under_way -= 1
+            parts.bodies.held -= call.held
+            seconds, method = perf_counter() - start, scope["method"]
+            parts.metrics.request(method, call.route, call.status, seconds)
+            if call.status != 200 or call.route not in PROBES:
+                parts.log.request(method, call.route, call.status, seconds, call.key, call.user)
 
-    async def not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Where no route leads."""
-        if scope["type"] == "http":
-            raise Problem(404, "there is no such path")
-        await super().not_found(scope, receive, send)
+    def _problem(self, error: Exception, call: Call) -> Problem:
+        """Why the client is not answered; the log takes what was our own fault."""
+        if isinstance(error, StoreUnavailable):
+            self.parts.metrics.store_failed()
+        if isinstance(error, TimeoutError) and not call.complete:
+            return Problem(408, "the body did not come in time", headers=CLOSE)
+        if (problem := problem_of(error)) is None:
+            self.parts.log.error(error, call.route)
+            problem = Problem(500, "something went wrong here; the service's own log tells more")
+        return problem
+
+    def _admitted(self, call: Call, scope: Scope) -> Operation:
+        """The operation of a request that may be asked: by the key, not too often, and not too many at once."""
+        if (raw := scope.get("raw_path")) is not None:
+            scope["path"] = raw.decode("latin-1")  # an id may hold a %2F, which is no slash
+        path: str = scope["path"]
+        if self._under_way > MOST and path not in ALWAYS:
+            raise Problem(503, "too many requests at once; try again", headers=RETRY)
+        self._identify(call, scope, path)
+        return self._operation(call, scope, path)
+
+    def _identify(self, call: Call, scope: Scope, path: str) -> None:
+        """Who asks, and whether they may."""
+        headers, parts, needed = call.headers, self.parts, self.parts.settings.needs_keys
+        if len(headers) < len(scope["headers"]) and sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            raise malformed("there are two Host headers; send one")
+        if not needed and not is_local(headers.get(b"host", b"").decode("latin-1")):
+            raise Problem(403, "without keys, only this machine's own names (localhost, 127.0.0.1) are answered")
+        token = headers.get(b"x-api-key", b"")
+        if not token and (bearer := headers.get(b"authorization", b""))[:7].lower() == b"bearer ":
+            token = bearer[7:]  # what is of another kind is a proxy's own business
+        caller, call.caller = parts.caller(scope["client"][0] if scope.get("client") else "", token)
+        if path not in ALWAYS:
+            parts.rate.charge(call.caller)
+        if caller is not None:
+            call.key, call.role = caller.name, caller.role
+        elif (token or needed) and path not in OPEN and not path.startswith(PAGE):
+            if parts.keys is None:
+                raise Problem(503, "the service is starting", headers=RETRY)
+            told = "this key is not known, or was revoked" if token else "a key is needed: Authorization: Bearer wn_..."
+            raise Problem(401, told, headers={"www-authenticate": "Bearer"})
+
+    def _operation(self, call: Call, scope: Scope, path: str) -> Operation:
+        """What a method does on a path."""
+        call.route, methods = self._found(scope, path)
+        if (operation := methods.get(scope["method"])) is None:
+            allowed = {"allow": ", ".join(sorted(methods))}
+            raise Problem(405, "this path has no such method", headers=allowed)
+        return operation
+
+    def _found(self, scope: Scope, path: str) -> tuple[str, dict[str, Operation]]:
+        """The template of a path and its methods; what the path holds goes into the scope."""
+        if (methods := self._fixed.get(path)) is not None:
+            return path, methods
+        for pattern, template, methods in self._patterns:
+            if match := pattern.match(path):
+                scope["path_params"] = match.groupdict()
+                return template, methods
+        raise Problem(404, "there is no such path")
 
 
 def create_app(

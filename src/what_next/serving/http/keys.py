@@ -50,6 +50,7 @@ class KeyRing:
         """Reads the keys; `tell` is called whenever the store could not be read (the keys known so far stay)."""
         self._store, self._tell = store, tell
         self._callers: Mapping[str, Caller] = {}
+        self._seen: dict[str, Caller] = {}
         self._closed = Event()
         self.refresh()
         self._thread = Thread(target=self._watch, name="keys", daemon=True)
@@ -57,7 +58,10 @@ class KeyRing:
 
     def caller(self, key: str) -> Caller | None:
         """Who holds a key; None: nobody."""
-        return self._callers.get(digest_of(key))
+        seen = self._seen  # since the keys were read last, so that a revoked one is not in it any more
+        if (found := seen.get(key)) is None and (found := self._callers.get(digest_of(key))) is not None:
+            seen[key] = found
+        return found
 
     def __len__(self) -> int:
         return len(self._callers)
@@ -67,6 +71,7 @@ class KeyRing:
         kept = self._store.keys()
         valid = [one for one in kept if one.revoked is None and one.role in ROLES]
         self._callers = {one.digest: Caller(one.name, ROLES.index(one.role)) for one in valid}
+        self._seen = {}
 
     def close(self) -> None:
         """Ends the thread."""

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+from collections import Counter, deque
 from functools import lru_cache
 from time import monotonic
 from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from what_next.serving.http.middleware import ALWAYS
+from what_next.serving.http.app import ALWAYS
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, overloaded
 from what_next.serving.http.routes import CONNECTION, Connection
@@ -20,8 +21,14 @@ SILENCE = 30.0
 SPARE = 64
 """Connections beyond the bound that are still listened to: a load balancer's probe must come through."""
 TOO_MANY = Problem(503, "too many connections at once; try again, on one that stays open", headers={**RETRY, **CLOSE})
-FRESH = 0.001
-"""Seconds for which is remembered who has to wait: what is asked ten times too much comes much faster than that."""
+REFUSALS = 2000
+"""Refusals a second that are sent at once; further ones are held back."""
+BURST = 0.1
+"""Seconds whose refusals may come together."""
+HELD = 1.0
+"""Seconds for which a refusal is held back, at most."""
+LOOK = 0.01
+"""Seconds between two looks at the refusals that are held."""
 
 PLAIN = re.compile(rb"POST (/v1/recommendations(?:/batch)?) HTTP/1\.1\r\n(?:[!-9;-~]+: [ -~]*\r\n)+")
 LENGTH = re.compile(rb"\ncontent-length: ([0-9]{1,7})\r")
@@ -59,33 +66,80 @@ class Shedding:
     Where ten times as much is asked as can be answered, refusing must cost next to nothing. So this is before the
     parser, and without a task or a line in the log for each; whatever is not plain goes the usual way. Callers are
     told apart: one that asks too much does not take the room of the others.
+
+    One turn of the event loop reads from thousands of connections before the first of these requests reaches the
+    engine. What was let in during a turn therefore counts along with what the engine already has.
+
+    Refusals beyond `REFUSALS` a second are held back, each in its turn and for `HELD` seconds at most. Who does not
+    wait for Retry-After is slowed down by that, and the processor is left to the answers.
     """
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._noted = parts, 0.0
-        self._until, self._busy = 0.0, False
+        self._in_turn, self._spare = False, 0.0
+        self._let_in = Counter[str]()
         self._waits: dict[tuple[str, bytes], float] = {}
+        self._due, self._held = 0.0, deque[tuple[float, Bounded]]()
 
     def refuse(self, data: bytes, address: str) -> bytes | None:
         """The response to a whole request, as it came; None: it may be asked."""
-        engine, now = self._parts.engine, monotonic()
-        if now > self._until:
-            self._until, self._busy = now + FRESH, engine is not None and engine.busy
-            self._waits.clear()
-        if engine is None or not self._busy or (end := data.find(b"\r\n\r\n") + 2) < 2:
+        if (engine := self._parts.engine) is None:
+            return None
+        if not self._in_turn:
+            self._in_turn, self._spare = True, engine.spare
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        if self._spare > 0:
+            self._spare -= 1
+            return None
+        if (end := data.find(b"\r\n\r\n") + 2) < 2:
             return None
         told = plain(data[:end])
         if told is None or told.length != len(data) - end - 2:
             return None
-        if not (wait := self._waits.get((address, told.key), 0.0)):
-            if not (wait := engine.full(self._parts.caller(address, told.key)[1])):
-                return None
-            self._waits[address, told.key] = wait
+        if not (wait := self._waits.get((address, told.key)) or self._wait(address, told.key)):
+            return None
         self._parts.metrics.shed[told.path] += 1
+        return refusal(int(wait))
+
+    def _wait(self, address: str, key: bytes) -> float:
+        """Seconds until a caller may ask; 0: now, and it is let in."""
+        engine = self._parts.engine
+        assert engine is not None
+        caller, let_in = self._parts.caller(address, key)[1], self._let_in
+        own = let_in[caller]
+        others = min(let_in.total() - own, len(let_in) * (own + 1))  # no more than their shares
+        if wait := engine.full(caller, own + others):
+            self._waits[address, key] = wait
+        else:
+            let_in[caller] += 1
+        return wait
+
+    def tell(self, refused: "Bounded") -> None:
+        """Has a refusal sent: at once, or in its turn."""
+        now = monotonic()
         if now > self._noted + 1:
             self._noted = now
             self._parts.log.note("more is asked than can be answered in time; some questions are refused with 503")
-        return refusal(int(wait))
+        self._due = min(max(self._due + 1 / REFUSALS, now - BURST), now + HELD)
+        if self._due <= now:
+            refused.tell()
+            return
+        if not self._held:
+            refused.loop.call_later(LOOK, self._tell_held)
+        self._held.append((self._due, refused))
+
+    def _tell_held(self) -> None:
+        now, held = monotonic(), self._held
+        while held and held[0][0] <= now:
+            held.popleft()[1].tell()
+        if held:
+            held[0][1].loop.call_later(LOOK, self._tell_held)
+
+    def _end_turn(self) -> None:
+        """What was let in is with the engine when the loop reads again: its tasks run before that."""
+        self._in_turn = False
+        self._let_in.clear()
+        self._waits.clear()
 
 
 class Together:
@@ -128,6 +182,8 @@ class Bounded(HttpToolsProtocol):
     _size = 0  # bytes of the request that is coming; 0: none is
     _heading = True  # and its headers are not all there
     _late: asyncio.TimerHandle | None = None
+    _refusal: bytes | None = None  # of a request that was not read; it is not sent yet
+    _next = b""  # what came after that
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
@@ -140,10 +196,16 @@ class Bounded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a client."""
+        if self._refusal is not None:
+            self._next += data
+            self.flow.pause_reading()
+            return
         if not self._size and (self.cycle is None or self.cycle.response_complete) and not self._over:
-            refused = self.shedding.refuse(data, self.client[0] if self.client else "")
-            if refused is not None:
-                self._refuse(refused)
+            self._refusal = self.shedding.refuse(data, self.client[0] if self.client else "")
+            if self._refusal is not None:
+                self._wait_no_longer()
+                self._unset_keepalive_if_required()
+                self.shedding.tell(self)
                 return
         self._size += len(data)
         super().data_received(data)
@@ -154,14 +216,22 @@ class Bounded(HttpToolsProtocol):
         elif self._late is None:
             self._late = self.loop.call_later(SILENCE, self._silent)
 
-    def _refuse(self, response: bytes) -> None:
-        """Answer at once; the connection waits for its next request."""
-        self.transport.write(response)
-        self._wait_no_longer()
-        if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+    def tell(self) -> None:
+        """Send the refusal of what was not read; the connection goes on."""
+        refusal, self._refusal = self._refusal, None
+        if refusal is None or self.transport.is_closing():
+            return
+        self.transport.write(refusal)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        if self._next:
+            data, self._next = self._next, b""
+            self.flow.resume_reading()
+            self.data_received(data)
+
+    def shutdown(self) -> None:
+        """The service stops; whoever was refused is told now."""
+        self.tell()
+        super().shutdown()
 
     def _wait_no_longer(self) -> None:
         """The headers that were waited for are there, or do not matter any more."""

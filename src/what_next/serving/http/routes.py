@@ -1,7 +1,7 @@
 """Operations: what each request takes, does and answers; for the router, the schema and the tests alike."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 from urllib.parse import parse_qsl
@@ -9,7 +9,6 @@ from urllib.parse import parse_qsl
 import orjson
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from what_next.serving.http.bodies import Body
@@ -18,11 +17,10 @@ from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import Problem
 from what_next.serving.http.replies import Reply
 
-CALL, CONNECTION = "what_next.call", "what_next.connection"
-"""Where a `Call` and the `Connection` that it came by lie in the scope of ASGI."""
+CONNECTION = "what_next.connection"
+"""Where the `Connection` that a request came by lies in the scope of ASGI."""
 BYTES = 4096
 """Bytes of a body that the rate counts as much as one question: so long it takes to read them at worst."""
-FIRST = ("/v1/recommendations", "/v1/events")
 HEADERS = (
     (b"content-type", b"application/json"),
     (b"cache-control", b"no-store"),
@@ -110,9 +108,8 @@ class Operation:
     idempotent: bool
     in_schema: bool
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        call: Call = scope[CALL]
         if call.role < self.role:
             raise Problem(403, f"this key has the role {ROLES[call.role]}, and this request needs {ROLES[self.role]}")
         if self.takes is None:
@@ -121,7 +118,7 @@ class Operation:
             content = await self.handler(call, await self._body(self.takes, call, receive))
         else:
             query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-            content = await self.handler(call, self.takes.model_validate({**query, **scope["path_params"]}))
+            content = await self.handler(call, self.takes.model_validate({**query, **scope.get("path_params", {})}))
         if isinstance(content, Response):
             call.status = content.status_code
             await content(scope, receive, send)
@@ -174,28 +171,3 @@ def operation(
 def dumped(content: object) -> bytes:
     """As JSON."""
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-class Methods:
-    """All operations of one path."""
-
-    def __init__(self, path: str, operations: Sequence[Operation]) -> None:
-        self.path, self.by_method = path, {one.method: one for one in operations}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; one of another method is told which there are."""
-        scope[CALL].route = self.path
-        found = self.by_method.get(scope["method"])
-        if found is None:
-            allowed = {"allow": ", ".join(sorted(self.by_method))}
-            raise Problem(405, "this path has no such method", headers=allowed)
-        await found(scope, receive, send)
-
-
-def routes() -> list[Route]:
-    """A route for each path; the router tries them in turn, so those go first that are asked most."""
-    paths = sorted(
-        dict.fromkeys(one.path for one in OPERATIONS),
-        key=lambda path: FIRST.index(path) if path in FIRST else len(FIRST),
-    )
-    return [Route(path, Methods(path, [one for one in OPERATIONS if one.path == path])) for path in paths]

@@ -35,6 +35,9 @@ IDLE = 75
 AGAIN = 1.0
 """Seconds until a store that is away at the start is tried again."""
 
+LISTENERS = 16
+"""Times that the socket is listened on: the loop accepts one connection for each in a turn, and a crowd must get in."""
+
 FILES = 256
 """Files besides those of the connections: store, log, model, and whoever is told that there are too many."""
 
@@ -228,7 +231,7 @@ def uvicorn_loop(app: Application, bound: socket.socket, opening: Opening, ready
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.handle_exit, number, None)
         watching = loop.create_task(_watch(opening, server, ready))
-        await server.serve(sockets=[bound])
+        await server.serve(sockets=[bound, *(bound.dup() for _ in range(LISTENERS - 1))])
         watching.cancel()
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
