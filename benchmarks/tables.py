@@ -86,7 +86,7 @@ def data_of(name: str, folder: Path) -> tuple[Dataset, State, Evaluator]:
 def rules_of(name: str, folder: Path) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
     """What the baselines come to, each with the settings that validation chose."""
     _, state, evaluator = data_of(name, folder)
-    return rules(evaluator, state)
+    return rules(evaluator, state)[:2]
 
 
 def measure(name: str, algorithm: str, seeds: Sequence[int], seconds: float, folder: Path) -> dict[str, Any]:

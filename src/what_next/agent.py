@@ -24,6 +24,7 @@ from what_next.training.artefacts import SavedModels, models_of, read_models
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.founding_learner import FoundingLearner
 from what_next.training.learner import Learner
+from what_next.training.play_learner import PlayLearner
 from what_next.training.step import OutOfTime, Step, decay_rate, descend, polyak_update
 from what_next.types import Batch, Factors, History, Proposal
 
@@ -69,7 +70,9 @@ class Agent:
 
     def new_learner(self, setup: Setup, space: Space) -> Learner:
         """By what the setup's algorithm proposes."""
-        return (FoundingLearner if setup.algorithm.by_attributes else EncoderLearner)(setup, space, self.device)
+        if setup.algorithm.by_attributes:
+            return FoundingLearner(setup, space, self.device)
+        return (PlayLearner if setup.algorithm.source == "world" else EncoderLearner)(setup, space, self.device)
 
     def wake_agent(self) -> "Agent":
         """Build for learning, from the setup's seed; returns itself.

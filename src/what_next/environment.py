@@ -19,7 +19,7 @@ from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import Source, source_of
+from what_next.sources import Source, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
 from what_next.training.monitor import Monitor
@@ -74,7 +74,8 @@ class Report:
         """A few lines for people."""
         if self.recommendations:
             return Group(*self.recommendations)
-        trained = f"trained on {self.histories:,} histories ({self.passes:.1f} passes over the training users)"
+        passes = f" ({self.passes:.1f} passes over the training users)" if self.passes else ""
+        trained = f"trained on {self.histories:,} histories{passes}"
         lines = [f"{trained}; {self.targets:,} targets in {self.seconds:.0f} s"]
         if self.steps:
             last = self.steps[-max(1, len(self.steps) // 10) :]
@@ -127,7 +128,11 @@ class Environment:
     def from_setup(cls, setup: Setup | str | Path, *, resume: bool = False, force: bool = False) -> "Environment":
         """State, agent and environment of a setup, or of the path of one."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
-        state = State.open(setup, resume=resume)
+        if setup.world.name is not None:
+            state = state_in(world_of(setup), setup)
+            setup = state.setup
+        else:
+            state = State.open(setup, resume=resume)
         return cls(Agent(setup, state.space), state, setup, resume=resume, force=force)
 
     def run_sim(self) -> Report:
@@ -226,7 +231,7 @@ class Environment:
             tuple(monitor.steps),
             monitor.valid,
             self.setup.model_paths,
-            passes=self.agent.histories / len(self.state.train_users),
+            passes=self.agent.histories / len(users) if len(users := self.state.train_users) else 0.0,
             alarms=tuple(monitor.alarms.raised.values()),
             stopped=not (self.done() or monitor.over),
         )

@@ -121,6 +121,11 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return found
 
     @property
+    def draws_points(self) -> bool:
+        """Whether it explores by points that it draws; the best items are taken for each. Else it draws items."""
+        return False
+
+    @property
     def polyak(self) -> float:
         """How far a target network goes towards its network after a step: the field `tau`, where there is one."""
         return float(getattr(self, "tau", 0.005))
@@ -168,6 +173,14 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def vectors(self, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
         """What the points of `propose` are multiplied with; for the nearest by distance, see `nearest`."""
         return vectors
+
+    def columns(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
+        """The same for an algorithm whose actor has a say in it."""
+        return self.vectors(vectors)
+
+    def traits(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items traits"] | None:
+        """By which an item keeps like ones out of a slate (`types.Ranked`); None: it does not."""
+        return None
 
     @property
     def rescored(self) -> int:

@@ -1,7 +1,7 @@
 """The events that training may know, and counts of them as sparse matrices of items by items."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,6 +15,8 @@ TIE = 1e-9
 """What an item's share of the events adds to a score: popularity decides among items that are otherwise equal."""
 WORK = 2**22
 """Products at work at a time: about 200 MB."""
+KEPT = 2**24
+"""Pairs of items that are kept once counted, at most: 340 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,18 @@ class Known:
         distinct = pairs[np.diff(pairs, prepend=-1) > 0]  # np.unique hashes, ten times slower
         return distinct // self.catalogue, distinct % self.catalogue
 
+    @cached_property
+    def _together(self) -> "list[Together] | None":
+        """The pairs of items that any user had, counted once for whoever asks; None where they are too many to keep."""
+        users, _ = self.pairs
+        each = np.bincount(users)[users].sum() if len(users) else 0
+        if min(int(each), self.catalogue**2) > KEPT:
+            return None
+        return list(_together(self))
+
+
+Together = tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]
+
 
 def placed_among(items: Int32[np.ndarray, "*shape"], kept: Int64[np.ndarray, "kept"]) -> Int32[np.ndarray, "*shape"]:
     """Where each item stands in `kept`, which ascends; -1 for others, and for -1."""
@@ -108,6 +122,12 @@ class Rows:
     columns: Int32[np.ndarray, "stored"]
     values: Float32[np.ndarray, "stored"]
 
+    def first(self, most: int) -> "Rows":
+        """The first `most` numbers of each row alone."""
+        sizes = np.minimum(np.diff(self.offsets), most)
+        kept = ranges(self.offsets[:-1], sizes)
+        return Rows(np.append(0, sizes.cumsum()), self.columns[kept], self.values[kept])
+
     def summed(
         self,
         rows: Int64[np.ndarray, "n"],
@@ -126,13 +146,16 @@ class Rows:
         return total
 
 
-def together(
-    known: Known,
-) -> Iterator[tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"], Float32[np.ndarray, "n"]]]:
+def together(known: Known) -> Iterable[Together]:
     """How many users had both of two items: items, other items and numbers of users, by item, then other item.
 
     All pairs that any user had, an item with itself included, some items at a time.
     """
+    return _together(known) if known._together is None else known._together
+
+
+def _together(known: Known) -> Iterator[Together]:
+    """See `together`; counted anew."""
     users, items = known.pairs
     people = int(users[-1]) + 1 if len(users) else 0
     had = _matrix(users, items, (people, known.catalogue))

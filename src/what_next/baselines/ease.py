@@ -8,13 +8,16 @@ from torch import Tensor
 from what_next.baselines.counts import TIE, Known, last_heard, placed_among, together
 from what_next.baselines.rules import Ranking
 from what_next.data import Dataset
+from what_next.data.stages import Done, untold
 from what_next.errors import DataError
 from what_next.types import History
 
+THIRDS = 3
+"""Parts of the work that are told of."""
 MOST = 15_000
 """Items at most: a solution takes 13 bytes for each pair of them, 2.9 GB here, and its time grows with their cube."""
-LARGE = 4000
-"""Items above which the system is solved in single precision, in two thirds of the time, if `CONDITION` allows it."""
+LARGE = 1000
+"""Items above which the system is solved in single precision, in half of the time, if `CONDITION` allows it."""
 CONDITION = 1e4
 """Of the system, at most, for single precision: 1e4 leaves an error of about 6e-4 in the weights."""
 FEW = 3
@@ -47,7 +50,14 @@ class Ease(Ranking):
 
     @classmethod
     def fit(
-        cls, dataset: Dataset, known: Int64[np.ndarray, "users"], *, penalty: float = 300.0, most: int | None = None
+        cls,
+        dataset: Dataset,
+        known: Int64[np.ndarray, "users"],
+        *,
+        penalty: float = 300.0,
+        most: int | None = None,
+        events: Known | None = None,
+        done: Done = untold,
     ) -> "Ease":
         """Solve.
 
@@ -56,11 +66,13 @@ class Ease(Ranking):
             known: how many leading events of each user training may know.
             penalty: of the squared weights; above 0.
             most: for no more than so many items, the most popular ones; None: for all.
+            events: those events, where pairs of their items were counted for another fit already.
+            done: told of each third of the work (`THIRDS`).
 
         Raises:
             DataError: the catalogue is too large (`fits`).
         """
-        events, kept = Known.of(dataset, known), None
+        events, kept = events or Known.of(dataset, known), None
         shares = events.shares
         if most is not None and most < events.catalogue:
             kept = np.sort(np.argsort(-events.counts, kind="stable")[:most])
@@ -71,12 +83,14 @@ class Ease(Ranking):
                 f"{MOST:,}; leave it out"
             )
         if FEW * int((known > 0).sum()) < events.catalogue:
-            return cls(_solved_by_users(events, penalty), shares, kept)
+            weights = _solved_by_users(events, penalty)
+            done(THIRDS)
+            return cls(weights, shares, kept)
         gram = np.zeros((events.catalogue, events.catalogue), _precision(events, penalty))
         for items, others, users in together(events):
             gram[items, others] = users
         gram[np.diag_indices_from(gram)] += penalty
-        return cls(_solved(torch.from_numpy(gram)), shares, kept)
+        return cls(_solved(torch.from_numpy(gram), done), shares, kept)
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The sum of what the history's distinct items say."""
@@ -120,11 +134,13 @@ def _solved_by_users(events: Known, penalty: float) -> Float32[Tensor, "items it
     return _divided(inverse)
 
 
-def _solved(penalised: Float[Tensor, "items items"]) -> Float32[Tensor, "items items"]:
+def _solved(penalised: Float[Tensor, "items items"], done: Done) -> Float32[Tensor, "items items"]:
     """`B`, from `X'X + penalty * I`, which is overwritten."""
     columns = penalised.mT  # the order in which LAPACK works in place
     torch.linalg.cholesky(columns, out=columns)
-    torch.cholesky_inverse(columns, out=columns)
+    done(1)
+    torch.cholesky_inverse(columns, out=columns)  # twice the work of the factor
+    done(THIRDS - 1)
     return _divided(penalised)
 
 

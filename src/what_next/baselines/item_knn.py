@@ -32,6 +32,7 @@ class ItemKnn(Ranking):
         shrinkage: float = 10.0,
         neighbours: float = 100,
         decay: float = 0.8,
+        events: Known | None = None,
     ) -> "ItemKnn":
         """Count.
 
@@ -41,8 +42,9 @@ class ItemKnn(Ranking):
             shrinkage: lowers the similarity of items with few users; 0 or more.
             neighbours: how many each item keeps; the lower item among equals.
             decay: how much an item of the history counts for each event that came after it, above 0, to 1: all alike.
+            events: those events, where pairs of their items were counted for another fit already.
         """
-        events = Known.of(dataset, known)
+        events = events or Known.of(dataset, known)
         norms = np.sqrt(np.bincount(events.pairs[1], minlength=events.catalogue))
         sizes = np.zeros(events.catalogue, np.int64)
         columns, values = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
@@ -55,6 +57,10 @@ class ItemKnn(Ranking):
             values.append(similar[kept])
         rows = Rows(np.append(0, sizes.cumsum()), np.concatenate(columns), np.concatenate(values))
         return cls(rows, events.shares, decay=decay)
+
+    def nearest(self, neighbours: float) -> "ItemKnn":
+        """The same with fewer neighbours of each item."""
+        return ItemKnn(self.neighbours.first(int(neighbours)), self.shares, decay=self.decay)
 
     def decayed(self, decay: float) -> "ItemKnn":
         """The same neighbours asked with another decay."""

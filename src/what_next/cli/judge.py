@@ -39,6 +39,7 @@ app = typer.Typer()
 
 SplitPart = Annotated[str, typer.Option(help="validation (to tune on) or test (to report).")]
 Baselines = Annotated[str | None, typer.Option(help='"popular,markov": these baselines alone; none: no baseline.')]
+Anew = Annotated[bool, typer.Option("--anew", help="Choose and judge baselines again, whatever is kept of them.")]
 Groups = Annotated[bool, typer.Option("--groups", help="Also by length of history, activity, popularity, cold or not.")]
 ReportFile = Annotated[Path | None, typer.Option("--report", help="The HTML page to write.")]
 
@@ -60,6 +61,7 @@ def evaluate(
     baselines: Baselines = None,
     groups: Groups = False,
     report: ReportFile = None,
+    anew: Anew = False,
     weights: Annotated[
         str | None,
         typer.Option(help='"0,0.5,2": with --report, train at these weights of the spread reward, for the trade-off.'),
@@ -83,7 +85,7 @@ def evaluate(
         raise SetupError("--baselines: these are for next items; whatnext is judged by windows; add --next-items")
     with Bars(as_json) as stages:
         windows = evaluate_windows(settings, part, given, stages) if windowed else None
-        comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages)
+        comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages, anew)
         curve = tradeoff(settings, steps, part, given, mask, stages) if steps else []
     if comparison is None:
         assert windows is not None, "it is judged by windows alone"
@@ -114,6 +116,7 @@ def compare(
     baselines: Baselines = None,
     groups: Groups = False,
     report: ReportFile = None,
+    anew: Anew = False,
     as_json: Json = False,
 ) -> None:
     """Judge several setups on the same users' next items, each beside the first; train what is missing."""
@@ -125,7 +128,7 @@ def compare(
     if report is not None:
         check_report(report)
     mask = _mask_of(next(iter(setups.values())), allowed, blocked)
-    how = {"ablations": ablations, "allowed": mask, "baselines": baselines_of(baselines)}
+    how = {"ablations": ablations, "allowed": mask, "baselines": baselines_of(baselines), "anew": anew}
     with Bars(as_json) as stages:
         comparison = compare_setups(setups, part_of(split), seeds_of(seeds), **how, stages=stages)
     _write(report, comparison)
@@ -187,10 +190,12 @@ def _names(files: list[str]) -> list[str]:
 
 
 def _write(report: Path | None, comparison: Comparison, **more: Any) -> None:
-    """The page, where one is wanted; `more` as of `write_report`."""
+    """The page, where one is wanted (`more` as of `write_report`), and what people should know."""
     if report is not None:
         write_report(comparison, report, **more)
         note(f"{report} written")
+    for line in comparison.notes:
+        note(line)
 
 
 def _show(result: dict[str, Any], as_json: bool, groups: bool) -> None:

@@ -1,18 +1,24 @@
 """Baselines at their best: their few settings are chosen on the validation users."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from what_next.baselines import BASELINES, Ease, ItemKnn, Markov
+from what_next.baselines.counts import Known
+from what_next.baselines.ease import THIRDS
 from what_next.baselines.rules import Ranking
 from what_next.data.stages import SILENT, Done, Stages
 from what_next.metrics.next_items import Targets, rank
 from what_next.state import State
 
 Allowed = Bool[np.ndarray, "items"] | None
+Settings = dict[str, float]
+Fitted = tuple[tuple[str, float], ...]
+"""Settings that something was fitted with."""
 MOST = 2000
 """Validation users that settings are chosen on, at most: always the same ones."""
 
@@ -36,11 +42,13 @@ catalogue takes thirty times as long, and would be needed for each penalty."""
 PLAIN = ("random", "popular")
 """Baselines without settings."""
 EVERY = (*PLAIN, *BASELINES)
+SHARING = ("item_knn", "ease")
+"""Baselines of pairs of items, which are counted once for all settings."""
 
 
 def tuned(
     state: State, allowed: Allowed = None, wanted: Collection[str] = EVERY, stages: Stages = SILENT
-) -> dict[str, tuple[Ranking, dict[str, float]]]:
+) -> dict[str, tuple[Ranking, Settings]]:
     """The wanted baselines that fit the catalogue, fitted to what training may know, and the settings that were chosen.
 
     Each setting in turn takes the value with the highest NDCG on the validation users' targets, judged as the setup
@@ -48,14 +56,14 @@ def tuned(
     equals. Without validation users all stay at their first. No event of the test is read. The penalty of EASE is
     chosen with the most popular items alone where there are more than `POPULAR`, and then fitted to all.
     """
-    found, targets = {}, chosen_on(state)
-    for name in BASELINES:
-        if name not in wanted or name in left_out(len(state.dataset.catalogue)):
-            continue
-        grid = grid_of(name, state)
-        done = stages.begin(f"choosing the settings of {name}", tries(grid) * len(targets))
-        found[name] = _best(name, grid, state, targets, allowed, done)
-    return found
+    search = Search.of(state, allowed, stages)
+    return {name: search.best(name) for name in had(state, wanted)}
+
+
+def had(state: State, wanted: Collection[str]) -> list[str]:
+    """The wanted baselines with settings that fit the catalogue, in the order in which they are shown."""
+    out = left_out(len(state.dataset.catalogue))
+    return [name for name in BASELINES if name in wanted and name not in out]
 
 
 def chosen_on(state: State) -> Targets:
@@ -99,34 +107,78 @@ def left_out(items: int) -> dict[str, str]:
     return {} if Ease.fits(items) else {"ease": f"{items:,} items are more than it is solved for"}
 
 
-def _best(
-    name: str, grid: Mapping[str, Sequence[float]], state: State, targets: Targets, allowed: Allowed, done: Done
-) -> tuple[Ranking, dict[str, float]]:
-    """The fitted policy with the best settings, and these."""
-    fitted: dict[tuple[tuple[str, float], ...], Ranking] = {}
-    fit, known, items = BASELINES[name], state.split.known, len(state.dataset.catalogue)
-    cheaper = {"most": POPULAR} if name == "ease" and len(targets) and items > POPULAR else {}
+@dataclass(frozen=True, eq=False)
+class Search:
+    """The choice of settings on validation targets; what several settings have in common is counted once.
 
-    def tried(settings: Mapping[str, float]) -> tuple[Ranking, float]:
-        counted = tuple(item for item in settings.items() if item[0] != "decay")
-        if counted not in fitted:
-            fitted.clear()  # one at a time in memory
-            fitted[counted] = fit(state.dataset, known, **settings, **cheaper)
-        policy = fitted[counted]
+    Attributes:
+        state: the data; `targets`: what settings are judged on (`chosen_on`); `allowed`: items that may be recommended.
+        events: what training may know.
+        stages: shows how far the work is.
+    """
+
+    state: State
+    targets: Targets
+    allowed: Allowed
+    events: Known
+    stages: Stages = SILENT
+
+    @classmethod
+    def of(cls, state: State, allowed: Allowed = None, stages: Stages = SILENT) -> "Search":
+        """Of a state."""
+        return cls(state, chosen_on(state), allowed, Known.of(state.dataset, state.split.known), stages)
+
+    def best(self, name: str) -> tuple[Ranking, Settings]:
+        """A baseline with the best settings, fitted, and these."""
+        grid = grid_of(name, self.state)
+        chosen = {setting: float(values[0]) for setting, values in grid.items()}
+        if not len(self.targets):
+            return self.fitted(name, chosen), chosen
+        done = self.stages.begin(f"choosing the settings of {name}", tries(grid) * len(self.targets))
+        fits: dict[Fitted, Ranking] = {}
+        best, reached = self._tried(name, chosen, fits, done)
+        for setting, values in grid.items():
+            for value in values[1:]:
+                settings = chosen | {setting: float(value)}
+                policy, ndcg = self._tried(name, settings, fits, done)
+                if ndcg > reached:
+                    best, reached, chosen = policy, ndcg, settings
+                for other in fits.keys() - {_counted(name, chosen)}:  # one at a time in memory
+                    del fits[other]
+        return (self.fitted(name, chosen) if self._cheaper(name) else best), chosen
+
+    def fitted(self, name: str, settings: Settings) -> Ranking:
+        """A baseline with some settings."""
+        more: dict[str, Any] = {}
+        if name == "ease":
+            more["done"] = self.stages.begin(f"solving ease for {self.events.catalogue:,} items", THIRDS)
+        return self._fit(name, settings, **more)
+
+    def _fit(self, name: str, settings: Settings, **more: Any) -> Ranking:
+        shared = {"events": self.events} if name in SHARING else {}
+        return BASELINES[name](self.state.dataset, self.state.split.known, **settings, **shared, **more)
+
+    def _tried(self, name: str, settings: Settings, fits: dict[Fitted, Ranking], done: Done) -> tuple[Ranking, float]:
+        """A baseline, or one that is nearly it and costs less, and its NDCG on the targets."""
+        counted = _counted(name, settings)
+        if counted not in fits:
+            fits[counted] = self._fit(name, settings | dict(counted), **self._cheaper(name))
+        policy, how = fits[counted], self.state.setup.evaluation
+        if isinstance(policy, ItemKnn):
+            policy = policy.nearest(settings["neighbours"])
         if isinstance(policy, Markov | ItemKnn):
-            policy = policy.decayed(settings["decay"])  # nothing needs to be counted again
-        if not len(targets):
-            return policy, 0.0
-        how = state.setup.evaluation
-        ranks = rank(policy, targets, state.histories, how.k[0], seen=how.seen, allowed=allowed, done=done)
+            policy = policy.decayed(settings["decay"])
+        ranks = rank(
+            policy, self.targets, self.state.histories, how.k[0], seen=how.seen, allowed=self.allowed, done=done
+        )
         return policy, float(ranks.ndcg.mean())
 
-    chosen = {setting: float(values[0]) for setting, values in grid.items()}
-    best, reached = tried(chosen)
-    for setting, values in grid.items() if len(targets) else ():
-        for value in values[1:]:
-            settings = chosen | {setting: float(value)}
-            policy, ndcg = tried(settings)
-            if ndcg > reached:
-                best, reached, chosen = policy, ndcg, settings
-    return (fit(state.dataset, known, **chosen) if cheaper else best), chosen
+    def _cheaper(self, name: str) -> dict[str, int]:
+        """What makes a fit for the choice cheaper than the last one."""
+        return {"most": POPULAR} if name == "ease" and self.events.catalogue > POPULAR else {}
+
+
+def _counted(name: str, settings: Settings) -> Fitted:
+    """The settings that a fit depends on: one count serves every decay, and the most neighbours serve all fewer."""
+    most = {"neighbours": float(max(GRIDS[name]["neighbours"]))} if name == "item_knn" else {}
+    return tuple((setting, value) for setting, value in (settings | most).items() if setting != "decay")

@@ -97,6 +97,7 @@ def compare(
     ablations: bool = False,
     allowed: Allowed = None,
     baselines: Collection[str] = EVERY,
+    anew: bool = False,
     stages: Stages = SILENT,
 ) -> Comparison:
     """Judge several setups on the next items of the same users, and each beside the first.
@@ -110,7 +111,8 @@ def compare(
             are learnt (`next_item`), with the same settings; for an algorithm that has more networks than its actor.
             "rewards shuffled": the same algorithm where every event earned what another one did.
         allowed: items that may be recommended; None for all.
-        baselines: beside which; `stages`: shows how far the work is.
+        baselines: beside which; `anew`: whether they are judged again (see `evaluate_next`).
+        stages: shows how far the work is.
 
     Returns:
         Its result is as of `evaluate_next`, beside `random` and the baselines; `differences` ("B - A") of each setup
@@ -132,13 +134,13 @@ def compare(
         scores[name] = evaluator.score(policies, entrant.state.histories, name)
         took = [seconds(one) for one in learned[name]]
         training[name] = {"algorithm": learned[name][0].algorithm.name, "seconds": took}
-    others, settings = rules(evaluator, state, baselines)
+    others, settings, notes = rules(evaluator, state, baselines, anew)
     scores |= others
     used = seeds or sorted({setup.seed for setup in setups.values()})
     about = protocol(state, part, evaluator, used, baselines) | {"baselines": settings}
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
     result = result_of(scores, evaluator, about, pairs) | {"training": training}
-    return Comparison(result, state, evaluator, scores, learned)
+    return Comparison(result, state, evaluator, scores, learned, notes)
 
 
 def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[str, Entrant]]:

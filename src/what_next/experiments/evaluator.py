@@ -102,13 +102,19 @@ class Evaluator:
         `histories` is what they read, where it is not what others do; `name` is what progress calls them.
         """
         done = self.stages.begin(f"judging {name}", len(policies) * len(self.targets))
-        slates, values = [], []
-        for place, policy in enumerate(policies):
-            ranks = self._rank(policy, histories or self.histories, self.seed + place, done)
-            slates.append(ranks.items)
-            values.append(self._values(ranks))
+        read = histories or self.histories
+        return self.scored([self._rank(one, read, self.seed + place, done) for place, one in enumerate(policies)])
+
+    def ranked(self, policy: Policy, name: str) -> Ranks:
+        """How one policy ranks the targets."""
+        return self._rank(policy, self.histories, self.seed, self.stages.begin(f"judging {name}", len(self.targets)))
+
+    def scored(self, ranks: Sequence[Ranks]) -> Scores:
+        """How good the rankings of a policy are, one for each seed of training."""
+        values = [self._values(one) for one in ranks]
         # Seeds are averaged before any interval: no number where a seed has none.
-        return Scores(np.stack(slates), {name: np.mean([one[name] for one in values], axis=0) for name in values[0]})
+        means = {name: np.mean([one[name] for one in values], axis=0) for name in values[0]}
+        return Scores(np.stack([one.items for one in ranks]), means)
 
     def means(
         self, scores: Mapping[str, Scores], differences: Mapping[str, tuple[str, str]] | None = None

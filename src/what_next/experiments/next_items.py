@@ -12,8 +12,9 @@ from what_next.baselines.rules import Popular, RandomItem
 from what_next.data.splits import Part
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError
-from what_next.experiments.baselines import EVERY, Allowed, left_out, searched, tuned
+from what_next.experiments.baselines import EVERY, Allowed, Search, had, left_out, searched
 from what_next.experiments.evaluator import Evaluator, Groups, Scores
+from what_next.experiments.kept import Shelf
 from what_next.experiments.models import chosen, policy, untrained
 from what_next.metrics.beyond import ItemStatistics
 from what_next.metrics.groups import events_per_active_day, groups
@@ -21,7 +22,6 @@ from what_next.metrics.next_items import Targets
 from what_next.metrics.windows import Sampling
 from what_next.settings import Setup
 from what_next.state import State
-from what_next.types import Policy
 
 RIVALS = ("random", "popular", "popular_recent", "markov", "item_knn", "ease", "untrained")
 """What each learned policy is compared with, where it is judged too."""
@@ -38,6 +38,7 @@ class Comparison:
         evaluator: whom policies were judged on, and by what.
         scores: by name of the policy, what it recommended.
         setups: of each learned policy, those of its seeds: their logs of training, their models.
+        notes: what a person should know besides: which baselines are those of an earlier run.
     """
 
     result: dict[str, Any]
@@ -45,6 +46,7 @@ class Comparison:
     evaluator: Evaluator
     scores: Mapping[str, Scores]
     setups: Mapping[str, Sequence[Setup]]
+    notes: Sequence[str] = ()
 
 
 def evaluate_next(
@@ -54,6 +56,7 @@ def evaluate_next(
     allowed: Allowed = None,
     baselines: Collection[str] = EVERY,
     stages: Stages = SILENT,
+    anew: bool = False,
 ) -> Comparison:
     """Judge the agent of any setup on next items.
 
@@ -63,19 +66,19 @@ def evaluate_next(
     Args:
         setup, part, seeds, stages: see `experiments.evaluate`.
         allowed: items that may be recommended; None for all.
-        baselines: beside which.
+        baselines: beside which. What they came to is kept beside the data (`kept`), and used again unless `anew`.
     """
     state = State.from_setup(setup)
     setups = chosen(setup, state, seeds)
     evaluator = evaluator_of(state, part, allowed, stages)
-    beside, settings = rules(evaluator, state, baselines)
+    beside, settings, notes = rules(evaluator, state, baselines, anew)
     scores = {
         "agent": evaluator.score([policy(one, state) for one in setups], name="agent"),
         "untrained": evaluator.score([untrained(one, state) for one in setups], name="untrained"),
         **beside,
     }
     about = protocol(state, part, evaluator, [one.seed for one in setups], baselines) | {"baselines": settings}
-    return Comparison(result_of(scores, evaluator, about), state, evaluator, scores, {"agent": setups})
+    return Comparison(result_of(scores, evaluator, about), state, evaluator, scores, {"agent": setups}, notes)
 
 
 def result_of(
@@ -106,16 +109,28 @@ def result_of(
 
 
 def rules(
-    evaluator: Evaluator, state: State, wanted: Collection[str] = EVERY
-) -> tuple[dict[str, Scores], dict[str, dict[str, float]]]:
-    """The scores of chance and the baselines, and the settings that validation chose for these."""
-    found = tuned(state, evaluator.allowed, wanted, evaluator.stages)
+    evaluator: Evaluator, state: State, wanted: Collection[str] = EVERY, anew: bool = False
+) -> tuple[dict[str, Scores], dict[str, dict[str, float]], list[str]]:
+    """The scores of chance and the baselines; the settings that validation chose for these; what to say about it.
+
+    What the baselines came to is kept beside the data, and used again unless `anew`.
+    """
     assert evaluator.statistics is not None
     plain = {"random": RandomItem(evaluator.catalogue), "popular": Popular(evaluator.statistics.counts)}
-    policies: dict[str, Policy] = {name: rule for name, rule in plain.items() if name in wanted}
-    policies |= {name: rule for name, (rule, _) in found.items()}
-    scores = {name: evaluator.score([rule], name=name) for name, rule in policies.items()}
-    return scores, {name: settings for name, (_, settings) in found.items()}
+    scores = {name: evaluator.score([rule], name=name) for name, rule in plain.items() if name in wanted}
+    search = Search.of(state, evaluator.allowed, evaluator.stages)
+    shelf = Shelf.of(state, search.targets, evaluator.allowed, anew)
+    kept = shelf.judging(evaluator.targets, max(evaluator.ks), evaluator.seen, evaluator.allowed, evaluator.seed)
+    settings = {}
+    for name in had(state, wanted):
+        found = kept.read(name)
+        if found is None:
+            chosen = shelf.settings(name)
+            policy, chosen = search.best(name) if chosen is None else (search.fitted(name, chosen), chosen)
+            found = chosen, evaluator.ranked(policy, name)
+            kept.write(name, *found)
+        settings[name], scores[name] = found[0], evaluator.scored([found[1]])
+    return scores, settings, shelf.told()
 
 
 def protocol(

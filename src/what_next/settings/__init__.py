@@ -14,6 +14,7 @@ from what_next.settings.groups import (
     Selection,
     Server,
     SplitSettings,
+    WorldSettings,
 )
 from what_next.settings.reference import Setting, reference, settings_of, template
 from what_next.settings.schema import listed
@@ -35,6 +36,7 @@ __all__ = [
     "Setting",
     "Setup",
     "SplitSettings",
+    "WorldSettings",
     "known_encoders",
     "known_rewards",
     "listed",

@@ -174,6 +174,25 @@ class Inputs(Group):
     )
     rewards: bool = Field(default=False, description="whether the encoder reads the log's reward of each event")
     gaps: bool = Field(default=False, description="whether the encoder reads the time since the event before")
+    context: bool = Field(
+        default=False, description="whether the encoder reads all numbers of each event; in a world: what else is seen"
+    )
+    slates: bool = Field(
+        default=False, description="whether an event is a slate that was shown and what was clicked of it: in a world"
+    )
+
+
+class WorldSettings(Group):
+    """A world to act in, and how an agent learns and is judged there."""
+
+    name: str | None = Field(
+        default=None, description="simulate: the world, and a preset of it: boredom:SlateTopK-Bored-v0"
+    )
+    ideal: bool = Field(default=False, description="simulate: whether the agent sees what is hidden of the users")
+    users: int = Field(default=1024, gt=0, description="simulate: users who are acted on at once in training")
+    window: int = Field(default=20, gt=0, description="simulate: slates of each of them that make one experience")
+    steps: int = Field(default=2_000_000, gt=0, description="simulate: slates to learn from in all")
+    episodes: int = Field(default=500, gt=1, description="simulate: users who are played to judge a policy")
 
 
 class Loss(Group):

@@ -27,6 +27,7 @@ from what_next.settings.groups import (
     Selection,
     Server,
     SplitSettings,
+    WorldSettings,
     reward_group,
 )
 from what_next.settings.plugins import installed, names, pending
@@ -159,6 +160,7 @@ class Setup(Group):
         "out); whatnext without window reads at most so many events at once; also how far back a transformer looks",
     )
     inputs: Inputs = Inputs()
+    world: WorldSettings = WorldSettings()
     loss: Loss = Loss()
     discount: float = Field(default=0.5, ge=0, lt=1, description="worth of a reward one event later, not one day later")
     n_step: int = Field(default=1, gt=0, description="how many rewards a target of temporal differences sums up")

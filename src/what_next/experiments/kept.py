@@ -1,0 +1,167 @@
+"""What tuned baselines came to, kept beside the data, so that it need not be found again.
+
+A file for each baseline and each set of targets, in a folder `NAME.baselines` beside `NAME.parquet`. Its name holds
+hashes of all that it follows from: the events, the code, how settings were chosen, and what was judged. A file of other
+events or other code is never read, and goes when a new one is written.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from what_next import baselines, data, metrics, retrieval
+from what_next.data.files import write_files
+from what_next.errors import SaveError
+from what_next.metrics.next_items import Ranks, Targets
+from what_next.metrics.places import Places
+from what_next.state import State
+
+Allowed = Bool[np.ndarray, "items"] | None
+Settings = dict[str, float]
+PARTS = ("items", "above", "tied")
+
+
+@dataclass(frozen=True, eq=False)
+class Shelf:
+    """Where the baselines of some data and choice are kept.
+
+    Attributes:
+        folder: beside the data.
+        events: hash of the log and of the code; `choice`: of what settings are chosen on.
+        anew: whether nothing is read, but all found again and kept.
+        used: the baselines whose results were read; `notes`: what a person should know of the others.
+    """
+
+    folder: Path
+    events: str
+    choice: str
+    anew: bool = False
+    used: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, state: State, chosen_on: Targets, allowed: Allowed, anew: bool = False) -> "Shelf":
+        """Of a state, whose settings are chosen on some targets among the `allowed` items."""
+        dataset, split, how = state.dataset, state.split, state.setup.evaluation
+        times = dataset.timestamps
+        log = [dataset.offsets, dataset.items, *([] if times is None else [times]), len(dataset.catalogue), _code()]
+        may = [] if allowed is None else [allowed]
+        choice = [split.known, chosen_on.hash, len(chosen_on), how.targets, how.k[0], how.seen, *may]
+        path = state.setup.data
+        return cls(path.with_name(f"{path.stem}.baselines"), _hash(log), _hash(choice), anew)
+
+    def judging(self, targets: Targets, k: int, seen: bool, allowed: Allowed, seed: int) -> "Judged":
+        """The files of rankings of some targets."""
+        may = [] if allowed is None else [allowed]
+        return Judged(self, targets, k, _hash([targets.hash, targets.catalogue, k, seen, seed, *may]))
+
+    def settings(self, name: str) -> Settings | None:
+        """What was chosen for a baseline, whatever it was judged on; None where nothing is kept."""
+        for path in [] if self.anew else sorted(self.folder.glob(f"{self.events}-{name}-{self.choice}-*.safetensors")):
+            try:
+                with safe_open(path, "numpy") as file:
+                    return _settings_in(file.metadata())
+            except (OSError, SafetensorError, ValueError):
+                continue  # said by whoever reads the ranking, or of no concern
+        return None
+
+    def told(self) -> list[str]:
+        """What a person should know."""
+        if not self.used:
+            return self.notes
+        names = ", ".join(self.used)
+        return [f"{names}: as they were judged before, kept in {self.folder}; --anew judges them again", *self.notes]
+
+    def path(self, name: str, judged: str) -> Path:
+        """The file of a baseline."""
+        return self.folder / f"{self.events}-{name}-{self.choice}-{judged}.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The kept rankings of some targets, in slates of `k`."""
+
+    shelf: Shelf
+    targets: Targets
+    k: int
+    key: str
+
+    def read(self, name: str) -> tuple[Settings, Ranks] | None:
+        """The settings and the ranking of a baseline; None where they are not kept, or damaged, which is noted."""
+        path = self.shelf.path(name, self.key)
+        if self.shelf.anew or not path.is_file():
+            return None
+        try:
+            with safe_open(path, "numpy") as file:
+                settings = _settings_in(file.metadata())
+                found = self._checked({part: file.get_tensor(part) for part in PARTS})
+        except (OSError, SafetensorError, ValueError) as error:
+            self.shelf.notes.append(f"{path}: is damaged ({error}); {name} is computed anew")
+            return None
+        self.shelf.used.append(name)
+        return settings, found
+
+    def write(self, name: str, settings: Settings, ranks: Ranks) -> None:
+        """Keep what was found; a folder that cannot be written to is noted."""
+        path, places = self.shelf.path(name, self.key), ranks.places
+        parts = {"items": ranks.items, "above": places.above, "tied": places.tied}
+        arrays = {part: np.ascontiguousarray(one, np.int32) for part, one in parts.items()}
+        content = save(arrays, {"settings": json.dumps(settings)})
+        try:
+            write_files({path: lambda file: file.write(content)})
+        except SaveError as error:
+            self.shelf.notes.append(f"what {name} came to is not kept: {error}")
+            return
+        for old in path.parent.glob(f"*-{name}-*.safetensors"):
+            if not old.name.startswith(f"{self.shelf.events}-"):
+                old.unlink(missing_ok=True)
+
+    def _checked(self, arrays: dict[str, np.ndarray]) -> Ranks:
+        """The ranking, if these arrays can be one of the targets."""
+        shape, rows = self.targets.sets.shape, len(self.targets)
+        shapes = {"items": (rows, self.k), "above": shape, "tied": shape}
+        for part, one in arrays.items():
+            if one.shape != shapes[part] or one.dtype != np.int32:
+                raise ValueError(f"its {part} are {one.dtype} {one.shape}")
+        items, above, tied = (arrays[part] for part in PARTS)
+        if items.min(initial=-1) < -1 or items.max(initial=-1) >= self.targets.catalogue:
+            raise ValueError("it names items that there are not")
+        if above.min(initial=0) < 0 or tied.min(initial=1) < 1:
+            raise ValueError("its places are none")
+        counts = (self.targets.sets >= 0).sum(axis=1)
+        places = Places(above.astype(np.int64), tied.astype(np.int64), counts)
+        return Ranks(items, places, self.targets.rewards)
+
+
+def _settings_in(metadata: dict[str, str] | None) -> Settings:
+    """The settings that a file holds; raises a `ValueError` where it holds none."""
+    found: Any = json.loads((metadata or {}).get("settings", ""))
+    if not isinstance(found, dict):
+        raise ValueError("its settings are none")
+    return {str(key): float(value) for key, value in found.items()}
+
+
+def _hash(values: Iterable[object]) -> str:
+    """Short SHA-256 over arrays and plain values."""
+    digest = hashlib.sha256()
+    for value in values:
+        one = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+        digest.update(len(one).to_bytes(8, "little") + one)
+    return digest.hexdigest()[:12]
+
+
+@cache
+def _code() -> str:
+    """Of all code that a ranking follows from: nobody has to remember to raise a version number."""
+    rooms = (Path(str(room.__file__)).parent for room in (baselines, data, metrics, retrieval))
+    files = sorted(file for room in rooms for file in room.glob("*.py"))
+    return _hash(file.read_bytes() for file in (*files, Path(__file__).with_name("baselines.py")))
