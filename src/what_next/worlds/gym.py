@@ -234,7 +234,7 @@ def _key(rng: np.random.Generator) -> UInt64[np.ndarray, ""]:
 
 def register() -> None:
     """Make the project's worlds known to Gymnasium."""
-    for name in OWN:
+    for name in (*OWN, "fitted"):
         identity = f"what_next/{name.capitalize()}-v0"
         if identity not in gymnasium.registry:
             gymnasium.register(
