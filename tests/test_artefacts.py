@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import what_next as wn
-from what_next import Agent, Catalogue, Environment, State
+from what_next import Agent, Catalogue, Environment, LearnedPolicy, State
 from what_next.data.files import write_files
 from what_next.errors import ModelError, SaveError
 from what_next.training import checkpoint

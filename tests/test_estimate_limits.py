@@ -12,6 +12,7 @@ from what_next.data.decisions.reader import read_log
 from what_next.errors import SetupError
 from what_next.off_policy import Reading, estimate_policy, gate, judge
 from what_next.off_policy.behaviour import estimate_behaviour
+from what_next.off_policy.decisions import Options
 
 from .off_policy_logs import ITEMS, decided, log_fixture, refused_fixture, run, told_fixture, write  # noqa: F401
 
@@ -183,9 +184,9 @@ def test_the_gate_makes_no_estimate_but_the_one_that_decides(log: Path, monkeypa
     for name in ("estimate", "difference"):
         made = getattr(judge, name)
 
-        def watched(*words, made=made, **named):
-            asked.append(named.get("only"))
-            return made(*words, **named)
+        def watched(*words, made=made):
+            asked.append(next(one.only for one in words if isinstance(one, Options)))
+            return made(*words)
 
         monkeypatch.setattr(judge, name, watched)
     every = estimate_policy(Reading(log), "uniform")["estimates"]

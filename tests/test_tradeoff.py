@@ -14,6 +14,7 @@ from what_next.rewards import Diversity, Logged, Spread
 from what_next.settings import RewardSettings
 
 from .conftest import SetupOf
+from .test_stages import Told
 
 
 @pytest.fixture
@@ -50,7 +51,10 @@ def test_each_weight_is_trained_once_beside_the_setup_and_judged_on_the_same_tar
 
 
 def test_a_weight_is_judged_as_its_setup_is(setup: Setup) -> None:
-    ((_, found),) = tradeoff(setup, [0.5], "validation")
+    stages = Told()
+    ((_, found),) = tradeoff(setup, [0.5], "validation", stages=stages)
+    assert stages.names[0] == "weights of the spread"
+    assert stages.came_to_their_ends()
     alone = of_seed(with_spread(setup, 0.5), setup.seed)
     state = State.from_setup(alone)
     evaluator = evaluator_of(state, "validation")

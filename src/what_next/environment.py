@@ -19,7 +19,7 @@ from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import Source, source_of
+from what_next.sources import Source, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
 from what_next.training.monitor import Monitor
@@ -74,7 +74,8 @@ class Report:
         """A few lines for people."""
         if self.recommendations:
             return Group(*self.recommendations)
-        trained = f"trained on {self.histories:,} histories ({self.passes:.1f} passes over the training users)"
+        passes = f" ({self.passes:.1f} passes over the training users)" if self.passes else ""
+        trained = f"trained on {self.histories:,} histories{passes}"
         lines = [f"{trained}; {self.targets:,} targets in {self.seconds:.0f} s"]
         if self.steps:
             last = self.steps[-max(1, len(self.steps) // 10) :]
@@ -127,7 +128,11 @@ class Environment:
     def from_setup(cls, setup: Setup | str | Path, *, resume: bool = False, force: bool = False) -> "Environment":
         """State, agent and environment of a setup, or of the path of one."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
-        state = State.open(setup, resume=resume)
+        if setup.world.name is not None:
+            state = state_in(world_of(setup), setup)
+            setup = state.setup
+        else:
+            state = State.open(setup, resume=resume)
         return cls(Agent(setup, state.space), state, setup, resume=resume, force=force)
 
     def run_sim(self) -> Report:
@@ -148,7 +153,11 @@ class Environment:
         agent, state, setup, source = self.agent, self.state, self.setup, self.source
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue, self.origin)
-        if setup.patience and not len(state.split.validation):
+        if (
+            setup.patience
+            and not len(state.split.validation)
+            and setup.patience != setup.algorithm.defaults().get("patience")
+        ):
             raise SetupError("patience is set, and the split has no validation users; raise split.validation")
         check_paths(setup.model_paths)
         if weights := self.origin or (setup.model_agent_path if self.resume else None):
@@ -157,6 +166,8 @@ class Environment:
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if self.origin:
             checkpoint.start_from(agent, self.origin)
+        elif not self.resume:
+            source.prepare(agent)
         agent.horizon = source.horizon
         source.resume(agent.histories, agent.steps)
         monitor = self._monitor(run)
@@ -178,7 +189,7 @@ class Environment:
                     agent.spent = (before + time.perf_counter() - start) / setup.seconds
                     agent.deadline = start + setup.seconds - before
             seconds = time.perf_counter() - start
-            monitor.finish()
+            monitor.finish(ended=self.done() or monitor.over)
         return self._report(monitor, seconds)
 
     def _cycle(self) -> Step:
@@ -200,6 +211,8 @@ class Environment:
             data=self.state.dataset.name,
             split=self.state.split.hash,
             horizon=self.agent.horizon,
+            save_every=self.source.save_every,
+            patience=self.setup.patience if len(self.state.split.validation) else None,
             chosen=self.source.chosen,
             resumed=self.resume,
         )
@@ -226,7 +239,7 @@ class Environment:
             tuple(monitor.steps),
             monitor.valid,
             self.setup.model_paths,
-            passes=self.agent.histories / len(self.state.train_users),
+            passes=self.agent.histories / len(users) if len(users := self.state.train_users) else 0.0,
             alarms=tuple(monitor.alarms.raised.values()),
             stopped=not (self.done() or monitor.over),
         )

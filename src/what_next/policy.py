@@ -14,7 +14,7 @@ from what_next.algorithms import Algorithm
 from what_next.data import Catalogue, Dataset
 from what_next.models.encoders import Encoder
 from what_next.models.item_space import ItemSpace
-from what_next.retrieval import ByScore, Exact, Rescored
+from what_next.retrieval import ByScore, Exact, Rescored, SlotBySlot
 from what_next.retrieval.approximate import Approximate, ApproximateIndex
 from what_next.retrieval.choosing import of_slates
 from what_next.settings import Setup, SplitSettings
@@ -58,6 +58,7 @@ class LearnedPolicy:
     def __init__(self, agent: Agent, state: State, search: Search | None = None) -> None:
         self.agent, self.state, self.search = agent, state, search
         self._exact: Exact | None = None
+        self._balanced: SlotBySlot | None = None
 
     def __repr__(self) -> str:
         return f"LearnedPolicy({self.agent!r})"
@@ -109,7 +110,7 @@ class LearnedPolicy:
         same candidates as whoever serves it.
         """
         ranked = self._example().ranked
-        if ranked is None or ranked.rescored:
+        if ranked is None or ranked.rescored or ranked.traits is not None:
             return self
         vectors = np.ascontiguousarray(ranked.vectors.detach().float().cpu().numpy())
         return LearnedPolicy(self.agent, self.state, Search(ApproximateIndex.of(vectors), candidates))
@@ -123,7 +124,8 @@ class LearnedPolicy:
     @property
     def sampler(self) -> Sampler:
         """How the agent draws of itself: values are no logits to draw by, so that the best is taken."""
-        return Greedy() if self.agent.setup.algorithm.needs_critic else Softmax()
+        algorithm = self.agent.setup.algorithm
+        return Greedy() if algorithm.needs_critic or algorithm.draws_points else Softmax()
 
     def states(self, history: History) -> Proposal:
         """Where the actor points to after some histories, of which only the latest events may count."""
@@ -168,6 +170,10 @@ class LearnedPolicy:
             self._exact = Exact(ranked.vectors)
         if ranked.rescored:
             return Rescored(self._exact, ranked)
+        if ranked.traits is not None:
+            if self._balanced is None or self._balanced.traits is not ranked.traits:
+                self._balanced = SlotBySlot(self._exact, ranked.traits)
+            return self._balanced
         return (
             self._exact if self.search is None else Approximate(self._exact, self.search.index, self.search.candidates)
         )

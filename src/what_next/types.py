@@ -323,6 +323,8 @@ class Ranked:
         vectors: of the items; they have the points' number of columns.
         rescored: how many of the best by that score are put in order anew by `rescore`; 0 for none.
         rescore: scores of some items for each of some rows of the proposals, which go before those by the vectors.
+        traits: by which an item that was chosen keeps like ones out of the slate: scores fall by the point's last entry
+            times `<traits, traits of the chosen>`; None: no item has a say in the next ones.
     """
 
     vectors: Float[Tensor, "items dim"]
@@ -330,6 +332,7 @@ class Ranked:
     rescore: Callable[[Int64[Tensor, "rows candidates"], Int64[Tensor, "rows"]], Float[Tensor, "rows candidates"]] | (
         None
     ) = None
+    traits: Float[Tensor, "items traits"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,7 +352,7 @@ class Proposal:
     score: Score | None = None
     ranked: Ranked | None = None
     values: Score | None = None
-    encoded: Float[Tensor, "batch dim"] | None = None
+    encoded: Float[Tensor, "batch width"] | None = None
     factors: Factors | None = None
 
     def __len__(self) -> int:
@@ -363,10 +366,13 @@ class Events:
     Attributes:
         items: positions in the catalogue; -1 is padding, at the end of a row.
         numbers: what else is known of each event, standardised: its reward, the time since the one before.
+        shown: of events in a world, the slate that was shown; -1 pads. clicks: which of its items were clicked.
     """
 
     items: Int64[Tensor, "batch time"]
     numbers: Float[Tensor, "batch time numbers"]
+    shown: Int64[Tensor, "batch time slots"] | None = None
+    clicks: Float[Tensor, "batch time slots"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -384,10 +390,16 @@ class Batch:
         discounts: worth of the state that the action leads to; 0 where the history ends with it.
         histories: how many user histories the batch counts as.
         returns: discounted sum of all rewards from the step on that training may know of the user, also beyond the row.
-        propensities: the chance with which whoever chose it took the action.
-        values: what whoever chose it expected of the action.
+        propensities: the chance with which whoever chose it took the action; of a slate, of all its items in this
+            order; of a point that was drawn, its density.
+        values: what whoever chose it expected of the action, or of the state.
         others: items whose reward at every step of a row is known as well (bandit feedback), and `other_rewards`.
         matches, fallback: of the selected items, as in `Product`.
+        shown, clicks: in a world, the slate of each event, and which of its items were clicked.
+        slates: in a world, what was chosen after each event; `actions` are the first slots.
+        points: where the slates were chosen from, for a policy that draws points.
+        begins: in a world, the events with which another user takes the row's place: nothing before them is known.
+        carried: what the encoder knew before the first event of each row, flattened.
 
     What is None is not known.
     """
@@ -406,6 +418,12 @@ class Batch:
     other_rewards: Float32[np.ndarray, "batch time others"] | None = None
     matches: Int64[np.ndarray, "batch time"] | None = None
     fallback: Bool[np.ndarray, "batch time"] | None = None
+    shown: Int32[np.ndarray, "batch time slots"] | None = None
+    clicks: Bool[np.ndarray, "batch time slots"] | None = None
+    slates: Int32[np.ndarray, "batch time slots"] | None = None
+    points: Float32[np.ndarray, "batch time dim"] | None = None
+    begins: Bool[np.ndarray, "batch time"] | None = None
+    carried: Float32[np.ndarray, "batch carried"] | None = None
 
     @property
     def lengths(self) -> Int64[np.ndarray, "batch"]:
@@ -454,6 +472,30 @@ class Transitions:
     discounts: Float[Tensor, "steps"]
     returns: Float[Tensor, "steps"]
     step_discounts: Float[Tensor, "steps"]
+
+
+@dataclass(frozen=True, eq=False)
+class Choices(Transitions):
+    """Transitions of whom the chance of each choice is known, as algorithms that learn by acting read them.
+
+    Attributes:
+        slates: what was chosen, of which `actions` are the first slots; -1 pads.
+        propensities: the logarithm of the chance with which whoever chose took the slate, or of the point's density.
+        expected: the value of the state at that time. `returns` are what it should have been, estimated.
+        points: where the slates were chosen from, for a policy that draws points.
+        numbers, next_numbers: what else was seen, before and after the slate.
+        clicks: which of the slate's items were clicked.
+        answered: where `next_numbers` and `clicks` are known, and of the same user.
+    """
+
+    slates: Int64[Tensor, "steps slots"]
+    propensities: Float[Tensor, "steps"]
+    expected: Float[Tensor, "steps"]
+    points: Float[Tensor, "steps columns"]
+    numbers: Float[Tensor, "steps numbers"]
+    next_numbers: Float[Tensor, "steps numbers"]
+    clicks: Float[Tensor, "steps slots"]
+    answered: Bool[Tensor, "steps"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,11 @@
 """A log that every estimator can read, one that knows nothing of the policy, and short ways to judge them."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from what_next.off_policy.decisions import Decisions, Target
-from what_next.off_policy.estimate import estimate
+from what_next.off_policy.estimate import PLAIN, estimate
 
 from .bandits import bandit
 
@@ -14,8 +16,8 @@ ONE_STEP = ["ips", "clipped_ips", "snips", "dm", "dr", "switch_dr", "mips"]
 SEQUENCES = ["per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe"]
 
 
-def told(decisions=LOG, target=TARGET, *, resamples=100, **more):
-    return estimate(decisions, target, resamples=resamples, **more)
+def told(decisions=LOG, target=TARGET, *, options=PLAIN, resamples=100, **more):
+    return estimate(decisions, target, replace(options, resamples=resamples, **more))
 
 
 def means(result):

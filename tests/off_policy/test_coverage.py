@@ -4,6 +4,7 @@ Every log of the intervals' tests has 2,000 decisions and weights below 10.
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def covered(repetitions: int, resamples: int) -> tuple[Counter, Counter]:
     for seed in range(repetitions):
         decisions, target, behaviour = LINEAR.draw(ROWS, seed)
         options = Options(behaviour=behaviour, clusters=LINEAR.clusters)
-        result = estimate(decisions, target, options=options, resamples=resamples, seed=seed)
+        result = estimate(decisions, target, replace(options, resamples=resamples, seed=seed))
         for name, one in result["estimates"].items():
             assert one["refused"] is None
             held[name] += one["low"] <= LINEAR.value <= one["high"]
@@ -69,7 +70,7 @@ def covered_by_averages(repetitions: int, resamples: int) -> int:
     held = 0
     for seed in range(repetitions):
         decisions, aimed, _ = world.draw(ROWS, seed)
-        told = estimate(decisions, aimed, options=Options(clusters=clusters), only="mips", resamples=resamples)
+        told = estimate(decisions, aimed, Options(clusters=clusters, only="mips", resamples=resamples))
         one = told["estimates"]["mips"]
         assert one["refused"] is None
         held += one["low"] <= world.value <= one["high"]
@@ -92,7 +93,7 @@ def test_a_sound_log_is_never_refused(world: Bandit, known: bool):
     for seed in range(1000):
         decisions, target, behaviour = world.draw(ROWS, seed)
         options = Options(behaviour=behaviour if known else None, penalties=(1.0,))
-        found = estimate(decisions, target, options=options, resamples=1, seed=seed)["estimates"]
+        found = estimate(decisions, target, replace(options, resamples=1, seed=seed))["estimates"]
         assert not any(one["refused"] for one in found.values())
 
 

@@ -257,7 +257,7 @@ def test_sequences_are_told_where_units_go_on_and_a_discount_is_given():
 def test_a_difference_is_paired():
     other = Target(LOG.propensities, BEHAVIOUR @ LOG.vectors, BEHAVIOUR)
     options = Options(behaviour=BEHAVIOUR)
-    found = difference(LOG, TARGET, other, options=options, resamples=300)
+    found = difference(LOG, TARGET, other, replace(options, resamples=300))
     one, two = (told(target=target, options=options, resamples=300) for target in (TARGET, other))
     for name in ONE_STEP:
         assert found[name]["mean"] == pytest.approx(means(one)[name] - means(two)[name])
@@ -268,5 +268,5 @@ def test_a_difference_is_paired():
 
 
 def test_a_policy_differs_from_itself_by_nothing():
-    for one in difference(LOG, TARGET, TARGET, resamples=50).values():
+    for one in difference(LOG, TARGET, TARGET, Options(resamples=50)).values():
         assert (one["mean"], one["low"], one["high"]) == (0, 0, 0)

@@ -42,7 +42,7 @@ def test_no_result_holds_what_is_no_number(propensity, reward):
     strict(result)
     assert result["diagnostics"]["ess"] == pytest.approx(1)
     assert result["estimates"]["ips"]["refused"]
-    strict(difference(log, TARGET, TARGET, force=True, resamples=20))
+    strict(difference(log, TARGET, TARGET, Options(force=True, resamples=20)))
 
 
 def test_extreme_trajectories_and_slates_are_told_without_a_warning():

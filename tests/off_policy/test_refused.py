@@ -123,8 +123,8 @@ def test_a_difference_with_refused_evidence_is_refused():
     log, target, behaviour = apart()
     sound = Target(log.propensities, np.tile(behaviour, (2000, 1)), np.tile(behaviour, (2000, 1)))
     for pair, which in (((target, sound), "the policy: "), ((sound, target), "the other policy: ")):
-        for one in difference(log, *pair, resamples=20).values():
+        for one in difference(log, *pair, Options(resamples=20)).values():
             assert one["refused"].startswith(which)
             assert one["mean"] is None
-    forced = difference(log, target, sound, resamples=20, force=True)["ips"]
+    forced = difference(log, target, sound, Options(resamples=20, force=True))["ips"]
     assert (forced["mean"], forced["forced"]) == (-1, True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from what_next.off_policy.decisions import Options
 from what_next.off_policy.estimate import difference, estimate
 
 from .slate_worlds import CLASSIC, MILD, A, B, SlateWorld
@@ -23,13 +24,13 @@ def test_the_worse_of_two_policies_is_not_said_to_be_better():
     better = replace(CLASSIC, target=B).draw(6000, seed=1)[1]
     truth = CLASSIC.value(A) - CLASSIC.value(B)
     assert truth == pytest.approx(2 * -0.108, abs=0.001)
-    apart = difference(log, worse, better, resamples=500)
+    apart = difference(log, worse, better, Options(resamples=500))
     right = {name for name, one in apart.items() if one["refused"] is None}
     assert right == GIVEN_ABOVE
     for name in right:
         assert apart[name]["high"] < 0
         assert apart[name]["low"] < truth < apart[name]["high"]
-    wrong = difference(log, worse, better, only="snips", force=True, resamples=500)["snips"]
+    wrong = difference(log, worse, better, Options(only="snips", force=True, resamples=500))["snips"]
     assert wrong["low"] > 0  # what it would have said
     assert "nothing in this estimate corrects for how those came about" in wrong["refused"]
 
@@ -37,7 +38,7 @@ def test_the_worse_of_two_policies_is_not_said_to_be_better():
 @pytest.mark.parametrize(("marginal", "right"), [(False, GIVEN_ABOVE), (True, MARGINAL)])
 def test_each_kind_of_chances_has_its_own_estimates(marginal: bool, right: set[str]):
     log, target = MILD.draw(2000, seed=0, marginal=marginal)
-    result = estimate(log, target, resamples=2)
+    result = estimate(log, target, Options(resamples=2))
     assert offered(result) == right
     assert set(result["estimates"]) == GIVEN_ABOVE | MARGINAL
 
@@ -47,14 +48,14 @@ def test_a_slate_with_a_gap_does_not_tell_how_its_lower_items_came_about():
     kept = np.arange(6000) != 1  # the second slot of the first slate
     some = {name: getattr(log, name)[kept] for name in ("units", "actions", "rewards", "propensities", "positions")}
     gap = replace(log, **some, slates=log.slates[kept], contexts=log.contexts[kept])
-    found = estimate(gap, type(target)(target.chances[kept]), resamples=2)["estimates"]
+    found = estimate(gap, type(target)(target.chances[kept]), Options(resamples=2))["estimates"]
     assert all("lack the row of a position above" in found[name]["refused"] for name in GIVEN_ABOVE - {"cascade_dr"})
 
 
 def test_slates_of_one_row_are_decisions_like_any_others():
     world = replace(MILD, length=1)
     log, target = world.draw(2000, seed=0)
-    assert {"ips", "snips", "dr"} <= offered(estimate(log, target, resamples=2))
+    assert {"ips", "snips", "dr"} <= offered(estimate(log, target, Options(resamples=2)))
 
 
 def covered(world: SlateWorld, names: set[str], repetitions: int, resamples: int, *, marginal: bool = False) -> Counter:
@@ -62,7 +63,7 @@ def covered(world: SlateWorld, names: set[str], repetitions: int, resamples: int
     held, value = Counter(dict.fromkeys(names, 0)), world.value(world.target)
     for seed in range(repetitions):
         log, target = world.draw(700, seed, marginal=marginal)
-        found = estimate(log, target, resamples=resamples, seed=seed)["estimates"]
+        found = estimate(log, target, Options(resamples=resamples, seed=seed))["estimates"]
         for name in names:
             one, per = found[name], 1 if found[name]["per"] == "slate" else world.length
             assert one["refused"] is None, one["refused"]

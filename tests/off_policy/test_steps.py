@@ -136,7 +136,7 @@ def test_one_estimate_alone_is_what_it_is_among_all(name):
     for number, one in among.items():
         assert alone["estimates"][name][number] == (pytest.approx(one) if isinstance(one, float) else one)
     assert alone["left_out"] == {}
-    apart = difference(LOG, TARGET, Target(LOG.propensities, BEHAVIOUR @ LOG.vectors), options=options, only=name)
+    apart = difference(LOG, TARGET, Target(LOG.propensities, BEHAVIOUR @ LOG.vectors), replace(options, only=name))
     assert list(apart) == [name]
 
 

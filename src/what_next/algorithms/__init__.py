@@ -5,6 +5,7 @@ line in `KNOWN`. Others are found through the entry point group `what_next.algor
 (`settings.plugins`), or are passed as an object from Python.
 """
 
+from what_next.algorithms.a2c import A2c
 from what_next.algorithms.base import Algorithm
 from what_next.algorithms.bcq import Bcq
 from what_next.algorithms.cql import Cql
@@ -15,6 +16,7 @@ from what_next.algorithms.dqn import Dqn
 from what_next.algorithms.hac import Hac
 from what_next.algorithms.iql import Iql
 from what_next.algorithms.next_item import NextItem
+from what_next.algorithms.ppo import Ppo
 from what_next.algorithms.reinforce import Reinforce
 from what_next.algorithms.sa2c import Sa2c
 from what_next.algorithms.sac_rec import SacRec
@@ -42,10 +44,13 @@ KNOWN: tuple[type[Algorithm], ...] = (
     Td3,
     Td3Bc,
     Hac,
+    A2c,
+    Ppo,
 )
 
 __all__ = [
     "KNOWN",
+    "A2c",
     "Algorithm",
     "Bcq",
     "Cql",
@@ -56,6 +61,7 @@ __all__ = [
     "Hac",
     "Iql",
     "NextItem",
+    "Ppo",
     "Reinforce",
     "Sa2c",
     "SacRec",

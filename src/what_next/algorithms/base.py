@@ -98,10 +98,11 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     preset: ClassVar[Mapping[str, object]] = {
         "split": "leave_last_out",
         "dim": 128,
-        "passes": 30,
+        "passes": 60,
+        "patience": 2,
         "batch_size": None,
         "dropout": 0.5,
-        "learning_rate": 4e-3,
+        "learning_rate": 2e-3,
         "weight_decay": 0.1,
     }
     """Settings whose defaults are others for this algorithm than for `whatnext`; those of its bases hold too."""
@@ -119,6 +120,11 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         for base in reversed(cls.__mro__):
             found |= vars(base).get("preset", {})
         return found
+
+    @property
+    def draws_points(self) -> bool:
+        """Whether it explores by points that it draws; the best items are taken for each. Else it draws items."""
+        return False
 
     @property
     def polyak(self) -> float:
@@ -168,6 +174,14 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def vectors(self, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
         """What the points of `propose` are multiplied with; for the nearest by distance, see `nearest`."""
         return vectors
+
+    def columns(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
+        """The same for an algorithm whose actor has a say in it."""
+        return self.vectors(vectors)
+
+    def traits(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items traits"] | None:
+        """By which an item keeps like ones out of a slate (`types.Ranked`); None: it does not."""
+        return None
 
     @property
     def rescored(self) -> int:

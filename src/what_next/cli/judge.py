@@ -25,6 +25,7 @@ from what_next.data import Dataset
 from what_next.errors import SetupError
 from what_next.experiments import by_windows, evaluate_next, evaluate_windows
 from what_next.experiments.compare import compare as compare_setups
+from what_next.experiments.next_items import Comparison
 from what_next.experiments.tradeoff import check as check_tradeoff
 from what_next.experiments.tradeoff import tradeoff
 from what_next.experiments.tuning import Trial
@@ -76,7 +77,7 @@ def evaluate(
         raise SetupError("--weights: is shown on the page; name the page with --report FILE")
     if steps:
         check_tradeoff(settings, steps)
-    if report:
+    if report is not None:
         check_report(report)
     windowed, others = by_windows(settings) and mask is None, baselines_of(baselines)
     alone = windowed and not (next_items or report or groups)
@@ -85,16 +86,12 @@ def evaluate(
     with Bars(as_json) as stages:
         windows = evaluate_windows(settings, part, given, stages) if windowed else None
         comparison = None if alone else evaluate_next(settings, part, given, mask, others, stages, anew)
+        curve = tradeoff(settings, steps, part, given, mask, stages) if steps else []
     if comparison is None:
         assert windows is not None, "it is judged by windows alone"
         _show(windows, as_json, groups)
         return
-    if report:
-        curve = tradeoff(settings, steps, part, given, mask) if steps else []
-        write_report(comparison, report, windows=windows, weighted=curve)
-        note(f"{report} written")
-    for line in comparison.notes:
-        note(line)
+    _write(report, comparison, windows=windows, weighted=curve)
     _show(comparison.result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
 
 
@@ -128,17 +125,13 @@ def compare(
         raise SetupError("compare: give two setup files or more, or one with --ablations")
     overrides = [word for word in words if word not in files]
     setups = {name: Setup.read(file, overrides) for name, file in zip(_names(files), files, strict=True)}
-    if report:
+    if report is not None:
         check_report(report)
     mask = _mask_of(next(iter(setups.values())), allowed, blocked)
     how = {"ablations": ablations, "allowed": mask, "baselines": baselines_of(baselines), "anew": anew}
     with Bars(as_json) as stages:
         comparison = compare_setups(setups, part_of(split), seeds_of(seeds), **how, stages=stages)
-    if report:
-        write_report(comparison, report)
-        note(f"{report} written")
-    for line in comparison.notes:
-        note(line)
+    _write(report, comparison)
     _show(comparison.result, as_json, groups)
 
 
@@ -194,6 +187,15 @@ def _names(files: list[str]) -> list[str]:
     if len(set(names)) < len(names):
         raise SetupError("compare: the same setup file is given twice; give each once")
     return names
+
+
+def _write(report: Path | None, comparison: Comparison, **more: Any) -> None:
+    """The page, where one is wanted (`more` as of `write_report`), and what people should know."""
+    if report is not None:
+        write_report(comparison, report, **more)
+        note(f"{report} written")
+    for line in comparison.notes:
+        note(line)
 
 
 def _show(result: dict[str, Any], as_json: bool, groups: bool) -> None:

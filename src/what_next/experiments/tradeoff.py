@@ -6,6 +6,7 @@ from math import isfinite
 from what_next.algorithms import NextItem
 from what_next.data import Dataset
 from what_next.data.splits import Part
+from what_next.data.stages import SILENT, Stages
 from what_next.errors import SetupError
 from what_next.experiments.baselines import Allowed
 from what_next.experiments.evaluator import Evaluator
@@ -22,6 +23,7 @@ def tradeoff(
     part: Part = "test",
     seeds: Sequence[int] | None = None,
     allowed: Allowed = None,
+    stages: Stages = SILENT,
 ) -> list[tuple[float, Comparison]]:
     """Judge a setup on next items at several weights of the spread in its reward: how much accuracy each costs.
 
@@ -35,6 +37,7 @@ def tradeoff(
         part: tune on validation; report the test.
         seeds: of training; None: the setup's own.
         allowed: items that may be recommended; None for all.
+        stages: shows how far the work is.
 
     Returns:
         Each weight, in ascending order, with the scores of `agent` alone; all on the same targets.
@@ -48,9 +51,12 @@ def tradeoff(
     first = State(dataset, setup)
     evaluator = evaluator_of(first, part, allowed)
     seeds = [setup.seed] if seeds is None else seeds
-    return [
-        (weight, _judged(with_spread(setup, weight), first, evaluator, part, seeds)) for weight in sorted(set(weights))
-    ]
+    steps, found = sorted(set(weights)), list[tuple[float, Comparison]]()
+    done = stages.begin("weights of the spread", len(steps))
+    for weight in steps:
+        found.append((weight, _judged(with_spread(setup, weight), first, evaluator, part, seeds)))
+        done(1)
+    return found
 
 
 def with_spread(setup: Setup, weight: float) -> Setup:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 
@@ -40,6 +40,67 @@ def td_loss(
     if form == "huber":
         return mean(F.huber_loss(errors, torch.zeros_like(errors), reduction="none", delta=delta), weights)
     return mean(errors.square() / 2, weights)
+
+
+def gae(
+    rewards: Float[Tensor, "time batch"],
+    values: Float[Tensor, "time batch"],
+    next_values: Float[Tensor, "time batch"],
+    discounts: Float[Tensor, "time batch"],
+    traces: Float[Tensor, "time batch"],
+) -> Float[Tensor, "time batch"]:
+    """Generalised advantage estimates (Schulman et al. 2016, equation 16), in one backward pass; no gradient.
+
+    A_t = delta_t + discount_t trace_t A_(t+1), with delta_t = r_t + discount_t V(s_(t+1)) - V(s_t).
+
+    Args:
+        next_values: of the states that followed, also where another episode began after them.
+        discounts: of `next_values`; 0 where the episode ended for good.
+        traces: lambda; 0 where an episode ended in whatever way: what stands in the next row is another one's.
+    """
+    found = torch.empty_like(rewards)
+    deltas, decays = rewards + discounts * next_values - values, discounts * traces
+    ahead = torch.zeros_like(rewards[0])
+    for step in range(len(rewards) - 1, -1, -1):
+        ahead = deltas[step] + decays[step] * ahead
+        found[step] = ahead
+    return found.detach()
+
+
+def clipped_surrogate(
+    ratios: Float[Tensor, "steps"], advantages: Float[Tensor, "steps"], clip: float
+) -> Float[Tensor, ""]:
+    """The mean of -min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A) (PPO: Schulman et al. 2017, equation 7)."""
+    assert 0 < clip < 1, f"a clip lies between 0 and 1, not at {clip}"
+    weighted = torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)
+    return -mean(weighted)
+
+
+def plackett_luce(
+    scores: Float[Tensor, "steps items"],
+    slates: Int64[Tensor, "steps slots"],
+    weights: Float[Tensor, "steps"] | None = None,
+    traits: Float[Tensor, "items traits"] | None = None,
+) -> tuple[Float[Tensor, "steps"], Float[Tensor, "steps"]]:
+    """The log chance of slates that are drawn slot by slot without replacement (Plackett 1975), and the mean entropy.
+
+    In each slot an item is drawn from the softmax of the scores of those that are left. With `traits`, scores then fall
+    by the weight times `<traits, traits of the item>`. Slots of -1 do not count.
+
+    Returns:
+        The log chance of each slate, and the mean over its slots of the entropy of each draw.
+    """
+    total, entropy = scores.new_zeros(len(scores)), scores.new_zeros(len(scores))
+    taken = torch.zeros_like(scores, dtype=torch.bool)
+    for slot in range(slates.shape[1]):
+        items, there = slates[:, slot, None].clamp(min=0), slates[:, slot] >= 0
+        logs = scores.masked_fill(taken, -torch.inf).log_softmax(1)
+        total = total + torch.where(there, logs.gather(1, items)[:, 0], 0.0)
+        entropy = entropy - torch.where(there, (logs.exp() * logs.masked_fill(taken, 0.0)).sum(1), 0.0)
+        taken = taken.scatter(1, items, there[:, None] | taken.gather(1, items))
+        if traits is not None and weights is not None:
+            scores = scores - (weights * there)[:, None] * (traits[items[:, 0]] @ traits.T)
+    return total, entropy / (slates >= 0).sum(1).clamp(min=1)
 
 
 def expectile_loss(

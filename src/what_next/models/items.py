@@ -83,6 +83,20 @@ class ItemVectors(nn.Module):
         assert total is not None
         return total.masked_fill_(missing, 0.0)  # made here, and no gradient needs it as it was
 
+    def sums(self, ids: Int64[Tensor, "rows slots"], weights: Float[Tensor, "rows slots"]) -> Float[Tensor, "rows dim"]:
+        """The weighted sum of the vectors of some items; -1 adds nothing. No vector of a single item is made."""
+        weights, known = weights.masked_fill(ids < 0, 0.0), ids.clamp(min=0)
+        total: Tensor | None = None
+        if self.attributes is not None:
+            bags = functional.embedding_bag(known, self.attributes, mode="sum", per_sample_weights=weights)
+            total = functional.linear(bags, self._map())
+        if self.learned is not None:
+            table = self.learned if self.trained is None else self.learned * self.trained
+            learned = functional.embedding_bag(known, table, mode="sum", per_sample_weights=weights)
+            total = learned if total is None else total + learned
+        assert total is not None
+        return total
+
     def _map(self) -> Tensor:
         assert self.map is not None
         return self.map

@@ -88,8 +88,9 @@ Found = dict[str, Candidate | str]
 """What each estimator gives, or in words what it lacks."""
 
 
-def candidates_of(log: Evidence, only: str | None = None, stages: Stages = SILENT) -> Found:
+def candidates_of(log: Evidence, stages: Stages = SILENT) -> Found:
     """All of them, in the order in which they are shown; or one alone, without the work for the others."""
+    only = log.options.only
     found: Found = {}
     done = stages.begin("estimates", len(GROUPS))
     for names, make in GROUPS:
@@ -185,7 +186,7 @@ def _modelled(log: Evidence) -> Modelled | str:
         return "the policy's mean over the item vectors is not known in each row"
     if log.units < 2:
         return "a reward model is fitted on other units than it is asked about, and there is one alone"
-    folds = deal(log.units, min(max(2, options.folds), log.units), log.seed)[decisions.units]
+    folds = deal(log.units, min(max(2, options.folds), log.units), log.options.seed)[decisions.units]
     chosen = decisions.vectors[decisions.actions]
     return cross_fit(decisions.contexts, chosen, target.expected, decisions.rewards, folds, penalties=options.penalties)
 
@@ -214,7 +215,7 @@ def _clusters(log: Evidence) -> Int64[np.ndarray, "items"] | str:
     vectors, items = log.decisions.vectors, log.decisions.items
     if vectors is None or (vectors.shape[1] >= items and ((vectors != 0).sum(axis=1) <= 1).all()):  # one-hot
         return "the items have neither categories nor attributes to make clusters of"
-    return clusters_of(vectors, round(items**0.5), log.seed)
+    return clusters_of(vectors, round(items**0.5), log.options.seed)
 
 
 def _slates(log: Evidence, only: str | None) -> Found:
@@ -290,7 +291,7 @@ def _fitted(log: Evidence, discount: float, own: Overlap, steps: StepSupport, on
         lacking = "the items' vectors, or the policy's mean over them in each row, are not known"
         return dict.fromkeys(("sequence_dr", "fqe"), lacking)
     if only != "fqe":
-        crossed = fqe(decisions, log.target, discount, folds=max(2, log.options.folds), seed=log.seed)
+        crossed = fqe(decisions, log.target, discount, folds=max(2, log.options.folds), seed=log.options.seed)
         values = sequence_dr(decisions, log.weights, discount, crossed.values, crossed.chosen)
         flaw = _diverging(crossed.contraction)
         found["sequence_dr"] = Candidate(

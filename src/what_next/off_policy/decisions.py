@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from what_next.errors import DataError
-from what_next.metrics.bootstrap import Bounds
-from what_next.off_policy.diagnostics import Overlap, never_shown, supported
+from what_next.metrics.bootstrap import LEVEL, RESAMPLES, Bounds
+from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown, supported
 from what_next.off_policy.reward_model import PENALTIES
 from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 
@@ -19,6 +19,7 @@ LARGEST = 1e200
 ONE_HOT = 2000
 """Items at most for which vectors are made where there are none."""
 ROUNDING = 1e-9
+THRESHOLDS = Thresholds()
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +121,10 @@ class Options:
         folds: of the reward model, two or more; `penalties`: of its ridge regression, of which it takes one.
         discount: of the rewards along a unit, for the estimators of sequences; None leaves them out.
         estimated: the propensities are estimated from the log; no weight is known then, and there are no such bounds.
+        only: the name of the one estimate that is wanted, where the others need not be made.
+        force: tell refused estimates too, marked; `thresholds`: when one is refused.
+        level: of the intervals, in percent; `resamples`: of the units, for the bootstrap.
+        seed: of the resamples, the reward model's folds and the clusters.
     """
 
     behaviour: Float64[np.ndarray, "rows_or_one items"] | None = None
@@ -132,6 +137,12 @@ class Options:
     penalties: tuple[float, ...] = PENALTIES
     discount: float | None = None
     estimated: bool = False
+    only: str | None = None
+    force: bool = False
+    thresholds: Thresholds = THRESHOLDS
+    level: float = LEVEL
+    resamples: int = RESAMPLES
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +152,6 @@ class Evidence:
     Attributes:
         decisions, target: with one-hot vectors, and expected ones, where they could be made.
         options: what the caller said.
-        seed: of the folds and the clusters.
         weights: of the logged actions; `overlap`: theirs.
         support: the share of the target's choices that the behaviour policy could have made; None where not known.
         missing: the share among items that the log never shows, where support is not known (`never_shown`).
@@ -153,7 +163,6 @@ class Evidence:
     decisions: Decisions
     target: Target
     options: Options
-    seed: int
     weights: Rows
     overlap: Overlap
     support: float | None
@@ -164,7 +173,7 @@ class Evidence:
     switch: float
 
     @classmethod
-    def of(cls, decisions: Decisions, target: Target, options: Options, seed: int) -> "Evidence":
+    def of(cls, decisions: Decisions, target: Target, options: Options) -> "Evidence":
         """Check, and complete what can be.
 
         Raises:
@@ -183,7 +192,6 @@ class Evidence:
         return cls(
             *completed,
             options=options,
-            seed=seed,
             weights=weights,
             overlap=Overlap.of(weights, decisions.units),
             support=support,

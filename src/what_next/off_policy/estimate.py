@@ -8,15 +8,14 @@ import numpy as np
 from jaxtyping import Float64
 
 from what_next.data.stages import SILENT, Stages
-from what_next.metrics.bootstrap import LEVEL, RESAMPLES, empirical_bernstein, percentiles, resampled_counts
+from what_next.metrics.bootstrap import empirical_bernstein, percentiles, resampled_counts
 from what_next.off_policy.candidates import Candidate, Estimate, Found, candidates_of
 from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
-from what_next.off_policy.diagnostics import Thresholds, refusal
+from what_next.off_policy.diagnostics import refusal
 from what_next.off_policy.slates import slate_ips
 from what_next.off_policy.weighting import Terms, mean_of, resampled, stacked
 
 PLAIN = Options()
-THRESHOLDS = Thresholds()
 
 NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 
@@ -25,14 +24,7 @@ NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 def estimate(
     decisions: Decisions,
     target: Target,
-    *,
     options: Options = PLAIN,
-    only: str | None = None,
-    force: bool = False,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    thresholds: Thresholds = THRESHOLDS,
     stages: Stages = SILENT,
 ) -> dict[str, Any]:
     """Every estimate of what the target policy would have earned, as plain values.
@@ -41,12 +33,6 @@ def estimate(
         decisions: the log.
         target: what the policy would have done in each of its rows.
         options: what else is known, and how the estimates are made.
-        only: the name of the one estimate that is wanted, where the others need not be made.
-        force: tell refused estimates too, marked.
-        level: of the intervals, in percent.
-        resamples: of the units, for the bootstrap.
-        seed: of the resamples, the reward model's folds and the clusters.
-        thresholds: when an estimate is refused.
         stages: shows how far the work is.
 
     Returns:
@@ -61,23 +47,23 @@ def estimate(
     Raises:
         DataError: for a log that no estimate could be made from.
     """
-    log = Evidence.of(decisions, target, options, seed)
-    found, (logged, per) = candidates_of(log, only, stages), _logged(log.decisions)
+    log = Evidence.of(decisions, target, options)
+    found, (logged, per) = candidates_of(log, stages), _logged(log.decisions)
     made = _made(found)
     several = [logged, *(one.estimate for one in made.values())]
-    samples = _resampled(several, log.units, resamples, seed, stages)
+    samples = _resampled(several, log.units, options, stages)
     estimates = {
-        name: _shown(_summary(one, sample, log, level) | {"refused": _refusal(one, log, thresholds)}, force)
+        name: _shown(_summary(one, sample, log) | {"refused": _refusal(one, log)}, options.force)
         for (name, one), sample in zip(made.items(), samples[1:], strict=True)
     }
-    about = {"n": len(decisions.units), "units": log.units, "level": level, "resamples": resamples, "seed": seed}
-    result = about | {
-        "logged": _interval(logged.value, samples[0], level) | {"per": per},
+    result = {name: getattr(options, name) for name in ("level", "resamples", "seed", "discount")} | {
+        "n": len(decisions.units),
+        "units": log.units,
+        "logged": _interval(logged.value, samples[0], options.level) | {"per": per},
         "estimates": estimates,
         "left_out": {name: one for name, one in found.items() if isinstance(one, str)},
         "diagnostics": _diagnostics(log),
-        "thresholds": asdict(thresholds) | {"clip": log.clip, "switch": log.switch},
-        "discount": options.discount,
+        "thresholds": asdict(options.thresholds) | {"clip": log.clip, "switch": log.switch},
     }
     return {name: _finite(one) for name, one in result.items()}
 
@@ -87,14 +73,7 @@ def difference(
     decisions: Decisions,
     target: Target,
     other: Target,
-    *,
     options: Options = PLAIN,
-    only: str | None = None,
-    force: bool = False,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    thresholds: Thresholds = THRESHOLDS,
     stages: Stages = SILENT,
 ) -> dict[str, dict[str, Any]]:
     """By how much more the target would have earned than another policy, on the same log and the same resamples.
@@ -102,23 +81,23 @@ def difference(
     Args:
         decisions: the log.
         target: one policy; `other`: what is taken from it.
-        options, only, force, level, resamples, seed, thresholds, stages: as of `estimate`.
+        options, stages: as of `estimate`.
 
     Returns:
         For each estimator that both allow `mean`, `low`, `high`, `per` and `refused`, which names the policy that it
         is refused for: a difference with one refused estimate is refused.
     """
-    logs = [Evidence.of(decisions, one, options, seed) for one in (target, other)]
-    ours, theirs = (_made(candidates_of(log, only, stages)) for log in logs)
+    logs = [Evidence.of(decisions, one, options) for one in (target, other)]
+    ours, theirs = (_made(candidates_of(log, stages)) for log in logs)
     pairs = {name: (one, theirs[name]) for name, one in ours.items() if name in theirs}
     several = [one.estimate for pair in pairs.values() for one in pair]
-    samples = _resampled(several, logs[0].units, resamples, seed, stages)
+    samples = _resampled(several, logs[0].units, options, stages)
     found = {}
     for place, (name, pair) in enumerate(pairs.items()):
-        reasons = [_refusal(one, log, thresholds) for one, log in zip(pair, logs, strict=True)]
+        reasons = [_refusal(one, log) for one, log in zip(pair, logs, strict=True)]
         mean = pair[0].estimate.value - pair[1].estimate.value
-        interval = _interval(mean, samples[2 * place] - samples[2 * place + 1], level)
-        shown = _shown(interval | {"per": pair[0].per} | {"refused": _of_both(reasons)}, force)
+        interval = _interval(mean, samples[2 * place] - samples[2 * place + 1], options.level)
+        shown = _shown(interval | {"per": pair[0].per} | {"refused": _of_both(reasons)}, options.force)
         found[name] = {key: _finite(one) for key, one in shown.items()}
     return found
 
@@ -137,14 +116,14 @@ def _made(found: Found) -> dict[str, Candidate]:
 
 
 def _resampled(
-    estimates: Sequence[Estimate], units: int, resamples: int, seed: int, stages: Stages
+    estimates: Sequence[Estimate], units: int, options: Options, stages: Stages
 ) -> list[Float64[np.ndarray, "resamples"]]:
     """Each estimate from the same resamples."""
     terms = [place for place, one in enumerate(estimates) if isinstance(one, Terms)]
     table = stacked([one for one in estimates if isinstance(one, Terms)])
-    found, start = np.empty((len(estimates), resamples)), 0
-    done = stages.begin("intervals", resamples)
-    for counts in resampled_counts(units, resamples, seed):
+    found, start = np.empty((len(estimates), options.resamples)), 0
+    done = stages.begin("intervals", options.resamples)
+    for counts in resampled_counts(units, options.resamples, options.seed):
         here = slice(start, start + len(counts))
         found[terms, here] = resampled(table, counts).T
         for place, one in enumerate(estimates):
@@ -155,7 +134,8 @@ def _resampled(
     return list(found)
 
 
-def _refusal(one: Candidate, log: Evidence, thresholds: Thresholds) -> str | None:
+def _refusal(one: Candidate, log: Evidence) -> str | None:
+    thresholds = log.options.thresholds
     reason = refusal(
         one.own,
         log.overlap,
@@ -179,9 +159,9 @@ def _of_both(reasons: Sequence[str | None]) -> str | None:
     return "; ".join(f"{which}: {reason}" for which, reason in named if reason is not None)
 
 
-def _summary(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Evidence, level: float) -> dict[str, Any]:
+def _summary(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Evidence) -> dict[str, Any]:
     """An estimate as plain values."""
-    bounds, estimate = None, one.estimate
+    bounds, estimate, level = None, one.estimate, log.options.level
     if one.span is not None and isinstance(estimate, Terms) and (estimate.bottoms == estimate.bottoms[0]).all():
         bounds = empirical_bernstein(estimate.tops / estimate.bottoms[0], one.span, level)
     low, high = bounds or (None, None)

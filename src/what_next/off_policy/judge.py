@@ -1,7 +1,7 @@
 """What a policy would have earned by a log of decisions; and whether a new one may replace the current one."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -152,8 +152,7 @@ def estimate_policy(reading: Reading, policy: str, *, force: bool = False, stage
         SetupError: there is no such policy.
     """
     case = _Case.of(reading, [policy], stages)
-    how = {"options": case.options, "force": force, "stages": stages, **_drawn(reading)}
-    found = estimate(case.decisions, case.targets[0], **how)
+    found = estimate(case.decisions, case.targets[0], replace(case.options, force=force), stages)
     return {
         "log": case.about(),
         "policy": {"name": policy, **case.answers[0].about},
@@ -196,11 +195,9 @@ def gate(
         raise SetupError(f"--margin {margin}: is not a finite number; give one, in the unit of the reward")
     case = _Case.of(reading, [new, current], stages)
     estimator = estimator or case.usual
-    each = [
-        _one(case, reading, estimator, name, one, stages) for name, one in zip(case.names, case.targets, strict=True)
-    ]
-    how = {"options": case.options, "only": estimator, "stages": stages, **_drawn(reading)}
-    apart = difference(case.decisions, *case.targets, **how)[estimator]
+    each = [_one(case, estimator, name, one, stages) for name, one in zip(case.names, case.targets, strict=True)]
+    ours, theirs = case.targets
+    apart = difference(case.decisions, ours, theirs, replace(case.options, only=estimator), stages)[estimator]
     refused = _refusal(apart, case.names[0], case.names[1], case.answers[0].about.get("own", False), case.thin())
     notes = case.notes()
     if margin < 0:
@@ -219,10 +216,6 @@ def gate(
         "settings": {name: each[0][name] for name in SETTINGS},
         "notes": notes,
     }
-
-
-def _drawn(reading: Reading) -> dict[str, Any]:
-    return {"level": reading.level, "seed": reading.seed}
 
 
 def _of_slates(decisions: Decisions, placed: bool) -> str:
@@ -245,13 +238,12 @@ def _verdict(apart: dict[str, Any], estimator: str, promote: bool, margin: float
     )
 
 
-def _one(case: _Case, reading: Reading, estimator: str, name: str, target: Target, stages: Stages) -> dict[str, Any]:
+def _one(case: _Case, estimator: str, name: str, target: Target, stages: Stages) -> dict[str, Any]:
     """One estimate of a policy; a `SetupError` where it cannot be made, with what it lacks and which can be."""
-    how = {"options": case.options, "stages": stages, **_drawn(reading)}
-    found = estimate(case.decisions, target, only=estimator, **how)
+    found = estimate(case.decisions, target, replace(case.options, only=estimator), stages)
     if estimator in found["estimates"]:
         return found
-    found = estimate(case.decisions, target, **how)
+    found = estimate(case.decisions, target, case.options, stages)
     lacking = found["left_out"].get(estimator, "there is no such estimate of this log")
     raise SetupError(f"--estimator {estimator!r}, of {name}: {lacking}; there are {', '.join(found['estimates'])}")
 

@@ -126,6 +126,8 @@ def options_of(log: DecisionLog, reading: Reading) -> Options:
         reward_range=reading.reward_range or ((0.0, 1.0) if binary(log) else None),
         discount=reading.discount,
         estimated=reading.estimated,
+        level=reading.level,
+        seed=reading.seed,
     )
 
 

@@ -116,7 +116,7 @@ def _apart(kind: str, groups: Mapping[str, Any], k: int) -> Folded:
 
 def _blocks(result: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:
     """The columns of each table; with one item to name, the metrics that say the same again are left out."""
-    metrics = _metrics(result)
+    metrics = metrics_of(result)
     if "targets" not in result:
         return [(None, metrics)]
     named = {metric: metric.partition("@")[0] for metric in metrics}
@@ -127,7 +127,7 @@ def _blocks(result: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The same for a README. Its first sentence says where the rule `steer` wins, and on what it was measured."""
-    metrics = _metrics(result)
+    metrics = metrics_of(result)
     first = f"{_verdict(result)} ({_measured_on(result)})" if "windows" in result else _measured_on(result)
     lines = [f"{first}. Means over users, with 95 % intervals.", ""]
     lines += ["| " + " | ".join(["policy", *metrics]) + " |", "|---" + "|---:" * len(metrics) + "|"]
@@ -149,7 +149,7 @@ def minus(name: str) -> str:
     return name.replace(" - " if " - " in name else "-", " \N{MINUS SIGN} ", 1)
 
 
-def _metrics(result: Mapping[str, Any]) -> list[str]:
+def metrics_of(result: Mapping[str, Any]) -> list[str]:
     """Every metric that a policy has, in the order in which they come up."""
     return list(dict.fromkeys(metric for intervals in result["policies"].values() for metric in intervals))
 

@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int32, Int64
 from what_next.experiments.next_items import Comparison
 from what_next.metrics.beyond import ItemStatistics
 from what_next.metrics.bootstrap import Interval, means, user_means
+from what_next.reporting.terminal import metrics_of
 
 LEARNED = ("one", "two", "three", "four")
 """Colours of learned policies, in order; those that come after are as muted as the rules."""
@@ -56,7 +57,7 @@ class View:
     @cached_property
     def metrics(self) -> list[str]:
         """Every metric that a policy has, in the order in which they come up."""
-        return list(dict.fromkeys(metric for found in self.policies.values() for metric in found))
+        return metrics_of(self.result)
 
     def metric(self, name: str) -> str | None:
         """The metric of a name without its cutoff, at the first cutoff; None where there is none."""

@@ -156,7 +156,7 @@ def chances(
     """
     rows = np.arange(len(slates))
     for slot in range(slates.shape[1]):
-        yield _distribution(scores, request)
+        yield distribution(scores, request)
         taken = np.flatnonzero(slates[:, slot] >= 0)
         items = slates[taken, slot].astype(np.int64)
         scores[torch.from_numpy(rows[taken]).to(scores.device), torch.from_numpy(items).to(scores.device)] = -torch.inf
@@ -172,7 +172,7 @@ def of_slates(
     return found
 
 
-def _distribution(scores: Float[Tensor, "batch items"], request: Request) -> Float64[np.ndarray, "batch items"]:
+def distribution(scores: Float[Tensor, "batch items"], request: Request) -> Float64[np.ndarray, "batch items"]:
     """The chance of every item to be the next one."""
     found = np.zeros(scores.shape)
     samplers = [request.sampler_of(row) for row in range(len(scores))]

@@ -5,6 +5,7 @@ from what_next.settings.groups import (
     AFFORDABLE,
     HISTORY,
     LEAST_TEMPERATURE,
+    RARE,
     SHORT,
     Evaluation,
     Group,
@@ -14,6 +15,7 @@ from what_next.settings.groups import (
     Selection,
     Server,
     SplitSettings,
+    WorldSettings,
 )
 from what_next.settings.reference import Setting, reference, settings_of, template
 from what_next.settings.schema import listed
@@ -24,6 +26,7 @@ __all__ = [
     "ALGORITHMS",
     "HISTORY",
     "LEAST_TEMPERATURE",
+    "RARE",
     "SHORT",
     "Evaluation",
     "Group",
@@ -35,6 +38,7 @@ __all__ = [
     "Setting",
     "Setup",
     "SplitSettings",
+    "WorldSettings",
     "known_encoders",
     "known_rewards",
     "listed",

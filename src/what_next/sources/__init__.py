@@ -7,12 +7,24 @@ from what_next.settings.plugins import installed
 from what_next.sources.bandit import BanditSource
 from what_next.sources.base import Mixture, Source
 from what_next.sources.log import LogSource
+from what_next.sources.world import Player, WorldSource, state_in, world_of
 from what_next.state import State
 
-SOURCES: Mapping[str, type[Source]] = {"log": LogSource, "bandit": BanditSource}
+SOURCES: Mapping[str, type[Source]] = {"log": LogSource, "bandit": BanditSource, "world": WorldSource}
 """By the name that an algorithm gives; those of installed packages follow (group `what_next.sources`)."""
 
-__all__ = ["SOURCES", "BanditSource", "LogSource", "Mixture", "Source", "source_of"]
+__all__ = [
+    "SOURCES",
+    "BanditSource",
+    "LogSource",
+    "Mixture",
+    "Player",
+    "Source",
+    "WorldSource",
+    "source_of",
+    "state_in",
+    "world_of",
+]
 
 
 def source_of(state: State) -> Source:

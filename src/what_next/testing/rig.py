@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from what_next.agent import Agent
@@ -23,6 +24,22 @@ from what_next.training.step import Step
 from what_next.types import Batch, History, Product
 
 Weights = dict[str, dict[str, Tensor]]
+
+
+class Played(LogSource):
+    """A log as if the agent had played it: each item was drawn among all alike, from a point drawn at random."""
+
+    def batch(
+        self, policy: LearnedPolicy, history: History, later: Float32[np.ndarray, "batch"] | None = None
+    ) -> Batch:
+        """See `LogSource.batch`."""
+        made, agent = super().batch(policy, history, later), policy.agent
+        points = None
+        if agent.setup.algorithm.draws_points:
+            found = agent.predict(history, grid=True).points
+            points = found + np.random.default_rng(0).standard_normal(found.shape[-1], np.float32) / 10
+        chances = np.full(made.mask.shape, 1 / len(self.state.space.catalogue))
+        return replace(made, propensities=chances, values=np.zeros_like(made.rewards), points=points)
 
 
 class Rig:
@@ -55,7 +72,7 @@ class Rig:
         self.algorithm, self.setup = algorithm, setup
         self.state = State(_data(), setup)
         self.agent = Agent(setup, self.state.space).wake_agent()
-        self.source = source_of(self.state)
+        self.source = Played(self.state) if algorithm.source == "world" else source_of(self.state)
         self.policy = LearnedPolicy(self.agent, self.state)
         self.rng = np.random.default_rng(seed)
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor, nn
 
-from what_next.algorithms.base import LossContext, Networks, Root
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Root
 from what_next.losses import Draws, Precision
 from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
@@ -30,36 +30,49 @@ GAP = 20.0
 class EncoderLearner(Learner):
     """An encoder's states, heads on them, and learned vectors of the items."""
 
-    kept: tuple[list[tuple[int, int, int]], list[Tensor], tuple[Tensor, Tensor]] | None = None
+    kept: tuple[list[tuple[int, int, int]], list[Tensor], tuple[Tensor, Tensor, Tensor | None]] | None = None
 
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
         """See `Learner.networks`."""
         setup, catalogue = self.setup, self.space.catalogue
-        numbers = setup.inputs.rewards + setup.inputs.gaps + self.algorithm.extra_features
+        context = len(self.space.event_names) if setup.inputs.context else 0
+        numbers = setup.inputs.rewards + setup.inputs.gaps + context + self.algorithm.extra_features
         items = ItemVectors(
             len(catalogue),
             setup.dim,
-            None if setup.inputs.items == "learned" else catalogue.vectors,
-            setup.inputs.items != "attributes",
+            None if self.item_inputs == "learned" else catalogue.vectors,
+            self.item_inputs != "attributes",
             seen=self.space.seen.astype(np.int64),
             sparse=self.by_row,
         )
         skip = setup.skips(self.space.events_per_user)
-        sizes = EncoderSizes(setup.dim, setup.layers, setup.dropout, numbers, setup.max_length, skip)
+        slates = setup.inputs.slates
+        sizes = EncoderSizes(setup.dim, setup.layers, setup.dropout, numbers, setup.max_length, skip, slates)
         heads = self.algorithm.networks(
-            Sizes(0, setup.dim, 0, setup.dim, setup.layers, setup.dropout),
-            catalogue.vectors[self.space.seen],
+            Sizes(context, setup.dim, 0, setup.dim, setup.layers, setup.dropout),
+            self.known_vectors,
             rng,
         )
         kind = ENCODERS.get(setup.model) or known_encoders()[setup.model]
         return {"encoder": kind(items, sizes), **heads}
 
     @property
+    def item_inputs(self) -> str:
+        """What item vectors are made of."""
+        return self.setup.item_inputs(len(self.space.catalogue.names), self.space.events_per_item)
+
+    @property
+    def known_vectors(self) -> Float32[np.ndarray, "items dim"]:
+        """Attributes of the items that have a training event."""
+        vectors: Float32[np.ndarray, "items dim"] = self.space.catalogue.vectors[self.space.seen]
+        return vectors
+
+    @property
     def by_row(self) -> bool:
         """Whether a step updates the rows of the item vectors that it drew alone."""
         setup, items = self.setup, len(self.space.catalogue)
         sampled = setup.loss.over(items) != "softmax" and not self.algorithm.whole_catalogue
-        return sampled and setup.inputs.items == "learned" and items >= SPARSE
+        return sampled and self.item_inputs == "learned" and items >= SPARSE
 
     def factorize(self, nets: Networks, history: History) -> Factors:
         """The numbers of each event: reward and gap, where they are asked for."""
@@ -71,9 +84,19 @@ class EncoderLearner(Learner):
             )
         if self.setup.inputs.gaps:
             columns.append(gaps(history))
+        if self.setup.inputs.context:
+            columns += np.moveaxis(self.context_of(history), -1, 0)
         numbers = np.stack(columns, -1) if columns else np.zeros((*history.items.shape, 0), np.float32)
         numbers = numbers.astype(np.float32)
         return Factors(numbers, np.zeros((*history.items.shape, 0, 0), np.float32), numbers)
+
+    def context_of(self, history: History) -> Float32[np.ndarray, "batch time numbers"]:
+        """All numbers of each event, standardised."""
+        numbers = history.context
+        if "reward" in self.space.event_names:
+            numbers = np.concatenate([history.rewards[..., None], numbers], -1)
+        standardised = (numbers - self.space.event_center) / self.space.event_scale
+        return np.asarray(standardised, np.float32)
 
     def predict(
         self, nets: Networks, history: History, factors: Factors, rng: np.random.Generator | None, grid: bool
@@ -90,13 +113,13 @@ class EncoderLearner(Learner):
         """What the encoder reads of some events."""
         return Events(self.tensor(items).long(), self.tensor(factors.actor))
 
-    def proposal(self, nets: Networks, states: Float[Tensor, "batch dim"]) -> Proposal:
-        """What the agent would like in some states of the encoder."""
-        encoder = nets["encoder"]
-        assert isinstance(encoder, Encoder)
+    def proposal(
+        self, nets: Networks, states: Float[Tensor, "batch dim"], rng: np.random.Generator | None = None
+    ) -> Proposal:
+        """What the agent would like in some states of the encoder; with `rng`, a draw where it draws points."""
         with torch.no_grad():
-            vectors, columns = self.catalogue_of(encoder)
-            points = self.algorithm.propose(nets, states)
+            vectors, columns, traits = self.catalogue_of(nets)
+            points = self.algorithm.propose(nets, states, rng)
 
             @torch.no_grad()
             def rescore(
@@ -105,17 +128,22 @@ class EncoderLearner(Learner):
                 return self.algorithm.rescore(nets, states[rows], vectors[candidates])
 
             count = self.algorithm.rescored
-            ranked = Ranked(columns, rescored=len(vectors) if count < 0 else count, rescore=rescore)
+            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, traits)
         return Proposal(points.cpu().numpy(), ranked=ranked, encoded=states)
 
     @torch.no_grad()
-    def catalogue_of(self, encoder: Encoder) -> tuple[Float[Tensor, "items dim"], Float[Tensor, "items columns"]]:
-        """The item vectors, and what points are multiplied with: new tensors when a weight changed, and only then."""
+    def catalogue_of(self, nets: Networks) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The item vectors, what points are multiplied with, and the traits: new tensors when a weight changed, and
+        only then."""
+        encoder = nets["encoder"]
+        assert isinstance(encoder, Encoder)
         made_of = [*encoder.items.parameters(), *encoder.items.buffers()]
+        if type(self.algorithm).columns is not Algorithm.columns:
+            made_of += [*nets["actor"].parameters(), *nets["actor"].buffers()]
         state = [(id(one), one.data_ptr(), one._version) for one in made_of]  # a version counts changes in place
         if self.kept is None or self.kept[0] != state:
             made = encoder.items().detach()  # not the weight itself: who lays it out anew sees that it is another
-            self.kept = state, made_of, (made, self.algorithm.vectors(made))
+            self.kept = state, made_of, (made, self.algorithm.columns(nets, made), self.algorithm.traits(nets, made))
         return self.kept[2]
 
     def encode(self, encoder: nn.Module, events: Events) -> Float[Tensor, "batch time dim"]:

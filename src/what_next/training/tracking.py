@@ -25,7 +25,7 @@ class Tracker:
     def __init__(self, log: Path, done: int, total: int, users: int) -> None:
         """`done` of `total` histories are behind us; lines of the log beyond that are dropped (0: all of them).
 
-        `users` is how many histories a pass has.
+        `users` is how many histories a pass has; 0 in a world, where slates are counted.
         """
         self.users = users
         self.console = Console(stderr=True)
@@ -42,6 +42,10 @@ class Tracker:
             disable=not self.console.is_terminal,
         )
         self.task = self.progress.add_task("training", total=total, completed=done, shown="")
+
+    def _counted(self, histories: int) -> str:
+        """What is counted, and the passes."""
+        return f"histories ({histories / self.users:.1f} passes)" if self.users else "slates"
 
     def __enter__(self) -> "Tracker":
         self.progress.start()
@@ -62,9 +66,8 @@ class Tracker:
         values |= {f"loss_{name}": loss for name, loss in step.losses.items()}
         values |= {f"note_{name}": value for name, value in step.metrics.items()}
         try:
-            self.file.write(
-                json.dumps({"histories": histories, "passes": round(histories / self.users, 3), **values}) + "\n"
-            )
+            passes = round(histories / self.users, 3) if self.users else 0.0
+            self.file.write(json.dumps({"histories": histories, "passes": passes, **values}) + "\n")
             self.file.flush()
         except OSError as error:
             raise _unwritable(self.log, error) from None
@@ -76,7 +79,7 @@ class Tracker:
         self.progress.update(self.task, completed=histories, shown=shown)
         if not self.console.is_terminal and histories * TENTHS // self.total > self.done * TENTHS // self.total:
             self.console.print(
-                f"training {histories:,} of {self.total:,} histories ({histories / self.users:.1f} passes): {shown}",
+                f"training {histories:,} of {self.total:,} {self._counted(histories)}: {shown}",
                 highlight=False,
             )
         self.done = histories

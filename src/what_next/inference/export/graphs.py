@@ -39,7 +39,7 @@ class Read(nn.Module):
         if inputs.rewards and "reward" in space.event_names:
             self.center, self.scale = float(space.event_center[0]), float(space.event_scale[0])
         vectors = encoder.items().detach().clone()
-        scored = self.algorithm.vectors(vectors)
+        scored = self.algorithm.columns(agent.nets, vectors)
         self.register_buffer("item_vectors", vectors)
         self.register_buffer("score_vectors", None if scored is vectors else scored.detach().clone())
 
@@ -51,7 +51,7 @@ class Read(nn.Module):
     @property
     def has_scores(self) -> bool:
         """Whether a point's inner products are what the agent ranks by."""
-        return self.algorithm.rescored == 0
+        return self.algorithm.rescored == 0 and self.algorithm.traits(self.nets, self.item_vectors) is None
 
     def read(self, items: Int64[Tensor, "batch time"], numbers: Sequence[Tensor]) -> Float[Tensor, "batch time dim"]:
         """What the encoder reads of each event, as `Encoder.inputs` has it."""

@@ -5,11 +5,12 @@ from types import MappingProxyType
 
 from what_next.models.encoders.base import Encoder, EncoderSizes, State
 from what_next.models.encoders.mean import MeanEncoder
+from what_next.models.encoders.mlp import MlpEncoder
 from what_next.models.encoders.recurrent import GruEncoder, LstmEncoder
 from what_next.models.encoders.transformer import TransformerEncoder
 
 ENCODERS: Mapping[str, type[Encoder]] = MappingProxyType(
-    {"lstm": LstmEncoder, "gru": GruEncoder, "transformer": TransformerEncoder, "mean": MeanEncoder}
+    {"lstm": LstmEncoder, "gru": GruEncoder, "transformer": TransformerEncoder, "mean": MeanEncoder, "mlp": MlpEncoder}
 )
 """By the name that a setup gives."""
 
@@ -20,6 +21,7 @@ __all__ = [
     "GruEncoder",
     "LstmEncoder",
     "MeanEncoder",
+    "MlpEncoder",
     "State",
     "TransformerEncoder",
 ]

@@ -2,9 +2,10 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from what_next.models.items import ItemVectors
@@ -24,6 +25,7 @@ class EncoderSizes:
         numbers: how many further numbers are read of an event.
         max_length: how many events back a layer of the transformer reads; the others have no such bound.
         skip: whether a recurrent encoder adds a linear map of the last input to its state.
+        slates: whether an event is a slate that was shown, and what was clicked of it, instead of an item.
     """
 
     dim: int
@@ -32,6 +34,7 @@ class EncoderSizes:
     numbers: int = 0
     max_length: int = 200
     skip: bool = False
+    slates: bool = False
 
 
 class SharedDropout(nn.Module):
@@ -58,8 +61,9 @@ class Encoder(nn.Module):
     """The state after every event of a history, none of which knows a later event.
 
     The input of a step is the item's vector, scaled to entries of about 1 (as in Vaswani et al. 2017, section 3.4; an
-    item vector has a length of about 1), plus a linear map of the event's numbers. A kind of encoder defines `encode`,
-    `start` and `advance`, so that a step more gives what a batch pass over one event more would give.
+    item vector has a length of about 1), plus a linear map of the event's numbers. Of a slate it is a linear map of the
+    mean of what was shown and of the sum of what was clicked. A kind of encoder defines `encode`, `start` and
+    `advance`, so that a step more gives what a batch pass over one event more would give.
     """
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
@@ -68,6 +72,7 @@ class Encoder(nn.Module):
         assert items.dim == sizes.dim, "states and item vectors have one width"
         self.items, self.sizes = items, sizes
         self.numbers = nn.Linear(sizes.numbers, sizes.dim) if sizes.numbers else None
+        self.slate = nn.Linear(2 * sizes.dim, sizes.dim) if sizes.slates else None
         self.dropout = SharedDropout(sizes.dropout)
 
     def forward(self, events: Events) -> Float[Tensor, "batch time dim"]:
@@ -98,13 +103,61 @@ class Encoder(nn.Module):
             states.append(one)
         return torch.stack(states, 1), state
 
+    def resume(
+        self, events: Events, state: State, begins: Bool[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time dim"]:
+        """The state after every event, going on from what was known before the first.
+
+        Args:
+            events: without padding; `state`: what is known before them.
+            begins: the events before which nothing is known of the row.
+        """
+        inputs, states = self.inputs(events), list[Tensor]()
+        places = torch.nonzero(begins.any(0))[:, 0].tolist()
+        for first, end in pairwise(sorted({0, *places, inputs.shape[1]})):
+            fresh = begins[:, first]
+            if fresh.any():
+                shapes = ((-1, *[1] * (old.ndim - 1)) for old in state)
+                new = self.start(len(inputs))
+                state = tuple(
+                    torch.where(fresh.view(shape), start, old)
+                    for shape, start, old in zip(shapes, new, state, strict=True)
+                )
+            several, state = self.proceed(state, inputs[:, first:end])
+            states.append(several)
+        return torch.cat(states, 1)
+
+    def proceed(
+        self, state: State, inputs: Float[Tensor, "batch time dim"]
+    ) -> tuple[Float[Tensor, "batch time dim"], State]:
+        """The states after some inputs more; kinds that do it in one pass override it."""
+        states = list[Tensor]()
+        for one in inputs.unbind(1):
+            after, state = self.advance(state, one)
+            states.append(after)
+        return torch.stack(states, 1), state
+
     def inputs(self, events: Events) -> Float[Tensor, "batch time dim"]:
         """What is read of each event."""
-        vectors: Tensor = self.items.rows(events.items).mul_(self.sizes.dim**0.5)
+        vectors: Tensor
+        if self.slate is not None and events.shown is not None and events.clicks is not None:
+            vectors = self.slate(self._of_slates(events.shown, events.clicks))
+        else:
+            vectors = self.items.rows(events.items).mul_(self.sizes.dim**0.5)
         if self.numbers is not None:
             vectors = vectors + self.numbers(events.numbers)
         dropped: Tensor = self.dropout(vectors)
         return dropped
+
+    def _of_slates(
+        self, shown: Int64[Tensor, "batch time slots"], clicks: Float[Tensor, "batch time slots"]
+    ) -> Float[Tensor, "batch time twice_dim"]:
+        """The mean of what was shown, and the sum of what was clicked."""
+        flat, some = shown.flatten(0, 1), clicks.flatten(0, 1)
+        alike = torch.full_like(some, 1 / some.shape[1])
+        both = torch.cat([self.items.sums(flat, alike), self.items.sums(flat, some)], -1)
+        scaled: Tensor = both * self.sizes.dim**0.5
+        return scaled.view(*shown.shape[:2], -1)
 
     @abstractmethod
     def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:

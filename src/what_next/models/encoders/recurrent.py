@@ -77,6 +77,14 @@ class LstmEncoder(RecurrentEncoder):
         states, (outputs, cells) = self.cells(inputs.unsqueeze(1), (outputs, cells))
         return self.output(states.squeeze(1), inputs), (outputs.transpose(0, 1), cells.transpose(0, 1))
 
+    def proceed(
+        self, state: State, inputs: Float[Tensor, "batch time dim"]
+    ) -> tuple[Float[Tensor, "batch time dim"], State]:
+        """See `Encoder.proceed`: one batch pass."""
+        outputs, cells = (part.transpose(0, 1).contiguous() for part in state)
+        states, (outputs, cells) = self.cells(inputs, (outputs, cells))
+        return self.output(states, inputs), (outputs.transpose(0, 1), cells.transpose(0, 1))
+
 
 class GruEncoder(RecurrentEncoder):
     """A GRU (Cho et al. 2014), as in GRU4Rec (Hidasi et al. 2016); dropout before, between and after its layers."""
@@ -105,6 +113,13 @@ class GruEncoder(RecurrentEncoder):
         """The states after one input more."""
         states, outputs = self.cells(inputs.unsqueeze(1), state[0].transpose(0, 1).contiguous())
         return self.output(states.squeeze(1), inputs), (outputs.transpose(0, 1),)
+
+    def proceed(
+        self, state: State, inputs: Float[Tensor, "batch time dim"]
+    ) -> tuple[Float[Tensor, "batch time dim"], State]:
+        """See `Encoder.proceed`: one batch pass."""
+        states, outputs = self.cells(inputs, state[0].transpose(0, 1).contiguous())
+        return self.output(states, inputs), (outputs.transpose(0, 1),)
 
 
 def passed(

@@ -1,0 +1,161 @@
+"""What algorithms share that learn from their own choices in a world."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, embedding_bag
+
+from what_next.algorithms.base import Algorithm, LossContext, Networks
+from what_next.losses import mean, plackett_luce, td_loss
+from what_next.models.actor_critic import Sizes
+from what_next.models.encoders import Encoder
+from what_next.models.heads import Value
+from what_next.models.slates import Proposer
+from what_next.types import Choices
+
+
+class OnPolicy(Algorithm):
+    """A policy over slates, and a value of the state; the base of `a2c` and `ppo`.
+
+    Over `items`, a slate is drawn slot by slot without replacement from the softmax of `<point, item>`, and its chance
+    is exact (Plackett 1975). Over `points`, the point is drawn from a normal distribution, and the best items for it
+    are taken (as in Dulac-Arnold et al. 2015): far fewer numbers to explore. Points lie among the items' attributes
+    where the encoder reads those, else among their learned vectors.
+
+    With `balance`, and where numbers are seen of a user, a slate is made slot by slot: an item keeps those away that
+    would do the same to the user (`models.slates.Proposer`). What a click on an item does to the numbers is learned by
+    regression on what was seen; with which weight it counts, by the policy gradient.
+    """
+
+    over: Literal["items", "points"] = Field(
+        default="items",
+        description="items: slates are drawn from a softmax; points: a point is, and its best items taken",
+    )
+    balance: bool = Field(
+        default=True, description="whether an item keeps others out of the slate that would do the same to the user"
+    )
+    trace: float = Field(default=0.95, ge=0, le=1, description="lambda of the advantages: 1 trusts no value")
+    entropy: float = Field(default=0.0, ge=0, description="weight of the policy's entropy")
+    click_weight: float = Field(
+        default=0.0, ge=0, description="weight of the loss of clicks, on whose forecast the policy then builds"
+    )
+    value_weight: float = Field(default=0.5, gt=0, description="weight of the value's loss")
+    source: ClassVar[str] = "world"
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "actor": ("encoder", "actor"),
+        "critic": ("encoder", "critic"),
+        "effects": ("actor",),
+        "clicks": ("encoder", "actor"),
+    }
+    preset: ClassVar[Mapping[str, object]] = {
+        "discount": 0.9,
+        "dim": 64,
+        "dropout": 0.0,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "skip": "no",
+        "save_every": 10**9,
+    }
+
+    @property
+    def turns(self) -> tuple[int, int]:
+        """How often it learns from an experience, and in how many parts each time."""
+        return 1, 1
+
+    @property
+    def draws_points(self) -> bool:
+        """See `Algorithm.draws_points`."""
+        return self.over == "points"
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """See `Algorithm.networks`; `sizes.factors` is how many numbers are seen of a user."""
+        width = vectors.shape[1] if self.draws_points and vectors.shape[1] else sizes.dim
+        traits = sizes.factors if self.balance else 0
+        return {"actor": Proposer(sizes.dim, width, traits, self.click_weight > 0), "critic": Value(sizes.dim)}
+
+    def propose(
+        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
+    ) -> Float[Tensor, "*grid columns"]:
+        """The likeliest point; with `rng`, a draw where points are drawn."""
+        actor = nets["actor"]
+        assert isinstance(actor, Proposer)
+        drawn = actor(states)
+        if rng is not None and self.draws_points:
+            noise = torch.from_numpy(rng.standard_normal(drawn.shape, np.float32)).to(drawn)
+            drawn = actor.draw(drawn, noise)
+        return actor.points(drawn)
+
+    def columns(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
+        """See `Algorithm.columns`."""
+        actor = nets["actor"]
+        assert isinstance(actor, Proposer)
+        return actor.columns(self.known(nets, vectors))
+
+    def traits(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items traits"] | None:
+        """See `Algorithm.traits`; no gradient."""
+        actor = nets["actor"]
+        assert isinstance(actor, Proposer)
+        with torch.no_grad():
+            return actor.alike(self.known(nets, vectors))
+
+    def known(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items width"]:
+        """What points are multiplied with: the items' attributes, or their learned vectors."""
+        encoder = nets["encoder"]
+        if self.draws_points and isinstance(encoder, Encoder) and encoder.items.attributes is not None:
+            attributes = encoder.items.attributes
+            return attributes.div(attributes.shape[1] ** 0.5)
+        return vectors
+
+    def estimates(self, nets: Networks, batch: Choices, items: object) -> Float[Tensor, "steps"]:  # type: ignore[override]
+        """The value of the state."""
+        values: Tensor = nets["critic"](batch.states)
+        return values
+
+    def log_chances(self, context: LossContext[Choices]) -> tuple[Float[Tensor, "steps"], Float[Tensor, "..."]]:
+        """The log chance of each choice under the policy as it is, and its entropy."""
+        batch, actor = context.batch, context.nets["actor"]
+        assert isinstance(actor, Proposer)
+        if self.draws_points:
+            return actor.log_density(batch.states, batch.points), actor.log_deviation.sum()
+        vectors, points = context.items.vectors, actor.points(actor(batch.states))
+        traits = self.traits(context.nets, vectors)
+        scores = points @ self.columns(context.nets, vectors).T
+        return plackett_luce(scores, batch.slates, points[:, -1], traits)
+
+    def advantages(self, batch: Choices) -> Float[Tensor, "steps"]:
+        """Standardised over the batch."""
+        found = batch.returns - batch.expected
+        return (found - found.mean()) / (found.std(correction=0) + 1e-8)
+
+    def other_losses(self, context: LossContext[Choices]) -> dict[str, Tensor]:
+        """Of the value, and of what clicks do to the numbers."""
+        batch, actor = context.batch, context.nets["actor"]
+        assert isinstance(actor, Proposer)
+        found = {"critic": 2 * self.value_weight * td_loss(context.nets["critic"](batch.states), batch.returns)}
+        if actor.traits and batch.answered.any():
+            found["effects"] = self.effects_loss(context, actor)
+        if self.click_weight and batch.answered.any():
+            found["clicks"] = self.click_weight * self.clicks_loss(context, actor)
+        return found
+
+    def clicks_loss(self, context: LossContext[Choices], actor: Proposer) -> Float[Tensor, ""]:
+        """Cross entropy of the clicks on what was shown, where they are known."""
+        batch, vectors = context.batch, self.known(context.nets, context.items.vectors)
+        logits = actor.click_logits(batch.states, vectors, batch.slates)
+        losses = binary_cross_entropy_with_logits(logits, batch.clicks, reduction="none").mean(-1)
+        return mean(losses, batch.answered.float())
+
+    def effects_loss(self, context: LossContext[Choices], actor: Proposer) -> Float[Tensor, ""]:
+        """Mean square of what is not explained of the numbers' changes, in units of their variance."""
+        batch = context.batch
+        effects = actor.effects(self.known(context.nets, context.items.vectors.detach()))
+        slates, clicks = batch.slates.clamp(min=0), batch.clicks * batch.answered[:, None]
+        done = embedding_bag(slates, effects, mode="sum", per_sample_weights=clicks)
+        changes = batch.next_numbers - batch.numbers
+        left = (changes - done - actor.fades(batch.numbers)) / (changes.std(0, correction=0) + 1e-2)
+        return mean(left.square().mean(-1), batch.answered.float())

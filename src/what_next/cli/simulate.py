@@ -1,0 +1,41 @@
+"""`what-next simulate`: an agent in a world of simulated users."""
+
+from typing import Annotated
+
+import typer
+
+from what_next.cli.interrupts import INTERRUPTED
+from what_next.cli.model import Force
+from what_next.cli.options import Json, Overrides, SetupFile, setup_of, trained_setup
+from what_next.cli.output import Bars, emit, note, tell
+
+app = typer.Typer()
+
+
+@app.command()
+def simulate(
+    setup: SetupFile,
+    overrides: Overrides = None,
+    world: Annotated[
+        str | None, typer.Option(help="The world, and a preset of it: boredom:SlateTopK-Bored-v0.")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> int:
+    """Train an agent in a world, or load it as the setup says; play it beside the world's references."""
+    from what_next.experiments.simulation import simulate as play  # imported late: other commands need not wait for it
+
+    words = [*(overrides or []), *([f"world.name={world}"] if world else [])]
+    settings = setup_of(setup, words, "data=-")
+    if not settings.train:
+        settings = trained_setup(setup, words, "data=-")
+    with Bars(as_json) as bars:
+        found = play(settings, bars, force=force)
+    if as_json:
+        emit(found.as_json())
+    else:
+        tell(found)
+    if found.report is not None and found.report.stopped:
+        note("what-next: training was interrupted; the model is saved as it was then")
+        return INTERRUPTED
+    return 0

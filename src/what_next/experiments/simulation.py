@@ -1,0 +1,125 @@
+"""An agent in a world of simulated users, beside the references of that world."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from what_next.data.stages import SILENT, Stages
+from what_next.environment import Environment, Report
+from what_next.errors import ModelError
+from what_next.policy import LearnedPolicy
+from what_next.settings import Setup
+from what_next.sources import Player, world_of
+from what_next.sources.world import as_known
+from what_next.worlds import Episodes, Reference, World, play
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """What an agent and the references of a world earned there.
+
+    Attributes:
+        world: its name; `episodes`: by policy. The agent's are under its algorithm's name, where it does what it holds
+            for the best, and with `drawn` behind it, where it acts by draws as in training.
+        agent: the algorithm; `ideal`: whether it saw the hidden state.
+        report: of its training; None where it was there already. seconds: of the processors that training took.
+    """
+
+    world: str
+    episodes: dict[str, Episodes]
+    agent: str
+    ideal: bool
+    report: Report | None
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """What `what-next simulate --json` prints."""
+        policies = {
+            name: {
+                "return": round(one.mean, 3),
+                "low": round(one.mean - one.margin, 3),
+                "high": round(one.mean + one.margin, 3),
+                "steps": round(float(one.lengths.mean()), 2),
+                "episodes": len(one.returns),
+            }
+            for name, one in self.episodes.items()
+        }
+        training = None
+        if self.report is not None:
+            wall = round(self.report.seconds, 1)
+            training = {"steps": self.report.histories, "seconds": wall, "processor_seconds": round(self.seconds, 1)}
+        return {
+            "world": self.world,
+            "agent": self.agent,
+            "ideal": self.ideal,
+            "policies": policies,
+            "training": training,
+            "stopped": self.report is not None and self.report.stopped,
+        }
+
+    def __rich__(self) -> RenderableType:
+        """A table for people."""
+        count = len(next(iter(self.episodes.values())).returns)
+        seen = "and sees what is hidden of the users" if self.ideal else "and sees what the world shows"
+        title, lines = f"{self.world}: returns of {count:,} episodes", Table()
+        for name in ("policy", "return", "95 % interval", "steps"):
+            lines.add_column(name, justify="left" if name == "policy" else "right")
+        for name, one in sorted(self.episodes.items(), key=lambda pair: -pair[1].mean):
+            interval = f"{one.mean - one.margin:.1f} to {one.mean + one.margin:.1f}"
+            shown = f"[bold]{name}[/bold]" if name.startswith(self.agent) else name
+            lines.add_row(shown, f"{one.mean:.1f}", interval, f"{one.lengths.mean():.1f}")
+        told = f"{self.agent} was there already, {seen}"
+        if self.report is not None:
+            steps, wall = f"{self.report.histories:,} slates", f"{self.report.seconds:.0f} s"
+            told = f"{self.agent} learned from {steps} in {wall} ({self.seconds:.0f} s of processors), {seen}"
+        return Group(title, lines, told)
+
+
+def simulate(setup: Setup, stages: Stages = SILENT, *, force: bool = False) -> Simulation:
+    """Train the setup's agent in its world, or load it where the setup does not train; then play it and the references.
+
+    All policies are played for users that are drawn from one seed, which training does not use.
+
+    Raises:
+        SetupError: there is no such world, or the algorithm does not learn by acting.
+        ModelError: the model was not made for this world.
+        TrainingError: a reward or a loss was not a number.
+    """
+    world, report, seconds = world_of(setup), None, 0.0
+    if setup.train:
+        environment, before = Environment.from_setup(setup, force=force), time.process_time()
+        report = environment.run_sim()
+        seconds = time.process_time() - before
+        policy = LearnedPolicy(environment.agent.eval(), environment.state)
+    else:
+        policy = LearnedPolicy.load(setup)
+        check_made_for(policy, world, setup)
+    name = setup.algorithm.name
+    agents: dict[str, Reference] = {
+        name: Player(policy, world),
+        f"{name}, drawn": Player(policy, world, draws=True),
+    }
+    players = agents | dict(world.references())
+    episodes, done = {}, stages.begin("playing", len(players))
+    for one, player in players.items():
+        rng = np.random.default_rng([setup.seed, setup.world.episodes])
+        episodes[one] = play(world, player, setup.world.episodes, rng)
+        done(1)
+    return Simulation(as_known(str(setup.world.name)), episodes, name, policy.agent.setup.world.ideal, report, seconds)
+
+
+def check_made_for(policy: LearnedPolicy, world: World, setup: Setup) -> None:
+    """Raises a `ModelError` where a model's items or what it reads of users are not the world's."""
+    space, path = policy.agent.space, setup.model_agent_path
+    numbers, items = len(world.bounds(setup.world.ideal)[0]), len(world.item_vectors)
+    if not policy.agent.setup.inputs.context:
+        raise ModelError(f"{path}: learned from a log, and reads no slates; train it in the world (`train, yes`)")
+    if (len(space.catalogue), len(space.event_names)) != (items, numbers):
+        raise ModelError(
+            f"{path}: was trained with {len(space.catalogue):,} items and {len(space.event_names)} numbers of a user; "
+            f"{setup.world.name} has {items:,} and shows {numbers} (world.ideal is {setup.world.ideal})"
+        )

@@ -1,0 +1,110 @@
+"""What proposes slates: a point with what is likely about it, and how a chosen item moves the point."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+DEVIATION = 0.3
+"""Of a drawn point's entries at the start, where scores have a spread of about 1."""
+SHARE = 0.3
+"""Of the logits of clicks in the mean of a drawn point, at the start."""
+HELD_BACK = -2.0
+"""Logarithm of the weight of likeness at the start."""
+
+
+class Proposer(nn.Module):
+    """The mean and the standard deviation of a normal distribution over points, and what clicks are found to do.
+
+    Its last layer starts near 0: at first all items are nearly alike, and the draws decide. With `traits`, a point has
+    one entry more, the weight with which an item that was chosen keeps those away that would do the same to the user:
+    maximal marginal relevance (Carbonell and Goldstein 1998), with a sum in place of their maximum.
+
+    Attributes:
+        width: columns of the items' vectors; `traits`: numbers that are seen of a user, of which clicks change some.
+        effects: what a click on an item adds to each of those numbers, by the item's vector.
+        fades: what happens to the numbers without a click.
+        liking: with `clicks`, the point of what a user would click, the level of its logits, and what a slot further
+            down adds to them. `share`: how much of that point is in the mean of what is drawn.
+    """
+
+    def __init__(self, dim: int, width: int, traits: int, clicks: bool = False, hidden: int = 64) -> None:
+        super().__init__()
+        self.width, self.traits = width, traits
+        self.liking = nn.Linear(dim, width + 2) if clicks else None
+        self.share = nn.Parameter(torch.tensor(SHARE)) if clicks else None
+        self.mean = nn.Linear(dim, width + (traits > 0))
+        self.log_deviation = nn.Parameter(torch.full((width + (traits > 0),), DEVIATION).log())
+        with torch.no_grad():
+            self.mean.weight.mul_(0.01)
+            self.mean.bias.zero_()
+            self.mean.bias[width:] = HELD_BACK
+        if traits:
+            layers = (
+                nn.Linear(width, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, traits),
+            )
+            self.effects = nn.Sequential(*layers)
+            self.fades = nn.Linear(traits, traits)
+
+    def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid drawn"]:
+        """The mean of what is drawn: a point, and the logarithm of the weight of likeness."""
+        found: Tensor = self.mean(states)
+        if self.liking is None or self.share is None:
+            return found
+        liked = self.share * self.liking(states)[..., : self.width].detach()
+        return found + torch.nn.functional.pad(liked, (0, found.shape[-1] - self.width))
+
+    def click_logits(
+        self,
+        states: Float[Tensor, "steps dim"],
+        vectors: Float[Tensor, "items width"],
+        slates: Int64[Tensor, "steps slots"],
+    ) -> Float[Tensor, "steps slots"]:
+        """Of the chance that each item of some slates is clicked."""
+        assert self.liking is not None
+        liked = self.liking(states)
+        shown = torch.nn.functional.embedding(slates.clamp(min=0), vectors)
+        level, further = liked[:, self.width :].unsqueeze(-1).unbind(1)
+        slots = torch.arange(slates.shape[1], device=slates.device)
+        logits: Tensor = (shown @ liked[:, : self.width, None]).squeeze(-1) + level + further * slots
+        return logits
+
+    def draw(self, mean: Float[Tensor, "*grid drawn"], noise: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "..."]:
+        """A draw, by standard normal noise."""
+        return mean + self.log_deviation.exp() * noise
+
+    def log_density(
+        self, states: Float[Tensor, "steps dim"], points: Float[Tensor, "steps columns"]
+    ) -> Float[Tensor, "steps"]:
+        """The logarithm of the density with which points were drawn."""
+        off = (self.drawn(points) - self(states)) / self.log_deviation.exp()
+        found: Tensor = off.square() / 2 + self.log_deviation + math.log(2 * math.pi) / 2
+        return -found.sum(-1)
+
+    def points(self, drawn: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
+        """Points of what is drawn: the last entry is the weight of likeness, where there is one."""
+        if not self.traits:
+            return drawn
+        return torch.cat([drawn[..., :-1], drawn[..., -1:].exp()], -1)
+
+    def drawn(self, points: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
+        """What such points were made of."""
+        if not self.traits:
+            return points
+        return torch.cat([points[..., :-1], points[..., -1:].log()], -1)
+
+    def columns(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items drawn"]:
+        """What points are multiplied with: an item's vector, and nothing for the weight of likeness."""
+        return torch.nn.functional.pad(vectors, (0, 1)) if self.traits else vectors
+
+    def alike(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items traits"] | None:
+        """Effects of the items, of a mean square length of 1: like items do the same to a user."""
+        if not self.traits:
+            return None
+        effects: Tensor = self.effects(vectors)
+        return effects / effects.square().sum(-1).mean().sqrt().clamp(min=1e-6)

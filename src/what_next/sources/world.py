@@ -1,0 +1,299 @@
+"""A world as a source: the agent's policy plays for thousands of users at once, and learns from what came of it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float32, Int, Int64
+from torch import Tensor
+
+from what_next.algorithms.on_policy import OnPolicy
+from what_next.data import Catalogue
+from what_next.data.space import Space
+from what_next.errors import SetupError, TrainingError
+from what_next.losses import gae
+from what_next.models.encoders import Encoder
+from what_next.models.encoders import State as Carried
+from what_next.policy import EVERYONE, LearnedPolicy, nobody
+from what_next.settings import Setup
+from what_next.sources.base import Source
+from what_next.state import State
+from what_next.training.encoder_learner import EncoderLearner
+from what_next.training.play_learner import flattened
+from what_next.types import Batch, Events, Factors, Greedy, Product, Proposal, Request
+from what_next.worlds import Draws, Observation, World, known_worlds, preset
+
+
+def world_of(setup: Setup) -> World:
+    """The world that a setup names.
+
+    Raises:
+        SetupError: it names none, or none that there is.
+    """
+    if setup.world.name is None:
+        raise SetupError(
+            "no world is named; set `world, boredom:SlateTopK-Bored-v0`, or give --world; `what-next list worlds`"
+        )
+    return preset(as_known(setup.world.name))
+
+
+def as_known(name: str) -> str:
+    """The name of a world and its preset as they are written elsewhere: words of a setup lose their case."""
+    known = [f"{world}:{one}" for world, kind in known_worlds().items() for one in kind.presets]
+    return {one.lower(): one for one in known}.get(name.lower(), name)
+
+
+def in_world(setup: Setup) -> Setup:
+    """The setup with what acting in a world asks for: the encoder reads all numbers; and slates and clicks, unless the
+    ideal state is among the numbers."""
+    inputs = setup.inputs.model_copy(update={"context": True, "slates": not setup.world.ideal})
+    return setup.model_copy(update={"inputs": inputs, "split": EVERYONE})
+
+
+def state_in(world: World, setup: Setup) -> State:
+    """The state of a world: its items as a catalogue, the numbers that are seen of users, and no log."""
+    vectors = world.item_vectors
+    columns = {f"attribute_{place}": one for place, one in enumerate(vectors.T) if one.min() < one.max()}
+    table = pl.DataFrame({"item_id": np.arange(len(vectors)), "title": [str(one) for one in range(len(vectors))]})
+    catalogue = Catalogue.from_table(table.with_columns(**{name: pl.Series(one) for name, one in columns.items()}))
+    everything = np.arange(len(vectors), dtype=np.int32)
+    least, largest = world.bounds(setup.world.ideal)
+    scale = np.where(largest > least, largest - least, 1.0)
+    space = Space(
+        catalogue=catalogue.standardised(everything),
+        seen=everything,
+        tolerance=1.0,
+        typical=1.0,
+        event_names=tuple(f"seen_{place}" for place in range(len(least))),
+        event_center=least.astype(np.float32),
+        event_scale=scale.astype(np.float32),
+    )
+    return State(nobody(space.catalogue), in_world(setup), space)
+
+
+class Player:
+    """A learned policy that acts for users of a world: one step of the encoder's carried state for each slate.
+
+    Attributes:
+        carried: what the encoder knows of each user; None before the first step.
+    """
+
+    def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
+        """`draws`: it acts as it does when it learns, by draws; else it does what it holds for the best."""
+        self.policy, self.world, self.draws = policy, world, draws
+        self.request = Request(world.slots, policy.sampler if draws else Greedy())
+        self.carried: Carried | None = None
+
+    @property
+    def encoder(self) -> Encoder:
+        """Of the agent."""
+        encoder = self.policy.agent.nets["encoder"]
+        assert isinstance(encoder, Encoder)
+        return encoder
+
+    def look(self, seen: Observation) -> tuple[Events, Float32[np.ndarray, "users numbers"]]:
+        """What the encoder reads of an observation, and its numbers as they are read."""
+        space, learner = self.policy.agent.space, self.policy.agent.learner
+        numbers = ((seen.numbers - space.event_center) / space.event_scale).astype(np.float32)
+        shown = learner.tensor(seen.shown.astype(np.int64))[:, None]
+        clicks = learner.tensor(seen.clicks.astype(np.float32))[:, None]
+        return Events(torch.full_like(shown[..., 0], -1), learner.tensor(numbers)[:, None], shown, clicks), numbers
+
+    def step(self, events: Events) -> Tensor:
+        """The encoder's states after one event more of each user."""
+        before = self.carried or self.encoder.start(len(events.items))
+        states, self.carried = self.encoder.advance(before, self.encoder.inputs(events).squeeze(1))
+        return states
+
+    def forget(self, rows: Int[np.ndarray, "some"]) -> None:
+        """New users in some rows."""
+        if self.carried is not None and len(rows):
+            places = torch.from_numpy(rows)
+            for part, fresh in zip(self.carried, self.encoder.start(len(rows)), strict=True):
+                part[places] = fresh
+
+    def propose(self, states: Tensor, rng: np.random.Generator | None = None) -> Proposal:
+        """Where the actor points to; with `rng`, a draw where it draws points."""
+        learner = self.policy.agent.learner
+        assert isinstance(learner, EncoderLearner)
+        return learner.proposal(self.policy.agent.nets, states, rng)
+
+    @torch.no_grad()
+    def __call__(self, state: Any, rng: Draws) -> Int64[np.ndarray, "users slots"]:
+        """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
+        if (state.age == 0).all():
+            self.carried = None
+        states = self.step(self.look(self.world.observe(state, self.policy.agent.setup.world.ideal))[0])
+        drawn = rng if self.draws and isinstance(rng, np.random.Generator) else None
+        slate = self.policy.act(self.propose(states, drawn), self.request, drawn)
+        return np.asarray(slate.items, np.int64)
+
+
+class WorldSource(Source):
+    """Experience of the agent's own policy in a world.
+
+    An experience is `world.window` slates of each of `world.users` users. Its advantages are estimated once, by the
+    values of whoever acted; then it is learned from as often, and in as many parts, as the algorithm says. Time limits
+    cut an episode off: what would have followed is estimated. Where a user leaves, nothing follows. Rewards are taken
+    times `1 - discount`, so that values are means of rewards whatever the discount is. Slates count as histories do.
+    """
+
+    def __init__(self, state: State, world: World | None = None) -> None:
+        super().__init__(state)
+        self.world = world or world_of(self.setup)
+        algorithm = self.setup.algorithm
+        if not isinstance(algorithm, OnPolicy):
+            raise SetupError(f"the algorithm {algorithm.name} learns from a log; to learn in a world, take a2c or ppo")
+        if self.setup.model == "transformer":
+            raise SetupError("model is transformer, whose carried state grows with every event; take lstm, gru or mlp")
+        self.algorithm, self.users, self.window = algorithm, self.setup.world.users, self.setup.world.window
+        self.player: Player | None = None
+        self.users_state: Any = None
+        self.waiting: Iterator[Batch] = iter(())
+        self.begun = np.ones(self.users, np.bool_)
+        self.buffers: dict[str, np.ndarray] = {}
+
+    @property
+    def horizon(self) -> int:
+        """How many slates the whole run learns from."""
+        return self.setup.world.steps
+
+    def resume(self, histories: int, steps: int) -> None:
+        """Go on with new users: a world is not saved."""
+        self.player, self.waiting = None, iter(())
+
+    def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+        """A part of the experience that is learned from; a new one where that is used up."""
+        batch = next(self.waiting, None)
+        if batch is None:
+            self.waiting = self._parts(self._experience(policy, rng), rng)
+            batch = next(self.waiting)
+        return batch
+
+    def _parts(self, whole: Batch, rng: np.random.Generator) -> Iterator[Batch]:
+        """Some users at a time, all of them in each of `repeats` turns."""
+        repeats, parts = self.algorithm.turns
+        for turn in range(repeats):
+            for rows in np.array_split(rng.permutation(self.users), min(parts, self.users)):
+                slates = len(rows) * self.window
+                share = (turn + 1) * slates // repeats - turn * slates // repeats
+                yield _rows(whole, rows, share)
+
+    def _begin(self, policy: LearnedPolicy, rng: np.random.Generator) -> Player:
+        """New users, and the buffers that all experiences are written to."""
+        self.users_state = self.world.reset(self.users, rng)
+        self.player = Player(policy, self.world, draws=True)
+        self.begun[:] = True
+        grid, slots = (self.window, self.users), self.world.slots
+        self.buffers = {
+            "shown": np.zeros((*grid, slots), np.int32),
+            "clicks": np.zeros((*grid, slots), np.bool_),
+            "slates": np.zeros((*grid, slots), np.int32),
+            "numbers": np.zeros((*grid, len(policy.agent.space.event_names)), np.float32),
+            "begins": np.zeros(grid, np.bool_),
+            "chances": np.zeros(grid, np.float64),
+            **{name: np.zeros(grid, np.float32) for name in ("rewards", "values", "next", "discounts", "traces")},
+        }
+        return self.player
+
+    @torch.no_grad()
+    def _experience(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+        """`window` slates of each user."""
+        player = self.player or self._begin(policy, rng)
+        player.policy = policy
+        encoder = player.encoder
+        carried = flattened(player.carried or encoder.start(self.users))
+        for time in range(self.window):
+            policy.agent.in_time()
+            self._step(player, time, rng)
+        return self._batch(carried)
+
+    def _step(self, player: Player, time: int, rng: np.random.Generator) -> None:
+        """Look, choose, and see what comes of it; into row `time` of the buffers."""
+        world, into, ideal = self.world, self.buffers, self.setup.world.ideal
+        seen = world.observe(self.users_state, ideal)
+        events, into["numbers"][time] = player.look(seen)
+        into["shown"][time], into["clicks"][time], into["begins"][time] = seen.shown, seen.clicks, self.begun
+        states = player.step(events)
+        proposal = player.propose(states, rng)
+        product = player.policy.act(proposal, player.request, rng)
+        into["slates"][time], into["values"][time] = product.items, self._values(player, states)
+        into["chances"][time] = self._chances(player, states, proposal, product, time)
+        if time:
+            into["next"][time - 1] = np.where(self.begun, into["next"][time - 1], into["values"][time])
+        self.users_state, feedback = world.step(self.users_state, product.items.astype(np.int64), rng)
+        if not np.isfinite(feedback.rewards).all():
+            raise TrainingError(f"world {world.name}: a reward is not a number")
+        truncated = world.truncated(self.users_state) & ~feedback.terminated
+        self.begun = feedback.terminated | truncated
+        into["rewards"][time] = feedback.rewards
+        into["discounts"][time] = np.where(feedback.terminated, 0, self.setup.discount)
+        into["traces"][time] = np.where(self.begun, 0, self.algorithm.trace)
+        cut = self.begun if time < self.window - 1 else np.ones_like(self.begun)
+        if (rows := np.flatnonzero(cut & ~feedback.terminated)).size:
+            into["next"][time, rows] = self._foreseen(player, rows)
+        ended = np.flatnonzero(self.begun)
+        self.users_state = world.restart(self.users_state, ended, rng)
+        player.forget(ended)
+
+    def _foreseen(self, player: Player, rows: Int64[np.ndarray, "some"]) -> Float32[np.ndarray, "some"]:
+        """The values of the states that some users are in now; nothing is carried on."""
+        ideal, kept = self.setup.world.ideal, player.carried
+        events, _ = player.look(self.world.observe(self.users_state.rows(rows), ideal))
+        assert kept is not None
+        player.carried = tuple(part[torch.from_numpy(rows)] for part in kept)
+        found = self._values(player, player.step(events))
+        player.carried = kept
+        return found
+
+    def _values(self, player: Player, states: Tensor) -> Float32[np.ndarray, "users"]:
+        found: Float32[np.ndarray, users] = player.policy.agent.nets["critic"](states).cpu().numpy()
+        return found
+
+    def _chances(self, player: Player, states: Tensor, proposal: Proposal, product: Product, time: int) -> np.ndarray:
+        """Of the slates, or the density of the points that were drawn."""
+        if not self.algorithm.draws_points:
+            assert product.propensities is not None
+            return np.asarray(np.exp(np.log(product.propensities).sum(1)))
+        if "points" not in self.buffers:
+            self.buffers["points"] = np.zeros((self.window, *proposal.points.shape), np.float32)
+        self.buffers["points"][time] = proposal.points
+        actor: Any = player.policy.agent.nets["actor"]
+        points = torch.from_numpy(proposal.points).to(states.device)
+        found: np.ndarray = actor.log_density(states, points).double().exp().cpu().numpy()
+        return found
+
+    def _batch(self, carried: Float32[np.ndarray, "users carried"]) -> Batch:
+        """All that the buffers hold, users first; the buffers are written over by the next experience."""
+        made, scale = self.buffers, np.float32(1 - self.setup.discount)
+        parts = (made["rewards"] * scale, made["values"], made["next"], made["discounts"], made["traces"])
+        advantages = gae(*(torch.from_numpy(part) for part in parts)).numpy()
+        users = {name: np.ascontiguousarray(values.swapaxes(0, 1)) for name, values in made.items()}
+        numbers, mask = users["numbers"], np.ones((self.users, self.window), np.bool_)
+        return Batch(
+            items=np.full(mask.shape, -1, np.int32),
+            factors=Factors(numbers, np.zeros((*mask.shape, 0, 0), np.float32), numbers),
+            actions=users["slates"][..., 0],
+            rewards=users["rewards"],
+            mask=mask,
+            discounts=users["discounts"],
+            histories=self.users * self.window,
+            returns=np.ascontiguousarray((advantages + made["values"]).T),
+            propensities=users["chances"],
+            values=users["values"],
+            shown=users["shown"],
+            clicks=users["clicks"],
+            slates=users["slates"],
+            points=users.get("points"),
+            begins=users["begins"],
+            carried=carried,
+        )
+
+
+def _rows(whole: Batch, rows: Int64[np.ndarray, "some"], histories: int) -> Batch:
+    """Some users of an experience."""
+    arrays = {name: values[rows] for name, values in whole.arrays().items() if name != "histories"}
+    return replace(Batch.of_arrays(arrays | {"histories": np.array(histories)}), histories=histories)

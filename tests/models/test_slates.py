@@ -1,0 +1,73 @@
+"""What proposes slates, against numbers worked by hand."""
+
+from math import exp, log, pi
+
+import pytest
+import torch
+
+from what_next.models.slates import Proposer
+
+
+def proposer(**settings: object) -> Proposer:
+    made = Proposer(2, 2, **{"traits": 1, **settings})  # type: ignore[arg-type]
+    with torch.no_grad():
+        made.mean.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [0, 0]])[: len(made.mean.weight)])
+        made.mean.bias.copy_(torch.tensor([0, 0, log(0.5)])[: len(made.mean.bias)])
+        made.log_deviation.fill_(log(2.0))
+    return made
+
+
+def test_a_point_and_the_weight_of_likeness() -> None:
+    made = proposer()
+    drawn = made(torch.tensor([[3.0, 4.0]]))
+    points = made.points(drawn)
+    assert points[0].tolist() == pytest.approx([3, 4, 0.5])
+    assert torch.allclose(made.drawn(points), drawn)
+    assert made.columns(torch.ones(5, 2)).tolist() == [[1, 1, 0]] * 5
+
+
+def test_without_traits_there_is_no_weight() -> None:
+    made = proposer(traits=0)
+    assert made.points(made(torch.tensor([[3.0, 4.0]]))).tolist() == [[3, 4]]
+    assert made.alike(torch.ones(5, 2)) is None
+
+
+def test_density_by_hand() -> None:
+    """One standard deviation off in the first entry: exp(-1/2) / (2 sqrt(2 pi)) for it, and 1 / (2 sqrt(2 pi)) else."""
+    made = proposer()
+    states = torch.tensor([[3.0, 4.0]])
+    points = made.points(made.draw(made(states), torch.tensor([[1.0, 0, 0]])))
+    found = made.log_density(states, points).exp().item()
+    assert points[0].tolist() == pytest.approx([5, 4, 0.5])
+    assert found == pytest.approx(exp(-0.5) / (2 * (2 * pi) ** 0.5) ** 3)
+
+
+def test_effects_have_a_mean_square_of_one() -> None:
+    found = proposer(traits=4).alike(torch.randn(50, 2))
+    assert found is not None
+    assert found.square().sum(1).mean().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_clicks_by_hand() -> None:
+    made = proposer(clicks=True)
+    assert made.liking is not None
+    with torch.no_grad():
+        made.liking.weight.zero_()
+        made.liking.bias.copy_(torch.tensor([1.0, 2, -3, -0.5]))  # a point, a level, less for each slot
+    vectors = torch.tensor([[1.0, 0], [0, 1]])
+    found = made.click_logits(torch.zeros(1, 2), vectors, torch.tensor([[0, 1, 1]]))
+    assert found[0].tolist() == [1 - 3, 2 - 3 - 0.5, 2 - 3 - 1]
+
+
+def test_the_policy_starts_from_a_share_of_what_would_be_clicked_and_does_not_teach_it() -> None:
+    made = proposer(clicks=True)
+    assert made.liking is not None
+    with torch.no_grad():
+        made.liking.weight.zero_()
+        made.liking.bias.copy_(torch.tensor([10.0, 20, 0, 0]))
+    mean = made(torch.tensor([[3.0, 4.0]]))
+    assert mean[0].tolist() == pytest.approx([3 + 3, 4 + 6, log(0.5)])
+    mean.sum().backward()
+    assert made.liking.weight.grad is None
+    assert made.share is not None
+    assert made.share.grad is not None

@@ -1,0 +1,85 @@
+"""`what-next simulate`: an agent in a world, beside the references; one clear message for what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from what_next.cli.app import main
+
+SETUP = """
+train, yes
+algorithm, ppo
+algorithm.over, points
+model, mlp
+dim, 16
+inputs.items, attributes
+world, boredom:SlateRerank-Bored-v0
+world.ideal, yes
+world.users, 16
+world.window, 5
+world.steps, 400
+world.episodes, 20
+model_agent_path, agent.safetensors
+model_critic_path, critic.safetensors
+"""
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Path:
+    path = tmp_path / "setup.txt"
+    path.write_text(SETUP)
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr("sys.argv", ["what-next", *map(str, words)])
+    return main()
+
+
+def test_it_trains_and_plays_beside_the_references(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "simulate", setup, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["world"] == "boredom:SlateRerank-Bored-v0"
+    assert set(found["policies"]) == {"ppo", "ppo, drawn", "random", "popular", "greedy", "aware"}
+    assert found["training"]["steps"] == 400
+    for one in found["policies"].values():
+        assert one["low"] <= one["return"] <= one["high"]
+        assert (one["episodes"], one["steps"]) == (20, 10)
+    assert run(monkeypatch, "simulate", setup, "train=no", "--json") == 0
+    loaded = json.loads(capsys.readouterr().out)
+    assert loaded["training"] is None
+    assert loaded["policies"] == found["policies"]  # the same users, and the model as it was
+    assert run(monkeypatch, "simulate", setup, "train=no") == 0
+    told = capsys.readouterr().out
+    assert "returns of 20 episodes" in told
+    assert "ppo was there already, and sees what is hidden of the users" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--world", "nowhere"], "world 'nowhere' is not known; there are boredom"),
+        (["--world", "boredom:nothing"], "world boredom: no preset 'nothing'"),
+        (["world=none"], "no world is named"),
+        (["algorithm=next_item"], "it belongs to a2c and ppo"),
+        (["world.users=0"], "world.users is '0'; allowed: a whole number above 0"),
+        (["train=no"], "no such model file"),
+    ],
+)
+def test_a_mistake(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert run(monkeypatch, "simulate", setup, *words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_model_of_another_world_is_refused(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "simulate", setup, "--json") == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "simulate", setup, "train=no", "--world", "boredom:SlateTopK-Bored-v0") == 2
+    assert "was trained with 10 items and 30 numbers of a user" in capsys.readouterr().err
