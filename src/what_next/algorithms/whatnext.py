@@ -27,9 +27,9 @@ class WhatNext(Algorithm):
     policy, exactly, over all prototypes (the all-action gradient: Allen et al. 2017, arXiv 1709.00503, equation 4),
     with a bonus for entropy so that no prototype is given up early.
 
-    What an item would do to the sample's spread can be computed; what nobody knows is the user's own sigma. So actor and
-    critic each hold chances of `kinds` of user, read from the history, and value an item by the reward that is expected
-    under them (`models.actor_critic.BeliefHead`); the critic's are learned from rewards, by its squared error.
+    What an item would do to the sample's spread can be computed; what nobody knows is the user's own sigma. So actor
+    and critic each hold chances of `kinds` of user, read from the history, and value an item by the reward that is
+    expected under them (`models.actor_critic.BeliefHead`); the critic's are learned from rewards, by its squared error.
     """
 
     name: Literal["whatnext"] = "whatnext"
