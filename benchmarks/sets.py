@@ -50,11 +50,31 @@ def sequences(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     return log, pl.DataFrame({"item_id": known, "title": [str(item) for item in known], **found})
 
 
-SETS: dict[str, Callable[[Path], tuple[pl.DataFrame, pl.DataFrame]]] = {
+def yoochoose(folder: Path) -> tuple[pl.DataFrame, None]:
+    """Sessions taken as users: the training file, then that of the day after."""
+    parts = [
+        pl.read_csv(folder / f"yoochoose-clicks-100k_{part}.txt", separator="\t") for part in ("train_full", "test")
+    ]
+    log = pl.concat(parts)
+    return log.select(user_id="SessionId", item_id="ItemId", timestamp=pl.col("Time").cast(pl.Float64)), None
+
+
+def playlists(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Playlists taken as users, songs by their 12 audio features."""
+    log = pl.read_csv(folder / "spotify_songs.csv.gz", infer_schema_length=None)
+    features = log.columns[log.columns.index("danceability") :]
+    items = log.unique("track_id", keep="first", maintain_order=True)
+    items = items.select("track_name", *(pl.col(name).cast(pl.Float32) for name in features), item_id="track_id")
+    return log.select(user_id="playlist_id", item_id="track_id"), items.rename({"track_name": "title"})
+
+
+SETS: dict[str, Callable[[Path], tuple[pl.DataFrame, pl.DataFrame | None]]] = {
     "ml-100k": ml_100k,
     "lastfm-s3rec": sequences,
     "ml-1m-part": ml_1m_part,
     "amazon-beauty-s3rec": sequences,
+    "yoochoose-100k": yoochoose,
+    "spotify-playlists": playlists,
 }
 
 

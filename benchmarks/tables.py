@@ -8,6 +8,7 @@ keeps them in benchmarks/tuned.json. `show` writes the tables anew from what the
 import argparse
 import json
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -29,7 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CELLS, TUNED = ROOT / "docs/results.json", ROOT / "benchmarks/tuned.json"
 SCRATCH = Path(tempfile.gettempdir()) / "what-next-tables"
 
-MAIN, MORE = ("ml-100k", "lastfm-s3rec"), ("ml-1m-part", "amazon-beauty-s3rec")
+MAIN = ("ml-100k", "lastfm-s3rec")
+MORE = ("ml-1m-part", "amazon-beauty-s3rec", "yoochoose-100k", "spotify-playlists")
 """Sets that every algorithm is judged on, and those for two of them and the best of the others."""
 ALWAYS, BEST = ("next_item", "whatnext"), 3
 RULES = ("ease", "item_knn", "markov", "popular_recent", "popular", "random")
@@ -66,7 +68,6 @@ def setup_of(algorithm: str, seed: int, seconds: float, folder: Path, tuned: Map
         seconds=seconds,
         threads=1,
         device="cpu",
-        save_every=10**9,
         model_agent_path=folder / "agent.safetensors",
         model_critic_path=folder / "critic.safetensors",
         **({"window": 20} if ALGORITHMS[algorithm].by_attributes else {}),
@@ -122,10 +123,17 @@ def measure(name: str, algorithm: str, seeds: Sequence[int], seconds: float, fol
         "threads": 1,
         "torch": torch.__version__,
         "device": "cpu",
+        "commit": commit(),
         "tuned": tuned.get(algorithm, {}).get("settings"),
         "runs": runs,
         "metrics": evaluator.means({"": evaluator.score(policies, histories)})[0][""],
     }
+
+
+def commit() -> str:
+    """What the sources are at."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
 
 
 def fill(wanted: argparse.Namespace) -> None:

@@ -76,10 +76,12 @@ def _measured_on(cell: Mapping[str, Any]) -> str:
         seeds, threads = ", ".join(map(str, cell["seeds"])), cell["threads"]
         told += [
             f"{'seed' if len(cell['seeds']) == 1 else 'seeds'} {seeds}",
+            *(["until validation ends it"] if "commit" in cell else []),
             f"at most {cell['limit']:.0f} s of training each",
             f"{threads} {'thread' if threads == 1 else 'threads'} of the {cell['device'].upper()}",
             f"torch {cell['torch']}",
             "tuned" if cell["tuned"] else "settings as they come",
+            *([f"commit {cell['commit']}"] if "commit" in cell else []),
         ]
     return "; ".join(told)
 

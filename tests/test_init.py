@@ -45,8 +45,8 @@ def test_the_defaults_that_it_shows_are_those_of_the_algorithm_that_it_writes(pl
     run("init", plain, "--to", tmp_path / "setup.txt")
     text = (tmp_path / "setup.txt").read_text()
     setup = Setup.from_text(text, tmp_path)
-    assert (setup.passes, setup.split.name, setup.dim) == (30, "leave_last_out", 128)
-    assert {"#passes, 30", "#split, leave_last_out", "#dim, 128"} <= set(text.splitlines())
+    assert (setup.passes, setup.split.name, setup.dim) == (60, "leave_last_out", 128)
+    assert {"#passes, 60", "#split, leave_last_out", "#dim, 128"} <= set(text.splitlines())
     assert Setup.from_text(re.sub(r"(?m)^#(?! )", "", text), tmp_path) == setup
 
 

@@ -130,7 +130,7 @@ class TestEdges:
     ) -> None:
         split = {"name": "users", "validation": 0.0}
         with pytest.raises(SetupError, match="no validation users"):
-            run(dataset, log_setup(setup_of, tmp_path, patience=2, split=split))
+            run(dataset, log_setup(setup_of, tmp_path, patience=3, split=split))
 
 
 TWICE = """

@@ -1,5 +1,6 @@
 """An algorithm that learns from the log goes through the same spine: trained, resumed, loaded, asked."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import what_next as wn
 from what_next import Agent, Dataset, Environment, State
 from what_next.data.batches import Batches, width_of
 from what_next.errors import DataError, ModelError, SetupError
+from what_next.experiments.models import is_trained
 from what_next.training.artefacts import resume_path
 
 from .conftest import SetupOf, Trained, listening
@@ -149,6 +151,33 @@ class TestTraining:
         assert ready.histories < report.histories
         assert Environment(ready, environment.state, setup).validate() == pytest.approx(report.valid)
 
+    @pytest.mark.parametrize("stop", [2, 13, 21])
+    def test_an_interrupted_search_for_the_best_comes_to_the_same_end(
+        self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, stop: int
+    ) -> None:
+        """Interrupted before the first save, between two, and after the best."""
+        changes = {"passes": 8, "patience": 1, "learning_rate": 3e-2}
+        whole, report = run(dataset, log_setup(setup_of, tmp_path / "whole", **changes))
+        assert whole.agent.halved > 0
+        setup = log_setup(setup_of, tmp_path / "parts", **changes)
+        state = State(dataset, setup)
+        environment = Environment(Agent(setup, state.space), state, setup)
+        cycle = environment._cycle
+
+        def interrupted() -> Any:
+            if environment.agent.steps == stop:
+                signal.raise_signal(signal.SIGINT)
+            return cycle()
+
+        environment._cycle = interrupted  # type: ignore[method-assign]
+        assert environment.run_sim().stopped
+        assert not is_trained(setup, state)
+        resumed, again = run(dataset, setup, resume=True)
+        assert is_trained(setup, state)
+        assert again.valid == report.valid
+        mine = weights(resumed.agent)
+        assert all(torch.equal(value, mine[name]) for name, value in weights(whole.agent).items())
+
     def test_seconds_end_a_run(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
         _, report = run(dataset, log_setup(setup_of, tmp_path, passes=100_000, seconds=0.5))
         assert 0 < report.histories < 100_000 * 60
@@ -216,7 +245,7 @@ class TestFitted:
 
         for module in ("sampled", "linear_cross_entropy"):
             monkeypatch.setattr(sys.modules[f"what_next.losses.{module}"], "chunked_loss", counted)
-        for items, most in ((9_000, 9_000), (12_000, 1024)):
+        for items, most in ((9_000, 9_000), (12_000, 4096)):
             log = pl.DataFrame({"user_id": np.arange(items) // 6, "item_id": np.arange(items)})
             widths.clear()
             run(Dataset.from_frame(log), log_setup(setup_of, tmp_path / str(items), batch_size=None))
@@ -248,8 +277,8 @@ class TestFitted:
     def test_a_resumed_run_has_the_same_batches(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", batch_size=None, epochs=75))
-        setup = log_setup(setup_of, tmp_path / "parts", batch_size=None, epochs=75)
+        whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", batch_size=None, epochs=75, patience=None))
+        setup = log_setup(setup_of, tmp_path / "parts", batch_size=None, epochs=75, patience=None)
         state = State(dataset, setup)
         environment = Environment(Agent(setup, state.space), state, setup)
         environment.done = lambda: environment.agent.steps >= 7  # type: ignore[method-assign]

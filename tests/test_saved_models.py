@@ -19,6 +19,8 @@ from what_next.training.artefacts import read_manifest
 
 SAVED = Path(__file__).parent / "saved"
 TWICE = {"whatnext": "epochs=64", "iql": "passes=4"}
+DEFAULTS = {"whatnext": [], "iql": ["learning_rate=0.004", "loss.negatives=1024", "patience=none"]}
+"""As they were then."""
 KEYS = {
     "format", "package", "role", "run", "histories", "setup", "catalogue", "typical", "tolerance", "event_names",
     "metrics", "made_with",
@@ -47,7 +49,7 @@ def test_it_recommends_as_it_did(folder: Path) -> None:
 
 
 def test_a_resumed_run_comes_to_the_same_weights(folder: Path) -> None:
-    setup = wn.Setup.read(folder / "setup.txt", [TWICE[folder.name]])
+    setup = wn.Setup.read(folder / "setup.txt", [TWICE[folder.name], *DEFAULTS[folder.name]])
     before = read_manifest(setup.model_agent_path)
     report = Environment.from_setup(setup, resume=True).run_sim()
     assert report.histories == 2 * before.histories

@@ -77,3 +77,27 @@ def test_a_short_chain_is_learned_sooner(tmp_path: Path) -> None:
         report = Environment.from_setup(made).run_sim()
         found[skip] = np.mean([step.losses["actor"] for step in report.steps[-5:]])
     assert found["yes"] < 0.9 * found["no"]
+
+
+def songs(events: int) -> wn.Dataset:
+    """Twenty users who each hear four songs of their own; training has each song `events` times."""
+    rows = [(user, user * 4 + step % 4, step) for user in range(20) for step in range(4 * events + 2)]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    items = pl.DataFrame({"item_id": range(80), "tempo": np.random.default_rng(0).normal(size=80)})
+    return wn.Dataset.from_frame(log, items, name="songs")
+
+
+@pytest.mark.parametrize(("events", "both"), [(5, True), (6, False)])
+def test_attributes_are_read_where_items_are_rare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], events: int, both: bool
+) -> None:
+    """By default, and the model stays so where it is loaded and where its run goes on."""
+    made, dataset = setup(tmp_path, Path("-"), "skip=no"), songs(events)
+    for passes, resume in ((1, False), (2, True)):
+        setting = made.model_copy(update={"passes": passes})
+        state = wn.State(dataset, setting)
+        report = Environment(wn.Agent(setting, state.space), state, setting, resume=resume).run_sim()
+        assert round(report.passes) == passes
+        assert ("encoder.items.map" in read_models(made.model_agent_path).tensors) is both
+        assert ("inputs.items both" in " ".join(capsys.readouterr().err.split())) is both
+    assert len(wn.load(made.model_agent_path).recommend(history=["1", "2"], k=3).items) == 3

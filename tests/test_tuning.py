@@ -114,7 +114,7 @@ class TestSearch:
         seen = scored(by_rate)
         found = tune(setup, 1)
         assert found.trials[0].settings == {
-            "learning_rate": 0.004,
+            "learning_rate": 0.002,
             "dropout": 0.5,
             "weight_decay": 0.1,
             "batch_size": 32,

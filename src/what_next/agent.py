@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer, SparseAdam
 
@@ -39,6 +40,7 @@ class Agent:
         nets: the networks by name; `targets`: the target networks of some.
         histories: how many user histories it was trained on; `steps`: in how many steps.
         horizon: histories of the whole run, over which the learning rate falls; `spent`: the share of its time so far.
+        halved: how often validation has halved the learning rate besides.
         deadline: by `time.perf_counter`, after which no step is begun or finished.
         held: the losses of the last step, until the next one's are there.
         learns: whether `add_model` makes optimisers; PyTorch imports its compiler for the first, which takes seconds.
@@ -56,6 +58,7 @@ class Agent:
         self.steps = 0
         self.horizon = setup.epochs
         self.spent = 0.0
+        self.halved = 0
         self.deadline = math.inf
         self.learns = False
         self.held: Mapping[str, Tensor] = {}
@@ -94,9 +97,23 @@ class Agent:
         Raises:
             ModelError: the file is missing, damaged or newer.
         """
-        self.setup = self.setup.model_copy(update={"skip": read_models(path).skips})
+        self.setup = self.setup.model_copy(update=read_models(path).built_with(self.setup))
         self.learner = self.new_learner(self.setup, self.space)
         return self
+
+    def place_items(self, vectors: Float32[np.ndarray, "items dim"]) -> None:
+        """Let the learned vectors of items start here; rows of zeros stay as they are.
+
+        Args:
+            vectors: of length 1, as those that an encoder makes are about.
+        """
+        encoder = self.nets["encoder"]
+        assert isinstance(encoder, Encoder)
+        assert encoder.items.learned is not None, "the vectors of items are learned"
+        known = torch.from_numpy(vectors.any(1))
+        with torch.no_grad():
+            encoder.items.learned[known] = torch.from_numpy(vectors)[known].to(self.device)
+        self.targets = {name: _copied(self.nets[name]) for name in self.targets}
 
     def _fits(self) -> None:
         """Raises a `SetupError` where weights, gradients and Adam's two moments are more than all memory there is."""
@@ -213,7 +230,8 @@ class Agent:
         if (critic_loss := self.get_critic_loss(losses)) is not None:
             losses["critic"] = critic_loss
         shown = self.learner.shown(context, batch, losses)
-        decay_rate(self.optimisers, self.setup.learning_rate, max(self.spent, self.histories / self.horizon))
+        rate = self.setup.learning_rate / 2**self.halved
+        decay_rate(self.optimisers, rate, max(self.spent, self.histories / self.horizon))
         try:
             updated = descend(losses, algorithm.updates, self.nets, self.optimisers, self.setup.clip, context.roots)
         except TrainingError as error:

@@ -153,7 +153,11 @@ class Environment:
         agent, state, setup, source = self.agent, self.state, self.setup, self.source
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue, self.origin)
-        if setup.patience and not len(state.split.validation):
+        if (
+            setup.patience
+            and not len(state.split.validation)
+            and setup.patience != setup.algorithm.defaults().get("patience")
+        ):
             raise SetupError("patience is set, and the split has no validation users; raise split.validation")
         check_paths(setup.model_paths)
         if weights := self.origin or (setup.model_agent_path if self.resume else None):
@@ -162,6 +166,8 @@ class Environment:
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if self.origin:
             checkpoint.start_from(agent, self.origin)
+        elif not self.resume:
+            source.prepare(agent)
         agent.horizon = source.horizon
         source.resume(agent.histories, agent.steps)
         monitor = self._monitor(run)
@@ -183,7 +189,7 @@ class Environment:
                     agent.spent = (before + time.perf_counter() - start) / setup.seconds
                     agent.deadline = start + setup.seconds - before
             seconds = time.perf_counter() - start
-            monitor.finish()
+            monitor.finish(ended=self.done() or monitor.over)
         return self._report(monitor, seconds)
 
     def _cycle(self) -> Step:
@@ -205,6 +211,8 @@ class Environment:
             data=self.state.dataset.name,
             split=self.state.split.hash,
             horizon=self.agent.horizon,
+            save_every=self.source.save_every,
+            patience=self.setup.patience if len(self.state.split.validation) else None,
             chosen=self.source.chosen,
             resumed=self.resume,
         )

@@ -76,7 +76,7 @@ class State:
                 )
             if inputs.gaps and dataset.timestamps is None:
                 raise SetupError(f"inputs.gaps is yes, and {dataset.name} has no times; import it with --time")
-        if not dataset.catalogue.names and (algorithm.by_attributes or inputs.items != "learned"):
+        if not dataset.catalogue.names and (algorithm.by_attributes or inputs.items in ("attributes", "both")):
             learned = "" if algorithm.by_attributes else ", or set inputs.items to learned"
             raise DataError(
                 f"{dataset.name}: its items have no attributes, and {algorithm.name} proposes points in their space; "

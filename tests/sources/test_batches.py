@@ -146,8 +146,8 @@ class TestMixture:
     def test_a_run_that_learns_from_both_resumes_bit_for_bit(
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
     ) -> None:
-        whole = self.run(dataset, log_setup(setup_of, tmp_path / "whole", algorithm="iql"))
-        setup = log_setup(setup_of, tmp_path / "parts", algorithm="iql")
+        whole = self.run(dataset, log_setup(setup_of, tmp_path / "whole", algorithm="iql", patience=None))
+        setup = log_setup(setup_of, tmp_path / "parts", algorithm="iql", patience=None)
         self.run(dataset, setup, steps=5)
         resumed = self.run(dataset, setup, resume=True)
         assert resumed.agent.steps == whole.agent.steps > 5

@@ -98,10 +98,11 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     preset: ClassVar[Mapping[str, object]] = {
         "split": "leave_last_out",
         "dim": 128,
-        "passes": 30,
+        "passes": 60,
+        "patience": 2,
         "batch_size": None,
         "dropout": 0.5,
-        "learning_rate": 4e-3,
+        "learning_rate": 2e-3,
         "weight_decay": 0.1,
     }
     """Settings whose defaults are others for this algorithm than for `whatnext`; those of its bases hold too."""

@@ -52,16 +52,10 @@ def trained(setup: Setup, state: State, source: type[Source] | None = None) -> S
 
 
 def is_trained(setup: Setup, state: State) -> bool:
-    """Whether the models of a setup are there, whole, and trained to the end by the same settings.
-
-    With `patience`, the best model that was saved counts as the end: the file does not tell an interrupted search for a
-    better one.
-    """
+    """Whether the models of a setup are there, whole, and trained to the end by the same settings."""
     saved = checkpoint.progress(setup)
-    if saved is None:
-        return False
-    if setup.patience is not None:
-        return True
+    if saved is None or saved.ended:
+        return saved is not None
     environment = Environment(Agent(setup, state.space), state, setup)
     agent = environment.agent
     agent.histories, agent.steps, agent.spent = saved.histories, saved.steps, saved.spent

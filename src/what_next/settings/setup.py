@@ -17,6 +17,7 @@ from what_next.errors import SetupError
 from what_next.models.encoders import ENCODERS, Encoder
 from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
 from what_next.settings.groups import (
+    RARE,
     REWARD_GROUP,
     SHORT,
     Evaluation,
@@ -210,10 +211,18 @@ class Setup(Group):
         description="measured on the validation users at each save; none: ndcg@10, or spread for whatnext",
     )
     patience: int | None = Field(
-        default=None, gt=0, description="stop after this many saves without a better monitor, and keep the best model"
+        default=None,
+        gt=0,
+        description="after so many saves without a better monitor the learning rate is halved, at the fourth time the "
+        "run ends, and the best model is kept; none: it goes on to the end of epochs, passes or seconds",
     )
     stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is shown in any case")
-    save_every: int = Field(default=5000, gt=0, description="number of histories between two saves of the models")
+    save_every: int | None = Field(
+        default=None,
+        gt=0,
+        description="number of histories between two saves of the models; none: once in a pass over the training "
+        "users, or 5000 for whatnext",
+    )
     log: Path | None = Field(
         default=None, description="JSON lines of losses and reward during training; none: beside the agent's file"
     )
@@ -299,6 +308,12 @@ class Setup(Group):
     def skips(self, events_per_user: float) -> bool:
         """Whether the encoder adds a map of the last item, given the mean length of training histories."""
         return self.skip == "yes" or (self.skip == "auto" and 0 < events_per_user <= SHORT)
+
+    def item_inputs(self, attributes: int, events_per_item: float) -> str:
+        """What item vectors are made of (`inputs.items`), given the catalogue's attributes and the log."""
+        if self.inputs.items != "auto":
+            return self.inputs.items
+        return "both" if attributes and 0 < events_per_item <= RARE else "learned"
 
     @property
     def longest(self) -> int:

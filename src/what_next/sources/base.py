@@ -5,9 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from what_next.agent import Agent
 from what_next.policy import LearnedPolicy
 from what_next.state import State
 from what_next.types import Batch
+
+SAVED = 5000
+"""Histories between two saves where neither the setup nor the source says."""
 
 
 class Source(ABC):
@@ -24,11 +28,19 @@ class Source(ABC):
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """The next batch; `policy` chooses where nothing else has chosen, by `rng`."""
 
+    def prepare(self, agent: Agent) -> None:  # noqa: B027 - most sources have nothing to give
+        """What an agent is given before its first step."""
+
     @property
     def horizon(self) -> int:
         """How many histories the whole run trains on."""
         passes = self.setup.passes
         return passes * len(self.state.train_users) if passes else self.setup.epochs
+
+    @property
+    def save_every(self) -> int:
+        """How many histories lie between two saves."""
+        return self.setup.save_every or SAVED
 
     def done(self, histories: int, steps: int) -> bool:
         """Whether a run that learned from so many histories, in so many steps, is at its end."""
@@ -57,6 +69,10 @@ class Mixture(Source):
         self.shares = shares / shares.sum()
         self.taken = np.zeros(len(shares), np.int64)
 
+    def prepare(self, agent: Agent) -> None:
+        """See `Source.prepare`: as the first source does."""
+        self.sources[0].prepare(agent)
+
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """A batch of the source that is furthest behind its share."""
         return self.sources[self._turn()].next_batch(policy, rng)
@@ -70,6 +86,11 @@ class Mixture(Source):
     def horizon(self) -> int:
         """That of the first source."""
         return self.sources[0].horizon
+
+    @property
+    def save_every(self) -> int:
+        """That of the first source."""
+        return self.sources[0].save_every
 
     def done(self, histories: int, steps: int) -> bool:
         """See `Source.done`."""

@@ -7,15 +7,20 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
+from what_next.agent import Agent
+from what_next.baselines.counts import Known
 from what_next.data.batches import LEAST, Batches, width_of
+from what_next.data.cooccurrence import placed
 from what_next.errors import SetupError
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
-from what_next.settings import AFFORDABLE, SHORT
+from what_next.settings import AFFORDABLE, RARE, SHORT
 from what_next.sources.base import Source
 from what_next.state import State
 from what_next.types import Batch, History
 
+LONG = 100_000
+"""Histories after which the models are saved in any case."""
 CELLS = 2**20
 """How many events rewards are computed of at once, ahead of training."""
 
@@ -29,6 +34,20 @@ class LogSource(Source):
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.taken = 0
+
+    def prepare(self, agent: Agent) -> None:
+        """See `Source.prepare`: learned vectors of items start where the training events put them."""
+        state, setup = self.state, self.setup
+        if setup.inputs.start == "random" or self.item_inputs == "attributes":
+            return
+        events = Known.of(state.dataset, state.split.known)
+        agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))
+
+    @property
+    def item_inputs(self) -> str:
+        """What item vectors are made of."""
+        space = self.state.space
+        return self.setup.item_inputs(len(space.catalogue.names), space.events_per_item)
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """See `Source.next_batch`. Nobody is asked to choose: the users did."""
@@ -114,6 +133,11 @@ class LogSource(Source):
                 found[window - 1] = sum_of + discount**length * found[window]
         return found.astype(np.float32)
 
+    @property
+    def save_every(self) -> int:
+        """See `Source.save_every`: once in a pass, or oftener where that is long."""
+        return self.setup.save_every or min(len(self.state.train_users), LONG)
+
     def done(self, histories: int, steps: int) -> bool:
         """After so many batches as the histories of the run come in."""
         return steps >= max(1, round(self.horizon / len(self.state.train_users) * len(self.batches)))
@@ -138,6 +162,12 @@ class LogSource(Source):
             reasons.append(
                 f"skip {'yes' if setup.skips(mean) else 'no'}: training users have {mean:.1f} events on average, "
                 f"{compared} {SHORT}, so the last item {passed} straight into the state; `skip` sets another"
+            )
+        if setup.inputs.items == "auto" and self.item_inputs == "both":
+            mean = self.state.space.events_per_item
+            reasons.append(
+                f"inputs.items both: items have attributes, and {mean:.1f} training events on average, at most {RARE}; "
+                "`inputs.items` sets another"
             )
         if setup.batch_size is None:
             each = float((batches.lengths - 1).mean())

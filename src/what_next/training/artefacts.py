@@ -133,7 +133,13 @@ class SavedModels:
     def trained_settings(self, present: Setup) -> dict[str, Any]:
         """The settings that the networks were made by; those of the present setup give way to them."""
         trained = self.manifest.made_by(type(present.algorithm))
-        return {name: getattr(trained, name) for name in TRAINED} | {"skip": self.skips}
+        return {name: getattr(trained, name) for name in TRAINED} | self.built_with(trained)
+
+    def built_with(self, setup: Setup) -> dict[str, Any]:
+        """Those of the setup's settings that the data decided in training, as the weights show them."""
+        learned, mapped = (f"encoder.items.{name}" in self.tensors for name in ("learned", "map"))
+        items = "both" if learned and mapped else "attributes" if mapped else "learned"
+        return {"skip": self.skips, "inputs": setup.inputs.model_copy(update={"items": items})}
 
     @property
     def skips(self) -> Literal["yes", "no"]:
@@ -193,6 +199,12 @@ def write_models(
         files[setup.model_critic_path] = _writer(critic, manifest, "critic")
     files[setup.model_agent_path] = _writer(agent, manifest, "agent")
     write_files(files)
+
+
+def mark_ended(agent: Path) -> None:
+    """Note beside a model that its run came to its end, however long before that it was saved."""
+    manifest, tensors, position = read_rest(agent)
+    write_files({resume_path(agent): _writer(tensors, manifest, "resume", {**position, "ended": True})})
 
 
 def _writer(

@@ -73,6 +73,7 @@ class Training(Protocol):
     histories: int
     steps: int
     spent: float
+    halved: int
 
 
 def spare(setup: Setup, data: str, catalogue: Catalogue, origin: Path | None = None) -> None:
@@ -138,7 +139,12 @@ def save(agent: Training, rng: np.random.Generator, run: str, metrics: Mapping[s
             rest |= {f"{name}.{place}.{key}": torch.as_tensor(value) for key, value in values.items()}
     for name, net in agent.targets.items():
         rest |= {f"{TARGET}.{name}.{key}": value for key, value in net.state_dict().items()}
-    position = {"random": rng.bit_generator.state, "steps": agent.steps, "spent": agent.spent}
+    position = {
+        "random": rng.bit_generator.state,
+        "steps": agent.steps,
+        "spent": agent.spent,
+        "halved": agent.halved,
+    }
     write_models(agent.setup, manifest, agent.space, agent.nets, (rest, position))
 
 
@@ -180,10 +186,17 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
         net.load_state_dict(copied or agent.nets[name].state_dict())
     torch.set_rng_state(tensors["random.torch"])
     rng.bit_generator.state = position["random"]
-    agent.histories, agent.steps = manifest.histories, position["steps"]
+    agent.histories, agent.steps, agent.halved = manifest.histories, position["steps"], position.get("halved", 0)
     if setup.seconds:  # the limit may have been changed
         agent.spent = position.get("spent", 0.0) * (manifest.setup.get("seconds") or 0.0) / setup.seconds
     return manifest.run
+
+
+def take_weights(agent: Training) -> None:
+    """Set the networks to the weights of the last save."""
+    saved = read_models(agent.setup.model_agent_path, agent.setup.model_critic_path)
+    for name, net in agent.nets.items():
+        saved.fill(name, net)
 
 
 def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -199,11 +212,15 @@ def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tenso
 
 
 class Progress(NamedTuple):
-    """How far a saved model was trained: `spent` is the share of its time, where that is limited."""
+    """How far a saved model was trained: `spent` is the share of its time, where that is limited.
+
+    `ended`: with `patience`, the run that it is the best model of came to its end.
+    """
 
     histories: int
     steps: int
     spent: float
+    ended: bool
 
 
 def progress(setup: Setup) -> Progress | None:
@@ -215,13 +232,17 @@ def progress(setup: Setup) -> Progress | None:
         return None
     if _changed(manifest, setup) or manifest.setup.get("seconds") != setup.seconds:
         return None
-    return Progress(manifest.histories, position["steps"], position.get("spent", 0.0))
+    same = all(manifest.setup.get(name) == getattr(setup, name) for name in ("epochs", "passes", "patience"))
+    ended = same and position.get("ended", False)
+    return Progress(manifest.histories, position["steps"], position.get("spent", 0.0), ended)
 
 
 def _changed(manifest: Manifest, setup: Setup) -> list[str]:
     """The settings in which a saved run differs, where it must not."""
     before, now = manifest.made_by(type(setup.algorithm)).as_json(), setup.as_json()
     free = FREE | setup.algorithm.ignores
+    for one in (before, now):
+        one["inputs"].pop("items")  # what was saved decides
     return sorted(name for name in now if name not in free and now[name] != before[name])
 
 

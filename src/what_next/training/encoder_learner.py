@@ -40,8 +40,8 @@ class EncoderLearner(Learner):
         items = ItemVectors(
             len(catalogue),
             setup.dim,
-            None if setup.inputs.items == "learned" else catalogue.vectors,
-            setup.inputs.items != "attributes",
+            None if self.item_inputs == "learned" else catalogue.vectors,
+            self.item_inputs != "attributes",
             seen=self.space.seen.astype(np.int64),
             sparse=self.by_row,
         )
@@ -57,6 +57,11 @@ class EncoderLearner(Learner):
         return {"encoder": kind(items, sizes), **heads}
 
     @property
+    def item_inputs(self) -> str:
+        """What item vectors are made of."""
+        return self.setup.item_inputs(len(self.space.catalogue.names), self.space.events_per_item)
+
+    @property
     def known_vectors(self) -> Float32[np.ndarray, "items dim"]:
         """Attributes of the items that have a training event."""
         vectors: Float32[np.ndarray, "items dim"] = self.space.catalogue.vectors[self.space.seen]
@@ -67,7 +72,7 @@ class EncoderLearner(Learner):
         """Whether a step updates the rows of the item vectors that it drew alone."""
         setup, items = self.setup, len(self.space.catalogue)
         sampled = setup.loss.over(items) != "softmax" and not self.algorithm.whole_catalogue
-        return sampled and setup.inputs.items == "learned" and items >= SPARSE
+        return sampled and self.item_inputs == "learned" and items >= SPARSE
 
     def factorize(self, nets: Networks, history: History) -> Factors:
         """The numbers of each event: reward and gap, where they are asked for."""

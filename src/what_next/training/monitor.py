@@ -11,7 +11,7 @@ from rich.console import Console
 
 from what_next.errors import ModelError, TrainingError
 from what_next.training import checkpoint
-from what_next.training.artefacts import read_manifest
+from what_next.training.artefacts import mark_ended, read_manifest
 from what_next.training.checkpoint import Training
 from what_next.training.step import Step
 
@@ -27,6 +27,8 @@ LEAST_ENTROPY = 0.02
 """A policy's entropy below this share of the uniform policy's has collapsed."""
 LARGEST_WEIGHT = 1000.0
 """An importance weight above this makes one step count for a thousand."""
+HALVED = 4
+"""The learning rate is halved so often, at most: with the last time the run is over."""
 EXPLAINED = 0.01
 """A critic that explains less than this share of the variance of the returns explains nothing."""
 
@@ -89,12 +91,13 @@ class Monitor:
     """Keeps a run's steps, saves its models, and says when it is over.
 
     With `patience`, the models are measured at every save, and only better ones are written: the best is kept, and a
-    resumed run goes on from there, over the same steps again.
+    resumed run goes on from there, over the same steps again. Where nothing better comes, the learning rate is halved
+    first: most of what a smaller one has to give, it gives within a pass or two.
 
     Attributes:
         steps: what each step showed; `targets`: how many counted; `seconds`: how long all took.
         valid: the last measurement on the validation users.
-        over: nothing better came for as long as `patience` says.
+        over: nothing better came for as long as `patience` says, at the last rate either.
     """
 
     def __init__(
@@ -107,6 +110,8 @@ class Monitor:
         data: str,
         split: str,
         horizon: int,
+        save_every: int,
+        patience: int | None,
         chosen: tuple[Mapping[str, str | int], Sequence[str]] = ({}, ()),
         resumed: bool = False,
     ) -> None:
@@ -116,7 +121,8 @@ class Monitor:
             agent: what learns; `rng`: all random numbers of the run; `run`: its id.
             validate: measures the agent on the validation users.
             data, split: the name of the data and the hash of their split, for the model's file.
-            horizon: histories of the whole run.
+            horizon: histories of the whole run; `save_every`: those between two saves.
+            patience: the setup's, or None where there are no validation users.
             chosen: what the data decided, and why (`Source.chosen`); the reasons are printed.
             resumed: whether it goes on from the last save.
 
@@ -124,7 +130,7 @@ class Monitor:
             ModelError: the run was made on another split, or with another loss or batches than the data decide now.
         """
         self.agent, self.rng, self.run, self.validate, self.horizon = agent, rng, run, validate, horizon
-        self.setup = agent.setup
+        self.setup, self.save_every, self.patience = agent.setup, save_every, patience
         self.made_on: dict[str, Any] = {"data": data, "split": split}
         values, reasons = chosen
         if values:
@@ -133,11 +139,11 @@ class Monitor:
             Console(stderr=True, soft_wrap=True).print(reason, highlight=False)
         self.alarms = Alarms(0.0 if self.setup.algorithm.one_step else self.setup.discount)
         self.steps: list[Step] = []
-        self.targets, self.saved = 0, agent.histories
+        self.targets, self.saved, self.unsaved = 0, agent.histories, False
         self.start, self.seconds = time.perf_counter(), 0.0
         self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed
         self.valid: dict[str, float] = {}
-        self.best, self.worse, self.over = -np.inf, 0, False
+        self.best, self.worse, self.over, self.kept = -np.inf, 0, False, resumed
         if resumed:
             self._resume(read_manifest(self.setup.model_agent_path).metrics)
 
@@ -154,7 +160,7 @@ class Monitor:
                 f"{_worded(self.made_on['fitted'])} now; train anew, or start from it with --from"
             )
         self.before = {name: before.get(name, 0) for name in self.before}
-        if self.setup.patience and before.get("valid"):
+        if self.patience and before.get("valid"):
             self.valid = dict(before["valid"])
             self.best = self._score(self.valid)
 
@@ -165,6 +171,7 @@ class Monitor:
     def record(self, step: Step) -> None:
         """One more step was taken."""
         self.steps.append(step)
+        self.unsaved = True
         self.targets += step.targets
         self.seconds = time.perf_counter() - self.start
         for alarm in self.alarms.look(step, self.agent.histories / self.horizon):
@@ -174,32 +181,42 @@ class Monitor:
                     f"training stopped after {self.agent.histories:,} histories: {alarm}. The last save, if any, is "
                     f"kept at {self.setup.model_agent_path}; `stop_on_alarm, no` trains on"
                 )
-        if self.agent.histories - self.saved >= self.setup.save_every:
+        if self.agent.histories // self.save_every > self.saved // self.save_every:
             self._keep()
 
-    def finish(self) -> None:
-        """The last step was taken: save, and measure what is saved."""
-        if self.setup.patience is None:
+    def finish(self, *, ended: bool) -> None:
+        """The last step was taken: save, and measure what is saved; with patience, the agent takes the best weights.
+
+        With patience, what lies between two saves is not measured: a run that is interrupted there (not `ended`) goes
+        on from its best save, and comes to the same end as one that was not.
+        """
+        if self.patience is None:
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())  # measuring may fail
             self.valid = self.validate()
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())
-        elif not self.over and self.saved != self.agent.histories:
-            self._keep()
+            return
+        if ended:
+            if not self.over and self.unsaved:
+                self._keep()
+            mark_ended(self.setup.model_agent_path)
+        elif not self.kept:
+            checkpoint.save(self.agent, self.rng, self.run, self._metrics())
+        checkpoint.take_weights(self.agent)
 
     def _keep(self) -> None:
         """Save; with patience, only what is better than before."""
-        self.saved = self.agent.histories
-        if self.setup.patience is None:
-            checkpoint.save(self.agent, self.rng, self.run, self._metrics())
-            return
-        valid = self.validate()
+        self.saved, self.unsaved = self.agent.histories, False
+        self.kept = True
+        valid = self.validate() if self.patience else {}
         score = self._score(valid)
-        if score > self.best:
+        if score > self.best or not valid:
             self.best, self.worse, self.valid = score, 0, valid
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())
             return
         self.worse += 1
-        self.over = self.worse >= self.setup.patience
+        if self.patience and self.worse >= self.patience:
+            self.worse, self.agent.halved = 0, self.agent.halved + 1
+            self.over = self.agent.halved >= HALVED
 
     def _metrics(self) -> dict[str, object]:
         """What the manifest says of the run."""
