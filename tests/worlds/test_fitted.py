@@ -14,7 +14,8 @@ from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.reader import read_log
 from what_next.errors import DataError, ModelError, SetupError
 from what_next.worlds import Episodes, play, preset
-from what_next.worlds.fitted import Fitted, fit, write_world
+from what_next.worlds.fitted import Fitted, write_world
+from what_next.worlds.fitting import fit
 
 Policy = Callable[[Any, Any], np.ndarray]
 
@@ -137,6 +138,14 @@ class TestFit:
     def test_rewards_that_never_differ_are_refused(self, tmp_path: Path) -> None:
         pl.DataFrame({"item_id": [0, 1], "reward": [1.0, 1.0], "propensity": [0.5, 0.5]}).write_csv(tmp_path / "a.csv")
         with pytest.raises(DataError, match="every reward is 1, so nothing can be foretold"):
+            fit(read_log(tmp_path / "a.csv"))
+
+    def test_too_few_users_are_refused(self, tmp_path: Path) -> None:
+        frame = pl.DataFrame(
+            {"user_id": [1, 1, 2], "item_id": [0, 1, 1], "reward": [1.0, 0, 0], "propensity": [0.5] * 3}
+        )
+        frame.write_csv(tmp_path / "a.csv")
+        with pytest.raises(DataError, match="has 2 users, too few to fit to some and try on others"):
             fit(read_log(tmp_path / "a.csv"))
 
 

@@ -248,7 +248,8 @@ def fit_world(
     from what_next.data.decisions.log import Roles
     from what_next.data.decisions.reader import read_log
     from what_next.off_policy.behaviour import plot_calibration
-    from what_next.worlds.fitted import fit, write_world
+    from what_next.worlds.fitted import write_world
+    from what_next.worlds.fitting import fit
 
     for path, ending in ((to, ".safetensors"), (calibration, ".svg")):
         if path is not None and path.suffix.lower() != ending:
