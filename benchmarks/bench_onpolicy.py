@@ -1,6 +1,6 @@
 """Learning by acting, end to end: slates a second of PPO in a world, acting, world and learning together.
 
-    python benchmarks/bench_onpolicy.py [--slates 200000] [--threads 2]
+    python benchmarks/bench_onpolicy.py [--slates 200000] [--threads 2] [--sb3 20000]
 
 By time on the wall, and by time of the processors: on a machine that is busy with other work the second one holds.
 """
@@ -75,11 +75,27 @@ def measure(settings: dict[str, Any], slates: int) -> tuple[float, float, float]
     return done / (time.perf_counter() - start), done / used, acting / used
 
 
+def measure_sb3(slates: int) -> tuple[float, float]:
+    """Of Stable-Baselines3's PPO in the first case's world, by its defaults: slates a second, likewise."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from what_next.worlds import preset
+    from what_next.worlds.gym import Points, WorldEnv
+
+    environments = DummyVecEnv([lambda: Points(WorldEnv(preset(SINGLE), ideal=True))] * 8)
+    model = PPO("MlpPolicy", environments, n_steps=256, device="cpu", seed=0)
+    start, processors = time.perf_counter(), time.process_time()
+    model.learn(slates)
+    return model.num_timesteps / (time.perf_counter() - start), model.num_timesteps / (time.process_time() - processors)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slates", type=int, default=200_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="")
+    parser.add_argument("--sb3", type=int, default=0, help="slates of Stable-Baselines3's PPO; 0: none")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print("| PPO, 4 turns in 4 parts | slates/s | slates/s of a processor | share of acting |\n|---|---:|---:|---:|")
@@ -87,6 +103,9 @@ def main() -> None:
         if given.only in name:
             wall, processor, acting = measure(settings, given.slates)
             print(f"| {name} | {wall:,.0f} | {processor:,.0f} | {acting:.0%} |", flush=True)
+    if given.sb3:
+        wall, processor = measure_sb3(given.sb3)
+        print(f"| Stable-Baselines3's PPO, as in the first line | {wall:,.0f} | {processor:,.0f} | |")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import sets
 from what_next import Agent, Environment, Setup, State
 from what_next.data import Options, import_files, save
 from what_next.errors import WhatNextError
-from what_next.off_policy import Learned, Reading, gate
+from what_next.off_policy import Learned, LogSettings, gate
 from what_next.serving.engine import Engine
 from what_next.serving.request import RecommendationRequest, RecommendationResponse
 from what_next.serving.store import AddEvents, AddFeedback, EventRow, FeedbackRow, Store, Writer
@@ -121,7 +121,9 @@ def main() -> None:
                 for estimator in ("snips",) if k == 1 else ("cascade_snips", "cascade_dr", "slate_snips"):
                     line = {"how": how, "k": k, "answers": count, "earned": earned, "estimator": estimator}
                     try:
-                        found = gate(Reading(paths["current"]), judged["new"], judged["current"], estimator=estimator)
+                        found = gate(
+                            LogSettings(paths["current"]), judged["new"], judged["current"], estimator=estimator
+                        )
                         new = found["new"]["estimate"]
                         line |= {
                             "ess": new["ess"],

@@ -269,7 +269,7 @@ class TestManyItems:
         log = read_log(write(tmp_path / "log.csv", decided()))
         vectors = vectors_of(log)
         assert vectors.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]
-        target = Uniform().answer(log, decisions_of(log, vectors)).target
+        target = Uniform().on_log(log, decisions_of(log, vectors)).target
         assert target.expected[0].tolist() == [0.25, 0.25, 0.5]
         found = told(tmp_path / "log.csv", "uniform")["estimates"]
         assert found["mips"]["mean"] == pytest.approx(found["ips"]["mean"])  # no clusters of those that share a column
@@ -277,8 +277,8 @@ class TestManyItems:
     def test_whole_distributions_are_kept_only_where_they_fit(self, tmp_path: Path, monkeypatch) -> None:
         log = read_log(write(tmp_path / "log.csv", decided()))
         decisions = decisions_of(log, vectors_of(log))
-        assert Uniform().answer(log, decisions).target.full.shape == (2000, 4)
+        assert Uniform().on_log(log, decisions).target.full.shape == (2000, 4)
         monkeypatch.setattr("what_next.off_policy.targets.FULL", 7999)
-        target = Uniform().answer(log, decisions).target
+        target = Uniform().on_log(log, decisions).target
         assert target.full is None
         assert target.expected == pytest.approx(np.full((2000, 4), 0.25))

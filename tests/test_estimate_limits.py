@@ -10,7 +10,7 @@ import pytest
 from what_next.data.decisions.log import Roles
 from what_next.data.decisions.reader import read_log
 from what_next.errors import SetupError
-from what_next.off_policy import Reading, estimate_policy, gate, judge
+from what_next.off_policy import LogSettings, estimate_policy, gate, judge
 from what_next.off_policy.behaviour import estimate_behaviour
 from what_next.off_policy.decisions import Options
 
@@ -104,8 +104,8 @@ class TestEstimatedBehaviourWithContext:
 
     @pytest.mark.parametrize("column", ["group", "age"])
     def test_the_gate_is_not_fooled_by_a_policy_that_looked_at_it(self, confounded: Path, column: str) -> None:
-        assert gate(Reading(confounded, estimated=True), "always", "uniform")["promote"]
-        found = gate(Reading(confounded, Roles(context=(column,)), estimated=True), "always", "uniform")
+        assert gate(LogSettings(confounded, estimated=True), "always", "uniform")["promote"]
+        found = gate(LogSettings(confounded, Roles(context=(column,)), estimated=True), "always", "uniform")
         assert found["log"]["behaviour"]["given"] == column
         assert not found["promote"]
         assert found["difference"]["low"] < 0 < found["difference"]["high"]
@@ -127,7 +127,7 @@ class TestMadeFromTheLog:
         rows.reverse().write_parquet(copy)
         rows[:-1].write_parquet(later)
         for path, own in ((log, True), (copy, True), (later, False)):
-            found = gate(Reading(log), str(path), "worse")
+            found = gate(LogSettings(log), str(path), "worse")
             assert found["new"]["own"] is own
             assert found["promote"] is not own
             if own:
@@ -135,7 +135,7 @@ class TestMadeFromTheLog:
                 assert found["why"] == told
 
     def test_as_the_current_policy_they_may_be_beaten(self, log: Path) -> None:
-        assert gate(Reading(log), "better", str(log))["promote"]
+        assert gate(LogSettings(log), "better", str(log))["promote"]
 
 
 class TestMargin:
@@ -146,11 +146,11 @@ class TestMargin:
         assert ran.out == ""
         assert f"--margin {margin}: is not a finite number" in ran.err
         with pytest.raises(SetupError):
-            gate(Reading(log), "better", "same", margin=math.nan)
+            gate(LogSettings(log), "better", "same", margin=math.nan)
 
     def test_below_0_it_is_said(self, log: Path) -> None:
         for margin, count in ((-0.5, 1), (0.0, 0), (0.5, 0)):
-            notes = gate(Reading(log), "better", "same", margin=margin)["notes"]
+            notes = gate(LogSettings(log), "better", "same", margin=margin)["notes"]
             assert sum("is below 0: a policy that earns less may be promoted" in note for note in notes) == count
 
 
@@ -189,6 +189,6 @@ def test_the_gate_makes_no_estimate_but_the_one_that_decides(log: Path, monkeypa
             return made(*words)
 
         monkeypatch.setattr(judge, name, watched)
-    every = estimate_policy(Reading(log), "uniform")["estimates"]
-    assert gate(Reading(log), "uniform", "same", estimator="ips")["new"]["estimate"] == every["ips"]
+    every = estimate_policy(LogSettings(log), "uniform")["estimates"]
+    assert gate(LogSettings(log), "uniform", "same", estimator="ips")["new"]["estimate"] == every["ips"]
     assert asked == [None, "ips", "ips", "ips"]

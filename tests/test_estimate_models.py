@@ -62,7 +62,7 @@ def chances_of(recommender: wn.Recommender, history: History, without: np.ndarra
 class TestTrainedModels:
     def answer(self, heard: Path, setup: Path, **how: Any) -> tuple[Any, Any]:
         log = read_log(heard)
-        return log, Learned(str(setup), Setup.read(setup, ["train=no"]), **how).answer(
+        return log, Learned(str(setup), Setup.read(setup, ["train=no"]), **how).on_log(
             log, decisions_of(log, vectors_of(log))
         )
 
@@ -74,7 +74,7 @@ class TestTrainedModels:
         for row in range(0, len(log), 3):
             before = [ids[item] for item in log.actions[np.flatnonzero((log.units == log.units[row])[:row])]]
             known = [one for one in before if one != "new"]
-            assert found.asked[row] == bool(known)
+            assert found.covered[row] == bool(known)
             if not known:
                 continue
             history, _ = recommender.state.history_of(known)
@@ -91,7 +91,7 @@ class TestTrainedModels:
 
     def test_the_founding_algorithm_can_be_judged(self, heard, boxed, told) -> None:
         found = self.answer(heard, boxed)[1]
-        sums = found.target.full[found.asked].sum(axis=1)
+        sums = found.target.full[found.covered].sum(axis=1)
         assert (sums <= 1 + 1e-9).all()
         assert sums.max() > 0.3
         assert found.about["algorithm"] == "whatnext"
@@ -141,7 +141,7 @@ class TestTrainedModels:
         }  # fmt: skip
         _, found = self.answer(write(tmp_path / "log.csv", columns), ranked, seen=True)
         recommender = wn.load(ranked.parent / "agent.safetensors")
-        assert found.asked.tolist() == [False, True, True, True, True]
+        assert found.covered.tolist() == [False, True, True, True, True]
         histories = {
             2: (["i1"], ["i2"], "i3"),
             3: (["i1", "i2", "i3"], [], "i4"),
@@ -179,7 +179,7 @@ class TestTrainedModels:
 
         monkeypatch.setattr(LearnedPolicy, "chances", watched)
         monkeypatch.setattr("what_next.off_policy.learned.PAIRS", 640)
-        Learned(str(ranked), Setup.read(ranked, ["train=no"])).answer(log, decisions_of(log, vectors_of(log)))
+        Learned(str(ranked), Setup.read(ranked, ["train=no"])).on_log(log, decisions_of(log, vectors_of(log)))
         assert max(sizes) == 2
 
     def test_a_large_log_is_answered_in_chunks(self, heard, ranked, monkeypatch) -> None:

@@ -303,7 +303,7 @@ class TestSlates:
     def test_frequencies_of_another_log_leave_out_what_stands_above(self, slates: Path, tmp_path: Path) -> None:
         other = write(tmp_path / "other.csv", {"item_id": [0] * 5 + [1] * 3 + [2, 3], "reward": [0.0] * 10})
         log = read_log(slates, Roles(slate="slate", position="position", propensity="propensity"))
-        found = Frequencies(other, Roles()).answer(log, decisions_of(log, vectors_of(log))).target
+        found = Frequencies(other, Roles()).on_log(log, decisions_of(log, vectors_of(log))).target
         shares = np.array([0.5, 0.3, 0.1, 0.1, 0.0])
         first, second = log.actions.reshape(-1, 2).T
         assert found.chances.reshape(-1, 2)[:, 0] == pytest.approx(shares[first])

@@ -24,10 +24,11 @@ class Missing:
             raise ModuleNotFoundError(name, name=name)
 
 NAMES = set(sys.argv[1].split(","))
+OUTSIDE = ("what_next.serving", "what_next.__main__", "what_next.worlds.gym", "what_next.worlds.minari")
 sys.meta_path.insert(0, Missing())
 import what_next
 for module in pkgutil.walk_packages(what_next.__path__, "what_next."):
-    if not module.name.startswith(("what_next.serving", "what_next.__main__", "what_next.worlds.gym")):
+    if not module.name.startswith(OUTSIDE):
         importlib.import_module(module.name)
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from what_next.off_policy import Reading, estimate_policy, gate
+from what_next.off_policy import LogSettings, estimate_policy, gate
 
 from .off_policy_logs import run, write
 
@@ -26,8 +26,8 @@ def logs(shared_data: Path) -> dict[str, Path]:
 def directions(logs) -> dict[str, dict[str, Any]]:
     """The uniform policy by the log of Thompson sampling, and the average of that by the random log."""
     return {
-        "uniform from bts": estimate_policy(Reading(logs["bts"]), "uniform"),
-        "bts from random": estimate_policy(Reading(logs["random"]), str(logs["bts"])),
+        "uniform from bts": estimate_policy(LogSettings(logs["bts"]), "uniform"),
+        "bts from random": estimate_policy(LogSettings(logs["random"]), str(logs["bts"])),
     }
 
 
@@ -72,22 +72,22 @@ class TestOpenBandit:
 
     @pytest.mark.slow
     def test_neither_policy_is_promoted_over_the_other(self, logs) -> None:
-        by_random = gate(Reading(logs["random"]), str(logs["bts"]), "uniform")
+        by_random = gate(LogSettings(logs["random"]), str(logs["bts"]), "uniform")
         assert not by_random["promote"]
         assert by_random["difference"]["low"] < 0 < by_random["difference"]["high"]
         # Here the interval would have it, by 42 clicks that the policy itself went after.
-        by_own = gate(Reading(logs["bts"]), str(logs["bts"]), "uniform")
+        by_own = gate(LogSettings(logs["bts"]), str(logs["bts"]), "uniform")
         assert by_own["difference"]["low"] > 0
         assert not by_own["promote"]
         assert by_own["why"].endswith("all.csv was made from this log; judge it on later rows")
         assert any("made from the log that judges it" in note for note in by_own["notes"])
 
     def test_estimated_propensities_are_calibrated(self, logs) -> None:
-        found = estimate_policy(Reading(logs["random"], estimated=True), "uniform")
+        found = estimate_policy(LogSettings(logs["random"], estimated=True), "uniform")
         behaviour = found["log"]["behaviour"]
         assert behaviour["miscalibrated"] < 0.2
         assert found["estimates"]["snips"]["mean"] == pytest.approx(RANDOM, abs=4e-4)
-        found = estimate_policy(Reading(logs["bts"], estimated=True), "uniform")
+        found = estimate_policy(LogSettings(logs["bts"], estimated=True), "uniform")
         table = {one["to"]: one for one in found["log"]["behaviour"]["calibration"]}
         for to in (0.01, 0.02, 0.05, 0.1, 0.2):
             assert table[to]["observed"] == pytest.approx(table[to]["predicted"], rel=0.05)
@@ -118,7 +118,7 @@ class TestCoat:
     """Ratings of coats that people chose to rate (Schnabel et al. 2016): who chooses, rates higher."""
 
     def snips(self, log: Path, policy: str) -> dict[str, Any]:
-        found = estimate_policy(Reading(log), policy)
+        found = estimate_policy(LogSettings(log), policy)
         assert found["on_policy"]["mean"] == pytest.approx(NAIVE, abs=5e-4)
         assert (found["log"]["unit"], found["log"]["units"], found["log"]["rows"]) == ("user", 290, 6960)
         one: dict[str, Any] = found["estimates"]["snips"]

@@ -43,7 +43,7 @@ def test_it_trains_and_plays_beside_the_references(
     assert run(monkeypatch, "simulate", setup, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["world"] == "boredom:SlateRerank-Bored-v0"
-    assert set(found["policies"]) == {"ppo", "random", "popular", "greedy", "aware"}
+    assert set(found["policies"]) == {"ppo", "ppo, drawn", "random", "popular", "greedy", "aware"}
     assert found["training"]["steps"] == 400
     for one in found["policies"].values():
         assert one["low"] <= one["return"] <= one["high"]

@@ -40,11 +40,11 @@ class TestTwoPasses:
         vectors, points = random_vectors(1, length, 6), random_vectors(3, 6, seed=1)
         samples = Samples.of(vectors, length, pairs)
         assert samples.spread[0, -1].item() == pytest.approx(two_pass(vectors[0], pairs), rel=1e-4)
-        grown = samples.grown(points[None, None])[0, -1]
+        with_item = samples.with_item(points[None, None])[0, -1]
         at = samples.at(torch.full((3,), length - 1), points)
         for place, point in enumerate(points):
             expected = two_pass(torch.cat([vectors[0], point[None]]), pairs)
-            assert grown[place].item() == pytest.approx(expected, rel=1e-4)
+            assert with_item[place].item() == pytest.approx(expected, rel=1e-4)
             assert at[place].item() == pytest.approx(expected, rel=1e-4)
 
     @pytest.mark.parametrize("length", [5, 200])
@@ -59,15 +59,15 @@ class TestTwoPasses:
     def test_a_sliding_window_equals_a_recomputation_at_every_step(self, window: int, pairs: Pairs) -> None:
         vectors, points = random_vectors(2, 60, 4), random_vectors(2, 60, 2, 4, seed=1)
         samples = Samples.of(vectors, window, pairs)
-        own, shared = samples.grown(points), samples.grown(points[:1, :1])
+        own, shared = samples.with_item(points), samples.with_item(points[:1, :1])
         for row in range(2):
             for step in range(60):
                 sample = vectors[row, max(0, step + 1 - window) : step + 1]
                 assert samples.spread[row, step].item() == pytest.approx(two_pass(sample, pairs), rel=1e-4, abs=1e-6)
                 torch.testing.assert_close(samples.mean[row, step], sample.mean(0), rtol=1e-4, atol=1e-5)
                 for choice in range(2):
-                    grown = torch.cat([sample, points[row, step, choice, None]])
-                    expected = pytest.approx(two_pass(grown, pairs), rel=1e-4, abs=1e-6)
+                    with_item = torch.cat([sample, points[row, step, choice, None]])
+                    expected = pytest.approx(two_pass(with_item, pairs), rel=1e-4, abs=1e-6)
                     assert own[row, step, choice].item() == expected
                     place = torch.tensor([row * 60 + step])
                     assert samples.at(place, points[row, step, choice, None]).item() == expected
@@ -77,12 +77,12 @@ class TestTwoPasses:
     def test_points_of_one_row_serve_every_history_of_the_batch(self) -> None:
         vectors, points = random_vectors(3, 7, 2), random_vectors(1, 7, 4, 2, seed=1)
         samples = Samples.of(vectors, 5)
-        torch.testing.assert_close(samples.grown(points), samples.grown(points.expand(3, -1, -1, -1)))
+        torch.testing.assert_close(samples.with_item(points), samples.with_item(points.expand(3, -1, -1, -1)))
 
     def test_identical_songs_have_no_spread(self) -> None:
         samples = Samples.of(torch.full((1, 50, 3), 0.7), 20)
         assert samples.spread.abs().max() < 1e-6
-        assert samples.grown(torch.full((1, 1, 1, 3), 0.7)).abs().max() < 1e-6
+        assert samples.with_item(torch.full((1, 1, 1, 3), 0.7)).abs().max() < 1e-6
 
     def test_identical_songs_after_others_have_no_spread(self) -> None:
         vectors = torch.cat([5 * random_vectors(1, 200, 3), torch.ones(1, 30, 3)], 1)
@@ -92,7 +92,7 @@ class TestTwoPasses:
         samples = Samples.of(torch.eye(40)[None], 40)
         assert samples.spread.max() < 1e-6
         samples = Samples.of(torch.eye(40)[None, :20], 20)
-        assert samples.grown(torch.eye(40)[None, None, 30:31]).max() < 1e-6
+        assert samples.with_item(torch.eye(40)[None, None, 30:31]).max() < 1e-6
 
     @pytest.mark.parametrize("length", [1, 2])
     @pytest.mark.parametrize("pairs", ["all", "consecutive"])
@@ -111,7 +111,7 @@ class TestTime:
         torch.testing.assert_close(before.spread[:, :25], after.spread[:, :25])
         torch.testing.assert_close(before.mean[:, :25], after.mean[:, :25])
         for some in (points, points[:1, :1]):
-            torch.testing.assert_close(before.grown(some)[:, :25], after.grown(some)[:, :25])
+            torch.testing.assert_close(before.with_item(some)[:, :25], after.with_item(some)[:, :25])
         assert (before.spread[:, 25:] - after.spread[:, 25:]).abs().min() > 0.01
 
     def test_what_lies_before_the_window_changes_nothing(self) -> None:
@@ -135,7 +135,7 @@ class TestReward:
     )
     def test_the_reward_is_the_one_worked_by_hand(self, sigma: float, form: Form, expected: float) -> None:
         samples = Samples.of(LINE, 20)
-        reward, usable = spread_reward(samples, samples.grown(torch.zeros(1, 1, 1, 1)), torch.tensor([sigma]), form)
+        reward, usable = spread_reward(samples, samples.with_item(torch.zeros(1, 1, 1, 1)), torch.tensor([sigma]), form)
         assert samples.spread[0, 2].item() == pytest.approx(1)
         assert reward[0, 2, 0].item() == pytest.approx(expected, rel=1e-5)
         assert usable.tolist() == [[False, False, True]]
@@ -143,25 +143,25 @@ class TestReward:
     def test_a_narrowing_change_counts_like_a_widening_one(self) -> None:
         samples = Samples.of(LINE, 20)
         # With 2 joining 0, 1, 3 the distances are 1, 3, 2, 2, 1, 1: sqrt((20 - 100 / 6) / 5) = 0.8164966.
-        grown = samples.grown(torch.full((1, 1, 1, 1), 2.0))
-        change, _ = spread_reward(samples, grown, torch.tensor([2.0]), "change")
-        towards, _ = spread_reward(samples, grown, torch.tensor([2.0]), "towards")
+        with_item = samples.with_item(torch.full((1, 1, 1, 1), 2.0))
+        change, _ = spread_reward(samples, with_item, torch.tensor([2.0]), "change")
+        towards, _ = spread_reward(samples, with_item, torch.tensor([2.0]), "towards")
         assert change[0, 2, 0].item() == pytest.approx(0.1835034 / 2, rel=1e-5)
         assert towards[0, 2, 0].item() == pytest.approx(-0.1835034 / 2, rel=1e-5)
 
     def test_neighbours_alone_are_measured_where_pairs_are_consecutive(self) -> None:
         # 0, 1, 3 gives 1 and 2, so 0.7071068; with 0 after it 1, 2 and 3, so 1.
         samples = Samples.of(LINE, 20, "consecutive")
-        grown = samples.grown(torch.zeros(1, 1, 1, 1))
-        reward, _ = spread_reward(samples, grown, torch.tensor([1.0]))
+        with_item = samples.with_item(torch.zeros(1, 1, 1, 1))
+        reward, _ = spread_reward(samples, with_item, torch.tensor([1.0]))
         assert samples.spread[0, 2].item() == pytest.approx(0.7071068)
-        assert grown[0, 2, 0].item() == pytest.approx(1)
+        assert with_item[0, 2, 0].item() == pytest.approx(1)
         assert reward[0, 2, 0].item() == pytest.approx(1 - 0.7071068)
 
     def test_users_without_spread_and_short_samples_are_masked(self) -> None:
         samples = Samples.of(random_vectors(4, 5, 2), 20)
         sigma = torch.tensor([1.0, 0.0, 9e-7, math.nan])
-        reward, usable = spread_reward(samples, samples.grown(random_vectors(1, 1, 3, 2)), sigma)
+        reward, usable = spread_reward(samples, samples.with_item(random_vectors(1, 1, 3, 2)), sigma)
         assert usable[0].tolist() == [False, False, True, True, True]
         assert not usable[1:].any()
         assert reward.isfinite().all()
@@ -197,7 +197,7 @@ class TestReward:
         torch.testing.assert_close(found, torch.tensor([[[1.5, 2.0, -2.0, -4.0], [0.5, -2.0, -6.0, -4.0]]]))
 
     def test_prospects_cannot_know_the_sigma_of_the_user(self) -> None:
-        assert list(inspect.signature(prospects).parameters) == ["spread", "grown", "count", "typical"]
+        assert list(inspect.signature(prospects).parameters) == ["spread", "with_item", "count", "typical"]
 
 
 class TestPopulation:

@@ -18,7 +18,7 @@ from what_next.experiments import evaluate, evaluate_next
 from what_next.experiments.baselines import EVERY, chosen_on, grid_of, searched, tries, tuned
 from what_next.experiments.compare import compare
 from what_next.metrics.bootstrap import means, means_of
-from what_next.off_policy import Reading, estimate_policy
+from what_next.off_policy import LogSettings, estimate_policy
 
 from .conftest import SetupOf, listening
 
@@ -77,7 +77,7 @@ class TestEveryStage:
         log, _ = listening(users=20)
         log.with_columns(propensity=pl.lit(1 / 80)).write_parquet(tmp_path / "log.parquet")
         told = Told()
-        estimate_policy(Reading(tmp_path / "log.parquet"), str(tmp_path / "setup.txt"), stages=told)
+        estimate_policy(LogSettings(tmp_path / "log.parquet"), str(tmp_path / "setup.txt"), stages=told)
         assert told.came_to_their_ends()
         assert told.names == [f"asking {tmp_path / 'setup.txt'}", "estimates", "intervals"]
 

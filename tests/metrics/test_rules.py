@@ -54,17 +54,19 @@ def test_no_item_has_no_reward_nor_has_a_sample_of_two(line):
 
 def test_what_every_item_would_make_of_the_spread(crowd):
     windows = windows_of(crowd)
-    grown = Sampling(crowd.vectors).grown(windows.history)
+    with_each_item = Sampling(crowd.vectors).with_each_item(windows.history)
     for row in (0, 7, 30):
         sample = crowd.vectors[windows.history.items[row]]
         expected = [spread(np.vstack([sample, vector])) for vector in crowd.vectors]
-        assert grown[row] == pytest.approx(expected, abs=1e-5)
+        assert with_each_item[row] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_sample_is_the_latest_events(crowd):
     windows = windows_of(crowd, 20)
     short, whole = Sampling(crowd.vectors, window=4), Sampling(crowd.vectors)
-    assert short.grown(windows.history) == pytest.approx(whole.grown(windows.history.last(4)), abs=1e-9)
+    assert short.with_each_item(windows.history) == pytest.approx(
+        whole.with_each_item(windows.history.last(4)), abs=1e-9
+    )
     assert short.mean(windows.history) == pytest.approx(crowd.vectors[windows.history.items[:, -4:]].mean(1), abs=1e-6)
 
 

@@ -93,12 +93,12 @@ def test_so_is_that_of_a_whole_log(tmp_path: Path, backend: str, how: dict[str, 
         path = tmp_path / "exported.parquet"
         exported(asked.store, asked.engine.models.live.current.served.catalogue).write(path)
     log = read_log(path)
-    found = Learned("setup", Setup.read(tmp_path / "setup.txt", ["train=no"])).answer(
+    found = Learned("setup", Setup.read(tmp_path / "setup.txt", ["train=no"])).on_log(
         log, decisions_of(log, vectors_of(log))
     )
-    assert found.asked.sum() > 80
+    assert found.covered.sum() > 80
     assert log.propensities is not None
-    np.testing.assert_allclose(found.target.chances[found.asked], log.propensities[found.asked], rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(found.target.chances[found.covered], log.propensities[found.covered], rtol=0, atol=CLOSE)
 
 
 def test_the_index_is_that_of_the_model_and_always_the_same(tmp_path: Path) -> None:

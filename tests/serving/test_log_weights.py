@@ -16,7 +16,7 @@ from what_next.data.files import beside
 from what_next.environment import Environment
 from what_next.errors import DataError, SetupError
 from what_next.off_policy.learned import Learned
-from what_next.off_policy.targets import Answer, decisions_of, vectors_of
+from what_next.off_policy.targets import PolicyOnLog, decisions_of, vectors_of
 from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddEvents, AddItems, EventRow, ItemRow
 from what_next.serving.store.export import exported
@@ -71,22 +71,22 @@ def live(service: Service, context: tuple[str, ...] = ()) -> None:
         service.ask_all(asks)
 
 
-def judged(service: Service, setup: Path) -> tuple[DecisionLog, Answer]:
+def judged(service: Service, setup: Path) -> tuple[DecisionLog, PolicyOnLog]:
     """What the service has logged, and what the model of a setup would have done."""
     path = setup.with_name("exported.parquet")
     exported(service.store, service.engine.models.live.current.served.catalogue).write(path)
     log = read_log(path)
-    return log, Learned(str(setup), Setup.read(setup, ["train=no"])).answer(log, decisions_of(log, vectors_of(log)))
+    return log, Learned(str(setup), Setup.read(setup, ["train=no"])).on_log(log, decisions_of(log, vectors_of(log)))
 
 
-def same(log: DecisionLog, found: Answer, least: int = 150) -> None:
+def same(log: DecisionLog, found: PolicyOnLog, least: int = 150) -> None:
     """The chances are the propensities, wherever the model could be asked."""
     assert log.propensities is not None
     assert found.target.full is not None
-    assert found.asked.sum() > least
-    weights = found.target.chances[found.asked] / log.propensities[found.asked]
+    assert found.covered.sum() > least
+    weights = found.target.chances[found.covered] / log.propensities[found.covered]
     assert weights == pytest.approx(np.ones(len(weights)), rel=ROUNDING)
-    assert found.target.full[found.asked].sum(1) == pytest.approx(np.ones(len(weights)))
+    assert found.target.full[found.covered].sum(1) == pytest.approx(np.ones(len(weights)))
 
 
 @pytest.mark.parametrize("algorithm", ["next_item", "whatnext", "dqn"])
@@ -129,7 +129,8 @@ def test_items_that_were_added_are_recommended_by_the_model_that_is_judged(tmp_p
         live(service)
         log, found = judged(service, tmp_path / "setup.txt")
         same(log, found)
-        assert np.isin(log.actions[found.asked], log.items.ids.is_in(["x1", "x2"]).to_numpy().nonzero()[0]).sum() > 3
+        added = log.items.ids.is_in(["x1", "x2"]).to_numpy()
+        assert (found.target.full[found.covered][:, added] > 0).any(0).tolist() == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_items_that_were_withdrawn_are_not_permitted_to_the_model_that_is_judged
         log, found = judged(service, tmp_path / "setup.txt")
     assert log.source.frame.select(pl.col("withdrawn").unique().sort()).collect().to_series().to_list() == [0, 20, 26]
     slates = log.source.frame.select("slate").collect().to_series().gather(log.order)
-    later = slates.is_in([answer.recommendation_id for answer in answers[:12]]).to_numpy() & found.asked
+    later = slates.is_in([answer.recommendation_id for answer in answers[:12]]).to_numpy() & found.covered
     assert later.sum() == 48
     weights = found.target.chances[later] / log.propensities[later]  # type: ignore[index]
     assert weights == pytest.approx(np.ones(48), rel=ROUNDING)
@@ -173,7 +174,7 @@ def test_what_cannot_be_weighed_is_left_out_and_counted(tmp_path: Path) -> None:
         "14 answers left out: given without exploration (server.temperature and server.epsilon were 0, or popular "
         "items stood in for the model), which shows nothing of other choices",
     )
-    assert found.asked.all()
+    assert found.covered.all()
 
 
 def test_whether_seen_items_may_be_shown_is_told_by_the_log(tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_whether_seen_items_may_be_shown_is_told_by_the_log(tmp_path: Path) -> N
         live(service)
         log, _ = judged(service, tmp_path / "setup.txt")
     with pytest.raises(SetupError, match="--seen"):
-        Learned("new", Setup.read(tmp_path / "setup.txt", ["train=no"]), seen=True).answer(
+        Learned("new", Setup.read(tmp_path / "setup.txt", ["train=no"]), seen=True).on_log(
             log, decisions_of(log, vectors_of(log))
         )
 

@@ -9,6 +9,7 @@ import pytest
 from what_next.errors import CatalogueError, MissingExtraError, SetupError, TrainingError
 from what_next.worlds import Draws, Feedback, State, Streams, World, known_worlds, play, preset
 from what_next.worlds.base import best, integers, normal, uniform
+from what_next.worlds.fitted import write_world
 
 NAMES = [
     name for world, kind in known_worlds().items() for name in (world, *(f"{world}:{one}" for one in kind.presets))
@@ -16,7 +17,24 @@ NAMES = [
 EVERY = pytest.mark.parametrize("name", NAMES)
 
 
+FITTED = {"path": ""}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_fitted_world(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The file of a world of ratings: three users, eight items, three positions."""
+    rng = np.random.default_rng(0)
+    arrays = {"users": rng.normal(size=(3, 2)), "items": rng.normal(size=(8, 2)), "positions": [0, -0.1, -0.2]}
+    told = {"kind": "ratings", "items": 8, "positions": 3, "range": [1, 5], "levels": 4, "noise": 1, "leave": 0.1}
+    path = tmp_path_factory.mktemp("fitted") / "world.safetensors"
+    weights = {"weights": np.array([1, 2, 3], np.float32)}
+    write_world({name: np.array(values, np.float32) for name, values in arrays.items()} | weights, told, path)
+    FITTED["path"] = str(path)
+
+
 def world_of(name: str, **changes: Any) -> World:
+    if name == "fitted":
+        changes = {"slots": 2, "steps": 30, **FITTED, **changes}
     try:
         world = preset(name, **changes)
         assert len(world.item_vectors)
@@ -113,6 +131,7 @@ class TestMistakes:
         ("name", "changes", "told"),
         [
             ("bored", {}, "world 'bored' is not known; there are boredom"),
+            ("fitted", {}, "world fitted: path"),
             ("boredom:SlateTopK-Bored", {}, "the nearest is 'SlateTopK-Bored-v0'"),
             ("boredom", {"slots": 2000}, "slots is 2000, a slate longer than the catalogue of 1000 items"),
             ("boredom", {"slope": -1}, "slope is -1: "),

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,32 +198,3 @@ class TestTorchRL:
         from torchrl.envs.utils import check_env_specs
 
         check_env_specs(GymWrapper(gymnasium.make(identity, ideal=ideal)))
-
-
-class TestMinari:
-    def test_its_collector_records_our_world(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("jax", reason="minari[create] is not installed, whose collector needs JAX")
-        minari = pytest.importorskip("minari", reason="minari is not installed")
-        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-        env = minari.DataCollector(
-            gymnasium.make("what_next/Boredom-v0", preset="SlateRerank-Bored-v0"), data_format="arrow"
-        )
-        rewards: list[list[float]] = []
-        for episode in range(3):
-            env.reset(seed=episode)
-            env.action_space.seed(episode)
-            rewards.append([])
-            ended = False
-            while not ended:
-                _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
-                rewards[-1].append(float(reward))
-                ended = terminated or truncated
-        data = env.create_dataset("boredom/random-v0", description="of a test")
-        assert data.total_episodes == 3
-        for episode in data.iterate_episodes():
-            assert episode.rewards.tolist() == rewards[episode.id]
-            assert episode.observations["shown"].shape == (11, 10)
-            assert np.array_equal(episode.observations["shown"][1:], episode.actions)
-            assert np.array_equal(episode.observations["clicks"][1:].sum(1), episode.rewards)
-            assert episode.truncations.tolist() == [False] * 9 + [True]
-            assert not episode.terminations.any()

@@ -8,7 +8,7 @@ from torch import Tensor
 from what_next.baselines.counts import TIE, Known, last_heard, placed_among, together
 from what_next.baselines.rules import Ranking
 from what_next.data import Dataset
-from what_next.data.stages import Done, untold
+from what_next.data.stages import Done, no_progress
 from what_next.errors import DataError
 from what_next.types import History
 
@@ -57,7 +57,7 @@ class Ease(Ranking):
         penalty: float = 300.0,
         most: int | None = None,
         events: Known | None = None,
-        done: Done = untold,
+        done: Done = no_progress,
     ) -> "Ease":
         """Solve.
 

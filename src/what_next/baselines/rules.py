@@ -118,7 +118,7 @@ class Steer(Ranking):
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """How near the spread comes, negative."""
-        return -np.abs(self.sampling.grown(history) - self.typical)
+        return -np.abs(self.sampling.with_each_item(history) - self.typical)
 
 
 class Oracle(Ranking):
@@ -130,7 +130,7 @@ class Oracle(Ranking):
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """How near the spread comes to the user's own, negative: it falls and rises with the reward."""
         sigma = np.nan_to_num(history.sigma.astype(np.float64))
-        return -np.abs(self.sampling.grown(history) - sigma[:, None])
+        return -np.abs(self.sampling.with_each_item(history) - sigma[:, None])
 
 
 class NearestMean(Rule):

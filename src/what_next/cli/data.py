@@ -1,4 +1,4 @@
-"""`what-next data get | import | describe`."""
+"""`what-next data get | import | describe | world`."""
 
 import re
 from collections.abc import Iterable
@@ -222,6 +222,70 @@ def _sentence(dataset: Dataset) -> str:
 def _say(people: Console, lines: Iterable[str]) -> None:
     for line in lines:
         people.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("world")
+def fit_world(
+    log: Annotated[
+        Path, typer.Argument(metavar="LOG", help="A log of what was shown and what it earned: clicks, or ratings.")
+    ],
+    to: Annotated[Path, typer.Option(help="Where the world goes: a .safetensors.")],
+    user: Annotated[str | None, typer.Option(help="The column with the user.")] = None,
+    item: Annotated[str | None, typer.Option(help="The column with the item.")] = None,
+    reward: Annotated[str | None, typer.Option(help="The column with the click, or the rating.")] = None,
+    propensity: Annotated[
+        str | None, typer.Option(help="The column with the probability with which the logged item was shown.")
+    ] = None,
+    items: Annotated[Path | None, typer.Option(help="A table with one row per item.")] = None,
+    unweighted: Annotated[
+        bool, typer.Option("--unweighted", help="Let all rows count alike: the log has no probabilities.")
+    ] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="The setup of a trained model, whose vectors stand for users and items.")
+    ] = None,
+    calibration: Annotated[Path | None, typer.Option(help="The plot of the calibration to write, an .svg.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit simulated users to a log, and show how well they foretell rows that they were not fitted to."""
+    from what_next.data.decisions.log import Roles
+    from what_next.data.decisions.reader import read_log
+    from what_next.off_policy.behaviour import plot_calibration
+    from what_next.training.artefacts import read_trained
+    from what_next.worlds.fitted import write_world
+    from what_next.worlds.fitting import Vectors, fit
+
+    for path, ending in ((to, ".safetensors"), (calibration, ".svg")):
+        if path is not None and path.suffix.lower() != ending:
+            raise DataError(f"{path}: expected a name that ends in {ending}")
+    roles = Roles(user=user, item=item, reward=reward, propensity=propensity)
+    shown = read_log(log, roles, items, propensities=not unweighted)
+    vectors = None if model is None else Vectors.of(read_trained(model, ["train=no"]), shown)
+    arrays, told = fit(shown, seed=seed, model=vectors)
+    write_world(arrays, told, to)
+    if calibration is not None:
+        plot_calibration({**told, "given": "users and items"}, calibration, f"World fitted to {log.name}")
+    people = Console(stderr=as_json)
+    people.print(_calibration_table(told))
+    people.print(f"{to}: written; {_fit_sentence(told)}", highlight=False, markup=False, soft_wrap=True)
+    if as_json:
+        emit({"world": str(to), **{name: value for name, value in told.items() if name != "item_ids"}})
+
+
+def _calibration_table(told: dict[str, Any]) -> Table:
+    table = Table("rows", "foretold", "observed", title=f"{told['kind']} of held-out rows")
+    for one in told["calibration"]:
+        table.add_row(f"{one['rows']:,}", f"{one['predicted']:.4g}", f"{one['observed']:.4g}")
+    return table
+
+
+def _fit_sentence(told: dict[str, Any]) -> str:
+    what = "log loss" if told["kind"] == "clicks" else "squared error"
+    better = "better than" if told["loss"] < told["loss_of_the_mean"] else "no better than"
+    return (
+        f"{told['users']:,} kinds of users, {told['items']:,} items; {what} on held-out rows {told['loss']:.4g}, "
+        f"{better} {told['loss_of_the_mean']:.4g} of the mean alone"
+    )
 
 
 def _duration(text: str) -> timedelta:

@@ -17,7 +17,7 @@ from what_next.data.decisions.log import Roles
 from what_next.errors import SetupError
 
 if TYPE_CHECKING:
-    from what_next.off_policy import Reading
+    from what_next.off_policy import LogSettings
 
 app = typer.Typer()
 
@@ -85,18 +85,18 @@ class LogOptions:
     level: Annotated[float, typer.Option(min=50, max=99.9, help="Of the intervals, in percent.")] = 95.0
     seed: Annotated[int, typer.Option(min=0, help="Of resamples, folds, halves and clusters.")] = 0
 
-    def reading(self) -> "Reading":
+    def log_settings(self) -> "LogSettings":
         """The log as off-policy estimators read it.
 
         Raises:
             SetupError: the range of rewards is none.
         """
         # Imported late, here and below: other commands need not wait for it.
-        from what_next.off_policy import Reading
+        from what_next.off_policy import LogSettings
 
         columns = {one.name: getattr(self, one.name) for one in fields(Roles) if one.name != "context"}
         shared = {name: getattr(self, name) for name in ("marginal", "top", "seen", "clusters", "discount", "level")}
-        return Reading(
+        return LogSettings(
             self.log, Roles(**columns, context=tuple(names_of(self.context) or ())), self.items, **shared,
             estimated=self.behaviour == "estimated", reward_range=_range(self.reward_range), seed=self.seed,
             overrides=self.overrides or (),
@@ -145,7 +145,7 @@ def estimate(
     if calibration is not None and (options.behaviour != "estimated" or calibration.suffix.lower() != ".svg"):
         raise SetupError(f"--calibration {calibration}: is for --behaviour estimated, and must end in .svg")
     with Bars(as_json) as stages:
-        result = estimate_policy(options.reading(), policy, force=force, stages=stages)
+        result = estimate_policy(options.log_settings(), policy, force=force, stages=stages)
     if calibration is not None:
         plot_calibration(result["log"]["behaviour"], calibration)
     _show(result, as_json, estimates_table)
@@ -169,7 +169,7 @@ def gate(
     from what_next.reporting.terminal import gate_table
 
     with Bars(as_json) as stages:
-        result = gate_policies(options.reading(), new, current, estimator=estimator, margin=margin, stages=stages)
+        result = gate_policies(options.log_settings(), new, current, estimator=estimator, margin=margin, stages=stages)
     _show(result, as_json, gate_table)
     return 0 if result["promote"] else REFUSED
 

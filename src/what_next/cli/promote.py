@@ -114,7 +114,7 @@ def _judged(
     store: "Store", settings: Setup, policies: "list[Learned]", log: Path | None, top: int | None, how: dict[str, Any]
 ) -> dict[str, Any]:
     """What the gate says of the new model beside the deployed one, both as the service would serve them."""
-    from what_next.off_policy import Reading, gate
+    from what_next.off_policy import LogSettings, gate
     from what_next.serving.store.export import exported
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -122,7 +122,7 @@ def _judged(
         try:
             if log is None:
                 exported(store, served_catalogue(settings, store)).write(evidence)
-            result = gate(Reading(evidence, top=top), *policies, **how)
+            result = gate(LogSettings(evidence, top=top), *policies, **how)
         except DataError as error:
             if log is not None:
                 raise

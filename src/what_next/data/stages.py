@@ -6,7 +6,7 @@ Done = Callable[[int], None]
 """Called with how many more parts of a stage are done."""
 
 
-def untold(more: int) -> None:
+def no_progress(more: int) -> None:
     """What a stage tells where nobody asks."""
 
 
@@ -15,7 +15,7 @@ class Stages:
 
     def begin(self, name: str, total: int) -> Done:
         """A stage of so many parts begins; call what is returned as they are done."""
-        return untold
+        return no_progress
 
 
 SILENT = Stages()

@@ -23,7 +23,8 @@ class Simulation:
     """What an agent and the references of a world earned there.
 
     Attributes:
-        world: its name; `episodes`: by policy, the agent's under its algorithm's name.
+        world: its name; `episodes`: by policy. The agent's are under its algorithm's name, where it does what it holds
+            for the best, and with `drawn` behind it, where it acts by draws as in training.
         agent: the algorithm; `ideal`: whether it saw the hidden state.
         report: of its training; None where it was there already. seconds: of the processors that training took.
     """
@@ -69,7 +70,7 @@ class Simulation:
             lines.add_column(name, justify="left" if name == "policy" else "right")
         for name, one in sorted(self.episodes.items(), key=lambda pair: -pair[1].mean):
             interval = f"{one.mean - one.margin:.1f} to {one.mean + one.margin:.1f}"
-            shown = f"[bold]{name}[/bold]" if name == self.agent else name
+            shown = f"[bold]{name}[/bold]" if name.startswith(self.agent) else name
             lines.add_row(shown, f"{one.mean:.1f}", interval, f"{one.lengths.mean():.1f}")
         told = f"{self.agent} was there already, {seen}"
         if self.report is not None:
@@ -98,7 +99,11 @@ def simulate(setup: Setup, stages: Stages = SILENT, *, force: bool = False) -> S
         policy = LearnedPolicy.load(setup)
         check_made_for(policy, world, setup)
     name = setup.algorithm.name
-    players: dict[str, Reference] = {name: Player(policy, world), **world.references()}
+    agents: dict[str, Reference] = {
+        name: Player(policy, world),
+        f"{name}, drawn": Player(policy, world, draws=True),
+    }
+    players = agents | dict(world.references())
     episodes, done = {}, stages.begin("playing", len(players))
     for one, player in players.items():
         rng = np.random.default_rng([setup.seed, setup.world.episodes])

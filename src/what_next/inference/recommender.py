@@ -70,7 +70,7 @@ class Recommender:
             known = self.state.with_context(known, context)
         found = self._chosen(known, k, seen, self.catalogue.mask(allowed, blocked), rng)
         whose = None if user is None else str(user)
-        return self._told(known, *found, 0, whose, tuple(unknown))
+        return self._recommendation(known, *found, 0, whose, tuple(unknown))
 
     def recommend_users(
         self, users: Sequence[str | int], k: int = 10, *, seen: bool = False, rng: np.random.Generator | None = None
@@ -78,7 +78,7 @@ class Recommender:
         """What comes next for some users of the data set."""
         history = self.state.get_user_history(self.users(users))
         found = self._chosen(history, k, seen, None, rng)
-        return [self._told(history, *found, row, str(user)) for row, user in enumerate(users)]
+        return [self._recommendation(history, *found, row, str(user)) for row, user in enumerate(users)]
 
     def recommend_frame(self, frame: Any, k: int = 10, *, seen: bool = False) -> Any:
         """A frame of `user_id, rank, item_id, title` for every user of a frame of events, in the frame's own library.
@@ -163,7 +163,7 @@ class Recommender:
             )
         return found
 
-    def _told(
+    def _recommendation(
         self,
         history: History,
         states: Proposal,

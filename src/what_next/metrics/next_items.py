@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int, Int32, Int64
 from what_next.data import Dataset, Split
 from what_next.data.batches import by_length
 from what_next.data.splits import Part
-from what_next.data.stages import Done, untold
+from what_next.data.stages import Done, no_progress
 from what_next.metrics.accuracy import hit_rate, ndcg
 from what_next.metrics.places import Places, place
 from what_next.types import History, Permitted, Policy, Request
@@ -161,7 +161,7 @@ def rank(
     seen: bool = False,
     allowed: Bool[np.ndarray, "items"] | None = None,
     seed: int = 0,
-    done: Done = untold,
+    done: Done = no_progress,
 ) -> Ranks:
     """Let a policy recommend `k` items in each row, greedily; none of the history unless `seen`.
 

@@ -112,7 +112,7 @@ class Sampling:
             found[part] = samples.mean[at_end].numpy()
         return found
 
-    def grown(self, history: History) -> Float64[np.ndarray, "batch items"]:
+    def with_each_item(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The spread that each history's sample would have with each item of the catalogue added to it."""
         found = np.empty((len(history.users), len(self.vectors)))
         block = CHUNK // min(self.window, history.items.shape[1])
@@ -120,15 +120,15 @@ class Sampling:
             for part, samples, at_end in self._ends(history, len(self.vectors)):
                 for first in range(0, len(self.vectors), block):
                     points = torch.from_numpy(self.vectors[first : first + block])[None, None]
-                    found[part, first : first + block] = samples.grown(points)[at_end].numpy()
+                    found[part, first : first + block] = samples.with_item(points)[at_end].numpy()
         return found
 
     def reward(self, history: History, items: Int32[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
         """The spread reward of one item after each history; not a number where it is not defined, or for item -1."""
         found = np.empty(len(items))
         for part, samples, at_end in self._ends(history, self.window):
-            grown = samples.grown(torch.from_numpy(self.vectors[items[part]])[:, None, None])
-            rewards, usable = spread_reward(samples, grown, torch.from_numpy(history.sigma[part]))
+            with_item = samples.with_item(torch.from_numpy(self.vectors[items[part]])[:, None, None])
+            rewards, usable = spread_reward(samples, with_item, torch.from_numpy(history.sigma[part]))
             found[part] = torch.where(usable[at_end], rewards[at_end][:, 0], torch.nan).numpy()
         return np.where(items < 0, np.nan, found)
 

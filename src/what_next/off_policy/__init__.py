@@ -2,6 +2,6 @@
 
 from what_next.off_policy.judge import estimate_policy, gate
 from what_next.off_policy.learned import Learned
-from what_next.off_policy.reading import Reading
+from what_next.off_policy.reading import LogSettings
 
-__all__ = ["Learned", "Reading", "estimate_policy", "gate"]
+__all__ = ["Learned", "LogSettings", "estimate_policy", "gate"]

@@ -76,7 +76,7 @@ def estimate_behaviour(log: DecisionLog, seed: int = 0) -> Behaviour:
     return Behaviour(tried[best], about)
 
 
-def plot_calibration(about: dict[str, Any], path: Path) -> None:
+def plot_calibration(about: dict[str, Any], path: Path, title: str = "Estimated behaviour policy") -> None:
     """Write the calibration table as a picture: predicted chance against observed frequency, on logarithmic axes.
 
     Raises:
@@ -94,11 +94,12 @@ def plot_calibration(about: dict[str, Any], path: Path) -> None:
     with mpl.rc_context({"svg.hashsalt": "what-next", "svg.fonttype": "none"}):
         figure = Figure(figsize=(5, 5), layout="constrained")
         axes = figure.add_subplot()
-        ends = [min(predicted + observed, default=0.01) / 2, min(1.0, max(predicted + observed, default=0.5) * 2)]
+        largest = max(predicted + observed, default=0.5)
+        ends = [min(predicted + observed, default=0.01) / 2, 2 * largest if largest > 1 else min(1.0, 2 * largest)]
         axes.plot(ends, ends, color="0.6", linewidth=1, label="perfectly calibrated")
         axes.plot(predicted, observed, "o-", color="tab:blue", label=f"given {about['given']}, held-out rows")
         axes.set(xscale="log", yscale="log", xlabel="predicted chance", ylabel="observed frequency", aspect="equal")
-        axes.set_title("Estimated behaviour policy")
+        axes.set_title(title)
         axes.legend(frameon=False)
 
         def write(file: BinaryIO) -> None:

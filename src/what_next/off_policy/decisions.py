@@ -188,7 +188,7 @@ class Evidence:
         elif target.full is not None:
             missing = never_shown(target.full, decisions.actions)
         completed = _completed(decisions, target)
-        grown = growing_threshold(len(weights))
+        growing = growing_threshold(len(weights))
         return cls(
             *completed,
             options=options,
@@ -198,8 +198,8 @@ class Evidence:
             missing=missing,
             largest_weight=_largest_weight(weights, target, options),
             rewards=_reward_range(decisions, options),
-            clip=grown if options.clip is None else options.clip,
-            switch=grown if options.switch is None else options.switch,
+            clip=growing if options.clip is None else options.clip,
+            switch=growing if options.switch is None else options.switch,
         )
 
     @property

@@ -12,8 +12,8 @@ from what_next.errors import DataError, SetupError
 from what_next.off_policy.decisions import Decisions, Options, Target
 from what_next.off_policy.estimate import difference, estimate
 from what_next.off_policy.learned import Learned
-from what_next.off_policy.reading import Reading, binary, options_of, policy_of, read
-from what_next.off_policy.targets import Answer, TargetPolicy, decisions_of, places_of, vectors_of
+from what_next.off_policy.reading import LogSettings, binary, options_of, policy_of, read
+from what_next.off_policy.targets import PolicyOnLog, TargetPolicy, decisions_of, places_of, vectors_of
 
 ROUNDING = 1e-9
 """Part of an estimate that a difference has to exceed, so that two ways to write the same policy do not differ."""
@@ -41,44 +41,44 @@ class _Case:
     left: int
     decisions: Decisions
     options: Options
-    answers: Sequence[Answer]
+    on_log: Sequence[PolicyOnLog]
     targets: Sequence[Target]
     behaviour: dict[str, Any]
     top: int | None
 
     @classmethod
-    def of(cls, reading: Reading, policies: Sequence[str | TargetPolicy], stages: Stages) -> "_Case":
-        whole, behaviour = read(reading)
+    def of(cls, settings: LogSettings, policies: Sequence[str | TargetPolicy], stages: Stages) -> "_Case":
+        whole, behaviour = read(settings)
         vectors = vectors_of(whole)
-        marginal = reading.marginal or reading.estimated
+        marginal = settings.marginal or settings.estimated
         everything = decisions_of(whole, vectors, marginal=marginal)
-        meant = [policy_of(one, whole, reading) if isinstance(one, str) else one for one in policies]
-        if reading.overrides and not any(isinstance(one, Learned) for one in meant):
+        meant = [policy_of(one, whole, settings) if isinstance(one, str) else one for one in policies]
+        if settings.overrides and not any(isinstance(one, Learned) for one in meant):
             raise SetupError(
-                f"{' '.join(reading.overrides)}: settings are for setups, and none is judged; leave them out"
+                f"{' '.join(settings.overrides)}: settings are for setups, and none is judged; leave them out"
             )
         names = [one.name for one in meant]
-        answers = [one.answer(whole, everything, stages.begin(f"asking {one.name}", len(whole))) for one in meant]
-        asked = np.logical_and.reduce([one.asked for one in answers])
-        if reading.top is not None:
+        on_log = [one.on_log(whole, everything, stages.begin(f"asking {one.name}", len(whole))) for one in meant]
+        covered = np.logical_and.reduce([one.covered for one in on_log])
+        if settings.top is not None:
             if whole.slates is None:
                 raise SetupError(
-                    f"--top {reading.top}: {reading.path} has no slates; leave it out, or name their column"
+                    f"--top {settings.top}: {settings.path} has no slates; leave it out, or name their column"
                 )
-            asked &= places_of(whole) < reading.top
-        if not asked.any():
-            raise DataError(f"{reading.path}: no row in which {' and '.join(names)} could be asked")
-        log = whole.of_rows(asked)
+            covered &= places_of(whole) < settings.top
+        if not covered.any():
+            raise DataError(f"{settings.path}: no row in which {' and '.join(names)} could be asked")
+        log = whole.of_rows(covered)
         return cls(
             names,
             log,
             len(whole) - len(log),
             decisions_of(log, vectors, marginal=marginal),
-            options_of(log, reading),
-            answers,
-            [one.of_rows(asked) for one in answers],
+            options_of(log, settings),
+            on_log,
+            [one.of_rows(covered) for one in on_log],
             behaviour,
-            reading.top,
+            settings.top,
         )
 
     def about(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class _Case:
 
     def notes(self) -> list[str]:
         """What people should know of the log and the policies."""
-        return list(dict.fromkeys([*(note for one in self.answers for note in one.notes), *self._of_log()]))
+        return list(dict.fromkeys([*(note for one in self.on_log for note in one.notes), *self._of_log()]))
 
     def _columns(self) -> list[str]:
         return self.log.source.frame.collect_schema().names()
@@ -129,7 +129,7 @@ class _Case:
             )
         if log.kind == "open bandit":
             yield "Open Bandit files tell no users: rows are independent decisions, and the position is context"
-        if any(one.about["kind"] == "uniform" for one in self.answers) and "uniform" in self._columns():
+        if any(one.about["kind"] == "uniform" for one in self.on_log) and "uniform" in self._columns():
             yield "uniform is each item with the same chance, and not the log's column of that name"
         if binary(log) and not self.options.estimated and self.options.reward_range == (0.0, 1.0):
             yield "all rewards are 0 or 1, and Bernstein intervals take it that no other could have been"
@@ -137,7 +137,9 @@ class _Case:
             yield "items have no attributes: reward models know them by their ids, and clusters are single items"
 
 
-def estimate_policy(reading: Reading, policy: str, *, force: bool = False, stages: Stages = SILENT) -> dict[str, Any]:
+def estimate_policy(
+    settings: LogSettings, policy: str, *, force: bool = False, stages: Stages = SILENT
+) -> dict[str, Any]:
     """Every estimate of what a policy would have earned, as plain values.
 
     Args:
@@ -151,11 +153,11 @@ def estimate_policy(reading: Reading, policy: str, *, force: bool = False, stage
         ModelError: the model of the setup is missing or damaged.
         SetupError: there is no such policy.
     """
-    case = _Case.of(reading, [policy], stages)
+    case = _Case.of(settings, [policy], stages)
     found = estimate(case.decisions, case.targets[0], replace(case.options, force=force), stages)
     return {
         "log": case.about(),
-        "policy": {"name": policy, **case.answers[0].about},
+        "policy": {"name": policy, **case.on_log[0].about},
         "on_policy": found["logged"],
         "estimates": found["estimates"],
         "left_out": found["left_out"],
@@ -166,7 +168,7 @@ def estimate_policy(reading: Reading, policy: str, *, force: bool = False, stage
 
 
 def gate(
-    reading: Reading,
+    settings: LogSettings,
     new: str | TargetPolicy,
     current: str | TargetPolicy,
     *,
@@ -193,12 +195,12 @@ def gate(
     """
     if not np.isfinite(margin):
         raise SetupError(f"--margin {margin}: is not a finite number; give one, in the unit of the reward")
-    case = _Case.of(reading, [new, current], stages)
+    case = _Case.of(settings, [new, current], stages)
     estimator = estimator or case.usual
     each = [_one(case, estimator, name, one, stages) for name, one in zip(case.names, case.targets, strict=True)]
     ours, theirs = case.targets
     apart = difference(case.decisions, ours, theirs, replace(case.options, only=estimator), stages)[estimator]
-    refused = _refusal(apart, case.names[0], case.names[1], case.answers[0].about.get("own", False), case.thin())
+    refused = _refusal(apart, case.names[0], case.names[1], case.on_log[0].about.get("own", False), case.thin())
     notes = case.notes()
     if margin < 0:
         notes.append(f"--margin {margin:g} is below 0: a policy that earns less may be promoted")
@@ -209,8 +211,8 @@ def gate(
         "estimator": estimator,
         "margin": margin,
         "difference": apart,
-        "new": {"name": case.names[0], **case.answers[0].about, "estimate": each[0]["estimates"][estimator]},
-        "current": {"name": case.names[1], **case.answers[1].about, "estimate": each[1]["estimates"][estimator]},
+        "new": {"name": case.names[0], **case.on_log[0].about, "estimate": each[0]["estimates"][estimator]},
+        "current": {"name": case.names[1], **case.on_log[1].about, "estimate": each[1]["estimates"][estimator]},
         "on_policy": each[0]["logged"],
         "log": case.about(),
         "settings": {name: each[0][name] for name in SETTINGS},

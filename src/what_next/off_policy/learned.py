@@ -14,11 +14,11 @@ from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.reader import read_log
 from what_next.data.decisions.service_log import is_service_log
 from what_next.data.importing.columns import numeric
-from what_next.data.stages import Done, untold
+from what_next.data.stages import Done, no_progress
 from what_next.errors import DataError, SetupError
 from what_next.off_policy.decisions import Decisions, Target
 from what_next.off_policy.served import Asked
-from what_next.off_policy.targets import FULL, Answer, TargetPolicy, expected_vectors, outside_told, placed
+from what_next.off_policy.targets import FULL, PolicyOnLog, TargetPolicy, expected_vectors, outside_note, placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
@@ -43,8 +43,8 @@ class Learned(TargetPolicy):
         # Nobody of the log is set aside: it is not trained on.
         self.setup = setup.model_copy(update={"split": SplitSettings(test=0, validation=0)})
 
-    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
-        """See `TargetPolicy.answer`. It can be asked where something is known that the user did before.
+    def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
+        """See `TargetPolicy.on_log`. It can be asked where something is known that the user did before.
 
         Of a service's decisions, those count alone that the agent's training data do not hold.
 
@@ -64,8 +64,8 @@ class Learned(TargetPolicy):
                 f"of {log.source.path} are marginal (--marginal, or estimated); judge by a log with chances like those"
             )
         events, learned = self._events(log), self._learned_from(log)
-        asked = self._asked(log, events, learned)
-        target, outside = self._target(log, decisions, events, asked, done)
+        covered = self._asked(log, events, learned)
+        target, outside = self._target(log, decisions, events, covered, done)
         about = {
             "kind": "setup",
             "setup": self.name,
@@ -78,7 +78,7 @@ class Learned(TargetPolicy):
             "outside": outside,
             "own": log.kind != "service" and self._trained_on(log),
         }
-        return Answer(target, asked, about, tuple(self._notes(log, about)))
+        return PolicyOnLog(target, covered, about, tuple(self._notes(log, about)))
 
     def _events(self, log: DecisionLog) -> "_Events | Asked":
         policy = LearnedPolicy.load(self.setup)
@@ -92,25 +92,25 @@ class Learned(TargetPolicy):
         self, log: DecisionLog, events: "_Events | Asked", learned: Bool[np.ndarray, "rows"]
     ) -> Bool[np.ndarray, "rows"]:
         """The rows in which it can be asked, and of which it has not learned; a `DataError` where there are none."""
-        asked = events.before > 0
-        if not asked.any():
+        covered = events.before > 0
+        if not covered.any():
             before = "a known event" if log.kind == "service" else "an earlier one of the same user"
             raise DataError(
                 f"{log.source.path}: no row has {before} with an item that {self.name} knows "
                 f"({len(events.policy.agent.space.catalogue):,} items); give a log of the same catalogue"
             )
-        if learned[asked].all():
+        if learned[covered].all():
             raise DataError(
                 f"{log.source.path}: {self.name} was trained on what all these decisions brought; judge on later ones"
             )
-        return np.asarray(asked & ~learned)
+        return np.asarray(covered & ~learned)
 
     def _target(
         self,
         log: DecisionLog,
         decisions: Decisions,
         events: "_Events | Asked",
-        asked: Bool[np.ndarray, "rows"],
+        covered: Bool[np.ndarray, "rows"],
         done: Done,
     ) -> tuple[Target, float]:
         """Chances in chunks of rows; and the share of them that lies outside the log's catalogue."""
@@ -119,8 +119,8 @@ class Learned(TargetPolicy):
         chances, expected = np.zeros(rows), np.zeros((rows, decisions.vectors.shape[1]))
         full = np.zeros((rows, items)) if rows * items <= FULL else None
         known = events.places >= 0
-        done(rows - int(asked.sum()))
-        for part, found in events.chances(np.flatnonzero(asked)):
+        done(rows - int(covered.sum()))
+        for part, found in events.chances(np.flatnonzero(covered)):
             mine = np.where(known, found[:, np.where(known, events.places, 0)], 0.0)
             chances[part] = mine[np.arange(len(part)), log.actions[part]]
             expected[part] = expected_vectors(mine, decisions)
@@ -128,7 +128,7 @@ class Learned(TargetPolicy):
             if full is not None:
                 full[part] = mine
             done(len(part))
-        return Target(chances, expected, full), max(0.0, outside / int(asked.sum()))
+        return Target(chances, expected, full), max(0.0, outside / int(covered.sum()))
 
     def _learned_from(self, log: DecisionLog) -> Bool[np.ndarray, "rows"]:
         """The rows of a service's answers that its training data hold: it has seen what followed them."""
@@ -168,7 +168,7 @@ class Learned(TargetPolicy):
         if about["unknown_items"]:
             yield f"{about['unknown_items']:,} rows show items that {self.name} does not know: it would never show them"
         if about["outside"] > 1e-9:
-            yield outside_told(about["outside"])
+            yield outside_note(about["outside"])
         if about["own"]:
             yield (
                 f"{self.name} was trained on this log: it has seen these rewards, and the estimate is too good; judge "

@@ -13,7 +13,7 @@ from what_next.errors import SetupError, some
 from what_next.off_policy.behaviour import estimate_behaviour
 from what_next.off_policy.decisions import Options
 from what_next.off_policy.learned import Learned
-from what_next.off_policy.targets import COLUMNS, Frequencies, TargetPolicy, Told, Uniform
+from what_next.off_policy.targets import COLUMNS, ColumnPolicy, Frequencies, TargetPolicy, Uniform
 from what_next.off_policy.weighting import clusters_of
 from what_next.training.artefacts import read_trained
 
@@ -22,7 +22,7 @@ LOGS = {".csv", ".tsv", ".parquet", ".pq", ".gz", ".dat", ".inter", ".pk", ".pkl
 
 
 @dataclass(frozen=True)
-class Reading:
+class LogSettings:
     """Which log decides, and how it is read.
 
     Attributes:
@@ -55,7 +55,7 @@ class Reading:
     overrides: Sequence[str] = ()
 
 
-def policy_of(name: str, log: DecisionLog, reading: Reading) -> TargetPolicy:
+def policy_of(name: str, log: DecisionLog, settings: LogSettings) -> TargetPolicy:
     """The policy that is meant: `uniform`, then a column of the log, then a file.
 
     Raises:
@@ -68,66 +68,68 @@ def policy_of(name: str, log: DecisionLog, reading: Reading) -> TargetPolicy:
         role = next((role for role, column in log.columns.items() if column == name and role != "propensity"), None)
         if role is not None:
             raise SetupError(
-                f"--policy {name!r}: is the {role} of {reading.path}, and not a policy's chance of the logged item; "
+                f"--policy {name!r}: is the {role} of {settings.path}, and not a policy's chance of the logged item; "
                 "name the column with that"
             )
-        return Told(name)
+        return ColumnPolicy(name)
     path = Path(name)
     if not path.is_file():
         raise SetupError(
-            f"--policy {name!r}: is not uniform, not a column of {reading.path} ({some(map(repr, columns))}), "
+            f"--policy {name!r}: is not uniform, not a column of {settings.path} ({some(map(repr, columns))}), "
             f"and not a file; give a setup, or another log"
         )
     if path.suffix.lower() in LOGS:
-        return Frequencies(path, reading.roles)
+        return Frequencies(path, settings.roles)
     if path.suffix.lower() == ".safetensors":
         raise SetupError(f"{path}: is a model's file; name its setup, which says how it is served, too")
-    return Learned(name, read_trained(path, [*reading.overrides, "train=no"]), seen=reading.seen)
+    return Learned(name, read_trained(path, [*settings.overrides, "train=no"]), seen=settings.seen)
 
 
-def read(reading: Reading) -> tuple[DecisionLog, dict[str, Any]]:
+def read(settings: LogSettings) -> tuple[DecisionLog, dict[str, Any]]:
     """The log with propensities, and how they are known.
 
     Raises:
         DataError: as of `read_log`.
         SetupError: propensities are to be estimated, and a column of them is named.
     """
-    if reading.estimated and reading.roles.propensity is not None:
+    if settings.estimated and settings.roles.propensity is not None:
         raise SetupError(
-            f"--propensity {reading.roles.propensity}: is not read with --behaviour estimated; leave one of them out"
+            f"--propensity {settings.roles.propensity}: is not read with --behaviour estimated; leave one of them out"
         )
-    log = read_log(reading.path, reading.roles, reading.items, propensities=not reading.estimated)
-    if reading.marginal and log.kind == "service":
-        raise SetupError(f"--marginal: the chances in {reading.path} are of items given those above them; leave it out")
-    if not reading.estimated:
+    log = read_log(settings.path, settings.roles, settings.items, propensities=not settings.estimated)
+    if settings.marginal and log.kind == "service":
+        raise SetupError(
+            f"--marginal: the chances in {settings.path} are of items given those above them; leave it out"
+        )
+    if not settings.estimated:
         return log, {"kind": "logged", "column": log.columns["propensity"]}
-    found = estimate_behaviour(log, reading.seed)
+    found = estimate_behaviour(log, settings.seed)
     return replace(log, propensities=found.propensities), found.about
 
 
-def options_of(log: DecisionLog, reading: Reading) -> Options:
+def options_of(log: DecisionLog, settings: LogSettings) -> Options:
     """What the log tells beyond its rows: a behaviour policy that is uniform is known whole."""
     items, clusters = len(log.items), None
-    if reading.clusters is not None:
+    if settings.clusters is not None:
         if log.items.vectors is None:
             raise SetupError(
-                f"--clusters {reading.clusters}: the items of {reading.path} have no attributes to make clusters of; "
+                f"--clusters {settings.clusters}: the items of {settings.path} have no attributes to make clusters of; "
                 "give their table with --items"
             )
-        clusters = clusters_of(log.items.vectors, min(reading.clusters, items), reading.seed)
+        clusters = clusters_of(log.items.vectors, min(settings.clusters, items), settings.seed)
     elif log.items.vectors is None and items > COLUMNS:
         clusters = np.arange(items)  # the columns of the rare items are shared, and make no clusters
     assert log.propensities is not None
-    same = not reading.estimated and bool(np.allclose(log.propensities, 1 / items, rtol=1e-6, atol=0))
+    same = not settings.estimated and bool(np.allclose(log.propensities, 1 / items, rtol=1e-6, atol=0))
     behaviour = np.full((1, items), 1 / items) if same else None
     return Options(
         behaviour,
         clusters,
-        reward_range=reading.reward_range or ((0.0, 1.0) if binary(log) else None),
-        discount=reading.discount,
-        estimated=reading.estimated,
-        level=reading.level,
-        seed=reading.seed,
+        reward_range=settings.reward_range or ((0.0, 1.0) if binary(log) else None),
+        discount=settings.discount,
+        estimated=settings.estimated,
+        level=settings.level,
+        seed=settings.seed,
     )
 
 

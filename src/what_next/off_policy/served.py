@@ -35,7 +35,7 @@ EVENTS, PAIRS = 2**16, 2**21
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class KnownEvents:
     """What could be known: the users' events, by user, time and number; then the histories that requests brought.
 
     Attributes:
@@ -53,7 +53,9 @@ class Heard:
     known: Int64[np.ndarray, "decisions"]
 
     @classmethod
-    def of(cls, log: DecisionLog, space: Space, users: Int64[np.ndarray, "decisions"], told: pl.DataFrame) -> "Heard":
+    def of(
+        cls, log: DecisionLog, space: Space, users: Int64[np.ndarray, "decisions"], told: pl.DataFrame
+    ) -> "KnownEvents":
         """From a service's log; `users` of its decisions, and their columns `known` and `history`."""
         data, arrived = _events(log, space)
         assert data.timestamps is not None
@@ -100,7 +102,7 @@ class Asked:
     policy: LearnedPolicy
     server: Server
     places: Int64[np.ndarray, "items"]
-    heard: Heard
+    heard: KnownEvents
     lengths: Int64[np.ndarray, "decisions"]
     seen: Bool[np.ndarray, "decisions"]
     withdrawn: Int32[np.ndarray, "states width"]
@@ -120,7 +122,7 @@ class Asked:
         space = policy.agent.space
         first = np.searchsorted(log.slates, np.arange(int(log.slates[-1]) + 1))
         told = log.source.frame.select("known", "history", "seen", "withdrawn", "context").collect()[log.order[first]]
-        heard = Heard.of(log, space, log.units[first], told)
+        heard = KnownEvents.of(log, space, log.units[first], told)
         context = np.full((len(told), len(space.event_names)), np.nan, np.float32)
         for place, column in enumerate(numbers_in(told["context"], space.event_names)):
             context[:, place] = column.fill_null(np.nan).to_numpy()

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from what_next.data.decisions.log import DecisionLog, Roles
 from what_next.data.decisions.reader import propensities_in, read_log
-from what_next.data.stages import Done, untold
+from what_next.data.stages import Done, no_progress
 from what_next.off_policy.decisions import Decisions, Target
 
 FULL = 2**24
@@ -24,7 +24,7 @@ COLUMNS = 128
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class PolicyOnLog:
     """What a policy would do in each row of a log.
 
     Attributes:
@@ -35,7 +35,7 @@ class Answer:
     """
 
     target: Target
-    asked: Bool[np.ndarray, "rows"]
+    covered: Bool[np.ndarray, "rows"]
     about: dict[str, Any]
     notes: tuple[str, ...] = ()
 
@@ -61,7 +61,7 @@ class TargetPolicy(ABC):
     name: str
 
     @abstractmethod
-    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
+    def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
         """What it would do in each row; `decisions` are the same rows, with vectors of the items.
 
         `done` is told of rows as they are answered, where that takes its time.
@@ -73,23 +73,23 @@ class Uniform(TargetPolicy):
 
     name = "uniform"
 
-    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
-        """See `TargetPolicy.answer`."""
+    def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
+        """See `TargetPolicy.on_log`."""
         items, same = len(log.items), np.zeros(len(log), np.int64)
         return _drawn(np.full((1, items), 1 / items), same, decisions, {"kind": "uniform", "items": items})
 
 
-class Told(TargetPolicy):
+class ColumnPolicy(TargetPolicy):
     """A policy whose chance of each logged item stands in a column of the log."""
 
     def __init__(self, column: str) -> None:
         self.name = self.column = column
 
-    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
-        """See `TargetPolicy.answer`. Of the other items nothing is known, so no reward model can speak for it."""
+    def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
+        """See `TargetPolicy.on_log`. Of the other items nothing is known, so no reward model can speak for it."""
         target, everywhere = Target(propensities_in(log, self.column)), np.ones(len(log), np.bool_)
         note = f"column {self.column!r} tells the chance of the logged item alone, so there is no estimate by a model"
-        return Answer(target, everywhere, {"kind": "column", "column": self.column}, (note,))
+        return PolicyOnLog(target, everywhere, {"kind": "column", "column": self.column}, (note,))
 
 
 class Frequencies(TargetPolicy):
@@ -102,8 +102,8 @@ class Frequencies(TargetPolicy):
         """`roles`: as of the log that judges it; its own context and propensities are not asked for."""
         self.name, self.path, self.roles = str(path), path, replace(roles, context=(), propensity=None)
 
-    def answer(self, log: DecisionLog, decisions: Decisions, done: Done = untold) -> Answer:
-        """See `TargetPolicy.answer`."""
+    def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
+        """See `TargetPolicy.on_log`."""
         other = read_log(self.path, self.roles, propensities=False)
         places = placed(log.items.ids, other.items.ids)[other.actions]
         shares, slots = _shares(other, places, len(log.items)), np.zeros(len(log), np.int64)
@@ -124,7 +124,7 @@ class Frequencies(TargetPolicy):
             "varied in time, as Thompson sampling does, or with the user, the estimate is of its average, not of itself"
         ]
         if outside:
-            notes.append(outside_told(outside))
+            notes.append(outside_note(outside))
         if about["own"]:
             notes.append("the policy was made from the log that judges it, and may have followed its rewards: too good")
         found = _drawn(shares, slots, decisions, about)
@@ -174,7 +174,7 @@ def placed(ids: pl.Series, others: Sequence[Any] | pl.Series) -> Int64[np.ndarra
     return np.array([known.get(str(one), -1) for one in others], np.int64)
 
 
-def outside_told(share: float) -> str:
+def outside_note(share: float) -> str:
     """A policy chooses what the log's catalogue does not hold."""
     return (
         f"{share:.1%} of the policy's choices are items that the log's catalogue does not hold: weights count nothing "
@@ -213,7 +213,7 @@ def _drawn(
     of_rows: Int64[np.ndarray, "rows"],
     decisions: Decisions,
     about: dict[str, Any],
-) -> Answer:
+) -> PolicyOnLog:
     """The answer of a policy that draws from a few distributions, one of which holds in each row.
 
     Where chances are those given the items above, and no slate of the log holds an item twice, it draws without
@@ -228,7 +228,7 @@ def _drawn(
         left, expected = _left(kinds, of_rows, decisions, expected, full)
         chances, expected = np.minimum(chances / left, 1.0), expected / left[:, None]
         full = None if full is None else full / left[:, None]
-    return Answer(Target(chances, expected, full), np.ones(len(rows), np.bool_), about)
+    return PolicyOnLog(Target(chances, expected, full), np.ones(len(rows), np.bool_), about)
 
 
 def _left(

@@ -74,7 +74,7 @@ class Samples:
         """The mean vector of the sample at each step."""
         return latest(self.vectors, self.window) / self.count[:, None]
 
-    def grown(self, points: Float[Tensor, "#batch #time choices dim"]) -> Float[Tensor, "batch time choices"]:
+    def with_item(self, points: Float[Tensor, "#batch #time choices dim"]) -> Float[Tensor, "batch time choices"]:
         """The spread of the sample at each step with one of several points added to it."""
         sums = self._shared_rows(points[:, 0]) if points.shape[1] == 1 else self._own_rows(points)
         added = 1 if self.pairs == "consecutive" else self.count[:, None]
@@ -82,7 +82,7 @@ class Samples:
         return _deviation(total, squares, self._pairs(self.count)[:, None] + added)
 
     def at(self, rows: Int[Tensor, "pairs"], points: Float[Tensor, "pairs dim"]) -> Float[Tensor, "pairs"]:
-        """As `grown`, for pairs of a row of the flattened grid and a point."""
+        """As `with_item`, for pairs of a row of the flattened grid and a point."""
         batch, step = rows // self.vectors.shape[1], rows % self.vectors.shape[1]
         past, known = self._past(step)
         distances = (self.vectors[batch[:, None], past] - points[:, None]).norm(dim=-1).double()
@@ -150,18 +150,18 @@ def spread_of(vectors: Float[Tensor, "events dim"], pairs: Pairs = "all") -> flo
 
 def spread_reward(
     samples: Samples,
-    grown: Float[Tensor, "batch time choices"],
+    with_item: Float[Tensor, "batch time choices"],
     sigma: Float[Tensor, "batch"],
     form: Form = "towards",
 ) -> tuple[Float[Tensor, "batch time choices"], Bool[Tensor, "batch time"]]:
-    """The reward of making a sample's spread what `grown` says, and the steps at which it is defined.
+    """The reward of making a sample's spread what `with_item` says, and the steps at which it is defined.
 
     `towards`: (|s_without - sigma| - |s_with - sigma|) / sigma, positive where the spread comes nearer to the user's.
     `change`: |s_with - s_without| / sigma. Not defined: fewer than three events, or a user without spread.
     """
     usable = (sigma > SMALLEST_SIGMA)[:, None] & (samples.count >= LEAST_EVENTS)
     before, target = samples.spread[..., None], sigma.double()[:, None, None]
-    change = (before - target).abs() - (grown - target).abs() if form == "towards" else (grown - before).abs()
+    change = (before - target).abs() - (with_item - target).abs() if form == "towards" else (with_item - before).abs()
     return torch.where(usable[..., None], change / target, 0.0), usable
 
 
@@ -181,16 +181,21 @@ PROSPECTS = 4
 
 
 def prospects(
-    spread: Float[Tensor, "*#grid"], grown: Float[Tensor, "*grid"], count: Int[Tensor, "..."], typical: float
+    spread: Float[Tensor, "*#grid"], with_item: Float[Tensor, "*grid"], count: Int[Tensor, "..."], typical: float
 ) -> Float[Tensor, "*grid prospects"]:
     """What an item would do to the sample, as the networks read it: inputs, so the user's own sigma is not in them.
 
     Args:
-        spread: of the sample; `grown`: of the sample with the item.
+        spread: of the sample; `with_item`: of the sample with the item.
         count: events in the sample; differences are scaled by it, as the learning target is.
         typical: the mean sigma of the training users.
     """
-    values = (grown, (grown - spread) * count, (grown - typical) * count, (spread - typical).expand_as(grown) * count)
+    values = (
+        with_item,
+        (with_item - spread) * count,
+        (with_item - typical) * count,
+        (spread - typical).expand_as(with_item) * count,
+    )
     return torch.stack(values, -1).float()
 
 
@@ -243,7 +248,7 @@ class Spread(Reward):
             return torch.zeros_like(events.rewards)
         points = events.points
         samples = Samples.of(points[:, :-1], self.window, self.pairs)
-        reward, _ = spread_reward(samples, samples.grown(points[:, 1:, None]), events.sigma, self.form)
+        reward, _ = spread_reward(samples, samples.with_item(points[:, 1:, None]), events.sigma, self.form)
         repeat = (events_since(events.items) > 0)[:, 1:, None]
         target = learning_target(damped(reward, repeat, self.repeat_factor), samples.count, self.clip)
         return torch.nn.functional.pad(target[..., 0], (1, 0)).float() * events.real

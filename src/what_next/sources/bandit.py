@@ -61,8 +61,8 @@ class BanditSource(Source):
         vectors = torch.from_numpy(self.state.space.catalogue.vectors)
         selected = product.items[..., :1]
         samples = Samples.of(vectors[history.items], spread.window, spread.pairs)
-        grown = torch.cat([samples.grown(vectors[selected]), samples.grown(vectors[others[:, None]])], -1)
-        reward, usable = spread_reward(samples, grown, torch.from_numpy(history.sigma), spread.form)
+        with_item = torch.cat([samples.with_item(vectors[selected]), samples.with_item(vectors[others[:, None]])], -1)
+        reward, usable = spread_reward(samples, with_item, torch.from_numpy(history.sigma), spread.form)
         if spread.repeat_factor < 1:
             shape = (*selected.shape[:2], others.shape[1])
             items = np.concatenate([selected, np.broadcast_to(others[:, None], shape)], -1)

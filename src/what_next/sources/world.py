@@ -23,7 +23,7 @@ from what_next.sources.base import Source
 from what_next.state import State
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.play_learner import flattened
-from what_next.types import Batch, Events, Factors, Greedy, Product, Proposal, Request, Sampler
+from what_next.types import Batch, Events, Factors, Greedy, Product, Proposal, Request
 from what_next.worlds import Draws, Observation, World, known_worlds, preset
 
 
@@ -81,10 +81,10 @@ class Player:
         carried: what the encoder knows of each user; None before the first step.
     """
 
-    def __init__(self, policy: LearnedPolicy, world: World, sampler: Sampler | None = None) -> None:
-        """`sampler`: how slates are chosen; None: greedily."""
-        self.policy, self.world = policy, world
-        self.request = Request(world.slots, sampler or Greedy())
+    def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
+        """`draws`: it acts as it does when it learns, by draws; else it does what it holds for the best."""
+        self.policy, self.world, self.draws = policy, world, draws
+        self.request = Request(world.slots, policy.sampler if draws else Greedy())
         self.carried: Carried | None = None
 
     @property
@@ -127,11 +127,9 @@ class Player:
         if (state.age == 0).all():
             self.carried = None
         states = self.step(self.look(self.world.observe(state, self.policy.agent.setup.world.ideal))[0])
-        draws = rng if isinstance(rng, np.random.Generator) else None
-        slates: Int64[np.ndarray, "users slots"] = self.policy.act(
-            self.propose(states), self.request, draws
-        ).items.astype(np.int64)
-        return slates
+        drawn = rng if self.draws and isinstance(rng, np.random.Generator) else None
+        slate = self.policy.act(self.propose(states, drawn), self.request, drawn)
+        return np.asarray(slate.items, np.int64)
 
 
 class WorldSource(Source):
@@ -187,7 +185,7 @@ class WorldSource(Source):
     def _begin(self, policy: LearnedPolicy, rng: np.random.Generator) -> Player:
         """New users, and the buffers that all experiences are written to."""
         self.users_state = self.world.reset(self.users, rng)
-        self.player = Player(policy, self.world, policy.sampler)
+        self.player = Player(policy, self.world, draws=True)
         self.begun[:] = True
         grid, slots = (self.window, self.users), self.world.slots
         self.buffers = {

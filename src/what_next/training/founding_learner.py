@@ -50,7 +50,7 @@ class FoundingLearner(Learner):
         length = (1 / samples.count).expand(len(numbers), -1)
         parts = [samples.vectors, self.tensor(numbers), samples.mean, samples.spread[..., None], length[..., None]]
         factors = torch.cat([part.float() for part in parts], -1).cpu().numpy()
-        ahead = self._prospects(samples, samples.grown(actor.prototypes[None, None]))
+        ahead = self._prospects(samples, samples.with_item(actor.prototypes[None, None]))
         return Factors(factors, ahead.cpu().numpy(), factors)
 
     def predict(
@@ -106,18 +106,18 @@ class FoundingLearner(Learner):
         """
         samples, spread = self.samples(batch.items), self.setup.reward.spread
         selected = self.tensor(batch.actions).long()[..., None]
-        items, grown, rewards = selected, samples.grown(self.vectors[selected]), batch.rewards[..., None]
+        items, with_item, rewards = selected, samples.with_item(self.vectors[selected]), batch.rewards[..., None]
         if batch.others is not None and batch.other_rewards is not None:
             others = self.tensor(batch.others).long()[:, None]
             items = torch.cat([selected, others.expand(-1, selected.shape[1], -1)], -1)
-            grown = torch.cat([grown, samples.grown(self.vectors[others])], -1)
+            with_item = torch.cat([with_item, samples.with_item(self.vectors[others])], -1)
             rewards = np.concatenate([rewards, batch.other_rewards], -1)
         steps = BanditSteps(
             actor_factors=self.tensor(batch.factors.actor),
             actor_prospects=self.tensor(batch.factors.prospects),
             factors=self.tensor(batch.factors.critic),
             points=self.vectors[items],
-            prospects=self._prospects(samples, grown),
+            prospects=self._prospects(samples, with_item),
             targets=learning_target(self.tensor(rewards), samples.count, spread.clip),
             mask=self.tensor(batch.mask),
         )
@@ -142,6 +142,6 @@ class FoundingLearner(Learner):
         return Samples.of(self.vectors[self.tensor(items)], spread.window, spread.pairs)
 
     def _prospects(
-        self, samples: Samples, grown: Float[Tensor, "batch time choices"]
+        self, samples: Samples, with_item: Float[Tensor, "batch time choices"]
     ) -> Float[Tensor, "batch time choices prospects"]:
-        return prospects(samples.spread[..., None], grown, samples.count[:, None], self.space.typical)
+        return prospects(samples.spread[..., None], with_item, samples.count[:, None], self.space.typical)

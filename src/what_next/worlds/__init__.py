@@ -27,13 +27,18 @@ OWN: Mapping[str, type[World]] = {"boredom": Boredom, "choice": Choice, "session
 
 def known_worlds() -> dict[str, type[World]]:
     """The project's own worlds, and those of installed packages, by the names that their classes give them."""
-    from what_next.settings.plugins import installed  # here, as the settings bring PyTorch, which no world needs
+    # Here, as they bring PyTorch, which no other world needs.
+    from what_next.settings.plugins import installed
+    from what_next.worlds.fitted import Fitted
 
-    return dict(OWN) | installed(GROUP, World, OWN, lambda _, part: part.model_fields["name"].default)
+    own: dict[str, type[World]] = {**OWN, "fitted": Fitted}
+    return own | installed(GROUP, World, own, lambda _, part: part.model_fields["name"].default)
 
 
 def preset(name: str, **changes: Any) -> World:
-    """A world by its name, or by its name and that of one of its presets: `boredom`, `boredom:SlateTopK-Bored-v0`.
+    """A world by its name, by its name and that of one of its presets, or by the file of one that was fitted to a log.
+
+    So `boredom`, `boredom:SlateTopK-Bored-v0`, `world.safetensors`.
 
     Args:
         changes: settings that are others than the preset's.
@@ -41,6 +46,8 @@ def preset(name: str, **changes: Any) -> World:
     Raises:
         SetupError: there is no such world or preset, or a setting is out of range.
     """
+    if name.endswith(".safetensors"):
+        name, changes = "fitted", {"path": name, **changes}
     world, _, variant = name.partition(":")
     kind = known_worlds().get(world)
     if kind is None:

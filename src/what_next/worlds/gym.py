@@ -159,6 +159,11 @@ class WorldVectorEnv(VectorEnv):
         infos = self._begin_anew() if self.mode is AutoresetMode.SAME_STEP and self._ended.any() else {}
         return self._seen(), rewards.astype(np.float64), terminated, truncated, infos
 
+    @property
+    def state(self) -> Any:
+        """Of all users, with what is hidden: what the world's references read."""
+        return self._state
+
     def _step_some(self, slates: Int[np.ndarray, "users slots"], rows: Int[np.ndarray, "some"]) -> tuple[Any, Any, Any]:
         """Rewards and ends of some users; nothing happens to the others."""
         assert self._streams is not None
@@ -234,7 +239,7 @@ def _key(rng: np.random.Generator) -> UInt64[np.ndarray, ""]:
 
 def register() -> None:
     """Make the project's worlds known to Gymnasium."""
-    for name in OWN:
+    for name in (*OWN, "fitted"):
         identity = f"what_next/{name.capitalize()}-v0"
         if identity not in gymnasium.registry:
             gymnasium.register(

@@ -48,7 +48,7 @@ class Job:
     """One question on its way.
 
     Attributes:
-        ask: the question; `role`: which of the models it is for.
+        request: the question; `role`: which of the models it is for.
         mask: what it permits; None: everything.
         entry: what is known of the user.
         key: of the user in the store, where a history goes before what is known.
@@ -58,7 +58,7 @@ class Job:
         fallback: why the safe policy answers; None: it does not.
     """
 
-    ask: RecommendationRequest
+    request: RecommendationRequest
     role: str
     withdrawn: tuple[int, Int32[np.ndarray, "withdrawn"]]
     mask: Mask | None = None
@@ -72,7 +72,7 @@ class Job:
     @property
     def excluded(self) -> Int32[np.ndarray, "excluded"]:
         """Items that the answer may not hold."""
-        seen, withdrawn = self.seen if self.ask.exclude_seen else NOBODY, self.withdrawn[1]
+        seen, withdrawn = self.seen if self.request.exclude_seen else NOBODY, self.withdrawn[1]
         return np.concatenate([seen, withdrawn]) if len(withdrawn) else seen
 
 
@@ -95,7 +95,7 @@ class Answering:
         self._told: TTLCache[str, bool] = TTLCache(100, MINUTE)
         self._digits: list[str] = []
 
-    def answer(self, active: Active, asks: Sequence[RecommendationRequest], role: str) -> list[Outcome]:
+    def answer(self, active: Active, requests: Sequence[RecommendationRequest], role: str) -> list[Outcome]:
         """A result for each question, or the error that its caller gets: `Refused`, or `StoreUnavailable`.
 
         Whatever else goes wrong is logged, and popular items are the answer. Where a batch fails, its questions go
@@ -103,31 +103,31 @@ class Answering:
         """
         try:
             with active.served.lock:
-                return self._together(active, asks, role)
+                return self._together(active, requests, role)
         except StoreUnavailable as error:
-            return [error for _ in asks]
+            return [error for _ in requests]
         except Exception as error:
-            if len(asks) > 1:
-                return [one for ask in asks for one in self.answer(active, [ask], role)]
+            if len(requests) > 1:
+                return [one for request in requests for one in self.answer(active, [request], role)]
             self._tell(active.served.version, error)
-        return [self.safe(active, asks[0], role, "error")]
+        return [self.safe(active, requests[0], role, "error")]
 
-    def safe(self, active: Active, ask: RecommendationRequest, role: str, fallback: Fallback) -> Outcome:
+    def safe(self, active: Active, request: RecommendationRequest, role: str, fallback: Fallback) -> Outcome:
         """Popular items, permitted and not among those that the user is remembered to have heard.
 
         Without the model and without the store: it is the answer where time is short.
         """
-        job = Job(ask, role, active.withdrawn, fallback=fallback)
+        job = Job(request, role, active.withdrawn, fallback=fallback)
         try:
-            job.mask = active.masks.of(ask)
-            entry = None if ask.user is None else active.sessions.remembered(ask.user)
-            if ask.history:
+            job.mask = active.masks.of(request)
+            entry = None if request.user is None else active.sessions.remembered(request.user)
+            if request.history:
                 job.key = None if entry is None else entry.key
-                job.seen, job.unknown = active.known(ask.history)
+                job.seen, job.unknown = active.known(request.history)
             elif entry is not None:
                 job.entry, job.seen = entry, entry.session.items
             answer, impression = self._result(active, job, self._simple(active, [job])[id(job)])
-            if entry is None and ask.user is not None:
+            if entry is None and request.user is not None:
                 # Nobody asked whether this user was erased meanwhile, elsewhere.
                 impression = replace(impression, user_id=None, history=None, response=None)
             return Result(answer, impression)
@@ -145,24 +145,24 @@ class Answering:
 
     # Together
 
-    def _together(self, active: Active, asks: Sequence[RecommendationRequest], role: str) -> list[Outcome]:
-        users = [ask.user for ask in asks if ask.user is not None and not ask.history]
+    def _together(self, active: Active, requests: Sequence[RecommendationRequest], role: str) -> list[Outcome]:
+        users = [request.user for request in requests if request.user is not None and not request.history]
         entries = active.sessions.of(users) if users else {}
-        others = [ask.user for ask in asks if ask.user is not None and ask.history]
+        others = [request.user for request in requests if request.user is not None and request.history]
         heads = active.sessions.store.heads(others) if others else {}
         jobs: list[Job | Refused] = []
-        for ask in asks:
+        for request in requests:
             try:
-                jobs.append(self._job(active, ask, role, entries, heads))
+                jobs.append(self._job(active, request, role, entries, heads))
             except Refused as error:
                 jobs.append(error)
-        given = [one for one in jobs if isinstance(one, Job) and one.ask.history and len(one.seen)]
+        given = [one for one in jobs if isinstance(one, Job) and one.request.history and len(one.seen)]
         played = [[Event(int(item)) for item in job.seen] for job in given]
         replayed = active.served.sessions.replays(played) if played else []
         for job, session in zip(given, replayed, strict=True):
             job.session = session
         there = [job for job in jobs if isinstance(job, Job)]
-        slates = self._modelled(active, [job for job in there if job.ask.policy == "trained" and not job.fallback])
+        slates = self._modelled(active, [job for job in there if job.request.policy == "trained" and not job.fallback])
         slates |= self._simple(active, [job for job in there if id(job) not in slates])
         return [one if isinstance(one, Refused) else self._result(active, one, slates[id(one)]) for one in jobs]
 
@@ -171,7 +171,7 @@ class Answering:
         if not jobs:
             return {}
         served = active.served
-        context = [job.ask.context or {} for job in jobs] if any(job.ask.context for job in jobs) else None
+        context = [job.request.context or {} for job in jobs] if any(job.request.context for job in jobs) else None
         states = served.sessions.states([job.session for job in jobs if job.session is not None], context)
         try:
             return self._slates(served.policy, states, jobs)
@@ -183,8 +183,8 @@ class Answering:
 
     def _simple(self, active: Active, jobs: Sequence[Job]) -> dict[int, Slate]:
         """The slates of policies without a model: any item, popular ones, or those instead of the model's."""
-        random = [job for job in jobs if job.ask.policy == "random" and not job.fallback]
-        popular = [job for job in jobs if job.ask.policy != "random" or job.fallback]
+        random = [job for job in jobs if job.request.policy == "random" and not job.fallback]
+        popular = [job for job in jobs if job.request.policy != "random" or job.fallback]
         found = self._slates(active.anything, History.nobody(len(random)), random) if random else {}
         return found | (self._slates(active.popular, History.nobody(len(popular)), popular) if popular else {})
 
@@ -197,75 +197,80 @@ class Answering:
         for row, items in enumerate(excluded):
             without[row, : len(items)] = items
         permitted = Permitted(sets if any(sets) else (), without if width else None)
-        request = Request([job.ask.k for job in jobs], [self._sampler(job) for job in jobs], permitted)
-        rngs = [self.rng if job.ask.seed is None else np.random.default_rng(job.ask.seed) for job in jobs]
+        request = Request([job.request.k for job in jobs], [self._sampler(job) for job in jobs], permitted)
+        rngs = [self.rng if job.request.seed is None else np.random.default_rng(job.request.seed) for job in jobs]
         return {id(job): slate for job, slate in zip(jobs, policy.act(states, request, rngs).each(), strict=True)}
 
     def _sampler(self, job: Job) -> Sampler:
         """How the items of a job are chosen; the safe policy takes the most popular ones."""
         if job.fallback:
             return Greedy()
-        if job.ask.policy == "random":
+        if job.request.policy == "random":
             return Softmax()
-        temperature, epsilon = self.explore(job.ask)
+        temperature, epsilon = self.explore(job.request)
         return Softmax(temperature) if temperature else EpsilonGreedy(epsilon) if epsilon else Greedy()
 
     def _job(
-        self, active: Active, ask: RecommendationRequest, role: str, entries: dict[str, Entry], heads: dict[str, Head]
+        self,
+        active: Active,
+        request: RecommendationRequest,
+        role: str,
+        entries: dict[str, Entry],
+        heads: dict[str, Head],
     ) -> Job:
-        job = Job(ask, role, active.withdrawn, active.masks.of(ask))
-        self._check_context(active, ask)
-        if ask.history:
-            if ask.user is not None and (head := heads.get(ask.user)) is not None:
+        job = Job(request, role, active.withdrawn, active.masks.of(request))
+        self._check_context(active, request)
+        if request.history:
+            if request.user is not None and (head := heads.get(request.user)) is not None:
                 job.key = head.key
-            job.seen, job.unknown = active.known(ask.history)
-        elif ask.user is not None and (entry := entries.get(ask.user)) is not None:
+            job.seen, job.unknown = active.known(request.history)
+        elif request.user is not None and (entry := entries.get(request.user)) is not None:
             job.entry, job.session, job.seen = entry, entry.session, entry.session.items
-        if ask.policy == "trained" and not len(job.seen):
+        if request.policy == "trained" and not len(job.seen):
             job.fallback = "unknown_user"
         return job
 
-    def _check_context(self, active: Active, ask: RecommendationRequest) -> None:
-        if not ask.context:
+    def _check_context(self, active: Active, request: RecommendationRequest) -> None:
+        if not request.context:
             return
         names = [name for name in active.served.policy.agent.space.event_names if name != "reward"]
-        for name in ask.context:
+        for name in request.context:
             if name not in names:
                 raise Refused("context", f"{name!r} is not known to the model; it reads {some(names) or 'none'}")
 
     # One by one
 
-    def explore(self, ask: RecommendationRequest) -> tuple[float, float]:
+    def explore(self, request: RecommendationRequest) -> tuple[float, float]:
         """Temperature and epsilon: the question's, or the settings' where it says neither."""
-        if ask.temperature is None and ask.epsilon is None:
+        if request.temperature is None and request.epsilon is None:
             return self.settings.temperature, self.settings.epsilon
-        return ask.temperature or 0.0, ask.epsilon or 0.0
+        return request.temperature or 0.0, request.epsilon or 0.0
 
     def _result(self, active: Active, job: Job, slate: Slate) -> Result:
-        served, ask, items = active.served, job.ask, slate.items.tolist()
+        served, request, items = active.served, job.request, slate.items.tolist()
         assert slate.propensities is not None
         looked_at = slate.candidates[0] if slate.candidates else None
         head, now = job.entry, time.time_ns()
         ids, chances = tuple([served.ids[item] for item in items]), tuple(slate.propensities.tolist())
         answer = RecommendationResponse(
             recommendation_id=f"{now // 1_000_000:012x}{self._random()}",  # by time, as a UUID of version 7
-            user=ask.user,
+            user=request.user,
             ids=ids,
             titles=[served.titles[item] for item in items],
             scores=self._scores(active, job, slate),
             propensities=chances,
-            reasons=reasons(served, job.session, slate.items) if ask.explain else [None] * len(items),
+            reasons=reasons(served, job.session, slate.items) if request.explain else [None] * len(items),
             version=served.version,
             role="canary" if job.role == "canary" else "current",
-            policy="popular" if job.fallback else ask.policy,
+            policy="popular" if job.fallback else request.policy,
             fallback=job.fallback,
             unknown=job.unknown,
             known_events=0 if head is None else head.events,
-            spread=spread(served, job.seen) if job.entry is None else job.entry.told(served),
+            spread=spread(served, job.seen) if job.entry is None else job.entry.spread_in(served),
         )
         impression = AddImpression(
             recommendation_id=answer.recommendation_id,
-            user_id=ask.user,
+            user_id=request.user,
             key=job.key if head is None else head.key,
             time=now // 1000,
             version=served.version,
@@ -274,25 +279,25 @@ class Answering:
             propensities=chances,
             fallback=job.fallback,
             explore=self._explored(job),
-            history=ask.history or None,
+            history=request.history or None,
             known=0 if head is None else head.last,
             candidates=candidates(
                 served.space,
                 job.mask and job.mask.hash,
-                ask.exclude_seen,
+                request.exclude_seen,
                 None if looked_at is None else served.digest(looked_at),
                 job.withdrawn[0],
             ),
             withdrawn=job.withdrawn[0],
-            response=ask.once and KeptResponse(*ask.once, answer.recommendation_id, _json(answer.content)),
+            response=request.once and KeptResponse(*request.once, answer.recommendation_id, _json(answer.content)),
         )
         return Result(answer, impression)
 
     def _scores(self, active: Active, job: Job, slate: Slate) -> list[float | None]:
         """What the items of an answer were ranked by: of popular ones, their numbers of events."""
-        if job.ask.policy == "random" and not job.fallback:
+        if job.request.policy == "random" and not job.fallback:
             return [None] * len(slate.items)
-        if job.fallback or job.ask.policy == "popular":
+        if job.fallback or job.request.policy == "popular":
             return [float(count) for count in active.popular.counts[slate.items]]
         return [None] * len(slate.items) if slate.scores is None else slate.scores.tolist()
 
@@ -305,21 +310,23 @@ class Answering:
 
     def _explored(self, job: Job) -> dict[str, float | str | None]:
         """How the items were drawn, and from what, for the log; the safe policy takes the most popular ones."""
-        ask = job.ask
-        found: dict[str, float | str | None] = {f"context.{name}": value for name, value in (ask.context or {}).items()}
+        request = job.request
+        found: dict[str, float | str | None] = {
+            f"context.{name}": value for name, value in (request.context or {}).items()
+        }
         if job.mask is not None:
             found["masked"] = 1.0
-        if not ask.exclude_seen:
+        if not request.exclude_seen:
             found["seen"] = 1.0
-        if job.fallback or ask.policy == "random":
+        if job.fallback or request.policy == "random":
             return found
-        temperature, epsilon = self.explore(ask)
+        temperature, epsilon = self.explore(request)
         if temperature:
             found["temperature"] = temperature
         if epsilon:
             found["epsilon"] = epsilon
-        if (temperature or epsilon) and ask.seed is not None:
-            found["seed"] = str(ask.seed)  # a number may be too long for JSON
+        if (temperature or epsilon) and request.seed is not None:
+            found["seed"] = str(request.seed)  # a number may be too long for JSON
         return found
 
 

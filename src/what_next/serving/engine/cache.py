@@ -45,7 +45,7 @@ class Entry:
         """About how much memory it takes."""
         return self.session.bytes
 
-    def told(self, served: Served) -> float | None:
+    def spread_in(self, served: Served) -> float | None:
         """The spread, computed once."""
         if self.spread is not None and math.isnan(self.spread):
             self.spread = spread(served, self.session.items)

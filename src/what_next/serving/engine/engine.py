@@ -128,11 +128,11 @@ class Engine:
 
     # Answering
 
-    async def recommend(self, ask: RecommendationRequest, caller: str = "") -> RecommendationResponse:
+    async def recommend(self, request: RecommendationRequest, caller: str = "") -> RecommendationResponse:
         """The answer to a question; its impression is durable by then.
 
         Args:
-            ask: the question.
+            request: the question.
             caller: who asks: what can be answered is shared among callers.
 
         Raises:
@@ -144,27 +144,27 @@ class Engine:
             Withdrawn: items are withdrawn as fast as it is answered.
         """
         try:
-            return await self._recommended(ask, caller)
+            return await self._recommended(request, caller)
         except Withdrawn:
-            return await self._recommended(ask, caller)
+            return await self._recommended(request, caller)
 
     async def recommend_all(
-        self, asks: Sequence[RecommendationRequest], caller: str = ""
+        self, requests: Sequence[RecommendationRequest], caller: str = ""
     ) -> list[RecommendationResponse | BaseException]:
         """The answers to the questions of one request, which are let in together.
 
         Where a question has none, it is the error that `recommend` raises.
         """
         loop = asyncio.get_running_loop()
-        waiting = [self._waiting(ask, loop) for ask in asks]
+        waiting = [self._waiting(request, loop) for request in requests]
         self._batcher.put(waiting, caller)
         found = await asyncio.gather(*(self._given(one) for one in waiting), return_exceptions=True)
-        again = [one for one, outcome in zip(asks, found, strict=True) if isinstance(outcome, Withdrawn)]
+        again = [one for one, outcome in zip(requests, found, strict=True) if isinstance(outcome, Withdrawn)]
         others = iter(await asyncio.gather(*(self._recommended(one, caller) for one in again), return_exceptions=True))
         return [next(others) if isinstance(outcome, Withdrawn) else outcome for outcome in found]
 
-    async def _recommended(self, ask: RecommendationRequest, caller: str) -> RecommendationResponse:
-        waiting = self._waiting(ask, asyncio.get_running_loop())
+    async def _recommended(self, request: RecommendationRequest, caller: str) -> RecommendationResponse:
+        waiting = self._waiting(request, asyncio.get_running_loop())
         self._batcher.put((waiting,), caller)
         return await self._given(waiting)
 
@@ -183,15 +183,15 @@ class Engine:
     def unseen(self, recommendation_ids: Sequence[str]) -> None:
         """Note that answers reached nobody, as far as is known: they are no decisions then."""
         try:
-            self.writer.submit(MarkShown(tuple(recommendation_ids), False)).add_done_callback(_told_if_failed)
+            self.writer.submit(MarkShown(tuple(recommendation_ids), False)).add_done_callback(_log_if_failed)
         except StoreUnavailable as error:
             logger.warning(UNSEEN, error)
 
-    def _waiting(self, ask: RecommendationRequest, loop: asyncio.AbstractEventLoop) -> Waiting:
+    def _waiting(self, request: RecommendationRequest, loop: asyncio.AbstractEventLoop) -> Waiting:
         """A question, whose cost counts what is known of the user where the model reads all of it each time."""
-        made, current = Waiting(ask, loop, self._lost), self.models.live.current
-        if current.served.sessions.rereads and ask.user is not None and not ask.history:
-            entry = current.sessions.remembered(ask.user)
+        made, current = Waiting(request, loop, self._lost), self.models.live.current
+        if current.served.sessions.rereads and request.user is not None and not request.history:
+            entry = current.sessions.remembered(request.user)
             made.cost += (USUAL if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT
         return made
 
@@ -212,7 +212,7 @@ class Engine:
                 self.models.withdrawals.look()
                 self._behind = False
         live, share = self.models.live, self.setup.server.canary
-        chosen = [live.of(one.ask.user, share) for one in batch]
+        chosen = [live.of(one.request.user, share) for one in batch]
         for role in ("current", "canary"):
             wanted = [one for one, (_, whose) in zip(batch, chosen, strict=True) if whose == role]
             if not wanted:
@@ -220,7 +220,7 @@ class Engine:
             active = live.current if role == "current" or live.candidate is None else live.candidate
             outcomes: list[Outcome]
             try:
-                outcomes = self._answering.answer(active, [one.ask for one in wanted], role)
+                outcomes = self._answering.answer(active, [one.request for one in wanted], role)
             except Exception as error:
                 logger.exception("a batch could not be answered")
                 outcomes = [error for _ in wanted]
@@ -228,12 +228,12 @@ class Engine:
                 if waiting.take():
                     self._finish(waiting, outcome)
                     if self._shadow and role == "current" and isinstance(outcome, Result):
-                        self._shadow.put(waiting.ask, outcome.answer)
+                        self._shadow.put(waiting.request, outcome.answer)
 
     def _late(self, waiting: Waiting) -> None:
         """In the watcher's thread: the model is not asked, and what it still may say is thrown away."""
-        active, role = self.models.live.of(waiting.ask.user, self.setup.server.canary)
-        self._finish(waiting, self._safe.safe(active, waiting.ask, role, "deadline"))
+        active, role = self.models.live.of(waiting.request.user, self.setup.server.canary)
+        self._finish(waiting, self._safe.safe(active, waiting.request, role, "deadline"))
 
     def _finish(self, waiting: Waiting, outcome: Outcome) -> None:
         """Have the impression written; the answer is given when it is durable."""
@@ -352,7 +352,7 @@ class Engine:
 
     def model(self) -> dict[str, Any]:
         """What answers, as plain values."""
-        return self.models.live.told(self.setup)
+        return self.models.live.describe(self.setup)
 
     def undeployed(self) -> str | None:
         """What people are told where the setup's model is not the deployed one; None: it is."""
@@ -369,7 +369,7 @@ class Engine:
         """An item; None: the catalogue does not hold it."""
         served = self._served
         place = served.places.get(item_id)
-        return None if place is None else _told(served, place)
+        return None if place is None else _catalogue_item(served, place)
 
     def search(self, query: str, limit: int) -> list[CatalogueItem]:
         """Items whose title holds a text, whatever its case; those whose title begins with it first.
@@ -378,10 +378,10 @@ class Engine:
         """
         served, text = self._served, query.strip().lower()
         if not text:
-            return [_told(served, place) for place in range(min(limit, len(served.ids)))]
+            return [_catalogue_item(served, place) for place in range(min(limit, len(served.ids)))]
         found = [place for place, title in enumerate(served.lowered) if text in title]
         found.sort(key=lambda place: not served.lowered[place].startswith(text))
-        return [_told(served, place) for place in found[:limit]]
+        return [_catalogue_item(served, place) for place in found[:limit]]
 
     def similar(self, item_id: str, k: int) -> list[SimilarItem]:
         """The items most like one; a `CatalogueError` where the catalogue does not hold it."""
@@ -403,12 +403,12 @@ class Engine:
         return reasons.spreads(served, np.array(known, np.int32))
 
 
-def _told_if_failed(written: "Future[Any]") -> None:
+def _log_if_failed(written: "Future[Any]") -> None:
     if (error := written.exception()) is not None:
         logger.warning(UNSEEN, error)
 
 
-def _told(served: Served, place: int) -> CatalogueItem:
+def _catalogue_item(served: Served, place: int) -> CatalogueItem:
     catalogue = served.catalogue
     values = zip(catalogue.names, catalogue.attributes[place].tolist(), strict=True)
     return CatalogueItem(served.ids[place], served.titles[place], {name: round(value, 6) for name, value in values})

@@ -52,7 +52,7 @@ class Live:
             return self.current, "current"
         return self.candidate, "canary"
 
-    def told(self, setup: Setup) -> dict[str, Any]:
+    def describe(self, setup: Setup) -> dict[str, Any]:
         """The deployed version, what it was trained as, and what stands beside it, as plain values."""
         served, settings, candidate = self.current.served, setup.server, self.candidate
         manifest = served.manifest

@@ -31,7 +31,7 @@ class Masks:
         self._kept: LRUCache[object, Mask] = LRUCache(KEPT)
         self._lock = threading.Lock()
 
-    def of(self, ask: RecommendationRequest) -> Mask | None:
+    def of(self, request: RecommendationRequest) -> Mask | None:
         """The items that a question permits; None: all of them.
 
         Ids that the catalogue does not hold are passed over; bounds of ranges are inclusive, in the attributes' own
@@ -40,29 +40,35 @@ class Masks:
         Raises:
             Refused: an attribute is not known, a range has no inside, or no item is left.
         """
-        if ask.allowed is None and not ask.blocked and not ask.ranges:
+        if request.allowed is None and not request.blocked and not request.ranges:
             return None
-        key = (ask.allowed, ask.blocked, None if ask.ranges is None else tuple(sorted(ask.ranges.items())))
+        key = (
+            request.allowed,
+            request.blocked,
+            None if request.ranges is None else tuple(sorted(request.ranges.items())),
+        )
         with self._lock:
             found = self._kept.get(key)
         if found is None:
-            found = self._made(ask)
+            found = self._made(request)
             with self._lock:
                 self._kept[key] = found
         return found
 
-    def _made(self, ask: RecommendationRequest) -> Mask:
-        if ask.allowed == ():
+    def _made(self, request: RecommendationRequest) -> Mask:
+        if request.allowed == ():
             raise Refused("allowed", "is empty, so that no item may be recommended; name ids, or leave it out")
-        permitted = np.full(len(self.served.ids), ask.allowed is None)
-        permitted[self._known(ask.allowed or ())] = True
+        permitted = np.full(len(self.served.ids), request.allowed is None)
+        permitted[self._known(request.allowed or ())] = True
         if not permitted.any():
-            raise Refused("allowed", f"none of these {len(ask.allowed or ()):,} ids is in the catalogue; name others")
-        for name, (low, high) in (ask.ranges or {}).items():
+            raise Refused(
+                "allowed", f"none of these {len(request.allowed or ()):,} ids is in the catalogue; name others"
+            )
+        for name, (low, high) in (request.ranges or {}).items():
             permitted &= self._within(name, low, high)
         if not permitted.any():
             raise Refused("ranges", "no item that is allowed lies within them; widen them")
-        permitted[self._known(ask.blocked)] = False
+        permitted[self._known(request.blocked)] = False
         if not permitted.any():
             raise Refused("blocked", "no item is left that is not blocked; block fewer")
         return Mask(permitted, self.served.digest(np.flatnonzero(permitted).astype(np.int32)))

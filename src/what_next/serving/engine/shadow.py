@@ -43,12 +43,12 @@ class Shadow:
         self._room = threading.BoundedSemaphore(WAITING)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="what-next-shadow")
 
-    def put(self, ask: RecommendationRequest, shown: RecommendationResponse) -> None:
+    def put(self, request: RecommendationRequest, shown: RecommendationResponse) -> None:
         """Have a question to the trained model answered, some time; `shown` is what was answered to it."""
-        if ask.policy != "trained":
+        if request.policy != "trained":
             return
         if self._room.acquire(blocking=False):
-            self._thread.submit(self._record, ask, shown, time.monotonic())
+            self._thread.submit(self._record, request, shown, time.monotonic())
         else:
             self.observer.shadow("dropped")
 
@@ -56,13 +56,13 @@ class Shadow:
         """Ends the thread; what waits is dropped."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _record(self, ask: RecommendationRequest, shown: RecommendationResponse, asked: float) -> None:
+    def _record(self, request: RecommendationRequest, shown: RecommendationResponse, asked: float) -> None:
         self._room.release()
         active = self.candidate()
         if active is None:
             return
         try:
-            found = self.answering.answer(active, [ask], "shadow")[0]
+            found = self.answering.answer(active, [request], "shadow")[0]
             if not isinstance(found, Result) or found.answer.fallback in ("error", "alarm"):
                 self.observer.shadow("failed")
                 return

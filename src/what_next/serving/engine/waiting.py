@@ -15,16 +15,18 @@ class Waiting:
     """A question that waits for its answer.
 
     Attributes:
-        ask: the question; `cost`: see `RecommendationRequest.cost`; `arrived`: when, on the monotonic clock.
+        request: the question; `cost`: see `RecommendationRequest.cost`; `arrived`: when, on the monotonic clock.
         late: when it is answered by popular items, at the latest, while the model works on other questions.
         future, loop: whoever awaits the answer, and where.
         lost: is called with an answer that nobody waits for any more.
     """
 
-    __slots__ = ("_turns", "arrived", "ask", "cost", "future", "late", "loop", "lost", "owner")
+    __slots__ = ("_turns", "arrived", "cost", "future", "late", "loop", "lost", "owner", "request")
 
-    def __init__(self, ask: RecommendationRequest, loop: asyncio.AbstractEventLoop, lost: Lost | None = None) -> None:
-        self.ask, self.loop, self.cost, self.lost = ask, loop, ask.cost, lost
+    def __init__(
+        self, request: RecommendationRequest, loop: asyncio.AbstractEventLoop, lost: Lost | None = None
+    ) -> None:
+        self.request, self.loop, self.cost, self.lost = request, loop, request.cost, lost
         self.arrived = self.late = time.monotonic()
         self.future: asyncio.Future[RecommendationResponse] = loop.create_future()
         self.owner: Caller | None = None

@@ -69,7 +69,7 @@ class Delivery:
             await parts.written(MarkShown((kept.recommendation_id,), True))
         return kept.body.encode()
 
-    async def told(self, outcome: RecommendationResponse | BaseException, place: int) -> bytes:
+    async def body_of(self, outcome: RecommendationResponse | BaseException, place: int) -> bytes:
         """The outcome of one question in JSON; raises an error that is not of this question alone."""
         if isinstance(outcome, RecommendationResponse):
             return dumped(outcome.content)
@@ -98,7 +98,7 @@ async def recommend(call: Call, question: Question) -> bytes:
         try:
             answer = await delivery.engine.recommend(question.request(delivery.once(0)), call.caller)
         except AnsweredBefore as error:
-            return await delivery.told(error, 0)
+            return await delivery.body_of(error, 0)
         delivery.shown.append(answer.recommendation_id)
         return dumped(answer.content)
 
@@ -122,5 +122,5 @@ async def recommend_batch(call: Call, questions: Questions) -> bytes:
             if isinstance(outcome, Refused):
                 found[place] = refused(outcome).body
             else:
-                found[place] = await delivery.told(outcome, place)
+                found[place] = await delivery.body_of(outcome, place)
         return b'{"answers":[' + b",".join(found[place] for place in places) + b"]}"
