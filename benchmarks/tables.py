@@ -24,12 +24,14 @@ from what_next.errors import TrainingError, WhatNextError
 from what_next.experiments.evaluator import Evaluator, Scores
 from what_next.experiments.next_items import evaluator_of, protocol, rules
 from what_next.experiments.tuning import tune, with_settings
-from what_next.settings import ALGORITHMS
+from what_next.settings import ALGORITHMS as KNOWN
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS, TUNED = ROOT / "docs/results.json", ROOT / "benchmarks/tuned.json"
 SCRATCH = Path(tempfile.gettempdir()) / "what-next-tables"
 
+ALGORITHMS = {name: kind for name, kind in KNOWN.items() if kind.source != "world"}
+"""Those that learn from a log."""
 MAIN = ("ml-100k", "lastfm-s3rec")
 MORE = ("ml-1m-part", "amazon-beauty-s3rec", "yoochoose-100k", "spotify-playlists")
 """Sets that every algorithm is judged on, and those for two of them and the best of the others."""

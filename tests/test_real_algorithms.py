@@ -11,7 +11,7 @@ from what_next.algorithms import KNOWN
 from what_next.data import Options, import_files
 from what_next.metrics.next_items import Targets, rank
 
-NAMES = [algorithm.model_fields["name"].default for algorithm in KNOWN]
+NAMES = [algorithm.model_fields["name"].default for algorithm in KNOWN if algorithm.source != "world"]
 IMITATORS = {"next_item", "sqn", "snqn", "sac_rec", "sa2c", "hac", "decision_transformer"}
 CHANCE = 10 / 1682
 """HR@10 of random items, near enough: 1,682 films, about a hundred of which each user has seen."""

@@ -9,13 +9,18 @@ import numpy as np
 import polars as pl
 import pytest
 
+from what_next import Dataset, Setup
 from what_next.cli import app
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.reader import read_log
 from what_next.errors import DataError, ModelError, SetupError
 from what_next.worlds import Episodes, play, preset
 from what_next.worlds.fitted import Fitted, write_world
-from what_next.worlds.fitting import fit
+from what_next.worlds.fitting import Vectors, fit
+
+from ..conftest import SetupOf
+from ..test_log_learning import log_setup
+from ..test_log_learning import run as train
 
 Policy = Callable[[Any, Any], np.ndarray]
 
@@ -147,6 +152,45 @@ class TestFit:
         frame.write_csv(tmp_path / "a.csv")
         with pytest.raises(DataError, match="has 2 users, too few to fit to some and try on others"):
             fit(read_log(tmp_path / "a.csv"))
+
+
+class TestModel:
+    """Users and items as the vectors of a trained model."""
+
+    @pytest.fixture(scope="class")
+    def setup(self, dataset: Dataset, setup_of: SetupOf, tmp_path_factory: pytest.TempPathFactory) -> Setup:
+        setup = log_setup(setup_of, tmp_path_factory.mktemp("model"))
+        train(dataset, setup)
+        return setup
+
+    def shown(self, folder: Path, users: list[str], items: list[str], chances: np.ndarray) -> DecisionLog:
+        """A log of random items; a click has the chance of its user and item."""
+        rng, rows = np.random.default_rng(0), 5_000
+        who, what = rng.integers(len(users), size=rows), rng.integers(len(items), size=rows)
+        columns = {"user_id": np.array(users)[who], "item_id": np.array(items)[what], "propensity": 1 / len(items)}
+        clicks = (rng.random(rows) < chances[who, what]).astype(float)
+        pl.DataFrame({**columns, "reward": clicks}).write_parquet(folder / "shown.parquet")
+        return read_log(folder / "shown.parquet")
+
+    def test_foretells_what_follows_its_inner_products(self, setup: Setup, dataset: Dataset, tmp_path: Path) -> None:
+        users, items = dataset.user_ids.to_list(), dataset.catalogue.ids.to_list()
+        plain = self.shown(tmp_path, users, items, np.full((60, 80), 0.5))
+        found = Vectors.of(setup, plain)
+        order = np.argsort([users.index(one) for one in plain.user_ids])
+        of_items = np.argsort([items.index(one) for one in plain.items.ids])
+        scores = found.points[order] @ found.items[of_items].T
+        chances = 1 / (1 + np.exp(1 - 2 * (scores - scores.mean()) / scores.std()))
+        arrays, told = fit(self.shown(tmp_path, users, items, chances), model=Vectors.of(setup, plain))
+        assert told["loss"] < told["loss_of_the_mean"] - 0.05
+        foretold = 1 / (1 + np.exp(-(arrays["users"] @ arrays["items"].T)))
+        assert np.sort(foretold.ravel()) == pytest.approx(np.sort(chances.ravel()), abs=0.2)
+
+    def test_unknown_items_and_a_log_without_users_are_refused(self, setup: Setup, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="the model does not know the items x1"):
+            Vectors.of(setup, self.shown(tmp_path, ["u1", "u2"], ["i1", "x1"], np.full((2, 2), 0.5)))
+        log_of, _ = made_up(tmp_path, 100)
+        with pytest.raises(DataError, match="has no users, so the model has no histories"):
+            Vectors.of(setup, log_of)
 
 
 class TestMistakes:

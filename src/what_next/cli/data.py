@@ -139,7 +139,12 @@ def import_data(
     dataset = Dataset.from_tables(tables, to.stem)
     if as_json:
         emit(_report(tables, written, dataset))
-        return
+    else:
+        _show(tables, written, dataset)
+
+
+def _show(tables: Tables, written: list[Path], dataset: Dataset) -> None:
+    """What was read and how, for people."""
     people = Console()
     _say(people, [f"{role}: {column} ({known})" for role, (column, known) in _roles(tables, dataset).items()])
     _say(people, [f"{what}: {some(names)}" for what, names in _others(dataset).items() if names])
@@ -240,6 +245,9 @@ def fit_world(
     unweighted: Annotated[
         bool, typer.Option("--unweighted", help="Let all rows count alike: the log has no probabilities.")
     ] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="The setup of a trained model, whose vectors stand for users and items.")
+    ] = None,
     calibration: Annotated[Path | None, typer.Option(help="The plot of the calibration to write, an .svg.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
     as_json: Json = False,
@@ -248,14 +256,17 @@ def fit_world(
     from what_next.data.decisions.log import Roles
     from what_next.data.decisions.reader import read_log
     from what_next.off_policy.behaviour import plot_calibration
+    from what_next.training.artefacts import read_trained
     from what_next.worlds.fitted import write_world
-    from what_next.worlds.fitting import fit
+    from what_next.worlds.fitting import Vectors, fit
 
     for path, ending in ((to, ".safetensors"), (calibration, ".svg")):
         if path is not None and path.suffix.lower() != ending:
             raise DataError(f"{path}: expected a name that ends in {ending}")
     roles = Roles(user=user, item=item, reward=reward, propensity=propensity)
-    arrays, told = fit(read_log(log, roles, items, propensities=not unweighted), seed=seed)
+    shown = read_log(log, roles, items, propensities=not unweighted)
+    vectors = None if model is None else Vectors.of(read_trained(model, ["train=no"]), shown)
+    arrays, told = fit(shown, seed=seed, model=vectors)
     write_world(arrays, told, to)
     if calibration is not None:
         plot_calibration({**told, "given": "users and items"}, calibration, f"World fitted to {log.name}")

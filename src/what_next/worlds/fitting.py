@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from jaxtyping import Float32, Float64, Int64
 
+from what_next.data import Dataset
 from what_next.data.decisions.log import DecisionLog
-from what_next.errors import DataError
+from what_next.errors import DataError, ModelError, some
 from what_next.off_policy.reward_model import Bilinear, deal
+from what_next.off_policy.targets import placed
+from what_next.policy import LearnedPolicy
+from what_next.settings import Setup
 from what_next.worlds.fitted import sigmoid
 
 ONE_HOT = 500
@@ -28,8 +33,58 @@ LARGEST = 20.0
 Rows = Float64[np.ndarray, "rows"]
 
 
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """A trained model's vectors, in place of what a log knows of users and items.
+
+    Attributes:
+        points: where the model's actor points to after each user's history in its data; zero for whom it does not know.
+        items: vectors of the log's items, of the same space.
+    """
+
+    points: Float64[np.ndarray, "units dim"]
+    items: Float64[np.ndarray, "items dim"]
+
+    @classmethod
+    def of(cls, setup: Setup, log: DecisionLog) -> "Vectors":
+        """Of a setup's model, by the histories of its own data.
+
+        Raises:
+            DataError: the log has no users, or items that the model does not know.
+            ModelError: the model is missing, or scores no items.
+        """
+        if log.user_ids is None:
+            raise DataError(
+                f"{log.source.path}: has no users, so the model has no histories; name their column (--user)"
+            )
+        dataset = Dataset.read(setup.data)
+        policy = LearnedPolicy.load(setup, dataset)
+        places, users = placed(policy.state.space.catalogue.ids, log.items.ids), placed(dataset.user_ids, log.user_ids)
+        if (places < 0).any():
+            unknown = some(log.items.ids.filter(pl.Series(places < 0)))
+            raise DataError(f"{log.source.path}: the model does not know the items {unknown}")
+        known, lengths = np.flatnonzero(users >= 0), np.diff(dataset.offsets)
+        if not len(known):
+            raise DataError(f"{log.source.path}: the data of the model, {setup.data}, hold none of its users")
+        states = [
+            policy.states(policy.state.histories(part, np.zeros(len(part), np.int64), lengths[part]))
+            for part in np.array_split(users[known].astype(np.int32), len(known) // 256 + 1)
+        ]
+        ranked = states[0].ranked
+        if ranked is None or ranked.rescored or ranked.traits is not None:
+            raise ModelError(f"{setup.model_agent_path}: its algorithm does not score items by their vectors alone")
+        vectors = ranked.vectors.detach().cpu().numpy().astype(np.float64)
+        points = np.zeros((log.count, vectors.shape[1]))
+        points[known] = np.concatenate([one.points.reshape(-1, vectors.shape[1]) for one in states])
+        return cls(points, vectors[places])
+
+
 def fit(
-    log: DecisionLog, *, seed: int = 0, rows: Int64[np.ndarray, "some"] | None = None
+    log: DecisionLog,
+    *,
+    seed: int = 0,
+    rows: Int64[np.ndarray, "some"] | None = None,
+    model: Vectors | None = None,
 ) -> tuple[dict[str, Float32[np.ndarray, "..."]], dict[str, Any]]:
     """Fit users, items and positions to a log.
 
@@ -37,6 +92,7 @@ def fit(
         log: with propensities, by one over which its rows are weighted; without, they count alike.
         seed: of the folds, in which whole units stay together.
         rows: some of the log's rows, perhaps several times (a bootstrap); None: all.
+        model: vectors to use in place of what the log knows of users and items.
 
     Returns:
         The arrays and the description that `write_world` writes.
@@ -44,7 +100,7 @@ def fit(
     Raises:
         DataError: every reward is the same, or there are too few units to try the fit on others.
     """
-    data = _Data.of(log, np.arange(len(log)) if rows is None else rows)
+    data = _Data.of(log, np.arange(len(log)) if rows is None else rows, model)
     folds = deal(log.count, FOLDS, seed)[data.units]
     held_out, means = np.empty((len(folds), len(PENALTIES))), np.empty(len(folds))
     for fold in range(FOLDS):
@@ -80,9 +136,11 @@ class _Data:
     known: Float64[np.ndarray, "known columns"]
     shares: Float64[np.ndarray, "known"]
     catalogue: Float64[np.ndarray, "items width"]
+    scale: float
+    """Of the inner products of users and items, which are a feature where a model made them so; else 0."""
 
     @classmethod
-    def of(cls, log: DecisionLog, rows: Int64[np.ndarray, "some"]) -> "_Data":
+    def of(cls, log: DecisionLog, rows: Int64[np.ndarray, "some"], model: Vectors | None) -> "_Data":
         rewards = log.rewards[rows]
         if rewards.min() == rewards.max():
             raise DataError(f"{log.source.path}: every reward is {rewards[0]:g}, so nothing can be foretold of them")
@@ -92,15 +150,21 @@ class _Data:
                 f"of {FOLDS} or more"
             )
         kind: Literal["clicks", "ratings"] = "clicks" if np.isin(rewards, (0, 1)).all() else "ratings"
-        contexts, catalogue = _contexts(log), _catalogue(log)
+        contexts = _contexts(log) if model is None else model.points[log.units]
+        catalogue = _catalogue(log) if model is None else model.items
         product = Bilinear.of(contexts[rows], catalogue[log.actions[rows]], FEATURES[kind])
-        psi = product(contexts[rows], catalogue[log.actions[rows]])
+        psi, scale = product(contexts[rows], catalogue[log.actions[rows]]), 0.0
+        if model is not None:
+            scores = np.einsum("rd,rd->r", contexts[rows], catalogue[log.actions[rows]])
+            scale = float(1 / max(scores.std(), 1e-9))
+            psi = np.hstack([psi, scale * scores[:, None]])
         if log.places is not None:
             psi = np.hstack([psi, np.eye(int(log.places.max()) + 1)[log.places[rows], 1:]])
         weights = np.ones(len(rows)) if log.propensities is None else 1 / log.propensities[rows]
         weights = np.minimum(weights / weights.mean(), LARGEST)
         known, shares = np.unique(contexts[rows], axis=0, return_counts=True)
-        return cls(kind, product, psi, rewards, weights, log.units[rows], known, shares.astype(np.float64), catalogue)
+        units, shares = log.units[rows], shares.astype(np.float64)
+        return cls(kind, product, psi, rewards, weights, units, known, shares, catalogue, scale)
 
     def fitted(self, inside: np.ndarray, last: int | None = None) -> list[Float64[np.ndarray, "features"]]:
         """Coefficients by some rows: one fit for each penalty down to `last`, the constant without any."""
@@ -161,13 +225,11 @@ class _Data:
         outer, sizes, inner = np.linalg.svd(matrix, full_matrices=False)
         kept = sizes > 1e-9 * sizes[0]
         root = np.sqrt(sizes[kept])
-        positions = np.append(0.0, theta[self.product.width :])
-        found = {
-            "users": left @ (outer[:, kept] * root),
-            "items": right @ (inner[kept].T * root),
-            "positions": positions,
-            "weights": self.shares,
-        }
+        users, items, more = left @ (outer[:, kept] * root), right @ (inner[kept].T * root), theta[self.product.width :]
+        if self.scale:
+            users, more = np.hstack([users, more[0] * self.scale * self.known]), more[1:]
+            items = np.hstack([items, self.catalogue])
+        found = {"users": users, "items": items, "positions": np.append(0.0, more), "weights": self.shares}
         return {name: np.ascontiguousarray(values, np.float32) for name, values in found.items()}
 
 
