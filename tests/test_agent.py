@@ -120,7 +120,7 @@ class TestFactors:
         ahead = agent.factorize(history).prospects[2, STEP]
         vectors = torch.from_numpy(trained.state.space.catalogue.vectors[history.items[2, : STEP + 1]])
         prototypes = agent.nets["actor"].prototypes
-        assert len(prototypes) == len(ahead) == min(WhatNext().prototypes, len(trained.state.space.seen))
+        assert len(prototypes) == len(ahead) == WhatNext().prototypes
         grown = [spread_of(torch.cat([vectors, prototype[None]])) for prototype in prototypes]
         np.testing.assert_allclose(ahead[:, 0], grown, rtol=1e-4)
 

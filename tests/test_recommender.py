@@ -248,7 +248,7 @@ class TestSelection:
         self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path
     ) -> None:
         folder, moved = tmp_path / "models", tmp_path / "moved"
-        setup = setup_of(folder, epochs=64, selection="critic", tolerance=5.0)
+        setup = setup_of(folder, epochs=64, selection="critic", tolerance=2.0)
         state = State(dataset, setup)
         Environment(wn.Agent(setup, state.space), state, setup).run_sim()
         shutil.move(folder, moved)
@@ -260,7 +260,7 @@ class TestSelection:
         proposal = agent.predict(known)
         assert proposal.score is not None
         near = recommender.state.box.nearest(proposal.points, 64, permitted=Permitted.of(without=known.items))[0]
-        inside = np.abs(recommender.catalogue.vectors[near] - proposal.points).max(1) <= 5.0
+        inside = np.abs(recommender.catalogue.vectors[near] - proposal.points).max(1) <= 2.0
         values = proposal.score(np.zeros(inside.sum(), np.int64), near[inside])
         assert chosen.item_id == recommender.catalogue.ids[int(near[inside][values.argmax()])]
 

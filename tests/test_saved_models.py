@@ -19,8 +19,7 @@ from what_next.training.artefacts import read_manifest
 
 SAVED = Path(__file__).parent / "saved"
 TWICE = {"whatnext": "epochs=64", "iql": "passes=4"}
-KINDS: dict[str, list[str]] = {"whatnext": ["algorithm.kinds=0"], "iql": []}
-DEFAULTS = {"whatnext": KINDS["whatnext"], "iql": ["learning_rate=0.004", "loss.negatives=1024", "patience=none"]}
+DEFAULTS = {"whatnext": [], "iql": ["learning_rate=0.004", "loss.negatives=1024", "patience=none"]}
 """As they were then."""
 KEYS = {
     "format", "package", "role", "run", "histories", "setup", "catalogue", "typical", "tolerance", "event_names",
@@ -65,7 +64,7 @@ def test_a_resumed_run_comes_to_the_same_weights(folder: Path) -> None:
 def test_a_run_from_its_setup_writes_the_same_keys_and_tensors(folder: Path) -> None:
     names = ("agent.safetensors", "critic.safetensors", "agent.resume.safetensors")
     old = {name: (tensors(folder / name), read_manifest(folder / name)) for name in names}
-    setup = wn.Setup.read(folder / "setup.txt", ["skip=no", *KINDS[folder.name]])  # which it could not say
+    setup = wn.Setup.read(folder / "setup.txt", ["skip=no"])  # which it could not say then
     Environment.from_setup(setup, force=True).run_sim()
     for name, (before, manifest) in old.items():
         assert {key: value.shape for key, value in tensors(folder / name).items()} == {

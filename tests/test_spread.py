@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from what_next.rewards import Samples, population_sigma, prospects, spread_reward
-from what_next.rewards.spread import POPULATION, Form, Pairs, damped, learning_target, sigmas, spread_of
+from what_next.rewards.spread import POPULATION, Form, Pairs, damped, learning_target, spread_of
 
 LINE = torch.tensor([[[0.0], [1.0], [3.0]]])
 """Distances 1, 3 and 2: mean 2, standard deviation 1."""
@@ -196,30 +196,8 @@ class TestReward:
         found = prospects(torch.tensor([[1.0]]), torch.tensor([[1.5, 0.5]]), torch.tensor([4]), 2.0)
         torch.testing.assert_close(found, torch.tensor([[[1.5, 2.0, -2.0, -4.0], [0.5, -2.0, -6.0, -4.0]]]))
 
-    def test_the_prospects_of_kinds_are_the_targets_that_users_of_these_sigmas_would_give(self) -> None:
-        # Of 3 kinds, sigma is .4, 1 and 2.5 times the typical 2: .8, 2 and 5. The item makes 1.5 of a spread of 1.
-        found = prospects(torch.tensor([[1.0]]), torch.tensor([[1.5]]), torch.tensor([4]), 2.0, kinds=3)
-        assert found.shape == (1, 1, 4 + 3)
-        assert found[0, 0, 4:].tolist() == pytest.approx([(0.2 - 0.7) / 0.8 * 4, (1 - 0.5) / 2 * 4, (4 - 3.5) / 5 * 4])
-        clipped = prospects(torch.tensor([[1.0]]), torch.tensor([[1.5]]), torch.tensor([4]), 2.0, kinds=3, clip=0.9)
-        assert clipped[0, 0, 4:].tolist() == pytest.approx([-0.9, 0.9, 0.4])
-        change = prospects(torch.tensor([[1.0]]), torch.tensor([[0.5]]), torch.tensor([4]), 2.0, 3, form="change")
-        assert change[0, 0, 4:].tolist() == pytest.approx([0.5 / 0.8 * 4, 0.5 / 2 * 4, 0.5 / 5 * 4])
-
-    def test_the_prospect_of_the_users_own_kind_is_the_critics_target(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        samples = Samples.of(torch.randn(3, 6, 4, generator=generator), 20)
-        with_item = samples.with_item(torch.randn(1, 1, 5, 4, generator=generator))
-        for place, sigma in enumerate(1.7 * sigmas(5)):
-            reward, usable = spread_reward(samples, with_item, sigma.expand(3))
-            target = learning_target(reward, samples.count, 3.0)[:, usable[0]]
-            found = prospects(samples.spread[..., None], with_item, samples.count[:, None], 1.7, 5, 3.0)[..., 4 + place]
-            assert found[:, usable[0]].numpy() == pytest.approx(target.numpy(), abs=1e-5)
-
     def test_prospects_cannot_know_the_sigma_of_the_user(self) -> None:
-        assert list(inspect.signature(prospects).parameters) == [
-            "spread", "with_item", "count", "typical", "kinds", "clip", "form"
-        ]  # fmt: skip
+        assert list(inspect.signature(prospects).parameters) == ["spread", "with_item", "count", "typical"]
 
 
 class TestPopulation:

@@ -26,20 +26,10 @@ class WhatNext(Algorithm):
     (arXiv 1512.07679), chosen as in a discrete actor-critic. Its loss is the critic's value expected under that
     policy, exactly, over all prototypes (the all-action gradient: Allen et al. 2017, arXiv 1709.00503, equation 4),
     with a bonus for entropy so that no prototype is given up early.
-
-    What an item would do to the sample's spread can be computed; what nobody knows is the user's own sigma. So actor
-    and critic each hold chances of `kinds` of user, read from the history, and value an item by the reward that is
-    expected under them (`models.actor_critic.BeliefHead`); the critic's are learned from rewards, by its squared error.
     """
 
     name: Literal["whatnext"] = "whatnext"
-    prototypes: int = Field(default=128, gt=1, description="number of points that the actor chooses from")
-    kinds: int = Field(
-        default=25,
-        ge=0,
-        description="number of sigmas that a user might have, of which the networks tell the chances; 0: the networks "
-        "of older models, which tell the reward itself",
-    )
+    prototypes: int = Field(default=32, gt=1, description="number of points that the actor chooses from")
     entropy: float = Field(default=0.01, ge=0, description="weight of the policy's entropy (nats) in the actor's loss")
     random_items: int = Field(
         default=32, ge=0, description="random items that the critic learns of besides the selected one, per history"

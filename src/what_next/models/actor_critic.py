@@ -14,7 +14,6 @@ class Sizes:
 
     Attributes:
         factors: of what is read of an event; `points`: of the attribute space; `prospects`: of what a point would do.
-        kinds: of users, for each of which the last prospects hold what the point would earn; 0: no such prospects.
         dim: of the LSTM's state; `layers`: how many; `dropout`: share dropped between and after them.
     """
 
@@ -24,7 +23,6 @@ class Sizes:
     dim: int = 64
     layers: int = 1
     dropout: float = 0.0
-    kinds: int = 0
 
 
 class Encoder(nn.Module):
@@ -65,34 +63,6 @@ class PointHead(nn.Module):
         return values.squeeze(-1)
 
 
-class BeliefHead(nn.Module):
-    """What a point would earn, expected over the kinds of user that a history might be of.
-
-    The last prospects of a point are what it would earn from each kind. The chances of the kinds are read from the
-    state and the sample. So who the user is gets learned, and not how the reward follows from it, which is known. The
-    squared error to the reward is least at its mean given the history, which is such a sum.
-    """
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__()
-        self.kinds = sizes.kinds
-        self.belief = nn.Sequential(nn.Linear(sizes.dim + 1, sizes.dim), nn.ReLU(), nn.Linear(sizes.dim, sizes.kinds))
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(
-        self,
-        state: Float[Tensor, "*grid state"],
-        points: Float[Tensor, "*#gridchoices dim"],
-        prospects: Float[Tensor, "*grid choices prospects"],
-    ) -> Float[Tensor, "*grid choices"]:
-        """The numbers of several points for each state; the points themselves are not read."""
-        plain = prospects.shape[-1] - self.kinds
-        sample = prospects[..., 0, plain - 1, None]  # the last plain one is of the sample alone, whatever the point
-        chances = self.belief(torch.cat([state, sample], -1)).softmax(-1)
-        expected: Tensor = (prospects[..., plain:] @ chances.unsqueeze(-1)).squeeze(-1)
-        return self.scale * expected
-
-
 class AgentModel(nn.Module):
     """The actor: after each event, how much it would like to propose each of its prototypes.
 
@@ -105,7 +75,7 @@ class AgentModel(nn.Module):
     def __init__(self, sizes: Sizes, prototypes: Float[Tensor, "prototypes dim"]) -> None:
         super().__init__()
         self.encoder = Encoder(sizes)
-        self.head = BeliefHead(sizes) if sizes.kinds else PointHead(sizes)
+        self.head = PointHead(sizes)
         self.register_buffer("prototypes", prototypes)
 
     def forward(
@@ -124,7 +94,7 @@ class CriticModel(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.encoder = Encoder(sizes)
-        self.head = BeliefHead(sizes) if sizes.kinds else PointHead(sizes)
+        self.head = PointHead(sizes)
 
     def forward(
         self,

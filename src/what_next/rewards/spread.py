@@ -8,7 +8,6 @@ subtracted.
 """
 
 from dataclasses import dataclass
-from math import inf, log
 from typing import ClassVar, Literal
 
 import torch
@@ -179,18 +178,10 @@ def damped(reward: Float[Tensor, "*grid"], repeat: Bool[Tensor, "*grid"], factor
 
 
 PROSPECTS = 4
-RANGE = log(2.5)
-"""Between the typical sigma and the least or largest that a user might have, in logs."""
 
 
 def prospects(
-    spread: Float[Tensor, "*#grid"],
-    with_item: Float[Tensor, "*grid"],
-    count: Int[Tensor, "..."],
-    typical: float,
-    kinds: int = 0,
-    clip: float = inf,
-    form: Form = "towards",
+    spread: Float[Tensor, "*#grid"], with_item: Float[Tensor, "*grid"], count: Int[Tensor, "..."], typical: float
 ) -> Float[Tensor, "*grid prospects"]:
     """What an item would do to the sample, as the networks read it: inputs, so the user's own sigma is not in them.
 
@@ -198,9 +189,6 @@ def prospects(
         spread: of the sample; `with_item`: of the sample with the item.
         count: events in the sample; differences are scaled by it, as the learning target is.
         typical: the mean sigma of the training users.
-        kinds: how many sigmas a user might have (`sigmas`): the target that the item would have with each of them
-            stands after the `PROSPECTS` numbers that any item has.
-        clip: of that target, and `form`: of the reward.
     """
     values = (
         with_item,
@@ -208,17 +196,7 @@ def prospects(
         (with_item - typical) * count,
         (spread - typical).expand_as(with_item) * count,
     )
-    read = torch.stack(values, -1).float()
-    if not kinds:
-        return read
-    possible, before, after = typical * sigmas(kinds).to(read), spread[..., None].float(), with_item[..., None].float()
-    change = (before - possible).abs() - (after - possible).abs() if form == "towards" else (after - before).abs()
-    return torch.cat([read, (change * (count[..., None] / possible)).clamp(-clip, clip)], -1)
-
-
-def sigmas(number: int) -> Float[Tensor, "number"]:
-    """Sigmas that a user might have, in units of the typical one: evenly in logs."""
-    return torch.linspace(-RANGE, RANGE, number).exp()
+    return torch.stack(values, -1).float()
 
 
 POPULATION = 1000

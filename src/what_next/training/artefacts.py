@@ -272,10 +272,7 @@ def _manifest(path: Path, text: str) -> Manifest:
         version = json.loads(text).get("format")
         if version != FORMAT:
             raise ModelError(f"{path}: has format {version}, and this version knows {FORMAT}; upgrade What Next?")
-        manifest = Manifest.model_validate_json(text)
-        if manifest.setup.get("algorithm", {}).get("name") == "whatnext":
-            manifest.setup["algorithm"].setdefault("kinds", 0)  # older models have the networks of none
-        return manifest
+        return Manifest.model_validate_json(text)
     except (ValueError, AttributeError, ValidationError, RecursionError) as error:
         raise ModelError(f"{path}: its manifest is damaged ({str(error).splitlines()[0]}); train again") from None
 

@@ -32,13 +32,7 @@ class FoundingLearner(Learner):
         so far (mean vector, spread, one over the number of events)."""
         points = len(self.space.catalogue.names)
         factors = 2 * points + len(self.space.event_names) + 2
-        setup, kinds = self.setup, self.kinds
-        return Sizes(factors, points, PROSPECTS + kinds, setup.dim, setup.layers, setup.dropout, kinds)
-
-    @property
-    def kinds(self) -> int:
-        """How many kinds of user the networks weigh: sigmas that they might have."""
-        return getattr(self.algorithm, "kinds", 0)
+        return Sizes(factors, points, PROSPECTS, self.setup.dim, self.setup.layers, self.setup.dropout)
 
     def window(self, history: History) -> History:
         """The latest events: as many as the networks were trained on."""
@@ -56,7 +50,7 @@ class FoundingLearner(Learner):
         length = (1 / samples.count).expand(len(numbers), -1)
         parts = [samples.vectors, self.tensor(numbers), samples.mean, samples.spread[..., None], length[..., None]]
         factors = torch.cat([part.float() for part in parts], -1).cpu().numpy()
-        ahead = self._all_prospects(samples, samples.with_item(actor.prototypes[None, None]))
+        ahead = self._prospects(samples, samples.with_item(actor.prototypes[None, None]))
         return Factors(factors, ahead.cpu().numpy(), factors)
 
     def predict(
@@ -97,7 +91,7 @@ class FoundingLearner(Learner):
             place, points = self.tensor(places[proposals]), self.vectors[self.tensor(items)]
             count = samples.count[place % samples.vectors.shape[1]]
             spread = samples.spread.flatten()[place]
-            ahead = self._prospects(spread, samples.at(place, points), count)
+            ahead = prospects(spread, samples.at(place, points), count, self.space.typical)
             values: Tensor = critic.head(states[place], points[:, None], ahead[:, None])
             return values.squeeze(-1).cpu().numpy()
 
@@ -123,7 +117,7 @@ class FoundingLearner(Learner):
             actor_prospects=self.tensor(batch.factors.prospects),
             factors=self.tensor(batch.factors.critic),
             points=self.vectors[items],
-            prospects=self._all_prospects(samples, with_item),
+            prospects=self._prospects(samples, with_item),
             targets=learning_target(self.tensor(rewards), samples.count, spread.clip),
             mask=self.tensor(batch.mask),
         )
@@ -147,13 +141,7 @@ class FoundingLearner(Learner):
         spread = self.setup.reward.spread
         return Samples.of(self.vectors[self.tensor(items)], spread.window, spread.pairs)
 
-    def _all_prospects(
+    def _prospects(
         self, samples: Samples, with_item: Float[Tensor, "batch time choices"]
     ) -> Float[Tensor, "batch time choices prospects"]:
-        return self._prospects(samples.spread[..., None], with_item, samples.count[:, None])
-
-    def _prospects(
-        self, spread: Float[Tensor, "*#grid"], with_item: Float[Tensor, "*grid"], count: Int[Tensor, "..."]
-    ) -> Float[Tensor, "*grid prospects"]:
-        how = self.setup.reward.spread
-        return prospects(spread, with_item, count, self.space.typical, self.kinds, how.clip, how.form)
+        return prospects(samples.spread[..., None], with_item, samples.count[:, None], self.space.typical)
