@@ -58,6 +58,17 @@ def test_it_trains_and_plays_beside_the_references(
     assert "ppo was there already, and sees what is hidden of the users" in told
 
 
+def test_training_goes_on_with_new_users(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "train", setup, "data=-", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["histories"] == 400
+    assert run(monkeypatch, "train", setup, "data=-", "world.steps=560", "--resume", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["histories"] == 560
+    assert run(monkeypatch, "train", setup, "data=-", "world.window=4", "--resume") == 2
+    assert "was trained with another world" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

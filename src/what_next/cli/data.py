@@ -139,7 +139,12 @@ def import_data(
     dataset = Dataset.from_tables(tables, to.stem)
     if as_json:
         emit(_report(tables, written, dataset))
-        return
+    else:
+        _show(tables, written, dataset)
+
+
+def _show(tables: Tables, written: list[Path], dataset: Dataset) -> None:
+    """What was read and how, for people."""
     people = Console()
     _say(people, [f"{role}: {column} ({known})" for role, (column, known) in _roles(tables, dataset).items()])
     _say(people, [f"{what}: {some(names)}" for what, names in _others(dataset).items() if names])

@@ -74,6 +74,8 @@ def train(
     settings = setup_of(setup, overrides, "train=yes")
     if resume and origin:
         raise SetupError("--resume and --from exclude each other: go on with a run, or start from another model")
+    if settings.world.name is not None and origin is None:
+        return show(Environment.from_setup(settings, resume=resume, force=force).train_agent(), as_json)
     state = State.open(settings, resume=resume, origin=origin)
     if origin:
         new, space = state.new_items(origin), state.space

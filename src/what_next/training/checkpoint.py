@@ -239,11 +239,17 @@ def progress(setup: Setup) -> Progress | None:
 
 def _changed(manifest: Manifest, setup: Setup) -> list[str]:
     """The settings in which a saved run differs, where it must not."""
-    before, now = manifest.made_by(type(setup.algorithm)).as_json(), setup.as_json()
+    before, now = (_lasting(one) for one in (manifest.made_by(type(setup.algorithm)).as_json(), setup.as_json()))
     free = FREE | setup.algorithm.ignores
     for one in (before, now):
         one["inputs"].pop("items")  # what was saved decides
     return sorted(name for name in now if name not in free and now[name] != before[name])
+
+
+def _lasting(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings without how long a run in a world is, and by how many users it is judged."""
+    world = {name: value for name, value in values["world"].items() if name not in ("steps", "episodes")}
+    return values | {"world": world}
 
 
 def _same(one: Space, other: Space) -> bool:

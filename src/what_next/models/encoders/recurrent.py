@@ -1,6 +1,6 @@
 """Recurrent encoders: LSTM and GRU. All that they know of the past is the state itself."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -22,6 +22,10 @@ class RecurrentEncoder(Encoder):
     on through its gates; the map passes it on from the first step.
     """
 
+    cells: nn.RNNBase
+    parts: ClassVar[int]
+    """Tensors of a state: the output of each layer, and of an LSTM its cell."""
+
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
         super().__init__(items, sizes)
         self.between = sizes.dropout if sizes.layers > 1 else 0.0
@@ -37,6 +41,34 @@ class RecurrentEncoder(Encoder):
         dropped: Tensor = self.dropout(states)
         return dropped if self.skip is None else dropped + self.skip(inputs)
 
+    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+        """The state after every input."""
+        states, _ = self.cells(inputs)
+        return self.output(states, inputs)
+
+    def replay(
+        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch time dim"], State]:
+        """See `Encoder.replay`: one batch pass."""
+        states, last = passed(self.cells, inputs := self.inputs(events), lengths)
+        return self.output(states, inputs), _carried(last)
+
+    def start(self, batch: int) -> State:
+        """Of each layer its output, and of an LSTM its cell: [batch layers dim], zeros."""
+        return (self._zeros(batch, self.sizes.layers, self.sizes.dim),) * self.parts
+
+    def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
+        """The states after one input more."""
+        states, last = self.cells(inputs.unsqueeze(1), _hidden(state))
+        return self.output(states.squeeze(1), inputs), _carried(last)
+
+    def proceed(
+        self, state: State, inputs: Float[Tensor, "batch time dim"]
+    ) -> tuple[Float[Tensor, "batch time dim"], State]:
+        """See `Encoder.proceed`: one batch pass."""
+        states, last = self.cells(inputs, _hidden(state))
+        return self.output(states, inputs), _carried(last)
+
 
 class LstmEncoder(RecurrentEncoder):
     """An LSTM (Hochreiter and Schmidhuber 1997), of one layer or more; dropout before, between and after them.
@@ -44,6 +76,8 @@ class LstmEncoder(RecurrentEncoder):
     The bias of the forget gate starts at 1, so that the past is kept until learning says otherwise (Jozefowicz et al.
     2015, section 2.2).
     """
+
+    parts = 2
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
         super().__init__(items, sizes)
@@ -54,72 +88,26 @@ class LstmEncoder(RecurrentEncoder):
                 if name.startswith("bias_"):  # there are two for each layer, and they are added
                     bias[forget] = 0.5
 
-    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
-        """The state after every input."""
-        states, _ = self.cells(inputs)
-        return self.output(states, inputs)
-
-    def replay(
-        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
-    ) -> tuple[Float[Tensor, "batch time dim"], State]:
-        """See `Encoder.replay`: one batch pass."""
-        states, (outputs, cells) = passed(self.cells, inputs := self.inputs(events), lengths)
-        return self.output(states, inputs), (outputs.transpose(0, 1), cells.transpose(0, 1))
-
-    def start(self, batch: int) -> State:
-        """Outputs and cells of each layer: [batch layers dim], zeros."""
-        zeros = self._zeros(batch, self.sizes.layers, self.sizes.dim)
-        return zeros, zeros
-
-    def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
-        """The states after one input more."""
-        outputs, cells = (part.transpose(0, 1).contiguous() for part in state)
-        states, (outputs, cells) = self.cells(inputs.unsqueeze(1), (outputs, cells))
-        return self.output(states.squeeze(1), inputs), (outputs.transpose(0, 1), cells.transpose(0, 1))
-
-    def proceed(
-        self, state: State, inputs: Float[Tensor, "batch time dim"]
-    ) -> tuple[Float[Tensor, "batch time dim"], State]:
-        """See `Encoder.proceed`: one batch pass."""
-        outputs, cells = (part.transpose(0, 1).contiguous() for part in state)
-        states, (outputs, cells) = self.cells(inputs, (outputs, cells))
-        return self.output(states, inputs), (outputs.transpose(0, 1), cells.transpose(0, 1))
-
 
 class GruEncoder(RecurrentEncoder):
     """A GRU (Cho et al. 2014), as in GRU4Rec (Hidasi et al. 2016); dropout before, between and after its layers."""
+
+    parts = 1
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
         super().__init__(items, sizes)
         self.cells = nn.GRU(sizes.dim, sizes.dim, sizes.layers, batch_first=True, dropout=self.between)
 
-    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
-        """The state after every input."""
-        states, _ = self.cells(inputs)
-        return self.output(states, inputs)
 
-    def replay(
-        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
-    ) -> tuple[Float[Tensor, "batch time dim"], State]:
-        """See `Encoder.replay`: one batch pass."""
-        states, outputs = passed(self.cells, inputs := self.inputs(events), lengths)
-        return self.output(states, inputs), (outputs.transpose(0, 1),)
+def _carried(last: Tensor | tuple[Tensor, ...]) -> State:
+    """What the library returns of the last step as a state, whose first axis is the batch."""
+    return tuple(part.transpose(0, 1) for part in (last if isinstance(last, tuple) else (last,)))
 
-    def start(self, batch: int) -> State:
-        """Outputs of each layer: [batch layers dim], zeros."""
-        return (self._zeros(batch, self.sizes.layers, self.sizes.dim),)
 
-    def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
-        """The states after one input more."""
-        states, outputs = self.cells(inputs.unsqueeze(1), state[0].transpose(0, 1).contiguous())
-        return self.output(states.squeeze(1), inputs), (outputs.transpose(0, 1),)
-
-    def proceed(
-        self, state: State, inputs: Float[Tensor, "batch time dim"]
-    ) -> tuple[Float[Tensor, "batch time dim"], State]:
-        """See `Encoder.proceed`: one batch pass."""
-        states, outputs = self.cells(inputs, state[0].transpose(0, 1).contiguous())
-        return self.output(states, inputs), (outputs.transpose(0, 1),)
+def _hidden(state: State) -> Any:
+    """A state as the library takes it: a pair for an LSTM, one tensor for a GRU."""
+    parts = tuple(part.transpose(0, 1).contiguous() for part in state)
+    return parts if len(parts) > 1 else parts[0]
 
 
 def passed(

@@ -249,16 +249,14 @@ class Answering:
     def _result(self, active: Active, job: Job, slate: Slate) -> Result:
         served, request, items = active.served, job.request, slate.items.tolist()
         assert slate.propensities is not None
-        looked_at = slate.candidates[0] if slate.candidates else None
         head, now = job.entry, time.time_ns()
-        ids, chances = tuple([served.ids[item] for item in items]), tuple(slate.propensities.tolist())
         answer = RecommendationResponse(
             recommendation_id=f"{now // 1_000_000:012x}{self._random()}",  # by time, as a UUID of version 7
             user=request.user,
-            ids=ids,
+            ids=tuple([served.ids[item] for item in items]),
             titles=[served.titles[item] for item in items],
             scores=self._scores(active, job, slate),
-            propensities=chances,
+            propensities=tuple(slate.propensities.tolist()),
             reasons=reasons(served, job.session, slate.items) if request.explain else [None] * len(items),
             version=served.version,
             role="canary" if job.role == "canary" else "current",
@@ -268,15 +266,23 @@ class Answering:
             known_events=0 if head is None else head.events,
             spread=spread(served, job.seen) if job.entry is None else job.entry.spread_in(served),
         )
-        impression = AddImpression(
+        return Result(answer, self._impression(active, job, slate, answer, now))
+
+    def _impression(
+        self, active: Active, job: Job, slate: Slate, answer: RecommendationResponse, now: int
+    ) -> AddImpression:
+        """What has to be durable before an answer is given."""
+        served, request, head = active.served, job.request, job.entry
+        looked_at = slate.candidates[0] if slate.candidates else None
+        return AddImpression(
             recommendation_id=answer.recommendation_id,
             user_id=request.user,
             key=job.key if head is None else head.key,
             time=now // 1000,
             version=served.version,
             policy=answer.policy,
-            items=ids,
-            propensities=chances,
+            items=answer.ids,
+            propensities=answer.propensities,
             fallback=job.fallback,
             explore=self._explored(job),
             history=request.history or None,
@@ -291,7 +297,6 @@ class Answering:
             withdrawn=job.withdrawn[0],
             response=request.once and KeptResponse(*request.once, answer.recommendation_id, _json(answer.content)),
         )
-        return Result(answer, impression)
 
     def _scores(self, active: Active, job: Job, slate: Slate) -> list[float | None]:
         """What the items of an answer were ranked by: of popular ones, their numbers of events."""
