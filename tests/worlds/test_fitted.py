@@ -154,14 +154,16 @@ class TestFit:
             fit(read_log(tmp_path / "a.csv"))
 
 
+@pytest.fixture(scope="module")
+def setup(dataset: Dataset, setup_of: SetupOf, tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    """Of a model that was trained for a moment."""
+    setup = log_setup(setup_of, tmp_path_factory.mktemp("model"))
+    train(dataset, setup)
+    return setup
+
+
 class TestModel:
     """Users and items as the vectors of a trained model."""
-
-    @pytest.fixture(scope="class")
-    def setup(self, dataset: Dataset, setup_of: SetupOf, tmp_path_factory: pytest.TempPathFactory) -> Setup:
-        setup = log_setup(setup_of, tmp_path_factory.mktemp("model"))
-        train(dataset, setup)
-        return setup
 
     def shown(self, folder: Path, users: list[str], items: list[str], chances: np.ndarray) -> DecisionLog:
         """A log of random items; a click has the chance of its user and item."""
