@@ -161,12 +161,24 @@ class TestStatistics:
         assert len(grown.space.seen) == len(plain.space.seen)
         assert grown.space.catalogue.vectors[grown.space.catalogue.index(["late"])[0], 0] > 1e5
 
-    def test_at_the_tolerance_a_tenth_of_the_windows_means_match_nothing(self, state_of: Any) -> None:
+    def test_at_the_tolerance_about_half_of_the_items_match_another_one(self, state_of: Any) -> None:
         state = state_of()
-        history = state.get_random_user_history(2000, np.random.default_rng(77))
-        vectors = state.space.catalogue.vectors
-        gaps = np.abs(vectors[history.items].mean(1)[:, None] - vectors[state.space.seen]).max(2).min(1)
-        assert 0.07 < (gaps > state.space.tolerance).mean() < 0.13
+        vectors = state.space.catalogue.vectors[state.space.seen]
+        gaps = np.abs(vectors[:, None] - vectors).max(2)
+        np.fill_diagonal(gaps, np.inf)
+        # It is measured on some items, each beside the others of the catalogue alone.
+        assert 0.35 < (gaps.min(1) <= state.space.tolerance).mean() < 0.85
+
+    def test_items_that_are_alike_do_not_narrow_the_tolerance(self, setup_of: SetupOf) -> None:
+        log, items = listening()
+        alike = items.with_columns(pl.col("item_id") + "b")
+        twice = pl.concat([log, log.with_columns(pl.col("item_id") + "b")])
+        plain, doubled = (
+            State(Dataset.from_frame(*of), setup_of(Path("m")))
+            for of in ((log, items), (twice, pl.concat([items, alike])))
+        )
+        assert doubled.space.tolerance == pytest.approx(plain.space.tolerance, rel=0.3)
+        assert plain.space.tolerance > 0.1
 
     def test_the_tolerance_of_the_setup_goes_before(self, state_of: Any) -> None:
         assert state_of(tolerance=0.33).space.tolerance == 0.33

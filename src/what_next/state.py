@@ -275,12 +275,14 @@ class State:
         )
 
     def _smallest_tolerance(self, rng: np.random.Generator) -> float:
-        """The smallest at which at most 10 % of the means of training windows match no item seen in training."""
-        vectors = self.space.catalogue.vectors
-        window = self.get_random_user_history(SAMPLE, rng).last(self.setup.reward.spread.window)
-        real = (window.items >= 0)[..., None]
-        means = np.where(real, vectors[window.items], 0).sum(1) / window.lengths[:, None]
-        return smallest_tolerance(vectors[self.space.seen], means.astype(np.float32))
+        """The smallest at which half of the different items seen in training match another one.
+
+        The actor proposes points of the catalogue, so a proposal matches its own item at any tolerance. In a wider box,
+        what is drawn would do something else to the spread than what was proposed.
+        """
+        different = rng.permutation(np.unique(self.space.catalogue.vectors[self.space.seen], axis=0))
+        some = min(SAMPLE, len(different) // 2)
+        return smallest_tolerance(different[some:], different[:some], 0.5) if some else 1.0
 
     def sigma(self, users: Int32[np.ndarray, "batch"]) -> Float32[np.ndarray, "batch"]:
         """The spread of all that each user likes: of the events that training may know, or all of a user set aside."""

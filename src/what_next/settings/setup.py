@@ -174,7 +174,7 @@ class Setup(Group):
         default=None,
         gt=0,
         description="how far each attribute of a matching item may be from the proposal, in standard deviations; "
-        "none: the smallest at which at most 10 % of training windows' means match nothing",
+        "none: the smallest at which half of the different items of training match another one",
     )
     selection: Selection = Selection()
     dim: int = Field(default=64, gt=0, description="width of the network's state")
