@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.performance import benchmark_vector_step
 
-from what_next.worlds import known_worlds, preset
+from what_next.worlds import OWN, preset
 from what_next.worlds.gym import WorldVectorEnv
 
 USERS, SECONDS, TURNS = 4096, 1.0, 5
@@ -86,7 +86,7 @@ def tell(part: str, **values: object) -> None:
 def main() -> None:
     warnings.simplefilter("ignore")
     originals = {"boredom:sardine/SlateTopK-Bored-v0": sardine, "choice:interest_evolution": recsim}
-    for name in [*known_worlds(), *originals]:
+    for name in [*OWN, *originals]:
         mine, other = ours(name), originals[name]() if name in originals else None
         speed(mine, USERS)
         turns = [(speed(mine, USERS), speed(other, 1) if other else np.ones(2)) for _ in range(TURNS)]
@@ -96,7 +96,7 @@ def main() -> None:
             found |= {"original_steps_per_second": round(others[0]), "original_steps_per_cpu_second": round(others[1])}
             found |= {"ratio": round(steps[0] / others[0]), "cpu_ratio": round(steps[1] / others[1])}
         tell(name, users=USERS, **found)
-    for name in known_worlds():
+    for name in OWN:
         measured = benchmark_vector_step(WorldVectorEnv(USERS, name), target_duration=3, seed=0)
         tell(f"{name}, benchmark_vector_step of Gymnasium", users=USERS, steps_per_second=round(measured))
 
