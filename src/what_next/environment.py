@@ -225,7 +225,7 @@ class Environment:
         if self.setup.monitored == "spread":
             found = validation.spread(*judged, space=state.space, setup=self.setup)
         else:
-            found = validation.next_items(*judged, seed=self.setup.split.seed)
+            found = validation.next_items(*judged, seed=self.setup.split.seed, seen=self.setup.evaluation.seen)
         if was_training:
             agent.train()
         return found

@@ -209,7 +209,8 @@ class Monitor:
         self.kept = True
         valid = self.validate() if self.patience else {}
         score = self._score(valid)
-        if score > self.best or not valid:
+        # Nothing measured, or 0 as before (all targets may stand in the histories): the latest is as good as any.
+        if score > self.best or not valid or score == self.best == 0:
             self.best, self.worse, self.valid = score, 0, valid
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())
             return

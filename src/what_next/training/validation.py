@@ -15,8 +15,10 @@ EVENTS = 2**21
 """Events of their histories, at most (or one user's)."""
 
 
-def next_items(policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, seed: int) -> dict[str, float]:
-    """HR@10 and NDCG@10 of what came next. Empty: nobody is judged."""
+def next_items(
+    policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, seed: int, seen: bool = False
+) -> dict[str, float]:
+    """HR@10 and NDCG@10 of what came next, among items of the history too where `seen`. Empty: nobody is judged."""
     targets = Targets.of(dataset, split, "validation")
     if not len(targets):
         return {}
@@ -24,7 +26,7 @@ def next_items(policy: Policy, dataset: Dataset, split: Split, histories: Histor
         chosen = np.random.default_rng(seed).choice(len(targets), min(MOST, len(targets)), replace=False)
         chosen = chosen[: max(1, np.searchsorted(targets.before[chosen].cumsum(), EVENTS))]
         targets = targets.of_rows(np.sort(chosen))
-    ranks = rank(policy, targets, histories)
+    ranks = rank(policy, targets, histories, seen=seen)
     return {"ndcg@10": float(ranks.ndcg.mean()), "hr@10": float(ranks.hr.mean()), "users": float(len(targets))}
 
 
