@@ -242,7 +242,7 @@ class TestAMistake:
             experience(source, policy)
 
 
-@pytest.mark.parametrize("name", known_worlds())
+@pytest.mark.parametrize("name", sorted(known_worlds().keys() - {"fitted"}))  # which is a file
 @pytest.mark.parametrize("ideal", [False, True], ids=["plain", "ideal"])
 def test_every_world_can_be_learned_from(name: str, ideal: bool) -> None:
     settings = {"name": name, "users": 6, "window": 4, "ideal": ideal}

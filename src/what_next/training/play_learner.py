@@ -22,7 +22,7 @@ class PlayLearner(EncoderLearner):
     def known_vectors(self) -> Float32[np.ndarray, "items dim"]:
         """See `EncoderLearner.known_vectors`: no column where the encoder reads no attributes."""
         known = super().known_vectors
-        return known[:, :0] if self.setup.inputs.items == "learned" else known
+        return known[:, :0] if self.item_inputs == "learned" else known
 
     def context(
         self, nets: Networks, targets: Networks, batch: Batch, step: int, rng: np.random.Generator
