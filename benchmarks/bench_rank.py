@@ -99,7 +99,7 @@ def engine(users: int, items: int, dim: int, repeats: int) -> None:
 
     def everything() -> None:
         fresh = replace(evaluator)  # which has not yet looked at histories and popular items
-        fresh.told(fresh.score([policy]))
+        fresh.means({"": fresh.score([policy])})
 
     taken = {work.__name__: [] for work in (bare, accuracy, everything)}
     for _ in range(repeats):
