@@ -45,7 +45,7 @@ class Told(Stages):
 class TestEveryStage:
     def test_of_next_items(self, setup_of: SetupOf, tmp_path: Path) -> None:
         told = Told()
-        evaluate_next(setup_of(tmp_path, algorithm="next_item", passes=1), seeds=[0, 1], stages=told)
+        evaluate_next(setup_of(tmp_path, algorithm="next_item", passes=1), seeds=[0, 1], stages=told, anew=True)
         assert told.came_to_their_ends()
         tuned_ones = ("popular_recent", "markov", "item_knn", "ease")
         assert {f"choosing the settings of {name}" for name in tuned_ones} < set(told.names)

@@ -216,7 +216,7 @@ class TestTraining:
         reports = []
         train = Environment.train_agent
         monkeypatch.setattr(Environment, "train_agent", lambda self: reports.append(train(self)) or reports[-1])
-        tune(setup.model_copy(update={"passes": 400}), 1, seconds=0.4)
+        tune(setup.model_copy(update={"passes": 400, "patience": None}), 1, seconds=0.4)
         assert 0.4 <= reports[0].seconds < 3
         assert not reports[0].stopped
 
