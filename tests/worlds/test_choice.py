@@ -1,5 +1,6 @@
 """The law of choice: by hand, and against RecSim, step by step and in returns."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,8 +162,11 @@ def recsim(name: str, **changes: Any) -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("recsim", reason="recsim-no-tf and six are not installed: pip install 'what-next-rl[dev]'")
+        from absl.logging import get_absl_handler
         from recsim.environments import interest_evolution, long_term_satisfaction
 
+        # It took what pytest captures for the stream of its log, and would close it with the next set-up of logging.
+        get_absl_handler().python_handler.stream = sys.__stderr__
         made = interest_evolution if name == EVOLUTION else long_term_satisfaction
         slots = 2 if name == EVOLUTION else 1
         state = np.random.get_state()
