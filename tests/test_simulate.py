@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import what_next as wn
 from what_next.cli.app import main
+from what_next.errors import ModelError
 
 SETUP = """
 train, yes
@@ -56,6 +58,8 @@ def test_it_trains_and_plays_beside_the_references(
     told = capsys.readouterr().out
     assert "returns of 20 episodes" in told
     assert "ppo was there already, and sees what is hidden of the users" in told
+    with pytest.raises(ModelError, match="ppo learned by acting in boredom:slatererank-bored-v0, and reads the slates"):
+        wn.load(setup.with_name("agent.safetensors"))
 
 
 def test_training_goes_on_with_new_users(

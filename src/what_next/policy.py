@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int, Int32
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
 from what_next.data import Catalogue, Dataset
+from what_next.errors import ModelError
 from what_next.models.encoders import Encoder
 from what_next.models.item_space import ItemSpace
 from what_next.retrieval import ByScore, Exact, Rescored, SlotBySlot
@@ -102,6 +103,20 @@ class LearnedPolicy:
         ready = Agent(setup, saved.space).ready_agent(saved)
         space = ready.space.with_tolerance(setup.tolerance)
         return cls(ready, State(dataset or nobody(space.catalogue), ready.setup, space))
+
+    def of_histories(self) -> "LearnedPolicy":
+        """Itself, where it can make something of a history of items.
+
+        Raises:
+            ModelError: it learned by acting, and reads the slates of its world.
+        """
+        setup = self.agent.setup
+        if setup.algorithm.source == "world":
+            raise ModelError(
+                f"{setup.model_agent_path}: {setup.algorithm.name} learned by acting in {setup.world.name}, and reads "
+                "the slates that are shown there, no history of items; `what-next simulate` plays it"
+            )
+        return self
 
     def indexed(self, candidates: int) -> "LearnedPolicy":
         """The same with approximate search over its items, as long as it ranks them by an inner product.

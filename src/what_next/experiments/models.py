@@ -69,7 +69,7 @@ def policy(setup: Setup, state: State) -> LearnedPolicy:
         ModelError: a file is missing or damaged, or was trained on another split.
     """
     same_split(setup, state)
-    return LearnedPolicy.load(setup, state.dataset)
+    return LearnedPolicy.load(setup, state.dataset).of_histories()
 
 
 def untrained(setup: Setup, state: State) -> LearnedPolicy:

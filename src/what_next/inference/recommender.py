@@ -26,7 +26,7 @@ class Recommender:
     """An agent, its catalogue and its state together."""
 
     def __init__(self, policy: LearnedPolicy) -> None:
-        self.policy = policy
+        self.policy = policy.of_histories()
         self.state = policy.state
         self.catalogue = policy.state.space.catalogue
 

@@ -63,7 +63,7 @@ class Served:
         place = folder_of(folder, version)
         agent, critic = place / AGENT, place / CRITIC
         intact(place, version)
-        policy = LearnedPolicy.load(agent, critic=critic if critic.is_file() else None, device="cpu")
+        policy = LearnedPolicy.load(agent, critic=critic if critic.is_file() else None, device="cpu").of_histories()
         manifest = read_manifest(agent, "agent")
         return cls(version, manifest, policy, manifest.catalogue, len(policy.state.space.catalogue))
 
