@@ -91,9 +91,9 @@ class TestEdges:
     ) -> None:
         monkeypatch.setattr("what_next.training.encoder_learner.SPARSE", 10)
         loss = {"name": "sampled_softmax", "negatives": 16}
-        whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", loss=loss))
+        whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", loss=loss, patience=None))
         assert "encoder:rows" in whole.agent.optimisers
-        setup = log_setup(setup_of, tmp_path / "parts", loss=loss)
+        setup = log_setup(setup_of, tmp_path / "parts", loss=loss, patience=None)
         environment = Environment(Agent(setup, State(dataset, setup).space), State(dataset, setup), setup)
         environment.done = lambda: environment.agent.steps >= 5  # type: ignore[method-assign]
         environment.run_sim()

@@ -127,8 +127,8 @@ class TestTraining:
         assert not all(torch.equal(one[name], third[name]) for name in one)
 
     def test_a_resumed_run_is_the_same_bit_for_bit(self, dataset: Dataset, setup_of: SetupOf, tmp_path: Path) -> None:
-        whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", algorithm="sqn", dropout=0.2))
-        setup = log_setup(setup_of, tmp_path / "parts", algorithm="sqn", dropout=0.2)
+        whole, _ = run(dataset, log_setup(setup_of, tmp_path / "whole", algorithm="sqn", dropout=0.2, patience=None))
+        setup = log_setup(setup_of, tmp_path / "parts", algorithm="sqn", dropout=0.2, patience=None)
         state = State(dataset, setup)
         environment = Environment(Agent(setup, state.space), state, setup)
         environment.done = lambda: environment.agent.steps >= 7  # type: ignore[method-assign]
@@ -175,6 +175,7 @@ class TestTraining:
         resumed, again = run(dataset, setup, resume=True)
         assert is_trained(setup, state)
         assert again.valid == report.valid
+        assert not run(dataset, setup, resume=True)[1].steps  # nothing is left
         mine = weights(resumed.agent)
         assert all(torch.equal(value, mine[name]) for name, value in weights(whole.agent).items())
 

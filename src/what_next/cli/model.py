@@ -90,6 +90,11 @@ def train(
 
 def _nothing_left(settings: Setup, agent: Agent) -> str:
     """Why a resumed run trained nothing, and which setting would let it."""
+    if settings.patience and agent.histories < agent.horizon and agent.spent < 1:
+        return (
+            "what-next: nothing was left to train: nothing better came for as long as patience says; go on with a "
+            f"higher one, such as patience={2 * settings.patience}"
+        )
     if settings.seconds and agent.spent >= 1:
         had, more = f"its {settings.seconds:g} seconds", f"seconds={2 * settings.seconds:g}"
     elif settings.passes:

@@ -163,6 +163,8 @@ class Monitor:
         if self.patience and before.get("valid"):
             self.valid = dict(before["valid"])
             self.best = self._score(self.valid)
+        progress = checkpoint.progress(self.setup)
+        self.over = progress is not None and progress.ended
 
     def _score(self, valid: Mapping[str, float]) -> float:
         """The monitor's value."""
