@@ -14,7 +14,7 @@ REACH = 5
 SMOOTHING = 0.75
 """The exponent of the shares of contexts, which damps the pull of rare items (Levy, Goldberg and Dagan 2015, 3.2)."""
 MOST = 2**24
-"""Events that are counted, at most: those of the last users. More hardly move a vector, and counting takes memory."""
+"""Events that are counted, at most, those of the last users: counting takes memory."""
 EXTRA = 16
 """Columns of the randomised SVD beyond those that are asked for; and `TURNS`, its power iterations (Halko et al. 2011,
 algorithm 4.4)."""

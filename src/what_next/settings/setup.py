@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, WrapValidator, field_serializer, fi
 
 from what_next.algorithms import KNOWN, Algorithm, WhatNext
 from what_next.data.batches import LEAST
+from what_next.data.space import Space
 from what_next.errors import SetupError
 from what_next.models.encoders import ENCODERS, Encoder
 from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
@@ -309,11 +310,11 @@ class Setup(Group):
         """Whether the encoder adds a map of the last item, given the mean length of training histories."""
         return self.skip == "yes" or (self.skip == "auto" and 0 < events_per_user <= SHORT)
 
-    def item_inputs(self, attributes: int, events_per_item: float) -> str:
+    def item_inputs(self, space: Space) -> str:
         """What item vectors are made of (`inputs.items`), given the catalogue's attributes and the log."""
         if self.inputs.items != "auto":
             return self.inputs.items
-        return "both" if attributes and 0 < events_per_item <= RARE else "learned"
+        return "both" if space.catalogue.names and 0 < space.events_per_item <= RARE else "learned"
 
     @property
     def longest(self) -> int:

@@ -38,16 +38,10 @@ class LogSource(Source):
     def prepare(self, agent: Agent) -> None:
         """See `Source.prepare`: learned vectors of items start where the training events put them."""
         state, setup = self.state, self.setup
-        if setup.inputs.start == "random" or self.item_inputs == "attributes":
+        if setup.inputs.start == "random" or setup.item_inputs(state.space) == "attributes":
             return
         events = Known.of(state.dataset, state.split.known)
         agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))
-
-    @property
-    def item_inputs(self) -> str:
-        """What item vectors are made of."""
-        space = self.state.space
-        return self.setup.item_inputs(len(space.catalogue.names), space.events_per_item)
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """See `Source.next_batch`. Nobody is asked to choose: the users did."""
@@ -163,7 +157,7 @@ class LogSource(Source):
                 f"skip {'yes' if setup.skips(mean) else 'no'}: training users have {mean:.1f} events on average, "
                 f"{compared} {SHORT}, so the last item {passed} straight into the state; `skip` sets another"
             )
-        if setup.inputs.items == "auto" and self.item_inputs == "both":
+        if setup.inputs.items == "auto" and setup.item_inputs(self.state.space) == "both":
             mean = self.state.space.events_per_item
             reasons.append(
                 f"inputs.items both: items have attributes, and {mean:.1f} training events on average, at most {RARE}; "

@@ -59,7 +59,7 @@ class EncoderLearner(Learner):
     @property
     def item_inputs(self) -> str:
         """What item vectors are made of."""
-        return self.setup.item_inputs(len(self.space.catalogue.names), self.space.events_per_item)
+        return self.setup.item_inputs(self.space)
 
     @property
     def known_vectors(self) -> Float32[np.ndarray, "items dim"]:
