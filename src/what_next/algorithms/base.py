@@ -79,6 +79,9 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     targets: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "log"
     """Where its batches come from by default: a name of `sources.SOURCES`."""
+    replays: ClassVar[bool] = False
+    """In a world it learns from all that was played there (`sources.ReplaySource`); `slates`: also of several items."""
+    slates: ClassVar[bool] = False
     by_attributes: ClassVar[bool] = False
     """It proposes points among the items' attributes, for whose box an item is drawn; otherwise it scores all items."""
     one_step: ClassVar[bool] = False

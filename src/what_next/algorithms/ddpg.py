@@ -16,7 +16,7 @@ from what_next.algorithms.sphere import Critics, closest, on_sphere
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
-from what_next.types import Transitions
+from what_next.types import Choices, Transitions
 
 
 class Ddpg(Algorithm):
@@ -55,6 +55,7 @@ class Ddpg(Algorithm):
         default=1.0, ge=0, description="weight of the next item's cross entropy, which gives the item vectors a meaning"
     )
     sharpness: float = Field(default=7.0, gt=0, description="inverse temperature of the softmax over cosines")
+    replays: ClassVar[bool] = True
     updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "critic": ("encoder", "critic"),
         "supervised": ("encoder",),
@@ -73,7 +74,9 @@ class Ddpg(Algorithm):
         losses = {"critic": self.critic_loss(context)}
         if self.supervised:
             points = self.sharpness * normalize(self.supervise(context), dim=-1)
-            losses["supervised"] = self.supervised * context.items.cross_entropy(points, context.batch.actions)
+            # In a log, what was chosen is what was wanted; in a world, what was clicked of it.
+            clicked = context.batch.clicks[:, 0] if isinstance(context.batch, Choices) else None
+            losses["supervised"] = self.supervised * context.items.cross_entropy(points, context.batch.actions, clicked)
         return losses | self.actor_losses(context)
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
