@@ -201,6 +201,12 @@ class WorldSettings(Group):
     users: int = Field(default=1024, gt=0, description="simulate: users who are acted on at once in training")
     window: int = Field(default=20, gt=0, description="simulate: slates of each of them that make one experience")
     steps: int = Field(default=2_000_000, gt=0, description="simulate: slates to learn from in all")
+    explore: int = Field(
+        default=100_000,
+        ge=0,
+        description="simulate: slates of random items, of those to learn from, whose clicks tell where learned vectors "
+        "of items start (`inputs.start`)",
+    )
     episodes: int = Field(default=500, gt=1, description="simulate: users who are played to judge a policy")
 
 
