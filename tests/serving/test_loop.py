@@ -19,6 +19,7 @@ from what_next.agent import Agent
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
 from what_next.errors import ModelError, SaveError, SetupError, StoreError
+from what_next.off_policy.confidence_sequences import normal_mixture
 from what_next.serving.engine.versions import versions_folder
 from what_next.serving.loop import Journal, Loop, candidate, drift, evidence, journal_path
 from what_next.serving.loop.evidence import Contrast, Mean
@@ -319,7 +320,7 @@ def test_equal_versions_are_hardly_ever_told_apart_in_any_number_of_looks() -> N
         for users in range(100, 2001, 100):
             cut = rewards[:, :users]
             errors = cut.std(axis=1, ddof=1) / np.sqrt(users)
-            half = evidence.normal_mixture(float(np.hypot(*errors)), 0.1)
+            half = normal_mixture(float(np.hypot(*errors)), 0.1)
             if abs(float(cut[0].mean() - cut[1].mean())) > half:
                 wrong += 1
                 break

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +11,12 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy import type_coerce as as_type
 from sqlalchemy.types import Text
 
+from what_next.off_policy.confidence_sequences import EFFECT, normal_mixture
 from what_next.serving.store import Store, tables
 from what_next.serving.store.export import rewards_of
 
 FEW = 30
 """Users of either version, below whom nothing is said: the bounds hold in the limit of many."""
-EFFECT = 0.1
-"""Part of the mean reward that a difference is expected to have: there the bounds are narrowest."""
-LEVEL = 95.0
 SHOWN = tables.impressions.c
 LATER = (
     select(
@@ -162,16 +159,3 @@ def exploration(found: pl.DataFrame) -> float:
 
 def _half(error: float, mean: float) -> float:
     return normal_mixture(error, EFFECT * abs(mean))
-
-
-def normal_mixture(error: float, effect: float, level: float = LEVEL) -> float:
-    """Howard et al. 2021, equation 14."""
-    if not effect > 0:
-        return math.inf
-    if not error > 0:
-        return 0.0
-    ratio = (error / effect) ** 2
-    return error * math.sqrt((1 + ratio) * (math.log1p(1 / ratio) - 2 * math.log(1 - level / 100)))
-
-
-__all__: Sequence[str] = ("Contrast", "Mean", "answers", "exploration", "happened", "last_answer", "recent_items")
