@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from what_next.algorithms import Algorithm, WhatNext
     from what_next.data import Catalogue, Dataset
     from what_next.environment import Environment, Report
+    from what_next.experiments.simulation import play, simulate
     from what_next.inference.recommendation import Recommendation
     from what_next.inference.recommender import Recommender, load
     from what_next.models import AgentModel, CriticModel
@@ -39,6 +40,8 @@ _HOMES = {
     "State": "state",
     "WhatNext": "algorithms",
     "load": "inference.recommender",
+    "play": "experiments.simulation",
+    "simulate": "experiments.simulation",
 }
 
 __all__ = [
@@ -58,6 +61,8 @@ __all__ = [
     "WhatNext",
     "__version__",
     "load",
+    "play",
+    "simulate",
 ]
 
 

@@ -19,12 +19,13 @@ from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import Source, source_of, state_in, world_of
+from what_next.sources import Source, WorldSource, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
 from what_next.training.monitor import Monitor
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker
+from what_next.worlds import World
 
 
 @dataclass(frozen=True)
@@ -125,15 +126,26 @@ class Environment:
         setup.threaded()
 
     @classmethod
-    def from_setup(cls, setup: Setup | str | Path, *, resume: bool = False, force: bool = False) -> "Environment":
-        """State, agent and environment of a setup, or of the path of one."""
+    def from_setup(
+        cls,
+        setup: Setup | str | Path,
+        *,
+        world: World | None = None,
+        resume: bool = False,
+        origin: Path | None = None,
+        force: bool = False,
+    ) -> "Environment":
+        """State, agent and environment of a setup, or of the path of one; `world`: instead of the one that it names."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
-        if setup.world.name is not None:
-            state = state_in(world_of(setup), setup)
-            setup = state.setup
+        source = None
+        if world is not None or setup.world.name is not None:
+            world = world or world_of(setup)
+            state = state_in(world, setup)
+            setup, source = state.setup, WorldSource(state, world)
         else:
-            state = State.open(setup, resume=resume)
-        return cls(Agent(setup, state.space), state, setup, resume=resume, force=force)
+            state = State.open(setup, resume=resume, origin=origin)
+        agent = Agent(setup, state.space)
+        return cls(agent, state, setup, source=source, resume=resume, origin=origin, force=force)
 
     def run_sim(self) -> Report:
         """Train where the setup says so, and recommend otherwise."""

@@ -13,7 +13,7 @@ from what_next.serving.engine.live import _point
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, versions_folder
 from what_next.serving.request import RecommendationRequest
-from what_next.serving.store import AddItems, Deploy, ItemRow
+from what_next.serving.store import AddItems, Deploy, ItemRow, Second
 from what_next.settings import Setup
 
 from .engines import Counts, Service, ids, in_time, running
@@ -252,3 +252,41 @@ def test_a_shadow_that_fails_breaks_no_answer(tmp_path: Path, monkeypatch: pytes
         assert service.ask(user="anna", history=HISTORY).fallback is None
         in_time(lambda: counts.shadows == ["failed"])
         assert [one.shown for one in impressions_of(service.store, "anna")] == [True]
+
+
+def test_the_store_names_a_second_version_while_the_service_runs(tmp_path: Path) -> None:
+    second, counts = another(tmp_path / "second"), Counts()
+    folder = tmp_path / "first"
+    folder.mkdir()
+    with running(served(folder), counts) as service:
+        models = service.engine.models
+        version = keep(models.folder, second.model_agent_path)
+        service.store.put_second(Second(version, shadow=True))
+        in_time(lambda: models.live.shadow)
+        shown = service.ask(user="anna", history=HISTORY)
+        assert (shown.role, shown.version == version) == ("current", False)
+        in_time(lambda: counts.shadows == ["recorded"])
+        active = models.live.candidate
+        service.store.put_second(Second(version, share=0.5))
+        in_time(lambda: not models.live.shadow)
+        assert models.live.candidate is active  # it is not loaded a second time
+        people = [f"p{one}" for one in range(200)]
+        canary = {user for user in people if models.live.of(user)[1] == "canary"}
+        assert 60 < len(canary) < 140
+        assert service.ask(user=min(canary), history=HISTORY).version == version
+        assert service.engine.model()["canary"] == {"version": version, "share": 0.5}
+        service.store.put_second(Second(version, share=0.5, salt="2"))
+        in_time(lambda: {user for user in people if models.live.of(user)[1] == "canary"} != canary)
+        service.store.put_second(None)
+        in_time(lambda: models.live.candidate is None)
+        assert service.ask(user=min(canary), history=HISTORY).role == "current"
+
+
+def test_a_second_version_that_cannot_be_loaded_answers_nobody(tmp_path: Path) -> None:
+    with running(served(tmp_path)) as service:
+        models = service.engine.models
+        service.store.put_second(Second("gone-1-00000000", share=1.0))
+        in_time(lambda: models.live.unfit is not None)
+        assert service.ask(user="anna", history=HISTORY).role == "current"
+        service.store.put_second(None)
+        in_time(lambda: models.live.unfit is None)

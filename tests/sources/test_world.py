@@ -12,6 +12,7 @@ from what_next.errors import SetupError, TrainingError
 from what_next.losses import gae
 from what_next.models.encoders import Encoder
 from what_next.sources import Player, WorldSource, state_in, world_of
+from what_next.sources.world import explored
 from what_next.types import Batch
 from what_next.worlds import Boredom, Feedback, Observation, World, known_worlds, play, preset
 
@@ -208,6 +209,28 @@ class TestLearning:
             plain.append(-(share * share.log() + (1 - share) * (1 - share).log()).item())
             found.append(policy.agent.propagate(batch, rng).losses["clicks"])
         assert np.mean(found[-16:]) * 8 / 7 < 0.9 * np.mean(plain[-16:])  # one step in eight has no answer
+
+
+class TestExploring:
+    def test_items_that_the_same_users_click_start_near_each_other(self) -> None:
+        world, settings = preset("boredom"), {"explore": 20_000, "steps": 50_000}
+        source, policy = playing(Ppo(), world, dim=16, world=settings, inputs={"items": "learned"})
+        assert source.horizon == 30_000  # what explores counts
+        source.prepare(policy.agent)
+        encoder = policy.agent.nets["encoder"]
+        assert isinstance(encoder, Encoder)
+        vectors = encoder.items().detach().numpy()
+        alike = vectors @ vectors.T
+        np.fill_diagonal(alike, -np.inf)
+        topics = world.item_topics  # type: ignore[attr-defined]
+        assert (topics[alike.argmax(1)] == topics).mean() > 0.6  # by chance .1
+
+    def test_users_who_leave_give_their_place_to_others(self) -> None:
+        items, users = explored(preset("choice", budget=3.0), 1_000, np.random.default_rng(0))
+        assert (np.diff(users) >= 0).all()
+        assert len(np.unique(users)) > 100  # of ten at a time
+        assert np.bincount(users).max() <= 3  # minutes, an item each
+        assert len(items) == len(users)
 
 
 class TestAMistake:

@@ -33,7 +33,6 @@ from what_next.inference.export import export as write
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, listed
-from what_next.state import State
 from what_next.training.artefacts import catalogue_path, read_manifest
 
 app = typer.Typer()
@@ -74,17 +73,13 @@ def train(
     settings = setup_of(setup, overrides, "train=yes")
     if resume and origin:
         raise SetupError("--resume and --from exclude each other: go on with a run, or start from another model")
-    if settings.world.name is not None and origin is None:
-        return show(Environment.from_setup(settings, resume=resume, force=force).train_agent(), as_json)
-    state = State.open(settings, resume=resume, origin=origin)
+    environment = Environment.from_setup(settings, resume=resume, origin=origin, force=force)
     if origin:
-        new, space = state.new_items(origin), state.space
+        new, space = environment.state.new_items(origin), environment.state.space
         note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
-    agent = Agent(settings, state.space)
-    environment = Environment(agent, state, settings, resume=resume, origin=origin, force=force)
     report = environment.train_agent()
     if resume and not (report.steps or report.stopped):
-        note(_nothing_left(settings, agent))
+        note(_nothing_left(settings, environment.agent))
     return show(report, as_json)
 
 
@@ -97,6 +92,9 @@ def _nothing_left(settings: Setup, agent: Agent) -> str:
         )
     if settings.seconds and agent.spent >= 1:
         had, more = f"its {settings.seconds:g} seconds", f"seconds={2 * settings.seconds:g}"
+    elif settings.world.name is not None:
+        steps = settings.world.steps
+        had, more = f"its {steps:,} slates", f"world.steps={2 * steps}"
     elif settings.passes:
         had, more = f"its {settings.passes} passes", f"passes={2 * settings.passes}"
     else:

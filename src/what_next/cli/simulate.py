@@ -17,7 +17,8 @@ def simulate(
     setup: SetupFile,
     overrides: Overrides = None,
     world: Annotated[
-        str | None, typer.Option(help="The world, and a preset of it: boredom:SlateTopK-Bored-v0.")
+        str | None,
+        typer.Option(help="A world, and a preset of it: boredom:SlateTopK-Bored-v0; or gym:ID."),
     ] = None,
     force: Force = False,
     as_json: Json = False,
@@ -30,7 +31,7 @@ def simulate(
     if not settings.train:
         settings = trained_setup(setup, words, "data=-")
     with Bars(as_json) as bars:
-        found = play(settings, bars, force=force)
+        found = play(settings, stages=bars, force=force)
     if as_json:
         emit(found.as_json())
     else:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from what_next.errors import ModelError
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import Player, world_of
-from what_next.sources.world import as_known
-from what_next.worlds import Episodes, Reference, World, play
+from what_next.worlds import Episodes, Reference, World, opened
+from what_next.worlds import play as episodes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,25 +80,59 @@ class Simulation:
         return Group(title, lines, told)
 
 
-def simulate(setup: Setup, stages: Stages = SILENT, *, force: bool = False) -> Simulation:
-    """Train the setup's agent in its world, or load it where the setup does not train; then play it and the references.
+def play(
+    policy: LearnedPolicy | Reference | str | Path,
+    env: Any,
+    episodes: int = 500,
+    *,
+    draws: bool = False,
+    seed: int = 0,
+) -> Episodes:
+    """What a policy earns in a world, or in any environment of Gymnasium, one episode for each of some new users.
+
+    Args:
+        policy: one that learned by acting, or the file of its agent; or a function from a state and a generator to
+            slates.
+        env: a world, its name (`boredom:SlateTopK-Bored-v0`, `gym:sardine/SlateTopK-Bored-v0`), or an environment,
+            which is copied for each user. See `worlds.environments` for which environments can be acted in.
+        draws: whether it acts by draws, as when it learned; else it does what it holds for the best.
+
+    Raises:
+        SetupError: there is no such world, or nothing here knows what the environment's observations mean.
+        ModelError: the model was not made for this world.
+    """
+    world = opened(env)
+    if isinstance(policy, str | Path):
+        policy = LearnedPolicy.load(policy)
+    if isinstance(policy, LearnedPolicy):
+        check_made_for(policy, world)
+        policy = Player(policy, world, draws=draws)
+    return episodes_of(world, policy, episodes, np.random.default_rng(seed))
+
+
+def simulate(setup: Setup | str | Path, env: Any = None, *, stages: Stages = SILENT, force: bool = False) -> Simulation:
+    """Train the setup's agent in a world, or load it where the setup does not train; then play it and the references.
 
     All policies are played for users that are drawn from one seed, which training does not use.
+
+    Args:
+        env: as in `play`; None: the world that the setup names.
 
     Raises:
         SetupError: there is no such world, or the algorithm does not learn by acting.
         ModelError: the model was not made for this world.
         TrainingError: a reward or a loss was not a number.
     """
-    world, report, seconds = world_of(setup), None, 0.0
+    setup = setup if isinstance(setup, Setup) else Setup.read(setup, ["data=-"])  # a world needs no data
+    world, report, seconds = world_of(setup) if env is None else opened(env), None, 0.0
     if setup.train:
-        environment, before = Environment.from_setup(setup, force=force), time.process_time()
+        environment, before = Environment.from_setup(setup, world=world, force=force), time.process_time()
         report = environment.run_sim()
         seconds = time.process_time() - before
         policy = LearnedPolicy(environment.agent.eval(), environment.state)
     else:
         policy = LearnedPolicy.load(setup)
-        check_made_for(policy, world, setup)
+        check_made_for(policy, world)
     name = setup.algorithm.name
     agents: dict[str, Reference] = {
         name: Player(policy, world),
@@ -107,19 +142,23 @@ def simulate(setup: Setup, stages: Stages = SILENT, *, force: bool = False) -> S
     episodes, done = {}, stages.begin("playing", len(players))
     for one, player in players.items():
         rng = np.random.default_rng([setup.seed, setup.world.episodes])
-        episodes[one] = play(world, player, setup.world.episodes, rng)
+        episodes[one] = episodes_of(world, player, setup.world.episodes, rng)
         done(1)
-    return Simulation(as_known(str(setup.world.name)), episodes, name, policy.agent.setup.world.ideal, report, seconds)
+    return Simulation(
+        policy.agent.setup.world.name or world.known_as, episodes, name, policy.agent.setup.world.ideal, report, seconds
+    )
 
 
-def check_made_for(policy: LearnedPolicy, world: World, setup: Setup) -> None:
+def check_made_for(policy: LearnedPolicy, world: World) -> None:
     """Raises a `ModelError` where a model's items or what it reads of users are not the world's."""
-    space, path = policy.agent.space, setup.model_agent_path
-    numbers, items = len(world.bounds(setup.world.ideal)[0]), len(world.item_vectors)
-    if not policy.agent.setup.inputs.context:
+    agent = policy.agent
+    setup, space = agent.setup, agent.space
+    path, ideal = setup.model_agent_path, setup.world.ideal
+    if not setup.inputs.context:
         raise ModelError(f"{path}: learned from a log, and reads no slates; train it in the world (`train, yes`)")
+    numbers, items = len(world.bounds(ideal)[0]), len(world.item_vectors)
     if (len(space.catalogue), len(space.event_names)) != (items, numbers):
         raise ModelError(
             f"{path}: was trained with {len(space.catalogue):,} items and {len(space.event_names)} numbers of a user; "
-            f"{setup.world.name} has {items:,} and shows {numbers} (world.ideal is {setup.world.ideal})"
+            f"{world.known_as} has {items:,} and shows {numbers} (world.ideal is {ideal})"
         )

@@ -151,15 +151,19 @@ def _position(entry: Entry) -> int:
 
 
 def convert(entry: Entry, field: FieldInfo, folder: Path) -> object:
-    """The value of an entry: a path from the setup file's folder, an id as written, or else a word."""
+    """The value of an entry: a path from the setup file's folder, a text as written, or else a word."""
     if optional(field) and not entry.quoted and word(entry.value) == "none":
         return None
-    if Path in choices(field):
-        if not entry.value.strip():
+    text = entry.value.strip()
+    if str in choices(field) and not text.endswith(".safetensors"):
+        return text
+    if Path in choices(field) or str in choices(field):
+        if not text:
             raise SetupError(f"{entry.where}: {entry.key} is {entry.value!r}; allowed: {allowed(field)}")
         joined = folder / Path(entry.value).expanduser()
         short = Path(normpath(joined))  # `src/../data` reads better as `data`, where no link makes them differ
-        return short if short.resolve() == joined.resolve() else joined
+        found = short if short.resolve() == joined.resolve() else joined
+        return found if Path in choices(field) else str(found)
     value = word(entry.value)
     if int in choices(field) and LONG.fullmatch(value) and not -(2**63) <= int(value) < 2**63:
         may_be = allowed(field).removesuffix(" and below 2^63")

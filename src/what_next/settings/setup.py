@@ -25,6 +25,7 @@ from what_next.settings.groups import (
     Evaluation,
     Group,
     Inputs,
+    Loop,
     Loss,
     RewardSettings,
     Selection,
@@ -232,6 +233,7 @@ class Setup(Group):
     user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
     slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
     server: Server = Server()
+    loop: Loop = Loop()
 
     @classmethod
     def read(

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Float32, Int, Int32, Int64
 from torch import Tensor
 
+from what_next.agent import Agent
 from what_next.algorithms.on_policy import OnPolicy
 from what_next.data import Catalogue
+from what_next.data.cooccurrence import placed
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.losses import gae
@@ -25,6 +27,9 @@ from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.play_learner import flattened
 from what_next.types import Batch, Events, Factors, Greedy, Product, Proposal, Request
 from what_next.worlds import Draws, Observation, World, known_worlds, preset
+
+EXPLORED = 100
+"""Slates of random items of a user, of those that explore."""
 
 
 def world_of(setup: Setup) -> World:
@@ -41,16 +46,19 @@ def world_of(setup: Setup) -> World:
 
 
 def as_known(name: str) -> str:
-    """The name of a world and its preset as they are written elsewhere: words of a setup lose their case."""
-    known = [f"{world}:{one}" for world, kind in known_worlds().items() for one in kind.presets]
+    """The name of a world and its preset as they are written elsewhere, whatever their case is here."""
+    worlds = known_worlds()
+    known = [*worlds, *(f"{world}:{one}" for world, kind in worlds.items() for one in kind.presets)]
     return {one.lower(): one for one in known}.get(name.lower(), name)
 
 
-def in_world(setup: Setup) -> Setup:
+def in_world(world: World, setup: Setup) -> Setup:
     """The setup with what acting in a world asks for: the encoder reads all numbers; and slates and clicks, unless the
     ideal state is among the numbers."""
     inputs = setup.inputs.model_copy(update={"context": True, "slates": not setup.world.ideal})
-    return setup.model_copy(update={"inputs": inputs, "split": EVERYONE})
+    name = world.known_as if setup.world.name is None else as_known(setup.world.name)
+    named = setup.world.model_copy(update={"name": name})
+    return setup.model_copy(update={"inputs": inputs, "split": EVERYONE, "world": named})
 
 
 def state_in(world: World, setup: Setup) -> State:
@@ -71,7 +79,7 @@ def state_in(world: World, setup: Setup) -> State:
         event_center=least.astype(np.float32),
         event_scale=scale.astype(np.float32),
     )
-    return State(nobody(space.catalogue), in_world(setup), space)
+    return State(nobody(space.catalogue), in_world(world, setup), space)
 
 
 class Player:
@@ -157,9 +165,22 @@ class WorldSource(Source):
         self.buffers: dict[str, np.ndarray] = {}
 
     @property
+    def explored(self) -> int:
+        """How many slates of random items tell where learned vectors of items start."""
+        setup = self.setup
+        learned = setup.item_inputs(self.state.space) != "attributes"
+        return setup.world.explore if learned and setup.inputs.start == "cooccurrence" else 0
+
+    @property
     def horizon(self) -> int:
-        """How many slates the whole run learns from."""
-        return self.setup.world.steps
+        """How many slates the whole run learns from, after those that explored."""
+        return max(1, self.setup.world.steps - self.explored)
+
+    def prepare(self, agent: Agent) -> None:
+        """See `Source.prepare`: learned vectors of items start near those that the same users clicked."""
+        if self.explored:
+            items, users = explored(self.world, self.explored, np.random.default_rng(self.setup.seed))
+            agent.place_items(placed(items, users, self.world.items, self.setup.dim, self.setup.seed))
 
     def resume(self, histories: int, steps: int) -> None:
         """Go on with new users: a world is not saved."""
@@ -226,7 +247,7 @@ class WorldSource(Source):
             into["next"][time - 1] = np.where(self.begun, into["next"][time - 1], into["values"][time])
         self.users_state, feedback = world.step(self.users_state, product.items.astype(np.int64), rng)
         if not np.isfinite(feedback.rewards).all():
-            raise TrainingError(f"world {world.name}: a reward is not a number")
+            raise TrainingError(f"world {world.known_as}: a reward is not a number")
         truncated = world.truncated(self.users_state) & ~feedback.terminated
         self.begun = feedback.terminated | truncated
         into["rewards"][time] = feedback.rewards
@@ -291,6 +312,26 @@ class WorldSource(Source):
             begins=users["begins"],
             carried=carried,
         )
+
+
+def explored(
+    world: World, slates: int, rng: np.random.Generator
+) -> tuple[Int32[np.ndarray, "events"], Int32[np.ndarray, "events"]]:
+    """What users click of random items, by user and then time; and whose clicks these are."""
+    users = max(1, round(slates / EXPLORED))
+    state, row = world.reset(users, rng), np.arange(users)
+    items, whose, begun = list[np.ndarray](), list[np.ndarray](), users
+    for _ in range(max(1, slates // users)):
+        state, feedback = world.step(state, world.random_slates(state, rng), rng)
+        users_here, slots = np.nonzero(feedback.clicks)
+        items.append(state.shown[users_here, slots])
+        whose.append(row[users_here])
+        ended = np.flatnonzero(feedback.terminated | world.truncated(state))
+        row[ended] = np.arange(begun, begun := begun + len(ended))
+        state = world.restart(state, ended, rng)
+    clicked, of = np.concatenate(items).astype(np.int32), np.concatenate(whose).astype(np.int32)
+    order = np.argsort(of, kind="stable")
+    return clicked[order], of[order]
 
 
 def _rows(whole: Batch, rows: Int64[np.ndarray, "some"], histories: int) -> Batch:

@@ -22,6 +22,8 @@ from what_next.worlds.choice import Choice
 from what_next.worlds.sessions import Sessions
 
 GROUP = "what_next.worlds"
+GYM = "gym:"
+"""What stands before the id of an environment of Gymnasium."""
 OWN: Mapping[str, type[World]] = {"boredom": Boredom, "choice": Choice, "sessions": Sessions}
 
 
@@ -38,7 +40,8 @@ def known_worlds() -> dict[str, type[World]]:
 def preset(name: str, **changes: Any) -> World:
     """A world by its name, by its name and that of one of its presets, or by the file of one that was fitted to a log.
 
-    So `boredom`, `boredom:SlateTopK-Bored-v0`, `world.safetensors`.
+    So `boredom`, `boredom:SlateTopK-Bored-v0`, `world.safetensors`; and any environment of Gymnasium by its id:
+    `gym:sardine/SlateTopK-Bored-v0`.
 
     Args:
         changes: settings that are others than the preset's.
@@ -46,12 +49,18 @@ def preset(name: str, **changes: Any) -> World:
     Raises:
         SetupError: there is no such world or preset, or a setting is out of range.
     """
+    if name.startswith(GYM):
+        from what_next.worlds.environments import EnvironmentWorld  # here, as it brings PyTorch
+
+        if changes:
+            raise SetupError(f"world {name}: the settings of an environment are its own; found {', '.join(changes)}")
+        return EnvironmentWorld.of(name.removeprefix(GYM))
     if name.endswith(".safetensors"):
         name, changes = "fitted", {"path": name, **changes}
     world, _, variant = name.partition(":")
     kind = known_worlds().get(world)
     if kind is None:
-        raise SetupError(f"world {world!r} is not known; there are {', '.join(known_worlds())}")
+        raise SetupError(f"world {world!r} is not known; there are {', '.join(known_worlds())}, and {GYM}ID")
     if variant and variant not in kind.presets:
         nearest = get_close_matches(variant, kind.presets, 1, 0)
         hint = f"the nearest is {nearest[0]!r}; " if nearest else ""
@@ -59,7 +68,19 @@ def preset(name: str, **changes: Any) -> World:
     return made(kind, {**(kind.presets[variant] if variant else {}), **changes})
 
 
+def opened(env: Any) -> World:
+    """A world as it is, by its name (`preset`), or that of an environment (`environments.EnvironmentWorld.of`)."""
+    if isinstance(env, World):
+        return env
+    if isinstance(env, str):
+        return preset(env)
+    from what_next.worlds.environments import EnvironmentWorld
+
+    return EnvironmentWorld.of(env)
+
+
 __all__ = [
+    "GYM",
     "Boredom",
     "Choice",
     "Draws",
@@ -73,6 +94,7 @@ __all__ = [
     "World",
     "known_worlds",
     "made",
+    "opened",
     "play",
     "preset",
 ]

@@ -165,6 +165,11 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
             raise ValueError(f"slots is {self.slots}, a slate longer than the catalogue of {self.items} items")
         return self
 
+    @property
+    def known_as(self) -> str:
+        """What messages and models call it."""
+        return self.name
+
     @cached_property
     @abstractmethod
     def item_vectors(self) -> Float32[np.ndarray, "items dim"]:
@@ -213,12 +218,12 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
         slates = np.asarray(slates)
         if slates.ndim != 2 or slates.shape[1] != self.slots or not np.issubdtype(slates.dtype, np.integer):
             raise CatalogueError(
-                f"world {self.name}: slates are {slates.dtype} of shape {slates.shape}; expected whole numbers of "
+                f"world {self.known_as}: slates are {slates.dtype} of shape {slates.shape}; expected whole numbers of "
                 f"shape (users, {self.slots})"
             )
         if slates.size and not (slates.min() >= 0 and slates.max() < self.items):
             wrong = slates[(slates < 0) | (slates >= self.items)][0]
-            raise CatalogueError(f"world {self.name}: item {wrong} is not in the catalogue of {self.items} items")
+            raise CatalogueError(f"world {self.known_as}: item {wrong} is not in the catalogue of {self.items} items")
         return slates.astype(np.int64)
 
     def random_slates(self, state: OwnState, rng: Draws) -> Int64[np.ndarray, "users slots"]:
@@ -272,7 +277,7 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
     """
     limit = steps or world.steps
     if limit is None:
-        raise SetupError(f"world {world.name}: has no time limit, so an episode may never end; set steps")
+        raise SetupError(f"world {world.known_as}: has no time limit, so an episode may never end; set steps")
     state, going = world.reset(users, rng), np.arange(users)
     returns, lengths = np.zeros(users), np.zeros(users, np.int64)
     for _ in range(limit):
@@ -287,7 +292,7 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
             if not len(going):
                 break
     if not np.isfinite(returns).all():
-        raise TrainingError(f"world {world.name}: a return is not a number")
+        raise TrainingError(f"world {world.known_as}: a return is not a number")
     return Episodes(returns, lengths)
 
 

@@ -84,9 +84,7 @@ class Engine:
         # otherwise the poller looks. To ask the store before each batch would cost more than all else of it.
         self._behind = False
         self._answering, self._safe = Answering(settings), Answering(settings)
-        self._shadow = None
-        if settings.shadow:
-            self._shadow = Shadow(Answering(settings), lambda: models.live.candidate, self._submit, observer)
+        self._shadow = Shadow(Answering(settings), lambda: models.live.candidate, self._submit, observer)
         self._batcher = Batcher(self._answer, self._late, size=settings.batch, deadline=settings.deadline / 1000)
         self._poller = Poller(models)
 
@@ -123,8 +121,7 @@ class Engine:
         """Answer what waits, and end all threads."""
         self._poller.close()
         self._batcher.close()
-        if self._shadow:
-            self._shadow.close()
+        self._shadow.close()
 
     # Answering
 
@@ -211,8 +208,8 @@ class Engine:
             with suppress(StoreError):  # the next batch looks again
                 self.models.withdrawals.look()
                 self._behind = False
-        live, share = self.models.live, self.setup.server.canary
-        chosen = [live.of(one.request.user, share) for one in batch]
+        live = self.models.live
+        chosen = [live.of(one.request.user) for one in batch]
         for role in ("current", "canary"):
             wanted = [one for one, (_, whose) in zip(batch, chosen, strict=True) if whose == role]
             if not wanted:
@@ -227,12 +224,12 @@ class Engine:
             for waiting, outcome in zip(wanted, outcomes, strict=True):
                 if waiting.take():
                     self._finish(waiting, outcome)
-                    if self._shadow and role == "current" and isinstance(outcome, Result):
+                    if live.shadow and role == "current" and isinstance(outcome, Result):
                         self._shadow.put(waiting.request, outcome.answer)
 
     def _late(self, waiting: Waiting) -> None:
         """In the watcher's thread: the model is not asked, and what it still may say is thrown away."""
-        active, role = self.models.live.of(waiting.request.user, self.setup.server.canary)
+        active, role = self.models.live.of(waiting.request.user)
         self._finish(waiting, self._safe.safe(active, waiting.request, role, "deadline"))
 
     def _finish(self, waiting: Waiting, outcome: Outcome) -> None:

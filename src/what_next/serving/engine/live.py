@@ -17,7 +17,7 @@ from what_next.serving.engine.observer import Observer
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import check, keep, line, versions_folder
 from what_next.serving.request import Stopping
-from what_next.serving.store import Deploy, Deployment, Outage, Store, StoredItem
+from what_next.serving.store import Deploy, Deployment, Outage, Second, Store, StoredItem
 from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.serving")
@@ -35,9 +35,9 @@ class Live:
 
     Attributes:
         deployment: how the current version came; `current`: that version.
-        candidate: the second one, for canary or shadow.
+        candidate: the second one, for canary or shadow; `second`: how it is asked.
         refused: the version that could not be loaded, and why; None: there is none.
-        unfit: the second one's file that could not be loaded, and why; None: it could, or there is none.
+        unfit: the second one's file or version that could not be loaded, and why; None: it could, or there is none.
     """
 
     deployment: Deployment
@@ -45,18 +45,26 @@ class Live:
     candidate: Active | None
     refused: tuple[str, str] | None = None
     unfit: tuple[str, str] | None = None
+    second: Second | None = None
 
-    def of(self, user: str | None, share: float) -> tuple[Active, Literal["current", "canary"]]:
+    def of(self, user: str | None) -> tuple[Active, Literal["current", "canary"]]:
         """Who answers a user: the second version for a share of them, always the same ones."""
-        if self.candidate is None or user is None or not share or _point(user) >= share:
+        second = self.second
+        if self.candidate is None or second is None or user is None or _point(second.salt + user) >= second.share:
             return self.current, "current"
         return self.candidate, "canary"
+
+    @property
+    def shadow(self) -> bool:
+        """Whether the second version is asked, unseen, what the current one answers."""
+        return self.candidate is not None and self.second is not None and self.second.shadow
 
     def describe(self, setup: Setup) -> dict[str, Any]:
         """The deployed version, what it was trained as, and what stands beside it, as plain values."""
         served, settings, candidate = self.current.served, setup.server, self.candidate
         manifest = served.manifest
         second = None if candidate is None else candidate.served.version
+        share = self.second.share if self.second else 0.0
         return {
             "version": served.version,
             "run": manifest.run,
@@ -75,8 +83,8 @@ class Live:
                 "kind": self.deployment.kind,
                 "time": datetime.fromtimestamp(self.deployment.time / 1e6, UTC).isoformat().replace("+00:00", "Z"),
             },
-            "canary": {"version": second, "share": settings.canary} if second and settings.canary else None,
-            "shadow": {"version": second} if second and settings.shadow else None,
+            "canary": {"version": second, "share": share} if second and share else None,
+            "shadow": {"version": second} if self.shadow else None,
             "unfit": None if self.unfit is None else {"version": self.unfit[0], "reason": self.unfit[1]},
             "refused": None if self.refused is None else {"version": self.refused[0], "reason": self.refused[1]},
         }
@@ -173,6 +181,8 @@ class Models:
         self.folder = versions_folder(setup)
         self._changing, self._swapping, self._looking = threading.Lock(), threading.Lock(), threading.Lock()
         self.loading: Loading | None = None
+        self._second: Loading | None = None
+        self._beside: Second | None = None  # what the store names, once it is taken up or refused
         self._items: dict[str, StoredItem] = {}
         self._last_item = 0
         self._counted: Counted = []
@@ -200,23 +210,24 @@ class Models:
                 logger.error("version %s was refused: %s", version, error)
                 continue
             newest = [one for one in deployments if one.version == version][-1]
-            second, unfit = self._second()
-            return deployments[-1].number, Live(newest, current, second, refused, unfit)
+            return deployments[-1].number, self._with_second(Live(newest, current, None, refused))
         assert refused is not None
         raise ModelError(f"no deployed version can be loaded; the current one, {refused[0]}: {refused[1]}")
 
-    def _second(self) -> tuple[Active | None, tuple[str, str] | None]:
-        """The second version, or why it is not there: that is no reason not to answer by the first."""
-        if (agent := self.setup.server.candidate) is None:
-            return None, None
+    def _with_second(self, live: Live) -> Live:
+        """With the second model of the setup, or why it is not there: that is no reason not to answer by the first."""
+        server = self.setup.server
+        if (agent := server.candidate) is None:
+            return live  # the store may name one: that is looked for later
         check_second(agent)
         try:
-            return self._loaded(keep(self.folder, agent)), None
+            second = Second(keep(self.folder, agent), server.canary, server.shadow)
+            return replace(live, candidate=self._loaded(second.version), second=second)
         except Stopping:
             raise
         except WhatNextError as error:
             logger.error("the second model was refused, all are answered by the first: %s", error)
-            return None, (agent.name, str(error))
+            return replace(live, unfit=(agent.name, str(error)))
 
     def _loaded(self, version: str) -> Active:
         """A version, waited for.
@@ -247,7 +258,8 @@ class Models:
 
     def _ended(self, loading: Loading) -> Active:
         """What came of it, counted."""
-        self.loading = None
+        if self.loading is loading:
+            self.loading = None
         seconds = time.monotonic() - loading.began
         try:
             found = loading.result()
@@ -275,6 +287,10 @@ class Models:
             deployments = self.store.deployments()
             if deployments and deployments[-1].number != self._seen and self._deploy(deployments[-1]):
                 self._seen = deployments[-1].number
+            if self.setup.server.candidate is not None:
+                return
+            if (wanted := self.store.second()) != self._beside and self._put_beside(wanted):
+                self._beside = wanted
 
     def _deploy(self, newest: Deployment) -> bool:
         """Put a version in its place; False: it is still being loaded, and the next look goes on with it."""
@@ -295,12 +311,39 @@ class Models:
                 self.live = replace(self.live, refused=(newest.version, str(error)))
             return True
         with self._changing:
-            if missed := [item for item in self._items.values() if item.number > loading.items]:
-                current = self._active(current.served.extended(missed).warm())
+            current = self._complete(current, loading)
             self.live = replace(self.live, deployment=newest, current=current, refused=None)
         self.observer.swapped(newest.version)
         logger.info("version %s answers from now on", newest.version)
         return True
+
+    def _put_beside(self, wanted: Second | None) -> bool:
+        """Take up the second version that the store names, or let go of one; False: it is still being loaded."""
+        candidate, unfit = self.live.candidate, None
+        if wanted is None:
+            candidate = None
+        elif candidate is None or candidate.served.version != wanted.version:
+            if self._second is None or self._second.version != wanted.version:
+                self._second = self._begun(wanted.version)
+            if not (loading := self._second).over(SLICE):
+                return False
+            self._second = None
+            try:
+                candidate = self._ended(loading)
+            except ModelError as error:
+                logger.error("the second version was refused, all are answered by the first: %s", error)
+                candidate, unfit = None, (wanted.version, str(error))
+            else:
+                with self._changing:
+                    candidate = self._complete(candidate, loading)
+        with self._changing:
+            self.live = replace(self.live, candidate=candidate, second=wanted, unfit=unfit)
+        return True
+
+    def _complete(self, active: Active, loading: Loading) -> Active:
+        """A version that was loaded, with the items that came meanwhile."""
+        missed = [item for item in self._items.values() if item.number > loading.items]
+        return self._active(active.served.extended(missed).warm()) if missed else active
 
     def grow(self) -> None:
         """Takes up new items of the store: they can be recommended in the next answer.

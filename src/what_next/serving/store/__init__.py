@@ -72,6 +72,9 @@ from what_next.serving.store.records import (
     Outcome as Outcome,
 )
 from what_next.serving.store.records import (
+    Second as Second,
+)
+from what_next.serving.store.records import (
     StoredEvent as StoredEvent,
 )
 from what_next.serving.store.records import (

@@ -431,6 +431,23 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
+class Second:
+    """A version beside the current one.
+
+    Attributes:
+        version: which; it lies in the folder of deployed models.
+        share: of the users whom it answers, as a canary.
+        shadow: whether it is asked, unseen, what the current one answers.
+        salt: another one picks other users.
+    """
+
+    version: str
+    share: float = 0.0
+    shadow: bool = False
+    salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """An API key: its digest, never itself."""
 

@@ -1,9 +1,11 @@
 """The store: the truth of all histories, and of what was answered."""
 
+import json
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from what_next.serving.store.records import (
     KeptResponse,
     Key,
     Results,
+    Second,
     StoredEvent,
     StoredItem,
     Withdrawal,
@@ -34,6 +37,8 @@ from what_next.serving.store.transaction import Transaction
 
 ROOM = 2**24
 """Bytes that must be free on the disk of a SQLite file: about a minute's worth of answers."""
+SECOND = "second"
+"""What the store calls the version beside the current one."""
 COUNTED = 2000
 """Users whose events SQLite counts at once."""
 
@@ -227,6 +232,12 @@ class Store:
             if not connection.execute(gone).rowcount:
                 raise StoreError(f"{self.backend.where}: there is no key {name!r}")
 
+    def put_second(self, second: Second | None) -> None:
+        """Have the services on this store answer by a second version, too; None: by the current one alone."""
+        told = "" if second is None else json.dumps(asdict(second))
+        with self.backend.explained(), self.backend.engine.begin() as connection:
+            put_note(connection, SECOND, told)
+
     def try_writing(self) -> None:
         """Raises a `StoreUnavailable` where nothing can be written: the only way to tell that it can be again."""
         with self.backend.explained(), self.backend.engine.begin() as connection:
@@ -307,6 +318,11 @@ class Store:
     def deployments(self) -> list[Deployment]:
         """All versions that were deployed, oldest first."""
         return [Deployment(*row) for row in self.fetch(select(tables.deployments).order_by("number"))]
+
+    def second(self) -> Second | None:
+        """The version beside the current one; None: there is none."""
+        found = self.fetch(NOTE, note=SECOND)
+        return Second(**json.loads(found[0][0])) if found and found[0][0] else None
 
     def keys(self) -> list[Key]:
         """All API keys, those that were revoked, too."""

@@ -1,0 +1,199 @@
+"""Environments of other people as worlds (extra `sim`): what Gymnasium makes, or an object with `reset` and `step`.
+
+    world = preset("gym:sardine/SlateTopK-Bored-v0")
+
+An action is an item (`Discrete`), a slate (`MultiDiscrete`) or a point (`Box`). What the observations mean is for a
+`Layout` to say: those of this package lie in `what_next.worlds.layouts`, SARDINE's and RecSim's in files of their own.
+"""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, Int64
+from pydantic import Field, PrivateAttr
+
+from what_next.errors import MissingExtraError, SetupError
+from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, integers
+from what_next.worlds.layouts import Layout, Numbers, Own, told
+from what_next.worlds.recsim import RecSim
+from what_next.worlds.sardine import Sardine
+
+LAYOUTS: tuple[type[Layout], ...] = (Sardine, RecSim, Own, Numbers)
+"""The first that fits is taken."""
+REGISTERS: Mapping[str, tuple[str, str]] = {
+    "sardine": ("sardine", "sardine-rec"),
+    "what_next": ("what_next.worlds.gym", "gymnasium"),
+}
+"""By the namespace of an environment: the module that makes it known to Gymnasium, and the library that has it. Other
+packages do so by an entry point of the group `gymnasium.envs`."""
+LONG = 1000
+"""Slates of an episode where an environment sets no time limit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Visits(State):
+    """The users of an environment.
+
+    Attributes:
+        envs: an environment for each.
+        numbers: what else is seen; `ideal` as well: with what is hidden, or no columns where that is not known.
+        cut: whose episode has reached the environment's own time limit.
+    """
+
+    envs: np.ndarray
+    numbers: Float32[np.ndarray, "users columns"]
+    ideal: Float32[np.ndarray, "users hidden"]
+    cut: Bool[np.ndarray, "users"]
+
+
+class EnvironmentWorld(World):
+    """An environment of Gymnasium, one copy for each user.
+
+    Unlike other worlds, a step changes the environments of the state that it is given: they cannot be taken back.
+    """
+
+    name: Literal["gym"] = "gym"
+    id: str = Field(description="by which Gymnasium knows the environment")
+    _make: Callable[[], Any] = PrivateAttr()
+    _layout: Layout = PrivateAttr()
+
+    @classmethod
+    def of(cls, env: Any) -> "EnvironmentWorld":
+        """The world of an environment, or of an id that Gymnasium knows.
+
+        Args:
+            env: copied for each user; it is not changed itself.
+
+        Raises:
+            SetupError: there is no such environment, or nothing here knows what its observations mean.
+            MissingExtraError: Gymnasium, or the library that has the environment, is not installed.
+        """
+        make = _maker(env) if isinstance(env, str) else lambda: deepcopy(env)
+        first = make()
+        spec = getattr(first, "spec", None)
+        name = env if isinstance(env, str) else getattr(spec, "id", type(env).__name__)
+        layout = layout_of(first, name)
+        limit = getattr(spec, "max_episode_steps", None) or layout.steps or LONG
+        made = cls(id=name, slots=layout.slots, items=layout.items, steps=limit)
+        made._make, made._layout = make, layout
+        return made
+
+    @property
+    def known_as(self) -> str:
+        """See `World.known_as`."""
+        return f"gym:{self.id}"
+
+    @cached_property
+    def item_vectors(self) -> Float32[np.ndarray, "items dim"]:
+        """As the layout finds them; no columns where it finds none."""
+        return self._layout.vectors
+
+    def reset(self, users: int, rng: Draws) -> Visits:
+        """See `World.reset`."""
+        envs = np.empty(users, object)
+        envs[:] = [self._make() for _ in range(users)]
+        return self._begin(envs, rng)
+
+    def restart(self, state: Visits, rows: Int[np.ndarray, "some"], rng: Draws) -> Visits:
+        """See `World.restart`; the environments are used again."""
+        return state.put(rows, self._begin(state.envs[rows], rng)) if len(rows) else state
+
+    def _begin(self, envs: np.ndarray, rng: Draws) -> Visits:
+        layout, users = self._layout, len(envs)
+        seeds = integers(rng, users, 2**31 - 1).tolist()
+        observations = [layout.reset(env, seed) for env, seed in zip(envs, seeds, strict=True)]
+        nothing = np.full((users, self.slots), -1, np.int64)
+        return self._seen(envs, observations, nothing, np.zeros(users, np.int32), np.zeros(users, np.bool_))
+
+    def step(self, state: Visits, slates: Int[np.ndarray, "users slots"], rng: Draws) -> tuple[Visits, Feedback]:
+        """See `World.step`; the environments draw by themselves."""
+        layout = self._layout
+        steps = [layout.step(env, slate) for env, slate in zip(state.envs, slates, strict=True)]
+        observations = [one.observation for one in steps]
+        rewards = np.array([one.reward for one in steps], np.float32)
+        terminated, cut = (np.array([getattr(one, end) for one in steps], np.bool_) for end in ("left", "cut"))
+        after = self._seen(state.envs, observations, slates, state.age + np.int32(1), cut)
+        return after, Feedback(after.clicks, rewards, terminated)
+
+    def _seen(
+        self,
+        envs: np.ndarray,
+        observations: list[Any],
+        slates: Int64[np.ndarray, "users slots"],
+        age: np.ndarray,
+        cut: Bool[np.ndarray, "users"],
+    ) -> Visits:
+        seen = [self._layout.read(*one) for one in zip(envs, observations, slates, strict=True)]
+        numbers = np.array([one.numbers for one in seen], np.float32).reshape(len(envs), -1)
+        ideal = np.array([one.ideal for one in seen], np.float32).reshape(len(envs), -1)
+        shown, clicks = (
+            np.array([one.shown for one in seen], np.int64),
+            np.array([one.clicks for one in seen], np.bool_),
+        )
+        return Visits(age, shown, clicks, envs, numbers, ideal, cut)
+
+    def truncated(self, state: Visits) -> Bool[np.ndarray, "users"]:
+        """See `World.truncated`."""
+        ended: Bool[np.ndarray, users] = state.cut | super().truncated(state)
+        return ended
+
+    def observe(self, state: Visits, ideal: bool = False) -> Observation:
+        """See `World.observe`."""
+        return Observation(state.shown, state.clicks, state.ideal if ideal else state.numbers)
+
+    def bounds(self, ideal: bool = False) -> tuple[Float32[np.ndarray, "columns"], Float32[np.ndarray, "columns"]]:
+        """See `World.bounds`; 0 and 1 where the environment sets none.
+
+        Raises:
+            SetupError: `ideal`, where the layout does not know what is hidden.
+        """
+        found = self._layout.hidden if ideal else self._layout.bounds
+        if found is None:
+            raise SetupError(f"environment {self.id}: what is hidden of its users is not known; set `world.ideal, no`")
+        return found
+
+    def references(self) -> Mapping[str, Reference]:
+        """Any items; and what else the layout knows."""
+        layout = self._layout
+
+        def greedy(state: Visits, rng: Draws) -> Int64[np.ndarray, "users slots"]:
+            return np.stack([layout.greedy(env) for env in state.envs])  # type: ignore[misc]
+
+        return {"random": self.random_slates, **({"greedy": greedy} if layout.greedy else {})}
+
+
+def layout_of(env: Any, name: str) -> Layout:
+    """What an environment's observations mean."""
+    for kind in LAYOUTS:
+        if kind.fits(env):
+            return kind(env, name)
+    raise SetupError(
+        f"environment {name}: nothing here knows the layout of its observations, {told(env.observation_space)}; known "
+        "are SARDINE's, RecSim's, those of what_next's own environments, and plain numbers: "
+        "gymnasium.wrappers.FlattenObservation makes plain numbers of any other"
+    )
+
+
+def _maker(name: str) -> Callable[[], Any]:
+    """What makes an environment of an id."""
+    try:
+        import gymnasium
+    except ModuleNotFoundError:
+        raise MissingExtraError("gymnasium", "sim", f"The environment {name}") from None
+    module, library = REGISTERS.get(name.partition("/")[0], (None, ""))
+    if module is not None:
+        try:
+            import_module(module)
+        except ModuleNotFoundError:
+            raise MissingExtraError(library, "sim", f"The environment {name}") from None
+    if name not in gymnasium.registry:
+        raise SetupError(
+            f"Gymnasium knows no environment {name!r}; install the package that registers it (by an entry point of "
+            "gymnasium.envs), or give the environment itself to wn.play or wn.simulate"
+        )
+    return lambda: gymnasium.make(name, disable_env_checker=True)

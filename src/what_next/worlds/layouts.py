@@ -1,0 +1,192 @@
+"""What the observations of an environment mean: which slate was shown, what was clicked, what else is seen."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int, Int64
+
+from what_next.errors import SetupError
+
+SCATTERED = 1000
+"""Points to choose from where an action is a point."""
+Bounds = tuple[Float32[np.ndarray, "columns"], Float32[np.ndarray, "columns"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is seen of one user: see `worlds.Observation`; and the numbers with all that is hidden."""
+
+    shown: Int[np.ndarray, "slots"]
+    clicks: np.ndarray
+    numbers: np.ndarray
+    ideal: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What an environment says of a step: `left` where the user left, `cut` at a time limit."""
+
+    observation: Any
+    reward: float
+    left: bool
+    cut: bool
+
+
+class Layout(ABC):
+    """How an environment is acted on and read. `fits` and `read` are a layout's own; the rest may be.
+
+    Attributes:
+        slots, items: of a slate, and of the catalogue.
+        steps: the time limit, where it is not in the environment's registration.
+        bounds, hidden: least and largest of each number that is seen; and of those with what is hidden, where known.
+        greedy: the slate that is best for a user now, where that is known.
+    """
+
+    steps: int | None = None
+    hidden: Bounds | None = None
+    greedy: Callable[[Any], Int64[np.ndarray, "slots"]] | None = None
+    known: ClassVar[frozenset[str]] = frozenset()
+    """The parts of an observation."""
+
+    def __init__(self, env: Any, name: str) -> None:
+        """Reads the action: an item, a slate, or a point of a box.
+
+        Raises:
+            SetupError: an action is something else.
+        """
+        self.env, space = env, env.action_space
+        kind = type(space).__name__
+        counts = np.atleast_1d(getattr(space, "nvec", getattr(space, "n", 0)))
+        self.box = (
+            space if kind == "Box" and len(space.shape) == 1 and np.isfinite([space.low, space.high]).all() else None
+        )
+        if self.box is None and (kind not in ("Discrete", "MultiDiscrete") or counts.ndim > 1 or len(set(counts)) > 1):
+            raise SetupError(
+                f"environment {name}: an action is {told(space)}; expected an item (Discrete), a slate of items of one "
+                "catalogue (MultiDiscrete), or a point within bounds (Box)"
+            )
+        self.discrete, self.first = kind == "Discrete", int(np.min(getattr(space, "start", 0)))
+        self.slots, self.items = (1, SCATTERED) if self.box else (len(counts), int(counts[0]))
+
+    @classmethod
+    def fits(cls, env: Any) -> bool:
+        """Whether the observations of an environment are laid out so: by default, whether they have these parts."""
+        parts = getattr(env.observation_space, "spaces", None)
+        return isinstance(parts, dict) and set(parts) == cls.known
+
+    @abstractmethod
+    def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
+        """What an observation says. `slate` is what was shown, -1 where nothing was yet."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """See above."""
+        return limits(self.env.observation_space)
+
+    @cached_property
+    def vectors(self) -> Float32[np.ndarray, "items dim"]:
+        """Of the items. Where an action is a point: points that fill the box evenly (Sobol 1967)."""
+        if self.box is None:
+            return np.zeros((self.items, 0), np.float32)
+        spread = torch.quasirandom.SobolEngine(len(self.box.low)).draw(self.items).numpy()  # type: ignore[no-untyped-call]
+        points: Float32[np.ndarray, "items dim"] = self.box.low + spread * (self.box.high - self.box.low)
+        return points.astype(np.float32)
+
+    def action(self, slate: Int64[np.ndarray, "slots"]) -> Any:
+        """As the environment takes it."""
+        if self.box is not None:
+            return self.vectors[slate[0]].astype(self.box.dtype)
+        return int(slate[0]) + self.first if self.discrete else slate + self.first
+
+    def reset(self, env: Any, seed: int) -> Any:
+        """A new user: the first observation."""
+        return env.reset(seed=seed)[0]
+
+    def step(self, env: Any, slate: Int64[np.ndarray, "slots"]) -> Step:
+        """Show a slate."""
+        observation, reward, terminated, truncated, _ = env.step(self.action(slate))
+        return Step(observation, float(reward), bool(terminated), bool(truncated and not terminated))
+
+
+class Own(Layout):
+    """Environments of this package that do not show what is hidden."""
+
+    known = frozenset({"shown", "clicks", "numbers"})
+
+    @property
+    def bounds(self) -> Bounds:
+        """See `Layout`."""
+        return limits(self.env.observation_space["numbers"])
+
+    @cached_property
+    def vectors(self) -> Float32[np.ndarray, "items dim"]:
+        """See `Layout`."""
+        found: Float32[np.ndarray, "items dim"] = self.env.unwrapped.world.item_vectors
+        return found
+
+    def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
+        """See `Layout`; the item after the last one says that nothing was shown."""
+        shown = np.where(observation["shown"] < self.items, observation["shown"], -1)
+        return Seen(shown, observation["clicks"] > 0, observation["numbers"], np.zeros(0))
+
+
+class Numbers(Layout):
+    """Plain numbers, of which nothing is known: they may be all there is, so they pass for the ideal state, too."""
+
+    @classmethod
+    def fits(cls, env: Any) -> bool:
+        """See `Layout`."""
+        return type(env.observation_space).__name__ in ("Box", "Discrete", "MultiDiscrete", "MultiBinary")
+
+    @property
+    def hidden(self) -> Bounds:  # type: ignore[override]
+        """See `Layout`."""
+        return self.bounds
+
+    def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
+        """See `Layout`; no click is told."""
+        numbers = flat(env.observation_space, observation)
+        return Seen(slate, np.zeros(self.slots, np.bool_), numbers, numbers)
+
+
+def flat(space: Any, value: Any) -> Float32[np.ndarray, "columns"]:
+    """An element of a space of Gymnasium, or of its forerunner Gym, as numbers; a member of a few as one of so many."""
+    if hasattr(space, "spaces"):
+        keys = space.spaces if isinstance(space.spaces, dict) else range(len(space.spaces))
+        return np.concatenate([np.zeros(0, np.float32), *(flat(space[key], value[key]) for key in keys)])
+    if hasattr(space, "low"):
+        return np.asarray(value, np.float32).ravel()
+    if hasattr(space, "nvec") or type(space).__name__ == "Discrete":
+        counts, first = np.ravel(getattr(space, "nvec", getattr(space, "n", 0))), np.min(getattr(space, "start", 0))
+        members = np.ravel(value) - first
+        return np.concatenate(
+            [(np.arange(n) == one).astype(np.float32) for n, one in zip(counts, members, strict=True)]
+        )
+    return np.asarray(value, np.float32).ravel()  # MultiBinary
+
+
+def limits(space: Any) -> Bounds:
+    """Least and largest of each number of `flat`; 0 and 1 where the space sets none."""
+    if hasattr(space, "spaces"):
+        keys = space.spaces if isinstance(space.spaces, dict) else range(len(space.spaces))
+        several = [limits(space[key]) for key in keys]
+        low, high = (np.concatenate([np.zeros(0, np.float32), *(one[end] for one in several)]) for end in (0, 1))
+        return low, high
+    if hasattr(space, "low"):
+        low, high = np.ravel(space.low).astype(np.float32), np.ravel(space.high).astype(np.float32)
+        # A box of whole numbers, or one without bounds, has ends that no number comes near.
+        bounded = (np.abs(low) < np.float32(1e6)) & (np.abs(high) < np.float32(1e6))
+        return np.where(bounded, low, 0).astype(np.float32), np.where(bounded, high, 1).astype(np.float32)
+    count = int(np.sum(getattr(space, "nvec", getattr(space, "n", 0))))
+    return np.zeros(count, np.float32), np.ones(count, np.float32)
+
+
+def told(space: Any) -> str:
+    """A space in a message."""
+    text = " ".join(str(space).split())
+    return text if len(text) <= 120 else f"{text[:117]}..."
