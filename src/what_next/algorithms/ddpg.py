@@ -16,7 +16,7 @@ from what_next.algorithms.sphere import Critics, closest, on_sphere
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
-from what_next.types import Choices, Transitions
+from what_next.types import Transitions
 
 
 class Ddpg(Algorithm):
@@ -74,9 +74,8 @@ class Ddpg(Algorithm):
         losses = {"critic": self.critic_loss(context)}
         if self.supervised:
             points = self.sharpness * normalize(self.supervise(context), dim=-1)
-            # In a log, what was chosen is what was wanted; in a world, what was clicked of it.
-            clicked = context.batch.clicks[:, 0] if isinstance(context.batch, Choices) else None
-            losses["supervised"] = self.supervised * context.items.cross_entropy(points, context.batch.actions, clicked)
+            chosen = context.batch.actions, context.imitated
+            losses["supervised"] = self.supervised * context.items.cross_entropy(points, *chosen)
         return losses | self.actor_losses(context)
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from what_next.cli.estimate import REFUSED
-from what_next.cli.options import Estimator, Json, Margin, Overrides, SetupFile, Top, setup_of
+from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, SetupFile, Top, setup_of
 from what_next.cli.output import emit, tell
 from what_next.cli.service import opened, served_catalogue
 from what_next.errors import DataError, ModelError
@@ -36,6 +36,7 @@ def promote(
     margin: Margin = 0.0,
     estimator: Estimator = None,
     top: Top = None,
+    looks: Looks = "one",
     force: Annotated[bool, typer.Option("--force", help="Deploy without the gate, and note that.")] = False,
     as_json: Json = False,
 ) -> int:
@@ -56,7 +57,7 @@ def promote(
         elif force:
             facts["why"] = "deployed by --force, without the gate"
         else:
-            how = {"estimator": estimator, "margin": margin}
+            how = {"estimator": estimator, "margin": margin, "looks": looks}
             deployed = versions_folder(settings) / current / AGENT
             policies = [_served(name, file, settings) for name, file in ((version, agent), (current, deployed))]
             facts |= _judged(store, settings, policies, log, top, how)
@@ -162,6 +163,7 @@ def _short(result: dict[str, Any] | None) -> dict[str, Any] | None:
     return {
         "estimator": result["estimator"],
         "margin": result["margin"],
+        "looks": result["looks"],
         "difference": result["difference"],
         "log": log,
     }

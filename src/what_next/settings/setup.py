@@ -22,9 +22,11 @@ from what_next.settings.groups import (
     RARE,
     REWARD_GROUP,
     SHORT,
+    DecisionSettings,
     Evaluation,
     Group,
     Inputs,
+    Loop,
     Loss,
     RewardSettings,
     Selection,
@@ -173,6 +175,7 @@ class Setup(Group):
         "out); whatnext without window reads at most so many events at once; also how far back a transformer looks",
     )
     inputs: Inputs = Inputs()
+    decisions: DecisionSettings = DecisionSettings()
     world: WorldSettings = WorldSettings()
     loss: Loss = Loss()
     discount: float = Field(default=0.5, ge=0, lt=1, description="worth of a reward one event later, not one day later")
@@ -241,6 +244,7 @@ class Setup(Group):
     user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
     slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
     server: Server = Server()
+    loop: Loop = Loop()
 
     @classmethod
     def read(

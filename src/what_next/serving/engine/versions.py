@@ -4,7 +4,7 @@ import hashlib
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from what_next.data.files import sync
@@ -115,6 +115,15 @@ def intact(place: Path, version: str) -> None:
             f"{place}: is damaged: its files are not those that were deployed; restore them from a back-up, or remove "
             "this folder and deploy the model again"
         )
+
+
+def prune(folder: Path, names: Iterable[str], kept: Collection[str]) -> int:
+    """Remove some versions from the folder of all, but for those that are to be kept; returns how many there were."""
+    gone = [folder_of(folder, name) for name in set(names) - set(kept)]
+    there = [place for place in gone if place.is_dir()]
+    for place in there:
+        shutil.rmtree(place, ignore_errors=True)
+    return len(there)
 
 
 def _files(agent: Path) -> dict[str, Path]:
