@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,19 @@ def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+class Goodput(NamedTuple):
+    """Answers of the model in a second of the clock, and in one of the service's processor."""
+
+    per_second: float
+    per_cpu_second: float
+
+
+def goodput(told: load.Told) -> Goodput:
+    """What a load brought of it."""
+    answers = len(told.latencies) - told.fallbacks
+    return Goodput(answers / told.seconds, answers / max(told.spent, 0.01))
 
 
 class Bench:
@@ -212,31 +225,38 @@ class Bench:
         seconds, users = self.arguments.seconds, self.some(1000)
         with served.serving(self.made, self.core) as service:
             self.warm(service, users)
-            make, best = self.asks(users), 0.0
+            make, best = self.asks(users), Goodput(0.0, 0.0)
             for connections in self.arguments.crowds:
-                before = service.busy
-                told = load.closed(service.port, make, connections=connections, seconds=seconds)
-                best = max(best, self.goodput(told))
-                self.pressed("closed", told, best, service.busy - before, connections=connections)
+                told = load.closed(
+                    service.port, make, connections=connections, seconds=seconds, clock=lambda: service.busy
+                )
+                best = Goodput(*map(max, best, goodput(told)))
+                self.pressed("closed", told, best, connections=connections)
             for times in self.arguments.overload:
-                before, rate = service.busy, times * best
-                told = load.opened(service.port, make, rate=rate, seconds=seconds, connections=load.CONNECTIONS)
-                values = {"times": times, "offered_per_s": round(rate), "unsent": told.unsent}
-                self.pressed("opened", told, best, service.busy - before, **values)
+                rate = times * best.per_second
+                told = load.opened(
+                    service.port,
+                    make,
+                    rate=rate,
+                    seconds=seconds,
+                    connections=load.CONNECTIONS,
+                    clock=lambda: service.busy,
+                )
+                self.pressed("opened", told, best, times=times, offered_per_s=round(rate), unsent=told.unsent)
 
-    def goodput(self, told: load.Told) -> float:
-        """Answers of the model in a second."""
-        return (len(told.latencies) - told.fallbacks) / told.seconds
-
-    def pressed(self, loop: str, told: load.Told, best: float, busy: float, **values: object) -> None:
-        """One line of `pressure`; `busy`: seconds that the service computed, connecting included."""
-        answered = told.answered or [float("nan")]
+    def pressed(self, loop: str, told: load.Told, best: Goodput, **values: object) -> None:
+        """One line of `pressure`."""
+        answered, found = told.answered or [float("nan")], goodput(told)
         self.tell(
             "pressure",
             loop=loop,
             **values,
-            goodput_per_s=round(self.goodput(told)),
-            of_best=round(self.goodput(told) / best, 3),
+            goodput_per_s=round(found.per_second),
+            of_best=round(found.per_second / best.per_second, 3),
+            goodput_per_cpu_s=round(found.per_cpu_second),
+            # Where others compute on that core, too, this tells more than what came of a second of the clock.
+            of_best_per_cpu_s=round(found.per_cpu_second / best.per_cpu_second, 3),
+            service_busy=round(told.spent / told.seconds, 2),
             refused_per_s=round(told.refused / told.seconds),
             p50_ms=round(1000 * float(np.quantile(answered, 0.5)), 1),
             p99_ms=round(1000 * float(np.quantile(answered, 0.99)), 1),
@@ -244,8 +264,6 @@ class Bench:
             statuses=dict(told.statuses),
             all_p99_ms=round(told.quantile(0.99), 1),
             client_busy=round(told.busy, 2),
-            # Below 1: somebody else computed on that core.
-            service_busy=round(busy / told.seconds, 2),
         )
 
     def cold(self) -> None:

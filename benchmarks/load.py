@@ -15,6 +15,8 @@ import uvloop
 
 Make = Callable[[], bytes]
 """Gives the next request."""
+Clock = Callable[[], float]
+"""Reads the seconds that a service has computed."""
 
 
 def request(method: str, path: str, body: bytes = b"", key: str | None = None) -> bytes:
@@ -34,6 +36,7 @@ class Told:
     Attributes:
         latencies: seconds of each answer, in order. refused: answers by a status other than 200 and 201.
         seconds: until the last answer that is no refusal; busy: the client's share of it that it computed in.
+        spent: what `clock` counted from the first request until the last answer.
         first: the beginning of the first refusal.
         fallbacks: answers that do not say `"fallback":null`: of the safe policy, or of no recommendation at all.
         replaced: answers of the safe policy, each question of a batch counted.
@@ -45,6 +48,7 @@ class Told:
     refused: int = 0
     seconds: float = 0.0
     busy: float = 0.0
+    spent: float = 0.0
     first: str = ""
     fallbacks: int = 0
     replaced: int = 0
@@ -101,9 +105,13 @@ class Connection(asyncio.Protocol):
 
 
 class _Load:
-    def __init__(self, port: int, make: Make) -> None:
+    def __init__(self, port: int, make: Make, clock: Clock | None = None) -> None:
         self.port, self.make, self.told = port, make, Told()
+        self.clock: Clock = clock or (lambda: 0.0)
         self.closing, self.began, self.last = False, 0.0, 0.0
+
+    def begin(self) -> None:
+        self.began, self.told.spent = time.perf_counter(), -self.clock()
 
     async def connect(self, done: Callable[[Connection, bool, bytes], None]) -> Connection:
         loop = asyncio.get_running_loop()
@@ -144,7 +152,7 @@ class _Load:
         open_connections = {await self.connect(again) for _ in range(connections)}
         every = list(open_connections)
         await asyncio.sleep(SETTLED)
-        self.began = time.perf_counter()
+        self.begin()
         end = self.began + seconds
         for connection in every:
             sent += 1
@@ -179,7 +187,8 @@ class _Load:
         idle += [await self.connect(back) for _ in range(connections)]
         every.update(idle)
         await asyncio.sleep(SETTLED)
-        self.began = start = time.perf_counter()
+        self.begin()
+        start = self.began
         # A timer is too coarse for milliseconds: the last of them are waited out, unless many are due in each.
         coarse = 0.0 if len(due) > 1000 * due[-1] else 0.003
         for place, after in enumerate(due):
@@ -204,20 +213,32 @@ class _Load:
 
     def end(self, connections: Iterable[Connection]) -> None:
         self.closing = True
+        self.told.spent += self.clock()
         for connection in list(connections):
             connection.transport.close()
 
 
-def closed(port: int, make: Make, *, connections: int, seconds: float = 1e9, count: int = 0) -> Told:
+def closed(
+    port: int, make: Make, *, connections: int, seconds: float = 1e9, count: int = 0, clock: Clock | None = None
+) -> Told:
     """As many requests as come back: each connection sends its next one when the last is answered."""
-    load = _Load(port, make)
+    load = _Load(port, make, clock)
     return _run(load, load.closed(connections, seconds, count))
 
 
-def opened(port: int, make: Make, *, rate: float, seconds: float, seed: int = 0, connections: int = 8) -> Told:
+def opened(
+    port: int,
+    make: Make,
+    *,
+    rate: float,
+    seconds: float,
+    seed: int = 0,
+    connections: int = 8,
+    clock: Clock | None = None,
+) -> Told:
     """Requests at times of a Poisson process of `rate` a second; some connections are there before."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
-    load = _Load(port, make)
+    load = _Load(port, make, clock)
     return _run(load, load.opened(np.cumsum(gaps).tolist(), connections))
 
 

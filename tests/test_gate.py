@@ -97,6 +97,60 @@ class TestVerdict:
             assert ran.json["difference"]["low"] < 0.12 < ran.json["difference"]["high"]
 
 
+class TestLooks:
+    def test_an_interval_for_any_number_of_looks_is_wider_and_may_promote(self, gate) -> None:
+        one, any_ = (gate("better", "same", "--looks", looks).json for looks in ("one", "any"))
+        assert (one["difference"]["interval"], any_["difference"]["interval"]) == ("bootstrap", "asymptotic")
+        assert (one["looks"], any_["looks"]) == ("one", "any")
+        assert any_["promote"] is True
+        assert 0 < any_["difference"]["low"] < one["difference"]["low"] < 0.24
+        assert 0.24 < one["difference"]["high"] < any_["difference"]["high"]
+        assert any_["difference"]["mean"] == pytest.approx(one["difference"]["mean"], rel=1e-12)
+
+    def test_what_is_better_by_little_waits(self, gate, tmp_path: Path) -> None:
+        little = np.array([0.45, 0.2, 0.25, 0.1])  # .29
+        columns = decided(500)
+        log = write(tmp_path / "little.csv", columns | {"little": little[columns["item_id"]]})
+        assert [gate("little", "same", "--looks", looks, log=log).code for looks in ("one", "any")] == [0, 3]
+
+    def test_how_often_one_may_look_is_told(self, gate) -> None:
+        told = "the interval of the difference "
+        said = {looks: gate("better", "same", "--looks", looks).json["notes"] for looks in ("one", "any")}
+        assert any(one.startswith(told + "is good for one look") and "--looks any" in one for one in said["one"])
+        assert any(one.startswith(told + "holds at any number of looks (asymptotic)") for one in said["any"])
+
+    def test_the_unit_is_the_user(self, gate, tmp_path: Path) -> None:
+        # Every row of a user is there twice: as rows they would tell twice as much.
+        columns = {name: np.repeat(one, 2) for name, one in decided(1000).items()}
+        rows = gate("better", "same", "--looks", "any", log=write(tmp_path / "rows.csv", columns)).json["difference"]
+        columns |= {"user_id": np.repeat(np.arange(1000), 2), "timestamp": np.arange(2000)}
+        users = gate("better", "same", "--looks", "any", log=write(tmp_path / "users.csv", columns)).json["difference"]
+        half = [one["high"] - one["mean"] for one in (rows, users)]
+        assert half[1] > 1.3 * half[0]
+        assert users["mean"] == pytest.approx(rows["mean"])
+
+    def test_bounded_terms_are_bet_on(self, gate, tmp_path: Path) -> None:
+        # Logged uniformly, so that no weight can be above 4, and rewards are clicks.
+        rng = np.random.default_rng(0)
+        items = rng.integers(4, size=4000)
+        columns = {
+            "item_id": items, "propensity": np.full(4000, 0.25), "better": np.array([0.1, 0.2, 0.3, 0.4])[items],
+            "reward": (rng.random(4000) < np.array([0.1, 0.2, 0.5, 0.8])[items]).astype(float),
+        }  # fmt: skip
+        ran = gate("better", "uniform", "--looks", "any", "--estimator", "ips", log=write(tmp_path / "u.csv", columns))
+        assert ran.json["difference"]["interval"] == "betting"
+        assert 0 < ran.json["difference"]["low"] < 0.12 < ran.json["difference"]["high"]
+        assert ran.code == 0
+
+    def test_an_estimate_without_a_sequence_decides_nothing(self, gate, tmp_path: Path) -> None:
+        log = write(tmp_path / "users.csv", decided(users=400))
+        words = ("--discount", "0.5", "--estimator", "weighted_per_decision_is")
+        assert gate("better", "same", *words, log=log).json["difference"]["refused"] is None
+        ran = gate("better", "same", *words, "--looks", "any", log=log)
+        assert ran.code == 3
+        assert "has no confidence sequence" in ran.json["why"]
+
+
 class TestRefusedEvidence:
     @pytest.mark.parametrize(("new", "current"), [("elsewhere", "same"), ("better", "elsewhere")])
     def test_nothing_is_promoted_on_it(self, gate, new: str, current: str) -> None:

@@ -67,8 +67,8 @@ class TestKeys:
     def test_at_the_top_groups_are_listed_beside_settings(self) -> None:
         told = refusal("bach_size, 5")
         assert "the nearest is 'batch_size'" in told
-        for name in ("batch_size", "reward.*", "inputs.*", "server.*", "evaluation.*", "split", "algorithm"):
-            assert f"{name}," in told or f"and {name} (" in told
+        for name in ("batch_size", "reward.*", "inputs.*", "server.*", "loop.*", "evaluation.*", "split", "algorithm"):
+            assert f"{name}," in told or f"{name} and " in told or f"and {name} (" in told
 
 
 class TestFiles:

@@ -19,7 +19,7 @@ from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import Source, WorldSource, source_of, state_in, world_of
+from what_next.sources import Source, source_in, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
 from what_next.training.monitor import Monitor
@@ -138,11 +138,11 @@ class Environment:
     ) -> "Environment":
         """State, agent and environment of a setup, or of the path of one; `world`: instead of the one that it names."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
-        source = None
+        source: Source | None = None
         if world is not None or setup.world.name is not None:
             world = world or world_of(setup)
             state = state_in(world, setup)
-            setup, source = state.setup, WorldSource(state, world)
+            setup, source = state.setup, source_in(world, state)
         else:
             state = State.open(setup, resume=resume, origin=origin)
         agent = Agent(setup, state.space)
@@ -226,7 +226,7 @@ class Environment:
             split=self.state.split.hash,
             horizon=self.agent.horizon,
             save_every=self.source.save_every,
-            patience=self.setup.patience if len(self.state.split.validation) else None,
+            patience=self.setup.patience if len(self.state.split.validation) and self.source.foreseen else None,
             chosen=self.source.chosen,
             resumed=self.resume,
         )

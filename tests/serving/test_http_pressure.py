@@ -315,7 +315,7 @@ def test_more_refusals_than_the_processor_is_to_spare_are_sent_in_turn(
     from what_next.serving.http import protocol
 
     monkeypatch.setattr(protocol, "REFUSALS", 10)
-    monkeypatch.setattr(protocol, "BURST", 0.0)
+    monkeypatch.setattr(protocol, "BURST", 1)
     monkeypatch.setattr(one.app.parts, "engine", Busy())
     seconds = list[float]()
 

@@ -55,6 +55,7 @@ class Ddpg(Algorithm):
         default=1.0, ge=0, description="weight of the next item's cross entropy, which gives the item vectors a meaning"
     )
     sharpness: float = Field(default=7.0, gt=0, description="inverse temperature of the softmax over cosines")
+    replays: ClassVar[bool] = True
     updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "critic": ("encoder", "critic"),
         "supervised": ("encoder",),
@@ -73,7 +74,8 @@ class Ddpg(Algorithm):
         losses = {"critic": self.critic_loss(context)}
         if self.supervised:
             points = self.sharpness * normalize(self.supervise(context), dim=-1)
-            losses["supervised"] = self.supervised * context.items.cross_entropy(points, context.batch.actions)
+            chosen = context.batch.actions, context.imitated
+            losses["supervised"] = self.supervised * context.items.cross_entropy(points, *chosen)
         return losses | self.actor_losses(context)
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import RenderableType
 
-from what_next.cli.options import Estimator, Json, Margin, Overrides, Top, names_of
+from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, Top, names_of
 from what_next.cli.output import Bars, emit, tell
 from what_next.data.decisions.log import Roles
 from what_next.errors import SetupError
@@ -162,6 +162,7 @@ def gate(
     options: LogOptions,
     margin: Margin = 0.0,
     estimator: Estimator = None,
+    looks: Looks = "one",
     as_json: Json = False,
 ) -> int:
     """Promote a new policy only if a log shows that it earns more: exit code 0; or 3, and why not."""
@@ -169,7 +170,9 @@ def gate(
     from what_next.reporting.terminal import gate_table
 
     with Bars(as_json) as stages:
-        result = gate_policies(options.log_settings(), new, current, estimator=estimator, margin=margin, stages=stages)
+        result = gate_policies(
+            options.log_settings(), new, current, estimator=estimator, margin=margin, looks=looks, stages=stages
+        )
     _show(result, as_json, gate_table)
     return 0 if result["promote"] else REFUSED
 

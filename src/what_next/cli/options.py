@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -32,6 +32,11 @@ Top = Annotated[
 ]
 Margin = Annotated[
     float, typer.Option(help="How much more the new one must earn, in the reward's unit: a decision, or a slate.")
+]
+
+Looks = Annotated[
+    Literal["one", "any"],
+    typer.Option(help="At how many looks at a growing log the verdict holds: at this one alone, or at any number."),
 ]
 
 

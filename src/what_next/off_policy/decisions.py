@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -14,6 +15,7 @@ from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown, s
 from what_next.off_policy.reward_model import PENALTIES
 from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 
+Looks = Literal["one", "any"]
 LARGEST = 1e200
 """Weight. An estimate that meets it means nothing, but stays a number."""
 ONE_HOT = 2000
@@ -125,6 +127,7 @@ class Options:
         force: tell refused estimates too, marked; `thresholds`: when one is refused.
         level: of the intervals, in percent; `resamples`: of the units, for the bootstrap.
         seed: of the resamples, the reward model's folds and the clusters.
+        looks: at how many looks the interval of a difference holds: at one, or at any number of a growing log.
     """
 
     behaviour: Float64[np.ndarray, "rows_or_one items"] | None = None
@@ -143,6 +146,7 @@ class Options:
     level: float = LEVEL
     resamples: int = RESAMPLES
     seed: int = 0
+    looks: Looks = "one"
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from what_next.data.stages import SILENT, Stages
-from what_next.metrics.bootstrap import empirical_bernstein, percentiles, resampled_counts
+from what_next.metrics.bootstrap import Bounds, empirical_bernstein, percentiles, resampled_counts
 from what_next.off_policy.candidates import Candidate, Estimate, Found, candidates_of
+from what_next.off_policy.confidence_sequences import asymptotic, betting, effect_of
 from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
 from what_next.off_policy.diagnostics import refusal
 from what_next.off_policy.slates import slate_ips
@@ -17,6 +18,7 @@ from what_next.off_policy.weighting import Terms, mean_of, resampled, stacked
 
 PLAIN = Options()
 
+NO_SEQUENCE = "it is no ratio of sums over units, and has no confidence sequence: take another estimate"
 NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 
 
@@ -85,11 +87,15 @@ def difference(
 
     Returns:
         For each estimator that both allow `mean`, `low`, `high`, `per` and `refused`, which names the policy that it
-        is refused for: a difference with one refused estimate is refused.
+        is refused for: a difference with one refused estimate is refused. `interval` is what the bounds are:
+        "bootstrap", good for one look, or, where the options ask for any number of them, "asymptotic" or "betting", a
+        confidence sequence. An estimate that has none is refused then.
     """
     logs = [Evidence.of(decisions, one, options) for one in (target, other)]
     ours, theirs = (_made(candidates_of(log, stages)) for log in logs)
     pairs = {name: (one, theirs[name]) for name, one in ours.items() if name in theirs}
+    if options.looks == "any":
+        return {name: _at_any_look(pair, logs) for name, pair in pairs.items()}
     several = [one.estimate for pair in pairs.values() for one in pair]
     samples = _resampled(several, logs[0].units, options, stages)
     found = {}
@@ -97,9 +103,39 @@ def difference(
         reasons = [_refusal(one, log) for one, log in zip(pair, logs, strict=True)]
         mean = pair[0].estimate.value - pair[1].estimate.value
         interval = _interval(mean, samples[2 * place] - samples[2 * place + 1], options.level)
-        shown = _shown(interval | {"per": pair[0].per} | {"refused": _of_both(reasons)}, options.force)
-        found[name] = {key: _finite(one) for key, one in shown.items()}
+        about = {"interval": "bootstrap", "per": pair[0].per, "refused": _of_both(reasons)}
+        found[name] = _finite(_shown(interval | about, options.force))
     return found
+
+
+def _at_any_look(pair: tuple[Candidate, Candidate], logs: Sequence[Evidence]) -> dict[str, Any]:
+    """The difference of two estimates with its confidence sequence."""
+    options = logs[0].options
+    reasons = [_refusal(one, log) for one, log in zip(pair, logs, strict=True)]
+    kind, bounds = _sequence(pair, logs[0])
+    if bounds is None:
+        reasons = [f"{one}; {NO_SEQUENCE}" if one else NO_SEQUENCE for one in reasons]
+    low, high = bounds or (None, None)
+    interval = {"mean": pair[0].estimate.value - pair[1].estimate.value, "low": low, "high": high}
+    about = {"interval": kind, "per": pair[0].per, "refused": _of_both(reasons)}
+    found: dict[str, Any] = _finite(_shown(interval | about, options.force))
+    return found
+
+
+def _sequence(pair: tuple[Candidate, Candidate], log: Evidence) -> tuple[str, Bounds | None]:
+    """What kind of sequence a difference has, and its bounds; None where it has none.
+
+    Betting needs a known range of each term, and rows that are units: a user's rows are not independent of each other.
+    """
+    (one, other), options, decisions = pair, log.options, log.decisions
+    ours, theirs = one.estimate, other.estimate
+    if not (isinstance(ours, Terms) and isinstance(theirs, Terms)):
+        return "asymptotic", None
+    if one.span and other.span and log.units == len(decisions.units):
+        span = (one.span[0] - other.span[1], one.span[1] - other.span[0])
+        return "betting", betting(ours.tops - theirs.tops, span, options.level)
+    number = len(decisions.units) if one.per == "decision" else ours.bottoms.sum()
+    return "asymptotic", asymptotic(ours, theirs, effect_of(decisions.rewards, float(number)), options.level)
 
 
 def _logged(decisions: Decisions) -> tuple[Terms, str]:
@@ -120,12 +156,13 @@ def _resampled(
 ) -> list[Float64[np.ndarray, "resamples"]]:
     """Each estimate from the same resamples."""
     terms = [place for place, one in enumerate(estimates) if isinstance(one, Terms)]
-    table = stacked([one for one in estimates if isinstance(one, Terms)])
+    table = stacked([one for one in estimates if isinstance(one, Terms)]) if terms else None
     found, start = np.empty((len(estimates), options.resamples)), 0
     done = stages.begin("intervals", options.resamples)
     for counts in resampled_counts(units, options.resamples, options.seed):
         here = slice(start, start + len(counts))
-        found[terms, here] = resampled(table, counts).T
+        if table is not None:
+            found[terms, here] = resampled(table, counts).T
         for place, one in enumerate(estimates):
             if not isinstance(one, Terms):
                 found[place, here] = one.resampled(counts)

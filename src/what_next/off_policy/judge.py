@@ -9,7 +9,7 @@ import numpy as np
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError, SetupError
-from what_next.off_policy.decisions import Decisions, Options, Target
+from what_next.off_policy.decisions import Decisions, Looks, Options, Target
 from what_next.off_policy.estimate import difference, estimate
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.reading import LogSettings, binary, options_of, policy_of, read
@@ -174,11 +174,13 @@ def gate(
     *,
     estimator: str | None = None,
     margin: float = 0.0,
+    looks: Looks = "one",
     stages: Stages = SILENT,
 ) -> dict[str, Any]:
     """Whether a new policy may take the place of the current one: only if the log shows that it would earn more.
 
-    Both are judged on the same rows, and the difference on the same resamples of the units. The new one is promoted if
+    Both are judged on the same rows, and the difference on the same resamples of the units, or, for any number of
+    looks at a growing log, by a confidence sequence. The new one is promoted if
     the lower bound of the difference is above the margin, neither estimate is refused, enough rewards differ for an
     interval to be believed, and it was not made from the log itself.
 
@@ -187,6 +189,7 @@ def gate(
         estimator: which of the estimates decides. None: `snips`; on slates, whose rows have chances given the items
             above them, `cascade_snips`, and where these are marginal, `independent_snips`.
         margin: how much more it must earn, in the log's own unit.
+        looks: at how many looks at a growing log the interval of the difference holds: at this "one", or at "any".
         stages: shows how far the work is.
 
     Raises:
@@ -199,9 +202,10 @@ def gate(
     estimator = estimator or case.usual
     each = [_one(case, estimator, name, one, stages) for name, one in zip(case.names, case.targets, strict=True)]
     ours, theirs = case.targets
-    apart = difference(case.decisions, ours, theirs, replace(case.options, only=estimator), stages)[estimator]
+    options = replace(case.options, only=estimator, looks=looks)
+    apart = difference(case.decisions, ours, theirs, options, stages)[estimator]
     refused = _refusal(apart, case.names[0], case.names[1], case.on_log[0].about.get("own", False), case.thin())
-    notes = case.notes()
+    notes = [*case.notes(), _of_looks(apart, looks, case)]
     if margin < 0:
         notes.append(f"--margin {margin:g} is below 0: a policy that earns less may be promoted")
     least = margin + ROUNDING * abs(each[0]["estimates"][estimator]["mean"] or 0.0)
@@ -210,6 +214,7 @@ def gate(
     return verdict | {
         "estimator": estimator,
         "margin": margin,
+        "looks": looks,
         "difference": apart,
         "new": {"name": case.names[0], **case.on_log[0].about, "estimate": each[0]["estimates"][estimator]},
         "current": {"name": case.names[1], **case.on_log[1].about, "estimate": each[1]["estimates"][estimator]},
@@ -230,6 +235,25 @@ def _of_slates(decisions: Decisions, placed: bool) -> str:
     return (
         "chances on slates are taken as those of an item given the items above it (else say --marginal); by the "
         f"cascade, what an item brings hangs on no item below it{order}"
+    )
+
+
+def _of_looks(apart: dict[str, Any], looks: Looks, case: _Case) -> str:
+    """At how many looks the interval holds, and what it assumes for that."""
+    if looks == "one":
+        return (
+            "the interval of the difference is good for one look: a gate that is asked again and again while the log "
+            "grows promotes what is no better, sooner or later; for any number of looks say --looks any"
+        )
+    if apart["interval"] == "betting":
+        return (
+            "the interval of the difference holds at any number of looks (betting), if the difference stays the same "
+            "all along and rows are independent"
+        )
+    unit = case.log.unit
+    return (
+        f"the interval of the difference holds at any number of looks (asymptotic), if there are many {unit}s, "
+        f"independent of each other, and what a {unit} brings later does not run against what it brought before"
     )
 
 

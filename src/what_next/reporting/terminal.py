@@ -269,7 +269,8 @@ def gate_table(result: Mapping[str, Any]) -> RenderableType:
         one = result[role]["estimate"]
         numbers = [_estimate(one), _bounds(one["low"], one["high"]), _short(one["ess"])]
         rows.append([f"{role}: {result[role]['name']}", *numbers])
-    rows.append(["new \N{MINUS SIGN} current", _estimate(apart), _bounds(apart["low"], apart["high"]), ""])
+    looks = " (any number of looks)" if result["looks"] == "any" else ""
+    rows.append([f"new \N{MINUS SIGN} current{looks}", _estimate(apart), _bounds(apart["low"], apart["high"]), ""])
     title = f"{result['estimator']} per {apart['per']}, by {_decisions(result['log'])}"
     shown = Folded(title, ["policy", "mean", f"{level} interval over {unit}s", "effective size"], [rows])
     verdict = f"{'promote' if result['promote'] else 'do not promote'} {result['new']['name']}: {result['why']}"

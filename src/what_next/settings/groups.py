@@ -32,6 +32,8 @@ passes)."""
 RARE = 5
 """Training events of an item, on average, up to which its attributes tell more of it than what can be learned for it.
 Test NDCG@10 of an LSTM on spotify-playlists (1.1 events an item; 20 passes, one seed): .002 learned, .0075 both."""
+SHARE = 0.5
+"""Of the training histories that are of decisions: what was tried and what people do by themselves count alike."""
 LEAST_TEMPERATURE = 1e-3
 """Below, scores over the temperature are more than numbers can hold; 0 takes the best."""
 HISTORY = 1000
@@ -207,6 +209,12 @@ class WorldSettings(Group):
         description="simulate: slates of random items, of those to learn from, whose clicks tell where learned vectors "
         "of items start (`inputs.start`)",
     )
+    replay: int = Field(default=300_000, gt=0, description="simulate: slates that are kept to be learned from again")
+    reuse: float = Field(default=4.0, gt=0, description="simulate: how often each of those is learned from, on average")
+    batch: int = Field(default=2000, gt=0, description="simulate: slates of a step that learns from those")
+    epsilon: float = Field(
+        default=0.1, ge=0, le=1, description="simulate: chance of any item while values are learned; it falls from 1"
+    )
     episodes: int = Field(default=500, gt=1, description="simulate: users who are played to judge a policy")
 
 
@@ -227,6 +235,28 @@ class Loss(Group):
         if self.name != "auto":
             return self.name
         return "softmax" if items <= AFFORDABLE else "sampled_softmax"
+
+
+class DecisionSettings(Group):
+    """Learning from what a service showed, and what that brought."""
+
+    share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of the training histories that are of decisions; the others are of events up to the first "
+        f"decision about their user. 0: events alone, all of them; none: {SHARE:g} where the log holds decisions that "
+        "the algorithm can learn from, else 0",
+    )
+    log: Path | None = Field(
+        default=None, description="the exported log of a service that holds the decisions; none: data, if it is one"
+    )
+    weight_cap: float = Field(
+        default=10.0,
+        ge=1,
+        description="largest inverse chance of a shown item in a loss that imitates, over the mean of its batch: less "
+        "variance for some bias",
+    )
 
 
 class Server(Group):
@@ -321,3 +351,67 @@ class Server(Group):
     def needs_keys(self) -> bool:
         """Whether a request needs an API key."""
         return self.keys == "yes" or self.host not in LOOPBACK
+
+
+class Loop(Group):
+    """Learning from the service's own log, and deploying what is better: when, how, and within which limits."""
+
+    every: float = Field(
+        default=86_400.0, gt=0, description="loop: seconds from one round to the next, where there is anything new"
+    )
+    feedback: int = Field(
+        default=100_000, gt=0, description="loop: so many new events and feedback begin a round before its time"
+    )
+    least: int = Field(default=1, gt=0, description="loop: new events and feedback that a round needs")
+    look: float = Field(default=60.0, gt=0, description="loop: seconds between two looks at the store")
+    fresh: int = Field(
+        default=7,
+        ge=0,
+        description="loop: each so many rounds training starts from nothing; else from the deployed model; 0: never",
+    )
+    passes: int | None = Field(
+        default=None,
+        gt=0,
+        description="loop: passes over the log where training starts from the deployed model; none: as without",
+    )
+    held_out: float = Field(
+        default=0.2, gt=0, lt=1, description="loop: share of the users whom no model learns from, and who judge it"
+    )
+    seconds: float = Field(default=3600.0, gt=0, description="loop: of training in a round, at most")
+    threads: int = Field(default=1, gt=0, le=1024, description="loop: processor threads, beside those of the service")
+    nice: int = Field(default=10, ge=0, le=19, description="loop: how far its process stands back for others")
+    shadow: int = Field(
+        default=100, ge=0, description="loop: answers of a new model that nobody sees, before anybody does; 0: none"
+    )
+    canary: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="loop: share of the users whom a new model answers before it is deployed, and the model before it "
+        "afterwards; 0: the log alone decides",
+    )
+    answers: int = Field(
+        default=10_000, gt=0, description="loop: answers after which a canary is over, whether or not they decide"
+    )
+    patience: float = Field(
+        default=604_800.0, gt=0, description="loop: seconds after which shadow and canary are over in any case"
+    )
+    ceiling: float | None = Field(
+        default=None,
+        gt=0,
+        description="loop: what a canary may have cost, in the reward's unit, by the means until then; none: any",
+    )
+    margin: float = Field(default=0.0, ge=0, description="loop: how much more a new model must earn, for an answer")
+    top: int | None = Field(
+        default=None, gt=0, description="loop: positions of each answer that the log judges by, from above; none: all"
+    )
+    exploration: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="loop: mean chance that something else than the shown item had, below which a log teaches nothing",
+    )
+    drift: float = Field(
+        default=0.002, ge=0, lt=1, description="loop: chance of a false alarm of the drift detector (ADWIN); 0: none"
+    )
+    keep: int = Field(default=5, gt=1, description="loop: versions that stay on the disk, the deployed one among them")

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, ValidationError, WrapValidator, field_serializer, field_validator, model_validator
 
 from what_next.algorithms import KNOWN, Algorithm, WhatNext
+from what_next.algorithms.on_policy import OnPolicy
 from what_next.data.batches import LEAST
 from what_next.data.space import Space
 from what_next.errors import SetupError
@@ -21,9 +22,11 @@ from what_next.settings.groups import (
     RARE,
     REWARD_GROUP,
     SHORT,
+    DecisionSettings,
     Evaluation,
     Group,
     Inputs,
+    Loop,
     Loss,
     RewardSettings,
     Selection,
@@ -92,6 +95,14 @@ else:
     ]
 
 
+IN_A_WORLD: Mapping[str, object] = OnPolicy.defaults()
+"""Defaults of every algorithm that learns by acting: what keeps one from learning a log by heart is in the way."""
+
+
+def _names_a_world(group: object) -> bool:
+    return isinstance(group, WorldSettings) or (isinstance(group, dict) and group.get("name") is not None)
+
+
 def with_defaults(data: object) -> object:
     """The values with the defaults of their algorithm where they say nothing."""
     if not isinstance(data, dict):
@@ -102,6 +113,8 @@ def with_defaults(data: object) -> object:
     if algorithm is None:
         raise SetupError(f"algorithm is {name!r}; allowed: {listed(list(ALGORITHMS), 'or')}")
     defaults = algorithm.defaults()
+    if _names_a_world(data.get("world")):
+        defaults |= IN_A_WORLD
     if "epochs" in data:
         defaults.pop("passes", None)
     group = data.get("split")
@@ -162,6 +175,7 @@ class Setup(Group):
         "out); whatnext without window reads at most so many events at once; also how far back a transformer looks",
     )
     inputs: Inputs = Inputs()
+    decisions: DecisionSettings = DecisionSettings()
     world: WorldSettings = WorldSettings()
     loss: Loss = Loss()
     discount: float = Field(default=0.5, ge=0, lt=1, description="worth of a reward one event later, not one day later")
@@ -235,6 +249,7 @@ class Setup(Group):
     user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
     slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
     server: Server = Server()
+    loop: Loop = Loop()
 
     @classmethod
     def read(
@@ -277,6 +292,11 @@ class Setup(Group):
         """See pydantic."""
         complete()
         return super().model_validate(obj, **more)
+
+    @property
+    def acts(self) -> bool:
+        """Whether its agent learns by acting in a world."""
+        return self.world.name is not None or self.algorithm.source == "world"
 
     @property
     def needs_critic(self) -> bool:

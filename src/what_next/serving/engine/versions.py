@@ -4,7 +4,7 @@ import hashlib
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from what_next.data.files import sync
@@ -117,6 +117,15 @@ def intact(place: Path, version: str) -> None:
         )
 
 
+def prune(folder: Path, names: Iterable[str], kept: Collection[str]) -> int:
+    """Remove some versions from the folder of all, but for those that are to be kept; returns how many there were."""
+    gone = [folder_of(folder, name) for name in set(names) - set(kept)]
+    there = [place for place in gone if place.is_dir()]
+    for place in there:
+        shutil.rmtree(place, ignore_errors=True)
+    return len(there)
+
+
 def _files(agent: Path) -> dict[str, Path]:
     """The files of a model, by their names in the folder of a version."""
     files = {AGENT: agent, catalogue_path(Path(AGENT)).name: catalogue_path(agent)}
@@ -181,6 +190,6 @@ def before(deployments: Sequence[Deployment]) -> str:
     """
     found = line(deployments)
     if len(found) < 2:
-        told = f"{found[0]} is the first" if found else "nothing is deployed yet"
-        raise ModelError(f"rollback: {told}, so there is no deployment before the current one to go back to")
+        reason = f"{found[0]} is the first" if found else "nothing is deployed yet"
+        raise ModelError(f"rollback: {reason}, so there is no deployment before the current one to go back to")
     return found[-2]

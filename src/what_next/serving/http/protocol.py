@@ -22,11 +22,9 @@ SPARE = 64
 """Connections beyond the bound that are still listened to: a load balancer's probe must come through."""
 TOO_MANY = Problem(503, "too many connections at once; try again, on one that stays open", headers={**RETRY, **CLOSE})
 REFUSALS = 2000
-"""Refusals a second that are sent at once; further ones are held back."""
-BURST = 0.1
-"""Seconds whose refusals may come together."""
-HELD = 1.0
-"""Seconds for which a refusal is held back, at most."""
+"""Refusals a second, a thirtieth of the processor's time; further ones are held back."""
+BURST = 200
+"""Refusals that are sent together."""
 LOOK = 0.01
 """Seconds between two looks at the refusals that are held."""
 
@@ -70,8 +68,9 @@ class Shedding:
     One turn of the event loop reads from thousands of connections before the first of these requests reaches the
     engine. What was let in during a turn therefore counts along with what the engine already has.
 
-    Refusals beyond `REFUSALS` a second are held back, each in its turn and for `HELD` seconds at most. Who does not
-    wait for Retry-After is slowed down by that, and the processor is left to the answers.
+    Refusals beyond `REFUSALS` a second are held back, each in its turn. Who does not wait for Retry-After is slowed
+    down by that, and the processor is left to the answers: meanwhile what a client sends stays in the kernel. Each
+    connection has one refusal at most, so that none waits longer than it takes to refuse all connections once.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -79,7 +78,8 @@ class Shedding:
         self._in_turn, self._spare = False, 0.0
         self._let_in = Counter[str]()
         self._waits: dict[tuple[str, bytes], float] = {}
-        self._due, self._held = 0.0, deque[tuple[float, Bounded]]()
+        self._budget, self._since = 0.0, 0.0
+        self._held, self._sending = deque[Bounded](), False
 
     def refuse(self, data: bytes, address: str) -> bytes | None:
         """The response to a whole request, as it came; None: it may be asked."""
@@ -93,12 +93,12 @@ class Shedding:
             return None
         if (end := data.find(b"\r\n\r\n") + 2) < 2:
             return None
-        told = plain(data[:end])
-        if told is None or told.length != len(data) - end - 2:
+        head = plain(data[:end])
+        if head is None or head.length != len(data) - end - 2:
             return None
-        if not (wait := self._waits.get((address, told.key)) or self._wait(address, told.key)):
+        if not (wait := self._waits.get((address, head.key)) or self._wait(address, head.key)):
             return None
-        self._parts.metrics.shed[told.path] += 1
+        self._parts.metrics.shed[head.path] += 1
         return refusal(int(wait))
 
     def _wait(self, address: str, key: bytes) -> float:
@@ -114,26 +114,25 @@ class Shedding:
             let_in[caller] += 1
         return wait
 
-    def tell(self, refused: "Bounded") -> None:
-        """Has a refusal sent: at once, or in its turn."""
+    def refuse_later(self, refused: "Bounded") -> None:
+        """Have a refusal sent: at once, or in its turn."""
         now = monotonic()
         if now > self._noted + 1:
             self._noted = now
             self._parts.log.note("more is asked than can be answered in time; some questions are refused with 503")
-        self._due = min(max(self._due + 1 / REFUSALS, now - BURST), now + HELD)
-        if self._due <= now:
-            refused.tell()
-            return
-        if not self._held:
-            refused.loop.call_later(LOOK, self._tell_held)
-        self._held.append((self._due, refused))
+        self._held.append(refused)
+        if not self._sending:
+            self._send_held()
 
-    def _tell_held(self) -> None:
-        now, held = monotonic(), self._held
-        while held and held[0][0] <= now:
-            held.popleft()[1].tell()
-        if held:
-            held[0][1].loop.call_later(LOOK, self._tell_held)
+    def _send_held(self) -> None:
+        """Sends what the processor is to spare since the last time; clients that are gone cost nothing."""
+        self._sending, now = True, monotonic()
+        self._budget, self._since = min(self._budget + (now - self._since) * REFUSALS, BURST), now
+        while self._held and self._budget >= 1:
+            self._budget -= self._held.popleft().send_refusal()
+        self._sending = bool(self._held)
+        if self._sending:
+            asyncio.get_running_loop().call_later(LOOK, self._send_held)
 
     def _end_turn(self) -> None:
         """What was let in is with the engine when the loop reads again: its tasks run before that."""
@@ -205,7 +204,7 @@ class Bounded(HttpToolsProtocol):
             if self._refusal is not None:
                 self._wait_no_longer()
                 self._unset_keepalive_if_required()
-                self.shedding.tell(self)
+                self.shedding.refuse_later(self)
                 return
         self._size += len(data)
         super().data_received(data)
@@ -216,21 +215,22 @@ class Bounded(HttpToolsProtocol):
         elif self._late is None:
             self._late = self.loop.call_later(SILENCE, self._silent)
 
-    def tell(self) -> None:
-        """Send the refusal of what was not read; the connection goes on."""
+    def send_refusal(self) -> bool:
+        """Send the refusal of what was not read; the connection goes on. False: there is nobody to tell."""
         refusal, self._refusal = self._refusal, None
         if refusal is None or self.transport.is_closing():
-            return
+            return False
         self.transport.write(refusal)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
         if self._next:
             data, self._next = self._next, b""
             self.flow.resume_reading()
             self.data_received(data)
+        return True
 
     def shutdown(self) -> None:
         """The service stops; whoever was refused is told now."""
-        self.tell()
+        self.send_refusal()
         super().shutdown()
 
     def _wait_no_longer(self) -> None:

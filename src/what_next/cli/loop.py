@@ -1,0 +1,117 @@
+"""`what-next loop`: learn from the service's own log, and deploy what is better."""
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.table import Table
+
+from what_next.cli.options import Json, setup_of
+from what_next.cli.output import emit, note, tell
+from what_next.cli.service import opened
+from what_next.errors import SetupError, StoreError, WhatNextError
+
+if TYPE_CHECKING:
+    from what_next.serving.loop import Loop
+
+app = typer.Typer()
+
+STATUS = "status"
+"""The word before SETUP that asks, and changes nothing."""
+
+
+@app.command()
+def loop(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="[status] SETUP [KEY=VALUE]...", help="A setup, and settings that override its own."),
+    ],
+    once: Annotated[bool, typer.Option("--once", help="Do what can be done now, and end: for cron.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Keep learning from the service's own log: export, train, judge, shadow, canary, promote or roll back.
+
+    With the word `status` before SETUP: tell what it has done, and what it waits for.
+    """
+    asked, words = words[0] == STATUS, words[words[0] == STATUS :]
+    if not words:
+        raise SetupError("loop status: name a setup, as in what-next loop status setup.txt")
+    if asked and once:
+        raise SetupError("loop status --once: --once is for the loop itself; leave it out")
+    settings = setup_of(Path(words[0]), words[1:], "train=no")
+    from what_next.serving.loop import Journal, Loop, journal_path
+
+    path = journal_path(settings)
+    if asked:
+        if not path.is_file():
+            raise StoreError(f"{path}: there is no journal; begin with what-next loop SETUP")
+        journal = Journal.open(path)
+        try:
+            _show(journal.status(), as_json)
+        finally:
+            journal.close()
+        return 0
+    with opened(settings) as store:
+        journal = Journal.open(path)
+        try:
+            with journal.lock():
+                os.nice(settings.loop.nice)
+                _go_on(Loop(settings, store, journal), None if once else settings.loop.look)
+            if as_json:
+                emit(journal.status())
+        finally:
+            journal.close()
+    return 0
+
+
+def _go_on(loop: "Loop", every: float | None) -> None:
+    """Do what is to be done, for ever or once; and print what was done."""
+    told = max((one.number for one in loop.journal.lines(1)), default=0)
+    while True:
+        try:
+            loop.run()
+        except WhatNextError as error:
+            if every is None:
+                raise
+            note(f"what-next: {error}")
+        for line in reversed(loop.journal.lines(1000)):
+            if line.number > told:
+                where = line.step if line.round is None else f"round {line.round}, {line.step}"
+                note(f"{_moment(line.time)}  {where}: {line.told}")
+                told = line.number
+        if every is None:
+            return
+        time.sleep(every)
+
+
+def _show(status: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit(status)
+        return
+    table = Table("when", "round", "step", "what it did, and why")
+    for line in reversed(status["lines"]):
+        table.add_row(_moment(line["time"]), str(line["round"] or ""), line["step"], line["told"])
+    tell(Group(table, _summary(status)))
+
+
+def _summary(status: dict[str, Any]) -> str:
+    numbers, latest = status["numbers"], next(iter(status["rounds"]), None)
+    parts = [] if latest is None else [f"round {latest['number']}: {latest['step'] or latest['outcome']}"]
+    if "unlearned" in numbers:
+        parts.append(f"{numbers['unlearned']:,.0f} events and feedback not yet learned from")
+    if "reward" in numbers:
+        bounds = [f"{numbers[name]:.4g}" for name in ("reward_low", "reward_high") if name in numbers]
+        within = f" [{', '.join(bounds)}]" if bounds else ""
+        parts.append(
+            f"the deployed version earns {numbers['reward']:.4g}{within} for an answer, over {numbers['answers']:,.0f} "
+            "answers"
+        )
+    return "; ".join(parts) or "nothing was done yet"
+
+
+def _moment(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,188 @@
+"""A candidate: the log that it learns from, its training, and what people who were held out say of it."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from what_next.agent import Agent
+from what_next.data import Catalogue, Dataset
+from what_next.environment import Environment
+from what_next.errors import CatalogueError, DataError, ModelError, SaveError, some
+from what_next.metrics.next_items import Targets, rank
+from what_next.off_policy import Learned, LogSettings, gate
+from what_next.policy import LearnedPolicy
+from what_next.serving.engine.versions import AGENT, CRITIC, versions_folder
+from what_next.serving.store import Store
+from what_next.serving.store.export import exported
+from what_next.settings import Setup, SplitSettings
+from what_next.state import State
+from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest
+
+LEARNED, JUDGING = "learned.parquet", "judging.parquet"
+"""Files in the folder of a round: the log of those who are learned from, and of those who are held out."""
+ROOM = 2**26
+"""Bytes that must be free on the disk, besides what a round writes."""
+
+
+def agent_of(setup: Setup, version: str) -> Path:
+    """The agent's file of a deployed version."""
+    return versions_folder(setup) / version / AGENT
+
+
+def held_out(user: object, share: float) -> bool:
+    """Whether a user is one of the share whom no model learns from: always the same ones, by a hash of the id."""
+    digest = hashlib.blake2b(f"held out:{user}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def check_room(folder: Path, version: Path) -> None:
+    """Raises a `SaveError` where the disk has no room for another round."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = sum(path.stat().st_size for path in version.iterdir())
+    logs = sum(path.stat().st_size for path in folder.glob("*/*.parquet"))
+    if (free := shutil.disk_usage(folder).free) < (need := ROOM + 4 * size + 2 * logs):
+        raise SaveError(f"{folder}: its disk is full ({free:,} bytes are free, a round needs {need:,}); make room")
+
+
+def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, int]:
+    """Write the log in two parts, by user; returns how much each holds.
+
+    Raises:
+        DataError: there is nothing, or one of the parts has no users.
+    """
+    catalogue = Catalogue.from_table(pl.read_parquet(catalogue_path(agent_of(setup, current))))
+    whole = exported(store, catalogue)
+    users = whole.log["user_id"].unique()
+    out = pl.Series(users.name, [one for one in users if held_out(one, setup.loop.held_out)], users.dtype)
+    counts = dict[str, int]()
+    for name, rows in (
+        (JUDGING, whole.log.filter(pl.col("user_id").is_in(out.implode()))),
+        (LEARNED, whole.log.filter(~pl.col("user_id").is_in(out.implode()))),
+    ):
+        part = replace(whole, log=rows)
+        if not part.events:
+            raise DataError(f"{store.backend.where}: too few users have events to hold some out (loop.held_out)")
+        part.write(folder / name)
+        what = name.removesuffix(".parquet")
+        counts |= {f"{what}_events": part.events, f"{what}_decisions": part.decisions}
+        counts[f"{what}_users"] = rows["user_id"].n_unique()
+    return counts
+
+
+def settings_of(setup: Setup, folder: Path, number: int, fresh: bool) -> Setup:
+    """How the candidate of a round is trained."""
+    loop = setup.loop
+    values: dict[str, Any] = {
+        "train": True,
+        "data": folder / LEARNED,
+        "model_agent_path": folder / AGENT,
+        "model_critic_path": folder / CRITIC if setup.model_critic_path else None,
+        "log": None,
+        "seed": setup.seed + number,
+        "seconds": min(loop.seconds, setup.seconds or loop.seconds),
+        "threads": loop.threads,
+    }
+    if not fresh and loop.passes is not None:
+        values["passes"] = loop.passes
+    return setup.model_copy(update=values)
+
+
+def unlike(setup: Setup, deployed: Path) -> str | None:
+    """Why training cannot start from a deployed model; None: it can."""
+    trained, name = read_manifest(deployed, "agent").setup["algorithm"]["name"], setup.algorithm.name
+    if trained != name:
+        return f"the deployed model is of {trained}, and the setup says {name}"
+    return None
+
+
+def train(setup: Setup, origin: Path | None) -> dict[str, Any]:
+    """Train a candidate from a model or from nothing; a training that was broken off goes on.
+
+    Returns:
+        How much it was trained, and whether it was interrupted once more.
+    """
+    resume = setup.model_agent_path.is_file() and setup.model_agent_path.with_suffix(".resume.safetensors").is_file()
+    origin = None if resume else origin
+    state = State.open(setup, resume=resume, origin=origin)
+    environment = Environment(Agent(setup, state.space), state, setup, resume=resume, origin=origin, force=True)
+    report = environment.train_agent()
+    return {"histories": report.histories, "seconds": round(report.seconds, 1), "stopped": report.stopped}
+
+
+def check_catalogue(candidate: Path, deployed: Path) -> None:
+    """Raises a `ModelError` where a candidate lacks items of the deployed model, or has other attributes."""
+    ours, theirs = (Catalogue.from_table(pl.read_parquet(catalogue_path(one))) for one in (candidate, deployed))
+    if ours.names != theirs.names:
+        raise ModelError(
+            f"the candidate is of another catalogue: its items have {some(ours.names) or 'no attributes'}, and those "
+            f"of the deployed model {some(theirs.names) or 'none'}"
+        )
+    missing = theirs.ids.filter(~theirs.ids.cast(pl.String).is_in(ours.ids.cast(pl.String).implode()))
+    if len(missing):
+        raise ModelError(f"the candidate is of another catalogue: it lacks {some(missing, len(missing))}")
+
+
+def served(name: str, agent: Path, setup: Setup) -> Learned:
+    """A model as it was trained and would be served."""
+    critic = critic_beside(agent)
+    beside_it = agent.with_name(CRITIC)
+    if critic is None or not critic.is_file():
+        critic = beside_it if beside_it.is_file() else critic
+    values = {"model_agent_path": agent, "model_critic_path": critic, "train": False, "device": "cpu"}
+    trained = read_manifest(agent, "agent").made_by()
+    return Learned(name, trained.model_copy(update=values | {"server": setup.server, "threads": setup.loop.threads}))
+
+
+def judge(setup: Setup, log: Path, candidate: Path, deployed: Path, names: tuple[str, str]) -> dict[str, Any]:
+    """What the log of those who were held out says of a candidate beside the deployed model: see `off_policy.gate`.
+
+    Returns:
+        `verdict`: better, worse, undecided, or no evidence; and `why`.
+    """
+    policies = [served(name, agent, setup) for name, agent in zip(names, (candidate, deployed), strict=True)]
+    try:
+        found = gate(LogSettings(log, top=setup.loop.top), *policies, margin=setup.loop.margin, looks="any")
+    except DataError as error:
+        return {"verdict": "no evidence", "why": str(error).replace(str(log), "the service's own log")}
+    apart = found["difference"]
+    bounds = {name: apart.get(name) for name in ("mean", "low", "high")}
+    if found["promote"]:
+        verdict = "better"
+    elif apart.get("low") is None:
+        verdict = "no evidence"
+    else:
+        verdict = "worse" if apart["high"] < 0 else "undecided"
+    return {"verdict": verdict, "why": found["why"].replace(str(log), "the service's own log"), **bounds}
+
+
+def foreseen(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, float]:
+    """NDCG@10 of the last event of those who were held out, by model; empty where nobody can be judged."""
+    dataset, found = Dataset.read(log), dict[str, float]()
+    for name, agent in agents.items():
+        one = served(name, agent, setup).setup.model_copy(update={"split": SplitSettings(name="leave_last_out")})
+        try:
+            policy = LearnedPolicy.load(one, dataset)
+        except CatalogueError:  # items came since it was trained
+            continue
+        targets = Targets.of(dataset, policy.state.split, "test")
+        if len(targets):
+            ranks = rank(policy, targets, policy.state.histories, seen=setup.evaluation.seen)
+            found[name] = float(ranks.ndcg.mean())
+    return found
+
+
+def items_of(agent: Path) -> frozenset[str]:
+    """The ids of the items that a model knows."""
+    return frozenset(pl.read_parquet(catalogue_path(agent), columns=["item_id"])["item_id"].cast(pl.String))
+
+
+def clear(folder: Path, keep: int | None) -> None:
+    """Remove what rounds left behind, but for one of them."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and path.name.isdecimal() and path.name != str(keep):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,161 @@
+"""What live answers earned: of the deployed version, and of the one beside it."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from sqlalchemy import bindparam, func, select
+from sqlalchemy import type_coerce as as_type
+from sqlalchemy.types import Text
+
+from what_next.off_policy.confidence_sequences import EFFECT, normal_mixture
+from what_next.serving.store import Store, tables
+from what_next.serving.store.export import rewards_of
+
+FEW = 30
+"""Users of either version, below whom nothing is said: the bounds hold in the limit of many."""
+SHOWN = tables.impressions.c
+LATER = (
+    select(
+        SHOWN.number, SHOWN.recommendation_id, SHOWN.user_id, SHOWN.version, SHOWN.fallback,
+        as_type(SHOWN["items"], Text), as_type(SHOWN.propensities, Text),
+    )
+    .where(SHOWN.number > bindparam("since"), SHOWN.shown, SHOWN.user_id.is_not(None), SHOWN.policy == "trained")
+    .order_by(SHOWN.number)
+)  # fmt: skip
+UNSEEN = select(func.count()).where(
+    SHOWN.number > bindparam("since"), SHOWN.shown.is_(False), SHOWN.version == bindparam("version")
+)
+LAST = select(func.coalesce(func.max(SHOWN.number), 0))
+COUNTS = select(
+    select(func.coalesce(func.sum(tables.users.c.events), 0)).scalar_subquery(),
+    select(func.coalesce(func.max(tables.feedback.c.number), 0)).scalar_subquery(),
+)
+RECENT = (
+    select(tables.events.c.item_id)
+    .where(tables.events.c.arrived > bindparam("since"))
+    .order_by(tables.events.c.arrived.desc(), tables.events.c.number.desc())
+    .limit(bindparam("most"))
+)
+
+
+def last_answer(store: Store) -> int:
+    """The number of the store's last answer."""
+    return int(store.fetch(LAST)[0][0])
+
+
+def happened(store: Store) -> int:
+    """How much the store holds to learn from: its events, and the feedback that was ever sent."""
+    return sum(map(int, store.fetch(COUNTS)[0]))
+
+
+def unseen(store: Store, version: str, since: int) -> int:
+    """How often a version answered in the shadow, after some answer."""
+    return int(store.fetch(UNSEEN, since=since, version=version)[0][0])
+
+
+def recent_items(store: Store, since: int, most: int) -> list[str]:
+    """The items of the latest events that arrived after a moment, the oldest of them first."""
+    return [item for (item,) in reversed(store.fetch(RECENT, since=since, most=most))]
+
+
+def answers(store: Store, since: int) -> pl.DataFrame:
+    """The answers to users by name after some answer: `number`, `user_id`, `version`, `fallback`, `chance` (the mean
+    over its items that another one had), `reward` (the sum over its items)."""
+    columns = ("number", "slate", "user_id", "version", "fallback", "items", "propensities")
+    schema: dict[str, Any] = dict.fromkeys(columns, pl.String) | {"number": pl.Int64}
+    found = pl.DataFrame([tuple(row) for row in store.fetch(LATER, since=since)], schema, orient="row")
+    shown = found.select("number", "slate", "user_id", item_id=pl.col("items").str.json_decode(pl.List(pl.String)))
+    rewards, _ = rewards_of(store, shown.explode("item_id"))
+    earned = rewards.group_by("number").agg(pl.col("reward").cast(pl.Float64).sum())
+    chances = [_other(text) for text in found["propensities"]]
+    joined = found.with_columns(chance=pl.Series(chances, dtype=pl.Float64)).join(earned, on="number", how="left")
+    joined = joined.with_columns(pl.col("reward").fill_null(0.0)).sort("number")
+    return joined.select("number", "user_id", "version", "fallback", "chance", "reward")
+
+
+def _other(propensities: str) -> float:
+    """The mean chance of anything else, over the items of an answer; 0 where chances are not known."""
+    known = [1 - chance for chance in json.loads(propensities) if chance is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+@dataclass(frozen=True)
+class Mean:
+    """What an answer earned on average, with bounds that hold at any number of looks.
+
+    Attributes:
+        value: of the answers; `low`, `high`: bounds at 95 %, infinite for too few users.
+        error: the standard error, users being the units.
+        users, answers: how many.
+    """
+
+    value: float
+    low: float
+    high: float
+    error: float
+    users: int
+    answers: int
+
+    @classmethod
+    def of(cls, found: pl.DataFrame) -> "Mean":
+        """Of some answers. The users are the units, since one user's answers are alike."""
+        each = found.group_by("user_id").agg(pl.col("reward").sum(), pl.len())
+        users, count = len(each), int(each["len"].sum())
+        if users < 2:
+            return cls(math.nan, -math.inf, math.inf, math.inf, users, count)
+        tops, bottoms = each["reward"].to_numpy(), each["len"].to_numpy()
+        value = float(tops.sum() / bottoms.sum())
+        influence = (tops - value * bottoms) / bottoms.mean()  # of a ratio: the delta method
+        error = float(np.std(influence, ddof=1) / math.sqrt(users))
+        half = _half(error, value) if users >= FEW else math.inf
+        return cls(value, value - half, value + half, error, users, count)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How much more an answer of one version earned than one of another, in the same time.
+
+    Attributes:
+        ours, theirs: each for itself; `mean`: of the difference, with bounds at any number of looks.
+    """
+
+    ours: Mean
+    theirs: Mean
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, found: pl.DataFrame, ours: str, theirs: str) -> "Contrast":
+        """Of two versions, who had different users."""
+        one, other = (Mean.of(found.filter(pl.col("version") == version)) for version in (ours, theirs))
+        mean = one.value - other.value
+        enough = min(one.users, other.users) >= FEW
+        half = _half(math.hypot(one.error, other.error), other.value) if enough else math.inf
+        return cls(one, other, mean, mean - half, mean + half)
+
+    @property
+    def cost(self) -> float:
+        """What the answers of the first have cost, by the means."""
+        return max(0.0, -self.mean * self.ours.answers) if math.isfinite(self.mean) else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.ours.value:.4g} against {self.theirs.value:.4g} for an answer, difference {self.mean:.4g} "
+            f"[{self.low:.4g}, {self.high:.4g}] at any number of looks ({self.ours.answers:,} answers to "
+            f"{self.ours.users:,} users, {self.theirs.answers:,} to {self.theirs.users:,})"
+        )
+
+
+def exploration(found: pl.DataFrame) -> float:
+    """The mean chance, over answers of a model, that an item had another one than the shown; 0 for none."""
+    own = found.filter(pl.col("fallback").is_null())["chance"]
+    return float(own.mean()) if len(own) else 0.0  # type: ignore[arg-type]
+
+
+def _half(error: float, mean: float) -> float:
+    return normal_mixture(error, EFFECT * abs(mean))

@@ -1,0 +1,193 @@
+"""What the loop remembers from one step to the next, and tells of each: a SQLite file beside the store."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from sqlalchemy import BigInteger, Column, Connection, Double, Integer, MetaData, Table, Text, insert, select, update
+
+from what_next.errors import StoreError
+from what_next.serving.store import now, store_of
+from what_next.serving.store.backend import Backend, connect, make_file
+from what_next.serving.store.tables import Json
+from what_next.settings import Setup
+
+metadata = MetaData()
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("began", BigInteger, nullable=False),
+    Column("step", Text),  # that comes next; null: the round is over
+    Column("outcome", Text),
+    Column("facts", Json, nullable=False),
+)
+
+# What people read: a line for each step that was done, waited for the first time, or failed.
+lines = Table(
+    "lines",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("time", BigInteger, nullable=False),
+    Column("round", Integer),
+    Column("step", Text, nullable=False),
+    Column("told", Text, nullable=False),
+)
+
+gauges = Table("gauges", metadata, Column("name", Text, primary_key=True), Column("value", Double, nullable=False))
+
+
+@dataclass(frozen=True)
+class Round:
+    """One turn: from an export to a deployment, or to its refusal.
+
+    Attributes:
+        number: 1, 2, 3, ...; `began`: when, in microseconds since 1970 UTC.
+        step: the one that comes next; None: it is over, with `outcome`.
+        facts: what its steps found, and the later ones need.
+    """
+
+    number: int
+    began: int
+    step: str | None
+    outcome: str | None
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """What happened at some time, in words; `round`: None outside of all."""
+
+    number: int
+    time: int
+    round: int | None
+    step: str
+    told: str
+
+
+def journal_path(setup: Setup) -> Path:
+    """Where the journal of a setup's loop lies: beside a SQLite store, else beside the agent's file."""
+    place = str(store_of(setup)).removeprefix("sqlite:///")
+    file = setup.model_agent_path if "://" in place else Path(place)
+    return file.parent / "loop" / "journal.sqlite"
+
+
+class Journal:
+    """The journal of a store's loop; every change is one durable transaction."""
+
+    def __init__(self, backend: Backend, clock: Callable[[], int] = now) -> None:
+        self.backend, self.clock = backend, clock
+
+    @classmethod
+    def open(cls, path: Path, *, clock: Callable[[], int] = now) -> "Journal":
+        """The journal in a file, which is made where there is none.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+        make_file(path)
+        backend = connect(path)
+        with backend.explained(), backend.engine.begin() as connection:
+            metadata.create_all(connection)
+        return cls(backend, clock)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.backend.close()
+
+    def lock(self) -> FileLock:
+        """The lock that only one loop holds; it goes with its process.
+
+        Raises:
+            StoreError: another loop holds it.
+        """
+        lock = FileLock(f"{self.backend.where}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            told = f"{self.backend.where}: another loop works on this store; there can be one (what-next loop status)"
+            raise StoreError(told) from None
+        return lock
+
+    # Writing
+
+    def begin(self, facts: Mapping[str, Any], step: str, told: str) -> Round:
+        """A new round, whose first step comes next."""
+        with self._change() as connection:
+            made = connection.execute(insert(rounds).values(began=self.clock(), step=step, facts=dict(facts)))
+            assert made.inserted_primary_key is not None
+            number = int(made.inserted_primary_key[0])
+            self._tell(connection, number, "begin", told)
+        return self.rounds(1)[0]
+
+    def note(self, current: Round, facts: Mapping[str, Any], told: str | None = None) -> Round:
+        """Add facts to a round; and a line, where there is something to tell."""
+        with self._change() as connection:
+            more = {**current.facts, **facts}
+            connection.execute(update(rounds).where(rounds.c.number == current.number).values(facts=more))
+            if told is not None:
+                self._tell(connection, current.number, current.step or "", told)
+        return Round(current.number, current.began, current.step, current.outcome, more)
+
+    def go_on(
+        self, current: Round, facts: Mapping[str, Any], told: str, step: str | None, outcome: str | None
+    ) -> Round:
+        """Note that the step of a round is done, what it found, and which one is next; None: the round is over."""
+        more = {**current.facts, **facts}
+        with self._change() as connection:
+            changed = update(rounds).where(rounds.c.number == current.number)
+            connection.execute(changed.values(step=step, outcome=outcome, facts=more))
+            self._tell(connection, current.number, current.step or "", told)
+        return Round(current.number, current.began, step, outcome, more)
+
+    def tell(self, step: str, told: str, number: int | None = None) -> None:
+        """Add a line."""
+        with self._change() as connection:
+            self._tell(connection, number, step, told)
+
+    def measure(self, **values: float | int) -> None:
+        """Keep some numbers, in the place of those of the same names."""
+        with self._change() as connection:
+            for name, value in values.items():
+                if not connection.execute(update(gauges).where(gauges.c.name == name).values(value=value)).rowcount:
+                    connection.execute(insert(gauges).values(name=name, value=value))
+
+    def _tell(self, connection: Connection, number: int | None, step: str, told: str) -> None:
+        connection.execute(insert(lines).values(time=self.clock(), round=number, step=step, told=told))
+
+    @contextmanager
+    def _change(self) -> Iterator[Connection]:
+        with self.backend.explained(), self.backend.engine.begin() as connection:
+            yield connection
+
+    # Reading
+
+    def rounds(self, most: int) -> list[Round]:
+        """The latest rounds, the newest first."""
+        found = self._fetch(select(rounds).order_by(rounds.c.number.desc()).limit(most))
+        return [Round(*row) for row in found]
+
+    def lines(self, most: int) -> list[Line]:
+        """The latest lines, the newest first."""
+        return [Line(*row) for row in self._fetch(select(lines).order_by(lines.c.number.desc()).limit(most))]
+
+    def numbers(self) -> dict[str, float]:
+        """What was measured last, by name."""
+        return dict(tuple(row) for row in self._fetch(select(gauges)))
+
+    def status(self, most: int = 50) -> dict[str, Any]:
+        """Everything, as plain values."""
+        latest = self.rounds(3)
+        return {
+            "rounds": [asdict(one) for one in latest],
+            "numbers": self.numbers(),
+            "lines": [asdict(one) for one in self.lines(most)],
+        }
+
+    def _fetch(self, statement: Any) -> Any:
+        with self.backend.explained(), self.backend.reader.connect() as connection:
+            return connection.execute(statement).all()

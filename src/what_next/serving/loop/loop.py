@@ -1,0 +1,399 @@
+"""The machine of persistent steps: export, train, judge, shadow, canary, promote, watch; or refuse, or roll back.
+
+A round is a row of the journal with the step that comes next. A step does its work, and then the journal notes in one
+transaction that it is done, what it found and which step follows. A process that is killed in between does the step
+again, so each step may be done twice: files are written aside and renamed, a training goes on from its last save, a
+version is kept and deployed once.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from what_next.errors import SetupError, StoreUnavailable, WhatNextError
+from what_next.serving.engine.versions import before, keep, line, prune, versions_folder
+from what_next.serving.loop import candidate, drift, evidence
+from what_next.serving.loop.evidence import Contrast, Mean
+from what_next.serving.loop.journal import Journal, Round
+from what_next.serving.store import Deploy, Second, Store
+from what_next.settings import Setup
+
+TRIES = 3
+"""How often a step may fail before its round is given up."""
+MOST = 1000
+"""Rounds that are looked through for an old version."""
+STREAM = 20_000
+"""Answers, and events, that the detector of drift reads."""
+PAUSE = 3600.0
+"""Seconds until the next round after one that was given up."""
+BACK = 60 * 10**6
+"""Microseconds that a clock may go back before it is told."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a step.
+
+    Attributes:
+        told: in a sentence; `next`: the step that follows, None where the round is over.
+        facts: what later steps need; `outcome`: of a round that is over.
+    """
+
+    told: str
+    next: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    outcome: str | None = None
+
+
+class Loop:
+    """Keeps a service's model learning. One look does the next step, where there is one to do.
+
+    Attributes:
+        setup: how candidates are trained and served; `store`: of the service; `journal`: what is remembered.
+    """
+
+    def __init__(self, setup: Setup, store: Store, journal: Journal) -> None:
+        """`journal`, whose clock holds for everything here.
+
+        Raises:
+            SetupError: the setup names a second model of its own.
+        """
+        if setup.server.candidate is not None:
+            raise SetupError(
+                "server.candidate is set, and the loop has the service try candidates of its own; leave it out"
+            )
+        self.setup, self.store, self.journal = setup, store, journal
+        self.folder = Path(journal.backend.where).parent
+        self._told = ""
+        self.steps: dict[str, Callable[[Round], Done | None]] = {
+            "export": self._export,
+            "train": self._train,
+            "judge": self._judge,
+            "shadow": self._shadow,
+            "canary": self._canary,
+            "promote": self._promote,
+            "watch": self._watch,
+        }
+
+    def run(self) -> None:
+        """Go on until there is nothing to do now.
+
+        Raises:
+            WhatNextError: a step failed, which the journal tells, too; the next look tries again.
+        """
+        while self.look():
+            pass
+
+    def look(self) -> bool:
+        """Do the next step; False: there is none to do now.
+
+        Raises:
+            WhatNextError: see `run`.
+        """
+        self._mind_the_clock()
+        current = self._current()
+        if current is None or current.step == "watch":
+            why = self._due()
+            if why is None:
+                return current is not None and self._do(current)
+            if current is not None:  # the next round takes the place of the watch
+                self.store.put_second(None)
+                self.journal.go_on(current, {}, "the watch ends with the next round", None, "promoted")
+            return self._begin(why)
+        return self._do(current)
+
+    # Rounds
+
+    def _current(self) -> Round | None:
+        """The round that is under way."""
+        latest = self.journal.rounds(1)
+        return latest[0] if latest and latest[0].step is not None else None
+
+    def _due(self) -> str | None:
+        """Why a round begins now; None: it does not. Measures on the way."""
+        numbers, deployed = self.journal.numbers(), self.store.deployments()
+        if not deployed:
+            self._once("waits for a first answer: nothing is deployed yet; start what-next serve")
+            return None
+        new = evidence.happened(self.store) - int(numbers.get("exported", 0))
+        self.journal.measure(unlearned=new)
+        loop, last = self.setup.loop, numbers.get("began")
+        alarm = self._measure(deployed[-1].version) if new else None
+        if last is None:
+            self.journal.measure(began=self.journal.clock())
+            last = self.journal.clock()
+        if new < loop.least:
+            self._once(
+                f"waits for feedback: {new:,} new events and feedback, a round needs {loop.least:,} (loop.least)"
+            )
+            return None
+        waited, rounds = (self.journal.clock() - last) / 1e6, self.journal.rounds(1)
+        if rounds and rounds[0].outcome == "failed" and waited < min(loop.every, PAUSE):
+            return None
+        if alarm is not None:
+            return alarm
+        if new >= loop.feedback:
+            return f"{new:,} new events and feedback (loop.feedback is {loop.feedback:,})"
+        return f"{waited / 3600:.1f} h since the last round (loop.every)" if waited >= loop.every else None
+
+    def _begin(self, why: str) -> bool:
+        loop, new = self.setup.loop, int(self.journal.numbers()["unlearned"])
+        current = self.store.deployments()[-1].version
+        rounds = self.journal.rounds(1)
+        number = (rounds[0].number if rounds else 0) + 1
+        fresh = bool(loop.fresh) and number % loop.fresh == 0
+        facts = {"current": current, "fresh": fresh, "why": why}
+        self.journal.begin(facts, "export", f"begins: {why}; {new:,} events and feedback are new; {current} answers")
+        self.journal.measure(began=self.journal.clock(), drift=0.0)
+        return True
+
+    def _do(self, current: Round) -> bool:
+        """One step of a round; False: it has to wait."""
+        assert current.step is not None, "a round that is over has no step"
+        try:
+            done = self.steps[current.step](current)
+        except StoreUnavailable:
+            raise  # nothing failed: it is tried again
+        except Exception as error:
+            self._failed(current, error)
+            raise
+        if done is None:
+            return False
+        self.journal.go_on(current, {**done.facts, "tries": 0}, done.told, done.next, done.outcome)
+        if done.next is None:
+            candidate.clear(self.folder, current.number)
+        return True
+
+    def _failed(self, current: Round, error: Exception) -> None:
+        """Note a failure; after some of them, the round is given up and the deployed version goes on."""
+        tries = int(current.facts.get("tries", 0)) + 1
+        told = str(error) if isinstance(error, WhatNextError) else f"{type(error).__name__}: {error}"
+        if tries < TRIES:
+            self.journal.note(current, {"tries": tries}, f"failed, and is tried again: {told}")
+            return
+        self.store.put_second(None)
+        told = f"given up after {tries} tries, {current.facts['current']} goes on: {told}"
+        self.journal.go_on(current, {}, told, None, "failed")
+
+    # Steps
+
+    def _export(self, current: Round) -> Done | None:
+        version = str(current.facts["current"])
+        home = self._home(current)
+        candidate.check_room(self.folder, versions_folder(self.setup) / version)
+        until = {"exported": evidence.happened(self.store), "last": evidence.last_answer(self.store)}
+        loop, found = self.setup.loop, evidence.answers(self.store, int(self.journal.numbers().get("last", 0)))
+        explored = evidence.exploration(found)
+        if len(found) and explored < loop.exploration:
+            told = (
+                f"refused: the log has no exploration (the chance of another item than the shown one is {explored:.3g} "
+                f"on average, loop.exploration asks for {loop.exploration:g}): set server.temperature or server.epsilon"
+            )
+            self.journal.measure(**until)
+            return Done(told, None, {}, "refused")
+        counts = candidate.export(self.setup, self.store, version, home)
+        told = (
+            f"exported {counts['learned_events']:,} events and {counts['learned_decisions']:,} decisions about "
+            f"{counts['learned_users']:,} users to learn from; {counts['judging_users']:,} users are held out"
+        )
+        return Done(told, "train", {"exported_at": self.journal.clock(), "until": until, **counts})
+
+    def _train(self, current: Round) -> Done:
+        home, deployed = self._home(current), self._agent(str(current.facts["current"]))
+        fresh = bool(current.facts["fresh"])
+        reason = "as every so often" if fresh else candidate.unlike(self.setup, deployed)
+        setup = candidate.settings_of(self.setup, home, current.number, fresh or reason is not None)
+        found = candidate.train(setup, deployed if reason is None else None)
+        if found["stopped"]:
+            raise KeyboardInterrupt
+        candidate.check_catalogue(setup.model_agent_path, deployed)
+        version = keep(versions_folder(self.setup), setup.model_agent_path)
+        self.journal.measure(**current.facts["until"])
+        start = f"from {current.facts['current']}" if reason is None else f"from nothing ({reason})"
+        told = f"trained {version} {start}: {found['histories']:,} histories in {found['seconds']:g} s"
+        return Done(told, "judge", {"version": version, "warm": reason is None})
+
+    def _judge(self, current: Round) -> Done:
+        version, deployed = str(current.facts["version"]), str(current.facts["current"])
+        if version == deployed:
+            return Done(f"refused: {version} is deployed already", None, {}, "refused")
+        log, agents = self._home(current) / candidate.JUDGING, (self._agent(version), self._agent(deployed))
+        found = candidate.judge(self.setup, log, *agents, (version, deployed))
+        ndcg = candidate.foreseen(self.setup, log, dict(zip(("candidate", "deployed"), agents, strict=True)))
+        told = f"the log of those held out says {found['verdict']}: {found['why']}"
+        if ndcg:
+            told += "; NDCG@10 of their last event: " + ", ".join(f"{name} {one:.3f}" for name, one in ndcg.items())
+        facts = {"verdict": found["verdict"], "judged": {**found, "ndcg": ndcg}}
+        loop = self.setup.loop
+        if found["verdict"] == "worse" or (found["verdict"] != "better" and not loop.canary):
+            return Done(f"refused: {told}", None, facts, "refused")
+        step = "shadow" if loop.shadow else "canary" if loop.canary else "promote"
+        return Done(told, step, facts)
+
+    def _shadow(self, current: Round) -> Done | None:
+        version, loop = str(current.facts["version"]), self.setup.loop
+        current = self._entered(current, Second(version, shadow=True), f"{version} answers in the shadow")
+        since = int(current.facts["shadow_since"])
+        count = evidence.unseen(self.store, version, since)
+        if count >= loop.shadow:
+            told = f"{version} answered {count:,} times in the shadow"
+            if loop.canary:
+                return Done(told, "canary", {})
+            self.store.put_second(None)
+            return Done(told, "promote", {})
+        shown = evidence.last_answer(self.store) - since - count
+        if (not count and shown >= 10 * loop.shadow) or self._waited(current, "shadow") >= loop.patience:
+            self.store.put_second(None)
+            told = f"refused: {version} answered {count:,} times in the shadow, while {shown:,} answers were given"
+            return Done(f"{told}; look at GET /v1/model (unfit) and the log of the service", None, {}, "refused")
+        return None
+
+    def _canary(self, current: Round) -> Done | None:
+        version, loop, deployed = str(current.facts["version"]), self.setup.loop, str(current.facts["current"])
+        second = Second(version, share=loop.canary, salt=f"{version}:")
+        current = self._entered(current, second, f"{version} answers {loop.canary:.0%} of the users, as a canary")
+        found = evidence.answers(self.store, int(current.facts["canary_since"]))
+        apart = Contrast.of(found, version, deployed)
+        over = apart.ours.answers >= loop.answers or self._waited(current, "canary") >= loop.patience
+        told, dear = f"live feedback: {apart}", loop.ceiling is not None and apart.cost > loop.ceiling
+        if apart.high < 0 or dear:
+            self.store.put_second(None)
+            why = f"cost {apart.cost:.4g} so far (loop.ceiling)" if dear else "is worse"
+            return Done(f"rolled back the canary: {version} {why}; {told}", None, {}, "refused")
+        if apart.low > loop.margin:
+            return Done(f"{version} is better; {told}", "promote", {"live": told})
+        if not over:
+            return None
+        if current.facts["verdict"] == "better" and apart.mean >= 0:
+            return Done(f"{version} is better by the log, and not worse as a canary; {told}", "promote", {"live": told})
+        self.store.put_second(None)
+        return Done(f"refused: nothing shows that {version} is better; {told}", None, {}, "refused")
+
+    def _promote(self, current: Round) -> Done:
+        version, deployed = str(current.facts["version"]), str(current.facts["current"])
+        now = self.store.deployments()[-1].version
+        if now not in (deployed, version):
+            self.store.put_second(None)
+            return Done(f"refused: {now} was deployed meanwhile, and not by this loop", None, {}, "refused")
+        why = current.facts.get("live") or current.facts["judged"]["why"]
+        note = {"from": deployed, "why": why, "round": current.number}
+        self._deploy(version, "promoted", note, current.facts["exported_at"])
+        gone = self._prune()
+        told = f"promoted {version}: {why}" + (f"; {gone} old versions removed" if gone else "")
+        if self.setup.loop.canary:
+            return Done(told, "watch", {})
+        self.store.put_second(None)
+        return Done(told, None, {}, "promoted")
+
+    def _watch(self, current: Round) -> Done | None:
+        version, loop, deployed = str(current.facts["version"]), self.setup.loop, str(current.facts["current"])
+        if self.store.deployments()[-1].version != version:
+            self.store.put_second(None)
+            return Done("the watch ends: another version was deployed", None, {}, "promoted")
+        second = Second(deployed, share=loop.canary, salt=f"{version}:watch:")
+        current = self._entered(current, second, f"{deployed} still answers {loop.canary:.0%} of the users, to compare")
+        apart = Contrast.of(evidence.answers(self.store, int(current.facts["watch_since"])), version, deployed)
+        if apart.high < 0:
+            back = before(self.store.deployments())
+            note = {"from": version, "why": str(apart), "round": current.number}
+            self._deploy(back, "rolled back", note, self._learned_until(back))
+            self.store.put_second(None)
+            return Done(f"rolled back from {version} to {back}, which is better: {apart}", None, {}, "rolled back")
+        if apart.theirs.answers < loop.answers and self._waited(current, "watch") < loop.patience:
+            return None
+        self.store.put_second(None)
+        return Done(f"{version} stays: {apart}", None, {}, "promoted")
+
+    # What steps share
+
+    def _home(self, current: Round) -> Path:
+        return self.folder / str(current.number)
+
+    def _agent(self, version: str) -> Path:
+        return candidate.agent_of(self.setup, version)
+
+    def _deploy(self, version: str, kind: Any, note: Mapping[str, Any], learned_until: float | int) -> None:
+        outcome = self.store.commit([Deploy(version, kind, note)])[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        self.journal.measure(learned_until=learned_until, since=evidence.last_answer(self.store))
+
+    def _learned_until(self, version: str) -> float:
+        """When the log of a version was exported; of one that is not of this loop, when it was deployed."""
+        for one in self.journal.rounds(MOST):
+            if one.facts.get("version") == version:
+                return float(one.facts["exported_at"])
+        return min(float(one.time) for one in self.store.deployments() if one.version == version)
+
+    def _prune(self) -> int:
+        """Remove old versions: those that were deployed long ago, and candidates that were refused."""
+        deployed = self.store.deployments()
+        own = [one.facts["version"] for one in self.journal.rounds(MOST) if "version" in one.facts]
+        names = [*own, *(one.version for one in deployed)]
+        return prune(versions_folder(self.setup), names, line(deployed)[-self.setup.loop.keep :])
+
+    def _entered(self, current: Round, second: Second, told: str) -> Round:
+        """A round whose step has begun, with the version that the service is to have beside the deployed one."""
+        step = current.step
+        if f"{step}_since" not in current.facts:
+            facts = {f"{step}_since": evidence.last_answer(self.store), f"{step}_began": self.journal.clock()}
+            current = self.journal.note(current, facts, told)
+        if self.store.second() != second:
+            self.store.put_second(second)
+        return current
+
+    def _waited(self, current: Round, step: str) -> float:
+        """Seconds since a step of a round began, by a clock that may have gone back."""
+        return (self.journal.clock() - int(current.facts[f"{step}_began"])) / 1e6
+
+    def _mind_the_clock(self) -> None:
+        """Where the clock has gone back, what waits for a time would wait for too long: it begins to wait anew."""
+        now, last = self.journal.clock(), self.journal.numbers().get("looked", 0.0)
+        self.journal.measure(looked=now)
+        if now >= last - BACK:
+            return
+        self.journal.tell("clock", f"the clock went back by {(last - now) / 1e6:,.0f} s: whatever waits, waits anew")
+        if "began" in self.journal.numbers():
+            self.journal.measure(began=now)
+        if (current := self._current()) is not None:
+            began = {name: now for name in current.facts if name.endswith("_began")}
+            self.journal.note(current, began)
+
+    def _once(self, told: str) -> None:
+        """Tell why nothing is done; not again and again."""
+        lines = self.journal.lines(1)
+        if not lines or lines[0].told != told:
+            self.journal.tell("wait", told)
+
+    def _measure(self, version: str) -> str | None:
+        """What the deployed version earns now; returns an alarm where that fell, or where unknown items became more."""
+        deployed = [one for one in self.store.deployments() if one.version == version][-1]
+        since = int(self.journal.numbers().get("since", 0))
+        found = evidence.answers(self.store, max(since, evidence.last_answer(self.store) - STREAM))
+        own = found.filter(found["version"] == version)
+        mean = Mean.of(own)
+        if mean.users > 1:
+            self.journal.measure(reward=mean.value, answers=mean.answers)
+        if math.isfinite(mean.low):
+            self.journal.measure(reward_low=mean.low, reward_high=mean.high)
+        if "learned_until" not in self.journal.numbers():
+            self.journal.measure(learned_until=deployed.time)
+        return self._alarm(version, own["reward"].to_list())
+
+    def _alarm(self, version: str, rewards: list[float]) -> str | None:
+        """Whether the reward fell, or the share of unknown items rose, since this version was deployed."""
+        delta = self.setup.loop.drift
+        if not delta:
+            return None
+        known, since = candidate.items_of(self._agent(version)), int(self.journal.numbers().get("alarmed", 0))
+        unknown = [float(item not in known) for item in evidence.recent_items(self.store, since, STREAM)]
+        for what, values, sign in (("reward", rewards, -1), ("share of unknown items", unknown, 1)):
+            found = drift.change(values, delta)
+            if found is not None and sign * (found[2] - found[1]) > 0:
+                self.journal.measure(drift=1.0, alarmed=self.store.clock(), since=evidence.last_answer(self.store))
+                told = f"drift: the {what} went from {found[1]:.3g} to {found[2]:.3g} (loop.drift)"
+                self.journal.tell("drift", told)
+                return told
+        return None

@@ -1,0 +1,444 @@
+"""The loop on a ring of items: people are glad of the item that comes next, and the first model knows nothing of it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from errno import ENOSPC
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from what_next.agent import Agent
+from what_next.data import Options, import_files, save
+from what_next.environment import Environment
+from what_next.errors import ModelError, SaveError, SetupError, StoreError
+from what_next.off_policy.confidence_sequences import normal_mixture
+from what_next.serving.engine.versions import versions_folder
+from what_next.serving.loop import Journal, Loop, candidate, drift, evidence, journal_path
+from what_next.serving.loop.evidence import Contrast, Mean
+from what_next.serving.request import RecommendationRequest
+from what_next.serving.store import AddFeedback, Deploy, FeedbackRow
+from what_next.settings import Setup
+from what_next.state import State
+
+from .engines import Service, ids, in_time, running
+from .processes import environment
+
+ITEMS, PEOPLE = 8, 200
+DAY = 86_400 * 10**6
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that has seen 32 histories of people who go anywhere."""
+    folder, rng = tmp_path_factory.mktemp("ring"), np.random.default_rng(0)
+    anywhere = {
+        "user_id": np.repeat(np.arange(60), 8),
+        "item_id": rng.integers(ITEMS, size=480),
+        "timestamp": range(480),
+    }
+    pl.DataFrame(anywhere).write_csv(folder / "ring.csv")
+    save(import_files([folder / "ring.csv"], None, Options()), folder / "ring.parquet")
+    values = {
+        "train": "yes", "data": "ring.parquet", "algorithm": "next_item", "inputs.items": "learned", "dim": 16,
+        "skip": "no", "passes": 20, "batch_size": 32, "learning_rate": 0.01, "threads": 1, "seed": 1, "device": "cpu",
+        "model_agent_path": "agent.safetensors", "server.temperature": 1, "server.deadline": 60_000,
+        "evaluation.seen": "yes",
+        "loop.every": 86_400, "loop.shadow": 20, "loop.canary": 0.5, "loop.answers": 600, "loop.fresh": 1,
+        "loop.drift": 0,
+    }  # fmt: skip
+    (folder / "setup.txt").write_text("".join(f"{key}, {value}\n" for key, value in values.items()))
+    setup = Setup.read(folder / "setup.txt", ["epochs=32", "passes=none"])
+    state = State.from_setup(setup)
+    Environment(Agent(setup, state.space), state, setup).train_agent()
+    return folder
+
+
+@pytest.fixture
+def path(untrained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(untrained, tmp_path / "shop")) / "setup.txt"
+
+
+class Clock:
+    """Days that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.time = 20_000 * DAY
+
+    def __call__(self) -> int:
+        return self.time
+
+    def pass_by(self, days: float = 1.0) -> None:
+        self.time += round(days * DAY)
+
+
+class Shop:
+    """A service with people, and its loop."""
+
+    def __init__(self, path: Path, service: Service, *words: str) -> None:
+        self.setup = Setup.read(path, ["train=no", *words])
+        self.service, self.clock, self.rng = service, Clock(), np.random.default_rng(0)
+        self.journal = Journal.open(journal_path(self.setup), clock=self.clock)
+        self.loop = Loop(self.setup, service.store, self.journal)
+
+    def walk(self, rounds: int = 1, glad: float = 1.0) -> None:
+        """People go round the ring, and are glad of the item that comes next, in whichever slot it stands."""
+        for _ in range(rounds):
+            places = self.rng.integers(ITEMS, size=PEOPLE)
+            for person, place in enumerate(places):
+                self.service.played(f"p{person}", str(place), str((place + 1) % ITEMS))
+            asks = [
+                RecommendationRequest(user=f"p{one}", k=2, exclude_seen=False, seed=next(_numbers))
+                for one in range(PEOPLE)
+            ]
+            told = [
+                FeedbackRow(f"{answer.recommendation_id}{item}", answer.recommendation_id, item, glad)
+                for place, answer in zip(places, self.service.ask_all(asks), strict=True)
+                for item in ids(answer)
+                if item == str((place + 2) % ITEMS)
+            ]
+            self.service.store.commit([AddFeedback(tuple(told))])
+
+    def beside(self) -> None:
+        """Wait until the service has taken up what the store names."""
+        wanted = self.service.store.second()
+        in_time(lambda: self.service.engine.models.live.second == wanted)
+
+    def told(self) -> list[str]:
+        return [f"{one.step}: {one.told}" for one in reversed(self.journal.lines(1000))]
+
+    def steps(self) -> list[str]:
+        return [one.step for one in reversed(self.journal.lines(1000))]
+
+    @property
+    def versions(self) -> list[str]:
+        return [one.version for one in self.service.store.deployments()]
+
+    def until(self, step: str | None, most: int = 12) -> None:
+        """Live on until the round has come to a step."""
+        for _ in range(most):
+            self.loop.run()
+            if self.journal.rounds(1)[0].step == step:
+                return
+            self.beside()
+            self.walk()
+        raise AssertionError("\n".join(self.told()))
+
+
+@pytest.fixture
+def shop(path: Path) -> Iterator[Shop]:
+    with running(Setup.read(path, ["train=no"])) as service:
+        yield Shop(path, service)
+
+
+def test_the_loop_learns_what_people_like_and_deploys_it(shop: Shop) -> None:
+    shop.loop.run()
+    shop.loop.run()
+    assert len(shop.told()) <= 1  # it does not say again and again that it waits
+    shop.walk(2)
+    shop.loop.run()  # its day has not come
+    assert shop.journal.rounds(1) == []
+    shop.clock.pass_by()
+    shop.until("watch")
+    assert len(shop.versions) == 2
+    steps = [one for one in shop.steps() if one != "wait"]
+    assert steps == ["begin", "export", "train", "judge", "shadow", "shadow", "canary", "canary", "promote", "watch"]
+    assert shop.service.store.deployments()[-1].kind == "promoted"
+    second = shop.service.store.second()
+    assert second is not None
+    assert second.version == shop.versions[0]  # the old one stays for some, to compare
+    shop.until(None, 20)
+    assert shop.journal.rounds(1)[0].outcome == "promoted"
+    assert shop.service.store.second() is None
+    assert len(shop.versions) == 2
+    shop.loop.run()
+    numbers = shop.journal.numbers()
+    assert numbers["reward"] > 0.5
+    assert numbers["unlearned"] == evidence.happened(shop.service.store) - numbers["exported"]
+
+
+def test_no_exploration_is_refused_in_one_line(shop: Shop) -> None:
+    shop.walk()
+    shop.service.store.backend.engine.dispose()
+    with shop.service.store.backend.engine.begin() as connection:  # as a service without chance would have logged it
+        connection.exec_driver_sql("UPDATE impressions SET propensities = '[1.0,1.0]'")
+    shop.clock.pass_by()
+    shop.loop.run()
+    shop.clock.pass_by()
+    shop.loop.run()
+    assert shop.journal.rounds(1)[0].outcome == "refused"
+    (told,) = [one for one in shop.told() if "no exploration" in one]
+    assert "set server.temperature or server.epsilon" in told
+    assert shop.service.ask(user="p1").fallback is None
+
+
+def test_a_store_without_feedback_is_waited_out(shop: Shop) -> None:
+    for _ in range(3):
+        shop.clock.pass_by(10)
+        shop.loop.run()
+    assert shop.steps() == ["wait"] or shop.journal.rounds(1)[0].outcome in ("failed", "refused")
+
+
+def test_two_loops_on_one_store_are_one_too_many(shop: Shop) -> None:
+    with shop.journal.lock():
+        other = Journal.open(journal_path(shop.setup))
+        with pytest.raises(StoreError, match="another loop works on this store"):
+            other.lock()
+        other.close()
+    shop.journal.lock().release()
+
+
+def test_a_second_model_of_the_setup_is_refused(shop: Shop, path: Path) -> None:
+    setup = Setup.read(path, ["train=no", "server.candidate=agent.safetensors"])
+    with pytest.raises(SetupError, match=r"server\.candidate is set"):
+        Loop(setup, shop.service.store, shop.journal)
+
+
+def test_a_full_disk_is_told_and_the_service_answers_on(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.walk(2)
+    shop.loop.run()
+    shop.clock.pass_by()
+    shop.loop.look()
+    shop.loop.look()  # the log is exported
+
+    def full(*_: Any) -> None:
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("what_next.data.files._written_beside", full)
+        for _ in range(3):
+            with pytest.raises(SaveError, match="No space left"):
+                shop.loop.run()
+        assert shop.service.ask(user="p1").fallback is None
+        shop.loop.run()
+    assert shop.journal.rounds(1)[0].outcome == "failed"
+    assert shop.told()[-1].startswith("train: given up after 3 tries")
+    shop.loop.run()
+    assert len(shop.journal.rounds(9)) == 1  # it pauses
+    shop.clock.pass_by()
+    shop.until("shadow")  # nothing was lost: the same feedback is learned from
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    with pytest.raises(SaveError, match="its disk is full"):
+        candidate.check_room(shop.loop.folder, versions_folder(shop.setup) / shop.versions[0])
+
+
+def test_a_clock_that_goes_back_makes_waits_begin_anew(shop: Shop) -> None:
+    shop.walk(2)
+    shop.clock.pass_by(0.5)
+    shop.loop.run()
+    shop.clock.pass_by(-10)
+    shop.loop.run()
+    assert shop.steps().count("clock") == 1
+    shop.clock.pass_by(0.9)
+    shop.loop.run()
+    assert shop.journal.rounds(1) == []
+    shop.clock.pass_by(0.2)
+    shop.loop.run()
+    assert len(shop.journal.rounds(9)) == 1  # not after ten days more
+
+
+def test_a_candidate_of_another_catalogue_is_refused(shop: Shop, path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    log = {"user_id": np.repeat(np.arange(40), 6), "item_id": np.tile(np.arange(100, 106), 40), "timestamp": range(240)}
+    pl.DataFrame(log).write_csv(other / "raw.csv")
+    save(import_files([other / "raw.csv"], None, Options()), other / "log.parquet")
+    setup = Setup.read(path, [f"data={other}/log.parquet", f"model_agent_path={other}/agent.safetensors", "passes=1"])
+    state = State.from_setup(setup)
+    Environment(Agent(setup, state.space), state, setup).train_agent()
+    with pytest.raises(ModelError, match=r"of another catalogue: it lacks 0, 1"):
+        candidate.check_catalogue(other / "agent.safetensors", path.with_name("agent.safetensors"))
+    candidate.check_catalogue(path.with_name("agent.safetensors"), path.with_name("agent.safetensors"))
+
+
+def test_what_was_deployed_by_hand_meanwhile_stays(shop: Shop) -> None:
+    shop.walk(2)
+    shop.loop.run()
+    shop.clock.pass_by()
+    shop.until("canary")
+    current = shop.journal.rounds(1)[0]
+    shop.service.store.commit([Deploy("by-hand-1-00000000", "promoted", {})])
+    shop.journal.go_on(current, {"live": "it is better"}, "it is better", "promote", None)
+    shop.loop.look()
+    assert "by-hand-1-00000000 was deployed meanwhile" in shop.told()[-1]
+    assert shop.versions[-1] == "by-hand-1-00000000"
+    assert shop.service.store.second() is None
+
+
+def test_old_versions_go_and_the_deployed_line_stays(shop: Shop) -> None:
+    folder = versions_folder(shop.setup)
+    first = shop.versions[0]
+    for name in ("a", "b", "c", "d", "e", "f"):
+        (folder / name).mkdir()
+        shop.service.store.commit([Deploy(name, "promoted", {})])
+    (folder / "of-somebody").mkdir()
+    assert shop.loop._prune() == 2
+    assert {one.name for one in folder.iterdir()} == {"b", "c", "d", "e", "f", "of-somebody"} - {first}
+
+
+# What live answers tell
+
+
+def test_users_are_the_units_of_what_answers_earned() -> None:
+    # Two users with two answers each, 0 0 and 1 1: the mean is .5, its error that of two numbers 0 and 1.
+    found = pl.DataFrame({"user_id": ["a", "a", "b", "b"], "reward": [0.0, 0.0, 1.0, 1.0]})
+    mean = Mean.of(found)
+    assert (mean.value, mean.users, mean.answers) == (0.5, 2, 4)
+    assert mean.error == pytest.approx(np.std([0.0, 1.0], ddof=1) / np.sqrt(2))
+    assert mean.low == -np.inf  # of so few
+
+
+def test_a_difference_needs_many_users_and_tells_what_it_cost() -> None:
+    rng = np.random.default_rng(0)
+    rows = [("old", 1.0), ("new", 0.5)]
+    for users in (20, 400):
+        found = pl.DataFrame(
+            {
+                "user_id": [f"{name}{user}" for name, _ in rows for user in range(users)],
+                "version": [name for name, _ in rows for _ in range(users)],
+                "reward": [value for _, mean in rows for value in rng.exponential(mean, users)],
+            }
+        )
+        apart = Contrast.of(found, "new", "old")
+        assert (apart.high < 0) == (users == 400)
+        assert apart.cost == pytest.approx(-apart.mean * users)
+    assert Contrast.of(found, "old", "new").cost == 0
+
+
+def test_equal_versions_are_hardly_ever_told_apart_in_any_number_of_looks() -> None:
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(100):
+        rewards = rng.exponential(1.0, (2, 2000))
+        for users in range(100, 2001, 100):
+            cut = rewards[:, :users]
+            errors = cut.std(axis=1, ddof=1) / np.sqrt(users)
+            half = normal_mixture(float(np.hypot(*errors)), 0.1)
+            if abs(float(cut[0].mean() - cut[1].mean())) > half:
+                wrong += 1
+                break
+    assert wrong <= 8
+
+
+def test_adwin_notices_a_fall_and_keeps_still_without_one() -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.random(4000) < 0.5, rng.random(2000) < 0.3
+    found = drift.change(np.concatenate([before, after]).astype(float).tolist(), 0.002)
+    assert found is not None
+    assert 4000 < found[0] < 5000
+    assert found[1] > found[2]
+    assert drift.change((rng.random(4000) < 0.5).astype(float).tolist(), 1e-4) is None
+
+
+def test_an_alarm_begins_a_round_before_its_time(path: Path) -> None:
+    with running(Setup.read(path, ["train=no"])) as service:
+        shop = Shop(path, service, "loop.drift=0.002", "loop.fresh=0")
+        shop.walk(4)
+        shop.loop.run()
+        assert shop.journal.rounds(1) == []
+        shop.walk(6, glad=0.0)
+        shop.loop.look()
+        shop.loop.look()
+        assert shop.journal.rounds(1)[0].facts["why"].startswith("drift: the reward went from 0."), shop.told()
+
+
+# Killed at every step
+
+KILLED = """
+import os, signal, sys
+import torch._dynamo
+from what_next.environment import Environment
+from what_next.serving.loop import Journal, Loop, journal_path
+from what_next.serving.store import Store, store_of
+from what_next.settings import Setup
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def look(how, path, clock):
+    setup = Setup.read(path, ["train=no"])
+    journal = Journal.open(journal_path(setup), clock=lambda: clock)
+    lock = journal.lock()
+    loop = Loop(setup, Store.open(store_of(setup)), journal)
+    if how == "kill":
+        Journal.go_on = Journal.begin = die  # all is done, and nothing noted yet
+    elif how == "break":
+        before, cycles = Environment._cycle, []
+        def cycle(self):
+            cycles.append(0)
+            return die() if len(cycles) > 30 else before(self)
+        Environment._cycle = cycle
+    os._exit(3 if loop.look() else 4)
+
+for line in sys.stdin:  # a process that has imported everything forks one for each look
+    how, path, clock = line.split()
+    child = os.fork()
+    if child == 0:
+        look(how, path, int(clock))
+    status = os.waitpid(child, 0)[1]
+    print({3: "went", 4: "waits"}.get(os.waitstatus_to_exitcode(status), "killed"), flush=True)
+"""
+
+
+def test_whoever_is_killed_at_any_step_goes_on(shop: Shop, path: Path) -> None:
+    words = [sys.executable, "-c", KILLED]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True
+    ) as process:
+
+        def look(how: str) -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{how} {path} {shop.clock()}\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        shop.walk(2)
+        assert look("go") == "waits"
+        shop.clock.pass_by()
+        killed = list[str]()
+        for _ in range(40):
+            latest = shop.journal.rounds(1)
+            step = latest[0].step if latest else "begin"
+            if step is None:
+                break
+            if step == "train" and "broken" not in killed:
+                assert look("break") == "killed"  # in the middle of training
+                killed.append("broken")
+            told = look("kill")
+            if told == "killed":
+                killed.append(step)
+                told = look("go")
+            if told == "waits":
+                shop.beside()
+                shop.walk()
+        assert process.stdin is not None
+        process.stdin.close()
+    assert killed == ["begin", "export", "broken", "train", "judge", "shadow", "canary", "promote", "watch"]
+    steps = [one for one in shop.steps() if one != "wait"]
+    assert steps == [
+        "begin",
+        "export",
+        "train",
+        "judge",
+        "shadow",
+        "shadow",
+        "canary",
+        "canary",
+        "promote",
+        "watch",
+        "watch",
+    ]
+    assert len(shop.versions) == 2
+    (told,) = [one for one in shop.told() if one.startswith("train")]
+    users = shop.journal.rounds(1)[0].facts["learned_users"]
+    assert 0 < int(shop.versions[-1].split("-")[1]) <= 20 * users  # its passes, and no more
+    logged = (path.parent / "loop" / "1" / "agent.jsonl").read_text().splitlines()
+    assert len({json.loads(one)["histories"] for one in logged if "histories" in one}) == len(logged)
