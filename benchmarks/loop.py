@@ -39,7 +39,8 @@ WORLDS: dict[str, World] = {
     "sessions": Sessions(items=300, reward="visits", month=10_000, steps=None),
 }
 ITEMS = 300
-ARMS = ("loop rl", "loop next_item", "no loop", "popular", "random", "greedy")
+ARMS = ("loop rl", "loop next_item", "no loop", "popular", "random", "greedy", "aware")
+RULES = ("popular", "random", "greedy", "aware")
 TOGETHER = 100
 """Questions of a request."""
 SETUP = """train, yes
@@ -159,7 +160,7 @@ class Shop:
             some = users[start : start + TOGETHER].tolist()
             asked = [{"user_id": f"u{user}", "k": slots, "exclude_seen": False} for user in some]
             while asked:
-                found = self.ask("/v1/recommendations/batch", {"requests": asked})["recommendations"]
+                found = self.ask("/v1/recommendations/batch", {"requests": asked})["answers"]
                 if all("items" in one for one in found):
                     break
                 time.sleep(0.05)
@@ -360,7 +361,7 @@ def main() -> None:
                             "\n".join(asked.rl) + "\n", asked.passes)  # fmt: skip
                 began = time.perf_counter()
                 with tempfile.TemporaryDirectory() as scratch:
-                    if arm in ("popular", "random", "greedy"):
+                    if arm in RULES:
                         days, told = by_rule(case, arm, Path(scratch)), {}
                     else:
                         days, told = by_service(case, arm, Path(scratch))
