@@ -224,7 +224,7 @@ class Environment:
             split=self.state.split.hash,
             horizon=self.agent.horizon,
             save_every=self.source.save_every,
-            patience=self.setup.patience if len(self.state.split.validation) else None,
+            patience=self.setup.patience if len(self.state.split.validation) and self.source.foreseen else None,
             chosen=self.source.chosen,
             resumed=self.resume,
         )

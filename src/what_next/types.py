@@ -376,6 +376,40 @@ class Events:
 
 
 @dataclass(frozen=True, eq=False)
+class Impressions:
+    """Items that were shown, a row for each: of a slate, every position is a row of its own.
+
+    What an item brings does not hang on the others of its slate, and the slate's items share what follows it (Chen et
+    al. 2019, section 4.3; Ie et al. 2019, SlateQ, arXiv 1905.12767, section 4.1). States are places on the flattened
+    grid `[batch time]` of a batch's events.
+
+    Attributes:
+        places: of the state in which it was shown; `following`: of the state that its slate led to.
+        actions: the item.
+        rewards: what it brought; with `n_step`, and the discounted sums of the slates that followed.
+        discounts: of the value of the following state; 0 where no further slate was shown.
+        step_discounts: the same of one step, whatever `n_step` is.
+        next_actions: the first item of the slate that was shown in the following state; -1: none was.
+        returns: what it brought, and the discounted sum of all that later slates brought. A label.
+        propensities: the chance with which it was shown, given the items above it.
+        inverse: one over that chance, self-normalised and capped (`sources.decisions.inverse_chances`).
+        weights: of an item in a loss that imitates (`sources.decisions.imitated`).
+    """
+
+    places: Int64[np.ndarray, "shown"]
+    following: Int64[np.ndarray, "shown"]
+    actions: Int32[np.ndarray, "shown"]
+    rewards: Float32[np.ndarray, "shown"]
+    discounts: Float32[np.ndarray, "shown"]
+    step_discounts: Float32[np.ndarray, "shown"]
+    next_actions: Int32[np.ndarray, "shown"]
+    returns: Float32[np.ndarray, "shown"]
+    propensities: Float64[np.ndarray, "shown"]
+    inverse: Float32[np.ndarray, "shown"]
+    weights: Float32[np.ndarray, "shown"]
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Experience to learn from: at each step the events up to it are known, and an item is chosen.
 
@@ -400,6 +434,8 @@ class Batch:
         points: where the slates were chosen from, for a policy that draws points.
         begins: in a world, the events with which another user takes the row's place: nothing before them is known.
         carried: what the encoder knew before the first event of each row, flattened.
+        impressions: of a log of decisions, all items that were shown; then the grid holds of each state the first item
+            that was shown there, and what all of them brought.
 
     What is None is not known.
     """
@@ -424,6 +460,7 @@ class Batch:
     points: Float32[np.ndarray, "batch time dim"] | None = None
     begins: Bool[np.ndarray, "batch time"] | None = None
     carried: Float32[np.ndarray, "batch carried"] | None = None
+    impressions: Impressions | None = None
 
     @property
     def lengths(self) -> Int64[np.ndarray, "batch"]:
@@ -432,16 +469,21 @@ class Batch:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it as named arrays, as safetensors and shared memory hold them; `of_arrays` reads them back."""
-        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "factors"}
-        found |= {f"factors.{one.name}": getattr(self.factors, one.name) for one in fields(Factors)}
+        parts = {"factors": self.factors, "impressions": self.impressions}
+        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in parts}
+        for name, part in parts.items():
+            if part is not None:
+                found |= {f"{name}.{one.name}": getattr(part, one.name) for one in fields(part)}
         return {name: np.ascontiguousarray(value) for name, value in found.items() if value is not None}
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Batch":
         """The batch of some `arrays`."""
         values: dict[str, Any] = {name: value for name, value in arrays.items() if "." not in name}
-        factors = Factors(**{one.name: arrays[f"factors.{one.name}"] for one in fields(Factors)})
-        return cls(**values | {"factors": factors, "histories": int(values["histories"].item())})
+        for name, part in (("factors", Factors), ("impressions", Impressions)):
+            if any(key.startswith(f"{name}.") for key in arrays):
+                values[name] = part(**{one.name: arrays[f"{name}.{one.name}"] for one in fields(part)})
+        return cls(**values | {"histories": int(values["histories"].item())})
 
 
 @dataclass(frozen=True, eq=False)
@@ -472,6 +514,20 @@ class Transitions:
     discounts: Float[Tensor, "steps"]
     returns: Float[Tensor, "steps"]
     step_discounts: Float[Tensor, "steps"]
+
+
+@dataclass(frozen=True, eq=False)
+class Shown(Transitions):
+    """Transitions of items that were shown, and were perhaps not taken.
+
+    Attributes:
+        log_propensities: the logarithm of the chance with which each was shown, given the items above it.
+        inverse, weights: of each, as in `Impressions`.
+    """
+
+    log_propensities: Float[Tensor, "steps"]
+    inverse: Float[Tensor, "steps"]
+    weights: Float[Tensor, "steps"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
-from what_next.types import Events, Transitions
+from what_next.types import Events, Shown, Transitions
 
 Networks = Mapping[str, nn.Module]
 Search = Mapping[str, tuple[Any, ...]]
@@ -54,8 +54,18 @@ class LossContext(Generic[Steps]):
     def cross_entropy(
         self: "LossContext[Transitions]", weights: Float[Tensor, "steps"] | None = None
     ) -> Float[Tensor, ""]:
-        """Of the chosen items under the actor, weighted by step."""
+        """Of the chosen items under the actor, weighted by step.
+
+        Without `weights` they are imitated (`imitated`).
+        """
+        weights = self.imitated if weights is None else weights
         return self.items.cross_entropy(self.nets["actor"](self.batch.states), self.batch.actions, weights)
+
+    @property
+    def imitated(self: "LossContext[Transitions]") -> Float[Tensor, "steps"] | None:
+        """Weights of the chosen items for a loss that imitates: what a user chose counts alike (None), and what was
+        shown by what it brought."""
+        return self.batch.weights if isinstance(self.batch, Shown) else None
 
     def values(self: "LossContext[Transitions]") -> Float[Tensor, "steps"]:
         """The critic's values of the chosen items."""
@@ -120,6 +130,11 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         for base in reversed(cls.__mro__):
             found |= vars(base).get("preset", {})
         return found
+
+    @classmethod
+    def learns_from_decisions(cls) -> bool:
+        """Whether it can learn from what a service showed: from transitions, and what is still to come is no input."""
+        return cls.source in ("log", "decisions") and not cls.reads_returns
 
     @property
     def draws_points(self) -> bool:

@@ -73,7 +73,8 @@ class Ddpg(Algorithm):
         losses = {"critic": self.critic_loss(context)}
         if self.supervised:
             points = self.sharpness * normalize(self.supervise(context), dim=-1)
-            losses["supervised"] = self.supervised * context.items.cross_entropy(points, context.batch.actions)
+            chosen = context.batch.actions, context.imitated
+            losses["supervised"] = self.supervised * context.items.cross_entropy(points, *chosen)
         return losses | self.actor_losses(context)
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.double_q import largest
-from what_next.losses import importance_weights, topk_correction
+from what_next.losses import importance_weights, self_normalised, topk_correction
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
-from what_next.types import Transitions
+from what_next.types import Shown, Transitions
 
 SHARE = 4
 """The estimate of the behaviour policy learns from one in so many steps of a batch, which is enough and takes less."""
@@ -28,6 +28,10 @@ class Reinforce(Algorithm):
     (section 4.2; the item vectors are the actor's). The correction is that of the step alone (the first-order
     approximation of section 4): what a choice is worth is still the return when the log goes on in its own way. With
     `top` above 1, an item that is in a slate of so many draws anyway is not pushed further (section 4.3).
+
+    Of items that a service showed, the chance is known, and takes the estimate's place. The weights are then divided by
+    their mean over the batch (self-normalised: section 4.4; Swaminathan and Joachims 2015, NIPS, equation 9). The
+    actor's probability is over the whole catalogue, the logged one over the items that could still be shown.
     """
 
     name: Literal["reinforce"] = "reinforce"
@@ -61,10 +65,14 @@ class Reinforce(Algorithm):
             log_policy = items.log_probs(points, batch.actions)
             weights = weights * topk_correction(log_policy, self.top)
         if self.correct:
-            behaviour = nets["behaviour"](batch.states.detach())
-            losses["behaviour"] = behaviour_loss(behaviour, context)
-            log_behaviour = items.log_probs(behaviour, batch.actions)
-            weights = weights * importance_weights(log_policy, log_behaviour, self.weight_cap)  # section 4.4
+            if isinstance(batch, Shown):
+                log_behaviour = batch.log_propensities
+            else:
+                behaviour = nets["behaviour"](batch.states.detach())
+                losses["behaviour"] = behaviour_loss(behaviour, context)
+                log_behaviour = items.log_probs(behaviour, batch.actions)
+            ratios = importance_weights(log_policy, log_behaviour, self.weight_cap)  # section 4.4
+            weights = weights * (self_normalised(ratios) if isinstance(batch, Shown) else ratios)
             context.metrics["largest_weight"] = largest((log_policy - log_behaviour).exp())
         return {"actor": items.cross_entropy(points, batch.actions, weights), **losses}
 

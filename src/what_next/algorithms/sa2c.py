@@ -14,7 +14,7 @@ from what_next.algorithms.reinforce import behaviour_loss
 from what_next.algorithms.snqn import judged, others
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
-from what_next.types import Transitions
+from what_next.types import Shown, Transitions
 
 
 class Sa2c(Algorithm):
@@ -24,7 +24,7 @@ class Sa2c(Algorithm):
     it and the drawn ones. An advantage may be negative; then the item is made less likely, and `clip` bounds how
     strongly. With `smooth` above 0, a step is also weighted by a power of pi / beta, the actor's probability of the
     item over the estimated one of whoever chose it in the log (the paper takes the item's share of all events for beta;
-    here it is a head that knows the state, as in `reinforce`).
+    here it is a head that knows the state, as in `reinforce`, and the logged chance of what a service showed).
     """
 
     name: Literal["sa2c"] = "sa2c"
@@ -60,15 +60,21 @@ class Sa2c(Algorithm):
         losses = {"critic": self.weight * error}
         if context.step >= self.warm_up:
             weights = self.advantages(values.detach())
+            if isinstance(batch, Shown) and not self.smooth:
+                weights = weights * batch.inverse  # what is shown often is not liked for that
         if self.smooth:
-            behaviour = nets["behaviour"](batch.states.detach())
-            losses["behaviour"] = behaviour_loss(behaviour, context)
+            if isinstance(batch, Shown):
+                chances = batch.log_propensities
+            else:
+                behaviour = nets["behaviour"](batch.states.detach())
+                losses["behaviour"] = behaviour_loss(behaviour, context)
+                chances = items.log_probs(behaviour, batch.actions)
             if weights is not None:
-                ratio = items.log_probs(points, batch.actions) - items.log_probs(behaviour, batch.actions)
+                ratio = items.log_probs(points, batch.actions) - chances
                 weights = weights * ratio.exp().clamp(0.1, 10) ** self.smooth
         if weights is not None:
             context.metrics["largest_weight"] = largest(weights.abs())
-        return {"actor": items.cross_entropy(points, batch.actions, weights), **losses}
+        return {"actor": context.cross_entropy(weights), **losses}
 
     def advantages(self, values: Float[Tensor, "steps choices"]) -> Float[Tensor, "steps"]:
         """Of the first of each row over the row's mean."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from what_next.algorithms.base import Algorithm, LossContext, Search
 from what_next.algorithms.double_q import double_q_target, largest
 from what_next.losses import td_loss
-from what_next.types import Transitions
+from what_next.types import Shown, Transitions
 
 
 class SacRec(Algorithm):
@@ -38,6 +38,8 @@ class SacRec(Algorithm):
         values, weights = context.values(), None
         if context.step >= self.warm_up:
             weights = values.detach().clamp(min=0)
+            if isinstance(context.batch, Shown):
+                weights = weights * context.batch.inverse  # what is shown often is not liked for that
             context.metrics["largest_weight"] = largest(weights)
         return {
             "actor": context.cross_entropy(weights),

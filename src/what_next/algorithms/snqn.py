@@ -11,7 +11,7 @@ from torch import Tensor
 from what_next.algorithms.base import Algorithm, LossContext, Search
 from what_next.algorithms.double_q import best_values
 from what_next.losses import mean, td_target
-from what_next.types import Transitions
+from what_next.types import Shown, Transitions
 
 
 class Snqn(Algorithm):
@@ -54,7 +54,8 @@ def judged(
 
     A negative earns 0, and the state after it is the one before it: its target is the value of the best item there,
     discounted by one step whatever `n_step` is. It is summed over the negatives, as in the paper. Where that one step
-    ended the history, nothing follows a negative either.
+    ended the history, nothing follows a negative either. What a service showed and nobody took is a negative that is
+    known: there none are made up, and the loss is L_p.
     """
     batch = context.batch
     choices = torch.cat([batch.actions.unsqueeze(-1), negatives], 1)
@@ -62,4 +63,5 @@ def judged(
     here, there = best_values(context)
     after, stayed = td_target(batch.rewards, batch.discounts, there), batch.step_discounts * here
     targets = torch.cat([after.unsqueeze(-1), stayed.unsqueeze(-1).expand(-1, negatives.shape[1])], 1)
-    return values, mean((targets - values).square().sum(-1) / 2)
+    counted = slice(1) if isinstance(batch, Shown) else slice(None)
+    return values, mean((targets - values)[:, counted].square().sum(-1) / 2)

@@ -154,6 +154,13 @@ def importance_weights(
     return (log_policy - log_behaviour).detach().exp().clamp(max=cap)
 
 
+def self_normalised(weights: Float[Tensor, "steps"]) -> Float[Tensor, "steps"]:
+    """Weights over their mean (Swaminathan and Joachims 2015, "The Self-Normalized Estimator for Counterfactual
+    Learning", equation 9): a mean of rewards that are all alike is that reward, whatever was drawn. 0 where all are 0.
+    """
+    return weights / weights.mean().clamp(min=torch.finfo(weights.dtype).tiny) if len(weights) else weights
+
+
 def advantage_weights(
     advantages: Float[Tensor, "steps"], temperature: float = 1.0, cap: float = 20.0
 ) -> Float[Tensor, "steps"]:

@@ -34,6 +34,10 @@ EVENTS, PAIRS = 2**16, 2**21
 """Events of histories read at a time, padding included; chances of items at work at a time: 16 MB."""
 
 
+TOLD = ("known", "history", "seen", "withdrawn", "context")
+"""Columns of a service's log that tell what a decision knew."""
+
+
 @dataclass(frozen=True, eq=False)
 class KnownEvents:
     """What could be known: the users' events, by user, time and number; then the histories that requests brought.
@@ -121,11 +125,8 @@ class Asked:
         policy = _with_added(policy, log.source.path)
         space = policy.agent.space
         first = np.searchsorted(log.slates, np.arange(int(log.slates[-1]) + 1))
-        told = log.source.frame.select("known", "history", "seen", "withdrawn", "context").collect()[log.order[first]]
+        told = log.source.frame.select(TOLD).collect()[log.order[first]]
         heard = KnownEvents.of(log, space, log.units[first], told)
-        context = np.full((len(told), len(space.event_names)), np.nan, np.float32)
-        for place, column in enumerate(numbers_in(told["context"], space.event_names)):
-            context[:, place] = column.fill_null(np.nan).to_numpy()
         places = placed(space.catalogue.ids, log.items.ids)
         numbers, state = np.unique(told["withdrawn"].to_numpy(), return_inverse=True)
         return cls(
@@ -137,7 +138,7 @@ class Asked:
             seen=told["seen"].to_numpy(),
             withdrawn=_withdrawn(log.source.path, space.catalogue, numbers.tolist()),
             state=state,
-            context=context,
+            context=situations(space, told["context"]),
             slates=log.slates,
             actions=places[log.actions],
         )
@@ -190,6 +191,14 @@ class Asked:
         items = np.where(real, heard.items[places], -1).astype(np.int32)
         history = history_of(self.policy.agent.space, items, lengths, numbers)
         return replace(history, times=np.where(real, heard.times[places], 0))
+
+
+def situations(space: Space, texts: pl.Series) -> Float32[np.ndarray, "decisions numbers"]:
+    """The numbers of events that requests told, from the column `context`; NaN where they told none."""
+    found = np.full((len(texts), len(space.event_names)), np.nan, np.float32)
+    for place, column in enumerate(numbers_in(texts, space.event_names)):
+        found[:, place] = column.fill_null(np.nan).to_numpy()
+    return found
 
 
 def _given(history: str) -> list[str]:

@@ -93,11 +93,11 @@ class RewardLog:
             vectors=self.vectors,
             popularity=self.popularity,
             sigma=self._tensor(history.sigma),
-            profile=self._profiles(users) if self.profiles else None,
+            profile=self.profile_of(users) if self.profiles else None,
             after=after,
         )
 
-    def _profiles(self, users: Int[np.ndarray, "batch"]) -> Float[Tensor, "batch attributes"]:
+    def profile_of(self, users: Int[np.ndarray, "batch"]) -> Float[Tensor, "batch attributes"]:
         """The mean vector of all that is known of each user."""
         counts = self.known[users]
         starts = counts.cumsum() - counts

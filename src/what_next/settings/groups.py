@@ -32,6 +32,8 @@ passes)."""
 RARE = 5
 """Training events of an item, on average, up to which its attributes tell more of it than what can be learned for it.
 Test NDCG@10 of an LSTM on spotify-playlists (1.1 events an item; 20 passes, one seed): .002 learned, .0075 both."""
+SHARE = 0.5
+"""Of the training histories that are of decisions: what was tried and what people do by themselves count alike."""
 LEAST_TEMPERATURE = 1e-3
 """Below, scores over the temperature are more than numbers can hold; 0 takes the best."""
 HISTORY = 1000
@@ -227,6 +229,28 @@ class Loss(Group):
         if self.name != "auto":
             return self.name
         return "softmax" if items <= AFFORDABLE else "sampled_softmax"
+
+
+class DecisionSettings(Group):
+    """Learning from what a service showed, and what that brought."""
+
+    share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="share of the training histories that are of decisions; the others are of events up to the first "
+        f"decision about their user. 0: events alone, all of them; none: {SHARE:g} where the log holds decisions that "
+        "the algorithm can learn from, else 0",
+    )
+    log: Path | None = Field(
+        default=None, description="the exported log of a service that holds the decisions; none: data, if it is one"
+    )
+    weight_cap: float = Field(
+        default=10.0,
+        ge=1,
+        description="largest inverse chance of a shown item in a loss that imitates, over the mean of its batch: less "
+        "variance for some bias",
+    )
 
 
 class Server(Group):

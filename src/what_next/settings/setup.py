@@ -21,6 +21,7 @@ from what_next.settings.groups import (
     RARE,
     REWARD_GROUP,
     SHORT,
+    DecisionSettings,
     Evaluation,
     Group,
     Inputs,
@@ -163,6 +164,7 @@ class Setup(Group):
         "out); whatnext without window reads at most so many events at once; also how far back a transformer looks",
     )
     inputs: Inputs = Inputs()
+    decisions: DecisionSettings = DecisionSettings()
     world: WorldSettings = WorldSettings()
     loss: Loss = Loss()
     discount: float = Field(default=0.5, ge=0, lt=1, description="worth of a reward one event later, not one day later")

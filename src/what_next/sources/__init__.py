@@ -6,16 +6,23 @@ from what_next.errors import SetupError
 from what_next.settings.plugins import installed
 from what_next.sources.bandit import BanditSource
 from what_next.sources.base import Mixture, Source
+from what_next.sources.decisions import DecisionSource, refuse_unable, with_decisions
 from what_next.sources.log import LogSource
 from what_next.sources.world import Player, WorldSource, state_in, world_of
 from what_next.state import State
 
-SOURCES: Mapping[str, type[Source]] = {"log": LogSource, "bandit": BanditSource, "world": WorldSource}
+SOURCES: Mapping[str, type[Source]] = {
+    "log": LogSource,
+    "decisions": DecisionSource,
+    "bandit": BanditSource,
+    "world": WorldSource,
+}
 """By the name that an algorithm gives; those of installed packages follow (group `what_next.sources`)."""
 
 __all__ = [
     "SOURCES",
     "BanditSource",
+    "DecisionSource",
     "LogSource",
     "Mixture",
     "Player",
@@ -28,16 +35,19 @@ __all__ = [
 
 
 def source_of(state: State) -> Source:
-    """The one that the setup's algorithm learns from.
+    """The one that the setup's algorithm learns from; beside a log, what a service showed (see `with_decisions`).
 
     Raises:
-        SetupError: neither this package nor an installed one has it.
+        DataError: the setup asks for what a service showed, and there is nothing to learn from.
+        SetupError: neither this package nor an installed one has the source, or the algorithm cannot learn from what
+            the setup asks for.
     """
     algorithm = state.setup.algorithm
+    refuse_unable(state)
     kind = SOURCES.get(algorithm.source) or installed("what_next.sources", Source, SOURCES).get(algorithm.source)
     if kind is None:
         raise SetupError(
             f"the algorithm {algorithm.name} learns from the source {algorithm.source!r}, which is not known here; "
             "install the package that brings it (an entry point of what_next.sources), or give Environment a `source`"
         )
-    return kind(state)
+    return with_decisions(state) if kind is LogSource else kind(state)

@@ -51,6 +51,12 @@ class Source(ABC):
         """Go on where a run was after so many histories and steps."""
 
     @property
+    def foreseen(self) -> bool:
+        """Whether a better model is one that better foresees what validation users do next, so that `patience` may
+        choose by that."""
+        return True
+
+    @property
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
         """What the data decided where the setup left it open, for the model's file; and a sentence for each reason."""
         return {}, ()
@@ -105,6 +111,13 @@ class Mixture(Source):
             source.resume(round(histories * taken / max(1, steps)), taken)
 
     @property
+    def foreseen(self) -> bool:
+        """Of all of them."""
+        return all(source.foreseen for source in self.sources)
+
+    @property
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
-        """Those of the first source."""
-        return self.sources[0].chosen
+        """Those of all, the first source's before the others'."""
+        found = [source.chosen for source in self.sources]
+        values = {name: value for values, _ in reversed(found) for name, value in values.items()}
+        return values, [reason for _, reasons in found for reason in reasons]

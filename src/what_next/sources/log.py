@@ -31,9 +31,16 @@ class LogSource(Source):
     Which ones is random, without replacement, and the same for the same seed and step.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(
+        self, state: State, known: Int64[np.ndarray, "users"] | None = None, reasons: Sequence[str] = ()
+    ) -> None:
+        """`known`: how many of each user's events are learned from; None: all that training may know. `reasons`: what
+        is to be said of the choice of this source."""
         super().__init__(state)
-        self.taken = 0
+        self.known = state.split.known if known is None else np.minimum(known, state.split.known)
+        users = state.train_users
+        self.users = users[self.known[users] >= self.setup.algorithm.least_events]
+        self.taken, self.reasons = 0, reasons
 
     def prepare(self, agent: Agent) -> None:
         """See `Source.prepare`: learned vectors of items start where the training events put them."""
@@ -79,10 +86,10 @@ class LogSource(Source):
     @cached_property
     def batches(self) -> Batches:
         """The complete training histories, in windows and batches."""
-        state, setup = self.state, self.setup
+        setup = self.setup
         return Batches(
-            state.train_users,
-            state.split.known[state.train_users],
+            self.users,
+            self.known[self.users],
             max_length=setup.max_length,
             batch_size=setup.batch_size,
             batch_targets=setup.batch_targets,
@@ -130,11 +137,11 @@ class LogSource(Source):
     @property
     def save_every(self) -> int:
         """See `Source.save_every`: once in a pass, or oftener where that is long."""
-        return self.setup.save_every or min(len(self.state.train_users), LONG)
+        return self.setup.save_every or min(len(self.users), LONG)
 
     def done(self, histories: int, steps: int) -> bool:
         """After so many batches as the histories of the run come in."""
-        return steps >= max(1, round(self.horizon / len(self.state.train_users) * len(self.batches)))
+        return steps >= max(1, round(self.horizon / len(self.users) * len(self.batches)))
 
     def resume(self, histories: int, steps: int) -> None:
         """See `Source.resume`."""
@@ -143,7 +150,7 @@ class LogSource(Source):
     @property
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
         """The loss that fits the catalogue, and how many histories make a batch."""
-        setup, items, batches, reasons = self.setup, len(self.state.space.catalogue), self.batches, []
+        setup, items, batches, reasons = self.setup, len(self.state.space.catalogue), self.batches, [*self.reasons]
         loss = setup.loss.over(items)
         if setup.loss.name == "auto":
             compared = "at most" if items <= AFFORDABLE else "more than"

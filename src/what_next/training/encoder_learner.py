@@ -17,7 +17,7 @@ from what_next.models.item_space import ItemSpace
 from what_next.models.items import ItemVectors
 from what_next.settings import known_encoders
 from what_next.training.learner import Learner
-from what_next.types import Batch, Events, Factors, History, Proposal, Ranked, Transitions
+from what_next.types import Batch, Events, Factors, History, Impressions, Proposal, Ranked, Shown, Transitions
 
 DIAGNOSED = 5
 """At every so many steps the policy is looked at for the alarms."""
@@ -179,10 +179,31 @@ class EncoderLearner(Learner):
         if target is not None:
             with torch.no_grad():
                 later = self.encode(target, events).flatten(0, 1)
+        flat, transitions = self._steps(batch, returns, states, later)
+        roots = [Root(flat, transitions.states)]
+        table = encoder.items.learned
+        if not encoder.items.sparse:
+            vectors = encoder.items()
+            table = vectors.detach().requires_grad_()
+            roots.append(Root(vectors, table))
+        assert table is not None, "sparse vectors are learned ones"
+        items = self.space_of_items(table, target, rng, sparse=encoder.items.sparse)
+        return LossContext(nets, targets, transitions, items, step, rng, {"encoder": roots})
+
+    def _steps(
+        self,
+        batch: Batch,
+        returns: Float32[np.ndarray, "batch time"],
+        states: Float[Tensor, "grid dim"],
+        later: Float[Tensor, "grid dim"],
+    ) -> tuple[Float[Tensor, "steps dim"], Transitions]:
+        """The states that the steps of a batch start in, and the steps, which end in a copy of these."""
+        if batch.impressions is not None:
+            return self._shown(batch.impressions, states, later)
         steps = Steps.of(batch, self.setup.n_step)
         places, following = self.tensor(steps.places), self.tensor(steps.following)
         actions, flat = self.tensor(batch.actions).long().flatten(), states[places]
-        transitions = Transitions(
+        return flat, Transitions(
             states=flat.detach().requires_grad_(),
             actions=actions[places],
             rewards=self.tensor(steps.summed(batch.rewards, self.setup.discount)),
@@ -193,15 +214,27 @@ class EncoderLearner(Learner):
             returns=self.tensor(returns.ravel()[steps.places]),
             step_discounts=self.tensor(batch.discounts.ravel()[steps.places]),
         )
-        roots = [Root(flat, transitions.states)]
-        table = encoder.items.learned
-        if not encoder.items.sparse:
-            vectors = encoder.items()
-            table = vectors.detach().requires_grad_()
-            roots.append(Root(vectors, table))
-        assert table is not None, "sparse vectors are learned ones"
-        items = self.space_of_items(table, target, rng, sparse=encoder.items.sparse)
-        return LossContext(nets, targets, transitions, items, step, rng, {"encoder": roots})
+
+    def _shown(
+        self, shown: Impressions, states: Float[Tensor, "grid dim"], later: Float[Tensor, "grid dim"]
+    ) -> tuple[Float[Tensor, "steps dim"], Shown]:
+        """The same of items that were shown."""
+        places = self.tensor(shown.places)
+        flat = states[places]
+        return flat, Shown(
+            states=flat.detach().requires_grad_(),
+            actions=self.tensor(shown.actions).long(),
+            rewards=self.tensor(shown.rewards),
+            next_states=later[self.tensor(shown.following)],
+            target_states=later[places],
+            next_actions=self.tensor(shown.next_actions).long(),
+            discounts=self.tensor(shown.discounts),
+            returns=self.tensor(shown.returns),
+            step_discounts=self.tensor(shown.step_discounts),
+            log_propensities=self.tensor(np.log(shown.propensities).astype(np.float32)),
+            inverse=self.tensor(shown.inverse),
+            weights=self.tensor(shown.weights),
+        )
 
     def space_of_items(
         self, table: Tensor, target: nn.Module | None, rng: np.random.Generator, *, sparse: bool

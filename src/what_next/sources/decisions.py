@@ -1,0 +1,362 @@
+"""Decisions as a source: what a service showed, with which chance, and what it brought, after what it knew by then."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from what_next.agent import Agent
+from what_next.data.batches import JITTER, LEAST
+from what_next.data.decisions.log import DecisionLog
+from what_next.data.decisions.reader import read_log
+from what_next.data.decisions.service_log import is_service_log
+from what_next.errors import DataError, SetupError
+from what_next.policy import LearnedPolicy
+from what_next.rewards import check
+from what_next.settings import SHARE
+from what_next.sources.base import Mixture, Source
+from what_next.sources.joined import Answers
+from what_next.sources.log import LogSource
+from what_next.state import State
+from what_next.types import Batch, History, Impressions
+
+
+def with_decisions(state: State) -> Source:
+    """The log, with decisions beside its events where the setup says so or leaves it open (`decisions.share`).
+
+    Raises:
+        DataError: the setup asks for decisions, and there are none to learn from.
+        SetupError: it asks for them, and its algorithm cannot learn from them.
+    """
+    setup, wanted = state.setup, state.setup.decisions
+    path = wanted.log or setup.data
+    asked, able = wanted.share is not None or wanted.log is not None, setup.algorithm.learns_from_decisions()
+    if wanted.share == 0 or not (asked or (able and is_service_log(path))):
+        return LogSource(state)
+    try:
+        source = DecisionSource(state, decisions_in(path))
+    except DataError as error:
+        if asked:
+            raise
+        return LogSource(state, reasons=[f"decisions.share 0: events alone are learned from, since {error}"])
+    return beside_events(source, SHARE if wanted.share is None else wanted.share)
+
+
+def refuse_unable(state: State) -> None:
+    """Raises a `SetupError` where decisions are asked for, and the algorithm cannot learn from them."""
+    setup, algorithm = state.setup, state.setup.algorithm
+    share = SHARE if setup.decisions.share is None and setup.decisions.log else setup.decisions.share
+    if not share or algorithm.learns_from_decisions():
+        return
+    reasons = {
+        "bandit": "tries items by itself, whose rewards it knows without a log",
+        "world": "learns by acting in a world",
+        "log": "reads as an input what is still to be earned, which would tell it of the item that was taken",
+    }
+    raise SetupError(
+        f"decisions.share is {share:g}, and the algorithm {algorithm.name} "
+        f"{reasons.get(algorithm.source, f'learns from the source {algorithm.source}')}; take another algorithm, such "
+        "as reinforce, or decisions.share 0"
+    )
+
+
+def beside_events(source: "DecisionSource", share: float) -> Source:
+    """The decisions, and beside them the events that nothing which was shown has led to."""
+    events, given = LogSource(source.state, source.before), source.setup.decisions.share is not None
+    if share == 1 or not len(events.users):
+        why = "" if share == 1 else "; no user has events from before the first of these, so nothing stands beside them"
+        source.reasons.append(f"decisions.share 1: {source.about}{why}")
+        return source
+    source.reasons.append(
+        f"decisions.share {share:g}{'' if given else ' by default'}: {source.about}; beside them stand the events of "
+        f"{len(events.users):,} users up to the first of these about each; `decisions.share` sets another, 0: events "
+        "alone"
+    )
+    return Mixture({source: share, events: 1 - share})
+
+
+def decisions_in(path: Path) -> DecisionLog:
+    """The decisions of an exported log that can be learned from.
+
+    Raises:
+        DataError: it is no such log, none has a chance that tells something, or none brought more than another.
+    """
+    if not is_service_log(path):
+        raise DataError(
+            f"{path}: is no exported log of a service, so it holds no decisions; write one with `what-next log export "
+            "SETUP --to log.parquet`, and name it by data or decisions.log"
+        )
+    log = read_log(path)
+    if np.ptp(log.rewards) == 0:
+        raise DataError(
+            f"{path}: all {len(log):,} items that were shown brought {log.rewards[0]:g}, so nothing tells a better one "
+            "from another; send feedback to the service, then export the log again"
+        )
+    return log
+
+
+class DecisionSource(Source):
+    """What was shown: each position of a slate is a step of its own, in the state that the slate was chosen in.
+
+    A step earns what its own item brought. The next state is that in which the user's next slate was chosen, and after
+    the last slate nothing follows. So rewards add up over a slate, and an item's does not hang on the others, as Chen
+    et al. (2019, section 4.3) and SlateQ (Ie et al. 2019, section 4.1) take it; all items of a slate are credited with
+    what follows it. Left out are answers to users whom the split sets aside, those after an event that it holds back or
+    with its item, and those to whom nothing was known.
+
+    Attributes:
+        answers: all of the log; `decisions`: which of them are learned from, by user and time.
+        rows: of the log, all items of those; `owner`: of each of these rows its place in `decisions`.
+        before: of each user of the data the events up to the first of these decisions.
+        reasons: what is to be said of the choice.
+    """
+
+    def __init__(self, state: State, log: DecisionLog | None = None) -> None:
+        """Join the decisions to the events that each knew; without a `log`, those that the setup names.
+
+        Raises:
+            DataError: the log has another catalogue, or no decision is left.
+        """
+        super().__init__(state)
+        log = log or decisions_in(self.setup.decisions.log or self.setup.data)
+        check(state.setup.reward.terms, state.dataset)
+        self.answers, self.reasons = Answers(state, log), list(log.notes)
+        self.decisions = self._usable()
+        self.before = self.answers.before(self.decisions)
+        first = self.answers.first
+        sizes = np.diff(first)[self.decisions]
+        self.owner = np.repeat(np.arange(len(sizes)), sizes)
+        self.rows = np.arange(sizes.sum()) + np.repeat(first[self.decisions] - (sizes.cumsum() - sizes), sizes)
+        self.gains = self.answers.gains[self.rows]
+        self.units = self.answers.units[self.decisions]
+        self._look_ahead()
+        self.passed, self.turn = 0, 0
+
+    def _usable(self) -> Int64[np.ndarray, "decisions"]:
+        """Of which training may know, and which knew something; a `DataError` where there are none."""
+        answers = self.answers
+        held, unknown = answers.held, (answers.lengths == 0) & ~answers.held
+        for count, why in (
+            (int(unknown.sum()), "nothing was known of whom they were for"),
+            (
+                int(held.sum()),
+                f"the split {self.state.split.kind} holds back their users, or events that they knew or that followed "
+                "(`split, users` holds back some users whole, and none with split.test and split.validation 0)",
+            ),
+        ):
+            if count:
+                self.reasons.append(f"{count:,} answers left out: {why}")
+        usable = np.flatnonzero(~held & ~unknown)
+        if not len(usable):
+            raise DataError(
+                f"{answers.log.source.path}: none of {len(answers):,} answers is left to learn from "
+                f"({'; '.join(self.reasons)}); serve more users of whom something is known, or hold fewer back"
+            )
+        return usable
+
+    def _look_ahead(self) -> None:
+        """What follows each decision: the sum of `n_step` rewards, the decision after those, and the whole return."""
+        count, discount, steps = len(self.decisions), self.setup.discount, self.setup.n_step
+        totals = np.bincount(self.owner, self.gains, count)
+        last = np.searchsorted(self.units, self.units, "right") - 1
+        later, summed = np.zeros(count), np.zeros(count)
+        for place in range(count - 2, -1, -1):
+            if place < last[place]:
+                later[place] = discount * (totals[place + 1] + later[place + 1])
+        for step in range(1, steps):
+            there = np.flatnonzero(np.arange(count) + step <= last)
+            summed[there] += discount**step * totals[there + step]
+        ahead = np.arange(count) + steps
+        self.follows, self.ends = np.where(ahead <= last, ahead, -1), np.arange(count) == last
+        self.returns = (self.gains + later[self.owner]).astype(np.float32)
+        self.rewards = (self.gains + summed[self.owner]).astype(np.float32)
+
+    # Batches
+
+    @cached_property
+    def sizes(self) -> Int64[np.ndarray, "decisions"]:
+        """How many items each decision showed."""
+        return np.bincount(self.owner)
+
+    @cached_property
+    def most(self) -> int:
+        """About how many items make a batch; fewer where a pass would have fewer than `LEAST` batches."""
+        shown, setup = len(self.owner), self.setup
+        if setup.batch_size is not None:
+            return max(1, round(setup.batch_size * shown / len(np.unique(self.units))))
+        return max(1, min(setup.batch_targets, shown // LEAST))
+
+    @cached_property
+    def groups(self) -> list[Int64[np.ndarray, "..."]]:
+        """Decisions of one user in a row, with about as many items as a batch has at most."""
+        shown = self.sizes.cumsum() - self.sizes
+        part = (shown - shown[np.searchsorted(self.units, self.units)]) // self.most
+        new = (np.diff(self.units, prepend=-1) != 0) | (np.diff(part, prepend=0) != 0)
+        return np.split(np.arange(len(self.units)), np.flatnonzero(new)[1:])
+
+    def _order(self, passed: int) -> list[Int64[np.ndarray, "..."]]:
+        """The groups of each batch of a pass, those with histories of a length together."""
+        rng = np.random.default_rng([self.setup.seed, passed, 1])
+        lengths = self.answers.lengths[self.decisions]
+        longest = np.array([lengths[one].max() for one in self.groups])
+        order = np.argsort(longest * rng.normal(1, JITTER, len(longest)), kind="stable")
+        shown = np.array([self.sizes[self.groups[one]].sum() for one in order])
+        batch = (shown.cumsum() - shown) // self.most
+        parts = np.split(order, np.flatnonzero(np.diff(batch)) + 1)
+        return [parts[turn] for turn in rng.permutation(len(parts))]
+
+    def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+        """See `Source.next_batch`. Nobody is asked to choose: the service did. The same for the same seed and step."""
+        self._go_on()
+        groups = self._batches[1][self.turn]
+        self.turn += 1
+        return self.batch(policy, [self.groups[one] for one in groups])
+
+    def resume(self, histories: int, steps: int) -> None:
+        """See `Source.resume`."""
+        self.passed, self.turn = 0, steps
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Into the pass of the next batch."""
+        while self.turn >= len(self._of_pass()):
+            self.turn -= len(self._of_pass())
+            self.passed += 1
+
+    _batches: tuple[int, list[Int64[np.ndarray, "..."]]] = (-1, [])
+
+    def _of_pass(self) -> list[Int64[np.ndarray, "..."]]:
+        """`_order` of the pass that is under way."""
+        if self._batches[0] != self.passed:
+            self._batches = self.passed, self._order(self.passed)
+        return self._batches[1]
+
+    def batch(self, policy: LearnedPolicy, groups: Sequence[Int64[np.ndarray, "..."]]) -> Batch:
+        """The batch of some groups of decisions."""
+        some = np.concatenate(groups)
+        states, history = self._states(groups)
+        place = np.full(len(self.decisions), -1)
+        place[some] = states
+        shown = np.flatnonzero(place[self.owner] >= 0)
+        owner = self.owner[shown]
+        rows, ahead = self.rows[shown], self.follows[owner]
+        actions, discount = self.answers.actions.astype(np.int32), self.setup.discount
+        assert self.answers.log.propensities is not None
+        propensities = self.answers.log.propensities[rows]
+        inverse = inverse_chances(propensities, self.setup.decisions.weight_cap)
+        impressions = Impressions(
+            places=place[owner],
+            # Of a decision in another batch no more is known here than the state before it.
+            following=np.where((ahead >= 0) & (place[ahead] >= 0), place[ahead], place[owner]),
+            actions=actions[rows],
+            rewards=self.rewards[shown],
+            discounts=np.where(ahead >= 0, discount**self.setup.n_step, 0).astype(np.float32),
+            step_discounts=np.where(self.ends[owner], 0, discount).astype(np.float32),
+            next_actions=np.where(ahead >= 0, actions[self.answers.first[self.decisions[ahead]]], -1).astype(np.int32),
+            returns=self.returns[shown],
+            propensities=propensities,
+            inverse=inverse,
+            weights=imitated(inverse, self.gains[shown]),
+        )
+        return self._on_grid(policy, history, impressions, self.gains[shown])
+
+    def _states(self, groups: Sequence[Int64[np.ndarray, "..."]]) -> tuple[Int64[np.ndarray, "some"], History]:
+        """Where on the flattened grid of events each decision's state is, and the events."""
+        keys: dict[tuple[int, ...], int] = {}
+        rows: list[np.ndarray] = []
+        owners, found = [], []
+        for group, decisions in enumerate(groups):
+            for answer in self.decisions[decisions].tolist():
+                key, events = self.answers.row(answer)
+                row = keys.setdefault((group, *key), len(rows))
+                if row == len(rows):
+                    rows.append(events)
+                    owners.append(answer)
+                elif len(events) > len(rows[row]):
+                    rows[row] = events
+                found.append((row, len(events) - 1))
+        history = self.answers.history(rows, np.array(owners))
+        return np.array(found, np.int64) @ [history.items.shape[1], 1], history
+
+    def _on_grid(
+        self, policy: LearnedPolicy, history: History, shown: Impressions, gains: Float64[np.ndarray, "shown"]
+    ) -> Batch:
+        """The events, and at each state the first item that was shown and what all of them brought."""
+        items = history.items
+        actions = np.full(items.shape, -1, np.int32)
+        actions.flat[shown.places[::-1]] = shown.actions[::-1]
+        return Batch(
+            items=items,
+            factors=policy.agent.factorize(history),
+            actions=actions,
+            rewards=np.bincount(shown.places, gains, items.size).reshape(items.shape).astype(np.float32),
+            mask=actions >= 0,
+            discounts=np.zeros(items.shape, np.float32),
+            histories=len(items),
+            impressions=shown,
+        )
+
+    # A run
+
+    def prepare(self, agent: Agent) -> None:
+        """See `Source.prepare`: as the log does."""
+        LogSource(self.state).prepare(agent)
+
+    @property
+    def save_every(self) -> int:
+        """As of the log."""
+        return LogSource(self.state).save_every
+
+    @property
+    def foreseen(self) -> bool:
+        """What people do by themselves is not what is learned here."""
+        return False
+
+    @property
+    def about(self) -> str:
+        """What is learned from, in words."""
+        share = float((self.gains > 0).mean())
+        return (
+            f"of {len(self.decisions):,} answers that were drawn, {share:.1%} of the {len(self.owner):,} items that "
+            "were shown brought something"
+        )
+
+    @property
+    def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
+        """What is learned from, and why; and that validation does not choose among the models."""
+        reasons = [*self.reasons]
+        if self.setup.patience and len(self.state.split.validation):
+            reasons.append(
+                "patience is not heeded: what validation users do by themselves does not tell how good a choice is; "
+                "training goes on to its end, and the last model is kept"
+            )
+        loss = self.setup.loss.over(len(self.state.space.catalogue))
+        return {"decisions": len(self.decisions), "loss": loss}, reasons
+
+
+def inverse_chances(propensities: Float64[np.ndarray, "shown"], cap: float) -> Float32[np.ndarray, "shown"]:
+    """One over each chance, over the mean of these, `cap` at most, and over the mean again.
+
+    Rare items then count as if all had been shown alike: self-normalised (Swaminathan and Joachims 2015, NIPS, equation
+    9) and truncated (Ionides 2008, "Truncated Importance Sampling").
+    """
+    if not len(propensities):
+        return np.zeros(0, np.float32)
+    found = 1 / propensities
+    found = np.minimum(found / found.mean(), cap)
+    return np.asarray(found / found.mean(), np.float32)
+
+
+def imitated(
+    inverse: Float32[np.ndarray, "shown"], gains: Float64[np.ndarray, "shown"]
+) -> Float32[np.ndarray, "shown"]:
+    """Weights of items in a cross entropy: what each brought over its chance, with a mean of 1.
+
+    What brought nothing, or less, has none. The cross entropy that is weighted so bounds what the policy earns by
+    inverse propensities (Ma, Wang and Narayanaswamy 2019, "Imitation-Regularized Offline Learning", section 3).
+    """
+    weights = inverse * np.maximum(gains, 0)
+    mean = float(weights.mean()) if len(weights) else 0.0
+    return np.asarray(weights / mean if mean else weights, np.float32)
