@@ -27,7 +27,8 @@ import polars as pl
 
 from what_next import Environment, Setup
 from what_next.data import Options, import_files, save
-from what_next.serving.loop import Journal, Loop, journal_path
+from what_next.serving.loop.journal import Journal, journal_path
+from what_next.serving.loop.loop import Loop
 from what_next.serving.store import Store, store_of
 from what_next.worlds import Boredom, Sessions, Streams, World
 
