@@ -144,8 +144,12 @@ class Shop:
 
     def ask(self, path: str, body: Any) -> Any:
         for _ in range(100):
-            self.connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
-            answer = self.connection.getresponse()
+            try:
+                self.connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+                answer = self.connection.getresponse()
+            except (http.client.HTTPException, OSError):  # it was idle for long, and the service closed it
+                self.connection.close()
+                continue
             told = answer.read()
             if answer.status not in (503, 429):
                 break

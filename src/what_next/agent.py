@@ -75,7 +75,7 @@ class Agent:
         """By what the setup's algorithm proposes."""
         if setup.algorithm.by_attributes:
             return FoundingLearner(setup, space, self.device)
-        return (PlayLearner if setup.algorithm.source == "world" else EncoderLearner)(setup, space, self.device)
+        return (PlayLearner if setup.acts else EncoderLearner)(setup, space, self.device)
 
     def wake_agent(self) -> "Agent":
         """Build for learning, from the setup's seed; returns itself.

@@ -19,12 +19,13 @@ from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import Source, WorldSource, source_of, state_in, world_of
+from what_next.sources import Source, source_in, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
 from what_next.training.monitor import Monitor
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker
+from what_next.training.weighing import weigh
 from what_next.worlds import World
 
 
@@ -137,11 +138,11 @@ class Environment:
     ) -> "Environment":
         """State, agent and environment of a setup, or of the path of one; `world`: instead of the one that it names."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
-        source = None
+        source: Source | None = None
         if world is not None or setup.world.name is not None:
             world = world or world_of(setup)
             state = state_in(world, setup)
-            setup, source = state.setup, WorldSource(state, world)
+            setup, source = state.setup, source_in(world, state)
         else:
             state = State.open(setup, resume=resume, origin=origin)
         agent = Agent(setup, state.space)
@@ -176,10 +177,10 @@ class Environment:
             agent.like(weights)
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
+        if not self.resume:
+            source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)
-        elif not self.resume:
-            source.prepare(agent)
         agent.horizon = source.horizon
         source.resume(agent.histories, agent.steps)
         monitor = self._monitor(run)
@@ -220,6 +221,7 @@ class Environment:
             self.rng,
             run,
             self.validate,
+            self.weigh,
             data=self.state.dataset.name,
             split=self.state.split.hash,
             horizon=self.agent.horizon,
@@ -241,6 +243,21 @@ class Environment:
         if was_training:
             agent.train()
         return found
+
+    def weigh(self) -> bool:
+        """Choose what the linear model beside the encoder counts, by the validation users; whether it counts at all."""
+        agent, state = self.agent, self.state
+        linear = getattr(agent.nets.get("encoder"), "ridge", None)
+        if linear is None or not len(state.split.validation):
+            return False
+        judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
+        seed, seen = self.setup.split.seed, self.setup.evaluation.seen
+        return weigh(
+            linear,
+            self.setup.monitored,
+            lambda: self.validate().get(self.setup.monitored, 0.0),
+            lambda: validation.surprise(*judged, seed=seed, seen=seen),
+        )
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""

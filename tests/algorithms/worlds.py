@@ -19,7 +19,7 @@ from what_next.algorithms import Algorithm
 from what_next.models.item_space import ItemSpace
 from what_next.sources import source_of
 from what_next.training.step import Step
-from what_next.types import Events, History, Request, Transitions
+from what_next.types import Choices, Events, History, Request, Transitions
 
 # Worlds
 
@@ -209,3 +209,29 @@ def transitions(states: Sequence[Sequence[float]], actions: Sequence[int], **oth
     }
     set_ = {name: torch.tensor(value) for name, value in others.items()}
     return Transitions(torch.tensor(states, requires_grad=True), torch.tensor(actions), **(found | set_))
+
+
+def choices(
+    states: Sequence[Sequence[float]],
+    slates: Sequence[Sequence[int]],
+    clicks: Sequence[Sequence[float]],
+    *,
+    rewards: Sequence[float],
+    discounts: Sequence[float],
+    points: Sequence[Sequence[float]] | None = None,
+    answered: Sequence[bool] | None = None,
+) -> Choices:
+    """Steps of play: the slate of each, and what was clicked of it."""
+    steps = transitions(states, [slate[0] for slate in slates], rewards=rewards, discounts=discounts)
+    count = len(states)
+    return Choices(
+        **vars(steps),
+        slates=torch.tensor(slates),
+        propensities=torch.zeros(count),
+        expected=torch.zeros(count),
+        points=torch.zeros(count, 0) if points is None else torch.tensor(points),
+        numbers=torch.zeros(count, 0),
+        next_numbers=torch.zeros(count, 0),
+        clicks=torch.tensor(clicks),
+        answered=torch.ones(count, dtype=torch.bool) if answered is None else torch.tensor(answered),
+    )

@@ -22,11 +22,11 @@ from what_next.data import Options, import_files, save
 from what_next.environment import Environment
 from what_next.errors import ModelError, SaveError, SetupError, StoreError
 from what_next.serving.engine.versions import versions_folder
-from what_next.serving.http.metrics import Metrics
 from what_next.serving.loop import candidate, drift, evidence
 from what_next.serving.loop.evidence import Mean
 from what_next.serving.loop.journal import Journal, journal_path, status_of
 from what_next.serving.loop.loop import Loop
+from what_next.serving.metrics import Metrics
 from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddFeedback, Deploy, FeedbackRow
 from what_next.settings import Setup

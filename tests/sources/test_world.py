@@ -11,7 +11,7 @@ from what_next.algorithms.base import Algorithm
 from what_next.errors import SetupError, TrainingError
 from what_next.losses import gae
 from what_next.models.encoders import Encoder
-from what_next.sources import Player, WorldSource, state_in, world_of
+from what_next.sources import Player, WorldSource, source_in, state_in, world_of
 from what_next.sources.world import explored
 from what_next.types import Batch
 from what_next.worlds import Boredom, Feedback, Observation, World, known_worlds, play, preset
@@ -251,7 +251,9 @@ class TestAMistake:
 
     def test_an_algorithm_that_learns_from_a_log(self) -> None:
         state = state_in(Detour(), setup_for(NextItem()))
-        with pytest.raises(SetupError, match="next_item learns from a log; to learn in a world, take a2c or ppo"):
+        with pytest.raises(SetupError, match=r"next_item learns from a log; in a world learn dqn, .*ppo"):
+            source_in(Detour(), state)
+        with pytest.raises(SetupError, match="next_item does not learn from its choices as they are made"):
             WorldSource(state, Detour())
 
     def test_a_reward_that_is_not_a_number(self) -> None:

@@ -19,7 +19,9 @@ from what_next.algorithms.next_item import NextItem
 from what_next.algorithms.ppo import Ppo
 from what_next.algorithms.reinforce import Reinforce
 from what_next.algorithms.sa2c import Sa2c
+from what_next.algorithms.sac import Sac
 from what_next.algorithms.sac_rec import SacRec
+from what_next.algorithms.slateq import Slateq
 from what_next.algorithms.snqn import Snqn
 from what_next.algorithms.sqn import Sqn
 from what_next.algorithms.td3 import Td3
@@ -46,6 +48,8 @@ KNOWN: tuple[type[Algorithm], ...] = (
     Hac,
     A2c,
     Ppo,
+    Slateq,
+    Sac,
 )
 
 __all__ = [
@@ -64,7 +68,9 @@ __all__ = [
     "Ppo",
     "Reinforce",
     "Sa2c",
+    "Sac",
     "SacRec",
+    "Slateq",
     "Snqn",
     "Sqn",
     "Td3",

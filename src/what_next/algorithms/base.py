@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
-from what_next.types import Events, Shown, Transitions
+from what_next.types import Choices, Events, Shown, Transitions
 
 Networks = Mapping[str, nn.Module]
 Search = Mapping[str, tuple[Any, ...]]
@@ -63,8 +63,10 @@ class LossContext(Generic[Steps]):
 
     @property
     def imitated(self: "LossContext[Transitions]") -> Float[Tensor, "steps"] | None:
-        """Weights of the chosen items for a loss that imitates: what a user chose counts alike (None), and what was
-        shown by what it brought."""
+        """Weights of the chosen items for a loss that imitates: what a user chose counts alike (None), what was shown
+        by what it brought, and in a world by whether it was clicked."""
+        if isinstance(self.batch, Choices):
+            return self.batch.clicks[:, 0]
         return self.batch.weights if isinstance(self.batch, Shown) else None
 
     def values(self: "LossContext[Transitions]") -> Float[Tensor, "steps"]:
@@ -89,6 +91,9 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     targets: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "log"
     """Where its batches come from by default: a name of `sources.SOURCES`."""
+    replays: ClassVar[bool] = False
+    """In a world it learns from all that was played there (`sources.ReplaySource`); `slates`: also of several items."""
+    slates: ClassVar[bool] = False
     by_attributes: ClassVar[bool] = False
     """It proposes points among the items' attributes, for whose box an item is drawn; otherwise it scores all items."""
     one_step: ClassVar[bool] = False
@@ -118,6 +123,9 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Settings whose defaults are others for this algorithm than for `whatnext`; those of its bases hold too."""
     search: ClassVar[Search] = {}
     """Where `what-next tune` looks: a field (or a setting of the setup), and a pair of numbers or the values to try."""
+    linear: ClassVar[bool] = False
+    """A linear model of items by items may stand beside the encoder (`models.linear`): whoever foretells what people
+    do takes it, and whoever learns what that is worth does not."""
     extra_features: ClassVar[int] = 0
     """How many numbers `inputs` adds to each event."""
     reads_returns: ClassVar[bool] = False

@@ -42,6 +42,7 @@ class Bcq(Dqn):
     considered: int = Field(
         default=100, gt=0, description="likeliest items that are looked at when recommending; all with threshold 0"
     )
+    replays: ClassVar[bool] = False
     updates: ClassVar[Mapping[str, tuple[str, ...]]] = {**Dqn.updates, "behaviour": ("encoder", "behaviour")}
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:

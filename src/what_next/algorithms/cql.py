@@ -22,6 +22,7 @@ class Cql(Dqn):
 
     name: Literal["cql"] = "cql"  # type: ignore[assignment]
     whole_catalogue: ClassVar[bool] = True
+    replays: ClassVar[bool] = False
     search: ClassVar[Search] = {"alpha": (0.1, 30.0), "discount": (0.0, 0.9)}
     alpha: float = Field(default=1.0, ge=0, description="weight of the penalty on values; 0: none, large: imitation")
 

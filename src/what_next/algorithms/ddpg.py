@@ -55,6 +55,7 @@ class Ddpg(Algorithm):
         default=1.0, ge=0, description="weight of the next item's cross entropy, which gives the item vectors a meaning"
     )
     sharpness: float = Field(default=7.0, gt=0, description="inverse temperature of the softmax over cosines")
+    replays: ClassVar[bool] = True
     updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "critic": ("encoder", "critic"),
         "supervised": ("encoder",),

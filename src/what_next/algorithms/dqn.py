@@ -27,6 +27,7 @@ class Dqn(Algorithm):
     name: Literal["dqn"] = "dqn"
     search: ClassVar[Search] = {"tau": (0.002, 0.05), "discount": (0.0, 0.9)}
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
+    replays: ClassVar[bool] = True
     updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
     needs_critic: ClassVar[bool] = True

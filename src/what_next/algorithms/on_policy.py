@@ -105,11 +105,7 @@ class OnPolicy(Algorithm):
 
     def known(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items width"]:
         """What points are multiplied with: the items' attributes, or their learned vectors."""
-        encoder = nets["encoder"]
-        if self.draws_points and isinstance(encoder, Encoder) and encoder.items.attributes is not None:
-            attributes = encoder.items.attributes
-            return attributes.div(attributes.shape[1] ** 0.5)
-        return vectors
+        return vectors_of(nets, vectors) if self.draws_points else vectors
 
     def estimates(self, nets: Networks, batch: Choices, items: object) -> Float[Tensor, "steps"]:  # type: ignore[override]
         """The value of the state."""
@@ -159,3 +155,12 @@ class OnPolicy(Algorithm):
         changes = batch.next_numbers - batch.numbers
         left = (changes - done - actor.fades(batch.numbers)) / (changes.std(0, correction=0) + 1e-2)
         return mean(left.square().mean(-1), batch.answered.float())
+
+
+def vectors_of(nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items width"]:
+    """What drawn points are multiplied with: the items' attributes where the encoder reads those, else `vectors`."""
+    encoder = nets["encoder"]
+    if isinstance(encoder, Encoder) and encoder.items.attributes is not None:
+        attributes = encoder.items.attributes
+        return attributes.div(attributes.shape[1] ** 0.5)
+    return vectors

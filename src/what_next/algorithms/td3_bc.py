@@ -40,6 +40,7 @@ class Td3Bc(Td3):
     cloning: Literal["cross_entropy", "distance"] = Field(
         default="cross_entropy", description="cross entropy of the next item, or squared distance to its vector"
     )
+    replays: ClassVar[bool] = False
     updates: ClassVar[Mapping[str, tuple[str, ...]]] = {**Td3.updates, "cloning": ("encoder", "actor")}
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:

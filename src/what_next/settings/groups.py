@@ -209,6 +209,12 @@ class WorldSettings(Group):
         description="simulate: slates of random items, of those to learn from, whose clicks tell where learned vectors "
         "of items start (`inputs.start`)",
     )
+    replay: int = Field(default=300_000, gt=0, description="simulate: slates that are kept to be learned from again")
+    reuse: float = Field(default=4.0, gt=0, description="simulate: how often each of those is learned from, on average")
+    batch: int = Field(default=2000, gt=0, description="simulate: slates of a step that learns from those")
+    epsilon: float = Field(
+        default=0.1, ge=0, le=1, description="simulate: chance of any item while values are learned; it falls from 1"
+    )
     episodes: int = Field(default=500, gt=1, description="simulate: users who are played to judge a policy")
 
 

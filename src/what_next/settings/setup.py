@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, ValidationError, WrapValidator, field_serializer, field_validator, model_validator
 
 from what_next.algorithms import KNOWN, Algorithm, WhatNext
+from what_next.algorithms.on_policy import OnPolicy
 from what_next.data.batches import LEAST
 from what_next.data.space import Space
 from what_next.errors import SetupError
@@ -94,6 +95,14 @@ else:
     ]
 
 
+IN_A_WORLD: Mapping[str, object] = OnPolicy.defaults()
+"""Defaults of every algorithm that learns by acting: what keeps one from learning a log by heart is in the way."""
+
+
+def _names_a_world(group: object) -> bool:
+    return isinstance(group, WorldSettings) or (isinstance(group, dict) and group.get("name") is not None)
+
+
 def with_defaults(data: object) -> object:
     """The values with the defaults of their algorithm where they say nothing."""
     if not isinstance(data, dict):
@@ -104,6 +113,8 @@ def with_defaults(data: object) -> object:
     if algorithm is None:
         raise SetupError(f"algorithm is {name!r}; allowed: {listed(list(ALGORITHMS), 'or')}")
     defaults = algorithm.defaults()
+    if _names_a_world(data.get("world")):
+        defaults |= IN_A_WORLD
     if "epochs" in data:
         defaults.pop("passes", None)
     group = data.get("split")
@@ -187,6 +198,11 @@ class Setup(Group):
         default="auto",
         description="whether an lstm or gru adds a linear map of the last item to its state; auto: where training "
         f"users have at most {SHORT} events on average",
+    )
+    linear: Literal["yes", "no"] = Field(
+        default="yes",
+        description="next_item: whether a linear model of items by items stands beside the network, with the weight "
+        "that is best for the validation users",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
@@ -276,6 +292,11 @@ class Setup(Group):
         """See pydantic."""
         complete()
         return super().model_validate(obj, **more)
+
+    @property
+    def acts(self) -> bool:
+        """Whether its agent learns by acting in a world."""
+        return self.world.name is not None or self.algorithm.source == "world"
 
     @property
     def needs_critic(self) -> bool:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 
+from what_next.algorithms import KNOWN
 from what_next.errors import SetupError
 from what_next.settings.plugins import installed
 from what_next.sources.bandit import BanditSource
 from what_next.sources.base import Mixture, Source
 from what_next.sources.decisions import DecisionSource, refuse_unable, with_decisions
 from what_next.sources.log import LogSource
+from what_next.sources.replay import Replay, ReplaySource
 from what_next.sources.world import Player, WorldSource, state_in, world_of
 from what_next.state import State
+from what_next.worlds import World
 
 SOURCES: Mapping[str, type[Source]] = {
     "log": LogSource,
@@ -26,8 +29,11 @@ __all__ = [
     "LogSource",
     "Mixture",
     "Player",
+    "Replay",
+    "ReplaySource",
     "Source",
     "WorldSource",
+    "source_in",
     "source_of",
     "state_in",
     "world_of",
@@ -51,3 +57,18 @@ def source_of(state: State) -> Source:
             "install the package that brings it (an entry point of what_next.sources), or give Environment a `source`"
         )
     return with_decisions(state) if kind is LogSource else kind(state)
+
+
+def source_in(world: World, state: State) -> WorldSource:
+    """The one by which the setup's algorithm learns in a world: its own choices as they are made, or a replay of them.
+
+    Raises:
+        SetupError: it learns from a log alone.
+    """
+    algorithm = state.setup.algorithm
+    if algorithm.replays:
+        return ReplaySource(state, world)
+    if algorithm.source != "world":
+        able = [one.model_fields["name"].default for one in KNOWN if one.replays or one.source == "world"]
+        raise SetupError(f"the algorithm {algorithm.name} learns from a log; in a world learn {', '.join(able)}")
+    return WorldSource(state, world)

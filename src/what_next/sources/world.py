@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int, Int32, Int64
 from torch import Tensor
 
 from what_next.agent import Agent
+from what_next.algorithms import Algorithm
 from what_next.algorithms.on_policy import OnPolicy
 from what_next.data import Catalogue
 from what_next.data.cooccurrence import placed
@@ -26,7 +27,7 @@ from what_next.state import State
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.play_learner import flattened
 from what_next.types import Batch, Events, Factors, Greedy, Product, Proposal, Request
-from what_next.worlds import Draws, Observation, World, known_worlds, preset
+from what_next.worlds import Draws, Feedback, Observation, World, known_worlds, preset
 
 EXPLORED = 100
 """Slates of random items of a user, of those that explore."""
@@ -57,8 +58,11 @@ def in_world(world: World, setup: Setup) -> Setup:
     ideal state is among the numbers."""
     inputs = setup.inputs.model_copy(update={"context": True, "slates": not setup.world.ideal})
     name = world.known_as if setup.world.name is None else as_known(setup.world.name)
-    named = setup.world.model_copy(update={"name": name})
-    return setup.model_copy(update={"inputs": inputs, "split": EVERYONE, "world": named})
+    algorithm, named = setup.algorithm, setup.world.model_copy(update={"name": name})
+    if getattr(algorithm, "slots", 0) is None:
+        algorithm = algorithm.model_copy(update={"slots": world.slots})
+    update = {"inputs": inputs, "split": EVERYONE, "world": named, "algorithm": algorithm}
+    return setup.model_copy(update=update)
 
 
 def state_in(world: World, setup: Setup) -> State:
@@ -152,17 +156,22 @@ class WorldSource(Source):
     def __init__(self, state: State, world: World | None = None) -> None:
         super().__init__(state)
         self.world = world or world_of(self.setup)
-        algorithm = self.setup.algorithm
-        if not isinstance(algorithm, OnPolicy):
-            raise SetupError(f"the algorithm {algorithm.name} learns from a log; to learn in a world, take a2c or ppo")
         if self.setup.model == "transformer":
             raise SetupError("model is transformer, whose carried state grows with every event; take lstm, gru or mlp")
-        self.algorithm, self.users, self.window = algorithm, self.setup.world.users, self.setup.world.window
+        self.algorithm: Any = self._can_learn()
+        self.users, self.window = self.setup.world.users, self.setup.world.window
         self.player: Player | None = None
         self.users_state: Any = None
         self.waiting: Iterator[Batch] = iter(())
         self.begun = np.ones(self.users, np.bool_)
         self.buffers: dict[str, np.ndarray] = {}
+
+    def _can_learn(self) -> Algorithm:
+        """Raises a `SetupError` where the algorithm does not learn from its own choices."""
+        algorithm = self.setup.algorithm
+        if not isinstance(algorithm, OnPolicy):
+            raise SetupError(f"{algorithm.name} does not learn from its choices as they are made, as a2c and ppo do")
+        return algorithm
 
     @property
     def explored(self) -> int:
@@ -201,7 +210,7 @@ class WorldSource(Source):
             for rows in np.array_split(rng.permutation(self.users), min(parts, self.users)):
                 slates = len(rows) * self.window
                 share = (turn + 1) * slates // repeats - turn * slates // repeats
-                yield _rows(whole, rows, share)
+                yield rows_of(whole, rows, share)
 
     def _begin(self, policy: LearnedPolicy, rng: np.random.Generator) -> Player:
         """New users, and the buffers that all experiences are written to."""
@@ -215,10 +224,16 @@ class WorldSource(Source):
             "slates": np.zeros((*grid, slots), np.int32),
             "numbers": np.zeros((*grid, len(policy.agent.space.event_names)), np.float32),
             "begins": np.zeros(grid, np.bool_),
-            "chances": np.zeros(grid, np.float64),
-            **{name: np.zeros(grid, np.float32) for name in ("rewards", "values", "next", "discounts", "traces")},
+            "rewards": np.zeros(grid, np.float32),
+            "discounts": np.zeros(grid, np.float32),
+            **self._more(grid),
         }
         return self.player
+
+    def _more(self, grid: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Further buffers."""
+        floats = {name: np.zeros(grid, np.float32) for name in ("values", "next", "traces")}
+        return floats | {"chances": np.zeros(grid, np.float64)}
 
     @torch.no_grad()
     def _experience(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
@@ -241,10 +256,12 @@ class WorldSource(Source):
         states = player.step(events)
         proposal = player.propose(states, rng)
         product = player.policy.act(proposal, player.request, rng)
-        into["slates"][time], into["values"][time] = product.items, self._values(player, states)
-        into["chances"][time] = self._chances(player, states, proposal, product, time)
-        if time:
-            into["next"][time - 1] = np.where(self.begun, into["next"][time - 1], into["values"][time])
+        into["slates"][time] = product.items
+        if self.draws_points:
+            if "points" not in into:
+                into["points"] = np.zeros((self.window, *proposal.points.shape), np.float32)
+            into["points"][time] = proposal.points
+        self._chose(player, states, proposal, product, time)
         self.users_state, feedback = world.step(self.users_state, product.items.astype(np.int64), rng)
         if not np.isfinite(feedback.rewards).all():
             raise TrainingError(f"world {world.known_as}: a reward is not a number")
@@ -252,13 +269,31 @@ class WorldSource(Source):
         self.begun = feedback.terminated | truncated
         into["rewards"][time] = feedback.rewards
         into["discounts"][time] = np.where(feedback.terminated, 0, self.setup.discount)
+        self._ended(player, feedback, time)
+        ended = np.flatnonzero(self.begun)
+        self.users_state = world.restart(self.users_state, ended, rng)
+        player.forget(ended)
+
+    @property
+    def draws_points(self) -> bool:
+        """Whether points are drawn, and kept."""
+        return self.setup.algorithm.draws_points
+
+    def _chose(self, player: Player, states: Tensor, proposal: Proposal, product: Product, time: int) -> None:
+        """Write down what whoever chose expected, and with which chance it chose."""
+        into = self.buffers
+        into["values"][time] = self._values(player, states)
+        into["chances"][time] = self._chances(player, states, proposal, product)
+        if time:
+            into["next"][time - 1] = np.where(self.begun, into["next"][time - 1], into["values"][time])
+
+    def _ended(self, player: Player, feedback: Feedback, time: int) -> None:
+        """Write down where credit ends, and what is expected of those who were cut off."""
+        into = self.buffers
         into["traces"][time] = np.where(self.begun, 0, self.algorithm.trace)
         cut = self.begun if time < self.window - 1 else np.ones_like(self.begun)
         if (rows := np.flatnonzero(cut & ~feedback.terminated)).size:
             into["next"][time, rows] = self._foreseen(player, rows)
-        ended = np.flatnonzero(self.begun)
-        self.users_state = world.restart(self.users_state, ended, rng)
-        player.forget(ended)
 
     def _foreseen(self, player: Player, rows: Int64[np.ndarray, "some"]) -> Float32[np.ndarray, "some"]:
         """The values of the states that some users are in now; nothing is carried on."""
@@ -274,14 +309,11 @@ class WorldSource(Source):
         found: Float32[np.ndarray, users] = player.policy.agent.nets["critic"](states).cpu().numpy()
         return found
 
-    def _chances(self, player: Player, states: Tensor, proposal: Proposal, product: Product, time: int) -> np.ndarray:
+    def _chances(self, player: Player, states: Tensor, proposal: Proposal, product: Product) -> np.ndarray:
         """Of the slates, or the density of the points that were drawn."""
-        if not self.algorithm.draws_points:
+        if not self.draws_points:
             assert product.propensities is not None
             return np.asarray(np.exp(np.log(product.propensities).sum(1)))
-        if "points" not in self.buffers:
-            self.buffers["points"] = np.zeros((self.window, *proposal.points.shape), np.float32)
-        self.buffers["points"][time] = proposal.points
         actor: Any = player.policy.agent.nets["actor"]
         points = torch.from_numpy(proposal.points).to(states.device)
         found: np.ndarray = actor.log_density(states, points).double().exp().cpu().numpy()
@@ -292,6 +324,14 @@ class WorldSource(Source):
         made, scale = self.buffers, np.float32(1 - self.setup.discount)
         parts = (made["rewards"] * scale, made["values"], made["next"], made["discounts"], made["traces"])
         advantages = gae(*(torch.from_numpy(part) for part in parts)).numpy()
+        whole = self._written(carried)
+        returns = np.ascontiguousarray((advantages + made["values"]).T)
+        values, chances = (np.ascontiguousarray(made[name].T) for name in ("values", "chances"))
+        return replace(whole, returns=returns, propensities=chances, values=values)
+
+    def _written(self, carried: Float32[np.ndarray, "users carried"]) -> Batch:
+        """What the world showed and what was chosen there, users first."""
+        made = self.buffers
         users = {name: np.ascontiguousarray(values.swapaxes(0, 1)) for name, values in made.items()}
         numbers, mask = users["numbers"], np.ones((self.users, self.window), np.bool_)
         return Batch(
@@ -302,9 +342,6 @@ class WorldSource(Source):
             mask=mask,
             discounts=users["discounts"],
             histories=self.users * self.window,
-            returns=np.ascontiguousarray((advantages + made["values"]).T),
-            propensities=users["chances"],
-            values=users["values"],
             shown=users["shown"],
             clicks=users["clicks"],
             slates=users["slates"],
@@ -334,7 +371,7 @@ def explored(
     return clicked[order], of[order]
 
 
-def _rows(whole: Batch, rows: Int64[np.ndarray, "some"], histories: int) -> Batch:
+def rows_of(whole: Batch, rows: Int64[np.ndarray, "some"], histories: int) -> Batch:
     """Some users of an experience."""
     arrays = {name: values[rows] for name, values in whole.arrays().items() if name != "histories"}
     return replace(Batch.of_arrays(arrays | {"histories": np.array(histories)}), histories=histories)

@@ -37,14 +37,20 @@ class PlayLearner(EncoderLearner):
         assert batch.begins is not None
         assert batch.carried is not None
         events, carried = self.seen(batch), unflattened(encoder, self.tensor(batch.carried))
-        states = encoder.resume(events, carried, self.tensor(batch.begins)).flatten(0, 1)
+        begins, target = self.tensor(batch.begins), targets.get("encoder")
+        states = encoder.resume(events, carried, begins).flatten(0, 1)
+        later = states.detach()
+        if isinstance(target, Encoder):
+            with torch.no_grad():
+                later = target.resume(events, carried, begins).flatten(0, 1)
         rows, columns = np.nonzero(batch.mask)
-        flat = states if batch.mask.all() else states[self.tensor(rows * batch.mask.shape[1] + columns)]
-        transitions = self._transitions(batch, flat, rows, columns)
+        places = self.tensor(rows * batch.mask.shape[1] + columns)
+        flat = states if batch.mask.all() else states[places]
+        transitions = self._transitions(batch, flat, later, rows, columns)
         vectors = encoder.items()
         table = vectors.detach().requires_grad_()
         roots = [Root(flat, transitions.states), Root(vectors, table)]
-        items = self.space_of_items(table, targets.get("encoder"), rng, sparse=False)
+        items = self.space_of_items(table, target, rng, sparse=False)
         return LossContext(nets, targets, transitions, items, step, rng, {"encoder": roots})
 
     def seen(self, batch: Batch) -> Events:
@@ -56,20 +62,26 @@ class PlayLearner(EncoderLearner):
             events, shown=self.tensor(batch.shown).long(), clicks=self.tensor(batch.clicks.astype(np.float32))
         )
 
-    def _transitions(self, batch: Batch, states: Float[Tensor, "steps dim"], *places: np.ndarray) -> Choices:
-        """The choices of some places of a batch of play; no algorithm reads what followed."""
-        leaf = states.detach().requires_grad_()
+    def _transitions(
+        self, batch: Batch, states: Float[Tensor, "steps dim"], later: Float[Tensor, "grid dim"], *places: np.ndarray
+    ) -> Choices:
+        """The choices of some places of a batch of play; `later` are the states of the whole grid, of the target
+        network. What follows the last column is not known: a source of what is learned from by it masks that."""
+        rows, columns = places
+        leaf, width = states.detach().requires_grad_(), batch.mask.shape[1]
         nothing = torch.zeros(len(leaf), device=leaf.device)
+        following = self.tensor(rows * width + np.minimum(columns + 1, width - 1))
+        discounts = self.tensor(batch.discounts[places])
         steps = Transitions(
             states=leaf,
             actions=self.tensor(batch.actions[places]).long(),
-            rewards=self.tensor(batch.rewards[places]),
-            next_states=leaf.detach(),
-            target_states=leaf.detach(),
+            rewards=self.tensor(batch.rewards[places]) * (1 - self.setup.discount),
+            next_states=later[following],
+            target_states=later[self.tensor(rows * width + columns)],
             next_actions=torch.full_like(nothing, -1, dtype=torch.int64),
-            discounts=nothing,
+            discounts=discounts,
             returns=nothing if batch.returns is None else self.tensor(batch.returns[places]),
-            step_discounts=nothing,
+            step_discounts=discounts,
         )
         return self._choices(steps, batch, *places)
 
@@ -79,8 +91,7 @@ class PlayLearner(EncoderLearner):
         count, slates = len(rows), batch.actions[..., None] if batch.slates is None else batch.slates
         chosen, numbers = slates[places], batch.factors.actor
         following = np.minimum(columns + 1, batch.mask.shape[1] - 1)
-        answered = np.zeros(count, np.bool_)
-        clicks = np.zeros(chosen.shape, np.float32)
+        answered, clicks = np.ones(count, np.bool_), (chosen >= 0).astype(np.float32)  # of a log: what came next
         if batch.clicks is not None and batch.begins is not None:
             answered = (following > columns) & ~batch.begins[rows, following]
             clicks = np.where(answered[:, None], batch.clicks[rows, following], False).astype(np.float32)
@@ -99,13 +110,17 @@ class PlayLearner(EncoderLearner):
         )
 
     def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:
-        """Rewards as the batch has them, and the values that whoever acted expected."""
-        steps = context.batch
+        """Rewards as the batch has them, and the values that whoever acted expected, or else those of the critic."""
+        steps, rewards = context.batch, batch.rewards[batch.mask]
+        expected: Tensor | None = steps.expected
+        if batch.values is None:
+            with torch.no_grad():
+                expected = self.algorithm.estimates(context.nets, steps, context.items)
         variance = steps.returns.var(correction=0) if len(steps.returns) else torch.zeros(())
-        if float(variance) > 0:
-            left = (steps.returns - steps.expected).var(correction=0)
-            context.metrics["explained"] = 1 - float(left / variance)
-        return float(steps.rewards.mean()) if len(steps.rewards) else 0.0, float(steps.expected.mean())
+        if float(variance) > 0 and expected is not None:
+            context.metrics["explained"] = 1 - float((steps.returns - expected).var(correction=0) / variance)
+        value = float(expected.mean()) if expected is not None and len(expected) else 0.0
+        return float(rewards.mean()) if len(rewards) else 0.0, value
 
 
 def flattened(carried: Carried) -> Float32[np.ndarray, "batch carried"]:

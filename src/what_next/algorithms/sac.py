@@ -1,0 +1,152 @@
+"""Soft actor-critic over points in item space."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
+from what_next.algorithms.on_policy import vectors_of
+from what_next.losses import td_loss, td_target
+from what_next.models.actor_critic import Sizes
+from what_next.types import Choices
+
+LEAST, MOST = -5.0, 1.0
+"""Of the logarithm of a standard deviation, before the hyperbolic tangent."""
+
+
+class Sac(Algorithm):
+    """SAC (Haarnoja et al. 2018, arXiv 1812.05905) over points, for each of which the best items are taken.
+
+    A point's entries lie between -1 and 1, by a hyperbolic tangent of what is drawn. Two critics judge the point, and
+    not the slate that is taken for it (as SAC with a top-k ranker in Deffayet et al. 2023). The weight of the policy's
+    entropy is learned, so that it comes to `entropy` times its width (section 5). Points lie among the items'
+    attributes where the encoder reads those, else among their learned vectors.
+    """
+
+    name: Literal["sac"] = "sac"
+    search: ClassVar[Search] = {"tau": (0.002, 0.05), "entropy": (-2.0, -0.5), "discount": (0.5, 0.99)}
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
+    entropy: float = Field(default=-1.0, description="of the policy, in nats for each entry of a point")
+    temperature: float = Field(default=0.1, gt=0, description="weight of the policy's entropy, at the start")
+    hidden: int = Field(default=128, gt=0, description="width of the critics' layers")
+    source: ClassVar[str] = "world"
+    replays: ClassVar[bool] = True
+    slates: ClassVar[bool] = True
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "critic": ("encoder", "critic"),
+        "actor": ("actor",),
+        "temperature": ("temperature",),
+    }
+    targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
+
+    @property
+    def draws_points(self) -> bool:
+        """See `Algorithm.draws_points`."""
+        return True
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """A normal distribution over points, twin critics, and the logarithm of the entropy's weight."""
+        width = vectors.shape[1] or sizes.dim
+        return {
+            "actor": Normal(sizes.dim, width),
+            "critic": Twins(sizes.dim + width, self.hidden),
+            "temperature": Temperature(math.log(self.temperature)),
+        }
+
+    def losses(self, context: LossContext[Choices]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Of the critics (equation 5), the actor (equation 7) and the entropy's weight (equation 17)."""
+        batch, nets, targets = context.batch, context.nets, context.targets
+        actor, temperature = nets["actor"], nets["temperature"]
+        assert isinstance(actor, Normal)
+        assert isinstance(temperature, Temperature)
+        weight = temperature.log_weight.exp()
+        with torch.no_grad():
+            points, logs = actor.draw(batch.next_states, context.rng)
+            following = targets["critic"](batch.next_states, points).amin(0) - weight * logs
+            target = td_target(batch.rewards, batch.discounts, following)
+        first, second = nets["critic"](batch.states, batch.points)
+        points, logs = actor.draw(batch.states.detach(), context.rng)
+        values = nets["critic"](batch.states.detach(), points).amin(0)
+        excess = (logs + self.entropy * points.shape[1]).detach()
+        context.metrics["entropy"] = -float(logs.detach().mean())
+        return {
+            "critic": td_loss(first, target) + td_loss(second, target),
+            "actor": (weight.detach() * logs - values).mean(),
+            "temperature": -(weight * excess).mean(),
+        }
+
+    def estimates(self, nets: Networks, batch: Any, items: object) -> Float[Tensor, "steps"] | None:
+        """The smaller value of the points that were drawn; None where none were."""
+        if not isinstance(batch, Choices) or batch.points.shape[1] != nets["actor"].width:
+            return None
+        found: Tensor = nets["critic"](batch.states, batch.points).amin(0)
+        return found
+
+    def propose(
+        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
+    ) -> Float[Tensor, "*grid width"]:
+        """The point of the mean; with `rng`, a draw."""
+        actor = nets["actor"]
+        assert isinstance(actor, Normal)
+        return actor.draw(states, rng)[0]
+
+    def columns(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items width"]:
+        """See `Algorithm.columns`."""
+        return vectors_of(nets, vectors)
+
+
+class Normal(nn.Module):
+    """A normal distribution for each state, whose draws a hyperbolic tangent brings between -1 and 1."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.both = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 2 * width))
+
+    def draw(
+        self, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None
+    ) -> tuple[Float[Tensor, "*grid width"], Float[Tensor, "*grid"]]:
+        """Draws, with gradient, and the logarithms of their densities (appendix C); without `rng`, the means."""
+        mean, spread = self.both(states).chunk(2, -1)
+        log_deviation = LEAST + (MOST - LEAST) * torch.sigmoid(spread)
+        noise = torch.zeros_like(mean)
+        if rng is not None:
+            noise = torch.from_numpy(rng.standard_normal(tuple(mean.shape), np.float32)).to(mean)
+        raw = mean + log_deviation.exp() * noise
+        # log(1 - tanh(x)²) = 2 (log 2 - x - softplus(-2 x)), which does not lose what is near 1
+        squashed = 2 * (math.log(2) - raw - softplus(-2 * raw))
+        logs = -noise.square() / 2 - log_deviation - math.log(2 * math.pi) / 2 - squashed
+        return raw.tanh(), logs.sum(-1)
+
+
+class Twins(nn.Module):
+    """Two judges of a state and a point."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+
+        def judge() -> nn.Module:
+            layers = nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+            return nn.Sequential(*layers)
+
+        self.judges = nn.ModuleList([judge(), judge()])
+
+    def forward(self, states: Float[Tensor, "*grid dim"], points: Float[Tensor, "*grid width"]) -> Tensor:
+        """Their values: [2 *grid]."""
+        both = torch.cat([states, points], -1)
+        return torch.stack([judge(both).squeeze(-1) for judge in self.judges])
+
+
+class Temperature(nn.Module):
+    """The logarithm of the entropy's weight."""
+
+    def __init__(self, log_weight: float) -> None:
+        super().__init__()
+        self.log_weight = nn.Parameter(torch.tensor(log_weight))

@@ -1,0 +1,142 @@
+"""The value of a slate, made of the values of its items and of the chance that each is chosen."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import pad
+
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
+from what_next.losses import mean, td_target
+from what_next.models.actor_critic import Sizes
+from what_next.models.heads import Point, Value
+from what_next.models.item_space import ItemSpace
+from what_next.types import Choices, Transitions
+
+ROUNDS = 4
+"""Of Dinkelbach's method."""
+MOST = 20.0
+"""Of the logarithm of a weight: beyond it, who chooses at all is as good as certain."""
+
+
+class Slateq(Algorithm):
+    """SlateQ (Ie et al. 2019, arXiv 1905.12767): learns the long-term value of an item that is chosen from a slate.
+
+    Of a slate one item is chosen or none, and what follows depends on that alone (their assumptions SC and RTDS). Then
+    Q(s, A) is the sum over its items, and none, of P(chosen | s, A) Q(s, chosen) (equation 11), whose parts are learned
+    by temporal differences (equation 19). The chance of a choice is a multinomial logit, learned from clicks (section
+    5.1). The best slate is that of the largest ratio of two sums (their linear program, section 5.2); it is found by
+    Dinkelbach's method (1967) in a few rounds. Where several items of a slate are clicked, each is learned from as if
+    it had been the one: then the assumptions do not hold.
+
+    The slate is made of the `candidates` items that are most likely chosen: what orders them is no inner product.
+    """
+
+    name: Literal["slateq"] = "slateq"
+    search: ClassVar[Search] = {"tau": (0.002, 0.05), "discount": (0.5, 0.99)}
+    tau: float = Field(default=0.01, gt=0, le=1, description="how far the target networks follow after a step")
+    candidates: int = Field(default=1000, ge=1, description="items that may be taken, those that are likeliest chosen")
+    slots: int | None = Field(default=None, ge=1, description="items of a slate; none: as many as the world shows")
+    source: ClassVar[str] = "world"
+    replays: ClassVar[bool] = True
+    slates: ClassVar[bool] = True
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "critic": ("encoder", "critic"),
+        "choice": ("encoder", "choice"),
+    }
+    targets: ClassVar[tuple[str, ...]] = ("encoder", "critic", "choice")
+    needs_critic: ClassVar[bool] = True
+    whole_catalogue: ClassVar[bool] = True
+
+    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
+        """Points of values, and of the logarithms of weights."""
+        return {"critic": Values(sizes.dim), "choice": Point(sizes.dim, offset=True)}
+
+    def losses(self, context: LossContext[Choices]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Of the values of what was chosen, towards the best slate that follows; the cross entropy of choices."""
+        batch, nets, items = context.batch, context.nets, context.items
+        clicks, answered = batch.clicks, batch.answered.float()
+        target = td_target(batch.rewards, batch.discounts, self.best_value(context))
+        critic = nets["critic"]
+        assert isinstance(critic, Values)
+        values, none = items.values(critic(batch.states), batch.slates), critic.none(batch.states)
+        clicked = clicks.sum(1)
+        errors = (clicks * (values - target[:, None]).square()).sum(1) / clicked.clamp(min=1)
+        errors = torch.where(clicked > 0, errors, (none - target).square()) / 2
+        # log P(chosen | slate), by the logarithms of weights; that of none is 0 (equation 16)
+        logits = pad(items.values(nets["choice"](batch.states), batch.slates), (0, 1)).log_softmax(1)
+        chosen = torch.cat([clicks, (clicked == 0).float()[:, None]], 1)
+        entropy = -(chosen * logits).sum(1) / chosen.sum(1)
+        return {"critic": mean(errors, answered), "choice": mean(entropy, answered)}
+
+    @torch.no_grad()
+    def best_value(self, context: LossContext[Choices]) -> Float[Tensor, "steps"]:
+        """What the target networks expect of the best slate in the next states."""
+        states, targets = context.batch.next_states, context.targets
+        critic = targets["critic"]
+        assert isinstance(critic, Values)
+        values, weights = (
+            points[:, :-1] @ context.items.target.T + points[:, -1:]
+            for points in (critic(states), targets["choice"](states))
+        )
+        return best_slate(values, weights, critic.none(states), context.batch.slates.shape[1])[1]
+
+    def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Float[Tensor, "steps"]:
+        """The value of the first item, if it is chosen."""
+        return items.values(nets["critic"](batch.states), batch.actions)
+
+    def propose(
+        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
+    ) -> Float[Tensor, "*grid dim"]:
+        """The point of the weights: the items that are likeliest chosen."""
+        points: Tensor = nets["choice"](states)[..., :-1]
+        return points
+
+    @property
+    def rescored(self) -> int:
+        """See `Algorithm.rescored`."""
+        return self.candidates
+
+    def rescore(
+        self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
+    ) -> Float[Tensor, "batch candidates"]:
+        """By how much an item makes the best slate better."""
+        critic = nets["critic"]
+        assert isinstance(critic, Values)
+        values, weights = (
+            torch.einsum("bd,bcd->bc", points[:, :-1], vectors) + points[:, -1:]
+            for points in (critic(states), nets["choice"](states))
+        )
+        return best_slate(values, weights, critic.none(states), self.slots or 1)[0]
+
+
+class Values(Point):
+    """The values of items, if they are chosen; and that of choosing none."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, offset=True)
+        self.none = Value(dim)
+
+
+def best_slate(
+    values: Float[Tensor, "steps items"],
+    weights: Float[Tensor, "steps items"],
+    none: Float[Tensor, "steps"],
+    slots: int,
+) -> tuple[Float[Tensor, "steps items"], Float[Tensor, "steps"]]:
+    """Scores by which the best items are the best slate, and its value: (none + sum(w q)) / (1 + sum(w)).
+
+    Args:
+        values: q of the items; `weights`: log w; `none`: the value of choosing none, of weight 1.
+    """
+    w, ratio = weights.clamp(max=MOST).exp(), none
+    for _ in range(ROUNDS):
+        scores = w * (values - ratio[:, None])
+        slate = scores.topk(min(slots, values.shape[1])).indices
+        chosen = w.gather(1, slate)
+        ratio = (none + (chosen * values.gather(1, slate)).sum(1)) / (1 + chosen.sum(1))
+    return w * (values - ratio[:, None]), ratio

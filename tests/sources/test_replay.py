@@ -1,0 +1,152 @@
+"""What was played is kept and learned from again: which steps, what follows them, and what is learned by it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from what_next import Agent, LearnedPolicy
+from what_next.algorithms import Ddpg, Dqn, Hac, Ppo, Sac, Slateq, Td3
+from what_next.algorithms.base import Algorithm
+from what_next.errors import SetupError
+from what_next.sources import Player, Replay, ReplaySource, source_in, state_in
+from what_next.types import Batch, Factors
+from what_next.worlds import Feedback, World, play, preset
+
+from .detour import DUST, GREEDY, Detour, setup_for
+
+
+class Single(Detour):
+    """Of one slot; greed is as good as it ever is."""
+
+    slots: int = 1
+
+    def references(self) -> Any:
+        return {"greedy": lambda state, rng: np.full((len(state.age), 1), GREEDY)}
+
+
+class Clicked(Single):
+    """Whatever changes the state is clicked, as `slateq` supposes."""
+
+    def step(self, state: Any, slates: np.ndarray, rng: Any) -> tuple[Any, Feedback]:
+        after, found = super().step(state, slates, rng)
+        clicks = slates != DUST
+        return replace(after, clicks=clicks), replace(found, clicks=clicks)
+
+
+def source_of(algorithm: Algorithm, inside: World, **settings: Any) -> tuple[ReplaySource, LearnedPolicy]:
+    named = {"name": "detour", "users": 64, "window": 8, "steps": 10_000, "batch": 256, "reuse": 8.0, "ideal": True}
+    more = {"model": "mlp", "inputs": {"items": "attributes"}, "discount": 0.9}
+    settings["world"] = named | settings.get("world", {})
+    state = state_in(inside, setup_for(algorithm, **more | settings))
+    agent = Agent(state.setup, state.space).wake_agent()
+    source = source_in(inside, state)
+    assert isinstance(source, ReplaySource)
+    return source, LearnedPolicy(agent, state)
+
+
+def stretch(number: int, rows: int) -> Batch:
+    mask = np.ones((rows, 2), np.bool_)
+    numbers = np.full((rows, 2, 1), number, np.float32)
+    return Batch(
+        items=np.full((rows, 2), -1, np.int32),
+        factors=Factors(numbers, np.zeros((rows, 2, 0, 0), np.float32), numbers),
+        actions=np.full((rows, 2), number, np.int32),
+        rewards=np.zeros((rows, 2), np.float32),
+        mask=mask,
+        discounts=np.zeros((rows, 2), np.float32),
+        histories=2 * rows,
+    )
+
+
+def test_the_newest_take_the_place_of_the_oldest() -> None:
+    replay, rng = Replay(5), np.random.default_rng(0)
+    replay.add(stretch(1, 3))
+    assert set(replay.sample(100, rng).actions.ravel()) == {1}
+    arrays = {name: id(values) for name, values in replay.arrays.items()}
+    replay.add(stretch(2, 3))
+    assert sorted(replay.arrays["actions"][:, 0]) == [1, 1, 2, 2, 2]
+    replay.add(stretch(3, 7))  # more than there is room for
+    assert set(replay.sample(100, rng).actions.ravel()) == {3}
+    assert arrays == {name: id(values) for name, values in replay.arrays.items()}  # made once
+    shares = np.bincount(replay.sample(1000, rng, 7).actions[:, 0], minlength=4)
+    assert shares[3] == 1000
+    assert replay.sample(2, rng, 7).histories == 7
+
+
+def test_a_step_leads_to_the_state_that_followed() -> None:
+    source, policy = source_of(Dqn(), Single(steps=3, leaves=True), world={"epsilon": 1.0})
+    batch = source.next_batch(policy, np.random.default_rng(0))
+    assert batch.begins is not None
+    assert not batch.mask[:, -1].any()
+    begins_next, left = batch.begins[:, 1:], (batch.discounts == 0)[:, :-1]
+    assert left.any()
+    assert (batch.mask[:, :-1] == ~(begins_next & ~left)).all()  # cut off by the time limit: what followed is not there
+    context = policy.agent.add_prediction(batch)
+    steps, (rows, columns) = context.batch, np.nonzero(batch.mask)
+    numbers = batch.factors.actor[rows, columns + 1]
+    there = ~batch.begins[rows, columns + 1]
+    assert np.array_equal(steps.next_numbers.numpy()[there], numbers[there])
+    target = policy.agent.targets["encoder"]
+    states = target(policy.agent.learner.seen(batch)).detach().numpy()  # type: ignore[attr-defined]
+    assert np.allclose(steps.next_states.numpy()[there], states[rows, columns + 1][there], atol=1e-6)
+    assert np.allclose(steps.rewards.numpy(), batch.rewards[batch.mask] * (1 - policy.agent.setup.discount))
+
+
+def test_as_many_slates_are_played_as_are_learned_from() -> None:
+    source, policy = source_of(Dqn(), Single(), world={"reuse": 3.0, "steps": 2048, "batch": 100})
+    rng, learned = np.random.default_rng(0), 0
+    while not source.done(policy.agent.histories, policy.agent.steps):
+        learned += policy.agent.propagate(source.next_batch(policy, rng), rng).targets
+    assert source.taken == policy.agent.histories == 2048
+    assert learned == pytest.approx(3 * 2048, rel=0.3)  # but for the last step of each stretch, and time limits
+
+
+def test_any_item_is_tried_less_and_less_often() -> None:
+    source, _ = source_of(Dqn(), Single(), world={"epsilon": 0.1, "steps": 10_000})
+    found = []
+    for source.taken in (0, 500, 1000, 5000):
+        found.append(round(source.epsilon, 3))
+    assert found == [1.0, 0.5, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "world"),
+    [(Dqn(), Single()), (Ddpg(), Single()), (Td3(), Single()), (Slateq(), Clicked()), (Sac(), Detour())],
+    ids=["dqn", "ddpg", "td3", "slateq", "sac"],
+)
+def test_it_learns_to_wait_for_the_prize(algorithm: Algorithm, world: World) -> None:
+    """The best policy earns 10 in four steps, greed 4."""
+    source, policy = source_of(algorithm, world)
+    rng, agent = np.random.default_rng(0), policy.agent
+    agent.horizon = source.horizon
+    while not source.done(agent.histories, agent.steps):
+        agent.propagate(source.next_batch(policy, rng), rng)
+    player = Player(LearnedPolicy(agent.eval(), policy.state), world)
+    assert play(world, player, 50, np.random.default_rng(1)).mean == 10
+
+
+def test_hac_does_as_well_as_greed() -> None:
+    """Its actor climbs the critic by steps along a gradient, and stays where the click is: with `prize` in sight it
+    would have to pass over items that earn nothing."""
+    source, policy = source_of(Hac(), Single())
+    rng, agent = np.random.default_rng(0), policy.agent
+    while not source.done(agent.histories, agent.steps):
+        agent.propagate(source.next_batch(policy, rng), rng)
+    player = Player(LearnedPolicy(agent.eval(), policy.state), Single())
+    assert play(Single(), player, 50, np.random.default_rng(1)).mean >= 4
+
+
+def test_slateq_learns_of_the_slates_of_its_world() -> None:
+    state = state_in(preset("choice"), setup_for(Slateq(), world={"name": "choice"}))
+    assert state.setup.algorithm.slots == 3  # type: ignore[attr-defined]
+
+
+def test_mistakes() -> None:
+    with pytest.raises(SetupError, match=r"dqn values single items, and world detour shows slates of 2; take slateq"):
+        source_of(Dqn(), Detour())
+    with pytest.raises(SetupError, match=r"n_step is 2; allowed in a world: 1"):
+        source_of(Dqn(), Single(), n_step=2)
+    with pytest.raises(SetupError, match=r"ppo does not learn from what was played before"):
+        ReplaySource(state_in(Detour(), setup_for(Ppo())), Detour())
