@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from what_next import Agent, Dataset, Environment, Setup, State
 from what_next.sources import source_of
+from what_next.training import encoder_learner
 from what_next.training.distributed import Ranks
 
 FIXED = {"train": True, "model": "lstm", "dim": 8, "dropout": 0.0, "passes": 99, "batch_size": 8, "precision": "fp32"}
@@ -38,6 +39,8 @@ def train(runs: Runs, folder: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
     for name, (settings, steps) in runs.items():
         paths = {f"model_{one}_path": folder / f"{name}-{one}.safetensors" for one in ("agent", "critic")}
         setup = Setup(**{"data": folder / "none.parquet", **FIXED, **paths, **settings})
+        # From no items on, a sampled loss updates the rows that it drew alone.
+        encoder_learner.SPARSE = 0 if "sparse" in name else 50_000
         state = State(data, setup)
         ranks.sent, ranks.agreed = 0, False
         environment = Environment(Agent(setup, state.space), state, setup, source=source_of(state), ranks=ranks)
@@ -46,12 +49,18 @@ def train(runs: Runs, folder: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
         digest = sha256()
         for net in environment.agent.nets.values():
             for weight in net.parameters():
-                digest.update(weight.detach().numpy().tobytes())
+                digest.update(weight.detach().cpu().numpy().tobytes())
         found[name] = {
             "losses": [step.losses for step in shown],
             "rewards": [step.reward for step in shown],
             "targets": [step.targets for step in shown],
             "sent": ranks.sent,
+            "needed": sum(
+                weight.grad.nbytes
+                for net in environment.agent.nets.values()
+                for weight in net.parameters()
+                if weight.grad is not None and not weight.grad.is_sparse
+            ),
             "weights": digest.hexdigest(),
         }
     return found
@@ -59,8 +68,9 @@ def train(runs: Runs, folder: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
 
 def worker(rank: int, count: int, runs: Runs, folder: Path) -> None:
     """One of several processes."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count, timeout=timedelta(minutes=5)
+        backend, init_method=f"file://{folder}/store", rank=rank, world_size=count, timeout=timedelta(minutes=5)
     )
     found = train(runs, folder, Ranks(rank, count, joined=True))
     (folder / f"{rank}.json").write_text(json.dumps(found))

@@ -22,7 +22,7 @@ from what_next.errors import SetupError, TrainingError
 from what_next.models.encoders import Encoder
 from what_next.settings import Setup
 from what_next.training.artefacts import SavedModels, models_of, read_models
-from what_next.training.distributed import Ranks
+from what_next.training.distributed import Lost, Ranks
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.founding_learner import FoundingLearner
 from what_next.training.learner import Learner
@@ -251,6 +251,8 @@ class Agent:
             updated = descend(
                 losses, algorithm.updates, self.nets, self.optimisers, self.setup.clip, context.roots, total
             )
+        except Lost:
+            raise
         except TrainingError as error:
             raise TrainingError(
                 f"training stopped after {self.histories:,} histories: {error}; the last good save, if any, is kept at "

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from what_next.algorithms.base import Part
 from what_next.errors import ModelError, SetupError, TrainingError, WhatNextError
@@ -39,6 +40,10 @@ OWN = {"data", "log", "threads", "server", "loop", "user", "slots", "model_agent
 """Settings in which the processes of a run may differ."""
 MARKS = 2**12
 """A batch's checksum is below this: so many processes' sum of them is exact in fp32."""
+
+
+class Lost(TrainingError):
+    """Another process of the run is gone, or is not in step with this one."""
 
 
 class Refused(SetupError):
@@ -105,7 +110,7 @@ class Ranks:
             step: of this process's part; the loss is still unweighted there.
 
         Raises:
-            TrainingError: another process was lost, or made another batch.
+            Lost: another process is gone, or made another batch.
         """
         dense = [one.grad for one in weights if one.grad is not None and not one.grad.is_sparse]
         means = [*step.losses.values(), step.reward, step.value]
@@ -121,7 +126,7 @@ class Ranks:
                 one.grad = self._rows(one.grad.coalesce())
         *numbers, mark = parts[-1].tolist()
         if mark != self.count * self.mark:
-            raise TrainingError(
+            raise Lost(
                 f"process {self.rank} of {self.count} made another batch than the others; give all of them the same "
                 "data, machine type and release of torch, and go on with --resume"
             )
@@ -151,7 +156,7 @@ class Ranks:
         try:
             operation(*arguments)
         except RuntimeError as error:
-            raise TrainingError(
+            raise Lost(
                 f"process {self.rank} of {self.count} lost another one ({str(error).splitlines()[0][:200]}); the last "
                 "save is kept: `torchrun --max-restarts` goes on from it by itself, and `what-next train --resume` by "
                 "hand"
@@ -283,8 +288,13 @@ def launched() -> Iterator[Ranks]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), joined=True)
+    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    # `torchrun` keeps its store when it starts processes anew: without a name of their own, they would look for each
+    # other where the ones before them were (PyTorch 2.13).
+    store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    ranks = Ranks(rank, count, joined=True)
     try:
         with _silence(ranks.rank > 0):
             try:
