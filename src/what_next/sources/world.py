@@ -13,7 +13,7 @@ from torch import Tensor
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
 from what_next.algorithms.on_policy import OnPolicy
-from what_next.data import Catalogue
+from what_next.data import Catalogue, Dataset
 from what_next.data.cooccurrence import placed
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
@@ -65,13 +65,27 @@ def in_world(world: World, setup: Setup) -> Setup:
     return setup.model_copy(update=update)
 
 
-def state_in(world: World, setup: Setup) -> State:
-    """The state of a world: its items as a catalogue, the numbers that are seen of users, and no log."""
+def catalogue_in(world: World) -> Catalogue:
+    """A world's items, by their numbers."""
     vectors = world.item_vectors
     columns = {f"attribute_{place}": one for place, one in enumerate(vectors.T) if one.min() < one.max()}
     table = pl.DataFrame({"item_id": np.arange(len(vectors)), "title": [str(one) for one in range(len(vectors))]})
-    catalogue = Catalogue.from_table(table.with_columns(**{name: pl.Series(one) for name, one in columns.items()}))
-    everything = np.arange(len(vectors), dtype=np.int32)
+    return Catalogue.from_table(table.with_columns(**{name: pl.Series(one) for name, one in columns.items()}))
+
+
+def clicks_in(world: World, slates: int, rng: np.random.Generator) -> Dataset:
+    """What users of a world click of items at random, as a log: to learn from without acting.
+
+    A policy that was trained on it acts in the world by `wn.play`.
+    """
+    items, users = explored(world, slates, rng)
+    return Dataset.of_events(pl.Series(users).cast(pl.String), items, catalogue_in(world), world.known_as)
+
+
+def state_in(world: World, setup: Setup) -> State:
+    """The state of a world: its items as a catalogue, the numbers that are seen of users, and no log."""
+    catalogue = catalogue_in(world)
+    everything = np.arange(len(catalogue), dtype=np.int32)
     least, largest = world.bounds(setup.world.ideal)
     scale = np.where(largest > least, largest - least, 1.0)
     space = Space(
@@ -120,12 +134,21 @@ class Player:
         states, self.carried = self.encoder.advance(before, self.encoder.inputs(events).squeeze(1))
         return states
 
+    def watch(self, seen: Observation) -> Tensor:
+        """The encoder's states after what is seen of each user."""
+        return self.step(self.look(seen)[0])
+
     def forget(self, rows: Int[np.ndarray, "some"]) -> None:
         """New users in some rows."""
         if self.carried is not None and len(rows):
             places = torch.from_numpy(rows)
             for part, fresh in zip(self.carried, self.encoder.start(len(rows)), strict=True):
                 part[places] = fresh
+
+    def keep(self, rows: Int[np.ndarray, "some"]) -> None:
+        """Some users alone."""
+        if self.carried is not None:
+            self.carried = tuple(part[torch.from_numpy(rows)] for part in self.carried)
 
     def propose(self, states: Tensor, rng: np.random.Generator | None = None) -> Proposal:
         """Where the actor points to; with `rng`, a draw where it draws points."""
@@ -138,10 +161,54 @@ class Player:
         """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
         if (state.age == 0).all():
             self.carried = None
-        states = self.step(self.look(self.world.observe(state, self.policy.agent.setup.world.ideal))[0])
+        states = self.watch(self.world.observe(state, self.policy.agent.setup.world.ideal))
         drawn = rng if self.draws and isinstance(rng, np.random.Generator) else None
         slate = self.policy.act(self.propose(states, drawn), self.request, drawn)
         return np.asarray(slate.items, np.int64)
+
+
+class LogPlayer(Player):
+    """A policy that learned from a log acts in a world: each item that is clicked is one more event of its history.
+
+    Who has clicked nothing yet is shown items at random.
+    """
+
+    def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
+        super().__init__(policy, world, draws=draws)
+        self.states: Tensor | None = None
+
+    def keep(self, rows: Int[np.ndarray, "some"]) -> None:
+        """See `Player.keep`."""
+        super().keep(rows)
+        if self.states is not None:
+            self.states = self.states[torch.from_numpy(rows)]
+
+    def watch(self, seen: Observation) -> Tensor:
+        """See `Player.watch`; not a number for those whose history is empty."""
+        learner, encoder = self.policy.agent.learner, self.encoder
+        if self.carried is None or self.states is None:
+            self.carried = encoder.start(len(seen.shown))
+            self.states = torch.full((len(seen.shown), encoder.sizes.dim), torch.nan, device=learner.device)
+        for slot in np.flatnonzero(seen.clicks.any(0)):
+            clicked = seen.clicks[:, slot]
+            items = learner.tensor(np.where(clicked, seen.shown[:, slot], -1))[:, None]
+            nothing = torch.zeros(len(items), 1, 0, device=learner.device)
+            states, self.carried = encoder.step(self.carried, Events(items, nothing))
+            self.states = torch.where(items >= 0, states, self.states)
+        return self.states
+
+    @torch.no_grad()
+    def __call__(self, state: Any, rng: Draws) -> Int64[np.ndarray, "users slots"]:
+        """See `Player`."""
+        if (state.age == 0).all():
+            self.carried = None
+        states, slates = self.watch(self.world.observe(state)), self.world.random_slates(state, rng)
+        some = (~states.isnan().any(1)).nonzero()[:, 0]
+        if len(some):
+            drawn = rng if self.draws and isinstance(rng, np.random.Generator) else None
+            chosen = self.policy.act(self.propose(states[some], drawn), self.request, drawn)
+            slates[some.cpu().numpy()] = chosen.items
+        return slates
 
 
 class WorldSource(Source):
