@@ -25,6 +25,7 @@ from what_next.training import checkpoint, validation
 from what_next.training.monitor import Monitor
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker
+from what_next.training.weighing import weigh
 from what_next.worlds import World
 
 
@@ -176,10 +177,10 @@ class Environment:
             agent.like(weights)
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
+        if not self.resume:
+            source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)
-        elif not self.resume:
-            source.prepare(agent)
         agent.horizon = source.horizon
         source.resume(agent.histories, agent.steps)
         monitor = self._monitor(run)
@@ -220,6 +221,7 @@ class Environment:
             self.rng,
             run,
             self.validate,
+            self.weigh,
             data=self.state.dataset.name,
             split=self.state.split.hash,
             horizon=self.agent.horizon,
@@ -241,6 +243,21 @@ class Environment:
         if was_training:
             agent.train()
         return found
+
+    def weigh(self) -> bool:
+        """Choose what the linear model beside the encoder counts, by the validation users; whether it counts at all."""
+        agent, state = self.agent, self.state
+        linear = getattr(agent.nets.get("encoder"), "ridge", None)
+        if linear is None or not len(state.split.validation):
+            return False
+        judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
+        seed, seen = self.setup.split.seed, self.setup.evaluation.seen
+        return weigh(
+            linear,
+            self.setup.monitored,
+            lambda: self.validate().get(self.setup.monitored, 0.0),
+            lambda: validation.surprise(*judged, seed=seed, seen=seen),
+        )
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""
