@@ -149,7 +149,7 @@ def simulate(setup: Setup | str | Path, env: Any = None, *, stages: Stages = SIL
     )
 
 
-def player_of(policy: LearnedPolicy) -> type[Player]:
+def player_of(policy: LearnedPolicy) -> type[Player] | type[LogPlayer]:
     """What acts for a policy, by what it reads: the numbers that a world shows of users, or items alone."""
     return Player if policy.agent.setup.inputs.context else LogPlayer
 
@@ -160,12 +160,8 @@ def check_made_for(policy: LearnedPolicy, world: World) -> None:
     setup, space = agent.setup, agent.space
     path, ideal, items = setup.model_agent_path, setup.world.ideal, len(world.item_vectors)
     if player_of(policy) is LogPlayer:
-        read = setup.inputs.rewards or setup.inputs.gaps
-        if setup.algorithm.by_attributes or read or setup.model == "transformer":
-            raise ModelError(
-                f"{path}: learned from more of a log than which items were chosen, or with a transformer, and cannot "
-                "act in a world; train it there, or train one without `inputs`"
-            )
+        if setup.inputs.rewards or setup.inputs.gaps:
+            raise ModelError(f"{path}: learned from rewards or times of a log, which a world does not tell (`inputs`)")
         if len(space.catalogue) != items:
             raise ModelError(f"{path}: knows {len(space.catalogue):,} items, and {world.known_as} has {items:,}")
         return

@@ -17,6 +17,7 @@ from what_next.data import Catalogue, Dataset
 from what_next.data.cooccurrence import placed
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
+from what_next.inference.session import Event, Session, Sessions
 from what_next.losses import gae
 from what_next.models.encoders import Encoder
 from what_next.models.encoders import State as Carried
@@ -167,47 +168,38 @@ class Player:
         return np.asarray(slate.items, np.int64)
 
 
-class LogPlayer(Player):
+class LogPlayer:
     """A policy that learned from a log acts in a world: each item that is clicked is one more event of its history.
 
     Who has clicked nothing yet is shown items at random.
     """
 
     def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
-        super().__init__(policy, world, draws=draws)
-        self.states: Tensor | None = None
+        """`draws`: it draws from its policy; else it does what it holds for the best."""
+        self.policy, self.world, self.draws = policy, world, draws
+        self.request = Request(world.slots, policy.sampler if draws else Greedy())
+        self.known, self.sessions = Sessions.of(policy.agent), list[Session]()
 
     def keep(self, rows: Int[np.ndarray, "some"]) -> None:
-        """See `Player.keep`."""
-        super().keep(rows)
-        if self.states is not None:
-            self.states = self.states[torch.from_numpy(rows)]
+        """Some users alone."""
+        self.sessions = [self.sessions[row] for row in rows]
 
-    def watch(self, seen: Observation) -> Tensor:
-        """See `Player.watch`; not a number for those whose history is empty."""
-        learner, encoder = self.policy.agent.learner, self.encoder
-        if self.carried is None or self.states is None:
-            self.carried = encoder.start(len(seen.shown))
-            self.states = torch.full((len(seen.shown), encoder.sizes.dim), torch.nan, device=learner.device)
-        for slot in np.flatnonzero(seen.clicks.any(0)):
-            clicked = seen.clicks[:, slot]
-            items = learner.tensor(np.where(clicked, seen.shown[:, slot], -1))[:, None]
-            nothing = torch.zeros(len(items), 1, 0, device=learner.device)
-            states, self.carried = encoder.step(self.carried, Events(items, nothing))
-            self.states = torch.where(items >= 0, states, self.states)
-        return self.states
-
-    @torch.no_grad()
     def __call__(self, state: Any, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        """See `Player`."""
+        """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
+        seen = self.world.observe(state)
         if (state.age == 0).all():
-            self.carried = None
-        states, slates = self.watch(self.world.observe(state)), self.world.random_slates(state, rng)
-        some = (~states.isnan().any(1)).nonzero()[:, 0]
-        if len(some):
-            drawn = rng if self.draws and isinstance(rng, np.random.Generator) else None
-            chosen = self.policy.act(self.propose(states[some], drawn), self.request, drawn)
-            slates[some.cpu().numpy()] = chosen.items
+            self.sessions = [self.known.begin()] * len(seen.shown)
+        for slot in range(self.world.slots):
+            rows = np.flatnonzero(seen.clicks[:, slot])
+            events = [Event(item) for item in seen.shown[rows, slot].tolist()]
+            for row, one in zip(rows, self.known.fold([self.sessions[row] for row in rows], events), strict=True):
+                self.sessions[row] = one
+        slates = self.world.random_slates(state, rng)
+        some = [row for row, session in enumerate(self.sessions) if len(session)]
+        if some:
+            drawn = rng if isinstance(rng, np.random.Generator) else None
+            proposal = self.known.states([self.sessions[row] for row in some])
+            slates[some] = self.policy.act(proposal, self.request, drawn).items
         return slates
 
 
