@@ -79,7 +79,7 @@ def process(setup: "Setup", fill: bool = False) -> Iterator[Service]:
     """A process of the service; several may be on one setup, and so on one store."""
     from what_next.serving.engine import Engine
     from what_next.serving.http.app import create_app
-    from what_next.serving.http.metrics import Metrics
+    from what_next.serving.metrics import Metrics
     from what_next.serving.store import Store, Writer, store_of
 
     from .engines import in_time

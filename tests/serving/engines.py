@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from what_next.serving.engine import Engine, Observer
-from what_next.serving.request import RecommendationRequest, RecommendationResponse
+from what_next.serving.engine import Engine
+from what_next.serving.metrics import Metrics
+from what_next.serving.request import Reason, RecommendationRequest, RecommendationResponse
 from what_next.serving.store import AddEvents, EventRow, Store, Writer
 from what_next.settings import Setup
 
@@ -20,13 +21,16 @@ _numbers = count()
 
 
 @dataclass(eq=False)
-class Counts(Observer):
+class Counts(Metrics):
     answers: list[tuple[str, str | None]] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     shadows: list[str] = field(default_factory=list)
     overlaps: list[float] = field(default_factory=list)
     roles: list[str] = field(default_factory=list)
     swaps: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
 
     def answered(self, role: str, policy: str, fallback: str | None, seconds: float) -> None:
         assert seconds > 0
@@ -49,11 +53,11 @@ class Counts(Observer):
 class Service:
     """An engine, its writer and its store, open; several may share a store."""
 
-    def __init__(self, setup: Setup, observer: Observer | None = None) -> None:
+    def __init__(self, setup: Setup, metrics: Metrics | None = None) -> None:
         self.setup = setup
         self.store = Store.open(self.path)
         self.writer = Writer(self.store)
-        self.engine = Engine.open(setup, self.store, self.writer, observer)
+        self.engine = Engine.open(setup, self.store, self.writer, metrics)
 
     @property
     def path(self) -> Path:
@@ -86,8 +90,8 @@ class Service:
 
 
 @contextmanager
-def running(setup: Setup, observer: Observer | None = None) -> Iterator[Service]:
-    service = Service(setup, observer)
+def running(setup: Setup, metrics: Metrics | None = None) -> Iterator[Service]:
+    service = Service(setup, metrics)
     try:
         yield service
     finally:
@@ -102,8 +106,21 @@ def in_time(true: Any) -> None:
         time.sleep(0.01)
 
 
+class Item(NamedTuple):
+    item_id: str
+    title: str
+    score: float | None
+    propensity: float
+    reason: Reason | None
+
+
+def items(answer: RecommendationResponse) -> list[Item]:
+    """One by one, as clients read them."""
+    return [Item(**one) for one in answer.content["items"]]
+
+
 def ids(answer: RecommendationResponse) -> list[str]:
-    return [item.item_id for item in answer.items]
+    return list(answer.ids)
 
 
 def spoil(service: Service, monkeypatch: pytest.MonkeyPatch, propose: Any) -> None:

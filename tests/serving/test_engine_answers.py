@@ -12,7 +12,7 @@ from what_next.inference.recommender import load
 from what_next.serving.request import RecommendationRequest, Refused
 from what_next.serving.store import Store
 
-from .engines import Service, ids, running
+from .engines import Service, ids, items, running
 from .models import ATTRIBUTES, ITEMS, served
 from .waiting import impressions_of
 
@@ -33,7 +33,7 @@ def test_an_answer_is_what_the_library_recommends(tmp_path: Path, algorithm: str
             wanted = recommender.recommend(list(HISTORY), 7, seen=seen, blocked=["i1", "i2"])
             found = service.ask(history=HISTORY, k=7, exclude_seen=not seen, blocked=("i1", "i2"))
             assert ids(found) == [item.item_id for item in wanted.items]
-            assert [item.propensity for item in found.items] == [1.0] * 7
+            assert [item.propensity for item in items(found)] == [1.0] * 7
             assert (found.policy, found.fallback) == ("trained", None)
 
 
@@ -104,7 +104,7 @@ def test_a_question_that_permits_nothing_is_refused(service: Service, question: 
 @pytest.mark.parametrize("size", [1, 3, 9, 10, 40])  # at most nine of 80 items are scored alone
 def test_with_a_mask_answers_are_the_best_of_what_is_permitted(service: Service, size: int) -> None:
     everything = service.ask(history=HISTORY, k=ITEMS, exclude_seen=False)
-    scores = {item.item_id: item.score or 0.0 for item in everything.items}
+    scores = {item.item_id: item.score or 0.0 for item in items(everything)}
     rng = np.random.default_rng(size)
     for _ in range(5):
         allowed = tuple(f"i{place}" for place in rng.choice(ITEMS, size, replace=False))
@@ -112,10 +112,10 @@ def test_with_a_mask_answers_are_the_best_of_what_is_permitted(service: Service,
         assert ids(service.ask(history=HISTORY, k=4, allowed=allowed)) == best[:4]
         blocked = tuple(scores.keys() - set(allowed))
         left = {name: math.exp(scores[name]) for name in best}
-        for item in service.ask(history=HISTORY, k=3, blocked=blocked, temperature=1.0, seed=1).items:
+        for item in items(service.ask(history=HISTORY, k=3, blocked=blocked, temperature=1.0, seed=1)):
             assert item.propensity == pytest.approx(left[item.item_id] / sum(left.values()), rel=1e-4)
             del left[item.item_id]
-        for item in service.ask(history=HISTORY, k=1, allowed=allowed, epsilon=0.5, seed=1).items:
+        for item in items(service.ask(history=HISTORY, k=1, allowed=allowed, epsilon=0.5, seed=1)):
             assert item.propensity == pytest.approx(0.5 / len(best) + 0.5 * (item.item_id == best[0]))
 
 
@@ -153,10 +153,10 @@ def test_the_same_seed_and_state_give_the_same_answer(service: Service) -> None:
 
 def test_propensities_are_those_of_the_softmax_without_replacement(service: Service) -> None:
     everything = service.ask(history=HISTORY, k=ITEMS)
-    weights = {item.item_id: math.exp((item.score or 0) / 0.5) for item in everything.items}
+    weights = {item.item_id: math.exp((item.score or 0) / 0.5) for item in items(everything)}
     assert len(weights) == ITEMS - len(HISTORY)
     left = sum(weights.values())
-    for item in service.ask(history=HISTORY, k=4, temperature=0.5, seed=1).items:
+    for item in items(service.ask(history=HISTORY, k=4, temperature=0.5, seed=1)):
         assert item.propensity == pytest.approx(weights[item.item_id] / left, rel=1e-4)
         left -= weights[item.item_id]
 
@@ -164,29 +164,29 @@ def test_propensities_are_those_of_the_softmax_without_replacement(service: Serv
 def test_epsilon_mixes_the_best_with_any(service: Service) -> None:
     best = ids(service.ask(history=HISTORY, k=1))[0]
     for seed in range(20):
-        item = service.ask(history=HISTORY, k=1, epsilon=0.5, seed=seed).items[0]
+        item = items(service.ask(history=HISTORY, k=1, epsilon=0.5, seed=seed))[0]
         assert item.propensity == pytest.approx(0.5 / 75 + 0.5 * (item.item_id == best))
 
 
 def test_random_items_have_one_chance_in_as_many_as_are_left(service: Service) -> None:
     answer = service.ask(history=HISTORY, k=3, policy="random", seed=3)
-    assert [item.propensity for item in answer.items] == pytest.approx([1 / 75, 1 / 74, 1 / 73])
+    assert [item.propensity for item in items(answer)] == pytest.approx([1 / 75, 1 / 74, 1 / 73])
     assert len(set(ids(answer))) == 3
 
 
 def test_the_settings_temperature_holds_where_a_question_does_not_say(tmp_path: Path) -> None:
     with running(served(tmp_path, temperature=1.0)) as service:
-        assert max(item.propensity for item in service.ask(history=HISTORY).items) < 1
-        assert [item.propensity for item in service.ask(history=HISTORY, epsilon=0.0).items] == [1.0] * 10
+        assert max(item.propensity for item in items(service.ask(history=HISTORY))) < 1
+        assert [item.propensity for item in items(service.ask(history=HISTORY, epsilon=0.0))] == [1.0] * 10
 
 
 def test_a_proposed_point_is_drawn_from_with_a_temperature(tmp_path: Path) -> None:
     with running(served(tmp_path, "whatnext")) as service:
         drawn = service.ask(history=HISTORY, k=2, temperature=1.0, seed=5)
         assert ids(drawn) == ids(service.ask(history=HISTORY, k=2, temperature=1.0, seed=5))
-        assert [0 < item.propensity <= 1 and item.score is None for item in drawn.items] == [True, True]
+        assert [0 < item.propensity <= 1 and item.score is None for item in items(drawn)] == [True, True]
         mixed = service.ask(history=HISTORY, k=1, epsilon=1.0, seed=5)
-        assert mixed.items[0].propensity == pytest.approx(1 / 75)
+        assert items(mixed)[0].propensity == pytest.approx(1 / 75)
 
 
 def test_context_stands_for_that_of_the_last_event(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_an_answer_is_given_when_its_impression_is_durable(service: Service) -> 
     other.close()
     assert found.recommendation_id == answer.recommendation_id
     assert found.items == tuple(ids(answer))
-    assert found.propensities == tuple(item.propensity for item in answer.items)
+    assert found.propensities == tuple(item.propensity for item in items(answer))
     assert (found.version, found.policy, found.fallback, found.known) == (answer.version, "trained", None, 5)
     assert (found.explore, found.shown) == ({"temperature": 1.0, "seed": str(2**60)}, True)
 
@@ -224,8 +224,8 @@ def test_what_could_be_chosen_has_its_hash(service: Service) -> None:
 def test_every_item_of_a_long_answer_has_its_own_reason(service: Service) -> None:
     units, places = service.engine._served.units, service.engine._served.places
     answer = service.ask(history=HISTORY, k=70, explain=True)
-    assert len(answer.items) == 70
-    for item in answer.items:
+    assert len(items(answer)) == 70
+    for item in items(answer):
         assert item.reason is not None
         assert item.reason.nearest is not None
         alike = max(float(units[places[name]] @ units[places[item.item_id]]) for name in HISTORY)
@@ -233,7 +233,7 @@ def test_every_item_of_a_long_answer_has_its_own_reason(service: Service) -> Non
 
 
 def test_reasons_name_the_nearest_of_the_history_and_the_attributes(service: Service) -> None:
-    item = service.ask(history=HISTORY, k=1, explain=True).items[0]
+    item = items(service.ask(history=HISTORY, k=1, explain=True))[0]
     assert item.reason is not None
     assert item.reason.nearest is not None
     table, units = service.engine.item(item.item_id), service.engine._served.units
@@ -249,12 +249,14 @@ def test_reasons_name_the_nearest_of_the_history_and_the_attributes(service: Ser
 @pytest.mark.parametrize("algorithm", ["dqn", "ddpg", "whatnext"])
 def test_the_critic_tells_what_it_expects(tmp_path: Path, algorithm: str) -> None:
     with running(served(tmp_path, algorithm)) as service:
-        items = service.ask(history=HISTORY, k=4, explain=True).items
-        values = [item.reason.critic for item in items if item.reason is not None]
+        answer = service.ask(history=HISTORY, k=4, explain=True)
+        values = [reason.critic for reason in answer.reasons if reason is not None]
         assert all(value is not None and math.isfinite(value) for value in values)
         assert len(set(values)) == 4
         if algorithm == "dqn":  # its scores are its values, but for the offset that all items share
-            gaps = {round((value or 0) - (item.score or 0), 4) for value, item in zip(values, items, strict=True)}
+            gaps = {
+                round((value or 0) - (item.score or 0), 4) for value, item in zip(values, items(answer), strict=True)
+            }
             assert len(gaps) == 1
 
 

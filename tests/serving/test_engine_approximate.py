@@ -9,7 +9,7 @@ import pytest
 from what_next.serving.request import RecommendationResponse
 from what_next.serving.store import AddItems, ItemRow
 
-from .engines import Service, ids, running
+from .engines import Service, ids, items, running
 from .models import ATTRIBUTES, served
 from .waiting import impressions_of
 
@@ -44,27 +44,27 @@ def hashed(service: Service, answer: RecommendationResponse) -> str:
 def test_the_best_of_what_is_found_are_the_best(service: Service, exact: Service) -> None:
     found, wanted = service.ask(history=HISTORY, k=5), exact.ask(history=HISTORY, k=5)
     assert ids(found) == ids(wanted)
-    assert [item.score for item in found.items] == pytest.approx([item.score for item in wanted.items], rel=1e-5)
+    assert [item.score for item in items(found)] == pytest.approx([item.score for item in items(wanted)], rel=1e-5)
 
 
 def test_propensities_are_those_of_the_draw_among_what_is_found(service: Service, exact: Service) -> None:
     candidates = [item for item in ranking(exact)[:FOUND] if item not in HISTORY]
-    scores = {item.item_id: item.score or 0.0 for item in exact.ask(history=HISTORY, k=80).items}
+    scores = {item.item_id: item.score or 0.0 for item in items(exact.ask(history=HISTORY, k=80))}
     left = {item: math.exp(scores[item]) for item in candidates}
-    for item in service.ask(history=HISTORY, k=5, temperature=1.0, seed=3).items:
+    for item in items(service.ask(history=HISTORY, k=5, temperature=1.0, seed=3)):
         assert item.propensity == pytest.approx(left[item.item_id] / sum(left.values()), rel=1e-4)
         left.pop(item.item_id)
 
 
 def test_too_few_and_masks_and_chance_ask_for_all_items(service: Service, exact: Service) -> None:
     few = FOUND - len(set(HISTORY) & set(ranking(exact)[:FOUND])) + 1
-    assert len(service.ask(history=HISTORY, k=few).items) == few
+    assert len(items(service.ask(history=HISTORY, k=few))) == few
     tail = tuple(ranking(exact)[40:])
     for question in ({"k": few}, {"allowed": tail}, {"blocked": tuple(ranking(exact)[:30])}, {"epsilon": 0.5}):
         values = {"history": HISTORY, "seed": 4, **question}
         one, other = service.ask(**values), exact.ask(**values)
         assert ids(one) == ids(other)
-        assert [item.propensity for item in one.items] == [item.propensity for item in other.items]
+        assert [item.propensity for item in items(one)] == [item.propensity for item in items(other)]
 
 
 def test_the_hash_tells_what_was_found(service: Service) -> None:

@@ -36,7 +36,7 @@ def test_a_new_item_can_be_recommended_in_the_very_next_answer(service: Service)
     service.store.commit([AddItems((ItemRow("new", "A new one", attributes),))])
     service.engine.grow()
     assert ids(service.ask(history=HISTORY, allowed=("new",))) == ["new"]
-    assert len(service.ask(history=HISTORY, k=100, exclude_seen=False).items) == 81
+    assert len(service.ask(history=HISTORY, k=100, exclude_seen=False).ids) == 81
     assert ids(service.ask(user="anna", allowed=("new", "i0"))) == ["i0"]  # its event counts by now
     found = service.engine.item("new")
     assert found is not None
@@ -144,7 +144,7 @@ def test_a_new_version_takes_over_and_drops_no_question(service: Service, tmp_pa
 
     versions = asyncio.run(go_on())
     assert set(versions) <= {first, second}
-    assert service.engine.observer.swaps == [second]  # type: ignore[attr-defined]
+    assert service.engine.metrics.swaps == [second]  # type: ignore[attr-defined]
     assert service.engine.model()["version"] == second
     assert service.engine.model()["deployed"]["kind"] == "promoted"
 

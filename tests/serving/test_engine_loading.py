@@ -13,7 +13,7 @@ from what_next.errors import ModelError
 from what_next.serving.engine import Engine, live
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import folder_of, keep, versions_folder
-from what_next.serving.http.metrics import Metrics
+from what_next.serving.metrics import Metrics
 from what_next.serving.request import Stopping
 from what_next.serving.store import Deploy, Store, Writer
 from what_next.settings import Setup

@@ -44,9 +44,9 @@ def test_a_model_that_fails_is_answered_for(
     spoil(service, monkeypatch, fail)
     answer = service.ask(user="anna", k=3, blocked=("i0",))
     assert (answer.policy, answer.fallback, ids(answer)) == ("popular", "error", ["i1", "i2", "i4"])
-    assert [item.propensity for item in answer.items] == [1, 1, 1]
+    assert answer.propensities == (1, 1, 1)
     assert impressions_of(service.store, "anna")[0].fallback == "error"
-    assert service.engine.observer.answers == [("popular", "error")]  # type: ignore[attr-defined]
+    assert service.engine.metrics.answers == [("popular", "error")]  # type: ignore[attr-defined]
     assert "the secret of the model" in caplog.text
 
 
@@ -143,7 +143,7 @@ def test_who_asks_together_is_answered_together(service: Service, monkeypatch: p
 
     answers = asyncio.run(together())
     assert [ids(answer) for answer in answers[1:]] == alone
-    assert service.engine.observer.batches[-1] == 5  # type: ignore[attr-defined]
+    assert service.engine.metrics.batches[-1] == 5  # type: ignore[attr-defined]
 
 
 def test_an_event_through_one_engine_changes_the_next_answer_of_another(service: Service) -> None:

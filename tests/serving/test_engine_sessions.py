@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from what_next.inference.session import Event
 from what_next.serving.engine import cache as cache_module
 from what_next.serving.engine.cache import SessionCache
-from what_next.serving.engine.observer import Found, Observer
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep
+from what_next.serving.metrics import Found, Metrics
 from what_next.serving.store import AddEvents, EraseUser, EventRow, Store
 
 from .models import served
@@ -23,7 +23,7 @@ _examples = count()
 
 
 @dataclass(eq=False)
-class Counts(Observer):
+class Counts(Metrics):
     found: list[Found] = field(default_factory=list)
 
     def session(self, found: Found) -> None:
@@ -87,7 +87,7 @@ STEPS = st.lists(
 def test_sessions_equal_the_batch_result_after_any_events(world: World, algorithm: str, steps: list[tuple]) -> None:
     """New and late events, unknown items, erasures, and a cache that holds two of the three people; two of them."""
     model, example = world.models[algorithm], next(_examples)
-    caches = [SessionCache(model, world.store, size, Observer()) for size in (2, 10)]
+    caches = [SessionCache(model, world.store, size, Metrics()) for size in (2, 10)]
     time = 1_000_000_000
     for what, name, number, shift in steps:
         user = f"{name}-{example}"
@@ -126,7 +126,7 @@ def test_an_event_is_folded_in_and_a_late_one_rebuilds(world: World) -> None:
 
 def test_one_step_folds_for_everybody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     model = world.models["next_item"]
-    cache = SessionCache(model, world.store, 10, Observer())
+    cache = SessionCache(model, world.store, 10, Metrics())
     users = ["fay", "gil", "hal"]
     for user in users:
         world.add(user, "i5", 1000)
@@ -155,7 +155,7 @@ def test_a_hundred_users_are_read_in_two_queries_and_encoded_in_one_pass(
         for place in range(1 + number % 7)
     ]
     world.store.commit([AddEvents(tuple(rows))])
-    cache, queries, passes = SessionCache(model, world.store, 1000, Observer()), [], []
+    cache, queries, passes = SessionCache(model, world.store, 1000, Metrics()), [], []
     if before:  # each has one event more than is known
         cache.of(users)
         world.store.commit([AddEvents(tuple(EventRow(f"{user}-x", user, "i3", time=99) for user in users))])
@@ -172,7 +172,7 @@ def test_a_hundred_users_are_read_in_two_queries_and_encoded_in_one_pass(
 
 def test_who_comes_back_after_an_erasure_is_somebody_new(world: World) -> None:
     model = world.models["next_item"]
-    cache = SessionCache(model, world.store, 10, Observer())
+    cache = SessionCache(model, world.store, 10, Metrics())
     for item in ("i1", "i2"):
         world.add("ida", item, 1000)
     world.check(cache, ["ida"], model)
@@ -184,7 +184,7 @@ def test_who_comes_back_after_an_erasure_is_somebody_new(world: World) -> None:
 
 def test_a_cache_holds_no_more_than_it_may(world: World) -> None:
     model = world.models["next_item"]
-    cache = SessionCache(model, world.store, 2, Observer())
+    cache = SessionCache(model, world.store, 2, Metrics())
     for user in ("jan", "kim", "lea"):
         world.add(user, "i1", 1000)
         cache.of([user])
@@ -204,7 +204,7 @@ def test_long_histories_take_the_room_of_many_short_ones(world: World, monkeypat
         heard(user, events)
     room = model.sessions.replay([Event(1)] * 2000).bytes + 3000
     monkeypatch.setattr(cache_module, "BYTES", room)
-    cache = SessionCache(model, world.store, 100, Observer())
+    cache = SessionCache(model, world.store, 100, Metrics())
     world.check(cache, ["long", "short", "other"], model)
     assert sorted(cache._entries) == ["long", "other", "short"]
     world.check(cache, ["longer"], model)  # too large to be kept at all

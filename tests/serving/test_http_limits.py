@@ -71,35 +71,6 @@ def test_batches_reach_the_limit_sooner_than_single_requests(tmp_path: Path, pat
             assert limited.store.heads(["u"])["u"].events == 6
 
 
-# How long
-
-
-def test_each_request_has_its_own_time_and_who_hangs_up_is_no_timeout() -> None:
-    from what_next.serving.http.limits import Deadline
-
-    ended = list[str]()
-
-    async def asked(name: str, seconds: float) -> None:
-        with Deadline(0.2):
-            await asyncio.sleep(seconds)
-        ended.append(name)
-
-    async def all_of_them() -> list[BaseException | None]:
-        def begin(name: str, seconds: float) -> asyncio.Task[None]:
-            return asyncio.create_task(asked(name, seconds))
-
-        first = [begin("at once", 0), begin("too long", 5), begin("soon", 0.01)]
-        hung_up = begin("hung up", 5)
-        await asyncio.sleep(0.1)
-        hung_up.cancel()
-        second = [begin("in time", 0.15), begin("too long", 5)]
-        return await asyncio.gather(*first, *second, hung_up, return_exceptions=True)
-
-    outcomes = [type(one) for one in asyncio.run(all_of_them())]
-    assert outcomes == [type(None), TimeoutError, type(None), type(None), TimeoutError, asyncio.CancelledError]
-    assert ended == ["at once", "soon", "in time"]
-
-
 # How much
 
 

@@ -35,8 +35,7 @@ def names_of_metrics() -> set[str]:
 
 def labels_of_metrics() -> dict[str, set[str]]:
     """The labels of each metric that has some, once all was counted."""
-    from what_next.serving.engine.observer import Found
-    from what_next.serving.http.metrics import Metrics
+    from what_next.serving.metrics import Found, Metrics
 
     metrics = Metrics()
     metrics.request("GET", "/health", 200, 0.001)

@@ -20,24 +20,30 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+Model = Annotated[
+    Path | None, typer.Option(help="The agent's file to deploy, or a setup that names it; default: SETUP's own.")
+]
+Log = Annotated[
+    Path | None, typer.Option(help="A log of decisions that judges it; default: what the service has logged.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Deploy without the gate, and note that.")]
+
 OWN_LOG = "the service's own log"
+FIRST = "nothing was deployed before, so there is nothing to compare with"
+FORCED = "deployed by --force, without the gate"
 
 
 @app.command()
 def promote(
     setup: SetupFile,
     overrides: Overrides = None,
-    model: Annotated[
-        Path | None, typer.Option(help="The agent's file to deploy, or a setup that names it; default: SETUP's own.")
-    ] = None,
-    log: Annotated[
-        Path | None, typer.Option(help="A log of decisions that judges it; default: what the service has logged.")
-    ] = None,
+    model: Model = None,
+    log: Log = None,
     margin: Margin = 0.0,
     estimator: Estimator = None,
     top: Top = None,
     looks: Looks = "one",
-    force: Annotated[bool, typer.Option("--force", help="Deploy without the gate, and note that.")] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
     """Deploy a model to the service, if a log shows that it earns more: exit code 0; or 3, and why not."""
@@ -52,26 +58,18 @@ def promote(
         facts: dict[str, Any] = {"version": version, "current": current, "promote": True, "gate": None}
         if version == current:
             return _show(facts | {"promote": False, "why": f"{version} is deployed already"}, as_json)
-        if current is None:
-            facts["why"] = "nothing was deployed before, so there is nothing to compare with"
-        elif force:
-            facts["why"] = "deployed by --force, without the gate"
+        if current is None or force:
+            facts["why"] = FORCED if current else FIRST
         else:
             how = {"estimator": estimator, "margin": margin, "looks": looks}
-            deployed = versions_folder(settings) / current / AGENT
-            policies = [_served(name, file, settings) for name, file in ((version, agent), (current, deployed))]
-            facts |= _judged(store, settings, policies, log, top, how)
+            files = {version: agent, current: versions_folder(settings) / current / AGENT}
+            facts |= _judged(store, settings, files, log, top, how)
         if not facts["promote"]:
             _show(facts, as_json)
             return REFUSED
         keep(versions_folder(settings), agent)
-        note = {
-            "from": current,
-            "agent": str(agent),
-            "why": facts["why"],
-            "forced": force,
-            "gate": _short(facts["gate"]),
-        }
+        note = {"from": current, "agent": str(agent), "why": facts["why"], "forced": force}
+        note["gate"] = _short(facts["gate"])
         facts["number"] = _deploy(store, version, "promoted" if current else "first", note)
     return _show(facts, as_json)
 
@@ -112,12 +110,13 @@ def _deploy(store: "Store", version: str, kind: Any, note: dict[str, Any]) -> in
 
 
 def _judged(
-    store: "Store", settings: Setup, policies: "list[Learned]", log: Path | None, top: int | None, how: dict[str, Any]
+    store: "Store", settings: Setup, files: dict[str, Path], log: Path | None, top: int | None, how: dict[str, Any]
 ) -> dict[str, Any]:
     """What the gate says of the new model beside the deployed one, both as the service would serve them."""
     from what_next.off_policy import LogSettings, gate
     from what_next.serving.store.export import exported
 
+    policies = [_served(name, file, settings) for name, file in files.items()]
     with tempfile.TemporaryDirectory() as scratch:
         evidence = log or Path(scratch) / "log.parquet"
         try:

@@ -48,19 +48,10 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         aside.mkdir(mode=0o700)
-        with closing(connect(store_of(setup))) as backend:
-            if backend.sqlite:
-                _copied(Path(str(backend.engine.url.database)), aside / SQLITE)
-            else:
-                words = ("--format=custom", "--no-owner", "--no-privileges", f"--file={aside / POSTGRESQL}")
-                _postgresql("pg_dump", backend.engine.url, words)
+        _keep_store(setup, aside)
         damaged = pack(setup, aside / MODELS)  # after the store: every version that it names is there by now
         shutil.copyfile(file, aside / file.name)
-        (aside / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in sorted(aside.iterdir())))
-        for path in aside.iterdir():
-            path.chmod(0o600)
-            sync(path)
-        sync(aside)
+        _seal(aside)
         aside.rename(whole)
         sync(folder)
     except OSError as error:
@@ -99,30 +90,56 @@ def restore(setup: Setup, backup: Path, replace: bool = False) -> Path | None:
             raise StoreError(f"{backup}: holds no {kept.name}, but the setup's store is in {kind}; nothing was changed")
         if not (backup / MODELS).is_file():
             raise StoreError(f"{backup}: holds no {MODELS}; {AGAIN}")
+        put_back = _put_back_file if backend.sqlite else _put_back_tables
         try:
-            if backend.sqlite:
-                check_store(kept)
-                file = Path(str(backend.engine.url.database))
-                _free(file, replace)
-                damaged, before = unpack(setup, backup / MODELS), _placed(kept, file)
-            else:
-                there, before = _tables(backend, replace), None
-                damaged = unpack(setup, backup / MODELS)
+            damaged, before = put_back(setup, backend, kept, replace)
         except OSError as error:
             where = error.filename or backup
             raise SaveError(f"{where}: {error.strerror or error}; the store is as it was") from error
-        if not backend.sqlite:
-            words = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
-            clean = ("--clean", "--if-exists") if there else ()
-            _postgresql("pg_restore", backend.engine.url, (*words, *clean, str(kept)))
     if damaged:
         aside = f"; the store that was there lies in {before}" if before else ""
         raise ModelError(f"{backup}: is restored, but for what is damaged{aside}. {' '.join(damaged)}")
     return before
 
 
+def _put_back_file(setup: Setup, backend: Backend, kept: Path, replace: bool) -> tuple[list[str], Path | None]:
+    """What is wrong with versions that were left out, and where the file lies that was there."""
+    check_store(kept)
+    file = Path(str(backend.engine.url.database))
+    _free(file, replace)
+    return unpack(setup, kept.with_name(MODELS)), _placed(kept, file)
+
+
+def _put_back_tables(setup: Setup, backend: Backend, kept: Path, replace: bool) -> tuple[list[str], None]:
+    """What is wrong with versions that were left out."""
+    there = _tables(backend, replace)
+    damaged = unpack(setup, kept.with_name(MODELS))
+    words = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
+    clean = ("--clean", "--if-exists") if there else ()
+    _postgresql("pg_restore", backend.engine.url, (*words, *clean, str(kept)))
+    return damaged, None
+
+
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def _keep_store(setup: Setup, folder: Path) -> None:
+    with closing(connect(store_of(setup))) as backend:
+        if backend.sqlite:
+            _copied(Path(str(backend.engine.url.database)), folder / SQLITE)
+        else:
+            words = ("--format=custom", "--no-owner", "--no-privileges", f"--file={folder / POSTGRESQL}")
+            _postgresql("pg_dump", backend.engine.url, words)
+
+
+def _seal(folder: Path) -> None:
+    """The checksums of all files; only their owner may read them, and they are on the disk."""
+    (folder / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())))
+    for path in folder.iterdir():
+        path.chmod(0o600)
+        sync(path)
+    sync(folder)
 
 
 def _copied(file: Path, to: Path) -> None:
@@ -184,8 +201,8 @@ def _tables(backend: Backend, replace: bool) -> bool:
     if there and not replace:
         raise StoreError(f"{backend.where}: holds a store already; nothing was changed; give --replace to replace it")
     if others > 0:
-        told = f"{others} other connections" if others > 1 else "another connection"
-        raise StoreError(f"{backend.where}: has {told}; nothing was changed; stop the service first")
+        connected = f"{others} other connections" if others > 1 else "another connection"
+        raise StoreError(f"{backend.where}: has {connected}; nothing was changed; stop the service first")
     return there
 
 

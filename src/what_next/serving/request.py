@@ -91,32 +91,15 @@ class Reason:
     critic: float | None
 
 
-@dataclass(frozen=True)
-class RecommendedItem:
-    """One recommended item.
-
-    Attributes:
-        item_id, title: as in the item table.
-        score: what it was ranked by; None where the policy has no scores.
-        propensity: the exact probability of this choice, given those before it.
-        reason: where one was asked for.
-    """
-
-    item_id: str
-    title: str
-    score: float | None
-    propensity: float
-    reason: Reason | None = None
-
-
 class RecommendationResponse(NamedTuple):
     """What one question is answered.
 
     Attributes:
         recommendation_id: names the impression, for feedback.
         user: as asked.
-        ids: of the items, best first; fewer than asked for where no more are permitted. `titles`, `scores`,
-            `propensities` and `reasons`: of each, as in `RecommendedItem`.
+        ids: of the items, best first; fewer than asked for where no more are permitted.
+        titles: of each, as in the item table; `scores`: what it was ranked by; None where the policy has no scores.
+        propensities: the exact probability of each choice, given those before it; `reasons`: where one was asked for.
         version: of the model; `role`: current or canary.
         policy: who answered; `fallback`: why it was the safe policy instead; None where it was not.
         unknown: ids of the given history that the catalogue does not hold.
@@ -138,12 +121,6 @@ class RecommendationResponse(NamedTuple):
     unknown: tuple[str, ...] = ()
     known_events: int = 0
     spread: float | None = None
-
-    @property
-    def items(self) -> list[RecommendedItem]:
-        """The items, one by one."""
-        columns = zip(self.ids, self.titles, self.scores, self.propensities, self.reasons, strict=True)
-        return [RecommendedItem(*values) for values in columns]
 
     @property
     def content(self) -> dict[str, Any]:

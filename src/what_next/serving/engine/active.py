@@ -9,8 +9,8 @@ from jaxtyping import Int32
 from what_next.baselines.rules import Popular, RandomItem
 from what_next.serving.engine.cache import SessionCache
 from what_next.serving.engine.masks import Masks
-from what_next.serving.engine.observer import Observer
 from what_next.serving.engine.served import Served
+from what_next.serving.metrics import Metrics
 from what_next.serving.store import Store
 
 Counted = list[tuple[str, int]]
@@ -66,13 +66,13 @@ class Active:
         served: Served,
         store: Store,
         size: int,
-        observer: Observer,
+        metrics: Metrics,
         counted: Counted,
         withdrawals: Withdrawals,
     ) -> None:
         self.served, self._withdrawals = served, withdrawals
         self._out: tuple[Withdrawn, Int32[np.ndarray, withdrawn]] = (Withdrawn(), np.zeros(0, np.int32))
-        self.sessions = SessionCache(served, store, size, observer)
+        self.sessions = SessionCache(served, store, size, metrics)
         self.masks, self.anything = Masks(served), RandomItem(len(served.ids))
         self.count(counted)
 

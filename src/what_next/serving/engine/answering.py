@@ -92,7 +92,7 @@ class Answering:
     def __init__(self, settings: Server, rng: np.random.Generator | None = None) -> None:
         self.settings = settings
         self.rng = rng or np.random.default_rng()
-        self._told: TTLCache[str, bool] = TTLCache(100, MINUTE)
+        self._reported: TTLCache[str, bool] = TTLCache(100, MINUTE)
         self._digits: list[str] = []
 
     def answer(self, active: Active, requests: Sequence[RecommendationRequest], role: str) -> list[Outcome]:
@@ -109,7 +109,7 @@ class Answering:
         except Exception as error:
             if len(requests) > 1:
                 return [one for request in requests for one in self.answer(active, [request], role)]
-            self._tell(active.served.version, error)
+            self._report(active.served.version, error)
         return [self.safe(active, requests[0], role, "error")]
 
     def safe(self, active: Active, request: RecommendationRequest, role: str, fallback: Fallback) -> Outcome:
@@ -133,14 +133,14 @@ class Answering:
             return Result(answer, impression)
         except Exception as error:
             if not isinstance(error, Refused | StoreUnavailable):
-                logger.exception("popular items could not be told either")
+                logger.exception("popular items could not be given either")
             return error
 
-    def _tell(self, version: str, error: Exception) -> None:
+    def _report(self, version: str, error: Exception) -> None:
         """Log a failure of the model: the first of its kind in a minute, with its traceback."""
         kind = f"{version} {type(error).__name__}"
-        if kind not in self._told:
-            self._told[kind] = True
+        if kind not in self._reported:
+            self._reported[kind] = True
             logger.error("the model %s failed (%s); popular items are the answer", version, error, exc_info=error)
 
     # Together
@@ -178,7 +178,7 @@ class Answering:
         except NotFinite as error:
             for row in error.rows:
                 jobs[row].fallback = "alarm"
-            self._tell(served.version, error)
+            self._report(served.version, error)
             return self._modelled(active, [job for job in jobs if not job.fallback])
 
     def _simple(self, active: Active, jobs: Sequence[Job]) -> dict[int, Slate]:

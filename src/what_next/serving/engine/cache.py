@@ -3,14 +3,14 @@
 import math
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cachetools import Cache, LRUCache
 
 from what_next.inference.session import Event, Session
-from what_next.serving.engine.observer import Observer
 from what_next.serving.engine.reasons import spread
 from what_next.serving.engine.served import Served
+from what_next.serving.metrics import Metrics
 from what_next.serving.store import Head, Store, StoredEvent
 
 LONGEST_FOLD = 64
@@ -52,20 +52,12 @@ class Entry:
         return self.spread
 
 
-@dataclass(eq=False)
-class _Behind:
-    """An entry with events that have to be folded in, oldest first."""
-
-    entry: Entry
-    events: list[StoredEvent]
-
-
 class SessionCache:
     """The sessions of a version, the latest asked for; whoever reads them holds `lock`."""
 
-    def __init__(self, served: Served, store: Store, size: int, observer: Observer) -> None:
+    def __init__(self, served: Served, store: Store, size: int, metrics: Metrics) -> None:
         self.folds = served.sessions
-        self.places, self.store, self.observer = served.places, store, observer
+        self.places, self.store, self.metrics = served.places, store, metrics
         self.lock = threading.Lock()
         # Each takes at least its share of the room, so that there are never more than `size`.
         self._entries: LRUCache[str, Entry] = LRUCache(BYTES, lambda entry: max(entry.bytes, BYTES // size))
@@ -95,7 +87,7 @@ class SessionCache:
                     late[name] = entry, head
                 else:
                     found[name] = entry
-                    self.observer.session("hit")
+                    self.metrics.session("hit")
             if late:
                 self._catch_up(late, found)
             return found
@@ -132,19 +124,18 @@ class SessionCache:
 
     def _catch_up(self, late: dict[str, tuple[Entry | None, Head]], found: dict[str, Entry]) -> None:
         """Reads what is new of each user, and folds it in or replays all."""
-        behind: dict[str, _Behind] = {}
+        behind: dict[str, tuple[Entry, list[StoredEvent]]] = {}
         rebuilt: dict[str, Head] = {}
         new = self.store.events_after([(head.key, entry.last if entry else 0) for entry, head in late.values()])
         whole = {name: new.get(head.key, []) for name, (entry, head) in late.items() if entry is None}
         for name, (entry, head) in late.items():
+            events = new.get(head.key, [])
+            known = self._known(events)
             if entry is None:
                 rebuilt[name] = head
-                continue
-            events = new.get(head.key, [])
-            known = [one.time for one in events if one.item_id in self.places]
-            if len(events) <= LONGEST_FOLD and (not known or min(known) >= entry.time):
-                behind[name] = _Behind(entry, events)
-                self.observer.session("fold")
+            elif len(events) <= LONGEST_FOLD and (not known or known[0].time >= entry.time):
+                behind[name] = entry, events
+                self.metrics.session("fold")
             else:
                 rebuilt[name] = head
         if again := [head.key for name, head in rebuilt.items() if name not in whole]:
@@ -156,44 +147,41 @@ class SessionCache:
     def _rebuild(self, heads: dict[str, Head], whole: dict[str, list[StoredEvent]], found: dict[str, Entry]) -> None:
         """From all events in the store, in one batch pass; users whose events are gone by now are left out."""
         there = [name for name in heads if whole[name]]
-        known = {name: [one for one in whole[name] if one.item_id in self.places] for name in there}
-        sessions = self.folds.replays([[self.played(one) for one in known[name]] for name in there])
+        sessions = self.folds.replays([[self.played(one) for one in self._known(whole[name])] for name in there])
         for name, session in zip(there, sessions, strict=True):
-            self.observer.session("rebuild")
-            events, heard = whole[name], known[name]
-            last = max(one.number for one in events)
-            made = Entry(heads[name].key, last, len(events), heard[-1].time if heard else NEVER, session)
-            found[name] = self._keep(name, made)
+            self.metrics.session("rebuild")
+            found[name] = self._keep(name, Entry(heads[name].key, 0, 0, NEVER, session), whole[name], session)
 
-    def _keep(self, name: str, entry: Entry) -> Entry:
+    def _fold(self, behind: dict[str, tuple[Entry, list[StoredEvent]]], found: dict[str, Entry]) -> None:
+        """One step for everybody that is behind, until nobody is."""
+        sessions = {name: entry.session for name, (entry, _) in behind.items()}
+        left = {name: self._known(events) for name, (_, events) in behind.items()}
+        while names := [name for name, events in left.items() if events]:
+            events = [self.played(left[name].pop(0)) for name in names]
+            folded = self.folds.fold([sessions[name] for name in names], events)
+            sessions |= dict(zip(names, folded, strict=True))
+        for name, (entry, new) in behind.items():
+            found[name] = self._keep(name, entry, new, sessions[name])
+
+    def _keep(self, name: str, before: Entry, new: list[StoredEvent], session: Session) -> Entry:
+        """What is known of a user, with new events."""
+        known = self._known(new)
+        entry = Entry(
+            before.key,
+            max([before.last, *(one.number for one in new)]),
+            before.events + len(new),
+            known[-1].time if known else before.time,
+            session,
+            math.nan if known else before.spread,
+        )
         if entry.bytes <= BYTES:
             self._entries[name] = entry
         return entry
 
-    def _fold(self, behind: dict[str, _Behind], found: dict[str, Entry]) -> None:
-        """One step for everybody that is behind, until nobody is."""
-        while behind:
-            steps: list[tuple[str, StoredEvent]] = []
-            for name in list(behind):
-                one = behind[name]
-                while one.events and one.events[0].item_id not in self.places:
-                    one.entry = _counted(one.entry, one.events.pop(0))
-                if one.events:
-                    steps.append((name, one.events.pop(0)))
-                else:
-                    found[name] = self._keep(name, behind.pop(name).entry)
-            if not steps:
-                return
-            sessions = [behind[name].entry.session for name, _ in steps]
-            folded = self.folds.fold(sessions, [self.played(event) for _, event in steps])
-            for (name, event), session in zip(steps, folded, strict=True):
-                entry = _counted(behind[name].entry, event)
-                behind[name].entry = replace(entry, session=session, time=event.time, spread=math.nan)
+    def _known(self, events: list[StoredEvent]) -> list[StoredEvent]:
+        """Those with an item of the catalogue."""
+        return [one for one in events if one.item_id in self.places]
 
     def played(self, event: StoredEvent) -> Event:
         """An event as the policy reads it."""
         return Event(self.places[event.item_id], event.time, event.reward, event.context)
-
-
-def _counted(entry: Entry, event: StoredEvent) -> Entry:
-    return replace(entry, last=max(entry.last, event.number), events=entry.events + 1)

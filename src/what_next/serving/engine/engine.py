@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,22 +24,25 @@ from what_next.serving.engine import reasons
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.live import Models, Poller
-from what_next.serving.engine.observer import Observer
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.shadow import Shadow
 from what_next.serving.engine.versions import undeployed
 from what_next.serving.engine.waiting import Waiting
+from what_next.serving.metrics import Metrics
 from what_next.serving.request import (
     EVENTS_PER_UNIT,
+    Overloaded,
     RecommendationRequest,
     RecommendationResponse,
     Refused,
     SimilarItem,
+    Stopping,
 )
 from what_next.serving.store import (
     AddImpression,
     Erased,
     EraseUser,
+    ItemRow,
     MarkShown,
     Store,
     WithdrawItem,
@@ -56,27 +59,16 @@ USUAL = 100
 """Events of a user who is not in memory, for want of something better."""
 ERASED, REMEMBERED = 10_000, 600.0
 """Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
-
-
 UNSEEN = "answers that nobody saw stand in the log as shown: %s"
-
-
-@dataclass(frozen=True)
-class CatalogueItem:
-    """An item, with its attributes in their own units."""
-
-    item_id: str
-    title: str
-    attributes: Mapping[str, float]
 
 
 class Engine:
     """Answers questions by the deployed model. The event loop only ever waits: a thread of its own runs the model."""
 
-    def __init__(self, setup: Setup, models: Models, writer: Writer, observer: Observer) -> None:
+    def __init__(self, setup: Setup, models: Models, writer: Writer, metrics: Metrics) -> None:
         """See `open`."""
         settings = setup.server
-        self.setup, self.models, self.writer, self.observer = setup, models, writer, observer
+        self.setup, self.models, self.writer, self.metrics = setup, models, writer, metrics
         self._going: Counter[str] = Counter()
         self._gone: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
         self._submitting = threading.Lock()
@@ -84,7 +76,7 @@ class Engine:
         # otherwise the poller looks. To ask the store before each batch would cost more than all else of it.
         self._behind = False
         self._answering, self._safe = Answering(settings), Answering(settings)
-        self._shadow = Shadow(Answering(settings), lambda: models.live.candidate, self._submit, observer)
+        self._shadow = Shadow(Answering(settings), lambda: models.live.candidate, self._submit, metrics)
         self._batcher = Batcher(self._answer, self._late, size=settings.batch, deadline=settings.deadline / 1000)
         self._poller = Poller(models)
 
@@ -94,7 +86,7 @@ class Engine:
         setup: Setup,
         store: Store,
         writer: Writer,
-        observer: Observer | None = None,
+        metrics: Metrics | None = None,
         stop: threading.Event | None = None,
     ) -> "Engine":
         """The engine of a setup, ready to answer.
@@ -104,7 +96,7 @@ class Engine:
         Args:
             setup: whose `server` says how to answer.
             store, writer: the histories; whoever opened them closes them, after the engine.
-            observer: counts what happens.
+            metrics: counts what happens.
             stop: breaks off.
 
         Raises:
@@ -114,8 +106,8 @@ class Engine:
         """
         torch.set_num_threads(setup.threads or 1)
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH))
-        observer = observer or Observer()
-        return cls(setup, Models(setup, store, observer, stop), writer, observer)
+        metrics = metrics or Metrics()
+        return cls(setup, Models(setup, store, metrics, stop), writer, metrics)
 
     def close(self) -> None:
         """Answer what waits, and end all threads."""
@@ -140,10 +132,10 @@ class Engine:
             AnsweredBefore: the question is to be answered once, and was.
             Withdrawn: items are withdrawn as fast as it is answered.
         """
-        try:
-            return await self._recommended(request, caller)
-        except Withdrawn:
-            return await self._recommended(request, caller)
+        (outcome,) = await self.recommend_all((request,), caller)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
     async def recommend_all(
         self, requests: Sequence[RecommendationRequest], caller: str = ""
@@ -152,26 +144,29 @@ class Engine:
 
         Where a question has none, it is the error that `recommend` raises.
         """
+        found = await self._outcomes(requests, caller)
+        if again := [place for place, outcome in enumerate(found) if isinstance(outcome, Withdrawn)]:
+            try:
+                others = await self._outcomes([requests[place] for place in again], caller)
+            except (Overloaded, Stopping) as error:
+                others = [error for _ in again]
+            for place, outcome in zip(again, others, strict=True):
+                found[place] = outcome
+        return found
+
+    async def _outcomes(
+        self, requests: Sequence[RecommendationRequest], caller: str
+    ) -> list[RecommendationResponse | BaseException]:
+        """Answers and errors when all are there; those that come when nobody waits for them any more are noted."""
         loop = asyncio.get_running_loop()
         waiting = [self._waiting(request, loop) for request in requests]
-        self._batcher.put(waiting, caller)
-        found = await asyncio.gather(*(self._given(one) for one in waiting), return_exceptions=True)
-        again = [one for one, outcome in zip(requests, found, strict=True) if isinstance(outcome, Withdrawn)]
-        others = iter(await asyncio.gather(*(self._recommended(one, caller) for one in again), return_exceptions=True))
-        return [next(others) if isinstance(outcome, Withdrawn) else outcome for outcome in found]
-
-    async def _recommended(self, request: RecommendationRequest, caller: str) -> RecommendationResponse:
-        waiting = self._waiting(request, asyncio.get_running_loop())
-        self._batcher.put((waiting,), caller)
-        return await self._given(waiting)
-
-    async def _given(self, waiting: Waiting) -> RecommendationResponse:
-        """The answer, when it is there; where nobody waits for it any more, that is noted."""
+        if waiting:
+            self._batcher.put(waiting, caller)
         try:
-            return await waiting.future
+            return [await one.future for one in waiting]
         except asyncio.CancelledError:
-            if waiting.future.done() and not waiting.future.cancelled() and waiting.future.exception() is None:
-                self._lost(waiting.future.result())  # it came just as nobody waited any more
+            for one in waiting:
+                one.give_up()
             raise
 
     def _lost(self, answer: RecommendationResponse) -> None:
@@ -203,7 +198,7 @@ class Engine:
 
     def _answer(self, batch: list[Waiting]) -> None:
         """In the worker's thread; nothing that goes wrong ends it."""
-        self.observer.batch(len(batch))
+        self.metrics.batch(len(batch))
         if self._behind:
             with suppress(StoreError):  # the next batch looks again
                 self.models.withdrawals.look()
@@ -249,7 +244,7 @@ class Engine:
         try:
             if error is None:
                 seconds = time.monotonic() - waiting.arrived
-                self.observer.answered(answer.role, answer.policy, answer.fallback, seconds)
+                self.metrics.answered(answer.role, answer.policy, answer.fallback, seconds)
             elif isinstance(error, Withdrawn):
                 self._behind = True
         finally:
@@ -322,9 +317,9 @@ class Engine:
                 name for name, value in attributes.items() if not abs(value) <= LARGEST
             ],
         }
-        told = [f"{some(map(repr, found))}: {what}" for what, found in wrong.items() if found]
-        if told:
-            raise Refused(field, f"{'; '.join(told)}; an item has {some(names) or 'none'}")
+        problems = [f"{some(map(repr, found))}: {what}" for what, found in wrong.items() if found]
+        if problems:
+            raise Refused(field, f"{'; '.join(problems)}; an item has {some(names) or 'none'}")
 
     def held(self, item_ids: Sequence[str]) -> int:
         """How many of some ids the catalogue holds, or the store though the catalogue cannot take them."""
@@ -362,23 +357,23 @@ class Engine:
         found = self.models.live.unfit
         return found and f"the second model cannot be used ({found[1]}); all are answered by the first"
 
-    def item(self, item_id: str) -> CatalogueItem | None:
+    def item(self, item_id: str) -> ItemRow | None:
         """An item; None: the catalogue does not hold it."""
         served = self._served
         place = served.places.get(item_id)
-        return None if place is None else _catalogue_item(served, place)
+        return None if place is None else _item(served, place)
 
-    def search(self, query: str, limit: int) -> list[CatalogueItem]:
+    def search(self, query: str, limit: int) -> list[ItemRow]:
         """Items whose title holds a text, whatever its case; those whose title begins with it first.
 
         Without a text, the first items of the catalogue.
         """
         served, text = self._served, query.strip().lower()
         if not text:
-            return [_catalogue_item(served, place) for place in range(min(limit, len(served.ids)))]
+            return [_item(served, place) for place in range(min(limit, len(served.ids)))]
         found = [place for place, title in enumerate(served.lowered) if text in title]
         found.sort(key=lambda place: not served.lowered[place].startswith(text))
-        return [_catalogue_item(served, place) for place in found[:limit]]
+        return [_item(served, place) for place in found[:limit]]
 
     def similar(self, item_id: str, k: int) -> list[SimilarItem]:
         """The items most like one; a `CatalogueError` where the catalogue does not hold it."""
@@ -405,7 +400,7 @@ def _log_if_failed(written: "Future[Any]") -> None:
         logger.warning(UNSEEN, error)
 
 
-def _catalogue_item(served: Served, place: int) -> CatalogueItem:
+def _item(served: Served, place: int) -> ItemRow:
     catalogue = served.catalogue
     values = zip(catalogue.names, catalogue.attributes[place].tolist(), strict=True)
-    return CatalogueItem(served.ids[place], served.titles[place], {name: round(value, 6) for name, value in values})
+    return ItemRow(served.ids[place], served.titles[place], {name: round(value, 6) for name, value in values})

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from what_next.errors import ModelError, StoreError, WhatNextError
 from what_next.serving.engine.active import Active, Counted, Withdrawals
-from what_next.serving.engine.observer import Observer
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import check, keep, line, versions_folder
+from what_next.serving.metrics import Metrics
 from what_next.serving.request import Stopping
 from what_next.serving.store import Deploy, Deployment, Outage, Second, Store, StoredItem
 from what_next.settings import Setup
@@ -153,9 +153,9 @@ class Loading:
         except WhatNextError as error:
             self._found.set_exception(error if isinstance(error, ModelError) else ModelError(str(error)))
         except BaseException as error:
-            told = ModelError(f"{self.version}: does not answer ({type(error).__name__}: {error}); train again")
-            told.__cause__ = error
-            self._found.set_exception(told)
+            failed = ModelError(f"{self.version}: does not answer ({type(error).__name__}: {error}); train again")
+            failed.__cause__ = error
+            self._found.set_exception(failed)
 
 
 class Models:
@@ -169,7 +169,7 @@ class Models:
     live: Live
     counted = False
 
-    def __init__(self, setup: Setup, store: Store, observer: Observer, stop: threading.Event | None = None) -> None:
+    def __init__(self, setup: Setup, store: Store, metrics: Metrics, stop: threading.Event | None = None) -> None:
         """Loads the current version; the first time, that of the setup is deployed. `stop` breaks off.
 
         Raises:
@@ -177,7 +177,7 @@ class Models:
             Stopping: it was broken off.
         """
         self.stop = stop or threading.Event()
-        self.setup, self.store, self.observer = setup, store, observer
+        self.setup, self.store, self.metrics = setup, store, metrics
         self.folder = versions_folder(setup)
         self._changing, self._swapping, self._looking = threading.Lock(), threading.Lock(), threading.Lock()
         self.loading: Loading | None = None
@@ -235,13 +235,13 @@ class Models:
         Raises:
             ModelError: see `Loading.result`. Stopping: it was broken off.
         """
-        self.loading, told = self._begun(version), False
+        self.loading, warned = self._begun(version), False
         while not self.loading.over(SLICE):
             if self.stop.is_set():
                 raise Stopping
-            if not told and time.monotonic() > self.loading.began + LONG:
+            if not warned and time.monotonic() > self.loading.began + LONG:
                 logger.warning("version %s is still being loaded, after %g s", version, LONG)
-                told = True
+                warned = True
         return self._ended(self.loading)
 
     def _begun(self, version: str) -> Loading:
@@ -264,14 +264,14 @@ class Models:
         try:
             found = loading.result()
         except ModelError:
-            self.observer.loaded("late" if loading.late else "failed", seconds)
+            self.metrics.loaded("late" if loading.late else "failed", seconds)
             raise
-        self.observer.loaded("loaded", seconds)
+        self.metrics.loaded("loaded", seconds)
         return found
 
     def _active(self, served: Served) -> Active:
         size = self.setup.server.sessions
-        return Active(served, self.store, size, self.observer, self._counted, self.withdrawals)
+        return Active(served, self.store, size, self.metrics, self._counted, self.withdrawals)
 
     # What changes
 
@@ -313,7 +313,7 @@ class Models:
         with self._changing:
             current = self._complete(current, loading)
             self.live = replace(self.live, deployment=newest, current=current, refused=None)
-        self.observer.swapped(newest.version)
+        self.metrics.swapped(newest.version)
         logger.info("version %s answers from now on", newest.version)
         return True
 
@@ -420,25 +420,25 @@ class Poller:
         self._thread.join()
 
     def _run(self) -> None:
-        left, told, outage = 0.0, "", Outage("reading the store")
+        left, reported, outage = 0.0, "", Outage("reading the store")
         while not self._stop.is_set():
             try:
                 self.models.look()
                 if left <= 0:
                     self.models.count()
                     left = self.models.setup.server.popular_every
-                told = ""
+                reported = ""
                 outage.worked()
             except StoreError as error:
                 outage.failed(error)
             except Exception as error:
-                told = self._tell(error, told)
+                reported = self._report(error, reported)
             self._stop.wait(self.every)
             left -= self.every
 
-    def _tell(self, error: Exception, told: str) -> str:
+    def _report(self, error: Exception, reported: str) -> str:
         """Log a failure once, however often it comes again; returns what has to be remembered for that."""
         failure = f"{type(error).__name__}: {error}"
-        if failure != told:
+        if failure != reported:
             logger.exception("looking for new versions and items failed; what is deployed goes on")
         return failure

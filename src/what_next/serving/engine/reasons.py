@@ -14,7 +14,7 @@ from what_next.serving.engine.served import Served
 from what_next.serving.request import Reason, SimilarItem
 
 WINDOW = 20
-"""Latest events whose spread is told."""
+"""Latest events whose spread is count."""
 
 
 def reasons(served: Served, session: Session | None, items: Int32[np.ndarray, "chosen"]) -> list[Reason]:
@@ -65,13 +65,13 @@ def spread(served: Served, items: Int32[np.ndarray, "heard"]) -> float | None:
 
 def spreads(served: Served, items: Int32[np.ndarray, "heard"]) -> list[float | None]:
     """The same after each of the latest events, oldest first: one number for each of the last `WINDOW` events."""
-    told = min(len(items), WINDOW)
-    if not served.catalogue.names or not told:
-        return [None] * told
-    read = items[-2 * WINDOW + 1 :]  # what the first of those that are told reaches back to
+    count = min(len(items), WINDOW)
+    if not served.catalogue.names or not count:
+        return [None] * count
+    read = items[-2 * WINDOW + 1 :]  # what the first of those that are count reaches back to
     found: Sequence[float] = (
         Samples.of(torch.from_numpy(served.catalogue.vectors[read])[None], WINDOW).spread[0].tolist()
     )
     early = len(items) - len(read)
     series = [value if early + step + 1 >= LEAST_EVENTS else None for step, value in enumerate(found)]
-    return series[-told:]
+    return series[-count:]

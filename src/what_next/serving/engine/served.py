@@ -77,8 +77,8 @@ class Served:
             return replace(self, left_out=left_out) if odd else self
         added = {**self.added, **{one.item_id: one.attributes for one in new}}
         # In one order, whichever of them this process met first. (The catalogue's own hash takes a while.)
-        told = repr([(name, sorted(values.items())) for name, values in sorted(added.items())])
-        space = hashlib.sha256(f"{self.manifest.catalogue}{told}".encode()).hexdigest()
+        content = repr([(name, sorted(values.items())) for name, values in sorted(added.items())])
+        space = hashlib.sha256(f"{self.manifest.catalogue}{content}".encode()).hexdigest()
         policy = extend(Recommender(self.policy), new).policy
         return replace(self, policy=policy, space=space, added=added, left_out=left_out)
 
@@ -89,8 +89,8 @@ class Served:
         """
         split = int(np.searchsorted(items, self.trained))
         later = sorted([self.ids[item] for item in items[split:].tolist()])
-        told = items[:split].astype("<i4").tobytes() + repr(later).encode()
-        return hashlib.blake2b(told, digest_size=8).hexdigest()
+        content = items[:split].astype("<i4").tobytes() + repr(later).encode()
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
 
     def _fits(self, item: NewItem) -> bool:
         try:
@@ -105,8 +105,8 @@ class Served:
             check(self.catalogue, items)
         except CatalogueError:  # its message names an item, which is not for the log
             odd = frozenset(one.item_id for one in items if not self._fits(one))
-            told = "version %s cannot recommend %d items that were added: its attributes are others (%s)"
-            logger.warning(told, self.version, len(odd), some(self.catalogue.names) or "none")
+            message = "version %s cannot recommend %d items that were added: its attributes are others (%s)"
+            logger.warning(message, self.version, len(odd), some(self.catalogue.names) or "none")
             return odd
         return frozenset()
 

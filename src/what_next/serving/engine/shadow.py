@@ -11,7 +11,7 @@ from typing import Any
 from what_next.errors import StoreUnavailable
 from what_next.serving.engine.active import Active
 from what_next.serving.engine.answering import Answering, Result
-from what_next.serving.engine.observer import Observer
+from what_next.serving.metrics import Metrics
 from what_next.serving.request import RecommendationRequest, RecommendationResponse
 from what_next.serving.store import AddImpression
 
@@ -29,7 +29,7 @@ class Shadow:
         answering: Answering,
         candidate: Callable[[], Active | None],
         submit: "Callable[[AddImpression, float], Future[Any]]",
-        observer: Observer,
+        metrics: Metrics,
     ) -> None:
         """Starts the thread.
 
@@ -37,9 +37,9 @@ class Shadow:
             answering: of this thread alone.
             candidate: the second model now.
             submit: has an impression written; also takes when the question came, on the monotonic clock.
-            observer: counts what becomes of them.
+            metrics: counts what becomes of them.
         """
-        self.answering, self.candidate, self.submit, self.observer = answering, candidate, submit, observer
+        self.answering, self.candidate, self.submit, self.metrics = answering, candidate, submit, metrics
         self._room = threading.BoundedSemaphore(WAITING)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="what-next-shadow")
 
@@ -50,7 +50,7 @@ class Shadow:
         if self._room.acquire(blocking=False):
             self._thread.submit(self._record, request, shown, time.monotonic())
         else:
-            self.observer.shadow("dropped")
+            self.metrics.shadow("dropped")
 
     def close(self) -> None:
         """Ends the thread; what waits is dropped."""
@@ -64,16 +64,16 @@ class Shadow:
         try:
             found = self.answering.answer(active, [request], "shadow")[0]
             if not isinstance(found, Result) or found.answer.fallback in ("error", "alarm"):
-                self.observer.shadow("failed")
+                self.metrics.shadow("failed")
                 return
             if shown.ids and shown.fallback is None and found.answer.fallback is None:
-                self.observer.overlap(len({*shown.ids} & {*found.answer.ids}) / len(shown.ids))
+                self.metrics.overlap(len({*shown.ids} & {*found.answer.ids}) / len(shown.ids))
             written = self.submit(replace(found.impression, shown=False, response=None), asked)
             written.add_done_callback(self._written)
         except Exception as error:
-            self.observer.shadow("failed")
+            self.metrics.shadow("failed")
             if not isinstance(error, StoreUnavailable):
                 logger.exception("the second model's answer could not be recorded")
 
     def _written(self, written: "Future[Any]") -> None:
-        self.observer.shadow("recorded" if written.exception() is None else "failed")
+        self.metrics.shadow("recorded" if written.exception() is None else "failed")

@@ -190,6 +190,6 @@ def before(deployments: Sequence[Deployment]) -> str:
     """
     found = line(deployments)
     if len(found) < 2:
-        told = f"{found[0]} is the first" if found else "nothing is deployed yet"
-        raise ModelError(f"rollback: {told}, so there is no deployment before the current one to go back to")
+        reason = f"{found[0]} is the first" if found else "nothing is deployed yet"
+        raise ModelError(f"rollback: {reason}, so there is no deployment before the current one to go back to")
     return found[-2]

@@ -9,6 +9,7 @@ from itertools import count
 from what_next.serving.request import RecommendationRequest, RecommendationResponse
 
 Lost = Callable[[RecommendationResponse], None]
+Outcome = RecommendationResponse | BaseException
 
 
 class Waiting:
@@ -17,7 +18,7 @@ class Waiting:
     Attributes:
         request: the question; `cost`: see `RecommendationRequest.cost`; `arrived`: when, on the monotonic clock.
         late: when it is answered by popular items, at the latest, while the model works on other questions.
-        future, loop: whoever awaits the answer, and where.
+        future, loop: whoever awaits the answer or the error, and where.
         lost: is called with an answer that nobody waits for any more.
     """
 
@@ -28,7 +29,7 @@ class Waiting:
     ) -> None:
         self.request, self.loop, self.cost, self.lost = request, loop, request.cost, lost
         self.arrived = self.late = time.monotonic()
-        self.future: asyncio.Future[RecommendationResponse] = loop.create_future()
+        self.future: asyncio.Future[Outcome] = loop.create_future()
         self.owner: Caller | None = None
         self._turns = [None]
 
@@ -45,22 +46,25 @@ class Waiting:
         """Whether nobody took it yet, and somebody still wants it."""
         return bool(self._turns) and not self.future.cancelled()
 
-    def settle(self, outcome: RecommendationResponse | BaseException) -> None:
+    def settle(self, outcome: Outcome) -> None:
         """Give whoever awaits it the answer, or the error; safe between threads."""
         try:
             self.loop.call_soon_threadsafe(self._settle, outcome)
         except RuntimeError:  # the loop is closed: nobody waits any more
             self._lose(outcome)
 
-    def _settle(self, outcome: RecommendationResponse | BaseException) -> None:
+    def give_up(self) -> None:
+        """Nobody awaits it any more; an answer that came just then is lost."""
+        if not self.future.cancel() and not self.future.cancelled():
+            self._lose(self.future.result())
+
+    def _settle(self, outcome: Outcome) -> None:
         if self.future.done():
             self._lose(outcome)
-        elif isinstance(outcome, BaseException):
-            self.future.set_exception(outcome)
         else:
             self.future.set_result(outcome)
 
-    def _lose(self, outcome: RecommendationResponse | BaseException) -> None:
+    def _lose(self, outcome: Outcome) -> None:
         if self.lost is not None and isinstance(outcome, RecommendationResponse):
             self.lost(outcome)
 

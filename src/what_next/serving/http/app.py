@@ -1,5 +1,6 @@
 """The service as an ASGI application: what every request passes on its way to its operation."""
 
+import asyncio
 from time import perf_counter
 
 from starlette.routing import compile_path
@@ -8,12 +9,12 @@ from starlette.types import Receive, Scope, Send
 from what_next.errors import StoreUnavailable
 from what_next.serving.engine import Engine
 from what_next.serving.http import operations, recommendations, schema  # noqa: F401 (they make the operations)
-from what_next.serving.http.limits import ClientGone, Deadline, is_local
+from what_next.serving.http.limits import ClientGone, is_local
 from what_next.serving.http.log import Log
-from what_next.serving.http.metrics import Metrics
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, problem_of
 from what_next.serving.http.routes import CONNECTION, OPERATIONS, Call, Connection, Operation
+from what_next.serving.metrics import Metrics
 from what_next.serving.store import Store, Writer
 from what_next.settings import Setup
 
@@ -47,7 +48,7 @@ class Application:
         call = Call(parts, dict(scope["headers"]), scope.get(CONNECTION) or Connection())
         self._under_way += 1
         try:
-            with Deadline(parts.settings.timeout):
+            async with asyncio.timeout(parts.settings.timeout):
                 await self._admitted(call, scope)(call, scope, receive, send)
         except ClientGone:
             call.status = 499
@@ -102,8 +103,8 @@ class Application:
         elif (token or needed) and path not in OPEN and not path.startswith(PAGE):
             if parts.keys is None:
                 raise Problem(503, "the service is starting", headers=RETRY)
-            told = "this key is not known, or was revoked" if token else "a key is needed: Authorization: Bearer wn_..."
-            raise Problem(401, told, headers={"www-authenticate": "Bearer"})
+            unknown, missing = "this key is not known, or was revoked", "a key is needed: Authorization: Bearer wn_..."
+            raise Problem(401, unknown if token else missing, headers={"www-authenticate": "Bearer"})
 
     def _operation(self, call: Call, scope: Scope, path: str) -> Operation:
         """What a method does on a path."""

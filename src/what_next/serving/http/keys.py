@@ -46,11 +46,10 @@ class KeyRing:
     A digest is looked up in a dictionary: the time that this takes tells nothing of a key, only of its hash.
     """
 
-    def __init__(self, store: Store, tell: Callable[[], None] = lambda: None) -> None:
-        """Reads the keys; `tell` is called whenever the store could not be read (the keys known so far stay)."""
-        self._store, self._tell = store, tell
+    def __init__(self, store: Store, on_failure: Callable[[], None] = lambda: None) -> None:
+        """Reads the keys; `on_failure` is called whenever the store could not be read (the keys known so far stay)."""
+        self._store, self._on_failure = store, on_failure
         self._callers: Mapping[str, Caller] = {}
-        self._seen: dict[str, Caller] = {}
         self._closed = Event()
         self.refresh()
         self._thread = Thread(target=self._watch, name="keys", daemon=True)
@@ -58,10 +57,7 @@ class KeyRing:
 
     def caller(self, key: str) -> Caller | None:
         """Who holds a key; None: nobody."""
-        seen = self._seen  # since the keys were read last, so that a revoked one is not in it any more
-        if (found := seen.get(key)) is None and (found := self._callers.get(digest_of(key))) is not None:
-            seen[key] = found
-        return found
+        return self._callers.get(digest_of(key))
 
     def __len__(self) -> int:
         return len(self._callers)
@@ -71,7 +67,6 @@ class KeyRing:
         kept = self._store.keys()
         valid = [one for one in kept if one.revoked is None and one.role in ROLES]
         self._callers = {one.digest: Caller(one.name, ROLES.index(one.role)) for one in valid}
-        self._seen = {}
 
     def close(self) -> None:
         """Ends the thread."""
@@ -83,6 +78,6 @@ class KeyRing:
             try:
                 self.refresh()
             except StoreError:
-                self._tell()
+                self._on_failure()
             except Exception:  # without this thread, no key would be revoked any more
                 logger.exception("the keys could not be read; those known so far stay")

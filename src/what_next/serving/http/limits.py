@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from time import monotonic, perf_counter
-from types import TracebackType
 from typing import Protocol, TypeVar
 
 from starlette.types import Receive
@@ -67,30 +66,6 @@ class Rate:
             self._full.clear()
 
 
-class Deadline:
-    """Ends what stands in its block by a `TimeoutError`; set up in half of the time of `asyncio.timeout`."""
-
-    __slots__ = ("_expired", "_task", "_timer")
-
-    def __init__(self, seconds: float) -> None:
-        self._expired, self._task = False, asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
-
-    def __enter__(self) -> None:
-        """The time runs."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._timer.cancel()
-        # Somebody else may have cancelled the task, too: that is no timeout.
-        alone = self._expired and self._task is not None and not self._task.uncancel()
-        if alone and kind is asyncio.CancelledError:
-            raise TimeoutError from error
-
-    def _expire(self) -> None:
-        if self._task is not None:
-            self._expired = self._task.cancel()
-
-
 class ClientGone(Exception):
     """The client has hung up."""
 
@@ -109,10 +84,10 @@ class Bodies:
         self.most, self.held = most, 0
         self._looking, self._next = asyncio.Lock(), 0.0
 
-    async def read(self, receive: Receive, told: int, to: Incoming) -> bytes:
-        """The bytes, counted as they come; `told` is the length that the headers tell, which may be missing (0)."""
+    async def read(self, receive: Receive, declared: int, to: Incoming) -> bytes:
+        """The bytes, counted as they come; `declared` is the Content-Length, 0 where there is none."""
         chunks, to.complete = list[bytes](), False
-        self._check(told)
+        self._check(declared)
         while not to.complete:
             message = await receive()
             if message["type"] == "http.disconnect":

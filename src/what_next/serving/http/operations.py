@@ -12,7 +12,6 @@ from pydantic import Field
 from starlette.responses import Response
 
 from what_next.errors import CatalogueError
-from what_next.serving.engine import CatalogueItem
 from what_next.serving.http import replies
 from what_next.serving.http.bodies import Event, Events, Feedback, Feedbacks, IdInPath, Item, Items
 from what_next.serving.http.keys import ADMIN, WRITE
@@ -141,7 +140,7 @@ class Similar(OfItem):
 async def search_items(call: Call, search: Search) -> dict[str, Any]:
     """Find items by a part of their title."""
     found = await call.parts.run(call.parts.model.search, search.query, search.limit)
-    return {"items": [_item(one) for one in found]}
+    return {"items": [vars(one) for one in found]}
 
 
 @operation("POST", "/v1/items", replies.ItemsKept, role=ADMIN)
@@ -191,7 +190,7 @@ async def get_item(call: Call, of: OfItem) -> Mapping[str, Any]:
     found = call.parts.model.item(of.item_id)
     if found is None:
         raise CatalogueError("no such item")
-    return _item(found)
+    return vars(found)
 
 
 @operation("DELETE", "/v1/items/{item_id}", replies.ItemWithdrawn, role=ADMIN)
@@ -207,10 +206,6 @@ async def withdraw_item(call: Call, of: OfItem) -> dict[str, int]:
 async def similar_items(call: Call, to: Similar) -> dict[str, Any]:
     """Find the items most like one, by the model's vectors."""
     return {"items": await call.parts.run(call.parts.model.similar, to.item_id, to.k)}
-
-
-def _item(item: CatalogueItem) -> Mapping[str, Any]:
-    return {"item_id": item.item_id, "title": item.title, "attributes": dict(item.attributes)}
 
 
 # Users

@@ -12,8 +12,8 @@ from what_next.serving.engine import Engine
 from what_next.serving.http.keys import Caller, KeyRing
 from what_next.serving.http.limits import Bodies, Rate
 from what_next.serving.http.log import Log
-from what_next.serving.http.metrics import Metrics
 from what_next.serving.http.problems import not_ready
+from what_next.serving.metrics import Metrics
 from what_next.serving.store import Store, Writer
 from what_next.settings import Server
 
@@ -117,10 +117,10 @@ class Parts:
         watch = self.metrics.watch
         watch("writer_depth", "Writes that wait for the store", lambda: float(self.writer.depth if self.writer else 0))
         watch("ready", "Whether the model answers (1) or not (0)", of(lambda engine: engine.ready))
-        told = "Whether the deployed version cannot be loaded (1)"
-        watch("version_refused", told, of(lambda engine: engine.model()["refused"] is not None))
-        told = "Whether the second model, of server.candidate, cannot be loaded (1)"
-        watch("second_refused", told, of(lambda engine: engine.unfit() is not None))
+        about = "Whether the deployed version cannot be loaded (1)"
+        watch("version_refused", about, of(lambda engine: engine.model()["refused"] is not None))
+        about = "Whether the second model, of server.candidate, cannot be loaded (1)"
+        watch("second_refused", about, of(lambda engine: engine.unfit() is not None))
         watch("loading_seconds", "For how long a version is being loaded; 0: none is", of(loading))
         watch("log_lines_dropped", "Log lines that nobody took in time", lambda: self.log.dropped)
 

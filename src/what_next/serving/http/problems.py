@@ -116,9 +116,9 @@ def overloaded(seconds: float) -> Problem:
 
 def invalid(fields: Sequence[tuple[str, str]]) -> Problem:
     """The problem of fields that are not as they must be."""
-    told = tuple(fields[:FIELDS])
+    first = tuple(fields[:FIELDS])
     more = f", and {len(fields) - FIELDS} more" if len(fields) > FIELDS else ""
-    return Problem(422, "; ".join(f"{name}: {reason}" for name, reason in told) + more, told)
+    return Problem(422, "; ".join(f"{name}: {reason}" for name, reason in first) + more, first)
 
 
 def refused(error: Refused) -> Problem:
@@ -143,17 +143,17 @@ def problem_of(error: BaseException, several: str = "") -> Problem | None:
         case Stopping():
             return Problem(503, str(error), headers=RETRY)
         case StoreUnavailable():
-            told = (
+            message = (
                 "the store of events cannot be reached now; nothing of this request was kept, and it may be sent again"
             )
-            return Problem(503, told, headers=RETRY)
+            return Problem(503, message, headers=RETRY)
         case Withdrawn() | AnsweredBefore():
             return Problem(503, "what was to be answered changed meanwhile; ask again", headers=RETRY)
         case InvalidWrite() | Conflict():
             name = SENT_AS.get(error.field, error.field)
             name = f"{several}.{error.place}.{name}" if several else name
-            told = f"{name}: {error.reason}"
-            return Problem(409 if isinstance(error, Conflict) else 422, told, ((name, error.reason),))
+            message = f"{name}: {error.reason}"
+            return Problem(409 if isinstance(error, Conflict) else 422, message, ((name, error.reason),))
         case NotShown():
             return invalid([("item_id", "this recommendation did not show it; give one of its items")])
         case UnknownRecommendation():

@@ -79,7 +79,7 @@ class Shedding:
         self._let_in = Counter[str]()
         self._waits: dict[tuple[str, bytes], float] = {}
         self._budget, self._since = 0.0, 0.0
-        self._held, self._telling = deque[Bounded](), False
+        self._held, self._sending = deque[Bounded](), False
 
     def refuse(self, data: bytes, address: str) -> bytes | None:
         """The response to a whole request, as it came; None: it may be asked."""
@@ -93,12 +93,12 @@ class Shedding:
             return None
         if (end := data.find(b"\r\n\r\n") + 2) < 2:
             return None
-        told = plain(data[:end])
-        if told is None or told.length != len(data) - end - 2:
+        head = plain(data[:end])
+        if head is None or head.length != len(data) - end - 2:
             return None
-        if not (wait := self._waits.get((address, told.key)) or self._wait(address, told.key)):
+        if not (wait := self._waits.get((address, head.key)) or self._wait(address, head.key)):
             return None
-        self._parts.metrics.shed[told.path] += 1
+        self._parts.metrics.shed[head.path] += 1
         return refusal(int(wait))
 
     def _wait(self, address: str, key: bytes) -> float:
@@ -114,25 +114,25 @@ class Shedding:
             let_in[caller] += 1
         return wait
 
-    def tell(self, refused: "Bounded") -> None:
-        """Has a refusal sent: at once, or in its turn."""
+    def refuse_later(self, refused: "Bounded") -> None:
+        """Have a refusal sent: at once, or in its turn."""
         now = monotonic()
         if now > self._noted + 1:
             self._noted = now
             self._parts.log.note("more is asked than can be answered in time; some questions are refused with 503")
         self._held.append(refused)
-        if not self._telling:
-            self._tell_held()
+        if not self._sending:
+            self._send_held()
 
-    def _tell_held(self) -> None:
+    def _send_held(self) -> None:
         """Sends what the processor is to spare since the last time; clients that are gone cost nothing."""
-        self._telling, now = True, monotonic()
+        self._sending, now = True, monotonic()
         self._budget, self._since = min(self._budget + (now - self._since) * REFUSALS, BURST), now
         while self._held and self._budget >= 1:
-            self._budget -= self._held.popleft().tell()
-        self._telling = bool(self._held)
-        if self._telling:
-            asyncio.get_running_loop().call_later(LOOK, self._tell_held)
+            self._budget -= self._held.popleft().send_refusal()
+        self._sending = bool(self._held)
+        if self._sending:
+            asyncio.get_running_loop().call_later(LOOK, self._send_held)
 
     def _end_turn(self) -> None:
         """What was let in is with the engine when the loop reads again: its tasks run before that."""
@@ -204,7 +204,7 @@ class Bounded(HttpToolsProtocol):
             if self._refusal is not None:
                 self._wait_no_longer()
                 self._unset_keepalive_if_required()
-                self.shedding.tell(self)
+                self.shedding.refuse_later(self)
                 return
         self._size += len(data)
         super().data_received(data)
@@ -215,7 +215,7 @@ class Bounded(HttpToolsProtocol):
         elif self._late is None:
             self._late = self.loop.call_later(SILENCE, self._silent)
 
-    def tell(self) -> bool:
+    def send_refusal(self) -> bool:
         """Send the refusal of what was not read; the connection goes on. False: there is nobody to tell."""
         refusal, self._refusal = self._refusal, None
         if refusal is None or self.transport.is_closing():
@@ -230,7 +230,7 @@ class Bounded(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The service stops; whoever was refused is told now."""
-        self.tell()
+        self.send_refusal()
         super().shutdown()
 
     def _wait_no_longer(self) -> None:

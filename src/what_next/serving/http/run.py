@@ -46,11 +46,7 @@ YOUNG = 50_000
 objects, which Python's 700 would have it look through again and again."""
 
 Progress = Callable[[int, int], None]
-Tell = Callable[[str], None]
-
-
-class _Stopped(Exception):
-    """The service is to stop before it has started."""
+Notify = Callable[[str], None]
 
 
 def listen(setup: Setup) -> socket.socket:
@@ -87,13 +83,13 @@ class Opening:
     Attributes:
         setup: says what; `parts`: where it is put.
         progress: is called with the number of stored events, and of all, while an empty store is filled.
-        tell: takes a message for people.
+        notify: takes a message for people.
     """
 
     setup: Setup
     parts: Parts
     progress: Progress
-    tell: Tell
+    notify: Notify
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -108,22 +104,22 @@ class Opening:
     def _run(self) -> None:
         try:
             self._open()
-        except (_Stopped, Stopping):
+        except Stopping:
             pass
         except BaseException as error:
             self.error = error
 
     def _open(self) -> None:
-        parts, told = self.parts, False
+        parts, reported = self.parts, False
         while parts.engine is None:
             try:
                 self._try()
             except StoreUnavailable as error:
-                if not told:
-                    self.tell(f"{error}; it is tried again every second")
-                told = True
+                if not reported:
+                    self.notify(f"{error}; it is tried again every second")
+                reported = True
                 if self._stop.wait(AGAIN):
-                    raise _Stopped from None
+                    raise Stopping from None
 
     def _try(self) -> None:
         parts, setup = self.parts, self.setup
@@ -140,9 +136,9 @@ class Opening:
         if parts.writer is None:
             parts.writer = Writer(parts.store)
         parts.engine = Engine.open(setup, parts.store, parts.writer, parts.metrics, self._stop)
-        for told in (parts.engine.undeployed(), parts.engine.unfit()):
-            if told is not None:
-                self.tell(told)
+        for message in (parts.engine.undeployed(), parts.engine.unfit()):
+            if message is not None:
+                self.notify(message)
 
     def _fill(self, store: Store) -> None:
         """Puts the histories of the data into an empty store."""
@@ -157,7 +153,7 @@ class Opening:
 
     def _progress(self, done: int, total: int) -> None:
         if self._stop.is_set():
-            raise _Stopped
+            raise Stopping
         self.progress(done, total)
 
 
@@ -178,13 +174,13 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
-def serve(setup: Setup, ready: Callable[[dict[str, Any]], None], progress: Progress, tell: Tell) -> None:
+def serve(setup: Setup, ready: Callable[[dict[str, Any]], None], progress: Progress, notify: Notify) -> None:
     """Answers requests until SIGTERM or SIGINT; requests under way are answered, and everything is closed.
 
     Args:
         setup: what and where.
         ready: is called once when the service can answer, with its address, version and store.
-        progress, tell: see `Opening`.
+        progress, notify: see `Opening`.
 
     Raises:
         SetupError: the address is taken, or a key is missing.
@@ -195,7 +191,7 @@ def serve(setup: Setup, ready: Callable[[dict[str, Any]], None], progress: Progr
     try:
         app = create_app(None, None, None, setup)
         parts = app.parts
-        opening = Opening(setup, parts, progress, tell)
+        opening = Opening(setup, parts, progress, notify)
         opening.thread.start()
         try:
             uvicorn_loop(app, bound, opening, lambda: ready(_facts(setup, parts, bound, start)))

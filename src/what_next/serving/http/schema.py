@@ -63,13 +63,13 @@ async def openapi(call: Call) -> Json:
 @cache
 def document(needs_keys: bool) -> Json:
     """The schema; `needs_keys` tells whether a key is asked for, but by probes."""
-    told = [one for one in OPERATIONS if one.in_schema]
-    kinds = dict.fromkeys(kind for one in told for kind in (_body(one), one.reply, Error) if kind is not None)
+    documented = [one for one in OPERATIONS if one.in_schema]
+    kinds = dict.fromkeys(kind for one in documented for kind in (_body(one), one.reply, Error) if kind is not None)
     named: list[tuple[type[BaseModel], JsonSchemaMode]] = [(kind, "validation") for kind in kinds]
     references, definitions = models_json_schema(named, ref_template=PLACES)
     places: Places = {kind: references[kind, "validation"] for kind in kinds}
     paths: dict[str, Json] = {}
-    for one in told:
+    for one in documented:
         paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, places)
     made: Json = {
         "openapi": "3.1.0",

@@ -222,5 +222,5 @@ def _row(write: AddImpression, nameless: bool) -> tuple[object, ...]:
 def _refusal(row: FeedbackRow, shown: dict[str, _Shown]) -> Exception | None:
     found = shown.get(row.recommendation_id)
     if found is None:
-        return UnknownRecommendation(row.recommendation_id)
-    return None if row.item_id in found.items else NotShown(row.recommendation_id, row.item_id)
+        return UnknownRecommendation()
+    return None if row.item_id in found.items else NotShown()

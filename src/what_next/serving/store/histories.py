@@ -136,7 +136,7 @@ class Histories:
 
     def _known(self, event_ids: list[str]) -> dict[str, Content]:
         """What the store holds under some ids."""
-        return {event: tuple(told) for event, *told in self.connection.execute(KNOWN, {"events": event_ids}).all()}
+        return {event: tuple(row) for event, *row in self.connection.execute(KNOWN, {"events": event_ids}).all()}
 
     def accounts(self, user_ids: Iterable[str]) -> dict[str, Account]:
         """The rows of users, made where there are none, and locked in the order of their ids.

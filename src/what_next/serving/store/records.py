@@ -5,7 +5,6 @@ Ids are external ones, as text. Times are microseconds since 1970 UTC. Rewards a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any, Literal
 
 from what_next.errors import StoreError, WhatNextError
@@ -245,7 +244,7 @@ Results = list[Outcome | Exception]
 
 
 class InvalidWrite(StoreError):
-    """A write that no store takes, whichever database it is in.
+    """A write that no store takes.
 
     Attributes:
         place: which of the rows of the write, from 0.
@@ -260,22 +259,9 @@ class InvalidWrite(StoreError):
 class UnknownRecommendation(WhatNextError):
     """Feedback to a recommendation that the store does not hold, or that was never shown."""
 
-    def __init__(self, recommendation_id: str) -> None:
-        super().__init__(
-            f"recommendation {recommendation_id!r} is not known; give the recommendation_id of an answer (those of a "
-            "user who was erased are gone)"
-        )
-        self.recommendation_id = recommendation_id
-
 
 class NotShown(WhatNextError):
     """Feedback to an item that its recommendation did not hold."""
-
-    def __init__(self, recommendation_id: str, item_id: str) -> None:
-        super().__init__(
-            f"item {item_id!r} was not shown in recommendation {recommendation_id!r}; give one of its items"
-        )
-        self.recommendation_id, self.item_id = recommendation_id, item_id
 
 
 class Conflict(WhatNextError):
@@ -295,9 +281,6 @@ class Conflict(WhatNextError):
 class Withdrawn(WhatNextError):
     """An answer holds an item that was withdrawn while it was made: it must not be shown; ask again."""
 
-    def __init__(self) -> None:
-        super().__init__("an item of this answer was withdrawn meanwhile; ask again")
-
 
 class AnsweredBefore(WhatNextError):
     """A request with this key was answered before; that answer holds."""
@@ -309,61 +292,12 @@ def rows_of(write: Write) -> Sequence[Any]:
 
 
 def invalid(write: Write, now: int) -> InvalidWrite | None:
-    """Why a write cannot be stored, told before anything is written: the two databases differ in what they let through.
-
-    Args:
-        write: with its rows. What the service itself makes (an answer, a deployment) is not looked through.
-        now: the store's clock.
-    """
-    if isinstance(write, MarkShown | Deploy):
-        return None
-    try:
-        for place, row in enumerate(rows_of(write)):
-            values = vars(row)
-            if isinstance(row, AddImpression):
-                values = {"recommendation_id": row.recommendation_id, "user_id": row.user_id}
-            for name, value in values.items():
-                if value is None:
-                    continue
-                if isinstance(value, str):
-                    if not value.isascii() or "\0" in value or not value or value.isspace():  # few are
-                        _check_text(place, name, value)
-                elif name == "time":
-                    _check_time(place, value, now)
-                elif isinstance(value, Mapping):
-                    for key, one in value.items():
-                        _check_number(place, f"{name}.{key}", one)
-                else:
-                    _check_number(place, name, value)
-    except InvalidWrite as found:
-        return found
+    """Why a write cannot be stored, by the store's clock `now`; whatever else its rows hold was checked as it came."""
+    rows: Sequence[EventRow | FeedbackRow] = write.rows if isinstance(write, AddEvents | AddFeedback) else ()
+    for place, row in enumerate(rows):
+        if row.time is not None and row.time > now + AHEAD:
+            return InvalidWrite(place, "time", "is more than a day ahead of the clock here")
     return None
-
-
-def _check_text(place: int, name: str, value: str) -> None:
-    if not value and name != "title":
-        raise InvalidWrite(place, name, "is empty")
-    if "\0" in value:
-        raise InvalidWrite(place, name, "holds the character NUL")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InvalidWrite(place, name, "holds half a character (a lone surrogate)") from None
-    if name == "user_id" and value.isspace():
-        raise InvalidWrite(place, name, "is blank")
-
-
-def _check_time(place: int, time: int, now: int) -> None:
-    if time > now + AHEAD:
-        raise InvalidWrite(place, "time", "is more than a day ahead of the clock here")
-    if time < -(2**63):
-        raise InvalidWrite(place, "time", "is before all times")
-
-
-def _check_number(place: int, name: str, value: float) -> None:
-    if not isfinite(value):
-        raise InvalidWrite(place, name, f"is {value}, not a finite number")
 
 
 # Read

@@ -176,8 +176,8 @@ class Store:
         try:
             with self.backend.explained():
                 raise error
-        except StoreError as told:
-            return told
+        except StoreError as refusal:
+            return refusal
         except Exception:
             return StoreError(f"this cannot be stored ({error})")
 
@@ -216,8 +216,8 @@ class Store:
                 connection.execute(insert(tables.keys), row)
         except StoreError as error:
             if isinstance(error.__cause__, exc.IntegrityError):
-                told = f"{self.backend.where}: there is a key {name!r} already; choose another name"
-                raise StoreError(told) from None
+                message = f"{self.backend.where}: there is a key {name!r} already; choose another name"
+                raise StoreError(message) from None
             raise
 
     def revoke_key(self, name: str) -> None:
@@ -234,9 +234,9 @@ class Store:
 
     def put_second(self, second: Second | None) -> None:
         """Have the services on this store answer by a second version, too; None: by the current one alone."""
-        told = "" if second is None else json.dumps(asdict(second))
+        value = "" if second is None else json.dumps(asdict(second))
         with self.backend.explained(), self.backend.engine.begin() as connection:
-            put_note(connection, SECOND, told)
+            put_note(connection, SECOND, value)
 
     def try_writing(self) -> None:
         """Raises a `StoreUnavailable` where nothing can be written: the only way to tell that it can be again."""

@@ -2,69 +2,66 @@
 
 from collections import Counter as Counts
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from what_next.serving.engine.observer import Found, Observer
-
+Found = Literal["hit", "fold", "rebuild"]
 SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
 """Bounds of the histograms of time; of how many questions went through the model together; and of shares."""
 SIZES = tuple(2.0**power for power in range(11))
 SHARES = tuple(tenth / 10 for tenth in range(11))
 
 
-class Metrics(Observer):
+class Metrics:
     """All numbers of one service, in a registry of its own; methods are called from several threads."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(namespace="what_next", registry=self.registry)
         self._requests = self._counter("requests", "Requests, by route and status", "method", "route", "status")
-        told = "Time from a request's headers to its answer"
-        self._seconds = self._histogram("request_seconds", told, SECONDS, "route")
-        told = "Recommendations, by who answered and why"
-        self._answers = self._counter("answers", told, "role", "policy", "fallback")
-        told = "Time from a question to its durable answer, within the engine"
-        self._answering = self._histogram("answer_seconds", told, SECONDS, "role")
+        about = "Time from a request's headers to its answer"
+        self._seconds = self._histogram("request_seconds", about, SECONDS, "route")
+        about = "Recommendations, by who answered and why"
+        self._answers = self._counter("answers", about, "role", "policy", "fallback")
+        about = "Time from a question to its durable answer, within the engine"
+        self._answering = self._histogram("answer_seconds", about, SECONDS, "role")
         self._batches = self._histogram("batch_size", "Questions that went through the model together", SIZES)
         self._sessions = self._counter("sessions", "Sessions, by how they were found", "found")
         self._swaps = self._counter("versions", "Times that a version took over")
         self._loads = self._counter("loads", "Versions that were to be loaded, by what came of it", "what")
         self._shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")
-        told = "Share of the shown items that the answer of the second model, which nobody saw, holds too"
-        self._overlap = self._histogram("shadow_overlap", told, SHARES)
+        about = "Share of the shown items that the answer of the second model, which nobody saw, holds too"
+        self._overlap = self._histogram("shadow_overlap", about, SHARES)
         self._events = self._counter("events", "Events by what came of them", "result")
         self._feedback = self._counter("feedback", "Feedback by what came of it", "result")
         self._failures = self._counter("store_failures", "Times that the store could not be used")
         names = ("version", "algorithm", "encoder")
         self._model = Gauge("what_next_model_info", "The model that answers", names, registry=self.registry)
-        # Finding a child by its labels takes longer than counting.
-        self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._of_answers: dict[tuple[str, str, str | None], tuple[Counter, Histogram]] = {}
         self.shed = Counts[str]()  # questions that were refused before they were read, by route
-        self._told_shed = Counts[str]()
+        self._counted_shed = Counts[str]()
+        # Finding a child by its labels takes longer than counting.
+        self._of_request, self._of_answer = cache(self._children_of_request), cache(self._children_of_answer)
         self._of_sessions = {found: self._sessions.labels(found) for found in get_args(Found)}
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
-        try:
-            count, times = self._of_requests[method, route, status]
-        except KeyError:
-            count, times = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
-            self._of_requests[method, route, status] = count, times
+        count, times = self._of_request(method, route, status)
         count.inc()
         times.observe(seconds)
 
+    def _children_of_request(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        return self._requests.labels(method, route, str(status)), self._seconds.labels(route)
+
     def answered(self, role: str, policy: str, fallback: str | None, seconds: float) -> None:
         """A question was answered, durably, by the model of a role; `seconds` since it was asked."""
-        try:
-            count, times = self._of_answers[role, policy, fallback]
-        except KeyError:
-            count, times = self._answers.labels(role, policy, fallback or "none"), self._answering.labels(role)
-            self._of_answers[role, policy, fallback] = count, times
+        count, times = self._of_answer(role, policy, fallback)
         count.inc()
         times.observe(seconds)
+
+    def _children_of_answer(self, role: str, policy: str, fallback: str | None) -> tuple[Counter, Histogram]:
+        return self._answers.labels(role, policy, fallback or "none"), self._answering.labels(role)
 
     def batch(self, size: int) -> None:
         """So many questions went through the model together."""
@@ -119,8 +116,8 @@ class Metrics(Observer):
             self._model.clear()
             self._model.labels(model["version"], model["algorithm"], model["encoder"]).set(1)
         for route, count in self.shed.copy().items():
-            self._requests.labels("POST", route, "503").inc(count - self._told_shed[route])
-            self._told_shed[route] = count
+            self._requests.labels("POST", route, "503").inc(count - self._counted_shed[route])
+            self._counted_shed[route] = count
         return generate_latest(self.registry)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
