@@ -11,6 +11,7 @@ from what_next.serving.engine.live import check_models
 from what_next.serving.engine.versions import keep, versions_folder
 from what_next.serving.store import AddFeedback, FeedbackRow, Second
 from what_next.serving.store.arms import earned
+from what_next.serving.store.export import exported
 
 from .endpoint import service as endpoint
 from .engines import Service, in_time, running
@@ -60,6 +61,10 @@ class TestArms:
             policy = service.ask(user="p1", history=HISTORY).policy
             (impression,) = impressions_of(service.store, "p1")
             assert (impression.explore["experiment"], impression.explore["arm"]) == ("trained:popular", policy)
+            service.ask(history=HISTORY)
+            log = exported(service.store, service.engine.models.live.current.served.catalogue).log
+            assert set(log["arm"].unique()) == {policy, None}
+            assert set(log["experiment"].unique()) == {"trained:popular", None}
 
     def test_a_version_may_be_an_arm(self, tmp_path: Path) -> None:
         second = another(tmp_path / "second")
