@@ -15,6 +15,7 @@ import torch
 
 from what_next import Agent, Dataset, Setup, State
 from what_next.errors import MissingExtraError, ModelError, SaveError
+from what_next.models.linear import RANK
 from what_next.training import checkpoint
 from what_next.training.artefacts import Manifest
 from what_next.types import History
@@ -71,6 +72,14 @@ def written(agent: Agent, folder: Path) -> Exported:
         return export(agent, manifest, folder / "encoder.onnx")
 
 
+def with_linear(agent: Agent, items: int) -> None:
+    """Let the linear model beside the encoder count, where there is one."""
+    if linear := getattr(agent.nets["encoder"], "ridge", None):
+        rng = np.random.default_rng(1)
+        linear.learn(rng.normal(size=(items, RANK)).astype(np.float32), rng.random(RANK).astype(np.float32))
+        linear.choose(weight=3.0, decay=0.8, temperature=1.5)
+
+
 Make = Callable[..., Made]
 
 
@@ -87,6 +96,7 @@ def make(dataset: Dataset, setup_of: SetupOf, tmp_path_factory: pytest.TempPathF
             setup = setup_of(folder, **(values | changes))
             state = State(dataset, setup)
             agent = Agent(setup, state.space).wake_agent().eval()
+            with_linear(agent, len(state.space.catalogue))
             checkpoint.save(agent, np.random.default_rng(0), RUN)
             (folder / "setup.txt").write_text(text_of(setup))
             with traced(), redirect_stdout(StringIO()) as told:
@@ -138,8 +148,10 @@ def stepped(made: Made, history: History) -> None:
     names = [name for name in made.inputs["step"] if name.startswith("state_")]
     encoder: Any = made.agent.nets["encoder"]
     state = [part.numpy() for part in encoder.start(count)]
+    if encoder.ridge is not None:
+        state.append(np.zeros((count, RANK), np.float32))
     given = numbers(made, history)
-    points = np.zeros((count, made.agent.setup.dim), np.float32)
+    points = np.zeros_like(wanted(made, history)[0])
     for step in range(history.items.shape[1]):
         items = history.items[:, step].astype(np.int64)
         feed = {"items": items, **{name: values[:, step] for name, values in given.items()}}
@@ -276,8 +288,9 @@ def test_masked_rows_of_a_step_keep_their_state(make: Make) -> None:
     made = make("lstm")
     encoder: Any = made.agent.nets["encoder"]
     state = [torch.randn_like(part).numpy() for part in encoder.start(2)]
-    feed = {"items": np.array([3, -1]), "state_0": state[0], "state_1": state[1]}
-    after = made.step.run(["next_0", "next_1"], feed)
+    state.append(np.ones((2, RANK), np.float32))  # of the linear model
+    feed = {"items": np.array([3, -1]), **{f"state_{place}": part for place, part in enumerate(state)}}
+    after = made.step.run([f"next_{place}" for place in range(3)], feed)
     for old, new in zip(state, after, strict=True):
         assert np.array_equal(old[1], new[1])
         assert not np.array_equal(old[0], new[0])

@@ -123,6 +123,9 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Settings whose defaults are others for this algorithm than for `whatnext`; those of its bases hold too."""
     search: ClassVar[Search] = {}
     """Where `what-next tune` looks: a field (or a setting of the setup), and a pair of numbers or the values to try."""
+    linear: ClassVar[bool] = False
+    """A linear model of items by items may stand beside the encoder (`models.linear`): whoever foretells what people
+    do takes it, and whoever learns what that is worth does not."""
     extra_features: ClassVar[int] = 0
     """How many numbers `inputs` adds to each event."""
     reads_returns: ClassVar[bool] = False

@@ -17,6 +17,7 @@ class NextItem(Algorithm):
 
     name: Literal["next_item"] = "next_item"
     updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
+    linear: ClassVar[bool] = True
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The cross entropy of the item that came next."""

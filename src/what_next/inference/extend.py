@@ -132,6 +132,9 @@ def _agent(agent: Agent, catalogue: Catalogue) -> Agent:
         if isinstance(net, Encoder)
     }
     new.nets = {name: copy.deepcopy(net, known) for name, net in agent.nets.items()}
+    for net in new.nets.values():
+        if isinstance(net, Encoder) and net.ridge is not None:
+            net.ridge.grow(len(catalogue))
     new.histories, new.steps = agent.histories, agent.steps
     return new.eval()
 

@@ -20,7 +20,7 @@ from what_next.errors import DataError, some
 from what_next.inference.events import Event, elapsed, gap, history_of, numbers_of
 from what_next.models.encoders import Encoder
 from what_next.models.encoders import State as Carried
-from what_next.training.encoder_learner import EncoderLearner
+from what_next.training.encoder_learner import EncoderLearner, linear_of
 from what_next.types import Events, Proposal
 
 __all__ = ["Event", "Session", "Sessions"]
@@ -201,8 +201,17 @@ class Streamed(Sessions):
         """See `Sessions._states`. No encoder reads the context."""
         learner = self.agent.learner
         assert isinstance(learner, EncoderLearner)
-        outputs = [session.output for session in sessions]
-        return learner.proposal(self.agent.nets, torch.stack([one for one in outputs if one is not None]))
+        states = torch.stack([session.output for session in sessions if session.output is not None])
+        return learner.proposal(self.agent.nets, states, past=self._past(sessions))
+
+    def _past(self, sessions: Sequence[Session]) -> Float[Tensor, "batch rank"] | None:
+        """What the linear model makes of all that was heard; None where there is none."""
+        linear = linear_of(self.agent.nets)
+        if linear is None:
+            return None
+        tensor = self.agent.learner.tensor
+        items = tensor(np.concatenate([session.items for session in sessions])).long()
+        return linear.past(items, tensor(np.array([len(session) for session in sessions])))
 
     def _events(
         self,

@@ -199,6 +199,11 @@ class Setup(Group):
         description="whether an lstm or gru adds a linear map of the last item to its state; auto: where training "
         f"users have at most {SHORT} events on average",
     )
+    linear: Literal["yes", "no"] = Field(
+        default="yes",
+        description="next_item: whether a linear model of items by items stands beside the network, with the weight "
+        "that is best for the validation users",
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")

@@ -10,8 +10,9 @@ from jaxtyping import Float32, Int, Int64
 from what_next.agent import Agent
 from what_next.baselines.counts import Known
 from what_next.data.batches import LEAST, Batches, width_of
-from what_next.data.cooccurrence import placed
+from what_next.data.cooccurrence import directions, placed
 from what_next.errors import SetupError
+from what_next.models.linear import RANK
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
 from what_next.settings import AFFORDABLE, RARE, SHORT
@@ -45,9 +46,11 @@ class LogSource(Source):
     def prepare(self, agent: Agent) -> None:
         """See `Source.prepare`: learned vectors of items start where the training events put them."""
         state, setup = self.state, self.setup
+        events = Known.of(state.dataset, state.split.known)
+        if linear := getattr(agent.nets["encoder"], "ridge", None):
+            linear.learn(*directions(*events.pairs, events.catalogue, RANK, setup.seed))
         if setup.inputs.start == "random" or setup.item_inputs(state.space) == "attributes":
             return
-        events = Known.of(state.dataset, state.split.known)
         agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:

@@ -39,6 +39,8 @@ TRAINED = ("model", "algorithm", "dim", "layers", "dropout", "window", "reward",
 
 SKIP = "encoder.skip.weight"
 """The map of the last input, where an encoder has one."""
+LINEAR = "encoder.ridge.directions"
+"""The linear model beside the encoder, where there is one."""
 
 Role = Literal["agent", "critic", "resume"]
 
@@ -139,7 +141,8 @@ class SavedModels:
         """Those of the setup's settings that the data decided in training, as the weights show them."""
         learned, mapped = (f"encoder.items.{name}" in self.tensors for name in ("learned", "map"))
         items = "both" if learned and mapped else "attributes" if mapped else "learned"
-        return {"skip": self.skips, "inputs": setup.inputs.model_copy(update={"items": items})}
+        linear = "yes" if LINEAR in self.tensors else "no"
+        return {"skip": self.skips, "linear": linear, "inputs": setup.inputs.model_copy(update={"items": items})}
 
     @property
     def skips(self) -> Literal["yes", "no"]:
@@ -199,12 +202,6 @@ def write_models(
         files[setup.model_critic_path] = _writer(critic, manifest, "critic")
     files[setup.model_agent_path] = _writer(agent, manifest, "agent")
     write_files(files)
-
-
-def mark_ended(agent: Path) -> None:
-    """Note beside a model that its run came to its end, however long before that it was saved."""
-    manifest, tensors, position = read_rest(agent)
-    write_files({resume_path(agent): _writer(tensors, manifest, "resume", {**position, "ended": True})})
 
 
 def _writer(

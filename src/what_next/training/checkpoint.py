@@ -41,6 +41,7 @@ FREE = {
     "slots",
     "save_every",
     "skip",  # what was saved decides
+    "linear",
     "log",
     "device",
     "evaluation",
@@ -192,6 +193,18 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
     return manifest.run
 
 
+def conclude(agent: Training, valid: Mapping[str, float]) -> None:
+    """Write the networks of the last save as they are now, what was measured of them, and that the run is at its end.
+
+    Raises:
+        SaveError: a file could not be written; the last save is intact.
+    """
+    manifest, tensors, position = read_rest(agent.setup.model_agent_path)
+    if valid:
+        manifest = manifest.model_copy(update={"metrics": {**manifest.metrics, "valid": dict(valid)}})
+    write_models(agent.setup, manifest, agent.space, agent.nets, (tensors, {**position, "ended": True}))
+
+
 def take_weights(agent: Training) -> None:
     """Set the networks to the weights of the last save."""
     saved = read_models(agent.setup.model_agent_path, agent.setup.model_critic_path)
@@ -264,7 +277,7 @@ def _same(one: Space, other: Space) -> bool:
 def start_from(agent: Training, origin: Path) -> None:
     """Take the weights of another model, made by the same settings; learned vectors of items by the items' ids.
 
-    An item that the model did not know keeps the vector that it starts with: a random one, or that of its attributes.
+    An item that the model did not know keeps the vector that it starts with, as it would in a new run.
 
     Raises:
         ModelError: a file is missing, or the networks differ.
@@ -278,6 +291,9 @@ def start_from(agent: Training, origin: Path) -> None:
             vectors = net.items.learned.detach().clone()
             vectors[torch.from_numpy(known >= 0)] = tensors[key][known[known >= 0]].to(vectors.device)
             tensors[key] = vectors
+        for own, values in net.state_dict().items():
+            if own.startswith("ridge."):  # made of the log, and weighed at the end
+                tensors[f"{name}.{own}"] = values
     for name, net in agent.nets.items():
         replace(saved, tensors=tensors).fill(name, net)
     for name, target in agent.targets.items():

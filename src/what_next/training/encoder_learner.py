@@ -15,6 +15,7 @@ from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
 from what_next.models.item_space import ItemSpace
 from what_next.models.items import ItemVectors
+from what_next.models.linear import LinearTerm
 from what_next.settings import known_encoders
 from what_next.training.learner import Learner
 from what_next.types import Batch, Events, Factors, History, Impressions, Proposal, Ranked, Shown, Transitions
@@ -46,8 +47,16 @@ class EncoderLearner(Learner):
             sparse=self.by_row,
         )
         skip = setup.skips(self.space.events_per_user)
-        slates = setup.inputs.slates
-        sizes = EncoderSizes(setup.dim, setup.layers, setup.dropout, numbers, setup.max_length, skip, slates)
+        sizes = EncoderSizes(
+            setup.dim,
+            setup.layers,
+            setup.dropout,
+            numbers,
+            setup.max_length,
+            skip,
+            setup.inputs.slates,
+            setup.linear == "yes" and self.algorithm.linear,
+        )
         heads = self.algorithm.networks(
             Sizes(context, setup.dim, 0, setup.dim, setup.layers, setup.dropout),
             self.known_vectors,
@@ -106,20 +115,41 @@ class EncoderLearner(Learner):
             states = nets["encoder"](self.algorithm.inputs(self.events(history.items, factors), None))
             if not grid:
                 states = states[torch.arange(len(states), device=self.device), self.tensor(history.lengths - 1)]
-        made = self.proposal(nets, states.flatten(0, -2))
+            past = self.past(nets, history, grid)
+        made = self.proposal(nets, states.flatten(0, -2), past=past)
         return replace(made, points=made.points.reshape(*states.shape[:-1], -1), factors=factors)
+
+    def past(self, nets: Networks, history: History, grid: bool) -> Float[Tensor, "rows rank"] | None:
+        """What the linear model makes of some histories; None where there is none, or it has no weight."""
+        linear = linear_of(nets)
+        if linear is None:
+            return None
+        items = self.tensor(history.items).long()
+        if grid:
+            return linear.past_on_grid(items).flatten(0, 1)
+        return linear.past(items[items >= 0], self.tensor(history.lengths).long())
 
     def events(self, items: Int32[np.ndarray, "batch time"], factors: Factors) -> Events:
         """What the encoder reads of some events."""
         return Events(self.tensor(items).long(), self.tensor(factors.actor))
 
     def proposal(
-        self, nets: Networks, states: Float[Tensor, "batch dim"], rng: np.random.Generator | None = None
+        self,
+        nets: Networks,
+        states: Float[Tensor, "batch dim"],
+        rng: np.random.Generator | None = None,
+        past: Float[Tensor, "batch rank"] | None = None,
     ) -> Proposal:
-        """What the agent would like in some states of the encoder; with `rng`, a draw where it draws points."""
+        """What the agent would like in some states of the encoder; with `rng`, a draw where it draws points.
+
+        `past`: what the linear model makes of the histories, where there is one that has a weight (`linear_of`).
+        """
         with torch.no_grad():
             vectors, columns, traits = self.catalogue_of(nets)
             points = self.algorithm.propose(nets, states, rng)
+            linear = linear_of(nets)
+            if linear is not None and past is not None:
+                points = linear.extended(points, past)
 
             @torch.no_grad()
             def rescore(
@@ -137,13 +167,16 @@ class EncoderLearner(Learner):
         only then."""
         encoder = nets["encoder"]
         assert isinstance(encoder, Encoder)
-        made_of = [*encoder.items.parameters(), *encoder.items.buffers()]
+        linear = linear_of(nets)
+        made_of = [*encoder.items.parameters(), *encoder.items.buffers(), *(linear.buffers() if linear else ())]
         if type(self.algorithm).columns is not Algorithm.columns:
             made_of += [*nets["actor"].parameters(), *nets["actor"].buffers()]
         state = [(id(one), one.data_ptr(), one._version) for one in made_of]  # a version counts changes in place
         if self.kept is None or self.kept[0] != state:
             made = encoder.items().detach()  # not the weight itself: who lays it out anew sees that it is another
-            self.kept = state, made_of, (made, self.algorithm.columns(nets, made), self.algorithm.traits(nets, made))
+            columns = self.algorithm.columns(nets, made)
+            columns = linear.columns(columns) if linear else columns
+            self.kept = state, made_of, (made, columns, self.algorithm.traits(nets, made))
         return self.kept[2]
 
     def encode(self, encoder: nn.Module, events: Events) -> Float[Tensor, "batch time dim"]:
@@ -292,6 +325,12 @@ class EncoderLearner(Learner):
         counts = self.space.counts if self.space.counts is not None else np.ones(len(self.space.catalogue))
         shares = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
         return Draws.of(self.tensor(np.log(shares).astype(np.float32)))
+
+
+def linear_of(nets: Networks) -> LinearTerm | None:
+    """The linear model beside the encoder, where there is one that has a weight."""
+    linear = getattr(nets["encoder"], "ridge", None)
+    return linear if isinstance(linear, LinearTerm) and linear.weight else None
 
 
 def has_bf16() -> bool:

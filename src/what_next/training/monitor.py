@@ -11,7 +11,7 @@ from rich.console import Console
 
 from what_next.errors import ModelError, TrainingError
 from what_next.training import checkpoint
-from what_next.training.artefacts import mark_ended, read_manifest
+from what_next.training.artefacts import read_manifest
 from what_next.training.checkpoint import Training
 from what_next.training.step import Step
 
@@ -106,6 +106,7 @@ class Monitor:
         rng: np.random.Generator,
         run: str,
         validate: Callable[[], dict[str, float]],
+        weigh: Callable[[], bool] = lambda: False,
         *,
         data: str,
         split: str,
@@ -119,7 +120,8 @@ class Monitor:
 
         Args:
             agent: what learns; `rng`: all random numbers of the run; `run`: its id.
-            validate: measures the agent on the validation users.
+            validate: measures the agent on the validation users; `weigh`: the last word on the trained agent, which
+                says whether it changed anything.
             data, split: the name of the data and the hash of their split, for the model's file.
             horizon: histories of the whole run; `save_every`: those between two saves.
             patience: the setup's, or None where there are no validation users.
@@ -129,7 +131,8 @@ class Monitor:
         Raises:
             ModelError: the run was made on another split, or with another loss or batches than the data decide now.
         """
-        self.agent, self.rng, self.run, self.validate, self.horizon = agent, rng, run, validate, horizon
+        self.agent, self.rng, self.run, self.horizon = agent, rng, run, horizon
+        self.validate, self.weigh = validate, weigh
         self.setup, self.save_every, self.patience = agent.setup, save_every, patience
         self.made_on: dict[str, Any] = {"data": data, "split": split}
         values, reasons = chosen
@@ -143,7 +146,7 @@ class Monitor:
         self.start, self.seconds = time.perf_counter(), 0.0
         self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed
         self.valid: dict[str, float] = {}
-        self.best, self.worse, self.over, self.kept = -np.inf, 0, False, resumed
+        self.best, self.worse, self.over, self.kept, self.concluded = -np.inf, 0, False, resumed, False
         if resumed:
             self._resume(read_manifest(self.setup.model_agent_path).metrics)
 
@@ -164,7 +167,7 @@ class Monitor:
             self.valid = dict(before["valid"])
             self.best = self._score(self.valid)
         progress = checkpoint.progress(self.setup)
-        self.over = progress is not None and progress.ended
+        self.over = self.concluded = progress is not None and progress.ended
 
     def _score(self, valid: Mapping[str, float]) -> float:
         """The monitor's value."""
@@ -194,16 +197,20 @@ class Monitor:
         """
         if self.patience is None:
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())  # measuring may fail
+            if ended:
+                self.weigh()
             self.valid = self.validate()
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())
             return
-        if ended:
-            if not self.over and self.unsaved:
-                self._keep()
-            mark_ended(self.setup.model_agent_path)
-        elif not self.kept:
+        if ended and not self.over and self.unsaved:
+            self._keep()
+        elif not ended and not self.kept:
             checkpoint.save(self.agent, self.rng, self.run, self._metrics())
         checkpoint.take_weights(self.agent)
+        if ended and not self.concluded:
+            if self.weigh():
+                self.valid = self.validate()
+            checkpoint.conclude(self.agent, self.valid)
 
     def _keep(self) -> None:
         """Save; with patience, only what is better than before."""

@@ -7,10 +7,14 @@ from what_next.data.space import Space
 from what_next.metrics.next_items import Histories, Targets, rank
 from what_next.metrics.windows import Sampling, draw_windows
 from what_next.settings import Setup
-from what_next.types import Permitted, Policy, Request
+from what_next.types import Permitted, Policy, Request, Softmax
 
 MOST = 10_000
 """Validation users that are measured during training, at most: always the same ones."""
+ROWS = 64
+"""Of them at a time."""
+FEW = 2000
+"""Those of whom every item's chance is computed, at most."""
 EVENTS = 2**21
 """Events of their histories, at most (or one user's)."""
 
@@ -19,15 +23,37 @@ def next_items(
     policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, seed: int, seen: bool = False
 ) -> dict[str, float]:
     """HR@10 and NDCG@10 of what came next, among items of the history too where `seen`. Empty: nobody is judged."""
-    targets = Targets.of(dataset, split, "validation")
+    targets = _some(dataset, split, seed, MOST)
     if not len(targets):
         return {}
-    if len(targets) > MOST or targets.before.sum() > EVENTS:
-        chosen = np.random.default_rng(seed).choice(len(targets), min(MOST, len(targets)), replace=False)
-        chosen = chosen[: max(1, np.searchsorted(targets.before[chosen].cumsum(), EVENTS))]
-        targets = targets.of_rows(np.sort(chosen))
     ranks = rank(policy, targets, histories, seen=seen)
     return {"ndcg@10": float(ranks.ndcg.mean()), "hr@10": float(ranks.hr.mean()), "users": float(len(targets))}
+
+
+def _some(dataset: Dataset, split: Split, seed: int, most: int) -> Targets:
+    """The targets of the validation users; of so many at most."""
+    targets = Targets.of(dataset, split, "validation")
+    if len(targets) <= most and targets.before.sum() <= EVENTS:
+        return targets
+    chosen = np.random.default_rng(seed).choice(len(targets), min(most, len(targets)), replace=False)
+    chosen = chosen[: max(1, np.searchsorted(targets.before[chosen].cumsum(), EVENTS))]
+    return targets.of_rows(np.sort(chosen))
+
+
+def surprise(policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, seed: int, seen: bool) -> float:
+    """The mean negative logarithm of the chance that a softmax of the scores gives to what came next.
+
+    Targets that may not be recommended, since they stand in the history, are left out; infinite where all are.
+    """
+    targets, found = _some(dataset, split, seed, FEW), list[np.ndarray]()
+    for start in range(0, len(targets), ROWS):
+        some = targets.of_rows(np.arange(start, min(start + ROWS, len(targets))))
+        history = histories(some.users, np.zeros_like(some.before), some.before)
+        permitted = Permitted.of(without=None if seen else history.items)
+        request = Request(1, Softmax(), permitted)
+        found.append(policy.propensities(policy.states(history), request, some.items[:, None])[:, 0])
+    chances = np.concatenate([*found, np.zeros(0)])
+    return float(-np.log(chances[chances > 0]).mean()) if (chances > 0).any() else np.inf
 
 
 def spread(

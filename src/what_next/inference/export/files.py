@@ -103,7 +103,7 @@ def _names(graph: Graph, read: Read) -> tuple[tuple[str, ...], tuple[str, ...]]:
     outputs = ("points", *["scores"] * read.has_scores)
     if graph == "history":
         return ("items", *read.numbers), outputs
-    places = range(len(read.encoder.start(1)))
+    places = range(len(read.start(1)))
     return ("items", *read.numbers, *(f"state_{place}" for place in places)), (
         *outputs,
         *(f"next_{place}" for place in places),
@@ -116,7 +116,7 @@ def _serialised(
     """The graph as ONNX's bytes, batch and time of any length, and nothing in it of where it was made."""
     shape = (3, 5) if graph == "history" else (3,)
     # Copies: inputs that are one tensor here would be taken for one input.
-    state = [part.clone() for part in read.encoder.start(3)] if graph == "step" else []
+    state = [part.clone() for part in read.start(3)] if graph == "step" else []
     like, device = read.item_vectors.new_zeros, read.item_vectors.device
     examples = (torch.zeros(shape, dtype=torch.int64, device=device), *(like(shape) for _ in read.numbers), *state)
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")

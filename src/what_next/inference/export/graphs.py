@@ -11,7 +11,8 @@ from torch.nn import functional
 from what_next.agent import Agent
 from what_next.models.encoders import Encoder, MeanEncoder, TransformerEncoder
 from what_next.models.encoders.transformer import Layer, attend, banded
-from what_next.training.encoder_learner import GAP, EncoderLearner
+from what_next.models.linear import RANK
+from what_next.training.encoder_learner import GAP, EncoderLearner, linear_of
 from what_next.types import Events
 
 
@@ -32,6 +33,7 @@ class Read(nn.Module):
         # Tracing sets attributes of recurrent layers anew: the agent's own stay as they are. The vectors are shared.
         self.encoder = copy.deepcopy(encoder, {id(encoder.items): encoder.items})
         self.algorithm, self.nets = agent.setup.algorithm, agent.nets
+        self.ridge = linear_of(agent.nets)
         self.heads = nn.ModuleList(net for name, net in agent.nets.items() if name != "encoder")
         inputs, space = agent.setup.inputs, agent.space
         self.rewards, self.gaps = inputs.rewards, inputs.gaps
@@ -40,6 +42,7 @@ class Read(nn.Module):
             self.center, self.scale = float(space.event_center[0]), float(space.event_scale[0])
         vectors = encoder.items().detach().clone()
         scored = self.algorithm.columns(agent.nets, vectors)
+        scored = self.ridge.columns(scored) if self.ridge else scored
         self.register_buffer("item_vectors", vectors)
         self.register_buffer("score_vectors", None if scored is vectors else scored.detach().clone())
 
@@ -69,9 +72,16 @@ class Read(nn.Module):
             vectors = vectors + self.encoder.numbers(read.numbers)
         return vectors
 
-    def answers(self, states: Float[Tensor, "batch dim"]) -> tuple[Tensor, ...]:
-        """The points, and the scores of all items."""
+    def start(self, batch: int) -> tuple[Tensor, ...]:
+        """The state before any event: the encoder's, and what the linear model sums up."""
+        state = self.encoder.start(batch)
+        return (*state, self.ridge.directions.new_zeros(batch, RANK)) if self.ridge else state
+
+    def answers(self, states: Float[Tensor, "batch dim"], heard: Tensor | None) -> tuple[Tensor, ...]:
+        """The points, and the scores of all items; `heard` is the linear model's sum over the history, if any."""
         points = self.algorithm.propose(self.nets, states)
+        if self.ridge is not None and heard is not None:
+            points = self.ridge.extended(points, self.ridge.pointed(heard))
         if not self.has_scores:
             return (points,)
         vectors = self.item_vectors if self.score_vectors is None else self.score_vectors
@@ -84,15 +94,18 @@ class ReadHistory(Read):
     def forward(self, items: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
         """Points [batch columns] and scores [batch items] from items [batch time] and numbers of the same shape."""
         last = (items >= 0).sum(1) - 1
-        inputs = self.read(items, numbers)
+        inputs, heard = self.read(items, numbers), None
+        if self.ridge is not None:
+            lags = (last[:, None] - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
+            heard = ((self.ridge.decay**lags).unsqueeze(1) @ self.ridge.vectors(items)).squeeze(1)
         if isinstance(self.encoder, MeanEncoder):
-            return self.answers(_mean(self.encoder, inputs, last))
+            return self.answers(_mean(self.encoder, inputs, last), heard)
         if isinstance(self.encoder, TransformerEncoder):
             states = _banded_pass(self.encoder, inputs)
         else:
             states = self.encoder.encode(inputs)
         place = last.clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
-        return self.answers(states.gather(1, place).squeeze(1))
+        return self.answers(states.gather(1, place).squeeze(1), heard)
 
 
 class ReadStep(Read):
@@ -101,7 +114,10 @@ class ReadStep(Read):
     def forward(self, items: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Points, scores and the new state, from items [batch], numbers [batch] and the state."""
         count = len(self.numbers)
-        numbers, state = [one[:, None] for one in rest[:count]], rest[count:]
+        numbers, state, heard = [one[:, None] for one in rest[:count]], rest[count:], None
+        if self.ridge is not None:
+            state, before = state[:-1], state[-1]
+            heard = self.ridge.decay * before + self.ridge.vectors(items)
         states, after = self.encoder.advance(state, self.read(items[:, None], numbers).squeeze(1))
         there, kept = items >= 0, []
         for new, old in zip(after, state, strict=True):
@@ -109,7 +125,9 @@ class ReadStep(Read):
             # ONNX Runtime knows no Where of two masks.
             mask = old.dtype == torch.bool
             kept.append((known & new) | (~known & old) if mask else torch.where(known, new, old))
-        return (*self.answers(states), *kept)
+        if self.ridge is not None and heard is not None:
+            kept.append(torch.where(there[:, None], heard, before))
+        return (*self.answers(states, heard), *kept)
 
 
 def _mean(

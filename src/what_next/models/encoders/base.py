@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from what_next.models.items import ItemVectors
+from what_next.models.linear import LinearTerm
 from what_next.types import Events
 
 State = tuple[Tensor, ...]
@@ -26,6 +27,7 @@ class EncoderSizes:
         max_length: how many events back a layer of the transformer reads; the others have no such bound.
         skip: whether a recurrent encoder adds a linear map of the last input to its state.
         slates: whether an event is a slate that was shown, and what was clicked of it, instead of an item.
+        linear: whether a linear model of items by items goes with it.
     """
 
     dim: int
@@ -35,6 +37,7 @@ class EncoderSizes:
     max_length: int = 200
     skip: bool = False
     slates: bool = False
+    linear: bool = False
 
 
 class SharedDropout(nn.Module):
@@ -74,6 +77,7 @@ class Encoder(nn.Module):
         self.numbers = nn.Linear(sizes.numbers, sizes.dim) if sizes.numbers else None
         self.slate = nn.Linear(2 * sizes.dim, sizes.dim) if sizes.slates else None
         self.dropout = SharedDropout(sizes.dropout)
+        self.ridge = LinearTerm(items.count) if sizes.linear else None
 
     def forward(self, events: Events) -> Float[Tensor, "batch time dim"]:
         """The state after every event. What stands at padding means nothing."""

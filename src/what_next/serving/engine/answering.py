@@ -295,6 +295,7 @@ class Answering:
                 job.withdrawn[0],
             ),
             withdrawn=job.withdrawn[0],
+            rule=None if job.mask is None else job.mask.rule,
             response=request.once and KeptResponse(*request.once, answer.recommendation_id, _json(answer.content)),
         )
 

@@ -15,6 +15,7 @@ from what_next.data.files import FORMATS, beside, write_together
 from what_next.data.importing.ids import as_ids
 from what_next.errors import DataError
 from what_next.serving.store import tables
+from what_next.serving.store.backend import among
 from what_next.serving.store.histories import EVENTS, USERS
 from what_next.serving.store.records import Withdrawal
 from what_next.serving.store.store import Store
@@ -31,7 +32,7 @@ COLUMNS: dict[str, Any] = {
 ANSWERS = {
     "number": pl.Int64, "recommendation_id": pl.String, "user_id": pl.String, "time": pl.Int64, "version": pl.String,
     "policy": pl.String, "explore": pl.String, "history": pl.String, "known": pl.Int64, "items": pl.String,
-    "propensities": pl.String, "withdrawn": pl.Int64,
+    "propensities": pl.String, "withdrawn": pl.Int64, "rule": pl.String,
 }  # fmt: skip
 HAPPENED = {
     "user": pl.Int64, "number": pl.Int64, "item_id": pl.String, "kind": pl.String, "time": pl.Int64,
@@ -47,6 +48,7 @@ SENT_TO = (
     select(SENT.impression, SENT.item_id, SENT.reward, SENT.time, SENT.arrived, SENT.number)
     .where(SENT.impression.between(bindparam("first"), bindparam("last")))
 )  # fmt: skip
+RULES = select(tables.rules.c.hash, tables.rules.c.text).where(among(tables.rules.c.hash, "rules"))
 PAGE = 20_000
 """Rows that are read at once: a read that held the database would keep it from putting its files in order."""
 Progress = Callable[[str, int, int], None]
@@ -150,7 +152,7 @@ def _decided(store: Store, progress: Progress | None) -> tuple[pl.DataFrame, lis
     read, found = 0, [pl.DataFrame(schema=COLUMNS | {"answer": pl.Int64}).drop("event", "number")]
     for page in _pages(store, tables.impressions, ANSWERS, tables.impressions.c.shown, progress):
         read += len(page)
-        found.append(_slates(page).select(found[0].columns))
+        found.append(_slates(page.join(_rules(store, page["rule"]), on="rule", how="left")).select(found[0].columns))
     rows = pl.concat(found)
     left = read - rows["answer"].n_unique()
     notes = [f"{left:,} answers left out: without items, or without the chances of all their items"] if left else []
@@ -159,6 +161,13 @@ def _decided(store: Store, progress: Progress | None) -> tuple[pl.DataFrame, lis
     rewards = rewards.rename({"number": "answer", "reward": "earned"})
     rows = rows.join(rewards, on=["answer", "item_id"], how="left", maintain_order="left")
     return rows.with_columns(pl.col("earned").fill_null(0.0).alias("reward")).drop("earned"), notes + ignored
+
+
+def _rules(store: Store, hashes: pl.Series) -> pl.DataFrame:
+    """The rules that some answers name: columns `rule` (its hash) and `permitted`."""
+    wanted = hashes.drop_nulls().unique().sort().to_list()
+    found = store.fetch(RULES, rules=wanted) if wanted else []
+    return _frame(found, {"rule": pl.String, "permitted": pl.String})
 
 
 def _still_there(store: Store, decided: pl.DataFrame) -> pl.DataFrame:
@@ -187,7 +196,7 @@ def _slates(page: pl.DataFrame) -> pl.DataFrame:
         pl.col("items").alias("item_id"),
         pl.col("propensities").alias("propensity"),
         pl.int_ranges(1, pl.col("items").list.len() + 1, dtype=pl.Int32).alias("position"),
-        *("version", "policy", "known", "history", "seen", "masked", "withdrawn", "context"),
+        *("version", "policy", "known", "history", "seen", "masked", "withdrawn", "context", "permitted"),
     ).explode("item_id", "propensity", "position")
 
 

@@ -1,0 +1,57 @@
+"""How much a linear model counts beside the network: chosen on the validation users, once the network is trained."""
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from what_next.models.linear import LinearTerm
+
+WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0)
+"""Of what the linear model points to, beside the network's logits."""
+DECAYS = (0.9,)
+TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
+
+
+def weigh(linear: LinearTerm, monitor: str, score: Callable[[], float], surprise: Callable[[], float]) -> bool:
+    """Set the numbers of the linear model one after the other, each to the best for the validation users.
+
+    The weight comes first, 0 included; where it stays 0, the network is better alone, and that is all. The temperature
+    comes last: the two together are surer than either, and a softmax of their scores is calibrated by what came next
+    (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", section 4.2).
+
+    Args:
+        linear: with the directions of the log; changed.
+        monitor: the name of what `score` measures of the agent as it is now, more is better.
+        surprise: the mean negative logarithm of the chance that it gives to what came next.
+
+    Returns:
+        Whether the weight is above 0.
+    """
+    chosen: dict[str, float] = {"weight": 0.0}
+    alone = best = _measured(linear, chosen, score)
+    for name, values in (("weight", WEIGHTS), ("decay", DECAYS)):
+        for value in values:
+            found = _measured(linear, chosen | {name: value}, score)
+            if found > best:
+                best, chosen = found, chosen | {name: value}
+        if not chosen["weight"]:
+            linear.choose()
+            return False
+    least = _measured(linear, chosen, surprise)
+    for value in TEMPERATURES:
+        found = _measured(linear, chosen | {"temperature": value}, surprise)
+        if found < least:
+            least, chosen = found, chosen | {"temperature": value}
+    linear.choose(**chosen)
+    told = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+    Console(stderr=True, soft_wrap=True).print(
+        f"a linear model of items by items counts beside the network ({told}): {monitor} of the validation users "
+        f"{alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
+        highlight=False,
+    )
+    return True
+
+
+def _measured(linear: LinearTerm, chosen: dict[str, float], measure: Callable[[], float]) -> float:
+    linear.choose(**chosen)
+    return measure()

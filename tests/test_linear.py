@@ -1,0 +1,201 @@
+"""`linear`: a model of items by items beside the network, weighed by validation, and the same wherever it is asked."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import what_next as wn
+from what_next import Environment, LearnedPolicy, Setup, State
+from what_next.data.cooccurrence import directions
+from what_next.inference.events import Event
+from what_next.inference.extend import NewItem, extend
+from what_next.inference.recommender import Recommender
+from what_next.inference.session import Sessions
+from what_next.models.linear import PENALTY, LinearTerm
+from what_next.training import validation
+from what_next.training.artefacts import read_manifest, read_models
+from what_next.training.weighing import weigh
+
+GROUPS, EACH = 12, 6
+
+
+def hobbies(users: int = 240, heard: int = 5) -> pl.DataFrame:
+    """Each user draws items of one hobby, in any order: who had what tells what comes next, and the last item no more
+    than the others."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(users):
+        own = rng.permutation(EACH)[:heard] + EACH * (user % GROUPS)
+        rows += [(user, int(item), step) for step, item in enumerate(own)]
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+
+
+def setup(folder: Path, *overrides: str, name: str = "agent") -> Setup:
+    """A network that learns next to nothing in the time that it has."""
+    path = folder / "log.csv"
+    hobbies().write_csv(path)
+    text = f"train, yes, data, {path}, algorithm, next_item, dim, 4, passes, 1, learning_rate, 1e-6, "
+    return Setup.from_text(text + f"inputs.start, random, model_agent_path, {name}.safetensors", folder, overrides)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    made = setup(tmp_path_factory.mktemp("linear"))
+    Environment.from_setup(made).run_sim()
+    return made
+
+
+def term() -> LinearTerm:
+    """Three items along two directions; gains of 1/2 and 1/3."""
+    found = LinearTerm(3)
+    columns = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
+    found.learn(columns, np.array([PENALTY, PENALTY / 2], np.float32))
+    return found
+
+
+def test_what_a_history_points_to_by_hand() -> None:
+    """Item 0, then item 2, at a decay of .5: (.5 + .6, .8) by the gains is (.55, .2667), of length 1."""
+    linear = term()
+    linear.choose(weight=2.0, decay=0.5, temperature=4.0)
+    past = linear.past(torch.tensor([0, 2, 1]), torch.tensor([2, 1]))
+    wanted = np.array([0.55, 0.8 / 3])
+    np.testing.assert_allclose(past[0, :2], wanted / np.linalg.norm(wanted), rtol=1e-6)
+    np.testing.assert_allclose(past[1, :2], [0, 1])
+    points, columns = linear.extended(torch.tensor([[3.0], [1.0]]), past), linear.columns(torch.ones(3, 1))
+    scores = points @ columns.T
+    by_hand = (3 + 2 * linear.directions[:, :2].numpy() @ (wanted / np.linalg.norm(wanted))) / 4
+    np.testing.assert_allclose(scores[0], by_hand, rtol=1e-6)
+
+
+def test_on_a_grid_it_is_the_same_after_every_event() -> None:
+    linear = term()
+    linear.choose(weight=1.0, decay=0.7)
+    items = torch.tensor([[0, 2, 1, 1], [2, 1, -1, -1]])
+    grid = linear.past_on_grid(items)
+    for row, length in ((0, 4), (1, 2)):
+        for place in range(length):
+            alone = linear.past(items[row, : place + 1], torch.tensor([place + 1]))
+            np.testing.assert_allclose(grid[row, place], alone[0], atol=1e-6)
+
+
+def test_the_directions_are_those_of_the_dense_decomposition() -> None:
+    rng = np.random.default_rng(1)
+    matrix = (rng.random((30, 9)) < 0.3).astype(np.float64)
+    found, strengths = directions(*np.nonzero(matrix), 9, 4, 0)
+    _, values, right = np.linalg.svd(matrix)
+    np.testing.assert_allclose(strengths, values[:4] ** 2, rtol=1e-3)
+    np.testing.assert_allclose(found @ found.T, right[:4].T @ right[:4], atol=2e-2)  # up to signs
+    nothing, none = directions(np.zeros(0, np.int64), np.zeros(0, np.int64), 9, 4, 0)
+    assert nothing.shape == (9, 0)
+    assert not len(none)
+
+
+def test_where_who_had_what_tells_what_comes_next_it_counts(trained: Setup) -> None:
+    """The sixth item of a hobby is one of three that are left of it; the network alone knows nothing yet."""
+    alone = setup(trained.model_agent_path.parent, "linear=no", name="alone")
+    Environment.from_setup(alone).run_sim()
+    with_it, without = (read_manifest(one.model_agent_path).metrics["valid"] for one in (trained, alone))
+    assert without["ndcg@10"] < 0.2
+    assert with_it["ndcg@10"] > 0.6
+    state = State.open(trained)
+    policy = LearnedPolicy.load(trained, state.dataset)
+    judged = validation.next_items(policy, state.dataset, state.split, state.histories, seed=0)
+    assert judged["ndcg@10"] == pytest.approx(with_it["ndcg@10"])
+
+
+def test_a_softmax_of_the_scores_is_calibrated(trained: Setup) -> None:
+    """No other temperature makes what came next much likelier."""
+    state = State.open(trained)
+    policy = LearnedPolicy.load(trained, state.dataset)
+    linear = policy.agent.nets["encoder"].ridge
+    assert isinstance(linear, LinearTerm)
+
+    def surprise(factor: float) -> float:
+        linear.temperature.mul_(factor)
+        found = validation.surprise(policy, state.dataset, state.split, state.histories, seed=0, seen=False)
+        linear.temperature.div_(factor)
+        return found
+
+    at = surprise(1.0)
+    assert at < np.log(GROUPS * EACH) - 0.5
+    assert all(surprise(factor) > at - 0.05 for factor in (0.5, 0.8, 1.25, 2.0))
+
+
+def test_what_helps_nobody_is_left_out() -> None:
+    linear = term()
+    assert not weigh(linear, "ndcg@10", lambda: 1 - float(linear.weight) / 100, lambda: 0.0)
+    assert float(linear.weight) == 0
+    assert weigh(
+        linear, "ndcg@10", lambda: 1 - abs(float(linear.weight) - 16), lambda: float(linear.temperature - 2) ** 2
+    )
+    assert (float(linear.weight), float(linear.decay), float(linear.temperature)) == (16, 1, 2)
+
+
+def test_a_session_step_by_step_and_a_batch_of_histories_agree(trained: Setup) -> None:
+    policy = LearnedPolicy.load(trained)
+    sessions = Sessions.of(policy.agent)
+    events = [Event(item) for item in (3, 5, 1, 40)]
+    one = sessions.begin()
+    for event in events:
+        (one,) = sessions.fold([one], [event])
+    both = sessions.states([one, sessions.replay(events[:2])])
+    catalogue = policy.state.space.catalogue
+    for row, seen in enumerate((events, events[:2])):
+        history, _ = policy.state.history_of([catalogue.ids[event.item] for event in seen])
+        np.testing.assert_allclose(both.points[row], policy.states(history).points[0], atol=1e-5)
+
+
+def test_items_that_come_later_have_no_part_in_it(trained: Setup, tmp_path: Path) -> None:
+    items = pl.DataFrame({"item_id": range(GROUPS * EACH), "size": np.linspace(0, 1, GROUPS * EACH)})
+    made = setup(tmp_path)
+    state = State(wn.Dataset.from_frame(hobbies(), items, name="hobbies"), made)
+    Environment(wn.Agent(made, state.space), state, made).run_sim()
+    policy = LearnedPolicy.load(made, state.dataset)
+    grown = extend(Recommender(policy), [NewItem("new", "new", {"size": 0.5})]).policy
+    history, _ = state.history_of(["1", "2"])
+    before, after = policy.states(history), grown.states(history)
+    np.testing.assert_allclose(after.points, before.points, atol=1e-6)
+    assert after.ranked is not None
+    assert len(after.ranked.vectors) == GROUPS * EACH + 1
+
+
+def test_an_ended_run_stays_what_it_is_and_another_starts_from_it(trained: Setup, tmp_path: Path) -> None:
+    before = read_models(trained.model_agent_path).tensors
+    Environment.from_setup(trained, resume=True).run_sim()
+    after = read_models(trained.model_agent_path).tensors
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert float(before["encoder.ridge.weight"]) > 0
+    warm = setup(tmp_path, name="warm")
+    state = State.open(warm, origin=trained.model_agent_path)
+    Environment(wn.Agent(warm, state.space), state, warm, origin=trained.model_agent_path).run_sim()
+    assert read_manifest(warm.model_agent_path).metrics["valid"]["ndcg@10"] > 0.6
+
+
+def test_a_model_without_it_stays_so(trained: Setup) -> None:
+    """As those that were saved before there was one."""
+    folder = trained.model_agent_path.parent
+    plain = setup(folder, "linear=no", name="plain")
+    Environment.from_setup(plain).run_sim()
+    asked = setup(folder, name="plain")
+    assert asked.linear == "yes"
+    assert LearnedPolicy.load(asked).agent.setup.linear == "no"
+    Environment.from_setup(asked, resume=True).run_sim()
+    assert not [name for name in read_models(asked.model_agent_path).tensors if "ridge" in name]
+
+
+def test_without_validation_users_nothing_is_weighed(tmp_path: Path) -> None:
+    made = setup(tmp_path, "split=users", "split.validation=0", "patience=none")
+    Environment.from_setup(made).run_sim()
+    assert float(read_models(made.model_agent_path).tensors["encoder.ridge.weight"]) == 0
+
+
+def test_the_chance_of_a_choice_is_the_same_drawn_and_judged(trained: Setup) -> None:
+    policy = LearnedPolicy.load(trained)
+    history, _ = policy.state.history_of(["1", "2", "50"])
+    states = policy.states(history)
+    request = wn.types.Request(5, wn.types.Softmax(0.7))
+    slate = policy.act(states, request, np.random.default_rng(0))
+    np.testing.assert_allclose(policy.propensities(states, request, slate.items), slate.propensities, rtol=1e-6)
