@@ -16,13 +16,17 @@ import polars as pl
 import pytest
 
 from what_next.agent import Agent
+from what_next.cli import loop as commands
+from what_next.cli.output import guarded
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
 from what_next.errors import ModelError, SaveError, SetupError, StoreError
-from what_next.off_policy.confidence_sequences import normal_mixture
 from what_next.serving.engine.versions import versions_folder
-from what_next.serving.loop import Journal, Loop, candidate, drift, evidence, journal_path
-from what_next.serving.loop.evidence import Contrast, Mean
+from what_next.serving.loop import candidate, drift, evidence
+from what_next.serving.loop.evidence import Mean
+from what_next.serving.loop.journal import Journal, journal_path, status_of
+from what_next.serving.loop.loop import Loop
+from what_next.serving.metrics import Metrics
 from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddFeedback, Deploy, FeedbackRow
 from what_next.settings import Setup
@@ -296,35 +300,17 @@ def test_users_are_the_units_of_what_answers_earned() -> None:
     assert mean.low == -np.inf  # of so few
 
 
-def test_a_difference_needs_many_users_and_tells_what_it_cost() -> None:
+def test_versions_are_compared_by_their_users() -> None:
     rng = np.random.default_rng(0)
-    rows = [("old", 1.0), ("new", 0.5)]
-    for users in (20, 400):
-        found = pl.DataFrame(
-            {
-                "user_id": [f"{name}{user}" for name, _ in rows for user in range(users)],
-                "version": [name for name, _ in rows for _ in range(users)],
-                "reward": [value for _, mean in rows for value in rng.exponential(mean, users)],
-            }
-        )
-        apart = Contrast.of(found, "new", "old")
-        assert (apart.high < 0) == (users == 400)
-        assert apart.cost == pytest.approx(-apart.mean * users)
-    assert Contrast.of(found, "old", "new").cost == 0
-
-
-def test_equal_versions_are_hardly_ever_told_apart_in_any_number_of_looks() -> None:
-    rng, wrong = np.random.default_rng(0), 0
-    for _ in range(100):
-        rewards = rng.exponential(1.0, (2, 2000))
-        for users in range(100, 2001, 100):
-            cut = rewards[:, :users]
-            errors = cut.std(axis=1, ddof=1) / np.sqrt(users)
-            half = normal_mixture(float(np.hypot(*errors)), 0.1)
-            if abs(float(cut[0].mean() - cut[1].mean())) > half:
-                wrong += 1
-                break
-    assert wrong <= 8
+    rows = {"old": rng.exponential(1.0, 400), "new": rng.exponential(0.5, 400)}
+    found = pl.concat(
+        pl.DataFrame({"user_id": [f"{name}{user}" for user in range(400)], "version": name, "reward": rewards})
+        for name, rewards in {**rows, "another": rows["old"] * 100}.items()
+    )
+    apart = evidence.between(found, "new", "old")
+    assert apart.mean == pytest.approx(rows["new"].mean() - rows["old"].mean())
+    assert apart.verdict() == "worse"
+    assert evidence.between(found, "old", "new").verdict() == "better"
 
 
 def test_adwin_notices_a_fall_and_keeps_still_without_one() -> None:
@@ -355,7 +341,8 @@ KILLED = """
 import os, signal, sys
 import torch._dynamo
 from what_next.environment import Environment
-from what_next.serving.loop import Journal, Loop, journal_path
+from what_next.serving.loop.journal import Journal, journal_path
+from what_next.serving.loop.loop import Loop
 from what_next.serving.store import Store, store_of
 from what_next.settings import Setup
 
@@ -442,3 +429,53 @@ def test_whoever_is_killed_at_any_step_goes_on(shop: Shop, path: Path) -> None:
     assert 0 < int(shop.versions[-1].split("-")[1]) <= 20 * users  # its passes, and no more
     logged = (path.parent / "loop" / "1" / "agent.jsonl").read_text().splitlines()
     assert len({json.loads(one)["histories"] for one in logged if "histories" in one}) == len(logged)
+
+
+# What is told
+
+
+def test_the_time_line_is_told_by_the_command_the_service_and_its_metrics(
+    shop: Shop, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status_of(shop.setup)["lines"] == []
+    with pytest.raises(StoreError, match="there is no journal"):
+        commands.loop(["status", str(path.with_name("setup.txt")), "server.store=nowhere/s.sqlite"])
+    shop.walk(2)
+    shop.loop.run()
+    shop.clock.pass_by()
+    shop.loop.run()
+    capsys.readouterr()
+    assert commands.loop(["status", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "events and feedback are new" in told
+    assert "round 1: shadow" in told
+    assert commands.loop(["status", str(path)], as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["rounds"][0]["step"] == "shadow"
+    metrics = Metrics()
+    assert b"what_next_loop" not in metrics.text()
+    metrics.loop(status_of(shop.setup)["numbers"])
+    assert b"what_next_loop_unlearned" in metrics.text()
+    assert b"what_next_loop_age_seconds" in metrics.text()
+
+
+def test_once_does_what_can_be_done_and_says_so(
+    shop: Shop, path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stood_back = list[int]()
+    monkeypatch.setattr(os, "nice", stood_back.append)
+    shop.walk(2)
+    words = [str(path), "loop.feedback=1", "loop.nice=7"]
+    assert commands.loop(words, once=True) == 0
+    told = capsys.readouterr().err
+    assert "round 1, begin: begins: " in told
+    assert "round 1, train: trained " in told
+    assert shop.service.store.second() is not None
+    assert stood_back == [7]
+    assert commands.loop(words, once=True) == 0
+    with shop.journal.lock():
+        code = guarded(lambda: commands.loop(words, once=True))()
+    assert code == 2
+    assert "another loop works on this store" in capsys.readouterr().err
+    for wrong in (["status"], ["status", str(path)]):
+        with pytest.raises(SetupError, match="loop status"):
+            commands.loop(wrong, once=True)

@@ -220,6 +220,34 @@ class Model(Reply):
     refused: RefusedVersion | None
 
 
+class LoopRound(Reply):
+    """One turn of the loop: from an export to a deployment, or to its refusal."""
+
+    number: int
+    began: int = Field(description="microseconds since 1970 UTC")
+    step: str | None = Field(description="that comes next; null: the round is over")
+    outcome: str | None
+    facts: dict[str, Any]
+
+
+class LoopLine(Reply):
+    """What the loop did at some time, and why."""
+
+    number: int
+    time: int = Field(description="microseconds since 1970 UTC")
+    round: int | None
+    step: str
+    told: str
+
+
+class LoopStatus(Reply):
+    """What the loop did and measured; empty lists where none works on this store."""
+
+    rounds: list[LoopRound] = Field(description="the latest ones, newest first")
+    numbers: dict[str, float]
+    lines: list[LoopLine] = Field(description="the latest 50, newest first")
+
+
 class Health(Reply):
     """The process lives."""
 

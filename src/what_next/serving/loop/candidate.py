@@ -25,6 +25,8 @@ from what_next.training.artefacts import catalogue_path, critic_beside, read_man
 
 LEARNED, JUDGING = "learned.parquet", "judging.parquet"
 """Files in the folder of a round: the log of those who are learned from, and of those who are held out."""
+VALIDATION = 0.1
+"""Share of those who are learned from that tells when training has learned enough."""
 ROOM = 2**26
 """Bytes that must be free on the disk, besides what a round writes."""
 
@@ -84,6 +86,7 @@ def settings_of(setup: Setup, folder: Path, number: int, fresh: bool) -> Setup:
         "model_critic_path": folder / CRITIC if setup.model_critic_path else None,
         "log": None,
         "seed": setup.seed + number,
+        "split": SplitSettings(test=0, validation=VALIDATION),  # those held out are not in this log
         "seconds": min(loop.seconds, setup.seconds or loop.seconds),
         "threads": loop.threads,
     }

@@ -76,6 +76,22 @@ def journal_path(setup: Setup) -> Path:
     return file.parent / "loop" / "journal.sqlite"
 
 
+def status_of(setup: Setup) -> dict[str, Any]:
+    """What the loop of a setup's store did and measured, see `Journal.status`; empty where there is no loop.
+
+    Raises:
+        StoreError: the journal cannot be read.
+    """
+    path = journal_path(setup)
+    if not path.is_file():
+        return {"rounds": [], "numbers": {}, "lines": []}
+    journal = Journal(connect(path))
+    try:
+        return journal.status()
+    finally:
+        journal.close()
+
+
 class Journal:
     """The journal of a store's loop; every change is one durable transaction."""
 

@@ -15,7 +15,7 @@ from typing import Any
 from what_next.errors import SetupError, StoreUnavailable, WhatNextError
 from what_next.serving.engine.versions import before, keep, line, prune, versions_folder
 from what_next.serving.loop import candidate, drift, evidence
-from what_next.serving.loop.evidence import Contrast, Mean
+from what_next.serving.loop.evidence import Mean
 from what_next.serving.loop.journal import Journal, Round
 from what_next.serving.store import Deploy, Second, Store
 from what_next.settings import Setup
@@ -255,14 +255,14 @@ class Loop:
         second = Second(version, share=loop.canary, salt=f"{version}:")
         current = self._entered(current, second, f"{version} answers {loop.canary:.0%} of the users, as a canary")
         found = evidence.answers(self.store, int(current.facts["canary_since"]))
-        apart = Contrast.of(found, version, deployed)
+        apart = evidence.between(found, version, deployed)
         over = apart.ours.answers >= loop.answers or self._waited(current, "canary") >= loop.patience
         told, dear = f"live feedback: {apart}", loop.ceiling is not None and apart.cost > loop.ceiling
-        if apart.high < 0 or dear:
+        if apart.verdict() == "worse" or dear:
             self.store.put_second(None)
             why = f"cost {apart.cost:.4g} so far (loop.ceiling)" if dear else "is worse"
             return Done(f"rolled back the canary: {version} {why}; {told}", None, {}, "refused")
-        if apart.low > loop.margin:
+        if apart.verdict(loop.margin) == "better":
             return Done(f"{version} is better; {told}", "promote", {"live": told})
         if not over:
             return None
@@ -294,8 +294,8 @@ class Loop:
             return Done("the watch ends: another version was deployed", None, {}, "promoted")
         second = Second(deployed, share=loop.canary, salt=f"{version}:watch:")
         current = self._entered(current, second, f"{deployed} still answers {loop.canary:.0%} of the users, to compare")
-        apart = Contrast.of(evidence.answers(self.store, int(current.facts["watch_since"])), version, deployed)
-        if apart.high < 0:
+        apart = evidence.between(evidence.answers(self.store, int(current.facts["watch_since"])), version, deployed)
+        if apart.verdict() == "worse":
             back = before(self.store.deployments())
             note = {"from": version, "why": str(apart), "round": current.number}
             self._deploy(back, "rolled back", note, self._learned_until(back))
