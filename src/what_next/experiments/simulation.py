@@ -14,7 +14,8 @@ from what_next.environment import Environment, Report
 from what_next.errors import ModelError
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import Player, world_of
+from what_next.sources import LogPlayer, Player, world_of
+from what_next.types import Greedy
 from what_next.worlds import Episodes, Reference, World, opened
 from what_next.worlds import play as episodes_of
 
@@ -91,8 +92,8 @@ def play(
     """What a policy earns in a world, or in any environment of Gymnasium, one episode for each of some new users.
 
     Args:
-        policy: one that learned by acting, or the file of its agent; or a function from a state and a generator to
-            slates.
+        policy: one that learned by acting, or from a log of choices among the world's items (`sources.LogPlayer`), or
+            the file of its agent; or a function from a state and a generator to slates.
         env: a world, its name (`boredom:SlateTopK-Bored-v0`, `gym:sardine/SlateTopK-Bored-v0`), or an environment,
             which is copied for each user. See `worlds.environments` for which environments can be acted in.
         draws: whether it acts by draws, as when it learned; else it does what it holds for the best.
@@ -106,7 +107,7 @@ def play(
         policy = LearnedPolicy.load(policy)
     if isinstance(policy, LearnedPolicy):
         check_made_for(policy, world)
-        policy = Player(policy, world, draws=draws)
+        policy = player_of(policy)(policy, world, draws=draws)
     return episodes_of(world, policy, episodes, np.random.default_rng(seed))
 
 
@@ -133,11 +134,10 @@ def simulate(setup: Setup | str | Path, env: Any = None, *, stages: Stages = SIL
     else:
         policy = LearnedPolicy.load(setup)
         check_made_for(policy, world)
-    name = setup.algorithm.name
-    agents: dict[str, Reference] = {
-        name: Player(policy, world),
-        f"{name}, drawn": Player(policy, world, draws=True),
-    }
+    name, kind = setup.algorithm.name, player_of(policy)
+    agents: dict[str, Reference] = {name: kind(policy, world)}
+    if policy.agent.setup.algorithm.draws_points or policy.sampler != Greedy():
+        agents[f"{name}, drawn"] = kind(policy, world, draws=True)
     players = agents | dict(world.references())
     episodes, done = {}, stages.begin("playing", len(players))
     for one, player in players.items():
@@ -149,14 +149,23 @@ def simulate(setup: Setup | str | Path, env: Any = None, *, stages: Stages = SIL
     )
 
 
+def player_of(policy: LearnedPolicy) -> type[Player] | type[LogPlayer]:
+    """What acts for a policy, by what it reads: the numbers that a world shows of users, or items alone."""
+    return Player if policy.agent.setup.inputs.context else LogPlayer
+
+
 def check_made_for(policy: LearnedPolicy, world: World) -> None:
     """Raises a `ModelError` where a model's items or what it reads of users are not the world's."""
     agent = policy.agent
     setup, space = agent.setup, agent.space
-    path, ideal = setup.model_agent_path, setup.world.ideal
-    if not setup.inputs.context:
-        raise ModelError(f"{path}: learned from a log, and reads no slates; train it in the world (`train, yes`)")
-    numbers, items = len(world.bounds(ideal)[0]), len(world.item_vectors)
+    path, ideal, items = setup.model_agent_path, setup.world.ideal, len(world.item_vectors)
+    if player_of(policy) is LogPlayer:
+        if setup.inputs.rewards or setup.inputs.gaps:
+            raise ModelError(f"{path}: learned from rewards or times of a log, which a world does not tell (`inputs`)")
+        if len(space.catalogue) != items:
+            raise ModelError(f"{path}: knows {len(space.catalogue):,} items, and {world.known_as} has {items:,}")
+        return
+    numbers = len(world.bounds(ideal)[0])
     if (len(space.catalogue), len(space.event_names)) != (items, numbers):
         raise ModelError(
             f"{path}: was trained with {len(space.catalogue):,} items and {len(space.event_names)} numbers of a user; "

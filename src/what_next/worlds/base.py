@@ -269,6 +269,7 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
     """One episode for each of some users.
 
     Args:
+        policy: where it remembers users, its `keep` is told the rows of those who stay, whenever others are gone.
         steps: the most slates of an episode, where the world's own time limit is not to be less.
 
     Raises:
@@ -288,6 +289,8 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
         if ended.any():
             stay = np.flatnonzero(~ended)
             going, state = going[stay], state.rows(stay)
+            if hasattr(policy, "keep"):
+                policy.keep(stay)
             rng = rng.of(stay) if isinstance(rng, Streams) else rng
             if not len(going):
                 break
