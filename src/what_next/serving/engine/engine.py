@@ -56,7 +56,7 @@ logger = logging.getLogger("what_next.serving")
 
 SWITCH = 0.001
 """Seconds after which a thread of Python lets another one in: the event loop shall not wait longer for the model."""
-USUAL = 100
+TYPICAL_HISTORY = 100
 """Events of a user who is not in memory, for want of something better."""
 ERASED, REMEMBERED = 10_000, 600.0
 """Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
@@ -187,7 +187,7 @@ class Engine:
         made, current = Waiting(request, loop, self._lost), self.models.live.current
         if current.served.sessions.rereads and request.user is not None and not request.history:
             entry = current.sessions.remembered(request.user)
-            made.cost += (USUAL if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT
+            made.cost += (TYPICAL_HISTORY if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT
         return made
 
     @property

@@ -155,7 +155,7 @@ async def add_item(call: Call, item: Item) -> dict[str, Any]:
     goes away just then.
     """
     await call.parts.run(call.parts.model.check_item, item.attributes)
-    return await _grown(call.parts, [item])
+    return await _added(call.parts, [item])
 
 
 @operation("POST", "/v1/items/batch", replies.ItemsKept, role=ADMIN)
@@ -171,10 +171,10 @@ async def add_items(call: Call, batch: Items) -> dict[str, Any]:
             engine.check_item(item.attributes, f"items.{place}.attributes")
 
     await call.parts.run(check)
-    return await _grown(call.parts, batch.items)
+    return await _added(call.parts, batch.items)
 
 
-async def _grown(parts: Parts, items: list[Item]) -> dict[str, Any]:
+async def _added(parts: Parts, items: list[Item]) -> dict[str, Any]:
     """Keep items, and have them recommended."""
     engine = parts.model
     held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
