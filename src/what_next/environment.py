@@ -251,10 +251,13 @@ class Environment:
         return found
 
     def weigh(self) -> bool:
-        """Choose what the linear model beside the encoder counts, by the validation users; whether it counts at all."""
+        """Choose what the linear model beside the encoder counts, by the validation users; whether it counts at all.
+
+        Not where what people do by themselves is not what is learned.
+        """
         agent, state = self.agent, self.state
         linear = getattr(agent.nets.get("encoder"), "ridge", None)
-        if linear is None or not len(state.split.validation):
+        if linear is None or not len(state.split.validation) or not self.source.foreseen:
             return False
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
         seed, seen = self.setup.split.seed, self.setup.evaluation.seen

@@ -25,10 +25,10 @@ from what_next.serving.engine.versions import versions_folder
 from what_next.serving.loop import candidate, drift, evidence
 from what_next.serving.loop.evidence import Mean
 from what_next.serving.loop.journal import Journal, journal_path, status_of
-from what_next.serving.loop.loop import Loop
+from what_next.serving.loop.loop import Loop, alone
 from what_next.serving.metrics import Metrics
 from what_next.serving.request import RecommendationRequest
-from what_next.serving.store import AddFeedback, Deploy, FeedbackRow
+from what_next.serving.store import AddFeedback, Deploy, FeedbackRow, Store
 from what_next.settings import Setup
 from what_next.state import State
 
@@ -198,6 +198,19 @@ def test_two_loops_on_one_store_are_one_too_many(shop: Shop) -> None:
             other.lock()
         other.close()
     shop.journal.lock().release()
+
+
+def test_two_machines_on_one_postgresql_are_one_too_many(postgres_url: str, tmp_path: Path) -> None:
+    stores = [Store.open(postgres_url) for _ in range(2)]
+    journals = [Journal.open(tmp_path / name / "journal.sqlite") for name in ("one", "two")]
+    with alone(stores[0], journals[0]), pytest.raises(StoreError, match="another loop"), alone(stores[1], journals[1]):
+        pass
+    with alone(stores[1], journals[1]):
+        pass
+    for store in stores:
+        store.close()
+    for journal in journals:
+        journal.close()
 
 
 def test_a_second_model_of_the_setup_is_refused(shop: Shop, path: Path) -> None:
@@ -479,3 +492,37 @@ def test_once_does_what_can_be_done_and_says_so(
     for wrong in (["status"], ["status", str(path)]):
         with pytest.raises(SetupError, match="loop status"):
             commands.loop(wrong, once=True)
+
+
+@pytest.mark.slow
+def test_a_candidate_of_shuffled_rewards_is_never_promoted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries, export = 20, candidate.export
+
+    def shuffled(*args: Any) -> dict[str, int]:
+        counts, log = export(*args), args[-1] / candidate.LEARNED
+        rows = pl.read_parquet(log)
+        events, decisions = rows.filter(pl.col("propensity").is_null()), rows.filter(pl.col("propensity").is_not_null())
+        events = events.with_columns(pl.col("item_id").shuffle(seed=0), pl.col("reward").shuffle(seed=0))
+        decisions = decisions.with_columns(pl.col("reward").shuffle(seed=0))
+        footer = pl.read_parquet_metadata(log)
+        pl.concat([events, decisions]).write_parquet(
+            log, metadata={k: v for k, v in footer.items() if "arrow" not in k}
+        )
+        return counts
+
+    with running(Setup.read(path, ["train=no"])) as service:
+        shop = Shop(path, service, "loop.shadow=0", "loop.passes=5", "passes=5")
+        shop.walk(2)
+        shop.loop.run()
+        shop.clock.pass_by()
+        shop.until("watch")
+        good = shop.versions[-1]
+        monkeypatch.setattr(candidate, "export", shuffled)
+        for _ in range(tries):
+            shop.clock.pass_by()
+            shop.walk()
+            shop.loop.run()
+            shop.until(None)
+        rounds = shop.journal.rounds(tries)
+        assert [one.outcome for one in rounds] == ["refused"] * tries
+        assert shop.versions[-1] == good

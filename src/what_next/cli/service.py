@@ -201,9 +201,14 @@ def export(
     to: Annotated[Path, typer.Option(help="Where the data set goes: NAME.parquet, its items beside it.")] = Path(
         "log.parquet"
     ),
+    append: Annotated[
+        bool, typer.Option("--append", help="Go on from the export that lies there, and read what is new alone.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the log as a data set: train and evaluate read its events, estimate and gate its decisions."""
+    """Write the log as a data set: train reads its events and decisions, evaluate its events, estimate and gate its
+    decisions."""
+    from what_next.serving.store.append import appended
     from what_next.serving.store.export import exported
 
     if to.suffix != ".parquet":
@@ -215,7 +220,11 @@ def export(
         def progress(name: str, here: int, total: int) -> None:
             bars.update(tasks[name], completed=here, total=total)
 
-        found = exported(store, served_catalogue(settings, store), progress=progress)
+        catalogue = served_catalogue(settings, store)
+        if append:
+            found = appended(store, catalogue, to, progress=progress)
+        else:
+            found = exported(store, catalogue, progress=progress)
         written = found.write(to)
     counts = {
         "users": found.log["user_id"].n_unique(),

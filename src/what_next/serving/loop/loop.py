@@ -7,12 +7,15 @@ version is kept and deployed once.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from what_next.errors import SetupError, StoreUnavailable, WhatNextError
+from sqlalchemy import func, select
+
+from what_next.errors import SetupError, StoreError, StoreUnavailable, WhatNextError
 from what_next.serving.engine.versions import before, keep, line, prune, versions_folder
 from what_next.serving.loop import candidate, drift, evidence
 from what_next.serving.loop.evidence import Mean
@@ -20,6 +23,8 @@ from what_next.serving.loop.journal import Journal, Round
 from what_next.serving.store import Deploy, Second, Store
 from what_next.settings import Setup
 
+LOCKED = select(func.pg_try_advisory_lock(0x6C6F6F70))
+"""Whether PostgreSQL gives the lock of the loop to this connection, as long as that is open."""
 TRIES = 3
 """How often a step may fail before its round is given up."""
 MOST = 1000
@@ -45,6 +50,23 @@ class Done:
     next: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     outcome: str | None = None
+
+
+@contextmanager
+def alone(store: Store, journal: Journal) -> Iterator[None]:
+    """Be the only loop on a store, in all its processes and on all machines; it ends with the process.
+
+    Raises:
+        StoreError: another loop works on it.
+    """
+    lock = journal.lock()
+    try:
+        with store.backend.reader.connect() as connection:
+            if not store.backend.sqlite and not connection.execute(LOCKED).scalar():
+                raise StoreError(f"{store.backend.where}: another loop works on this store; there can be one")
+            yield
+    finally:
+        lock.release()
 
 
 class Loop:
