@@ -42,7 +42,7 @@ class OnPolicy(Algorithm):
     )
     likeness: Literal["effects", "vectors"] = Field(
         default="effects",
-        description="with balance, like items do the same to the numbers that are seen of a user when clicked, which is "
+        description="with balance, like items do the same to the numbers that are seen of a user when clicked, as is "
         "learned; or they have like vectors",
     )
     trace: float = Field(default=0.95, ge=0, le=1, description="lambda of the advantages: 1 trusts no value")
