@@ -107,12 +107,15 @@ def environment() -> dict[str, str]:
 @contextmanager
 def training(made: Made, core: int | None) -> Iterator[subprocess.Popen[bytes]]:
     """A training on the log of a model, on one core, that stands back as the loop does; it has begun."""
-    words = [str(made.folder / "setup.txt"), "train=yes", "seconds=600", "model_agent_path=beside.safetensors"]
+    words = [str(made.folder / "setup.txt"), "seconds=600", "model_agent_path=beside.safetensors"]
     words += ["model_critic_path=beside.critic.safetensors", "log=beside.jsonl", "--force"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command("train", *words), env=environment(), **quiet)
+    told = made.folder / "beside.log"
+    with told.open("w") as log:
+        process = subprocess.Popen(command("train", *words), env=environment(), stdout=log, stderr=log)
     try:
-        while not (made.folder / "beside.jsonl").exists() and process.poll() is None:
+        while not (made.folder / "beside.jsonl").exists():
+            if process.poll() is not None:
+                raise SystemExit(told.read_text())
             time.sleep(0.1)
         os.setpriority(os.PRIO_PROCESS, process.pid, 10)
         if core is not None:

@@ -62,6 +62,7 @@ def alone(store: Store, journal: Journal) -> Iterator[None]:
     lock = journal.lock()
     try:
         with store.backend.reader.connect() as connection:
+            connection.detach()  # the lock goes when it is closed, and not back to the pool with it
             if not store.backend.sqlite and not connection.execute(LOCKED).scalar():
                 raise StoreError(f"{store.backend.where}: another loop works on this store; there can be one")
             yield
