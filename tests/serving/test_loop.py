@@ -638,7 +638,7 @@ def test_a_candidate_of_shuffled_rewards_is_never_promoted(path: Path, monkeypat
         return counts
 
     with running(Setup.read(path, ["train=no"])) as service:
-        shop = Shop(path, service, "loop.shadow=0", "loop.passes=5", "passes=5")
+        shop = Shop(path, service, "loop.shadow=0", "loop.answers=250", "passes=4")
         shop.walk(2)
         shop.loop.run()
         shop.clock.pass_by()
