@@ -1,6 +1,7 @@
 """What the demo of the loop came to, as a table and a picture."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,9 @@ def test_the_picture_is_drawn(picture: Any) -> None:
     assert "loop rl" in words
     assert "World sessions, 4 users, 3 days, seeds [0]" in words
     assert sum(one.get("class") == "day" for one in root.iter("{http://www.w3.org/2000/svg}path")) == 2
+
+
+def test_the_kept_table_and_picture_are_what_was_measured(picture: Any) -> None:
+    lines = [json.loads(line) for line in picture.LINES.read_text().splitlines()]
+    assert picture.table(lines) in (ROOT / "docs/loop.md").read_text(), "write it anew: benchmarks/loop_picture.py"
+    assert picture.draw(lines) == picture.PICTURE.read_text(), "draw it anew: benchmarks/loop_picture.py"

@@ -638,13 +638,15 @@ def test_a_candidate_of_shuffled_rewards_is_never_promoted(path: Path, monkeypat
         return counts
 
     with running(Setup.read(path, ["train=no"])) as service:
-        shop = Shop(path, service, "loop.shadow=0", "loop.answers=250", "passes=4")
+        shop = Shop(path, service)
         shop.walk(2)
         shop.loop.run()
         shop.clock.pass_by()
         shop.until("watch")
         good = shop.versions[-1]
         monkeypatch.setattr(candidate, "export", shuffled)
+        words = ["train=no", "loop.shadow=0", "loop.answers=250", "passes=4"]
+        shop.loop = Loop(Setup.read(path, words), service.store, shop.journal)
         for _ in range(tries):
             shop.clock.pass_by()
             shop.walk()
