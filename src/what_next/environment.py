@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,6 +101,9 @@ class Environment:
         resume: go on from the last save instead of from the start.
         origin: an agent's file whose weights training starts from.
         force: write over models of another algorithm or of other data.
+        on_step: called with each step of training; where it returns True, training ends as by Ctrl-C.
+        on_save: called after each save with what was measured on the validation users.
+        quiet: nothing is printed while it trains.
         rng: all random numbers of the loop.
     """
 
@@ -114,6 +117,9 @@ class Environment:
         resume: bool = False,
         origin: Path | None = None,
         force: bool = False,
+        on_step: Callable[[Step], object] | None = None,
+        on_save: Callable[[dict[str, float]], object] | None = None,
+        quiet: bool = False,
     ) -> None:
         """Without a `source`, the one that the setup's algorithm learns from."""
         self.agent = agent
@@ -123,6 +129,7 @@ class Environment:
         self.resume = resume
         self.origin = origin
         self.force = force
+        self.on_step, self.on_save, self.quiet = on_step, on_save, quiet
         self.rng = np.random.default_rng(setup.seed)
         setup.threaded()
 
@@ -187,7 +194,7 @@ class Environment:
         start = time.perf_counter()
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
         with (
-            Tracker(setup.log_path, agent.histories, agent.horizon, len(state.train_users)) as tracker,
+            Tracker(setup.log_path, agent.histories, agent.horizon, len(state.train_users), self.quiet) as tracker,
             _interrupt() as interrupted,
         ):
             while not (self.done() or interrupted or monitor.over):
@@ -198,6 +205,8 @@ class Environment:
                     break
                 tracker.show(step, agent.histories)
                 monitor.record(step)
+                if self.on_step is not None and self.on_step(step) is True:
+                    interrupted.append(0)
                 if setup.seconds:
                     agent.spent = (before + time.perf_counter() - start) / setup.seconds
                     agent.deadline = start + setup.seconds - before
@@ -229,6 +238,8 @@ class Environment:
             patience=self.setup.patience if len(self.state.split.validation) and self.source.foreseen else None,
             chosen=self.source.chosen,
             resumed=self.resume,
+            on_save=self.on_save,
+            quiet=self.quiet,
         )
 
     def validate(self) -> dict[str, float]:

@@ -7,7 +7,8 @@ import typer
 from what_next.cli.interrupts import INTERRUPTED
 from what_next.cli.model import Force
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of, trained_setup
-from what_next.cli.output import Bars, emit, note, tell
+from what_next.cli.output import emit, note, tell
+from what_next.reporting.bars import Bars
 
 app = typer.Typer()
 
