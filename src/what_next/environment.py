@@ -86,8 +86,9 @@ class Report:
             )
             lines.append(f"last tenth of training: reward {reward:+.4f}, fallbacks {fallback:.1%}")
         if self.valid:
-            measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items())
-            lines.append(f"on validation users, never trained on: {measured}")
+            measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items() if name != "users")
+            people = f"{users:,.0f} " if (users := self.valid.get("users")) else ""
+            lines.append(f"on {people}validation users, never trained on: {measured}")
         lines += [f"ALARM: {alarm}" for alarm in self.alarms]
         lines += [f"saved {path}" for path in self.saved]
         return Text("\n".join(lines))
