@@ -9,7 +9,7 @@ import pytest
 from what_next.errors import ModelError, SetupError
 from what_next.serving.engine.live import check_models
 from what_next.serving.engine.versions import keep, versions_folder
-from what_next.serving.store import AddFeedback, FeedbackRow, Second
+from what_next.serving.store import AddFeedback, AddImpression, FeedbackRow, Second, Store
 from what_next.serving.store.arms import earned
 from what_next.serving.store.export import exported
 
@@ -136,6 +136,23 @@ class TestEarned:
             assert told["name"] == f"{current}:{version}"
             by_version = [sum(one.version == name for one in answers) for name in (current, version)]
             assert [arm["answers"] for arm in told["arms"]] == by_version
+
+
+def test_what_the_store_holds_of_an_experiment(store: Store) -> None:
+    def answer(name: str, user: str | None, arm: str | None, experiment: str = "trained:popular") -> AddImpression:
+        explore: dict[str, str | float | None] = {} if arm is None else {"experiment": experiment, "arm": arm}
+        return AddImpression(name, user, 1, "v", "trained", ("a", "b"), (0.5, 0.5), explore=explore)
+
+    writes = [
+        answer("r1", "anna", "trained"), answer("r2", "ben", "popular"), answer("r3", "anna", "trained"),
+        answer("r4", None, "popular"), answer("r5", "carl", None), answer("r6", "dora", "popular", "trained_popular"),
+    ]  # fmt: skip
+    store.commit(writes)
+    rewards = [("r1", "a", 1.0), ("r1", "b", 0.5), ("r2", "b", 2.0), ("r5", "a", 9.0)]
+    store.commit([AddFeedback((FeedbackRow(f"f{row}{item}", row, item, value),)) for row, item, value in rewards])
+    users, popular, found = earned(store, "trained:popular", "popular")
+    assert (users.tolist(), popular.tolist(), found.tolist()) == ([0, 1, 0], [False, True, False], [1.5, 2.0, 0.0])
+    assert earned(store, "trained_popular", "popular")[0].tolist() == [0]
 
 
 class TestEndpoint:

@@ -302,6 +302,26 @@ def test_old_versions_go_and_the_deployed_line_stays(shop: Shop) -> None:
     assert {one.name for one in folder.iterdir()} == {"b", "c", "d", "e", "f", "of-somebody"} - {first}
 
 
+def test_other_networks_are_trained_from_nothing(path: Path) -> None:
+    with running(Setup.read(path, ["train=no"])) as service:
+        shop = Shop(path, service, "dim=8", "loop.fresh=0", "passes=2")
+        shop.walk(2)
+        shop.loop.run()
+        shop.clock.pass_by()
+        shop.loop.run()
+        (told,) = [one for one in shop.told() if one.startswith("train")]
+        assert "from nothing (" in told
+        assert shop.journal.rounds(1)[0].step == "shadow"
+
+
+def test_erased_users_do_not_make_the_loop_wait_for_ever(shop: Shop) -> None:
+    shop.walk()
+    shop.journal.measure(exported=10**6)
+    assert shop.loop._new() == 0
+    shop.walk()
+    assert shop.loop._new() > 2 * PEOPLE - 1
+
+
 # What decides
 
 

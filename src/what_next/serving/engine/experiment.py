@@ -5,6 +5,7 @@ A canary is one, too: of the deployed version and the second one.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,8 +24,8 @@ from what_next.settings.groups import POLICIES
 
 logger = logging.getLogger("what_next.serving")
 
-EVERY = 60.0
-"""Seconds between two looks at what was earned."""
+EVERY, REST = 60.0, 20
+"""Seconds between two looks at what was earned; and at least so many times as long as the last look took."""
 Role = Literal["current", "canary"]
 ASSUMES = (
     "the bounds hold at any number of looks, if there are many users, independent of each other, and what a user "
@@ -117,13 +118,14 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            began = time.monotonic()
             try:
                 self.look()
             except StoreError as error:
                 logger.warning("the experiment could not be looked at: %s", error)
             except Exception:
                 logger.exception("the experiment could not be looked at")
-            self._stop.wait(self.every)
+            self._stop.wait(max(self.every, REST * (time.monotonic() - began)))
 
 
 def compared(experiment: Experiment, store: Store) -> dict[str, Any]:

@@ -285,7 +285,7 @@ async def get_model(call: Call) -> Any:
 async def get_experiment(call: Call) -> dict[str, Any]:
     """Tell what both arms of an experiment, or of a canary, have earned, and whether one is better.
 
-    It is looked at once a minute. Only answers to users by name count.
+    It is looked at once a minute, a large store less often. Only answers to users by name count.
     """
     return {"experiment": call.parts.model.experiment.now}
 
