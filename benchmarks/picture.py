@@ -1,20 +1,25 @@
-"""docs/picture.svg: how well each algorithm names the next item, beside baselines, drawn from docs/results.json."""
+"""Two pictures drawn from docs/results.json: docs/picture.svg, how well each algorithm names the next item, beside
+baselines; docs/tradeoff.svg, what the first item that each recommends earns, against that."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-CELLS, PICTURE = ROOT / "docs/results.json", ROOT / "docs/picture.svg"
+CELLS, PICTURE, TRADEOFF = ROOT / "docs/results.json", ROOT / "docs/picture.svg", ROOT / "docs/tradeoff.svg"
 
 SETS = {"ml-100k": "films: ml-100k", "lastfm-s3rec": "artists: lastfm-s3rec"}
 BASELINES = ("ease", "item_knn", "markov", "popular_recent", "popular", "random")
 METRIC = "ndcg@10"
+EARNED = "reward@1"
 
 WIDTH, MARGIN, LEFT, RIGHT, GAP = 880, 18, 186, 22, 36
 ROW, HEADING, TOP = 15, 22, 78
+BESIDE, END, FLOOR = 70, WIDTH - 190, 458
+"""Of the plane of the second picture."""
+KEYS = ("low", "mean", "high")
 STYLE = """
     svg { --paper: #ffffff; --ink: #1f2328; --dim: #59636e; --line: #d8dee4;
           --supervised: #1a7f37; --rl: #0969da; --baseline: #bc4c00 }
@@ -59,17 +64,68 @@ def draw(cells: Cells) -> str:
     for column, name in enumerate(SETS):
         parts += _panel(name, cells[name], grouped, column, bottom)
     parts += _labels(grouped)
-    size = f'width="{WIDTH}" height="{bottom + 30}" viewBox="0 0 {WIDTH} {bottom + 30}"'
-    title = "NDCG@10 of every algorithm and baseline on two public data sets, with intervals"
+    return _svg(parts, bottom + 30, "NDCG@10 of every algorithm and baseline on two public data sets, with intervals")
+
+
+def draw_tradeoff(cells: Cells) -> str:
+    """What the first item earns against how high the next one stands, one point for each row of the first data set."""
+    name = next(iter(SETS))
+    rows = {row: cell["metrics"] for row, cell in cells[name].items() if EARNED in cell.get("metrics", {})}
+    kinds = {row: kind for kind, some in groups(cells).values() for row in some}
+    most = {metric: max(one[metric]["high"] for one in rows.values()) * 1.05 for metric in (METRIC, EARNED)}
+
+    def place(metric: str, value: float) -> float:
+        share = value / most[metric]
+        return BESIDE + (END - BESIDE) * share if metric == METRIC else FLOOR - (FLOOR - TOP) * share
+
+    parts = [
+        _text(MARGIN, 26, "Who names the next item well, and who earns with the first one?", "title"),
+        _text(MARGIN, 46, f"{SETS[name]}; 95 % intervals. {_measured(cells, [name])}", "dim"),
+        f'<path class="grid" d="M{BESIDE} {TOP}V{FLOOR}H{END}" fill="none"/>',
+        _text(END, FLOOR + 32, f"{METRIC}: how high the item that came next stands", "dim end"),
+        _text(
+            MARGIN, TOP - 6, f"{EARNED}: the log's reward of the item that came next, where it is named first", "dim"
+        ),
+    ]
+    for metric in (METRIC, EARNED):
+        step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if most[metric] / step <= 7)
+        for tick in range(1, int(most[metric] / step) + 1):
+            at = place(metric, tick * step)
+            x, y, kind = (at, FLOOR + 16, "dim middle") if metric == METRIC else (BESIDE - 6, at + 4, "dim end")
+            parts.append(_text(x, y, f"{tick * step:.2f}", kind))
+    order = sorted(rows, key=lambda row: -rows[row][EARNED]["mean"])
+    for line, row in enumerate(order):
+        across, up = ([place(metric, rows[row][metric][key]) for key in KEYS] for metric in (METRIC, EARNED))
+        parts += _crossed(row, kinds[row], across, up, TOP + 10 + line * (FLOOR - TOP) / len(order))
+    return _svg(
+        parts, FLOOR + 44, f"{EARNED} against {METRIC} of every algorithm and baseline on {name}, with intervals"
+    )
+
+
+def _crossed(row: str, kind: str, across: Sequence[float], up: Sequence[float], words: float) -> list[str]:
+    """A point with both its intervals, and its name beside the plane, at the height `words`."""
+    (low, x, high), (below, y, above) = across, up
+    lines = f"M{low:.1f} {y:.1f}H{high:.1f}M{x:.1f} {below:.1f}V{above:.1f}"
+    return [
+        f'<path class="{kind}" fill="none" opacity="0.6" d="{lines}"/>',
+        f'<path class="grid" d="M{x + 5:.1f} {y:.1f}L{END + 14} {words - 4:.1f}"/>',
+        f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>',
+        _text(END + 18, words, row, ""),
+    ]
+
+
+def _svg(parts: Sequence[str], height: int, title: str) -> str:
+    """The file, of its parts."""
+    size = f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n  <title>{title}</title>\n'
     paper = '  <rect width="100%" height="100%" style="fill: var(--paper)"/>'
     return "\n".join([f"{head}  <style>{STYLE}  </style>", paper, *(f"  {part}" for part in parts), "</svg>"]) + "\n"
 
 
-def _measured(cells: Cells) -> str:
-    users = " and ".join(f"{cells[name]['next_item']['split']['users']:,}" for name in SETS)
-    seeds = {len(cell["seeds"]) for name in SETS for cell in cells[name].values() if "runs" in cell}
-    seconds = {round(cell["limit"]) for name in SETS for cell in cells[name].values() if "runs" in cell}
+def _measured(cells: Cells, names: Sequence[str] = tuple(SETS)) -> str:
+    users = " and ".join(f"{cells[name]['next_item']['split']['users']:,}" for name in names)
+    seeds = {len(cell["seeds"]) for name in names for cell in cells[name].values() if "runs" in cell}
+    seconds = {round(cell["limit"]) for name in names for cell in cells[name].values() if "runs" in cell}
     told = ["/".join(map(str, sorted(some))) for some in (seeds, seconds)]
     return f"{users} users; {told[0]} seeds of at most {told[1]} s on one thread."
 
@@ -110,7 +166,7 @@ def _panel(name: str, cells: Rows, grouped: Groups, column: int, bottom: int) ->
 
 
 def _interval(found: Mapping[str, float], kind: str, across: Callable[[float], float], y: float) -> list[str]:
-    low, mean, high = (across(found[key]) for key in ("low", "mean", "high"))
+    low, mean, high = (across(found[key]) for key in KEYS)
     shapes = {
         "rl": f'<circle class="rl" cx="{mean:.1f}" cy="{y}" r="3.5"/>',
         "supervised": f'<path class="supervised" d="M{mean:.1f} {y - 5}l5 5l-5 5l-5 -5z"/>',
@@ -124,8 +180,10 @@ def _text(x: float, y: float, words: str, kind: str) -> str:
 
 
 def main() -> None:
-    PICTURE.write_text(draw(json.loads(CELLS.read_text())))
-    print(PICTURE)
+    cells = json.loads(CELLS.read_text())
+    for path, text in ((PICTURE, draw(cells)), (TRADEOFF, draw_tradeoff(cells))):
+        path.write_text(text)
+        print(path)
 
 
 if __name__ == "__main__":

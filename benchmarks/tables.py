@@ -28,6 +28,7 @@ from what_next.settings import ALGORITHMS as KNOWN
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS, TUNED = ROOT / "docs/results.json", ROOT / "benchmarks/tuned.json"
+CONFIGS = ROOT / "benchmarks/configs"
 SCRATCH = Path(tempfile.gettempdir()) / "what-next-tables"
 
 ALGORITHMS = {name: kind for name, kind in KNOWN.items() if kind.source != "world"}
@@ -181,8 +182,32 @@ def search(wanted: argparse.Namespace) -> None:
 
 
 def show() -> None:
-    """Write the tables from what is measured."""
-    put("tables", page(read(CELLS), read(TUNED), [*ALGORITHMS, *RULES], (*MAIN, *MORE)))
+    """Write the tables and the setups of their rows from what is measured."""
+    cells = read(CELLS)
+    put("tables", page(cells, read(TUNED), [*ALGORITHMS, *RULES], (*MAIN, *MORE)))
+    for path, text in configs(cells).items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+def configs(cells: Cells) -> dict[Path, str]:
+    """A setup for each row that was trained: what the row was measured with, once the set is imported."""
+    return {
+        CONFIGS / f"{name}.{row}.txt": "".join(f"{line}\n" for line in _config(name, row, cell))
+        for name, rows in cells.items()
+        for row, cell in rows.items()
+        if "runs" in cell
+    }
+
+
+def _config(name: str, row: str, cell: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# {row} on {name}, as in docs/results.md; seeds {', '.join(map(str, cell['seeds']))}. Measured by"
+    yield f"# python benchmarks/tables.py fill --sets {name} --algorithms {row}"
+    yield from ("train, yes", f"data, {name}.parquet", f"algorithm, {row}", "split, leave_last_out")
+    yield from ("threads, 1", f"seconds, {cell['limit']:g}", f"model_agent_path, models/{name}.{row}.safetensors")
+    yield f"model_critic_path, models/{name}.{row}.critic.safetensors"
+    yield from (["window, 20"] if KNOWN[row].by_attributes else [])
+    yield from (f"{key}, {value}" for key, value in (cell["tuned"] or {}).items())
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -37,17 +37,18 @@ def _table(name: str, cells: Mapping[str, Any], rows: Sequence[str]) -> str:
     lines = [f"### {name}", "", f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 2) + "|---|"]
     notes: dict[str, str] = {}
     for row in rows:
-        cell = cells.get(row)
-        if cell is None:
-            shown = ["not measured"] * len(COLUMNS) + ["", ""]
+        if row not in cells:
+            continue
+        cell = cells[row]
+        mark = notes.setdefault(_measured_on(cell), chr(ord("a") + len(notes)))
+        if "failed" in cell:
+            shown = [f"failed: {cell['failed']}", *[""] * len(COLUMNS), mark]
         else:
-            mark = notes.setdefault(_measured_on(cell), chr(ord("a") + len(notes)))
-            if "failed" in cell:
-                shown = [f"failed: {cell['failed']}", *[""] * len(COLUMNS), mark]
-            else:
-                shown = [*(_text(cell["metrics"].get(column)) for column in COLUMNS), _took(cell), mark]
+            shown = [*(_text(cell["metrics"].get(column)) for column in COLUMNS), _took(cell), mark]
         lines.append(f"| {' | '.join([f'`{row}`', *shown])} |")
-    return "\n".join([*lines, "", *(f"- {mark}: {text}" for text, mark in notes.items()), ""])
+    missing = ", ".join(f"`{row}`" for row in rows if row not in cells)
+    left = [f"Not measured here: {missing}.", ""] if missing else []
+    return "\n".join([*lines, "", *left, *(f"- {mark}: {text}" for text, mark in notes.items()), ""])
 
 
 def _text(interval: Mapping[str, float] | None) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from what_next import Setup
+
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("picture", "tables", "tables_page", "sets")
 
@@ -34,6 +36,7 @@ def cells() -> Any:
 
 def test_the_kept_picture_is_what_make_picture_draws(picture: Any, cells: Any) -> None:
     assert picture.draw(cells) == (ROOT / "docs/picture.svg").read_text(), "draw it anew: make picture"
+    assert picture.draw_tradeoff(cells) == (ROOT / "docs/tradeoff.svg").read_text(), "draw it anew: make picture"
 
 
 def test_every_row_that_was_measured_is_drawn_where_its_numbers_put_it(picture: Any) -> None:
@@ -66,6 +69,20 @@ def test_the_kept_tables_are_what_make_tables_writes(benchmarks: None, cells: An
         cells, tables.read(tables.TUNED), [*tables.ALGORITHMS, *tables.RULES], (*tables.MAIN, *tables.MORE)
     )
     assert written.strip() in (ROOT / "docs/results.md").read_text()
+
+
+def test_every_row_that_was_trained_has_its_setup(benchmarks: None, cells: Any) -> None:
+    import tables
+
+    kept = {path: path.read_text() for path in tables.CONFIGS.iterdir()}
+    assert kept == tables.configs(cells), "write them anew: python benchmarks/tables.py show"
+    for path, text in kept.items():
+        name, _, row = path.stem.partition(".")
+        setup = Setup.from_text(text, ROOT)
+        settings = cells[name][row]["tuned"] or {}
+        wanted = tables.with_settings(tables.setup_of(row, 0, setup.seconds, ROOT, {}), settings)
+        assert setup.algorithm == wanted.algorithm
+        assert (setup.split, setup.dim, setup.learning_rate) == (wanted.split, wanted.dim, wanted.learning_rate)
 
 
 def test_a_table_replaces_what_stands_between_its_own_markers(

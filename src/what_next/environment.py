@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from what_next.agent import Agent
@@ -86,8 +86,9 @@ class Report:
             )
             lines.append(f"last tenth of training: reward {reward:+.4f}, fallbacks {fallback:.1%}")
         if self.valid:
-            measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items())
-            lines.append(f"on validation users, never trained on: {measured}")
+            measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items() if name != "users")
+            people = f"{users:,.0f} " if (users := self.valid.get("users")) else ""
+            lines.append(f"on {people}validation users, never trained on: {measured}")
         lines += [f"ALARM: {alarm}" for alarm in self.alarms]
         lines += [f"saved {path}" for path in self.saved]
         return Text("\n".join(lines))
@@ -170,27 +171,8 @@ class Environment:
             SaveError: a model could not be written; this is tried before the first step.
             ModelError: models of another algorithm or of other data lie there, and there is no `force`.
         """
-        agent, state, setup, source = self.agent, self.state, self.setup, self.source
-        if not (self.resume or self.force):
-            checkpoint.spare(setup, state.dataset.name, state.space.catalogue, self.origin)
-        if (
-            setup.patience
-            and not len(state.split.validation)
-            and setup.patience != setup.algorithm.defaults().get("patience")
-        ):
-            raise SetupError("patience is set, and the split has no validation users; raise split.validation")
-        check_paths(setup.model_paths)
-        if weights := self.origin or (setup.model_agent_path if self.resume else None):
-            agent.like(weights)
-        agent.wake_agent()
-        run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
-        if not self.resume:
-            source.prepare(agent)
-        if self.origin:
-            checkpoint.start_from(agent, self.origin)
-        agent.horizon = source.horizon
-        source.resume(agent.histories, agent.steps)
-        monitor = self._monitor(run)
+        agent, state, setup = self.agent, self.state, self.setup
+        monitor = self._begin()
         start = time.perf_counter()
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
         with (
@@ -213,6 +195,31 @@ class Environment:
             seconds = time.perf_counter() - start
             monitor.finish(ended=self.done() or monitor.over)
         return self._report(monitor, seconds)
+
+    def _begin(self) -> Monitor:
+        """The agent is built, or set to where its run was saved; nothing is written yet."""
+        agent, state, setup, source = self.agent, self.state, self.setup, self.source
+        if not (self.resume or self.force):
+            checkpoint.spare(setup, state.dataset.name, state.space.catalogue, self.origin)
+        if (
+            setup.patience
+            and not len(state.split.validation)
+            and setup.patience != setup.algorithm.defaults().get("patience")
+        ):
+            raise SetupError("patience is set, and the split has no validation users; raise split.validation")
+        check_paths(setup.model_paths)
+        if weights := self.origin or (setup.model_agent_path if self.resume else None):
+            agent.like(weights)
+        agent.wake_agent()
+        run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
+        if not self.resume:
+            with Console(stderr=True).status("counting what goes together in the log"):
+                source.prepare(agent)
+        if self.origin:
+            checkpoint.start_from(agent, self.origin)
+        agent.horizon = source.horizon
+        source.resume(agent.histories, agent.steps)
+        return self._monitor(run)
 
     def _cycle(self) -> Step:
         """History, predict, produce, propagate.
@@ -256,10 +263,13 @@ class Environment:
         return found
 
     def weigh(self) -> bool:
-        """Choose what the linear model beside the encoder counts, by the validation users; whether it counts at all."""
+        """Choose what the linear model beside the encoder counts, by the validation users; whether it counts at all.
+
+        Not where what people do by themselves is not what is learned.
+        """
         agent, state = self.agent, self.state
         linear = getattr(agent.nets.get("encoder"), "ridge", None)
-        if linear is None or not len(state.split.validation):
+        if linear is None or not len(state.split.validation) or not self.source.foreseen:
             return False
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
         seed, seen = self.setup.split.seed, self.setup.evaluation.seen

@@ -12,6 +12,7 @@ from what_next.agent import Agent
 from what_next.data import Tables, save
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.reader import read_log
+from what_next.data.decisions.rule import Rule
 from what_next.data.files import beside
 from what_next.environment import Environment
 from what_next.errors import DataError, SetupError
@@ -66,7 +67,11 @@ def live(service: Service, context: tuple[str, ...] = ()) -> None:
             )
         asks.append(RecommendationRequest(k=3, history=("i1", "i2", "i1"), context=told()))
         asks.append(RecommendationRequest(user="stranger"))
-        asks.append(RecommendationRequest(user="p1", blocked=("i1",)))
+        asks.append(RecommendationRequest(user="p1", blocked=("i1", "i2", "nowhere"), k=3))
+        asks.append(RecommendationRequest(user="p2", allowed=tuple(items[step::7]), k=20))
+        asks.append(
+            RecommendationRequest(user="p3", ranges={"energy": (-0.5, 1.0), "tempo": (-1.0, 2.0)}, blocked=("i3",))
+        )
         asks.append(RecommendationRequest(user="p2", temperature=0.0, epsilon=0.0))
         service.ask_all(asks)
 
@@ -95,6 +100,36 @@ def test_the_model_that_wrote_the_log_has_weights_of_1(tmp_path: Path, algorithm
     with running(served(tmp_path, algorithm, **how, **PATIENT)) as service:
         live(service)
         same(*judged(service, tmp_path / "setup.txt"))
+
+
+@pytest.mark.parametrize("algorithm", ["next_item", "dqn"])
+@pytest.mark.parametrize("how", [{"temperature": 0.5}, {"epsilon": 0.3}], ids=str)
+def test_a_replay_comes_to_the_logged_chances_to_a_millionth(
+    tmp_path: Path, algorithm: str, how: dict[str, Any]
+) -> None:
+    with running(served(tmp_path, algorithm, **how, **PATIENT)) as service:
+        live(service)
+        log, found = judged(service, tmp_path / "setup.txt")
+    assert log.propensities is not None
+    apart = np.abs(found.target.chances - log.propensities)[found.covered]
+    assert apart.max() < 1e-6
+    rules = log.source.frame.select("permitted").collect().to_series().gather(log.order)
+    masked = rules.is_not_null().to_numpy() & found.covered
+    assert len(rules.filter(pl.Series(masked)).unique()) >= 6  # blocked, ranges, and a list of each turn
+    assert masked.sum() > 60
+    assert found.target.full is not None
+    banned = log.items.ids.cast(pl.String).is_in(["i1", "i2"]).to_numpy()
+    blocked = rules.str.contains('"blocked":["i1"', literal=True).fill_null(False).to_numpy() & found.covered
+    assert found.target.full[blocked][:, banned].max() == 0
+
+
+def test_a_model_without_the_attribute_of_a_range_is_not_judged_by_it(tmp_path: Path) -> None:
+    rule = Rule(None, (), {"loudness": (0.0, 1.0)})
+    with running(served(tmp_path, temperature=0.5, **PATIENT)) as service:
+        live(service)
+        catalogue = service.engine.models.live.current.served.catalogue
+        with pytest.raises(DataError, match="permitted items by their 'loudness'"):
+            rule.mask(catalogue)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +205,6 @@ def test_what_cannot_be_weighed_is_left_out_and_counted(tmp_path: Path) -> None:
         log, found = judged(service, tmp_path / "setup.txt")
     # Popular items, for a stranger and two who had heard nothing yet, and what was asked for without exploration.
     assert log.notes == (
-        "6 answers left out: allowed, blocked or ranges permitted some items only",
         "14 answers left out: given without exploration (server.temperature and server.epsilon were 0, or popular "
         "items stood in for the model), which shows nothing of other choices",
     )

@@ -270,7 +270,10 @@ def test_events_are_for_training_and_decisions_for_judging(served: Store, tmp_pa
     assert decided.places.tolist() == [0, 1, 2, 0, 1]
     assert decided.slates is not None
     assert decided.slates.tolist() == [0, 0, 0, 1, 1]
-    assert decided.notes == ("1 answers left out: allowed, blocked or ranges permitted some items only",)
+    assert decided.notes == (
+        "1 answers left out: allowed, blocked or ranges permitted some items only, and an earlier "
+        "version did not keep which",
+    )
 
 
 def test_who_is_erased_while_the_log_is_read_is_not_in_it(served: Store) -> None:

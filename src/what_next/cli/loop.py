@@ -16,7 +16,7 @@ from what_next.cli.service import opened
 from what_next.errors import SetupError, StoreError, WhatNextError
 
 if TYPE_CHECKING:
-    from what_next.serving.loop import Loop
+    from what_next.serving.loop.loop import Loop
 
 app = typer.Typer()
 
@@ -43,7 +43,8 @@ def loop(
     if asked and once:
         raise SetupError("loop status --once: --once is for the loop itself; leave it out")
     settings = setup_of(Path(words[0]), words[1:], "train=no")
-    from what_next.serving.loop import Journal, Loop, journal_path
+    from what_next.serving.loop.journal import Journal, journal_path
+    from what_next.serving.loop.loop import Loop, alone
 
     path = journal_path(settings)
     if asked:
@@ -58,7 +59,7 @@ def loop(
     with opened(settings) as store:
         journal = Journal.open(path)
         try:
-            with journal.lock():
+            with alone(store, journal):
                 os.nice(settings.loop.nice)
                 _go_on(Loop(settings, store, journal), None if once else settings.loop.look)
             if as_json:

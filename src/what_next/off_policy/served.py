@@ -5,7 +5,7 @@ request brought. What is then shown is drawn as the agent's setup has the servic
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from what_next.data import Catalogue, Dataset
 from what_next.data.batches import by_length
 from what_next.data.decisions.log import DecisionLog
+from what_next.data.decisions.rule import Rule
 from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, numbers_in
 from what_next.data.files import beside, footer_of
 from what_next.data.importing.ids import positions
@@ -28,13 +29,13 @@ from what_next.inference.recommender import Recommender
 from what_next.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import HISTORY, Server
-from what_next.types import EpsilonGreedy, Greedy, History, Permitted, Request, Sampler, Softmax
+from what_next.types import EpsilonGreedy, Greedy, History, ItemSet, Permitted, Request, Sampler, Softmax
 
 EVENTS, PAIRS = 2**16, 2**21
 """Events of histories read at a time, padding included; chances of items at work at a time: 16 MB."""
 
 
-TOLD = ("known", "history", "seen", "withdrawn", "context")
+TOLD = ("known", "history", "seen", "withdrawn", "context", "permitted")
 """Columns of a service's log that tell what a decision knew."""
 
 
@@ -98,6 +99,7 @@ class Asked:
         places: of each item of the log in the agent's catalogue; -1 where it does not know it.
         heard: what could be known; `lengths`: of each decision, how many events it knew.
         seen: of each decision, whether items of its history could be shown again.
+        permitted: of each decision the items that its request permitted; None: all.
         withdrawn: the items that could not be shown to anybody at some time, -1 pads; `state`: of each decision, when.
         context: of each decision, what its request told of the agent's numbers of events; NaN where it told nothing.
         slates: of each row of the log its decision, ascending; `actions`: the agent's item, -1 where it lacks it.
@@ -109,6 +111,7 @@ class Asked:
     heard: KnownEvents
     lengths: Int64[np.ndarray, "decisions"]
     seen: Bool[np.ndarray, "decisions"]
+    permitted: Sequence[ItemSet | None]
     withdrawn: Int32[np.ndarray, "states width"]
     state: Int64[np.ndarray, "decisions"]
     context: Float32[np.ndarray, "decisions numbers"]
@@ -136,6 +139,7 @@ class Asked:
             heard=heard,
             lengths=np.array([len(heard.places(decision)) for decision in range(len(told))], np.int64),
             seen=told["seen"].to_numpy(),
+            permitted=_permitted(told["permitted"], space.catalogue),
             withdrawn=_withdrawn(log.source.path, space.catalogue, numbers.tolist()),
             state=state,
             context=situations(space, told["context"]),
@@ -166,7 +170,9 @@ class Asked:
             slots = np.arange(int((end - first).max()))
             inside = first[:, None] + slots < end[:, None]
             slates = np.where(inside, self.actions[np.where(inside, first[:, None] + slots, 0)], -1).astype(np.int32)
-            request = Request((end - first).tolist(), self.sampler, Permitted(without=without))
+            sets = tuple(self.permitted[decision] for decision in part.tolist())
+            permitted = Permitted(sets if any(sets) else (), without)
+            request = Request((end - first).tolist(), self.sampler, permitted)
             for slot, chances in enumerate(self.policy.chances(self.policy.states(history), request, slates)):
                 here = inside[:, slot]
                 yield first[here] + slot, chances[here]
@@ -247,6 +253,12 @@ def _withdrawn(log: Path, catalogue: Catalogue, numbers: list[int]) -> Int32[np.
     for row, some in enumerate(sets):
         found[row, : len(some)] = some
     return found
+
+
+def _permitted(texts: pl.Series, catalogue: Catalogue) -> list[ItemSet | None]:
+    """The items that some decisions' requests permitted."""
+    sets = {text: ItemSet(Rule.of(text).mask(catalogue)) for text in texts.drop_nulls().unique()}
+    return [None if text is None else sets[text] for text in texts]
 
 
 def _with_added(policy: LearnedPolicy, log: Path) -> LearnedPolicy:

@@ -76,7 +76,8 @@ class Uniform(TargetPolicy):
     def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
         """See `TargetPolicy.on_log`."""
         items, same = len(log.items), np.zeros(len(log), np.int64)
-        return _drawn(np.full((1, items), 1 / items), same, decisions, {"kind": "uniform", "items": items})
+        found = _drawn(np.full((1, items), 1 / items), same, decisions, {"kind": "uniform", "items": items})
+        return _unrestricted(found, log)
 
 
 class ColumnPolicy(TargetPolicy):
@@ -128,7 +129,21 @@ class Frequencies(TargetPolicy):
         if about["own"]:
             notes.append("the policy was made from the log that judges it, and may have followed its rewards: too good")
         found = _drawn(shares, slots, decisions, about)
-        return replace(found, notes=tuple(notes))
+        return _unrestricted(replace(found, notes=tuple(notes)), log)
+
+
+def _unrestricted(found: PolicyOnLog, log: DecisionLog) -> PolicyOnLog:
+    """Without the rows whose requests permitted some items only: who does not know them cannot be asked there."""
+    if log.kind != "service":
+        return found
+    free = log.source.frame.select(pl.col("permitted").is_null()).collect().to_series().to_numpy()[log.order]
+    if free.all():
+        return found
+    note = (
+        f"{int((~free).sum()):,} rows left out: their requests permitted some items only, and {found.about['kind']} "
+        "chooses among all"
+    )
+    return replace(found, covered=found.covered & free, notes=(*found.notes, note))
 
 
 def decisions_of(log: DecisionLog, vectors: Float64[np.ndarray, "items width"], *, marginal: bool = False) -> Decisions:

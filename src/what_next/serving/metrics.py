@@ -3,6 +3,7 @@
 from collections import Counter as Counts
 from collections.abc import Callable, Mapping
 from functools import cache
+from time import time
 from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -12,6 +13,17 @@ SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512,
 """Bounds of the histograms of time; of how many questions went through the model together; and of shares."""
 SIZES = tuple(2.0**power for power in range(11))
 SHARES = tuple(tenth / 10 for tenth in range(11))
+
+
+OF_LOOP = {
+    "age_seconds": ("learned_until", "Time since the log was exported that the deployed weights have learned from"),
+    "unlearned": ("unlearned", "Events and feedback that no candidate has learned from yet"),
+    "reward": ("reward", "What an answer of the deployed version earned on average"),
+    "reward_low": ("reward_low", "Its lower bound, for any number of looks"),
+    "reward_high": ("reward_high", "Its upper bound, for any number of looks"),
+    "drift": ("drift", "Whether the detector of drift has raised an alarm that no round has begun for yet (1)"),
+}
+"""Numbers of the loop's journal: their names here, there, and what they are."""
 
 
 class Metrics:
@@ -40,6 +52,7 @@ class Metrics:
         names = ("version", "algorithm", "encoder")
         self._model = Gauge("what_next_model_info", "The model that answers", names, registry=self.registry)
         self.shed = Counts[str]()  # questions that were refused before they were read, by route
+        self._of_loop: dict[str, Gauge] = {}
         self._counted_shed = Counts[str]()
         # Finding a child by its labels takes longer than counting.
         self._of_request, self._of_answer = cache(self._children_of_request), cache(self._children_of_answer)
@@ -109,6 +122,16 @@ class Metrics:
     def watch(self, name: str, about: str, read: Callable[[], float]) -> None:
         """A number that is read whenever somebody looks."""
         Gauge(f"what_next_{name}", about, registry=self.registry).set_function(read)
+
+    def loop(self, numbers: Mapping[str, float]) -> None:
+        """What the loop on this store has measured last, where there is one: see `Journal.numbers`."""
+        for name, (read, about) in OF_LOOP.items():
+            if read not in numbers:
+                continue
+            if name not in self._of_loop:
+                self._of_loop[name] = Gauge(f"what_next_loop_{name}", about, registry=self.registry)
+            value = numbers[read]
+            self._of_loop[name].set(time() - value / 1e6 if read == "learned_until" else value)
 
     def text(self, model: Mapping[str, Any] | None = None) -> bytes:
         """Everything, as Prometheus reads it (text format 0.0.4); the model is told by the labels of a number."""

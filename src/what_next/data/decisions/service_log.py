@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from what_next.data.decisions.rule import is_rule
 from what_next.data.files import FORMATS, beside, footer_of
 from what_next.data.importing.readers import Source
 from what_next.errors import DataError
@@ -22,6 +23,7 @@ EVENT = pl.col("propensity").is_null()
 DECISION = {
     "propensity": pl.Float64, "position": pl.Int32, "slate": pl.String, "version": pl.String, "policy": pl.String,
     "known": pl.Int64, "history": pl.String, "seen": pl.Boolean, "masked": pl.Boolean, "withdrawn": pl.Int64,
+    "permitted": pl.String, "experiment": pl.String, "arm": pl.String,
 }  # fmt: skip
 """The columns of a decision.
 
@@ -29,7 +31,9 @@ DECISION = {
 recommendation); `version` of the model and `policy` tell who decided; `known` is the largest `number` of an event of
 the user that the decision knew, 0 for none; `history` the item ids that it was given instead, as JSON; `seen` whether
 items of the history could be shown again; `masked` whether the request permitted some items only; `withdrawn` is the
-number of the last of the `WITHDRAWALS` that the decision knew, 0 for none.
+number of the last of the `WITHDRAWALS` that the decision knew, 0 for none; `permitted` the rule of a masked request
+(`Rule.text`), null where it is not known; `experiment` and `arm` say for which of two policies that shared the users
+the decision was made, null where none did.
 """
 
 ADDED = "what_next.added"
@@ -73,6 +77,10 @@ def rows_of(path: Path) -> pl.DataFrame:
         raise DataError(f"{beside(path, 'items')}: has no columns item_id and title; {again}")
     if "withdrawn" not in rows.columns:  # of a service that withdrew none
         rows = rows.with_columns(pl.lit(0, pl.Int64).alias("withdrawn"))
+    if "permitted" not in rows.columns:  # of a service that did not keep it
+        rows = rows.with_columns(pl.lit(None, pl.String).alias("permitted"))
+    if "arm" not in rows.columns:  # of a service before there were experiments
+        rows = rows.with_columns(pl.lit(None, pl.String).alias(name) for name in ("experiment", "arm"))
     for name, (fits, wanted) in FORM.items():
         if (dtype := rows.schema.get(name)) is None or not (fits(dtype) or dtype == pl.Null):
             raise DataError(f"{path}: column {name!r} {_found(dtype)} instead of {wanted}; {again}")
@@ -123,14 +131,15 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("number", "position", "known", "withdrawn"), (lambda one: one.is_integer(), "a whole number from 0 on")
     ),
-    **dict.fromkeys(("slate", "version", "policy"), (lambda one: one == pl.String, "a text")),
+    **dict.fromkeys(("slate", "version", "policy", "experiment", "arm"), (lambda one: one == pl.String, "a text")),
     **dict.fromkeys(("seen", "masked"), (lambda one: one == pl.Boolean, "true or false")),
     "history": (lambda one: one == pl.String, "a list of item ids as JSON"),
     "context": (lambda one: one == pl.String, "numbers by name as JSON"),
+    "permitted": (lambda one: one == pl.String, "a rule of allowed, blocked and ranges as JSON"),
 }
 """For each column of an exported log what types it may have, and what its values are."""
 
-JSON = (("history", _ids), ("context", _numbers))
+JSON = (("history", _ids), ("context", _numbers), ("permitted", is_rule))
 """Columns whose texts are JSON, and what that holds."""
 
 
@@ -157,9 +166,9 @@ def events_of(path: Path) -> pl.DataFrame:
 def decisions_in(source: Source, propensities: bool) -> tuple[Source, tuple[str, ...]]:
     """The decisions that can be weighed, and what is left out, in words.
 
-    Left out are those of requests that permitted some items only, since another policy's chances would need to know
-    which; and, where propensities count, those that took every item for certain: they show nothing of what another
-    choice would have brought.
+    Left out are those of requests that permitted some items only, where the log does not tell which: another policy's
+    chances would need to know that. And, where propensities count, those that took every item for certain: they show
+    nothing of what another choice would have brought.
 
     Args:
         source: the file.
@@ -174,14 +183,18 @@ def decisions_in(source: Source, propensities: bool) -> tuple[Source, tuple[str,
     certain = (pl.col("propensity") == 1).all().over("slate") if propensities else pl.lit(False)
     rows = rows_of(source.path).filter(~EVENT).with_columns(certain.alias("certain"))
     answers = rows.unique("slate")
-    masked, sure = answers["masked"], answers["certain"] & ~answers["masked"]
+    masked = answers["masked"] & answers["permitted"].is_null()
+    sure = answers["certain"] & ~masked
     reasons = {
-        "allowed, blocked or ranges permitted some items only": int(masked.sum()),
+        "allowed, blocked or ranges permitted some items only, and an earlier version did not keep which": int(
+            masked.sum()
+        ),
         "given without exploration (server.temperature and server.epsilon were 0, or popular items stood in "
         "for the model), which shows nothing of other choices": int(sure.sum()),
     }
     notes = tuple(f"{count:,} answers left out: {reason}" for reason, count in reasons.items() if count)
-    kept = rows.filter(~pl.col("masked") & ~pl.col("certain")).drop("certain")
+    told = ~pl.col("masked") | pl.col("permitted").is_not_null()
+    kept = rows.filter(told & ~pl.col("certain")).drop("certain")
     if not len(kept):
         raise DataError(
             f"{source.path}: has no decisions that can be weighed ({'; '.join(notes) or 'there are none'}); serve with "

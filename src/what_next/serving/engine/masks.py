@@ -7,6 +7,7 @@ import numpy as np
 from cachetools import LRUCache
 from jaxtyping import Bool
 
+from what_next.data.decisions.rule import Rule, within
 from what_next.errors import some
 from what_next.serving.engine.served import Served
 from what_next.serving.request import RecommendationRequest, Refused
@@ -18,9 +19,11 @@ KEPT = 64
 
 @dataclass(frozen=True, eq=False)
 class Mask(ItemSet):
-    """The permitted items; `hash` tells equal masks of one catalogue apart from others, in every process."""
+    """The permitted items; `hash` tells equal masks of one catalogue apart from others, in every process; `rule` says
+    which they are of any catalogue."""
 
     hash: str
+    rule: Rule
 
 
 class Masks:
@@ -71,7 +74,8 @@ class Masks:
         permitted[self._known(request.blocked)] = False
         if not permitted.any():
             raise Refused("blocked", "no item is left that is not blocked; block fewer")
-        return Mask(permitted, self.served.digest(np.flatnonzero(permitted).astype(np.int32)))
+        rule = Rule(request.allowed, request.blocked, request.ranges or {})
+        return Mask(permitted, self.served.digest(np.flatnonzero(permitted).astype(np.int32)), rule)
 
     def _known(self, ids: tuple[str, ...]) -> list[int]:
         return [place for place in (self.places.get(one) for one in ids) if place is not None]
@@ -82,8 +86,4 @@ class Masks:
             raise Refused("ranges", f"{name!r} is no attribute; there are {some(names) or 'none'}")
         if low > high:
             raise Refused("ranges", f"of {name!r}, min is {low:g} and above max, which is {high:g}; swap them")
-        values = catalogue.attributes[:, names.index(name)]
-        # Attributes are single precision: so must a bound be that names one of their values.
-        with np.errstate(over="ignore"):
-            found: Bool[np.ndarray, items] = (values >= np.float32(low)) & (values <= np.float32(high))
-        return found
+        return within(catalogue, name, low, high)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePath
@@ -11,13 +12,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.responses import Response
 
-from what_next.errors import CatalogueError
+from what_next.errors import CatalogueError, StoreError
 from what_next.serving.http import replies
 from what_next.serving.http.bodies import Event, Events, Feedback, Feedbacks, IdInPath, Item, Items
 from what_next.serving.http.keys import ADMIN, WRITE
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CODES, Problem, not_ready, problem_of
 from what_next.serving.http.routes import Call, Params, operation
+from what_next.serving.loop.journal import status_of
 from what_next.serving.store import AddEvents, AddFeedback, AddItems
 from what_next.serving.store.records import (
     Conflict,
@@ -153,7 +155,7 @@ async def add_item(call: Call, item: Item) -> dict[str, Any]:
     goes away just then.
     """
     await call.parts.run(call.parts.model.check_item, item.attributes)
-    return await _grown(call.parts, [item])
+    return await _added(call.parts, [item])
 
 
 @operation("POST", "/v1/items/batch", replies.ItemsKept, role=ADMIN)
@@ -169,10 +171,10 @@ async def add_items(call: Call, batch: Items) -> dict[str, Any]:
             engine.check_item(item.attributes, f"items.{place}.attributes")
 
     await call.parts.run(check)
-    return await _grown(call.parts, batch.items)
+    return await _added(call.parts, batch.items)
 
 
-async def _grown(parts: Parts, items: list[Item]) -> dict[str, Any]:
+async def _added(parts: Parts, items: list[Item]) -> dict[str, Any]:
     """Keep items, and have them recommended."""
     engine = parts.model
     held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
@@ -279,6 +281,21 @@ async def get_model(call: Call) -> Any:
     return await call.parts.run(call.parts.model.model)
 
 
+@operation("GET", "/v1/experiment", replies.Experiments)
+async def get_experiment(call: Call) -> dict[str, Any]:
+    """Tell what both arms of an experiment, or of a canary, have earned, and whether one is better.
+
+    It is looked at once a minute, a large store less often. Only answers to users by name count.
+    """
+    return {"experiment": call.parts.model.experiment.now}
+
+
+@operation("GET", "/v1/loop", replies.LoopStatus)
+async def get_loop(call: Call) -> Any:
+    """Tell what the loop on this store did, and why (`what-next loop`)."""
+    return await call.parts.run(status_of, call.parts.model.setup)
+
+
 @operation("HEAD", "/health", in_schema=False)
 @operation("GET", "/health", replies.Health)
 async def health(call: Call) -> dict[str, str]:
@@ -308,6 +325,9 @@ async def metrics(call: Call) -> Response:
     parts = call.parts
     model = parts.engine.model() if parts.engine is not None else None
     headers = {"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store", "x-content-type-options": "nosniff"}
+    if parts.engine is not None:
+        with suppress(StoreError):  # the loop's own trouble
+            parts.metrics.loop((await parts.run(status_of, parts.engine.setup))["numbers"])
     return Response(await parts.run(parts.metrics.text, model), headers=headers)
 
 

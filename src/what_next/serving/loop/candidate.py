@@ -18,13 +18,16 @@ from what_next.off_policy import Learned, LogSettings, gate
 from what_next.policy import LearnedPolicy
 from what_next.serving.engine.versions import AGENT, CRITIC, versions_folder
 from what_next.serving.store import Store
-from what_next.serving.store.export import exported
+from what_next.serving.store.append import appended
+from what_next.serving.store.export import Exported
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
 from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest
 
 LEARNED, JUDGING = "learned.parquet", "judging.parquet"
 """Files in the folder of a round: the log of those who are learned from, and of those who are held out."""
+VALIDATION = 0.1
+"""Share of those who are learned from that tells when training has learned enough."""
 ROOM = 2**26
 """Bytes that must be free on the disk, besides what a round writes."""
 
@@ -56,7 +59,7 @@ def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, 
         DataError: there is nothing, or one of the parts has no users.
     """
     catalogue = Catalogue.from_table(pl.read_parquet(catalogue_path(agent_of(setup, current))))
-    whole = exported(store, catalogue)
+    whole = _whole(store, catalogue, folder.parent / "log.parquet")
     users = whole.log["user_id"].unique()
     out = pl.Series(users.name, [one for one in users if held_out(one, setup.loop.held_out)], users.dtype)
     counts = dict[str, int]()
@@ -74,6 +77,17 @@ def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, 
     return counts
 
 
+def _whole(store: Store, catalogue: Catalogue, log: Path) -> Exported:
+    """The log so far; what was exported by the last round is not asked of the store again."""
+    try:
+        found = appended(store, catalogue, log)
+    except DataError:  # the file was changed, or is half of one
+        log.unlink(missing_ok=True)
+        found = appended(store, catalogue, log)
+    found.write(log)
+    return found
+
+
 def settings_of(setup: Setup, folder: Path, number: int, fresh: bool) -> Setup:
     """How the candidate of a round is trained."""
     loop = setup.loop
@@ -84,6 +98,7 @@ def settings_of(setup: Setup, folder: Path, number: int, fresh: bool) -> Setup:
         "model_critic_path": folder / CRITIC if setup.model_critic_path else None,
         "log": None,
         "seed": setup.seed + number,
+        "split": SplitSettings(test=0, validation=VALIDATION),  # those held out are not in this log
         "seconds": min(loop.seconds, setup.seconds or loop.seconds),
         "threads": loop.threads,
     }

@@ -11,21 +11,31 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy import type_coerce as as_type
 from sqlalchemy.types import Text
 
-from what_next.off_policy.confidence_sequences import EFFECT, normal_mixture
+from what_next.off_policy.arms import FEW, Contrast, contrast
+from what_next.off_policy.confidence_sequences import effect_of, normal_mixture
 from what_next.serving.store import Store, tables
-from what_next.serving.store.export import rewards_of
+from what_next.serving.store.export import NAMING, frame_of, rewards_of
 
-FEW = 30
-"""Users of either version, below whom nothing is said: the bounds hold in the limit of many."""
 SHOWN = tables.impressions.c
 LATER = (
     select(
         SHOWN.number, SHOWN.recommendation_id, SHOWN.user_id, SHOWN.version, SHOWN.fallback,
-        as_type(SHOWN["items"], Text), as_type(SHOWN.propensities, Text),
+        as_type(SHOWN["items"], Text), as_type(SHOWN.propensities, Text), SHOWN.time,
     )
     .where(SHOWN.number > bindparam("since"), SHOWN.shown, SHOWN.user_id.is_not(None), SHOWN.policy == "trained")
     .order_by(SHOWN.number)
 )  # fmt: skip
+EVENT = tables.events.c
+NAMED = (
+    select(
+        tables.users.c.user_id, EVENT.number, EVENT.recommendation_id, EVENT.kind, EVENT.item_id, EVENT.reward,
+        EVENT.time, EVENT.arrived,
+    )
+    .join_from(tables.events, tables.users, tables.users.c.key == EVENT.user)
+    .where(EVENT.recommendation_id.is_not(None), EVENT.arrived > bindparam("since"))
+)  # fmt: skip
+SLACK = 3600 * 10**6
+"""Microseconds by which clocks of several processes may differ."""
 UNSEEN = select(func.count()).where(
     SHOWN.number > bindparam("since"), SHOWN.shown.is_(False), SHOWN.version == bindparam("version")
 )
@@ -65,11 +75,13 @@ def recent_items(store: Store, since: int, most: int) -> list[str]:
 def answers(store: Store, since: int) -> pl.DataFrame:
     """The answers to users by name after some answer: `number`, `user_id`, `version`, `fallback`, `chance` (the mean
     over its items that another one had), `reward` (the sum over its items)."""
-    columns = ("number", "slate", "user_id", "version", "fallback", "items", "propensities")
-    schema: dict[str, Any] = dict.fromkeys(columns, pl.String) | {"number": pl.Int64}
-    found = pl.DataFrame([tuple(row) for row in store.fetch(LATER, since=since)], schema, orient="row")
+    columns = ("number", "slate", "user_id", "version", "fallback", "items", "propensities", "time")
+    schema: dict[str, Any] = dict.fromkeys(columns, pl.String) | {"number": pl.Int64, "time": pl.Int64}
+    found = frame_of(store.fetch(LATER, since=since), schema)
+    first = found["time"].min() if len(found) else 0
+    named = frame_of(store.fetch(NAMED, since=first - SLACK), NAMING)  # type: ignore[operator]
     shown = found.select("number", "slate", "user_id", item_id=pl.col("items").str.json_decode(pl.List(pl.String)))
-    rewards, _ = rewards_of(store, shown.explode("item_id"))
+    rewards, _ = rewards_of(store, shown.explode("item_id"), named)
     earned = rewards.group_by("number").agg(pl.col("reward").cast(pl.Float64).sum())
     chances = [_other(text) for text in found["propensities"]]
     joined = found.with_columns(chance=pl.Series(chances, dtype=pl.Float64)).join(earned, on="number", how="left")
@@ -111,51 +123,20 @@ class Mean:
         value = float(tops.sum() / bottoms.sum())
         influence = (tops - value * bottoms) / bottoms.mean()  # of a ratio: the delta method
         error = float(np.std(influence, ddof=1) / math.sqrt(users))
-        half = _half(error, value) if users >= FEW else math.inf
+        effect = effect_of(found["reward"].to_numpy(), float(count))
+        half = normal_mixture(error, effect) if users >= FEW else math.inf
         return cls(value, value - half, value + half, error, users, count)
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """How much more an answer of one version earned than one of another, in the same time.
-
-    Attributes:
-        ours, theirs: each for itself; `mean`: of the difference, with bounds at any number of looks.
-    """
-
-    ours: Mean
-    theirs: Mean
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, found: pl.DataFrame, ours: str, theirs: str) -> "Contrast":
-        """Of two versions, who had different users."""
-        one, other = (Mean.of(found.filter(pl.col("version") == version)) for version in (ours, theirs))
-        mean = one.value - other.value
-        enough = min(one.users, other.users) >= FEW
-        half = _half(math.hypot(one.error, other.error), other.value) if enough else math.inf
-        return cls(one, other, mean, mean - half, mean + half)
-
-    @property
-    def cost(self) -> float:
-        """What the answers of the first have cost, by the means."""
-        return max(0.0, -self.mean * self.ours.answers) if math.isfinite(self.mean) else 0.0
-
-    def __str__(self) -> str:
-        return (
-            f"{self.ours.value:.4g} against {self.theirs.value:.4g} for an answer, difference {self.mean:.4g} "
-            f"[{self.low:.4g}, {self.high:.4g}] at any number of looks ({self.ours.answers:,} answers to "
-            f"{self.ours.users:,} users, {self.theirs.answers:,} to {self.theirs.users:,})"
-        )
+def between(found: pl.DataFrame, ours: str, theirs: str) -> Contrast:
+    """How much more an answer of one version earned than one of another, who had different users in the same time."""
+    both = found.filter(pl.col("version").is_in([ours, theirs]))
+    users = both["user_id"].cast(pl.Categorical).to_physical().to_numpy().astype(np.int64)
+    mine = (both["version"] == ours).to_numpy()
+    return contrast(users, mine, both["reward"].to_numpy())
 
 
 def exploration(found: pl.DataFrame) -> float:
     """The mean chance, over answers of a model, that an item had another one than the shown; 0 for none."""
     own = found.filter(pl.col("fallback").is_null())["chance"]
     return float(own.mean()) if len(own) else 0.0  # type: ignore[arg-type]
-
-
-def _half(error: float, mean: float) -> float:
-    return normal_mixture(error, EFFECT * abs(mean))

@@ -113,6 +113,8 @@ class Answers:
         # Until the end, nobody erases them.
         living = dict(map(tuple, self.connection.execute(LIVING, {"keys": keys}))) if keys else {}
         nameless = [one.key is not None and living.get(one.key) != one.user_id for one in writes]
+        rules = {one.rule.hash: one.rule.text for one in writes if one.rule is not None}
+        insert_all(self.connection, tables.rules, sorted(rules.items()), once=True)
         rows = [_row(one, gone) for one, gone in zip(writes, nameless, strict=True)]
         insert_all(self.connection, tables.impressions, rows, once=True)
         # An answer that names whom somebody erased is not kept.
@@ -216,6 +218,7 @@ def _row(write: AddImpression, nameless: bool) -> tuple[object, ...]:
         write.candidates,
         write.shown,
         write.withdrawn,
+        None if write.rule is None else write.rule.hash,
     )
 
 

@@ -5,8 +5,9 @@ Ids are external ones, as text. Times are microseconds since 1970 UTC. Rewards a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from what_next.data.decisions.rule import Rule
 from what_next.errors import StoreError, WhatNextError
 
 AHEAD = 24 * 3600 * 1_000_000
@@ -106,6 +107,7 @@ class AddImpression:
         shown: False for an answer that nobody saw, as in shadow mode.
         withdrawn: number of the last change of the withdrawn items that the answer knew; 0: none.
         response: the answer, where it is to be given again; it is kept a while.
+        rule: which items the question permitted; None: all of them.
     """
 
     recommendation_id: str
@@ -124,6 +126,7 @@ class AddImpression:
     shown: bool = True
     withdrawn: int = 0
     response: KeptResponse | None = None
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -284,11 +287,6 @@ class Withdrawn(WhatNextError):
 
 class AnsweredBefore(WhatNextError):
     """A request with this key was answered before; that answer holds."""
-
-
-def rows_of(write: Write) -> Sequence[Any]:
-    """The rows of a write: itself where it is about one thing."""
-    return write.rows if isinstance(write, AddEvents | AddFeedback | AddItems) else (write,)
 
 
 def invalid(write: Write, now: int) -> InvalidWrite | None:

@@ -94,8 +94,17 @@ impressions = Table(
     Column("candidates", Text, nullable=False),
     Column("shown", Boolean, nullable=False),
     Column("withdrawn", BigInteger, nullable=False, server_default="0"),  # the last change of `withdrawals` it knew
+    Column("rule", Text),  # hash of the one in `rules` that the request permitted items by; NULL: all, or not known
     Index("impressions_of_user", "user_id"),
     sqlite_autoincrement=True,
+)
+
+# Which items requests permitted: each rule once, for it may name thousands.
+rules = Table(
+    "rules",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("text", Text, nullable=False),
 )
 
 feedback = Table(

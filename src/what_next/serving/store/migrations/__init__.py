@@ -8,7 +8,7 @@ from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 from what_next.errors import StoreError
 from what_next.serving.store.backend import BUSY, PAGE, Backend, be_patient, make_file, waits
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """All versions, oldest first; the files in `versions` are named so."""
 LOCK = 0x5768_4E78
 """Of PostgreSQL's advisory locks the one that a migration holds."""

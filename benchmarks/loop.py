@@ -1,0 +1,411 @@
+"""Does the loop pay? A simulated shop uses the real service over HTTP, day after day, while every night the loop runs.
+
+Users of a world ask, answer and come back. The first model has seen a log of popular items. Each arm has the same users
+and the same luck; what a user does hangs on what is shown alone. Prints a JSON line for each arm and seed, and a table;
+`--out` keeps the lines, `--draw` draws the days.
+
+    python benchmarks/loop.py                                         # 200 users, 6 days: minutes
+    python benchmarks/loop.py --users 2000 --days 30 --seeds 0 1 2    # hours
+"""
+
+import argparse
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from what_next import Environment, Setup
+from what_next.data import Options, import_files, save
+from what_next.serving.loop.journal import Journal, journal_path
+from what_next.serving.loop.loop import Loop
+from what_next.serving.store import Store, store_of
+from what_next.worlds import Boredom, Sessions, Streams, World
+
+DAY, MINUTE = 86_400 * 10**6, 60 * 10**6
+STEPS = {"boredom": 5, "sessions": 12}
+"""Slates of a visit, at most; in `sessions` the user leaves before."""
+WORLDS: dict[str, World] = {
+    "boredom": Boredom(items=300, slots=10, steps=None),
+    "sessions": Sessions(items=300, reward="visits", month=10_000, steps=None),
+}
+ITEMS = 300
+ARMS = ("loop rl", "loop next_item", "no loop", "popular", "random", "greedy", "aware")
+RULES = ("popular", "random", "greedy", "aware")
+TOGETHER = 100
+"""Questions of a request."""
+SETUP = """train, yes
+data, first.parquet
+inputs.items, learned
+dim, 32
+skip, no
+threads, 1
+device, cpu
+batch_size, 64
+passes, {passes}
+learning_rate, 0.005
+max_length, 50
+model_agent_path, agent.safetensors
+model_critic_path, critic.safetensors
+server.import_data, yes
+server.rate, 0
+server.deadline, 10000
+server.temperature, {temperature}
+server.popular_every, 5
+evaluation.seen, yes
+loop.every, 80000
+loop.fresh, 3
+loop.shadow, 50
+loop.canary, 0.5
+loop.answers, {answers}
+loop.exploration, 0.001
+loop.patience, 216000
+"""
+RL = {"boredom": "algorithm, reinforce\n", "sessions": "algorithm, reinforce\n"}
+
+
+@dataclass(eq=False)
+class People:
+    """The users of a world, each with luck of their own.
+
+    Attributes:
+        world: theirs; `state`: how they are; `draws`: their luck; `visits`: how many they have made.
+    """
+
+    world: World
+    state: Any
+    draws: Streams
+    visits: int = 0
+
+    @classmethod
+    def of(cls, world: World, users: int, seed: int) -> "People":
+        keys = np.random.default_rng(seed).integers(2**63, size=users).astype(np.uint64)
+        draws = Streams(keys)
+        return cls(world, world.reset(users, draws), draws)
+
+    def present(self, day: int) -> np.ndarray:
+        """Who visits today."""
+        days = getattr(self.state, "day", None)
+        here = np.arange(len(self.state.age)) if days is None else np.flatnonzero(days == day)
+        self.visits += len(here)
+        return here
+
+    def see(self, users: np.ndarray, slates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Show each of some users a slate; returns what each item was worth (0 where it was passed over), who stays."""
+        after, feedback = self.world.step(self.state.rows(users), slates, self.draws.of(users))
+        self.state = self.state.put(users, after)
+        if not isinstance(self.world, Sessions):
+            return feedback.clicks.astype(np.float64), np.ones(len(users), np.bool_)
+        responses = feedback.responses  # type: ignore[attr-defined]
+        worth = np.where(responses == 2, 1.0, np.where(responses == 1, -self.world.regret, 0.0))
+        return worth, ~feedback.left  # type: ignore[attr-defined]
+
+    def change_tastes(self) -> None:
+        """Everybody likes other topics from now on."""
+        self.state = replace(self.state, tastes=np.roll(self.state.tastes, 3, axis=1))
+
+
+@dataclass
+class Days:
+    """What happened, a number for each day."""
+
+    reward: list[float] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+    visits: list[int] = field(default_factory=list)
+    coverage: list[float] = field(default_factory=list)
+    gini: list[float] = field(default_factory=list)
+    late_reward: list[float] = field(default_factory=list)
+    late_answers: list[float] = field(default_factory=list)
+
+    def late(self, users: int) -> tuple[np.ndarray, np.ndarray]:
+        """What each user earned in the last third of the days, and of how many answers: to be added to."""
+        if not self.late_reward:
+            self.late_reward, self.late_answers = [0.0] * users, [0.0] * users
+        return np.array(self.late_reward), np.array(self.late_answers)
+
+    def note(self, users: np.ndarray, everyone: int, worth: np.ndarray) -> None:
+        """Answers of one of those days."""
+        rewards, answers = self.late(everyone)
+        rewards[users] += worth.sum(axis=1)
+        answers[users] += 1
+        self.late_reward, self.late_answers = rewards.tolist(), answers.tolist()
+
+    def add(self, earned: float, answers: int, visits: int, shown: np.ndarray) -> None:
+        counts = np.sort(shown)
+        places = np.arange(1, len(counts) + 1)
+        self.reward.append(earned / max(answers, 1))
+        self.answers.append(answers)
+        self.visits.append(visits)
+        self.coverage.append(float((counts > 0).mean()))
+        total = max(counts.sum(), 1)
+        self.gini.append(float(((2 * places - len(counts) - 1) * counts).sum() / (len(counts) * total)))
+
+
+class Shop:
+    """The service over HTTP, one connection."""
+
+    def __init__(self, port: int) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        self.events = 0
+
+    def ask(self, path: str, body: Any) -> Any:
+        for _ in range(100):
+            try:
+                self.connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+                answer = self.connection.getresponse()
+            except (http.client.HTTPException, OSError):  # it was idle for long, and the service closed it
+                self.connection.close()
+                continue
+            told = answer.read()
+            if answer.status not in (503, 429):
+                break
+            time.sleep(0.1)
+        if answer.status >= 300:
+            raise SystemExit(f"{path}: {answer.status} {told[:500]!r}")
+        return json.loads(told)
+
+    def slates(self, users: np.ndarray, slots: int) -> tuple[np.ndarray, list[str]]:
+        """An answer for each user, and its id."""
+        items, names = np.zeros((len(users), slots), np.int64), list[str]()
+        for start in range(0, len(users), TOGETHER):
+            some = users[start : start + TOGETHER].tolist()
+            asked = [{"user_id": f"u{user}", "k": slots, "exclude_seen": False} for user in some]
+            while asked:
+                found = self.ask("/v1/recommendations/batch", {"requests": asked})["answers"]
+                if all("items" in one for one in found):
+                    break
+                time.sleep(0.05)
+            for row, one in enumerate(found, start):
+                items[row] = [int(item["item_id"][1:]) for item in one["items"]]
+                names.append(one["recommendation_id"])
+        return items, names
+
+    def tell(self, users: np.ndarray, slates: np.ndarray, names: Sequence[str], worth: np.ndarray, when: int) -> None:
+        """What was played, and what it was worth."""
+        rows, slots = np.nonzero(worth)
+        told = []
+        for row, slot in zip(rows.tolist(), slots.tolist(), strict=True):
+            self.events += 1
+            told.append(
+                {
+                    "event_id": f"e{self.events}", "user_id": f"u{users[row]}", "item_id": f"i{slates[row, slot]}",
+                    "event": "play", "timestamp": when + slot, "reward": float(worth[row, slot]),
+                    "recommendation_id": names[row],
+                }
+            )  # fmt: skip
+        for start in range(0, len(told), 1000):
+            self.ask("/v1/events/batch", {"events": told[start : start + 1000]})
+
+
+def first_log(people: People, folder: Path, days: int = 3) -> None:
+    """Some days of popular items, and of any now and then; what was played is the log."""
+    world, rng, rows = people.world, np.random.default_rng(1), list[tuple[str, str, int, float]]()
+    start = time.time_ns() // 1000 - 60 * DAY
+    counts, everyone = np.ones(ITEMS), np.arange(len(people.state.age))
+    if hasattr(people.state, "day"):  # they begin on as many days
+        people.state = replace(people.state, day=(everyone % days).astype(np.int32))
+    for day in range(days):
+        users = people.present(day)
+        for step in range(STEPS[world.name]):
+            if not len(users):
+                break
+            scores = np.log(counts / counts.sum()) + rng.gumbel(size=(len(users), ITEMS))
+            slates = np.argsort(-scores, axis=1)[:, : world.slots]
+            worth, stay = people.see(users, slates)
+            for row, slot in zip(*np.nonzero(worth), strict=True):
+                when = start + day * DAY + step * MINUTE + int(slot)
+                rows.append((f"u{users[row]}", f"i{slates[row, slot]}", when, float(worth[row, slot])))
+            np.add.at(counts, slates[worth > 0], 1)
+            users = users[stay]
+    names = ["user_id", "item_id", "timestamp", "reward"]
+    frame = pl.DataFrame(rows, names, orient="row").with_columns(pl.col("timestamp").cast(pl.Datetime("us", "UTC")))
+    frame.write_parquet(folder / "raw.parquet")
+    items = pl.DataFrame(
+        {"item_id": [f"i{one}" for one in range(ITEMS)], "title": [f"Item {one}" for one in range(ITEMS)]}
+    )
+    items.write_parquet(folder / "raw.items.parquet")
+    save(import_files([folder / "raw.parquet"], folder / "raw.items.parquet", Options()), folder / "first.parquet")
+
+
+@contextmanager
+def serving(setup: Path) -> Iterator[int]:
+    """`what-next serve` as a process of its own; its port."""
+    words = [sys.executable, "-m", "what_next", "serve", str(setup), "server.port=0", "--json"]
+    with (setup.parent / "service.log").open("w") as log:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit((setup.parent / "service.log").read_text())
+        yield int(json.loads(line)["address"].rpartition(":")[2])
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What all arms of a comparison share."""
+
+    world: str
+    users: int
+    days: int
+    seed: int
+    shift: int | None
+    temperature: float
+    answers: int
+    rl: str
+    passes: int
+
+    def people(self) -> People:
+        return People.of(WORLDS[self.world], self.users, self.seed)
+
+
+def by_rule(case: Case, arm: str, folder: Path) -> Days:
+    """A policy that needs no service."""
+    people, days = case.people(), Days()
+    first_log(people, folder)
+    rule = people.world.references()[arm]
+    for day in range(3, 3 + case.days):
+        if case.shift is not None and day - 3 == case.shift:
+            people.change_tastes()
+        users, shown, earned, answers = people.present(day), np.zeros(ITEMS), 0.0, 0
+        visits = len(users)
+        for _ in range(STEPS[case.world]):
+            if not len(users):
+                break
+            slates = np.asarray(rule(people.state.rows(users), people.draws.of(users)))
+            worth, stay = people.see(users, slates)
+            np.add.at(shown, slates, 1)
+            if day - 3 >= case.days - case.days // 3:
+                days.note(users, case.users, worth)
+            earned, answers, users = earned + float(worth.sum()), answers + len(slates), users[stay]
+        days.add(earned, answers, visits, shown)
+    return days
+
+
+def by_service(case: Case, arm: str, folder: Path) -> tuple[Days, dict[str, Any]]:
+    """A model that the service answers by, and that the loop changes, where there is one."""
+    people, days = case.people(), Days()
+    first_log(people, folder)
+    first = SETUP.format(temperature=case.temperature, passes=case.passes, answers=case.answers)
+    (folder / "first.txt").write_text(first + "algorithm, next_item\n")
+    (folder / "setup.txt").write_text(first + (case.rl if arm == "loop rl" else "algorithm, next_item\n"))
+    Environment.from_setup(Setup.read(folder / "first.txt")).run_sim()
+    virtual, spent = time.time_ns() // 1000 - 50 * DAY, 0.0
+    with serving(folder / "first.txt") as port:
+        shop, setup = Shop(port), Setup.read(folder / "setup.txt", ["train=no"])
+        store = Store.open(store_of(setup))
+        now = [virtual]
+        journal = Journal.open(journal_path(setup), clock=lambda: now[0])
+        loop = Loop(setup, store, journal) if arm.startswith("loop") else None
+
+        def learn() -> float:
+            before = time.process_time()
+            if loop is not None:
+                loop.run()
+                wait_for(store, port)
+            return time.process_time() - before
+
+        for day in range(3, 3 + case.days):
+            if case.shift is not None and day - 3 == case.shift:
+                people.change_tastes()
+            users, shown, earned, answers = people.present(day), np.zeros(ITEMS), 0.0, 0
+            visits = len(users)
+            for step in range(STEPS[case.world]):
+                if not len(users):
+                    break
+                now[0] = virtual + day * DAY + step * 10 * MINUTE
+                slates, names = shop.slates(users, people.world.slots)
+                worth, stay = people.see(users, slates)
+                shop.tell(users, slates, names, worth, now[0])
+                np.add.at(shown, slates, 1)
+                if day - 3 >= case.days - case.days // 3:
+                    days.note(users, case.users, worth)
+                earned, answers, users = earned + float(worth.sum()), answers + len(slates), users[stay]
+                if step in (0, 1):
+                    spent += learn()
+            days.add(earned, answers, visits, shown)
+            now[0] = virtual + day * DAY + DAY - MINUTE
+            spent += learn()
+            print(f"{arm}, day {day - 2}: {days.reward[-1]:.3f} for each of {answers:,} answers", file=sys.stderr)
+        status = journal.status(10_000)
+        kinds = [one.kind for one in store.deployments()]
+        told = {"deployments": kinds, "lines": [f"{(one['time'] - virtual) // DAY - 2}: {one['step']}: {one['told']}"
+                for one in reversed(status["lines"])], "processor_seconds": round(spent, 1)}  # fmt: skip
+        journal.close()
+        store.close()
+    return days, told
+
+
+def wait_for(store: Store, port: int) -> None:
+    """Until the service has taken up what the store names."""
+    wanted, newest = store.second(), store.deployments()[-1].version
+    for _ in range(600):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", "/v1/model")
+        model = json.loads(connection.getresponse().read())
+        connection.close()
+        beside = (model["canary"] or model["shadow"] or {}).get("version")
+        if model["version"] == newest and beside == (wanted.version if wanted else None):
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"the service did not take up {newest} and {wanted}: {model}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", choices=list(WORLDS), nargs="+", default=["sessions"])
+    parser.add_argument("--users", type=int, default=200)
+    parser.add_argument("--days", type=int, default=6)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--shift", type=int, help="the day on which tastes change")
+    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--passes", type=int, default=10)
+    parser.add_argument("--answers", type=int, default=20_000, help="of a canary, at most")
+    parser.add_argument("--rl", nargs="+", default=["algorithm, reinforce"], help="lines of the setup of `loop rl`")
+    parser.add_argument("--out", type=Path, help="where the lines are added")
+    asked = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for world in asked.world:
+        for seed in asked.seeds:
+            for arm in asked.arms:
+                case = Case(world, asked.users, asked.days, seed, asked.shift, asked.temperature, asked.answers,
+                            "\n".join(asked.rl) + "\n", asked.passes)  # fmt: skip
+                began = time.perf_counter()
+                with tempfile.TemporaryDirectory() as scratch:
+                    if arm in RULES:
+                        days, told = by_rule(case, arm, Path(scratch)), {}
+                    else:
+                        days, told = by_service(case, arm, Path(scratch))
+                seconds = round(time.perf_counter() - began, 1)
+                line = {"arm": arm, **vars(case), **vars(days), **told, "seconds": seconds}
+                if asked.out:
+                    with asked.out.open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+                summary = {
+                    "reward": sum(np.multiply(days.reward, days.answers)) / sum(days.answers),
+                    "last": days.reward[-1],
+                }
+                visits = sum(days.visits) / case.users
+                print(
+                    json.dumps(
+                        {"world": world, "seed": seed, "arm": arm, **summary, "visits": visits, "seconds": seconds}
+                    )
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Which items a request permitted: the rule, as the service's store and its exported log keep it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from what_next.data.catalogue import Catalogue
+from what_next.errors import DataError, some
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """Item ids that are allowed or blocked, and ranges of attributes.
+
+    Ids, and no numbers of items: a rule means the same for each model, whatever catalogue that has.
+
+    Attributes:
+        allowed: item ids; None: all. `blocked`: item ids that are not.
+        ranges: for attributes by name, the least and the largest value, in the attributes' own units.
+    """
+
+    allowed: tuple[str, ...] | None
+    blocked: tuple[str, ...]
+    ranges: Mapping[str, tuple[float, float]]
+
+    @cached_property
+    def text(self) -> str:
+        """As JSON; equal rules have equal texts, in whatever order their ids came."""
+        parts = {
+            "allowed": None if self.allowed is None else sorted(set(self.allowed)),
+            "blocked": sorted(set(self.blocked)),
+            "ranges": {name: list(self.ranges[name]) for name in sorted(self.ranges)},
+        }
+        return json.dumps({name: part for name, part in parts.items() if part or part == []}, separators=(",", ":"))
+
+    @cached_property
+    def hash(self) -> str:
+        """Of the text, to tell rules apart."""
+        return hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest()
+
+    @classmethod
+    def of(cls, text: str) -> "Rule":
+        """The rule of a `text`, which `is_rule` knows for one."""
+        parts = json.loads(text)
+        allowed = parts.get("allowed")
+        ranges = {name: (low, high) for name, (low, high) in parts.get("ranges", {}).items()}
+        return cls(None if allowed is None else tuple(allowed), tuple(parts.get("blocked", ())), ranges)
+
+    def mask(self, catalogue: Catalogue) -> Bool[np.ndarray, "items"]:
+        """The items of a catalogue that it permits; ids that are not there are passed over.
+
+        Raises:
+            DataError: the catalogue lacks an attribute.
+        """
+        found = np.full(len(catalogue), self.allowed is None)
+        places = catalogue.index(self.allowed or ())
+        found[places[places >= 0]] = True
+        for name, (low, high) in self.ranges.items():
+            if name not in catalogue.names:
+                raise DataError(
+                    f"a request of the log permitted items by their {name!r}, and the model's items have "
+                    f"{some(catalogue.names) or 'no attributes'}; judge a model that was trained on the log's items"
+                )
+            found &= within(catalogue, name, low, high)
+        places = catalogue.index(self.blocked)
+        found[places[places >= 0]] = False
+        return found
+
+
+def within(catalogue: Catalogue, name: str, low: float, high: float) -> Bool[np.ndarray, "items"]:
+    """The items whose attribute lies between two values, both included."""
+    values = catalogue.attributes[:, catalogue.names.index(name)]
+    # Attributes are single precision: so must a bound be that names one of their values.
+    with np.errstate(over="ignore"):
+        found: Bool[np.ndarray, items] = (values >= np.float32(low)) & (values <= np.float32(high))
+    return found
+
+
+def is_rule(value: Any) -> bool:
+    """Whether JSON is that of a rule."""
+    if not isinstance(value, dict) or not value.keys() <= {"allowed", "blocked", "ranges"}:
+        return False
+    ids = (value.get("allowed", []), value.get("blocked", []))
+    ranges = value.get("ranges", {})
+    return (
+        all(isinstance(some, list) and all(isinstance(one, str) for one in some) for some in ids)
+        and isinstance(ranges, dict)
+        and all(
+            isinstance(pair, list) and len(pair) == 2 and all(type(one) in (int, float) for one in pair)
+            for pair in ranges.values()
+        )
+    )
