@@ -213,7 +213,7 @@ class Environment:
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if not self.resume:
-            with Console(stderr=True).status("counting what goes together in the log"):
+            with Console(stderr=True, quiet=self.quiet).status("counting what goes together in the log"):
                 source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)
