@@ -170,6 +170,11 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
         """What messages and models call it."""
         return self.name
 
+    @property
+    def item_labels(self) -> list[str]:
+        """What the columns of `item_vectors` are called."""
+        return [f"number {column}" for column in range(self.item_vectors.shape[1])]
+
     @cached_property
     @abstractmethod
     def item_vectors(self) -> Float32[np.ndarray, "items dim"]:

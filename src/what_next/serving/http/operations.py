@@ -281,6 +281,15 @@ async def get_model(call: Call) -> Any:
     return await call.parts.run(call.parts.model.model)
 
 
+@operation("GET", "/v1/experiment", replies.Experiments)
+async def get_experiment(call: Call) -> dict[str, Any]:
+    """Tell what both arms of an experiment, or of a canary, have earned, and whether one is better.
+
+    It is looked at once a minute, a large store less often. Only answers to users by name count.
+    """
+    return {"experiment": call.parts.model.experiment.now}
+
+
 @operation("GET", "/v1/loop", replies.LoopStatus)
 async def get_loop(call: Call) -> Any:
     """Tell what the loop on this store did, and why (`what-next loop`)."""

@@ -38,6 +38,9 @@ HAPPENED = {
     "user": pl.Int64, "number": pl.Int64, "item_id": pl.String, "kind": pl.String, "time": pl.Int64,
     "reward": pl.Float32, "context": pl.String, "recommendation_id": pl.String, "arrived": pl.Int64,
 }  # fmt: skip
+EXPLORED: dict[str, Any] = {
+    "seen": pl.Boolean, "masked": pl.Boolean, "context": pl.String, "experiment": pl.String, "arm": pl.String,
+}  # fmt: skip
 ITEM = ("number", "item_id")
 FEEDBACK = {"number": pl.Int64, "item_id": pl.String, "reward": pl.Float64, "time": pl.Int64, "arrived": pl.Int64,
             "order": pl.Int64}  # fmt: skip
@@ -248,10 +251,8 @@ def _still_there(store: Store, rows: pl.DataFrame) -> pl.DataFrame:
 def _slates(page: pl.DataFrame) -> pl.DataFrame:
     """The items of some answers, a row each."""
     chances, element = pl.col("propensities").str.json_decode(pl.List(pl.Float64)), pl.element()
-    told = pl.DataFrame(list(_explored(page["explore"])), ["seen", "masked", "context"], orient="row")
-    decoded = page.with_columns(pl.col("items").str.json_decode(pl.List(pl.String)), chances).hstack(
-        told.cast({"seen": pl.Boolean, "masked": pl.Boolean, "context": pl.String})
-    )
+    told = pl.DataFrame(list(_explored(page["explore"])), EXPLORED, orient="row")
+    decoded = page.with_columns(pl.col("items").str.json_decode(pl.List(pl.String)), chances).hstack(told)
     usable = pl.col("propensities").list.eval(element.is_not_null() & (element > 0) & (element <= 1)).list.all()
     kept = decoded.filter(usable & (pl.col("items").list.len() > 0))
     anonymous = pl.concat_str(pl.lit(ANONYMOUS), "recommendation_id")
@@ -265,15 +266,18 @@ def _slates(page: pl.DataFrame) -> pl.DataFrame:
         pl.col("propensities").alias("propensity"),
         pl.int_ranges(1, pl.col("items").list.len() + 1, dtype=pl.Int32).alias("position"),
         *("version", "policy", "known", "history", "seen", "masked", "withdrawn", "context", "permitted"),
+        *("experiment", "arm"),
     ).explode("item_id", "propensity", "position")
 
 
-def _explored(texts: pl.Series) -> Iterator[tuple[bool, bool, str | None]]:
-    """Of each answer whether seen items were permitted and a mask was on, and the context of the question, as JSON."""
+def _explored(texts: pl.Series) -> Iterator[tuple[bool, bool, str | None, str | None, str | None]]:
+    """Of each answer whether seen items were permitted and a mask was on, the context of the question, as JSON, and its
+    experiment and arm."""
     for text in texts:
         told: dict[str, Any] = orjson.loads(text)
         context = {name.removeprefix("context."): value for name, value in told.items() if name.startswith("context.")}
-        yield "seen" in told, "masked" in told, dumps(context) if context else None
+        experiment = told.get("experiment"), told.get("arm")
+        yield "seen" in told, "masked" in told, dumps(context) if context else None, *experiment
 
 
 def _moment(name: str) -> pl.Expr:

@@ -18,7 +18,7 @@ ATTEMPTS = 20
 SALT = "salt"
 """What the hashes of who was erased are keyed with, in `meta`; there is none before the first erasure."""
 Content = tuple[int, str, str, float | None, Any, str | None, int | None]
-"""What the client told of an event: its user's key, item, kind, reward, context, answer and time."""
+"""What the client sent of an event: its user's key, item, kind, reward, context, answer and time."""
 
 USERS, EVENTS, META = tables.users.c, tables.events.c, tables.meta.c
 ACCOUNTS = (
