@@ -80,6 +80,8 @@ def test_training_goes_on_with_new_users(
     ("words", "told"),
     [
         (["--world", "nowhere"], "world 'nowhere' is not known; there are boredom"),
+        (["--world", "gym:nothing-v0"], "Gymnasium knows no environment 'nothing-v0'"),
+        (["--world", "gym:Blackjack-v1"], "nothing here knows the layout of its observations"),
         (["--world", "boredom:nothing"], "world boredom: no preset 'nothing'"),
         (["world=none"], "no world is named"),
         (["algorithm=next_item"], "it belongs to a2c and ppo"),
@@ -129,3 +131,21 @@ def test_a_policy_that_remembers_users_is_told_who_is_gone(tmp_path: Path) -> No
     setup = wn.Setup.from_text(SETUP, tmp_path, ["world=choice", "model=gru", "world.ideal=no", "data=-"])
     found = wn.simulate(setup)
     assert len(set(found.episodes["ppo"].lengths)) > 1
+
+
+def test_an_agent_learns_in_other_peoples_environment_and_a_replay_too(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sardine", reason="sardine-rec is not installed: pip install 'what-next-rl[dev]'")
+    theirs = ["--world", "gym:sardine/SlateRerank-Bored-v0", "--json", "--force"]
+    assert run(monkeypatch, "simulate", setup, "world.ideal=no", *theirs) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["world"] == "gym:sardine/SlateRerank-Bored-v0"
+    assert set(found["policies"]) == {"ppo", "ppo, drawn", "random", "greedy"}
+    setup.write_text(SETUP.replace("algorithm, ppo\nalgorithm.over, points", "algorithm, slateq"))
+    assert run(monkeypatch, "simulate", setup, *theirs) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["policies"]) == {"slateq", "random", "greedy"}  # it has nothing to draw by
+    assert run(monkeypatch, "simulate", setup, "train=no", *theirs) == 0
+    again = json.loads(capsys.readouterr().out)["policies"]
+    assert again == found["policies"]  # the same users, and the model as it was
