@@ -39,17 +39,18 @@ def draw(lines: Lines) -> str:
     arms = {arm: np.mean([run["reward"] for run in runs], axis=0) for arm, runs in by_arm(lines).items()}
     days = len(next(iter(arms.values())))
     low, high = min(map(np.min, arms.values())), max(map(np.max, arms.values()))
-    low, high = np.floor(low * 5) / 5, np.ceil(high * 5) / 5
+    step = next(step for step in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0) if (high - low) / step <= 7)
+    low, high = np.floor(low / step) * step, np.ceil(high / step) * step
 
     def at(day: float, value: float) -> str:
         x = LEFT + (WIDTH - LEFT - RIGHT) * day / max(days - 1, 1)
         return f"{x:.1f} {TOP + (HEIGHT - TOP - 40) * (high - value) / (high - low):.1f}"
 
     parts = [_text(18, 26, "What an answer earned, day after day", "title"), _text(18, 46, told(lines), "dim")]
-    for value in np.linspace(low, high, 6):
+    for value in np.arange(low, high + step / 2, step):
         x, y = at(0, value).split()
         parts.append(f'<path class="grid" d="M{x} {y}H{WIDTH - RIGHT}"/>')
-        parts.append(_text(LEFT - 8, float(y) + 4, f"{value:.2f}", "dim end"))
+        parts.append(_text(LEFT - 8, float(y) + 4, f"{value:.1f}", "dim end"))
     for day in range(0, days, max(1, days // 10)):
         parts.append(_text(float(at(day, low).split()[0]), HEIGHT - 18, str(day + 1), "dim middle"))
     placed: list[float] = []
@@ -73,32 +74,51 @@ def told(lines: Lines) -> str:
 
 
 def table(lines: Lines) -> str:
-    """A row for each arm, in Markdown: means over the seeds, and the interval over days of the last third."""
+    """A row for each arm, in Markdown: the last third of the days, with 95 % intervals over users, and the rest."""
     rows = [
-        "| arm | reward of an answer | in the last third of the days | visits of a user | coverage, first to last day "
-        "| Gini, first to last day | deployments | processor seconds of the loop |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| arm | reward of an answer, last third of the days | `loop rl` more than it | on all days | visits of a user "
+        "| coverage, first to last day | Gini, first to last day | deployments | processor time of the loop |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for arm, runs in by_arm(lines).items():
-        whole = [np.average(run["reward"], weights=run["answers"]) for run in runs]
-        third = max(1, runs[0]["days"] // 3)
-        late = [np.average(run["reward"][-third:], weights=run["answers"][-third:]) for run in runs]
-        visits = [sum(run["visits"]) / run["users"] for run in runs]
+    arms = by_arm(lines)
+    for arm, runs in arms.items():
+        whole = np.mean([np.average(run["reward"], weights=run["answers"]) for run in runs])
+        visits = np.mean([sum(run["visits"]) / run["users"] for run in runs])
         ends = [f"{np.mean([r[what][0] for r in runs]):.2f} to {np.mean([r[what][-1] for r in runs]):.2f}"
                 for what in ("coverage", "gini")]  # fmt: skip
-        deployed = ", ".join(str(max(len(run.get("deployments", [])) - 1, 0)) for run in runs)
-        spent = ", ".join(f"{run['processor_seconds']:.0f}" for run in runs if "processor_seconds" in run) or "-"
-        rows.append(
-            f"| {arm} | {_spread(whole)} | {_spread(late)} | {_spread(visits)} | {ends[0]} | {ends[1]} | {deployed} | "
-            f"{spent} |"
-        )
+        deployed = ", ".join(str(max(len(run["deployments"]) - 1, 0)) for run in runs if "deployments" in run) or "-"
+        spent = ", ".join(f"{run['processor_seconds']:.0f} s" for run in runs if run.get("processor_seconds")) or "-"
+        apart = "" if arm == "loop rl" or "loop rl" not in arms else _interval(*_apart(arms["loop rl"], runs))
+        late = _interval(*_mean([_late(run) for run in runs]))
+        cells = [arm, late, apart, f"{whole:.3f}", f"{visits:.2f}", *ends, deployed, spent]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _spread(values: Sequence[float]) -> str:
-    """The mean over seeds, and the least and the largest."""
-    mean = f"{np.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+Late = tuple[float, np.ndarray]
+"""The reward of an answer, and by how much each user moves it."""
+
+
+def _late(run: Mapping[str, Any]) -> Late:
+    rewards, answers = np.array(run["late_reward"]), np.array(run["late_answers"])
+    value = rewards.sum() / answers.sum()
+    return float(value), (rewards - value * answers) / answers.mean()
+
+
+def _apart(ours: Lines, theirs: Lines) -> tuple[float, float]:
+    """Of the runs of the same seeds, whose users are the same: a user's luck is in both."""
+    pairs = [(_late(one), _late(other)) for one in ours for other in theirs if one["seed"] == other["seed"]]
+    return _mean([(one[0] - other[0], one[1] - other[1]) for one, other in pairs])
+
+
+def _mean(found: Sequence[Late]) -> tuple[float, float]:
+    """The mean over seeds, and half of its interval."""
+    errors = [influence.std(ddof=1) / np.sqrt(len(influence)) for _, influence in found]
+    return float(np.mean([value for value, _ in found])), 1.96 * float(np.linalg.norm(errors)) / len(found)
+
+
+def _interval(mean: float, half: float) -> str:
+    return f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"
 
 
 def _text(x: float, y: float, words: str, kind: str) -> str:

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,8 +86,9 @@ class Report:
             )
             lines.append(f"last tenth of training: reward {reward:+.4f}, fallbacks {fallback:.1%}")
         if self.valid:
-            measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items())
-            lines.append(f"on validation users, never trained on: {measured}")
+            measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items() if name != "users")
+            people = f"{users:,.0f} " if (users := self.valid.get("users")) else ""
+            lines.append(f"on {people}validation users, never trained on: {measured}")
         lines += [f"ALARM: {alarm}" for alarm in self.alarms]
         lines += [f"saved {path}" for path in self.saved]
         return Text("\n".join(lines))
@@ -101,6 +102,9 @@ class Environment:
         resume: go on from the last save instead of from the start.
         origin: an agent's file whose weights training starts from.
         force: write over models of another algorithm or of other data.
+        on_step: called with each step of training; where it returns True, training ends as by Ctrl-C.
+        on_save: called after each save with what was measured on the validation users.
+        quiet: nothing is printed while it trains.
         rng: all random numbers of the loop.
     """
 
@@ -114,6 +118,9 @@ class Environment:
         resume: bool = False,
         origin: Path | None = None,
         force: bool = False,
+        on_step: Callable[[Step], object] | None = None,
+        on_save: Callable[[dict[str, float]], object] | None = None,
+        quiet: bool = False,
     ) -> None:
         """Without a `source`, the one that the setup's algorithm learns from."""
         self.agent = agent
@@ -123,6 +130,7 @@ class Environment:
         self.resume = resume
         self.origin = origin
         self.force = force
+        self.on_step, self.on_save, self.quiet = on_step, on_save, quiet
         self.rng = np.random.default_rng(setup.seed)
         setup.threaded()
 
@@ -168,7 +176,7 @@ class Environment:
         start = time.perf_counter()
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
         with (
-            Tracker(setup.log_path, agent.histories, agent.horizon, len(state.train_users)) as tracker,
+            Tracker(setup.log_path, agent.histories, agent.horizon, len(state.train_users), self.quiet) as tracker,
             _interrupt() as interrupted,
         ):
             while not (self.done() or interrupted or monitor.over):
@@ -179,6 +187,8 @@ class Environment:
                     break
                 tracker.show(step, agent.histories)
                 monitor.record(step)
+                if self.on_step is not None and self.on_step(step) is True:
+                    interrupted.append(0)
                 if setup.seconds:
                     agent.spent = (before + time.perf_counter() - start) / setup.seconds
                     agent.deadline = start + setup.seconds - before
@@ -203,7 +213,7 @@ class Environment:
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if not self.resume:
-            with Console(stderr=True).status("counting what goes together in the log"):
+            with Console(stderr=True, quiet=self.quiet).status("counting what goes together in the log"):
                 source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)
@@ -235,6 +245,8 @@ class Environment:
             patience=self.setup.patience if len(self.state.split.validation) and self.source.foreseen else None,
             chosen=self.source.chosen,
             resumed=self.resume,
+            on_save=self.on_save,
+            quiet=self.quiet,
         )
 
     def validate(self) -> dict[str, float]:

@@ -20,7 +20,7 @@ from what_next.cli import loop as commands
 from what_next.cli.output import guarded
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
-from what_next.errors import ModelError, SaveError, SetupError, StoreError
+from what_next.errors import MissingExtraError, ModelError, SaveError, SetupError, StoreError
 from what_next.off_policy.arms import Arm, Contrast
 from what_next.serving.engine.versions import versions_folder
 from what_next.serving.loop import candidate, drift, evidence
@@ -220,6 +220,12 @@ def test_a_second_model_of_the_setup_is_refused(shop: Shop, path: Path) -> None:
         Loop(setup, shop.service.store, shop.journal)
 
 
+def test_an_alarm_without_river_is_refused_at_once(shop: Shop, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "river.drift", None)
+    with pytest.raises(MissingExtraError, match=r"what-next-rl\[loop\]"):
+        Loop(Setup.read(path, ["train=no", "loop.drift=0.002"]), shop.service.store, shop.journal)
+
+
 def test_a_full_disk_is_told_and_the_service_answers_on(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.walk(2)
     shop.loop.run()
@@ -300,6 +306,26 @@ def test_old_versions_go_and_the_deployed_line_stays(shop: Shop) -> None:
     (folder / "of-somebody").mkdir()
     assert shop.loop._prune() == 2
     assert {one.name for one in folder.iterdir()} == {"b", "c", "d", "e", "f", "of-somebody"} - {first}
+
+
+def test_other_networks_are_trained_from_nothing(path: Path) -> None:
+    with running(Setup.read(path, ["train=no"])) as service:
+        shop = Shop(path, service, "dim=8", "loop.fresh=0", "passes=2")
+        shop.walk(2)
+        shop.loop.run()
+        shop.clock.pass_by()
+        shop.loop.run()
+        (told,) = [one for one in shop.told() if one.startswith("train")]
+        assert "from nothing (" in told
+        assert shop.journal.rounds(1)[0].step == "shadow"
+
+
+def test_erased_users_do_not_make_the_loop_wait_for_ever(shop: Shop) -> None:
+    shop.walk()
+    shop.journal.measure(exported=10**6)
+    assert shop.loop._new() == 0
+    shop.walk()
+    assert shop.loop._new() > 2 * PEOPLE - 1
 
 
 # What decides
@@ -618,13 +644,15 @@ def test_a_candidate_of_shuffled_rewards_is_never_promoted(path: Path, monkeypat
         return counts
 
     with running(Setup.read(path, ["train=no"])) as service:
-        shop = Shop(path, service, "loop.shadow=0", "loop.passes=5", "passes=5")
+        shop = Shop(path, service)
         shop.walk(2)
         shop.loop.run()
         shop.clock.pass_by()
         shop.until("watch")
         good = shop.versions[-1]
         monkeypatch.setattr(candidate, "export", shuffled)
+        words = ["train=no", "loop.shadow=0", "loop.answers=250", "passes=4"]
+        shop.loop = Loop(Setup.read(path, words), service.store, shop.journal)
         for _ in range(tries):
             shop.clock.pass_by()
             shop.walk()

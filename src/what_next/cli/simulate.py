@@ -8,9 +8,10 @@ from what_next.cli.interrupts import INTERRUPTED
 from what_next.cli.judge import ReportFile
 from what_next.cli.model import Force
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of, trained_setup
-from what_next.cli.output import Bars, emit, note, tell
+from what_next.cli.output import emit, note, tell
 from what_next.reporting import check as check_report
 from what_next.reporting import write_simulation
+from what_next.reporting.bars import Bars
 
 app = typer.Typer()
 
