@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -37,7 +38,7 @@ except ImportError as error:
     sys.exit(0)
 
 RATE = 100
-ONLY = ("latency", "throughput", "batching", "events", "start", "pressure", "cold")
+ONLY = ("latency", "beside", "throughput", "batching", "events", "start", "pressure", "cold")
 MINUTE = 60
 
 
@@ -126,6 +127,33 @@ class Bench:
                     **{f"{name}_ms": round(statistics.median(found), 2) for name, found in values.items()},
                     all_p99_ms=[round(value, 2) for value in values["p99"]],
                 )
+
+    def beside(self) -> None:
+        """The p99 of one recommendation at 100 requests a second while a model is trained on the service's own core.
+
+        As the loop does it: a process of its own, on one thread, that stands back (`nice 10`). It is stopped in turn.
+        """
+        seconds, users = self.arguments.seconds, self.some(min(1000, len(self.made.users)))
+        told: dict[str, list[float]] = {"without": [], "with": []}
+        with served.serving(self.made, self.core) as service, served.training(self.made, self.core) as training:
+            self.warm(service, users)
+            make = self.asks(users)
+            for seed in range(self.arguments.repeats):
+                for how, number in (("without", signal.SIGSTOP), ("with", signal.SIGCONT)):
+                    training.send_signal(number)
+                    told[how].append(
+                        load.opened(service.port, make, rate=RATE, seconds=seconds, seed=seed).quantile(0.99)
+                    )
+                    assert training.poll() is None, "training ended before the measurement did"
+        medians = {how: round(statistics.median(found), 2) for how, found in told.items()}
+        self.tell(
+            "beside",
+            requests_per_s=RATE,
+            seconds=seconds,
+            p99_ms=medians,
+            times=round(medians["with"] / medians["without"], 2),
+            all_p99_ms={how: [round(one, 2) for one in found] for how, found in told.items()},
+        )
 
     def saturated(self, port: int, make: load.Make, connections: int | None = None) -> load.Told:
         """A closed loop."""

@@ -69,6 +69,7 @@ loop.shadow, 50
 loop.canary, 0.5
 loop.answers, {answers}
 loop.exploration, 0.001
+loop.patience, 216000
 """
 RL = {"boredom": "algorithm, reinforce\n", "sessions": "algorithm, reinforce\n"}
 
@@ -123,6 +124,21 @@ class Days:
     visits: list[int] = field(default_factory=list)
     coverage: list[float] = field(default_factory=list)
     gini: list[float] = field(default_factory=list)
+    late_reward: list[float] = field(default_factory=list)
+    late_answers: list[float] = field(default_factory=list)
+
+    def late(self, users: int) -> tuple[np.ndarray, np.ndarray]:
+        """What each user earned in the last third of the days, and of how many answers: to be added to."""
+        if not self.late_reward:
+            self.late_reward, self.late_answers = [0.0] * users, [0.0] * users
+        return np.array(self.late_reward), np.array(self.late_answers)
+
+    def note(self, users: np.ndarray, everyone: int, worth: np.ndarray) -> None:
+        """Answers of one of those days."""
+        rewards, answers = self.late(everyone)
+        rewards[users] += worth.sum(axis=1)
+        answers[users] += 1
+        self.late_reward, self.late_answers = rewards.tolist(), answers.tolist()
 
     def add(self, earned: float, answers: int, visits: int, shown: np.ndarray) -> None:
         counts = np.sort(shown)
@@ -272,6 +288,8 @@ def by_rule(case: Case, arm: str, folder: Path) -> Days:
             slates = np.asarray(rule(people.state.rows(users), people.draws.of(users)))
             worth, stay = people.see(users, slates)
             np.add.at(shown, slates, 1)
+            if day - 3 >= case.days - case.days // 3:
+                days.note(users, case.users, worth)
             earned, answers, users = earned + float(worth.sum()), answers + len(slates), users[stay]
         days.add(earned, answers, visits, shown)
     return days
@@ -313,6 +331,8 @@ def by_service(case: Case, arm: str, folder: Path) -> tuple[Days, dict[str, Any]
                 worth, stay = people.see(users, slates)
                 shop.tell(users, slates, names, worth, now[0])
                 np.add.at(shown, slates, 1)
+                if day - 3 >= case.days - case.days // 3:
+                    days.note(users, case.users, worth)
                 earned, answers, users = earned + float(worth.sum()), answers + len(slates), users[stay]
                 if step in (0, 1):
                     spent += learn()

@@ -104,6 +104,28 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
 
 
+@contextmanager
+def training(made: Made, core: int | None) -> Iterator[subprocess.Popen[bytes]]:
+    """A training on the log of a model, on one core, that stands back as the loop does; it has begun."""
+    words = [str(made.folder / "setup.txt"), "seconds=600", "model_agent_path=beside.safetensors"]
+    words += ["model_critic_path=beside.critic.safetensors", "log=beside.jsonl", "--force"]
+    told = made.folder / "beside.log"
+    with told.open("w") as log:
+        process = subprocess.Popen(command("train", *words), env=environment(), stdout=log, stderr=log)
+    try:
+        while not (made.folder / "beside.jsonl").exists():
+            if process.poll() is not None:
+                raise SystemExit(told.read_text())
+            time.sleep(0.1)
+        os.setpriority(os.PRIO_PROCESS, process.pid, 10)
+        if core is not None:
+            os.sched_setaffinity(process.pid, {core})
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 def pinned(core: int | None) -> None:
     """This process on one core alone, where the system lets it."""
     if core is not None and hasattr(os, "sched_setaffinity"):

@@ -15,6 +15,7 @@ from what_next.inference.extend import NewItem, extend
 from what_next.inference.recommender import Recommender
 from what_next.inference.session import Sessions
 from what_next.models.linear import PENALTY, LinearTerm
+from what_next.sources import LogSource
 from what_next.training import validation
 from what_next.training.artefacts import read_manifest, read_models
 from what_next.training.weighing import weigh
@@ -189,6 +190,18 @@ def test_a_model_without_it_stays_so(trained: Setup) -> None:
 def test_without_validation_users_nothing_is_weighed(tmp_path: Path) -> None:
     made = setup(tmp_path, "split=users", "split.validation=0", "patience=none")
     Environment.from_setup(made).run_sim()
+    assert float(read_models(made.model_agent_path).tensors["encoder.ridge.weight"]) == 0
+
+
+def test_where_something_else_is_learned_nothing_is_weighed(tmp_path: Path) -> None:
+    """As from a service's decisions, whose feedback says other things than what people do by themselves."""
+
+    class Feedback(LogSource):
+        foreseen = False
+
+    made = setup(tmp_path)
+    state = State.open(made)
+    Environment(wn.Agent(made, state.space), state, made, source=Feedback(state)).run_sim()
     assert float(read_models(made.model_agent_path).tensors["encoder.ridge.weight"]) == 0
 
 

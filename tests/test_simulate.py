@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import what_next as wn
 from what_next.cli.app import main
 from what_next.errors import ModelError
+from what_next.sources import clicks_in
+from what_next.worlds import preset
 
 SETUP = """
 train, yes
@@ -77,6 +80,8 @@ def test_training_goes_on_with_new_users(
     ("words", "told"),
     [
         (["--world", "nowhere"], "world 'nowhere' is not known; there are boredom"),
+        (["--world", "gym:nothing-v0"], "Gymnasium knows no environment 'nothing-v0'"),
+        (["--world", "gym:Blackjack-v1"], "nothing here knows the layout of its observations"),
         (["--world", "boredom:nothing"], "world boredom: no preset 'nothing'"),
         (["world=none"], "no world is named"),
         (["algorithm=next_item"], "it belongs to a2c and ppo"),
@@ -98,3 +103,49 @@ def test_a_model_of_another_world_is_refused(
     capsys.readouterr()
     assert run(monkeypatch, "simulate", setup, "train=no", "--world", "boredom:SlateTopK-Bored-v0") == 2
     assert "was trained with 10 items and 30 numbers of a user" in capsys.readouterr().err
+
+
+def test_a_model_that_learned_from_a_log_acts_in_a_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who clicks random items tells what they like: what is learned of it earns more than items at random."""
+    world, rng = preset("sessions"), np.random.default_rng(0)
+    log = clicks_in(world, 30_000, rng)
+    words = {"data": "-", "model_agent_path": tmp_path / "a.safetensors", "dim": 16, "passes": 2, "model": "gru"}
+    setup = wn.Setup(train=True, algorithm="next_item", split="users", skip="no", **words)
+    state = wn.State(log, setup)
+    wn.Environment(wn.Agent(setup, state.space), state, setup).run_sim()
+    random = wn.play(world.references()["random"], world, 200)
+    found = wn.play(tmp_path / "a.safetensors", world, 200)
+    assert found.returns.mean() != random.returns.mean()
+    path = tmp_path / "setup.txt"
+    path.write_text("train, no\nalgorithm, next_item\nmodel_agent_path, a.safetensors\nworld.episodes, 50")
+    assert run(monkeypatch, "simulate", path, "--world", "sessions", "--json") == 0
+    policies = json.loads(capsys.readouterr().out)["policies"]
+    assert policies["next_item"]["return"] == pytest.approx(wn.play(tmp_path / "a.safetensors", world, 50).mean, abs=5)
+    assert run(monkeypatch, "simulate", path, "--world", "boredom:SlateRerank-Bored-v0") == 2
+    assert "knows 1,000 items, and boredom has 10" in capsys.readouterr().err
+
+
+def test_a_policy_that_remembers_users_is_told_who_is_gone(tmp_path: Path) -> None:
+    setup = wn.Setup.from_text(SETUP, tmp_path, ["world=choice", "model=gru", "world.ideal=no", "data=-"])
+    found = wn.simulate(setup)
+    assert len(set(found.episodes["ppo"].lengths)) > 1
+
+
+def test_an_agent_learns_in_other_peoples_environment_and_a_replay_too(
+    setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sardine", reason="sardine-rec is not installed: pip install 'what-next-rl[dev]'")
+    theirs = ["--world", "gym:sardine/SlateRerank-Bored-v0", "--json", "--force"]
+    assert run(monkeypatch, "simulate", setup, "world.ideal=no", *theirs) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["world"] == "gym:sardine/SlateRerank-Bored-v0"
+    assert set(found["policies"]) == {"ppo", "ppo, drawn", "random", "greedy"}
+    setup.write_text(SETUP.replace("algorithm, ppo\nalgorithm.over, points", "algorithm, slateq"))
+    assert run(monkeypatch, "simulate", setup, *theirs) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["policies"]) == {"slateq", "random", "greedy"}  # it has nothing to draw by
+    assert run(monkeypatch, "simulate", setup, "train=no", *theirs) == 0
+    again = json.loads(capsys.readouterr().out)["policies"]
+    assert again == found["policies"]  # the same users, and the model as it was

@@ -101,3 +101,13 @@ def test_attributes_are_read_where_items_are_rare(
         assert ("encoder.items.map" in read_models(made.model_agent_path).tensors) is both
         assert ("inputs.items both" in " ".join(capsys.readouterr().err.split())) is both
     assert len(wn.load(made.model_agent_path).recommend(history=["1", "2"], k=3).items) == 3
+
+
+@pytest.mark.parametrize(("again", "said"), [(True, True), (False, False)])
+def test_where_people_repeat_themselves_it_is_said_that_repeats_are_not_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], again: bool, said: bool
+) -> None:
+    rows = [(user, (user + step) % (4 if again else 40), step) for user in range(20) for step in range(12)]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(tmp_path / "log.csv")
+    Environment.from_setup(setup(tmp_path, tmp_path / "log.csv")).run_sim()
+    assert ("of 100% of the validation users" in " ".join(capsys.readouterr().err.split())) is said

@@ -12,13 +12,13 @@ from rich.console import Console
 from what_next import Dataset, State
 from what_next.baselines import Ease
 from what_next.cli import main
-from what_next.cli.output import Bars
 from what_next.data.stages import Done, Stages
 from what_next.experiments import evaluate, evaluate_next
 from what_next.experiments.baselines import EVERY, chosen_on, grid_of, searched, tries, tuned
 from what_next.experiments.compare import compare
 from what_next.metrics.bootstrap import means, means_of
 from what_next.off_policy import LogSettings, estimate_policy
+from what_next.reporting.bars import Bars
 
 from .conftest import SetupOf, listening
 
@@ -104,7 +104,7 @@ class TestBars:
 
     def test_nothing_is_drawn_for_machines(self) -> None:
         out = StringIO()
-        with Bars(as_json=True, console=Console(file=out, force_terminal=True)) as stages:
+        with Bars(silent=True, console=Console(file=out, force_terminal=True)) as stages:
             stages.begin("judging agent", 1)(1)
         assert out.getvalue() == ""
 

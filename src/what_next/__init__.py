@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from what_next.environment import Environment, Report
     from what_next.experiments.simulation import play, simulate
     from what_next.inference.recommendation import Recommendation
-    from what_next.inference.recommender import Recommender, load
+    from what_next.inference.recommender import Recommender
     from what_next.models import AgentModel, CriticModel
     from what_next.policy import LearnedPolicy
+    from what_next.python import Model, fit, load
     from what_next.settings import Setup
     from what_next.state import State
 
@@ -33,13 +34,15 @@ _HOMES = {
     "Dataset": "data",
     "Environment": "environment",
     "LearnedPolicy": "policy",
+    "Model": "python",
     "Recommendation": "inference.recommendation",
     "Recommender": "inference.recommender",
     "Report": "environment",
     "Setup": "settings",
     "State": "state",
     "WhatNext": "algorithms",
-    "load": "inference.recommender",
+    "fit": "python",
+    "load": "python",
     "play": "experiments.simulation",
     "simulate": "experiments.simulation",
 }
@@ -53,6 +56,7 @@ __all__ = [
     "Dataset",
     "Environment",
     "LearnedPolicy",
+    "Model",
     "Recommendation",
     "Recommender",
     "Report",
@@ -60,6 +64,7 @@ __all__ = [
     "State",
     "WhatNext",
     "__version__",
+    "fit",
     "load",
     "play",
     "simulate",

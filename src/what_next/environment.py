@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,8 +95,9 @@ class Report:
             )
             lines.append(f"last tenth of training: reward {reward:+.4f}, fallbacks {fallback:.1%}")
         if self.valid:
-            measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items())
-            lines.append(f"on validation users, never trained on: {measured}")
+            measured = ", ".join(f"{name} {value:.4g}" for name, value in self.valid.items() if name != "users")
+            people = f"{users:,.0f} " if (users := self.valid.get("users")) else ""
+            lines.append(f"on {people}validation users, never trained on: {measured}")
         lines += [f"ALARM: {alarm}" for alarm in self.alarms]
         lines += [f"saved {path}" for path in self.saved]
         return Text("\n".join(lines))
@@ -111,6 +112,9 @@ class Environment:
         origin: an agent's file whose weights training starts from.
         force: write over models of another algorithm or of other data.
         ranks: the processes that train together (`training.distributed`).
+        on_step: called with each step of training; where it returns True, training ends as by Ctrl-C.
+        on_save: called after each save with what was measured on the validation users.
+        quiet: nothing is printed while it trains.
         rng: all random numbers of the loop.
     """
 
@@ -125,6 +129,9 @@ class Environment:
         origin: Path | None = None,
         force: bool = False,
         ranks: Ranks | None = None,
+        on_step: Callable[[Step], object] | None = None,
+        on_save: Callable[[dict[str, float]], object] | None = None,
+        quiet: bool = False,
     ) -> None:
         """Without a `source`, the one that the setup's algorithm learns from."""
         self.agent = agent
@@ -135,6 +142,7 @@ class Environment:
         self.origin = origin
         self.force = force
         self.ranks = agent.ranks = ranks or Ranks()
+        self.on_step, self.on_save, self.quiet = on_step, on_save, quiet
         self.rng = np.random.default_rng(setup.seed)
         setup.threaded()
 
@@ -190,6 +198,8 @@ class Environment:
                     break
                 tracker.show(step, agent.histories)
                 monitor.record(step)
+                if self.on_step is not None and self.on_step(step) is True:
+                    interrupted.append(0)
                 if setup.seconds:
                     agent.spent = (before + time.perf_counter() - start) / setup.seconds
                     agent.deadline = math.inf if self.ranks.joined else start + setup.seconds - before
@@ -215,7 +225,7 @@ class Environment:
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if not self.resume:
-            with Console(stderr=True).status("counting what goes together in the log"):
+            with Console(stderr=True, quiet=self.quiet).status("counting what goes together in the log"):
                 source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)
@@ -241,7 +251,7 @@ class Environment:
         if isinstance(monitor, Follower):
             return monitor
         agent = self.agent
-        return Tracker(self.setup.log_path, agent.histories, agent.horizon, len(self.state.train_users))
+        return Tracker(self.setup.log_path, agent.histories, agent.horizon, len(self.state.train_users), self.quiet)
 
     def _cycle(self) -> Step:
         """History, predict, produce, propagate.
@@ -267,6 +277,8 @@ class Environment:
             patience=self.setup.patience if len(self.state.split.validation) and self.source.foreseen else None,
             chosen=self.source.chosen,
             resumed=self.resume,
+            on_save=self.on_save,
+            quiet=self.quiet,
         )
 
     def validate(self) -> dict[str, float]:
@@ -283,10 +295,13 @@ class Environment:
         return found
 
     def weigh(self) -> bool:
-        """Choose what the linear model beside the encoder counts, by the validation users; whether it counts at all."""
+        """Choose what the linear model beside the encoder counts, by the validation users; whether it counts at all.
+
+        Not where what people do by themselves is not what is learned.
+        """
         agent, state = self.agent, self.state
         linear = getattr(agent.nets.get("encoder"), "ridge", None)
-        if linear is None or not len(state.split.validation):
+        if linear is None or not len(state.split.validation) or not self.source.foreseen:
             return False
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
         seed, seen = self.setup.split.seed, self.setup.evaluation.seen

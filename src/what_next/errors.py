@@ -16,7 +16,9 @@ Each is the user's to mend: the command line prints its message, without a trace
 says where, what was found, and what to do next.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 MOST_NAMES, LONGEST_NAME = 12, 200
 """How many names a message lists, and how many characters it shows of each."""
@@ -33,6 +35,40 @@ def some(names: Iterable[object], of: int | None = None) -> str:
     shown = [one if len(one) <= LONGEST_NAME else one[: LONGEST_NAME - 1] + "…" for one in texts[:MOST_NAMES]]
     more = (of or len(texts)) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
+
+
+IN_PYTHON = {
+    r" of what-next data import(; if the first line holds no names, see --no-header and --columns)?": "",
+    r"; what-next data import keeps them apart": "",
+    r" \(is a comma missing after '[^']*'\?\)": "",
+    r"import the data with --attributes or an item table": "give the log's own (--attributes) or a frame of items",
+    r"import (it|the data) with --": "name the column with --",
+    r"import the data without it \(--attributes\)": "leave it out of --attributes",
+    r"give this one a model_agent_path .*--force`": "give another folder, or overwrite=True",
+    r"train one first \(`train, yes` in the setup\)": "train one with what_next.fit, and save it",
+    r"train a\w* model with `what-next train SETUP --from MODEL`": "train on these data with what_next.fit",
+    r"--([a-z-]+) (median|excel|dmy|mdy|ymd|[mun]?s\b|%\S+)": r"--\1 '\2'",
+    r"--([a-z-]+) (''|'[^']+')": r"\1=\2",
+    r"--([a-z-]+)": r"\1=...",
+}
+"""What Python's callers can do, by what messages say to those of the command line."""
+
+
+def in_python(text: str) -> str:
+    """A message with the arguments of Python in place of the options of the command line."""
+    for found, instead in IN_PYTHON.items():
+        text = re.sub(found, instead, text)
+    return re.sub(r"[a-z-]+(?==)", lambda name: name[0].replace("-", "_"), text)
+
+
+@contextmanager
+def told_in_python() -> Iterator[None]:
+    """Mistakes are told in Python's words; also a decorator, of what Python's users call."""
+    try:
+        yield
+    except WhatNextError as error:
+        error.args = (in_python(str(error)), *error.args[1:])
+        raise
 
 
 class WhatNextError(Exception):

@@ -1,4 +1,4 @@
-"""The trained agent as a policy: whoever needs items of it asks here, and is told the chance of the choice."""
+"""The trained agent as a policy: whoever needs items of it asks here, and gets the chance of the choice with them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

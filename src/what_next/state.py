@@ -193,6 +193,8 @@ class State:
 
     def history_of(self, ids: Sequence[str | int]) -> tuple[History, list[str]]:
         """A history of external item ids, oldest first, and those ids that the catalogue does not hold."""
+        if not len(ids):
+            raise CatalogueError("the history is empty; give the ids of one item or more, oldest first, or a user's id")
         items = self.space.catalogue.index(list(ids))
         unknown = [str(one) for one, item in zip(ids, items, strict=True) if item < 0]
         items = items[items >= 0]

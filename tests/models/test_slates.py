@@ -71,3 +71,14 @@ def test_the_policy_starts_from_a_share_of_what_would_be_clicked_and_does_not_te
     assert made.liking.weight.grad is None
     assert made.share is not None
     assert made.share.grad is not None
+
+
+def test_like_vectors_may_stand_for_like_effects() -> None:
+    made = proposer(traits=4, by_vectors=True)
+    vectors = torch.randn(50, 2)
+    found = made.alike(vectors)
+    assert found is not None
+    assert torch.allclose(found, vectors / vectors.square().sum(1).mean().sqrt())
+    assert not any(name.startswith("effects") for name, _ in made.named_parameters())
+    assert made(torch.zeros(1, 2)).shape == (1, 3)  # a point, and the weight
+    assert made.columns(vectors).shape == (50, 3)

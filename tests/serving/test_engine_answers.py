@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from what_next.inference.recommender import load
+from what_next import load
 from what_next.serving.request import RecommendationRequest, Refused
 from what_next.serving.store import Store
 

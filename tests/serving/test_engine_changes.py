@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from what_next.errors import StoreUnavailable
-from what_next.serving.engine.live import _point
+from what_next.serving.engine.live import point
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, versions_folder
 from what_next.serving.request import RecommendationRequest
@@ -216,12 +216,12 @@ def test_a_share_of_the_users_is_answered_by_the_second_model(tmp_path: Path) ->
         service.played("nobody", "i1")
         for place in range(60):
             answer = service.ask(user=f"user {place}", history=HISTORY, k=3)
-            assert answer.role == ("canary" if _point(f"user {place}") < 0.4 else "current")
+            assert answer.role == ("canary" if point(f"user {place}") < 0.4 else "current")
             assert counts.roles[-1] == answer.role
             assert (answer.version == service.engine.model()["version"]) == (answer.role == "current")
         assert service.ask(history=HISTORY).role == "current"
         assert service.engine.model()["canary"]["share"] == 0.4
-    shares = [_point(f"user {place}") < 0.4 for place in range(2000)]
+    shares = [point(f"user {place}") < 0.4 for place in range(2000)]
     assert np.mean(shares) == pytest.approx(0.4, abs=0.05)
 
 

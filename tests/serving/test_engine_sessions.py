@@ -47,7 +47,7 @@ class World:
                 assert user not in found
                 assert user not in cache
                 continue
-            played = [cache.played(one) for one in events if one.item_id in model.places]
+            played = [cache.event_of(one) for one in events if one.item_id in model.places]
             wanted, got = model.sessions.replay(played), found[user]
             assert (got.events, got.last) == (len(events), max(one.number for one in events))
             np.testing.assert_array_equal(got.session.items, wanted.items)

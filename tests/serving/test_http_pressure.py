@@ -340,6 +340,33 @@ def test_more_refusals_than_the_processor_is_to_spare_are_sent_in_turn(
     assert all(0.08 * place - 0.01 < one < 0.08 * place + 0.5 for place, one in enumerate(seconds))
 
 
+def test_who_hung_up_before_being_refused_takes_nobodys_turn(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten a second: nine that wait would take most of a second, if they were still there."""
+    from what_next.serving.http import protocol
+
+    monkeypatch.setattr(protocol, "REFUSALS", 10)
+    monkeypatch.setattr(protocol, "BURST", 1)
+    monkeypatch.setattr(one.app.parts, "engine", Busy())
+
+    async def asked() -> float:
+        async with listening(one) as address:
+            writers = [(await asyncio.open_connection(*address))[1] for _ in range(10)]
+            for writer in writers:
+                writer.write(PLAIN + b"\r\n{}")
+            await asyncio.sleep(0.05)
+            for writer in writers:
+                writer.close()
+                await writer.wait_closed()
+            reader, writer = await asyncio.open_connection(*address)
+            start = time.monotonic()
+            writer.write(PLAIN + b"\r\n{}")
+            await reader.readuntil(b"[]}}")
+            writer.close()
+            return time.monotonic() - start
+
+    assert asyncio.run(asked()) < 0.5
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -20,15 +20,16 @@ from what_next.cli import loop as commands
 from what_next.cli.output import guarded
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
-from what_next.errors import ModelError, SaveError, SetupError, StoreError
+from what_next.errors import MissingExtraError, ModelError, SaveError, SetupError, StoreError
+from what_next.off_policy.arms import Arm, Contrast
 from what_next.serving.engine.versions import versions_folder
 from what_next.serving.loop import candidate, drift, evidence
 from what_next.serving.loop.evidence import Mean
 from what_next.serving.loop.journal import Journal, journal_path, status_of
-from what_next.serving.loop.loop import Loop
+from what_next.serving.loop.loop import Loop, alone
 from what_next.serving.metrics import Metrics
 from what_next.serving.request import RecommendationRequest
-from what_next.serving.store import AddFeedback, Deploy, FeedbackRow
+from what_next.serving.store import AddFeedback, Deploy, FeedbackRow, Store
 from what_next.settings import Setup
 from what_next.state import State
 
@@ -200,10 +201,29 @@ def test_two_loops_on_one_store_are_one_too_many(shop: Shop) -> None:
     shop.journal.lock().release()
 
 
+def test_two_machines_on_one_postgresql_are_one_too_many(postgres_url: str, tmp_path: Path) -> None:
+    stores = [Store.open(postgres_url) for _ in range(2)]
+    journals = [Journal.open(tmp_path / name / "journal.sqlite") for name in ("one", "two")]
+    with alone(stores[0], journals[0]), pytest.raises(StoreError, match="another loop"), alone(stores[1], journals[1]):
+        pass
+    with alone(stores[1], journals[1]):
+        pass
+    for store in stores:
+        store.close()
+    for journal in journals:
+        journal.close()
+
+
 def test_a_second_model_of_the_setup_is_refused(shop: Shop, path: Path) -> None:
     setup = Setup.read(path, ["train=no", "server.candidate=agent.safetensors"])
     with pytest.raises(SetupError, match=r"server\.candidate is set"):
         Loop(setup, shop.service.store, shop.journal)
+
+
+def test_an_alarm_without_river_is_refused_at_once(shop: Shop, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "river.drift", None)
+    with pytest.raises(MissingExtraError, match=r"what-next-rl\[loop\]"):
+        Loop(Setup.read(path, ["train=no", "loop.drift=0.002"]), shop.service.store, shop.journal)
 
 
 def test_a_full_disk_is_told_and_the_service_answers_on(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,6 +306,132 @@ def test_old_versions_go_and_the_deployed_line_stays(shop: Shop) -> None:
     (folder / "of-somebody").mkdir()
     assert shop.loop._prune() == 2
     assert {one.name for one in folder.iterdir()} == {"b", "c", "d", "e", "f", "of-somebody"} - {first}
+
+
+def test_other_networks_are_trained_from_nothing(path: Path) -> None:
+    with running(Setup.read(path, ["train=no"])) as service:
+        shop = Shop(path, service, "dim=8", "loop.fresh=0", "passes=2")
+        shop.walk(2)
+        shop.loop.run()
+        shop.clock.pass_by()
+        shop.loop.run()
+        (told,) = [one for one in shop.told() if one.startswith("train")]
+        assert "from nothing (" in told
+        assert shop.journal.rounds(1)[0].step == "shadow"
+
+
+def test_erased_users_do_not_make_the_loop_wait_for_ever(shop: Shop) -> None:
+    shop.walk()
+    shop.journal.measure(exported=10**6)
+    assert shop.loop._new() == 0
+    shop.walk()
+    assert shop.loop._new() > 2 * PEOPLE - 1
+
+
+# What decides
+
+
+class Bare:
+    """A loop whose round stands at some step; what live answers earned is what a test says."""
+
+    def __init__(self, path: Path, folder: Path, step: str, **facts: Any) -> None:
+        self.store, self.clock = Store.open(folder / "store.sqlite"), Clock()
+        words = [f"server.store={folder}/store.sqlite", "loop.ceiling=50", "loop.answers=1000", "loop.canary=0.2"]
+        self.journal = Journal.open(folder / "loop" / "journal.sqlite", clock=self.clock)
+        self.loop = Loop(Setup.read(path, ["train=no", *words]), self.store, self.journal)
+        self.deploy("old", "first")
+        known = {"current": "old", "version": "new", "verdict": "undecided", "judged": {"why": "-"}, "exported_at": 7}
+        self.journal.begin({**known, **facts}, step, "begins")
+
+    def deploy(self, version: str, kind: Any) -> None:
+        self.store.commit([Deploy(version, kind, {})])
+
+    def look(self, monkeypatch: pytest.MonkeyPatch, low: float, high: float, answers: int = 100) -> None:
+        arms = Arm(60, answers, (low + high) / 2), Arm(60, answers, 0.0)
+        monkeypatch.setattr(evidence, "between", lambda *_: Contrast(*arms, (low + high) / 2, low, high))
+        self.loop.look()
+
+    @property
+    def now(self) -> tuple[str | None, str | None, str]:
+        """The step that comes next, the outcome, and which version answers."""
+        latest = self.journal.rounds(1)[0]
+        return latest.step, latest.outcome, self.store.deployments()[-1].version
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "answers", "verdict", "now"),
+    [
+        (0.1, 0.3, 100, "undecided", ("promote", None, "old")),  # better beyond doubt
+        (-0.3, -0.1, 100, "better", (None, "refused", "old")),  # worse beyond doubt, whatever the log said
+        (-0.2, 0.3, 100, "better", ("canary", None, "old")),  # nobody knows yet
+        (-0.2, 0.3, 1000, "better", ("promote", None, "old")),  # the log decides
+        (-0.3, 0.2, 1000, "better", (None, "refused", "old")),  # the log said so, and it does not look like it
+        (-0.2, 0.3, 1000, "undecided", (None, "refused", "old")),  # nothing shows it
+        (-0.3, 0.1, 600, "undecided", (None, "refused", "old")),  # .1 less in 600 answers: above the ceiling of 50
+        (-0.3, 0.1, 400, "undecided", ("canary", None, "old")),
+    ],
+)
+def test_a_canary_decides(
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    low: float,
+    high: float,
+    answers: int,
+    verdict: str,
+    now: Any,
+) -> None:
+    bare = Bare(path, tmp_path, "canary", verdict=verdict)
+    bare.look(monkeypatch, low, high, answers)
+    assert bare.now == now
+    second = bare.store.second()
+    assert (second is None) == (now[1] == "refused")
+    if second is not None:
+        assert (second.version, second.share) == ("new", 0.2)
+
+
+def test_a_canary_ends_with_patience(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Bare(path, tmp_path, "canary")
+    bare.look(monkeypatch, -1.0, 1.1)
+    bare.clock.pass_by(7.1)
+    bare.look(monkeypatch, -1.0, 1.1)
+    assert bare.now == (None, "refused", "old")
+
+
+def test_what_turns_out_worse_is_rolled_back(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Bare(path, tmp_path, "watch")
+    bare.deploy("new", "promoted")
+    monkeypatch.setattr(bare.loop, "_due", lambda: None)
+    bare.look(monkeypatch, -0.3, 0.1)
+    assert bare.now == ("watch", None, "new")
+    second = bare.store.second()
+    assert second is not None
+    assert second.version == "old"
+    bare.look(monkeypatch, -0.3, -0.1)
+    assert bare.now == (None, "rolled back", "old")
+    assert bare.store.deployments()[-1].kind == "rolled back"
+    assert bare.store.second() is None
+    assert bare.journal.numbers()["learned_until"] == bare.store.deployments()[0].time
+
+
+def test_what_is_not_worse_stays(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = Bare(path, tmp_path, "watch")
+    bare.deploy("new", "promoted")
+    monkeypatch.setattr(bare.loop, "_due", lambda: None)
+    bare.look(monkeypatch, -0.3, 0.1, answers=1000)
+    assert bare.now == (None, "promoted", "new")
+
+
+@pytest.mark.parametrize(("shadow", "shown", "outcome"), [(0, 250, "refused"), (0, 150, None), (5, 150, None)])
+def test_a_shadow_that_does_not_answer_is_refused(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shadow: int, shown: int, outcome: str | None
+) -> None:
+    bare = Bare(path, tmp_path, "shadow")
+    bare.loop.look()
+    monkeypatch.setattr(evidence, "unseen", lambda *_: shadow)
+    monkeypatch.setattr(evidence, "last_answer", lambda _: shadow + shown)
+    bare.loop.look()
+    assert bare.now == (None if outcome else "shadow", outcome, "old")
 
 
 # What live answers tell
@@ -479,3 +625,39 @@ def test_once_does_what_can_be_done_and_says_so(
     for wrong in (["status"], ["status", str(path)]):
         with pytest.raises(SetupError, match="loop status"):
             commands.loop(wrong, once=True)
+
+
+@pytest.mark.slow
+def test_a_candidate_of_shuffled_rewards_is_never_promoted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries, export = 20, candidate.export
+
+    def shuffled(*args: Any) -> dict[str, int]:
+        counts, log = export(*args), args[-1] / candidate.LEARNED
+        rows = pl.read_parquet(log)
+        events, decisions = rows.filter(pl.col("propensity").is_null()), rows.filter(pl.col("propensity").is_not_null())
+        events = events.with_columns(pl.col("item_id").shuffle(seed=0), pl.col("reward").shuffle(seed=0))
+        decisions = decisions.with_columns(pl.col("reward").shuffle(seed=0))
+        footer = pl.read_parquet_metadata(log)
+        pl.concat([events, decisions]).write_parquet(
+            log, metadata={k: v for k, v in footer.items() if "arrow" not in k}
+        )
+        return counts
+
+    with running(Setup.read(path, ["train=no"])) as service:
+        shop = Shop(path, service)
+        shop.walk(2)
+        shop.loop.run()
+        shop.clock.pass_by()
+        shop.until("watch")
+        good = shop.versions[-1]
+        monkeypatch.setattr(candidate, "export", shuffled)
+        words = ["train=no", "loop.shadow=0", "loop.answers=250", "passes=4"]
+        shop.loop = Loop(Setup.read(path, words), service.store, shop.journal)
+        for _ in range(tries):
+            shop.clock.pass_by()
+            shop.walk()
+            shop.loop.run()
+            shop.until(None)
+        rounds = shop.journal.rounds(tries)
+        assert [one.outcome for one in rounds] == ["refused"] * tries
+        assert shop.versions[-1] == good

@@ -211,3 +211,30 @@ def test_popular_items_are_asked_for_without_a_draw(tab: Seen) -> None:
     tab.page.locator("section.list.popular li.item").first.wait_for()
     explored = {body["policy"]: body.get("explore") for body in asked}
     assert explored == {"trained": None, "popular": {"temperature": 0}, "random": None}
+
+
+def test_an_experiment_is_told_with_its_bounds(tab: Seen) -> None:
+    arms = [
+        {"name": "trained", "users": 1200, "answers": 5000, "reward": 0.125},
+        {"name": "<b>popular", "users": 1180, "answers": 4900, "reward": 0.1},
+    ]
+    found = {
+        "name": "trained:popular", "share": 0.5, "arms": arms, "level": 95.0, "verdict": "trained",
+        "difference": {"mean": -0.025, "low": -0.04, "high": -0.01}, "assumes": "", "time": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    assert not tab.page.locator("#experiment").is_visible()  # where there is none
+    tab.page.route("**/v1/experiment", lambda route: route.fulfill(json={"experiment": found}))
+    tab.page.reload()
+    section = tab.page.locator("section", has=tab.page.locator("#experiment"))
+    section.wait_for()
+    told = " ".join(section.inner_text().split())
+    for words in ("trained earned 0.125 an answer", "5,000 answers to 1,200 users", "<b>popular", "trained is better."):
+        assert words in told
+    assert "Difference -0.0250, 95 % between -0.0400 and -0.0100 at any number of looks." in told
+    tab.settled()
+    found["difference"] = {"mean": 0.1, "low": None, "high": None}
+    found["verdict"] = None
+    tab.page.reload()
+    section.wait_for()
+    assert "Too few users to say more. Nothing is decided." in section.inner_text()
+    tab.settled()

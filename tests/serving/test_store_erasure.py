@@ -181,7 +181,7 @@ def test_who_is_erased_while_a_store_is_filled_does_not_come_back(
 
 def test_an_erasure_waits_for_the_chunk_that_puts_the_person_in(two: tuple[Store, Store]) -> None:
     store, other = two
-    filling = loading.Loading(other.backend, data(), now)
+    filling = loading.Filling(other.backend, data(), now)
     with ThreadPoolExecutor(1) as pool:
         with other.backend.engine.begin() as link:
             filling.remember(link, filling.chunk(link, filling.position(link) or 0)[0] - 1)

@@ -29,7 +29,8 @@ class OnPolicy(Algorithm):
 
     With `balance`, and where numbers are seen of a user, a slate is made slot by slot: an item keeps those away that
     would do the same to the user (`models.slates.Proposer`). What a click on an item does to the numbers is learned by
-    regression on what was seen; with which weight it counts, by the policy gradient.
+    regression on what was seen; with which weight it counts, by the policy gradient. With `likeness, vectors` it keeps
+    away those of like vectors, whatever is seen of a user.
     """
 
     over: Literal["items", "points"] = Field(
@@ -38,6 +39,11 @@ class OnPolicy(Algorithm):
     )
     balance: bool = Field(
         default=True, description="whether an item keeps others out of the slate that would do the same to the user"
+    )
+    likeness: Literal["effects", "vectors"] = Field(
+        default="effects",
+        description="with balance, like items do the same to the numbers that are seen of a user when clicked, as is "
+        "learned; or they have like vectors",
     )
     trace: float = Field(default=0.95, ge=0, le=1, description="lambda of the advantages: 1 trusts no value")
     entropy: float = Field(default=0.0, ge=0, description="weight of the policy's entropy")
@@ -76,7 +82,11 @@ class OnPolicy(Algorithm):
         """See `Algorithm.networks`; `sizes.factors` is how many numbers are seen of a user."""
         width = vectors.shape[1] if self.draws_points and vectors.shape[1] else sizes.dim
         traits = sizes.factors if self.balance else 0
-        return {"actor": Proposer(sizes.dim, width, traits, self.click_weight > 0), "critic": Value(sizes.dim)}
+        by_vectors = self.balance and self.likeness == "vectors"
+        return {
+            "actor": Proposer(sizes.dim, width, traits, self.click_weight > 0, by_vectors),
+            "critic": Value(sizes.dim),
+        }
 
     def propose(
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None

@@ -13,7 +13,7 @@ from what_next.errors import DataError
 from what_next.types import History
 
 THIRDS = 3
-"""Parts of the work that are told of."""
+"""Parts of the work whose end is reported."""
 MOST = 15_000
 """Items at most: a solution takes 13 bytes for each pair of them, 2.9 GB here, and its time grows with their cube."""
 LARGE = 1000

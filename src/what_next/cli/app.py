@@ -18,7 +18,7 @@ from what_next.data.public.sets import PUBLIC_SETS
 from what_next.errors import WhatNextError
 from what_next.metrics import METRICS
 from what_next.settings import ALGORITHMS, known_encoders, known_rewards, settings_of, template
-from what_next.worlds import known_worlds
+from what_next.worlds import GYM, known_worlds
 
 
 def _version(asked: bool) -> bool:
@@ -104,6 +104,7 @@ def _worlds() -> dict[str, str]:
         found |= _first_lines({name: world})
         for variant, changes in world.presets.items():
             found[f"{name}:{variant}"] = ", ".join(f"{key} {value}" for key, value in changes.items()) or "the default"
+    found[f"{GYM}ID"] = "Any environment of Gymnasium, by the id that it is registered with."
     return found
 
 

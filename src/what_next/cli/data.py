@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import polars as pl
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,10 +15,11 @@ from what_next.cli.options import Json, names_of
 from what_next.cli.output import emit
 from what_next.data import Dataset, Options, Tables, import_files, save
 from what_next.data.importing.ids import MISSING
+from what_next.data.importing.telling import roles, told
 from what_next.data.importing.times import FORMS
 from what_next.data.public.download import get, is_present
 from what_next.data.public.sets import PUBLIC_SETS, PublicSet, public_set
-from what_next.errors import MOST_NAMES, DataError, some
+from what_next.errors import DataError
 
 app = typer.Typer(no_args_is_help=True, help="Get, import and describe data sets.")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -146,11 +146,7 @@ def import_data(
 def _show(tables: Tables, written: list[Path], dataset: Dataset) -> None:
     """What was read and how, for people."""
     people = Console()
-    _say(people, [f"{role}: {column} ({known})" for role, (column, known) in _roles(tables, dataset).items()])
-    _say(people, [f"{what}: {some(names)}" for what, names in _others(dataset).items() if names])
-    _say(people, tables.notes)
-    reasons = tables.reasons().items()
-    _say(people, [f"{count:,} rows rejected: {reason}{_lines(tables, reason)}" for reason, count in reasons])
+    _say(people, told(tables, dataset))
     for warning in tables.warnings:
         people.print(f"warning: {warning}", style="bold yellow", highlight=False, markup=False, soft_wrap=True)
     _say(people, [f"{path} written" for path in written])
@@ -180,31 +176,11 @@ def _report(tables: Tables, written: list[Path], dataset: Dataset) -> dict[str, 
         "rows_read": tables.rows,
         "rejected": tables.reasons(),
         "columns": tables.columns,
-        "known_by": {role: known for role, (_, known) in _roles(tables, dataset).items()},
+        "known_by": {role: known for role, (_, known) in roles(tables, dataset).items()},
         "notes": tables.notes,
         "warnings": tables.warnings,
         **_size(dataset),
     }
-
-
-def _roles(tables: Tables, dataset: Dataset) -> dict[str, tuple[str, str]]:
-    """The column of each role, and how that is known; of the times, which they are, too."""
-    found = {role: (column, tables.how[role]) for role, column in tables.columns.items()}
-    if (span := dataset.span()) and "time" in found:
-        column, known = found["time"]
-        found["time"] = column, f"{known}: {span['first']} to {span['last']}"
-    return found
-
-
-def _others(dataset: Dataset) -> dict[str, tuple[str, ...]]:
-    """What the other columns became."""
-    return {"attributes of the items": dataset.catalogue.names, "context of the events": dataset.context_names}
-
-
-def _lines(tables: Tables, reason: str) -> str:
-    """Where the rows stand that were rejected for a reason."""
-    lines = tables.rejected.filter(pl.col("reason") == reason)["line"]
-    return f" (line{'s' if len(lines) > 1 else ''} {some(lines.head(MOST_NAMES), len(lines))})"
 
 
 def _size(dataset: Dataset) -> dict[str, Any]:

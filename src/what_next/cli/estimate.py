@@ -12,9 +12,10 @@ import typer
 from rich.console import RenderableType
 
 from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, Top, names_of
-from what_next.cli.output import Bars, emit, tell
+from what_next.cli.output import emit, tell
 from what_next.data.decisions.log import Roles
 from what_next.errors import SetupError
+from what_next.reporting.bars import Bars
 
 if TYPE_CHECKING:
     from what_next.off_policy import LogSettings

@@ -20,7 +20,7 @@ from what_next.cli.options import (
     trained_setup,
     weights_of,
 )
-from what_next.cli.output import Bars, emit, note, tell
+from what_next.cli.output import emit, note, tell
 from what_next.data import Dataset
 from what_next.errors import SetupError
 from what_next.experiments import by_windows, evaluate_next, evaluate_windows
@@ -32,6 +32,7 @@ from what_next.experiments.tuning import Trial
 from what_next.experiments.tuning import tune as tune_setup
 from what_next.reporting import check as check_report
 from what_next.reporting import write_report
+from what_next.reporting.bars import Bars
 from what_next.reporting.terminal import table
 from what_next.settings import Setup
 

@@ -44,7 +44,7 @@ def loop(
         raise SetupError("loop status --once: --once is for the loop itself; leave it out")
     settings = setup_of(Path(words[0]), words[1:], "train=no")
     from what_next.serving.loop.journal import Journal, journal_path
-    from what_next.serving.loop.loop import Loop
+    from what_next.serving.loop.loop import Loop, alone
 
     path = journal_path(settings)
     if asked:
@@ -59,7 +59,7 @@ def loop(
     with opened(settings) as store:
         journal = Journal.open(path)
         try:
-            with journal.lock():
+            with alone(store, journal):
                 os.nice(settings.loop.nice)
                 _go_on(Loop(settings, store, journal), None if once else settings.loop.look)
             if as_json:

@@ -4,14 +4,11 @@ import json
 import sys
 from collections.abc import Callable
 from functools import wraps
-from types import TracebackType
 from typing import Any, ParamSpec
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from what_next.cli.interrupts import INTERRUPTED
-from what_next.data.stages import Done, Stages
 from what_next.environment import Report
 from what_next.errors import WhatNextError
 
@@ -73,45 +70,3 @@ def show(report: Report, as_json: bool = False) -> int:
         note("what-next: interrupted and saved; go on with `what-next train SETUP --resume`")
         return INTERRUPTED
     return 0
-
-
-class Bars(Stages):
-    """A bar for the stage that is under way, with the time that is left; a context manager.
-
-    Nothing is drawn for machines (`as_json`), nor where the standard error is no terminal.
-    """
-
-    def __init__(self, as_json: bool = False, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
-        self.silent = as_json or not self.console.is_terminal
-        self.bars: Progress | None = None
-
-    def __enter__(self) -> "Bars":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end()
-
-    def begin(self, name: str, total: int) -> Done:
-        """See `Stages.begin`; the bar of the stage before goes."""
-        self._end()
-        if self.silent:
-            return super().begin(name, total)
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        bars = self.bars = Progress(*columns, console=self.console, transient=True)
-        bars.start()
-        task = bars.add_task(name, total=total)
-
-        def done(more: int) -> None:
-            bars.advance(task, more)
-            if bars.finished:  # so that what is printed next does not stand above an old bar
-                bars.stop()
-
-        return done
-
-    def _end(self) -> None:
-        if self.bars is not None:
-            self.bars.stop()
-        self.bars = None

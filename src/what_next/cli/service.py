@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,11 +49,8 @@ def opened(setup: Setup) -> Iterator["Store"]:
     place = store_of(setup)
     if isinstance(place, Path) and not place.is_file():
         raise StoreError(f"{place}: no such store; serve first (what-next serve), or name it with server.store")
-    store = Store.open(place)
-    try:
+    with closing(Store.open(place)) as store:
         yield store
-    finally:
-        store.close()
 
 
 def served_catalogue(setup: Setup, store: "Store") -> Catalogue:
@@ -149,11 +146,9 @@ def add(
         raise SetupError(f"--role {role!r}: expected one of {', '.join(ROLES)}")
     if not name.isprintable() or not 0 < len(name) <= LONGEST:
         raise SetupError(f"--name {name!r}: expected 1 to {LONGEST} printable characters")
-    store, key = Store.open(store_of(setup_of(setup, overrides, "train=no"))), new_key()
-    try:
+    key = new_key()
+    with closing(Store.open(store_of(setup_of(setup, overrides, "train=no")))) as store:
         store.add_key(name, role, digest_of(key))
-    finally:
-        store.close()
     if as_json:
         emit({"name": name, "role": role, "key": key})
         return
@@ -206,9 +201,14 @@ def export(
     to: Annotated[Path, typer.Option(help="Where the data set goes: NAME.parquet, its items beside it.")] = Path(
         "log.parquet"
     ),
+    append: Annotated[
+        bool, typer.Option("--append", help="Go on from the export that lies there, and read what is new alone.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the log as a data set: train and evaluate read its events, estimate and gate its decisions."""
+    """Write the log as a data set: train reads its events and decisions, evaluate its events, estimate and gate its
+    decisions."""
+    from what_next.serving.store.append import appended
     from what_next.serving.store.export import exported
 
     if to.suffix != ".parquet":
@@ -220,7 +220,11 @@ def export(
         def progress(name: str, here: int, total: int) -> None:
             bars.update(tasks[name], completed=here, total=total)
 
-        found = exported(store, served_catalogue(settings, store), progress=progress)
+        catalogue = served_catalogue(settings, store)
+        if append:
+            found = appended(store, catalogue, to, progress=progress)
+        else:
+            found = exported(store, catalogue, progress=progress)
         written = found.write(to)
     counts = {
         "users": found.log["user_id"].n_unique(),

@@ -5,9 +5,13 @@ from typing import Annotated
 import typer
 
 from what_next.cli.interrupts import INTERRUPTED
+from what_next.cli.judge import ReportFile
 from what_next.cli.model import Force
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of, trained_setup
-from what_next.cli.output import Bars, emit, note, tell
+from what_next.cli.output import emit, note, tell
+from what_next.reporting import check as check_report
+from what_next.reporting import write_simulation
+from what_next.reporting.bars import Bars
 
 app = typer.Typer()
 
@@ -21,6 +25,7 @@ def simulate(
         typer.Option(help="A world, and a preset of it: boredom:SlateTopK-Bored-v0; or gym:ID."),
     ] = None,
     force: Force = False,
+    report: ReportFile = None,
     as_json: Json = False,
 ) -> int:
     """Train an agent in a world, or load it as the setup says; play it beside the world's references."""
@@ -28,10 +33,14 @@ def simulate(
 
     words = [*(overrides or []), *([f"world.name={world}"] if world else [])]
     settings = setup_of(setup, words, "data=-")
+    if report is not None:
+        check_report(report)
     if not settings.train:
         settings = trained_setup(setup, words, "data=-")
     with Bars(as_json) as bars:
-        found = play(settings, stages=bars, force=force)
+        found = play(settings, stages=bars, force=force, watch=report is not None)
+    if report is not None:
+        write_simulation(found, report)
     if as_json:
         emit(found.as_json())
     else:

@@ -14,12 +14,13 @@ from jaxtyping import Float32, Int32, Int64
 from what_next.data.catalogue import Catalogue
 from what_next.data.decisions.service_log import events_of
 from what_next.data.files import FORMATS, beside, footer_of
+from what_next.data.html import table
 from what_next.data.importing.cleaning import clean, import_files
 from what_next.data.importing.ids import positions
 from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import Options, Tables
 from what_next.data.pickles import from_pandas
-from what_next.errors import DataError
+from what_next.errors import DataError, some, told_in_python
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,23 @@ class Dataset:
             f"{self.events:,} events",
             *(["times"] if self.timestamps is not None else []),
         ]
-        parts += [*(["rewards"] if self.rewards is not None else []), *self.context_names]
-        return f"Dataset({self.name!r}: {', '.join(parts)};\n  {self.catalogue!r})"
+        parts += [*(["rewards"] if self.rewards is not None else []), some(self.context_names)]
+        return f"Dataset({self.name!r}: {', '.join(filter(None, parts))};\n  {self.catalogue!r})"
+
+    def _repr_html_(self) -> str:
+        span, lengths = self.span(), self.lengths
+        rows = {
+            "users": f"{self.users:,}",
+            "items": f"{len(self.catalogue):,}",
+            "events": f"{self.events:,}",
+            "per user": f"{lengths.min()} to {lengths.max()}, mean {lengths.mean():.1f}" if self.users else "",
+            "time": f"{span['first']} to {span['last']}" if span else "none: the order of the rows",
+            "reward": f"mean {self.rewards.mean():.3g}" if self.rewards is not None and self.events else "none",
+            "attributes": some(self.catalogue.names),
+            "context": some(self.context_names),
+            "kinds of events": some(self.event_words),
+        }
+        return table(f"Data set {self.name}", (), [(name, value) for name, value in rows.items() if value])
 
     @property
     def users(self) -> int:
@@ -89,6 +105,7 @@ class Dataset:
         return found.cast(pl.Int32).fill_null(-1).to_numpy()
 
     @classmethod
+    @told_in_python()
     def from_frame(cls, log: Any, items: Any = None, *, name: str = "frame", **columns: Any) -> "Dataset":
         """From a pandas, Polars or pyarrow table of events, cleaned as `what-next data import` does.
 
@@ -168,6 +185,21 @@ class Dataset:
             event_codes=log["event"].to_physical().cast(pl.Int32).to_numpy() if words else None,
             event_words=words,
         )
+
+    def to_tables(self) -> Tables:
+        """The clean log and its item table: what `from_tables` reads."""
+        users = np.repeat(np.arange(self.users), self.lengths)
+        columns = {"user_id": self.user_ids.gather(users), "item_id": self.catalogue.ids.gather(self.items)}
+        if self.timestamps is not None:
+            columns["timestamp"] = pl.Series(self.timestamps).cast(pl.Datetime("us", "UTC"))
+        if self.rewards is not None:
+            columns["reward"] = pl.Series(self.rewards)
+        if self.event_codes is not None:
+            columns["event"] = pl.Series([self.event_words[code] for code in self.event_codes]).cast(
+                pl.Enum(self.event_words)
+            )
+        columns |= {name: pl.Series(self.context[:, place]) for place, name in enumerate(self.context_names)}
+        return Tables(pl.DataFrame(columns), self.catalogue.to_table(), pl.DataFrame(), self.events, {})
 
     @classmethod
     def of_events(
@@ -250,6 +282,11 @@ def _distribution(rewards: Float32[np.ndarray, "events"] | None) -> dict[str, An
         "quantiles": dict(zip(map(str, QUANTILES), np.quantile(values, QUANTILES).tolist(), strict=True)),
         "counts": shares if len(shares) <= 20 else None,
     }
+
+
+def is_frame(value: object) -> bool:
+    """Whether it is a pandas, Polars or pyarrow table."""
+    return isinstance(nw.from_native(value, eager_only=True, pass_through=True), nw.DataFrame)
 
 
 def to_polars(frame: Any) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Long work, told stage by stage to whoever shows it."""
+"""Long work, reported stage by stage to whoever shows it."""
 
 from collections.abc import Callable
 

@@ -1,22 +1,44 @@
 """An agent in a world of simulated users, beside the references of that world."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float32, Int64
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from what_next.data.stages import SILENT, Stages
 from what_next.environment import Environment, Report
-from what_next.errors import ModelError
+from what_next.errors import ModelError, SetupError
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import Player, world_of
+from what_next.sources import LogPlayer, Player, world_of
+from what_next.types import Greedy
 from what_next.worlds import Episodes, Reference, World, opened
 from what_next.worlds import play as episodes_of
+
+WATCHED = 100
+"""Users who are watched slate by slate, and slates of each at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """What a policy showed to some users, and what came of it.
+
+    Attributes:
+        shown, clicks, rewards: of each slate; `going`: the slates that there were, of who had not left.
+        numbers: what was seen of the users before each slate, between 0 and 1; with what is hidden, where it is known.
+    """
+
+    shown: Int64[np.ndarray, "steps users slots"]
+    clicks: Bool[np.ndarray, "steps users slots"]
+    rewards: Float32[np.ndarray, "steps users"]
+    going: Bool[np.ndarray, "steps users"]
+    numbers: Float32[np.ndarray, "steps users columns"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +50,8 @@ class Simulation:
             for the best, and with `drawn` behind it, where it acts by draws as in training.
         agent: the algorithm; `ideal`: whether it saw the hidden state.
         report: of its training; None where it was there already. seconds: of the processors that training took.
+        played: the world itself; `explored`: slates of random items, before training.
+        watched: what the agent and greed did there, slate by slate, where that was asked.
     """
 
     world: str
@@ -36,6 +60,14 @@ class Simulation:
     ideal: bool
     report: Report | None
     seconds: float
+    played: World
+    explored: int = 0
+    watched: Mapping[str, Watched] = field(default_factory=dict)
+
+    @property
+    def slates(self) -> int:
+        """How many it learned from, with those that explored."""
+        return 0 if self.report is None else self.report.histories + self.explored
 
     def as_json(self) -> dict[str, Any]:
         """What `what-next simulate --json` prints."""
@@ -52,7 +84,7 @@ class Simulation:
         training = None
         if self.report is not None:
             wall = round(self.report.seconds, 1)
-            training = {"steps": self.report.histories, "seconds": wall, "processor_seconds": round(self.seconds, 1)}
+            training = {"steps": self.slates, "seconds": wall, "processor_seconds": round(self.seconds, 1)}
         return {
             "world": self.world,
             "agent": self.agent,
@@ -75,7 +107,7 @@ class Simulation:
             lines.add_row(shown, f"{one.mean:.1f}", interval, f"{one.lengths.mean():.1f}")
         told = f"{self.agent} was there already, {seen}"
         if self.report is not None:
-            steps, wall = f"{self.report.histories:,} slates", f"{self.report.seconds:.0f} s"
+            steps, wall = f"{self.slates:,} slates", f"{self.report.seconds:.0f} s"
             told = f"{self.agent} learned from {steps} in {wall} ({self.seconds:.0f} s of processors), {seen}"
         return Group(title, lines, told)
 
@@ -91,8 +123,8 @@ def play(
     """What a policy earns in a world, or in any environment of Gymnasium, one episode for each of some new users.
 
     Args:
-        policy: one that learned by acting, or the file of its agent; or a function from a state and a generator to
-            slates.
+        policy: one that learned by acting, or from a log of choices among the world's items (`sources.LogPlayer`), or
+            the file of its agent; or a function from a state and a generator to slates.
         env: a world, its name (`boredom:SlateTopK-Bored-v0`, `gym:sardine/SlateTopK-Bored-v0`), or an environment,
             which is copied for each user. See `worlds.environments` for which environments can be acted in.
         draws: whether it acts by draws, as when it learned; else it does what it holds for the best.
@@ -106,17 +138,20 @@ def play(
         policy = LearnedPolicy.load(policy)
     if isinstance(policy, LearnedPolicy):
         check_made_for(policy, world)
-        policy = Player(policy, world, draws=draws)
+        policy = player_of(policy)(policy, world, draws=draws)
     return episodes_of(world, policy, episodes, np.random.default_rng(seed))
 
 
-def simulate(setup: Setup | str | Path, env: Any = None, *, stages: Stages = SILENT, force: bool = False) -> Simulation:
+def simulate(
+    setup: Setup | str | Path, env: Any = None, *, stages: Stages = SILENT, force: bool = False, watch: bool = False
+) -> Simulation:
     """Train the setup's agent in a world, or load it where the setup does not train; then play it and the references.
 
     All policies are played for users that are drawn from one seed, which training does not use.
 
     Args:
         env: as in `play`; None: the world that the setup names.
+        watch: whether to keep what the agent and greed do slate by slate, as a report shows it.
 
     Raises:
         SetupError: there is no such world, or the algorithm does not learn by acting.
@@ -124,39 +159,85 @@ def simulate(setup: Setup | str | Path, env: Any = None, *, stages: Stages = SIL
         TrainingError: a reward or a loss was not a number.
     """
     setup = setup if isinstance(setup, Setup) else Setup.read(setup, ["data=-"])  # a world needs no data
-    world, report, seconds = world_of(setup) if env is None else opened(env), None, 0.0
+    world, report, seconds, explored = world_of(setup) if env is None else opened(env), None, 0.0, 0
     if setup.train:
         environment, before = Environment.from_setup(setup, world=world, force=force), time.process_time()
-        report = environment.run_sim()
+        report, explored = environment.run_sim(), getattr(environment.source, "explored", 0)
         seconds = time.process_time() - before
         policy = LearnedPolicy(environment.agent.eval(), environment.state)
     else:
         policy = LearnedPolicy.load(setup)
         check_made_for(policy, world)
-    name = setup.algorithm.name
-    agents: dict[str, Reference] = {
-        name: Player(policy, world),
-        f"{name}, drawn": Player(policy, world, draws=True),
-    }
+    name, kind = setup.algorithm.name, player_of(policy)
+    agents: dict[str, Reference] = {name: kind(policy, world)}
+    if policy.agent.setup.algorithm.draws_points or policy.sampler != Greedy():
+        agents[f"{name}, drawn"] = kind(policy, world, draws=True)
     players = agents | dict(world.references())
     episodes, done = {}, stages.begin("playing", len(players))
     for one, player in players.items():
         rng = np.random.default_rng([setup.seed, setup.world.episodes])
         episodes[one] = episodes_of(world, player, setup.world.episodes, rng)
         done(1)
-    return Simulation(
-        policy.agent.setup.world.name or world.known_as, episodes, name, policy.agent.setup.world.ideal, report, seconds
-    )
+    played_in = policy.agent.setup.world
+    watched = {one: watched_in(world, players[one]) for one in (name, "greedy") if watch and one in players}
+    known_as = played_in.name or world.known_as
+    return Simulation(known_as, episodes, name, played_in.ideal, report, seconds, world, explored, watched)
+
+
+def watched_in(world: World, policy: Reference, users: int = WATCHED, steps: int = WATCHED) -> Watched:
+    """A policy and new users, until the last of them is gone or so many slates were shown."""
+    rng = np.random.default_rng(users)
+    state, places = world.reset(users, rng), np.arange(users)
+    ideal, found = has_ideal(world), list[tuple[np.ndarray, ...]]()
+    low, high = world.bounds(ideal)
+    for _ in range(min(steps, world.steps or steps)):
+        numbers = (world.observe(state, ideal).numbers - low) / np.where(high > low, high - low, 1)
+        state, feedback = world.step(state, policy(state, rng), rng)
+        shown = feedback.clicks, feedback.rewards, np.ones(len(places), np.bool_), numbers.astype(np.float32)
+        found.append(tuple(_spread(values, places, users) for values in (state.shown, *shown)))
+        stay = np.flatnonzero(~(feedback.terminated | world.truncated(state)))
+        if not len(stay):
+            break
+        if len(stay) < len(places):
+            state, places = state.rows(stay), places[stay]
+            if hasattr(policy, "keep"):
+                policy.keep(stay)
+    return Watched(*(np.stack(parts) for parts in zip(*found, strict=True)))
+
+
+def has_ideal(world: World) -> bool:
+    """Whether what is hidden of the users is known."""
+    try:
+        world.bounds(ideal=True)
+    except SetupError:
+        return False
+    return True
+
+
+def _spread(values: np.ndarray, places: np.ndarray, users: int) -> np.ndarray:
+    """Values of some users, zeros in the places of the others."""
+    every = np.zeros((users, *values.shape[1:]), values.dtype)
+    every[places] = values
+    return every
+
+
+def player_of(policy: LearnedPolicy) -> type[Player] | type[LogPlayer]:
+    """What acts for a policy, by what it reads: the numbers that a world shows of users, or items alone."""
+    return Player if policy.agent.setup.inputs.context else LogPlayer
 
 
 def check_made_for(policy: LearnedPolicy, world: World) -> None:
     """Raises a `ModelError` where a model's items or what it reads of users are not the world's."""
     agent = policy.agent
     setup, space = agent.setup, agent.space
-    path, ideal = setup.model_agent_path, setup.world.ideal
-    if not setup.inputs.context:
-        raise ModelError(f"{path}: learned from a log, and reads no slates; train it in the world (`train, yes`)")
-    numbers, items = len(world.bounds(ideal)[0]), len(world.item_vectors)
+    path, ideal, items = setup.model_agent_path, setup.world.ideal, len(world.item_vectors)
+    if player_of(policy) is LogPlayer:
+        if setup.inputs.rewards or setup.inputs.gaps:
+            raise ModelError(f"{path}: learned from rewards or times of a log, which a world does not tell (`inputs`)")
+        if len(space.catalogue) != items:
+            raise ModelError(f"{path}: knows {len(space.catalogue):,} items, and {world.known_as} has {items:,}")
+        return
+    numbers = len(world.bounds(ideal)[0])
     if (len(space.catalogue), len(space.event_names)) != (items, numbers):
         raise ModelError(
             f"{path}: was trained with {len(space.catalogue):,} items and {len(space.event_names)} numbers of a user; "

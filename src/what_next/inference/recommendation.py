@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from what_next.data import html
 from what_next.errors import some
 
 
@@ -30,7 +31,7 @@ class Item:
     propensity: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recommendation:
     """What one user is recommended, and why.
 
@@ -48,20 +49,34 @@ class Recommendation:
     items: tuple[Item, ...]
     unknown: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        places = [f"{place}. {item.title} ({item.item_id})" for place, item in enumerate(self.items, 1)]
+        return "\n".join([self._title, *places])
+
+    def _repr_html_(self) -> str:
+        rows = [(place, item.title, item.item_id, self._why(item)) for place, item in enumerate(self.items, 1)]
+        after = "after: " + "; ".join(self.history[-5:])
+        unknown = f"; not in the catalogue, left out: {some(self.unknown)}" if self.unknown else ""
+        return html.table(self._title, ("", "title", "item", "why"), rows, after + unknown)
+
+    @property
+    def _title(self) -> str:
+        return f"What next for {f'user {self.user}' if self.user is not None else 'the given history'}?"
+
+    def _why(self, item: Item) -> str:
+        why = "matches the proposal" if item.match else "nearest to the proposal"
+        return (why if self.proposal else "by score") + (", known already" if item.repeat else "")
+
     def __rich__(self) -> RenderableType:
         """The items beside the proposal, an attribute a row."""
         whose = f"user {self.user}" if self.user is not None else "the given history"
         parts: list[RenderableType] = [Text(f"{whose}, after: " + "; ".join(self.history[-5:]))]
         if self.unknown:
             parts.append(Text(f"not in the catalogue, left out: {some(self.unknown)}"))
-        table = Table("", "item", "title", "why", title=escape(f"What next for {whose}?"), title_justify="left")
+        items = Table("", "item", "title", "why", title=escape(self._title), title_justify="left")
         for place, item in enumerate(self.items, 1):
-            why = "matches the proposal" if item.match else "nearest to the proposal"
-            if not self.proposal:
-                why = "by score"
-            known = ", known already" if item.repeat else ""
-            table.add_row(str(place), escape(item.item_id), escape(item.title), why + known)
-        return Group(*parts, table, *([self._reasons()] if self.proposal else []))
+            items.add_row(str(place), escape(item.item_id), escape(item.title), self._why(item))
+        return Group(*parts, items, *([self._reasons()] if self.proposal else []))
 
     def _reasons(self) -> Table:
         shown = self.items[:3]

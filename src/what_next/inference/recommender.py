@@ -1,7 +1,6 @@
 """Recommendations for people and programs: ids in, ids and titles out."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import narwhals as nw
@@ -9,7 +8,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int32
 
-from what_next.algorithms import Algorithm
 from what_next.data import Dataset
 from what_next.data.dataset import to_polars
 from what_next.errors import CatalogueError, DataError, some
@@ -89,16 +87,18 @@ class Recommender:
                 a user with no other gets no row.
             k: number of items for each user; `seen`: whether items that they heard may be recommended.
         """
-        given = nw.from_native(frame, eager_only=True)
-        if missing := {"user_id", "item_id"} - set(given.columns):
-            raise DataError(f"the frame has no column {some(sorted(missing))}; it has {some(given.columns)}")
-        catalogue = self.catalogue
-        events = to_polars(frame).select("user_id", "item_id").drop_nulls()
+        events = to_polars(frame)
+        if missing := {"user_id", "item_id"} - set(events.columns):
+            raise DataError(f"the frame has no column {some(sorted(missing))}; it has {some(events.columns)}")
+        return like(frame, self.with_events(events, k, seen=seen))
+
+    def with_events(self, events: pl.DataFrame, k: int = 10, **how: Any) -> pl.DataFrame:
+        """`recommend_frame` of a Polars frame; `how` is that of `recommend_all`."""
+        catalogue, events = self.catalogue, events.select("user_id", "item_id").drop_nulls()
         known = Dataset.of_events(events["user_id"], catalogue.index(events["item_id"].to_list()), catalogue)
         setup = self.state.setup.model_copy(update={"split": EVERYONE})
         state = State(known, setup, self.state.space)
-        result = Recommender(LearnedPolicy(self.policy.agent, state, self.policy.search)).recommend_all(k, seen=seen)
-        return nw.from_dict(result.to_dict(as_series=False), backend=given.implementation).to_native()
+        return Recommender(LearnedPolicy(self.policy.agent, state, self.policy.search)).recommend_all(k, **how)
 
     def recommend_all(
         self,
@@ -108,17 +108,19 @@ class Recommender:
         allowed: Iterable[str | int] | None = None,
         blocked: Iterable[str | int] = (),
         rng: np.random.Generator | None = None,
+        users: Int32[np.ndarray, "users"] | None = None,
     ) -> pl.DataFrame:
-        """A frame of `user_id, rank, item_id, title` for every user of the data set."""
+        """A frame of `user_id, rank, item_id, title` for every user of the data set, or for those at some positions."""
         mask = self.catalogue.mask(allowed, blocked)
         parts = [self._ranked(np.array([], np.int32), np.zeros((0, k), np.int32))]
-        lengths, start = self.state.dataset.lengths, 0
+        everyone = np.arange(self.state.dataset.users, dtype=np.int32) if users is None else users
+        lengths, start = self.state.dataset.lengths[everyone], 0
         while start < len(lengths):
             longest = int(lengths[start : start + CHUNK].max(initial=1))
-            users = np.arange(start, min(start + max(1, min(CHUNK, EVENTS // longest)), len(lengths)), dtype=np.int32)
-            start += len(users)
-            _, slates = self._chosen(self.state.get_user_history(users), k, seen, mask, rng, propensities=False)
-            parts.append(self._ranked(users, slates.items))
+            these = everyone[start : start + max(1, min(CHUNK, EVENTS // longest))]
+            start += len(these)
+            _, slates = self._chosen(self.state.get_user_history(these), k, seen, mask, rng, propensities=False)
+            parts.append(self._ranked(these, slates.items))
         return pl.concat(parts)
 
     def _ranked(self, users: Int32[np.ndarray, "batch"], items: Int32[np.ndarray, "batch slots"]) -> pl.DataFrame:
@@ -159,7 +161,7 @@ class Recommender:
             name = ids[int(np.argmin(found))]
             raise CatalogueError(
                 f"user {str(name)!r} is not among the {self.state.dataset.users} users of {self.state.dataset.name}; "
-                "give a history of item ids instead (--history)"
+                "give a history of item ids instead"
             )
         return found
 
@@ -195,17 +197,7 @@ class Recommender:
         return {name: round(float(value), 6) for name, value in zip(self.catalogue.names, values, strict=True)}
 
 
-def load(agent: str | Path, dataset: Dataset | None = None, *, algorithm: type[Algorithm] | None = None) -> Recommender:
-    """An agent from its file, with catalogue and state: `load("models/agent.safetensors").recommend(history=[...])`.
-
-    Args:
-        agent: the agent's file; the catalogue saved with it must lie beside it. The critic is not needed, except where
-            the setup's selection is `critic`.
-        dataset: histories by user id, of the same catalogue; without it, histories are given by item ids.
-        algorithm: the class of an algorithm that was passed to its setup as an object, and that no setup can name.
-
-    Raises:
-        ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not known.
-        CatalogueError: the data set has another catalogue.
-    """
-    return Recommender(LearnedPolicy.load(agent, dataset, algorithm=algorithm))
+def like(frame: Any, result: pl.DataFrame) -> Any:
+    """The result as a frame of the library that another frame is of (pandas, Polars, pyarrow)."""
+    backend = nw.from_native(frame, eager_only=True).implementation
+    return nw.from_dict(result.to_dict(as_series=False), backend=backend).to_native()

@@ -23,24 +23,28 @@ class Proposer(nn.Module):
 
     Attributes:
         width: columns of the items' vectors; `traits`: numbers that are seen of a user, of which clicks change some.
+        by_vectors: like items are those of like vectors, and no effects are learned; `weighs`: a point has that entry.
         effects: what a click on an item adds to each of those numbers, by the item's vector.
         fades: what happens to the numbers without a click.
         liking: with `clicks`, the point of what a user would click, the level of its logits, and what a slot further
             down adds to them. `share`: how much of that point is in the mean of what is drawn.
     """
 
-    def __init__(self, dim: int, width: int, traits: int, clicks: bool = False, hidden: int = 64) -> None:
+    def __init__(
+        self, dim: int, width: int, traits: int, clicks: bool = False, by_vectors: bool = False, hidden: int = 64
+    ) -> None:
         super().__init__()
-        self.width, self.traits = width, traits
+        self.width, self.traits = width, 0 if by_vectors else traits
+        self.by_vectors, self.weighs = by_vectors, by_vectors or traits > 0
         self.liking = nn.Linear(dim, width + 2) if clicks else None
         self.share = nn.Parameter(torch.tensor(SHARE)) if clicks else None
-        self.mean = nn.Linear(dim, width + (traits > 0))
-        self.log_deviation = nn.Parameter(torch.full((width + (traits > 0),), DEVIATION).log())
+        self.mean = nn.Linear(dim, width + self.weighs)
+        self.log_deviation = nn.Parameter(torch.full((width + self.weighs,), DEVIATION).log())
         with torch.no_grad():
             self.mean.weight.mul_(0.01)
             self.mean.bias.zero_()
             self.mean.bias[width:] = HELD_BACK
-        if traits:
+        if self.traits:
             layers = (
                 nn.Linear(width, hidden),
                 nn.ReLU(),
@@ -88,23 +92,23 @@ class Proposer(nn.Module):
 
     def points(self, drawn: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
         """Points of what is drawn: the last entry is the weight of likeness, where there is one."""
-        if not self.traits:
+        if not self.weighs:
             return drawn
         return torch.cat([drawn[..., :-1], drawn[..., -1:].exp()], -1)
 
     def drawn(self, points: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
         """What such points were made of."""
-        if not self.traits:
+        if not self.weighs:
             return points
         return torch.cat([points[..., :-1], points[..., -1:].log()], -1)
 
     def columns(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items drawn"]:
         """What points are multiplied with: an item's vector, and nothing for the weight of likeness."""
-        return torch.nn.functional.pad(vectors, (0, 1)) if self.traits else vectors
+        return torch.nn.functional.pad(vectors, (0, 1)) if self.weighs else vectors
 
     def alike(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items traits"] | None:
-        """Effects of the items, of a mean square length of 1: like items do the same to a user."""
-        if not self.traits:
+        """Effects of the items, of a mean square length of 1: like items do the same to a user. Or their vectors."""
+        if not self.weighs:
             return None
-        effects: Tensor = self.effects(vectors)
+        effects: Tensor = vectors if self.by_vectors else self.effects(vectors)
         return effects / effects.square().sum(-1).mean().sqrt().clamp(min=1e-6)

@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 from what_next.data.files import check_paths, write_files
 from what_next.errors import MissingExtraError
 from what_next.experiments.next_items import Comparison
+from what_next.experiments.simulation import Simulation
 
-__all__ = ["check", "write_report"]
+__all__ = ["check", "write_report", "write_simulation"]
 
 
 def write_report(
@@ -33,6 +34,19 @@ def write_report(
     """
     content = _page()(comparison, weighted, windows).encode()
     write_files({path: partial(_into, content)})
+
+
+def write_simulation(simulation: Simulation, path: Path) -> None:
+    """Write the page of an agent in a world.
+
+    Raises:
+        MissingExtraError: Matplotlib or Jinja is not installed.
+        SaveError: the file could not be written; what stood there before is intact.
+    """
+    _page()
+    from what_next.reporting.simulated import page  # its libraries are there
+
+    write_files({path: partial(_into, page(simulation).encode())})
 
 
 def check(path: Path) -> None:

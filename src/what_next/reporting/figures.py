@@ -37,12 +37,12 @@ def forest(view: View, metric: str) -> Chart:
             axes.axvspan(band["low"], band["high"], color=HEX[view.colour(view.lead)], alpha=0.12, lw=0)
         for place, (name, one) in enumerate(intervals.items()):
             strong = name in view.shown
-            _dot(axes, one, float(place), view.colour(name))
+            dot(axes, one, float(place), view.colour(name))
             axes.text(
                 1.03, place, number(one["mean"]), transform=axes.get_yaxis_transform(), va="center",
                 color=HEX["ink" if strong else "soft"], fontweight="bold" if name == view.lead else "normal",
             )  # fmt: skip
-        _rows(axes, [(name, view.colour(name) if name in view.shown else "soft") for name in names], view.lead)
+        rows_of(axes, [(name, view.colour(name) if name in view.shown else "soft") for name in names], view.lead)
 
     left = room([*names, "random"])
     svg = drawn(
@@ -114,8 +114,8 @@ def by_group(view: View, kind: str, groups: Mapping[str, Mapping[str, Any]], met
             for turn, name in enumerate(names):
                 if metric in policies.get(name, {}):
                     shift = (turn - (len(names) - 1) / 2) * step
-                    _dot(axes, policies[name][metric], place + shift, view.colour(name))
-        _rows(axes, [(text, "ink") for text in heads])
+                    dot(axes, policies[name][metric], place + shift, view.colour(name))
+        rows_of(axes, [(text, "ink") for text in heads])
 
     heads = [f"{group} ({one.get('users', 0):,})" for group, one in zip(rows, groups.values(), strict=True)]
     words = "; ".join(
@@ -134,7 +134,7 @@ def by_group(view: View, kind: str, groups: Mapping[str, Mapping[str, Any]], met
     return Chart(svg, f"By {TITLES.get(kind, kind)}", f"{metric}; in brackets, how many users.", legend)
 
 
-def _dot(axes: Axes, one: Interval, place: float, colour: str) -> None:
+def dot(axes: Axes, one: Interval, place: float, colour: str) -> None:
     """A mean and its interval."""
     axes.plot([one["low"], one["high"]], [place, place], color=HEX[colour], lw=1.6, alpha=0.75, solid_capstyle="round")
     axes.plot(one["mean"], place, "o", color=HEX[colour], ms=6, mec=HEX["paper"], mew=0.8)
@@ -153,7 +153,7 @@ def _lines(x: Interval, y: Interval) -> tuple[Box, Box]:
     return (x["low"], y["mean"], x["high"], y["mean"]), (x["mean"], y["low"], x["mean"], y["high"])
 
 
-def _rows(axes: Axes, names: Sequence[tuple[str, str]], strong: str | None = None) -> None:
+def rows_of(axes: Axes, names: Sequence[tuple[str, str]], strong: str | None = None) -> None:
     """The axes of a dot plot: the names, each in its colour, from the top."""
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), [shortened(name) for name, _ in names])

@@ -84,17 +84,22 @@ def page(
         ),
         Section("table", "Every number", "Every number", tables=tables.full(view)),
     ]  # fmt: skip
+    sentences = words.verdict(view)
+    sentences[1:1] = [] if windows is None else [words.by_windows(view, tables.of_windows(windows)[0])]
+    return rendered(
+        view=view, headline=words.headline(view), verdict=sentences,
+        tiles=_tiles(view), facts=words.facts(view), sections=sections,
+    )  # fmt: skip
+
+
+def rendered(**parts: Any) -> str:
+    """The page of some parts."""
     environment = Environment(
         loader=PackageLoader("what_next.reporting", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     style = files("what_next.reporting").joinpath("style.css").read_text(encoding="utf-8")
-    sentences = words.verdict(view)
-    sentences[1:1] = [] if windows is None else [words.by_windows(view, tables.of_windows(windows)[0])]
-    return environment.get_template("page.html").render(
-        style=Markup(style), view=view, headline=words.headline(view), verdict=sentences,
-        tiles=_tiles(view), facts=words.facts(view), sections=sections,
-    )  # fmt: skip
+    return environment.get_template("page.html").render(style=Markup(style), **parts)
 
 
 def _shown_names(comparison: Comparison) -> Comparison:

@@ -80,7 +80,7 @@ def table(result: Mapping[str, Any], groups: bool = False) -> Group:
     With `groups` also how each policy does in each group of users and items.
     """
     training, parts = result.get("training"), list[RenderableType]()
-    parts.append(Text(f"{_measured_on(result)}; mean [95 % interval over users]"))
+    parts.append(Text(f"{measured_on(result)}; mean [95 % interval over users]"))
     for title, metrics in _blocks(result):
         took = training if training and not parts[1:] else None
         sections = [
@@ -128,7 +128,7 @@ def _blocks(result: Mapping[str, Any]) -> list[tuple[str | None, list[str]]]:
 def markdown(result: Mapping[str, Any]) -> str:
     """The same for a README. Its first sentence says where the rule `steer` wins, and on what it was measured."""
     metrics = metrics_of(result)
-    first = f"{_verdict(result)} ({_measured_on(result)})" if "windows" in result else _measured_on(result)
+    first = f"{_verdict(result)} ({measured_on(result)})" if "windows" in result else measured_on(result)
     lines = [f"{first}. Means over users, with 95 % intervals.", ""]
     lines += ["| " + " | ".join(["policy", *metrics]) + " |", "|---" + "|---:" * len(metrics) + "|"]
     for section in _sections(result):
@@ -204,7 +204,8 @@ def _verdict(result: Mapping[str, Any]) -> str:
     return f"`{STEER}`, a rule that steers the spread to the average user's and learns nothing, wins {listed(parts)}"
 
 
-def _measured_on(result: Mapping[str, Any]) -> str:
+def measured_on(result: Mapping[str, Any]) -> str:
+    """The data, the targets or windows, the split and the seeds of a result."""
     split, seeds = result["split"], f"seeds {listed(result['seeds'])}"
     where = f"split {split['kind']} {split['hash']}"
     if "targets" in result:

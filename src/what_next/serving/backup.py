@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 
 from what_next.data.files import sync
 from what_next.errors import ModelError, SaveError, StoreError
-from what_next.serving.backup_files import AGAIN, SUMS, check, check_store, given, pack, sha256, unpack
+from what_next.serving.backup_files import AGAIN, SUMS, check, check_store, give_to_owner, pack, sha256, unpack
 from what_next.serving.store import store_of
 from what_next.serving.store.backend import Backend, connect
 from what_next.settings import Setup
@@ -180,7 +180,7 @@ def _placed(kept: Path, file: Path) -> Path | None:
     try:
         shutil.copyfile(kept, aside)
         aside.chmod(0o600)  # people's histories are nobody else's
-        given(aside, file.parent)
+        give_to_owner(aside, file.parent)
         sync(aside)
         for ending in ("", "-wal", "-shm"):  # the log of another file would be played into this one
             old = file.with_name(file.name + ending)

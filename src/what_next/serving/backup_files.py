@@ -81,7 +81,7 @@ def unpack(setup: Setup, models: Path) -> list[str]:
     for target in targets.values():
         if not target.exists():
             target.mkdir(parents=True)
-            given(target, target.parent)
+            give_to_owner(target, target.parent)
     with (
         tempfile.TemporaryDirectory(dir=targets[VERSIONS], prefix=".restored.") as versions,
         tempfile.TemporaryDirectory(dir=targets[OWN], prefix=".restored.") as own,
@@ -103,7 +103,7 @@ def unpack(setup: Setup, models: Path) -> list[str]:
                 except ModelError:
                     damaged.append(f"Version {found.name} in {models} is damaged; deploy its model again.")
                     continue
-                given(found, target)
+                give_to_owner(found, target)
                 found.rename(target / found.name)
     return damaged
 
@@ -157,7 +157,7 @@ def check_store(file: Path) -> None:
         raise StoreError(f"{file}: is {reason}; {AGAIN}")
 
 
-def given(path: Path, folder: Path) -> None:
+def give_to_owner(path: Path, folder: Path) -> None:
     """Give what an administrator wrote to the owner of the folder that it goes into."""
     if os.geteuid() == 0:
         owner = folder.stat()

@@ -19,6 +19,13 @@ class IdempotencyKey(NamedTuple):
     request: str
 
 
+class Arm(NamedTuple):
+    """Which part of an experiment a question belongs to: names of the experiment and of the policy that answers."""
+
+    experiment: str
+    name: str
+
+
 class RecommendationRequest(NamedTuple):
     """One question for recommendations, checked already. (A tuple is made in a third of the time of a dataclass.)
 
@@ -33,6 +40,7 @@ class RecommendationRequest(NamedTuple):
         context: numbers about the situation, by name.
         explain: whether to tell reasons.
         once: where the answer is to be kept, and given again.
+        arm: of the experiment that shares the users; None: it belongs to none.
     """
 
     user: str | None = None
@@ -49,6 +57,7 @@ class RecommendationRequest(NamedTuple):
     context: Mapping[str, float] | None = None
     explain: bool = False
     once: IdempotencyKey | None = None
+    arm: Arm | None = None
 
     @property
     def cost(self) -> float:

@@ -1,5 +1,6 @@
 """The settings that belong together: groups of dotted keys."""
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,10 @@ LEAST_TEMPERATURE = 1e-3
 """Below, scores over the temperature are more than numbers can hold; 0 takes the best."""
 HISTORY = 1000
 """Item ids of the history that a request brings, at most."""
+POLICIES = ("trained", "popular", "random")
+"""Arms of an experiment that need no second model."""
+ARM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+"""What an arm may be called: as a version is."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses that nobody reaches from another machine."""
 
@@ -309,6 +314,17 @@ class Server(Group):
     shadow: bool = Field(
         default=False, description="serve: whether the second model's answers are recorded beside those that are shown"
     )
+    experiment: str | None = Field(
+        default=None,
+        description="serve: two policies that share the users, such as trained:popular. Each is trained (the deployed "
+        "model), popular, random, candidate (server.candidate), or the version of a model that was deployed before",
+    )
+    experiment_share: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="serve: share of the users whom the second one of server.experiment answers",
+    )
     popular_every: float = Field(default=600.0, gt=0, description="serve: seconds until popular items are counted anew")
     body: int = Field(default=1_048_576, gt=0, description="serve: bytes of a request, at most")
     rate: int = Field(
@@ -340,12 +356,53 @@ class Server(Group):
             raise ValueError(
                 "server.canary or server.shadow is set without server.candidate; allowed: with its agent's file"
             )
+        if self.experiment is not None:
+            self._check_experiment(self.experiment)
         if self.store is not None and ":/" in self.store.as_posix():
             raise ValueError(
                 "server.store is a URL; allowed: the path of a SQLite file. The URL of a database, which may hold a "
                 "password, goes into the environment variable WHAT_NEXT_STORE"
             )
         return self
+
+    def _check_experiment(self, experiment: str) -> None:
+        arms = experiment.split(":")
+        if len(arms) != 2 or arms[0] == arms[1] or not all(ARM.fullmatch(arm) for arm in arms):
+            raise ValueError(
+                f"server.experiment is {experiment!r}; allowed: two different ones of trained, popular, random, "
+                "candidate and the names of versions, with a colon between them, as trained:popular"
+            )
+        if not {*arms} & {*POLICIES}:
+            raise ValueError(
+                f"server.experiment is {experiment!r}; allowed: one version, or candidate, beside trained, popular or "
+                "random, since one model is loaded beside the deployed one"
+            )
+        if "candidate" in arms and self.candidate is None:
+            raise ValueError(
+                "server.experiment names candidate without server.candidate; allowed: with its agent's file"
+            )
+        if self.tried is not None and self.candidate is not None:
+            raise ValueError(
+                f"server.experiment names the version {self.tried} beside server.candidate; allowed: one of them, "
+                "since one model is loaded beside the deployed one"
+            )
+        if self.canary:
+            raise ValueError(
+                "server.experiment and server.canary are both set; allowed: one of them, since both share the users"
+            )
+
+    @property
+    def arms(self) -> tuple[str, str] | None:
+        """The two policies of the experiment; None: there is none."""
+        if self.experiment is None:
+            return None
+        first, _, second = self.experiment.partition(":")
+        return first, second
+
+    @property
+    def tried(self) -> str | None:
+        """The version that the experiment names; None: none."""
+        return next((arm for arm in self.arms or () if arm not in (*POLICIES, "candidate")), None)
 
     @property
     def needs_keys(self) -> bool:

@@ -1,9 +1,10 @@
 """Every setting in words: for the documentation, `what-next list`, and the commented file of `what-next init`."""
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
@@ -92,6 +93,34 @@ def _described(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[Setting]:
 
 def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ")
+
+
+def written(setup: Setup, folder: Path) -> str:
+    """A setup.txt of what is set otherwise than by default; paths under `folder` are written from there."""
+    needed = {name: getattr(setup, name) for name in ("train", "data", "model_agent_path", "model_critic_path")}
+    plain = Setup(**needed, algorithm=type(setup.algorithm).model_validate({}))
+    defaults = dict(_flat(plain.model_dump()))
+    values = {name: value for name, value in needed.items() if value is not None}
+    values["algorithm.name"] = setup.algorithm.name
+    values |= {key: value for key, value in _flat(setup.model_dump()) if value != defaults.get(key)}
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, Path):
+            value = (value.relative_to(folder) if value.is_relative_to(folder) else value.resolve()).as_posix()
+        text = str(value) if isinstance(value, float) else _written(value)
+        if isinstance(value, tuple) and key == "user":
+            lines += [f"{key}.{place}, {quote(one)}" for place, one in enumerate(value)]
+        else:
+            lines.append(f"{key.removesuffix('.name')}, {text if isinstance(value, tuple) else quote(text)}")
+    return "\n".join(lines) + "\n"
+
+
+def _flat(values: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{group}{name}.")
+        else:
+            yield f"{group}{name}", value
 
 
 def _written(value: object) -> str:

@@ -10,7 +10,7 @@ from what_next.sources.base import Mixture, Source
 from what_next.sources.decisions import DecisionSource, refuse_unable, with_decisions
 from what_next.sources.log import LogSource
 from what_next.sources.replay import Replay, ReplaySource
-from what_next.sources.world import Player, WorldSource, state_in, world_of
+from what_next.sources.world import LogPlayer, Player, WorldSource, clicks_in, state_in, world_of
 from what_next.state import State
 from what_next.worlds import World
 
@@ -26,6 +26,7 @@ __all__ = [
     "SOURCES",
     "BanditSource",
     "DecisionSource",
+    "LogPlayer",
     "LogSource",
     "Mixture",
     "Player",
@@ -33,6 +34,7 @@ __all__ = [
     "ReplaySource",
     "Source",
     "WorldSource",
+    "clicks_in",
     "source_in",
     "source_of",
     "state_in",

@@ -12,6 +12,7 @@ from what_next.baselines.counts import Known
 from what_next.data.batches import LEAST, Batches, width_of
 from what_next.data.cooccurrence import directions, placed
 from what_next.errors import SetupError
+from what_next.metrics.next_items import Targets
 from what_next.models.linear import RANK
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
@@ -20,6 +21,8 @@ from what_next.sources.base import Source
 from what_next.state import State
 from what_next.types import Batch, History
 
+MANY = 0.5
+"""Of the validation targets: where more are repeats, it is said that repeats are not judged."""
 LONG = 100_000
 """Histories after which the models are saved in any case."""
 CELLS = 2**20
@@ -182,7 +185,20 @@ class LogSource(Source):
                 f"(or a window of a long one) has {each:.1f} on average{few}; `batch_targets` or `batch_size` sets "
                 "another"
             )
+        if (held := self._held()) > MANY:
+            reasons.append(
+                f"evaluation.seen no: of {held:.0%} of the validation users the next item stands in the history, where "
+                "it is not recommended again, and counts as missed; `evaluation.seen, yes` recommends and judges it"
+            )
         return {"loss": loss, "batch_size": batches.batch_size}, reasons
+
+    def _held(self) -> float:
+        """The share of validation targets that stand in the history; 0 where they count like others."""
+        state = self.state
+        if self.setup.evaluation.seen or not len(state.split.validation):
+            return 0.0
+        targets = Targets.of(state.dataset, state.split, "validation")
+        return float(targets.held(state.dataset).mean()) if len(targets) else 0.0
 
 
 def returns(

@@ -13,10 +13,11 @@ from torch import Tensor
 from what_next.agent import Agent
 from what_next.algorithms import Algorithm
 from what_next.algorithms.on_policy import OnPolicy
-from what_next.data import Catalogue
+from what_next.data import Catalogue, Dataset
 from what_next.data.cooccurrence import placed
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
+from what_next.inference.session import Event, Session, Sessions
 from what_next.losses import gae
 from what_next.models.encoders import Encoder
 from what_next.models.encoders import State as Carried
@@ -65,13 +66,27 @@ def in_world(world: World, setup: Setup) -> Setup:
     return setup.model_copy(update=update)
 
 
-def state_in(world: World, setup: Setup) -> State:
-    """The state of a world: its items as a catalogue, the numbers that are seen of users, and no log."""
+def catalogue_in(world: World) -> Catalogue:
+    """A world's items, by their numbers."""
     vectors = world.item_vectors
     columns = {f"attribute_{place}": one for place, one in enumerate(vectors.T) if one.min() < one.max()}
     table = pl.DataFrame({"item_id": np.arange(len(vectors)), "title": [str(one) for one in range(len(vectors))]})
-    catalogue = Catalogue.from_table(table.with_columns(**{name: pl.Series(one) for name, one in columns.items()}))
-    everything = np.arange(len(vectors), dtype=np.int32)
+    return Catalogue.from_table(table.with_columns(**{name: pl.Series(one) for name, one in columns.items()}))
+
+
+def clicks_in(world: World, slates: int, rng: np.random.Generator) -> Dataset:
+    """What users of a world click of items at random, as a log: to learn from without acting.
+
+    A policy that was trained on it acts in the world by `wn.play`.
+    """
+    items, users = explored(world, slates, rng)
+    return Dataset.of_events(pl.Series(users).cast(pl.String), items, catalogue_in(world), world.known_as)
+
+
+def state_in(world: World, setup: Setup) -> State:
+    """The state of a world: its items as a catalogue, the numbers that are seen of users, and no log."""
+    catalogue = catalogue_in(world)
+    everything = np.arange(len(catalogue), dtype=np.int32)
     least, largest = world.bounds(setup.world.ideal)
     scale = np.where(largest > least, largest - least, 1.0)
     space = Space(
@@ -120,12 +135,21 @@ class Player:
         states, self.carried = self.encoder.advance(before, self.encoder.inputs(events).squeeze(1))
         return states
 
+    def watch(self, seen: Observation) -> Tensor:
+        """The encoder's states after what is seen of each user."""
+        return self.step(self.look(seen)[0])
+
     def forget(self, rows: Int[np.ndarray, "some"]) -> None:
         """New users in some rows."""
         if self.carried is not None and len(rows):
             places = torch.from_numpy(rows)
             for part, fresh in zip(self.carried, self.encoder.start(len(rows)), strict=True):
                 part[places] = fresh
+
+    def keep(self, rows: Int[np.ndarray, "some"]) -> None:
+        """Some users alone."""
+        if self.carried is not None:
+            self.carried = tuple(part[torch.from_numpy(rows)] for part in self.carried)
 
     def propose(self, states: Tensor, rng: np.random.Generator | None = None) -> Proposal:
         """Where the actor points to; with `rng`, a draw where it draws points."""
@@ -138,10 +162,45 @@ class Player:
         """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
         if (state.age == 0).all():
             self.carried = None
-        states = self.step(self.look(self.world.observe(state, self.policy.agent.setup.world.ideal))[0])
+        states = self.watch(self.world.observe(state, self.policy.agent.setup.world.ideal))
         drawn = rng if self.draws and isinstance(rng, np.random.Generator) else None
         slate = self.policy.act(self.propose(states, drawn), self.request, drawn)
         return np.asarray(slate.items, np.int64)
+
+
+class LogPlayer:
+    """A policy that learned from a log acts in a world: each item that is clicked is one more event of its history.
+
+    Who has clicked nothing yet is shown items at random.
+    """
+
+    def __init__(self, policy: LearnedPolicy, world: World, *, draws: bool = False) -> None:
+        """`draws`: it draws from its policy; else it does what it holds for the best."""
+        self.policy, self.world, self.draws = policy, world, draws
+        self.request = Request(world.slots, policy.sampler if draws else Greedy())
+        self.known, self.sessions = Sessions.of(policy.agent), list[Session]()
+
+    def keep(self, rows: Int[np.ndarray, "some"]) -> None:
+        """Some users alone."""
+        self.sessions = [self.sessions[row] for row in rows]
+
+    def __call__(self, state: Any, rng: Draws) -> Int64[np.ndarray, "users slots"]:
+        """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
+        seen = self.world.observe(state)
+        if (state.age == 0).all():
+            self.sessions = [self.known.begin()] * len(seen.shown)
+        for slot in range(self.world.slots):
+            rows = np.flatnonzero(seen.clicks[:, slot])
+            events = [Event(item) for item in seen.shown[rows, slot].tolist()]
+            for row, one in zip(rows, self.known.fold([self.sessions[row] for row in rows], events), strict=True):
+                self.sessions[row] = one
+        slates = self.world.random_slates(state, rng)
+        some = [row for row, session in enumerate(self.sessions) if len(session)]
+        if some:
+            drawn = rng if isinstance(rng, np.random.Generator) else None
+            proposal = self.known.states([self.sessions[row] for row in some])
+            slates[some] = self.policy.act(proposal, self.request, drawn).items
+        return slates
 
 
 class WorldSource(Source):

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from what_next.environment import Environment
-from what_next.inference.recommender import load
+from what_next.inference.recommender import Recommender
+from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, read_entries
 from what_next.testing.made_up import made_up_log
 
@@ -61,7 +62,7 @@ def _trains(folder: Path) -> None:
 
 
 def _recommends(folder: Path) -> None:
-    recommender = load(folder / "agent.safetensors")
+    recommender = Recommender(LearnedPolicy.load(folder / "agent.safetensors"))
     found = recommender.recommend(history=["item 1", "item 2", "item 3"], k=5)
     _expect(len({item.item_id for item in found.items}) == 5, f"recommended {found.items}")
 

@@ -289,6 +289,11 @@ def start_from(agent: Training, origin: Path) -> None:
         key = f"{name}.items.learned"
         if isinstance(net, Encoder) and net.items.learned is not None and key in tensors:
             vectors = net.items.learned.detach().clone()
+            if tensors[key].shape[1:] != vectors.shape[1:]:
+                raise ModelError(
+                    f"{origin}: its item vectors have {tensors[key].shape[1]} numbers, and here {vectors.shape[1]}; "
+                    "set dim as it was, or train from nothing"
+                )
             vectors[torch.from_numpy(known >= 0)] = tensors[key][known[known >= 0]].to(vectors.device)
             tensors[key] = vectors
         for own, values in net.state_dict().items():

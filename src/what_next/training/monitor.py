@@ -115,6 +115,8 @@ class Monitor:
         patience: int | None,
         chosen: tuple[Mapping[str, str | int], Sequence[str]] = ({}, ()),
         resumed: bool = False,
+        on_save: Callable[[dict[str, float]], object] | None = None,
+        quiet: bool = False,
     ) -> None:
         """Of a new run, or of a resumed one.
 
@@ -127,6 +129,7 @@ class Monitor:
             patience: the setup's, or None where there are no validation users.
             chosen: what the data decided, and why (`Source.chosen`); the reasons are printed.
             resumed: whether it goes on from the last save.
+            on_save: called after each save with the last measurement; `quiet`: nothing is printed.
 
         Raises:
             ModelError: the run was made on another split, or with another loss or batches than the data decide now.
@@ -138,8 +141,9 @@ class Monitor:
         values, reasons = chosen
         if values:
             self.made_on["fitted"] = dict(values)
+        self.on_save, self.console = on_save, Console(stderr=True, soft_wrap=True, quiet=quiet)
         for reason in reasons:
-            Console(stderr=True, soft_wrap=True).print(reason, highlight=False)
+            self.console.print(reason, highlight=False)
         self.alarms = Alarms(0.0 if self.setup.algorithm.one_step else self.setup.discount)
         self.steps: list[Step] = []
         self.targets, self.saved, self.unsaved = 0, agent.histories, False
@@ -180,7 +184,7 @@ class Monitor:
         self.targets += step.targets
         self.seconds = time.perf_counter() - self.start
         for alarm in self.alarms.look(step, self.agent.histories / self.horizon):
-            Console(stderr=True).print(f"alarm after {self.agent.histories:,} histories: {alarm}", style="yellow")
+            self.console.print(f"alarm after {self.agent.histories:,} histories: {alarm}", style="yellow")
             if self.setup.stop_on_alarm:
                 raise TrainingError(
                     f"training stopped after {self.agent.histories:,} histories: {alarm}. The last save, if any, is "
@@ -196,21 +200,27 @@ class Monitor:
         on from its best save, and comes to the same end as one that was not.
         """
         if self.patience is None:
-            checkpoint.save(self.agent, self.rng, self.run, self._metrics())  # measuring may fail
+            self._save()  # measuring may fail
             if ended:
                 self.weigh()
             self.valid = self.validate()
-            checkpoint.save(self.agent, self.rng, self.run, self._metrics())
+            self._save()
             return
         if ended and not self.over and self.unsaved:
             self._keep()
         elif not ended and not self.kept:
-            checkpoint.save(self.agent, self.rng, self.run, self._metrics())
+            self._save()
         checkpoint.take_weights(self.agent)
         if ended and not self.concluded:
             if self.weigh():
                 self.valid = self.validate()
             checkpoint.conclude(self.agent, self.valid)
+
+    def _save(self) -> None:
+        """Write the models as they are."""
+        checkpoint.save(self.agent, self.rng, self.run, self._metrics())
+        if self.on_save is not None:
+            self.on_save(dict(self.valid))
 
     def _keep(self) -> None:
         """Save; with patience, only what is better than before."""
@@ -221,7 +231,7 @@ class Monitor:
         # Nothing measured, or 0 as before (all targets may stand in the histories): the latest is as good as any.
         if score > self.best or not valid or score == self.best == 0:
             self.best, self.worse, self.valid = score, 0, valid
-            checkpoint.save(self.agent, self.rng, self.run, self._metrics())
+            self._save()
             return
         self.worse += 1
         if self.patience and self.worse >= self.patience:

@@ -3,6 +3,7 @@
 import json
 from contextlib import suppress
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,16 +20,16 @@ TENTHS = 10
 class Tracker:
     """Shows and keeps every step of a run; a context manager.
 
-    Where the output is no terminal, a line at every tenth of the run stands in for the progress bar.
+    Where no bar can be drawn, a line at every tenth of the run stands in for the progress bar.
     """
 
-    def __init__(self, log: Path, done: int, total: int, users: int) -> None:
+    def __init__(self, log: Path, done: int, total: int, users: int, quiet: bool = False) -> None:
         """`done` of `total` histories are behind us; lines of the log beyond that are dropped (0: all of them).
 
-        `users` is how many histories a pass has; 0 in a world, where slates are counted.
+        `users` is how many histories a pass has; 0 in a world, where slates are counted. `quiet`: nothing is shown.
         """
         self.users = users
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=quiet)
         self.done, self.total = done, total
         self.log, self.file = log, _opened(log, done)
         self.board = _tensorboard(log.with_suffix(""))
@@ -39,7 +40,7 @@ class Tracker:
             TextColumn("{task.fields[shown]}"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=quiet or not draws(self.console),
         )
         self.task = self.progress.add_task("training", total=total, completed=done, shown="")
 
@@ -77,12 +78,17 @@ class Tracker:
         losses = " ".join(f"{name} {loss:.3f}" for name, loss in step.losses.items())
         shown = f"reward {step.reward:+.3f}, loss {losses}"
         self.progress.update(self.task, completed=histories, shown=shown)
-        if not self.console.is_terminal and histories * TENTHS // self.total > self.done * TENTHS // self.total:
+        if not draws(self.console) and histories * TENTHS // self.total > self.done * TENTHS // self.total:
             self.console.print(
                 f"training {histories:,} of {self.total:,} {self._counted(histories)}: {shown}",
                 highlight=False,
             )
         self.done = histories
+
+
+def draws(console: Console) -> bool:
+    """Whether a bar can be drawn there: in a terminal, or in a notebook with widgets."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def _opened(log: Path, done: int) -> Any:

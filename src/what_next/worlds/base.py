@@ -170,6 +170,11 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
         """What messages and models call it."""
         return self.name
 
+    @property
+    def item_labels(self) -> list[str]:
+        """What the columns of `item_vectors` are called."""
+        return [f"number {column}" for column in range(self.item_vectors.shape[1])]
+
     @cached_property
     @abstractmethod
     def item_vectors(self) -> Float32[np.ndarray, "items dim"]:
@@ -269,6 +274,7 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
     """One episode for each of some users.
 
     Args:
+        policy: where it remembers users, its `keep` is told the rows of those who stay, whenever others are gone.
         steps: the most slates of an episode, where the world's own time limit is not to be less.
 
     Raises:
@@ -288,6 +294,8 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
         if ended.any():
             stay = np.flatnonzero(~ended)
             going, state = going[stay], state.rows(stay)
+            if hasattr(policy, "keep"):
+                policy.keep(stay)
             rng = rng.of(stay) if isinstance(rng, Streams) else rng
             if not len(going):
                 break

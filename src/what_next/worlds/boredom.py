@@ -109,6 +109,11 @@ class Boredom(World):
         vectors = rng.random((self.items, self.topics)) * (rank < count[:, None])
         return _unit(vectors).astype(np.float32)
 
+    @property
+    def item_labels(self) -> list[str]:
+        """See `World.item_labels`."""
+        return [*(f"topic {topic}" for topic in range(self.topics))]
+
     @cached_property
     def item_topics(self) -> Int16[np.ndarray, "items"]:
         """The main topic of each item, of which it may bore."""

@@ -90,6 +90,11 @@ class Choice(World):
         "worn": _ALWAYS,
     }
 
+    @property
+    def item_labels(self) -> list[str]:
+        """See `World.item_labels`."""
+        return [*(f"topic {topic}" for topic in range(self.topics)), "clickbait"]
+
     @cached_property
     def item_topics(self) -> Int64[np.ndarray, "items"]:
         """The topic of each item; all have as many items, as nearly as can be."""

@@ -149,7 +149,7 @@ class Numbers(Layout):
         return self.bounds
 
     def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
-        """See `Layout`; no click is told."""
+        """See `Layout`; no click is known."""
         numbers = flat(env.observation_space, observation)
         return Seen(slate, np.zeros(self.slots, np.bool_), numbers, numbers)
 

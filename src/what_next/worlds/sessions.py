@@ -111,6 +111,11 @@ class Sessions(World):
         """What makes an item be played, and not be liked."""
         return self._drawn[1]
 
+    @property
+    def item_labels(self) -> list[str]:
+        """See `World.item_labels`."""
+        return [*(f"topic {topic}" for topic in range(self.topics)), "catch"]
+
     @cached_property
     def item_topics(self) -> Int64[np.ndarray, "items"]:
         """The main topic of each item, which tires."""

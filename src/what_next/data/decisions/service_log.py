@@ -23,7 +23,7 @@ EVENT = pl.col("propensity").is_null()
 DECISION = {
     "propensity": pl.Float64, "position": pl.Int32, "slate": pl.String, "version": pl.String, "policy": pl.String,
     "known": pl.Int64, "history": pl.String, "seen": pl.Boolean, "masked": pl.Boolean, "withdrawn": pl.Int64,
-    "permitted": pl.String,
+    "permitted": pl.String, "experiment": pl.String, "arm": pl.String,
 }  # fmt: skip
 """The columns of a decision.
 
@@ -32,7 +32,8 @@ recommendation); `version` of the model and `policy` tell who decided; `known` i
 the user that the decision knew, 0 for none; `history` the item ids that it was given instead, as JSON; `seen` whether
 items of the history could be shown again; `masked` whether the request permitted some items only; `withdrawn` is the
 number of the last of the `WITHDRAWALS` that the decision knew, 0 for none; `permitted` the rule of a masked request
-(`Rule.text`), null where it is not known.
+(`Rule.text`), null where it is not known; `experiment` and `arm` say for which of two policies that shared the users
+the decision was made, null where none did.
 """
 
 ADDED = "what_next.added"
@@ -78,6 +79,8 @@ def rows_of(path: Path) -> pl.DataFrame:
         rows = rows.with_columns(pl.lit(0, pl.Int64).alias("withdrawn"))
     if "permitted" not in rows.columns:  # of a service that did not keep it
         rows = rows.with_columns(pl.lit(None, pl.String).alias("permitted"))
+    if "arm" not in rows.columns:  # of a service before there were experiments
+        rows = rows.with_columns(pl.lit(None, pl.String).alias(name) for name in ("experiment", "arm"))
     for name, (fits, wanted) in FORM.items():
         if (dtype := rows.schema.get(name)) is None or not (fits(dtype) or dtype == pl.Null):
             raise DataError(f"{path}: column {name!r} {_found(dtype)} instead of {wanted}; {again}")
@@ -128,7 +131,7 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("number", "position", "known", "withdrawn"), (lambda one: one.is_integer(), "a whole number from 0 on")
     ),
-    **dict.fromkeys(("slate", "version", "policy"), (lambda one: one == pl.String, "a text")),
+    **dict.fromkeys(("slate", "version", "policy", "experiment", "arm"), (lambda one: one == pl.String, "a text")),
     **dict.fromkeys(("seen", "masked"), (lambda one: one == pl.Boolean, "true or false")),
     "history": (lambda one: one == pl.String, "a list of item ids as JSON"),
     "context": (lambda one: one == pl.String, "numbers by name as JSON"),

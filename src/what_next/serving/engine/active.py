@@ -17,7 +17,7 @@ Counted = list[tuple[str, int]]
 
 
 @dataclass(frozen=True, eq=False)
-class Withdrawn:
+class WithdrawnItems:
     """The withdrawn items after some change; `number` is that of the change, 0 before the first."""
 
     number: int = 0
@@ -33,7 +33,7 @@ class Withdrawals:
     """Keeps `now` as the store says; safe for threads, and replaced as a whole."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.now = store, Withdrawn()
+        self.store, self.now = store, WithdrawnItems()
         self._lock = threading.Lock()
 
     def look(self) -> None:
@@ -49,7 +49,7 @@ class Withdrawals:
             ids = set(self.now.ids)
             for change in changes:
                 (ids.add if change.withdrawn else ids.discard)(change.item_id)
-            self.now = Withdrawn(changes[-1].number, frozenset(ids))
+            self.now = WithdrawnItems(changes[-1].number, frozenset(ids))
 
 
 class Active:
@@ -71,7 +71,7 @@ class Active:
         withdrawals: Withdrawals,
     ) -> None:
         self.served, self._withdrawals = served, withdrawals
-        self._out: tuple[Withdrawn, Int32[np.ndarray, withdrawn]] = (Withdrawn(), np.zeros(0, np.int32))
+        self._out: tuple[WithdrawnItems, Int32[np.ndarray, withdrawn]] = (WithdrawnItems(), np.zeros(0, np.int32))
         self.sessions = SessionCache(served, store, size, metrics)
         self.masks, self.anything = Masks(served), RandomItem(len(served.ids))
         self.count(counted)

@@ -324,6 +324,8 @@ class Answering:
             found["masked"] = 1.0
         if not request.exclude_seen:
             found["seen"] = 1.0
+        if request.arm is not None:
+            found |= {"experiment": request.arm.experiment, "arm": request.arm.name}
         if job.fallback or request.policy == "random":
             return found
         temperature, epsilon = self.explore(request)

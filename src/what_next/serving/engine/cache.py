@@ -147,7 +147,7 @@ class SessionCache:
     def _rebuild(self, heads: dict[str, Head], whole: dict[str, list[StoredEvent]], found: dict[str, Entry]) -> None:
         """From all events in the store, in one batch pass; users whose events are gone by now are left out."""
         there = [name for name in heads if whole[name]]
-        sessions = self.folds.replays([[self.played(one) for one in self._known(whole[name])] for name in there])
+        sessions = self.folds.replays([[self.event_of(one) for one in self._known(whole[name])] for name in there])
         for name, session in zip(there, sessions, strict=True):
             self.metrics.session("rebuild")
             found[name] = self._keep(name, Entry(heads[name].key, 0, 0, NEVER, session), whole[name], session)
@@ -157,7 +157,7 @@ class SessionCache:
         sessions = {name: entry.session for name, (entry, _) in behind.items()}
         left = {name: self._known(events) for name, (_, events) in behind.items()}
         while names := [name for name, events in left.items() if events]:
-            events = [self.played(left[name].pop(0)) for name in names]
+            events = [self.event_of(left[name].pop(0)) for name in names]
             folded = self.folds.fold([sessions[name] for name in names], events)
             sessions |= dict(zip(names, folded, strict=True))
         for name, (entry, new) in behind.items():
@@ -182,6 +182,6 @@ class SessionCache:
         """Those with an item of the catalogue."""
         return [one for one in events if one.item_id in self.places]
 
-    def played(self, event: StoredEvent) -> Event:
+    def event_of(self, event: StoredEvent) -> Event:
         """An event as the policy reads it."""
         return Event(self.places[event.item_id], event.time, event.reward, event.context)

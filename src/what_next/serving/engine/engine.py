@@ -23,6 +23,7 @@ from what_next.inference.extend import LARGEST
 from what_next.serving.engine import reasons
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
+from what_next.serving.engine.experiment import Watch, meant
 from what_next.serving.engine.live import Models, Poller
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.shadow import Shadow
@@ -55,7 +56,7 @@ logger = logging.getLogger("what_next.serving")
 
 SWITCH = 0.001
 """Seconds after which a thread of Python lets another one in: the event loop shall not wait longer for the model."""
-USUAL = 100
+TYPICAL_HISTORY = 100
 """Events of a user who is not in memory, for want of something better."""
 ERASED, REMEMBERED = 10_000, 600.0
 """Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
@@ -79,6 +80,7 @@ class Engine:
         self._shadow = Shadow(Answering(settings), lambda: models.live.candidate, self._submit, metrics)
         self._batcher = Batcher(self._answer, self._late, size=settings.batch, deadline=settings.deadline / 1000)
         self._poller = Poller(models)
+        self.experiment = Watch(settings, lambda: models.live, models.store)
 
     @classmethod
     def open(
@@ -112,6 +114,7 @@ class Engine:
     def close(self) -> None:
         """Answer what waits, and end all threads."""
         self._poller.close()
+        self.experiment.close()
         self._batcher.close()
         self._shadow.close()
 
@@ -184,7 +187,7 @@ class Engine:
         made, current = Waiting(request, loop, self._lost), self.models.live.current
         if current.served.sessions.rereads and request.user is not None and not request.history:
             entry = current.sessions.remembered(request.user)
-            made.cost += (USUAL if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT
+            made.cost += (TYPICAL_HISTORY if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT
         return made
 
     @property
@@ -204,28 +207,31 @@ class Engine:
                 self.models.withdrawals.look()
                 self._behind = False
         live = self.models.live
-        chosen = [live.of(one.request.user) for one in batch]
+        asked = [meant(self.setup.server, live, one.request) for one in batch]
         for role in ("current", "canary"):
-            wanted = [one for one, (_, whose) in zip(batch, chosen, strict=True) if whose == role]
+            wanted = [one for one, (_, whose) in zip(batch, asked, strict=True) if whose == role]
+            requests = [request for request, whose in asked if whose == role]
             if not wanted:
                 continue
             active = live.current if role == "current" or live.candidate is None else live.candidate
             outcomes: list[Outcome]
             try:
-                outcomes = self._answering.answer(active, [one.request for one in wanted], role)
+                outcomes = self._answering.answer(active, requests, role)
             except Exception as error:
                 logger.exception("a batch could not be answered")
                 outcomes = [error for _ in wanted]
-            for waiting, outcome in zip(wanted, outcomes, strict=True):
+            for waiting, request, outcome in zip(wanted, requests, outcomes, strict=True):
                 if waiting.take():
                     self._finish(waiting, outcome)
                     if live.shadow and role == "current" and isinstance(outcome, Result):
-                        self._shadow.put(waiting.request, outcome.answer)
+                        self._shadow.put(request, outcome.answer)
 
     def _late(self, waiting: Waiting) -> None:
         """In the watcher's thread: the model is not asked, and what it still may say is thrown away."""
-        active, role = self.models.live.of(waiting.request.user)
-        self._finish(waiting, self._safe.safe(active, waiting.request, role, "deadline"))
+        live = self.models.live
+        request, role = meant(self.setup.server, live, waiting.request)
+        active = live.current if role == "current" or live.candidate is None else live.candidate
+        self._finish(waiting, self._safe.safe(active, request, role, "deadline"))
 
     def _finish(self, waiting: Waiting, outcome: Outcome) -> None:
         """Have the impression written; the answer is given when it is durable."""

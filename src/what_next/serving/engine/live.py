@@ -14,7 +14,7 @@ from typing import Any, Literal
 from what_next.errors import ModelError, StoreError, WhatNextError
 from what_next.serving.engine.active import Active, Counted, Withdrawals
 from what_next.serving.engine.served import Served
-from what_next.serving.engine.versions import check, keep, line, versions_folder
+from what_next.serving.engine.versions import check, folder_of, keep, line, versions_folder
 from what_next.serving.metrics import Metrics
 from what_next.serving.request import Stopping
 from what_next.serving.store import Deploy, Deployment, Outage, Second, Store, StoredItem
@@ -50,7 +50,7 @@ class Live:
     def of(self, user: str | None) -> tuple[Active, Literal["current", "canary"]]:
         """Who answers a user: the second version for a share of them, always the same ones."""
         second = self.second
-        if self.candidate is None or second is None or user is None or _point(second.salt + user) >= second.share:
+        if self.candidate is None or second is None or user is None or point(second.salt + user) >= second.share:
             return self.current, "current"
         return self.candidate, "canary"
 
@@ -90,7 +90,7 @@ class Live:
         }
 
 
-def _point(user: str) -> float:
+def point(user: str) -> float:
     """Where a user stands between 0 and 1."""
     return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big") / 2**64
 
@@ -101,6 +101,11 @@ def check_models(setup: Setup, store: Store) -> None:
         check(setup.model_agent_path)
     if setup.server.candidate is not None:
         check_second(setup.server.candidate)
+    if setup.server.tried is not None and not folder_of(folder := versions_folder(setup), setup.server.tried).is_dir():
+        raise ModelError(
+            f"{setup.server.tried}: no such version in {folder}, and server.experiment names it; name one that was "
+            "deployed (GET /v1/model tells the current one's), or trained, popular, random or candidate"
+        )
 
 
 def check_second(agent: Path) -> None:
@@ -217,17 +222,19 @@ class Models:
     def _with_second(self, live: Live) -> Live:
         """With the second model of the setup, or why it is not there: that is no reason not to answer by the first."""
         server = self.setup.server
-        if (agent := server.candidate) is None:
+        if (agent := server.candidate) is None and server.tried is None:
             return live  # the store may name one: that is looked for later
-        check_second(agent)
+        if agent is not None:
+            check_second(agent)
         try:
-            second = Second(keep(self.folder, agent), server.canary, server.shadow)
+            version = keep(self.folder, agent) if agent is not None else server.tried or ""
+            second = Second(version, server.canary, server.shadow)
             return replace(live, candidate=self._loaded(second.version), second=second)
         except Stopping:
             raise
         except WhatNextError as error:
             logger.error("the second model was refused, all are answered by the first: %s", error)
-            return replace(live, unfit=(agent.name, str(error)))
+            return replace(live, unfit=(agent.name if agent else str(server.tried), str(error)))
 
     def _loaded(self, version: str) -> Active:
         """A version, waited for.
@@ -287,7 +294,7 @@ class Models:
             deployments = self.store.deployments()
             if deployments and deployments[-1].number != self._seen and self._deploy(deployments[-1]):
                 self._seen = deployments[-1].number
-            if self.setup.server.candidate is not None:
+            if self.setup.server.candidate is not None or self.setup.server.tried is not None:
                 return
             if (wanted := self.store.second()) != self._beside and self._put_beside(wanted):
                 self._beside = wanted

@@ -43,7 +43,7 @@ def check(agent: Path) -> None:
 
 
 def undeployed(agent: Path, deployed: str, answers: str) -> str | None:
-    """What people are told where a setup's model is not the deployed one; None: it is.
+    """What to say where a setup's model is not the deployed one; None: it is.
 
     Args:
         agent: the agent's file that the setup names.

@@ -30,7 +30,7 @@ class Waiting:
         self.request, self.loop, self.cost, self.lost = request, loop, request.cost, lost
         self.arrived = self.late = time.monotonic()
         self.future: asyncio.Future[Outcome] = loop.create_future()
-        self.owner: Caller | None = None
+        self.owner: CallerQueue | None = None
         self._turns = [None]
 
     def take(self) -> bool:
@@ -69,7 +69,7 @@ class Waiting:
             self.lost(outcome)
 
 
-class Caller:
+class CallerQueue:
     """What one caller has waiting.
 
     Attributes:
@@ -94,7 +94,7 @@ class Turns:
 
     def __init__(self) -> None:
         self.cost, self.count = 0.0, 0
-        self._callers: dict[str, Caller] = {}
+        self._callers: dict[str, CallerQueue] = {}
         self._turns: list[tuple[float, int, str]] = []
         self._now = 0.0
         self._number = count()
@@ -106,7 +106,7 @@ class Turns:
         """The questions of one request."""
         found = self._callers.get(caller)
         if found is None:
-            found = self._callers[caller] = Caller()
+            found = self._callers[caller] = CallerQueue()
             heappush(self._turns, (self._now, next(self._number), caller))
         turn, last = found.now, several[-1]
         for one in several:

@@ -5,13 +5,12 @@ import logging
 import os
 import secrets
 import sys
-import time
+import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
-from queue import SimpleQueue
 from typing import Any, Literal
 
 import orjson
@@ -24,7 +23,7 @@ PAUSE = 0.1
 """Seconds between two writes."""
 
 
-class Log(QueueHandler):
+class Log(logging.Handler):
     """Lines for the standard error, written by a thread of their own: a slow reader holds up no request.
 
     It is a handler of `logging`, so that what other parts tell by their loggers becomes a line, too. `dropped` counts
@@ -33,42 +32,36 @@ class Log(QueueHandler):
 
     def __init__(self, ids: Literal["none", "hashed"] = "none", put: Callable[[str], object] | None = None) -> None:
         """Starts the thread; `put` takes the lines; None: the standard error does."""
-        self._lines = SimpleQueue[str]()
-        super().__init__(self._lines)
+        super().__init__()
+        self._put, self._lines = put or sys.stderr.write, deque[str]()
         self._salt = (os.environ.get(SALT) or secrets.token_hex(16)).encode() if ids == "hashed" else None
         self.dropped = 0
         self._before: list[tuple[logging.Logger, list[logging.Handler], bool, int]] = []
-        self._writing: _Writing | None = _Writing(self._lines, put or sys.stderr.write)
-        self._writing.start()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
 
     def request(self, method: str, route: str, status: int, seconds: float, key: str | None, user: str | None) -> None:
         """A request was answered; `route` is the template, never the path itself, which may hold ids."""
         line = {"method": method, "route": route, "status": status, "ms": round(seconds * 1e3, 3), "key": key}
         if self._salt is not None and user is not None:
             line["user"] = hashlib.blake2b(user.encode(), key=self._salt[:64], digest_size=8).hexdigest()
-        self.enqueue(_line(line))
+        self._take(_line(line))
 
     def error(self, error: BaseException, route: str) -> None:
         """Our own fault; see `places`."""
-        self.enqueue(_line({"error": type(error).__name__, "route": route, "at": places(error)}))
+        self._take(_line({"error": type(error).__name__, "route": route, "at": places(error)}))
 
     def note(self, text: str) -> None:
         """What people are told; it names nobody."""
-        self.enqueue(_line({"level": "warning", "note": text}))
+        self._take(_line({"level": "warning", "note": text}))
 
-    def prepare(self, record: logging.LogRecord) -> str:
+    def emit(self, record: logging.LogRecord) -> None:
         """What a part of the service tells by way of `logging`."""
         line: dict[str, Any] = {"level": record.levelname.lower(), "note": record.getMessage()}
         if record.exc_info and record.exc_info[1] is not None:
             line |= {"error": type(record.exc_info[1]).__name__, "at": places(record.exc_info[1])}
-        return _line(line)
-
-    def enqueue(self, line: str) -> None:  # type: ignore[override]  # a record for each request would cost much more
-        """Take a line, unless too many wait."""
-        if self._lines.qsize() < WAITING:
-            self._lines.put(line)
-        else:
-            self.dropped += 1
+        self._take(_line(line))
 
     def handle_loggers(self, *names: str) -> None:
         """Takes what these loggers are told, until the end."""
@@ -84,40 +77,27 @@ class Log(QueueHandler):
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
         self._before.clear()
-        if self._writing is not None:  # `logging` closes all handlers once more at the end of the process
-            self._writing.stop()
-            self._writing = None
+        self._stop.set()
+        self._thread.join()
         super().close()
 
+    def _take(self, line: str) -> None:
+        if len(self._lines) < WAITING:
+            self._lines.append(line)
+        else:
+            self.dropped += 1
 
-class _Writing(QueueListener):
-    """Writes all lines that wait at once, every now and then: waking for each would cost the event loop more."""
-
-    def __init__(self, lines: SimpleQueue[str], put: Callable[[str], object]) -> None:
-        super().__init__(lines)
-        self._lines, self._put, self._held = lines, put, list[str]()
-
-    def dequeue(self, block: bool) -> Any:
-        """The next line; the end is a None."""
-        if self._lines.empty():
-            time.sleep(PAUSE)
-        return super().dequeue(block)
-
-    def handle(self, line: str) -> None:  # type: ignore[override]
-        """Write it, with those before it, unless others wait."""
-        self._held.append(line)
-        if self._lines.empty():
+    def _run(self) -> None:
+        """Writes all lines that wait at once, every now and then: waking for each would cost the event loop more."""
+        while not self._stop.wait(PAUSE):
             self._write()
-
-    def stop(self) -> None:
-        """Write what waits, and end."""
-        super().stop()
         self._write()
 
     def _write(self) -> None:
-        with suppress(OSError, ValueError):  # a log that cannot be written is no reason to stop answering
-            self._put("".join(self._held))
-        self._held.clear()
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        if lines:
+            with suppress(OSError, ValueError):  # a log that cannot be written is no reason to stop answering
+                self._put("".join(lines))
 
 
 def _line(line: dict[str, Any]) -> str:

@@ -155,7 +155,7 @@ async def add_item(call: Call, item: Item) -> dict[str, Any]:
     goes away just then.
     """
     await call.parts.run(call.parts.model.check_item, item.attributes)
-    return await _grown(call.parts, [item])
+    return await _added(call.parts, [item])
 
 
 @operation("POST", "/v1/items/batch", replies.ItemsKept, role=ADMIN)
@@ -171,10 +171,10 @@ async def add_items(call: Call, batch: Items) -> dict[str, Any]:
             engine.check_item(item.attributes, f"items.{place}.attributes")
 
     await call.parts.run(check)
-    return await _grown(call.parts, batch.items)
+    return await _added(call.parts, batch.items)
 
 
-async def _grown(parts: Parts, items: list[Item]) -> dict[str, Any]:
+async def _added(parts: Parts, items: list[Item]) -> dict[str, Any]:
     """Keep items, and have them recommended."""
     engine = parts.model
     held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
@@ -279,6 +279,15 @@ def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
 async def get_model(call: Call) -> Any:
     """Tell which model answers, and what is known of it."""
     return await call.parts.run(call.parts.model.model)
+
+
+@operation("GET", "/v1/experiment", replies.Experiments)
+async def get_experiment(call: Call) -> dict[str, Any]:
+    """Tell what both arms of an experiment, or of a canary, have earned, and whether one is better.
+
+    It is looked at once a minute, a large store less often. Only answers to users by name count.
+    """
+    return {"experiment": call.parts.model.experiment.now}
 
 
 @operation("GET", "/v1/loop", replies.LoopStatus)

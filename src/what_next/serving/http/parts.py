@@ -121,6 +121,12 @@ class Parts:
         watch("version_refused", about, of(lambda engine: engine.model()["refused"] is not None))
         about = "Whether the second model, of server.candidate, cannot be loaded (1)"
         watch("second_refused", about, of(lambda engine: engine.unfit() is not None))
+        about = "How much more an answer of the experiment's second arm earned than one of the first"
+        watch("experiment_difference", about, of(lambda engine: engine.experiment.number("mean")))
+        about = "The least that this difference may be, at any number of looks; NaN where nothing is known"
+        watch("experiment_difference_low", about, of(lambda engine: engine.experiment.number("low")))
+        about = "The most that this difference may be, at any number of looks; NaN where nothing is known"
+        watch("experiment_difference_high", about, of(lambda engine: engine.experiment.number("high")))
         watch("loading_seconds", "For how long a version is being loaded; 0: none is", of(loading))
         watch("log_lines_dropped", "Log lines that nobody took in time", lambda: self.log.dropped)
 

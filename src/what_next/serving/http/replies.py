@@ -220,6 +220,42 @@ class Model(Reply):
     refused: RefusedVersion | None
 
 
+class ArmEarned(Reply):
+    """What an arm earned."""
+
+    name: str = Field(description="a policy, or the version of a model")
+    users: int = Field(ge=0)
+    answers: int = Field(ge=0)
+    reward: float | None = Field(description="of an answer, on average; null: there was none")
+
+
+class Difference(Reply):
+    """How much more an answer of the second arm earned; null: too few users to say."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+class Experiment(Reply):
+    """Two policies that share the users."""
+
+    name: str
+    share: float = Field(gt=0, le=1, description="of the users whom the second one answers")
+    arms: list[ArmEarned] = Field(min_length=2, max_length=2)
+    difference: Difference = Field(description="the second arm less the first; its bounds hold at any number of looks")
+    level: float = Field(description="of the bounds, in percent")
+    verdict: str | None = Field(description="the arm that is better; null: undecided as yet")
+    assumes: str = Field(description="what the bounds rest on")
+    time: str = Field(description="when it was looked at")
+
+
+class Experiments(Reply):
+    """The experiment, or the canary."""
+
+    experiment: Experiment | None = Field(description="null: there is none, or it was not looked at yet")
+
+
 class LoopRound(Reply):
     """One turn of the loop: from an export to a deployment, or to its refusal."""
 

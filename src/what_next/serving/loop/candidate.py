@@ -18,7 +18,8 @@ from what_next.off_policy import Learned, LogSettings, gate
 from what_next.policy import LearnedPolicy
 from what_next.serving.engine.versions import AGENT, CRITIC, versions_folder
 from what_next.serving.store import Store
-from what_next.serving.store.export import exported
+from what_next.serving.store.append import appended
+from what_next.serving.store.export import Exported
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
 from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest
@@ -58,7 +59,7 @@ def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, 
         DataError: there is nothing, or one of the parts has no users.
     """
     catalogue = Catalogue.from_table(pl.read_parquet(catalogue_path(agent_of(setup, current))))
-    whole = exported(store, catalogue)
+    whole = _whole(store, catalogue, folder.parent / "log.parquet")
     users = whole.log["user_id"].unique()
     out = pl.Series(users.name, [one for one in users if held_out(one, setup.loop.held_out)], users.dtype)
     counts = dict[str, int]()
@@ -74,6 +75,17 @@ def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, 
         counts |= {f"{what}_events": part.events, f"{what}_decisions": part.decisions}
         counts[f"{what}_users"] = rows["user_id"].n_unique()
     return counts
+
+
+def _whole(store: Store, catalogue: Catalogue, log: Path) -> Exported:
+    """The log so far; what was exported by the last round is not asked of the store again."""
+    try:
+        found = appended(store, catalogue, log)
+    except DataError:  # the file was changed, or is half of one
+        log.unlink(missing_ok=True)
+        found = appended(store, catalogue, log)
+    found.write(log)
+    return found
 
 
 def settings_of(setup: Setup, folder: Path, number: int, fresh: bool) -> Setup:

@@ -143,7 +143,7 @@ class Journal:
     def note(self, current: Round, facts: Mapping[str, Any], told: str | None = None) -> Round:
         """Add facts to a round; and a line, where there is something to tell."""
         with self._change() as connection:
-            more = {**current.facts, **facts}
+            more = {**self._facts(connection, current), **facts}
             connection.execute(update(rounds).where(rounds.c.number == current.number).values(facts=more))
             if told is not None:
                 self._tell(connection, current.number, current.step or "", told)
@@ -153,8 +153,8 @@ class Journal:
         self, current: Round, facts: Mapping[str, Any], told: str, step: str | None, outcome: str | None
     ) -> Round:
         """Note that the step of a round is done, what it found, and which one is next; None: the round is over."""
-        more = {**current.facts, **facts}
         with self._change() as connection:
+            more = {**self._facts(connection, current), **facts}
             changed = update(rounds).where(rounds.c.number == current.number)
             connection.execute(changed.values(step=step, outcome=outcome, facts=more))
             self._tell(connection, current.number, current.step or "", told)
@@ -171,6 +171,13 @@ class Journal:
             for name, value in values.items():
                 if not connection.execute(update(gauges).where(gauges.c.name == name).values(value=value)).rowcount:
                     connection.execute(insert(gauges).values(name=name, value=value))
+
+    def _facts(self, connection: Connection, current: Round) -> Mapping[str, Any]:
+        """What is known of a round by now."""
+        found: Mapping[str, Any] = connection.execute(
+            select(rounds.c.facts).where(rounds.c.number == current.number)
+        ).scalar_one()
+        return found
 
     def _tell(self, connection: Connection, number: int | None, step: str, told: str) -> None:
         connection.execute(insert(lines).values(time=self.clock(), round=number, step=step, told=told))

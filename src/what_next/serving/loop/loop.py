@@ -7,12 +7,15 @@ version is kept and deployed once.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from what_next.errors import SetupError, StoreUnavailable, WhatNextError
+from sqlalchemy import func, select
+
+from what_next.errors import ModelError, SetupError, StoreError, StoreUnavailable, WhatNextError
 from what_next.serving.engine.versions import before, keep, line, prune, versions_folder
 from what_next.serving.loop import candidate, drift, evidence
 from what_next.serving.loop.evidence import Mean
@@ -20,6 +23,8 @@ from what_next.serving.loop.journal import Journal, Round
 from what_next.serving.store import Deploy, Second, Store
 from what_next.settings import Setup
 
+LOCKED = select(func.pg_try_advisory_lock(0x6C6F6F70))
+"""Whether PostgreSQL gives the lock of the loop to this connection, as long as that is open."""
 TRIES = 3
 """How often a step may fail before its round is given up."""
 MOST = 1000
@@ -47,6 +52,24 @@ class Done:
     outcome: str | None = None
 
 
+@contextmanager
+def alone(store: Store, journal: Journal) -> Iterator[None]:
+    """Be the only loop on a store, in all its processes and on all machines; it ends with the process.
+
+    Raises:
+        StoreError: another loop works on it.
+    """
+    lock = journal.lock()
+    try:
+        with store.backend.reader.connect() as connection:
+            connection.detach()  # the lock goes when it is closed, and not back to the pool with it
+            if not store.backend.sqlite and not connection.execute(LOCKED).scalar():
+                raise StoreError(f"{store.backend.where}: another loop works on this store; there can be one")
+            yield
+    finally:
+        lock.release()
+
+
 class Loop:
     """Keeps a service's model learning. One look does the next step, where there is one to do.
 
@@ -59,14 +82,16 @@ class Loop:
 
         Raises:
             SetupError: the setup names a second model of its own.
+            MissingExtraError: it asks for an alarm at a drift, and river is not installed.
         """
         if setup.server.candidate is not None:
             raise SetupError(
                 "server.candidate is set, and the loop has the service try candidates of its own; leave it out"
             )
+        if setup.loop.drift:
+            drift.adwin(setup.loop.drift)
         self.setup, self.store, self.journal = setup, store, journal
         self.folder = Path(journal.backend.where).parent
-        self._told = ""
         self.steps: dict[str, Callable[[Round], Done | None]] = {
             "export": self._export,
             "train": self._train,
@@ -117,10 +142,10 @@ class Loop:
         if not deployed:
             self._once("waits for a first answer: nothing is deployed yet; start what-next serve")
             return None
-        new = evidence.happened(self.store) - int(numbers.get("exported", 0))
-        self.journal.measure(unlearned=new)
-        loop, last = self.setup.loop, numbers.get("began")
+        new, loop, last = self._new(), self.setup.loop, numbers.get("began")
         alarm = self._measure(deployed[-1].version) if new else None
+        if alarm is None and numbers.get("drift"):
+            alarm = "the drift that was told before (loop.drift)"
         if last is None:
             self.journal.measure(began=self.journal.clock())
             last = self.journal.clock()
@@ -137,6 +162,15 @@ class Loop:
         if new >= loop.feedback:
             return f"{new:,} new events and feedback (loop.feedback is {loop.feedback:,})"
         return f"{waited / 3600:.1f} h since the last round (loop.every)" if waited >= loop.every else None
+
+    def _new(self) -> int:
+        """How many events and how much feedback no candidate has learned from."""
+        there, exported = evidence.happened(self.store), int(self.journal.numbers().get("exported", 0))
+        if there < exported:  # users were erased, or an earlier store was restored
+            self.journal.measure(exported=there)
+        new = max(0, there - exported)
+        self.journal.measure(unlearned=new)
+        return new
 
     def _begin(self, why: str) -> bool:
         loop, new = self.setup.loop, int(self.journal.numbers()["unlearned"])
@@ -202,10 +236,15 @@ class Loop:
 
     def _train(self, current: Round) -> Done:
         home, deployed = self._home(current), self._agent(str(current.facts["current"]))
-        fresh = bool(current.facts["fresh"])
-        reason = "as every so often" if fresh else candidate.unlike(self.setup, deployed)
-        setup = candidate.settings_of(self.setup, home, current.number, fresh or reason is not None)
-        found = candidate.train(setup, deployed if reason is None else None)
+        reason = "as every so often" if current.facts["fresh"] else candidate.unlike(self.setup, deployed)
+        setup = candidate.settings_of(self.setup, home, current.number, reason is not None)
+        try:
+            found = candidate.train(setup, deployed if reason is None else None)
+        except ModelError as error:  # its networks are others
+            if reason is not None:
+                raise
+            reason, setup = str(error), candidate.settings_of(self.setup, home, current.number, True)
+            found = candidate.train(setup, None)
         if found["stopped"]:
             raise KeyboardInterrupt
         candidate.check_catalogue(setup.model_agent_path, deployed)

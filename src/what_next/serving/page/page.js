@@ -3,6 +3,7 @@
 import { html, render } from "./lit-html.js";
 import { call, keepKey, Trouble, unique } from "./api.js";
 import { Combobox } from "./combobox.js";
+import { experimentView } from "./experiment.js";
 import { listsView } from "./lists.js";
 import { Loaded, retry } from "./loaded.js";
 import { loopView } from "./loop.js";
@@ -25,6 +26,7 @@ class Page {
     this.root = root;
     this.model = this.#loaded(() => call("GET", "/v1/model"));
     this.loop = this.#loaded(() => call("GET", "/v1/loop"));
+    this.experiment = this.#loaded(() => call("GET", "/v1/experiment"));
     this.history = this.#loaded(() => call("GET", `${this.#path()}/history?limit=${TOLD}`));
     const list = (policy) => this.#loaded(() => this.#ask(policy));
     this.lists = Object.fromEntries(Object.keys(POLICIES).map((policy) => [policy, list(policy)]));
@@ -85,7 +87,7 @@ class Page {
 
   /** Asks for everything anew, and says so to those who do not see it. */
   async refresh(what) {
-    const shown = [this.model, this.loop, this.history, ...[...this.chosen].map((policy) => this.lists[policy])];
+    const shown = [this.model, this.loop, this.experiment, this.history, ...[...this.chosen].map((policy) => this.lists[policy])];
     const fresh = await Promise.all(shown.map((loaded) => loaded.renew()));
     if (fresh.every(Boolean) && what) this.#tell(what);
   }
@@ -175,7 +177,7 @@ class Page {
 
   draw() {
     render(modelView(this.model), document.getElementById("model"));
-    render(html`${panelView(this)}${listsView(this)}${loopView(this.loop)}`, this.root);
+    render(html`${panelView(this)}${listsView(this)}${experimentView(this.experiment)}${loopView(this.loop)}`, this.root);
   }
 }
 

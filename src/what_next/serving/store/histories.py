@@ -18,7 +18,7 @@ ATTEMPTS = 20
 SALT = "salt"
 """What the hashes of who was erased are keyed with, in `meta`; there is none before the first erasure."""
 Content = tuple[int, str, str, float | None, Any, str | None, int | None]
-"""What the client told of an event: its user's key, item, kind, reward, context, answer and time."""
+"""What the client sent of an event: its user's key, item, kind, reward, context, answer and time."""
 
 USERS, EVENTS, META = tables.users.c, tables.events.c, tables.meta.c
 ACCOUNTS = (
@@ -172,17 +172,17 @@ class Histories:
         """Note when a user was erased, and which events came without a time, or with one that was still ahead."""
         put_note(self.connection, SALT, secrets.token_hex(16), replace=False)
         salt, erased = note(self.connection, SALT) or "", tables.erased_users
-        digest = _digest(salt, user_id)
+        digest = digest_of(salt, user_id)
         insert_all(self.connection, erased, [(digest, self.now)], once=True)
         older = (erased.c.digest == digest) & (erased.c.time < self.now)
         self.connection.execute(update(erased).where(older).values(time=self.now))
-        insert_all(self.connection, tables.erased_events, [(_digest(salt, one),) for one in event_ids], once=True)
+        insert_all(self.connection, tables.erased_events, [(digest_of(salt, one),) for one in event_ids], once=True)
 
     def erasures(self, user_ids: Iterable[str]) -> dict[str, int]:
         """When each of some users was erased last; those who never were are left out."""
         if (salt := note(self.connection, SALT)) is None:
             return {}
-        users = {_digest(salt, user): user for user in user_ids}
+        users = {digest_of(salt, user): user for user in user_ids}
         found = self.connection.execute(ERASED_USERS, {"digests": list(users)})
         return {users[digest]: time for digest, time in found}
 
@@ -195,7 +195,7 @@ class Histories:
         if not moments:
             return None
         salt = note(self.connection, SALT) or ""
-        events = {_digest(salt, row.event_id): row.event_id for row in rows if row.user_id in moments}
+        events = {digest_of(salt, row.event_id): row.event_id for row in rows if row.user_id in moments}
         known = {events[one] for one in self.connection.scalars(ERASED_EVENTS, {"digests": list(events)})}
 
         def late(row: EventRow) -> bool:
@@ -219,5 +219,6 @@ def _content(row: EventRow, user: int, time: int | None) -> Content:
     )
 
 
-def _digest(salt: str, text: str) -> str:
+def digest_of(salt: str, text: str) -> str:
+    """What is kept of an erased id."""
     return hashlib.blake2b(text.encode(), key=salt.encode(), digest_size=16).hexdigest()

@@ -36,7 +36,7 @@ def progress_of(connection: Connection) -> Any:
     return None if found is None else orjson.loads(found)
 
 
-class Loading:
+class Filling:
     """A data set on its way into a store, some users at a time."""
 
     def __init__(self, backend: Backend, dataset: Dataset, clock: Clock) -> None:

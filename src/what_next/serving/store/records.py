@@ -5,7 +5,7 @@ Ids are external ones, as text. Times are microseconds since 1970 UTC. Rewards a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from what_next.data.decisions.rule import Rule
 from what_next.errors import StoreError, WhatNextError
@@ -287,11 +287,6 @@ class Withdrawn(WhatNextError):
 
 class AnsweredBefore(WhatNextError):
     """A request with this key was answered before; that answer holds."""
-
-
-def rows_of(write: Write) -> Sequence[Any]:
-    """The rows of a write: itself where it is about one thing."""
-    return write.rows if isinstance(write, AddEvents | AddFeedback | AddItems) else (write,)
 
 
 def invalid(write: Write, now: int) -> InvalidWrite | None:

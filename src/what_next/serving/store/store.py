@@ -18,7 +18,7 @@ from what_next.serving.store import tables
 from what_next.serving.store.answers import KEPT, RESPONSES
 from what_next.serving.store.backend import Backend, among, connect, in_the_way, pairs, passes
 from what_next.serving.store.histories import EVENTS, NOTE, USERS, put_note
-from what_next.serving.store.loading import LOADED, Loading, Progress
+from what_next.serving.store.loading import LOADED, Filling, Progress
 from what_next.serving.store.migrations import migrate
 from what_next.serving.store.records import (
     Deployment,
@@ -195,7 +195,7 @@ class Store:
         if self.loaded:
             return 0
         with self.backend.explained():
-            return Loading(self.backend, dataset, self.clock).run(progress)
+            return Filling(self.backend, dataset, self.clock).run(progress)
 
     @property
     def loaded(self) -> bool:

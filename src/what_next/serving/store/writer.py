@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from what_next.errors import StoreError, StoreUnavailable
-from what_next.serving.store.records import Write, rows_of
+from what_next.serving.store.records import AddEvents, AddFeedback, AddItems, Write
 from what_next.serving.store.scrubbing import Scrubbing
 from what_next.serving.store.store import Store
 
@@ -17,7 +17,7 @@ MOST = 20_000
 """Rows that go into one transaction, at most: one that takes seconds keeps others waiting."""
 FULL = 5 * MOST
 """Rows that wait, at most: some seconds' worth."""
-Waiting = tuple[Write, Future[Any], int]
+Pending = tuple[Write, Future[Any], int]
 """A write, who waits for it, and its rows."""
 
 
@@ -54,7 +54,7 @@ class Writer:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[Pending] = deque()
         self._rows = 0
         self._changed = threading.Condition()
         self._closed = self.failing = False
@@ -74,7 +74,7 @@ class Writer:
             StoreUnavailable: the writer is closed, or too much waits already.
         """
         future: Future[Any] = Future()
-        rows = len(rows_of(write))
+        rows = len(write.rows) if isinstance(write, AddEvents | AddFeedback | AddItems) else 1
         with self._changed:
             if self._closed:
                 raise StoreUnavailable("the store is being closed; send it again to the next process")
@@ -112,10 +112,10 @@ class Writer:
                 else:
                     future.set_result(outcome)
 
-    def _next(self) -> list[Waiting]:
+    def _next(self) -> list[Pending]:
         """Everything that waits, up to `MOST` rows; nothing when the writer is closed."""
         with self._changed:
-            group: list[Waiting] = []
+            group: list[Pending] = []
             taken = 0
             while not group and (self._waiting or not self._closed):
                 if not self._waiting:

@@ -1,0 +1,193 @@
+"""`fit`: from a frame to a trained model in one call; `load`: the model again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Unpack
+
+from rich.console import Console
+
+from what_next.agent import Agent
+from what_next.algorithms import Algorithm
+from what_next.data import Dataset, Options, Tables, import_files, save
+from what_next.data.dataset import is_frame, to_polars
+from what_next.data.files import footer_of, write_files
+from what_next.data.importing.attributes import Fill
+from what_next.data.importing.cleaning import clean
+from what_next.data.importing.ids import MISSING
+from what_next.data.importing.readers import Source
+from what_next.data.importing.telling import told
+from what_next.environment import Environment
+from what_next.errors import DataError, ModelError, in_python, told_in_python
+from what_next.policy import LearnedPolicy
+from what_next.python.model import AGENT, DATA, SETUP, Model
+from what_next.python.settings import Settings, nested
+from what_next.settings import ALGORITHMS, Setup
+from what_next.settings.reference import written
+from what_next.state import State
+from what_next.training import checkpoint
+from what_next.training.artefacts import critic_beside, read_manifest
+from what_next.training.step import Step
+
+
+@told_in_python()
+def fit(
+    data: Any,
+    algorithm: str | Algorithm | type[Algorithm] = "next_item",
+    *,
+    items: Any = None,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    reward: str | None = None,
+    event: str | None = None,
+    titles: str | None = None,
+    attributes: Sequence[str] | None = None,
+    context: Sequence[str] | None = None,
+    fill: Fill | None = None,
+    time_format: str | None = None,
+    session_gap: timedelta | None = None,
+    keep_duplicates: bool = False,
+    missing: Sequence[str] = MISSING,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+    on_step: Callable[[Step], object] | None = None,
+    on_save: Callable[[dict[str, float]], object] | None = None,
+    verbose: bool = True,
+    **settings: Unpack[Settings],
+) -> Model:
+    """Train a model on a log of events.
+
+    Args:
+        data: a pandas, Polars or pyarrow frame with a row per event, or the path of a file that `what-next data import`
+            can read.
+        algorithm: its name, an object that holds its hyper-parameters, or its class; of one's own as well.
+        items: a frame (or path) with a row per item: titles and attributes.
+        user, item, time, reward, event, titles: the column of each role; None is recognised, by the code of `what-next
+            data import`, and "" stands for no column.
+        attributes, context, fill, time_format, session_gap, keep_duplicates, missing: see `data.Options`.
+        folder: where data, models and a `setup.txt` for the command line are kept; None: in a temporary folder, which
+            goes with the model.
+        overwrite: write over another model in `folder`.
+        on_step: called with each step of training; where it returns True, training ends.
+        on_save: called after each save with what was measured on the validation users.
+        verbose: say which column was taken for what, and how far training is.
+        settings: any setting by its key, with underscores for dots: `learning_rate=.001`, `loss_negatives=512`.
+
+    Returns:
+        The model. After Ctrl-C: the best so far, by the validation users.
+
+    Raises:
+        DataError: the data cannot be used. SetupError: a setting is unknown or out of range.
+        ModelError: another model lies in `folder`.
+    """
+    home = None if folder is not None else TemporaryDirectory(prefix="what-next-")
+    where = Path(home.name if home is not None else folder or ".")
+    options = Options(
+        user, item, time, reward, titles, attributes, context, fill, keep_duplicates, session_gap, event, time_format,
+        missing=missing,
+    )  # fmt: skip
+    tables, dataset = _opened(data, items, options)
+    setup = _setup(algorithm, settings, where)
+    people = Console(soft_wrap=True, highlight=False, markup=False, quiet=not verbose)
+    if tables is not None:
+        for line in (*told(tables, dataset), *(f"warning: {one}" for one in tables.warnings)):
+            people.print(in_python(line))
+    state = State(dataset, setup)
+    agent = Agent(setup, state.space)
+    environment = Environment(agent, state, setup, force=overwrite, on_step=on_step, on_save=on_save, quiet=not verbose)
+    if not overwrite:
+        checkpoint.spare(setup, dataset.name, dataset.catalogue)
+    _keep(where, tables or dataset.to_tables(), setup)
+    report = environment.train_agent()
+    model = Model(_policy(setup, dataset), setup, training=report, columns=tables.columns if tables else {}, home=home)
+    people.print(replace(report, saved=()))
+    if report.stopped:
+        people.print(f"stopped before its end; this is the best so far: {model!r}")
+    return model
+
+
+@told_in_python()
+def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algorithm] | None = None) -> Model:
+    """A trained model: `load("models/").recommend(history=[...])`.
+
+    Args:
+        path: the folder that `Model.save` or `fit` wrote, or an agent's file with its catalogue beside it.
+        data: histories by user id, of the same catalogue; None: those in the folder, if any. Without them histories
+            are given by item ids.
+        algorithm: the class of an algorithm of one's own, which no setup can name.
+
+    Raises:
+        ModelError: a file is missing, damaged, newer, or does not belong to the others; or the algorithm is not known.
+        CatalogueError: the data set has another catalogue.
+    """
+    path = Path(path)
+    kept = path / DATA
+    if path.is_dir():
+        if not (path / AGENT).is_file():
+            raise ModelError(f"{path}: holds no model, which would be {AGENT} there; name the agent's file itself")
+        data = data if data is not None or not kept.is_file() else Dataset.read(kept)
+        path = path / AGENT
+    policy = LearnedPolicy.load(path, data, algorithm=algorithm)
+    setup = read_manifest(path, "agent").made_by(algorithm)
+    own = {
+        "train": False,
+        "data": kept,
+        "model_agent_path": path,
+        "model_critic_path": critic_beside(path),
+        "log": None,
+    }
+    return Model(policy, setup.model_copy(update=own))
+
+
+def _opened(data: Any, items: Any, options: Options) -> tuple[Tables | None, Dataset]:
+    """The data set, and the tables that it was made of, where it was not imported before."""
+    if isinstance(data, Dataset):
+        return None, data
+    if isinstance(data, str | Path):
+        path = Path(data)
+        if "what_next.format" in footer_of(path):
+            return None, Dataset.read(path)
+        tables = import_files([path], None if items is None else Path(items), options)
+    else:
+        for given in (data, items):
+            if given is not None and not is_frame(given):
+                raise DataError(
+                    f"{type(given).__name__} found where a frame of pandas, Polars or pyarrow, or the path of a file "
+                    "is expected; a LazyFrame is collected first"
+                )
+        log, table = Source(to_polars(data).lazy(), Path("the frame")), None
+        if items is not None:
+            table = Source(to_polars(items).lazy(), Path("the frame of items"))
+        tables = clean([log], table, options)
+    return tables, Dataset.from_tables(tables, Path(DATA).stem)
+
+
+def _setup(algorithm: str | Algorithm | type[Algorithm], settings: Settings, folder: Path) -> Setup:
+    """The setup of a run whose files lie in a folder."""
+    chosen = algorithm.model_validate({}) if isinstance(algorithm, type) else algorithm
+    known = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(chosen)
+    networks = {network for some in (known.updates.values() if known else ()) for network in some}
+    own = {
+        "train": True,
+        "data": folder / DATA,
+        "model_agent_path": folder / AGENT,
+        "model_critic_path": folder / "critic.safetensors" if networks - {"encoder", "actor"} else None,
+    }
+    values = nested({**settings}, chosen) | own
+    return Setup.model_validate(values, context={"entries": {}, "source": "fit"})
+
+
+def _keep(folder: Path, tables: Tables, setup: Setup) -> None:
+    """Write the data, and the setup for the command line, where it can name the algorithm."""
+    save(tables, folder / DATA)
+    if setup.algorithm.name in ALGORITHMS:
+        text = written(setup, folder).encode()
+        write_files({folder / SETUP: lambda file: file.write(text)})
+
+
+def _policy(setup: Setup, dataset: Dataset) -> LearnedPolicy:
+    """The trained agent, as the command line opens it."""
+    return LearnedPolicy.load(setup.model_copy(update={"train": False}), dataset)

@@ -1,0 +1,277 @@
+"""A trained model as Python's users hold it."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, overload
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+
+from what_next.data import html
+from what_next.data.dataset import is_frame, to_polars
+from what_next.data.files import beside, write_files
+from what_next.data.importing.columns import recognise
+from what_next.data.importing.times import read_times
+from what_next.data.splits import Part
+from what_next.environment import Report
+from what_next.errors import CatalogueError, DataError, ModelError, some, told_in_python
+from what_next.experiments import by_windows, evaluate_next, evaluate_windows
+from what_next.experiments.baselines import EVERY
+from what_next.inference.recommendation import Recommendation
+from what_next.inference.recommender import Recommender, like
+from what_next.policy import LearnedPolicy
+from what_next.python.results import Page, Results
+from what_next.reporting import check, write_report
+from what_next.reporting.bars import Bars
+from what_next.settings import ALGORITHMS, Setup
+from what_next.settings.reference import written
+from what_next.training import checkpoint
+from what_next.training.artefacts import catalogue_path, read_manifest, resume_path
+
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrame
+else:
+    IntoDataFrame = Any  # a protocol, which cannot be checked at run time
+
+AGENT, DATA, SETUP, PAGE = "agent.safetensors", "data.parquet", "setup.txt", "report.html"
+"""The files of a model's folder."""
+Frame = TypeVar("Frame", bound=IntoDataFrame)
+
+
+class Model(Recommender):
+    """A trained agent with its data: recommends, is judged on what training never saw, and is saved.
+
+    Attributes:
+        setup: all settings, and where the files are.
+        training: what training came to (`Report`); None for a loaded model.
+        columns: the column of each role in the frame that it was made of.
+    """
+
+    def __init__(
+        self,
+        policy: LearnedPolicy,
+        setup: Setup,
+        *,
+        training: Report | None = None,
+        columns: Mapping[str, str] | None = None,
+        home: TemporaryDirectory[str] | None = None,
+    ) -> None:
+        """`home`: the temporary folder of its files, which goes with it."""
+        super().__init__(policy)
+        self.setup, self.training, self.columns, self._home = setup, training, dict(columns or {}), home
+        self._judged: dict[tuple[object, ...], Results] = {}
+
+    def __repr__(self) -> str:
+        facts = "; ".join(f"{name} {value}" if name != "algorithm" else value for name, value in self._facts().items())
+        return f"Model({facts})"
+
+    def _repr_html_(self) -> str:
+        return html.table("Model", (), list(self._facts().items()))
+
+    def _facts(self) -> dict[str, str]:
+        """What people want to know of it, in a few words each."""
+        agent, dataset = self.policy.agent, self.state.dataset
+        found = {"algorithm": self.setup.algorithm.name, "items": f"{len(self.catalogue):,}"}
+        if dataset.users:
+            found |= {"users": f"{dataset.users:,}", "events": f"{dataset.events:,}"}
+        found["trained on"] = f"{agent.histories:,} histories"
+        if valid := read_manifest(self.setup.model_agent_path, "agent").metrics.get("valid"):
+            measured = ", ".join(f"{name} {value:.4g}" for name, value in valid.items())
+            found["on validation users, never trained on:"] = measured
+        found["kept in"] = "a temporary folder (save it)" if self._home else str(self.setup.model_agent_path.parent)
+        return found
+
+    # Recommending
+
+    @overload
+    def recommend(
+        self,
+        history: Sequence[str | int] | str | int | None = None,
+        k: int = 10,
+        *,
+        user: str | int | None = None,
+        seen: bool = False,
+        context: dict[str, float] | None = None,
+        allowed: Iterable[str | int] | None = None,
+        blocked: Iterable[str | int] = (),
+        rng: np.random.Generator | None = None,
+    ) -> Recommendation: ...
+
+    @overload
+    def recommend(
+        self,
+        history: Frame,
+        k: int = 10,
+        *,
+        seen: bool = False,
+        allowed: Iterable[str | int] | None = None,
+        blocked: Iterable[str | int] = (),
+        rng: np.random.Generator | None = None,
+    ) -> Frame: ...
+
+    @told_in_python()
+    def recommend(
+        self,
+        history: Any = None,
+        k: int = 10,
+        *,
+        user: str | int | None = None,
+        seen: bool = False,
+        context: dict[str, float] | None = None,
+        allowed: Iterable[str | int] | None = None,
+        blocked: Iterable[str | int] = (),
+        rng: np.random.Generator | None = None,
+    ) -> Any:
+        """What comes next.
+
+        Args:
+            history: one of: item ids, oldest first (a list, a series, an array); the id of a user of the data; a frame
+                of events of any users, its columns called as in training or by usual names, and sorted by its times
+                where it has any; a frame of users of the data alone.
+            k: number of items for each.
+            user, seen, context, allowed, blocked, rng: see `Recommender.recommend`.
+
+        Returns:
+            A `Recommendation`; for a frame, a frame `user_id, rank, item_id, title` in the same library.
+
+        Raises:
+            CatalogueError: the user, or every item of the history, is unknown; or nothing is permitted.
+            DataError: a column of the frame is missing.
+        """
+        how: dict[str, Any] = {"seen": seen, "allowed": allowed, "blocked": blocked, "rng": rng}
+        if k < 1:
+            raise DataError(f"k is {k}; expected a whole number above 0")
+        if isinstance(nw.from_native(history, pass_through=True), nw.LazyFrame):
+            raise DataError("the frame is lazy, so its rows are not there yet; collect it first")
+        if is_frame(history):
+            if user is not None or context:
+                raise DataError("a frame has users of its own, and no context; leave user and context out")
+            return like(history, self._for_frame(to_polars(history), k, how))
+        if isinstance(history, str | int | np.integer):
+            if user is not None:
+                raise DataError(f"{history!r} is taken for a user, and user is given, too; a history is a list of ids")
+            history, user = None, str(history)
+        if user is not None and history is None and not self.state.dataset.users:
+            raise CatalogueError("the model was loaded without a log, so no user is known; give a history of item ids")
+        given = None if history is None else [str(one) for one in history]
+        return super().recommend(given, k, user=user, context=context, **how)
+
+    def _for_frame(self, frame: pl.DataFrame, k: int, how: dict[str, Any]) -> pl.DataFrame:
+        given = {role: name for role, name in self.columns.items() if name in frame.columns}
+        found = recognise(frame.columns, ("user", "item", "time"), (), given, "the frame")
+        if "user" not in found or ("item" not in found and frame.width > 1):
+            lacking = "user" if "user" not in found else "item"
+            own = self.columns.get(lacking, f"{lacking}_id")
+            raise DataError(f"the frame has no column for the {lacking}; it has {some(frame.columns)}; call it {own!r}")
+        users = frame[found["user"]]
+        if "item" not in found:
+            wanted = users.drop_nulls().unique(maintain_order=True)
+            return self.recommend_all(k, users=self.users(wanted.to_list()), **how)
+        if "time" in found:
+            times = read_times(frame.lazy(), found["time"], None, "the frame")
+            frame = frame.sort(times.value, maintain_order=True)
+        return self.with_events(frame.select(user_id=found["user"], item_id=found["item"]), k, **how)
+
+    # Judging
+
+    @told_in_python()
+    def evaluate(
+        self,
+        part: Part = "test",
+        *,
+        baselines: Collection[str] | None = None,
+        anew: bool = False,
+        verbose: bool = True,
+    ) -> Results:
+        """Judge it beside baselines and chance on what training never saw, as `what-next evaluate` does.
+
+        Args:
+            part: "test" to report, "validation" to tune on.
+            baselines: beside which; None: all; () for none.
+            anew: judge again, whatever was judged before with the same arguments.
+            verbose: show how far it is.
+
+        Raises:
+            ModelError: the model has no data to be judged on.
+            DataError: nobody can be judged on.
+        """
+        wanted, key = EVERY if baselines is None else tuple(baselines), ("next", part, baselines and tuple(baselines))
+        if unknown := set(wanted) - set(EVERY):
+            raise DataError(f"baselines: there is no {some(sorted(unknown))}; there are {', '.join(EVERY)}")
+        if anew or key not in self._judged:
+            setup = self._with_data()
+            with Bars(silent=not verbose) as stages:
+                windows = evaluate_windows(setup, part, stages=stages) if by_windows(setup) else None
+                comparison = evaluate_next(setup, part, baselines=wanted, stages=stages, anew=anew)
+            self._judged[key] = Results(comparison, windows)
+        return self._judged[key]
+
+    @told_in_python()
+    def report(self, path: str | Path | None = None, *, part: Part = "test", verbose: bool = True) -> Page:
+        """The same judgement as one page of HTML with charts, which a notebook shows.
+
+        Args:
+            path: of the page; None: `report.html` beside the model.
+            part, verbose: see `evaluate`.
+
+        Raises:
+            MissingExtraError: Matplotlib or Jinja is not installed.
+        """
+        path = self.setup.model_agent_path.with_name(PAGE) if path is None else Path(path)
+        check(path)
+        results = self.evaluate(part, verbose=verbose)
+        write_report(results.comparison, path, windows=results.windows)
+        return Page(path, path.read_text(encoding="utf-8"))
+
+    def _with_data(self) -> Setup:
+        setup = self.setup.model_copy(update={"train": False})
+        if not setup.data.is_file():
+            raise ModelError(
+                f"{setup.model_agent_path}: was saved without its data, so there is nobody to judge it on; load a "
+                "folder that was saved with data=True"
+            )
+        return setup
+
+    # Keeping
+
+    @told_in_python()
+    def save(self, folder: str | Path, *, data: bool = True, overwrite: bool = False) -> Path:
+        """Write the model into a folder, for `load` and, where a setup can name its algorithm, for the command line.
+
+        Args:
+            folder: made where it is missing.
+            data: with the log of events that it was made of, which judging and users by their ids need.
+            overwrite: write over a model of another algorithm or of other data.
+
+        Raises:
+            ModelError: such a model lies there.
+            SaveError: a file cannot be written; what stood there before is intact.
+        """
+        folder, old = Path(folder), self.setup
+        critic = old.model_critic_path and folder / old.model_critic_path.name
+        moved = {"data": folder / DATA, "model_agent_path": folder / AGENT, "model_critic_path": critic, "log": None}
+        setup = old.model_copy(update=moved)
+        if not overwrite:
+            checkpoint.spare(setup, self.state.dataset.name, self.catalogue)
+        files = {
+            setup.log_path: old.log_path,
+            catalogue_path(setup.model_agent_path): catalogue_path(old.model_agent_path),
+            resume_path(setup.model_agent_path): resume_path(old.model_agent_path),
+            setup.model_agent_path: old.model_agent_path,
+        }
+        if data:
+            files = {beside(setup.data, "items"): beside(old.data, "items"), setup.data: old.data} | files
+        if old.model_critic_path and critic:
+            files = {critic: old.model_critic_path} | files
+        content = {new: path.read_bytes() for new, path in files.items() if path.is_file() and path != new}
+        if data and setup.data in files and setup.algorithm.name in ALGORITHMS:
+            content[folder / SETUP] = written(setup.model_copy(update={"train": True}), folder).encode()
+        write_files({path: partial(_into, text) for path, text in content.items()})
+        return folder
+
+
+def _into(content: bytes, file: BinaryIO) -> None:
+    file.write(content)

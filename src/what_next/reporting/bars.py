@@ -1,0 +1,51 @@
+"""Bars of progress, for work that goes on stage by stage."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from what_next.data.stages import Done, Stages
+from what_next.training.tracking import draws
+
+
+class Bars(Stages):
+    """A bar for the stage that is under way, with the time that is left; a context manager.
+
+    Nothing is drawn where it is to be `silent`, nor where the standard error is no terminal and no notebook.
+    """
+
+    def __init__(self, silent: bool = False, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.silent = silent or not draws(self.console)
+        self.bars: Progress | None = None
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def begin(self, name: str, total: int) -> Done:
+        """See `Stages.begin`; the bar of the stage before goes."""
+        self._end()
+        if self.silent:
+            return super().begin(name, total)
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        bars = self.bars = Progress(*columns, console=self.console, transient=True)
+        bars.start()
+        task = bars.add_task(name, total=total)
+
+        def done(more: int) -> None:
+            bars.advance(task, more)
+            if bars.finished:  # so that what is printed next does not stand above an old bar
+                bars.stop()
+
+        return done
+
+    def _end(self) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+        self.bars = None

@@ -1,0 +1,214 @@
+"""The page of an agent in a world: its return, how it came there, one user, and what it does otherwise than greed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from what_next.experiments.simulation import Simulation, Watched, has_ideal
+from what_next.reporting.drawing import HEX, Chart, Key, drawn, room
+from what_next.reporting.figures import dot, rows_of
+from what_next.reporting.learning import binned, smoothed
+from what_next.reporting.page import Section, Tile, rendered
+from what_next.reporting.view import cleaned, number
+from what_next.worlds import Episodes
+
+GREED = "greedy"
+BESIDE = (GREED, "aware", "random")
+"""References whose returns are shown large."""
+MOST = 10
+"""Numbers of items that are compared."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the page reads of a comparison, of an agent in a world."""
+
+    result: Mapping[str, Any]
+    lead: str
+    main: str = "return"
+    rival: str = GREED
+    colours: Mapping[str, str] = field(default_factory=dict)
+
+    def colour(self, name: str) -> str:
+        """The colour of the page that a policy has everywhere."""
+        return self.colours.get(name, "muted")
+
+
+def page(simulation: Simulation) -> str:
+    """The whole page as HTML."""
+    lead, world, policies = simulation.agent, cleaned(simulation.world), simulation.episodes
+    colours = {lead: "one", f"{lead}, drawn": "one", GREED: "rival"}
+    view, sections = Named({"data": world}, lead, colours=colours), [_returns(simulation, colours)]
+    sections += _learning(simulation) + _user(simulation) + _otherwise(simulation)
+    headline = f"{lead} earns {policies[lead].mean:.1f} in {world}"
+    verdict = []
+    if GREED in policies:
+        verdict = [f"Greed, which knows the user and looks one step ahead, earns {policies[GREED].mean:.1f}."]
+    facts = [
+        ("World", world),
+        ("Episodes", f"{len(policies[lead].returns):,} new users, the same for all policies"),
+        ("The agent sees", "what is hidden of the users" if simulation.ideal else "what the world shows"),
+    ]
+    if simulation.report is not None:
+        learned = f"{simulation.slates:,} slates, {simulation.seconds:.0f} s of processors"
+        facts.append(("It learned from", learned))
+    tiles = [_tile(name, policies[name]) for name in (lead, *BESIDE) if name in policies]
+    return rendered(view=view, headline=headline, verdict=verdict, tiles=tiles, facts=facts, sections=sections)
+
+
+def _tile(name: str, one: Episodes) -> Tile:
+    low, high = one.mean - one.margin, one.mean + one.margin
+    return Tile(name, number(one.mean), f"{number(low)} to {number(high)}")
+
+
+def _returns(simulation: Simulation, colours: Mapping[str, str]) -> Section:
+    """All policies."""
+    policies = dict(sorted(simulation.episodes.items(), key=lambda pair: -pair[1].mean))
+
+    def draw(axes: Axes) -> None:
+        for place, (name, one) in enumerate(policies.items()):
+            interval: Any = {"mean": one.mean, "low": one.mean - one.margin, "high": one.mean + one.margin}
+            dot(axes, interval, float(place), colours.get(name, "muted"))
+        rows_of(axes, [(name, colours.get(name, "soft")) for name in policies], simulation.agent)
+
+    words = "; ".join(f"{name} {number(one.mean)}" for name, one in policies.items())
+    margins = (room(list(policies)), 0.2, 0.34, 0.06)
+    svg = drawn(draw, "returns", f"returns: {words}", height=0.26 * len(policies) + 0.4, margins=margins)
+    return Section(
+        "returns", "Returns", "Returns", [NOTE], [Chart(svg, "Mean return", "With its 95 % interval, over users.")]
+    )
+
+
+NOTE = (
+    "Random shows any items, popular the same slate to all; greedy knows the user and looks one step ahead; aware is a "
+    "rule made by hand that knows the whole hidden state. The interval does not say how much training varies by seed."
+)
+
+
+def _learning(simulation: Simulation) -> list[Section]:
+    """The reward of a slate over training, beside that of the references."""
+    if simulation.report is None or not simulation.report.steps:
+        return []
+    rewards = np.array([step.reward for step in simulation.report.steps], np.float64)
+    slates = np.linspace(0, simulation.slates, len(rewards) + 1)[1:]
+    x, raw = binned(slates, rewards)
+    beside = {
+        name: float(one.returns.sum() / one.lengths.sum())
+        for name, one in simulation.episodes.items()
+        if not name.startswith(simulation.agent)
+    }
+
+    def draw(axes: Axes) -> None:
+        axes.plot(x, raw, color=HEX["one"], lw=0.8, alpha=0.3)
+        axes.plot(x, smoothed(raw), color=HEX["one"], lw=1.8)
+        for name, value in beside.items():
+            axes.axhline(value, color=HEX["rival" if name == GREED else "soft"], lw=1, ls="--")
+            axes.text(1.01, value, name, transform=axes.get_yaxis_transform(), va="center", color=HEX["soft"], size=9)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.margins(x=0.01)
+        axes.set_xlabel("slates learned from")
+
+    end = f"from {number(smoothed(raw)[0])} to {number(smoothed(raw)[-1])}"
+    svg = drawn(draw, "learning", f"reward of a slate over training: {end}", margins=(0.5, 0.75, 0.42, 0.12))
+    text = "In training it acts by draws, or tries other items now and then, so that it ends below what it can earn."
+    return [Section("learning", "Learning", "Learning", [text], [Chart(svg, "Reward of a slate", "")])]
+
+
+def _user(simulation: Simulation) -> list[Section]:
+    """One user: what the agent and greed showed, slate by slate, and what was hidden."""
+    topics = getattr(simulation.played, "item_topics", None)
+    charts = []
+    for name, one in simulation.watched.items():
+        last = int(one.going[:, 0].sum())
+        if topics is not None:
+            shares = np.stack(
+                [(topics[one.shown[:last, 0]] == topic).mean(1) for topic in range(int(topics.max()) + 1)]
+            )
+            clicks = one.clicks[:last, 0].sum(1)
+            note = f"Topics of what was shown, the darker the more of it; above, the clicks. {clicks.sum()} in all."
+            charts.append(_heat(shares, f"shown-{name}", f"What {name} shows", note, "topic", clicks))
+        seen = "hidden" if has_ideal(simulation.played) else "seen"
+        note = f"All numbers that are {seen} of the user, between their least (light) and largest."
+        charts.append(_heat(one.numbers[:last, 0].T, f"state-{name}", f"The user under {name}", note, "number"))
+    text = "The first of the users who were watched, from one seed: each policy begins with the same one."
+    return [Section("user", "One user", "One user", [text], charts)] if charts else []
+
+
+def _heat(
+    values: Float[np.ndarray, "rows steps"],
+    name: str,
+    title: str,
+    note: str,
+    rows: str,
+    above: np.ndarray | None = None,
+) -> Chart:
+    """Numbers between 0 and 1 over an episode."""
+
+    def draw(axes: Axes) -> None:
+        for row, line in enumerate(values):
+            for step, value in enumerate(line):
+                if value > 0.01:
+                    share = float(min(value, 1))
+                    axes.add_patch(Rectangle((step, row), 1, 1, color=HEX["one"], alpha=share, lw=0))
+        if above is not None:
+            axes.plot(np.arange(len(above)) + 0.5, -1 - 2 * above / max(1, above.max()), color=HEX["ink"], lw=0.9)
+        axes.set_xlim(0, values.shape[1])
+        axes.set_ylim(len(values), -3.5 if above is not None else 0)
+        axes.set_yticks([row + 0.5 for row in range(0, len(values), max(1, len(values) // 5))])
+        axes.set_yticklabels([str(row) for row in range(0, len(values), max(1, len(values) // 5))])
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_ylabel(rows)
+        axes.set_xlabel("slate")
+
+    words = f"{title}: {values.shape[1]} slates"
+    return Chart(drawn(draw, name, words, height=2.4, margins=(0.5, 0.15, 0.42, 0.12)), title, note)
+
+
+def _otherwise(simulation: Simulation) -> list[Section]:
+    """Which items the agent shows more than greed, and which less."""
+    if not {simulation.agent, GREED} <= simulation.watched.keys():
+        return []
+    mine, theirs = simulation.watched[simulation.agent], simulation.watched[GREED]
+    vectors, labels = simulation.played.item_vectors.astype(np.float64), simulation.played.item_labels
+    means = [vectors[one.shown[one.going]].mean((0, 1)) for one in (mine, theirs)]
+    spread = np.maximum(vectors.std(0), 1e-9)
+    gaps: Float64[np.ndarray, columns] = (means[0] - means[1]) / spread
+    most = np.argsort(-np.abs(gaps))[:MOST]
+
+    def draw(axes: Axes) -> None:
+        for place, column in enumerate(most):
+            axes.plot([0, gaps[column]], [place, place], color=HEX["one"], lw=2)
+            axes.plot(gaps[column], place, "o", color=HEX["one"], ms=6)
+        axes.axvline(0, color=HEX["rule"], lw=1)
+        rows_of(axes, [(labels[column], "ink") for column in most])
+
+    words = "; ".join(f"{labels[column]} {gaps[column]:+.2f}" for column in most)
+    margins = (room([labels[column] for column in most] or [""]), 0.2, 0.34, 0.06)
+    svg = drawn(draw, "otherwise", f"agent minus greed: {words}", height=0.26 * len(most) + 0.4, margins=margins)
+    note = "Means over all that was shown, in standard deviations of the catalogue: right of 0, the agent shows more."
+    legend = (Key("one", "dot", f"{simulation.agent} minus {GREED}"),)
+    text = _told(simulation, (mine, theirs))
+    charts = [Chart(svg, "Items", note, legend)] if len(most) else []
+    return [Section("otherwise", "Otherwise than greed", "What it does otherwise than greed", text, charts)]
+
+
+def _told(simulation: Simulation, both: Sequence[Watched]) -> list[str]:
+    """The same by a few numbers."""
+    topics = getattr(simulation.played, "item_topics", None)
+    told = []
+    for name, one in zip((simulation.agent, GREED), both, strict=True):
+        slates = one.shown[one.going]
+        clicks, reward = one.clicks[one.going].sum(1).mean(), one.rewards[one.going].mean()
+        words = f"{name}: {number(float(reward))} a slate, {number(float(clicks))} clicks"
+        if topics is not None:
+            several = np.mean([len(set(slate)) for slate in topics[slates]])
+            words += f", {several:.1f} topics among its {slates.shape[1]} items"
+        told.append(f"{words}; {len(np.unique(slates)):,} different items in all.")
+    return told

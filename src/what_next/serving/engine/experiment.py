@@ -1,0 +1,151 @@
+"""Experiments: two policies share the users by a hash of their ids; what each earned is told at any number of looks.
+
+A canary is one, too: of the deployed version and the second one.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from what_next.errors import StoreError
+from what_next.metrics.bootstrap import LEVEL
+from what_next.off_policy.arms import Arm as Earned
+from what_next.off_policy.arms import contrast
+from what_next.serving.engine.live import Live, point
+from what_next.serving.request import Arm, RecommendationRequest
+from what_next.serving.store import Store
+from what_next.serving.store.arms import earned
+from what_next.settings import Server
+from what_next.settings.groups import POLICIES
+
+logger = logging.getLogger("what_next.serving")
+
+EVERY, REST = 60.0, 20
+"""Seconds between two looks at what was earned; and at least so many times as long as the last look took."""
+Role = Literal["current", "canary"]
+ASSUMES = (
+    "the bounds hold at any number of looks, if there are many users, independent of each other, and what a user "
+    "brings later does not run against what the user brought before"
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What shares the users now.
+
+    Attributes:
+        name: both arms, with a colon between them; `arms`: these; `share`: of the users whom the second one answers.
+        salt: before the ids of users: another one shares them in another way.
+    """
+
+    name: str
+    arms: tuple[str, str]
+    share: float
+    salt: str
+
+    @classmethod
+    def of(cls, settings: Server, live: Live) -> "Experiment | None":
+        """That of the settings, else a canary, else none."""
+        if settings.arms is not None:
+            name = ":".join(settings.arms)
+            return cls(name, settings.arms, settings.experiment_share, f"{name}:")
+        if live.candidate is None or live.second is None or not live.second.share:
+            return None
+        arms = live.current.served.version, live.candidate.served.version
+        return cls(":".join(arms), arms, live.second.share, live.second.salt)
+
+    def arm(self, user: str) -> Arm:
+        """That of a user: always the same one, in every process."""
+        return Arm(self.name, self.arms[point(self.salt + user) < self.share])
+
+
+def meant(settings: Server, live: Live, request: RecommendationRequest) -> tuple[RecommendationRequest, Role]:
+    """A question with its arm, and which of the models answers it.
+
+    Only questions for the trained policy that name a user belong to an experiment: nobody else can be known again. An
+    arm whose model is not there is none: the deployed model answers, and the log says nothing of the experiment.
+    """
+    role = live.of(request.user)[1]
+    experiment = Experiment.of(settings, live)
+    if experiment is None or request.user is None or request.policy != "trained":
+        return request, role
+    arm = experiment.arm(request.user)
+    if settings.arms is None or arm.name == "trained":
+        return request._replace(arm=arm), role
+    if arm.name in POLICIES:
+        policy: Any = arm.name
+        return request._replace(arm=arm, policy=policy), "current"
+    return (request, "current") if live.candidate is None else (request._replace(arm=arm), "canary")
+
+
+class Watch:
+    """A thread that compares the arms every so often.
+
+    Attributes:
+        now: what it found last, as plain values; None: there is no experiment, or it was not looked at yet.
+    """
+
+    def __init__(self, settings: Server, live: Callable[[], Live], store: Store, every: float = EVERY) -> None:
+        self.settings, self.live, self.store, self.every = settings, live, store, every
+        self.now: dict[str, Any] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="what-next-experiment", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def number(self, name: str) -> float:
+        """A bound of the difference, or its mean; NaN where it is not known."""
+        value = None if self.now is None else self.now["difference"][name]
+        return float("nan") if value is None else float(value)
+
+    def look(self) -> dict[str, Any] | None:
+        """Compares the arms by all that the store holds of them.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        experiment = Experiment.of(self.settings, self.live())
+        self.now = None if experiment is None else compared(experiment, self.store)
+        return self.now
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self.look()
+            except StoreError as error:
+                logger.warning("the experiment could not be looked at: %s", error)
+            except Exception:
+                logger.exception("the experiment could not be looked at")
+            self._stop.wait(max(self.every, REST * (time.monotonic() - began)))
+
+
+def compared(experiment: Experiment, store: Store) -> dict[str, Any]:
+    """What both arms earned, as plain values; numbers that are not known are None."""
+    first, second = experiment.arms
+    users, second_arm, rewards = earned(store, experiment.name, second)
+    found = contrast(users, second_arm, rewards, LEVEL)
+    bounds = {name: getattr(found, name) for name in ("mean", "low", "high")}
+    return {
+        "name": experiment.name,
+        "share": experiment.share,
+        "arms": [_told(first, found.theirs), _told(second, found.ours)],
+        "difference": {name: value if abs(value) < float("inf") else None for name, value in bounds.items()},
+        "level": LEVEL,
+        "verdict": {"better": second, "worse": first, "undecided": None}[found.verdict()],
+        "assumes": ASSUMES,
+        "time": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+    }
+
+
+def _told(name: str, arm: Earned) -> dict[str, Any]:
+    reward = arm.mean if arm.answers else None
+    return {"name": name, "users": arm.users, "answers": arm.answers, "reward": reward}

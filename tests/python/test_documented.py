@@ -1,0 +1,42 @@
+"""The page about Python runs from top to bottom: a stranger's day with a frame of their own."""
+
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from .test_fit import LIBRARIES, shopping
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+
+
+def frame(prefix: str) -> pl.DataFrame:
+    return shopping().with_columns(pl.format(f"{prefix}{{}}", "Product").alias("Product"))
+
+
+def test_docs_python_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"frame": LIBRARIES["pandas"](frame("p")), "__name__": "stranger"}
+    for code in blocks("docs/python.md"):
+        exec(compile(code.replace("passes=20", "passes=2"), "docs/python.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "user: Customer (by its name)" in printed
+    assert "the history is empty; give the ids of one item or more" in printed
+    assert "agent" in names["results"]  # type: ignore[operator]
+    assert (tmp_path / "models" / "setup.txt").is_file()
+
+
+def test_the_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    items = {"p3": "A17", "p4": "B4", "p5": "C9"}
+    names: dict[str, object] = {"frame": frame("p").with_columns(pl.col("Product").replace(items))}
+    code = next(one for one in blocks("README.md") if "wn.fit" in one)
+    exec(compile(code.replace("wn.fit(frame)", "wn.fit(frame, passes=2)"), "README.md", "exec"), names)
+    assert (tmp_path / "models" / "agent.safetensors").is_file()

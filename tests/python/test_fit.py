@@ -1,0 +1,325 @@
+"""A frame becomes a model in one call; the model recommends, is judged, saved, and loaded again."""
+
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from torch import Tensor
+
+import what_next as wn
+from what_next.algorithms import Algorithm
+from what_next.algorithms.base import LossContext
+from what_next.errors import CatalogueError, DataError, ModelError, SetupError, WhatNextError
+from what_next.types import Transitions
+
+SMALL = {"passes": 4, "dim": 16, "threads": 1, "verbose": False}
+ITEMS = 30
+Kind = Callable[[pl.DataFrame], Any]
+LIBRARIES: dict[str, Kind] = {
+    "pandas": lambda frame: pd.DataFrame(frame.to_dict(as_series=False)),
+    "polars": lambda frame: frame,
+    "pyarrow": lambda frame: pa.table(frame.to_dict(as_series=False)),
+}
+
+
+def shopping(users: int = 60, seed: int = 0) -> pl.DataFrame:
+    """Who buys product n buys n + 1 next, all around; rows in no order, so that times alone tell it."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (1000 + user, (start + step) % ITEMS, 1_600_000_000 + 10**5 * user + 60 * step, float(rng.integers(1, 6)))
+        for user in range(users)
+        for start in [int(rng.integers(ITEMS))]
+        for step in range(int(rng.integers(6, 16)))
+    ]
+    frame = pl.DataFrame(rows, schema=["Customer", "Product", "When", "Stars"], orient="row")
+    return frame.sample(fraction=1.0, shuffle=True, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def model() -> wn.Model:
+    return wn.fit(LIBRARIES["pandas"](shopping()), **SMALL)
+
+
+def ids(found: wn.Recommendation) -> list[str]:
+    return [item.item_id for item in found.items]
+
+
+class TestFrames:
+    @pytest.mark.parametrize("library", LIBRARIES)
+    def test_of_any_library_are_read_with_odd_names_and_answered_in_that_library(
+        self, library: str, model: wn.Model, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        frame = LIBRARIES[library](shopping())
+        found = wn.fit(frame, **(SMALL | {"passes": 1, "verbose": True}))
+        told = capsys.readouterr().out
+        for role, column in {"user": "Customer", "item": "Product", "time": "When", "reward": "Stars"}.items():
+            assert f"{role}: {column} (by its name" in told
+        answer = found.recommend(frame, k=3)
+        assert type(answer) is type(frame)
+        polars = pl.DataFrame(answer if library != "pandas" else answer.to_dict("list"))
+        assert polars.columns == ["user_id", "rank", "item_id", "title"]
+        assert len(polars) == 3 * 60
+        assert found.state.dataset.events == model.state.dataset.events
+
+    def test_without_times_the_order_of_the_rows_is_that_of_the_events(self) -> None:
+        frame = shopping().sort("Customer", "When").drop("When", "Stars")
+        found = wn.fit(frame, **SMALL)
+        assert found.state.dataset.timestamps is None
+        assert ids(found.recommend([3, 4, 5], k=1)) == ["6"]
+
+    def test_ids_of_texts_and_columns_that_are_named(self) -> None:
+        frame = shopping().select(
+            pl.format("kunde {}", "Customer").alias("Kunde"),
+            pl.format("p{}", "Product").alias("Ding"),
+            pl.col("When").alias("Zeit"),
+        )
+        found = wn.fit(frame, user="Kunde", item="Ding", time="Zeit", **SMALL)
+        assert ids(found.recommend(["p3", "p4", "p5"], k=1)) == ["p6"]
+        assert found.recommend("kunde 1003", k=2).user == "kunde 1003"
+        assert found.recommend(frame, k=1).height == 60  # called as in training
+
+    def test_items_bring_titles_and_attributes(self) -> None:
+        items = pl.DataFrame(
+            {
+                "product_id": range(ITEMS),
+                "title": [f"Thing {n}" for n in range(ITEMS)],
+                "price": np.arange(ITEMS) ** 1.5,
+            }
+        )
+        found = wn.fit(shopping(), items=items, **SMALL)
+        assert found.catalogue.names == ("price",)
+        assert found.recommend([3, 4, 5], k=1).items[0].title == "Thing 6"
+
+    def test_a_data_set_that_was_made_before(self) -> None:
+        dataset = wn.Dataset.from_frame(shopping())
+        found = wn.fit(dataset, **SMALL)
+        assert ids(found.recommend([3, 4, 5], k=1)) == ["6"]
+        for name, mine in vars(wn.Dataset.read(found.setup.data)).items():
+            if isinstance(mine, np.ndarray):
+                np.testing.assert_array_equal(mine, getattr(dataset, name))
+
+    def test_a_file(self, tmp_path: Path, model: wn.Model) -> None:
+        shopping().write_csv(tmp_path / "plays.csv")
+        found = wn.fit(tmp_path / "plays.csv", **SMALL)
+        assert found.catalogue.hash() == model.catalogue.hash()
+
+
+class TestRecommend:
+    def test_it_learned_what_comes_next(self, model: wn.Model) -> None:
+        for history in ([3, 4, 5], np.array([3, 4, 5]), pl.Series([3, 4, 5]), ("3", "4", "5")):
+            assert ids(model.recommend(history, k=1)) == ["6"]
+
+    def test_a_user_is_an_id_and_the_same_as_by_name(self, model: wn.Model) -> None:
+        assert model.recommend(1003, k=4) == model.recommend(user="1003", k=4)
+
+    def test_a_frame_is_sorted_by_its_times_and_says_the_same_as_the_history(self, model: wn.Model) -> None:
+        frame = pl.DataFrame({"Customer": ["new"] * 3, "Product": [5, 3, 4], "When": [30, 10, 20]})
+        assert model.recommend(frame, k=3)["item_id"].cast(pl.String).to_list() == ids(model.recommend([3, 4, 5], k=3))
+
+    def test_a_frame_of_users_alone_takes_their_histories(self, model: wn.Model) -> None:
+        answer = model.recommend(pl.DataFrame({"Customer": [1003, 1001, 1003]}), k=2)
+        assert answer["user_id"].to_list() == [1003, 1003, 1001, 1001]
+        for user in (1003, 1001):
+            mine = answer.filter(user_id=user)["item_id"].cast(pl.String).to_list()
+            assert mine == ids(model.recommend(user, k=2))
+
+    def test_blocked_items_are_left_out_of_frames_as_well(self, model: wn.Model) -> None:
+        frame = pl.DataFrame({"user_id": ["new"] * 3, "item_id": [3, 4, 5]})
+        assert model.recommend(frame, k=1, blocked=[6])["item_id"].to_list() != [6]
+
+
+class TestKeeping:
+    def test_saved_and_loaded_it_is_the_same(self, model: wn.Model, tmp_path: Path) -> None:
+        again = wn.load(model.save(tmp_path / "models"))
+        assert again.recommend([3, 4], k=5) == model.recommend([3, 4], k=5)
+        assert again.recommend(1003) == model.recommend(1003)
+        one, other = (found.evaluate(baselines=(), verbose=False) for found in (again, model))
+        assert dict(one) == dict(other)
+        model.save(tmp_path / "models")  # once more over itself
+
+    def test_the_command_line_takes_the_folder(self, model: wn.Model, tmp_path: Path) -> None:
+        model.save(tmp_path)
+        read = wn.Setup.read(tmp_path / "setup.txt")
+        trained = wn.load(tmp_path).setup.model_copy(update={"train": True})
+        assert read == trained
+        assert "temp" not in (tmp_path / "setup.txt").read_text()
+
+    def test_a_folder_of_ones_own_is_not_written_over_by_another_algorithm(self, tmp_path: Path) -> None:
+        one = wn.fit(shopping(), folder=tmp_path, **(SMALL | {"passes": 1}))
+        before = (tmp_path / "data.parquet").read_bytes()
+        with pytest.raises(ModelError, match="give another folder, or overwrite=True"):
+            wn.fit(shopping(seed=1), "sqn", folder=tmp_path, **(SMALL | {"passes": 1}))
+        assert (tmp_path / "data.parquet").read_bytes() == before
+        assert wn.load(tmp_path).recommend([1, 2]) == one.recommend([1, 2])
+
+    def test_without_its_data_it_recommends_after_histories_alone(self, model: wn.Model, tmp_path: Path) -> None:
+        alone = wn.load(model.save(tmp_path, data=False))
+        assert alone.recommend([3, 4, 5]) == model.recommend([3, 4, 5])
+        with pytest.raises(CatalogueError, match="loaded without a log"):
+            alone.recommend(1003)
+        with pytest.raises(ModelError, match="saved without its data"):
+            alone.evaluate()
+
+    def test_a_temporary_folder_goes_with_its_model(self) -> None:
+        found = wn.fit(shopping(), **(SMALL | {"passes": 1}))
+        folder = found.setup.model_agent_path.parent
+        assert folder.is_dir()
+        del found
+        assert not folder.exists()
+
+
+class Liked(Algorithm):
+    """Cross entropy of what came next, weighted by the reward."""
+
+    name: Literal["liked_here"] = "liked_here"
+    temperature: float = 1.0
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
+
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
+        return {"actor": context.cross_entropy((context.batch.rewards / self.temperature).exp().clamp(max=20.0))}
+
+
+def test_an_algorithm_of_ones_own_is_trained_judged_saved_and_loaded(tmp_path: Path) -> None:
+    model = wn.fit(shopping(), Liked(temperature=2.0), **SMALL)
+    assert "agent" in model.evaluate(baselines=(), verbose=False)
+    model.save(tmp_path)
+    assert not (tmp_path / "setup.txt").exists()  # no file can name it
+    again = wn.load(tmp_path, algorithm=Liked)
+    assert again.setup.algorithm == Liked(temperature=2.0)
+    assert again.recommend([3, 4, 5]) == model.recommend([3, 4, 5])
+    with pytest.raises(ModelError, match="algorithm=Class"):
+        wn.load(tmp_path)
+
+
+class TestWhileItTrains:
+    def test_each_step_and_save_is_told(self) -> None:
+        steps, saves = [], []
+        found = wn.fit(shopping(), on_step=steps.append, on_save=saves.append, **SMALL)
+        assert found.training is not None
+        assert tuple(steps) == found.training.steps
+        assert saves[-1]["ndcg@10"] > 0.9
+
+    def test_a_step_that_says_so_ends_it_and_the_model_is_the_best_so_far(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        seen = []
+        found = wn.fit(
+            shopping(), on_step=lambda step: seen.append(step) or len(seen) == 70, **SMALL | {"verbose": True}
+        )
+        assert len(seen) == 70
+        assert found.training is not None
+        assert found.training.stopped
+        assert len(found.recommend([3, 4], k=5).items) == 5
+        assert "this is the best so far" in capsys.readouterr().out
+
+    def test_an_interrupt_gives_the_model_back(self) -> None:
+        seen = []
+
+        def interrupt(step: object) -> None:
+            seen.append(step)
+            if len(seen) == 70:
+                signal.raise_signal(signal.SIGINT)
+
+        found = wn.fit(shopping(), on_step=interrupt, **SMALL)
+        assert len(seen) == 70
+        assert len(found.recommend([3, 4], k=5).items) == 5
+
+    def test_nothing_is_printed_where_nobody_wants_it(self, capfd: pytest.CaptureFixture[str]) -> None:
+        wn.fit(shopping(), **(SMALL | {"passes": 1}))
+        printed = capfd.readouterr()
+        assert (printed.out, printed.err) == ("", "")
+
+
+def test_what_is_shown_is_short_and_escaped(model: wn.Model) -> None:
+    results = model.evaluate(baselines=("popular",), verbose=False)
+    found = model.recommend([3, 4, 5], k=2)
+    assert repr(found) == "What next for the given history?\n1. 6 (6)\n2. 7 (7)"
+    assert "agent" in repr(results)
+    assert "<svg" in results._repr_html_()
+    for thing in (model, found, results, model.state.dataset):
+        assert len(repr(thing).splitlines()) < 12
+        assert thing._repr_html_().count("<table") == 1
+    odd = wn.Recommendation("<b>", ("<i>",), {}, ())
+    assert "<b>" not in odd._repr_html_()
+    assert "<i>" not in odd._repr_html_()
+
+
+def test_a_result_is_read_by_policy_and_metric(model: wn.Model) -> None:
+    results = model.evaluate(baselines=("popular",), verbose=False)
+    assert results["agent"]["ndcg@10"]["mean"] > results["popular"]["ndcg@10"]["mean"]
+    row = results.frame().filter(policy="agent", metric="ndcg@10").row(0, named=True)
+    assert {name: row[name] for name in ("mean", "low", "high", "n")} == results["agent"]["ndcg@10"]
+    assert model.evaluate(baselines=("popular",), verbose=False) is results  # judged once
+
+
+def test_the_report_is_a_page_that_a_notebook_shows(model: wn.Model, tmp_path: Path) -> None:
+    page = model.report(tmp_path / "page.html", verbose=False)
+    assert "<!doctype html>" in page.path.read_text()
+    assert page._repr_html_().startswith("<iframe srcdoc=")
+
+
+REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNextError], str]] = {
+    "an empty history": (lambda model, _: model.recommend([]), CatalogueError, "the history is empty; give the ids"),
+    "an unknown user": (lambda model, _: model.recommend("who"), CatalogueError, "give a history of item ids instead"),
+    "nobody": (lambda model, _: model.recommend(), CatalogueError, "give a user, or a history"),
+    "k of 0": (lambda model, _: model.recommend([3], k=0), DataError, "k is 0"),
+    "a frame of items": (
+        lambda model, log: model.recommend(log.select("Product", "Stars")),
+        DataError,
+        "no column for the user; it has Product, Stars; call it 'Customer'",
+    ),
+    "a lazy frame": (lambda model, log: model.recommend(log.lazy()), DataError, "collect it"),
+    "a user beside a frame": (lambda model, log: model.recommend(log, user=1), DataError, "users of its own"),
+    "a baseline that there is not": (
+        lambda model, _: model.evaluate(baselines=["best"]),
+        DataError,
+        "there are random",
+    ),
+    "a mistyped setting": (
+        lambda _, log: wn.fit(log, learning_rat=1),
+        SetupError,
+        "fit: there is no setting 'learning_rat'; the nearest is 'learning_rate'",
+    ),
+    "a setting out of range": (lambda _, log: wn.fit(log, seed=-1), SetupError, "fit: seed is -1; allowed"),
+    "an unknown algorithm": (lambda _, log: wn.fit(log, "sqm"), SetupError, "algorithm is 'sqm'; allowed"),
+    "a setting of an object": (
+        lambda _, log: wn.fit(log, Liked(), **{"algorithm.temperature": 1}),
+        SetupError,
+        "give it to the object",
+    ),
+    "no attributes": (
+        lambda _, log: wn.fit(log, "whatnext", verbose=False),
+        DataError,
+        r"give the log's own \(attributes=...\) or a frame of items \(items=...\)",
+    ),
+    "no item": (
+        lambda _, log: wn.fit(log.drop("Product")),
+        DataError,
+        "for the item.*name it with item=...$",
+    ),
+    "a column that there is not": (lambda _, log: wn.fit(log, user="Kunde"), DataError, r"\(from user=...\)"),
+    "two meanings of a date": (
+        lambda _, log: wn.fit(log.with_columns(When=pl.lit("01/02/2024"))),
+        DataError,
+        "time_format='dmy'",
+    ),
+    "no rows": (lambda _, log: wn.fit(log.head(0)), DataError, "is empty: no rows"),
+    "no frame": (lambda _, log: wn.fit([1, 2]), DataError, "list found where a frame"),
+    "a folder without a model": (lambda _, log: wn.load("."), ModelError, "holds no model"),
+    "a file that there is not": (lambda _, log: wn.load("gone"), ModelError, "train one with what_next.fit"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_mistake_is_told_in_pythons_words(what: str, model: wn.Model) -> None:
+    act, kind, told = REFUSED[what]
+    with pytest.raises(kind, match=told) as raised:
+        act(model, shopping())
+    assert "--" not in str(raised.value)
+    assert "what-next " not in str(raised.value)
