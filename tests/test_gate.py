@@ -137,7 +137,11 @@ class TestLooks:
             "item_id": items, "propensity": np.full(4000, 0.25), "better": np.array([0.1, 0.2, 0.3, 0.4])[items],
             "reward": (rng.random(4000) < np.array([0.1, 0.2, 0.5, 0.8])[items]).astype(float),
         }  # fmt: skip
-        ran = gate("better", "uniform", "--looks", "any", "--estimator", "ips", log=write(tmp_path / "u.csv", columns))
+        words = ("--looks", "any", "--estimator")
+        log = write(tmp_path / "u.csv", columns)
+        clipped = gate("better", "uniform", *words, "clipped_ips", log=log)  # whose threshold grows with the log
+        assert clipped.json["difference"]["interval"] == "asymptotic"
+        ran = gate("better", "uniform", *words, "ips", log=log)
         assert ran.json["difference"]["interval"] == "betting"
         assert 0 < ran.json["difference"]["low"] < 0.12 < ran.json["difference"]["high"]
         assert ran.code == 0

@@ -49,7 +49,7 @@ class Td3Bc(Td3):
         losses = {"cloning": self.clone(normalize(context.nets["actor"](context.batch.states), dim=-1), context)}
         if self.alpha and context.step % self.delay == 0:
             values = self.climb(context)[1]
-            losses["actor"] = -self.alpha * values.mean() / values.detach().abs().mean().clamp(min=1e-6)
+            losses["actor"] = -self.alpha * values.mean() / context.mean(values.abs()).clamp(min=1e-6)
         return losses
 
     def clone(self, points: Tensor, context: LossContext[Transitions]) -> Tensor:
