@@ -39,17 +39,18 @@ def draw(lines: Lines) -> str:
     arms = {arm: np.mean([run["reward"] for run in runs], axis=0) for arm, runs in by_arm(lines).items()}
     days = len(next(iter(arms.values())))
     low, high = min(map(np.min, arms.values())), max(map(np.max, arms.values()))
-    low, high = np.floor(low * 5) / 5, np.ceil(high * 5) / 5
+    step = next(step for step in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0) if (high - low) / step <= 7)
+    low, high = np.floor(low / step) * step, np.ceil(high / step) * step
 
     def at(day: float, value: float) -> str:
         x = LEFT + (WIDTH - LEFT - RIGHT) * day / max(days - 1, 1)
         return f"{x:.1f} {TOP + (HEIGHT - TOP - 40) * (high - value) / (high - low):.1f}"
 
     parts = [_text(18, 26, "What an answer earned, day after day", "title"), _text(18, 46, told(lines), "dim")]
-    for value in np.linspace(low, high, 6):
+    for value in np.arange(low, high + step / 2, step):
         x, y = at(0, value).split()
         parts.append(f'<path class="grid" d="M{x} {y}H{WIDTH - RIGHT}"/>')
-        parts.append(_text(LEFT - 8, float(y) + 4, f"{value:.2f}", "dim end"))
+        parts.append(_text(LEFT - 8, float(y) + 4, f"{value:.1f}", "dim end"))
     for day in range(0, days, max(1, days // 10)):
         parts.append(_text(float(at(day, low).split()[0]), HEIGHT - 18, str(day + 1), "dim middle"))
     placed: list[float] = []

@@ -65,10 +65,10 @@ def setup_in(folder: Path, **server: object) -> Setup:
     return setup
 
 
-def trained(setup: Setup) -> Report:
+def trained(setup: Setup, *, force: bool = False) -> Report:
     """Train what a setup says."""
     state = State.from_setup(setup)
-    return Environment(Agent(setup, state.space), state, setup).train_agent()
+    return Environment(Agent(setup, state.space), state, setup, force=force).train_agent()
 
 
 def served(service: Service, rounds: int = 5, slots: int = 3, seed: int = 1, likes: bool = True) -> float:

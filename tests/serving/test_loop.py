@@ -20,7 +20,7 @@ from what_next.cli import loop as commands
 from what_next.cli.output import guarded
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
-from what_next.errors import ModelError, SaveError, SetupError, StoreError
+from what_next.errors import MissingExtraError, ModelError, SaveError, SetupError, StoreError
 from what_next.off_policy.arms import Arm, Contrast
 from what_next.serving.engine.versions import versions_folder
 from what_next.serving.loop import candidate, drift, evidence
@@ -218,6 +218,12 @@ def test_a_second_model_of_the_setup_is_refused(shop: Shop, path: Path) -> None:
     setup = Setup.read(path, ["train=no", "server.candidate=agent.safetensors"])
     with pytest.raises(SetupError, match=r"server\.candidate is set"):
         Loop(setup, shop.service.store, shop.journal)
+
+
+def test_an_alarm_without_river_is_refused_at_once(shop: Shop, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "river.drift", None)
+    with pytest.raises(MissingExtraError, match=r"what-next-rl\[loop\]"):
+        Loop(Setup.read(path, ["train=no", "loop.drift=0.002"]), shop.service.store, shop.journal)
 
 
 def test_a_full_disk_is_told_and_the_service_answers_on(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -638,13 +644,15 @@ def test_a_candidate_of_shuffled_rewards_is_never_promoted(path: Path, monkeypat
         return counts
 
     with running(Setup.read(path, ["train=no"])) as service:
-        shop = Shop(path, service, "loop.shadow=0", "loop.passes=5", "passes=5")
+        shop = Shop(path, service)
         shop.walk(2)
         shop.loop.run()
         shop.clock.pass_by()
         shop.until("watch")
         good = shop.versions[-1]
         monkeypatch.setattr(candidate, "export", shuffled)
+        words = ["train=no", "loop.shadow=0", "loop.answers=250", "passes=4"]
+        shop.loop = Loop(Setup.read(path, words), service.store, shop.journal)
         for _ in range(tries):
             shop.clock.pass_by()
             shop.walk()

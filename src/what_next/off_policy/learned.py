@@ -12,7 +12,7 @@ from what_next.data import Dataset
 from what_next.data.batches import by_length
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.reader import read_log
-from what_next.data.decisions.service_log import is_service_log
+from what_next.data.decisions.service_log import EVENT, is_service_log
 from what_next.data.importing.columns import numeric
 from what_next.data.stages import Done, no_progress
 from what_next.errors import DataError, SetupError
@@ -25,6 +25,8 @@ from what_next.state import State
 from what_next.training.artefacts import read_manifest
 from what_next.types import Permitted, Request
 
+DECIDED_UNTIL = "decided_until"
+"""In a model's file, of what training found in its data: the time of the last decision that it learned from."""
 EVENTS, PAIRS = 2**16, 2**21
 """Events of histories read at a time, padding included; chances of items at work at a time: 16 MB."""
 
@@ -136,9 +138,14 @@ class Learned(TargetPolicy):
         if log.kind == "service":
             slates = log.source.frame.select("slate").collect().to_series().gather(log.order)
             manifest = read_manifest(self.setup.model_agent_path, "agent")
-            for data in {self.setup.data, manifest.made_by(type(self.setup.algorithm)).data}:
-                if is_service_log(data):
-                    told = pl.scan_parquet(data).select(pl.col("slate").unique()).collect().to_series()
+            trained = manifest.made_by(type(self.setup.algorithm))
+            until = manifest.metrics.get("fitted", {}).get(DECIDED_UNTIL)
+            for data in {self.setup.data, trained.data, trained.decisions.log}:
+                if data is not None and is_service_log(data):
+                    rows = pl.scan_parquet(data).filter(~EVENT)
+                    if until is not None:  # an export that goes on holds more by now
+                        rows = rows.filter(pl.col("timestamp").dt.epoch("us") <= until)
+                    told = rows.select(pl.col("slate").unique()).collect().to_series()
                     found |= slates.is_in(told.implode()).to_numpy()
         return found
 

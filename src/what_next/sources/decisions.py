@@ -13,6 +13,7 @@ from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.reader import read_log
 from what_next.data.decisions.service_log import is_service_log
 from what_next.errors import DataError, SetupError
+from what_next.off_policy.learned import DECIDED_UNTIL
 from what_next.policy import LearnedPolicy
 from what_next.rewards import check
 from what_next.settings import SHARE
@@ -333,7 +334,10 @@ class DecisionSource(Source):
                 "training goes on to its end, and the last model is kept"
             )
         loss = self.setup.loss.over(len(self.state.space.catalogue))
-        return {"decisions": len(self.decisions), "loss": loss}, reasons
+        times = self.answers.log.times
+        assert times is not None, "answers have their times"
+        last = int(times[self.rows].max())
+        return {"decisions": len(self.decisions), DECIDED_UNTIL: last, "loss": loss}, reasons
 
 
 def inverse_chances(propensities: Float64[np.ndarray, "shown"], cap: float) -> Float32[np.ndarray, "shown"]:

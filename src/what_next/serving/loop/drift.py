@@ -1,8 +1,22 @@
 """An alarm where what answers earn falls, or where people turn to items that the model does not know."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from what_next.errors import MissingExtraError
+
+
+def adwin(delta: float) -> Any:
+    """The detector, which has read nothing yet.
+
+    Raises:
+        MissingExtraError: river is not installed.
+    """
+    try:
+        from river.drift import ADWIN
+    except ImportError:
+        raise MissingExtraError("river", "loop", "the alarm at a drift (loop.drift, 0 does without)") from None
+    return ADWIN(delta=delta)  # type: ignore[no-untyped-call]
 
 
 def change(values: Iterable[float], delta: float) -> tuple[int, float, float] | None:
@@ -23,14 +37,10 @@ def change(values: Iterable[float], delta: float) -> tuple[int, float, float] | 
     Raises:
         MissingExtraError: river is not installed.
     """
-    try:
-        from river.drift import ADWIN
-    except ImportError:
-        raise MissingExtraError("river", "loop", "the alarm at a drift (loop.drift, 0 does without)") from None
-    detector, found, before = ADWIN(delta=delta), None, 0.0  # type: ignore[no-untyped-call]
+    detector, found, before = adwin(delta), None, 0.0
     for place, value in enumerate(values, 1):
         before = float(detector.estimation)
-        detector.update(float(value))  # type: ignore[no-untyped-call]
+        detector.update(float(value))
         if detector.drift_detected:
             found = place, before, float(detector.estimation)
     return found

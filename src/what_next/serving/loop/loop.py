@@ -82,11 +82,14 @@ class Loop:
 
         Raises:
             SetupError: the setup names a second model of its own.
+            MissingExtraError: it asks for an alarm at a drift, and river is not installed.
         """
         if setup.server.candidate is not None:
             raise SetupError(
                 "server.candidate is set, and the loop has the service try candidates of its own; leave it out"
             )
+        if setup.loop.drift:
+            drift.adwin(setup.loop.drift)
         self.setup, self.store, self.journal = setup, store, journal
         self.folder = Path(journal.backend.where).parent
         self.steps: dict[str, Callable[[Round], Done | None]] = {
