@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from what_next.algorithms.base import LossContext, Search
 from what_next.algorithms.td3 import Td3
+from what_next.losses import mean
 from what_next.types import Transitions
 
 
@@ -52,8 +53,8 @@ class Td3Bc(Td3):
         return losses
 
     def clone(self, points: Tensor, context: LossContext[Transitions]) -> Tensor:
-        """How far the points are from the log."""
-        actions, items = context.batch.actions, context.items
+        """How far the points are from the log; of what a service showed, from what brought something."""
+        actions, items, weights = context.batch.actions, context.items, context.imitated
         if self.cloning == "cross_entropy":
-            return items.cross_entropy(self.sharpness * points, actions)
-        return (points - items.rows(actions).detach()).square().sum(-1).mean()
+            return items.cross_entropy(self.sharpness * points, actions, weights)
+        return mean((points - items.rows(actions).detach()).square().sum(-1), weights)
