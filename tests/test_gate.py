@@ -124,7 +124,9 @@ class TestLooks:
         columns = {name: np.repeat(one, 2) for name, one in decided(1000).items()}
         rows = gate("better", "same", "--looks", "any", log=write(tmp_path / "rows.csv", columns)).json["difference"]
         columns |= {"user_id": np.repeat(np.arange(1000), 2), "timestamp": np.arange(2000)}
-        users = gate("better", "same", "--looks", "any", log=write(tmp_path / "users.csv", columns)).json["difference"]
+        found = gate("better", "same", "--looks", "any", log=write(tmp_path / "users.csv", columns)).json
+        users = found["difference"]
+        assert any("many users" in one and "what a user brings later" in one for one in found["notes"])
         half = [one["high"] - one["mean"] for one in (rows, users)]
         assert half[1] > 1.3 * half[0]
         assert users["mean"] == pytest.approx(rows["mean"])
@@ -137,7 +139,11 @@ class TestLooks:
             "item_id": items, "propensity": np.full(4000, 0.25), "better": np.array([0.1, 0.2, 0.3, 0.4])[items],
             "reward": (rng.random(4000) < np.array([0.1, 0.2, 0.5, 0.8])[items]).astype(float),
         }  # fmt: skip
-        ran = gate("better", "uniform", "--looks", "any", "--estimator", "ips", log=write(tmp_path / "u.csv", columns))
+        words = ("--looks", "any", "--estimator")
+        log = write(tmp_path / "u.csv", columns)
+        clipped = gate("better", "uniform", *words, "clipped_ips", log=log)  # whose threshold grows with the log
+        assert clipped.json["difference"]["interval"] == "asymptotic"
+        ran = gate("better", "uniform", *words, "ips", log=log)
         assert ran.json["difference"]["interval"] == "betting"
         assert 0 < ran.json["difference"]["low"] < 0.12 < ran.json["difference"]["high"]
         assert ran.code == 0

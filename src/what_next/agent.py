@@ -4,7 +4,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer, SparseAdam
 
-from what_next.algorithms.base import LossContext, Networks
+from what_next.algorithms.base import LossContext, Networks, Part
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.models.encoders import Encoder
 from what_next.settings import Setup
 from what_next.training.artefacts import SavedModels, models_of, read_models
+from what_next.training.distributed import Lost, Ranks
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.founding_learner import FoundingLearner
 from what_next.training.learner import Learner
@@ -43,6 +44,7 @@ class Agent:
         halved: how often validation has halved the learning rate besides.
         deadline: by `time.perf_counter`, after which no step is begun or finished.
         held: the losses of the last step, until the next one's are there.
+        ranks: the processes that share its batches; alone, unless an environment says otherwise.
         learns: whether `add_model` makes optimisers; PyTorch imports its compiler for the first, which takes seconds.
     """
 
@@ -62,6 +64,7 @@ class Agent:
         self.deadline = math.inf
         self.learns = False
         self.held: Mapping[str, Tensor] = {}
+        self.ranks = Ranks()
 
     def __repr__(self) -> str:
         weights = sum(weight.numel() for net in self.nets.values() for weight in net.parameters())
@@ -197,13 +200,16 @@ class Agent:
 
     # Learning
 
-    def add_prediction(self, batch: Batch, rng: np.random.Generator | None = None) -> LossContext[Any]:
+    def add_prediction(
+        self, batch: Batch, rng: np.random.Generator | None = None, part: Part | None = None
+    ) -> LossContext[Any]:
         """What the losses of a batch are computed from: the critic's factors grown by the item selected at each step.
 
         With an encoder: its states, each with the item that was chosen there. `rng`: all randomness of the losses.
+        `part`: the part of the batch that counts here; None: all of it.
         """
         rng = rng or np.random.default_rng(self.steps)
-        return self.learner.context(self.nets, self.targets, batch, self.steps, rng)
+        return self.learner.context(self.nets, self.targets, batch, self.steps, rng, part)
 
     def get_critic_loss(self, losses: Mapping[str, Tensor]) -> Tensor | None:
         """The critic's loss of a cycle: how far its estimates are from the reward (spread, by default).
@@ -224,16 +230,29 @@ class Agent:
             OutOfTime: the deadline came before the gradient; nothing was updated.
         """
         algorithm = self.setup.algorithm
-        context = self.add_prediction(batch, rng)
+        part = self.ranks.part(batch, self.learner.rows_of_steps(batch), (self.setup.seed, self.steps))
+        context = self.add_prediction(batch, rng, part)
         losses = dict(algorithm.losses(context))
         self.in_time()
         if (critic_loss := self.get_critic_loss(losses)) is not None:
             losses["critic"] = critic_loss
         shown = self.learner.shown(context, batch, losses)
+
+        def total(weights: Sequence[nn.Parameter]) -> Mapping[str, float]:
+            nonlocal shown
+            shown = shown if part is None else self.ranks.total(weights, shown, part.weight)
+            return shown.losses
+
+        if part is not None:
+            losses = {name: part.weight * loss for name, loss in losses.items()}
         rate = self.setup.learning_rate / 2**self.halved
         decay_rate(self.optimisers, rate, max(self.spent, self.histories / self.horizon))
         try:
-            updated = descend(losses, algorithm.updates, self.nets, self.optimisers, self.setup.clip, context.roots)
+            updated = descend(
+                losses, algorithm.updates, self.nets, self.optimisers, self.setup.clip, context.roots, total
+            )
+        except Lost:
+            raise
         except TrainingError as error:
             raise TrainingError(
                 f"training stopped after {self.histories:,} histories: {error}; the last good save, if any, is kept at "

@@ -1,5 +1,6 @@
 """Environment: the only place with a training loop."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from what_next.settings import Setup
 from what_next.sources import Source, source_in, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
+from what_next.training.distributed import Follower, Ranks
 from what_next.training.monitor import Monitor
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker
@@ -42,6 +44,7 @@ class Report:
         recommendations: of an inference; empty for a training.
         passes: the histories, counted in passes over the training users.
         alarms: signs that learning has gone wrong (`monitor.Alarms`).
+        ranks: processes that shared the batches; `bytes_per_step`: what each of them sent for a step, on average.
         stopped: training was interrupted before its end, and can go on.
     """
 
@@ -54,6 +57,8 @@ class Report:
     recommendations: tuple[Recommendation, ...] = ()
     passes: float = 0.0
     alarms: tuple[str, ...] = ()
+    ranks: int = 1
+    bytes_per_step: int = 0
     stopped: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -69,6 +74,8 @@ class Report:
             "valid": self.valid,
             "saved": [str(path) for path in self.saved],
             "alarms": list(self.alarms),
+            "ranks": self.ranks,
+            "bytes_per_step": self.bytes_per_step,
             "stopped": self.stopped,
         }
 
@@ -79,6 +86,8 @@ class Report:
         passes = f" ({self.passes:.1f} passes over the training users)" if self.passes else ""
         trained = f"trained on {self.histories:,} histories{passes}"
         lines = [f"{trained}; {self.targets:,} targets in {self.seconds:.0f} s"]
+        if self.ranks > 1:
+            lines.append(f"by {self.ranks} processes, each of which sent {self.bytes_per_step:,} bytes in a step")
         if self.steps:
             last = self.steps[-max(1, len(self.steps) // 10) :]
             reward, fallback = (
@@ -102,6 +111,7 @@ class Environment:
         resume: go on from the last save instead of from the start.
         origin: an agent's file whose weights training starts from.
         force: write over models of another algorithm or of other data.
+        ranks: the processes that train together (`training.distributed`).
         on_step: called with each step of training; where it returns True, training ends as by Ctrl-C.
         on_save: called after each save with what was measured on the validation users.
         quiet: nothing is printed while it trains.
@@ -118,6 +128,7 @@ class Environment:
         resume: bool = False,
         origin: Path | None = None,
         force: bool = False,
+        ranks: Ranks | None = None,
         on_step: Callable[[Step], object] | None = None,
         on_save: Callable[[dict[str, float]], object] | None = None,
         quiet: bool = False,
@@ -130,6 +141,7 @@ class Environment:
         self.resume = resume
         self.origin = origin
         self.force = force
+        self.ranks = agent.ranks = ranks or Ranks()
         self.on_step, self.on_save, self.quiet = on_step, on_save, quiet
         self.rng = np.random.default_rng(setup.seed)
         setup.threaded()
@@ -143,6 +155,7 @@ class Environment:
         resume: bool = False,
         origin: Path | None = None,
         force: bool = False,
+        ranks: Ranks | None = None,
     ) -> "Environment":
         """State, agent and environment of a setup, or of the path of one; `world`: instead of the one that it names."""
         setup = setup if isinstance(setup, Setup) else Setup.read(setup)
@@ -154,7 +167,7 @@ class Environment:
         else:
             state = State.open(setup, resume=resume, origin=origin)
         agent = Agent(setup, state.space)
-        return cls(agent, state, setup, source=source, resume=resume, origin=origin, force=force)
+        return cls(agent, state, setup, source=source, resume=resume, origin=origin, force=force, ranks=ranks)
 
     def run_sim(self) -> Report:
         """Train where the setup says so, and recommend otherwise."""
@@ -171,15 +184,13 @@ class Environment:
             SaveError: a model could not be written; this is tried before the first step.
             ModelError: models of another algorithm or of other data lie there, and there is no `force`.
         """
-        agent, state, setup = self.agent, self.state, self.setup
+        agent, setup = self.agent, self.setup
         monitor = self._begin()
         start = time.perf_counter()
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
-        with (
-            Tracker(setup.log_path, agent.histories, agent.horizon, len(state.train_users), self.quiet) as tracker,
-            _interrupt() as interrupted,
-        ):
-            while not (self.done() or interrupted or monitor.over):
+        stopped = False
+        with self._tracker(monitor) as tracker, _interrupt(heeded=not self.ranks.rank) as interrupted:
+            while not (self.done() or stopped or monitor.over):
                 try:
                     step = self._cycle()
                 except OutOfTime:
@@ -191,12 +202,13 @@ class Environment:
                     interrupted.append(0)
                 if setup.seconds:
                     agent.spent = (before + time.perf_counter() - start) / setup.seconds
-                    agent.deadline = start + setup.seconds - before
+                    agent.deadline = math.inf if self.ranks.joined else start + setup.seconds - before
+                stopped = self.ranks.follow(agent, monitor, bool(interrupted))
             seconds = time.perf_counter() - start
             monitor.finish(ended=self.done() or monitor.over)
         return self._report(monitor, seconds)
 
-    def _begin(self) -> Monitor:
+    def _begin(self) -> Monitor | Follower:
         """The agent is built, or set to where its run was saved; nothing is written yet."""
         agent, state, setup, source = self.agent, self.state, self.setup, self.source
         if not (self.resume or self.force):
@@ -219,7 +231,27 @@ class Environment:
             checkpoint.start_from(agent, self.origin)
         agent.horizon = source.horizon
         source.resume(agent.histories, agent.steps)
-        return self._monitor(run)
+        if self.ranks.joined and not source.shared:
+            raise SetupError(
+                f"{setup.algorithm.name} acts in a world here, which every process would play from end to end; start "
+                "one process, with `threads`"
+            )
+        self.ranks.begin(setup, agent, agent.device, split=state.split.hash, items=state.space.catalogue.hash())
+        if self.ranks.rank:
+            return Follower()
+        monitor = self._monitor(run)
+        if self.ranks.launch:  # so that there is a save of this run, whatever it is replaced after
+            monitor.made_on["launch"] = self.ranks.launch
+            if not self.resume:
+                checkpoint.save(agent, self.rng, run, monitor.made_on)
+        return monitor
+
+    def _tracker(self, monitor: Monitor | Follower) -> Tracker | Follower:
+        """What shows the steps of a run; nothing but in the first process."""
+        if isinstance(monitor, Follower):
+            return monitor
+        agent = self.agent
+        return Tracker(self.setup.log_path, agent.histories, agent.horizon, len(self.state.train_users), self.quiet)
 
     def _cycle(self) -> Step:
         """History, predict, produce, propagate.
@@ -280,7 +312,7 @@ class Environment:
             lambda: validation.surprise(*judged, seed=seed, seen=seen),
         )
 
-    def _report(self, monitor: Monitor, seconds: float) -> Report:
+    def _report(self, monitor: Monitor | Follower, seconds: float) -> Report:
         """What training returns."""
         return Report(
             self.agent.histories,
@@ -291,6 +323,8 @@ class Environment:
             self.setup.model_paths,
             passes=self.agent.histories / len(users) if len(users := self.state.train_users) else 0.0,
             alarms=tuple(monitor.alarms.raised.values()),
+            ranks=self.ranks.count,
+            bytes_per_step=round(self.ranks.sent / max(1, len(monitor.steps))),
             stopped=not (self.done() or monitor.over),
         )
 
@@ -312,8 +346,11 @@ class Environment:
 
 
 @contextmanager
-def _interrupt() -> Iterator[list[int]]:
-    """A list that holds a signal once the user has interrupted; a second interrupt stops at once."""
+def _interrupt(*, heeded: bool) -> Iterator[list[int]]:
+    """A list that holds a signal once the user has interrupted; a second interrupt stops at once.
+
+    Not `heeded`, an interrupt is left to whoever stops this process when the run has ended.
+    """
     seen: list[int] = []
 
     def remember(number: int, _: object) -> None:
@@ -321,7 +358,7 @@ def _interrupt() -> Iterator[list[int]]:
         signal.signal(number, signal.default_int_handler)
 
     try:
-        before = signal.signal(signal.SIGINT, remember)
+        before = signal.signal(signal.SIGINT, remember if heeded else signal.SIG_IGN)
     except ValueError:  # not the main thread: whoever runs there has their own way to stop
         yield seen
         return

@@ -476,6 +476,24 @@ class Batch:
                 found |= {f"{name}.{one.name}": getattr(part, one.name) for one in fields(part)}
         return {name: np.ascontiguousarray(value) for name, value in found.items() if value is not None}
 
+    def rows(self, rows: slice) -> "Batch":
+        """Some rows in succession, with the impressions whose states are there; it counts as many histories."""
+        arrays, shown, found = self.arrays(), self.impressions, dict[str, np.ndarray]()
+        within = np.zeros(0, np.bool_)
+        if shown is not None:
+            width = self.items.shape[1]
+            within = (shown.places >= rows.start * width) & (shown.places < rows.stop * width)
+        for name, values in arrays.items():
+            if name == "histories":
+                found[name] = values
+            elif not name.startswith("impressions."):
+                found[name] = values[rows]
+            elif name in ("impressions.places", "impressions.following"):
+                found[name] = values[within] - rows.start * self.items.shape[1]
+            else:
+                found[name] = values[within]
+        return Batch.of_arrays(found)
+
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Batch":
         """The batch of some `arrays`."""

@@ -1,5 +1,7 @@
 """td3: what it adds to ddpg, number by number, and that it adds nothing else."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -85,7 +87,9 @@ class TestSmoothing:
 
     def turned(self, algorithm: Td3) -> Tensor:
         """Cosines between points before and after the noise."""
-        smoothed = algorithm.smooth(self.points(), np.random.default_rng(0))
+        steps = SimpleNamespace(actions=torch.zeros(2000))
+        context = LossContext(networks(), networks(), steps, items(), 0, np.random.default_rng(0))
+        smoothed = algorithm.smooth(self.points(), context)
         torch.testing.assert_close(smoothed.norm(dim=-1), torch.ones(2000))
         return (smoothed * self.points()).sum(-1)
 

@@ -40,12 +40,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
                 ("ddpg", "", 0.5),
                 ("td3", "", 0.5),
                 ("hac", "", 0.5),
+                ("td3_bc", "", 0.5),
                 # What stays near the choices of the log learns from what was tried where it imitates little.
-                ("crr", "algorithm.beta=0.1", 1),
-                ("iql", "algorithm.beta=10", 1),
+                ("crr", "algorithm.beta=0.1 algorithm.tau=0.1 algorithm.weight=5", 1),
+                ("iql", "algorithm.beta=10 algorithm.tau=0.1 algorithm.weight=5", 1),
                 ("cql", "algorithm.alpha=0.03", 1),
                 ("bcq", "algorithm.threshold=0.02", 1),
-                ("td3_bc", "", 1),
             )
         ),
     ],

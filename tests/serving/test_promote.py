@@ -221,4 +221,9 @@ def test_a_log_that_is_given_goes_before_the_services_own(models: Path, run: Run
         pl.DataFrame(told).write_csv(tmp_path / "log.csv")
         code, told = run("promote", first, "--model", better, "--log", tmp_path / "log.csv", "--margin", "0.9")
         assert (code, told["gate"]["margin"]) == (3, 0.9)
+        assert told["gate"]["looks"] == "one"
+        assert any("good for one look" in one for one in told["gate"]["notes"])
+        words = ("--log", tmp_path / "log.csv", "--margin", "0.9", "--looks", "any")
+        code, told = run("promote", first, "--model", better, *words)
+        assert (code, told["gate"]["looks"], told["gate"]["difference"]["interval"]) == (3, "any", "asymptotic")
         assert run("promote", first, "--model", better, "--log", tmp_path / "log.csv")[0] == 0

@@ -127,9 +127,15 @@ class TestSardine:
         assert np.allclose(theirs.item_vectors, ours.item_vectors)
         for ideal in (False, True):
             assert np.array_equal(theirs.bounds(ideal), ours.bounds(ideal))
-        state = theirs.reset(4, np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        state = theirs.reset(4, rng)
         user = state.envs[0].unwrapped
         assert np.allclose(theirs.observe(state, ideal=True).numbers[0, :10], user.cur_user_embedd)
+        for _ in range(100):
+            assert not theirs.truncated(state).any()
+            state, feedback = theirs.step(state, theirs.random_slates(state, rng), rng)
+            assert not feedback.terminated.any()  # it says so of its time limit
+        assert theirs.truncated(state).all()
         for name in ("random", "greedy"):
             one, other = (
                 play(world, world.references()[name], 60, np.random.default_rng(1)) for world in (theirs, ours)

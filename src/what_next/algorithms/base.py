@@ -1,12 +1,12 @@
 """What every algorithm is."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -29,6 +29,23 @@ class Root:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """The part of a batch that one of several processes learns from (`training.distributed`).
+
+    Attributes:
+        rows: of the batch; `steps`: places of their steps among the `total` of the whole batch.
+        weight: of its means in those of the whole batch.
+        summed: gives the sums of some numbers over all parts, without gradient.
+    """
+
+    rows: slice
+    steps: Int64[np.ndarray, "steps"]
+    total: int
+    weight: float
+    summed: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
 class LossContext(Generic[Steps]):
     """What the losses of one step are computed from.
 
@@ -40,6 +57,7 @@ class LossContext(Generic[Steps]):
         rng: all randomness of the losses.
         roots: by network, where its one backward pass for all losses starts.
         metrics: numbers that the losses leave for reports and alarms, by name.
+        part: which part of a batch `batch` is, where several processes share it; None: the whole.
     """
 
     nets: Networks
@@ -50,6 +68,7 @@ class LossContext(Generic[Steps]):
     rng: np.random.Generator
     roots: Mapping[str, list[Root]] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    part: Part | None = None
 
     def cross_entropy(
         self: "LossContext[Transitions]", weights: Float[Tensor, "steps"] | None = None
@@ -72,6 +91,18 @@ class LossContext(Generic[Steps]):
     def values(self: "LossContext[Transitions]") -> Float[Tensor, "steps"]:
         """The critic's values of the chosen items."""
         return self.items.values(self.nets["critic"](self.batch.states), self.batch.actions)
+
+    def mean(self, values: Float[Tensor, "steps"]) -> Float[Tensor, ""]:
+        """The mean over the steps of the whole batch, without gradient: for a loss that is no mean over steps alone."""
+        if self.part is None:
+            return values.detach().mean()
+        return self.part.summed(values.sum() * (self.part.weight > 0)) / max(1, self.part.total)
+
+    def draw(self: "LossContext[Transitions]", numbers: Callable[[int], np.ndarray]) -> Tensor:
+        """Numbers drawn for each step: the same however a batch is shared out. `numbers` draws them for so many."""
+        steps = self.batch.actions
+        drawn = numbers(len(steps)) if self.part is None else numbers(self.part.total)[self.part.steps]
+        return torch.from_numpy(drawn).to(steps.device)
 
 
 class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):

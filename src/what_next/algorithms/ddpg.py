@@ -90,7 +90,7 @@ class Ddpg(Algorithm):
         """Squared error of the logged items' values, against those of what the target actor would take next."""
         targets, batch, items = context.targets, context.batch, context.items
         with torch.no_grad():
-            points = self.smooth(normalize(targets["actor"](batch.next_states), dim=-1), context.rng)
+            points = self.smooth(normalize(targets["actor"](batch.next_states), dim=-1), context)
             # The target is that of the whole policy, which takes an item (arXiv 1512.07679, algorithm 2). At the points
             # themselves, which the log never holds, errors feed on each other: values came to five times the best.
             choices = closest(points, items.target, self.candidates)
@@ -111,7 +111,9 @@ class Ddpg(Algorithm):
         context.metrics["proposed_value"] = values.mean().item()
         return points, values
 
-    def smooth(self, points: Float[Tensor, "steps dim"], rng: np.random.Generator) -> Float[Tensor, "steps dim"]:
+    def smooth(
+        self, points: Float[Tensor, "steps dim"], context: LossContext[Transitions]
+    ) -> Float[Tensor, "steps dim"]:
         """The target actor's points as the target reads them: unchanged."""
         return points
 

@@ -60,7 +60,7 @@ class Reinforce(Algorithm):
         """The actor's, whose gradient is the corrected one of section 4.3; the behaviour policy's cross entropy."""
         nets, batch, items = context.nets, context.batch, context.items
         points, losses = nets["actor"](batch.states), {}
-        weights = batch.returns - (batch.returns.mean() if self.baseline == "mean" else 0.0)
+        weights = batch.returns - (context.mean(batch.returns) if self.baseline == "mean" else 0.0)
         if self.correct or self.top > 1:
             log_policy = items.log_probs(points, batch.actions)
             weights = weights * topk_correction(log_policy, self.top)
@@ -72,13 +72,18 @@ class Reinforce(Algorithm):
                 losses["behaviour"] = behaviour_loss(behaviour, context)
                 log_behaviour = items.log_probs(behaviour, batch.actions)
             ratios = importance_weights(log_policy, log_behaviour, self.weight_cap)  # section 4.4
-            weights = weights * (self_normalised(ratios) if isinstance(batch, Shown) else ratios)
+            weights = weights * (self_normalised(ratios, context.mean(ratios)) if isinstance(batch, Shown) else ratios)
             context.metrics["largest_weight"] = largest((log_policy - log_behaviour).exp())
         return {"actor": items.cross_entropy(points, batch.actions, weights), **losses}
 
 
 def behaviour_loss(points: Float[Tensor, "steps dim"], context: LossContext[Transitions]) -> Float[Tensor, ""]:
     """The cross entropy of one in `SHARE` steps, each in its turn; the item vectors are taken as they are."""
-    some, items = slice(context.step % SHARE, None, SHARE), context.items
+    turn, part, items = context.step % SHARE, context.part, context.items
     fixed = replace(items, vectors=items.vectors.detach())
-    return fixed.cross_entropy(points[some], context.batch.actions[some])
+    if part is None:
+        return fixed.cross_entropy(points[turn::SHARE], context.batch.actions[turn::SHARE])
+    some = np.flatnonzero(part.steps % SHARE == turn)
+    # The sum over those of this part, over their count in the whole batch; the mean is weighted by all steps later.
+    share = len(some) / max(1, len(range(turn, part.total, SHARE))) * part.total / max(1, len(part.steps))
+    return share * fixed.cross_entropy(points[some], context.batch.actions[some])

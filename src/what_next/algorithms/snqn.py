@@ -43,8 +43,8 @@ class Snqn(Algorithm):
 def others(context: LossContext[Transitions], count: int) -> Int64[Tensor, "steps choices"]:
     """Items for each step that did not come next, each with the same chance."""
     actions, known = context.batch.actions, len(context.items)
-    ahead = torch.from_numpy(context.rng.integers(1, max(known, 2), size=(len(actions), count)))
-    return (actions.unsqueeze(-1) + ahead.to(actions.device)) % known
+    ahead = context.draw(lambda steps: context.rng.integers(1, max(known, 2), size=(steps, count)))
+    return (actions.unsqueeze(-1) + ahead) % known
 
 
 def judged(

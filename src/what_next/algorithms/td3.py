@@ -3,7 +3,6 @@
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
@@ -42,13 +41,16 @@ class Td3(Ddpg):
         """That of ddpg, when it is due."""
         return {} if context.step % self.delay else super().actor_losses(context)
 
-    def smooth(self, points: Float[Tensor, "steps dim"], rng: np.random.Generator) -> Float[Tensor, "steps dim"]:
+    def smooth(
+        self, points: Float[Tensor, "steps dim"], context: LossContext[Transitions]
+    ) -> Float[Tensor, "steps dim"]:
         """Points with clipped noise, back on the sphere (equation 15).
 
         The entries of a point on the sphere shrink with the square root of its dimension, and so does their noise.
         """
         if not self.noise:
             return points
-        drawn = rng.standard_normal(tuple(points.shape), dtype=np.float32)
-        noise = (self.noise * torch.from_numpy(drawn)).clamp(-self.noise_clip, self.noise_clip)
-        return normalize(points + noise.to(points.device) * points.shape[-1] ** -0.5, dim=-1)
+        width = points.shape[-1]
+        drawn = context.draw(lambda steps: context.rng.standard_normal((steps, width), dtype=np.float32))
+        noise = (self.noise * drawn).clamp(-self.noise_clip, self.noise_clip)
+        return normalize(points + noise * width**-0.5, dim=-1)

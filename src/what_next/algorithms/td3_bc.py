@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from what_next.algorithms.base import LossContext, Search
 from what_next.algorithms.td3 import Td3
+from what_next.losses import mean
 from what_next.types import Transitions
 
 
@@ -48,12 +49,12 @@ class Td3Bc(Td3):
         losses = {"cloning": self.clone(normalize(context.nets["actor"](context.batch.states), dim=-1), context)}
         if self.alpha and context.step % self.delay == 0:
             values = self.climb(context)[1]
-            losses["actor"] = -self.alpha * values.mean() / values.detach().abs().mean().clamp(min=1e-6)
+            losses["actor"] = -self.alpha * values.mean() / context.mean(values.abs()).clamp(min=1e-6)
         return losses
 
     def clone(self, points: Tensor, context: LossContext[Transitions]) -> Tensor:
-        """How far the points are from the log."""
-        actions, items = context.batch.actions, context.items
+        """How far the points are from the log; of what a service showed, from what brought something."""
+        actions, items, weights = context.batch.actions, context.items, context.imitated
         if self.cloning == "cross_entropy":
-            return items.cross_entropy(self.sharpness * points, actions)
-        return (points - items.rows(actions).detach()).square().sum(-1).mean()
+            return items.cross_entropy(self.sharpness * points, actions, weights)
+        return mean((points - items.rows(actions).detach()).square().sum(-1), weights)

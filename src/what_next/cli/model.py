@@ -34,6 +34,7 @@ from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, listed
 from what_next.training.artefacts import catalogue_path, read_manifest
+from what_next.training.distributed import launched
 
 app = typer.Typer()
 
@@ -70,17 +71,20 @@ def train(
     as_json: Json = False,
 ) -> int:
     """Train, and save both models; Ctrl-C saves, and --resume goes on."""
-    settings = setup_of(setup, overrides, "train=yes")
-    if resume and origin:
-        raise SetupError("--resume and --from exclude each other: go on with a run, or start from another model")
-    environment = Environment.from_setup(settings, resume=resume, origin=origin, force=force)
-    if origin:
-        new, space = environment.state.new_items(origin), environment.state.space
-        note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
-    report = environment.train_agent()
-    if resume and not (report.steps or report.stopped):
-        note(_nothing_left(settings, environment.agent))
-    return show(report, as_json)
+    with launched() as ranks:
+        settings = setup_of(setup, overrides, "train=yes")
+        if resume and origin:
+            raise SetupError("--resume and --from exclude each other: go on with a run, or start from another model")
+        if ranks.replaced(settings):
+            resume, origin = True, None
+        environment = Environment.from_setup(settings, resume=resume, origin=origin, force=force, ranks=ranks)
+        if origin:
+            new, space = environment.state.new_items(origin), environment.state.space
+            note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
+        report = environment.train_agent()
+        if resume and not (report.steps or report.stopped):
+            note(_nothing_left(settings, environment.agent))
+        return show(report, as_json)
 
 
 def _nothing_left(settings: Setup, agent: Agent) -> str:

@@ -154,11 +154,14 @@ def importance_weights(
     return (log_policy - log_behaviour).detach().exp().clamp(max=cap)
 
 
-def self_normalised(weights: Float[Tensor, "steps"]) -> Float[Tensor, "steps"]:
-    """Weights over their mean (Swaminathan and Joachims 2015, "The Self-Normalized Estimator for Counterfactual
-    Learning", equation 9): a mean of rewards that are all alike is that reward, whatever was drawn. 0 where all are 0.
+def self_normalised(weights: Float[Tensor, "steps"], mean: Float[Tensor, ""] | None = None) -> Float[Tensor, "steps"]:
+    """Weights over their mean, or over that of a larger batch (Swaminathan and Joachims 2015, "The Self-Normalized
+    Estimator for Counterfactual Learning", equation 9): a mean of rewards that are all alike is that reward, whatever
+    was drawn. 0 where all are 0.
     """
-    return weights / weights.mean().clamp(min=torch.finfo(weights.dtype).tiny) if len(weights) else weights
+    if not len(weights):
+        return weights
+    return weights / (weights.mean() if mean is None else mean).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def advantage_weights(

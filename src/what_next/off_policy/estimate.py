@@ -95,7 +95,7 @@ def difference(
     ours, theirs = (_made(candidates_of(log, stages)) for log in logs)
     pairs = {name: (one, theirs[name]) for name, one in ours.items() if name in theirs}
     if options.looks == "any":
-        return {name: _at_any_look(pair, logs) for name, pair in pairs.items()}
+        return {name: _at_any_look(name, pair, logs) for name, pair in pairs.items()}
     several = [one.estimate for pair in pairs.values() for one in pair]
     samples = _resampled(several, logs[0].units, options, stages)
     found = {}
@@ -108,11 +108,11 @@ def difference(
     return found
 
 
-def _at_any_look(pair: tuple[Candidate, Candidate], logs: Sequence[Evidence]) -> dict[str, Any]:
+def _at_any_look(name: str, pair: tuple[Candidate, Candidate], logs: Sequence[Evidence]) -> dict[str, Any]:
     """The difference of two estimates with its confidence sequence."""
     options = logs[0].options
     reasons = [_refusal(one, log) for one, log in zip(pair, logs, strict=True)]
-    kind, bounds = _sequence(pair, logs[0])
+    kind, bounds = _sequence(name, pair, logs[0])
     if bounds is None:
         reasons = [f"{one}; {NO_SEQUENCE}" if one else NO_SEQUENCE for one in reasons]
     low, high = bounds or (None, None)
@@ -122,20 +122,29 @@ def _at_any_look(pair: tuple[Candidate, Candidate], logs: Sequence[Evidence]) ->
     return found
 
 
-def _sequence(pair: tuple[Candidate, Candidate], log: Evidence) -> tuple[str, Bounds | None]:
+def _sequence(name: str, pair: tuple[Candidate, Candidate], log: Evidence) -> tuple[str, Bounds | None]:
     """What kind of sequence a difference has, and its bounds; None where it has none.
 
-    Betting needs a known range of each term, and rows that are units: a user's rows are not independent of each other.
+    Betting needs rows that are units (a user's rows are not independent of each other), and terms that stay what they
+    are, in a range that stays the same, as the log grows: not those of clipped IPS, whose threshold grows.
     """
     (one, other), options, decisions = pair, log.options, log.decisions
     ours, theirs = one.estimate, other.estimate
     if not (isinstance(ours, Terms) and isinstance(theirs, Terms)):
         return "asymptotic", None
-    if one.span and other.span and log.units == len(decisions.units):
-        span = (one.span[0] - other.span[1], one.span[1] - other.span[0])
-        return "betting", betting(ours.tops - theirs.tops, span, options.level)
+    fixed = one.span and other.span and name != "clipped_ips"
+    if fixed and log.units == len(decisions.units) and (span := log.span(_most(options))) is not None:
+        width = span[1] - span[0]
+        return "betting", betting(ours.tops - theirs.tops, (-width, width), options.level)
     number = len(decisions.units) if one.per == "decision" else ours.bottoms.sum()
     return "asymptotic", asymptotic(ours, theirs, effect_of(decisions.rewards, float(number)), options.level)
+
+
+def _most(options: Options) -> float | None:
+    """The largest weight that any policy could have, whatever the rows of the log; None where it is not known."""
+    if options.behaviour is None:
+        return options.largest_weight
+    return float(1 / options.behaviour[options.behaviour > 0].min())
 
 
 def _logged(decisions: Decisions) -> tuple[Terms, str]:

@@ -28,6 +28,11 @@ class Source(ABC):
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """The next batch; `policy` chooses where nothing else has chosen, by `rng`."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether several processes may share the rows of its batches."""
+        return True
+
     def prepare(self, agent: Agent) -> None:  # noqa: B027 - most sources have nothing to give
         """What an agent is given before its first step."""
 
@@ -109,6 +114,11 @@ class Mixture(Source):
             self._turn()
         for source, taken in zip(self.sources, self.taken.tolist(), strict=True):
             source.resume(round(histories * taken / max(1, steps)), taken)
+
+    @property
+    def shared(self) -> bool:
+        """Of all of them."""
+        return all(source.shared for source in self.sources)
 
     @property
     def foreseen(self) -> bool:

@@ -225,6 +225,11 @@ class WorldSource(Source):
         self.begun = np.ones(self.users, np.bool_)
         self.buffers: dict[str, np.ndarray] = {}
 
+    @property
+    def shared(self) -> bool:
+        """No: every process would play all of it."""
+        return False
+
     def _can_learn(self) -> Algorithm:
         """Raises a `SetupError` where the algorithm does not learn from its own choices."""
         algorithm = self.setup.algorithm

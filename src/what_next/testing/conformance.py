@@ -102,6 +102,29 @@ def updates_what_it_names(algorithm: Algorithm) -> None:
         _expect(changed <= named, algorithm, f"{changed - named} changed, and no loss that was due updates it")
 
 
+def learns_from_what_was_shown(algorithm: Algorithm) -> None:
+    """Of a service's decisions it makes losses that `updates` knows, finite also where nothing brought anything; their
+    targets carry no gradient, and a step changes the networks that they name alone."""
+    if not algorithm.learns_from_decisions():
+        return
+    rig = Rig(algorithm)
+    for brought in (True, False, True, True):
+        batch = rig.shown(rig.batch(rig.history()), brought=brought)
+        context = rig.context(batch, rig.agent.steps)
+        context.batch.next_states.requires_grad_()
+        for loss, value in algorithm.losses(context).items():
+            _expect(loss in algorithm.updates, algorithm, f"the loss {loss!r} is not in updates")
+            _expect(bool(value.isfinite()), algorithm, f"the loss {loss!r} of what was shown is {value}")
+            _expect(not reaches(value, [context.batch.next_states]), algorithm, f"{loss!r}: its target has a gradient")
+        before, found = rig.weights(), rig.agent.propagate(batch, rig.rng)
+        named, after = {name for loss in found.losses for name in algorithm.updates[loss]}, rig.weights()
+        changed = {
+            name for name in after if any(not torch.equal(before[name][key], after[name][key]) for key in after[name])
+        }
+        _expect(changed <= named, algorithm, f"{changed - named} changed, and no loss that was due updates it")
+        _expect(bool(changed) or not brought, algorithm, "what was shown changes no network")
+
+
 def target_networks_follow(algorithm: Algorithm) -> None:
     """Target networks start as their networks, go a step of tau after those that were updated, and stay otherwise."""
     rig = Rig(algorithm)
@@ -256,6 +279,7 @@ CHECKS: Mapping[str, Callable[[Algorithm], None]] = MappingProxyType(
             names_networks_that_exist,
             losses_reach_what_they_update,
             updates_what_it_names,
+            learns_from_what_was_shown,
             target_networks_follow,
             targets_stand_still,
             ends_are_ends,

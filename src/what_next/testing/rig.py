@@ -18,10 +18,11 @@ from what_next.data import Dataset
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import BanditSource, LogSource, source_of
+from what_next.sources.decisions import imitated, inverse_chances
 from what_next.state import State
 from what_next.testing.made_up import made_up_log
 from what_next.training.step import Step
-from what_next.types import Batch, History, Product
+from what_next.types import Batch, History, Impressions, Product
 
 Weights = dict[str, dict[str, Tensor]]
 
@@ -94,6 +95,34 @@ class Rig:
             )
         assert isinstance(self.source, LogSource)
         return self.source.batch(self.policy, history)
+
+    def shown(self, batch: Batch, *, brought: bool = True) -> Batch:
+        """The batch as if a service had shown at each step what came next, and below it an item that nobody took.
+
+        `brought`: whether what came next brought something.
+        """
+        rows, columns = np.nonzero(batch.mask)
+        steps, width = np.repeat(np.arange(len(rows)), 2), batch.mask.shape[1]
+        places, taken = (rows * width + columns)[steps], np.arange(len(steps)) % 2 == 0
+        own = batch.actions[batch.mask][steps]
+        rewards = np.where(taken & brought, batch.rewards[batch.mask][steps], 0).astype(np.float32)
+        discounts = batch.discounts[batch.mask][steps]
+        propensities = np.where(taken, 0.2, 0.05)
+        inverse = inverse_chances(propensities, 10.0)
+        shown = Impressions(
+            places=places,
+            following=places + 1,
+            actions=np.where(taken, own, (own + 1) % len(self.state.space.catalogue)).astype(np.int32),
+            rewards=rewards,
+            discounts=discounts,
+            step_discounts=discounts,
+            next_actions=np.full(len(steps), -1, np.int32),
+            returns=rewards,
+            propensities=propensities,
+            inverse=inverse,
+            weights=imitated(inverse, rewards.astype(np.float64)),
+        )
+        return replace(batch, impressions=shown)
 
     def context(self, batch: Batch, step: int = 0) -> LossContext[Any]:
         """What the losses of a batch are computed from; their random numbers are the same at every call."""

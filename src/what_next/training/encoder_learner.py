@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor, nn
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Root
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Part, Root
 from what_next.losses import Draws, Precision
 from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
@@ -197,7 +197,13 @@ class EncoderLearner(Learner):
         return "bf16" if self.device.type == "cuda" or has_bf16() else "fp32"
 
     def context(
-        self, nets: Networks, targets: Networks, batch: Batch, step: int, rng: np.random.Generator
+        self,
+        nets: Networks,
+        targets: Networks,
+        batch: Batch,
+        step: int,
+        rng: np.random.Generator,
+        part: Part | None = None,
     ) -> LossContext[Any]:
         """One transition for each step that counts, rewards and states `n_step` events on, and the vectors of items.
 
@@ -207,6 +213,9 @@ class EncoderLearner(Learner):
         assert isinstance(encoder, Encoder)
         returns = np.zeros_like(batch.rewards) if batch.returns is None else batch.returns
         events = self.algorithm.inputs(self.events(batch.items, batch.factors), self.tensor(returns))
+        if part is not None:
+            batch, returns = batch.rows(part.rows), returns[part.rows]
+            events = replace(events, items=events.items[part.rows], numbers=events.numbers[part.rows])
         states = self.encode(encoder, events).flatten(0, 1)
         later, target = states.detach(), targets.get("encoder")
         if target is not None:
@@ -221,7 +230,12 @@ class EncoderLearner(Learner):
             roots.append(Root(vectors, table))
         assert table is not None, "sparse vectors are learned ones"
         items = self.space_of_items(table, target, rng, sparse=encoder.items.sparse)
-        return LossContext(nets, targets, transitions, items, step, rng, {"encoder": roots})
+        return LossContext(nets, targets, transitions, items, step, rng, {"encoder": roots}, part=part)
+
+    def rows_of_steps(self, batch: Batch) -> Int64[np.ndarray, "steps"]:
+        """See `Learner.rows_of_steps`."""
+        places = Steps.of(batch, 1).places if batch.impressions is None else batch.impressions.places
+        return np.asarray(places // batch.items.shape[1])
 
     def _steps(
         self,

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from what_next.algorithms.base import LossContext, Networks
+from what_next.algorithms.base import LossContext, Networks, Part
 from what_next.models import AgentModel, CriticModel
 from what_next.models.actor_critic import Sizes
 from what_next.models.item_space import ItemSpace
@@ -98,12 +98,19 @@ class FoundingLearner(Learner):
         return score
 
     def context(
-        self, nets: Networks, targets: Networks, batch: Batch, step: int, rng: np.random.Generator
+        self,
+        nets: Networks,
+        targets: Networks,
+        batch: Batch,
+        step: int,
+        rng: np.random.Generator,
+        part: Part | None = None,
     ) -> LossContext[Any]:
         """The critic's factors grown by the item that was selected at each step, and by the others that were tried.
 
         An item joins by its vector and by what it makes of the sample; its reward comes along as a label.
         """
+        batch = batch if part is None else batch.rows(part.rows)
         samples, spread = self.samples(batch.items), self.setup.reward.spread
         selected = self.tensor(batch.actions).long()[..., None]
         items, with_item, rewards = selected, samples.with_item(self.vectors[selected]), batch.rewards[..., None]
@@ -121,7 +128,7 @@ class FoundingLearner(Learner):
             targets=learning_target(self.tensor(rewards), samples.count, spread.clip),
             mask=self.tensor(batch.mask),
         )
-        return LossContext(nets, targets, steps, ItemSpace.of(self.vectors), step, rng)
+        return LossContext(nets, targets, steps, ItemSpace.of(self.vectors), step, rng, part=part)
 
     def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:
         """The reward of the selected items in units of the user's sigma, and the critic's estimates, as its targets."""

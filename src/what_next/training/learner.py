@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
-from what_next.algorithms.base import LossContext, Networks
+from what_next.algorithms.base import LossContext, Networks, Part
 from what_next.data.space import Space
 from what_next.settings import Setup
 from what_next.training.step import Step
@@ -46,9 +47,19 @@ class Learner(ABC):
 
     @abstractmethod
     def context(
-        self, nets: Networks, targets: Networks, batch: Batch, step: int, rng: np.random.Generator
+        self,
+        nets: Networks,
+        targets: Networks,
+        batch: Batch,
+        step: int,
+        rng: np.random.Generator,
+        part: Part | None = None,
     ) -> LossContext[Any]:
-        """What the algorithm's losses of a batch are computed from."""
+        """What the algorithm's losses of a batch, or of a part of it, are computed from."""
+
+    def rows_of_steps(self, batch: Batch) -> Int64[np.ndarray, "steps"]:
+        """Of each step that the losses are means over, its row of the batch; in the order of `context`."""
+        return np.nonzero(batch.mask)[0]
 
     @abstractmethod
     def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from what_next.algorithms.base import LossContext, Networks, Root
+from what_next.algorithms.base import LossContext, Networks, Part, Root
 from what_next.models.encoders import Encoder
 from what_next.models.encoders import State as Carried
 from what_next.training.encoder_learner import EncoderLearner
@@ -25,11 +25,17 @@ class PlayLearner(EncoderLearner):
         return known[:, :0] if self.item_inputs == "learned" else known
 
     def context(
-        self, nets: Networks, targets: Networks, batch: Batch, step: int, rng: np.random.Generator
+        self,
+        nets: Networks,
+        targets: Networks,
+        batch: Batch,
+        step: int,
+        rng: np.random.Generator,
+        part: Part | None = None,
     ) -> LossContext[Any]:
         """One choice for each step that counts."""
         if batch.shown is None:  # a log: its items stand for slates
-            context = super().context(nets, targets, batch, step, rng)
+            context = super().context(nets, targets, batch, step, rng, part)
             rows, columns = np.nonzero(batch.mask)
             return replace(context, batch=self._choices(context.batch, batch, rows, columns))
         encoder = nets["encoder"]

@@ -1,6 +1,7 @@
 """The gradient step: every loss updates the networks that it names, and no others."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -52,11 +53,13 @@ def descend(
     optimisers: Mapping[str, Optimizer],
     clip: float,
     roots: Mapping[str, Sequence[Root]] | None = None,
+    total: Callable[[Sequence[nn.Parameter]], Mapping[str, float]] | None = None,
 ) -> set[str]:
     """Take each loss's gradient for the networks in its `updates`, and step those networks, in that order.
 
     Losses that update the same networks are summed first. Gradients are scaled down to a norm of at most `clip` for
-    each network. A network with `roots` has one backward pass for all losses that update it.
+    each network. A network with `roots` has one backward pass for all losses that update it. Where several processes
+    share a batch, `total` makes the gradients of some weights, and the losses, those of all of them.
 
     Returns:
         The networks that were updated.
@@ -64,12 +67,12 @@ def descend(
     Raises:
         TrainingError: a loss or a gradient is not a finite number; no network was updated.
     """
-    for name, loss in losses.items():
-        if not torch.isfinite(loss):
-            raise TrainingError(f"the loss {name!r} is {loss.item()}")
     for optimiser in optimisers.values():
         optimiser.zero_grad()
     order = _backward(losses, updates, nets, roots or {})
+    for name, loss in (losses if total is None else total(_weights(*(nets[name] for name in order)))).items():
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss {name!r} is {float(loss)}")
     for name in order:
         if not torch.isfinite(_clipped(nets[name], clip)):
             raise TrainingError(f"a gradient of {name!r} is not a finite number")

@@ -1,0 +1,322 @@
+"""Training by several processes at once, of one machine or of many, by `torch.distributed`.
+
+Data parallel: every process has the data and the same networks, makes the same batch, and computes the losses of its
+share of the rows. One all-reduce sums the gradients, each weighted by its share of the steps; so all take the same
+step, and their weights and optimisers stay the same without being sent (Goyal et al. 2017, arXiv 1706.02677, section
+2.3; Li et al. 2020, arXiv 2006.15704, without buckets). Whoever starts the processes is `torchrun`, or anything else
+that sets the same environment variables.
+"""
+
+import json
+import os
+import sys
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+
+from what_next.algorithms.base import Part
+from what_next.errors import ModelError, SetupError, TrainingError, WhatNextError
+from what_next.settings import Setup
+from what_next.training.artefacts import read_manifest
+from what_next.training.checkpoint import Training
+from what_next.training.step import Step
+from what_next.types import Batch
+
+PATIENCE = timedelta(hours=2)
+"""How long a process waits for the others: for the first one, while it validates."""
+OWN = {"data", "log", "threads", "server", "loop", "user", "slots", "model_agent_path", "model_critic_path"}
+"""Settings in which the processes of a run may differ."""
+MARKS = 2**12
+"""A batch's checksum is below this: so many processes' sum of them is exact in fp32."""
+
+
+class Lost(TrainingError):
+    """Another process of the run is gone, or is not in step with this one."""
+
+
+class Refused(SetupError):
+    """All processes of a run end for the same reason, which the first of them tells."""
+
+
+@dataclass(eq=False)
+class Ranks:
+    """This process among those that train together.
+
+    Attributes:
+        rank: its number, from 0: the first one saves, validates and prints; `count`: how many there are.
+        joined: there are others to talk to (perhaps none but itself); else it trains alone.
+        sent: bytes that it gave to collective operations in the steps so far.
+    """
+
+    rank: int = 0
+    count: int = 1
+    joined: bool = False
+    sent: int = 0
+    agreed: bool = False
+    mark: int = field(default=0, repr=False)
+
+    # A step
+
+    def part(self, batch: Batch, rows: Int[np.ndarray, "steps"], seed: Sequence[int]) -> Part | None:
+        """The rows of a batch that this process learns from: about as many steps as every other; None: it is alone.
+
+        Args:
+            batch: the same for all. rows: of each step that counts, its row; ascending but for impressions.
+            seed: of dropout, which differs by process.
+        """
+        if not self.joined:
+            return None
+        torch.manual_seed(int(np.random.SeedSequence([*seed, self.rank]).generate_state(1)[0]))
+        self.mark = zlib.crc32(np.ascontiguousarray(batch.actions).tobytes()) % MARKS
+        steps = np.bincount(rows, minlength=len(batch.items)).cumsum()
+        wanted = np.searchsorted(np.concatenate([[0], steps]), np.arange(self.count + 1) * len(rows) / self.count)
+        ends = _ends(batch)
+        cuts = ends[np.searchsorted(ends, wanted)]
+        cuts[-1] = len(batch.items)
+        start, end = cuts[self.rank : self.rank + 2].tolist()
+        empty = start == end  # fewer rows than processes: any will do, and counts for nothing
+        if empty:
+            start, end = 0, int(ends[1])
+        own = np.flatnonzero((rows >= start) & (rows < end))
+        weight = 0.0 if empty else len(own) / max(1, len(rows))
+        return Part(slice(start, end), own, len(rows), weight, self._summed)
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """Numbers summed over all processes."""
+        total = values.detach().clone()
+        self._all_reduce(total)
+        return total
+
+    def total(self, weights: Sequence[nn.Parameter], step: Step, share: float) -> Step:
+        """Sum the gradients of all processes, in place, and what their steps showed.
+
+        The dense ones and the numbers lie in one buffer. Of a sparse gradient (item vectors of a sampled loss) every
+        process gets the rows of all others; it stays sparse.
+
+        Args:
+            weights: those of the networks that are updated; their gradients are of losses weighted by `share`.
+            step: of this process's part; the loss is still unweighted there.
+
+        Raises:
+            Lost: another process is gone, or made another batch.
+        """
+        dense = [one.grad for one in weights if one.grad is not None and not one.grad.is_sparse]
+        means = [*step.losses.values(), step.reward, step.value]
+        tail = torch.tensor([*(share * one for one in means), float(self.mark)])
+        device = dense[0].device if dense else tail.device
+        buffer = torch.cat([*(one.flatten() for one in dense), tail.to(device)])
+        self._all_reduce(buffer)
+        parts = torch.split(buffer, [*(one.numel() for one in dense), len(tail)])
+        for gradient, summed in zip(dense, parts, strict=False):
+            gradient.copy_(summed.view_as(gradient))
+        for one in weights:
+            if one.grad is not None and one.grad.is_sparse:
+                one.grad = self._rows(one.grad.coalesce())
+        *numbers, mark = parts[-1].tolist()
+        if mark != self.count * self.mark:
+            raise Lost(
+                f"process {self.rank} of {self.count} made another batch than the others; give all of them the same "
+                "data, machine type and release of torch, and go on with --resume"
+            )
+        losses = dict(zip(step.losses, numbers, strict=False))
+        return replace(step, losses=losses, reward=numbers[-2], value=numbers[-1])
+
+    def _rows(self, gradient: Tensor) -> Tensor:
+        """The sum of a sparse gradient over all processes: those of each, one after the other."""
+        counts = torch.zeros(self.count, dtype=torch.int64, device=gradient.device)
+        counts[self.rank] = gradient.indices().shape[1]
+        self._all_reduce(counts)
+        most = int(counts.max())
+        found = []
+        for mine in (gradient.indices()[0], gradient.values()):
+            padded = mine.new_zeros(most, *mine.shape[1:])
+            padded[: len(mine)] = mine
+            several = [torch.empty_like(padded) for _ in range(self.count)]
+            self._told(dist.all_gather, several, padded, sent=padded.nbytes)
+            found.append(torch.cat([one[:there] for one, there in zip(several, counts.tolist(), strict=True)]))
+        return torch.sparse_coo_tensor(found[0][None], found[1], gradient.shape, check_invariants=False).coalesce()
+
+    def _all_reduce(self, values: Tensor) -> None:
+        self._told(dist.all_reduce, values, sent=values.nbytes)
+
+    def _told(self, operation: Any, *arguments: Any, sent: int = 0) -> None:
+        """A collective operation; the loss of another process is told in a line."""
+        try:
+            operation(*arguments)
+        except RuntimeError as error:
+            raise Lost(
+                f"process {self.rank} of {self.count} lost another one ({str(error).splitlines()[0][:200]}); the last "
+                "save is kept: `torchrun --max-restarts` goes on from it by itself, and `what-next train --resume` by "
+                "hand"
+            ) from None
+        self.sent += sent
+
+    def follow(self, agent: Training, monitor: Any, stopped: bool) -> bool:
+        """After a step, what the first process says: whether the run is over or stopped, its rate, and its time."""
+        if not self.joined:
+            return stopped
+        said = torch.tensor([monitor.over, agent.halved, stopped, agent.spent], dtype=torch.float64)
+        self._told(dist.broadcast, said, 0, sent=said.nbytes)
+        over, halved, stop, agent.spent = said.tolist()
+        monitor.over, agent.halved = bool(over), int(halved)
+        return bool(stop)
+
+    # A run
+
+    def agree(self, told: Mapping[str, Any] | None = None, error: str | None = None) -> None:
+        """See that all processes have the same setup and data, and none an error, before the first step.
+
+        Args:
+            told: by a name for people, what must be the same. error: why this process cannot go on.
+
+        Raises:
+            Refused: they differ, or one of them cannot go on; by all of them, with the same message.
+        """
+        if not self.joined or self.agreed:
+            return
+        self.agreed = True
+        several: list[Any] = [None] * self.count
+        self._told(dist.all_gather_object, several, (None if told is None else _plain(told), error))
+        wrong = [(rank, one) for rank, (_, one) in enumerate(several) if one is not None]
+        if wrong:
+            rank, text = wrong[0]
+            raise Refused(text if len(wrong) == self.count else f"process {rank} of {self.count}: {text}")
+        first = several[0][0]
+        for rank, (other, _) in enumerate(several):
+            if other != first:
+                names = sorted(name for name in {*first, *other} if first.get(name) != other.get(name))
+                raise Refused(
+                    f"process {rank} of {self.count} has another {', '.join(names)} than the first; start all of them "
+                    "with the same setup, data and release"
+                )
+
+    def begin(self, setup: Setup, agent: Training, device: torch.device, **data: Any) -> None:
+        """`agree` on all that the steps of a run follow from; and see that the graphics cards are enough."""
+        if not self.joined:
+            return
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if device.type == "cuda" and here > torch.cuda.device_count():
+            raise SetupError(
+                f"{here} processes on a machine with {torch.cuda.device_count()} graphics cards; lower "
+                "--nproc-per-node, or set device=cpu"
+            )
+        values = {name: value for name, value in setup.as_json().items() if name not in OWN}
+        done = {"histories": agent.histories, "steps": agent.steps}
+        self.agree({**values, **data, **done, "release of torch": torch.__version__, "kind of device": device.type})
+
+    @property
+    def launch(self) -> str | None:
+        """What tells the processes that `torchrun` may replace from those of other runs; None: it replaces none."""
+        if not self.joined or not int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
+            return None
+        return f"{os.environ['TORCHELASTIC_RUN_ID']}/{os.getppid()}"
+
+    def replaced(self, setup: Setup) -> bool:
+        """Whether `torchrun` has started the processes anew, and their run has saved: then it goes on."""
+        if self.launch is None or not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+            return False
+        ours = [False]
+        if not self.rank:
+            with suppress(ModelError):
+                ours = [read_manifest(setup.model_agent_path).metrics.get("launch") == self.launch]
+        self._told(dist.broadcast_object_list, ours)
+        return bool(ours[0])
+
+
+def _ends(batch: Batch) -> Int[np.ndarray, "ends"]:
+    """Where a batch may be cut: anywhere between rows, but not between those that a slate and the next one stand in."""
+    rows, width = batch.items.shape
+    crossed = np.zeros(rows + 2, np.int64)
+    if batch.impressions is not None:
+        ends = np.sort([batch.impressions.places // width, batch.impressions.following // width], 0)
+        np.add.at(crossed, ends[0] + 1, 1)
+        np.add.at(crossed, ends[1] + 1, -1)
+    return np.flatnonzero(crossed.cumsum()[: rows + 1] == 0)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value, sort_keys=True, default=str) for name, value in values.items()}
+
+
+class Follower(SimpleNamespace):
+    """What stands beside the steps of every process but the first: nothing is saved, measured or shown."""
+
+    def __init__(self) -> None:
+        super().__init__(steps=[], targets=0, valid={}, over=False, made_on={}, alarms=SimpleNamespace(raised={}))
+
+    def __enter__(self) -> "Follower":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, step: Step, histories: int) -> None:
+        """See `Tracker.show`."""
+
+    def record(self, step: Step) -> None:
+        """See `Monitor.record`."""
+        self.steps.append(step)
+        self.targets += step.targets
+
+    def finish(self, *, ended: bool) -> None:
+        """See `Monitor.finish`."""
+
+
+@contextmanager
+def launched() -> Iterator[Ranks]:
+    """The processes that `torchrun` has started; alone without it. All but the first are silent.
+
+    Raises:
+        WhatNextError: whatever ended the run; where all ended by it (`Refused`), the first one prints it, and all exit
+            with 2.
+    """
+    if not dist.is_torchelastic_launched():
+        yield Ranks()
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    # `torchrun` keeps its store when it starts processes anew: without a name of their own, they would look for each
+    # other where the ones before them were (PyTorch 2.13).
+    store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    ranks = Ranks(rank, count, joined=True)
+    try:
+        with _silence(ranks.rank > 0):
+            try:
+                yield ranks
+            except Refused:
+                raise
+            except WhatNextError as error:
+                ranks.agree(error=str(error))
+                raise
+    except Refused as error:
+        if not ranks.rank:
+            print(f"what-next: {error}", file=sys.stderr, flush=True)
+        dist.barrier()  # torchrun ends the others as soon as one has ended
+        raise SystemExit(2) from None
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _silence(asked: bool) -> Iterator[None]:
+    if not asked:
+        yield
+        return
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        yield
