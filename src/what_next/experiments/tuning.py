@@ -254,7 +254,7 @@ def _journal(path: Path) -> "optuna.storages.BaseStorage":
 
 def _database(url: str) -> "optuna.storages.BaseStorage":
     """The storage in a database, or behind Optuna's gRPC proxy of one (which tells no signs of life)."""
-    from optuna.storages import GrpcStorageProxy, RDBStorage, RetryFailedTrialCallback
+    from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
     from sqlalchemy.exc import SQLAlchemyError
 
     kind, _, place = url.partition("://")
@@ -272,7 +272,7 @@ def _database(url: str) -> "optuna.storages.BaseStorage":
             engine_kwargs=options,
             heartbeat_interval=HEARTBEAT,
             grace_period=GRACE,
-            failed_trial_callback=RetryFailedTrialCallback(),
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
         )
     except ImportError as error:
         raise MissingExtraError(str(error.name), "serve", "a study in PostgreSQL") from None
@@ -342,7 +342,7 @@ def _prepare(study: "optuna.Study", setup: Setup, judged: int, *, shared: bool, 
         study.enqueue_trial(own)
     study.pruner = optuna.pruners.NopPruner()
     if prune == "halving":
-        study.pruner = optuna.pruners.SuccessiveHalvingPruner()
+        study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1)
     elif prune == "hyperband":
         study.pruner = optuna.pruners.HyperbandPruner(max_resource=setup.passes or "auto")
 
