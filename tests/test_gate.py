@@ -124,7 +124,9 @@ class TestLooks:
         columns = {name: np.repeat(one, 2) for name, one in decided(1000).items()}
         rows = gate("better", "same", "--looks", "any", log=write(tmp_path / "rows.csv", columns)).json["difference"]
         columns |= {"user_id": np.repeat(np.arange(1000), 2), "timestamp": np.arange(2000)}
-        users = gate("better", "same", "--looks", "any", log=write(tmp_path / "users.csv", columns)).json["difference"]
+        found = gate("better", "same", "--looks", "any", log=write(tmp_path / "users.csv", columns)).json
+        users = found["difference"]
+        assert any("many users" in one and "what a user brings later" in one for one in found["notes"])
         half = [one["high"] - one["mean"] for one in (rows, users)]
         assert half[1] > 1.3 * half[0]
         assert users["mean"] == pytest.approx(rows["mean"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from what_next.inference.recommender import Recommender
     from what_next.models import AgentModel, CriticModel
     from what_next.policy import LearnedPolicy
-    from what_next.python import Model, fit, load
+    from what_next.python import Model, RecToolsModel, fit, load
     from what_next.settings import Setup
     from what_next.state import State
 
@@ -35,6 +35,7 @@ _HOMES = {
     "Environment": "environment",
     "LearnedPolicy": "policy",
     "Model": "python",
+    "RecToolsModel": "python",
     "Recommendation": "inference.recommendation",
     "Recommender": "inference.recommender",
     "Report": "environment",
@@ -57,6 +58,7 @@ __all__ = [
     "Environment",
     "LearnedPolicy",
     "Model",
+    "RecToolsModel",
     "Recommendation",
     "Recommender",
     "Report",

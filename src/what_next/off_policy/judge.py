@@ -250,10 +250,10 @@ def _of_looks(apart: dict[str, Any], looks: Looks, case: _Case) -> str:
             "the interval of the difference holds at any number of looks (betting), if the difference stays the same "
             "all along and rows are independent"
         )
-    unit = case.log.unit
+    comes_back = ", and what a user brings later does not run against what the user brought before"
     return (
-        f"the interval of the difference holds at any number of looks (asymptotic), if there are many {unit}s, "
-        f"independent of each other, and what a {unit} brings later does not run against what it brought before"
+        "the interval of the difference holds at any number of looks (asymptotic), if there are many "
+        f"{case.log.unit}s, independent of each other{comes_back if case.log.unit == 'user' else ''}"
     )
 
 

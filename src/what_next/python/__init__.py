@@ -6,6 +6,7 @@ and the report.
 
 from what_next.python.fitting import fit, load
 from what_next.python.model import Model
+from what_next.python.rectools import RecToolsModel
 from what_next.python.results import Page, Results
 
-__all__ = ["Model", "Page", "Results", "fit", "load"]
+__all__ = ["Model", "Page", "RecToolsModel", "Results", "fit", "load"]

@@ -93,8 +93,8 @@ def fit(
     setup = _setup(algorithm, settings, where)
     people = Console(soft_wrap=True, highlight=False, markup=False, quiet=not verbose)
     if tables is not None:
-        for line in (*told(tables, dataset), *(f"warning: {one}" for one in tables.warnings)):
-            people.print(in_python(line))
+        lines = (*told(tables, dataset), *(f"warning: {one}" for one in tables.warnings))
+        people.print("\n".join(map(in_python, lines)))
     state = State(dataset, setup)
     agent = Agent(setup, state.space)
     environment = Environment(agent, state, setup, force=overwrite, on_step=on_step, on_save=on_save, quiet=not verbose)

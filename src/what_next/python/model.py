@@ -79,8 +79,8 @@ class Model(Recommender):
             found |= {"users": f"{dataset.users:,}", "events": f"{dataset.events:,}"}
         found["trained on"] = f"{agent.histories:,} histories"
         if valid := read_manifest(self.setup.model_agent_path, "agent").metrics.get("valid"):
-            measured = ", ".join(f"{name} {value:.4g}" for name, value in valid.items())
-            found["on validation users, never trained on:"] = measured
+            measured = ", ".join(f"{name} {value:.4g}" for name, value in valid.items() if name != "users")
+            found["measured"] = f"{measured}, on {valid.get('users', 0):,.0f} validation users, never trained on"
         found["kept in"] = "a temporary folder (save it)" if self._home else str(self.setup.model_agent_path.parent)
         return found
 

@@ -30,17 +30,22 @@ class Bars(Stages):
 
     def begin(self, name: str, total: int) -> Done:
         """See `Stages.begin`; the bar of the stage before goes."""
-        self._end()
         if self.silent:
             return super().begin(name, total)
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        bars = self.bars = Progress(*columns, console=self.console, transient=True)
-        bars.start()
+        notebook = self.console.is_jupyter  # which keeps the place of every bar, so that one place serves all
+        if self.bars is None or not notebook:
+            self._end()
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+            self.bars = Progress(*columns, console=self.console, transient=True)
+            self.bars.start()
+        bars = self.bars
+        for old in bars.task_ids:
+            bars.remove_task(old)
         task = bars.add_task(name, total=total)
 
         def done(more: int) -> None:
             bars.advance(task, more)
-            if bars.finished:  # so that what is printed next does not stand above an old bar
+            if bars.finished and not notebook:  # so that what is printed next does not stand above an old bar
                 bars.stop()
 
         return done
