@@ -336,7 +336,7 @@ class DecisionSource(Source):
         loss = self.setup.loss.over(len(self.state.space.catalogue))
         times = self.answers.log.times
         assert times is not None, "answers have their times"
-        last = int(times[self.rows].max())
+        last = int(times.max())  # those that are held back brought events that may be learned from
         return {"decisions": len(self.decisions), DECIDED_UNTIL: last, "loss": loss}, reasons
 
 
