@@ -373,7 +373,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--shift", type=int, help="the day on which tastes change")
     parser.add_argument("--temperature", type=float, default=0.5)
-    parser.add_argument("--passes", type=int, default=10)
+    parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--answers", type=int, default=20_000, help="of a canary, at most")
     parser.add_argument("--rl", nargs="+", default=["algorithm, reinforce"], help="lines of the setup of `loop rl`")
     parser.add_argument("--out", type=Path, help="where the lines are added")

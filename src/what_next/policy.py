@@ -111,7 +111,7 @@ class LearnedPolicy:
             ModelError: it learned by acting, and reads the slates of its world.
         """
         setup = self.agent.setup
-        if setup.acts:
+        if setup.acts and (setup.inputs.context or setup.algorithm.source == "world"):
             raise ModelError(
                 f"{setup.model_agent_path}: {setup.algorithm.name} learned by acting in {setup.world.name}, and reads "
                 "the slates that are shown there, no history of items; `what-next simulate` plays it"

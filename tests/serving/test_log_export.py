@@ -86,8 +86,10 @@ def test_the_exported_log_is_read_by_the_other_commands_as_it_is(run: Run, setup
     assert ran.code == 3, ran.err
     apart = json.loads(ran.out)["difference"]
     assert apart["low"] <= 0 <= apart["high"]  # the log was drawn so
+    ran = run("train", setup_file, f"data={to}", "decisions.share=1")
+    assert (ran.code, "the algorithm whatnext tries items by itself" in ran.err) == (2, True)
     # After training, the agent's own catalogue is the item table.
-    assert run("log", "export", setup_file, "--to", to).code == 0
+    assert run("log", "export", setup_file, "--to", to, "--append").code == 0
     assert Dataset.read(to).events == 600
 
 

@@ -661,3 +661,28 @@ def test_a_candidate_of_shuffled_rewards_is_never_promoted(path: Path, monkeypat
         rounds = shop.journal.rounds(tries)
         assert [one.outcome for one in rounds] == ["refused"] * tries
         assert shop.versions[-1] == good
+
+
+def test_beside_the_service_it_goes_on_after_a_failure(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, turns, waited = Bare(path, tmp_path, "canary"), iter(range(3)), list[float]()
+
+    def run() -> None:
+        if next(turns) == 0:
+            raise StoreError("the store is away; try again")
+        bare.journal.tell("wait", "there is nothing to do")
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(bare.loop, "run", run)
+    monkeypatch.setattr("what_next.cli.loop.time.sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        commands._go_on(bare.loop, 60.0)
+    assert waited == [60.0, 60.0]
+    told = capsys.readouterr().err
+    assert "what-next: the store is away; try again" in told
+    assert told.count("wait: there is nothing to do") == 1

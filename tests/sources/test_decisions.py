@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from what_next.agent import Agent
+from what_next.data import Catalogue
 from what_next.data.decisions.service_log import EVENT
 from what_next.data.files import beside, footer_of
 from what_next.errors import DataError, SetupError
 from what_next.policy import LearnedPolicy
+from what_next.rewards import Events, Spread
 from what_next.settings import Setup
 from what_next.sources import DecisionSource, LogSource, Mixture, source_of
 from what_next.sources.decisions import imitated, inverse_chances
@@ -73,7 +76,7 @@ def by_hand(tmp_path: Path, shop: Path) -> Path:
             item_id=pl.lit("w0"), slate=pl.lit("c"), position=pl.lit(1, pl.Int32), propensity=pl.lit(0.2),
             reward=pl.lit(1.0, pl.Float32), known=pl.lit(2, pl.Int64),
         )  # fmt: skip
-        events = events.with_columns(number=pl.Series([1, 2, 3]))
+        events = events.with_columns(number=pl.Series([1, 2, 3]), item_id=pl.Series(["east", "p0", "p1"]))
         return pl.concat([events, other.with_columns(number=pl.Series([1, 2])), shown, more])
 
     return changed(shop, tmp_path, rows)
@@ -134,6 +137,51 @@ class TestABatch:
         for _ in range(3):
             mine, theirs = one.next_batch(policy, rng), other.next_batch(policy, rng)
             np.testing.assert_array_equal(mine.items, theirs.items)
+
+
+def with_attributes(log: Path) -> Path:
+    """The log, its items with two attributes."""
+    path, rng = beside(log, "items"), np.random.default_rng(3)
+    items = pl.read_parquet(path)
+    items = items.with_columns(pl.Series(name, rng.normal(size=len(items))) for name in ("tempo", "energy"))
+    items.write_parquet(path)
+    footer = footer_of(log) | {"what_next.catalogue": Catalogue.from_table(items).hash()}
+    footer.pop("ARROW:schema", None)
+    pl.read_parquet(log).write_parquet(log, metadata=footer)
+    return log
+
+
+class TestRewards:
+    def test_count_where_an_item_was_taken(self, shop: Path, tmp_path: Path) -> None:
+        words = ("reward.novelty.weight=2", "reward.logged.weight=1")
+        source = DecisionSource(state_of(shop, by_hand(tmp_path, shop), *ALONE, *words))
+        catalogue, counts = source.state.space.catalogue, source.state.space.counts
+        assert counts is not None
+        p0 = counts[catalogue.index(["p0"])[0]] / counts.sum()
+        assert p0 > 0
+        largest = -np.log2(counts[counts > 0].min() / counts.sum())
+        novelty = -np.log2(p0) / largest  # that of e0 and w0, which nobody heard, is 1
+        assert source.gains.tolist() == pytest.approx([1 + 2, 0, 0, 3 + 2 * novelty, 1 + 2], rel=1e-5)
+        assert source.returns[0] == pytest.approx(3 + source.setup.discount * source.gains[2:4].sum())
+
+    def test_of_spread_are_those_of_hearing_the_item_after_what_was_known(self, shop: Path, tmp_path: Path) -> None:
+        log = with_attributes(by_hand(tmp_path, shop))
+        state = state_of(shop, log, *ALONE, "reward.spread.weight=1", "reward.logged.weight=0.5")
+        source = DecisionSource(state)
+        catalogue = state.space.catalogue
+        known = source.answers.heard.items[source.answers.known[1]]  # of the answer that showed e1 and p0
+        items = torch.tensor([[*known.tolist(), int(catalogue.index(["p0"])[0])]])
+        events = Events(
+            items=items, rewards=torch.zeros(1, 4), times=None, vectors=torch.from_numpy(catalogue.vectors),
+            popularity=torch.zeros(len(catalogue)), sigma=torch.from_numpy(state.sigma(source.answers.users[1:2])),
+        )  # fmt: skip
+        spread = float(Spread().of(events)[0, 3])
+        assert spread != 0
+        assert source.gains.tolist() == pytest.approx([0.5, 0, 0, 1.5 + spread, 0.5], rel=1e-5)
+
+    def test_that_the_data_cannot_have_are_refused(self, shop: Path) -> None:
+        with pytest.raises(SetupError, match=r"reward\.spread needs attributes"):
+            source_of(state_of(shop, shop / "log.parquet", *ALONE, "reward.spread.weight=1"))
 
 
 class TestWeights:

@@ -28,13 +28,13 @@ from what_next.experiments.compare import compare as compare_setups
 from what_next.experiments.next_items import Comparison
 from what_next.experiments.tradeoff import check as check_tradeoff
 from what_next.experiments.tradeoff import tradeoff
-from what_next.experiments.tuning import Trial
+from what_next.experiments.tuning import PRUNERS, Trial, is_shared
 from what_next.experiments.tuning import tune as tune_setup
 from what_next.reporting import check as check_report
 from what_next.reporting import write_report
 from what_next.reporting.bars import Bars
 from what_next.reporting.terminal import table
-from what_next.settings import Setup
+from what_next.settings import Setup, listed
 
 app = typer.Typer()
 
@@ -143,7 +143,15 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="How many, those that the study holds already included.")] = 20,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of training in each trial, at most.")] = 60.0,
     study: Annotated[
-        Path | None, typer.Option(help="The file that keeps the trials; default: beside the agent's file.")
+        str | None,
+        typer.Option(
+            envvar="WHAT_NEXT_STUDY",
+            help="The file that keeps the trials, or the URL of a database whose trials several processes share; "
+            "default: a file beside the agent's.",
+        ),
+    ] = None,
+    prune: Annotated[
+        str | None, typer.Option(help="Give up trials that fall behind at validation: halving or hyperband.")
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -161,8 +169,11 @@ def tune(
         line = f"trial {trial.number} of {trials}: {metric} {trial}, in {trial.seconds:.0f} s"
         note(f"{line} (best: trial {best.number}, {best.score:.4f}){more}")
 
+    if prune not in (None, *PRUNERS):
+        raise SetupError(f"--prune {prune}: allowed: {listed(PRUNERS, 'or')}")
     note(f"{trials} trials by {metric} on the validation users")
-    found = tune_setup(settings, trials, seconds=seconds, study=study, tell=progress)
+    place = study if study is None or is_shared(study) else Path(study)
+    found = tune_setup(settings, trials, seconds=seconds, study=place, prune=prune, tell=progress)
     if as_json:
         emit(found.as_json())
     elif found.best:

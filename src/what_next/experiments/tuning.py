@@ -3,10 +3,15 @@
 The study is kept in one file, Optuna's journal: lines of JSON that are only ever appended, so that a killed run loses
 the trial under way and nothing else, and no database is needed (Optuna's own SQLite storage locks badly on network
 file systems, and cannot be read by eye).
+
+Several processes, on one machine or many, share a study that lies in a database (`storage`): each takes the next trial,
+and one that was killed is taken up by another.
 """
 
 import json
+import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +50,13 @@ RANDOM = 5
 """How many trials are drawn at random before the sampler learns from them (TPE: Bergstra et al. 2011)."""
 NEVER = 2**62
 """Histories between two saves of a trial that nobody will load."""
+HEARTBEAT, GRACE = 10, 60
+"""Seconds between two signs of life of a shared trial, and after the last one until another process takes it up."""
+WAIT = 1.0
+"""Seconds between two looks at the trials of other processes, when no more are to be begun."""
+PRUNERS = ("halving", "hyperband")
+"""Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943; in the asynchronous form of Li et al. 2020, arXiv
+1810.05934), and Hyperband (Li et al. 2018, arXiv 1603.06560), which hedges between several of those."""
 FREE = {"train", "data", "model_agent_path", "model_critic_path", "log", "user", "slots", "save_every", "threads"}
 """Settings in which the runs that share a study may differ."""
 
@@ -70,12 +82,12 @@ class Tuned:
     """What a search has found.
 
     Attributes:
-        study: the file that holds it; `monitor`: what was measured.
+        study: the file that holds it, or the URL of a database (without its password); `monitor`: what was measured.
         trials: those that were judged, in order; the first is of the setup's own values.
         stopped: by an interrupt; the same call goes on.
     """
 
-    study: Path
+    study: Path | str
     monitor: str
     trials: tuple[Trial, ...]
     stopped: bool
@@ -102,7 +114,8 @@ def tune(
     trials: int,
     *,
     seconds: float = 60.0,
-    study: Path | None = None,
+    study: Path | str | None = None,
+    prune: str | None = None,
     state: State | None = None,
     tell: Callable[[Trial, Trial], None] = lambda trial, best: None,
 ) -> Tuned:
@@ -115,27 +128,46 @@ def tune(
         setup: what is tuned; see `search_space` for the settings that change.
         trials: in all, those that the study holds already included.
         seconds: of training in each trial, at most; the learning rate falls over them.
-        study: its file; None: beside the agent's.
+        study: its file, or the URL of a database that several processes share; None: beside the agent's.
+        prune: how trials are given up that others were better than after as many validations: one of `PRUNERS`; None:
+            none is.
         state: of the setup, where the data are in memory; None: they are read.
         tell: called with each judged trial, and the best so far.
 
     Raises:
         MissingExtraError: Optuna is not installed.
         DataError: there is no validation user to judge on.
-        SetupError: the study is of other settings.
+        SetupError: the study is of other settings, or trials are to be pruned without validation.
+        SaveError: the study cannot be kept there.
     """
+    if prune and not setup.patience:
+        raise SetupError("trials are pruned by validation during training, and patience is none; set patience=2")
     path = study or setup.model_agent_path.with_suffix(".tuning.jsonl")
     state = state or State.from_setup(setup)
     kept = _open(path, {**_fixed(setup), "seconds": seconds, "split": state.split.hash})
-    stopped = False
+    shown, stopped = _shown(path), False
     while len(judged := _judged(kept)) < trials and not stopped:
-        asked = _ask(kept, setup, len(judged))
-        stopped = not _try(kept, asked, setup, state, seconds)
+        if is_shared(path) and len(judged) + _under_way(kept) >= trials:
+            time.sleep(WAIT)  # others have the last ones; one of them may be killed
+            continue
+        _prepare(kept, setup, len(judged), shared=is_shared(path), prune=prune)
+        number = _try(kept, setup, state, seconds, shared=is_shared(path), pruned=prune is not None)
+        stopped = number is None
         if not stopped:
-            found = Tuned(path, setup.monitored, tuple(_judged(kept)), False)
+            found = Tuned(shown, setup.monitored, tuple(_judged(kept)), False)
             assert found.best is not None
             tell(found.trials[-1], found.best)
-    return Tuned(path, setup.monitored, tuple(_judged(kept)), stopped)
+    return Tuned(shown, setup.monitored, tuple(_judged(kept)), stopped)
+
+
+def is_shared(study: Path | str | None) -> bool:
+    """Whether a study lies in a database, by its URL."""
+    return isinstance(study, str) and "://" in study
+
+
+def _shown(study: Path | str) -> Path | str:
+    """Where a study is, without a password."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", study) if isinstance(study, str) else study
 
 
 def search_space(setup: Setup) -> "dict[str, BaseDistribution]":
@@ -185,31 +217,68 @@ def with_settings(setup: Setup, settings: Mapping[str, Value]) -> Setup:
     return setup.model_copy(update={**of_setup, "algorithm": setup.algorithm.model_copy(update=of_algorithm)})
 
 
-def _open(path: Path, made_for: Mapping[str, Any]) -> "optuna.Study":
+def _open(path: Path | str, made_for: Mapping[str, Any]) -> "optuna.Study":
     """The study of a file, which is made where there is none."""
     try:
         import optuna
-        from optuna.storages.journal import JournalFileBackend
     except ImportError:
         raise MissingExtraError("Optuna", "tune", "tuning") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not _is_journal(path):
-            raise SetupError(f"{path}: is no study of What Next?; name another file with --study")
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-        study = optuna.create_study(storage=storage, study_name="what-next", direction="maximize", load_if_exists=True)
-    except OSError as error:
-        raise SaveError(f"{path}: the study cannot be kept there ({error.strerror}); name another --study") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of signs of life
+    storage = _database(path) if isinstance(path, str) and is_shared(path) else _journal(Path(path))
+    study = optuna.create_study(storage=storage, study_name="what-next", direction="maximize", load_if_exists=True)
     before = study.user_attrs.get("made_for")
     if before is None:
         study.set_user_attr("made_for", dict(made_for))
     elif changed := sorted(key for key in {*before, *made_for} if before.get(key) != made_for.get(key)):
         raise SetupError(
-            f"{path}: holds trials with another {', '.join(changed)}; set it as it was, or name another file with "
-            "--study"
+            f"{_shown(path)}: holds trials with another {', '.join(changed)}; set it as it was, or name another file "
+            "with --study"
         )
     return study
+
+
+def _journal(path: Path) -> "optuna.storages.BaseStorage":
+    """The storage in a file."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not _is_journal(path):
+            raise SetupError(f"{path}: is no study of What Next?; name another file with --study")
+        return JournalStorage(JournalFileBackend(str(path)))
+    except OSError as error:
+        raise SaveError(f"{path}: the study cannot be kept there ({error.strerror}); name another --study") from None
+
+
+def _database(url: str) -> "optuna.storages.BaseStorage":
+    """The storage in a database, or behind Optuna's gRPC proxy of one (which tells no signs of life)."""
+    from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
+    from sqlalchemy.exc import SQLAlchemyError
+
+    kind, _, place = url.partition("://")
+    if kind == "postgresql":
+        url = f"postgresql+psycopg://{place}"  # what the store of the service takes, too
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if kind == "sqlite":
+        options["connect_args"] = {"timeout": 60}
+    try:
+        if kind == "grpc":
+            host, _, port = place.rstrip("/").partition(":")
+            return GrpcStorageProxy(host=host, port=int(port or 13000))
+        return RDBStorage(
+            url,
+            engine_kwargs=options,
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+        )
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), "serve", "a study in PostgreSQL") from None
+    except (SQLAlchemyError, RuntimeError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise SaveError(f"{_shown(url)}: the study cannot be kept there ({reason}); name another --study") from None
 
 
 def _is_journal(path: Path) -> bool:
@@ -241,41 +310,112 @@ def _judged(study: "optuna.Study") -> list[Trial]:
     ]
 
 
-def _ask(study: "optuna.Study", setup: Setup, judged: int) -> "optuna.Trial":
-    """The next trial: the setup's own values, then what the sampler draws, by the seed and the trials so far."""
+def _under_way(study: "optuna.Study") -> int:
+    """How many trials other processes are at; those that gave no sign of life for long are set free."""
     import optuna
 
-    seed = int(np.random.default_rng([setup.seed, judged]).integers(2**31))
-    study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM, constant_liar=False, seed=seed)
-    space = search_space(setup)
-    if not judged:
-        study.enqueue_trial(own_values(setup, space))
-    return study.ask(space)
+    optuna.storages.fail_stale_trials(study)
+    return len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)))
 
 
-def _try(study: "optuna.Study", asked: "optuna.Trial", setup: Setup, state: State, seconds: float) -> bool:
-    """Train and judge a trial, and tell the study; False where an interrupt ended it."""
+def _prepare(study: "optuna.Study", setup: Setup, judged: int, *, shared: bool, prune: str | None) -> None:
+    """What draws the next trial, and what gives it up: the setup's own values come first.
+
+    The draws follow the seed and the trials so far; of a shared study they are anybody's, since two processes that ask
+    at once would draw the same.
+    """
     import optuna
 
-    start = time.perf_counter()
+    own = own_values(setup, search_space(setup))
+
+    class Sampler(optuna.samplers.TPESampler):
+        """The first trial of a shared study is the setup's own, whoever takes it."""
+
+        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+            if shared and trial.number == 0:
+                return own[param_name]
+            return super().sample_independent(study, trial, param_name, param_distribution)
+
+    seed = None if shared else int(np.random.default_rng([setup.seed, judged]).integers(2**31))
+    study.sampler = Sampler(n_startup_trials=RANDOM, constant_liar=shared, seed=seed)
+    if not (judged or shared):
+        study.enqueue_trial(own)
+    study.pruner = optuna.pruners.NopPruner()
+    if prune == "halving":
+        study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1)
+    elif prune == "hyperband":
+        study.pruner = optuna.pruners.HyperbandPruner(max_resource=setup.passes or "auto")
+
+
+def _try(
+    study: "optuna.Study", setup: Setup, state: State, seconds: float, *, shared: bool, pruned: bool
+) -> int | None:
+    """Take the next trial, train and judge it, and tell the study; its number, or None where an interrupt ended it."""
+    import optuna
+
+    asked: list[optuna.Trial] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        asked.append(trial)
+        settings = {name: _suggested(trial, name, where) for name, where in search_space(setup).items()}
+        start = time.perf_counter()
+        try:
+            score = _score(with_settings(setup, settings), state, seconds, *([trial] if pruned else []))
+        except TrainingError:
+            score = -np.inf
+        finally:
+            trial.set_user_attr("seconds", time.perf_counter() - start)
+        if score is None:
+            raise KeyboardInterrupt
+        if not np.isfinite(score):  # counts as worse than all others
+            raise optuna.TrialPruned
+        return score
+
     try:
-        score = _score(with_settings(setup, asked.params), state, seconds)
+        study.optimize(objective, n_trials=1)
     except KeyboardInterrupt:
-        score = None
-    except TrainingError:
-        score = -np.inf
-    asked.set_user_attr("seconds", time.perf_counter() - start)
-    if score is None:
-        study.tell(asked, state=optuna.trial.TrialState.FAIL)
-    elif np.isfinite(score):
-        study.tell(asked, score)
-    else:  # counts as worse than all others
-        study.tell(asked, state=optuna.trial.TrialState.PRUNED)
-    return score is not None
+        if shared and asked:  # others go on: it is theirs
+            study.enqueue_trial(asked[0].params)
+        return None
+    return asked[0].number
 
 
-def _score(setup: Setup, state: State, seconds: float) -> float | None:
-    """The monitor after a training in a folder that is then gone; None where an interrupt ended it."""
+def _suggested(trial: "optuna.Trial", name: str, where: "BaseDistribution") -> Any:
+    """What a trial has for a setting."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(where, CategoricalDistribution):
+        return trial.suggest_categorical(name, where.choices)
+    if isinstance(where, IntDistribution):
+        return trial.suggest_int(name, where.low, where.high, log=where.log)
+    assert isinstance(where, FloatDistribution)
+    return trial.suggest_float(name, where.low, where.high, log=where.log)
+
+
+class _Watched(Environment):
+    """Tells a trial what the validation users say, once for each save; the trial may be given up by that."""
+
+    trial: "optuna.Trial"
+    told, times = -1, 0
+
+    def validate(self) -> dict[str, float]:
+        """See `Environment.validate`."""
+        import optuna
+
+        found = super().validate()
+        if self.agent.steps > self.told and found:
+            self.told, self.times = self.agent.steps, self.times + 1
+            self.trial.report(found[self.setup.monitored], self.times)
+            if self.trial.should_prune():
+                raise optuna.TrialPruned
+        return found
+
+
+def _score(setup: Setup, state: State, seconds: float, trial: "optuna.Trial | None" = None) -> float | None:
+    """The monitor after a training in a folder that is then gone; None where an interrupt ended it.
+
+    `trial` hears of every validation, and may give up.
+    """
     with TemporaryDirectory(prefix="what-next-") as folder:
         update: dict[str, Any] = {
             "train": True,
@@ -288,7 +428,11 @@ def _score(setup: Setup, state: State, seconds: float) -> float | None:
             update["save_every"] = NEVER
         setup = setup.model_copy(update=update)
         learned = State(state.dataset, setup, state.space)
-        report = Environment(Agent(setup, learned.space), learned, setup).train_agent()
+        kind = Environment if trial is None else _Watched
+        environment = kind(Agent(setup, learned.space), learned, setup)
+        if isinstance(environment, _Watched) and trial is not None:
+            environment.trial = trial
+        report = environment.train_agent()
     if report.stopped:
         return None
     for name, value in (report.valid or {}).items():

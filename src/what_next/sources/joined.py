@@ -135,7 +135,9 @@ class Answers:
             popularity=log.popularity,
             sigma=torch.from_numpy(self.state.sigma(users)),
             profile=profile,
-            after=torch.tensor([self._next(row, answer) for row, answer in zip(rows, answers, strict=True)]),
+            after=torch.tensor(
+                [self._next(row, answer) for row, answer in zip(rows.tolist(), answers.tolist(), strict=True)]
+            ),
         )
 
     def _next(self, row: int, answer: int) -> int:

@@ -1,0 +1,110 @@
+"""Several processes share a study in a database: no trial is judged twice, and a killed one is taken up."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from what_next import Setup
+from what_next.errors import SaveError, SetupError
+from what_next.experiments import tuning
+
+from .conftest import SetupOf
+from .serving.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
+
+optuna = pytest.importorskip("optuna")
+
+TRIALS = 12
+SPAWNED = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture
+def setup(setup_of: SetupOf, tmp_path: Path) -> Setup:
+    return setup_of(tmp_path / "models", algorithm="next_item", passes=4, split="leave_last_out", batch_size=32)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'study.db'}"
+    found: str = request.getfixturevalue("postgres_url")
+    return found
+
+
+def share(setup: Setup, url: str, folder: Path, hang: bool) -> None:
+    """Take part in the search; training is a look at the learning rate, which may never end."""
+
+    def score(setup: Setup, *_: object) -> float:
+        (folder / f"{os.getpid()}-{time.time_ns()}.json").write_text(json.dumps(setup.learning_rate))
+        time.sleep(3600 if hang else 0.05)
+        return -setup.learning_rate
+
+    tuning._score = score  # type: ignore[assignment]
+    tuning.HEARTBEAT, tuning.GRACE, tuning.WAIT = 1, 4, 0.2
+    tuning.tune(setup, TRIALS, study=url)
+
+
+def started(setup: Setup, url: str, folder: Path, hang: bool = False) -> Any:
+    process = SPAWNED.Process(target=share, args=(setup, url, folder, hang))
+    process.start()
+    return process
+
+
+def begun(folder: Path) -> list[float]:
+    """The learning rates of all trials that were begun."""
+    return [float(json.loads(one.read_text())) for one in sorted(folder.glob("*.json")) if one.stat().st_size]
+
+
+def test_no_trial_twice_and_a_killed_one_is_taken_up(url: str, setup: Setup, tmp_path: Path) -> None:
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    hanging = started(setup, url, folder, hang=True)
+    while not begun(folder):
+        assert hanging.is_alive()
+        time.sleep(0.1)
+    os.kill(hanging.pid, signal.SIGKILL)
+    hanging.join()
+    (lost,) = begun(folder)
+    assert lost == setup.learning_rate  # the first trial is of the setup's own values
+    others = [started(setup, url, folder) for _ in range(2)]
+    for one in others:
+        one.join()
+        assert one.exitcode == 0
+    found = tuning.tune(setup, 1, study=url)
+    rates = [trial.settings["learning_rate"] for trial in found.trials]
+    assert TRIALS <= len(rates) <= TRIALS + 1  # two may take the last one at once
+    assert len(set(rates)) == len(rates)
+    assert rates.count(lost) == 1
+    assert begun(folder).count(lost) == 2
+    assert len(begun(folder)) == len(rates) + 1
+
+
+def test_trials_that_fall_behind_are_given_up(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+
+    def validate(self: tuning.Environment) -> dict[str, float]:
+        told.append(self.agent.steps)
+        return {"ndcg@10": 1 / len(told)}  # each is worse than all before
+
+    monkeypatch.setattr("what_next.environment.Environment.validate", validate)
+    setup = setup.model_copy(update={"patience": 2, "linear": "no"})
+    found = tuning.tune(setup, 3, study=tmp_path / "study.jsonl", prune="halving")
+    first = found.trials[0].score
+    assert [trial.score < first for trial in found.trials] == [False, True, True]
+    assert len(told) == 4 + 1 + 1  # the first trains its four passes, the others give up after one
+    with pytest.raises(SetupError, match="patience is none; set patience=2"):
+        tuning.tune(setup.model_copy(update={"patience": None}), 3, prune="halving")
+
+
+def test_a_database_that_is_away_is_told_without_its_password(setup: Setup, tmp_path: Path) -> None:
+    with pytest.raises(SaveError, match=r"cannot be kept there") as told:
+        tuning.tune(setup, 1, study="postgresql://me:secret@127.0.0.1:1/none")
+    assert "secret" not in str(told.value)
+    with pytest.raises(SaveError, match=r"cannot be kept there"):
+        tuning.tune(setup, 1, study=f"sqlite:///{tmp_path}/no/such/folder.db")
