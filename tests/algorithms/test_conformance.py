@@ -131,6 +131,14 @@ class Numbered(NextItem):
         return Events(events.items, torch.cat([events.numbers, number], -1))
 
 
+class Proportional(NextItem):
+    """Weighs a step by its part of all rewards, of which there may be none."""
+
+    def losses(self, context: Any) -> dict[str, Tensor]:
+        rewards = context.batch.rewards
+        return {"actor": context.cross_entropy(rewards / rewards.sum())}
+
+
 class Padded(Numbered):
     """Reads how wide the batch is."""
 
@@ -183,6 +191,7 @@ BROKEN = [
     (Jumping, "target_networks_follow", "the target network of 'critic' went elsewhere"),
     (Headlong, "targets_stand_still", "next states follow the encoder at once; name it in targets"),
     (Endless, "ends_are_ends", "what follows the end of a history changes the loss"),
+    (Proportional, "learns_from_what_was_shown", "the loss 'actor' of what was shown is nan"),
     (Padded, "padding_is_nothing", "padding changes the loss"),
     (Clairvoyant, "sees_no_future", "other events from number 4 on change what is known before"),
     (Prompted, "sees_no_future", "other events from number 4 on change what is known before"),
