@@ -310,6 +310,7 @@ class Environment:
             self.setup.monitored,
             lambda: self.validate().get(self.setup.monitored, 0.0),
             lambda: validation.surprise(*judged, seed=seed, seen=seen),
+            quiet=self.quiet,
         )
 
     def _report(self, monitor: Monitor | Follower, seconds: float) -> Report:

@@ -12,7 +12,14 @@ DECAYS = (0.9,)
 TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 
 
-def weigh(linear: LinearTerm, monitor: str, score: Callable[[], float], surprise: Callable[[], float]) -> bool:
+def weigh(
+    linear: LinearTerm,
+    monitor: str,
+    score: Callable[[], float],
+    surprise: Callable[[], float],
+    *,
+    quiet: bool = False,
+) -> bool:
     """Set the numbers of the linear model one after the other, each to the best for the validation users.
 
     The weight comes first, 0 included; where it stays 0, the network is better alone, and that is all. The temperature
@@ -23,6 +30,7 @@ def weigh(linear: LinearTerm, monitor: str, score: Callable[[], float], surprise
         linear: with the directions of the log; changed.
         monitor: the name of what `score` measures of the agent as it is now, more is better.
         surprise: the mean negative logarithm of the chance that it gives to what came next.
+        quiet: nothing is printed.
 
     Returns:
         Whether the weight is above 0.
@@ -44,7 +52,7 @@ def weigh(linear: LinearTerm, monitor: str, score: Callable[[], float], surprise
             least, chosen = found, chosen | {"temperature": value}
     linear.choose(**chosen)
     told = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
-    Console(stderr=True, soft_wrap=True).print(
+    Console(stderr=True, soft_wrap=True, quiet=quiet).print(
         f"a linear model of items by items counts beside the network ({told}): {monitor} of the validation users "
         f"{alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
         highlight=False,
