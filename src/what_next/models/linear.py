@@ -17,7 +17,7 @@ class LinearTerm(nn.Module):
 
     With `X` the matrix of who had what, and `V`, `s` the right singular vectors and the singular values of its first
     directions, items are foretold from a history by `h V diag(s^2 / (s^2 + PENALTY)) V'` (Jin et al. 2021, "Towards a
-    Better Understanding of Linear Models for Recommendation", section 3: EASE without its diagonal). In `h` an event
+    Better Understanding of Linear Models for Recommendation": EASE without its diagonal). In `h` an event
     counts `decay` to the power of how many came after it. The product up to the last `V'` is made as long as `weight`,
     and goes into the point; `V` goes into the item vectors: the score stays one inner product.
 

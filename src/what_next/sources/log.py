@@ -12,13 +12,13 @@ from what_next.baselines.counts import Known
 from what_next.data.batches import LEAST, Batches, width_of
 from what_next.data.cooccurrence import directions, placed
 from what_next.errors import SetupError
-from what_next.metrics.next_items import Targets
 from what_next.models.linear import RANK
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
 from what_next.settings import AFFORDABLE, RARE, SHORT
 from what_next.sources.base import Source
 from what_next.state import State
+from what_next.training import validation
 from what_next.types import Batch, History
 
 MANY = 0.5
@@ -194,11 +194,10 @@ class LogSource(Source):
 
     def _held(self) -> float:
         """The share of validation targets that stand in the history; 0 where they count like others."""
-        state = self.state
-        if self.setup.evaluation.seen or not len(state.split.validation):
+        state, setup = self.state, self.setup
+        if setup.evaluation.seen or not len(state.split.validation):
             return 0.0
-        targets = Targets.of(state.dataset, state.split, "validation")
-        return float(targets.held(state.dataset).mean()) if len(targets) else 0.0
+        return validation.repeated(state.dataset, state.split, state.histories, seed=setup.split.seed)
 
 
 def returns(

@@ -14,7 +14,7 @@ MOST = 10_000
 ROWS = 64
 """Of them at a time."""
 FEW = 2000
-"""Those of whom every item's chance is computed, at most."""
+"""Those of whom every item's chance is computed, or the whole history read, at most."""
 EVENTS = 2**21
 """Events of their histories, at most (or one user's)."""
 
@@ -38,6 +38,16 @@ def _some(dataset: Dataset, split: Split, seed: int, most: int) -> Targets:
     chosen = np.random.default_rng(seed).choice(len(targets), min(most, len(targets)), replace=False)
     chosen = chosen[: max(1, np.searchsorted(targets.before[chosen].cumsum(), EVENTS))]
     return targets.of_rows(np.sort(chosen))
+
+
+def repeated(dataset: Dataset, split: Split, histories: Histories, *, seed: int) -> float:
+    """The share of the targets that stand in their user's history; 0 where nobody is judged."""
+    targets, found = _some(dataset, split, seed, FEW), list[np.ndarray]()
+    for start in range(0, len(targets), ROWS):
+        some = targets.of_rows(np.arange(start, min(start + ROWS, len(targets))))
+        history = histories(some.users, np.zeros_like(some.before), some.before)
+        found.append((history.items == some.items[:, None]).any(1))
+    return float(np.concatenate(found).mean()) if found else 0.0
 
 
 def surprise(policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, seed: int, seen: bool) -> float:
