@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -27,14 +28,15 @@ from what_next.cli.options import (
 from what_next.cli.output import emit, note, show
 from what_next.data import Dataset
 from what_next.data.files import write_files
-from what_next.environment import Environment
+from what_next.environment import Environment, Report
 from what_next.errors import SetupError
 from what_next.inference.export import export as write
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, listed
 from what_next.training.artefacts import catalogue_path, read_manifest
-from what_next.training.distributed import launched
+from what_next.training.distributed import Ranks, launched
+from what_next.training.on_ray import on_ray
 
 app = typer.Typer()
 
@@ -75,16 +77,25 @@ def train(
         settings = setup_of(setup, overrides, "train=yes")
         if resume and origin:
             raise SetupError("--resume and --from exclude each other: go on with a run, or start from another model")
-        if ranks.replaced(settings):
-            resume, origin = True, None
-        environment = Environment.from_setup(settings, resume=resume, origin=origin, force=force, ranks=ranks)
-        if origin:
-            new, space = environment.state.new_items(origin), environment.state.space
-            note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
-        report = environment.train_agent()
-        if resume and not (report.steps or report.stopped):
-            note(_nothing_left(settings, environment.agent))
-        return show(report, as_json)
+        if settings.cluster.name == "ray" and not ranks.joined:
+            settings = setup_of(setup.resolve(), overrides, "train=yes")  # its processes start in another folder
+            work = partial(_trained, settings, resume, origin and origin.resolve(), force)
+            return show(on_ray(work, settings), as_json)
+        return show(_trained(settings, resume, origin, force, ranks), as_json)
+
+
+def _trained(settings: Setup, resume: bool, origin: Path | None, force: bool, ranks: Ranks) -> Report:
+    """A run of training, by one of several processes or by one alone."""
+    if ranks.replaced(settings):
+        resume, origin = True, None
+    environment = Environment.from_setup(settings, resume=resume, origin=origin, force=force, ranks=ranks)
+    if origin:
+        new, space = environment.state.new_items(origin), environment.state.space
+        note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
+    report = environment.train_agent()
+    if resume and not (report.steps or report.stopped):
+        note(_nothing_left(settings, environment.agent))
+    return report
 
 
 def _nothing_left(settings: Setup, agent: Agent) -> str:

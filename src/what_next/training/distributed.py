@@ -16,6 +16,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,12 +60,14 @@ class Ranks:
         rank: its number, from 0: the first one saves, validates and prints; `count`: how many there are.
         joined: there are others to talk to (perhaps none but itself); else it trains alone.
         sent: bytes that it gave to collective operations in the steps so far.
+        started: by what other than `torchrun` the processes were started that it may replace; None: by nothing else.
     """
 
     rank: int = 0
     count: int = 1
     joined: bool = False
     sent: int = 0
+    started: str | None = None
     agreed: bool = False
     mark: int = field(default=0, repr=False)
 
@@ -251,18 +254,24 @@ class Ranks:
             )
         values = {name: value for name, value in setup.as_json().items() if name not in OWN}
         done = {"histories": agent.histories, "steps": agent.steps}
-        self.agree({**values, **data, **done, "release of torch": torch.__version__, "kind of device": device.type})
+        with NamedTemporaryFile(dir=setup.model_agent_path.parent) as file:
+            seen = {"folder of models": Path(self.first(file.name)).exists()}
+            made = {"release of torch": torch.__version__, "kind of device": device.type}
+            self.agree({**values, **data, **done, **seen, **made})
 
     @property
     def launch(self) -> str | None:
-        """What tells the processes that `torchrun` may replace from those of other runs; None: it replaces none."""
+        """What tells the processes that may be replaced from those of other runs; None: nobody replaces them."""
+        if self.started:
+            return self.started
         if not self.joined or not int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
             return None
         return f"{os.environ['TORCHELASTIC_RUN_ID']}/{os.getppid()}"
 
     def replaced(self, setup: Setup) -> bool:
-        """Whether `torchrun` has started the processes anew, and their run has saved: then it goes on."""
-        if self.launch is None or not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+        """Whether the processes were started anew, and their run has saved: then it goes on."""
+        anew = self.started or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+        if self.launch is None or not anew:
             return False
         ours = False
         with suppress(ModelError):
@@ -311,14 +320,8 @@ def launched() -> Iterator[Ranks]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     ranks = Ranks(rank, count, joined=True)
     try:
-        with _silence(ranks.rank > 0):
-            try:
-                yield ranks
-            except Refused:
-                raise
-            except WhatNextError as error:
-                ranks.agree(error=str(error))
-                raise
+        with together(ranks):
+            yield ranks
     except Refused as error:
         if not ranks.rank:
             print(f"what-next: {error}", file=sys.stderr, flush=True)
@@ -326,6 +329,23 @@ def launched() -> Iterator[Ranks]:
         raise SystemExit(2) from None
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def together(ranks: Ranks) -> Iterator[None]:
+    """One of the processes of a run: all but the first are silent, and they agree on why they cannot begin.
+
+    Raises:
+        WhatNextError: whatever ended the run; where all ended by it, it is `Refused`.
+    """
+    with _silence(ranks.rank > 0):
+        try:
+            yield
+        except Refused:
+            raise
+        except WhatNextError as error:
+            ranks.agree(error=str(error))
+            raise
 
 
 @contextmanager
