@@ -24,8 +24,8 @@ from what_next.settings.groups import POLICIES
 
 logger = logging.getLogger("what_next.serving")
 
-EVERY, REST = 60.0, 20
-"""Seconds between two looks at what was earned; and at least so many times as long as the last look took."""
+REST = 20
+"""Between two looks at what was earned it rests at least so many times as long as the last look took."""
 Role = Literal["current", "canary"]
 ASSUMES = (
     "the bounds hold at any number of looks, if there are many users, independent of each other, and what a user "
@@ -89,7 +89,8 @@ class Watch:
         now: what it found last, as plain values; None: there is no experiment, or it was not looked at yet.
     """
 
-    def __init__(self, settings: Server, live: Callable[[], Live], store: Store, every: float = EVERY) -> None:
+    def __init__(self, settings: Server, live: Callable[[], Live], store: Store, every: float) -> None:
+        """`every`: seconds between two looks."""
         self.settings, self.live, self.store, self.every = settings, live, store, every
         self.now: dict[str, Any] | None = None
         self._stop = threading.Event()
