@@ -63,7 +63,7 @@ SETTINGS: dict[str, Any] = {
     "server_experiment": "trained:popular",
     "server_popular_every": 10.0,
     "loop_look": 5.0,
-    "loop_every": 120.0,
+    "loop_every": 45.0,
     "loop_fresh": 0,
     "loop_passes": 1,
     "loop_drift": 0.0,

@@ -66,11 +66,12 @@ class Experiment:
 def meant(settings: Server, live: Live, request: RecommendationRequest) -> tuple[RecommendationRequest, Role]:
     """A question with its arm, and which of the models answers it.
 
-    Only questions for the trained policy that name a user belong to an experiment: nobody else can be known again. An
-    arm whose model is not there is none: the deployed model answers, and the log says nothing of the experiment.
+    Only questions for the trained policy that name a user belong to an experiment: nobody else can be known again; and
+    they may ask not to. An arm whose model is not there is none: the deployed model answers, and the log says nothing of
+    the experiment.
     """
     role = live.of(request.user)[1]
-    experiment = Experiment.of(settings, live)
+    experiment = Experiment.of(settings, live) if request.experiment else None
     if experiment is None or request.user is None or request.policy != "trained":
         return request, role
     arm = experiment.arm(request.user)

@@ -11,7 +11,7 @@ export function bored(boredom) {
 
 function topic({ topic: name, plays, rest }, threshold) {
   const dots = Array.from({ length: threshold }, (_, place) => html`<i class=${place < plays ? "on" : nothing}></i>`);
-  const told = rest ? `bored for ${count(rest, "more song")}` : `${plays} of ${count(threshold, "play")}`;
+  const told = rest ? `bored, ${rest} more` : `${plays} of ${count(threshold, "play")}`;
   return html`<li class=${rest ? "bored" : nothing}><b>${name}</b>
     <span class="dots" aria-hidden="true">${dots}</span><small>${told}</small></li>`;
 }

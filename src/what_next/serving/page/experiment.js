@@ -14,7 +14,8 @@ function number(value) {
 
 function arm({ name, users, answers, reward }, most) {
   return html`<li><b><bdi>${name}</bdi></b>
-    <meter min="0" max=${most} .value=${Math.max(reward ?? 0, 0)} aria-label="Earned by ${name}">${number(reward)}</meter>
+    <svg class="bar" viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">
+      <rect width="100" height="4"></rect><rect class="value" width=${Math.max(100 * (reward ?? 0) / most, 0)} height="4"></rect></svg>
     <span>${reward === null ? html`has earned nothing yet` : html`earned ${number(reward)} an answer`}</span>
     <small>${count(answers, "answer")} to ${count(users, "user")}</small></li>`;
 }

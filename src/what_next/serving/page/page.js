@@ -115,7 +115,7 @@ class Page {
 
   #ask(policy) {
     const blocked = this.blocked.map(({ item_id: id }) => id);
-    const asked = { user_id: this.user, k: this.length, policy, blocked, explain: true };
+    const asked = { user_id: this.user, k: this.length, policy, blocked, explain: true, experiment: false };
     // What most people play is not drawn, whatever the service's setup says of exploring.
     if (policy === "popular") asked.explore = { temperature: 0 };
     return call("POST", "/v1/recommendations", asked);

@@ -83,7 +83,7 @@ export function attributes(item, beside) {
   const values = beside.flatMap((other) => Object.values(other));
   const sparse = 2 * values.filter((value) => value === 0).length > values.length;
   const told = Object.entries(item)
-    .filter(([name, value]) => value !== 0 || !(sparse || isFlag(name)))
+    .filter(([name, value]) => (sparse ? Number(value.toFixed(2)) : value) !== 0 || !(sparse || isFlag(name)))
     .map(([name, value]) => (isFlag(name) ? name : attribute(name, value)));
   return told.length > MOST ? [...told.slice(0, MOST), `${told.length - MOST} more`] : told;
 }
