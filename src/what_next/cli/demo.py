@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from what_next.cli.interrupts import quietly
+
 app = typer.Typer()
 
 
@@ -24,7 +26,7 @@ def demo(
     Nothing is downloaded, and no file is left behind. Ctrl-C ends it.
     """
     people, began = Console(stderr=True, soft_wrap=True, highlight=False), time.monotonic()
-    with people.status("Loading the libraries ..."):
+    with people.status("Loading the libraries ..."), quietly():
         from what_next.serving.demo import LOG, WORLD, Listeners, free, learning, trained
         from what_next.serving.http.run import serve
 

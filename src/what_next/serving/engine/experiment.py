@@ -67,8 +67,8 @@ def meant(settings: Server, live: Live, request: RecommendationRequest) -> tuple
     """A question with its arm, and which of the models answers it.
 
     Only questions for the trained policy that name a user belong to an experiment: nobody else can be known again; and
-    they may ask not to. An arm whose model is not there is none: the deployed model answers, and the log says nothing of
-    the experiment.
+    they may ask not to. An arm whose model is not there is none: the deployed model answers, and the log says nothing
+    of the experiment.
     """
     role = live.of(request.user)[1]
     experiment = Experiment.of(settings, live) if request.experiment else None
