@@ -141,7 +141,7 @@ class Monitor:
         values, reasons = chosen
         if values:
             self.made_on["fitted"] = dict(values)
-        self.on_save, self.console = on_save, Console(stderr=True, soft_wrap=True, quiet=quiet)
+        self.on_save, self.console = on_save, Console(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False)
         for reason in reasons:
             self.console.print(reason, highlight=False)
         self.alarms = Alarms(0.0 if self.setup.algorithm.one_step else self.setup.discount)

@@ -52,7 +52,7 @@ def weigh(
             least, chosen = found, chosen | {"temperature": value}
     linear.choose(**chosen)
     told = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
-    Console(stderr=True, soft_wrap=True, quiet=quiet).print(
+    Console(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False).print(
         f"a linear model of items by items counts beside the network ({told}): {monitor} of the validation users "
         f"{alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
         highlight=False,
