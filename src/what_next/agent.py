@@ -84,8 +84,10 @@ class Agent:
         """Build for learning, from the setup's seed; returns itself.
 
         Raises:
-            SetupError: the networks are larger than this machine's memory.
+            SetupError: the networks are larger than this machine's memory, or cannot be shared out as the setup asks.
         """
+        if self.ranks.joined and self.setup.cluster.items == "sharded":
+            self.learner.shard(self.ranks)
         self._fits()
         self.learns = True
         torch.manual_seed(self.setup.seed)
@@ -113,6 +115,7 @@ class Agent:
         encoder = self.nets["encoder"]
         assert isinstance(encoder, Encoder)
         assert encoder.items.learned is not None, "the vectors of items are learned"
+        vectors = vectors if encoder.items.shards is None else vectors[encoder.items.shards.own]
         known = torch.from_numpy(vectors.any(1))
         with torch.no_grad():
             encoder.items.learned[known] = torch.from_numpy(vectors)[known].to(self.device)
@@ -241,6 +244,8 @@ class Agent:
         def total(weights: Sequence[nn.Parameter]) -> Mapping[str, float]:
             nonlocal shown
             shown = shown if part is None else self.ranks.total(weights, shown, part.weight)
+            if isinstance(encoder := self.nets.get("encoder"), Encoder):
+                encoder.items.gather_gradient()
             return shown.losses
 
         if part is not None:

@@ -93,7 +93,8 @@ class Monitor:
 
     With `patience`, the models are measured at every save, and only better ones are written: the best is kept, and a
     resumed run goes on from there, over the same steps again. Where nothing better comes, the learning rate is halved
-    first: most of what a smaller one has to give, it gives within a pass or two.
+    first: most of what a smaller one has to give, it gives within a pass or two. Each of several processes has a
+    monitor, and all of these decide alike.
 
     A resumed run that was made on another split, or with another loss or batches than the data decide now, is a
     `ModelError`.
@@ -170,7 +171,8 @@ class Monitor:
         self.unsaved = True
         self.targets += step.targets
         self.seconds = time.perf_counter() - self.start
-        for alarm in self.alarms.look(step, self.agent.histories / self.horizon):
+        alarms = () if self.agent.ranks.rank else self.alarms.look(step, self.agent.histories / self.horizon)
+        for alarm in alarms:
             self.console.print(f"alarm after {self.agent.histories:,} histories: {alarm}", style="yellow")
             if self.setup.stop_on_alarm:
                 raise TrainingError(
