@@ -20,7 +20,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install demo run train test test-all browser check mutate results tables picture gallery notebooks loop-demo bench docs clean distclean announce FORCE
+.PHONY: help install demo run train test test-all browser check mutate results tables picture gallery notebooks loop-demo bench docs release-check clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -89,6 +89,10 @@ notebooks: $(NOTEBOOKS) ## runs the notebooks of docs/notebooks, and keeps what 
 docs: $(DOCS) ## the documentation, in site/
 	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --clean --strict
+
+release-check: $(DEV) ## builds wheel and sdist; tries them in fresh environments, on each Python there is and with each extra
+	$(INSTALL) -e '.[release]'
+	$(BIN)/python tests/release.py
 
 clean: ## remove the models of `make run`, the built documentation and caches
 	rm -rf $(MODELS) models/agent.* models/critic.* $(TRAINED) site dist docs/reference
