@@ -15,11 +15,14 @@ from what_next.cli.options import Json, names_of
 from what_next.cli.output import emit
 from what_next.data import Dataset, Options, Tables, import_files, save
 from what_next.data.importing.ids import MISSING
+from what_next.data.importing.large import import_large, memory_of, needed
+from what_next.data.importing.remote import fetched
 from what_next.data.importing.telling import roles, told
 from what_next.data.importing.times import FORMS
 from what_next.data.public.download import get, is_present
 from what_next.data.public.sets import PUBLIC_SETS, PublicSet, public_set
 from what_next.errors import DataError
+from what_next.reporting.bars import Bars
 
 app = typer.Typer(no_args_is_help=True, help="Get, import and describe data sets.")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -67,10 +70,15 @@ def get_known(
 
 @app.command("import")
 def import_data(
-    files: Annotated[list[Path], typer.Argument(help="One or more log files: one row per event.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="One or more log files: one row per event. Paths, or URLs such as s3://bucket/log/*.parquet."
+        ),
+    ],
     to: Annotated[Path, typer.Option(help="Where the data set goes: data/NAME.parquet.")],
     items: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="A table with one row per item. FILE.inter takes the FILE.item beside it by itself."),
     ] = None,
     user: Annotated[str | None, typer.Option(help="The column with the user.")] = None,
@@ -119,6 +127,14 @@ def import_data(
     missing: Annotated[
         str, typer.Option(help="Words that stand for a missing user or item, separated by commas; '' for none.")
     ] = ",".join(MISSING),
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="The memory that the import may take, such as 4GiB; default: half of what is free. A log that needs "
+            "more is sorted on the disk, and becomes a folder NAME.parquet, which training reads from there.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Import logs: CSV, TSV, :: separated, JSON lines and arrays, Parquet, Arrow, RecBole's atomic files, pickled
@@ -134,9 +150,16 @@ def import_data(
         _duration(session_gap) if session_gap else None, event, time_format, header, names_of(columns),
         names_of(missing) or (),
     )  # fmt: skip
-    tables = import_files(files, items, options)
-    written = save(tables, to)
-    dataset = Dataset.from_tables(tables, to.stem)
+    limit = memory_of(memory)
+    with Bars(silent=as_json) as bars, fetched([*files, *([items] if items else [])], to, bars) as paths:
+        table = paths.pop() if items else None
+        if needed(paths) > limit:
+            tables, written = import_large(paths, to, table, options, memory=limit, stages=bars)
+            dataset = Dataset.read(to)
+        else:
+            tables = import_files(paths, table, options)
+            written = save(tables, to)
+            dataset = Dataset.from_tables(tables, to.stem)
     if as_json:
         emit(_report(tables, written, dataset))
     else:
