@@ -10,6 +10,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 # One empty file per set of extras says that the environment holds what pyproject.toml asks for.
 RUN := .venv/.installed-run
 DEV := .venv/.installed-dev
+SERVE := .venv/.installed-serve
 DOCS := .venv/.installed-docs
 DATA := data/ml-100k.parquet
 MODELS := models/agent.safetensors models/critic.safetensors
@@ -18,7 +19,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install run train test test-all browser check mutate results tables picture loop-demo bench docs clean distclean announce FORCE
+.PHONY: help install demo run train test test-all browser check mutate results tables picture loop-demo bench docs clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +29,9 @@ install: $(RUN) ## the environment alone, in .venv
 run: announce $(TRAINED) ## get ml-100k, train by src/setup.txt, recommend; what is there already is used again
 	@echo; echo "== Recommendation: src/main.py src/setup.txt train=no"
 	$(BIN)/python src/main.py src/setup.txt train=no
+
+demo: $(SERVE) ## a small model, simulated listeners and a page in the browser; Ctrl-C ends it
+	$(BIN)/what-next demo
 
 train: $(DATA) ## train by src/setup.txt, whether or not there are models already
 	@rm -f $(TRAINED)
@@ -39,7 +43,9 @@ test: $(DEV) ## the tests, without the slow ones
 test-all: $(DEV) ## all tests
 	$(PYTEST) -m "" --hypothesis-profile=thorough
 
-browser: ## a browser for the tests of the page: Debian's chromium, where apt and root are there
+browser: ## a browser for the tests of the page, Debian's chromium, where apt and root are there; axe-core, where npm is
+	@if command -v npm >/dev/null; then npm install --no-save --no-package-lock --silent axe-core@4; \
+	    else echo "The test of the page's accessibility needs axe-core, which npm brings; it is skipped."; fi
 	@for name in chromium chromium-browser google-chrome; do \
 	    if command -v $$name >/dev/null; then echo "There is a browser already: $$(command -v $$name)"; exit 0; fi; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -108,6 +114,10 @@ endif
 
 $(RUN): pyproject.toml | $(BIN)/python
 	$(INSTALL) -e '.[pandas]'
+	@touch $@
+
+$(SERVE): $(RUN)
+	$(INSTALL) -e '.[serve]'
 	@touch $@
 
 $(DEV): $(RUN)

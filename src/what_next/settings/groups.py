@@ -420,7 +420,11 @@ class Loop(Group):
         default=100_000, gt=0, description="loop: so many new events and feedback begin a round before its time"
     )
     least: int = Field(default=1, gt=0, description="loop: new events and feedback that a round needs")
-    look: float = Field(default=60.0, gt=0, description="loop: seconds between two looks at the store")
+    look: float = Field(
+        default=60.0,
+        gt=0,
+        description="loop: seconds between two looks at the store; serve: at what an experiment earned",
+    )
     fresh: int = Field(
         default=7,
         ge=0,

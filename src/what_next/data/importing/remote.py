@@ -18,7 +18,8 @@ def fetched(names: Sequence[str], to: Path, stages: Stages = SILENT) -> Iterator
     The copies go at the end. They stay after an interruption, and what is whole is not fetched again.
 
     Args:
-        names: paths, and URLs such as `s3://bucket/log/*.parquet`, whose `*` stands for any name.
+        names: paths, folders of Parquet parts, and URLs such as `s3://bucket/log/*.parquet`, whose `*` stands for any
+            name.
         to: where the import goes.
         stages: told of the bytes.
 
@@ -31,13 +32,18 @@ def fetched(names: Sequence[str], to: Path, stages: Stages = SILENT) -> Iterator
         yield [
             path
             for place, name in enumerate(names)
-            for path in (_copies(name, folder / str(place), stages) if "://" in name else [Path(name)])
+            for path in (_copies(name, folder / str(place), stages) if "://" in name else _parts(Path(name)))
         ]
     except WhatNextError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The Parquet files of a folder, in the order of their names; any other path as it is."""
+    return sorted(path.glob("*.parquet")) or [path]
 
 
 def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
