@@ -204,8 +204,9 @@ def test_two_imports_do_not_write_to_one_place(tmp_path: Path) -> None:
         import_large([numbers(tmp_path)], tmp_path / "x.parquet", memory=20_000)
 
 
-def test_the_command_sorts_on_the_disk_what_needs_more_memory(tmp_path: Path) -> None:
-    log, report = numbers(tmp_path, 1_000_000, 10**6), {}  # 72 MB, as the rule has it
+def test_the_command_sorts_on_the_disk_what_needs_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, report = numbers(tmp_path, 3000, 10**6), {}
+    monkeypatch.setattr(large, "CELL", 10_000)  # 90 MB, as the rule then has it
     for name, memory in (("a", "1GiB"), ("b", "64MiB")):
         target = tmp_path / f"{name}.parquet"
         outcome = CliRunner().invoke(app, ["import", str(log), "--to", str(target), "--memory", memory, "--json"])
