@@ -38,7 +38,7 @@ def write(log: Path, items: pl.DataFrame, catalogue: str, stages: Stages, to: Pa
     """
     parts = sorted(log.glob("*.parquet"))
     counts = [pl.scan_parquet(part).select(pl.len()).collect().item() for part in parts]
-    schema, events = pl.scan_parquet(parts[0]).collect_schema(), sum(counts)
+    head, events = pl.read_parquet(parts[0], n_rows=1), sum(counts)
     users, lengths, done = [], [], stages.begin("writing arrays", events)
     to.mkdir()
     with ExitStack() as files:
@@ -57,9 +57,7 @@ def write(log: Path, items: pl.DataFrame, catalogue: str, stages: Stages, to: Pa
     offsets = np.append(0, pl.concat(lengths).cast(pl.Int64).cum_sum().to_numpy())
     np.save(to / "offsets.npy", offsets)
     pl.DataFrame({"user_id": pl.concat(users)}).write_parquet(to / "users.parquet")
-    kinds = schema.get("event")
-    words = kinds.categories.to_list() if isinstance(kinds, pl.Enum) else []
-    about = {"catalogue": catalogue, "events": events, "event_words": words, "context_names": _context(schema)}
+    about = {"catalogue": catalogue, "events": events, "event_words": _words(head), "context_names": _context(head)}
     (to / "about.json").write_text(json.dumps(about))
 
 
@@ -103,22 +101,22 @@ def _columns(log: pl.DataFrame, ids: pl.Series) -> Iterator[tuple[str, np.ndarra
         yield "timestamps", log["timestamp"].dt.epoch("us").to_numpy()
     if "reward" in log.columns:
         yield "rewards", log["reward"].to_numpy()
-    if isinstance(log.schema.get("event"), pl.Enum):
+    if _words(log):
         yield "event_codes", log["event"].to_physical().cast(pl.Int32).to_numpy()
-    if names := _context(log.schema):
+    if names := _context(log):
         yield "context", np.stack([log[name].to_numpy() for name in names], -1)
 
 
-def _context(schema: pl.Schema) -> list[str]:
+def _context(log: pl.DataFrame) -> list[str]:
     """The columns that describe events; `event` is one where it holds numbers."""
-    own = (
-        "user_id",
-        "item_id",
-        "timestamp",
-        "reward",
-        *(["event"] if isinstance(schema.get("event"), pl.Enum) else []),
-    )
-    return [name for name in schema if name not in own]
+    own = ("user_id", "item_id", "timestamp", "reward", *(["event"] if _words(log) else []))
+    return [name for name in log.columns if name not in own]
+
+
+def _words(log: pl.DataFrame) -> list[str]:
+    """The kinds of events, where the log has any."""
+    kinds = log.schema.get("event")
+    return kinds.categories.to_list() if isinstance(kinds, pl.Enum) else []
 
 
 def _header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
