@@ -68,17 +68,19 @@ def _free() -> int:
 
 def needed(files: Sequence[Path]) -> int:
     """About how much memory an import of some logs takes in memory, in bytes."""
-    total = 0
-    for path in map(data_file, files):
-        size = path.stat().st_size
-        start = magic(path)
-        if start.startswith((PARQUET, ARROW)):
-            frame = (pl.scan_ipc if start.startswith(ARROW) else pl.scan_parquet)(path, glob=False)
-            rows = frame.select(pl.len()).collect(engine="streaming").item()
-            total += max(rows * CELL * len(frame.collect_schema()), size)
-        else:
-            total += size * TEXT * (PACKING if path.suffix in PACKED else 1)
-    return total
+    return sum(_needed(path) for path in map(data_file, files))
+
+
+def _needed(path: Path) -> int:
+    start, size = magic(path), path.stat().st_size
+    if not start.startswith((PARQUET, ARROW)):
+        return size * TEXT * (PACKING if path.suffix in PACKED else 1)
+    try:
+        frame = (pl.scan_ipc if start.startswith(ARROW) else pl.scan_parquet)(path, glob=False)
+        rows = frame.select(pl.len()).collect(engine="streaming").item()
+        return max(size, int(rows) * CELL * len(frame.collect_schema()))
+    except pl.exceptions.PolarsError:
+        return size  # damaged, as the import then says
 
 
 def import_large(
