@@ -108,10 +108,10 @@ def _written_beside(path: Path, writer: Writer, private: bool) -> Path:
     """The content in a temporary file in the folder of `path`, flushed to the disk."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        os.close(handle)
+        with Path(name).open("wb") as file:  # some libraries write to the name, not to the file
             writer(file)
-            file.flush()
-            os.fsync(file.fileno())
+        sync(Path(name))
         if not private:  # as mkstemp makes them
             mask = os.umask(0)
             os.umask(mask)

@@ -22,6 +22,7 @@ from what_next.settings.groups import (
     RARE,
     REWARD_GROUP,
     SHORT,
+    Cluster,
     DecisionSettings,
     Evaluation,
     Group,
@@ -248,6 +249,7 @@ class Setup(Group):
     )
     user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
     slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
+    cluster: Cluster = Cluster()
     server: Server = Server()
     loop: Loop = Loop()
 

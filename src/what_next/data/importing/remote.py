@@ -50,7 +50,7 @@ def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
     try:
         import fsspec
     except ImportError as error:
-        raise MissingExtraError("fsspec", "scale", f"reading {url}") from error
+        raise MissingExtraError("fsspec", "remote", f"reading {url}") from error
     try:
         system, pattern = fsspec.core.url_to_fs(url)
         remote = sorted(system.glob(pattern)) if "*" in pattern else [pattern]
