@@ -161,7 +161,8 @@ def _before(dataset: Dataset, times: Int64[np.ndarray, "events"], cut: int) -> I
         early = open_.copy()
         early[open_] = times[middle[open_]] < cut
         low, high = np.where(early, middle + 1, low), np.where(open_ & ~early, middle, high)
-    return low - dataset.offsets[:-1]
+    counts: Int64[np.ndarray, users] = low - dataset.offsets[:-1]
+    return counts
 
 
 def _split(

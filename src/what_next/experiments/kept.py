@@ -155,8 +155,8 @@ def _hash(values: Iterable[object]) -> str:
     digest = hashlib.sha256()
     for value in values:
         # The values of an array as they lie there, without a copy: a log may be larger than memory.
-        one = np.ascontiguousarray(value) if isinstance(value, np.ndarray) else repr(value).encode()
-        digest.update(memoryview(one).nbytes.to_bytes(8, "little"))
+        one = np.ascontiguousarray(value).data if isinstance(value, np.ndarray) else memoryview(repr(value).encode())
+        digest.update(one.nbytes.to_bytes(8, "little"))
         digest.update(one)
     return digest.hexdigest()[:12]
 
