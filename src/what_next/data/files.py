@@ -26,11 +26,13 @@ def beside(path: Path, what: str) -> Path:
 
 
 def footer_of(path: Path) -> dict[str, str]:
-    """The text in the footer of a Parquet file; empty where the file is missing, damaged or of another kind.
+    """The text in the footer of a Parquet file, or of a folder's first; empty where none can be read.
 
     Raises:
         DataError: a newer version wrote it.
     """
+    if path.is_dir():
+        path = min(path.glob("*.parquet"), default=path)
     if path.suffix != ".parquet" or not path.is_file():
         return {}
     try:
