@@ -201,7 +201,8 @@ def gate(
     estimator = estimator or case.usual
     each = [_one(case, estimator, name, one, stages) for name, one in zip(case.names, case.targets, strict=True)]
     options = replace(case.options, only=estimator, looks=looks)
-    apart = difference(case.decisions, *case.targets, options, stages)[estimator]
+    ours, theirs = case.targets
+    apart = difference(case.decisions, ours, theirs, options, stages)[estimator]
     sides = {
         side: {"name": name, **on.about, "estimate": found["estimates"][estimator]}
         for side, name, on, found in zip(("new", "current"), case.names, case.on_log, each, strict=True)
@@ -259,7 +260,7 @@ def _of_looks(apart: dict[str, Any], looks: Looks, case: _Case) -> Iterator[str]
 
 def _verdict(case: _Case, apart: dict[str, Any], estimator: str, margin: float, new: dict[str, Any]) -> dict[str, Any]:
     """Whether the new policy is promoted, and why or why not."""
-    refused = _refusal(apart, *case.names, new.get("own", False), case.thin())
+    refused = _refusal(apart, case.names[0], case.names[1], new.get("own", False), case.thin())
     if refused is not None:
         return {"promote": False, "why": refused}
     promote = apart["low"] > margin + ROUNDING * abs(new["estimate"]["mean"] or 0.0)
