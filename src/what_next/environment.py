@@ -27,7 +27,7 @@ from what_next.training.distributed import Ranks
 from what_next.training.monitor import Monitor
 from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
-from what_next.training.tracking import Tracker
+from what_next.training.tracking import Tracker, draws
 from what_next.training.weighing import weigh
 from what_next.worlds import World
 
@@ -228,7 +228,8 @@ class Environment:
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if not self.resume:
-            with Console(stderr=True, quiet=self.quiet).status("counting what goes together in the log"):
+            console = Console(stderr=True, quiet=self.quiet)
+            with console.status("counting what goes together in the log") if draws(console) else nullcontext():
                 source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)
@@ -262,23 +263,26 @@ class Environment:
         return self.agent.propagate(batch, self.rng)
 
     def _monitor(self, run: str) -> Monitor:
-        """What goes on beside the steps of a run."""
-        return Monitor(
+        """What goes on beside the steps of a run; it prints why the data decided what they did."""
+        decided, reasons = self.source.chosen
+        made_on: dict[str, Any] = {"data": self.state.dataset.name, "split": self.state.split.hash}
+        monitor = Monitor(
             self.agent,
             self.rng,
             run,
             self.validate,
             self.weigh,
-            data=self.state.dataset.name,
-            split=self.state.split.hash,
-            horizon=self.agent.horizon,
-            save_every=self.source.save_every,
-            patience=self.setup.patience if len(self.state.split.validation) and self.source.foreseen else None,
-            chosen=self.source.chosen,
-            resumed=self.resume,
-            on_save=self.on_save,
-            quiet=self.quiet,
+            made_on | ({"fitted": dict(decided)} if decided else {}),
+            self.agent.horizon,
+            self.source.save_every,
+            self.setup.patience if len(self.state.split.validation) and self.source.foreseen else None,
+            self.resume,
+            self.on_save,
+            self.quiet,
         )
+        for reason in reasons:
+            monitor.console.print(reason, highlight=False)
+        return monitor
 
     def validate(self) -> dict[str, float]:
         """How good the agent is on the validation users, as its monitor measures it. Empty: nobody is judged.

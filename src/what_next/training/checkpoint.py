@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer, SparseAdam
 
 from what_next.algorithms.base import Networks
@@ -188,16 +188,7 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
     for name, optimiser in agent.optimisers.items():
         _fill_optimiser(optimiser, name, tensors, agent.nets)
     for name, net in agent.targets.items():
-        prefix = f"{TARGET}.{name}."
-        copied = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        if not copied:  # saved before this release
-            warnings.warn(
-                f"{setup.model_agent_path}: was saved without a target network of the {name}, which "
-                f"{setup.algorithm.name} has now; it starts from the {name} as it is, so the run is not the one that "
-                "was stopped",
-                stacklevel=2,
-            )
-        net.load_state_dict(copied or agent.nets[name].state_dict())
+        _fill_target(agent, name, net, tensors)
     torch.set_rng_state(tensors["random.torch"])
     rng.bit_generator.state = position["random"]
     agent.histories, agent.steps, agent.halved = manifest.histories, position["steps"], position.get("halved", 0)
@@ -233,6 +224,20 @@ def take_weights(agent: Training) -> None:
     saved = read_models(agent.setup.model_agent_path, agent.setup.model_critic_path)
     for name, net in agent.nets.items():
         saved.fill(name, net)
+
+
+def _fill_target(agent: Training, name: str, net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Set a target network as it was; what was saved before this release may have none."""
+    prefix = f"{TARGET}.{name}."
+    copied = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    if not copied:
+        warnings.warn(
+            f"{agent.setup.model_agent_path}: was saved without a target network of the {name}, which "
+            f"{agent.setup.algorithm.name} has now; it starts from the {name} as it is, so the run is not the one that "
+            "was stopped",
+            stacklevel=3,
+        )
+    net.load_state_dict(copied or agent.nets[name].state_dict())
 
 
 def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tensor], nets: Networks) -> None:

@@ -15,6 +15,8 @@ from what_next.models.encoders import Encoder
 
 SLOWEST = 0.01
 """The share of the learning rate that is left at the end of a run."""
+Total = Callable[[Sequence[nn.Parameter]], Mapping[str, float]]
+"""Makes the gradients of some weights those of all processes; returns the losses of all."""
 
 
 class OutOfTime(Exception):
@@ -54,7 +56,7 @@ def descend(
     optimisers: Mapping[str, Optimizer],
     clip: float,
     roots: Mapping[str, Sequence[Root]] | None = None,
-    total: Callable[[Sequence[nn.Parameter]], Mapping[str, float]] | None = None,
+    total: Total | None = None,
 ) -> set[str]:
     """Take each loss's gradient for the networks in its `updates`, and step those networks, in that order.
 
