@@ -48,6 +48,7 @@ def measure(
         data=data,
         algorithm="next_item",
         loss={"name": "sampled_softmax", "negatives": 1024},
+        inputs={"start": "random"},
         dim=64,
         batch_size=64,
         threads=1,
