@@ -250,7 +250,7 @@ def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tenso
         if owner == name:
             # SparseAdam counts its steps by a plain number, and computes otherwise with a tensor.
             plain = field == "step" and isinstance(optimiser, SparseAdam)
-            found = value if shards is None or not value.dim() else value[shards.own]
+            found = value if shards is None or not value.dim() else value[shards.own].clone()  # no view of the file
             state.setdefault(int(place), {})[field] = int(value) if plain else found
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
