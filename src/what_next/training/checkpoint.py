@@ -50,7 +50,6 @@ FREE = {
     "device",
     "evaluation",
     "server",
-    "cluster",
     "model_agent_path",
     "model_critic_path",
     "data",
@@ -291,9 +290,9 @@ def _changed(manifest: Manifest, setup: Setup) -> list[str]:
 
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings without how long a run in a world is, and by how many users it is judged."""
+    """Settings without how long a run in a world is, by how many users it is judged, and who starts the processes."""
     world = {name: value for name, value in values["world"].items() if name not in ("steps", "episodes")}
-    return values | {"world": world}
+    return values | {"world": world, "cluster": values["cluster"]["items"]}
 
 
 def _same(one: Space, other: Space) -> bool:
