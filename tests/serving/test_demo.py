@@ -101,7 +101,8 @@ def test_two_demonstrations_live_and_leave_nothing_behind(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_training_ends_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_in_training_ends_it_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "what_next", "demo", "--no-browser"]
     where = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=where, text=True)
@@ -109,7 +110,7 @@ def test_ctrl_c_in_training_ends_it_and_leaves_nothing_behind(tmp_path: Path) ->
     while not list(tmp_path.glob("what-next-demo-*/agent.safetensors")):  # a first save
         assert time.monotonic() < until
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(60) == 130
     assert list(tmp_path.iterdir()) == []
 
