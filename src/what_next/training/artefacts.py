@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from what_next.algorithms import Algorithm
 from what_next.data import Catalogue
-from what_next.data.files import write_files
+from what_next.data.files import Writer, write_files
 from what_next.data.space import Space
 from what_next.errors import ModelError
 from what_next.settings import ALGORITHMS, Setup
@@ -195,7 +195,7 @@ def write_models(
     }
     agent = {name: value for name, value in weights.items() if name.startswith(OF_AGENT)}
     agent |= {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in scaling.items()}
-    files = {catalogue_path(setup.model_agent_path): catalogue.to_table().write_parquet}
+    files: dict[Path, Writer] = {catalogue_path(setup.model_agent_path): catalogue.to_table().write_parquet}
     resume, position = rest
     files[resume_path(setup.model_agent_path)] = _writer(resume, manifest, "resume", position)
     if setup.model_critic_path:
