@@ -12,7 +12,7 @@ from what_next.errors import SetupError, TrainingError
 from what_next.losses import gae
 from what_next.models.encoders import Encoder
 from what_next.sources import Player, WorldSource, source_in, state_in, world_of
-from what_next.sources.world import explored
+from what_next.sources.exploring import explored
 from what_next.types import Batch
 from what_next.worlds import Boredom, Feedback, Observation, World, known_worlds, play, preset
 
@@ -226,7 +226,7 @@ class TestExploring:
         assert (topics[alike.argmax(1)] == topics).mean() > 0.6  # by chance .1
 
     def test_users_who_leave_give_their_place_to_others(self) -> None:
-        items, users = explored(preset("choice", budget=3.0), 1_000, np.random.default_rng(0))
+        items, users = explored(preset("choice", budget=3.0), 1_000, np.random.default_rng(0)).clicked
         assert (np.diff(users) >= 0).all()
         assert len(np.unique(users)) > 100  # of ten at a time
         assert np.bincount(users).max() <= 3  # minutes, an item each
