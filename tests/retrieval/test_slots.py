@@ -109,7 +109,12 @@ class TestPriced:
 
     @pytest.mark.parametrize(
         ("prices", "weight", "slate"),
-        [((0.0, 0), 0.0, [0, 1, 2]), ((0.5, 0), 0.0, [2, 3, 0]), ((0.0, 0), 0.5, [0, 2, 1]), ((0.4, 0), 0.9, [2, 0, 3])],
+        [
+            ((0.0, 0), 0.0, [0, 1, 2]),
+            ((0.5, 0), 0.0, [2, 3, 0]),
+            ((0.0, 0), 0.5, [0, 2, 1]),
+            ((0.4, 0), 0.9, [2, 0, 3]),
+        ],
     )
     def test_the_best_by_hand(self, prices: tuple[float, float], weight: float, slate: list[int]) -> None:
         point = np.array([[1.0, *prices, weight]], np.float32)

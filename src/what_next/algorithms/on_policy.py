@@ -6,16 +6,17 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks
+from what_next.errors import SetupError
 from what_next.losses import mean, plackett_luce, td_loss
 from what_next.models.actor_critic import Sizes
+from what_next.models.belief import Belief
 from what_next.models.encoders import Encoder
 from what_next.models.heads import Value
-from what_next.models.belief import Belief
 from what_next.models.slates import Pricer, Proposer
 from what_next.types import Choices
 
@@ -78,6 +79,12 @@ class OnPolicy(Algorithm):
         "save_every": 10**9,
     }
 
+    @model_validator(mode="after")
+    def _beliefs_have_prices(self) -> "OnPolicy":
+        if self.belief and self.over != "prices":
+            raise ValueError(f"belief goes with over prices, and over is {self.over}")
+        return self
+
     @property
     def turns(self) -> tuple[int, int]:
         """How often it learns from an experience, and in how many parts each time."""
@@ -96,7 +103,7 @@ class OnPolicy(Algorithm):
     @property
     def believes(self) -> bool:
         """Whether it keeps a belief of each user."""
-        return self.over == "prices" and self.belief
+        return self.belief
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """See `Algorithm.networks`; `sizes.factors` is how many numbers are seen of a user."""
@@ -113,6 +120,8 @@ class OnPolicy(Algorithm):
     def _pricer(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"]) -> Pricer:
         """Prices of what the world shows; a belief's weights are among the numbers, and clicks are to change others."""
         given = vectors.shape[1]
+        if not sizes.factors:
+            raise SetupError("algorithm.over is prices, of numbers that are seen of a user; here none are: take points")
         if not self.belief:
             return Pricer(sizes.dim, given or sizes.dim, sizes.factors, None)
         belief = Belief(len(vectors), given or self.rank)

@@ -127,9 +127,9 @@ class SlotBySlot(ByScore):
 class Priced(SlotBySlot):
     """Scores are chances of clicks times what is left of a click once its effects are paid for.
 
-    Of item i it is `p_i * (1 - <prices, e_i> - w * sum_j p_j <e_i, e_j>)` over the items j that stand in the slate: what
-    a click is worth if the value of what comes next falls by the prices with each unit of the effects, and by `w` with
-    their square. A point is the one of the log odds of clicks, then the prices, then w.
+    Of item i it is `p_i * (1 - <prices, e_i> - w * sum_j p_j <e_i, e_j>)` over the items j that stand in the slate:
+    what a click is worth if the value of what comes next falls by the prices with each unit of the effects, and by `w`
+    with their square. A point is the one of the log odds of clicks, then the prices, then w.
     """
 
     def weights(self, points: Float32[np.ndarray, "batch dim"]) -> Float[Tensor, "batch items"]:
