@@ -100,11 +100,6 @@ class OnPolicy(Algorithm):
         """See `Algorithm.priced`."""
         return self.over == "prices"
 
-    @property
-    def believes(self) -> bool:
-        """Whether it keeps a belief of each user."""
-        return self.belief
-
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """See `Algorithm.networks`; `sizes.factors` is how many numbers are seen of a user."""
         width = vectors.shape[1] if self.draws_points and vectors.shape[1] else sizes.dim

@@ -91,12 +91,12 @@ def _descend(
     looked, rows = decay ** torch.arange(slots), max(1, min(BATCH // slots, len(slates) // FEWEST))
     for epoch in range(EPOCHS):
         optimiser.param_groups[0]["lr"] = RATE * (1 - epoch / EPOCHS)
-        for some in torch.randperm(len(slates), generator=generator).split(rows):
+        for some in torch.split(torch.randperm(len(slates), generator=generator), rows):
             vectors, whose = items[slates[some]], people[users[some]]
             odds = (vectors @ whose[:, :-1, None]).squeeze(-1) + whose[:, -1:]
             chances = (looked * torch.sigmoid(odds)).clamp(1e-6, 1 - 1e-6)
             loss = torch.nn.functional.binary_cross_entropy(chances, clicks[some])
             penalty = sum((one.square().sum() for one in weights), torch.zeros(()))
             optimiser.zero_grad()
-            (loss + PENALTY * penalty / clicks.numel()).backward()
+            torch.autograd.backward(loss + PENALTY * penalty / clicks.numel())
             optimiser.step()

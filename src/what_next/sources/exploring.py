@@ -86,7 +86,8 @@ def believe(
     generator, device = torch.Generator().manual_seed(seed), belief.items.device
     for turn in range(PASSES):
         optimiser.param_groups[0]["lr"] = RATE * (1 - turn / PASSES)
-        for rows in torch.randperm(len(numbers), generator=generator).split(ROWS):
+        for rows in torch.split(torch.randperm(len(numbers), generator=generator), ROWS):
             optimiser.zero_grad()
-            actor.unexplained(belief.items[:, :-1], *(one[rows].to(device) for one in data)).mean().backward()
+            left = actor.unexplained(belief.items[:, :-1], *(one[rows].to(device) for one in data))
+            torch.autograd.backward(left.mean())
             optimiser.step()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import polars as pl
@@ -60,7 +60,7 @@ def as_known(name: str) -> str:
 def in_world(world: World, setup: Setup) -> Setup:
     """The setup with what acting in a world asks for: the encoder reads all numbers; and slates and clicks, unless the
     ideal state is among the numbers."""
-    slates = not setup.world.ideal and not getattr(setup.algorithm, "believes", False)
+    slates = not setup.world.ideal and not believes(setup.algorithm)
     inputs = setup.inputs.model_copy(update={"context": True, "slates": slates})
     name = world.known_as if setup.world.name is None else as_known(setup.world.name)
     algorithm, named = setup.algorithm, setup.world.model_copy(update={"name": name})
@@ -68,6 +68,11 @@ def in_world(world: World, setup: Setup) -> Setup:
         algorithm = algorithm.model_copy(update={"slots": world.slots})
     update = {"inputs": inputs, "split": EVERYONE, "world": named, "algorithm": algorithm}
     return setup.model_copy(update=update)
+
+
+def believes(algorithm: Algorithm) -> TypeGuard[OnPolicy]:
+    """Whether an agent keeps a belief of each user (`models.belief`)."""
+    return isinstance(algorithm, OnPolicy) and algorithm.belief
 
 
 def catalogue_in(world: World) -> Catalogue:
@@ -94,9 +99,9 @@ def state_in(world: World, setup: Setup) -> State:
     least, largest = world.bounds(setup.world.ideal)
     scale = np.where(largest > least, largest - least, 1.0)
     setup = in_world(world, setup)
-    if getattr(setup.algorithm, "believes", False):  # a belief's weights follow, standardised
+    if believes(algorithm := setup.algorithm):  # a belief's weights follow, standardised
         given = 0 if setup.inputs.items == "learned" else catalogue.vectors.shape[1]
-        more = (given or setup.algorithm.rank) + 1
+        more = (given or algorithm.rank) + 1
         least, scale = np.pad(least, (0, more)), np.pad(scale, (0, more), constant_values=1.0)
     space = Space(
         catalogue=catalogue.standardised(everything),
@@ -285,7 +290,7 @@ class WorldSource(Source):
     def explored(self) -> int:
         """How many slates of random items tell where learned vectors of items start."""
         setup = self.setup
-        if getattr(self.algorithm, "believes", False):
+        if believes(self.algorithm):
             return max(1, setup.world.explore)
         learned = setup.item_inputs(self.state.space) != "attributes"
         return setup.world.explore if learned and setup.inputs.start == "cooccurrence" else 0
