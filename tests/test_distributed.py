@@ -22,6 +22,7 @@ from what_next.training.artefacts import read_manifest
 from what_next.training.distributed import Ranks
 from what_next.types import Batch, Factors, Impressions
 
+from .forked import FORKING
 from .together import SAMPLED, SHARDED, Runs, dataset, train, worker
 
 STEPS = 50
@@ -41,7 +42,9 @@ RUNS: Runs = {
 
 def together(count: int, runs: Runs, folder: Path) -> list[dict[str, Any]]:
     """What each of some processes found."""
-    torch.multiprocessing.spawn(worker, (count, runs, folder), nprocs=count)
+    torch.multiprocessing.start_processes(
+        worker, (count, runs, folder), nprocs=count, start_method=FORKING.get_start_method()
+    )
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
 
 

@@ -1,10 +1,9 @@
 """A trained model as Python's users hold it."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import narwhals as nw
 import numpy as np
@@ -270,9 +269,5 @@ class Model(Recommender):
         content = {new: path.read_bytes() for new, path in files.items() if path.is_file() and path != new}
         if data and setup.algorithm.name in ALGORITHMS:
             content[folder / SETUP] = written(setup.model_copy(update={"train": True}), folder).encode()
-        write_files({path: partial(_into, text) for path, text in content.items()})
+        write_files(content)
         return folder
-
-
-def _into(content: bytes, file: BinaryIO) -> None:
-    file.write(content)

@@ -156,15 +156,13 @@ class _Listed(TypeDecorator[Sequence[Any]]):
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """The type in a database."""
-        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else ARRAY(_kind(self.numbers)))
+        return dialect.type_descriptor(
+            Text() if dialect.name == "sqlite" else ARRAY(BigInteger() if self.numbers else Text())
+        )
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """The list as the driver takes it."""
         return dumps(value) if dialect.name == "sqlite" else list(value)
-
-
-def _kind(numbers: bool) -> Any:
-    return BigInteger() if numbers else Text()
 
 
 class _Among(FunctionElement[bool]):
