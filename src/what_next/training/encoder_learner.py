@@ -368,8 +368,9 @@ class EncoderLearner(Learner):
     def draws(self) -> Draws:
         """Negatives by their share of the training events; items without one count as having half of one."""
         counts = self.space.counts if self.space.counts is not None else np.ones(len(self.space.catalogue))
-        shares = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
-        return Draws.of(self.tensor(np.log(shares).astype(np.float32)))
+        shares = np.maximum(counts, 0.5)
+        shares /= shares.sum()
+        return Draws.of(self.tensor(np.log(shares, out=shares).astype(np.float32)))
 
 
 def linear_of(nets: Networks) -> LinearTerm | None:
