@@ -181,7 +181,7 @@ class EncoderLearner(Learner):
                 return self.algorithm.rescore(nets, states[rows], vectors[candidates])
 
             count = self.algorithm.rescored
-            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, traits)
+            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, traits, self.algorithm.priced)
         return Proposal(points.cpu().numpy(), ranked=ranked, encoded=states)
 
     @torch.no_grad()
