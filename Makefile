@@ -18,7 +18,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install run train test test-all browser check mutate results tables picture loop-demo bench docs clean distclean announce FORCE
+.PHONY: help install run train test test-all browser check mutate results tables picture bench-scale loop-demo bench docs clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -66,6 +66,9 @@ tables: $(RUN) ## measures what docs/results.md lacks, for hours; `benchmarks/ta
 
 picture: $(RUN) ## draws docs/picture.svg, the README's picture, from docs/results.json
 	$(BIN)/python benchmarks/picture.py
+
+bench-scale: $(DEV) ## draws docs/scale.svg and its tables from what was measured; `benchmarks/bench_scale.py --keep` measures anew
+	$(BIN)/python benchmarks/scale_picture.py
 
 loop-demo: $(DEV) ## a simulated shop learns from its own log night after night, beside shops that do not; a quarter of an hour
 	$(BIN)/python benchmarks/loop.py

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from what_next import __version__
-from what_next.cli import data, estimate, judge, loop, model, promote, service, simulate
+from what_next.cli import data, estimate, judge, loop, model, plan, promote, service, simulate
 from what_next.cli.options import Json
 from what_next.cli.output import emit, guarded
 from what_next.data import Dataset
@@ -30,7 +30,7 @@ def _version(asked: bool) -> bool:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
-for commands in (model, judge, simulate, estimate, service, promote, loop):
+for commands in (model, judge, simulate, estimate, service, promote, loop, plan):
     app.add_typer(commands.app)
 
 
