@@ -10,7 +10,9 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 # One empty file per set of extras says that the environment holds what pyproject.toml asks for.
 RUN := .venv/.installed-run
 DEV := .venv/.installed-dev
+SERVE := .venv/.installed-serve
 DOCS := .venv/.installed-docs
+NOTEBOOKS := .venv/.installed-notebooks
 DATA := data/ml-100k.parquet
 MODELS := models/agent.safetensors models/critic.safetensors
 # Not the models themselves: an interrupted training saves them too, and make would delete a target in the making.
@@ -18,7 +20,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install run train test test-all browser check mutate results tables picture bench-scale loop-demo bench docs clean distclean announce FORCE
+.PHONY: help install demo run train test test-all browser check mutate results tables picture gallery notebooks bench-scale loop-demo bench docs release-check clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +30,9 @@ install: $(RUN) ## the environment alone, in .venv
 run: announce $(TRAINED) ## get ml-100k, train by src/setup.txt, recommend; what is there already is used again
 	@echo; echo "== Recommendation: src/main.py src/setup.txt train=no"
 	$(BIN)/python src/main.py src/setup.txt train=no
+
+demo: $(SERVE) ## a small model, simulated listeners and a page in the browser; Ctrl-C ends it
+	$(BIN)/what-next demo
 
 train: $(DATA) ## train by src/setup.txt, whether or not there are models already
 	@rm -f $(TRAINED)
@@ -39,7 +44,9 @@ test: $(DEV) ## the tests, without the slow ones
 test-all: $(DEV) ## all tests
 	$(PYTEST) -m "" --hypothesis-profile=thorough
 
-browser: ## a browser for the tests of the page: Debian's chromium, where apt and root are there
+browser: ## a browser for the tests of the page, Debian's chromium, where apt and root are there; axe-core, where npm is
+	@if command -v npm >/dev/null; then npm install --no-save --no-package-lock --silent axe-core@4; \
+	    else echo "The test of the page's accessibility needs axe-core, which npm brings; it is skipped."; fi
 	@for name in chromium chromium-browser google-chrome; do \
 	    if command -v $$name >/dev/null; then echo "There is a browser already: $$(command -v $$name)"; exit 0; fi; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -70,15 +77,25 @@ picture: $(RUN) ## draws docs/picture.svg, the README's picture, from docs/resul
 bench-scale: $(DEV) ## draws docs/scale.svg and its tables from what was measured; `benchmarks/bench_scale.py --keep` measures anew
 	$(BIN)/python benchmarks/scale_picture.py
 
+gallery: $(DEV) ## draws the pictures of docs/gallery.md that the others do not, in seconds
+	$(BIN)/python benchmarks/gallery.py
+
 loop-demo: $(DEV) ## a simulated shop learns from its own log night after night, beside shops that do not; a quarter of an hour
 	$(BIN)/python benchmarks/loop.py
 
 bench: $(DEV) ## all benchmarks, as JSON lines
 	@set -e; for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark; done
 
+notebooks: $(NOTEBOOKS) ## runs the notebooks of docs/notebooks, and keeps what they show
+	$(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=600 -o addopts= docs/notebooks
+
 docs: $(DOCS) ## the documentation, in site/
 	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --clean --strict
+
+release-check: $(DEV) ## builds wheel and sdist; tries them in fresh environments, on each Python there is and with each extra
+	$(INSTALL) -e '.[release]'
+	$(BIN)/python tests/release.py
 
 clean: ## remove the models of `make run`, the built documentation and caches
 	rm -rf $(MODELS) models/agent.* models/critic.* $(TRAINED) site dist docs/reference
@@ -113,8 +130,16 @@ $(RUN): pyproject.toml | $(BIN)/python
 	$(INSTALL) -e '.[pandas]'
 	@touch $@
 
+$(SERVE): $(RUN)
+	$(INSTALL) -e '.[serve]'
+	@touch $@
+
 $(DEV): $(RUN)
 	$(INSTALL) -e '.[pandas,dev]'
+	@touch $@
+
+$(NOTEBOOKS): $(RUN)
+	$(INSTALL) -e '.[pandas,report,notebooks]'
 	@touch $@
 
 $(DOCS): $(RUN)

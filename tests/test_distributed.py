@@ -15,17 +15,21 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from what_next import Agent, State
+from what_next.policy import LearnedPolicy
+from what_next.training import validation
+from what_next.training.artefacts import read_manifest
 from what_next.training.distributed import Ranks
 from what_next.types import Batch, Factors, Impressions
 
-from .together import Runs, train, worker
+from .together import SAMPLED, SHARDED, Runs, dataset, train, worker
 
 STEPS = 50
-SAMPLED = {"inputs": {"items": "learned"}, "loss": {"name": "sampled_softmax", "negatives": 16}}
 RUNS: Runs = {
     "next_item": ({"algorithm": {"name": "next_item"}}, STEPS),
     "whatnext": ({"algorithm": {"name": "whatnext"}}, STEPS),
     "sparse": ({"algorithm": {"name": "next_item"}, **SAMPLED}, STEPS),
+    "sharded": (SHARDED, STEPS),
     # Each is no plain mean over steps, or draws for each step.
     "cql": ({"algorithm": {"name": "cql"}, "loss": {"name": "gbce", "negatives": 16}}, 6),
     "decision_transformer": ({"algorithm": {"name": "decision_transformer"}}, 6),
@@ -63,6 +67,26 @@ def test_several_processes_learn_what_one_does(count: int, alone: dict[str, dict
         assert alone[name]["sent"] == 0
     # Of the item vectors, rows alone: 40 items of 8 numbers, and what a step touches is hardly ever all of it.
     assert several[0]["sparse"]["needed"] < several[0]["next_item"]["needed"]
+
+    if count == 2:
+        check_complete(several, tmp_path)
+
+
+def check_complete(several: list[dict[str, Any]], folder: Path) -> None:
+    """Sharded tables are saved whole, go on bit for bit, and were validated as one process would."""
+    one, other = (several[rank]["complete"] for rank in range(2))
+    assert one == other
+    assert (one["whole"]["stopped"], one["broken"]["stopped"]) == (False, False)
+    assert one["broken"]["steps"] == one["whole"]["steps"] - 5
+    for part in ("agent", "agent.resume"):
+        files = [load_file(folder / f"{name}-{part}.safetensors") for name in ("whole", "broken")]
+        assert files[0].keys() == files[1].keys()
+        assert all(np.array_equal(files[0][key], files[1][key]) for key in files[0])
+    setup = read_manifest(folder / "whole-agent.safetensors").made_by()
+    state = State(dataset(), setup)
+    assert load_file(folder / "whole-agent.safetensors")["encoder.items.learned"].shape == (40, 8)
+    judged = LearnedPolicy(Agent(setup, state.space).ready_agent(), state), state.dataset, state.split, state.histories
+    assert validation.next_items(*judged, seed=0) == one["whole"]["valid"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no graphics card")

@@ -275,7 +275,7 @@ def test_the_command_says_how_to_read_the_files(
     outputs = {"history": ("points",), "step": ("points", "next_0")}
     files = {"history": Path("a.onnx"), "step": Path("a.step.onnx")}
     done = Exported(files, inputs, outputs, scores=False, metadata={})  # type: ignore[arg-type]
-    monkeypatch.setattr("what_next.cli.model.write", lambda *_: done)
+    monkeypatch.setattr("what_next.inference.export.export", lambda *_: done)
     (tmp_path / "setup.txt").write_text(text_of(trained.setup))
     command(tmp_path / "setup.txt", tmp_path / "a.onnx")
     told = capsys.readouterr().out.splitlines()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .forked import Forked
+
 MAIN = Path(__file__).resolve().parents[1] / "src" / "main.py"
 
 INTERRUPTED = """
@@ -30,7 +32,7 @@ run[0](run[1], run_name="__main__")
     ("program", "module"),
     [
         *(("what-next", module) for module in ("torch", "polars", "torch.optim", "rich.console")),
-        *((str(MAIN), module) for module in ("torch", "what_next.environment")),
+        *((str(MAIN), module) for module in ("torch", "what_next.settings")),
     ],
 )
 def test_while_a_library_is_imported(program: str, module: str) -> None:
@@ -42,7 +44,7 @@ def test_while_a_library_is_imported(program: str, module: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train", "serve"])
-def test_while_data_are_read(command: str, tmp_path: Path) -> None:
+def test_while_data_are_read(command: str, forked: Forked, tmp_path: Path) -> None:
     (tmp_path / "setup.txt").write_text(
         "train, yes, data, log.csv, model_agent_path, a.safetensors, model_critic_path, c.safetensors, server.port, 0"
     )
@@ -58,15 +60,35 @@ def test_while_data_are_read(command: str, tmp_path: Path) -> None:
             "def press(path):\n    os.kill(os.getpid(), signal.SIGINT)\n    return read(path)\n"
             "what_next.data.Dataset.read = staticmethod(press)\nsys.meta_path.insert",
         )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = forked.run(code=script, folder=tmp_path)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 1
 
 
-def test_importing_the_package_imports_nothing_slow() -> None:
-    script = "import sys, what_next; sys.exit(sorted({'torch', 'polars', 'pydantic'} & set(sys.modules)) != [])"
-    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+def test_help_imports_nothing_slow() -> None:
+    script = """
+import os, sys, typer, what_next as wn
+assert wn.__version__ and "fit" in dir(wn)
+from what_next.cli import main
+from what_next.cli.app import app
+names = typer.main.get_command(app).commands
+wanted = [["--help"], ["--version"], ["list", "metrics"], *([name, "--help"] for name in names)]
+assert len(wanted) > 18
+for words in wanted:
+    sys.argv = ["what-next", *words]
+    assert main() == 0, words
+    assert not {"torch", "polars"} & set(sys.modules), words
+os.environ |= {"_WHAT_NEXT_COMPLETE": "complete_bash", "COMP_WORDS": "what-next tr", "COMP_CWORD": "1"}
+sys.argv = ["what-next"]
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("train\n")
 
 
 def test_the_handler_of_whoever_embeds_the_package_stays() -> None:

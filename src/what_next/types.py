@@ -50,6 +50,11 @@ class History:
         users, nothing = np.full(batch, -1, np.int32), np.full(batch, np.nan, np.float32)
         return cls(users, empty.astype(np.int32), np.zeros(batch, np.int64), empty, empty[..., None], nothing)
 
+    def rows(self, part: slice) -> "History":
+        """Some of the histories."""
+        parts: dict[str, Any] = {name: None if one is None else one[part] for name, one in vars(self).items()}
+        return History(**parts)
+
     def last(self, window: int) -> "History":
         """The last `window` events of each history (fewer where there are no more)."""
         width = min(window, self.items.shape[1])

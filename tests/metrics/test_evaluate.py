@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -80,6 +81,33 @@ def test_hits_and_their_ranks_by_hand(world):
     assert agent["window_ndcg@10"]["mean"] == pytest.approx((1 + 1 / 2) / 3)
     assert agent["window_hr@10"]["n"] == 3
     assert agent["repeats"]["mean"] == pytest.approx(1 / 3)  # one of them did hear 21 in the end
+
+
+class InTurn(Rule):
+    """Recommends the item whose position is the number of events so far."""
+
+    def act(self, states, request, rng=None) -> Slate:
+        assert (states.lengths == states.items.shape[1]).all()
+        return Slate(states.lengths[:, None].astype(np.int32), fallback=np.zeros((len(states.lengths), 1), np.bool_))
+
+
+def test_ten_recommendations_that_are_followed_by_hand(world):
+    """Each reward once more, from the distances of all pairs."""
+    points = np.random.default_rng(1).normal(size=(30, 2))
+    known = world(points.tolist(), [*range(11), 25, 26])
+    windows = windows_of(known, (10,))
+    found = judge(known, {"agent": [InTurn()], "random": [RandomItem(30)]}, windows)["policies"]["agent"]["followed@10"]
+    (first,), (sigma,) = windows[10].history.items[::4], windows[10].history.sigma[::4]
+    taken, rewards = [int(item) for item in first], []
+    for step in range(10):
+        apart = [abs(spread_by_pairs(points[some]) - sigma) for some in (taken, [*taken, 10 + step])]
+        taken, rewards = [*taken, 10 + step], [*rewards, (apart[0] - apart[1]) / sigma]
+    assert found["mean"] == pytest.approx(np.mean(rewards), rel=1e-4)
+    assert found["n"] == 1
+
+
+def spread_by_pairs(points: np.ndarray) -> float:
+    return float(np.std([np.linalg.norm(a - b) for a, b in combinations(points, 2)], ddof=1))
 
 
 def test_a_next_item_that_nobody_may_name_is_not_held_against_anybody(world):

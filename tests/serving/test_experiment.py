@@ -49,11 +49,12 @@ class TestArms:
             policies = [service.ask(user=user, history=HISTORY).policy for user in PEOPLE]
             assert 3 <= policies.count("random") <= 24
 
-    def test_who_has_no_name_or_asks_for_a_policy_belongs_to_none(self, tmp_path: Path) -> None:
+    def test_who_has_no_name_or_asks_for_a_policy_or_for_none_belongs_to_none(self, tmp_path: Path) -> None:
         with running(served(tmp_path, experiment="popular:random", deadline=5000)) as service:
             assert service.ask(history=HISTORY).policy == "trained"
             for user in PEOPLE[:8]:
                 assert service.ask(user=user, history=HISTORY, policy="popular").policy == "popular"
+                assert service.ask(user=user, history=HISTORY, experiment=False).policy == "trained"
             assert len(earned(service.store, "popular:random", "random")[0]) == 0
 
     def test_the_arm_is_logged_with_each_answer(self, tmp_path: Path) -> None:

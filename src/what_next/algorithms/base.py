@@ -155,8 +155,8 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     search: ClassVar[Search] = {}
     """Where `what-next tune` looks: a field (or a setting of the setup), and a pair of numbers or the values to try."""
     linear: ClassVar[bool] = False
-    """A linear model of items by items may stand beside the encoder (`models.linear`): whoever foretells what people
-    do takes it, and whoever learns what that is worth does not."""
+    """A linear model of items by items may stand beside the encoder (`models.linear`): where the score is learned from
+    what came next, if only as one of several losses, and not where it is a value."""
     extra_features: ClassVar[int] = 0
     """How many numbers `inputs` adds to each event."""
     reads_returns: ClassVar[bool] = False

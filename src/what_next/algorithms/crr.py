@@ -23,6 +23,7 @@ class Crr(Algorithm):
     """
 
     name: Literal["crr"] = "crr"
+    linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"beta": (0.5, 20.0), "discount": (0.0, 0.9)}
     form: Literal["exp", "binary"] = Field(
         default="exp",

@@ -30,6 +30,7 @@ class DecisionTransformer(Algorithm):
     """
 
     name: Literal["decision_transformer"] = "decision_transformer"
+    linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"desired": (0.5, 1.0)}
     desired: float = Field(
         default=0.9, ge=0, le=1, description="the return that is asked for, as a quantile of those of the training data"

@@ -26,6 +26,7 @@ class Hac(Ddpg):
     """
 
     name: Literal["hac"] = "hac"  # type: ignore[assignment]
+    linear: ClassVar[bool] = True
     search: ClassVar[Search] = {
         "sharpness": (5.0, 20.0),
         "climbing": (0.03, 1.0),

@@ -28,6 +28,7 @@ class Iql(Algorithm):
     """
 
     name: Literal["iql"] = "iql"
+    linear: ClassVar[bool] = True
     search: ClassVar[Search] = {
         "expectile": (0.5, 0.9),
         "beta": (0.1, 3.0),

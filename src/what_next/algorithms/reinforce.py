@@ -35,6 +35,7 @@ class Reinforce(Algorithm):
     """
 
     name: Literal["reinforce"] = "reinforce"
+    linear: ClassVar[bool] = True
     search: ClassVar[Search] = {
         "weight_cap": (1.0, 100.0),
         "top": (1, 10),

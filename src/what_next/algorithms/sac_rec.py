@@ -22,6 +22,7 @@ class SacRec(Algorithm):
     """
 
     name: Literal["sac_rec"] = "sac_rec"
+    linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the actor's")
     warm_up: int = Field(

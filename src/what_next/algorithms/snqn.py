@@ -24,6 +24,7 @@ class Snqn(Algorithm):
     """
 
     name: Literal["snqn"] = "snqn"
+    linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
     negatives: int = Field(default=10, gt=0, description="items drawn for each step that did not come next")

@@ -22,6 +22,7 @@ class Sqn(Algorithm):
     """
 
     name: Literal["sqn"] = "sqn"
+    linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")

@@ -26,6 +26,7 @@ class Td3Bc(Td3):
     """
 
     name: Literal["td3_bc"] = "td3_bc"  # type: ignore[assignment]
+    linear: ClassVar[bool] = True
     search: ClassVar[Search] = {
         "sharpness": (5.0, 20.0),
         "alpha": (0.5, 10.0),

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +56,7 @@ class Ranking(Rule):
         parts, step = [], max(1, CHUNK // self.items)
         for start in range(0, len(states.users), step):
             rows = np.arange(start, min(start + step, len(states.users)))
-            own, part = request.rows(rows), _rows_of(states, slice(start, start + step))
+            own, part = request.rows(rows), states.rows(slice(start, start + step))
             mine = rng if rng is None or isinstance(rng, np.random.Generator) else [rng[row] for row in rows.tolist()]
             parts.append(choosing.choose(self.scores(part, own.permitted), own, mine))
         parts = parts or [choosing.nothing(0, request.width)]
@@ -161,12 +160,6 @@ class TrueNext(Rule):
             )
         named = chosen[:, None].astype(np.int32)
         return _certain(np.where(request.permitted.allow(named), named, np.int32(-1)))
-
-
-def _rows_of(history: History, part: slice) -> History:
-    """Some rows of a batch of histories."""
-    parts: dict[str, Any] = {name: None if one is None else one[part] for name, one in vars(history).items()}
-    return History(**parts)
 
 
 def _certain(chosen: Int32[np.ndarray, "batch slots"]) -> Slate:

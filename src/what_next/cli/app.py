@@ -2,23 +2,20 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from what_next import __version__
-from what_next.cli import data, estimate, judge, loop, model, plan, promote, service, simulate
+from what_next.cli import data, demo, estimate, judge, loop, model, plan, promote, service, simulate
+from what_next.cli.interrupts import import_torch
 from what_next.cli.options import Json
 from what_next.cli.output import emit, guarded
-from what_next.data import Dataset
-from what_next.data.files import write_files
-from what_next.data.public.sets import PUBLIC_SETS
 from what_next.errors import WhatNextError
 from what_next.metrics import METRICS
-from what_next.settings import ALGORITHMS, known_encoders, known_rewards, settings_of, template
-from what_next.worlds import GYM, known_worlds
 
 
 def _version(asked: bool) -> bool:
@@ -28,10 +25,22 @@ def _version(asked: bool) -> bool:
     return asked
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+class _Patient(TyperCommand):
+    """A command that works with models: PyTorch is imported when it runs, not when it is asked for help."""
+
+    def invoke(self, ctx: Any) -> Any:
+        import_torch()
+        return super().invoke(ctx)
+
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
-for commands in (model, judge, simulate, estimate, service, promote, loop, plan):
+for commands in (demo, model, judge, simulate, estimate, service, promote, loop, plan):
     app.add_typer(commands.app)
+    for one in commands.app.registered_commands:
+        one.cls = _Patient
+
+KINDS = ("algorithms", "encoders", "rewards", "data", "metrics", "worlds")
 
 
 @app.callback()
@@ -52,6 +61,10 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Write a commented setup.txt for one's own data."""
+    from what_next.data import Dataset
+    from what_next.data.files import write_files
+    from what_next.settings import template
+
     if to.exists():
         raise WhatNextError(f"{to}: is there already; remove it, or name another with --to")
     dataset = Dataset.read(log)
@@ -76,7 +89,7 @@ def list_known(
     """Name what there is, each with a line about it, and algorithms with their settings."""
     if kind not in KINDS:
         raise WhatNextError(f"list {kind!r}: expected one of {', '.join(KINDS)}")
-    known = KINDS[kind]()
+    known = _known(kind)
     if as_json:
         emit({kind: list(known), "about": known} | ({"settings": _settings()} if kind == "algorithms" else {}))
         return
@@ -89,7 +102,27 @@ def list_known(
 
 def _settings() -> dict[str, dict[str, str]]:
     """The keys of each algorithm's own settings, with their defaults."""
+    from what_next.settings import ALGORITHMS, settings_of
+
     return {name: {one.key: one.default or "" for one in settings_of(name)} for name in ALGORITHMS}
+
+
+def _known(kind: str) -> dict[str, str]:
+    """The names of a kind, with a line about each."""
+    if kind == "metrics":
+        return dict(METRICS)
+    if kind == "data":
+        from what_next.data.public.sets import PUBLIC_SETS
+
+        return {name: one.what for name, one in PUBLIC_SETS.items()}
+    import_torch()
+    if kind == "worlds":
+        return _worlds()
+    from what_next.settings import ALGORITHMS, known_encoders, known_rewards
+
+    if kind == "algorithms":
+        return _first_lines(ALGORITHMS)
+    return _first_lines(known_encoders() if kind == "encoders" else known_rewards())
 
 
 def _first_lines(classes: Mapping[str, type]) -> dict[str, str]:
@@ -99,6 +132,8 @@ def _first_lines(classes: Mapping[str, type]) -> dict[str, str]:
 
 def _worlds() -> dict[str, str]:
     """Every world and, below it, its presets, by the names under which `--world` takes them."""
+    from what_next.worlds import GYM, known_worlds
+
     found: dict[str, str] = {}
     for name, world in known_worlds().items():
         found |= _first_lines({name: world})
@@ -106,17 +141,6 @@ def _worlds() -> dict[str, str]:
             found[f"{name}:{variant}"] = ", ".join(f"{key} {value}" for key, value in changes.items()) or "the default"
     found[f"{GYM}ID"] = "Any environment of Gymnasium, by the id that it is registered with."
     return found
-
-
-KINDS: dict[str, Callable[[], dict[str, str]]] = {
-    "algorithms": lambda: _first_lines(ALGORITHMS),
-    "encoders": lambda: _first_lines(known_encoders()),
-    "rewards": lambda: _first_lines(known_rewards()),
-    "data": lambda: {name: one.what for name, one in PUBLIC_SETS.items()},
-    "metrics": lambda: dict(METRICS),
-    "worlds": _worlds,
-}
-"""What `list` knows, with a line about each."""
 
 
 @guarded

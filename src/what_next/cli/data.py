@@ -4,22 +4,19 @@ import re
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from what_next.cli.options import Json, names_of
 from what_next.cli.output import emit
-from what_next.data import Dataset, Options, Tables, import_files, save
-from what_next.data.importing.ids import MISSING
-from what_next.data.importing.telling import roles, told
-from what_next.data.importing.times import FORMS
-from what_next.data.public.download import get, is_present
-from what_next.data.public.sets import PUBLIC_SETS, PublicSet, public_set
 from what_next.errors import DataError
+
+if TYPE_CHECKING:
+    from what_next.data import Dataset, Tables
+    from what_next.data.public.sets import PublicSet
 
 app = typer.Typer(no_args_is_help=True, help="Get, import and describe data sets.")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -27,7 +24,9 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 @app.command("get")
 def get_known(
-    name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(PUBLIC_SETS)}; without it, the list.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="See `what-next list data`; without it, all and their terms.")
+    ] = None,
     to: Annotated[Path, typer.Option(help="The folder for NAME.parquet.")] = Path("data"),
     archive: Annotated[
         Path | None, typer.Option("--from", help="The official archive, downloaded by hand.", show_default=False)
@@ -35,6 +34,12 @@ def get_known(
     as_json: Json = False,
 ) -> None:
     """Get a known public data set; what is there already is reused."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from what_next.data import Dataset
+    from what_next.data.public.download import get, is_present
+    from what_next.data.public.sets import PUBLIC_SETS, public_set
+
     people = Console(stderr=as_json)
     if name is None:
         people.print(_known_table(list(PUBLIC_SETS.values())))
@@ -67,10 +72,15 @@ def get_known(
 
 @app.command("import")
 def import_data(
-    files: Annotated[list[Path], typer.Argument(help="One or more log files: one row per event.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="One or more log files: one row per event. Paths, or URLs such as s3://bucket/log/*.parquet."
+        ),
+    ],
     to: Annotated[Path, typer.Option(help="Where the data set goes: data/NAME.parquet.")],
     items: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="A table with one row per item. FILE.inter takes the FILE.item beside it by itself."),
     ] = None,
     user: Annotated[str | None, typer.Option(help="The column with the user.")] = None,
@@ -79,7 +89,11 @@ def import_data(
         str | None, typer.Option(help="The column with the time: Unix time (s, ms, us, ns) or dates; '' for none.")
     ] = None,
     time_format: Annotated[
-        str | None, typer.Option(help=f"What the times are, where it is not plain: {FORMS}.")
+        str | None,
+        typer.Option(
+            help="What the times are, where it is not plain: s, ms, us, ns (Unix time), excel, dmy, mdy, ymd, or a "
+            "pattern such as '%d.%m.%Y %H:%M'."
+        ),
     ] = None,
     reward: Annotated[str | None, typer.Option(help="The column with the reward, such as a rating.")] = None,
     event: Annotated[
@@ -117,8 +131,19 @@ def import_data(
         str | None, typer.Option(help="The columns of logs without a header, in their order: user,item,time,rating.")
     ] = None,
     missing: Annotated[
-        str, typer.Option(help="Words that stand for a missing user or item, separated by commas; '' for none.")
-    ] = ",".join(MISSING),
+        str | None,
+        typer.Option(
+            help="Words that stand for a missing user or item, separated by commas; '' for none. Default: those that "
+            "programs write, such as nan, NULL, N/A."
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="The memory that the import may take, such as 4GiB. Default: half of what is free. A log that needs "
+            "more is sorted on the disk, and becomes a folder NAME.parquet, which training reads from there."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Import logs: CSV, TSV, :: separated, JSON lines and arrays, Parquet, Arrow, RecBole's atomic files, pickled
@@ -127,24 +152,40 @@ def import_data(
     Rows that cannot be used are counted, and written to NAME.rejected.parquet with their line. Without an item table,
     number columns of the log that are constant for each item become its attributes, the others context of the event.
     """
+    from what_next.data import Dataset, Options, import_files, save
+    from what_next.data.importing.ids import MISSING
+    from what_next.data.importing.large import import_large, memory_of, needed
+    from what_next.data.importing.remote import fetched
+    from what_next.reporting.bars import Bars
+
     if to.suffix != ".parquet":
         raise DataError(f"--to {to}: must end in .parquet")
+    words = names_of(missing)
     options = Options(
         user, item, time, reward, titles, names_of(attributes), names_of(context), fill, keep_duplicates,
         _duration(session_gap) if session_gap else None, event, time_format, header, names_of(columns),
-        names_of(missing) or (),
+        MISSING if words is None else words,
     )  # fmt: skip
-    tables = import_files(files, items, options)
-    written = save(tables, to)
-    dataset = Dataset.from_tables(tables, to.stem)
+    limit = memory_of(memory)
+    with Bars(silent=as_json) as bars, fetched([*files, *([items] if items else [])], to, bars) as paths:
+        table = paths.pop() if items else None
+        if needed(paths) > limit:
+            tables, written = import_large(paths, to, table, options, memory=limit, stages=bars)
+            dataset = Dataset.read(to)
+        else:
+            tables = import_files(paths, table, options)
+            written = save(tables, to)
+            dataset = Dataset.from_tables(tables, to.stem)
     if as_json:
         emit(_report(tables, written, dataset))
     else:
         _show(tables, written, dataset)
 
 
-def _show(tables: Tables, written: list[Path], dataset: Dataset) -> None:
+def _show(tables: "Tables", written: list[Path], dataset: "Dataset") -> None:
     """What was read and how, for people."""
+    from what_next.data.importing.telling import told
+
     people = Console()
     _say(people, told(tables, dataset))
     for warning in tables.warnings:
@@ -159,6 +200,8 @@ def describe(
     as_json: Json = False,
 ) -> None:
     """Show what is in a data set."""
+    from what_next.data import Dataset
+
     facts = Dataset.read(data).describe()
     if as_json:
         emit(facts)
@@ -169,7 +212,9 @@ def describe(
         people.print(_attribute_table(facts["attributes"]))
 
 
-def _report(tables: Tables, written: list[Path], dataset: Dataset) -> dict[str, Any]:
+def _report(tables: "Tables", written: list[Path], dataset: "Dataset") -> dict[str, Any]:
+    from what_next.data.importing.telling import roles
+
     return {
         "data": str(written[-1]),
         "files": [str(path) for path in written],
@@ -183,7 +228,7 @@ def _report(tables: Tables, written: list[Path], dataset: Dataset) -> dict[str, 
     }
 
 
-def _size(dataset: Dataset) -> dict[str, Any]:
+def _size(dataset: "Dataset") -> dict[str, Any]:
     return {
         "users": dataset.users,
         "items": len(dataset.catalogue),
@@ -193,7 +238,7 @@ def _size(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _sentence(dataset: Dataset) -> str:
+def _sentence(dataset: "Dataset") -> str:
     return (
         f"{dataset.users:,} users, {len(dataset.catalogue):,} items with {len(dataset.catalogue.names)} attributes, "
         f"{dataset.events:,} events"
@@ -276,7 +321,7 @@ def _duration(text: str) -> timedelta:
     return timedelta(**{UNITS[found[2]]: float(found[1])})
 
 
-def _known_table(sets: list[PublicSet]) -> Table:
+def _known_table(sets: list["PublicSet"]) -> Table:
     table = Table(show_header=False, show_lines=True)
     table.add_column()
     table.add_column(overflow="fold")

@@ -13,9 +13,7 @@ from rich.console import RenderableType
 
 from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, Top, names_of
 from what_next.cli.output import emit, tell
-from what_next.data.decisions.log import Roles
 from what_next.errors import SetupError
-from what_next.reporting.bars import Bars
 
 if TYPE_CHECKING:
     from what_next.off_policy import LogSettings
@@ -92,7 +90,7 @@ class LogOptions:
         Raises:
             SetupError: the range of rewards is none.
         """
-        # Imported late, here and below: other commands need not wait for it.
+        from what_next.data.decisions.log import Roles
         from what_next.off_policy import LogSettings
 
         columns = {one.name: getattr(self, one.name) for one in fields(Roles) if one.name != "context"}
@@ -141,6 +139,7 @@ def estimate(
     """Estimate what a policy would have earned, from the log of another one (off-policy evaluation)."""
     from what_next.off_policy import estimate_policy
     from what_next.off_policy.behaviour import plot_calibration
+    from what_next.reporting.bars import Bars
     from what_next.reporting.terminal import estimates_table
 
     if calibration is not None and (options.behaviour != "estimated" or calibration.suffix.lower() != ".svg"):
@@ -168,6 +167,7 @@ def gate(
 ) -> int:
     """Promote a new policy only if a log shows that it earns more: exit code 0; or 3, and why not."""
     from what_next.off_policy import gate as gate_policies
+    from what_next.reporting.bars import Bars
     from what_next.reporting.terminal import gate_table
 
     with Bars(as_json) as stages:

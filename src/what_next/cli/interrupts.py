@@ -1,7 +1,9 @@
 """Ctrl-C while the program is still being imported."""
 
+import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +15,24 @@ INTERRUPTED = 130
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Within, Ctrl-C ends the process at once, with one line.
+    """For imports: within, Ctrl-C ends the process at once, with one line, and nothing is looked through for garbage.
 
-    A `KeyboardInterrupt` in the midst of an import leaves half a library behind, and a traceback.
+    A `KeyboardInterrupt` in the midst of an import leaves half a library behind, and a traceback. What is imported
+    stays, and looking through it takes a sixth of the time.
     """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with _at_once():
+            yield
+    finally:
+        if collects:
+            gc.enable()
+        gc.freeze()
+
+
+@contextmanager
+def _at_once() -> Iterator[None]:
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # nobody has their own way to stop
     if not usual or threading.current_thread() is not threading.main_thread():
         yield
@@ -31,3 +47,10 @@ def quietly() -> Iterator[None]:
 def _end(number: int, frame: FrameType | None) -> None:
     os.write(2, b"what-next: interrupted\n")
     os._exit(INTERRUPTED)
+
+
+def import_torch() -> None:
+    """Import PyTorch and what stands on it, which takes seconds, where that was not done yet."""
+    if "torch" not in sys.modules:
+        with quietly():
+            import what_next.settings  # noqa: F401

@@ -1,7 +1,7 @@
 """`what-next evaluate | compare | tune`: agents judged by what training never saw."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,20 +21,12 @@ from what_next.cli.options import (
     weights_of,
 )
 from what_next.cli.output import emit, note, tell
-from what_next.data import Dataset
 from what_next.errors import SetupError
-from what_next.experiments import by_windows, evaluate_next, evaluate_windows
-from what_next.experiments.compare import compare as compare_setups
-from what_next.experiments.next_items import Comparison
-from what_next.experiments.tradeoff import check as check_tradeoff
-from what_next.experiments.tradeoff import tradeoff
-from what_next.experiments.tuning import PRUNERS, Trial, is_shared
-from what_next.experiments.tuning import tune as tune_setup
-from what_next.reporting import check as check_report
-from what_next.reporting import write_report
-from what_next.reporting.bars import Bars
-from what_next.reporting.terminal import table
-from what_next.settings import Setup, listed
+
+if TYPE_CHECKING:
+    from what_next.experiments.next_items import Comparison
+    from what_next.experiments.tuning import Trial
+    from what_next.settings import Setup
 
 app = typer.Typer()
 
@@ -70,6 +62,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge the agent beside rules, baselines and chance, on what training never saw."""
+    from what_next.experiments import by_windows, evaluate_next, evaluate_windows
+    from what_next.experiments.tradeoff import check as check_tradeoff
+    from what_next.experiments.tradeoff import tradeoff
+    from what_next.reporting import check as check_report
+    from what_next.reporting.bars import Bars
+
     part, given = part_of(split), seeds_of(seeds)
     # With seeds, models are trained as the setup says; without, one is judged that is there.
     settings = trained_setup(setup, overrides) if given is None else setup_of(setup, overrides)
@@ -121,11 +119,15 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Judge several setups on the same users' next items, each beside the first; train what is missing."""
+    from what_next.experiments.compare import compare as compare_setups
+    from what_next.reporting import check as check_report
+    from what_next.reporting.bars import Bars
+
     files = [word for word in words if "=" not in word or Path(word).exists()]
     if len(files) < 2 and not (files and ablations):
         raise SetupError("compare: give two setup files or more, or one with --ablations")
     overrides = [word for word in words if word not in files]
-    setups = {name: Setup.read(file, overrides) for name, file in zip(_names(files), files, strict=True)}
+    setups = {name: setup_of(Path(file), overrides) for name, file in zip(_names(files), files, strict=True)}
     if report is not None:
         check_report(report)
     mask = _mask_of(next(iter(setups.values())), allowed, blocked)
@@ -159,10 +161,14 @@ def tune(
 
     The best settings are printed as KEY=VALUE lines, which `what-next train SETUP` takes.
     """
+    from what_next.experiments.tuning import PRUNERS, is_shared
+    from what_next.experiments.tuning import tune as tune_setup
+    from what_next.settings import listed
+
     settings, took = setup_of(setup, overrides), list[float]()
     metric = settings.monitored
 
-    def progress(trial: Trial, best: Trial) -> None:
+    def progress(trial: "Trial", best: "Trial") -> None:
         took.append(trial.seconds)
         left = (trials - trial.number) * sum(took) / len(took)
         more = f"; about {left / 60:.0f} min left" if left >= 90 else f"; about {left:.0f} s left" if left else ""
@@ -184,10 +190,12 @@ def tune(
     return 0
 
 
-def _mask_of(setup: Setup, allowed: Path | None, blocked: Path | None) -> Any:
+def _mask_of(setup: "Setup", allowed: Path | None, blocked: Path | None) -> Any:
     """The items that may be recommended; None for all."""
     if allowed is None and blocked is None:
         return None
+    from what_next.data import Dataset
+
     catalogue = Dataset.read(setup.data).catalogue
     return catalogue.mask(ids_of(allowed, catalogue), ids_of(blocked, catalogue) or [])
 
@@ -201,9 +209,11 @@ def _names(files: list[str]) -> list[str]:
     return names
 
 
-def _write(report: Path | None, comparison: Comparison, **more: Any) -> None:
+def _write(report: Path | None, comparison: "Comparison", **more: Any) -> None:
     """The page, where one is wanted (`more` as of `write_report`), and what people should know."""
     if report is not None:
+        from what_next.reporting import write_report
+
         write_report(comparison, report, **more)
         note(f"{report} written")
     for line in comparison.notes:
@@ -214,6 +224,8 @@ def _show(result: dict[str, Any], as_json: bool, groups: bool) -> None:
     if as_json:
         emit(result)
         return
+    from what_next.reporting.terminal import table
+
     if "by_windows" in result:
         tell(table(result["by_windows"]))
     tell(table(result, groups))

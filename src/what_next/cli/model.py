@@ -1,18 +1,17 @@
 """`what-next run | train | recommend | inspect | export`."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import polars as pl
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from what_next.agent import Agent
 from what_next.cli.options import (
     Allowed,
     Blocked,
@@ -25,34 +24,36 @@ from what_next.cli.options import (
     trained_setup,
 )
 from what_next.cli.output import emit, note, show
-from what_next.data import Dataset
-from what_next.data.files import write_files
-from what_next.environment import Environment
 from what_next.errors import SetupError
-from what_next.inference.export import export as write
-from what_next.inference.recommender import Recommender
-from what_next.policy import LearnedPolicy
-from what_next.settings import Setup, listed
-from what_next.training.artefacts import catalogue_path, read_manifest
-from what_next.training.distributed import launched
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from what_next.agent import Agent
+    from what_next.environment import Report
+    from what_next.inference.recommender import Recommender
+    from what_next.settings import Setup
+    from what_next.training.distributed import Ranks
 
 app = typer.Typer()
 
 Force = Annotated[bool, typer.Option("--force", help="Write over a model of another algorithm or of other data, too.")]
 
-FORMATS: dict[str, Callable[[pl.DataFrame, IO[bytes]], object]] = {
-    ".parquet": pl.DataFrame.write_parquet,
-    ".csv": pl.DataFrame.write_csv,
+FORMATS: dict[str, Callable[["pl.DataFrame", IO[bytes]], object]] = {
+    ".parquet": lambda frame, file: frame.write_parquet(file),
+    ".csv": lambda frame, file: frame.write_csv(file),
     ".tsv": lambda frame, file: frame.write_csv(file, separator="\t"),
-    ".jsonl": pl.DataFrame.write_ndjson,
+    ".jsonl": lambda frame, file: frame.write_ndjson(file),
 }
 """How a table is written, by the end of its name."""
-ENDINGS = listed(list(FORMATS), "or")
+ENDINGS = ".parquet, .csv, .tsv or .jsonl"
 
 
 @app.command()
 def run(setup: SetupFile, overrides: Overrides = None, force: Force = False, as_json: Json = False) -> int:
     """Train or recommend, as the setup says."""
+    from what_next.environment import Environment
+
     settings = setup_of(setup, overrides)
     if not settings.train:
         settings = trained_setup(setup, overrides)
@@ -71,23 +72,38 @@ def train(
     as_json: Json = False,
 ) -> int:
     """Train, and save both models; Ctrl-C saves, and --resume goes on."""
+    from what_next.training.distributed import launched
+
     with launched() as ranks:
         settings = setup_of(setup, overrides, "train=yes")
         if resume and origin:
             raise SetupError("--resume and --from exclude each other: go on with a run, or start from another model")
-        if ranks.replaced(settings):
-            resume, origin = True, None
-        environment = Environment.from_setup(settings, resume=resume, origin=origin, force=force, ranks=ranks)
-        if origin:
-            new, space = environment.state.new_items(origin), environment.state.space
-            note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
-        report = environment.train_agent()
-        if resume and not (report.steps or report.stopped):
-            note(_nothing_left(settings, environment.agent))
-        return show(report, as_json)
+        if settings.cluster.name == "ray" and not ranks.joined:
+            from what_next.training.on_ray import on_ray
+
+            settings = setup_of(setup.resolve(), overrides, "train=yes")  # its processes start in another folder
+            work = partial(_trained, settings, resume, origin and origin.resolve(), force)
+            return show(on_ray(work, settings), as_json)
+        return show(_trained(settings, resume, origin, force, ranks), as_json)
 
 
-def _nothing_left(settings: Setup, agent: Agent) -> str:
+def _trained(settings: "Setup", resume: bool, origin: Path | None, force: bool, ranks: "Ranks") -> "Report":
+    """A run of training, by one of several processes or by one alone."""
+    from what_next.environment import Environment
+
+    if ranks.replaced(settings):
+        resume, origin = True, None
+    environment = Environment.from_setup(settings, resume=resume, origin=origin, force=force, ranks=ranks)
+    if origin:
+        new, space = environment.state.new_items(origin), environment.state.space
+        note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
+    report = environment.train_agent()
+    if resume and not (report.steps or report.stopped):
+        note(_nothing_left(settings, environment.agent))
+    return report
+
+
+def _nothing_left(settings: "Setup", agent: "Agent") -> str:
     """Why a resumed run trained nothing, and which setting would let it."""
     if settings.patience and agent.histories < agent.horizon and agent.spent < 1:
         return (
@@ -127,6 +143,12 @@ def recommend(
     as_json: Json = False,
 ) -> None:
     """Recommend to one user, after a history, or to everyone."""
+    import numpy as np
+
+    from what_next.data import Dataset
+    from what_next.inference.recommender import Recommender
+    from what_next.policy import LearnedPolicy
+
     if not (everyone or history or user) or (everyone and (user or history)) or (history and len(user or []) > 1):
         raise SetupError('recommend: give --user ID (or several), --history "A,B", or --all with --to FILE')
     if everyone and (to is None or context):
@@ -157,7 +179,9 @@ def recommend(
         Console().print(*found, sep="\n\n")
 
 
-def _recommend_all(recommender: Recommender, k: int, to: Path, how: dict[str, Any], as_json: bool) -> None:
+def _recommend_all(recommender: "Recommender", k: int, to: Path, how: dict[str, Any], as_json: bool) -> None:
+    from what_next.data.files import write_files
+
     frame = recommender.recommend_all(k, **how)
     write_files({to: lambda file: FORMATS[to.suffix.lower()](frame, file)})
     users = frame["user_id"].n_unique()
@@ -174,8 +198,8 @@ def _numbers(pairs: list[str]) -> dict[str, float]:
         try:
             number = float(value)
         except ValueError:
-            number = np.nan
-        if not np.isfinite(number):
+            number = math.nan
+        if not math.isfinite(number):
             raise SetupError(f"--context {pair!r}: expected key=number, such as hour=21")
         numbers[key.strip()] = number
     return numbers
@@ -186,6 +210,8 @@ def inspect(
     path: Annotated[Path, typer.Argument(metavar="MODEL", help="An agent's or critic's file.")], as_json: Json = False
 ) -> None:
     """Show what a model file says of itself."""
+    from what_next.training.artefacts import read_manifest
+
     values = read_manifest(path).model_dump(mode="json")
     if as_json:
         emit(values)
@@ -205,6 +231,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write encoder and actor as ONNX: a graph of whole histories, and one of single steps."""
+    from what_next.inference.export import export as write
+    from what_next.policy import LearnedPolicy
+    from what_next.training.artefacts import catalogue_path, read_manifest
+
     settings = setup_of(setup, None, "train=no").model_copy(update={"model_critic_path": None})
     path = settings.model_agent_path
     done = write(LearnedPolicy.load(settings).agent, read_manifest(path, "agent"), to)

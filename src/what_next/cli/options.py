@@ -4,16 +4,19 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from what_next.cli.output import note
-from what_next.data import Catalogue
-from what_next.data.splits import Part
 from what_next.errors import SetupError, WhatNextError, some
-from what_next.settings import Setup
-from what_next.training.artefacts import read_trained
+
+if TYPE_CHECKING:
+    from what_next.data import Catalogue
+    from what_next.data.splits import Part
+    from what_next.settings import Setup
+
+# Commands import what they work with when they run: PyTorch takes seconds, and nobody who asks for help needs it.
 
 SetupFile = Annotated[Path, typer.Argument(metavar="SETUP", help="A setup.txt, or the same as TOML.")]
 Overrides = Annotated[
@@ -40,13 +43,18 @@ Looks = Annotated[
 ]
 
 
-def setup_of(file: Path, overrides: Sequence[str] | None, *last: str) -> Setup:
+def setup_of(file: Path, overrides: Sequence[str] | None, *last: str) -> "Setup":
     """The setup that SETUP and KEY=VALUE name; `last` goes before all of it."""
+    from what_next.settings import Setup
+
     return Setup.read(file, [*(overrides or []), *last])
 
 
-def trained_setup(file: Path, overrides: Sequence[str] | None, *last: str) -> Setup:
+def trained_setup(file: Path, overrides: Sequence[str] | None, *last: str) -> "Setup":
     """The setup of a trained model, see `read_trained`; says so where the setup names another algorithm."""
+    from what_next.settings import Setup
+    from what_next.training.artefacts import read_trained
+
     words = [*(overrides or []), *last]
     found, given = read_trained(file, words), Setup.read(file, words).algorithm
     if found.algorithm != given:
@@ -61,7 +69,7 @@ def names_of(text: str | None) -> list[str] | None:
     return [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row if name.strip()]
 
 
-def part_of(split: str) -> Part:
+def part_of(split: str) -> "Part":
     """The value of `--split`."""
     part: Part = "validation" if split == "validation" else "test"
     if split != part:
@@ -82,7 +90,7 @@ def seeds_of(text: str | None) -> list[int] | None:
 
 def baselines_of(text: str | None) -> Sequence[str]:
     """The value of `--baselines`: all of them without it, and none for the word itself."""
-    from what_next.experiments.baselines import EVERY  # imported late: other commands need not wait for it
+    from what_next.experiments.baselines import EVERY
 
     words = EVERY if text is None else names_of(text) or []
     if words == ["none"]:
@@ -105,7 +113,7 @@ def weights_of(text: str | None) -> list[float]:
     return weights
 
 
-def ids_of(path: Path | None, catalogue: Catalogue) -> list[str] | None:
+def ids_of(path: Path | None, catalogue: "Catalogue") -> list[str] | None:
     """The ids of a file, one on each line; says which of them the catalogue does not hold."""
     if path is None:
         return None

@@ -4,13 +4,15 @@ import json
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from rich.console import Console, RenderableType
 
 from what_next.cli.interrupts import INTERRUPTED
-from what_next.environment import Report
 from what_next.errors import WhatNextError
+
+if TYPE_CHECKING:
+    from what_next.environment import Report
 
 WIDE = 10_000
 """Columns where there is no terminal."""
@@ -60,7 +62,7 @@ def tell(shown: RenderableType) -> None:
     console.print(shown)
 
 
-def show(report: Report, as_json: bool = False) -> int:
+def show(report: "Report", as_json: bool = False) -> int:
     """Print a report; returns the exit code."""
     if as_json:
         emit(report.as_json())

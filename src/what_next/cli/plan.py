@@ -1,16 +1,16 @@
 """`what-next plan`: what a number of users, items and events needs."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
 
 from what_next.cli.options import Json
 from what_next.cli.output import emit, tell
 from what_next.errors import SetupError
-from what_next.experiments.plan import DAY, Plan, Size, beyond, cells, kept
-from what_next.experiments.plan import plan as plan_of
-from what_next.reporting.terminal import Folded
+
+if TYPE_CHECKING:
+    from what_next.experiments.plan import Plan
+    from what_next.reporting.terminal import Folded
 
 app = typer.Typer()
 
@@ -41,6 +41,9 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Reckon what a size needs, part by part, and where the design breaks first; from measured constants."""
+    from what_next.experiments.plan import DAY, Size
+    from what_next.experiments.plan import plan as plan_of
+
     try:
         core, of_memory, of_disk, sent = map(float, prices.split(","))
     except ValueError:
@@ -53,16 +56,22 @@ def plan(
     if as_json:
         emit(found.as_json())
         return
-    tell(Group(_table(found), *_words(found)))
+    tell(_table(found))
+    tell("\n".join(_words(found)))
 
 
-def _table(found: Plan) -> Folded:
+def _table(found: "Plan") -> "Folded":
+    from what_next.experiments.plan import cells
+    from what_next.reporting.terminal import Folded
+
     head = ["part", "memory", "disk", "network", "processors", "cost a month"]
     rows = [cells(found, part) for part in found.parts]
     return Folded(None, head, [rows, [["all", "", "", "", "", f"{found.cost:,.0f}"]]])
 
 
-def _words(found: Plan) -> list[str]:
+def _words(found: "Plan") -> list[str]:
+    from what_next.experiments.plan import beyond, kept
+
     measured, verdict = kept()["measured"], found.verdict
     lines = [f"{part.name}: {part.formula}" for part in found.parts]
     lines += [f"Constants: {measured['machine']}, {measured['on']}, {measured['how']}; --json shows each."]

@@ -11,12 +11,11 @@ from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, Set
 from what_next.cli.output import emit, tell
 from what_next.cli.service import opened, served_catalogue
 from what_next.errors import DataError, ModelError
-from what_next.settings import Setup
-from what_next.training.artefacts import critic_beside, read_manifest
 
 if TYPE_CHECKING:
     from what_next.off_policy import Learned
     from what_next.serving.store import Store
+    from what_next.settings import Setup
 
 app = typer.Typer()
 
@@ -91,12 +90,12 @@ def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fals
     return _show({"version": version, "current": current, "promote": True, "why": why, "number": number}, as_json)
 
 
-def _agent_of(settings: Setup, model: Path | None) -> Path:
+def _agent_of(settings: "Setup", model: Path | None) -> Path:
     if model is None:
         return settings.model_agent_path
     if not model.is_file():
         raise ModelError(f"--model {model}: no such file; name an agent's file (.safetensors), or a setup")
-    return model if model.suffix == ".safetensors" else Setup.read(model, ["train=no"]).model_agent_path
+    return model if model.suffix == ".safetensors" else setup_of(model, ["train=no"]).model_agent_path
 
 
 def _deploy(store: "Store", version: str, kind: Any, note: dict[str, Any]) -> int:
@@ -110,7 +109,7 @@ def _deploy(store: "Store", version: str, kind: Any, note: dict[str, Any]) -> in
 
 
 def _judged(
-    store: "Store", settings: Setup, files: dict[str, Path], log: Path | None, top: int | None, how: dict[str, Any]
+    store: "Store", settings: "Setup", files: dict[str, Path], log: Path | None, top: int | None, how: dict[str, Any]
 ) -> dict[str, Any]:
     """What the gate says of the new model beside the deployed one, both as the service would serve them."""
     from what_next.off_policy import LogSettings, gate
@@ -132,9 +131,10 @@ def _judged(
     return {"promote": plain["promote"], "why": plain["why"], "gate": plain}
 
 
-def _served(version: str, agent: Path, settings: Setup) -> "Learned":
+def _served(version: str, agent: Path, settings: "Setup") -> "Learned":
     """A model as it was trained and would be served."""
     from what_next.off_policy import Learned
+    from what_next.training.artefacts import critic_beside, read_manifest
 
     trained, critic = read_manifest(agent, "agent").made_by(), critic_beside(agent)
     beside = agent.with_name("critic.safetensors")

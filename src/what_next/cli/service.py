@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import polars as pl
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,15 +15,12 @@ from rich.table import Table
 
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of
 from what_next.cli.output import emit, note
-from what_next.data import Catalogue, Dataset
 from what_next.errors import DataError, SetupError, StoreError
-from what_next.settings import Setup
-from what_next.training.artefacts import catalogue_path
 
 if TYPE_CHECKING:
+    from what_next.data import Catalogue
     from what_next.serving.store import Store
-
-# The libraries of the service are an extra and may be missing, so the commands import them when they run.
+    from what_next.settings import Setup
 
 app = typer.Typer()
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys of a service.")
@@ -38,7 +34,7 @@ LONGEST = 64
 
 
 @contextmanager
-def opened(setup: Setup) -> Iterator["Store"]:
+def opened(setup: "Setup") -> Iterator["Store"]:
     """The store of a setup, which must be there.
 
     Raises:
@@ -53,9 +49,13 @@ def opened(setup: Setup) -> Iterator["Store"]:
         yield store
 
 
-def served_catalogue(setup: Setup, store: "Store") -> Catalogue:
+def served_catalogue(setup: "Setup", store: "Store") -> "Catalogue":
     """The items of the deployed model; where none is, those of the setup's agent, or of its data."""
+    import polars as pl
+
+    from what_next.data import Catalogue, Dataset
     from what_next.serving.engine.versions import AGENT, versions_folder
+    from what_next.training.artefacts import catalogue_path
 
     deployments = store.deployments()
     agents = [versions_folder(setup) / one.version / AGENT for one in deployments[-1:]]
@@ -99,7 +99,7 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
         bar.stop()
 
 
-def _may_begin(settings: Setup) -> None:
+def _may_begin(settings: "Setup") -> None:
     """Raises what the service would refuse to start with, while there is no store: so none is left behind."""
     from what_next.serving.engine.versions import check
     from what_next.serving.store import store_of

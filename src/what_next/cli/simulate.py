@@ -9,9 +9,6 @@ from what_next.cli.judge import ReportFile
 from what_next.cli.model import Force
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of, trained_setup
 from what_next.cli.output import emit, note, tell
-from what_next.reporting import check as check_report
-from what_next.reporting import write_simulation
-from what_next.reporting.bars import Bars
 
 app = typer.Typer()
 
@@ -29,7 +26,10 @@ def simulate(
     as_json: Json = False,
 ) -> int:
     """Train an agent in a world, or load it as the setup says; play it beside the world's references."""
-    from what_next.experiments.simulation import simulate as play  # imported late: other commands need not wait for it
+    from what_next.experiments.simulation import simulate as play
+    from what_next.reporting import check as check_report
+    from what_next.reporting import write_simulation
+    from what_next.reporting.bars import Bars
 
     words = [*(overrides or []), *([f"world.name={world}"] if world else [])]
     settings = setup_of(setup, words, "data=-")

@@ -26,11 +26,13 @@ def beside(path: Path, what: str) -> Path:
 
 
 def footer_of(path: Path) -> dict[str, str]:
-    """The text in the footer of a Parquet file; empty where the file is missing, damaged or of another kind.
+    """The text in the footer of a Parquet file, or of a folder's first; empty where none can be read.
 
     Raises:
         DataError: a newer version wrote it.
     """
+    if path.is_dir():
+        path = min(path.glob("*.parquet"), default=path)
     if path.suffix != ".parquet" or not path.is_file():
         return {}
     try:
@@ -106,10 +108,10 @@ def _written_beside(path: Path, writer: Writer, private: bool) -> Path:
     """The content in a temporary file in the folder of `path`, flushed to the disk."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        os.close(handle)
+        with Path(name).open("wb") as file:  # some libraries write to the name, not to the file
             writer(file)
-            file.flush()
-            os.fsync(file.fileno())
+        sync(Path(name))
         if not private:  # as mkstemp makes them
             mask = os.umask(0)
             os.umask(mask)

@@ -154,8 +154,10 @@ def _hash(values: Iterable[object]) -> str:
     """Short SHA-256 over arrays and plain values."""
     digest = hashlib.sha256()
     for value in values:
-        one = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-        digest.update(len(one).to_bytes(8, "little") + one)
+        # The values of an array as they lie there, without a copy: a log may be larger than memory.
+        one = np.ascontiguousarray(value).data if isinstance(value, np.ndarray) else memoryview(repr(value).encode())
+        digest.update(one.nbytes.to_bytes(8, "little"))
+        digest.update(one)
     return digest.hexdigest()[:12]
 
 

@@ -25,8 +25,12 @@ EXACT = 10**5
 """Items up to which a service looks at every one; beyond, the plan has it search an index (`server.search`)."""
 ANSWER = 10
 """Items of an answer."""
-ROWS = 2**32 - 1
-"""Rows that a frame of Polars holds at most, as it is installed."""
+ARRAYS = 16
+"""Bytes of an event in the flat arrays of a log that was sorted on the disk: an item, a time and a reward."""
+MAPPED = 100
+"""Bytes that training holds of such a log for each user and each window, about."""
+WINDOW = 100
+"""Events of a window."""
 
 
 @dataclass(frozen=True)
@@ -158,22 +162,31 @@ def plan(size: Size) -> Plan:
 def _learning(size: Size, c: Mapping[str, float]) -> Iterator[Part]:
     """What stands between a log and a model; `c` are the constants by name."""
     scale, learned = size.dim / DIM, size.events * size.passes
-    yield Part("log on disk", "disk = events * log_bytes", disk=size.events * c["log_bytes"])
+    held = size.events * c["import_memory"] <= size.memory / 2  # else it is sorted on the disk, and mapped into memory
+    windows = size.users + size.events / WINDOW
+    yield Part(
+        "log on disk",
+        f"disk = events * {'log_bytes' if held else f'(log_bytes + {ARRAYS} of arrays)'}",
+        disk=size.events * (c["log_bytes"] + (0 if held else ARRAYS)),
+    )
     yield Part(
         "import",
-        "memory = events * import_memory; cores = events * import_cpu / day",
-        memory=size.events * c["import_memory"],
+        f"memory = {'events * import_memory' if held else 'half of the machine; disk = 2 * events * log_bytes'}; cores = "
+        "events * import_cpu / day",
+        memory=min(size.events * c["import_memory"], size.memory / 2),
+        disk=0.0 if held else 2 * size.events * c["log_bytes"],
         cores=size.events * c["import_cpu"] / DAY,
     )
     target = c["target_cpu"] * scale ** c["target_by_dim"] * (max(size.items, LEAST) / LEAST) ** c["target_by_items"]
     sent = 4 * c["dense_parameters"] * scale**2 + 2 * c["targets_per_step"] * (4 * size.dim + 8)
+    log = "events * training_memory" if held else f"(users + events/{WINDOW}) * {MAPPED}"
     yield Part(
         "training",
-        "memory = training_base + events * training_memory, in each of the ranks; cores = passes * events * target_cpu "
-        f"* (dim/64)^{c['target_by_dim']:.2f} * (items/10^4)^{c['target_by_items']:.2f} / day; network = 2 * ranks * "
-        "passes * events / targets_per_step * (4 * dense_parameters * (dim/64)^2 + 2 * targets_per_step * (4 * dim + "
-        "8)) / day, where there are two ranks or more",
-        memory=c["training_base"] + size.events * c["training_memory"],
+        f"memory = training_base + {log}, in each of the ranks; cores = passes * events * target_cpu * (dim/64)^"
+        f"{c['target_by_dim']:.2f} * (items/10^4)^{c['target_by_items']:.2f} / day; network = 2 * ranks * passes * events "
+        "/ targets_per_step * (4 * dense_parameters * (dim/64)^2 + 2 * targets_per_step * (4 * dim + 8)) / day, where "
+        "there are two ranks or more",
+        memory=c["training_base"] + (size.events * c["training_memory"] if held else MAPPED * windows),
         copies=size.ranks,
         network=2 * size.ranks * learned / c["targets_per_step"] * sent / DAY if size.ranks > 1 else 0.0,
         cores=learned * target / DAY,
@@ -243,12 +256,13 @@ def _search(size: Size, c: Mapping[str, float]) -> Part:
 def _limits(size: Size, parts: Sequence[Part]) -> Iterator[Limit]:
     """What the design holds whole: log and item tables in every process, and one database."""
     of = {part.name: part for part in parts}
-    yield Limit("rows of an import", size.events, ROWS, "rows", "import the log in parts")
-    yield Limit("memory of the import", of["import"].memory, size.memory, "bytes", "import where there is more memory")
+    disk = of["log on disk"].disk + of["import"].disk
+    yield Limit("disk of the import", disk, size.disk, "bytes", "a larger disk, or an older part of the log left out")
     training = of["training"].memory + of["item tables"].memory
     yield Limit(
         "memory of a training process", training, size.memory, "bytes",
-        "every process has the whole log: train on a part of the users; and all item tables, unless they are sharded",
+        "every process reads the whole log, and holds all item tables unless they are sharded (--sharded): train on a "
+        "part of the users, or shard",
     )  # fmt: skip
     yield Limit(
         "a day for a training", of["training"].cores, size.ranks, "cores",

@@ -20,7 +20,7 @@ from what_next.metrics.accuracy import hit_rate, ndcg
 from what_next.metrics.beyond import shares
 from what_next.metrics.bootstrap import means_of, user_means
 from what_next.metrics.places import Places
-from what_next.metrics.windows import Sampling, Windows, draw_windows
+from what_next.metrics.windows import Sampling, Windows, draw_windows, followed
 from what_next.settings import Setup
 from what_next.state import State
 from what_next.types import Permitted, Policy, Request, Slate
@@ -28,6 +28,9 @@ from what_next.types import Permitted, Policy, Request, Slate
 LENGTHS = (5, 10, 20)
 RANKED = 20
 """The length of the windows that ranking metrics are taken on."""
+FOLLOWED, STEPS, EVERY = 10, 10, 4
+"""After one in `EVERY` windows of `FOLLOWED` events, so many recommendations are taken one after another."""
+AHEAD = f"followed@{STEPS}"
 RULES = ("random", "untrained", "true_next", "nearest_mean", "steer")
 """What each learned policy is compared with, where it is judged too."""
 ORACLE = "oracle"
@@ -52,7 +55,7 @@ class WindowScores:
     @property
     def spreads(self) -> Values:
         """Those of the spread."""
-        return {name: value for name, value in self.values.items() if name.startswith("spread@")}
+        return {name: value for name, value in self.values.items() if name == AHEAD or name.startswith("spread@")}
 
 
 def evaluate_windows(
@@ -116,8 +119,9 @@ def compare_on_windows(
 
     No policy may choose an item of the window. The judged item is the first of the slate. HR@k and NDCG@k are taken on
     windows of 20 events; a policy that names fewer than k items has none, nor has a window whose next item it holds
-    already, since nobody may name it. Coverage, repeats (items anywhere in the user's whole history) and fallbacks are
-    over the windows of all lengths.
+    already, since nobody may name it. `followed@10` is the mean reward of ten recommendations of which each is taken
+    before the next; what the user really chose has none. Coverage, repeats (items anywhere in the user's whole
+    history) and fallbacks are over the windows of all lengths.
 
     Args:
         policies: by name, a policy for each seed of training, or one alone where no seed matters.
@@ -138,6 +142,8 @@ def compare_on_windows(
         scores[name] = _score(group, filled, sampling, k, seed, done)
     people, everyone = np.unique(np.concatenate([part.users for part in filled.values()]), return_inverse=True)
     owners = {f"spread@{length}": np.searchsorted(people, part.users) for length, part in filled.items()}
+    if FOLLOWED in filled:
+        owners[AHEAD] = owners[f"spread@{FOLLOWED}"][::EVERY]
     owners |= {f"window_{name}@{k}": owners.get(f"spread@{RANKED}", everyone) for name in ("hr", "ndcg")}
 
     def by_user(values: Values) -> dict[str, Float64[np.ndarray, "users"]]:
@@ -165,8 +171,7 @@ def _score(
     policies: Sequence[Policy], windows: Mapping[int, Windows], sampling: Sampling, k: int, seed: int, done: Done
 ) -> WindowScores:
     """Let the policy of each seed of training act on all windows."""
-    items, heard, fallbacks = [], [], []
-    values = {}
+    items, heard, fallbacks, values = [], [], [], {}
     for length, part in windows.items():
         slates = []
         for index, one in enumerate(policies):
@@ -179,12 +184,29 @@ def _score(
         items.append(chosen)
         heard.append(part.heard(chosen))
         fallbacks.append(np.stack([_fallback(slate) for slate in slates]))
+        if length == FOLLOWED and not isinstance(policies[0], TrueNext):
+            paths = [_followed(one, part, sampling, [seed, STEPS, index]) for index, one in enumerate(policies)]
+            values[AHEAD] = np.mean(paths, axis=0)
         if length == RANKED and all(slate.items.shape[1] == k for slate in slates):
             values |= _ranked(slates, part, k)
     everything = np.concatenate(items, axis=1)
     for name, marked in (("repeats", heard), ("fallbacks", fallbacks)):
         values[name] = np.where(everything < 0, np.nan, np.concatenate(marked, axis=1)).mean(axis=0)
     return WindowScores(everything, values)
+
+
+def _followed(
+    policy: Policy, windows: Windows, sampling: Sampling, seed: Sequence[int]
+) -> Float64[np.ndarray, "windows"]:
+    """The mean reward of recommendations that follow each other; not a number where one of them has none."""
+    rng, history = np.random.default_rng(seed), windows.history.rows(slice(None, None, EVERY))
+    rewards = []
+    for _ in range(STEPS):
+        request = Request(1, policy.sampler, Permitted.of(without=history.items), propensities=False)
+        items = policy.act(policy.states(history), request, rng).items[:, 0]
+        rewards.append(sampling.reward(history, items))
+        history = followed(history, items)
+    return np.asarray(np.mean(rewards, axis=0))
 
 
 def _ranked(slates: Sequence[Slate], windows: Windows, k: int) -> Values:

@@ -33,6 +33,8 @@ METRICS: Mapping[str, str] = MappingProxyType(
         "history's popularity; -1 or more, nearer to 0 is truer to the user",
         "spread": "spread@20: the spread reward of the top item after the last 20 events, in the user's own sigma; any "
         "number, higher is better",
+        "followed": "followed@10: the mean spread reward of ten recommendations after a window of 10 events, each "
+        "taken before the next is asked for; any number, higher is better",
         "repeats": "repeats: the share of recommended items that the user's whole history holds; 0 to 1, 0 is all new",
         "fallbacks": "fallbacks: the share of items that were taken though none matched the proposal; 0 to 1, lower is "
         "better",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -89,6 +89,22 @@ def draw_windows(
     history = history_of(owners, following - length, np.full(len(owners), length))
     too_short = int((possible == 0).sum())
     return Windows(dataset, history, dataset.items[dataset.offsets[owners] + following], too_short)
+
+
+def followed(history: History, items: Int32[np.ndarray, "batch"]) -> History:
+    """Full histories (no padding) after one more event each: the item was taken, and nothing else is known of it."""
+
+    def longer(values: np.ndarray, last: np.ndarray) -> np.ndarray:
+        return np.concatenate([values, last[:, None]], axis=1)
+
+    return replace(
+        history,
+        items=longer(history.items, items.astype(np.int32)),
+        lengths=history.lengths + 1,
+        rewards=longer(history.rewards, np.zeros_like(history.rewards[:, -1])),
+        context=longer(history.context, history.context[:, -1]),
+        times=None if history.times is None else longer(history.times, history.times[:, -1]),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,7 +91,8 @@ def fit(
     )  # fmt: skip
     tables, dataset = _opened(data, items, options)
     setup = _setup(algorithm, settings, where)
-    people = Console(soft_wrap=True, highlight=False, markup=False, quiet=not verbose)
+    # A notebook would get a block of its own for each line.
+    people = Console(soft_wrap=True, highlight=False, markup=False, quiet=not verbose, force_jupyter=False)
     if tables is not None:
         lines = (*told(tables, dataset), *(f"warning: {one}" for one in tables.warnings))
         people.print("\n".join(map(in_python, lines)))

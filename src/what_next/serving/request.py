@@ -36,7 +36,7 @@ class RecommendationRequest(NamedTuple):
         allowed, blocked: item ids; None: all. `ranges`: for attributes by name, the least and the largest value.
         temperature, epsilon: of the draw; both None: the setup's.
         seed: of the draw; None: a new one.
-        policy: who answers.
+        policy: who answers; `experiment`: whether an experiment that shares the users may say so instead.
         context: numbers about the situation, by name.
         explain: whether to tell reasons.
         once: where the answer is to be kept, and given again.
@@ -54,6 +54,7 @@ class RecommendationRequest(NamedTuple):
     epsilon: float | None = None
     seed: int | None = None
     policy: PolicyName = "trained"
+    experiment: bool = True
     context: Mapping[str, float] | None = None
     explain: bool = False
     once: IdempotencyKey | None = None

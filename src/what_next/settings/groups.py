@@ -264,6 +264,23 @@ class DecisionSettings(Group):
     )
 
 
+class Cluster(Group):
+    """Several processes that train together."""
+
+    name: Literal["ray"] | None = Field(
+        default=None, description="train: who starts the processes; none: torchrun, or nobody, and there is one"
+    )
+    processes: int = Field(default=2, gt=0, description="train: how many of them ray starts")
+    restarts: int = Field(
+        default=3, ge=0, description="train: how often ray starts them anew from the last save, when one is lost"
+    )
+    items: Literal["whole", "sharded"] = Field(
+        default="whole",
+        description="train: whether each process has the vectors of all items, or its share of them: for a catalogue "
+        "that does not fit, with a sampled loss over learned vectors",
+    )
+
+
 class Server(Group):
     """The service: where it listens, what it keeps, and how it answers."""
 
@@ -420,7 +437,11 @@ class Loop(Group):
         default=100_000, gt=0, description="loop: so many new events and feedback begin a round before its time"
     )
     least: int = Field(default=1, gt=0, description="loop: new events and feedback that a round needs")
-    look: float = Field(default=60.0, gt=0, description="loop: seconds between two looks at the store")
+    look: float = Field(
+        default=60.0,
+        gt=0,
+        description="loop: seconds between two looks at the store; serve: at what an experiment earned",
+    )
     fresh: int = Field(
         default=7,
         ge=0,

@@ -22,6 +22,7 @@ from what_next.settings.groups import (
     RARE,
     REWARD_GROUP,
     SHORT,
+    Cluster,
     DecisionSettings,
     Evaluation,
     Group,
@@ -201,8 +202,8 @@ class Setup(Group):
     )
     linear: Literal["yes", "no"] = Field(
         default="yes",
-        description="next_item: whether a linear model of items by items stands beside the network, with the weight "
-        "that is best for the validation users",
+        description="where the score is learned from what came next: whether a linear model of items by items stands "
+        "beside the network, with the weight that is best for the validation users",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
@@ -248,6 +249,7 @@ class Setup(Group):
     )
     user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
     slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
+    cluster: Cluster = Cluster()
     server: Server = Server()
     loop: Loop = Loop()
 

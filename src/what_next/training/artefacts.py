@@ -19,7 +19,7 @@ import polars as pl
 import safetensors
 import torch
 from pydantic import BaseModel, ValidationError
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from what_next.algorithms import Algorithm
@@ -210,12 +210,16 @@ def _writer(
     metadata = {KEY: manifest.model_copy(update={"role": role}).model_dump_json()}
     if position is not None:
         metadata["position"] = json.dumps(position)
-    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
-    return partial(_write, content)
+    content = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return partial(_write, content, metadata)
 
 
-def _write(content: bytes, file: Any) -> None:
-    file.write(content)
+def _write(tensors: dict[str, Tensor], metadata: dict[str, str], file: Any) -> None:
+    """Straight from the tensors' memory, which may be as large as the machine's."""
+    try:
+        save_file(tensors, file.name, metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def read_manifest(path: Path, role: Role | None = None) -> Manifest:

@@ -1,6 +1,6 @@
 """Boredom: too much of one topic within a short time, and for a while the user wants nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -133,18 +133,18 @@ class Boredom(World):
     def reset(self, users: int, rng: Draws) -> Listeners:
         """See `World.reset`."""
         tastes, slates = self._tastes(users, rng), integers(rng, users, self.items, self.slots)
-        none = Listeners(
-            age=np.full(users, -1, np.int32),
-            shown=slates,
-            clicks=np.zeros(slates.shape, np.bool_),
-            tastes=tastes,
-            recent=np.zeros((users, self.memory), np.int16),
-            stamps=np.full((users, self.memory), NEVER, np.int32),
-            head=np.zeros(users, np.int64),
-            counts=np.zeros((users, self.topics), np.int16),
-            rest=np.zeros((users, self.topics), np.int8),
-        )
-        return self._after(none, slates, self._clicked(tastes, slates, rng))
+        return self._after(self._fresh(tastes), slates, self._clicked(tastes, slates, rng))
+
+    def followed(self, items: Sequence[int], clicked: Sequence[bool]) -> Listeners:
+        """Somebody whose taste is not known, after slates of one item each: what is remembered, and what bores.
+
+        Args:
+            items: of each slate, oldest first; `clicked`: whether each was.
+        """
+        state = self._fresh(np.ones((1, self.topics), np.float32))
+        for item, click in zip(items, clicked, strict=True):
+            state = self._after(state, np.array([[item]]), np.array([[click]]))
+        return state
 
     def step(self, state: Listeners, slates: Int[np.ndarray, "users slots"], rng: Draws) -> tuple[Listeners, Feedback]:
         """See `World.step`."""
@@ -185,6 +185,21 @@ class Boredom(World):
                 1 + np.exp(np.float32(self.slope) * (np.float32(self.offset) - scores))
             )
         return found
+
+    def _fresh(self, tastes: Float32[np.ndarray, "users topics"]) -> Listeners:
+        """Users of some tastes before their first slate."""
+        users = len(tastes)
+        return Listeners(
+            age=np.full(users, -1, np.int32),
+            shown=np.zeros((users, self.slots), np.int64),
+            clicks=np.zeros((users, self.slots), np.bool_),
+            tastes=tastes,
+            recent=np.zeros((users, self.memory), np.int16),
+            stamps=np.full((users, self.memory), NEVER, np.int32),
+            head=np.zeros(users, np.int64),
+            counts=np.zeros((users, self.topics), np.int16),
+            rest=np.zeros((users, self.topics), np.int8),
+        )
 
     def _tastes(self, users: int, rng: Draws) -> Float32[np.ndarray, "users topics"]:
         """Of each user from three to five topics, as often as SARDINE's rejections leave them."""

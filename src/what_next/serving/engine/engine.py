@@ -80,7 +80,7 @@ class Engine:
         self._shadow = Shadow(Answering(settings), lambda: models.live.candidate, self._submit, metrics)
         self._batcher = Batcher(self._answer, self._late, size=settings.batch, deadline=settings.deadline / 1000)
         self._poller = Poller(models)
-        self.experiment = Watch(settings, lambda: models.live, models.store)
+        self.experiment = Watch(settings, lambda: models.live, models.store, setup.loop.look)
 
     @classmethod
     def open(

@@ -24,8 +24,8 @@ from what_next.settings.groups import POLICIES
 
 logger = logging.getLogger("what_next.serving")
 
-EVERY, REST = 60.0, 20
-"""Seconds between two looks at what was earned; and at least so many times as long as the last look took."""
+REST = 20
+"""Between two looks at what was earned it rests at least so many times as long as the last look took."""
 Role = Literal["current", "canary"]
 ASSUMES = (
     "the bounds hold at any number of looks, if there are many users, independent of each other, and what a user "
@@ -66,11 +66,12 @@ class Experiment:
 def meant(settings: Server, live: Live, request: RecommendationRequest) -> tuple[RecommendationRequest, Role]:
     """A question with its arm, and which of the models answers it.
 
-    Only questions for the trained policy that name a user belong to an experiment: nobody else can be known again. An
-    arm whose model is not there is none: the deployed model answers, and the log says nothing of the experiment.
+    Only questions for the trained policy that name a user belong to an experiment: nobody else can be known again; and
+    they may ask not to. An arm whose model is not there is none: the deployed model answers, and the log says nothing
+    of the experiment.
     """
     role = live.of(request.user)[1]
-    experiment = Experiment.of(settings, live)
+    experiment = Experiment.of(settings, live) if request.experiment else None
     if experiment is None or request.user is None or request.policy != "trained":
         return request, role
     arm = experiment.arm(request.user)
@@ -89,7 +90,8 @@ class Watch:
         now: what it found last, as plain values; None: there is no experiment, or it was not looked at yet.
     """
 
-    def __init__(self, settings: Server, live: Callable[[], Live], store: Store, every: float = EVERY) -> None:
+    def __init__(self, settings: Server, live: Callable[[], Live], store: Store, every: float) -> None:
+        """`every`: seconds between two looks."""
         self.settings, self.live, self.store, self.every = settings, live, store, every
         self.now: dict[str, Any] | None = None
         self._stop = threading.Event()

@@ -1,6 +1,7 @@
 """The service as an ASGI application: what every request passes on its way to its operation."""
 
 import asyncio
+from collections.abc import Callable
 from time import perf_counter
 
 from starlette.routing import compile_path
@@ -126,7 +127,12 @@ class Application:
 
 
 def create_app(
-    engine: Engine | None, store: Store | None, writer: Writer | None, setup: Setup, metrics: Metrics | None = None
+    engine: Engine | None,
+    store: Store | None,
+    writer: Writer | None,
+    setup: Setup,
+    metrics: Metrics | None = None,
+    log: Callable[[str], object] | None = None,
 ) -> Application:
     """The service as an ASGI application.
 
@@ -134,6 +140,7 @@ def create_app(
         engine, store, writer: None while the service starts: put them into its `parts` when they are there.
         setup: its `server` settings hold.
         metrics: those that the engine counts with; None: new ones.
+        log: takes the lines of the log; None: the standard error does.
     """
     settings = setup.server
-    return Application(Parts(settings, metrics or Metrics(), Log(settings.log_ids), engine, store, writer))
+    return Application(Parts(settings, metrics or Metrics(), Log(settings.log_ids, log), engine, store, writer))

@@ -213,6 +213,7 @@ class Question(Body):
     explore: Explore | None = Field(default=None, description="how items are drawn; null: as the service's setup says")
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="of the draw; null: a new one")
     policy: PolicyName = Field(default="trained", description="who answers")
+    experiment: bool = Field(default=True, description="whether a running experiment may say who answers instead")
     context: Numbers | None = Field(default=None, description="numbers about the situation")
     explain: bool = Field(default=False, description="whether to tell reasons")
 
@@ -236,6 +237,7 @@ class Question(Body):
             epsilon=draw.epsilon if draw else None,
             seed=self.seed,
             policy=self.policy,
+            experiment=self.experiment,
             context=self.context,
             explain=self.explain,
             once=once,

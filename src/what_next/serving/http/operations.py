@@ -1,7 +1,7 @@
 """What the service does besides recommending: events, feedback, items, users, the model, its state, and the page."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
@@ -13,6 +13,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from what_next.errors import CatalogueError, StoreError
+from what_next.serving.engine import Engine
 from what_next.serving.http import replies
 from what_next.serving.http.bodies import Event, Events, Feedback, Feedbacks, IdInPath, Item, Items
 from what_next.serving.http.keys import ADMIN, WRITE
@@ -27,8 +28,10 @@ from what_next.serving.store.records import (
     InvalidWrite,
     ItemsAdded,
     NotShown,
+    StoredEvent,
     UnknownRecommendation,
 )
+from what_next.worlds import Boredom
 
 SPREAD = 20
 """Latest events of a history whose spread is told, and events that a spread is of."""
@@ -269,7 +272,18 @@ def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
         ],
         "total": head.events if head else 0,
         "spread": list(spreads)[-SPREAD:],
+        "boredom": None if parts.world is None else _boredom(parts.world, engine, events[::-1]),
     }
+
+
+def _boredom(world: Boredom, engine: Engine, events: Sequence[StoredEvent]) -> dict[str, Any]:
+    """What somebody is bored of after some events, oldest first; the ids of the catalogue are the world's items."""
+    names = engine.model()["attributes"]
+    played = [one.kind == "play" and one.reward != 0 for one in events]
+    state = world.followed([int(one.item_id) for one in events], played)
+    counts = zip(names, state.counts[0].tolist(), state.rest[0].tolist(), strict=True)
+    topics = [{"topic": name, "plays": plays, "rest": rest} for name, plays, rest in counts]
+    return {"threshold": world.threshold, "topics": topics}
 
 
 # The service itself
@@ -285,7 +299,7 @@ async def get_model(call: Call) -> Any:
 async def get_experiment(call: Call) -> dict[str, Any]:
     """Tell what both arms of an experiment, or of a canary, have earned, and whether one is better.
 
-    It is looked at once a minute, a large store less often. Only answers to users by name count.
+    It is looked at every `loop.look` seconds, a large store less often. Only answers to users by name count.
     """
     return {"experiment": call.parts.model.experiment.now}
 

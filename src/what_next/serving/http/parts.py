@@ -16,6 +16,7 @@ from what_next.serving.http.problems import not_ready
 from what_next.serving.metrics import Metrics
 from what_next.serving.store import Store, Writer
 from what_next.settings import Server
+from what_next.worlds import Boredom
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Parts:
         metrics, log: where requests are counted and told.
         engine, store, writer: None while the service starts.
         keys: None where none are needed, or while the service starts.
+        world: the simulated one whose items are served, for a demonstration; None: users are people.
     """
 
     settings: Server
@@ -44,6 +46,7 @@ class Parts:
     store: Store | None = None
     writer: Writer | None = None
     keys: KeyRing | None = None
+    world: Boredom | None = None
     looks: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ready"))
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "reads"))
 

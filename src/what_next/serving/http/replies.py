@@ -157,6 +157,21 @@ class PastEvent(Reply):
     reward: float | None
 
 
+class Topic(Reply):
+    """How much of a topic somebody has had."""
+
+    topic: str
+    plays: int = Field(ge=0, description="that are remembered")
+    rest: int = Field(ge=0, description="songs for which it bores yet; 0: it does not")
+
+
+class Boredom(Reply):
+    """What bores, by the law of the world that is served."""
+
+    threshold: int = Field(gt=0, description="remembered plays of a topic that bore")
+    topics: list[Topic]
+
+
 class History(Reply):
     """A user's events, newest first."""
 
@@ -166,6 +181,7 @@ class History(Reply):
     spread: list[float | None] = Field(
         description="spread after each of the last 20 events, oldest first; null below 3 events or without attributes"
     )
+    boredom: Boredom | None = Field(description="in what-next demo, whose listeners are simulated; null elsewhere")
 
 
 class Erased(Reply):

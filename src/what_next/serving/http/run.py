@@ -25,6 +25,7 @@ from what_next.serving.http.protocol import protocol
 from what_next.serving.request import Stopping
 from what_next.serving.store import Store, Writer, store_of
 from what_next.settings import Setup
+from what_next.worlds import Boredom
 
 GRACE = 15
 """Seconds that requests under way have to end, once the service was asked to stop."""
@@ -174,13 +175,22 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
-def serve(setup: Setup, ready: Callable[[dict[str, Any]], None], progress: Progress, notify: Notify) -> None:
+def serve(
+    setup: Setup,
+    ready: Callable[[dict[str, Any]], None],
+    progress: Progress,
+    notify: Notify,
+    world: Boredom | None = None,
+    log: Notify | None = None,
+) -> None:
     """Answers requests until SIGTERM or SIGINT; requests under way are answered, and everything is closed.
 
     Args:
         setup: what and where.
         ready: is called once when the service can answer, with its address, version and store.
         progress, notify: see `Opening`.
+        world: the simulated one whose items are served; None: users are people.
+        log: takes the lines of the log; None: the standard error does.
 
     Raises:
         SetupError: the address is taken, or a key is missing.
@@ -189,8 +199,9 @@ def serve(setup: Setup, ready: Callable[[dict[str, Any]], None], progress: Progr
     start = time.monotonic()
     bound = listen(setup)
     try:
-        app = create_app(None, None, None, setup)
+        app = create_app(None, None, None, setup, log=log)
         parts = app.parts
+        parts.world = world
         opening = Opening(setup, parts, progress, notify)
         opening.thread.start()
         try:

@@ -2,6 +2,7 @@
 
 import { html, render } from "./lit-html.js";
 import { call, keepKey, Trouble, unique } from "./api.js";
+import { bored } from "./boredom.js";
 import { Combobox } from "./combobox.js";
 import { experimentView } from "./experiment.js";
 import { listsView } from "./lists.js";
@@ -13,6 +14,7 @@ import { count, named, POLICIES, SAYINGS } from "./words.js";
 const FOUND = 20; // search results
 const TOLD = 20; // events of the history
 const PREFIX = "page-"; // of users that only a page knows
+const LOOK = 5000; // milliseconds between two looks at what others do
 
 class Page {
   user = PREFIX + unique();
@@ -87,9 +89,18 @@ class Page {
 
   /** Asks for everything anew, and says so to those who do not see it. */
   async refresh(what) {
-    const shown = [this.model, this.loop, this.experiment, this.history, ...[...this.chosen].map((policy) => this.lists[policy])];
+    const lists = [...this.chosen].map((policy) => this.lists[policy]);
+    const shown = [this.model, this.loop, this.experiment, this.history, ...lists];
     const fresh = await Promise.all(shown.map((loaded) => loaded.renew()));
     if (fresh.every(Boolean) && what) this.#tell(what);
+  }
+
+  /** Looks at what goes on without this page, where something does: experiment, loop, somebody else's history. */
+  look() {
+    const running = this.experiment.value?.experiment || this.loop.value?.lines.length;
+    if (!running || document.hidden) return;
+    const others = this.own ? [] : [this.history];
+    for (const loaded of [this.experiment, this.loop, ...others]) if (!loaded.trouble && !loaded.loading) loaded.renew();
   }
 
   // What the service is asked.
@@ -104,18 +115,19 @@ class Page {
 
   #ask(policy) {
     const blocked = this.blocked.map(({ item_id: id }) => id);
-    const asked = { user_id: this.user, k: this.length, policy, blocked, explain: true };
+    const asked = { user_id: this.user, k: this.length, policy, blocked, explain: true, experiment: false };
     // What most people play is not drawn, whatever the service's setup says of exploring.
     if (policy === "popular") asked.explore = { temperature: 0 };
     return call("POST", "/v1/recommendations", asked);
   }
 
   async #write(kind, item, answer, name) {
-    const { event, reward, done } = SAYINGS[kind];
+    const { event, reward, done, worth } = SAYINGS[kind];
     const { recommendation_id, user_id } = answer;
     const shown = { recommendation_id, item_id: item.item_id };
     // An event that names its recommendation is feedback, too.
-    if (event) await call("POST", "/v1/events", { event_id: name, user_id, event, ...shown });
+    const unit = this.history.value?.boredom ? { reward: worth } : {};
+    if (event) await call("POST", "/v1/events", { event_id: name, user_id, event, ...unit, ...shown });
     else await call("POST", "/v1/feedback", { feedback_id: name, reward, ...shown });
     if (user_id !== this.user) return kind;
     if (kind === "never") this.blocked = [...this.blocked, item];
@@ -172,12 +184,14 @@ class Page {
   #tell(what) {
     const first = ({ value }) => (value?.items.length ? named(value.items[0]) : "nothing");
     const next = [...this.chosen].map((policy) => `${POLICIES[policy].name}: ${first(this.lists[policy])}`).join("; ");
-    document.getElementById("said").textContent = next ? `${what} First now, ${next}.` : what;
+    const told = [what, bored(this.history.value?.boredom), next && `First now, ${next}.`];
+    document.getElementById("said").textContent = told.filter(Boolean).join(" ");
   }
 
   draw() {
     render(modelView(this.model), document.getElementById("model"));
-    render(html`${panelView(this)}${listsView(this)}${experimentView(this.experiment)}${loopView(this.loop)}`, this.root);
+    const below = html`<div class="below">${experimentView(this.experiment)}${loopView(this.loop)}</div>`;
+    render(html`${panelView(this)}${listsView(this)}${below}`, this.root);
   }
 }
 
@@ -185,3 +199,4 @@ const root = document.getElementById("page");
 root.textContent = "";
 const page = new Page(root);
 page.refresh("");
+setInterval(() => page.look(), LOOK);

@@ -1,6 +1,7 @@
 // Who is asked for: the person, the history, its spread, what was blocked, and the key where one is needed.
 
 import { html, nothing } from "./lit-html.js";
+import { boredomView } from "./boredom.js";
 import { keepFocus, locked, trouble } from "./loaded.js";
 import { MEANING, spreadView } from "./spread.js";
 import { cited, count, happened, named } from "./words.js";
@@ -94,6 +95,7 @@ export function panelView(page) {
       ${spreadView(page.history.value)}
     </section>
     <p class="soft">${MEANING}</p>
+    ${boredomView(page.history.value?.boredom)}
     ${history(page)}
     ${blocked(page)}
   </div>`;

@@ -33,10 +33,13 @@ export function fallback(kind) {
   return `Fallback: ${FALLBACKS[kind] ?? `${kind}, so these are popular items.`}`;
 }
 
-/** What a person may say of an item: the event that is written, or the reward where nothing happened; and its name. */
+/**
+ * What a person may say of an item: the event that is written, or the reward where nothing happened; and its name.
+ * `worth`: to the listeners of a demonstration, whose unit is known.
+ */
 export const SAYINGS = {
-  play: { button: "Play", event: "play", done: "Played" },
-  skip: { button: "Skip", event: "skip", done: "Skipped" },
+  play: { button: "Play", event: "play", done: "Played", worth: 1 },
+  skip: { button: "Skip", event: "skip", done: "Skipped", worth: 0 },
   never: { button: "Not for me", reward: -1, done: "Not for me" },
 };
 
@@ -71,11 +74,16 @@ function attribute(name, value) {
   return `${name} ${Number.isInteger(value) ? value : Number(value.toPrecision(3))}`;
 }
 
-/** What an item is, in words. What is 0 or 1 for all of `beside` is a flag: told by its name, where it holds. */
+/**
+ * What an item is, in words. What is 0 or 1 for all of `beside` is a flag: told by its name, where it holds. Where most
+ * values are 0, a 0 says that there is nothing of it, and is not told either.
+ */
 export function attributes(item, beside) {
   const isFlag = (name) => beside.every((other) => [0, 1].includes(other[name]));
+  const values = beside.flatMap((other) => Object.values(other));
+  const sparse = 2 * values.filter((value) => value === 0).length > values.length;
   const told = Object.entries(item)
-    .filter(([name, value]) => value !== 0 || !isFlag(name))
+    .filter(([name, value]) => (sparse ? Number(value.toFixed(2)) : value) !== 0 || !(sparse || isFlag(name)))
     .map(([name, value]) => (isFlag(name) ? name : attribute(name, value)));
   return told.length > MOST ? [...told.slice(0, MOST), `${told.length - MOST} more`] : told;
 }

@@ -1,0 +1,201 @@
+"""`what-next demo`: listeners who tire of what they like, a small model of them, and the service that answers them.
+
+Nothing is downloaded. The listeners are those of the world `boredom`; genres, titles and names are made up here.
+"""
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count, product
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import polars as pl
+
+from what_next.errors import SetupError
+from what_next.python import fit
+from what_next.serving.http.run import listen
+from what_next.settings import Setup
+from what_next.worlds import Boredom
+
+GENRES = ("Folk", "Jazz", "Soul", "Rock", "Techno", "Ambient", "Classical", "Samba")
+FIRST = (
+    "Amber Borrowed Bright Broken Crooked Distant Electric Empty Faded Golden Hollow Last Little Lonely Northern "
+    "Open Paper Quiet Restless Silver Slow Sudden Velvet Winter"
+)
+SECOND = (
+    "Avenue Bells Bridges Carousel Corners Daylight Engines Gardens Harbour Islands Lanterns Letters Mirrors "
+    "Mornings Orchard Rain River Rooftops Shadows Signals Stairs Summer Tides Windows"
+)
+NAMES = (
+    "Ada Ben Cleo Dan Ella Finn Gia Hugo Ida Jon Kira Leo Mia Noah Olga Paul Quinn Rosa Sam Tess Uma Vito Wanda "
+    "Xenia Yann Zoe Amir Bea Carl Dora Emil Fay Gus Hana Ivo June Karl Lina Max Nora"
+)
+LISTENERS = NAMES.split()
+WORLD = Boredom(
+    items=300, topics=len(GENRES), slots=1, steps=40, threshold=4, memory=8, window=6, offset=0.6, slope=20.0, seed=1
+)
+"""Four plays of one genre within six songs, and a listener wants nothing for the next six."""
+LOG = 600
+"""Listeners whose plays are learned from, 40 songs each."""
+PAUSE = 1.5
+"""Seconds between two songs of each listener who uses the service."""
+HOUR = 3_600_000_000
+SETTINGS: dict[str, Any] = {
+    "dim": 32,
+    "batch_size": 32,
+    "learning_rate": 0.02,
+    "passes": 50,
+    "patience": None,
+    "inputs_items": "attributes",
+    "inputs_rewards": True,
+    "split_test": 0.0,
+    "threads": 1,
+    "device": "cpu",
+    "server_epsilon": 0.1,
+    "server_deadline": 1000.0,
+    "server_experiment": "trained:popular",
+    "server_popular_every": 10.0,
+    "loop_look": 5.0,
+    "loop_every": 45.0,
+    "loop_fresh": 0,
+    "loop_passes": 1,
+    "loop_drift": 0.0,
+    "loop_shadow": 40,
+    "loop_canary": 0.5,
+    "loop_answers": 1000,
+}
+"""Of the model, of the service and of the loop: seconds and answers are few, so that there is something to see."""
+
+
+def songs() -> pl.DataFrame:
+    """The catalogue: a title for each item of the world, and how much it has of each genre."""
+    titles = [f"{one} {two}" for one, two in product(FIRST.split(), SECOND.split())]
+    drawn = np.random.default_rng(0).permutation(len(titles))[: WORLD.items]
+    shares = {genre: WORLD.item_vectors[:, place] for place, genre in enumerate(GENRES)}
+    ids = [str(item) for item in range(WORLD.items)]
+    return pl.DataFrame({"item_id": ids, "title": [titles[one] for one in drawn], **shares})
+
+
+def plays(users: int, rng: np.random.Generator, now: int) -> pl.DataFrame:
+    """What some listeners heard in the hour until `now` (microseconds); the reward of a skipped song is 0, else 1.
+
+    Half of the songs are any, half are drawn by how much the listener likes them; boredom is not minded.
+    """
+    state, rows, everyone = WORLD.reset(users, rng), [], np.arange(users)
+    liked = WORLD.relevance(state.tastes @ WORLD.item_vectors.T)
+    chances = (liked / liked.sum(1, keepdims=True)).cumsum(1)
+    for step in range(WORLD.steps or 1):
+        by_taste = np.minimum((chances < rng.random((users, 1))).sum(1), WORLD.items - 1)
+        items = np.where(rng.random(users) < 0.5, by_taste, rng.integers(WORLD.items, size=users))
+        state, feedback = WORLD.step(state, items[:, None], rng)
+        time = np.full(users, now - HOUR + step * 60_000_000)
+        rows.append(pl.DataFrame({"user": everyone, "item": items, "time": time, "reward": feedback.rewards}))
+    return pl.concat(rows).select(
+        pl.format("listener {}", pl.col("user") + 1).alias("user_id"),
+        pl.col("item").cast(pl.String).alias("item_id"),
+        pl.from_epoch("time", "us").dt.replace_time_zone("UTC"),
+        "reward",
+    )
+
+
+def trained(folder: Path, now: int, port: int) -> Setup:
+    """A small model of these listeners, with its setup in a folder.
+
+    Raises:
+        KeyboardInterrupt: training was interrupted.
+    """
+    log = plays(LOG, np.random.default_rng(0), now)
+    model = fit(log, "dqn", items=songs(), folder=folder, verbose=False, **SETTINGS | {"server_port": port})
+    if model.training is not None and model.training.stopped:
+        raise KeyboardInterrupt
+    return Setup.read(folder / "setup.txt", ["train=no"])
+
+
+class Listeners(threading.Thread):
+    """Simulated listeners who use the service over HTTP, song after song; who has heard 40 makes place for another."""
+
+    def __init__(self, address: str, seed: int = 1) -> None:
+        """`address`: of the service."""
+        super().__init__(name="listeners", daemon=True)
+        self.address, self.rng, self.stopping = urlsplit(address).netloc, np.random.default_rng(seed), threading.Event()
+        self.state = WORLD.reset(len(LISTENERS), self.rng)
+        self.names, self.born, self.events = list(LISTENERS), [1] * len(LISTENERS), count()
+        self.run_id = f"{self.rng.integers(2**32):08x}"
+
+    def stop(self) -> None:
+        """They leave."""
+        self.stopping.set()
+        self.join()
+
+    def run(self) -> None:
+        """Until they are stopped; an answer that does not come is asked for again."""
+        connection, new = http.client.HTTPConnection(self.address, timeout=10), list(range(len(LISTENERS)))
+        self._tell(connection, new, [None] * len(LISTENERS))  # the first song is one of their own
+        while not self.stopping.wait(PAUSE):
+            try:
+                self._listen(connection)
+            except (OSError, http.client.HTTPException, KeyError):
+                connection.close()
+        connection.close()
+
+    def _listen(self, connection: http.client.HTTPConnection) -> None:
+        """One song for each."""
+        asked = {"requests": [{"user_id": name, "k": 1} for name in self.names]}
+        answers = _post(connection, "/v1/recommendations/batch", asked)["answers"]
+        items = np.array([int(one["items"][0]["item_id"]) for one in answers])
+        self.state, _ = WORLD.step(self.state, items[:, None], self.rng)
+        self._tell(connection, range(len(LISTENERS)), [one["recommendation_id"] for one in answers])
+        gone = np.flatnonzero(WORLD.truncated(self.state)).tolist()
+        if gone:
+            self.state = WORLD.restart(self.state, np.array(gone), self.rng)
+            for one in gone:
+                self.born[one] += 1
+                self.names[one] = f"{LISTENERS[one]} {self.born[one]}"
+            self._tell(connection, gone, [None] * len(gone))
+
+    def _tell(self, connection: http.client.HTTPConnection, some: Sequence[int], answers: Sequence[str | None]) -> None:
+        """What some of them did with their last song, and which answer it was of."""
+        events = []
+        for one, answer in zip(some, answers, strict=True):
+            played = bool(self.state.clicks[one, 0])
+            event = {"user_id": self.names[one], "item_id": str(self.state.shown[one, 0]), "reward": float(played)}
+            event |= {"event_id": f"{self.run_id}-{next(self.events)}", "event": "play" if played else "skip"}
+            events.append(event if answer is None else {**event, "recommendation_id": answer})
+        _post(connection, "/v1/events/batch", {"events": events})
+
+
+def _post(connection: http.client.HTTPConnection, path: str, body: Any) -> Any:
+    connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+    answer = connection.getresponse()
+    content = answer.read()
+    if answer.status >= 300:
+        raise http.client.HTTPException(f"{path}: {answer.status} {content[:200]!r}")
+    return json.loads(content)
+
+
+@contextmanager
+def learning(setup: Path) -> Iterator[None]:
+    """`what-next loop` beside the service, in a process of its own; its output is in the journal, and nowhere else."""
+    command = [sys.executable, "-m", "what_next", "loop", str(setup)]
+    loop = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        loop.kill()  # whatever step it is in: nobody goes on with it
+        loop.wait()
+
+
+def free(setup: Setup) -> Setup:
+    """The setup at its port, or at a free one where something listens there already."""
+    try:
+        listen(setup).close()
+    except SetupError:
+        return setup.model_copy(update={"server": setup.server.model_copy(update={"port": 0})})
+    return setup
