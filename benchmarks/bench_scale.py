@@ -11,7 +11,7 @@ processor and not of the clock, which other work on the machine changes. Prints 
 `import`: Parquet with integer ids, 100 events a user. `training`: `next_item`, an LSTM, sampled softmax with 1,024
 negatives, batches of 64 histories of 100 events, a bounded number of steps on a made-up log. `search`: the 100 best of
 item vectors in clusters, one query at a time. `sessions`: users in memory, an LSTM. `database`: events and answers of
-ten items, durable, a hundred in a transaction. `service`: recommendations by HTTP, 64 at once, by the softmax over
+ten items, durable, a hundred in a transaction. `service`: recommendations by HTTP, 16 at once, by the softmax over
 all items.
 """
 
@@ -197,11 +197,13 @@ def answering(items: int, dim: int, answers: int) -> Row:
         made = served.make(Path(folder), items, 2000, 50, dim, "next_item")
         asked = [{"user_id": user, "k": 10, "explore": {"temperature": 1.0}} for user in made.users[:500]]
         sent = [load.request("POST", "/v1/recommendations", json.dumps(one).encode(), made.key) for one in asked]
-        with served.serving(made, None) as service:
-            load.closed(service.port, iter(sent).__next__, connections=64, count=len(sent))  # everybody is in memory
+        with served.serving(made, None, "server.deadline=60000") as service:
+            load.closed(service.port, iter(sent).__next__, connections=16, count=len(sent))  # everybody is in memory
             before, turns = service.busy, answers // len(sent)
-            load.closed(service.port, iter(sent * turns).__next__, connections=64, count=turns * len(sent))
+            told = load.closed(service.port, iter(sent * turns).__next__, connections=16, count=turns * len(sent))
             spent = (service.busy - before) / (turns * len(sent))
+            if told.refused or told.fallbacks:
+                raise SystemExit(f"{told.refused} refused, {told.fallbacks} not by the model: {told.first}")
             connection = http.client.HTTPConnection("127.0.0.1", service.port)
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {made.key}"}
             connection.request("POST", "/v1/recommendations", json.dumps(asked[0]), headers)
@@ -256,7 +258,7 @@ def databases(sizes: argparse.Namespace) -> Iterator[Row]:
 
 def services(sizes: argparse.Namespace) -> Iterator[Row]:
     for items in (10**4, 10**5):
-        yield {"items": items, "dim": 64, **answering(items, 64, 6000)}
+        yield {"items": items, "dim": 64, **answering(items, 64, 4000)}
 
 
 PARTS = {"import": imports, "training": trainings, "search": searches, "sessions": sessions, "database": databases,

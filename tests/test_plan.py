@@ -44,7 +44,7 @@ def picture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.usefixtures("round_numbers")
 def test_every_part_by_hand() -> None:
-    size = Size(1e6, 1e6, 1e8, dim=128, requests=100, replicas=2, ranks=4, passes=10, active=0.1, days=10)
+    size = Size(1e6, 1e6, 1e8, dim=128, requests=100.0, replicas=2, ranks=4, passes=10.0, active=0.1, days=10.0)
     of = {part.name: part for part in plan(size).parts}
     assert of["log on disk"].disk == 1e9
     assert of["import"].memory == 1e10
@@ -73,7 +73,7 @@ def test_every_part_by_hand() -> None:
 
 @pytest.mark.usefixtures("round_numbers")
 def test_few_items_are_all_looked_at_and_one_process_sends_nothing() -> None:
-    of = {part.name: part for part in plan(Size(1e3, 1e5, 1e6, requests=10)).parts}
+    of = {part.name: part for part in plan(Size(1e3, 1e5, 1e6, requests=10.0)).parts}
     assert of["search"].memory == 1e5 * 256
     assert of["search"].cores == pytest.approx(10 * 1e5 * 1e-8)
     assert of["training"].network == 0
@@ -90,23 +90,28 @@ def test_a_log_beyond_half_of_the_memory_is_sorted_on_the_disk_and_mapped() -> N
 
 def test_money_is_that_of_all_copies_for_a_month() -> None:
     part = Part("one", "", memory=2.0**31, copies=3, disk=2.0**30, network=2.0**30 / 2_592_000, cores=0.5)
-    assert part.cost((20, 3, 0.5, 0.25)) == pytest.approx(10 + 3 * 6 + 0.5 + 0.25)
+    assert part.cost((20.0, 3.0, 0.5, 0.25)) == pytest.approx(10 + 3 * 6 + 0.5 + 0.25)
 
 
 @pytest.mark.usefixtures("round_numbers")
 def test_what_breaks_first_is_told_first() -> None:
-    small = plan(Size(1e3, 1e4, 1e5, requests=1))
+    small = plan(Size(1e3, 1e4, 1e5, requests=1.0))
     assert small.limits[0].times == max(one.times for one in small.limits) < 1
     assert small.verdict.startswith(f"it holds; the first to break, at {1 / small.limits[0].times:.3g} times this size")
-    large = plan(Size(1e9, 1e5, 1e11, requests=1))
+    large = plan(Size(1e9, 1e5, 1e11, requests=1.0))
     broken = [one.name for one in large.limits if one.times > 1]
     assert broken[0] == "a day for a training"  # 1e12 targets of 3.2e-5 s: 366 cores where there is one
     assert large.limits[0].need == pytest.approx(1e12 * 1e-5 * 10**0.5 / 86_400)
     assert "disk of the one database" in broken
     assert large.verdict.startswith(f"it breaks at {broken[0]}")
     assert all(name in large.verdict for name in broken)
-    last = Plan(Size(1, 1, 1), (), (Limit("doors", 3, 2, "doors", "buy one"),))
-    assert last.verdict == "it breaks at doors (3 doors where 2 doors is there): buy one"
+    last = Plan(Size(1.0, 1.0, 1.0), (), (Limit("doors", 3.0, 2.0, "doors", "buy one"),))
+    assert last.verdict == "it breaks at doors (needs 3 doors, has 2 doors): buy one"
+
+
+def test_room_for_sessions_is_that_of_the_service() -> None:
+    cache = pytest.importorskip("what_next.serving.engine.cache", reason="the extra serve is not installed")
+    assert cache.BYTES == planning.CACHE
 
 
 def test_every_constant_says_what_it_was_measured_by() -> None:
@@ -160,7 +165,9 @@ def test_the_command_says_what_is_a_guess_and_where_it_breaks(
     assert all(part["formula"] for part in found["parts"])
 
 
-@pytest.mark.parametrize("wrong", [{"users": 0}, {"items": -1}, {"events": float("inf")}, {"dim": 0}, {"replicas": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"users": 0.0}, {"items": -1.0}, {"events": float("inf")}, {"dim": 0}, {"replicas": 0}]
+)
 def test_a_size_that_is_none_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SetupError, match=rf"{next(iter(wrong))} .*: expected a finite number above 0"):
         plan(Size(**{"users": 1.0, "items": 1.0, "events": 1.0} | wrong))  # type: ignore[arg-type]
@@ -168,4 +175,4 @@ def test_a_size_that_is_none_is_refused(wrong: dict[str, float]) -> None:
 
 def test_prices_are_four_numbers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert say(monkeypatch, "--users", "1", "--items", "1", "--events", "1", "--prices", "1,2") == 2
-    assert "--prices 1,2: expected four numbers" in capsys.readouterr().err
+    assert "--prices '1,2': expected four numbers" in capsys.readouterr().err

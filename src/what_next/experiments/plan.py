@@ -25,6 +25,8 @@ EXACT = 10**5
 """Items up to which a service looks at every one; beyond, the plan has it search an index (`server.search`)."""
 ANSWER = 10
 """Items of an answer."""
+CACHE = 2.0**30
+"""Bytes of sessions that a service keeps in memory at most."""
 ARRAYS = 16
 """Bytes of an event in the flat arrays of a log that was sorted on the disk: an item, a time and a reward."""
 MAPPED = 100
@@ -128,7 +130,7 @@ class Plan:
     def verdict(self) -> str:
         """Where it breaks first, in a sentence."""
         first = self.limits[0]
-        told = f"{first.name} ({shown(first.need, first.unit)} where {shown(first.most, first.unit)} is there)"
+        told = f"{first.name} (needs {shown(first.need, first.unit)}, has {shown(first.most, first.unit)})"
         if first.times > 1:
             more = [one.name for one in self.limits[1:] if one.times > 1]
             return f"it breaks at {told}: {first.then}" + (f". So do: {', '.join(more)}" if more else "")
@@ -171,8 +173,8 @@ def _learning(size: Size, c: Mapping[str, float]) -> Iterator[Part]:
     )
     yield Part(
         "import",
-        f"memory = {'events * import_memory' if held else 'half of the machine; disk = 2 * events * log_bytes'}; cores = "
-        "events * import_cpu / day",
+        f"memory = {'events * import_memory' if held else 'half of the machine; disk = 2 * events * log_bytes'}; "
+        "cores = events * import_cpu / day",
         memory=min(size.events * c["import_memory"], size.memory / 2),
         disk=0.0 if held else 2 * size.events * c["log_bytes"],
         cores=size.events * c["import_cpu"] / DAY,
@@ -183,9 +185,9 @@ def _learning(size: Size, c: Mapping[str, float]) -> Iterator[Part]:
     yield Part(
         "training",
         f"memory = training_base + {log}, in each of the ranks; cores = passes * events * target_cpu * (dim/64)^"
-        f"{c['target_by_dim']:.2f} * (items/10^4)^{c['target_by_items']:.2f} / day; network = 2 * ranks * passes * events "
-        "/ targets_per_step * (4 * dense_parameters * (dim/64)^2 + 2 * targets_per_step * (4 * dim + 8)) / day, where "
-        "there are two ranks or more",
+        f"{c['target_by_dim']:.2f} * (items/10^4)^{c['target_by_items']:.2f} / day; network = 2 * ranks * passes * "
+        "events / targets_per_step * (4 * dense_parameters * (dim/64)^2 + 2 * targets_per_step * (4 * dim + 8)) / day, "
+        "where there are two ranks or more",
         memory=c["training_base"] + (size.events * c["training_memory"] if held else MAPPED * windows),
         copies=size.ranks,
         network=2 * size.ranks * learned / c["targets_per_step"] * sent / DAY if size.ranks > 1 else 0.0,
@@ -265,7 +267,11 @@ def _limits(size: Size, parts: Sequence[Part]) -> Iterator[Limit]:
         "part of the users, or shard",
     )  # fmt: skip
     yield Limit(
-        "a day for a training", of["training"].cores, size.ranks, "cores",
+        "room for sessions", of["sessions"].memory, CACHE, "bytes",
+        "more replicas with users routed by hash; whoever finds no room has their history read again at each visit",
+    )  # fmt: skip
+    yield Limit(
+        "a day for a training", of["training"].cores, float(size.ranks), "cores",
         "more processes (--ranks), fewer passes, or a part of the users",
     )  # fmt: skip
     served = sum(of[name].memory for name in ("sessions", "search", "service"))
@@ -274,7 +280,9 @@ def _limits(size: Size, parts: Sequence[Part]) -> Iterator[Limit]:
         "more replicas with users routed by hash (fewer sessions in each), or a smaller dim",
     )  # fmt: skip
     answers = sum(of[name].cores for name in ("sessions", "search", "service"))
-    yield Limit("processors of the replicas", answers, size.replicas, "cores", "more replicas: each answers on a core")
+    yield Limit(
+        "processors of the replicas", answers, float(size.replicas), "cores", "more replicas: each answers on a core"
+    )
     yield Limit("writes of the one database", of["database"].cores, 1.0, "cores", "several databases, users by hash")
     yield Limit(
         "disk of the one database", of["database"].disk, size.disk, "bytes", "keep fewer days, or a larger disk"
@@ -318,9 +326,9 @@ def markdown(plans: Sequence[Plan]) -> str:
     head = ["users", "items", "part", "memory", "disk", "network", "processors", "cost a month"]
     rows = [[_round(one.size.users), _round(one.size.items), *cells(one, part)] for one in plans for part in one.parts]
     ends = [[_round(one.size.users), _round(one.size.items), one.verdict] for one in plans]
-    formulas = {part.name: part.formula for one in plans for part in one.parts}
+    formulas = {part.formula: part.name for one in plans for part in one.parts}
     tables = [(head, rows), (["users", "items", "where it breaks first"], ends)]
-    tables.append((["part", "formula"], [[name, f"`{formula}`"] for name, formula in formulas.items()]))
+    tables.append((["part", "formula"], [[name, f"`{formula}`"] for formula, name in formulas.items()]))
     return "\n".join(line for one in tables for line in [*_table(*one), ""])
 
 
