@@ -45,8 +45,8 @@ test-all: $(DEV) ## all tests
 	$(PYTEST) -m "" --hypothesis-profile=thorough
 
 browser: ## a browser for the tests of the page, Debian's chromium, where apt and root are there; axe-core, where npm is
-	@if command -v npm >/dev/null; then npm install --no-save --no-package-lock --silent axe-core@4; \
-	    else echo "The test of the page's accessibility needs axe-core, which npm brings; it is skipped."; fi
+	@npm install --no-save --no-package-lock --silent axe-core@4 2>/dev/null || \
+	    echo "The test of the page's accessibility needs axe-core, which npm could not bring; it is skipped."
 	@for name in chromium chromium-browser google-chrome; do \
 	    if command -v $$name >/dev/null; then echo "There is a browser already: $$(command -v $$name)"; exit 0; fi; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

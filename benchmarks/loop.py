@@ -197,7 +197,7 @@ class Shop:
                 self.connection.close()
                 continue
             told = answer.read()
-            if answer.status not in (503, 429):
+            if answer.status not in (503, 504, 429):
                 break
             time.sleep(0.1)
         if answer.status >= 300:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -17,12 +16,14 @@ from what_next.errors import SaveError, SetupError
 from what_next.experiments import tuning
 
 from .conftest import SetupOf
+from .forked import FORKING
 from .serving.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 
 optuna = pytest.importorskip("optuna")
 
-TRIALS, SECONDS = 12, 1.0
-SPAWNED = multiprocessing.get_context("spawn")
+TRIALS = 12
+BRIEF = 3.0
+"""Seconds of a trial, where a killed one is waited for by that."""
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return found
 
 
-def share(setup: Setup, url: str, folder: Path, hang: bool) -> None:
+def share(setup: Setup, url: str, folder: Path, hang: bool, seconds: float) -> None:
     """Take part in the search; training is a look at the learning rate, which may never end."""
 
     def score(setup: Setup, *_: object) -> float:
@@ -49,11 +50,11 @@ def share(setup: Setup, url: str, folder: Path, hang: bool) -> None:
 
     tuning._score = score  # type: ignore[assignment]
     tuning.HEARTBEAT, tuning.GRACE, tuning.WAIT = 1, 4, 0.2
-    tuning.tune(setup, TRIALS, seconds=SECONDS, study=url)
+    tuning.tune(setup, TRIALS, seconds=seconds, study=url)
 
 
-def started(setup: Setup, url: str, folder: Path, hang: bool = False) -> Any:
-    process = SPAWNED.Process(target=share, args=(setup, url, folder, hang))
+def started(setup: Setup, url: str, folder: Path, hang: bool = False, seconds: float = 60.0) -> Any:
+    process = FORKING.Process(target=share, args=(setup, url, folder, hang, seconds))
     process.start()
     return process
 
@@ -78,7 +79,7 @@ def test_no_trial_twice_and_a_killed_one_is_taken_up(url: str, setup: Setup, tmp
     for one in others:
         one.join()
         assert one.exitcode == 0
-    found = tuning.tune(setup, 1, seconds=SECONDS, study=url)
+    found = tuning.tune(setup, 1, study=url)
     rates = [trial.settings["learning_rate"] for trial in found.trials]
     assert TRIALS <= len(rates) <= TRIALS + 1  # two may take the last one at once
     assert len(set(rates)) == len(rates)
@@ -101,20 +102,20 @@ def test_behind_a_grpc_proxy_no_trial_is_judged_twice_and_a_killed_one_is_not_wa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    serving = SPAWNED.Process(target=proxy, args=(f"sqlite:///{tmp_path / 'study.db'}", port), daemon=True)
+    serving = FORKING.Process(target=proxy, args=(f"sqlite:///{tmp_path / 'study.db'}", port), daemon=True)
     serving.start()
     url = f"grpc://127.0.0.1:{port}"
     try:
-        hanging = started(setup, url, folder, hang=True)
+        hanging = started(setup, url, folder, hang=True, seconds=BRIEF)
         while not begun(folder):
             assert hanging.is_alive()
             time.sleep(0.1)
         os.kill(hanging.pid, signal.SIGKILL)
-        others = [started(setup, url, folder) for _ in range(2)]
+        others = [started(setup, url, folder, seconds=BRIEF) for _ in range(2)]
         for one in others:
             one.join()
             assert one.exitcode == 0
-        rates = [one.settings["learning_rate"] for one in tuning.tune(setup, 1, seconds=SECONDS, study=url).trials]
+        rates = [one.settings["learning_rate"] for one in tuning.tune(setup, 1, seconds=BRIEF, study=url).trials]
     finally:
         serving.kill()
     assert TRIALS <= len(rates) <= TRIALS + 1

@@ -16,6 +16,7 @@ from what_next.data import split_leave_last_out, split_time, split_users, splits
 from what_next.data.importing.large import import_large
 from what_next.data.training_part import scaled_space
 from what_next.errors import DataError
+from what_next.metrics.next_items import Targets
 from what_next.rewards import Logged
 
 from ..conftest import SetupOf, listening
@@ -61,10 +62,13 @@ def test_small_pieces_of_a_log_give_what_the_whole_gives(dataset: Dataset, monke
     ]
     whole = [one() for one in made]
     spaces = [scaled_space(dataset, split) for split in whole]
+    held = [Targets.of(dataset, split, "test").held(dataset) for split in whole]
+    assert 0 < np.concatenate(held).mean() < 1
     monkeypatch.setattr(splits, "CHUNK", 77)
     monkeypatch.setattr(training_part, "EVENTS", 77)
-    for before, space, one in zip(whole, spaces, made, strict=True):
+    for before, space, holds, one in zip(whole, spaces, held, made, strict=True):
         split = one()
+        assert np.array_equal(Targets.of(dataset, split, "test").held(dataset), holds)
         assert split.hash == before.hash
         assert np.array_equal(split.known, before.known)
         again = scaled_space(dataset, split)

@@ -3,6 +3,9 @@
 import gzip
 import json
 import re
+import subprocess
+import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -236,3 +239,34 @@ def test_logs_by_url(tmp_path: Path) -> None:
     for url in ("memory://bucket/none/*.parquet", "memory://bucket/none.parquet", "nowhere://bucket/x"):
         with pytest.raises(DataError, match=re.escape(url)), remote.fetched([url], tmp_path / "x.parquet"):
             pass
+
+
+@pytest.mark.slow
+def test_a_million_rows_of_an_import_that_is_killed_again_and_again(tmp_path: Path) -> None:
+    table = awkward(830_000).with_columns(
+        time=pl.Series([str(1_600_000_000 + n * 7919 % 10**6) for n in range(996_000)])
+    )
+    table.write_csv(tmp_path / "log.csv")
+    (tmp_path / "memory").mkdir()
+    mine = import_files([tmp_path / "log.csv"])
+    save(mine, tmp_path / "memory" / "x.parquet")
+    (tmp_path / "parts").mkdir()
+    target, log = tmp_path / "parts" / "x.parquet", tmp_path / "log.csv"
+    script = f"""
+from pathlib import Path
+from what_next.data.importing.large import import_large
+import_large([Path({str(log)!r})], Path({str(target)!r}), memory=2**26)
+"""
+    scratch, stages = (
+        target.with_name(".x.parquet.import"),
+        ["raw-0.parquet", "begun-parts", "sorted-1", "log/00001.parquet"],
+    )
+    for stage in stages:
+        process = subprocess.Popen([sys.executable, "-c", script])
+        while process.poll() is None and not (scratch / stage).exists():
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        assert not target.exists()
+    theirs, _ = import_large([log], target, memory=2**26)
+    same(tmp_path, mine, theirs, 4)
