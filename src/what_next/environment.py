@@ -265,7 +265,15 @@ class Environment:
     def _monitor(self, run: str) -> Monitor:
         """What goes on beside the steps of a run; it prints why the data decided what they did."""
         decided, reasons = self.source.chosen
-        made_on: dict[str, Any] = {"data": self.state.dataset.name, "split": self.state.split.hash}
+        dataset, split = self.state.dataset, self.state.split
+        counts = {
+            "events": dataset.events,
+            "users": dataset.users,
+            "training users": len(self.state.train_users),
+            "validation users": len(split.validation),
+            "test users": len(split.test),
+        }
+        made_on: dict[str, Any] = {"data": dataset.name, "counts": counts, "split": split.hash}
         monitor = Monitor(
             self.agent,
             self.rng,
