@@ -45,4 +45,4 @@ def test_a_strangers_whole_day(
     assert names["taken"] > 150  # type: ignore[operator]
     rewards = dict(re.findall(r"^(random|greedy) ([\d.]+)$", capsys.readouterr().out, re.M))
     assert float(rewards["greedy"]) > float(rewards["random"])
-    assert (tmp_path / "learned.safetensors").is_file()
+    assert (tmp_path / "shop" / "learned.safetensors").is_file()

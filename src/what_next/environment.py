@@ -27,7 +27,7 @@ from what_next.training.distributed import Ranks
 from what_next.training.monitor import Monitor
 from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
-from what_next.training.tracking import Tracker
+from what_next.training.tracking import Tracker, draws
 from what_next.training.weighing import weigh
 from what_next.worlds import World
 
@@ -228,7 +228,8 @@ class Environment:
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if not self.resume:
-            with Console(stderr=True, quiet=self.quiet).status("counting what goes together in the log"):
+            console = Console(stderr=True, quiet=self.quiet)
+            with console.status("counting what goes together in the log") if draws(console) else nullcontext():
                 source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)
@@ -264,7 +265,15 @@ class Environment:
     def _monitor(self, run: str) -> Monitor:
         """What goes on beside the steps of a run; it prints why the data decided what they did."""
         decided, reasons = self.source.chosen
-        made_on: dict[str, Any] = {"data": self.state.dataset.name, "split": self.state.split.hash}
+        dataset, split = self.state.dataset, self.state.split
+        counts = {
+            "events": dataset.events,
+            "users": dataset.users,
+            "training users": len(self.state.train_users),
+            "validation users": len(split.validation),
+            "test users": len(split.test),
+        }
+        made_on: dict[str, Any] = {"data": dataset.name, "counts": counts, "split": split.hash}
         monitor = Monitor(
             self.agent,
             self.rng,

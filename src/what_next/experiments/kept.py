@@ -115,9 +115,8 @@ class Judged:
         path, places = self.shelf.path(name, self.key), ranks.places
         parts = {"items": ranks.items, "above": places.above, "tied": places.tied}
         arrays = {part: np.ascontiguousarray(one, np.int32) for part, one in parts.items()}
-        content = save(arrays, {"settings": json.dumps(settings)})
         try:
-            write_files({path: lambda file: file.write(content)})
+            write_files({path: save(arrays, {"settings": json.dumps(settings)})})
         except SaveError as error:
             self.shelf.notes.append(f"what {name} came to is not kept: {error}")
             return

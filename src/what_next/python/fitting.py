@@ -103,7 +103,8 @@ def fit(
         checkpoint.spare(setup, dataset.name, dataset.catalogue)
     _keep(where, tables or dataset.to_tables(), setup)
     report = environment.train_agent()
-    model = Model(_policy(setup, dataset), setup, training=report, columns=tables.columns if tables else {}, home=home)
+    policy = LearnedPolicy.load(setup.model_copy(update={"train": False}), dataset)  # as the command line opens it
+    model = Model(policy, setup, training=report, columns=tables.columns if tables else {}, home=home)
     people.print(replace(report, saved=()))
     if report.stopped:
         people.print(f"stopped before its end; this is the best so far: {model!r}")
@@ -185,10 +186,4 @@ def _keep(folder: Path, tables: Tables, setup: Setup) -> None:
     """Write the data, and the setup for the command line, where it can name the algorithm."""
     save(tables, folder / DATA)
     if setup.algorithm.name in ALGORITHMS:
-        text = written(setup, folder).encode()
-        write_files({folder / SETUP: lambda file: file.write(text)})
-
-
-def _policy(setup: Setup, dataset: Dataset) -> LearnedPolicy:
-    """The trained agent, as the command line opens it."""
-    return LearnedPolicy.load(setup.model_copy(update={"train": False}), dataset)
+        write_files({folder / SETUP: written(setup, folder).encode()})

@@ -1,10 +1,9 @@
 """A trained model as Python's users hold it."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import narwhals as nw
 import numpy as np
@@ -30,6 +29,7 @@ from what_next.settings import ALGORITHMS, Setup
 from what_next.settings.reference import written
 from what_next.training import checkpoint
 from what_next.training.artefacts import catalogue_path, read_manifest, resume_path
+from what_next.training.card import card_path
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
@@ -258,6 +258,7 @@ class Model(Recommender):
             checkpoint.spare(setup, self.state.dataset.name, self.catalogue)
         files = {
             setup.log_path: old.log_path,
+            card_path(setup.model_agent_path): card_path(old.model_agent_path),
             catalogue_path(setup.model_agent_path): catalogue_path(old.model_agent_path),
             resume_path(setup.model_agent_path): resume_path(old.model_agent_path),
             setup.model_agent_path: old.model_agent_path,
@@ -270,9 +271,5 @@ class Model(Recommender):
         content = {new: path.read_bytes() for new, path in files.items() if path.is_file() and path != new}
         if data and setup.algorithm.name in ALGORITHMS:
             content[folder / SETUP] = written(setup.model_copy(update={"train": True}), folder).encode()
-        write_files({path: partial(_into, text) for path, text in content.items()})
+        write_files(content)
         return folder
-
-
-def _into(content: bytes, file: BinaryIO) -> None:
-    file.write(content)

@@ -320,13 +320,9 @@ def _delimited(
     """A text file as columns of text; its letters as `decoded` takes them.
 
     Args:
-        path: the file.
-        separator: one character.
-        columns: their names.
-        skipped: how many lines stand before the first record.
-        quote: what fields with a separator in them stand in.
-        above: how many of them stand before the header.
-        end: what ends a line.
+        separator: one character; `columns`: their names.
+        skipped: how many lines stand before the first record; `above`: how many of them before the header.
+        quote: what fields with a separator in them stand in; `end`: what ends a line.
         spill: see `open_source`.
     """
     if spill is not None and spill.exists():
