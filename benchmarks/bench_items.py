@@ -30,7 +30,7 @@ LENGTH, USERS, DIM = 50, 2000, 64
 def measured(ranks: Ranks, folder: Path, items: int, steps: int) -> dict[str, object]:
     """Of this process."""
     torch.set_num_threads(1)
-    rng = np.random.default_rng(0)
+    rng, ids = np.random.default_rng(0), pl.Series(np.arange(items)).cast(pl.String)
     log = wn.Dataset(
         name="made up",
         user_ids=pl.Series("user_id", np.arange(USERS)),
@@ -40,7 +40,7 @@ def measured(ranks: Ranks, folder: Path, items: int, steps: int) -> dict[str, ob
         rewards=None,
         context=np.zeros((USERS * LENGTH, 0), np.float32),
         context_names=(),
-        catalogue=wn.Catalogue.from_table(pl.DataFrame({"item_id": np.arange(items)})),
+        catalogue=wn.Catalogue.from_table(pl.DataFrame({"item_id": ids, "title": ids})),
     )
     setup = wn.Setup(
         train=True,

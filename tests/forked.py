@@ -1,11 +1,16 @@
 """Processes that need not wait for PyTorch: each is a fork of one that has imported what takes the time of a start."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+FORKING = multiprocessing.get_context("forkserver")
+"""As `Forked`, for functions: what a test would else wait for in each of its processes is imported once."""
+FORKING.set_forkserver_preload(["torch._dynamo", "optuna", "what_next.environment"])
 
 SERVER = """
 import json, os, runpy, sys, traceback, warnings

@@ -1,6 +1,7 @@
 """Algorithms, rewards, encoders and sources of another installed package are named in a setup, and trained with."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -154,4 +155,39 @@ def test_they_are_found_whichever_is_imported_first(forked: Forked, site: Path, 
         "assert same == setup"
     )
     found = forked.run(code=script, path=[site], folder=setup.parent, strict=True)
+    assert found.returncode == 0, found.stderr
+
+
+CHECK = """
+import torch, my_parts
+from what_next.policy import LearnedPolicy
+from what_next.types import Events
+encoder = LearnedPolicy.load("agent.safetensors").agent.nets["encoder"]
+assert type(encoder) is my_parts.LastTwo
+events = Events(torch.tensor([[3, 1, 4, 1]]), torch.zeros(1, 4, 0))
+states, state = encoder(events), encoder.start(1)
+for place in range(4):
+    one, state = encoder.step(state, Events(events.items[:, [place]], events.numbers[:, [place]]))
+    assert torch.allclose(one, states[:, place], atol=1e-6)
+heard = my_parts.Events(torch.tensor([[3, 1, 3, 1, -1]]), *[None] * 5)
+assert my_parts.Fresh(window=1).of(heard).tolist() == [[1, 1, 1, 1, 0]]
+assert my_parts.Fresh(window=2, cost=0.5).of(heard).tolist() == [[1, 1, -0.5, -0.5, 0]]
+"""
+
+
+def test_the_examples_of_the_documentation_keep_what_they_promise(forked: Forked, site: Path, setup: Path) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "algorithms.md").read_text()
+    page = page[page.index("## Your own reward") :]
+    code = "\n\n".join(re.findall(r"```python\n(.*?)```", page, re.S))
+    (site / "my_parts.py").write_text(f"{code}\n\nfrom what_next.rewards.base import Events\n")
+    points = re.search(r"```toml\n(.*?)```", page, re.S)
+    assert points is not None
+    told = re.sub(r'\[project\.entry-points\."(.*)"\]', r"[\1]", points[1]).replace('"', "")
+    (site / "mine-1.0.dist-info" / "entry_points.txt").write_text(told.replace("my_package.parts", "my_parts"))
+    words = ("algorithm=sqn", "model=last_two", "reward.fresh.weight=1", "reward.fresh.window=3")
+    trained = forked.run("what_next", "train", str(setup), *words, path=[site], folder=setup.parent)
+    assert trained.returncode == 0, trained.stderr
+    rewards = [json.loads(line)["reward"] for line in (setup.parent / "agent.jsonl").read_text().splitlines()]
+    assert 0.8 < rewards[-1] < 1  # of 80 items at random, about one in 27 was among the last three
+    found = forked.run(code=CHECK, path=[site], folder=setup.parent)
     assert found.returncode == 0, found.stderr

@@ -24,6 +24,7 @@ def test_a_run_goes_on_when_one_of_two_nodes_is_lost(
 
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else they wait for all else that the machine does
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     try:
         node = cluster.add_node(num_cpus=2)
@@ -46,12 +47,13 @@ def test_a_run_goes_on_when_one_of_two_nodes_is_lost(
                 cluster.remove_node(node)
             waiting.join()
             assert running.returncode == 0, told[0][1]
-            reports[name] = json.loads(told[0][0].splitlines()[-1])
+            reports[name] = json.loads(told[0][0])
     finally:
         cluster.shutdown()
     assert {one["ranks"] for one in reports.values()} == {2}
     assert reports["broken"]["histories"] == reports["whole"]["histories"]
     assert not reports["broken"]["stopped"]
+    assert "node has died" in told[0][1]
     for part in ("agent", "critic"):
         one, other = (load_file(tmp_path / name / f"{part}.safetensors") for name in ("whole", "broken"))
         assert all(np.array_equal(one[key], other[key]) for key in one)

@@ -1,7 +1,6 @@
 """Several processes share a study in a database: no trial is judged twice, and a killed one is taken up."""
 
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -15,12 +14,12 @@ from what_next.errors import SaveError, SetupError
 from what_next.experiments import tuning
 
 from .conftest import SetupOf
+from .forked import FORKING
 from .serving.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 
 optuna = pytest.importorskip("optuna")
 
 TRIALS = 12
-SPAWNED = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def share(setup: Setup, url: str, folder: Path, hang: bool) -> None:
 
 
 def started(setup: Setup, url: str, folder: Path, hang: bool = False) -> Any:
-    process = SPAWNED.Process(target=share, args=(setup, url, folder, hang))
+    process = FORKING.Process(target=share, args=(setup, url, folder, hang))
     process.start()
     return process
 

@@ -73,13 +73,22 @@ def train(runs: Runs, folder: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
     return found
 
 
+COMPLETE: Mapping[str, tuple[dict[str, Any], list[int | None]]] = {
+    "whole": (SHARDED, [None]),
+    "broken": (SHARDED, [5, None]),
+    "patient": (SHARDED | {"patience": 1}, [None]),
+    "linear": ({"algorithm": {"name": "next_item"}, "patience": 1}, [None]),
+}
+"""By a name, the settings of a run and after how many steps it is stopped, until it is not."""
+
+
 def complete(folder: Path, ranks: Ranks) -> dict[str, Any]:
-    """Runs of three passes over sharded items: `whole`, and `broken`, which is stopped and goes on."""
+    """What came of complete runs of three passes."""
     data, found = dataset(), {}
-    for name, stops in {"whole": [None], "broken": [5, None]}.items():
+    for name, (settings, stops) in COMPLETE.items():
         paths = {f"model_{one}_path": folder / f"{name}-{one}.safetensors" for one in ("agent", "critic")}
         more = {"data": folder / "none.parquet", "passes": 3, "patience": None, "dropout": 0.5}
-        setup = Setup(**FIXED | paths | SHARDED | more)
+        setup = Setup(**FIXED | paths | more | settings)
         for place, stop in enumerate(stops):
             state, taken = State(data, setup), count(1)
 

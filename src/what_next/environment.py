@@ -27,7 +27,7 @@ from what_next.training.distributed import Ranks
 from what_next.training.monitor import Monitor
 from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
-from what_next.training.tracking import Tracker
+from what_next.training.tracking import Tracker, draws
 from what_next.training.weighing import weigh
 from what_next.worlds import World
 
@@ -228,7 +228,8 @@ class Environment:
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if not self.resume:
-            with Console(stderr=True, quiet=self.quiet).status("counting what goes together in the log"):
+            console = Console(stderr=True, quiet=self.quiet)
+            with console.status("counting what goes together in the log") if draws(console) else nullcontext():
                 source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)

@@ -31,7 +31,7 @@ from what_next.serving.store import (
     tables,
 )
 
-from .conftest import Postgres
+from .postgres import Postgres
 from .waiting import impressions_of, rows
 
 EPISODE = ["writing to the store fails", "writing to the store works again"]
@@ -184,7 +184,7 @@ def test_a_process_that_stands_still_within_a_transaction_does_not_hold_its_lock
     store.commit([events(0)])
     other.close()  # so that its next connection is a new one
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "PATIENCE", 1)
+        patch.setattr(backend, "STILL", 0.5)
         still = other.backend.engine.connect()
     with still:
         still.exec_driver_sql("SELECT * FROM users FOR UPDATE")

@@ -73,7 +73,7 @@ def init(
         text = template(relative)
     else:
         text = template(relative, "next_item", f"{log.name} has no item attributes, which whatnext needs")
-    write_files({to: lambda file: file.write(text.encode())})
+    write_files({to: text.encode()})
     if as_json:
         emit({"setup": str(to)})
     else:

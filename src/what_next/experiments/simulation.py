@@ -14,6 +14,7 @@ from rich.table import Table
 from what_next.data.stages import SILENT, Stages
 from what_next.environment import Environment, Report
 from what_next.errors import ModelError, SetupError
+from what_next.models.slates import Pricer
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import LogPlayer, Player, world_of
@@ -237,7 +238,10 @@ def check_made_for(policy: LearnedPolicy, world: World) -> None:
         if len(space.catalogue) != items:
             raise ModelError(f"{path}: knows {len(space.catalogue):,} items, and {world.known_as} has {items:,}")
         return
+    actor = agent.nets.get("actor")
     numbers = len(world.bounds(ideal)[0])
+    if isinstance(actor, Pricer) and actor.belief is not None:
+        numbers += actor.belief.width + 1
     if (len(space.catalogue), len(space.event_names)) != (items, numbers):
         raise ModelError(
             f"{path}: was trained with {len(space.catalogue):,} items and {len(space.event_names)} numbers of a user; "

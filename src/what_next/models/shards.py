@@ -114,7 +114,9 @@ class Shards:
             for one in self.lookups
         ]
         rows = torch.cat([one.asked for one in self.lookups])
-        table.grad = torch.sparse_coo_tensor(rows[None], torch.cat(values), table.shape).coalesce()
+        table.grad = torch.sparse_coo_tensor(
+            rows[None], torch.cat(values), table.shape, check_invariants=False
+        ).coalesce()
         self.lookups.clear()
 
     def whole(self, table: Float[Tensor, "own dim"]) -> Iterator[Float[Tensor, "rows dim"]]:

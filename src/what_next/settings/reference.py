@@ -87,7 +87,7 @@ def _described(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[Setting]:
     for key, field in fields:
         short = key.removesuffix(".name")
         about = field.description or Setup.model_fields[key.partition(".")[0]].description or ""
-        values = listed(list(ALGORITHMS), "or") if short == "algorithm" else allowed(field)
+        values = listed(ALGORITHMS, "or") if short == "algorithm" else allowed(field)
         yield Setting(short, about, values, None if field.is_required() else _written(field.default))
 
 

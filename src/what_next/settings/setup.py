@@ -112,7 +112,7 @@ def with_defaults(data: object) -> object:
     name = str(chosen.get("name", "whatnext") if isinstance(chosen, dict) else chosen)
     algorithm = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(name)
     if algorithm is None:
-        raise SetupError(f"algorithm is {name!r}; allowed: {listed(list(ALGORITHMS), 'or')}")
+        raise SetupError(f"algorithm is {name!r}; allowed: {listed(ALGORITHMS, 'or')}")
     defaults = algorithm.defaults()
     if _names_a_world(data.get("world")):
         defaults |= IN_A_WORLD

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: for the first one, while it validates."""
+MEETING = timedelta(minutes=10)
+"""How long it looks for the coordinator that tells it where they are."""
 OWN = {"data", "log", "threads", "server", "loop", "user", "slots", "model_agent_path", "model_critic_path"}
 """Settings in which the processes of a run may differ."""
 MARKS = 2**12
@@ -312,7 +314,14 @@ def launched() -> Iterator[Ranks]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    try:
+        store, rank, count = next(rendezvous("env://", timeout=MEETING))
+    except dist.DistError:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise TrainingError(
+            f"the coordinator of the processes at {place} cannot be reached; start all machines with the same "
+            "--rdzv-endpoint, the one that it names among them"
+        ) from None
     # `torchrun` keeps its store when it starts processes anew: without a name of their own, they would look for each
     # other where the ones before them were (PyTorch 2.13).
     store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]

@@ -181,7 +181,7 @@ class EncoderLearner(Learner):
                 return self.algorithm.rescore(nets, states[rows], vectors[candidates])
 
             count = self.algorithm.rescored
-            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, traits)
+            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, traits, self.algorithm.priced)
         return Proposal(points.cpu().numpy(), ranked=ranked, encoded=states)
 
     @torch.no_grad()
@@ -368,8 +368,9 @@ class EncoderLearner(Learner):
     def draws(self) -> Draws:
         """Negatives by their share of the training events; items without one count as having half of one."""
         counts = self.space.counts if self.space.counts is not None else np.ones(len(self.space.catalogue))
-        shares = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
-        return Draws.of(self.tensor(np.log(shares).astype(np.float32)))
+        shares = np.maximum(counts, 0.5)
+        shares /= shares.sum()
+        return Draws.of(self.tensor(np.log(shares, out=shares).astype(np.float32)))
 
 
 def linear_of(nets: Networks) -> LinearTerm | None:

@@ -5,7 +5,9 @@ Ray gives the processes their places and their process group; what they do is wh
 
 import secrets
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -35,6 +37,7 @@ def on_ray(work: Callable[[Ranks], Outcome], setup: Setup) -> Outcome:
         TrainingError: processes were lost more often than `cluster.restarts` allows, or the cluster is gone.
     """
     try:
+        import ray
         from ray.exceptions import RayError
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -64,7 +67,9 @@ def on_ray(work: Callable[[Ranks], Outcome], setup: Setup) -> Outcome:
         ),
     )
     try:
-        result: Result = trainer.fit()
+        with redirect_stdout(sys.stderr):  # what Ray tells of the processes is no result
+            result: Result = trainer.fit()
+            ray.shutdown()
     except (TrainingFailedError, RayError, ConnectionError) as error:
         raise TrainingError(
             f"training on Ray ended after {cluster.restarts} restarts or for good: {_reason(error)}; the last save, if "

@@ -1,6 +1,7 @@
 """What is seen of a run while it goes on: a progress bar, a log of JSON lines, and TensorBoard where installed."""
 
 import json
+import sys
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -78,11 +79,10 @@ class Tracker:
         losses = " ".join(f"{name} {loss:.3f}" for name, loss in step.losses.items())
         shown = f"reward {step.reward:+.3f}, loss {losses}"
         self.progress.update(self.task, completed=histories, shown=shown)
-        if not draws(self.console) and histories * TENTHS // self.total > self.done * TENTHS // self.total:
-            self.console.print(
-                f"training {histories:,} of {self.total:,} {self._counted(histories)}: {shown}",
-                highlight=False,
-            )
+        tenth = histories * TENTHS // self.total > self.done * TENTHS // self.total
+        if tenth and not draws(self.console) and not self.console.quiet:
+            told = f"training {histories:,} of {self.total:,} {self._counted(histories)}: {shown}"
+            print(told, file=sys.stderr)  # a console would make a block of each line in a notebook
         self.done = histories
 
 

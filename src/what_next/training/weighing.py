@@ -46,7 +46,7 @@ def weigh(
     _improved(linear, chosen, "temperature", TEMPERATURES, lambda: -surprise(), likelihood)
     linear.choose(**chosen)
     told = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
-    Console(stderr=True, soft_wrap=True, quiet=quiet).print(
+    Console(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False).print(
         f"a linear model of items by items counts beside the network ({told}): {monitor} of the validation users "
         f"{alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
         highlight=False,

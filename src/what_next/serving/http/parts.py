@@ -52,6 +52,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.rate, self.bodies = Rate(self.settings.rate), Bodies(self.settings.body)
+        self._late = False  # whether a look at the store still waits
         if self.store is not None:
             self.keys = KeyRing(self.store, self.metrics.store_failed)
         self._watch()
@@ -89,10 +90,11 @@ class Parts:
     async def store_works(self) -> bool:
         """Whether the store can be read and written; asked of a thread of its own, and not waited for longer than that.
 
-        Where writing failed, it is tried once more: whoever is asked for nothing would else never be ready again.
+        Where writing failed, it is tried once more: whoever is asked for nothing would else never be ready again. While
+        an earlier look still waits, the store does not work, and a load balancer need not wait to hear it.
         """
         store, writer = self.store, self.writer
-        if store is None:
+        if store is None or self._late:
             return False
 
         def tried() -> None:
@@ -101,11 +103,19 @@ class Parts:
                 store.try_writing()
                 writer.failing = False
 
+        look = self.looks.submit(tried)
         try:
-            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self.looks, tried), LOOK)
-        except (StoreError, TimeoutError):
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(look)), LOOK)
+        except TimeoutError:
+            self._late = True
+            look.add_done_callback(self._in_time_again)
+            return False
+        except StoreError:
             return False
         return True
+
+    def _in_time_again(self, look: Future[None]) -> None:
+        self._late = False
 
     def _watch(self) -> None:
         """Lets the metrics read what changes by itself; until the engine is there, all of it is 0."""
