@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from what_next.inference.recommender import Recommender
     from what_next.models import AgentModel, CriticModel
     from what_next.policy import LearnedPolicy
-    from what_next.python import Model, RecToolsModel, fit, load
+    from what_next.python import Model, RecToolsModel, fit, load, pull, push
     from what_next.settings import Setup
     from what_next.state import State
 
@@ -44,6 +44,8 @@ _HOMES = {
     "WhatNext": "algorithms",
     "fit": "python",
     "load": "python",
+    "pull": "python",
+    "push": "python",
     "play": "experiments.simulation",
     "simulate": "experiments.simulation",
 }
@@ -69,6 +71,8 @@ __all__ = [
     "fit",
     "load",
     "play",
+    "pull",
+    "push",
     "simulate",
 ]
 
