@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-OURS = {"dev", "docs", "mutate", "notebooks", "release"}
+OURS = {"client", "dev", "docs", "mutate", "notebooks", "release"}
 """Extras of those who work on it."""
 HELP = 0.5
 """Seconds of processor time that help may take."""

@@ -63,11 +63,13 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
-    library = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (extra: hub)")
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (extra: hub)")
+    from huggingface_hub import constants
+
     kind = type("Mine", (Hub,), {"files": {}, "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(library.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_TOKEN", "hf_made_up")
     yield kind
     server.shutdown()
