@@ -185,13 +185,13 @@ def simulate(
     return Simulation(known_as, episodes, name, played_in.ideal, report, seconds, world, explored, watched)
 
 
-def watched_in(world: World, policy: Reference, users: int = WATCHED, steps: int = WATCHED) -> Watched:
+def watched_in(world: World, policy: Reference, users: int = WATCHED) -> Watched:
     """A policy and new users, until the last of them is gone or so many slates were shown."""
     rng = np.random.default_rng(users)
     state, places = world.reset(users, rng), np.arange(users)
     ideal, found = has_ideal(world), list[tuple[np.ndarray, ...]]()
     low, high = world.bounds(ideal)
-    for _ in range(min(steps, world.steps or steps)):
+    for _ in range(min(WATCHED, world.steps or WATCHED)):
         numbers = (world.observe(state, ideal).numbers - low) / np.where(high > low, high - low, 1)
         state, feedback = world.step(state, policy(state, rng), rng)
         shown = feedback.clicks, feedback.rewards, np.ones(len(places), np.bool_), numbers.astype(np.float32)
