@@ -38,7 +38,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        told: Any = {"url": "http://hub/me/mine"}
+        here = f"http://{self.headers['Host']}/me/mine"
+        told: Any = {"url": here}
         if self.path.endswith("/preupload/main"):
             paths = [one["path"] for one in json.loads(body)["files"]]
             told = {"files": [{"path": one, "uploadMode": "regular", "shouldIgnore": False} for one in paths]}
@@ -46,7 +47,7 @@ class Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            told = {"commitUrl": f"http://hub/me/mine/commit/{COMMIT}", "commitOid": COMMIT, "success": True}
+            told = {"commitUrl": f"{here}/commit/{COMMIT}", "commitOid": COMMIT, "success": True}
         self.answer(json.dumps(told).encode(), Content_Type="application/json")
 
     def do_GET(self) -> None:
@@ -69,7 +70,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     kind = type("Mine", (Hub,), {"files": {}, "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    here = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", here)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", here + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setenv("HF_TOKEN", "hf_made_up")
     yield kind
     server.shutdown()
@@ -83,7 +86,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> wn.Model:
 
 
 def test_what_is_pulled_recommends_as_what_was_pushed(hub: type[Hub], model: wn.Model, tmp_path: Path) -> None:
-    assert wn.push(model, "me/mine") == f"http://hub/me/mine/commit/{COMMIT}"
+    assert wn.push(model, "me/mine").endswith(f"/me/mine/commit/{COMMIT}")
     own = {"agent.safetensors", "agent.catalogue.parquet", "critic.safetensors"}
     assert set(hub.files) == own | {"README.md", "SHA256SUMS"}  # no log, and nothing that training goes on from
     assert hub.files["README.md"].startswith(b"---\nlibrary_name:")

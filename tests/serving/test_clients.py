@@ -75,7 +75,8 @@ def test_typescript(schema: Path, tmp_path: Path) -> None:
     except AssertionError as error:
         pytest.skip(f"the generators cannot be had: {error}")
     tools = tmp_path / "node_modules" / ".bin"
-    run(tools / "openapi-typescript", schema, "--output", "what-next.d.ts", folder=tmp_path)
+    optional = "--default-non-nullable=false"  # what has a default may be left out
+    run(tools / "openapi-typescript", schema, optional, "--output", "what-next.d.ts", folder=tmp_path)
     (tmp_path / "try.ts").write_text(IN_TYPESCRIPT)
     compile_it = [tools / "tsc", "--strict", "--target", "es2022", "--module", "nodenext", "--skipLibCheck", "try.ts"]
     run(*compile_it, folder=tmp_path)
