@@ -29,6 +29,7 @@ from what_next.settings import ALGORITHMS, Setup
 from what_next.settings.reference import written
 from what_next.training import checkpoint
 from what_next.training.artefacts import catalogue_path, read_manifest, resume_path
+from what_next.training.card import card_path
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
@@ -257,6 +258,7 @@ class Model(Recommender):
             checkpoint.spare(setup, self.state.dataset.name, self.catalogue)
         files = {
             setup.log_path: old.log_path,
+            card_path(setup.model_agent_path): card_path(old.model_agent_path),
             catalogue_path(setup.model_agent_path): catalogue_path(old.model_agent_path),
             resume_path(setup.model_agent_path): resume_path(old.model_agent_path),
             setup.model_agent_path: old.model_agent_path,

@@ -83,7 +83,7 @@ class EncoderLearner(Learner):
     @property
     def by_row(self) -> bool:
         """Whether a step updates the rows of the item vectors that it drew alone."""
-        big = len(self.space.catalogue) >= SPARSE or self.shards is not None
+        big = len(self.space.catalogue) >= SPARSE or self.setup.cluster.items == "sharded"
         return big and self.sampled and self.item_inputs == "learned"
 
     @property
@@ -181,7 +181,7 @@ class EncoderLearner(Learner):
                 return self.algorithm.rescore(nets, states[rows], vectors[candidates])
 
             count = self.algorithm.rescored
-            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, traits)
+            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, traits, self.algorithm.priced)
         return Proposal(points.cpu().numpy(), ranked=ranked, encoded=states)
 
     @torch.no_grad()

@@ -103,8 +103,8 @@ class Monitor:
         agent: what learns; `rng`: all random numbers of the run; `run`: its id.
         validate: measures the agent on the validation users; `weigh`: the last word on the trained agent, which says
             whether it changed anything.
-        made_on: what the model's file says of the data: their name, the hash of their `split`, and what they decided
-            (`fitted`).
+        made_on: what the model's file and its card say of the data: their name, how much they hold (`counts`), the hash
+            of their `split`, and what they decided (`fitted`).
         horizon: histories of the whole run; `save_every`: those between two saves.
         patience: the setup's, or None where there are no validation users.
         resumed: whether it goes on from the last save.
