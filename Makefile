@@ -20,7 +20,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install demo run train test test-all browser check mutate results tables picture gallery notebooks loop-demo bench docs release-check clean distclean announce FORCE
+.PHONY: help install demo run train test test-all browser check mutate results tables picture gallery notebooks bench-scale loop-demo bench docs release-check clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -73,6 +73,9 @@ tables: $(RUN) ## measures what docs/results.md lacks, for hours; `benchmarks/ta
 
 picture: $(RUN) ## draws docs/picture.svg, the README's picture, from docs/results.json
 	$(BIN)/python benchmarks/picture.py
+
+bench-scale: $(DEV) ## draws docs/scale.svg and its tables from what was measured; `benchmarks/bench_scale.py --keep` measures anew
+	$(BIN)/python benchmarks/scale_picture.py
 
 gallery: $(DEV) ## draws the pictures of docs/gallery.md that the others do not, in seconds
 	$(BIN)/python benchmarks/gallery.py

@@ -4,6 +4,7 @@ each notebook, as it was run."""
 from pathlib import Path
 
 from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 from what_next.settings import reference
 
@@ -11,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "what_next"
 TARGET = ROOT / "docs" / "reference"
 NOTEBOOKS = ROOT / "docs" / "notebooks"
+ONE_TEXT = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})
+"""Lines that were printed one after the other stand together."""
 
 
 def settings_page() -> str:
@@ -39,9 +42,8 @@ def notebook_pages() -> None:
     """Beside each notebook its page, and the pictures that it shows."""
     for file in sorted(NOTEBOOKS.glob("*.ipynb")):
         pictures = f"{file.stem}_files"
-        text, found = MarkdownExporter().from_filename(
-            str(file), {"unique_key": file.stem, "output_files_dir": pictures}
-        )
+        names = {"unique_key": file.stem, "output_files_dir": pictures}
+        text, found = MarkdownExporter(config=ONE_TEXT).from_filename(str(file), names)
         (NOTEBOOKS / pictures).mkdir(exist_ok=True)
         for name, content in found["outputs"].items():
             (NOTEBOOKS / name).write_bytes(content)
