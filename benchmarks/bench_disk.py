@@ -49,6 +49,7 @@ def measure(
         algorithm="next_item",
         loss={"name": "sampled_softmax", "negatives": 1024},
         inputs={"start": "random"},
+        linear="no",
         dim=64,
         batch_size=64,
         threads=1,
