@@ -5,6 +5,7 @@ from math import exp, log, pi
 import pytest
 import torch
 
+from what_next.algorithms import Ppo
 from what_next.models.belief import Belief
 from what_next.models.slates import Pricer, Proposer
 
@@ -86,18 +87,19 @@ def test_like_vectors_may_stand_for_like_effects() -> None:
 
 
 def test_prices_are_all_that_is_drawn() -> None:
-    """Of a point: two entries of the log odds and their level, a price, and the weight, whose logarithm is drawn."""
+    """Of a point: two entries of the log odds and their level, a number that is seen, a price, and what squares cost,
+    whose logarithms are drawn."""
     made = Pricer(2, 2, 1, None)
     assert made.liking is not None
     with torch.no_grad():
-        made.mean.weight.copy_(torch.tensor([[1.0, 0], [0, 0]]))
-        made.mean.bias.copy_(torch.tensor([0, log(0.5)]))
+        made.mean.weight.copy_(torch.tensor([[1.0, 0], [0, 0], [0, 0]]))
+        made.mean.bias.copy_(torch.tensor([0, log(2.0), log(0.5)]))
         made.liking.weight.zero_()
         made.liking.bias.copy_(torch.tensor([5.0, 6, -3, 1]))
     states = torch.tensor([[3.0, 4.0]])
-    points = torch.cat([made.odds(states), made.points(made(states))], -1)
-    assert points[0].tolist() == pytest.approx([5, 6, -3, 3, 0.5])
-    assert made.log_density(states, points).exp().item() == pytest.approx(1 / (0.3 * (2 * pi) ** 0.5) ** 2)
+    points = Ppo(over="prices").propose({"actor": made}, states)
+    assert points[0].tolist() == pytest.approx([5, 6, -3, 0, 3, 2, 0.5])
+    assert made.log_density(states, points).exp().item() == pytest.approx(1 / (0.3 * (2 * pi) ** 0.5) ** 3)
     assert made.columns(torch.full((4, 2), 7.0)).tolist() == [[7, 7, 1]] * 4
 
 

@@ -117,12 +117,19 @@ class TestPriced:
         ],
     )
     def test_the_best_by_hand(self, prices: tuple[float, float], weight: float, slate: list[int]) -> None:
-        point = np.array([[1.0, *prices, weight]], np.float32)
+        point = np.array([[1.0, 0, 0, *prices, 0, weight]], np.float32)
         assert self.by_hand(1.0, prices, weight) == slate
         assert self.backend().act(point, Request(3, Greedy()), None).items[0].tolist() == slate
 
+    def test_numbers_as_they_are_cost_as_prices_do(self) -> None:
+        asked = np.array([[1.0, 0.4, 0.8, 0, 0, 0.5, 0.7], [1.0, 9, 9, 0.2, 0.4, 0, 0.7]], np.float32)
+        found = self.backend().act(asked, Request(4, Greedy()), None)
+        assert found.items[0].tolist() == found.items[1].tolist()
+        assert found.scores is not None
+        assert found.scores[0] == pytest.approx(found.scores[1])
+
     def test_only_what_is_permitted_and_every_chance_as_it_is_judged(self) -> None:
-        point = np.array([[1.0, 0.1, 0.2, 0.5]] * 2, np.float32)
+        point = np.array([[1.0, 0.3, 0, 0.1, 0.2, 0.4, 0.5]] * 2, np.float32)
         permitted = Permitted.of(without=np.array([[0], [2]], np.int32))
         found = self.backend().act(point, Request(4, permitted=permitted), None)
         assert [sorted(row) for row in found.items.tolist()] == [[-1, 1, 2, 3], [-1, 0, 1, 3]]

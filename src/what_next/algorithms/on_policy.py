@@ -133,7 +133,9 @@ class OnPolicy(Algorithm):
             noise = torch.from_numpy(rng.standard_normal(drawn.shape, np.float32)).to(drawn)
             drawn = actor.draw(drawn, noise)
         points = actor.points(drawn)
-        return torch.cat([actor.odds(states), points], -1) if isinstance(actor, Pricer) else points
+        if not isinstance(actor, Pricer):
+            return points
+        return torch.cat([actor.odds(states), torch.zeros_like(points[..., :-2]), points], -1)
 
     def columns(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
         """See `Algorithm.columns`."""

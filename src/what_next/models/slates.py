@@ -13,8 +13,10 @@ DEVIATION = 0.3
 SHARE = 0.3
 """Of the logits of clicks in the mean of a drawn point, at the start."""
 HELD_BACK = -2.0
-"""Logarithm of the weight of likeness at the start; `DEARER`: where it counts beside chances of clicks."""
-DEARER = -0.5
+"""Logarithm of the weight of likeness at the start."""
+SQUARES = (-0.5, -0.5)
+"""Logarithms of what the square of the numbers costs at the start: as they are, and by what a slate adds. Of five
+values of the first, the best in `boredom` with slates (352); with single items 55, where -1.5 gives 57."""
 
 
 class Proposer(nn.Module):
@@ -139,9 +141,10 @@ class Proposer(nn.Module):
 class Pricer(Proposer):
     """The mean and the standard deviation of a normal distribution over prices: what the effects of a click cost.
 
-    Drawn is a price for a unit of each number that clicks change, and the logarithm of what their square costs. The
-    chance of a click comes from the network, or from a belief (`models.belief`), whose point takes the place of this
-    one's. What is drawn is little, whatever the items' vectors are (`retrieval.slots.Priced`).
+    Drawn is a price for a unit of each number that clicks change, and the logarithms of what their square costs: of the
+    numbers as they are, which fade, and of what a slate adds. The chance of a click comes from the network, or from a
+    belief (`models.belief`), whose point takes the place of this one's. What is drawn is little, whatever the items'
+    vectors are (`retrieval.slots.Priced`).
 
     Attributes:
         belief: what a user is believed to click, where the network does not tell it. Then each item also has effects of
@@ -153,12 +156,12 @@ class Pricer(Proposer):
         super().__init__(dim, width, traits, belief is None)
         self.belief = belief
         self.own = nn.Parameter(torch.zeros(len(belief.items), traits)) if belief is not None and traits else None
-        self.mean = nn.Linear(dim, traits + 1)
-        self.log_deviation = nn.Parameter(torch.full((traits + 1,), DEVIATION).log())
+        self.mean = nn.Linear(dim, traits + 2)
+        self.log_deviation = nn.Parameter(torch.full((traits + 2,), DEVIATION).log())
         with torch.no_grad():
             self.mean.weight.mul_(0.01)
             self.mean.bias.zero_()
-            self.mean.bias[-1] = DEARER
+            self.mean.bias[-2:] = torch.tensor(SQUARES)
 
     def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid drawn"]:
         """The mean of what is drawn."""
@@ -177,9 +180,13 @@ class Pricer(Proposer):
         found: Tensor = self.liking(states)[..., :-1]
         return found
 
+    def points(self, drawn: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
+        """See `Proposer.points`: the end of a point, after the odds and the numbers that are seen."""
+        return torch.cat([drawn[..., :-2], drawn[..., -2:].exp()], -1)
+
     def drawn(self, points: Float[Tensor, "*grid columns"]) -> Float[Tensor, "*grid drawn"]:
         """See `Proposer.drawn`."""
-        return super().drawn(points[..., self.width + 1 :])
+        return torch.cat([points[..., -self.traits - 2 : -2], points[..., -2:].log()], -1)
 
     def columns(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items width_plus_1"]:
         """See `Proposer.columns`: an item's vector, and 1 for the level."""

@@ -127,9 +127,10 @@ class SlotBySlot(ByScore):
 class Priced(SlotBySlot):
     """Scores are chances of clicks times what is left of a click once its effects are paid for.
 
-    Of item i it is `p_i * (1 - <prices, e_i> - w * sum_j p_j <e_i, e_j>)` over the items j that stand in the slate:
-    what a click is worth if the value of what comes next falls by the prices with each unit of the effects, and by `w`
-    with their square. A point is the one of the log odds of clicks, then the prices, then w.
+    Of item i it is `p_i * (1 - <prices + a * numbers, e_i> - w * sum_j p_j <e_i, e_j>)` over the items j that stand in
+    the slate: what a click is worth if the value of what comes next falls by the prices with each unit of the numbers
+    that effects change, and with their square: by `a` what they are, by `w` what the slate adds. A point is the one of
+    the log odds of clicks, then the numbers, the prices, a, w.
     """
 
     def weights(self, points: Float32[np.ndarray, "batch dim"]) -> Float[Tensor, "batch items"]:
@@ -139,8 +140,9 @@ class Priced(SlotBySlot):
 
     def scores(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Float[Tensor, "batch items"]:
         """See `SlotBySlot.scores`."""
-        prices = torch.from_numpy(points[:, self.exact.vectors.shape[1] : -1]).to(self.traits)
-        found = self.weights(points) * (1 - prices @ self.traits.T)
+        given = torch.from_numpy(points[:, self.exact.vectors.shape[1] :]).to(self.traits)
+        numbers, prices = given[:, :-2].chunk(2, 1)
+        found = self.weights(points) * (1 - torch.addcmul(prices, given[:, -2:-1], numbers) @ self.traits.T)
         request.permitted.forbid(found)
         return found
 

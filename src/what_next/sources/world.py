@@ -167,11 +167,6 @@ class Player:
         states, self.carried = self.encoder.advance(before, self.encoder.inputs(events).squeeze(1))
         return states
 
-    def watch(self, seen: Observation) -> Tensor:
-        """The encoder's states after what is seen of each user."""
-        self.believe(seen)
-        return self.step(self.look(seen)[0])
-
     def believe(self, seen: Observation) -> None:
         """Learn what users click from the last slates."""
         if self.beliefs is not None:
@@ -194,15 +189,22 @@ class Player:
             self.beliefs.keep(rows)
 
     def propose(
-        self, states: Tensor, rng: np.random.Generator | None = None, draws: np.random.Generator | None = None
+        self,
+        states: Tensor,
+        numbers: Float32[np.ndarray, "users numbers"],
+        rng: np.random.Generator | None = None,
+        draws: np.random.Generator | None = None,
     ) -> Proposal:
         """Where the actor points to; with `rng`, a draw where it draws points; with `draws`, beliefs are drawn."""
-        learner = self.policy.agent.learner
+        learner, actor = self.policy.agent.learner, self.policy.agent.nets.get("actor")
         assert isinstance(learner, EncoderLearner)
         proposal = learner.proposal(self.policy.agent.nets, states, rng)
-        if self.beliefs is not None:
-            known = self.beliefs.weights if draws is None else self.beliefs.drawn(draws)
-            proposal.points[:, : known.shape[1]] = known.cpu().numpy()
+        if isinstance(actor, Pricer):
+            width = actor.width + 1
+            proposal.points[:, width : width + actor.traits] = numbers[:, : actor.traits]
+            if self.beliefs is not None:
+                known = self.beliefs.weights if draws is None else self.beliefs.drawn(draws)
+                proposal.points[:, :width] = known.cpu().numpy()
         return proposal
 
     @torch.no_grad()
@@ -210,10 +212,12 @@ class Player:
         """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
         if (state.age == 0).all():
             self.begin(len(state.age))
-        states = self.watch(self.world.observe(state, self.policy.agent.setup.world.ideal))
+        seen = self.world.observe(state, self.policy.agent.setup.world.ideal)
+        self.believe(seen)
+        events, numbers = self.look(seen)
         known = rng if isinstance(rng, np.random.Generator) else None
         drawn = known if self.draws else None
-        slate = self.policy.act(self.propose(states, drawn, known), self.request, drawn)
+        slate = self.policy.act(self.propose(self.step(events), numbers, drawn, known), self.request, drawn)
         return np.asarray(slate.items, np.int64)
 
 
@@ -374,10 +378,11 @@ class WorldSource(Source):
         world, into, ideal = self.world, self.buffers, self.setup.world.ideal
         seen = world.observe(self.users_state, ideal)
         player.believe(seen)
-        events, into["numbers"][time] = player.look(seen)
+        events, numbers = player.look(seen)
+        into["numbers"][time] = numbers
         into["shown"][time], into["clicks"][time], into["begins"][time] = seen.shown, seen.clicks, self.begun
         states = player.step(events)
-        proposal = player.propose(states, rng, rng)
+        proposal = player.propose(states, numbers, rng, rng)
         product = player.policy.act(proposal, player.request, rng)
         into["slates"][time] = product.items
         if self.draws_points:
