@@ -47,6 +47,7 @@ FREE = {
     "skip",  # what was saved decides
     "linear",
     "log",
+    "track",
     "device",
     "evaluation",
     "server",
