@@ -480,6 +480,11 @@ class Loop(Group):
         description="loop: what a canary may have cost, in the reward's unit, by the means until then; none: any",
     )
     margin: float = Field(default=0.0, ge=0, description="loop: how much more a new model must earn, for an answer")
+    estimator: str | None = Field(
+        default=None,
+        description="loop: the estimate that the log judges by, such as item_snips; none: cascade_snips, or snips of "
+        "single items",
+    )
     top: int | None = Field(
         default=None, gt=0, description="loop: positions of each answer that the log judges by, from above; none: all"
     )
