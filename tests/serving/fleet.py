@@ -262,7 +262,8 @@ def fleet(
         for one in processes:
             if one.forks.child is not None:
                 one.forks.end(signal.SIGKILL)
-        postgres.sql("DROP DATABASE IF EXISTS trial WITH (FORCE)")
+        if postgres.runs:  # or its standby has taken its place
+            postgres.sql("DROP DATABASE IF EXISTS trial WITH (FORCE)")
 
 
 @contextmanager
