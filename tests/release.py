@@ -31,7 +31,7 @@ NEEDS = {
     "report": "evaluate setup.txt --next-items --baselines popular --report page.html",
     "serve": "key add setup.txt --name mine --role read",
     "sim": "simulate ppo.txt --world boredom:sardine/SlateTopK-Bored-v0",
-    "track": "train setup.txt track=tensorboard --force",
+    "track": "train setup.txt track=tensorboard epochs=64 dim=8 batch_size=16 --force",
     "tune": "tune setup.txt --trials 1 --seconds 1",
 }
 """What each extra is for."""
@@ -63,6 +63,8 @@ def main() -> int:
 
 def built() -> Path:
     """The wheel, made from the sdist; both hold what they should."""
+    locked = uv("lock", "--check", "--project", ROOT)
+    assert locked.returncode == 0, f"uv.lock is older than pyproject.toml; `uv lock` renews it: {locked.stderr}"
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     subprocess.run([sys.executable, "-m", "build", "--installer", "uv", ROOT], check=True, stdout=subprocess.DEVNULL)
     (sdist,), (wheel,) = ((ROOT / "dist").glob(pattern) for pattern in ("*.tar.gz", "*.whl"))

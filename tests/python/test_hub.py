@@ -52,7 +52,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.rpartition("/")[2]
-        self.asked.append(name)
+        if "/resolve/" in self.path:  # the library has other questions, too
+            self.asked.append(name)
         if not self.path.startswith("/me/mine/resolve/main/") or name not in self.files:
             self.answer(b"", 404, X_Error_Code="EntryNotFound")
             return
