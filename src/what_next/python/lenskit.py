@@ -55,7 +55,7 @@ class LensKitScorer:
         if known.any() and history:
             allowed = [one for one, there in zip(ids, known, strict=True) if there]
             found = self.model.recommend(k=len(allowed), seen=True, allowed=allowed, **history)
-            ranks = {one.item_id: -float(rank) for rank, one in enumerate(found.items)}
+            ranks = {one.item_id: -float(rank) for rank, one in enumerate(found.items, 1)}
             scores = [ranks.get(one, float("nan")) for one in ids]
         return ItemList(items, scores=scores)
 
