@@ -12,6 +12,7 @@ RUN := .venv/.installed-run
 DEV := .venv/.installed-dev
 SERVE := .venv/.installed-serve
 DOCS := .venv/.installed-docs
+NOTEBOOKS := .venv/.installed-notebooks
 DATA := data/ml-100k.parquet
 MODELS := models/agent.safetensors models/critic.safetensors
 # Not the models themselves: an interrupted training saves them too, and make would delete a target in the making.
@@ -19,7 +20,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install demo run train test test-all browser check mutate results tables picture loop-demo bench docs clean distclean announce FORCE
+.PHONY: help install demo run train test test-all browser check mutate results tables picture gallery notebooks bench-scale loop-demo bench docs client release-check clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,8 +45,8 @@ test-all: $(DEV) ## all tests
 	$(PYTEST) -m "" --hypothesis-profile=thorough
 
 browser: ## a browser for the tests of the page, Debian's chromium, where apt and root are there; axe-core, where npm is
-	@if command -v npm >/dev/null; then npm install --no-save --no-package-lock --silent axe-core@4; \
-	    else echo "The test of the page's accessibility needs axe-core, which npm brings; it is skipped."; fi
+	@npm install --no-save --no-package-lock --silent axe-core@4 2>/dev/null || \
+	    echo "The test of the page's accessibility needs axe-core, which npm could not bring; it is skipped."
 	@for name in chromium chromium-browser google-chrome; do \
 	    if command -v $$name >/dev/null; then echo "There is a browser already: $$(command -v $$name)"; exit 0; fi; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -73,15 +74,38 @@ tables: $(RUN) ## measures what docs/results.md lacks, for hours; `benchmarks/ta
 picture: $(RUN) ## draws docs/picture.svg, the README's picture, from docs/results.json
 	$(BIN)/python benchmarks/picture.py
 
+bench-scale: $(DEV) ## draws docs/scale.svg and its tables from what was measured; `benchmarks/bench_scale.py --keep` measures anew
+	$(BIN)/python benchmarks/scale_picture.py
+
+gallery: $(DEV) ## draws the pictures of docs/gallery.md that the others do not, in seconds
+	$(BIN)/python benchmarks/gallery.py
+
 loop-demo: $(DEV) ## a simulated shop learns from its own log night after night, beside shops that do not; a quarter of an hour
 	$(BIN)/python benchmarks/loop.py
 
 bench: $(DEV) ## all benchmarks, as JSON lines
 	@set -e; for benchmark in benchmarks/bench_*.py; do $(BIN)/python $$benchmark; done
 
+notebooks: $(NOTEBOOKS) ## runs the notebooks of docs/notebooks, and keeps what they show
+	$(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=600 -o addopts= docs/notebooks
+
 docs: $(DOCS) ## the documentation, in site/
 	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --clean --strict
+
+client: $(DEV) ## typed clients of the service, from its schema: clients/python, and with npm clients/what-next.d.ts
+	$(INSTALL) -e '.[client]'
+	@mkdir -p clients
+	$(BIN)/python -c 'import json, what_next.serving.http.app; from what_next.serving.http.schema import document; \
+	    print(json.dumps(document(True)))' > clients/openapi.json
+	$(BIN)/openapi-python-client generate --path clients/openapi.json --output-path clients/python --overwrite
+	@if command -v npx >/dev/null; then \
+	    npx --yes openapi-typescript@7 clients/openapi.json --default-non-nullable=false --output clients/what-next.d.ts; \
+	else echo "There is no npx, so no client in TypeScript was made."; fi
+
+release-check: $(DEV) ## builds wheel and sdist; tries them in fresh environments, on each Python there is and with each extra
+	$(INSTALL) -e '.[release]'
+	$(BIN)/python tests/release.py
 
 clean: ## remove the models of `make run`, the built documentation and caches
 	rm -rf $(MODELS) models/agent.* models/critic.* $(TRAINED) site dist docs/reference
@@ -122,6 +146,10 @@ $(SERVE): $(RUN)
 
 $(DEV): $(RUN)
 	$(INSTALL) -e '.[pandas,dev]'
+	@touch $@
+
+$(NOTEBOOKS): $(RUN)
+	$(INSTALL) -e '.[pandas,report,notebooks]'
 	@touch $@
 
 $(DOCS): $(RUN)

@@ -2,8 +2,11 @@
 
     python benchmarks/bench_import.py                   2 million rows, medians of 3
     python benchmarks/bench_import.py --rows 100000000  the large case, once; needs 5 GB of disk
+    python benchmarks/bench_import.py --rows 1000000000 --memory 8GiB --folder DIR
+                                                        sorted on the disk, a line for each stage; needs 60 GB there
 
-Prints one JSON line. Each measurement is a process of its own, so that its peak memory is its own.
+Prints JSON lines. Each measurement is a process of its own, so that its peak memory is its own: the largest resident
+set, in which files that are mapped count. Without `--memory` everything is in memory.
 """
 
 import argparse
@@ -57,47 +60,91 @@ def sorting() -> Callable[[Path], object]:
     return lambda path: pl.read_parquet(path).sort("user_id", "timestamp")
 
 
-TASKS = {"import": importing, "polars": sorting}
+def large(memory: str) -> Callable[[Path], object]:
+    """What `what-next data import --memory` does where that is too little."""
+    from what_next.data.importing.large import import_large, memory_of
+    from what_next.data.stages import Done, Stages
+
+    class Timed(Stages):
+        """Prints what each stage took, when the next begins."""
+
+        name = ""
+
+        def begin(self, name: str, total: int) -> Done:
+            self.end()
+            self.name, self.start, self.used = name, time.perf_counter(), time.process_time()
+            return super().begin(name, total)
+
+        def end(self) -> None:
+            if self.name:
+                seconds, used = time.perf_counter() - self.start, time.process_time() - self.used
+                line = {"stage": self.name, "seconds": round(seconds, 1), "cpu_s": round(used, 1)}
+                print(json.dumps({**line, "peak_gib": round(peak(), 2)}), file=sys.stderr, flush=True)
+
+    def work(path: Path) -> None:
+        stages = Timed()
+        import_large([path], path.with_name("imported.parquet"), memory=memory_of(memory), stages=stages)
+        stages.end()
+
+    return work
 
 
-def measured(task: str, path: Path, repeats: int) -> tuple[float, float]:
-    """Median seconds and largest peak GiB of a task, over processes of its own."""
+def measured(task: str, path: Path, repeats: int, *more: str) -> tuple[float, float, float]:
+    """Median seconds, of the clock and of processors, and largest peak GiB of a task, over processes of its own."""
     found = []
     for _ in range(repeats):
-        command = [sys.executable, __file__, "--task", task, "--file", str(path)]
-        found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    return statistics.median(one["seconds"] for one in found), max(one["peak_gib"] for one in found)
+        command = [sys.executable, __file__, "--task", task, "--file", str(path), *more]
+        found.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+    medians = (statistics.median(one[key] for one in found) for key in ("seconds", "cpu_s"))
+    return *medians, max(one["peak_gib"] for one in found)
 
 
-def perform(task: str, path: Path) -> None:
-    """Do one task in this process and print what it took."""
-    # Loading the package is not what is measured.
-    work = TASKS[task]()
-    start = time.perf_counter()
-    work(path)
-    seconds = time.perf_counter() - start
+def peak() -> float:
+    """The largest resident set of this process so far, in GiB."""
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    print(json.dumps({"seconds": seconds, "peak_gib": peak}))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def perform(task: str, path: Path, memory: str) -> None:
+    """Do one task in this process and print what it took."""
+    # Loading the package is not what is measured.
+    work = {"import": importing, "polars": sorting, "large": lambda: large(memory)}[task]()
+    start, used = time.perf_counter(), time.process_time()
+    work(path)
+    seconds, used = time.perf_counter() - start, time.process_time() - used
+    print(json.dumps({"seconds": seconds, "cpu_s": used, "peak_gib": peak()}))
+
+
+def on_disk(path: Path, rows: int, memory: str) -> dict[str, object]:
+    """The line of an import that sorts on the disk."""
+    seconds, used, most = measured("large", path, 1, "--memory", memory)
+    line = {"benchmark": "import_large", "rows": rows, "memory": memory, "seconds": round(seconds, 1)}
+    return {**line, "cpu_s": round(used, 1), "rows_per_s": round(rows / seconds), "peak_gib": round(most, 2)}
 
 
 def main() -> None:
     """Measure, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", help="sort on the disk within so much memory, such as 8GiB")
+    parser.add_argument("--folder", type=Path, help="where the files go, and stay")
+    parser.add_argument("--task", choices=("import", "polars", "large"), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.task:
-        perform(given.task, given.file)
+        perform(given.task, given.file, given.memory)
         return
     repeats = 3 if given.rows <= 10_000_000 else 1
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "log.parquet"
-        make(path, given.rows)
-        seconds, peak = measured("import", path, repeats)
-        baseline, baseline_peak = measured("polars", path, repeats)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = (given.folder or Path(temporary)) / "log.parquet"
+        if not path.exists():
+            make(path, given.rows)
+        if given.memory:
+            print(json.dumps(on_disk(path, given.rows, given.memory)))
+            return
+        seconds, _, peak = measured("import", path, repeats)
+        baseline, _, baseline_peak = measured("polars", path, repeats)
     line = {
         "benchmark": "import",
         "rows": given.rows,

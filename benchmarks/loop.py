@@ -117,38 +117,68 @@ class People:
 
 @dataclass
 class Days:
-    """What happened, a number for each day."""
+    """What happened, a number for each day, or for each user.
+
+    Attributes:
+        reward: of an answer; `answers`, `visits`: how many. `coverage`, `gini`: of the items of all answers.
+        change_error: standard error of the change of `reward` since the day before, users being the units; the first is
+            0. Who came on one of the two days alone is in that day's mean alone.
+        late_reward, late_answers: of each user, in the last third of the days. `visits_of_user`: on all of them.
+    """
 
     reward: list[float] = field(default_factory=list)
+    change_error: list[float] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     visits: list[int] = field(default_factory=list)
     coverage: list[float] = field(default_factory=list)
     gini: list[float] = field(default_factory=list)
     late_reward: list[float] = field(default_factory=list)
     late_answers: list[float] = field(default_factory=list)
+    visits_of_user: list[int] = field(default_factory=list)
+    moved: Any = None
+    """By how much each user moved the mean of the latest day (the delta method of a ratio); it is not kept."""
 
-    def late(self, users: int) -> tuple[np.ndarray, np.ndarray]:
-        """What each user earned in the last third of the days, and of how many answers: to be added to."""
-        if not self.late_reward:
-            self.late_reward, self.late_answers = [0.0] * users, [0.0] * users
-        return np.array(self.late_reward), np.array(self.late_answers)
-
-    def note(self, users: np.ndarray, everyone: int, worth: np.ndarray) -> None:
-        """Answers of one of those days."""
-        rewards, answers = self.late(everyone)
-        rewards[users] += worth.sum(axis=1)
-        answers[users] += 1
-        self.late_reward, self.late_answers = rewards.tolist(), answers.tolist()
-
-    def add(self, earned: float, answers: int, visits: int, shown: np.ndarray) -> None:
-        counts = np.sort(shown)
+    def add(self, day: "Day", late: bool) -> None:
+        """A day that is over; `late`: it is one of the last third."""
+        earned, answers = day.earned, day.answers
+        value = earned.sum() / max(answers.sum(), 1)
+        moved = (earned - value * answers) / max(answers.mean(), 1e-9)
+        before = moved if self.moved is None else self.moved
+        self.change_error.append(float((moved - before).std(ddof=1) / np.sqrt(len(moved))))
+        self.moved = moved
+        for kept, new in (
+            ("late_reward", earned * late),
+            ("late_answers", answers * late),
+            ("visits_of_user", day.here),
+        ):
+            setattr(self, kept, (np.array(getattr(self, kept) or np.zeros(len(new))) + new).tolist())
+        counts = np.sort(day.shown)
         places = np.arange(1, len(counts) + 1)
-        self.reward.append(earned / max(answers, 1))
-        self.answers.append(answers)
-        self.visits.append(visits)
+        self.reward.append(float(value))
+        self.answers.append(int(answers.sum()))
+        self.visits.append(int(day.here.sum()))
         self.coverage.append(float((counts > 0).mean()))
         total = max(counts.sum(), 1)
         self.gini.append(float(((2 * places - len(counts) - 1) * counts).sum() / (len(counts) * total)))
+
+    def kept(self) -> dict[str, Any]:
+        """What a line says of them."""
+        return {name: value for name, value in vars(self).items() if name != "moved"}
+
+
+class Day:
+    """What is counted on a day: of each user, whether they were here, what they earned in how many answers."""
+
+    def __init__(self, users: int, here: np.ndarray) -> None:
+        self.here, self.earned, self.answers = np.zeros(users, np.int64), np.zeros(users), np.zeros(users)
+        self.shown = np.zeros(ITEMS)
+        self.here[here] = 1
+
+    def note(self, users: np.ndarray, slates: np.ndarray, worth: np.ndarray) -> None:
+        """Some answers, one for each of some users."""
+        self.earned[users] += worth.sum(axis=1)
+        self.answers[users] += 1
+        np.add.at(self.shown, slates, 1)
 
 
 class Shop:
@@ -167,7 +197,7 @@ class Shop:
                 self.connection.close()
                 continue
             told = answer.read()
-            if answer.status not in (503, 429):
+            if answer.status not in (503, 504, 429):
                 break
             time.sleep(0.1)
         if answer.status >= 300:
@@ -268,6 +298,10 @@ class Case:
     rl: str
     passes: int
 
+    def late(self, day: int) -> bool:
+        """Whether a day is in the last third; the first three are the log's."""
+        return day - 3 >= self.days - self.days // 3
+
     def people(self) -> People:
         return People.of(WORLDS[self.world], self.users, self.seed)
 
@@ -280,18 +314,16 @@ def by_rule(case: Case, arm: str, folder: Path) -> Days:
     for day in range(3, 3 + case.days):
         if case.shift is not None and day - 3 == case.shift:
             people.change_tastes()
-        users, shown, earned, answers = people.present(day), np.zeros(ITEMS), 0.0, 0
-        visits = len(users)
+        users = people.present(day)
+        today = Day(case.users, users)
         for _ in range(STEPS[case.world]):
             if not len(users):
                 break
             slates = np.asarray(rule(people.state.rows(users), people.draws.of(users)))
             worth, stay = people.see(users, slates)
-            np.add.at(shown, slates, 1)
-            if day - 3 >= case.days - case.days // 3:
-                days.note(users, case.users, worth)
-            earned, answers, users = earned + float(worth.sum()), answers + len(slates), users[stay]
-        days.add(earned, answers, visits, shown)
+            today.note(users, slates, worth)
+            users = users[stay]
+        days.add(today, case.late(day))
     return days
 
 
@@ -321,8 +353,8 @@ def by_service(case: Case, arm: str, folder: Path) -> tuple[Days, dict[str, Any]
         for day in range(3, 3 + case.days):
             if case.shift is not None and day - 3 == case.shift:
                 people.change_tastes()
-            users, shown, earned, answers = people.present(day), np.zeros(ITEMS), 0.0, 0
-            visits = len(users)
+            users = people.present(day)
+            today = Day(case.users, users)
             for step in range(STEPS[case.world]):
                 if not len(users):
                     break
@@ -330,16 +362,16 @@ def by_service(case: Case, arm: str, folder: Path) -> tuple[Days, dict[str, Any]
                 slates, names = shop.slates(users, people.world.slots)
                 worth, stay = people.see(users, slates)
                 shop.tell(users, slates, names, worth, now[0])
-                np.add.at(shown, slates, 1)
-                if day - 3 >= case.days - case.days // 3:
-                    days.note(users, case.users, worth)
-                earned, answers, users = earned + float(worth.sum()), answers + len(slates), users[stay]
+                today.note(users, slates, worth)
+                users = users[stay]
                 if step in (0, 1):
                     spent += learn()
-            days.add(earned, answers, visits, shown)
+            days.add(today, case.late(day))
             now[0] = virtual + day * DAY + DAY - MINUTE
             spent += learn()
-            print(f"{arm}, day {day - 2}: {days.reward[-1]:.3f} for each of {answers:,} answers", file=sys.stderr)
+            print(
+                f"{arm}, day {day - 2}: {days.reward[-1]:.3f} for each of {days.answers[-1]:,} answers", file=sys.stderr
+            )
         status = journal.status(10_000)
         kinds = [one.kind for one in store.deployments()]
         told = {"deployments": kinds, "lines": [f"{(one['time'] - virtual) // DAY - 2}: {one['step']}: {one['told']}"
@@ -391,7 +423,7 @@ def main() -> None:
                     else:
                         days, told = by_service(case, arm, Path(scratch))
                 seconds = round(time.perf_counter() - began, 1)
-                line = {"arm": arm, **vars(case), **vars(days), **told, "seconds": seconds}
+                line = {"arm": arm, **vars(case), **days.kept(), **told, "seconds": seconds}
                 if asked.out:
                     with asked.out.open("a") as file:
                         file.write(json.dumps(line) + "\n")

@@ -1,10 +1,12 @@
 """docs/loop.svg and its table: what answers earned day after day in each arm of benchmarks/loop.py."""
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -83,16 +85,49 @@ def table(lines: Lines) -> str:
     arms = by_arm(lines)
     for arm, runs in arms.items():
         whole = np.mean([np.average(run["reward"], weights=run["answers"]) for run in runs])
-        visits = np.mean([sum(run["visits"]) / run["users"] for run in runs])
+        visits = _visits(runs)
         ends = [f"{np.mean([r[what][0] for r in runs]):.2f} to {np.mean([r[what][-1] for r in runs]):.2f}"
                 for what in ("coverage", "gini")]  # fmt: skip
         deployed = ", ".join(str(max(len(run["deployments"]) - 1, 0)) for run in runs if "deployments" in run) or "-"
         spent = ", ".join(f"{run['processor_seconds']:.0f} s" for run in runs if run.get("processor_seconds")) or "-"
         apart = "" if arm == "loop rl" or "loop rl" not in arms else _interval(*_apart(arms["loop rl"], runs))
         late = _interval(*_mean([_late(run) for run in runs]))
-        cells = [arm, late, apart, f"{whole:.3f}", f"{visits:.2f}", *ends, deployed, spent]
+        cells = [arm, late, apart, f"{whole:.3f}", visits, *ends, deployed, spent]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _visits(runs: Lines) -> str:
+    """Of a user on all days; with an interval over users, where the visits of each are kept."""
+    if not all("visits_of_user" in run for run in runs):
+        return f"{np.mean([sum(run['visits']) / run['users'] for run in runs]):.2f}"
+    each = [np.array(run["visits_of_user"]) for run in runs]
+    mean, half = _mean([(one.mean(), one - one.mean()) for one in each])
+    return f"{mean:.2f} [{mean - half:.2f}, {mean + half:.2f}]"
+
+
+def falls(lines: Lines, level: float = 0.95) -> list[str]:
+    """Day against day: a row for each run, in Markdown.
+
+    A day is below the one before it where the interval of the change lies below 0. The intervals of all days of a run
+    hold together with a chance of `level` (Bonferroni), by the normal law, users being the units. Such a fall is mended
+    where the loop tells on that day or the next of a version that was rolled back, a canary included.
+    """
+    rows = ["| arm | seed | days below the day before | of them without a rollback | largest fall |",
+            "|---|---:|---|---:|---:|"]  # fmt: skip
+    for run in lines:
+        if "change_error" not in run:
+            continue
+        changes, errors = np.diff(run["reward"]), np.array(run["change_error"][1:])
+        half = -NormalDist().inv_cdf((1 - level) / 2 / len(changes)) * errors
+        below = [day + 2 for day in np.flatnonzero(changes + half < 0).tolist()]  # days count from 1
+        back = {int(line.partition(":")[0]) for line in run.get("lines", []) if "rolled back" in line}
+        open_ = [day for day in below if not back & {day, day + 1}]
+        worst = int(changes.argmin())
+        told = f"{changes[worst]:.3f} +/- {half[worst]:.3f} (day {worst + 2})"
+        cells = [run["arm"], run["seed"], ", ".join(map(str, below)) or "none", len(open_), told]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+    return rows if len(rows) > 2 else []
 
 
 Late = tuple[float, np.ndarray]
@@ -126,9 +161,11 @@ def _text(x: float, y: float, words: str, kind: str) -> str:
 
 
 def main() -> None:
-    lines = [json.loads(line) for line in LINES.read_text().splitlines()]
-    PICTURE.write_text(draw(lines))
-    print(table(lines))
+    """Of the file that is named, or else of the kept one, whose picture is drawn."""
+    lines = [json.loads(line) for line in Path([*sys.argv, LINES][1]).read_text().splitlines()]
+    if len(sys.argv) == 1:
+        PICTURE.write_text(draw(lines))
+    print("\n".join([table(lines), "", *falls(lines)]))
 
 
 if __name__ == "__main__":

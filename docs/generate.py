@@ -1,12 +1,19 @@
-"""Writes docs/reference from the code: the settings, a page for each public module, and the changelog."""
+"""Writes docs/reference from the code: the settings, a page for each public module, and the changelog; and a page for
+each notebook, as it was run."""
 
 from pathlib import Path
+
+from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 from what_next.settings import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "what_next"
 TARGET = ROOT / "docs" / "reference"
+NOTEBOOKS = ROOT / "docs" / "notebooks"
+ONE_TEXT = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})
+"""Lines that were printed one after the other stand together."""
 
 
 def settings_page() -> str:
@@ -31,8 +38,21 @@ def public_modules() -> list[str]:
     return names
 
 
+def notebook_pages() -> None:
+    """Beside each notebook its page, and the pictures that it shows."""
+    for file in sorted(NOTEBOOKS.glob("*.ipynb")):
+        pictures = f"{file.stem}_files"
+        names = {"unique_key": file.stem, "output_files_dir": pictures}
+        text, found = MarkdownExporter(config=ONE_TEXT).from_filename(str(file), names)
+        (NOTEBOOKS / pictures).mkdir(exist_ok=True)
+        for name, content in found["outputs"].items():
+            (NOTEBOOKS / name).write_bytes(content)
+        file.with_suffix(".md").write_text(text)
+
+
 def main() -> None:
     """Write every page."""
+    notebook_pages()
     TARGET.mkdir(parents=True, exist_ok=True)
     for stale in TARGET.glob("*.md"):
         stale.unlink()

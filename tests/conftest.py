@@ -2,7 +2,7 @@
 
 import os
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 
+from .forked import Forked
 from .shapes import begin_test, install_checks
 
 if TYPE_CHECKING:
@@ -58,6 +59,14 @@ def listening(users: int = 60, items: int = 80, events: int = 40, seed: int = 0)
         }
     )
     return log, table
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Forked]:
+    """Runs Python in processes of their own that start fast."""
+    process = Forked()
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")

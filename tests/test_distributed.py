@@ -15,17 +15,23 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from what_next import Agent, Setup, State
+from what_next.errors import SetupError
+from what_next.policy import LearnedPolicy
+from what_next.training import validation
+from what_next.training.artefacts import read_manifest
 from what_next.training.distributed import Ranks
 from what_next.types import Batch, Factors, Impressions
 
-from .together import Runs, train, worker
+from .forked import FORKING
+from .together import COMPLETE, FIXED, SAMPLED, SHARDED, Runs, dataset, train, worker
 
 STEPS = 50
-SAMPLED = {"inputs": {"items": "learned"}, "loss": {"name": "sampled_softmax", "negatives": 16}}
 RUNS: Runs = {
     "next_item": ({"algorithm": {"name": "next_item"}}, STEPS),
     "whatnext": ({"algorithm": {"name": "whatnext"}}, STEPS),
     "sparse": ({"algorithm": {"name": "next_item"}, **SAMPLED}, STEPS),
+    "sharded": (SHARDED, STEPS),
     # Each is no plain mean over steps, or draws for each step.
     "cql": ({"algorithm": {"name": "cql"}, "loss": {"name": "gbce", "negatives": 16}}, 6),
     "decision_transformer": ({"algorithm": {"name": "decision_transformer"}}, 6),
@@ -37,7 +43,9 @@ RUNS: Runs = {
 
 def together(count: int, runs: Runs, folder: Path) -> list[dict[str, Any]]:
     """What each of some processes found."""
-    torch.multiprocessing.spawn(worker, (count, runs, folder), nprocs=count)
+    torch.multiprocessing.start_processes(
+        worker, (count, runs, folder), nprocs=count, start_method=FORKING.get_start_method()
+    )
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
 
 
@@ -63,6 +71,27 @@ def test_several_processes_learn_what_one_does(count: int, alone: dict[str, dict
         assert alone[name]["sent"] == 0
     # Of the item vectors, rows alone: 40 items of 8 numbers, and what a step touches is hardly ever all of it.
     assert several[0]["sparse"]["needed"] < several[0]["next_item"]["needed"]
+
+    if count == 2:
+        check_complete(several, tmp_path)
+
+
+def check_complete(several: list[dict[str, Any]], folder: Path) -> None:
+    """Sharded tables are saved whole, go on bit for bit, and all was validated as one process would."""
+    one, other = (several[rank]["complete"] for rank in range(2))
+    assert one == other
+    assert not any(run["stopped"] for run in one.values())
+    assert one["broken"]["steps"] == one["whole"]["steps"] - 5
+    for part in ("agent", "agent.resume"):
+        files = [load_file(folder / f"{name}-{part}.safetensors") for name in ("whole", "broken")]
+        assert files[0].keys() == files[1].keys()
+        assert all(np.array_equal(files[0][key], files[1][key]) for key in files[0])
+    assert load_file(folder / "whole-agent.safetensors")["encoder.items.learned"].shape == (40, 8)
+    for name in COMPLETE:
+        setup = read_manifest(folder / f"{name}-agent.safetensors").made_by()
+        state = State(dataset(), setup)
+        judged = LearnedPolicy(Agent(setup, state.space).ready_agent(), state), state.dataset, state.split
+        assert validation.next_items(*judged, state.histories, seed=0) == one[name]["valid"], name
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no graphics card")
@@ -121,6 +150,25 @@ class TestParts:
     def test_one_process_has_no_part(self) -> None:
         assert Ranks().part(batch(3), np.zeros(1, np.int64), (0, 0)) is None
         Ranks().agree({"anything": 1})
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"algorithm": {"name": "sqn"}}, "sqn has a target network with vectors of its own; take next_item"),
+        ({"loss": {"name": "softmax"}}, "the loss looks at all items; set loss=sampled_softmax"),
+        ({"linear": "yes"}, "the linear model beside the encoder has a table of its own; set linear=no"),
+        ({"inputs": {"items": "both"}}, "vectors are made of attributes; set inputs.items=learned"),
+        ({"algorithm": {"name": "whatnext"}, "loss": {}, "linear": "yes"}, "whatnext learns no vectors of items here"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(more: dict[str, Any], told: str, tmp_path: Path) -> None:
+    paths = {f"model_{one}_path": tmp_path / f"{one}.safetensors" for one in ("agent", "critic")}
+    setup = Setup(**{"data": tmp_path / "none", **FIXED, **SHARDED, **paths, **more})
+    agent = Agent(setup, State(dataset(), setup).space)
+    agent.ranks = Ranks(0, 2, joined=True)
+    with pytest.raises(SetupError, match=re.escape(told)):
+        agent.wake_agent()
 
 
 # Processes as torchrun starts them

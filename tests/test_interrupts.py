@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .forked import Forked
+
 MAIN = Path(__file__).resolve().parents[1] / "src" / "main.py"
 
 INTERRUPTED = """
@@ -42,7 +44,7 @@ def test_while_a_library_is_imported(program: str, module: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train", "serve"])
-def test_while_data_are_read(command: str, tmp_path: Path) -> None:
+def test_while_data_are_read(command: str, forked: Forked, tmp_path: Path) -> None:
     (tmp_path / "setup.txt").write_text(
         "train, yes, data, log.csv, model_agent_path, a.safetensors, model_critic_path, c.safetensors, server.port, 0"
     )
@@ -58,7 +60,7 @@ def test_while_data_are_read(command: str, tmp_path: Path) -> None:
             "def press(path):\n    os.kill(os.getpid(), signal.SIGINT)\n    return read(path)\n"
             "what_next.data.Dataset.read = staticmethod(press)\nsys.meta_path.insert",
         )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = forked.run(code=script, folder=tmp_path)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 1

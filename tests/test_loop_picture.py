@@ -43,6 +43,28 @@ def test_intervals_are_over_users_and_differences_over_the_same_users(picture: A
     assert f"| no loop | 0.000 [{-half:.3f}, {half:.3f}] | 1.000 [1.000, 1.000] |" in told[3]  # each has two more
 
 
+def test_visits_have_an_interval_over_users_where_those_of_each_are_kept(picture: Any) -> None:
+    told = picture.table([run("random", [2.0] * 4, visits_of_user=[1, 2, 3, 2])]).splitlines()[2]
+    half = 1.96 * np.std([1, 2, 3, 2], ddof=1) / 2
+    assert f"| 2.00 [{2 - half:.2f}, {2 + half:.2f}] |" in told
+
+
+def test_a_day_is_below_the_day_before_beyond_what_all_days_together_leave_to_chance(picture: Any) -> None:
+    days = {"days": 4, "reward": [0.5, 0.4, 0.1, 0.2], "change_error": [0.0, 0.05, 0.05, 0.05]}
+    lines = [
+        {**run("loop rl", [1.0] * 4), **days},
+        {**run("loop rl", [1.0] * 4, seed=1), **days, "lines": ["4: canary: rolled back the canary: it is worse"]},
+        {**run("loop rl", [1.0] * 4, seed=2), **days, "lines": ["5: watch: rolled back from a to b"]},
+        run("random", [1.0] * 4),  # of an earlier run, which did not keep the errors
+    ]
+    told = picture.falls(lines)[2:]
+    half = 2.394 * 0.05  # the normal quantile of 1 - .05 / 2 / 3: .1 less is chance, .3 less is not
+    assert told[0] == f"| loop rl | 0 | 3 | 1 | -0.300 +/- {half:.3f} (day 3) |"
+    assert told[1].startswith("| loop rl | 1 | 3 | 0 |")
+    assert told[2].startswith("| loop rl | 2 | 3 | 1 |")  # two days later is too late
+    assert len(told) == 3
+
+
 def test_seeds_are_averaged(picture: Any) -> None:
     lines = [run("random", [2.0] * 4), run("random", [4.0] * 4, seed=1)]
     assert picture.table(lines).splitlines()[2].startswith("| random | 1.500 [1.500, 1.500] |")

@@ -1,8 +1,5 @@
 """An algorithm of one's own, given from Python: trained, saved, loaded again; and found by its entry point."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -18,6 +15,7 @@ from what_next.errors import ModelError
 from what_next.types import Request, Transitions
 
 from .conftest import SetupOf
+from .forked import Forked
 
 
 class Liked(Algorithm):
@@ -74,55 +72,26 @@ IMPORTS = {
 
 
 SCRIPT = """
-import sys; sys.path.insert(0, {folder!r})
 import {first}; import mine, what_next
 setup = what_next.Setup.from_text("train, yes, data, d, algorithm, mine, model_agent_path, a.safetensors")
 assert type(setup.algorithm) is mine.Mine, setup.algorithm
 assert "mine" in what_next.settings.ALGORITHMS
 """
-FORKING = """
-import json, os, sys, traceback
-import polars, pydantic, torch, torch._dynamo  # what takes the time of a start, once for all
-assert "what_next" not in sys.modules
-for script in json.load(sys.stdin):
-    if os.fork() == 0:
-        try:
-            exec(script)
-        except BaseException:
-            traceback.print_exc(file=sys.stdout)
-        sys.stdout.flush()
-        os._exit(0)
-    os.wait()
-    print("----", flush=True)
-"""
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
-    """What went wrong in each process that imports the two modules, in either order."""
-    scripts = {}
-    for name, imports in IMPORTS.items():
-        folder = tmp_path_factory.mktemp("mine")
-        (folder / "mine.py").write_text(MODULE.format(imports=imports))
-        facts = folder / "mine-1.0.dist-info"
-        facts.mkdir()
-        (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-        (facts / "entry_points.txt").write_text("[what_next.algorithms]\nmine = mine:Mine\n")
-        for first in ("mine", "what_next"):
-            scripts[name, first] = SCRIPT.format(folder=str(folder), first=first)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FORKING],
-        input=json.dumps(list(scripts.values())), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    *told, rest = done.stdout.split("----\n")
-    assert rest == ""
-    return dict(zip(scripts, told, strict=True))
+@pytest.fixture(scope="module", params=IMPORTS)
+def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an installed package that imports `Algorithm` in one of the ways."""
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "mine.py").write_text(MODULE.format(imports=IMPORTS[request.param]))
+    facts = folder / "mine-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[what_next.algorithms]\nmine = mine:Mine\n")
+    return folder
 
 
-@pytest.mark.parametrize("imports", IMPORTS)
 @pytest.mark.parametrize("first", ["mine", "what_next"])
-def test_its_entry_point_is_found_whichever_is_imported_first(
-    outcomes: dict[tuple[str, str], str], imports: str, first: str
-) -> None:
-    assert outcomes[imports, first] == ""
+def test_its_entry_point_is_found_whichever_is_imported_first(forked: Forked, package: Path, first: str) -> None:
+    found = forked.run(code=SCRIPT.format(first=first), path=[package], folder=package, strict=True)
+    assert found.returncode == 0, found.stderr

@@ -1,14 +1,13 @@
 """Algorithms, rewards, encoders and sources of another installed package are named in a setup, and trained with."""
 
 import json
-import os
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
 
 from .conftest import listening
+from .forked import Forked
 
 PACKAGE = '''
 from typing import ClassVar, Literal
@@ -78,14 +77,6 @@ def site(tmp_path: Path) -> Path:
     return folder
 
 
-def python(*words: str, site: Path | None, folder: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([*([str(site)] if site else []), *sys.path])
-    environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=300, cwd=folder, env=environment, check=False
-    )
-
-
 @pytest.fixture
 def setup(tmp_path: Path) -> Path:
     log, _ = listening(users=20)
@@ -99,26 +90,27 @@ def setup(tmp_path: Path) -> Path:
 
 
 MINE = ("algorithm=mine", "model=last", "reward.loved.weight=1", "reward.loved.worth=1.5")
+LOAD = "import what_next; what_next.load('agent.safetensors')"
 
 
-def test_a_setup_trains_with_them_and_what_is_saved_recommends(site: Path, setup: Path) -> None:
+def test_a_setup_trains_with_them_and_what_is_saved_recommends(forked: Forked, site: Path, setup: Path) -> None:
     folder = setup.parent
-    trained = python("-m", "what_next", "train", str(setup), *MINE, site=site, folder=folder)
+    trained = forked.run("what_next", "train", str(setup), *MINE, path=[site], folder=folder)
     assert trained.returncode == 0, trained.stderr
     lines = [json.loads(line) for line in (folder / "agent.jsonl").read_text().splitlines()]
     assert {line["reward"] for line in lines} == {3.0}  # 1.5 by the reward, twice by the source
-    asked = ("-m", "what_next", "recommend", str(setup), *MINE, "--history", "i1,i2", "--json")
-    found = python(*asked, site=site, folder=folder)
+    asked = ("what_next", "recommend", str(setup), *MINE, "--history", "i1,i2", "--json")
+    found = forked.run(*asked, path=[site], folder=folder)
     assert found.returncode == 0, found.stderr
     assert len(json.loads(found.stdout)["items"]) == 10
-    without = python("-c", "import what_next; what_next.load('agent.safetensors')", site=None, folder=folder)
+    without = forked.run(code=LOAD, folder=folder)
     assert "algorithm 'mine', which is not known here; install the package" in without.stderr
 
 
-def test_a_model_that_uses_none_of_them_is_read_without_them(site: Path, setup: Path) -> None:
-    trained = python("-m", "what_next", "train", str(setup), "algorithm=next_item", site=site, folder=setup.parent)
+def test_a_model_that_uses_none_of_them_is_read_without_them(forked: Forked, site: Path, setup: Path) -> None:
+    trained = forked.run("what_next", "train", str(setup), "algorithm=next_item", path=[site], folder=setup.parent)
     assert trained.returncode == 0, trained.stderr
-    without = python("-c", "import what_next; what_next.load('agent.safetensors')", site=None, folder=setup.parent)
+    without = forked.run(code=LOAD, folder=setup.parent)
     assert without.returncode == 0, without.stderr
 
 
@@ -131,12 +123,14 @@ def test_a_model_that_uses_none_of_them_is_read_without_them(site: Path, setup: 
         (["model=mine:Last"], "model is 'mine:Last'"),
     ],
 )
-def test_without_the_package_a_name_is_only_a_word(setup: Path, site: Path, words: list[str], told: str) -> None:
+def test_without_the_package_a_name_is_only_a_word(
+    forked: Forked, setup: Path, site: Path, words: list[str], told: str
+) -> None:
     """A name of no installed part is refused, and no text becomes an import: not even where the module could be."""
     bare = site / "mine.py"
     bare.write_text("raise SystemExit('imported')")
     (site / "mine-1.0.dist-info" / "entry_points.txt").write_text("")
-    found = python("-m", "what_next", "train", str(setup), *words, site=site, folder=setup.parent)
+    found = forked.run("what_next", "train", str(setup), *words, path=[site], folder=setup.parent)
     assert found.returncode == 2
     assert told in found.stderr
     assert "imported" not in found.stderr
@@ -145,12 +139,12 @@ def test_without_the_package_a_name_is_only_a_word(setup: Path, site: Path, word
 @pytest.mark.parametrize(
     ("kind", "line"), [("algorithms", "Next items, from"), ("rewards", "A reward of"), ("encoders", "A GRU under")]
 )
-def test_they_are_listed(site: Path, tmp_path: Path, kind: str, line: str) -> None:
-    assert line in python("-m", "what_next", "list", kind, site=site, folder=tmp_path).stdout
+def test_they_are_listed(forked: Forked, site: Path, tmp_path: Path, kind: str, line: str) -> None:
+    assert line in forked.run("what_next", "list", kind, path=[site], folder=tmp_path).stdout
 
 
 @pytest.mark.parametrize("first", ["mine", "what_next"])
-def test_they_are_found_whichever_is_imported_first(site: Path, setup: Path, first: str) -> None:
+def test_they_are_found_whichever_is_imported_first(forked: Forked, site: Path, setup: Path, first: str) -> None:
     script = (
         f"import {first}; import mine, what_next as wn\n"
         "setup = wn.Setup.from_text('train, yes, data, d, algorithm, mine, model, last, reward.loved.weight, 2, "
@@ -160,5 +154,40 @@ def test_they_are_found_whichever_is_imported_first(site: Path, setup: Path, fir
         "same = wn.Setup(**setup.as_json())\n"
         "assert same == setup"
     )
-    found = python("-W", "error", "-c", script, site=site, folder=setup.parent)
+    found = forked.run(code=script, path=[site], folder=setup.parent, strict=True)
+    assert found.returncode == 0, found.stderr
+
+
+CHECK = """
+import torch, my_parts
+from what_next.policy import LearnedPolicy
+from what_next.types import Events
+encoder = LearnedPolicy.load("agent.safetensors").agent.nets["encoder"]
+assert type(encoder) is my_parts.LastTwo
+events = Events(torch.tensor([[3, 1, 4, 1]]), torch.zeros(1, 4, 0))
+states, state = encoder(events), encoder.start(1)
+for place in range(4):
+    one, state = encoder.step(state, Events(events.items[:, [place]], events.numbers[:, [place]]))
+    assert torch.allclose(one, states[:, place], atol=1e-6)
+heard = my_parts.Events(torch.tensor([[3, 1, 3, 1, -1]]), *[None] * 5)
+assert my_parts.Fresh(window=1).of(heard).tolist() == [[1, 1, 1, 1, 0]]
+assert my_parts.Fresh(window=2, cost=0.5).of(heard).tolist() == [[1, 1, -0.5, -0.5, 0]]
+"""
+
+
+def test_the_examples_of_the_documentation_keep_what_they_promise(forked: Forked, site: Path, setup: Path) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "algorithms.md").read_text()
+    page = page[page.index("## Your own reward") :]
+    code = "\n\n".join(re.findall(r"```python\n(.*?)```", page, re.S))
+    (site / "my_parts.py").write_text(f"{code}\n\nfrom what_next.rewards.base import Events\n")
+    points = re.search(r"```toml\n(.*?)```", page, re.S)
+    assert points is not None
+    told = re.sub(r'\[project\.entry-points\."(.*)"\]', r"[\1]", points[1]).replace('"', "")
+    (site / "mine-1.0.dist-info" / "entry_points.txt").write_text(told.replace("my_package.parts", "my_parts"))
+    words = ("algorithm=sqn", "model=last_two", "reward.fresh.weight=1", "reward.fresh.window=3")
+    trained = forked.run("what_next", "train", str(setup), *words, path=[site], folder=setup.parent)
+    assert trained.returncode == 0, trained.stderr
+    rewards = [json.loads(line)["reward"] for line in (setup.parent / "agent.jsonl").read_text().splitlines()]
+    assert 0.8 < rewards[-1] < 1  # of 80 items at random, about one in 27 was among the last three
+    found = forked.run(code=CHECK, path=[site], folder=setup.parent)
     assert found.returncode == 0, found.stderr

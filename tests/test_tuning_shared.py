@@ -1,9 +1,10 @@
 """Several processes share a study in a database: no trial is judged twice, and a killed one is taken up."""
 
+import importlib.util
 import json
-import multiprocessing
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from what_next.errors import SaveError, SetupError
 from what_next.experiments import tuning
 
 from .conftest import SetupOf
+from .forked import FORKING
 from .serving.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 
 optuna = pytest.importorskip("optuna")
 
 TRIALS = 12
-SPAWNED = multiprocessing.get_context("spawn")
+BRIEF = 3.0
+"""Seconds of a trial, where a killed one is waited for by that."""
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return found
 
 
-def share(setup: Setup, url: str, folder: Path, hang: bool) -> None:
+def share(setup: Setup, url: str, folder: Path, hang: bool, seconds: float) -> None:
     """Take part in the search; training is a look at the learning rate, which may never end."""
 
     def score(setup: Setup, *_: object) -> float:
@@ -47,11 +50,11 @@ def share(setup: Setup, url: str, folder: Path, hang: bool) -> None:
 
     tuning._score = score  # type: ignore[assignment]
     tuning.HEARTBEAT, tuning.GRACE, tuning.WAIT = 1, 4, 0.2
-    tuning.tune(setup, TRIALS, study=url)
+    tuning.tune(setup, TRIALS, seconds=seconds, study=url)
 
 
-def started(setup: Setup, url: str, folder: Path, hang: bool = False) -> Any:
-    process = SPAWNED.Process(target=share, args=(setup, url, folder, hang))
+def started(setup: Setup, url: str, folder: Path, hang: bool = False, seconds: float = 60.0) -> Any:
+    process = FORKING.Process(target=share, args=(setup, url, folder, hang, seconds))
     process.start()
     return process
 
@@ -85,6 +88,41 @@ def test_no_trial_twice_and_a_killed_one_is_taken_up(url: str, setup: Setup, tmp
     assert len(begun(folder)) == len(rates) + 1
 
 
+def proxy(study: str, port: int) -> None:
+    optuna.storages.run_grpc_proxy_server(optuna.storages.RDBStorage(study), host="127.0.0.1", port=port)
+
+
+@pytest.mark.slow
+def test_behind_a_grpc_proxy_no_trial_is_judged_twice_and_a_killed_one_is_not_waited_for(
+    setup: Setup, tmp_path: Path
+) -> None:
+    pytest.importorskip("grpc", reason="grpcio is not installed")
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serving = FORKING.Process(target=proxy, args=(f"sqlite:///{tmp_path / 'study.db'}", port), daemon=True)
+    serving.start()
+    url = f"grpc://127.0.0.1:{port}"
+    try:
+        hanging = started(setup, url, folder, hang=True, seconds=BRIEF)
+        while not begun(folder):
+            assert hanging.is_alive()
+            time.sleep(0.1)
+        os.kill(hanging.pid, signal.SIGKILL)
+        others = [started(setup, url, folder, seconds=BRIEF) for _ in range(2)]
+        for one in others:
+            one.join()
+            assert one.exitcode == 0
+        rates = [one.settings["learning_rate"] for one in tuning.tune(setup, 1, seconds=BRIEF, study=url).trials]
+    finally:
+        serving.kill()
+    assert TRIALS <= len(rates) <= TRIALS + 1
+    assert len(set(rates)) == len(rates)
+    assert len(begun(folder)) == len(rates) + 1  # the lost one was begun once
+
+
 def test_trials_that_fall_behind_are_given_up(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
 
@@ -102,9 +140,17 @@ def test_trials_that_fall_behind_are_given_up(setup: Setup, tmp_path: Path, monk
         tuning.tune(setup.model_copy(update={"patience": None}), 3, prune="halving")
 
 
-def test_a_database_that_is_away_is_told_without_its_password(setup: Setup, tmp_path: Path) -> None:
+def test_a_database_that_is_away_is_told_without_its_password(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(SaveError, match=r"cannot be kept there") as told:
         tuning.tune(setup, 1, study="postgresql://me:secret@127.0.0.1:1/none")
     assert "secret" not in str(told.value)
     with pytest.raises(SaveError, match=r"cannot be kept there"):
         tuning.tune(setup, 1, study=f"sqlite:///{tmp_path}/no/such/folder.db")
+    if importlib.util.find_spec("grpc") is None:
+        return
+    monkeypatch.setattr(tuning, "PATIENCE", 0.1)
+    for url in ("grpc://127.0.0.1:1", "grpc://127.0.0.1:one"):
+        with pytest.raises(SaveError, match=rf"{url}: the study cannot be kept there"):
+            tuning.tune(setup, 1, study=url)

@@ -1,9 +1,10 @@
 """A few steps of training by this process and others, as `test_distributed` starts them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from what_next import Agent, Dataset, Environment, Setup, State
+from what_next.models.encoders import Encoder
 from what_next.sources import source_of
 from what_next.training import encoder_learner
 from what_next.training.distributed import Ranks
@@ -20,6 +22,10 @@ FIXED = {"train": True, "model": "lstm", "dim": 8, "dropout": 0.0, "passes": 99,
 
 Runs = Mapping[str, tuple[dict[str, Any], int]]
 """By a name, the settings of a run and how many steps of it are taken."""
+
+
+SAMPLED = {"inputs": {"items": "learned"}, "loss": {"name": "sampled_softmax", "negatives": 16}, "linear": "no"}
+SHARDED = {"algorithm": {"name": "next_item"}, **SAMPLED, "cluster": {"items": "sharded"}}
 
 
 def dataset() -> Dataset:
@@ -40,7 +46,7 @@ def train(runs: Runs, folder: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
         paths = {f"model_{one}_path": folder / f"{name}-{one}.safetensors" for one in ("agent", "critic")}
         setup = Setup(**{"data": folder / "none.parquet", **FIXED, **paths, **settings})
         # From no items on, a sampled loss updates the rows that it drew alone.
-        encoder_learner.SPARSE = 0 if "sparse" in name else 50_000
+        encoder_learner.SPARSE = 0 if "sparse" in name or "sharded" in name else 50_000
         state = State(data, setup)
         ranks.sent, ranks.agreed = 0, False
         environment = Environment(Agent(setup, state.space), state, setup, source=source_of(state), ranks=ranks)
@@ -48,7 +54,8 @@ def train(runs: Runs, folder: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
         shown = [environment._cycle() for _ in range(steps)]
         digest = sha256()
         for net in environment.agent.nets.values():
-            for weight in net.parameters():
+            table = net.items.learned if isinstance(net, Encoder) and net.items.shards else None
+            for weight in (one for one in net.parameters() if one is not table):
                 digest.update(weight.detach().cpu().numpy().tobytes())
         found[name] = {
             "losses": [step.losses for step in shown],
@@ -66,12 +73,44 @@ def train(runs: Runs, folder: Path, ranks: Ranks) -> dict[str, dict[str, Any]]:
     return found
 
 
-def worker(rank: int, count: int, runs: Runs, folder: Path) -> None:
+COMPLETE: Mapping[str, tuple[dict[str, Any], list[int | None]]] = {
+    "whole": (SHARDED, [None]),
+    "broken": (SHARDED, [5, None]),
+    "patient": (SHARDED | {"patience": 1}, [None]),
+    "linear": ({"algorithm": {"name": "next_item"}, "patience": 1}, [None]),
+}
+"""By a name, the settings of a run and after how many steps it is stopped, until it is not."""
+
+
+def complete(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """What came of complete runs of three passes."""
+    data, found = dataset(), {}
+    for name, (settings, stops) in COMPLETE.items():
+        paths = {f"model_{one}_path": folder / f"{name}-{one}.safetensors" for one in ("agent", "critic")}
+        more = {"data": folder / "none.parquet", "passes": 3, "patience": None, "dropout": 0.5}
+        setup = Setup(**FIXED | paths | more | settings)
+        for place, stop in enumerate(stops):
+            state, taken = State(data, setup), count(1)
+
+            def stopped(_: object, stop: int | None = stop, taken: Iterator[int] = taken) -> bool:
+                return next(taken) == stop
+
+            agent = Agent(setup, state.space)
+            environment = Environment(agent, state, setup, resume=place > 0, ranks=ranks, on_step=stopped, quiet=True)
+            ranks.agreed = False
+            report = environment.train_agent()
+            found[name] = {"valid": report.valid, "steps": len(report.steps), "stopped": report.stopped}
+    return found
+
+
+def worker(rank: int, ranks: int, runs: Runs, folder: Path) -> None:
     """One of several processes."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(
-        backend, init_method=f"file://{folder}/store", rank=rank, world_size=count, timeout=timedelta(minutes=5)
+        backend, init_method=f"file://{folder}/store", rank=rank, world_size=ranks, timeout=timedelta(minutes=5)
     )
-    found = train(runs, folder, Ranks(rank, count, joined=True))
+    found: dict[str, Any] = train(runs, folder, Ranks(rank, ranks, joined=True))
+    if ranks == 2:
+        found["complete"] = complete(folder, Ranks(rank, ranks, joined=True))
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer, SparseAdam
 
-from what_next.algorithms.base import LossContext, Networks, Part
+from what_next.algorithms.base import LossContext, Networks, Part, Root
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.models.encoders import Encoder
@@ -27,7 +27,7 @@ from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.founding_learner import FoundingLearner
 from what_next.training.learner import Learner
 from what_next.training.play_learner import PlayLearner
-from what_next.training.step import OutOfTime, Step, decay_rate, descend, polyak_update
+from what_next.training.step import OutOfTime, Step, Total, decay_rate, descend, polyak_update
 from what_next.types import Batch, Factors, History, Proposal
 
 
@@ -84,8 +84,10 @@ class Agent:
         """Build for learning, from the setup's seed; returns itself.
 
         Raises:
-            SetupError: the networks are larger than this machine's memory.
+            SetupError: the networks are larger than this machine's memory, or cannot be shared out as the setup asks.
         """
+        if self.ranks.joined and self.setup.cluster.items == "sharded":
+            self.learner.shard(self.ranks)
         self._fits()
         self.learns = True
         torch.manual_seed(self.setup.seed)
@@ -113,6 +115,7 @@ class Agent:
         encoder = self.nets["encoder"]
         assert isinstance(encoder, Encoder)
         assert encoder.items.learned is not None, "the vectors of items are learned"
+        vectors = vectors if encoder.items.shards is None else vectors[encoder.items.shards.own]
         known = torch.from_numpy(vectors.any(1))
         with torch.no_grad():
             encoder.items.learned[known] = torch.from_numpy(vectors)[known].to(self.device)
@@ -241,15 +244,27 @@ class Agent:
         def total(weights: Sequence[nn.Parameter]) -> Mapping[str, float]:
             nonlocal shown
             shown = shown if part is None else self.ranks.total(weights, shown, part.weight)
+            if isinstance(encoder := self.nets.get("encoder"), Encoder):
+                encoder.items.gather_gradient()
             return shown.losses
 
         if part is not None:
             losses = {name: part.weight * loss for name, loss in losses.items()}
+        updated = self._descend(losses, context.roots, total)
+        polyak_update(self.nets, self.targets, updated, algorithm.polyak)
+        self.histories += batch.histories
+        self.steps += 1
+        # Freed at once, the memory of a step would go back to the system, which costs the next one a tenth of its time.
+        self.held = losses
+        return shown
+
+    def _descend(self, losses: Mapping[str, Tensor], roots: Mapping[str, Sequence[Root]], total: Total) -> set[str]:
+        """A step of every optimiser at the rate of now; returns the networks that were updated."""
         rate = self.setup.learning_rate / 2**self.halved
         decay_rate(self.optimisers, rate, max(self.spent, self.histories / self.horizon))
         try:
-            updated = descend(
-                losses, algorithm.updates, self.nets, self.optimisers, self.setup.clip, context.roots, total
+            return descend(
+                losses, self.setup.algorithm.updates, self.nets, self.optimisers, self.setup.clip, roots, total
             )
         except Lost:
             raise
@@ -259,12 +274,6 @@ class Agent:
                 f"{self.setup.model_agent_path}. Look for extreme attributes (`what-next data describe`), or "
                 f"lower learning_rate ({self.setup.learning_rate:g})"
             ) from None
-        polyak_update(self.nets, self.targets, updated, algorithm.polyak)
-        self.histories += batch.histories
-        self.steps += 1
-        # Freed at once, the memory of a step would go back to the system, which costs the next one a tenth of its time.
-        self.held = losses
-        return shown
 
     def in_time(self) -> None:
         """Raises `OutOfTime` after the deadline."""

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,14 @@ from what_next.settings import Setup
 from what_next.sources import Source, source_in, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
-from what_next.training.distributed import Follower, Ranks
+from what_next.training.boards import Board, board_of
+from what_next.training.boards import check as check_board
+from what_next.training.card import card_path
+from what_next.training.distributed import Ranks
 from what_next.training.monitor import Monitor
+from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
-from what_next.training.tracking import Tracker
+from what_next.training.tracking import Tracker, draws
 from what_next.training.weighing import weigh
 from what_next.worlds import World
 
@@ -143,6 +147,7 @@ class Environment:
         self.force = force
         self.ranks = agent.ranks = ranks or Ranks()
         self.on_step, self.on_save, self.quiet = on_step, on_save, quiet
+        self.board: Board | None = None
         self.rng = np.random.default_rng(setup.seed)
         setup.threaded()
 
@@ -189,26 +194,30 @@ class Environment:
         start = time.perf_counter()
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
         stopped = False
-        with self._tracker(monitor) as tracker, _interrupt(heeded=not self.ranks.rank) as interrupted:
+        shown = nullcontext() if self.ranks.rank else self._tracker()
+        with shown as tracker, _interrupt(heeded=not self.ranks.rank) as interrupted:
             while not (self.done() or stopped or monitor.over):
                 try:
                     step = self._cycle()
                 except OutOfTime:
                     agent.spent = 1.0
                     break
-                tracker.show(step, agent.histories)
+                if tracker is not None:
+                    tracker.show(step, agent.histories)
                 monitor.record(step)
                 if self.on_step is not None and self.on_step(step) is True:
                     interrupted.append(0)
                 if setup.seconds:
                     agent.spent = (before + time.perf_counter() - start) / setup.seconds
                     agent.deadline = math.inf if self.ranks.joined else start + setup.seconds - before
-                stopped = self.ranks.follow(agent, monitor, bool(interrupted))
+                stopped = self.ranks.follow(agent, bool(interrupted))
             seconds = time.perf_counter() - start
             monitor.finish(ended=self.done() or monitor.over)
+            if self.board is not None:
+                self.board.close(card_path(setup.model_agent_path).read_text(encoding="utf-8"))
         return self._report(monitor, seconds)
 
-    def _begin(self) -> Monitor | Follower:
+    def _begin(self) -> Monitor:
         """The agent is built, or set to where its run was saved; nothing is written yet."""
         agent, state, setup, source = self.agent, self.state, self.setup, self.source
         if not (self.resume or self.force):
@@ -220,12 +229,14 @@ class Environment:
         ):
             raise SetupError("patience is set, and the split has no validation users; raise split.validation")
         check_paths(setup.model_paths)
+        check_board(setup)
         if weights := self.origin or (setup.model_agent_path if self.resume else None):
             agent.like(weights)
         agent.wake_agent()
         run = checkpoint.resume(agent, self.rng) if self.resume else checkpoint.new_run()
         if not self.resume:
-            with Console(stderr=True, quiet=self.quiet).status("counting what goes together in the log"):
+            console = Console(stderr=True, quiet=self.quiet)
+            with console.status("counting what goes together in the log") if draws(console) else nullcontext():
                 source.prepare(agent)
         if self.origin:
             checkpoint.start_from(agent, self.origin)
@@ -237,8 +248,6 @@ class Environment:
                 "one process, with `threads`"
             )
         self.ranks.begin(setup, agent, agent.device, split=state.split.hash, items=state.space.catalogue.hash())
-        if self.ranks.rank:
-            return Follower()
         monitor = self._monitor(run)
         if self.ranks.launch:  # so that there is a save of this run, whatever it is replaced after
             monitor.made_on["launch"] = self.ranks.launch
@@ -246,12 +255,18 @@ class Environment:
                 checkpoint.save(agent, self.rng, run, monitor.made_on)
         return monitor
 
-    def _tracker(self, monitor: Monitor | Follower) -> Tracker | Follower:
-        """What shows the steps of a run; nothing but in the first process."""
-        if isinstance(monitor, Follower):
-            return monitor
+    def _tracker(self) -> Tracker:
+        """What shows the steps of a run."""
         agent = self.agent
-        return Tracker(self.setup.log_path, agent.histories, agent.horizon, len(self.state.train_users), self.quiet)
+        users, self.board = len(self.state.train_users), board_of(self.setup)
+        return Tracker(self.setup.log_path, agent.histories, agent.horizon, users, self.quiet, self.board)
+
+    def _saved(self, valid: dict[str, float]) -> None:
+        """The models were saved, and measured before."""
+        if self.board is not None and valid:
+            self.board.add({f"valid_{name}": value for name, value in valid.items()}, self.agent.histories)
+        if self.on_save is not None:
+            self.on_save(valid)
 
     def _cycle(self) -> Step:
         """History, predict, produce, propagate.
@@ -263,33 +278,53 @@ class Environment:
         return self.agent.propagate(batch, self.rng)
 
     def _monitor(self, run: str) -> Monitor:
-        """What goes on beside the steps of a run."""
-        return Monitor(
+        """What goes on beside the steps of a run; it prints why the data decided what they did."""
+        decided, reasons = self.source.chosen
+        dataset, split = self.state.dataset, self.state.split
+        counts = {
+            "events": dataset.events,
+            "users": dataset.users,
+            "training users": len(self.state.train_users),
+            "validation users": len(split.validation),
+            "test users": len(split.test),
+        }
+        made_on: dict[str, Any] = {"data": dataset.name, "counts": counts, "split": split.hash}
+        monitor = Monitor(
             self.agent,
             self.rng,
             run,
             self.validate,
             self.weigh,
-            data=self.state.dataset.name,
-            split=self.state.split.hash,
-            horizon=self.agent.horizon,
-            save_every=self.source.save_every,
-            patience=self.setup.patience if len(self.state.split.validation) and self.source.foreseen else None,
-            chosen=self.source.chosen,
-            resumed=self.resume,
-            on_save=self.on_save,
-            quiet=self.quiet,
+            made_on | ({"fitted": dict(decided)} if decided else {}),
+            self.agent.horizon,
+            self.source.save_every,
+            self.setup.patience if len(self.state.split.validation) and self.source.foreseen else None,
+            self.resume,
+            self._saved,
+            self.quiet,
         )
+        for reason in reasons:
+            monitor.console.print(reason, highlight=False)
+        return monitor
 
     def validate(self) -> dict[str, float]:
-        """How good the agent is on the validation users, as its monitor measures it. Empty: nobody is judged."""
-        agent, state = self.agent, self.state
+        """How good the agent is on the validation users, as its monitor measures it. Empty: nobody is judged.
+
+        Of several processes, each must call it, and all are told what the first one found.
+        """
+        with whole(self.agent):
+            found: dict[str, float] = self.ranks.first(self._validated())
+        return found
+
+    def _validated(self) -> dict[str, float]:
+        agent, state, ranks = self.agent, self.state, self.ranks
         was_training = any(net.training for net in agent.nets.values())
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
         if self.setup.monitored == "spread":
             found = validation.spread(*judged, space=state.space, setup=self.setup)
         else:
-            found = validation.next_items(*judged, seed=self.setup.split.seed, seen=self.setup.evaluation.seen)
+            seed, seen = self.setup.split.seed, self.setup.evaluation.seen
+            found = validation.next_items(*judged, seed=seed, seen=seen, ranks=ranks)
         if was_training:
             agent.train()
         return found
@@ -309,11 +344,11 @@ class Environment:
             linear,
             self.setup.monitored,
             lambda: self.validate().get(self.setup.monitored, 0.0),
-            lambda: validation.surprise(*judged, seed=seed, seen=seen),
+            lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks),
             quiet=self.quiet,
         )
 
-    def _report(self, monitor: Monitor | Follower, seconds: float) -> Report:
+    def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""
         return Report(
             self.agent.histories,

@@ -15,7 +15,7 @@ from what_next.data import Catalogue, Dataset
 from what_next.errors import ModelError
 from what_next.models.encoders import Encoder
 from what_next.models.item_space import ItemSpace
-from what_next.retrieval import ByScore, Exact, Rescored, SlotBySlot
+from what_next.retrieval import ByScore, Exact, Priced, Rescored, SlotBySlot
 from what_next.retrieval.approximate import Approximate, ApproximateIndex
 from what_next.retrieval.choosing import of_slates
 from what_next.settings import Setup, SplitSettings
@@ -187,7 +187,7 @@ class LearnedPolicy:
             return Rescored(self._exact, ranked)
         if ranked.traits is not None:
             if self._balanced is None or self._balanced.traits is not ranked.traits:
-                self._balanced = SlotBySlot(self._exact, ranked.traits)
+                self._balanced = (Priced if ranked.priced else SlotBySlot)(self._exact, ranked.traits)
             return self._balanced
         return (
             self._exact if self.search is None else Approximate(self._exact, self.search.index, self.search.candidates)

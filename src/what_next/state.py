@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int, Int32
 
 from what_next.data import Dataset
 from what_next.data.space import Space
-from what_next.data.training_part import numbers_of_events, same_catalogue, scaled_space
+from what_next.data.training_part import numbers_at, same_catalogue, scaled_space
 from what_next.errors import CatalogueError, DataError, ModelError, SetupError, some
 from what_next.retrieval import Box, ByScore, Matching, smallest_tolerance
 from what_next.rewards import population_sigma
@@ -53,7 +53,6 @@ class State:
         self.train_users = np.flatnonzero(self.split.known >= least).astype(np.int32)
         self._sigma = np.full(dataset.users, np.nan, np.float32)
         self.space = space or scaled_space(dataset, self.split)
-        self._numbers = numbers_of_events(dataset, self.space)
         if not len(self.train_users) and (space is None):
             raise DataError(
                 f"{dataset.name}: no training user has {least} events, the fewest that teach anything; take a larger "
@@ -169,7 +168,8 @@ class State:
         steps = np.arange(max(width, int(lengths.max(initial=0))))
         real = steps < lengths[:, None]
         events = np.where(real, (self.dataset.offsets[users] + starts)[:, None] + steps, 0)
-        numbers = np.where(real[..., None], self._numbers[events], 0).astype(np.float32)
+        read = numbers_at(self.dataset, self.space.event_names, self.space.event_center, events)
+        numbers = np.where(real[..., None], read, np.float32(0))
         history = self._history(users, np.where(real, self.dataset.items[events], -1), lengths, numbers)
         times = self.dataset.timestamps
         return replace(history, times=None if times is None else np.where(real, times[events], 0))

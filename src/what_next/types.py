@@ -330,6 +330,8 @@ class Ranked:
         rescore: scores of some items for each of some rows of the proposals, which go before those by the vectors.
         traits: by which an item that was chosen keeps like ones out of the slate: scores fall by the point's last entry
             times `<traits, traits of the chosen>`; None: no item has a say in the next ones.
+        priced: with `traits`, scores are log odds of clicks; points hold what a unit of each trait costs, before the
+            last entry (`retrieval.slots.Priced`).
     """
 
     vectors: Float[Tensor, "items dim"]
@@ -338,6 +340,7 @@ class Ranked:
         None
     ) = None
     traits: Float[Tensor, "items traits"] | None = None
+    priced: bool = False
 
 
 @dataclass(frozen=True, eq=False)

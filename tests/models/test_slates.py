@@ -5,7 +5,9 @@ from math import exp, log, pi
 import pytest
 import torch
 
-from what_next.models.slates import Proposer
+from what_next.algorithms import Ppo
+from what_next.models.belief import Belief
+from what_next.models.slates import Pricer, Proposer
 
 
 def proposer(**settings: object) -> Proposer:
@@ -82,3 +84,31 @@ def test_like_vectors_may_stand_for_like_effects() -> None:
     assert not any(name.startswith("effects") for name, _ in made.named_parameters())
     assert made(torch.zeros(1, 2)).shape == (1, 3)  # a point, and the weight
     assert made.columns(vectors).shape == (50, 3)
+
+
+def test_prices_are_all_that_is_drawn() -> None:
+    """Of a point: two entries of the log odds and their level, a number that is seen, a price, and what squares cost,
+    whose logarithms are drawn."""
+    made = Pricer(2, 2, 1, None)
+    assert made.liking is not None
+    with torch.no_grad():
+        made.mean.weight.copy_(torch.tensor([[1.0, 0], [0, 0], [0, 0]]))
+        made.mean.bias.copy_(torch.tensor([0, log(2.0), log(0.5)]))
+        made.liking.weight.zero_()
+        made.liking.bias.copy_(torch.tensor([5.0, 6, -3, 1]))
+    states = torch.tensor([[3.0, 4.0]])
+    points = Ppo(over="prices").propose({"actor": made}, states)
+    assert points[0].tolist() == pytest.approx([5, 6, -3, 0, 3, 2, 0.5])
+    assert made.log_density(states, points).exp().item() == pytest.approx(1 / (0.3 * (2 * pi) ** 0.5) ** 3)
+    assert made.columns(torch.full((4, 2), 7.0)).tolist() == [[7, 7, 1]] * 4
+
+
+def test_items_that_are_believed_have_effects_of_their_own() -> None:
+    made, vectors = Pricer(2, 2, 3, Belief(4, 2)), torch.ones(4, 2)
+    assert made.own is not None
+    with torch.no_grad():
+        made.own[1] += 2
+    found = made.of_clicks(vectors)
+    assert torch.allclose(found[1] - found[0], torch.full((3,), 2.0))
+    assert torch.equal(found[2], found[0])
+    assert not made.odds(torch.ones(1, 2)).any()

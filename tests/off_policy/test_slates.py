@@ -10,6 +10,10 @@ from what_next.off_policy.slates import (
     LARGEST,
     cascade_dr,
     cascade_weights,
+    inclusion,
+    item_snips,
+    item_weights,
+    one_by_one,
     places,
     slate_ips,
     slate_snips,
@@ -95,3 +99,32 @@ def test_a_target_that_is_the_behaviour_policy_earns_the_mean_slate(lengths, see
     for weights in (ones, cascade_weights(ones, slates), whole_weights(ones, slates)):
         assert slate_ips(weights, rewards, slates).value == pytest.approx(mean)
         assert slate_snips(weights, rewards, slates, places(slates)).value == pytest.approx(mean)
+
+
+def test_of_items_alone_each_row_weighs_by_what_is_below_it_and_its_own_chance():
+    included, propensities = np.array([0.6, 0.5, 0.3, 1.0, 0.5]), np.array([0.5, 0.25, 0.1, 0.2, 0.25])
+    # .6 * (2 + 2) / 3, .5 * (1 + 4) / 3, .3 * (0 + 10) / 3; 1 * (1 + 5) / 2, .5 * (0 + 4) / 2
+    weights = item_weights(included, propensities, SLATES)
+    assert weights == pytest.approx([0.8, 2.5 / 3, 1.0, 3.0, 1.0])
+    # 2 slates of 5 rows: sums of .8 + 5/3 + 4 + 9 + 1 and .8 + 2.5/3 + 1 + 3 + 1
+    told = item_snips(weights, REWARDS, SLATES)
+    assert told.value == pytest.approx((14.8 + 5 / 3) / ((5.8 + 2.5 / 3) * 2 / 5))
+
+
+def test_the_chance_to_be_in_a_slate_of_two_of_three():
+    first = np.array([[0.5, 0.3, 0.2], [0.5, 0.5, 0.0]])
+    # .5 + .3 * .5 / .7 + .2 * .5 / .8, and so on
+    by_hand = [0.5 + 0.15 / 0.7 + 0.1 / 0.8, 0.3 + 0.15 / 0.5 + 0.06 / 0.8, 0.2 + 0.1 / 0.5 + 0.06 / 0.7]
+    rng, many = np.random.default_rng(0), np.repeat(first, 2000, axis=0)
+    found = inclusion(many, np.full(4000, 2), rng).reshape(2, 2000, 3).mean(axis=1)
+    assert found[0] == pytest.approx(by_hand, abs=0.005)
+    assert found[1] == pytest.approx([1, 1, 0])
+    assert inclusion(first, np.array([1, 3]), rng)[1] == pytest.approx([1, 1, 0])
+    assert inclusion(many, np.full(4000, 1), rng)[:2000].mean(axis=0) == pytest.approx(first[0], abs=0.005)
+
+
+def test_one_distribution_without_replacement_is_told_from_others():
+    slates, actions = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 0])
+    full = np.array([[0.5, 0.3, 0.2], [0, 0.6, 0.4], [0.2, 0.5, 0.3], [0.4, 0, 0.6]])
+    assert one_by_one(full, actions, slates)
+    assert not one_by_one(full[[0, 1, 2, 2]], actions, slates)

@@ -6,7 +6,7 @@ import torch
 
 from what_next.errors import NotFinite
 from what_next.losses import plackett_luce
-from what_next.retrieval import Exact, SlotBySlot
+from what_next.retrieval import Exact, Priced, SlotBySlot
 from what_next.types import EpsilonGreedy, Greedy, Permitted, Request, Softmax
 
 VECTORS = torch.tensor([[3.0, 0], [2.5, 0], [2.0, 0], [1.0, 0]])  # the last column is the weight's
@@ -89,3 +89,52 @@ def test_a_point_that_is_not_finite_is_named() -> None:
     with pytest.raises(NotFinite) as error:
         backend().act(wrong, Request(2), None)
     assert error.value.rows == [1]
+
+
+class TestPriced:
+    """Items 0 and 1 do the same to a user, 2 and 3 likewise; log odds of clicks are those of the first column."""
+
+    def backend(self) -> Priced:
+        return Priced(Exact(VECTORS[:, :1]), TRAITS)
+
+    @staticmethod
+    def by_hand(odds: float, prices: tuple[float, float], weight: float) -> list[int]:
+        chances = 1 / (1 + np.exp(-odds * VECTORS[:, 0].numpy()))
+        left, slate = 1 - TRAITS.numpy() @ prices, list[int]()
+        for _ in range(3):
+            scores = np.where(np.isin(np.arange(4), slate), -np.inf, chances * left)
+            slate.append(int(scores.argmax()))
+            left = left - weight * chances[slate[-1]] * (TRAITS.numpy() @ TRAITS[slate[-1]].numpy())
+        return slate
+
+    @pytest.mark.parametrize(
+        ("prices", "weight", "slate"),
+        [
+            ((0.0, 0), 0.0, [0, 1, 2]),
+            ((0.5, 0), 0.0, [2, 3, 0]),
+            ((0.0, 0), 0.5, [0, 2, 1]),
+            ((0.4, 0), 0.9, [2, 0, 3]),
+        ],
+    )
+    def test_the_best_by_hand(self, prices: tuple[float, float], weight: float, slate: list[int]) -> None:
+        point = np.array([[1.0, 0, 0, *prices, 0, weight]], np.float32)
+        assert self.by_hand(1.0, prices, weight) == slate
+        assert self.backend().act(point, Request(3, Greedy()), None).items[0].tolist() == slate
+
+    def test_numbers_as_they_are_cost_as_prices_do(self) -> None:
+        asked = np.array([[1.0, 0.4, 0.8, 0, 0, 0.5, 0.7], [1.0, 9, 9, 0.2, 0.4, 0, 0.7]], np.float32)
+        found = self.backend().act(asked, Request(4, Greedy()), None)
+        assert found.items[0].tolist() == found.items[1].tolist()
+        assert found.scores is not None
+        assert found.scores[0] == pytest.approx(found.scores[1])
+
+    def test_only_what_is_permitted_and_every_chance_as_it_is_judged(self) -> None:
+        point = np.array([[1.0, 0.3, 0, 0.1, 0.2, 0.4, 0.5]] * 2, np.float32)
+        permitted = Permitted.of(without=np.array([[0], [2]], np.int32))
+        found = self.backend().act(point, Request(4, permitted=permitted), None)
+        assert [sorted(row) for row in found.items.tolist()] == [[-1, 1, 2, 3], [-1, 0, 1, 3]]
+        request = Request(3, Softmax(0.5))
+        found = self.backend().act(point, request, np.random.default_rng(1))
+        judged = np.stack(list(self.backend().chances(point, request, found.items)), 1)
+        own = np.take_along_axis(judged, found.items[..., None].astype(np.int64), 2)[..., 0]
+        assert found.propensities == pytest.approx(own, rel=1e-5)

@@ -54,7 +54,7 @@ def test_what_was_shown_teaches_what_events_cannot(
     shop: tuple[Path, float], name: str, words: str, share: float
 ) -> None:
     folder, earned = shop
-    common = [f"algorithm={name}", "epochs=3000", "learning_rate=0.01", *words.split()]
+    common = [f"algorithm={name}", "epochs=2000", "learning_rate=0.01", *words.split()]
     log = folder / "log.parquet"
     events = worth(learned(folder, log, [*common, "decisions.share=0"]))
     both = worth(learned(folder, log, [*common, f"decisions.share={share}"]))

@@ -21,6 +21,7 @@ from what_next.cli.output import guarded
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
 from what_next.errors import MissingExtraError, ModelError, SaveError, SetupError, StoreError
+from what_next.off_policy import LogSettings
 from what_next.off_policy.arms import Arm, Contrast
 from what_next.serving.engine.versions import versions_folder
 from what_next.serving.loop import candidate, drift, evidence
@@ -29,7 +30,7 @@ from what_next.serving.loop.journal import Journal, journal_path, status_of
 from what_next.serving.loop.loop import Loop, alone
 from what_next.serving.metrics import Metrics
 from what_next.serving.request import RecommendationRequest
-from what_next.serving.store import AddFeedback, Deploy, FeedbackRow, Store
+from what_next.serving.store import AddEvents, AddFeedback, Deploy, EventRow, FeedbackRow, Store
 from what_next.settings import Setup
 from what_next.state import State
 
@@ -269,7 +270,9 @@ def test_a_clock_that_goes_back_makes_waits_begin_anew(shop: Shop) -> None:
     assert len(shop.journal.rounds(9)) == 1  # not after ten days more
 
 
-def test_a_candidate_of_another_catalogue_is_refused(shop: Shop, path: Path, tmp_path: Path) -> None:
+def test_a_candidate_of_another_catalogue_is_refused(
+    shop: Shop, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     log = {"user_id": np.repeat(np.arange(40), 6), "item_id": np.tile(np.arange(100, 106), 40), "timestamp": range(240)}
@@ -281,6 +284,64 @@ def test_a_candidate_of_another_catalogue_is_refused(shop: Shop, path: Path, tmp
     with pytest.raises(ModelError, match=r"of another catalogue: it lacks 0, 1"):
         candidate.check_catalogue(other / "agent.safetensors", path.with_name("agent.safetensors"))
     candidate.check_catalogue(path.with_name("agent.safetensors"), path.with_name("agent.safetensors"))
+
+    def trained(setup: Setup, _: Path | None) -> dict[str, Any]:
+        for file in other.glob("agent.*"):
+            shutil.copy(file, setup.model_agent_path.parent)
+        return {"histories": 1, "seconds": 1.0, "stopped": False}
+
+    monkeypatch.setattr(candidate, "train", trained)
+    shop.walk(2)
+    shop.loop.run()
+    shop.clock.pass_by()
+    for _ in range(3):
+        with pytest.raises(ModelError, match="of another catalogue"):
+            shop.loop.run()
+    assert shop.told()[-1].startswith("train: given up after 3 tries")
+    assert len(shop.versions) == 1
+    assert shop.service.ask(user="p1").fallback is None
+
+
+def test_those_who_are_held_out_are_the_same_people_and_no_model_learns_of_them(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, store = Setup.read(path, ["train=no", "loop.held_out=0.3"]), Store.open(tmp_path / "store.sqlite")
+    monkeypatch.setattr(candidate, "agent_of", lambda *_: path.with_name("agent.safetensors"))
+    before, names = set[str](), ("learned", "judging")
+    for people in (range(100), range(100, 150)):  # the log grows
+        rows = [EventRow(f"e{one}-{item}", f"p{one}", str(item)) for one in people for item in range(3)]
+        store.commit([AddEvents(tuple(rows))])
+        counts = candidate.export(setup, store, "now", tmp_path / "loop" / "1")
+        parts = [pl.read_parquet(tmp_path / "loop" / "1" / f"{name}.parquet")["user_id"].unique() for name in names]
+        learned, judging = (set(part.cast(pl.String)) for part in parts)
+        assert not learned & judging
+        assert learned | judging == {f"p{one}" for one in range(people.stop)}
+        assert before == {one for one in judging if int(one[1:]) < people.start}
+        assert counts["judging_events"] == 3 * len(judging)
+        before = judging
+    assert 0.2 < len(before) / 150 < 0.4
+    assert candidate.settings_of(setup, tmp_path, 1, True).data == tmp_path / candidate.LEARNED
+    store.close()
+
+
+def test_the_log_of_those_held_out_judges(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def gate(settings: LogSettings, *policies: str, **more: Any) -> dict[str, Any]:
+        asked.append((settings.path, settings.top, more["estimator"], more["looks"], policies))
+        return {"promote": False, "why": "it earns less", "difference": {"mean": -2.0, "low": -3.0, "high": -1.0}}
+
+    monkeypatch.setattr(candidate, "gate", gate)
+    monkeypatch.setattr(candidate, "served", lambda name, *_: name)
+    monkeypatch.setattr(candidate, "foreseen", lambda _, log, agents: {one: 0.5 for one in agents if log.name})
+    bare = Bare(path, tmp_path, "judge")
+    bare.loop.setup = Setup.read(path, ["train=no", "loop.top=3", "loop.estimator=item_snips"])
+    bare.loop.look()
+    judging = tmp_path / "loop" / "1" / candidate.JUDGING
+    assert asked == [(judging, 3, "item_snips", "any", ("new", "old"))]
+    assert bare.now == (None, "refused", "old")
+    told = bare.journal.lines(1)[0].told
+    assert "of those held out says worse: it earns less; NDCG@10 of their last event: candidate 0.500" in told
 
 
 def test_what_was_deployed_by_hand_meanwhile_stays(shop: Shop) -> None:

@@ -21,8 +21,8 @@ import pytest
 from what_next.errors import ModelError, SaveError, StoreError
 from what_next.settings import Setup
 
-from .conftest import NOBODY, Postgres
 from .models import served
+from .postgres import NOBODY, Postgres
 from .processes import Forks, ask
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")

@@ -207,7 +207,7 @@ def test_a_failed_clean_up_of_a_disk_that_is_really_full_writes_little(tmp_path:
         (disk / "ballast").write_bytes(bytes(free - 2**20))  # half of what the new file takes is left
         before = Path("/proc/self/io").read_text()
         writer = Writer(store)
-        time.sleep(4)
+        time.sleep(2.5)  # a first attempt, and no second one
         after = Path("/proc/self/io").read_text()
         writer.close()
         assert len(marks(store)) == 1

@@ -1,7 +1,5 @@
 """A batch is a value: learned from twice, from another process, or from several sources in a proportion."""
 
-import subprocess
-import sys
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +18,7 @@ from what_next.training.learner import Learner
 from what_next.types import Batch
 
 from ..conftest import SetupOf
+from ..forked import Forked
 from ..test_log_learning import log_setup, weights
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", [Iql(), WhatNext(random_items=3)], ids=lambda one: one.name)
@@ -100,9 +99,10 @@ save_file(rig.source.next_batch(rig.policy, rig.rng).arrays(), sys.argv[2])
 
 
 @ALGORITHMS
-def test_a_batch_of_another_process_teaches_the_same(algorithm: Any, tmp_path: Path) -> None:
+def test_a_batch_of_another_process_teaches_the_same(algorithm: Any, forked: Forked, tmp_path: Path) -> None:
     path = tmp_path / "batch.safetensors"
-    subprocess.run([sys.executable, "-c", SCRIPT, algorithm.name, str(path)], check=True, timeout=120)
+    done = forked.run("", algorithm.name, str(path), code=SCRIPT, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     mine, theirs = Rig(algorithm), Rig(algorithm)
     own, sent = batch_of(mine), Batch.of_arrays(load_file(path))
     assert same(own, sent)

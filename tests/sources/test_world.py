@@ -11,8 +11,10 @@ from what_next.algorithms.base import Algorithm
 from what_next.errors import SetupError, TrainingError
 from what_next.losses import gae
 from what_next.models.encoders import Encoder
+from what_next.models.slates import Pricer
+from what_next.policy import LearnedPolicy
 from what_next.sources import Player, WorldSource, source_in, state_in, world_of
-from what_next.sources.world import explored
+from what_next.sources.exploring import explored
 from what_next.types import Batch
 from what_next.worlds import Boredom, Feedback, Observation, World, known_worlds, play, preset
 
@@ -226,11 +228,60 @@ class TestExploring:
         assert (topics[alike.argmax(1)] == topics).mean() > 0.6  # by chance .1
 
     def test_users_who_leave_give_their_place_to_others(self) -> None:
-        items, users = explored(preset("choice", budget=3.0), 1_000, np.random.default_rng(0))
+        items, users = explored(preset("choice", budget=3.0), 1_000, np.random.default_rng(0)).clicked
         assert (np.diff(users) >= 0).all()
         assert len(np.unique(users)) > 100  # of ten at a time
         assert np.bincount(users).max() <= 3  # minutes, an item each
         assert len(items) == len(users)
+
+
+class TestBelieving:
+    """An agent that finds out what a user likes by what it has shown, and prices what clicks do."""
+
+    @staticmethod
+    def believing(explore: int = 800) -> tuple[WorldSource, LearnedPolicy, Boredom]:
+        world = Boredom(items=60, slots=5, steps=12)
+        given = {"users": 32, "window": 8, "explore": explore, "steps": 10_000}
+        algorithm, inputs = Ppo(over="prices", belief=True, rank=8), {"items": "learned"}
+        source, policy = playing(algorithm, world, model="mlp", inputs=inputs, world=given)
+        source.prepare(policy.agent)
+        return source, policy, world
+
+    def test_clicks_on_random_slates_tell_what_each_item_does_and_what_users_like(self) -> None:
+        source, policy, world = self.believing(6_000)
+        actor = policy.agent.nets["actor"]
+        assert isinstance(actor, Pricer)
+        assert actor.belief is not None
+        assert source.horizon == 4_000
+        effects = actor.of_clicks(actor.belief.items[:, :-1]).detach().numpy()
+        assert (effects.argmax(1) == world.item_topics).mean() > 0.9  # by chance .1
+        earned = {name: play(world, one, 200, np.random.default_rng(0)) for name, one in world.references().items()}
+        found = play(world, Player(policy, world), 200, np.random.default_rng(0))
+        assert found.mean > 1.5 * earned["random"].mean
+
+    def test_one_pass_over_the_batch_tells_what_was_told_step_by_step(self) -> None:
+        source, policy, _ = self.believing()
+        for seed in (0, 1):
+            context = policy.agent.add_prediction(experience(source, policy, seed))
+            values = policy.agent.nets["critic"](context.batch.states).detach()
+            assert torch.allclose(values, context.batch.expected, atol=1e-5)
+            logs, _ = policy.agent.setup.algorithm.log_chances(context)  # type: ignore[attr-defined]
+            assert torch.allclose(logs, context.batch.propensities, atol=1e-4)
+
+    def test_new_users_are_met_as_such(self) -> None:
+        source, policy, _ = self.believing()
+        found = experience(source, policy)
+        after = experience(source, policy, 1)  # steps 8 to 15: users are new at step 12
+        numbers = np.concatenate([found.factors.actor, after.factors.actor], 1)[..., -9:]
+        first = np.abs(numbers[:, [0, 12]]).mean((0, 2))
+        assert first[1] == pytest.approx(first[0], rel=0.5)
+        assert (np.abs(numbers[:, 11]).mean() > 1.5 * first).all()
+
+    def test_a_mistake(self) -> None:
+        with pytest.raises(ValueError, match="belief goes with over prices, and over is items"):
+            Ppo(belief=True)
+        with pytest.raises(SetupError, match="numbers that are seen of a user; here none are: take points"):
+            playing(Ppo(over="prices"), Detour())
 
 
 class TestAMistake:

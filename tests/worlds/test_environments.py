@@ -187,7 +187,7 @@ learning_rate, .01
 world.ideal, yes
 world.users, 64
 world.window, 10
-world.steps, 40000
+world.steps, 20000
 world.explore, 0
 world.episodes, 50
 model_agent_path, agent.safetensors

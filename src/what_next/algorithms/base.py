@@ -238,6 +238,11 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return None
 
     @property
+    def priced(self) -> bool:
+        """Whether items are taken by the chance of a click, less what it costs (`types.Ranked`)."""
+        return False
+
+    @property
     def rescored(self) -> int:
         """How many of the best items `rescore` puts in order anew; 0: none, -1: all."""
         return 0

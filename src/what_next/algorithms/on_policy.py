@@ -6,16 +6,18 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, embedding_bag
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks
+from what_next.errors import SetupError
 from what_next.losses import mean, plackett_luce, td_loss
 from what_next.models.actor_critic import Sizes
+from what_next.models.belief import Belief
 from what_next.models.encoders import Encoder
 from what_next.models.heads import Value
-from what_next.models.slates import Proposer
+from what_next.models.slates import Pricer, Proposer
 from what_next.types import Choices
 
 
@@ -25,7 +27,8 @@ class OnPolicy(Algorithm):
     Over `items`, a slate is drawn slot by slot without replacement from the softmax of `<point, item>`, and its chance
     is exact (Plackett 1975). Over `points`, the point is drawn from a normal distribution, and the best items for it
     are taken (as in Dulac-Arnold et al. 2015): far fewer numbers to explore. Points lie among the items' attributes
-    where the encoder reads those, else among their learned vectors.
+    where the encoder reads those, else among their learned vectors. Over `prices`, the policy tells what it costs that
+    a click changes the numbers that are seen of a user; items are taken by the chance of a click, less that cost.
 
     With `balance`, and where numbers are seen of a user, a slate is made slot by slot: an item keeps those away that
     would do the same to the user (`models.slates.Proposer`). What a click on an item does to the numbers is learned by
@@ -33,10 +36,18 @@ class OnPolicy(Algorithm):
     away those of like vectors, whatever is seen of a user.
     """
 
-    over: Literal["items", "points"] = Field(
+    over: Literal["items", "points", "prices"] = Field(
         default="items",
-        description="items: slates are drawn from a softmax; points: a point is, and its best items taken",
+        description="items: slates are drawn from a softmax; points: a point is, and its best items taken; prices: of "
+        "what clicks do to the numbers that are seen of a user, and items are taken by their chance of a click, less "
+        "what it costs",
     )
+    belief: bool = Field(
+        default=False,
+        description="with over prices, whether the chance of a click comes from what was shown to the user before, by "
+        "Bayesian logistic regression from a prior that slates of random items tell; else the network tells it",
+    )
+    rank: int = Field(default=12, gt=0, description="with belief, columns of vectors of items that are learned for it")
     balance: bool = Field(
         default=True, description="whether an item keeps others out of the slate that would do the same to the user"
     )
@@ -68,6 +79,12 @@ class OnPolicy(Algorithm):
         "save_every": 10**9,
     }
 
+    @model_validator(mode="after")
+    def _beliefs_have_prices(self) -> "OnPolicy":
+        if self.belief and self.over != "prices":
+            raise ValueError(f"belief goes with over prices, and over is {self.over}")
+        return self
+
     @property
     def turns(self) -> tuple[int, int]:
         """How often it learns from an experience, and in how many parts each time."""
@@ -76,17 +93,34 @@ class OnPolicy(Algorithm):
     @property
     def draws_points(self) -> bool:
         """See `Algorithm.draws_points`."""
-        return self.over == "points"
+        return self.over != "items"
+
+    @property
+    def priced(self) -> bool:
+        """See `Algorithm.priced`."""
+        return self.over == "prices"
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """See `Algorithm.networks`; `sizes.factors` is how many numbers are seen of a user."""
         width = vectors.shape[1] if self.draws_points and vectors.shape[1] else sizes.dim
+        if self.over == "prices":
+            return {"actor": self._pricer(sizes, vectors), "critic": Value(sizes.dim)}
         traits = sizes.factors if self.balance else 0
         by_vectors = self.balance and self.likeness == "vectors"
         return {
             "actor": Proposer(sizes.dim, width, traits, self.click_weight > 0, by_vectors),
             "critic": Value(sizes.dim),
         }
+
+    def _pricer(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"]) -> Pricer:
+        """Prices of what the world shows; a belief's weights are among the numbers, and clicks are to change others."""
+        given = vectors.shape[1]
+        if not sizes.factors:
+            raise SetupError("algorithm.over is prices, of numbers that are seen of a user; here none are: take points")
+        if not self.belief:
+            return Pricer(sizes.dim, given or sizes.dim, sizes.factors, None)
+        belief = Belief(len(vectors), given or self.rank)
+        return Pricer(sizes.dim, belief.width, sizes.factors - belief.width - 1, belief)
 
     def propose(
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
@@ -98,7 +132,10 @@ class OnPolicy(Algorithm):
         if rng is not None and self.draws_points:
             noise = torch.from_numpy(rng.standard_normal(drawn.shape, np.float32)).to(drawn)
             drawn = actor.draw(drawn, noise)
-        return actor.points(drawn)
+        points = actor.points(drawn)
+        if not isinstance(actor, Pricer):
+            return points
+        return torch.cat([actor.odds(states), torch.zeros_like(points[..., :-2]), points], -1)
 
     def columns(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
         """See `Algorithm.columns`."""
@@ -115,6 +152,9 @@ class OnPolicy(Algorithm):
 
     def known(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items width"]:
         """What points are multiplied with: the items' attributes, or their learned vectors."""
+        actor = nets["actor"]
+        if isinstance(actor, Pricer) and actor.belief is not None:
+            return actor.belief.items[:, :-1]
         return vectors_of(nets, vectors) if self.draws_points else vectors
 
     def estimates(self, nets: Networks, batch: Choices, items: object) -> Float[Tensor, "steps"]:  # type: ignore[override]
@@ -145,8 +185,8 @@ class OnPolicy(Algorithm):
         found = {"critic": 2 * self.value_weight * td_loss(context.nets["critic"](batch.states), batch.returns)}
         if actor.traits and batch.answered.any():
             found["effects"] = self.effects_loss(context, actor)
-        if self.click_weight and batch.answered.any():
-            found["clicks"] = self.click_weight * self.clicks_loss(context, actor)
+        if actor.liking is not None and batch.answered.any():
+            found["clicks"] = (self.click_weight or 1.0) * self.clicks_loss(context, actor)
         return found
 
     def clicks_loss(self, context: LossContext[Choices], actor: Proposer) -> Float[Tensor, ""]:
@@ -158,13 +198,10 @@ class OnPolicy(Algorithm):
 
     def effects_loss(self, context: LossContext[Choices], actor: Proposer) -> Float[Tensor, ""]:
         """Mean square of what is not explained of the numbers' changes, in units of their variance."""
-        batch = context.batch
-        effects = actor.effects(self.known(context.nets, context.items.vectors.detach()))
-        slates, clicks = batch.slates.clamp(min=0), batch.clicks * batch.answered[:, None]
-        done = embedding_bag(slates, effects, mode="sum", per_sample_weights=clicks)
-        changes = batch.next_numbers - batch.numbers
-        left = (changes - done - actor.fades(batch.numbers)) / (changes.std(0, correction=0) + 1e-2)
-        return mean(left.square().mean(-1), batch.answered.float())
+        batch, vectors = context.batch, self.known(context.nets, context.items.vectors.detach())
+        clicks, numbers = batch.clicks * batch.answered[:, None], batch.numbers[:, : actor.traits]
+        left = actor.unexplained(vectors, batch.slates, clicks, numbers, batch.next_numbers[:, : actor.traits])
+        return mean(left, batch.answered.float())
 
 
 def vectors_of(nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items width"]:

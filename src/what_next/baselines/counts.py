@@ -15,6 +15,8 @@ TIE = 1e-9
 """What an item's share of the events adds to a score: popularity decides among items that are otherwise equal."""
 WORK = 2**22
 """Products at work at a time: about 200 MB."""
+MOST = 2**25
+"""Events that are counted, about, at most."""
 KEPT = 2**24
 """Pairs of items that are kept once counted, at most: 340 MB."""
 
@@ -37,7 +39,10 @@ class Known:
 
     @classmethod
     def of(cls, dataset: Dataset, known: Int64[np.ndarray, "users"]) -> "Known":
-        """The first `known[u]` events of each user (`Split.known`)."""
+        """The first `known[u]` events of each user (`Split.known`); of more than `MOST`, those of a random share of the
+        users."""
+        if (total := int(known.sum())) > MOST:
+            known = np.where(np.random.default_rng(0).random(len(known)) < MOST / total, known, 0)
         users = np.repeat(np.arange(dataset.users, dtype=np.int32), known)
         places = ranges(dataset.offsets[:-1], known)
         return cls(

@@ -82,15 +82,8 @@ class Ease(Ranking):
                 f"{dataset.name}: EASE solves for every pair of items, and {events.catalogue:,} items are more than "
                 f"{MOST:,}; leave it out"
             )
-        if FEW * int((known > 0).sum()) < events.catalogue:
-            weights = _solved_by_users(events, penalty)
-            done(THIRDS)
-            return cls(weights, shares, kept)
-        gram = np.zeros((events.catalogue, events.catalogue), _precision(events, penalty))
-        for items, others, users in together(events):
-            gram[items, others] = users
-        gram[np.diag_indices_from(gram)] += penalty
-        return cls(_solved(torch.from_numpy(gram), done), shares, kept)
+        solve = _solved_by_users if FEW * int((known > 0).sum()) < events.catalogue else _solved_by_items
+        return cls(solve(events, penalty, done), shares, kept)
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:
         """The sum of what the history's distinct items say."""
@@ -117,7 +110,7 @@ def _precision(events: Known, penalty: float) -> type[np.floating]:
     return np.float32 if events.catalogue > LARGE and most + penalty < CONDITION * penalty else np.float64
 
 
-def _solved_by_users(events: Known, penalty: float) -> Float32[Tensor, "items items"]:
+def _solved_by_users(events: Known, penalty: float, done: Done) -> Float32[Tensor, "items items"]:
     """The same `B` where users are few, by a system of users: `P = (I - X' (X X' + penalty I)^-1 X) / penalty`
     (Woodbury's identity), a product of matrices instead of an inverse of items by items.
     """
@@ -131,11 +124,17 @@ def _solved_by_users(events: Known, penalty: float) -> Float32[Tensor, "items it
     half = torch.linalg.solve_triangular(torch.linalg.cholesky(system), had, upper=False)
     inverse = (half.T @ half).neg_()  # P, but for the factor, which cancels
     inverse.diagonal().add_(1)
+    done(THIRDS)
     return _divided(inverse)
 
 
-def _solved(penalised: Float[Tensor, "items items"], done: Done) -> Float32[Tensor, "items items"]:
-    """`B`, from `X'X + penalty * I`, which is overwritten."""
+def _solved_by_items(events: Known, penalty: float, done: Done) -> Float32[Tensor, "items items"]:
+    """`B`, from `X'X + penalty * I`."""
+    gram = np.zeros((events.catalogue, events.catalogue), _precision(events, penalty))
+    for items, others, users in together(events):
+        gram[items, others] = users
+    gram[np.diag_indices_from(gram)] += penalty
+    penalised = torch.from_numpy(gram)
     columns = penalised.mT  # the order in which LAPACK works in place
     torch.linalg.cholesky(columns, out=columns)
     done(1)

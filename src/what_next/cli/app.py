@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from what_next import __version__
-from what_next.cli import data, demo, estimate, judge, loop, model, promote, service, simulate
+from what_next.cli import data, demo, estimate, judge, loop, model, plan, promote, service, simulate
 from what_next.cli.interrupts import import_torch
 from what_next.cli.options import Json
 from what_next.cli.output import emit, guarded
@@ -35,7 +35,7 @@ class _Patient(TyperCommand):
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
-for commands in (demo, model, judge, simulate, estimate, service, promote, loop):
+for commands in (demo, model, judge, simulate, estimate, service, promote, loop, plan):
     app.add_typer(commands.app)
     for one in commands.app.registered_commands:
         one.cls = _Patient
@@ -73,7 +73,7 @@ def init(
         text = template(relative)
     else:
         text = template(relative, "next_item", f"{log.name} has no item attributes, which whatnext needs")
-    write_files({to: lambda file: file.write(text.encode())})
+    write_files({to: text.encode()})
     if as_json:
         emit({"setup": str(to)})
     else:

@@ -72,10 +72,15 @@ def get_known(
 
 @app.command("import")
 def import_data(
-    files: Annotated[list[Path], typer.Argument(help="One or more log files: one row per event.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="One or more log files: one row per event. Paths, or URLs such as s3://bucket/log/*.parquet."
+        ),
+    ],
     to: Annotated[Path, typer.Option(help="Where the data set goes: data/NAME.parquet.")],
     items: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="A table with one row per item. FILE.inter takes the FILE.item beside it by itself."),
     ] = None,
     user: Annotated[str | None, typer.Option(help="The column with the user.")] = None,
@@ -132,6 +137,13 @@ def import_data(
             "programs write, such as nan, NULL, N/A."
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="The memory that the import may take, such as 4GiB. Default: half of what is free. A log that needs "
+            "more is sorted on the disk, and becomes a folder NAME.parquet, which training reads from there."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Import logs: CSV, TSV, :: separated, JSON lines and arrays, Parquet, Arrow, RecBole's atomic files, pickled
@@ -142,6 +154,9 @@ def import_data(
     """
     from what_next.data import Dataset, Options, import_files, save
     from what_next.data.importing.ids import MISSING
+    from what_next.data.importing.large import import_large, memory_of, needed
+    from what_next.data.importing.remote import fetched
+    from what_next.reporting.bars import Bars
 
     if to.suffix != ".parquet":
         raise DataError(f"--to {to}: must end in .parquet")
@@ -151,9 +166,16 @@ def import_data(
         _duration(session_gap) if session_gap else None, event, time_format, header, names_of(columns),
         MISSING if words is None else words,
     )  # fmt: skip
-    tables = import_files(files, items, options)
-    written = save(tables, to)
-    dataset = Dataset.from_tables(tables, to.stem)
+    limit = memory_of(memory)
+    with Bars(silent=as_json) as bars, fetched([*files, *([items] if items else [])], to, bars) as paths:
+        table = paths.pop() if items else None
+        if needed(paths) > limit:
+            tables, written = import_large(paths, to, table, options, memory=limit, stages=bars)
+            dataset = Dataset.read(to)
+        else:
+            tables = import_files(paths, table, options)
+            written = save(tables, to)
+            dataset = Dataset.from_tables(tables, to.stem)
     if as_json:
         emit(_report(tables, written, dataset))
     else:

@@ -1,5 +1,6 @@
 """`what-next demo`: from nothing to a page in the browser."""
 
+import signal
 import threading
 import time
 import webbrowser
@@ -25,6 +26,8 @@ def demo(
 
     Nothing is downloaded, and no file is left behind. Ctrl-C ends it.
     """
+    for number in (signal.SIGHUP, signal.SIGTERM):  # a terminal that is closed is no reason to leave files behind
+        signal.signal(number, signal.default_int_handler)
     people, began = Console(stderr=True, soft_wrap=True, highlight=False), time.monotonic()
     with people.status("Loading the libraries ..."), quietly():
         from what_next.serving.demo import LOG, WORLD, Listeners, free, learning, trained

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from what_next.agent import Agent
+    from what_next.environment import Report
     from what_next.inference.recommender import Recommender
     from what_next.settings import Setup
+    from what_next.training.distributed import Ranks
 
 app = typer.Typer()
 
@@ -69,23 +72,35 @@ def train(
     as_json: Json = False,
 ) -> int:
     """Train, and save both models; Ctrl-C saves, and --resume goes on."""
-    from what_next.environment import Environment
     from what_next.training.distributed import launched
 
     with launched() as ranks:
         settings = setup_of(setup, overrides, "train=yes")
         if resume and origin:
             raise SetupError("--resume and --from exclude each other: go on with a run, or start from another model")
-        if ranks.replaced(settings):
-            resume, origin = True, None
-        environment = Environment.from_setup(settings, resume=resume, origin=origin, force=force, ranks=ranks)
-        if origin:
-            new, space = environment.state.new_items(origin), environment.state.space
-            note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
-        report = environment.train_agent()
-        if resume and not (report.steps or report.stopped):
-            note(_nothing_left(settings, environment.agent))
-        return show(report, as_json)
+        if settings.cluster.name == "ray" and not ranks.joined:
+            from what_next.training.on_ray import on_ray
+
+            settings = setup_of(setup.resolve(), overrides, "train=yes")  # its processes start in another folder
+            work = partial(_trained, settings, resume, origin and origin.resolve(), force)
+            return show(on_ray(work, settings), as_json)
+        return show(_trained(settings, resume, origin, force, ranks), as_json)
+
+
+def _trained(settings: "Setup", resume: bool, origin: Path | None, force: bool, ranks: "Ranks") -> "Report":
+    """A run of training, by one of several processes or by one alone."""
+    from what_next.environment import Environment
+
+    if ranks.replaced(settings):
+        resume, origin = True, None
+    environment = Environment.from_setup(settings, resume=resume, origin=origin, force=force, ranks=ranks)
+    if origin:
+        new, space = environment.state.new_items(origin), environment.state.space
+        note(f"from {origin}: {new:,} new items of {len(space.catalogue):,}")
+    report = environment.train_agent()
+    if resume and not (report.steps or report.stopped):
+        note(_nothing_left(settings, environment.agent))
+    return report
 
 
 def _nothing_left(settings: "Setup", agent: "Agent") -> str:

@@ -14,6 +14,8 @@ from what_next.errors import CatalogueError, DataError
 
 SHOWN = 12
 """How many names are shown, at most."""
+BLOCK = 2**16
+"""Ids that are hashed at a time: as Python's texts, ten million take 1.5 GB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +131,12 @@ class Catalogue:
     def hash(self) -> str:
         """SHA-256 over ids, attribute names and attributes: what a model was trained on. Titles do not count."""
         digest = hashlib.sha256()
-        for texts in (self.ids.cast(pl.String).to_list(), self.names):
-            # Each text goes in with its length, so that no two lists of texts read alike.
-            encoded = [text.encode() for text in texts]
-            digest.update(b"".join(len(one).to_bytes(8, "little") + one for one in encoded) + b"\xff" * 8)
+        for texts in (self.ids.cast(pl.String), pl.Series(self.names, dtype=pl.String)):
+            for start in range(0, len(texts), BLOCK):
+                # Each text goes in with its length, so that no two lists of texts read alike.
+                encoded = [text.encode() for text in texts[start : start + BLOCK].to_list()]
+                digest.update(b"".join(len(one).to_bytes(8, "little") + one for one in encoded))
+            digest.update(b"\xff" * 8)
         # Adding 0 turns -0.0 into 0.0: equal values, equal hash.
         digest.update((self.attributes + np.float32(0)).astype("<f4").tobytes())
         return digest.hexdigest()

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int32, Int64
 
+from what_next.data import mapped
 from what_next.data.catalogue import Catalogue
 from what_next.data.decisions.service_log import events_of
 from what_next.data.files import FORMATS, beside, footer_of
@@ -127,7 +128,8 @@ class Dataset:
     def read(cls, path: str | Path) -> "Dataset":
         """From `NAME.parquet` as `what-next data import` writes it, or from any file that it can read.
 
-        Of the exported log of a service the events are read: what it decided is for `read_log`.
+        A folder, as it writes of a large log, stays on the disk: its arrays are mapped into memory. Of the exported log
+        of a service the events are read: what it decided is for `read_log`.
 
         Raises:
             DataError: a file is missing, damaged or cannot be used.
@@ -143,6 +145,9 @@ class Dataset:
         if not items.is_file():
             raise DataError(f"{items}: no such file; it belongs to {path}, import the data again")
         try:
+            if path.is_dir():
+                catalogue = Catalogue.from_table(pl.read_parquet(items))
+                return cls(path.stem, catalogue=catalogue, **mapped.read(path, catalogue.hash()))
             log = events_of(path) if footer["what_next.format"] == FORMATS[2] else pl.read_parquet(path)
             tables = Tables(log, pl.read_parquet(items), pl.DataFrame(), 0, {})
         except (pl.exceptions.PolarsError, OSError) as error:

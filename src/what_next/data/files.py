@@ -26,11 +26,13 @@ def beside(path: Path, what: str) -> Path:
 
 
 def footer_of(path: Path) -> dict[str, str]:
-    """The text in the footer of a Parquet file; empty where the file is missing, damaged or of another kind.
+    """The text in the footer of a Parquet file, or of a folder's first; empty where none can be read.
 
     Raises:
         DataError: a newer version wrote it.
     """
+    if path.is_dir():
+        path = min(path.glob("*.parquet"), default=path)
     if path.suffix != ".parquet" or not path.is_file():
         return {}
     try:
@@ -51,7 +53,7 @@ def write_together(
     write_files({path: partial(one.write_parquet, metadata=footer) for path, one in frames.items()}, private=private)
 
 
-def write_files(writers: Mapping[Path, Writer], *, private: bool = False) -> None:
+def write_files(contents: Mapping[Path, Writer | bytes], *, private: bool = False) -> None:
     """Write files that belong together: all under temporary names first, then all renamed, in the order given.
 
     `private` files are readable by their owner alone; the others get the usual rights.
@@ -59,12 +61,12 @@ def write_files(writers: Mapping[Path, Writer], *, private: bool = False) -> Non
     Raises:
         SaveError: a file could not be written; what stood at the paths before is intact.
     """
-    check_paths(writers)
+    check_paths(contents)
     waiting: list[tuple[Path, Path]] = []
     path = Path()
     try:
-        for path, writer in writers.items():
-            waiting.append((_written_beside(path, writer, private), path))
+        for path, content in contents.items():
+            waiting.append((_written_beside(path, content, private), path))
         for temporary, path in waiting:
             temporary.replace(path)
     except (OSError, pl.exceptions.ComputeError) as error:
@@ -102,14 +104,14 @@ def _cannot_write(path: Path, error: Exception) -> SaveError:
     return SaveError(f"{path}: cannot be written ({reason}); nothing was changed there")
 
 
-def _written_beside(path: Path, writer: Writer, private: bool) -> Path:
+def _written_beside(path: Path, content: Writer | bytes, private: bool) -> Path:
     """The content in a temporary file in the folder of `path`, flushed to the disk."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            writer(file)
-            file.flush()
-            os.fsync(file.fileno())
+        os.close(handle)
+        with Path(name).open("wb") as file:  # some libraries write to the name, not to the file
+            file.write(content) if isinstance(content, bytes) else content(file)
+        sync(Path(name))
         if not private:  # as mkstemp makes them
             mask = os.umask(0)
             os.umask(mask)

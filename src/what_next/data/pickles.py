@@ -66,10 +66,6 @@ _MODULES: dict[str, list[tuple[str | None, str]]] = {
 }
 
 
-def _utc() -> tzinfo:
-    return UTC
-
-
 def _zone(key: str, *_: object) -> tzinfo:
     return ZoneInfo(key)
 
@@ -90,7 +86,7 @@ def _restore_array(data: Any) -> Any:
 
 _OWN: dict[tuple[str, str], Callable[..., object]] = {
     ("builtins", "getattr"): _attribute,
-    ("pytz", "_UTC"): _utc,
+    ("pytz", "_UTC"): lambda: UTC,
     ("pytz", "_p"): _zone,
     ("pyarrow.lib", "_restore_array"): _restore_array,
 }

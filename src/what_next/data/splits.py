@@ -13,6 +13,8 @@ from what_next.errors import DataError
 
 Kind = Literal["users", "leave_last_out", "time"]
 Part = Literal["validation", "test"]
+CHUNK = 2**22
+"""Events that are looked at at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +109,10 @@ def split_time(dataset: Dataset, quantile: float = 0.9, moment: datetime | None 
         quantile = _share_before(dataset.timestamps, moment, dataset.name)
     elif not 0.5 < quantile < 1:
         raise DataError(f"{dataset.name}: the split's quantile is {quantile:g}; it must lie between 0.5 and 1")
-    times = np.sort(dataset.timestamps)
-    second = int(quantile * len(times) + 1e-9)  # .7 of ten events are seven, whatever a float makes of it
-    cuts = [times[max(0, 2 * second - len(times))], times[second]]
-    if moment is not None:
-        cuts[1] = _microseconds(moment)
-    known, until = (_counts(dataset, dataset.timestamps < cut) for cut in cuts)
+    second = int(quantile * dataset.events + 1e-9)  # .7 of ten events are seven, whatever a float makes of it
+    first = _smallest(dataset.timestamps, max(0, 2 * second - dataset.events))
+    cut = _smallest(dataset.timestamps, second) if moment is None else _microseconds(moment)
+    known, until = (_before(dataset, dataset.timestamps, one) for one in (first, cut))
     validated = np.flatnonzero(until > known).astype(np.int32)
     tested = np.flatnonzero(dataset.lengths > until).astype(np.int32)
     if not (known[tested] > 0).any():
@@ -128,7 +128,7 @@ def _microseconds(moment: datetime) -> int:
 
 def _share_before(times: Int64[np.ndarray, "events"], moment: datetime, name: str) -> float:
     """The share of events before a moment."""
-    share = float((times < _microseconds(moment)).mean())
+    share = _below(times, _microseconds(moment)) / len(times)
     if not 0.5 < share < 1:
         raise DataError(
             f"{name}: {share:.0%} of the events come before {moment:%Y-%m-%d %H:%M}; the test must begin after more "
@@ -137,10 +137,32 @@ def _share_before(times: Int64[np.ndarray, "events"], moment: datetime, name: st
     return share
 
 
-def _counts(dataset: Dataset, chosen: Bool[np.ndarray, "events"]) -> Int64[np.ndarray, "users"]:
-    """How many of each user's events are chosen."""
-    running = np.append(0, np.cumsum(chosen))
-    return np.diff(running[dataset.offsets])
+def _below(times: Int64[np.ndarray, "events"], cut: int) -> int:
+    """How many times lie before `cut`."""
+    return sum(int(np.count_nonzero(times[start : start + CHUNK] < cut)) for start in range(0, len(times), CHUNK))
+
+
+def _smallest(times: Int64[np.ndarray, "events"], place: int) -> int:
+    """`np.sort(times)[place]`, found by halves, since a log may be larger than memory."""
+    chunks = range(0, len(times), CHUNK)
+    low = min(int(times[start : start + CHUNK].min()) for start in chunks)
+    high = max(int(times[start : start + CHUNK].max()) for start in chunks)
+    while low < high:  # the largest cut that has no more than `place` times before it
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if _below(times, middle) <= place else (low, middle - 1)
+    return low
+
+
+def _before(dataset: Dataset, times: Int64[np.ndarray, "events"], cut: int) -> Int64[np.ndarray, "users"]:
+    """How many of each user's events lie before `cut`: they ascend."""
+    low, high = dataset.offsets[:-1].copy(), dataset.offsets[1:].copy()
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        early = open_.copy()
+        early[open_] = times[middle[open_]] < cut
+        low, high = np.where(early, middle + 1, low), np.where(open_ & ~early, middle, high)
+    counts: Int64[np.ndarray, users] = low - dataset.offsets[:-1]
+    return counts
 
 
 def _split(
@@ -154,11 +176,24 @@ def _split(
     digest = hashlib.sha256(kind.encode())
     for users, start, stop in ((validation, known, until), (test, until, dataset.lengths)):
         counts = (stop - start)[users]
-        owners = np.repeat(users.astype(np.int64), counts)
-        # Positions start[u], start[u] + 1, ... for each user in turn.
-        steps = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-        position = np.repeat(start[users], counts) + steps
-        target = dataset.items[dataset.offsets[owners] + position].astype(np.int64)
-        digest.update(len(owners).to_bytes(8, "little"))
-        digest.update(np.stack([owners, position, target]).astype("<i8").tobytes())
+        digest.update(int(counts.sum()).to_bytes(8, "little"))
+        # All owners, then all positions, then all items; of some users at a time.
+        parts = np.array_split(np.arange(len(users)), int(counts.sum()) // CHUNK + 1)
+        for column in range(3):
+            for part in parts:
+                values = _targets(dataset, users[part].astype(np.int64), start[users[part]], counts[part])[column]
+                digest.update(values.astype("<i8").tobytes())
     return Split(kind, known, until, validation, test, digest.hexdigest()[:16])
+
+
+def _targets(
+    dataset: Dataset,
+    users: Int64[np.ndarray, "some"],
+    start: Int64[np.ndarray, "some"],
+    counts: Int64[np.ndarray, "some"],
+) -> tuple[Int64[np.ndarray, "targets"], Int64[np.ndarray, "targets"], Int32[np.ndarray, "targets"]]:
+    """Of `counts` events of some users from `start` on: whose they are, where they stand, and their items."""
+    owners = np.repeat(users, counts)
+    # Positions start[u], start[u] + 1, ... for each user in turn.
+    position = np.repeat(start, counts) + np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return owners, position, dataset.items[dataset.offsets[owners] + position]

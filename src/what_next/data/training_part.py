@@ -1,13 +1,18 @@
 """What training may know of a data set as a whole: the split, and the scaling of items and events."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, Int, Int64
 
 from what_next.data import Dataset, Split
 from what_next.data.space import Space
 from what_next.errors import CatalogueError
 
 DAY = 24 * 3600 * 10**6  # microseconds
+CLOCK = "time_of_day_sin", "time_of_day_cos"
+EVENTS = 2**22
+"""Events of a log that are looked at at once: a log may be larger than memory."""
 
 
 def scaled_space(dataset: Dataset, split: Split) -> Space:
@@ -16,33 +21,78 @@ def scaled_space(dataset: Dataset, split: Split) -> Space:
     Raises:
         DataError: an attribute is constant on the items with a training event, or there is none.
     """
-    owners = np.repeat(np.arange(dataset.users), dataset.lengths)
-    known = np.arange(dataset.events) - dataset.offsets[owners] < split.known[owners]
-    counts = np.bincount(dataset.items[known], minlength=len(dataset.catalogue))
+    counts = item_counts(dataset, split.known)
     seen = np.flatnonzero(counts).astype(np.int32)
     catalogue = dataset.catalogue.standardised(seen)
-    numbers = _numbers(dataset)
-    columns = np.stack([column[known] for column in numbers.values()], -1) if numbers else np.zeros((1, 0))
-    scale = columns.std(0, dtype=np.float64)
+    center, scale = _moments(dataset, split)
     return Space(
         catalogue=catalogue,
         seen=seen,
         tolerance=0.0,
         typical=0.0,
-        event_names=tuple(numbers),
-        event_center=columns.mean(0, dtype=np.float64).astype(np.float32),
+        event_names=_event_names(dataset),
+        event_center=center.astype(np.float32),
         event_scale=np.where(scale > 0, scale, 1).astype(np.float32),
         counts=counts,
         events_per_user=float(taught.mean()) if len(taught := split.known[split.known >= 2]) else 0.0,
     )
 
 
-def numbers_of_events(dataset: Dataset, space: Space) -> Float32[np.ndarray, "events numbers"]:
-    """The numbers that the space names; the mean of the training events where this data set has none."""
-    numbers = _numbers(dataset)
-    columns = np.empty((dataset.events, len(space.event_names)), np.float32)
-    for place, name in enumerate(space.event_names):
-        columns[:, place] = numbers.get(name, space.event_center[place])
+def item_counts(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Int64[np.ndarray, "items"]:
+    """How many events each item has among the first `known[u]` of each user."""
+    counts = np.zeros(len(dataset.catalogue), np.int64)
+    for events in known_events(dataset, known):
+        counts += np.bincount(dataset.items[events], minlength=len(counts))
+    return counts
+
+
+def known_events(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Iterator[Int64[np.ndarray, "some"]]:
+    """The places of the first `known[u]` events of each user, ascending, about `EVENTS` at a time (or one user's)."""
+    done, start = np.cumsum(known, dtype=np.int64), 0
+    while start < dataset.users:
+        before = int(done[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(done, before + EVENTS, side="right")))
+        counts = np.asarray(known[start:stop], np.int64)
+        places = np.repeat(dataset.offsets[start:stop] - counts.cumsum() + counts, counts)
+        places += np.arange(len(places))
+        yield places
+        start = stop
+
+
+def _moments(dataset: Dataset, split: Split) -> tuple[Float64[np.ndarray, "numbers"], Float64[np.ndarray, "numbers"]]:
+    """Mean and standard deviation of each number over the training events."""
+    count, mean, squares = 0, np.zeros(len(names := _event_names(dataset))), np.zeros(len(names))
+    for events in known_events(dataset, split.known) if names else ():
+        columns = numbers_at(dataset, names, np.zeros(len(names), np.float32), events)
+        if not len(events):
+            continue
+        # Two sets of values put together (Chan, Golub and LeVeque 1979, equation 2.1).
+        own, total = columns.mean(0, dtype=np.float64), count + len(events)
+        squares += columns.var(0, dtype=np.float64) * len(events) + (own - mean) ** 2 * (count * len(events) / total)
+        mean += (own - mean) * (len(events) / total)
+        count = total
+    return mean, np.sqrt(squares / max(1, count))
+
+
+def numbers_at(
+    dataset: Dataset,
+    names: Sequence[str],
+    otherwise: Float32[np.ndarray, "numbers"],
+    events: Int64[np.ndarray, "*some"],
+) -> Float32[np.ndarray, "*some numbers"]:
+    """What is known of some events besides their items, as `_event_names` calls it; `otherwise` of what is not."""
+    columns = np.empty((*events.shape, len(names)), np.float32)
+    angle = None
+    for place, name in enumerate(names):
+        if name == "reward" and dataset.rewards is not None:
+            columns[..., place] = dataset.rewards[events]
+        elif name in dataset.context_names:
+            columns[..., place] = dataset.context[events, dataset.context_names.index(name)]
+        elif name in CLOCK and dataset.timestamps is not None:
+            angle = 2 * np.pi * (dataset.timestamps[events] % DAY) / DAY if angle is None else angle
+            columns[..., place] = np.sin(angle) if name == CLOCK[0] else np.cos(angle)
+        else:
+            columns[..., place] = otherwise[place]
     return columns
 
 
@@ -57,12 +107,7 @@ def same_catalogue(dataset: Dataset, space: Space) -> None:
         )
 
 
-def _numbers(dataset: Dataset) -> dict[str, Float32[np.ndarray, "events"]]:
+def _event_names(dataset: Dataset) -> tuple[str, ...]:
     """What is known of an event besides its item: reward, the log's further columns, the time of day (UTC)."""
-    numbers = {} if dataset.rewards is None else {"reward": dataset.rewards}
-    numbers |= dict(zip(dataset.context_names, dataset.context.T, strict=True))
-    if dataset.timestamps is not None:
-        angle = 2 * np.pi * (dataset.timestamps % DAY) / DAY
-        numbers["time_of_day_sin"] = np.sin(angle).astype(np.float32)
-        numbers["time_of_day_cos"] = np.cos(angle).astype(np.float32)
-    return numbers
+    rewards = () if dataset.rewards is None else ("reward",)
+    return (*rewards, *dataset.context_names, *(() if dataset.timestamps is None else CLOCK))

@@ -115,9 +115,8 @@ class Judged:
         path, places = self.shelf.path(name, self.key), ranks.places
         parts = {"items": ranks.items, "above": places.above, "tied": places.tied}
         arrays = {part: np.ascontiguousarray(one, np.int32) for part, one in parts.items()}
-        content = save(arrays, {"settings": json.dumps(settings)})
         try:
-            write_files({path: lambda file: file.write(content)})
+            write_files({path: save(arrays, {"settings": json.dumps(settings)})})
         except SaveError as error:
             self.shelf.notes.append(f"what {name} came to is not kept: {error}")
             return
@@ -154,8 +153,10 @@ def _hash(values: Iterable[object]) -> str:
     """Short SHA-256 over arrays and plain values."""
     digest = hashlib.sha256()
     for value in values:
-        one = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-        digest.update(len(one).to_bytes(8, "little") + one)
+        # The values of an array as they lie there, without a copy: a log may be larger than memory.
+        one = np.ascontiguousarray(value).data if isinstance(value, np.ndarray) else memoryview(repr(value).encode())
+        digest.update(one.nbytes.to_bytes(8, "little"))
+        digest.update(one)
     return digest.hexdigest()[:12]
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from what_next.data.stages import SILENT, Stages
 from what_next.environment import Environment, Report
 from what_next.errors import ModelError, SetupError
+from what_next.models.slates import Pricer
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import LogPlayer, Player, world_of
@@ -184,13 +185,13 @@ def simulate(
     return Simulation(known_as, episodes, name, played_in.ideal, report, seconds, world, explored, watched)
 
 
-def watched_in(world: World, policy: Reference, users: int = WATCHED, steps: int = WATCHED) -> Watched:
+def watched_in(world: World, policy: Reference, users: int = WATCHED) -> Watched:
     """A policy and new users, until the last of them is gone or so many slates were shown."""
     rng = np.random.default_rng(users)
     state, places = world.reset(users, rng), np.arange(users)
     ideal, found = has_ideal(world), list[tuple[np.ndarray, ...]]()
     low, high = world.bounds(ideal)
-    for _ in range(min(steps, world.steps or steps)):
+    for _ in range(min(WATCHED, world.steps or WATCHED)):
         numbers = (world.observe(state, ideal).numbers - low) / np.where(high > low, high - low, 1)
         state, feedback = world.step(state, policy(state, rng), rng)
         shown = feedback.clicks, feedback.rewards, np.ones(len(places), np.bool_), numbers.astype(np.float32)
@@ -237,7 +238,10 @@ def check_made_for(policy: LearnedPolicy, world: World) -> None:
         if len(space.catalogue) != items:
             raise ModelError(f"{path}: knows {len(space.catalogue):,} items, and {world.known_as} has {items:,}")
         return
+    actor = agent.nets.get("actor")
     numbers = len(world.bounds(ideal)[0])
+    if isinstance(actor, Pricer) and actor.belief is not None:
+        numbers += actor.belief.width + 1
     if (len(space.catalogue), len(space.event_names)) != (items, numbers):
         raise ModelError(
             f"{path}: was trained with {len(space.catalogue):,} items and {len(space.event_names)} numbers of a user; "

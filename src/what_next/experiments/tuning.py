@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,8 @@ NEVER = 2**62
 """Histories between two saves of a trial that nobody will load."""
 HEARTBEAT, GRACE = 10, 60
 """Seconds between two signs of life of a shared trial, and after the last one until another process takes it up."""
+PATIENCE = 30.0
+"""Seconds that a gRPC proxy is waited for."""
 WAIT = 1.0
 """Seconds between two looks at the trials of other processes, when no more are to be begun."""
 PRUNERS = ("halving", "hyperband")
@@ -147,7 +150,7 @@ def tune(
     kept = _open(path, {**_fixed(setup), "seconds": seconds, "split": state.split.hash})
     shown, stopped = _shown(path), False
     while len(judged := _judged(kept)) < trials and not stopped:
-        if is_shared(path) and len(judged) + _under_way(kept) >= trials:
+        if is_shared(path) and len(judged) + _under_way(kept, seconds) >= trials:
             time.sleep(WAIT)  # others have the last ones; one of them may be killed
             continue
         _prepare(kept, setup, len(judged), shared=is_shared(path), prune=prune)
@@ -266,7 +269,9 @@ def _database(url: str) -> "optuna.storages.BaseStorage":
     try:
         if kind == "grpc":
             host, _, port = place.rstrip("/").partition(":")
-            return GrpcStorageProxy(host=host, port=int(port or 13000))
+            proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
+            proxy.wait_server_ready(timeout=PATIENCE)
+            return proxy
         return RDBStorage(
             url,
             engine_kwargs=options,
@@ -275,9 +280,11 @@ def _database(url: str) -> "optuna.storages.BaseStorage":
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
         )
     except ImportError as error:
+        if kind == "grpc":
+            raise SetupError(f"{url}: Optuna's proxy needs {error.name}: pip install grpcio protobuf") from None
         raise MissingExtraError(str(error.name), "serve", "a study in PostgreSQL") from None
-    except (SQLAlchemyError, RuntimeError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+    except (SQLAlchemyError, RuntimeError, ConnectionError, ValueError) as error:
+        reason = (str(error.__cause__ or "") or str(error)).splitlines()[0]
         raise SaveError(f"{_shown(url)}: the study cannot be kept there ({reason}); name another --study") from None
 
 
@@ -310,12 +317,17 @@ def _judged(study: "optuna.Study") -> list[Trial]:
     ]
 
 
-def _under_way(study: "optuna.Study") -> int:
-    """How many trials other processes are at; those that gave no sign of life for long are set free."""
+def _under_way(study: "optuna.Study", seconds: float) -> int:
+    """How many trials other processes are at; those that gave no sign of life for long are set free.
+
+    Behind a gRPC proxy nobody gives one: what began so long ago that it must have ended is not waited for.
+    """
     import optuna
 
     optuna.storages.fail_stale_trials(study)
-    return len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)))
+    oldest = datetime.now() - timedelta(seconds=2 * seconds + GRACE)
+    running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+    return sum(one.datetime_start is None or one.datetime_start > oldest for one in running)
 
 
 def _prepare(study: "optuna.Study", setup: Setup, judged: int, *, shared: bool, prune: str | None) -> None:

@@ -104,10 +104,7 @@ def plackett_luce(
 
 
 def expectile_loss(
-    values: Float[Tensor, "steps"],
-    targets: Float[Tensor, "steps"],
-    expectile: float = 0.7,
-    weights: Float[Tensor, "steps"] | None = None,
+    values: Float[Tensor, "steps"], targets: Float[Tensor, "steps"], expectile: float = 0.7
 ) -> Float[Tensor, ""]:
     """The mean of |expectile - 1(u < 0)| u² with u = target - value (IQL: Kostrikov et al. 2021, equations 4 and 5).
 
@@ -116,7 +113,7 @@ def expectile_loss(
     """
     assert 0 < expectile < 1, f"an expectile lies between 0 and 1, not at {expectile}"
     errors = targets.detach() - values
-    return mean(torch.where(errors < 0, 1 - expectile, expectile) * errors.square(), weights)
+    return mean(torch.where(errors < 0, 1 - expectile, expectile) * errors.square())
 
 
 def cql_penalty(

@@ -79,8 +79,10 @@ class Draws:
     def of(cls, log_q: Float[Tensor, "items"]) -> "Draws":
         """From logarithms of weights: what they sum to is seen to here. Make it once, not for each batch."""
         log_q = log_q.detach().double().log_softmax(0)
-        edges = np.cumsum(log_q.exp().cpu().numpy())
-        return cls(log_q.float(), edges / edges[-1])
+        edges = log_q.exp().cpu().numpy()
+        np.cumsum(edges, out=edges)  # in place: there may be ten million
+        edges /= edges[-1]
+        return cls(log_q.float(), edges)
 
     def draw(self, count: int, rng: np.random.Generator) -> Negatives:
         """`count` draws with replacement."""

@@ -59,19 +59,10 @@ def means(
         By metric; without those that nobody has a value for, and without shares of nothing. `n` is how many users have
         a value.
     """
-    tops: dict[Name, Users] = {}
-    bottoms: dict[bytes, tuple[int, Users]] = {}  # most metrics share theirs
-    places, numbers = [], []
-    for name, value in values.items():
-        below = np.ones(len(value)) if over is None else over[name]
-        known = np.isfinite(value) & np.isfinite(below)
-        if known.any():
-            tops[name], below = np.where(known, value, 0), np.where(known, below, 0)
-            places.append(bottoms.setdefault(below.tobytes(), (len(bottoms), below))[0])
-            numbers.append(int(known.sum()))
+    tops, bottoms, places, numbers = _columns(values, over)
     if not tops:
         return {}
-    above, below = np.stack(list(tops.values()), axis=1), np.stack([one for _, one in bottoms.values()], axis=1)
+    above, below = np.stack(list(tops.values()), axis=1), np.stack(bottoms, axis=1)
     parts, done = [], stages.begin("intervals", resamples)
     total, least = below.sum(axis=0)[places], np.zeros(len(tops))
     for counts in resampled_counts(len(above), resamples, seed, max(1, COUNTS // len(above))):
@@ -85,6 +76,24 @@ def means(
         if total[place] > 0 and least[place] >= 0 and (ends := percentiles(samples[place])):  # else a share of nothing
             found[name] = {"mean": float(middle[place]), "low": ends[0], "high": ends[1], "n": numbers[place]}
     return found
+
+
+def _columns(
+    values: Mapping[Name, Users], over: Mapping[Name, Users] | None
+) -> tuple[dict[Name, Users], list[Users], list[int], list[int]]:
+    """What is summed above and below the line, 0 where a user has no value; and of each metric the place of the latter,
+    which most share, and how many users have a value."""
+    tops: dict[Name, Users] = {}
+    bottoms: dict[bytes, tuple[int, Users]] = {}
+    places, numbers = [], []
+    for name, value in values.items():
+        below = np.ones(len(value)) if over is None else over[name]
+        known = np.isfinite(value) & np.isfinite(below)
+        if known.any():
+            tops[name], below = np.where(known, value, 0), np.where(known, below, 0)
+            places.append(bottoms.setdefault(below.tobytes(), (len(bottoms), below))[0])
+            numbers.append(int(known.sum()))
+    return tops, [one for _, one in bottoms.values()], places, numbers
 
 
 def means_of(

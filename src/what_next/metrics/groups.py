@@ -94,12 +94,16 @@ def events_per_active_day(
         offsets: where each user's events start, and at the end the number of events.
         users, before: of each row, whose history it is and how many events it has.
     """
-    days = timestamps // DAY
+    people, rows = np.unique(users, return_inverse=True)
+    counts = offsets[people + 1] - offsets[people]
+    starts = counts.cumsum() - counts
+    # Their events alone: a log may be larger than memory.
+    days = timestamps[np.repeat(offsets[people] - starts, counts) + np.arange(counts.sum())] // DAY
     first = np.ones(len(days), np.bool_)
     first[1:] = days[1:] != days[:-1]
-    first[offsets[:-1][np.diff(offsets) > 0]] = True
+    first[starts[counts > 0]] = True
     running = np.append(0, first.cumsum())
-    active = running[offsets[users] + before] - running[offsets[users]]
+    active = running[starts[rows] + before] - running[starts[rows]]
     return np.where(before > 0, before / np.maximum(active, 1), np.nan)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from what_next import losses
+from what_next.errors import SetupError
 from what_next.losses import Draws, Precision
 from what_next.losses.catalogue import split
 
@@ -85,7 +86,17 @@ class ItemSpace:
         return self.vectors.shape[1]
 
     def __len__(self) -> int:
-        return len(self.vectors)
+        return len(self.draws.log_q)
+
+    @property
+    def whole(self) -> Float[Tensor, "items dim"]:
+        """The vectors of all items; a `SetupError` where this process holds a part of them."""
+        if len(self.vectors) < len(self):
+            raise SetupError(
+                "cluster.items is sharded, and the algorithm or its loss looks at the vectors of all items at once; "
+                "take next_item with a sampled loss, or cluster.items=whole"
+            )
+        return self.vectors
 
     def rows(self, ids: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid dim"]:
         """The vectors of some items, with gradient to those alone."""
@@ -106,7 +117,7 @@ class ItemSpace:
         """
         direction, level = split(points, self.dim)
         if self.loss == "softmax":
-            return losses.linear_cross_entropy(direction, self.vectors, actions, weights, self.precision)
+            return losses.linear_cross_entropy(direction, self.whole, actions, weights, self.precision)
         negatives = self.draws.draw(self.drawn, self.rng)
         vectors = self.rows(negatives.ids)
         if self.loss == "sampled_softmax":
@@ -143,7 +154,7 @@ class ItemSpace:
         self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps"]
     ) -> Float[Tensor, "steps"]:
         """log softmax(<point, item>) at the action, over all items; no gradient."""
-        return losses.log_probs(points, self.vectors, actions, self.precision)
+        return losses.log_probs(points, self.whole, actions, self.precision)
 
     def best(
         self,
@@ -156,7 +167,7 @@ class ItemSpace:
 
         Only items count whose probability under softmax(<within, item>) is at least `threshold` times the largest.
         """
-        return losses.best(points, self.vectors, within, threshold, self.precision)
+        return losses.best(points, self.whole, within, threshold, self.precision)
 
     def expectation(
         self,
@@ -166,8 +177,8 @@ class ItemSpace:
         target: bool = False,
     ) -> Float[Tensor, "steps"]:
         """The mean of <point, item> over items drawn from softmax(<policy, item>); no gradient."""
-        return losses.expectation(policy_points, points, self.target if target else self.vectors)
+        return losses.expectation(policy_points, points, self.target if target else self.whole)
 
     def logsumexp(self, points: Float[Tensor, "steps columns"]) -> Float[Tensor, "steps"]:
         """log of the sum over items of exp <point, item>, with gradient."""
-        return losses.logsumexp(points, self.vectors)
+        return losses.logsumexp(points, self.whole)

@@ -1,10 +1,14 @@
 """The vectors of the items: learned, made of the attributes, or both summed."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Float32, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn import functional
+
+from what_next.models.shards import BLOCK, Exchange, Shards
 
 
 class ItemVectors(nn.Module):
@@ -30,6 +34,7 @@ class ItemVectors(nn.Module):
         *,
         seen: Int64[ndarray, "seen"] | None = None,
         sparse: bool = False,
+        ranks: Exchange | None = None,
     ) -> None:
         """Vectors of `count` items.
 
@@ -41,6 +46,7 @@ class ItemVectors(nn.Module):
                 over the whole catalogue would train the others as wrong answers alone. None: all.
             sparse: the gradient of the learned rows holds the rows that were read (for `torch.optim.SparseAdam`). Only
                 `rows` gives such a gradient; one of `forward` is dense all the same.
+            ranks: the processes that hold the learned rows together (`models.shards`), where there is nothing else.
         """
         super().__init__()
         assert learned or attributes is not None, "vectors are made of learned rows, of attributes, or of both"
@@ -48,17 +54,28 @@ class ItemVectors(nn.Module):
         self.count, self.dim, self.sparse = count, dim, sparse
         self.register_buffer("attributes", None if attributes is None else torch.tensor(attributes), persistent=False)
         self.register_buffer("trained", None, persistent=False)
+        self.shards = None if ranks is None else Shards(count, ranks)
         self.learned: nn.Parameter | None = None
         self.map: nn.Parameter | None = None
         if attributes is not None:
             width = attributes.shape[1]
             self.map = nn.Parameter(torch.randn(dim, width) * (dim * max(width, 1)) ** -0.5)
         if learned and attributes is None:
-            self.learned = nn.Parameter(torch.randn(count, dim) * dim**-0.5)
+            self.learned = nn.Parameter(self._drawn())
         elif learned:
             self.learned = nn.Parameter(torch.zeros(count, dim))
             if seen is not None and len(seen) < count:
                 self.trained = torch.zeros(count, 1).index_fill_(0, torch.as_tensor(seen), 1.0)
+
+    def _drawn(self) -> Float[Tensor, "own dim"]:
+        """Where the learned rows that lie here start: as they would if all of them did."""
+        first, step = (0, 1) if self.shards is None else (self.shards.own.start, self.shards.own.step)
+        kept = torch.empty(len(range(first, self.count, step)), self.dim)
+        for start in range(0, self.count, BLOCK):
+            drawn = torch.randn(min(BLOCK, self.count - start), self.dim)[(first - start) % step :: step]
+            place = -(-(start - first) // step)
+            kept[place : place + len(drawn)] = drawn
+        return kept.mul_(self.dim**-0.5)
 
     def forward(self) -> Float[Tensor, "items dim"]:
         """The vectors of all items."""
@@ -76,7 +93,10 @@ class ItemVectors(nn.Module):
         if self.attributes is not None:
             total = functional.linear(self.attributes[known], self._map())
         if self.learned is not None:
-            learned = functional.embedding(known, self.learned, sparse=self.sparse)
+            if self.shards is None:
+                learned = functional.embedding(known, self.learned, sparse=self.sparse)
+            else:
+                learned = self.shards.look_up(self.learned, known)
             if self.trained is not None:
                 learned = learned * self.trained[known]
             total = learned if total is None else total + learned
@@ -96,6 +116,18 @@ class ItemVectors(nn.Module):
             total = learned if total is None else total + learned
         assert total is not None
         return total
+
+    def gather_gradient(self) -> None:
+        """Where rows lie on several processes: give those that lie here the gradients of all look-ups since."""
+        if self.shards is not None and self.learned is not None:
+            self.shards.gradient(self.learned)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+        """Of a whole table, take the rows that lie here."""
+        key = f"{prefix}learned"
+        if self.shards is not None and key in state_dict and len(state_dict[key]) == self.count:
+            state_dict[key] = state_dict[key][self.shards.own]
+        super()._load_from_state_dict(state_dict, prefix, *more)
 
     def _map(self) -> Tensor:
         assert self.map is not None

@@ -6,12 +6,17 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from what_next.models.belief import Belief
+
 DEVIATION = 0.3
 """Of a drawn point's entries at the start, where scores have a spread of about 1."""
 SHARE = 0.3
 """Of the logits of clicks in the mean of a drawn point, at the start."""
 HELD_BACK = -2.0
 """Logarithm of the weight of likeness at the start."""
+SQUARES = (-0.5, -0.5)
+"""Logarithms of what the square of the numbers costs at the start: as they are, and by what a slate adds. Of five
+values of the first, the best in `boredom` with slates (352); with single items 55, where -1.5 gives 57."""
 
 
 class Proposer(nn.Module):
@@ -110,5 +115,79 @@ class Proposer(nn.Module):
         """Effects of the items, of a mean square length of 1: like items do the same to a user. Or their vectors."""
         if not self.weighs:
             return None
-        effects: Tensor = vectors if self.by_vectors else self.effects(vectors)
+        effects = vectors if self.by_vectors else self.of_clicks(vectors)
         return effects / effects.square().sum(-1).mean().sqrt().clamp(min=1e-6)
+
+    def of_clicks(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items traits"]:
+        """What a click on each item adds to the numbers."""
+        effects: Tensor = self.effects(vectors)
+        return effects
+
+    def unexplained(
+        self,
+        vectors: Float[Tensor, "items width"],
+        slates: Int64[Tensor, "steps slots"],
+        clicks: Float[Tensor, "steps slots"],
+        numbers: Float[Tensor, "steps traits"],
+        following: Float[Tensor, "steps traits"],
+    ) -> Float[Tensor, "steps"]:
+        """Mean square of what clicks do not explain of the numbers' changes, in units of their variance."""
+        effects, changes = self.of_clicks(vectors), following - numbers
+        done = nn.functional.embedding_bag(slates.clamp(min=0), effects, mode="sum", per_sample_weights=clicks)
+        left: Tensor = (changes - done - self.fades(numbers)) / (changes.std(0, correction=0) + 1e-2)
+        return left.square().mean(-1)
+
+
+class Pricer(Proposer):
+    """The mean and the standard deviation of a normal distribution over prices: what the effects of a click cost.
+
+    Drawn is a price for a unit of each number that clicks change, and the logarithms of what their square costs: of the
+    numbers as they are, which fade, and of what a slate adds. The chance of a click comes from the network, or from a
+    belief (`models.belief`), whose point takes the place of this one's. What is drawn is little, whatever the items'
+    vectors are (`retrieval.slots.Priced`).
+
+    Attributes:
+        belief: what a user is believed to click, where the network does not tell it. Then each item also has effects of
+            its own: of several that are as likely to be clicked, those of the least effects are taken, and what their
+            vectors do not tell would be mistaken for little.
+    """
+
+    def __init__(self, dim: int, width: int, traits: int, belief: Belief | None) -> None:
+        super().__init__(dim, width, traits, belief is None)
+        self.belief = belief
+        self.own = nn.Parameter(torch.zeros(len(belief.items), traits)) if belief is not None and traits else None
+        self.mean = nn.Linear(dim, traits + 2)
+        self.log_deviation = nn.Parameter(torch.full((traits + 2,), DEVIATION).log())
+        with torch.no_grad():
+            self.mean.weight.mul_(0.01)
+            self.mean.bias.zero_()
+            self.mean.bias[-2:] = torch.tensor(SQUARES)
+
+    def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid drawn"]:
+        """The mean of what is drawn."""
+        found: Tensor = self.mean(states)
+        return found
+
+    def of_clicks(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items traits"]:
+        """See `Proposer.of_clicks`."""
+        effects = super().of_clicks(vectors)
+        return effects if self.own is None else effects + self.own
+
+    def odds(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid width_plus_1"]:
+        """The point of the log odds of clicks; 0 with a belief."""
+        if self.liking is None:
+            return states.new_zeros(*states.shape[:-1], self.width + 1)
+        found: Tensor = self.liking(states)[..., :-1]
+        return found
+
+    def points(self, drawn: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
+        """See `Proposer.points`: the end of a point, after the odds and the numbers that are seen."""
+        return torch.cat([drawn[..., :-2], drawn[..., -2:].exp()], -1)
+
+    def drawn(self, points: Float[Tensor, "*grid columns"]) -> Float[Tensor, "*grid drawn"]:
+        """See `Proposer.drawn`."""
+        return torch.cat([points[..., -self.traits - 2 : -2], points[..., -2:].log()], -1)
+
+    def columns(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items width_plus_1"]:
+        """See `Proposer.columns`: an item's vector, and 1 for the level."""
+        return nn.functional.pad(vectors, (0, 1), value=1.0)

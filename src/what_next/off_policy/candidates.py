@@ -113,7 +113,7 @@ def _wrong_chances(decisions: Decisions, given_above: bool) -> str | None:
     above."""
     assert decisions.slates is not None
     if decisions.marginal and given_above:
-        return "it needs the chance of each item given those above it, and those of this log are marginal"
+        return MARGINAL
     if not decisions.marginal and not given_above:
         return (
             "the chances are of items given those above them, and nothing in this estimate corrects for how those came "
@@ -239,6 +239,36 @@ def _slates(log: Evidence, only: str | None) -> Found:
     return found
 
 
+def _by_items(log: Evidence, only: str | None) -> Found:
+    """Of slates whose rewards hang on their items alone, and what the policy must be like for that."""
+    decisions, full, names = log.decisions, log.target.full, ("item_ips", "item_snips")
+    if decisions.slates is None or decisions.positions is None:
+        return {}
+    if decisions.marginal:
+        return dict.fromkeys(names, MARGINAL)
+    if full is None:
+        return dict.fromkeys(names, "the policy's whole distribution is not known in each row, or does not fit")
+    ids = decisions.slates
+    if not slate.one_by_one(full, decisions.actions, ids):
+        return dict.fromkeys(names, "the policy does not draw a slate from one distribution without replacement")
+    firsts = np.flatnonzero(slate.places(ids) == 0)
+    of = np.cumsum(slate.places(ids) == 0) - 1
+    chances = slate.inclusion(full[firsts], np.bincount(of), np.random.default_rng(log.options.seed))
+    weights = slate.item_weights(chances[of, decisions.actions], decisions.propensities, ids)
+    flaw, own = None, Overlap.of(weights, decisions.units)
+    thresholds = log.options.thresholds
+    if not own.mean_weight + thresholds.errors * own.error >= thresholds.support:
+        flaw = (
+            f"the log supports about {own.mean_weight:.0%} of the policy's items, fewer than {thresholds.support:.0%}"
+        )
+    plain = slate.slate_ips(weights, decisions.rewards, ids)
+    normal = slate.item_snips(weights, decisions.rewards, ids)
+    return {
+        name: replace(_per_slate(log, terms, weights, None), flaw=flaw)
+        for name, terms in zip(names, (plain, normal), strict=True)
+    }
+
+
 def _per_slate(
     log: Evidence, terms: step.Terms, weights: Rows, steps: StepSupport | None, span: Bounds | None = None
 ) -> Candidate:
@@ -319,8 +349,9 @@ def _diverging(contraction: float) -> str | None:
     return f"fitted Q evaluation does not converge on this log (it grows by {contraction:.2f} a round)"
 
 
+MARGINAL = "it needs the chance of each item given those above it, and those of this log are marginal"
 SLATES = tuple(f"{model}_{kind}" for model in ("independent", "cascade", "slate") for kind in ("ips", "snips"))
-GIVEN_ABOVE = ("cascade_snips", "cascade_ips", "cascade_dr", "slate_snips", "slate_ips")
+GIVEN_ABOVE = ("cascade_snips", "cascade_ips", "cascade_dr", "slate_snips", "slate_ips", "item_snips", "item_ips")
 """Estimates of slates that want the chance of each item given those above it; all others want marginal ones."""
 SEQUENCES = ("per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe")
 GROUPS: tuple[tuple[tuple[str, ...], Callable[[Evidence, str | None], Found]], ...] = (
@@ -328,6 +359,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[[Evidence, str | None], Found]], .
     (("dm", "dr", "switch_dr", "cascade_dr"), _from_model),
     (("mips",), _marginalised),
     (SLATES, _slates),
+    (("item_ips", "item_snips"), _by_items),
     (SEQUENCES, _sequences),
 )
 """What is made together. The second argument of each function is the one that is asked for alone, if any."""

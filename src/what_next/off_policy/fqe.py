@@ -19,7 +19,7 @@ from functools import reduce
 from operator import add
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from what_next.errors import DataError
 from what_next.off_policy.decisions import Decisions, Target
@@ -69,13 +69,11 @@ def fqe(
     """Fit the target's value by regression on the log.
 
     Args:
-        decisions: the log; `vectors` are needed, `contexts` may be missing.
-        target: `expected` is needed.
+        decisions: the log, with `vectors`; `target`: with `expected`.
         discount: what a reward loses with each step, 0 to 1.
         folds: more than one: the values of each fold of the units come from a fit on the other folds, as doubly robust
             estimates want them (cross-fitting; Chernozhukov et al., 2018, arXiv 1608.00060). At most the units.
-        ridge: penalty per row on standardised features, above 0, which makes any set of features safe.
-        features: how many at most; see `Bilinear`.
+        ridge: penalty per row on standardised features, above 0; `features`: how many at most, see `Bilinear`.
         seed: which units make a fold.
 
     Raises:
@@ -86,29 +84,23 @@ def fqe(
             "fitted Q evaluation needs vectors of the items and the policy's expected vector in each row, and one is "
             "missing; give both, one-hot vectors where items have no attributes"
         )
-    chosen = decisions.vectors[decisions.actions]
-    psi = Features.of(decisions.contexts, chosen, target.expected, features)
-    units, first = decisions.units, np.flatnonzero(np.diff(decisions.units, prepend=-1))
-    last = np.flatnonzero(np.diff(units, append=len(first)))
-    folds = max(1, min(folds, len(first)))
-    fold = deal(len(first), folds, seed)[units]
-    parts = [np.flatnonzero(fold == one) for one in range(folds)]
-    every = [_Equations.of(psi, decisions.rewards, rows, last) for rows in parts]
-    # For each fold the equations of all others; for a single one, its own.
-    systems = every if folds == 1 else [reduce(add, every[:one] + every[one + 1 :]) for one in range(folds)]
-    values, predicted = np.empty(len(fold)), np.empty(len(fold))
-    for system, rows in zip(systems, parts, strict=True):
+    psi = Features.of(decisions.contexts, decisions.vectors[decisions.actions], target.expected, features)
+    first = np.flatnonzero(np.diff(decisions.units, prepend=-1))
+    ends = np.append(np.diff(decisions.units) > 0, True)
+    fold = deal(len(first), max(1, min(folds, len(first))), seed)[decisions.units]
+    systems = _systems(psi, decisions.rewards, fold, ends)
+    values, chosen = np.empty(len(fold)), np.empty(len(fold))
+    for rows, system in systems:
         theta = np.linalg.solve(system.matrix(discount, ridge), system.earned)
         for some in psi.blocks(rows):
-            values[some], predicted[some] = psi.aimed(some) @ theta, psi.logged(some) @ theta
+            values[some], chosen[some] = psi.aimed(some) @ theta, psi.logged(some) @ theta
     influence = None
-    if folds == 1:
-        following = np.roll(values, -1)
-        following[last] = 0
-        errors = decisions.rewards + discount * following - predicted
-        influence = values[first] + _pulls(psi, systems[0].matrix(discount, ridge), first, units, errors)
-    contraction = max(one.contraction(discount, ridge) for one in systems)
-    return Fitted(values, predicted, values[first], influence, contraction)
+    if len(systems) == 1:
+        errors = decisions.rewards + discount * np.where(ends, 0, np.roll(values, -1)) - chosen
+        matrix = systems[0][1].matrix(discount, ridge)
+        influence = values[first] + _pulls(psi, matrix, first, decisions.units, errors)
+    contraction = max(one.contraction(discount, ridge) for _, one in systems)
+    return Fitted(values, chosen, values[first], influence, contraction)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +113,9 @@ class _Equations:
     earned: Float64[np.ndarray, "features"]
 
     @classmethod
-    def of(cls, psi: Features, rewards: Rows, rows: Some, last: Some) -> "_Equations":
+    def of(cls, psi: Features, rewards: Rows, rows: Some, ends: Bool[np.ndarray, "rows"]) -> "_Equations":
         """Of whole units: the row after each that does not end its unit is the next state."""
-        width, ends = psi.psi.width, np.zeros(len(rewards), np.bool_)
-        ends[last] = True
+        width = psi.psi.width
         gram, ahead, earned = np.zeros((width, width)), np.zeros((width, width)), np.zeros(width)
         for part in psi.blocks(rows):
             logged, going = psi.logged(part), ~ends[part]
@@ -149,6 +140,15 @@ class _Equations:
     def contraction(self, discount: float, ridge: float) -> float:
         one_round = np.linalg.solve(self.penalised(ridge), discount * self.ahead)
         return float(np.abs(np.linalg.eigvals(one_round)).max())
+
+
+def _systems(psi: Features, rewards: Rows, fold: Ids, ends: Bool[np.ndarray, "rows"]) -> list[tuple[Some, _Equations]]:
+    """The rows of each fold, with the equations of all others; of a single fold, with its own."""
+    parts = [np.flatnonzero(fold == one) for one in np.unique(fold)]
+    every = [_Equations.of(psi, rewards, rows, ends) for rows in parts]
+    if len(parts) == 1:
+        return [(parts[0], every[0])]
+    return [(rows, reduce(add, every[:one] + every[one + 1 :])) for one, rows in enumerate(parts)]
 
 
 def _pulls(psi: Features, matrix: Matrix, first: Some, units: Ids, errors: Rows) -> Float64[np.ndarray, "units"]:

@@ -143,7 +143,7 @@ def estimate_policy(
     """Every estimate of what a policy would have earned, as plain values.
 
     Args:
-        reading: the log.
+        settings: the log.
         policy: `uniform`, a column with its chance of the logged item, a setup file, or another log.
         force: tell refused estimates, too.
         stages: shows how far the work is.
@@ -180,14 +180,13 @@ def gate(
     """Whether a new policy may take the place of the current one: only if the log shows that it would earn more.
 
     Both are judged on the same rows, and the difference on the same resamples of the units, or, for any number of
-    looks at a growing log, by a confidence sequence. The new one is promoted if
-    the lower bound of the difference is above the margin, neither estimate is refused, enough rewards differ for an
-    interval to be believed, and it was not made from the log itself.
+    looks at a growing log, by a confidence sequence. The new one is promoted if the lower bound of the difference is
+    above the margin, neither estimate is refused, enough rewards differ for an interval to be believed, and it was not
+    made from the log itself.
 
     Args:
-        reading: the log; `new`, `current`: the policies, as of `estimate_policy`, or themselves.
-        estimator: which of the estimates decides. None: `snips`; on slates, whose rows have chances given the items
-            above them, `cascade_snips`, and where these are marginal, `independent_snips`.
+        settings: the log; `new`, `current`: the policies, as of `estimate_policy`, or themselves.
+        estimator: which of the estimates decides; None: the self-normalised one (`_Case.usual`).
         margin: how much more it must earn, in the log's own unit.
         looks: at how many looks at a growing log the interval of the difference holds: at this "one", or at "any".
         stages: shows how far the work is.
@@ -201,27 +200,23 @@ def gate(
     case = _Case.of(settings, [new, current], stages)
     estimator = estimator or case.usual
     each = [_one(case, estimator, name, one, stages) for name, one in zip(case.names, case.targets, strict=True)]
-    ours, theirs = case.targets
     options = replace(case.options, only=estimator, looks=looks)
+    ours, theirs = case.targets
     apart = difference(case.decisions, ours, theirs, options, stages)[estimator]
-    refused = _refusal(apart, case.names[0], case.names[1], case.on_log[0].about.get("own", False), case.thin())
-    notes = [*case.notes(), _of_looks(apart, looks, case)]
-    if margin < 0:
-        notes.append(f"--margin {margin:g} is below 0: a policy that earns less may be promoted")
-    least = margin + ROUNDING * abs(each[0]["estimates"][estimator]["mean"] or 0.0)
-    promote = refused is None and apart["low"] > least
-    verdict = {"promote": promote, "why": refused or _verdict(apart, estimator, promote, margin)}
-    return verdict | {
+    sides = {
+        side: {"name": name, **on.about, "estimate": found["estimates"][estimator]}
+        for side, name, on, found in zip(("new", "current"), case.names, case.on_log, each, strict=True)
+    }
+    return _verdict(case, apart, estimator, margin, sides["new"]) | {
         "estimator": estimator,
         "margin": margin,
         "looks": looks,
         "difference": apart,
-        "new": {"name": case.names[0], **case.on_log[0].about, "estimate": each[0]["estimates"][estimator]},
-        "current": {"name": case.names[1], **case.on_log[1].about, "estimate": each[1]["estimates"][estimator]},
+        **sides,
         "on_policy": each[0]["logged"],
         "log": case.about(),
         "settings": {name: each[0][name] for name in SETTINGS},
-        "notes": notes,
+        "notes": [*case.notes(), *_of_looks(apart, looks, case), *_of_margin(margin)],
     }
 
 
@@ -238,30 +233,42 @@ def _of_slates(decisions: Decisions, placed: bool) -> str:
     )
 
 
-def _of_looks(apart: dict[str, Any], looks: Looks, case: _Case) -> str:
+def _of_margin(margin: float) -> Iterator[str]:
+    if margin < 0:
+        yield f"--margin {margin:g} is below 0: a policy that earns less may be promoted"
+
+
+def _of_looks(apart: dict[str, Any], looks: Looks, case: _Case) -> Iterator[str]:
     """At how many looks the interval holds, and what it assumes for that."""
     if looks == "one":
-        return (
+        yield (
             "the interval of the difference is good for one look: a gate that is asked again and again while the log "
             "grows promotes what is no better, sooner or later; for any number of looks say --looks any"
         )
-    if apart["interval"] == "betting":
-        return (
+    elif apart["interval"] == "betting":
+        yield (
             "the interval of the difference holds at any number of looks (betting), if the difference stays the same "
             "all along and rows are independent"
         )
-    comes_back = ", and what a user brings later does not run against what the user brought before"
-    return (
-        "the interval of the difference holds at any number of looks (asymptotic), if there are many "
-        f"{case.log.unit}s, independent of each other{comes_back if case.log.unit == 'user' else ''}"
-    )
+    else:
+        comes_back = ", and what a user brings later does not run against what the user brought before"
+        yield (
+            "the interval of the difference holds at any number of looks (asymptotic), if there are many "
+            f"{case.log.unit}s, independent of each other{comes_back if case.log.unit == 'user' else ''}"
+        )
 
 
-def _verdict(apart: dict[str, Any], estimator: str, promote: bool, margin: float) -> str:
-    return (
+def _verdict(case: _Case, apart: dict[str, Any], estimator: str, margin: float, new: dict[str, Any]) -> dict[str, Any]:
+    """Whether the new policy is promoted, and why or why not."""
+    refused = _refusal(apart, case.names[0], case.names[1], new.get("own", False), case.thin())
+    if refused is not None:
+        return {"promote": False, "why": refused}
+    promote = apart["low"] > margin + ROUNDING * abs(new["estimate"]["mean"] or 0.0)
+    why = (
         f"the lower bound of the difference by {estimator} is {apart['low']:.4g} (mean {apart['mean']:.4g}), "
         f"{'above' if promote else 'not above'} {margin:g}"
     )
+    return {"promote": promote, "why": why}
 
 
 def _one(case: _Case, estimator: str, name: str, target: Target, stages: Stages) -> dict[str, Any]:

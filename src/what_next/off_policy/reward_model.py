@@ -171,7 +171,6 @@ def cross_fit(
     folds: Ids,
     *,
     penalties: Sequence[float] = PENALTIES,
-    most: int = FEATURES,
 ) -> Modelled:
     """Fit one model per fold on the rows of all others, and ask it about the fold.
 
@@ -180,9 +179,8 @@ def cross_fit(
         rewards: what is to be predicted.
         folds: of each row, 0, 1, ... without gaps, two or more; the rows of a unit share theirs.
         penalties: on every coefficient but the constant one, all above 0. See `chosen_penalty`.
-        most: features at most.
     """
-    features = Features.of(contexts, chosen, expected, most)
+    features = Features.of(contexts, chosen, expected, FEATURES)
     count = int(folds.max()) + 1
     blocks = [(fold, rows) for fold in range(count) for rows in features.blocks(np.flatnonzero(folds == fold))]
     squares, sums, wanted = _equations(features, rewards, blocks, count)

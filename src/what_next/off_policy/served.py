@@ -21,7 +21,7 @@ from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, numb
 from what_next.data.files import beside, footer_of
 from what_next.data.importing.ids import positions
 from what_next.data.space import Space
-from what_next.data.training_part import numbers_of_events
+from what_next.data.training_part import numbers_at
 from what_next.errors import CatalogueError, DataError
 from what_next.inference.events import history_of
 from what_next.inference.extend import NewItem, check, extend
@@ -76,7 +76,9 @@ class KnownEvents:
         numbers = np.broadcast_to(space.event_center, (more, len(space.event_center)))  # nothing is told of them
         return cls(
             items=np.concatenate(given),
-            numbers=np.concatenate([numbers_of_events(data, space), numbers]),
+            numbers=np.concatenate(
+                [numbers_at(data, space.event_names, space.event_center, np.arange(data.events)), numbers]
+            ),
             times=np.pad(data.timestamps, (0, more)),
             arrived=np.pad(arrived, (0, more)),
             starts=starts,

@@ -1,23 +1,29 @@
 """Estimators for slates, from one row for each of their positions: the summed reward of a whole slate.
 
-What a reward at a position may depend on decides the weights: on its own item (item-position model, Li et al. 2018,
+What a reward at a position may depend on decides the weights: on its item alone, wherever that stands (`item_weights`),
+on item and position (item-position model, Li et al. 2018,
 "Offline Evaluation of Ranking Policies with Click Models"), on the items up to it (cascade; reward interaction
 of McInerney et al. 2020, arXiv 2007.12986), or on the whole slate. The fewer, the smaller the weights, and the more is
 assumed.
 
-`weights` are those of each row's own action. The independent model wants the chances of an item at a position, all
-else left open (its marginal); the two others want the chances given the items above, whose product is the slate's. The
+`weights` are those of each row's own action. The item-position model wants the chances of an item at a position, all
+else left open (its marginal); the others want the chances given the items above, whose product is the slate's. The
 one kind cannot stand for the other: with chances given the items above, a row's own weight does not correct for how
 those items came about.
 """
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64, Int64
 
 from what_next.off_policy.weighting import Ids, Rows, Terms
 
 LARGEST = 1e100
 """Product of weights. An estimate that meets it means nothing, but stays a number."""
+DRAWS = 16
+"""Of the items above the last one, for the chance that an item is in a slate."""
+SAME = 1e-6
+"""Between chances that are the same."""
+Shares = Float64[np.ndarray, "slates items"]
 
 
 def cascade_weights(weights: Rows, slates: Ids) -> Rows:
@@ -39,6 +45,58 @@ def whole_weights(weights: Rows, slates: Ids) -> Rows:
 def slate_ips(weights: Rows, rewards: Rows, slates: Ids) -> Terms:
     """The weighted rewards of a slate, summed; the mean over slates. `weights` as the model in question has them."""
     return Terms(weights * rewards, _firsts(slates).astype(np.float64))
+
+
+def item_weights(included: Rows, propensities: Rows, slates: Ids) -> Rows:
+    """Weights that sum a slate's rewards where each hangs on its item alone, and not on its place or its neighbours.
+
+    What the target earns is the total over all items of `y = included * reward`. Items drawn one after another without
+    replacement, with known chances given those above, estimate a total without bias after each draw: by what was drawn
+    above, and the latest `y` over its chance (Raj 1956, "Some estimators in sampling with varying probabilities
+    without replacement", theorem 1). The mean of these estimates over the slots is a sum with one weight for each row:
+    `included * (rows below + 1 / propensity) / rows`. No product of weights, and a mean of 1 where the log supports
+    the target.
+
+    Args:
+        included: the target's chance of having each row's item in its slate, at any place (`inclusion`).
+        propensities: of each row's item, given those above it.
+    """
+    standing, numbers = places(slates), _lengths(slates)
+    return np.asarray(included * (numbers - 1 - standing + 1 / propensities) / numbers)
+
+
+def inclusion(first: Shares, lengths: Int64[np.ndarray, "slates"], rng: np.random.Generator) -> Shares:
+    """The chance of each item to be among so many that are drawn by `first` without replacement.
+
+    Items in the order of exponential times with rates `first` are such a draw. Given the times of the others, an item
+    is in it with the chance that its own comes before the last that is taken; `DRAWS` of these chances are averaged.
+    """
+    found, rows = np.zeros_like(first), np.arange(len(first))
+    most = min(int(lengths.max()), first.shape[1] - 1)
+    for _ in range(DRAWS):
+        with np.errstate(divide="ignore"):
+            times = rng.standard_exponential(first.shape) / first
+        earliest = np.sort(np.partition(times, most, axis=1)[:, : most + 1], axis=1)
+        earliest = np.concatenate([earliest, np.full((len(first), 1), np.inf)], axis=1)
+        last, after = (earliest[rows, np.minimum(lengths + one, most + 1)][:, None] for one in (-1, 0))
+        bar = np.where(times <= last, after, last)
+        found += -np.expm1(-np.where(first > 0, first * np.where(first > 0, bar, 0.0), 0.0))
+    return found / DRAWS
+
+
+def one_by_one(full: Float64[np.ndarray, "rows items"], actions: Ids, slates: Ids) -> bool:
+    """Whether chances are, in all rows of a slate, those of its first row over what does not stand above."""
+    standing, left = places(slates), full[_starts(slates)]
+    for back in range(1, int(standing.max()) + 1):
+        here = np.flatnonzero(standing >= back)
+        left[here, actions[here - back]] = 0.0
+    sums = left.sum(axis=1, keepdims=True)
+    return bool(np.allclose(np.divide(left, sums, out=np.zeros_like(left), where=sums > SAME), full, atol=SAME))
+
+
+def item_snips(weights: Rows, rewards: Rows, slates: Ids) -> Terms:
+    """The same, self-normalised: the mean weight of a row is 1, and an estimate of it stands below the line."""
+    return Terms(weights * rewards, weights * (_firsts(slates).sum() / len(slates)))
 
 
 def slate_snips(weights: Rows, rewards: Rows, slates: Ids, positions: Ids) -> Terms:
@@ -75,6 +133,16 @@ def places(slates: Ids) -> Ids:
     """How many rows of its slate stand before each."""
     rows = np.arange(len(slates))
     return rows - np.maximum.accumulate(np.where(_firsts(slates), rows, 0))
+
+
+def _starts(slates: Ids) -> Ids:
+    """The first row of the slate of each row."""
+    return np.asarray(np.flatnonzero(_firsts(slates))[_firsts(slates).cumsum() - 1])
+
+
+def _lengths(slates: Ids) -> Ids:
+    """How many rows the slate of each row has."""
+    return np.asarray(np.bincount(_firsts(slates).cumsum() - 1)[_firsts(slates).cumsum() - 1])
 
 
 def _firsts(slates: Ids) -> Bool[np.ndarray, "rows"]:

@@ -91,7 +91,8 @@ def fit(
     )  # fmt: skip
     tables, dataset = _opened(data, items, options)
     setup = _setup(algorithm, settings, where)
-    people = Console(soft_wrap=True, highlight=False, markup=False, quiet=not verbose)
+    # A notebook would get a block of its own for each line.
+    people = Console(soft_wrap=True, highlight=False, markup=False, quiet=not verbose, force_jupyter=False)
     if tables is not None:
         lines = (*told(tables, dataset), *(f"warning: {one}" for one in tables.warnings))
         people.print("\n".join(map(in_python, lines)))
@@ -102,7 +103,8 @@ def fit(
         checkpoint.spare(setup, dataset.name, dataset.catalogue)
     _keep(where, tables or dataset.to_tables(), setup)
     report = environment.train_agent()
-    model = Model(_policy(setup, dataset), setup, training=report, columns=tables.columns if tables else {}, home=home)
+    policy = LearnedPolicy.load(setup.model_copy(update={"train": False}), dataset)  # as the command line opens it
+    model = Model(policy, setup, training=report, columns=tables.columns if tables else {}, home=home)
     people.print(replace(report, saved=()))
     if report.stopped:
         people.print(f"stopped before its end; this is the best so far: {model!r}")
@@ -184,10 +186,4 @@ def _keep(folder: Path, tables: Tables, setup: Setup) -> None:
     """Write the data, and the setup for the command line, where it can name the algorithm."""
     save(tables, folder / DATA)
     if setup.algorithm.name in ALGORITHMS:
-        text = written(setup, folder).encode()
-        write_files({folder / SETUP: lambda file: file.write(text)})
-
-
-def _policy(setup: Setup, dataset: Dataset) -> LearnedPolicy:
-    """The trained agent, as the command line opens it."""
-    return LearnedPolicy.load(setup.model_copy(update={"train": False}), dataset)
+        write_files({folder / SETUP: written(setup, folder).encode()})

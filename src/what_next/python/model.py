@@ -1,10 +1,9 @@
 """A trained model as Python's users hold it."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import narwhals as nw
 import numpy as np
@@ -30,6 +29,7 @@ from what_next.settings import ALGORITHMS, Setup
 from what_next.settings.reference import written
 from what_next.training import checkpoint
 from what_next.training.artefacts import catalogue_path, read_manifest, resume_path
+from what_next.training.card import card_path
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
@@ -228,7 +228,7 @@ class Model(Recommender):
 
     def _with_data(self) -> Setup:
         setup = self.setup.model_copy(update={"train": False})
-        if not setup.data.is_file():
+        if not setup.data.exists():
             raise ModelError(
                 f"{setup.model_agent_path}: was saved without its data, so there is nobody to judge it on; load a "
                 "folder that was saved with data=True"
@@ -258,20 +258,18 @@ class Model(Recommender):
             checkpoint.spare(setup, self.state.dataset.name, self.catalogue)
         files = {
             setup.log_path: old.log_path,
+            card_path(setup.model_agent_path): card_path(old.model_agent_path),
             catalogue_path(setup.model_agent_path): catalogue_path(old.model_agent_path),
             resume_path(setup.model_agent_path): resume_path(old.model_agent_path),
             setup.model_agent_path: old.model_agent_path,
         }
+        data = data and old.data.is_file()  # a large log, which is a folder, stays where it is
         if data:
             files = {beside(setup.data, "items"): beside(old.data, "items"), setup.data: old.data} | files
         if old.model_critic_path and critic:
             files = {critic: old.model_critic_path} | files
         content = {new: path.read_bytes() for new, path in files.items() if path.is_file() and path != new}
-        if data and setup.data in files and setup.algorithm.name in ALGORITHMS:
+        if data and setup.algorithm.name in ALGORITHMS:
             content[folder / SETUP] = written(setup.model_copy(update={"train": True}), folder).encode()
-        write_files({path: partial(_into, text) for path, text in content.items()})
+        write_files(content)
         return folder
-
-
-def _into(content: bytes, file: BinaryIO) -> None:
-    file.write(content)

@@ -1,9 +1,8 @@
 """The report: one self-contained page of what judging found."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from what_next.data.files import check_paths, write_files
 from what_next.errors import MissingExtraError
@@ -32,8 +31,7 @@ def write_report(
         MissingExtraError: Matplotlib or Jinja is not installed.
         SaveError: the file could not be written; what stood there before is intact.
     """
-    content = _page()(comparison, weighted, windows).encode()
-    write_files({path: partial(_into, content)})
+    write_files({path: _page()(comparison, weighted, windows).encode()})
 
 
 def write_simulation(simulation: Simulation, path: Path) -> None:
@@ -46,7 +44,7 @@ def write_simulation(simulation: Simulation, path: Path) -> None:
     _page()
     from what_next.reporting.simulated import page  # its libraries are there
 
-    write_files({path: partial(_into, page(simulation).encode())})
+    write_files({path: page(simulation).encode()})
 
 
 def check(path: Path) -> None:
@@ -65,7 +63,3 @@ def _page() -> Callable[..., str]:
             raise
         raise MissingExtraError(library, "report", "a report") from None
     return page
-
-
-def _into(content: bytes, file: BinaryIO) -> None:
-    file.write(content)

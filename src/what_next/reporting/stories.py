@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float64, Int32
 
 from what_next.reporting.attributes import categories
-from what_next.reporting.terminal import listed
 from what_next.reporting.view import View, counted, number, place_word, spelled
+from what_next.settings import listed
 
 WORST = 8
 """How many users the table of the worst served has, at most."""
@@ -126,7 +126,7 @@ def _ending(view: View, row: int) -> str:
         what = "any of them" if several else "it"
         if len(places) == 1:
             return f"{view.lead} did not have {what} among {spelled(view.k)}."
-        nobody = f"Neither {' nor '.join(places)}" if len(places) == 2 else f"None of {listed(list(places))}"
+        nobody = f"Neither {' nor '.join(places)}" if len(places) == 2 else f"None of {listed(places)}"
         return f"{nobody} had {what} among {spelled(view.k)}."
     parts = []
     for name, place in places.items():

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from what_next.experiments.windows import ORACLE
 from what_next.metrics.bootstrap import Interval
+from what_next.settings import listed
 
 STEER = "steer"
 ACCURATE = ("hr", "ndcg", "mrr", "recall", "precision", "map", "reward")
@@ -233,12 +234,6 @@ def _targets(result: Mapping[str, Any]) -> str:
     if targets["not_allowed"]:
         rows += f", among {result['allowed']:,} permitted items,"
     return f"{rows} of {targets['users']:,} users" + (f" ({'; '.join(notes)})" if notes else "")
-
-
-def listed(values: Sequence[Any]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    texts = [str(value) for value in values]
-    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
 
 
 def estimates_table(result: Mapping[str, Any]) -> RenderableType:

@@ -12,7 +12,6 @@ from what_next.metrics.bootstrap import Interval
 from what_next.reporting.attributes import distances
 from what_next.reporting.learning import measured
 from what_next.reporting.tail import LOG, half, shares
-from what_next.reporting.terminal import listed
 from what_next.reporting.view import (
     UNTRAINED,
     View,
@@ -23,6 +22,7 @@ from what_next.reporting.view import (
     percent,
     spelled,
 )
+from what_next.settings import listed
 
 KINDS = {
     "leave_last_out": "the last event of each user is left out",
@@ -175,7 +175,7 @@ def _settings(values: Any) -> str:
 
 def _trained(view: View, policy: str) -> str:
     setups = view.comparison.setups[policy]
-    seeds = f"{'seeds' if len(setups) > 1 else 'seed'} {listed([str(one.seed) for one in setups])}"
+    seeds = f"{'seeds' if len(setups) > 1 else 'seed'} {listed(one.seed for one in setups)}"
     return f"{policy}: {setups[0].algorithm.name} on {setups[0].model}, {seeds}" if setups else policy
 
 
@@ -198,7 +198,7 @@ def _ranked(view: View) -> str:
     items, allowed = len(view.counts), view.result.get("allowed") or len(view.counts)
     what = "the whole catalogue" if allowed == items else f"the {allowed:,} items that may be recommended"
     again = "may" if view.result.get("seen") else "may not"
-    cutoffs = listed([str(one) for one in view.comparison.evaluator.ks])
+    cutoffs = listed(view.comparison.evaluator.ks)
     return f"{what}, lists cut at {cutoffs}; items of the history {again} be recommended again"
 
 

@@ -2,6 +2,6 @@
 
 from what_next.retrieval.box import Box, Matching, smallest_tolerance
 from what_next.retrieval.exact import ByScore, Exact, Rescored
-from what_next.retrieval.slots import SlotBySlot
+from what_next.retrieval.slots import Priced, SlotBySlot
 
-__all__ = ["Box", "ByScore", "Exact", "Matching", "Rescored", "SlotBySlot", "smallest_tolerance"]
+__all__ = ["Box", "ByScore", "Exact", "Matching", "Priced", "Rescored", "SlotBySlot", "smallest_tolerance"]

@@ -49,12 +49,13 @@ class SlotBySlot(ByScore):
                 return self._alike(points, request, rng)
         found, slots = choosing.nothing(len(points), request.width), request.counts(np.arange(len(points)))
         scores = self.scores(points, request)
+        weights = self.weights(points)
         for slot in range(request.width):
             asked = Request((slot < slots).astype(int).tolist(), request.sampler)
             one = choosing.choose(scores, asked, rng)
             for part in ("items", "propensities", "scores", "matches", "fallback"):
                 getattr(found, part)[:, slot] = getattr(one, part)[:, 0]
-            self._take(scores, points, found.items[:, slot])
+            self._take(scores, points, found.items[:, slot], weights)
         return found
 
     def _alike(
@@ -67,6 +68,7 @@ class SlotBySlot(ByScore):
         for start in range(0, len(points), ROWS):
             part = rows[start : start + ROWS]
             scores, places = self.scores(points[part], request.rows(part)), rows[: len(part)]
+            weights = self.weights(points[part])
             for slot in range(request.width):
                 here = scores.cpu().numpy()
                 if rng is None:  # NumPy finds the largest of a row in a tenth of the time
@@ -77,7 +79,7 @@ class SlotBySlot(ByScore):
                 own = here[places, items].copy()
                 found.items[part, slot] = np.where(own > -np.inf, items, -1)
                 found.scores[part, slot], found.propensities[part, slot] = own, chances
-                self._take(scores, points[part], found.items[part, slot])
+                self._take(scores, points[part], found.items[part, slot], weights)
         there = found.items >= 0
         found.scores[~there], found.propensities[~there] = np.nan, np.nan
         found.matches[:], found.fallback[:] = there, ~there
@@ -93,24 +95,56 @@ class SlotBySlot(ByScore):
         self, points: Float32[np.ndarray, "batch dim"], request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Iterator[Float64[np.ndarray, "batch items"]]:
         """See `ByScore.chances`."""
-        scores = self.scores(points, request)
+        scores, weights = self.scores(points, request), self.weights(points)
         for slot in range(slates.shape[1]):
             yield choosing.distribution(scores, request)
-            self._take(scores, points, slates[:, slot])
+            self._take(scores, points, slates[:, slot], weights)
+
+    def weights(self, points: Float32[np.ndarray, "batch dim"]) -> Float[Tensor, "batch items"] | None:
+        """How much each item counts, as one that is chosen and as one that likeness keeps away; None: all do alike."""
+        return None
 
     def _take(
         self,
         scores: Float[Tensor, "batch items"],
         points: Float32[np.ndarray, "batch dim"],
         items: Int32[np.ndarray, "batch"],
+        counts: Float[Tensor, "batch items"] | None,
     ) -> None:
         """Scores once each row has taken an item, in place; of a row without one they stay."""
         there = items >= 0
         chosen = torch.from_numpy(np.where(there, items, 0).astype(np.int64)).to(scores.device)
         weights = torch.from_numpy(np.where(there, -points[:, -1], 0).astype(np.float32)).to(scores)
-        scores.addcmul_(weights[:, None], self.likeness(chosen))
+        if counts is None:
+            scores.addcmul_(weights[:, None], self.likeness(chosen))
+        else:
+            own = counts.gather(1, chosen[:, None])
+            scores.addcmul_(weights[:, None] * own * counts, self.likeness(chosen))
         rows = torch.from_numpy(np.flatnonzero(there)).to(scores.device)
         scores[rows, chosen[rows]] = -torch.inf
+
+
+class Priced(SlotBySlot):
+    """Scores are chances of clicks times what is left of a click once its effects are paid for.
+
+    Of item i it is `p_i * (1 - <prices + a * numbers, e_i> - w * sum_j p_j <e_i, e_j>)` over the items j that stand in
+    the slate: what a click is worth if the value of what comes next falls by the prices with each unit of the numbers
+    that effects change, and with their square: by `a` what they are, by `w` what the slate adds. A point is the one of
+    the log odds of clicks, then the numbers, the prices, a, w.
+    """
+
+    def weights(self, points: Float32[np.ndarray, "batch dim"]) -> Float[Tensor, "batch items"]:
+        """See `SlotBySlot.weights`: the chances of a click."""
+        vectors = self.exact.vectors
+        return (torch.from_numpy(points[:, : vectors.shape[1]]).to(vectors) @ vectors.T).sigmoid_()
+
+    def scores(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Float[Tensor, "batch items"]:
+        """See `SlotBySlot.scores`."""
+        given = torch.from_numpy(points[:, self.exact.vectors.shape[1] :]).to(self.traits)
+        numbers, prices = given[:, :-2].chunk(2, 1)
+        found = self.weights(points) * (1 - torch.addcmul(prices, given[:, -2:-1], numbers) @ self.traits.T)
+        request.permitted.forbid(found)
+        return found
 
 
 def drawn(

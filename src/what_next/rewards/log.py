@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32, Int, Int32, Int64, Shaped
 from torch import Tensor
 
 from what_next.data import Dataset
+from what_next.data.training_part import item_counts
 from what_next.errors import SetupError
 from what_next.rewards.base import NEVER, Events, Reward
 from what_next.rewards.logged import Logged
@@ -61,9 +62,7 @@ class RewardLog:
         Raises:
             SetupError: a word that the data have earns no number.
         """
-        owners = np.repeat(np.arange(dataset.users), dataset.lengths)
-        training = np.arange(dataset.events) - dataset.offsets[owners] < known[owners]
-        counts = np.bincount(dataset.items[training], minlength=len(dataset.catalogue))
+        counts = item_counts(dataset, known)
         return cls(
             items=dataset.items,
             times=dataset.timestamps,

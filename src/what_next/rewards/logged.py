@@ -69,7 +69,9 @@ class Logged(Reward, extra="allow"):
             SetupError: a word that the data have earns no number.
         """
         if not self.numbers:
-            return np.ones(dataset.events, np.float32) if dataset.rewards is None else dataset.rewards
+            # Ones that take no memory.
+            one = np.broadcast_to(np.float32(1), dataset.events)
+            return one if dataset.rewards is None else dataset.rewards
         words, codes = _words(dataset)
         self._refuse(words, dataset.name)
         return np.take(np.array([self.numbers[_plain(word)] for word in words], np.float32), codes)

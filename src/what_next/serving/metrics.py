@@ -55,26 +55,21 @@ class Metrics:
         self._of_loop: dict[str, Gauge] = {}
         self._counted_shed = Counts[str]()
         # Finding a child by its labels takes longer than counting.
-        self._of_request, self._of_answer = cache(self._children_of_request), cache(self._children_of_answer)
+        self._of_request = cache(lambda *labels: (self._requests.labels(*labels), self._seconds.labels(labels[1])))
+        self._of_answer = cache(lambda *labels: (self._answers.labels(*labels), self._answering.labels(labels[0])))
         self._of_sessions = {found: self._sessions.labels(found) for found in get_args(Found)}
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
-        count, times = self._of_request(method, route, status)
+        count, times = self._of_request(method, route, str(status))
         count.inc()
         times.observe(seconds)
-
-    def _children_of_request(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
-        return self._requests.labels(method, route, str(status)), self._seconds.labels(route)
 
     def answered(self, role: str, policy: str, fallback: str | None, seconds: float) -> None:
         """A question was answered, durably, by the model of a role; `seconds` since it was asked."""
-        count, times = self._of_answer(role, policy, fallback)
+        count, times = self._of_answer(role, policy, fallback or "none")
         count.inc()
         times.observe(seconds)
-
-    def _children_of_answer(self, role: str, policy: str, fallback: str | None) -> tuple[Counter, Histogram]:
-        return self._answers.labels(role, policy, fallback or "none"), self._answering.labels(role)
 
     def batch(self, size: int) -> None:
         """So many questions went through the model together."""
@@ -105,10 +100,9 @@ class Metrics:
 
         Some of those that are there name an answer that does not fit.
         """
-        self._events.labels("accepted").inc(accepted)
-        self._events.labels("duplicate").inc(duplicates)
-        self._events.labels("unmatched").inc(unmatched)
-        self._events.labels("erased").inc(erased)
+        counts = {"accepted": accepted, "duplicate": duplicates, "unmatched": unmatched, "erased": erased}
+        for result, count in counts.items():
+            self._events.labels(result).inc(count)
 
     def feedback(self, accepted: int, duplicates: int, refused: int) -> None:
         """Feedback is in the store, was there before, or was refused."""

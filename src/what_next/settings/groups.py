@@ -264,6 +264,23 @@ class DecisionSettings(Group):
     )
 
 
+class Cluster(Group):
+    """Several processes that train together."""
+
+    name: Literal["ray"] | None = Field(
+        default=None, description="train: who starts the processes; none: torchrun, or nobody, and there is one"
+    )
+    processes: int = Field(default=2, gt=0, description="train: how many of them ray starts")
+    restarts: int = Field(
+        default=3, ge=0, description="train: how often ray starts them anew from the last save, when one is lost"
+    )
+    items: Literal["whole", "sharded"] = Field(
+        default="whole",
+        description="train: whether each process has the vectors of all items, or its share of them: for a catalogue "
+        "that does not fit, with a sampled loss over learned vectors",
+    )
+
+
 class Server(Group):
     """The service: where it listens, what it keeps, and how it answers."""
 
@@ -463,6 +480,11 @@ class Loop(Group):
         description="loop: what a canary may have cost, in the reward's unit, by the means until then; none: any",
     )
     margin: float = Field(default=0.0, ge=0, description="loop: how much more a new model must earn, for an answer")
+    estimator: str | None = Field(
+        default=None,
+        description="loop: the estimate that the log judges by, such as item_snips; none: cascade_snips, or snips of "
+        "single items",
+    )
     top: int | None = Field(
         default=None, gt=0, description="loop: positions of each answer that the log judges by, from above; none: all"
     )

@@ -6,7 +6,7 @@ further fields (`extra="allow"`, with `__pydantic_extra__`) takes any word as a 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import accumulate
@@ -68,7 +68,7 @@ def leaves(model: type[BaseModel], entries: Mapping[str, Entry], prefix: str = "
             entry = entries.get(key) or entries.get(key + ".name")
             chosen = word(entry.value) if entry else field.get_default(call_default_factory=True).name
             if entry and chosen not in named:
-                may_be = listed(list(named), "or") + _nearest(chosen, named)
+                may_be = listed(named, "or") + _nearest(chosen, named)
                 raise SetupError(f"{entry.where}: {key} is {entry.value!r}; allowed: {may_be}")
             yield from leaves(named[chosen], entries, key + ".")
     if model.model_config.get("extra") == "allow":
@@ -176,7 +176,7 @@ def allowed(field: FieldInfo) -> str:
     words = []
     for choice in choices(field):
         if get_origin(choice) is Literal:
-            words.append(listed([str(one) for one in get_args(choice)], "or"))
+            words.append(listed(get_args(choice), "or"))
         elif is_list(field):
             words.append('whole numbers, such as "5,10"' if int in get_args(choice) else "ids")
         else:
@@ -199,8 +199,9 @@ def _number(bound: int | float) -> str:
     return f"{bound:g}"
 
 
-def listed(words: Sequence[str], last: str = "and") -> str:
-    """Words as a list in a sentence: `a, b or c`."""
+def listed(values: Iterable[object], last: str = "and") -> str:
+    """Values as a list in a sentence: `a, b or c`."""
+    words = list(map(str, values))
     return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 

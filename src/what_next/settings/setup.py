@@ -22,6 +22,7 @@ from what_next.settings.groups import (
     RARE,
     REWARD_GROUP,
     SHORT,
+    Cluster,
     DecisionSettings,
     Evaluation,
     Group,
@@ -111,7 +112,7 @@ def with_defaults(data: object) -> object:
     name = str(chosen.get("name", "whatnext") if isinstance(chosen, dict) else chosen)
     algorithm = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(name)
     if algorithm is None:
-        raise SetupError(f"algorithm is {name!r}; allowed: {listed(list(ALGORITHMS), 'or')}")
+        raise SetupError(f"algorithm is {name!r}; allowed: {listed(ALGORITHMS, 'or')}")
     defaults = algorithm.defaults()
     if _names_a_world(data.get("world")):
         defaults |= IN_A_WORLD
@@ -246,8 +247,12 @@ class Setup(Group):
     log: Path | None = Field(
         default=None, description="JSON lines of losses and reward during training; none: beside the agent's file"
     )
+    track: Literal["tensorboard", "mlflow"] | None = Field(
+        default=None, description="where else a run shows its settings, curves, measurements and card (extra: track)"
+    )
     user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
     slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
+    cluster: Cluster = Cluster()
     server: Server = Server()
     loop: Loop = Loop()
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32, Int, Int32, Int64
+from jaxtyping import Float32, Int, Int64
 from torch import Tensor
 
 from what_next.agent import Agent
@@ -19,19 +19,22 @@ from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.inference.session import Event, Session, Sessions
 from what_next.losses import gae
+from what_next.models.belief import Belief, Beliefs
 from what_next.models.encoders import Encoder
 from what_next.models.encoders import State as Carried
+from what_next.models.slates import Pricer
 from what_next.policy import EVERYONE, LearnedPolicy, nobody
 from what_next.settings import Setup
 from what_next.sources.base import Source
+from what_next.sources.exploring import believe, explored
 from what_next.state import State
 from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.play_learner import flattened
 from what_next.types import Batch, Events, Factors, Greedy, Product, Proposal, Request
 from what_next.worlds import Draws, Feedback, Observation, World, known_worlds, preset
 
-EXPLORED = 100
-"""Slates of random items of a user, of those that explore."""
+MEMORY = 30
+"""Slates by which a belief knows a user."""
 
 
 def world_of(setup: Setup) -> World:
@@ -57,13 +60,19 @@ def as_known(name: str) -> str:
 def in_world(world: World, setup: Setup) -> Setup:
     """The setup with what acting in a world asks for: the encoder reads all numbers; and slates and clicks, unless the
     ideal state is among the numbers."""
-    inputs = setup.inputs.model_copy(update={"context": True, "slates": not setup.world.ideal})
+    slates = not setup.world.ideal and not believes(setup.algorithm)
+    inputs = setup.inputs.model_copy(update={"context": True, "slates": slates})
     name = world.known_as if setup.world.name is None else as_known(setup.world.name)
     algorithm, named = setup.algorithm, setup.world.model_copy(update={"name": name})
     if getattr(algorithm, "slots", 0) is None:
         algorithm = algorithm.model_copy(update={"slots": world.slots})
     update = {"inputs": inputs, "split": EVERYONE, "world": named, "algorithm": algorithm}
     return setup.model_copy(update=update)
+
+
+def believes(algorithm: Algorithm) -> TypeGuard[OnPolicy]:
+    """Whether an agent keeps a belief of each user (`models.belief`)."""
+    return isinstance(algorithm, OnPolicy) and algorithm.belief
 
 
 def catalogue_in(world: World) -> Catalogue:
@@ -79,7 +88,7 @@ def clicks_in(world: World, slates: int, rng: np.random.Generator) -> Dataset:
 
     A policy that was trained on it acts in the world by `wn.play`.
     """
-    items, users = explored(world, slates, rng)
+    items, users = explored(world, slates, rng).clicked
     return Dataset.of_events(pl.Series(users).cast(pl.String), items, catalogue_in(world), world.known_as)
 
 
@@ -89,6 +98,11 @@ def state_in(world: World, setup: Setup) -> State:
     everything = np.arange(len(catalogue), dtype=np.int32)
     least, largest = world.bounds(setup.world.ideal)
     scale = np.where(largest > least, largest - least, 1.0)
+    setup = in_world(world, setup)
+    if believes(algorithm := setup.algorithm):  # a belief's weights follow, standardised
+        given = 0 if setup.inputs.items == "learned" else catalogue.vectors.shape[1]
+        more = (given or algorithm.rank) + 1
+        least, scale = np.pad(least, (0, more)), np.pad(scale, (0, more), constant_values=1.0)
     space = Space(
         catalogue=catalogue.standardised(everything),
         seen=everything,
@@ -98,7 +112,7 @@ def state_in(world: World, setup: Setup) -> State:
         event_center=least.astype(np.float32),
         event_scale=scale.astype(np.float32),
     )
-    return State(nobody(space.catalogue), in_world(world, setup), space)
+    return State(nobody(space.catalogue), setup, space)
 
 
 class Player:
@@ -113,6 +127,19 @@ class Player:
         self.policy, self.world, self.draws = policy, world, draws
         self.request = Request(world.slots, policy.sampler if draws else Greedy())
         self.carried: Carried | None = None
+        self.beliefs: Beliefs | None = None
+
+    @property
+    def belief(self) -> Belief | None:
+        """What its users are believed to click."""
+        actor = self.policy.agent.nets.get("actor")
+        return actor.belief if isinstance(actor, Pricer) else None
+
+    def begin(self, users: int) -> None:
+        """New users, all of them."""
+        self.carried = None
+        if self.belief is not None:
+            self.beliefs = Beliefs(self.belief, users, self.world.slots, MEMORY)
 
     @property
     def encoder(self) -> Encoder:
@@ -121,9 +148,14 @@ class Player:
         assert isinstance(encoder, Encoder)
         return encoder
 
-    def look(self, seen: Observation) -> tuple[Events, Float32[np.ndarray, "users numbers"]]:
-        """What the encoder reads of an observation, and its numbers as they are read."""
+    def look(
+        self, seen: Observation, rows: Int[np.ndarray, "some"] | None = None
+    ) -> tuple[Events, Float32[np.ndarray, "users numbers"]]:
+        """What the encoder reads of an observation (of some users), and its numbers as they are read."""
         space, learner = self.policy.agent.space, self.policy.agent.learner
+        if self.beliefs is not None:
+            known = self.beliefs.standardised.cpu().numpy()
+            seen = replace(seen, numbers=np.concatenate([seen.numbers, known if rows is None else known[rows]], 1))
         numbers = ((seen.numbers - space.event_center) / space.event_scale).astype(np.float32)
         shown = learner.tensor(seen.shown.astype(np.int64))[:, None]
         clicks = learner.tensor(seen.clicks.astype(np.float32))[:, None]
@@ -135,9 +167,10 @@ class Player:
         states, self.carried = self.encoder.advance(before, self.encoder.inputs(events).squeeze(1))
         return states
 
-    def watch(self, seen: Observation) -> Tensor:
-        """The encoder's states after what is seen of each user."""
-        return self.step(self.look(seen)[0])
+    def believe(self, seen: Observation) -> None:
+        """Learn what users click from the last slates."""
+        if self.beliefs is not None:
+            self.beliefs.watch(seen.shown, seen.clicks)
 
     def forget(self, rows: Int[np.ndarray, "some"]) -> None:
         """New users in some rows."""
@@ -145,26 +178,46 @@ class Player:
             places = torch.from_numpy(rows)
             for part, fresh in zip(self.carried, self.encoder.start(len(rows)), strict=True):
                 part[places] = fresh
+        if self.beliefs is not None and len(rows):
+            self.beliefs.forget(rows)
 
     def keep(self, rows: Int[np.ndarray, "some"]) -> None:
         """Some users alone."""
         if self.carried is not None:
             self.carried = tuple(part[torch.from_numpy(rows)] for part in self.carried)
+        if self.beliefs is not None:
+            self.beliefs.keep(rows)
 
-    def propose(self, states: Tensor, rng: np.random.Generator | None = None) -> Proposal:
-        """Where the actor points to; with `rng`, a draw where it draws points."""
-        learner = self.policy.agent.learner
+    def propose(
+        self,
+        states: Tensor,
+        numbers: Float32[np.ndarray, "users numbers"],
+        rng: np.random.Generator | None = None,
+        draws: np.random.Generator | None = None,
+    ) -> Proposal:
+        """Where the actor points to; with `rng`, a draw where it draws points; with `draws`, beliefs are drawn."""
+        learner, actor = self.policy.agent.learner, self.policy.agent.nets.get("actor")
         assert isinstance(learner, EncoderLearner)
-        return learner.proposal(self.policy.agent.nets, states, rng)
+        proposal = learner.proposal(self.policy.agent.nets, states, rng)
+        if isinstance(actor, Pricer):
+            width = actor.width + 1
+            proposal.points[:, width : width + actor.traits] = numbers[:, : actor.traits]
+            if self.beliefs is not None:
+                known = self.beliefs.weights if draws is None else self.beliefs.drawn(draws)
+                proposal.points[:, :width] = known.cpu().numpy()
+        return proposal
 
     @torch.no_grad()
     def __call__(self, state: Any, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Slates for users of the world, as `worlds.play` asks for them; episodes begin together."""
         if (state.age == 0).all():
-            self.carried = None
-        states = self.watch(self.world.observe(state, self.policy.agent.setup.world.ideal))
-        drawn = rng if self.draws and isinstance(rng, np.random.Generator) else None
-        slate = self.policy.act(self.propose(states, drawn), self.request, drawn)
+            self.begin(len(state.age))
+        seen = self.world.observe(state, self.policy.agent.setup.world.ideal)
+        self.believe(seen)
+        events, numbers = self.look(seen)
+        known = rng if isinstance(rng, np.random.Generator) else None
+        drawn = known if self.draws else None
+        slate = self.policy.act(self.propose(self.step(events), numbers, drawn, known), self.request, drawn)
         return np.asarray(slate.items, np.int64)
 
 
@@ -241,6 +294,8 @@ class WorldSource(Source):
     def explored(self) -> int:
         """How many slates of random items tell where learned vectors of items start."""
         setup = self.setup
+        if believes(self.algorithm):
+            return max(1, setup.world.explore)
         learned = setup.item_inputs(self.state.space) != "attributes"
         return setup.world.explore if learned and setup.inputs.start == "cooccurrence" else 0
 
@@ -250,10 +305,16 @@ class WorldSource(Source):
         return max(1, self.setup.world.steps - self.explored)
 
     def prepare(self, agent: Agent) -> None:
-        """See `Source.prepare`: learned vectors of items start near those that the same users clicked."""
-        if self.explored:
-            items, users = explored(self.world, self.explored, np.random.default_rng(self.setup.seed))
-            agent.place_items(placed(items, users, self.world.items, self.setup.dim, self.setup.seed))
+        """See `Source.prepare`: learned vectors of items start near those that the same users clicked; what is believed
+        of new users starts from what others clicked."""
+        if not self.explored:
+            return
+        seen, actor = explored(self.world, self.explored, np.random.default_rng(self.setup.seed)), agent.nets["actor"]
+        if isinstance(actor, Pricer) and actor.belief is not None:
+            assert isinstance(agent.learner, EncoderLearner)
+            believe(actor, actor.belief, seen, agent.space, agent.learner.known_vectors, self.setup.seed)
+        else:
+            agent.place_items(placed(*seen.clicked, self.world.items, self.setup.dim, self.setup.seed))
 
     def resume(self, histories: int, steps: int) -> None:
         """Go on with new users: a world is not saved."""
@@ -280,6 +341,7 @@ class WorldSource(Source):
         """New users, and the buffers that all experiences are written to."""
         self.users_state = self.world.reset(self.users, rng)
         self.player = Player(policy, self.world, draws=True)
+        self.player.begin(self.users)
         self.begun[:] = True
         grid, slots = (self.window, self.users), self.world.slots
         self.buffers = {
@@ -315,10 +377,12 @@ class WorldSource(Source):
         """Look, choose, and see what comes of it; into row `time` of the buffers."""
         world, into, ideal = self.world, self.buffers, self.setup.world.ideal
         seen = world.observe(self.users_state, ideal)
-        events, into["numbers"][time] = player.look(seen)
+        player.believe(seen)
+        events, numbers = player.look(seen)
+        into["numbers"][time] = numbers
         into["shown"][time], into["clicks"][time], into["begins"][time] = seen.shown, seen.clicks, self.begun
         states = player.step(events)
-        proposal = player.propose(states, rng)
+        proposal = player.propose(states, numbers, rng, rng)
         product = player.policy.act(proposal, player.request, rng)
         into["slates"][time] = product.items
         if self.draws_points:
@@ -362,7 +426,7 @@ class WorldSource(Source):
     def _foreseen(self, player: Player, rows: Int64[np.ndarray, "some"]) -> Float32[np.ndarray, "some"]:
         """The values of the states that some users are in now; nothing is carried on."""
         ideal, kept = self.setup.world.ideal, player.carried
-        events, _ = player.look(self.world.observe(self.users_state.rows(rows), ideal))
+        events, _ = player.look(self.world.observe(self.users_state.rows(rows), ideal), rows)
         assert kept is not None
         player.carried = tuple(part[torch.from_numpy(rows)] for part in kept)
         found = self._values(player, player.step(events))
@@ -413,26 +477,6 @@ class WorldSource(Source):
             begins=users["begins"],
             carried=carried,
         )
-
-
-def explored(
-    world: World, slates: int, rng: np.random.Generator
-) -> tuple[Int32[np.ndarray, "events"], Int32[np.ndarray, "events"]]:
-    """What users click of random items, by user and then time; and whose clicks these are."""
-    users = max(1, round(slates / EXPLORED))
-    state, row = world.reset(users, rng), np.arange(users)
-    items, whose, begun = list[np.ndarray](), list[np.ndarray](), users
-    for _ in range(max(1, slates // users)):
-        state, feedback = world.step(state, world.random_slates(state, rng), rng)
-        users_here, slots = np.nonzero(feedback.clicks)
-        items.append(state.shown[users_here, slots])
-        whose.append(row[users_here])
-        ended = np.flatnonzero(feedback.terminated | world.truncated(state))
-        row[ended] = np.arange(begun, begun := begun + len(ended))
-        state = world.restart(state, ended, rng)
-    clicked, of = np.concatenate(items).astype(np.int32), np.concatenate(whose).astype(np.int32)
-    order = np.argsort(of, kind="stable")
-    return clicked[order], of[order]
 
 
 def rows_of(whole: Batch, rows: Int64[np.ndarray, "some"], histories: int) -> Batch:

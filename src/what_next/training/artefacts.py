@@ -2,7 +2,7 @@
 
 `<agent>.safetensors` holds encoder, actor and the scaling of the space, `<critic>.safetensors` all other networks,
 `<agent>.catalogue.parquet` the items, `<agent>.resume.safetensors` the optimisers and random states. All carry one run
-id and position, and are renamed into place together; a mixed pair is refused.
+id and position, and are renamed into place together; a mixed pair is refused. `<agent>.card.md` tells people (`card`).
 """
 
 import json
@@ -19,15 +19,16 @@ import polars as pl
 import safetensors
 import torch
 from pydantic import BaseModel, ValidationError
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from what_next.algorithms import Algorithm
 from what_next.data import Catalogue
-from what_next.data.files import write_files
+from what_next.data.files import Writer, write_files
 from what_next.data.space import Space
 from what_next.errors import ModelError
 from what_next.settings import ALGORITHMS, Setup
+from what_next.training.card import card, card_path
 
 FORMAT = 1
 KEY = "what_next"
@@ -194,12 +195,14 @@ def write_models(
     }
     agent = {name: value for name, value in weights.items() if name.startswith(OF_AGENT)}
     agent |= {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in scaling.items()}
-    files = {catalogue_path(setup.model_agent_path): catalogue.to_table().write_parquet}
+    files: dict[Path, Writer] = {catalogue_path(setup.model_agent_path): catalogue.to_table().write_parquet}
     resume, position = rest
     files[resume_path(setup.model_agent_path)] = _writer(resume, manifest, "resume", position)
     if setup.model_critic_path:
         critic = {name: value for name, value in weights.items() if not name.startswith(OF_AGENT)}
         files[setup.model_critic_path] = _writer(critic, manifest, "critic")
+    text = card(setup, space, manifest.run, manifest.histories, manifest.metrics)
+    files[card_path(setup.model_agent_path)] = lambda file: file.write(text.encode())
     files[setup.model_agent_path] = _writer(agent, manifest, "agent")
     write_files(files)
 
@@ -210,12 +213,16 @@ def _writer(
     metadata = {KEY: manifest.model_copy(update={"role": role}).model_dump_json()}
     if position is not None:
         metadata["position"] = json.dumps(position)
-    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
-    return partial(_write, content)
+    content = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return partial(_write, content, metadata)
 
 
-def _write(content: bytes, file: Any) -> None:
-    file.write(content)
+def _write(tensors: dict[str, Tensor], metadata: dict[str, str], file: Any) -> None:
+    """Straight from the tensors' memory, which may be as large as the machine's."""
+    try:
+        save_file(tensors, file.name, metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def read_manifest(path: Path, role: Role | None = None) -> Manifest:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer, SparseAdam
 
 from what_next.algorithms.base import Networks
@@ -28,6 +28,10 @@ from what_next.training.artefacts import (
     read_rest,
     write_models,
 )
+from what_next.training.distributed import Ranks
+from what_next.training.learner import Learner
+from what_next.training.sharding import whole
+from what_next.training.step import network_of
 
 FREE = {
     "epochs",
@@ -43,6 +47,7 @@ FREE = {
     "skip",  # what was saved decides
     "linear",
     "log",
+    "track",
     "device",
     "evaluation",
     "server",
@@ -75,6 +80,8 @@ class Training(Protocol):
     steps: int
     spent: float
     halved: int
+    ranks: Ranks
+    learner: Learner
 
 
 def spare(setup: Setup, data: str, catalogue: Catalogue, origin: Path | None = None) -> None:
@@ -128,11 +135,17 @@ def new_run() -> str:
 
 
 def save(agent: Training, rng: np.random.Generator, run: str, metrics: Mapping[str, Any] | None = None) -> None:
-    """Write the models, and all that a resumed run needs, together.
+    """Write the models, and all that a resumed run needs, together; of several processes, all call it, and one writes.
 
     Raises:
         SaveError: a file could not be written; the previous save is intact.
     """
+    with whole(agent, optimisers=True):
+        if not agent.ranks.rank:
+            _save(agent, rng, run, metrics)
+
+
+def _save(agent: Training, rng: np.random.Generator, run: str, metrics: Mapping[str, Any] | None) -> None:
     manifest = Manifest.of(agent.setup, agent.space, run, agent.histories, metrics or {})
     rest: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
     for name, optimiser in agent.optimisers.items():
@@ -173,18 +186,9 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
     for name, net in agent.nets.items():
         saved.fill(name, net)
     for name, optimiser in agent.optimisers.items():
-        _fill_optimiser(optimiser, name, tensors)
+        _fill_optimiser(optimiser, name, tensors, agent.nets)
     for name, net in agent.targets.items():
-        prefix = f"{TARGET}.{name}."
-        copied = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        if not copied:  # saved before this release
-            warnings.warn(
-                f"{setup.model_agent_path}: was saved without a target network of the {name}, which "
-                f"{setup.algorithm.name} has now; it starts from the {name} as it is, so the run is not the one that "
-                "was stopped",
-                stacklevel=2,
-            )
-        net.load_state_dict(copied or agent.nets[name].state_dict())
+        _fill_target(agent, name, net, tensors)
     torch.set_rng_state(tensors["random.torch"])
     rng.bit_generator.state = position["random"]
     agent.histories, agent.steps, agent.halved = manifest.histories, position["steps"], position.get("halved", 0)
@@ -196,9 +200,18 @@ def resume(agent: Training, rng: np.random.Generator) -> str:
 def conclude(agent: Training, valid: Mapping[str, float]) -> None:
     """Write the networks of the last save as they are now, what was measured of them, and that the run is at its end.
 
+    Of several processes, all call it, and one writes.
+
     Raises:
         SaveError: a file could not be written; the last save is intact.
     """
+    with whole(agent):
+        if not agent.ranks.rank:
+            _conclude(agent, valid)
+    agent.ranks.wait()
+
+
+def _conclude(agent: Training, valid: Mapping[str, float]) -> None:
     manifest, tensors, position = read_rest(agent.setup.model_agent_path)
     if valid:
         manifest = manifest.model_copy(update={"metrics": {**manifest.metrics, "valid": dict(valid)}})
@@ -206,21 +219,39 @@ def conclude(agent: Training, valid: Mapping[str, float]) -> None:
 
 
 def take_weights(agent: Training) -> None:
-    """Set the networks to the weights of the last save."""
+    """Set the networks to the weights of the last save, once the first process has written it."""
+    agent.ranks.wait()
     saved = read_models(agent.setup.model_agent_path, agent.setup.model_critic_path)
     for name, net in agent.nets.items():
         saved.fill(name, net)
 
 
-def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tensor]) -> None:
-    """Set what an optimiser remembers of each weight."""
+def _fill_target(agent: Training, name: str, net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Set a target network as it was; what was saved before this release may have none."""
+    prefix = f"{TARGET}.{name}."
+    copied = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    if not copied:
+        warnings.warn(
+            f"{agent.setup.model_agent_path}: was saved without a target network of the {name}, which "
+            f"{agent.setup.algorithm.name} has now; it starts from the {name} as it is, so the run is not the one that "
+            "was stopped",
+            stacklevel=3,
+        )
+    net.load_state_dict(copied or agent.nets[name].state_dict())
+
+
+def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tensor], nets: Networks) -> None:
+    """Set what an optimiser remembers of each weight; of rows that several processes hold, of those that lie here."""
+    net = nets[network_of(name)]
+    shards = net.items.shards if isinstance(net, Encoder) and name.endswith(":rows") else None
     state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         owner, place, field = (*key.split(".", 2), "")[:3]
         if owner == name:
             # SparseAdam counts its steps by a plain number, and computes otherwise with a tensor.
             plain = field == "step" and isinstance(optimiser, SparseAdam)
-            state.setdefault(int(place), {})[field] = int(value) if plain else value
+            found = value if shards is None or not value.dim() else value[shards.own].clone()  # no view of the file
+            state.setdefault(int(place), {})[field] = int(value) if plain else found
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
 
@@ -260,9 +291,9 @@ def _changed(manifest: Manifest, setup: Setup) -> list[str]:
 
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings without how long a run in a world is, and by how many users it is judged."""
+    """Settings without how long a run in a world is, by how many users it is judged, and who starts the processes."""
     world = {name: value for name, value in values["world"].items() if name not in ("steps", "episodes")}
-    return values | {"world": world}
+    return values | {"world": world, "cluster": values["cluster"]["items"]}
 
 
 def _same(one: Space, other: Space) -> bool:
@@ -294,7 +325,8 @@ def start_from(agent: Training, origin: Path) -> None:
                     f"{origin}: its item vectors have {tensors[key].shape[1]} numbers, and here {vectors.shape[1]}; "
                     "set dim as it was, or train from nothing"
                 )
-            vectors[torch.from_numpy(known >= 0)] = tensors[key][known[known >= 0]].to(vectors.device)
+            here = known if net.items.shards is None else known[net.items.shards.own]
+            vectors[torch.from_numpy(here >= 0)] = tensors[key][here[here >= 0]].to(vectors.device)
             tensors[key] = vectors
         for own, values in net.state_dict().items():
             if own.startswith("ridge."):  # made of the log, and weighed at the end

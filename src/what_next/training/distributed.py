@@ -16,8 +16,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,12 +30,16 @@ from what_next.algorithms.base import Part
 from what_next.errors import ModelError, SetupError, TrainingError, WhatNextError
 from what_next.settings import Setup
 from what_next.training.artefacts import read_manifest
-from what_next.training.checkpoint import Training
 from what_next.training.step import Step
 from what_next.types import Batch
 
+if TYPE_CHECKING:
+    from what_next.training.checkpoint import Training
+
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: for the first one, while it validates."""
+MEETING = timedelta(minutes=10)
+"""How long it looks for the coordinator that tells it where they are."""
 OWN = {"data", "log", "threads", "server", "loop", "user", "slots", "model_agent_path", "model_critic_path"}
 """Settings in which the processes of a run may differ."""
 MARKS = 2**12
@@ -58,12 +62,14 @@ class Ranks:
         rank: its number, from 0: the first one saves, validates and prints; `count`: how many there are.
         joined: there are others to talk to (perhaps none but itself); else it trains alone.
         sent: bytes that it gave to collective operations in the steps so far.
+        started: by what other than `torchrun` the processes were started that it may replace; None: by nothing else.
     """
 
     rank: int = 0
     count: int = 1
     joined: bool = False
     sent: int = 0
+    started: str | None = None
     agreed: bool = False
     mark: int = field(default=0, repr=False)
 
@@ -91,13 +97,50 @@ class Ranks:
             start, end = 0, int(ends[1])
         own = np.flatnonzero((rows >= start) & (rows < end))
         weight = 0.0 if empty else len(own) / max(1, len(rows))
-        return Part(slice(start, end), own, len(rows), weight, self._summed)
+        return Part(slice(start, end), own, len(rows), weight, self.summed)
 
-    def _summed(self, values: Tensor) -> Tensor:
+    def summed(self, values: Tensor) -> Tensor:
         """Numbers summed over all processes."""
         total = values.detach().clone()
         self._all_reduce(total)
         return total
+
+    def exchange(self, rows: Tensor, given: Sequence[int], taken: Sequence[int]) -> Tensor:
+        """See `models.shards.Exchange`."""
+        found = rows.new_empty(sum(taken), *rows.shape[1:])
+        self._told(dist.all_to_all_single, found, rows, list(taken), list(given), sent=rows.nbytes)
+        return found
+
+    def collected(self, rows: Tensor) -> list[Tensor]:
+        """See `models.shards.Exchange`."""
+        several = [] if self.rank else [torch.empty_like(rows) for _ in range(self.count)]
+        self._told(dist.gather, rows, several or None)
+        return several
+
+    def by_row(self, rows: Int[np.ndarray, "own"], *values: np.ndarray, count: int) -> list[np.ndarray]:
+        """Values of `count` rows in order, each of which one process has measured: here those of `rows`."""
+        if not self.joined:
+            return list(values)
+        found = torch.zeros(len(values), count, dtype=torch.float64)
+        found[:, torch.from_numpy(rows)] = torch.from_numpy(np.stack(values)).double()
+        self._told(dist.all_reduce, found)
+        return list(found.numpy())
+
+    def share(self, count: int) -> Int[np.ndarray, "own"]:
+        """Which of some rows this process measures."""
+        return np.arange(self.rank, count, self.count)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.joined:
+            self._told(dist.barrier)
+
+    def first(self, value: Any) -> Any:
+        """What the first process has there: all of them must decide alike."""
+        found = [value]
+        if self.joined:
+            self._told(dist.broadcast_object_list, found)
+        return found[0]
 
     def total(self, weights: Sequence[nn.Parameter], step: Step, share: float) -> Step:
         """Sum the gradients of all processes, in place, and what their steps showed.
@@ -163,14 +206,13 @@ class Ranks:
             ) from None
         self.sent += sent
 
-    def follow(self, agent: Training, monitor: Any, stopped: bool) -> bool:
-        """After a step, what the first process says: whether the run is over or stopped, its rate, and its time."""
+    def follow(self, agent: "Training", stopped: bool) -> bool:
+        """After a step, what the first process says: whether the run is stopped, and its time."""
         if not self.joined:
             return stopped
-        said = torch.tensor([monitor.over, agent.halved, stopped, agent.spent], dtype=torch.float64)
+        said = torch.tensor([stopped, agent.spent], dtype=torch.float64)
         self._told(dist.broadcast, said, 0, sent=said.nbytes)
-        over, halved, stop, agent.spent = said.tolist()
-        monitor.over, agent.halved = bool(over), int(halved)
+        stop, agent.spent = said.tolist()
         return bool(stop)
 
     # A run
@@ -202,7 +244,7 @@ class Ranks:
                     "with the same setup, data and release"
                 )
 
-    def begin(self, setup: Setup, agent: Training, device: torch.device, **data: Any) -> None:
+    def begin(self, setup: Setup, agent: "Training", device: torch.device, **data: Any) -> None:
         """`agree` on all that the steps of a run follow from; and see that the graphics cards are enough."""
         if not self.joined:
             return
@@ -214,25 +256,33 @@ class Ranks:
             )
         values = {name: value for name, value in setup.as_json().items() if name not in OWN}
         done = {"histories": agent.histories, "steps": agent.steps}
-        self.agree({**values, **data, **done, "release of torch": torch.__version__, "kind of device": device.type})
+        with NamedTemporaryFile(dir=setup.model_agent_path.parent) as file:
+            seen = {"folder of models": Path(self.first(file.name)).exists()}
+            made = {"release of torch": torch.__version__, "kind of device": device.type}
+            self.agree({**values, **data, **done, **seen, **made})
 
     @property
     def launch(self) -> str | None:
-        """What tells the processes that `torchrun` may replace from those of other runs; None: it replaces none."""
+        """What tells the processes that may be replaced from those of other runs; None: nobody replaces them."""
+        if self.started:
+            return self.started
         if not self.joined or not int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
             return None
         return f"{os.environ['TORCHELASTIC_RUN_ID']}/{os.getppid()}"
 
     def replaced(self, setup: Setup) -> bool:
-        """Whether `torchrun` has started the processes anew, and their run has saved: then it goes on."""
-        if self.launch is None or not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+        """Whether the processes were started anew, and their run has saved: then it goes on."""
+        anew = self.started or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+        if self.launch is None or not anew:
             return False
-        ours = [False]
-        if not self.rank:
-            with suppress(ModelError):
-                ours = [read_manifest(setup.model_agent_path).metrics.get("launch") == self.launch]
-        self._told(dist.broadcast_object_list, ours)
-        return bool(ours[0])
+        ours = False
+        with suppress(ModelError):
+            ours = read_manifest(setup.model_agent_path).metrics.get("launch") == self.launch
+        return bool(self.first(ours))
+
+
+ALONE = Ranks()
+"""One process, which sends nothing."""
 
 
 def _ends(batch: Batch) -> Int[np.ndarray, "ends"]:
@@ -250,30 +300,6 @@ def _plain(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: json.dumps(value, sort_keys=True, default=str) for name, value in values.items()}
 
 
-class Follower(SimpleNamespace):
-    """What stands beside the steps of every process but the first: nothing is saved, measured or shown."""
-
-    def __init__(self) -> None:
-        super().__init__(steps=[], targets=0, valid={}, over=False, made_on={}, alarms=SimpleNamespace(raised={}))
-
-    def __enter__(self) -> "Follower":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def show(self, step: Step, histories: int) -> None:
-        """See `Tracker.show`."""
-
-    def record(self, step: Step) -> None:
-        """See `Monitor.record`."""
-        self.steps.append(step)
-        self.targets += step.targets
-
-    def finish(self, *, ended: bool) -> None:
-        """See `Monitor.finish`."""
-
-
 @contextmanager
 def launched() -> Iterator[Ranks]:
     """The processes that `torchrun` has started; alone without it. All but the first are silent.
@@ -288,7 +314,14 @@ def launched() -> Iterator[Ranks]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    try:
+        store, rank, count = next(rendezvous("env://", timeout=MEETING))
+    except dist.DistError:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise TrainingError(
+            f"the coordinator of the processes at {place} cannot be reached; start all machines with the same "
+            "--rdzv-endpoint, the one that it names among them"
+        ) from None
     # `torchrun` keeps its store when it starts processes anew: without a name of their own, they would look for each
     # other where the ones before them were (PyTorch 2.13).
     store = dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
@@ -296,14 +329,8 @@ def launched() -> Iterator[Ranks]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     ranks = Ranks(rank, count, joined=True)
     try:
-        with _silence(ranks.rank > 0):
-            try:
-                yield ranks
-            except Refused:
-                raise
-            except WhatNextError as error:
-                ranks.agree(error=str(error))
-                raise
+        with together(ranks):
+            yield ranks
     except Refused as error:
         if not ranks.rank:
             print(f"what-next: {error}", file=sys.stderr, flush=True)
@@ -311,6 +338,23 @@ def launched() -> Iterator[Ranks]:
         raise SystemExit(2) from None
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def together(ranks: Ranks) -> Iterator[None]:
+    """One of the processes of a run: all but the first are silent, and they agree on why they cannot begin.
+
+    Raises:
+        WhatNextError: whatever ended the run; where all ended by it, it is `Refused`.
+    """
+    with _silence(ranks.rank > 0):
+        try:
+            yield
+        except Refused:
+            raise
+        except WhatNextError as error:
+            ranks.agree(error=str(error))
+            raise
 
 
 @contextmanager

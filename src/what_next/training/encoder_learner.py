@@ -1,5 +1,6 @@
 """Networks with an encoder: one pass gives the state after every event; items by their inner product with a point."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,12 +11,14 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor, nn
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Part, Root
+from what_next.errors import SetupError
 from what_next.losses import Draws, Precision
 from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
 from what_next.models.item_space import ItemSpace
 from what_next.models.items import ItemVectors
 from what_next.models.linear import LinearTerm
+from what_next.models.shards import Exchange
 from what_next.settings import known_encoders
 from what_next.training.learner import Learner
 from what_next.types import Batch, Events, Factors, History, Impressions, Proposal, Ranked, Shown, Transitions
@@ -45,6 +48,7 @@ class EncoderLearner(Learner):
             self.item_inputs != "attributes",
             seen=self.space.seen.astype(np.int64),
             sparse=self.by_row,
+            ranks=self.shards,
         )
         skip = setup.skips(self.space.events_per_user)
         sizes = EncoderSizes(
@@ -79,9 +83,28 @@ class EncoderLearner(Learner):
     @property
     def by_row(self) -> bool:
         """Whether a step updates the rows of the item vectors that it drew alone."""
-        setup, items = self.setup, len(self.space.catalogue)
-        sampled = setup.loss.over(items) != "softmax" and not self.algorithm.whole_catalogue
-        return sampled and self.item_inputs == "learned" and items >= SPARSE
+        big = len(self.space.catalogue) >= SPARSE or self.setup.cluster.items == "sharded"
+        return big and self.sampled and self.item_inputs == "learned"
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the losses take gradients for the vectors of some items alone."""
+        return self.setup.loss.over(len(self.space.catalogue)) != "softmax" and not self.algorithm.whole_catalogue
+
+    def shard(self, ranks: Exchange) -> None:
+        """See `Learner.shard`."""
+        setup, name = self.setup, self.algorithm.name
+        reasons = {
+            f"{name} has a target network with vectors of its own; take next_item": "encoder" in self.algorithm.targets,
+            "the loss looks at all items; set loss=sampled_softmax": not self.sampled,
+            "vectors are made of attributes; set inputs.items=learned": self.item_inputs != "learned",
+            "the linear model beside the encoder has a table of its own; set linear=no": setup.linear == "yes"
+            and self.algorithm.linear,
+            "torch.compile cannot fetch rows; set compile=no": setup.compile,
+        }
+        if reason := next((text for text, holds in reasons.items() if holds), None):
+            raise SetupError(f"cluster.items is sharded, and {reason} (or cluster.items=whole)")
+        self.shards = ranks
 
     def factorize(self, nets: Networks, history: History) -> Factors:
         """The numbers of each event: reward and gap, where they are asked for."""
@@ -158,7 +181,7 @@ class EncoderLearner(Learner):
                 return self.algorithm.rescore(nets, states[rows], vectors[candidates])
 
             count = self.algorithm.rescored
-            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, traits)
+            ranked = Ranked(columns, len(vectors) if count < 0 else count, rescore, traits, self.algorithm.priced)
         return Proposal(points.cpu().numpy(), ranked=ranked, encoded=states)
 
     @torch.no_grad()
@@ -229,7 +252,8 @@ class EncoderLearner(Learner):
             table = vectors.detach().requires_grad_()
             roots.append(Root(vectors, table))
         assert table is not None, "sparse vectors are learned ones"
-        items = self.space_of_items(table, target, rng, sparse=encoder.items.sparse)
+        gather = None if encoder.items.shards is None else encoder.items.rows
+        items = self.space_of_items(table, target, rng, sparse=encoder.items.sparse, gather=gather)
         return LossContext(nets, targets, transitions, items, step, rng, {"encoder": roots}, part=part)
 
     def rows_of_steps(self, batch: Batch) -> Int64[np.ndarray, "steps"]:
@@ -284,7 +308,13 @@ class EncoderLearner(Learner):
         )
 
     def space_of_items(
-        self, table: Tensor, target: nn.Module | None, rng: np.random.Generator, *, sparse: bool
+        self,
+        table: Tensor,
+        target: nn.Module | None,
+        rng: np.random.Generator,
+        *,
+        sparse: bool,
+        gather: Callable[[Tensor], Tensor] | None = None,
     ) -> ItemSpace:
         """The item vectors, and what is computed over them, as the setup's loss says."""
         loss = self.setup.loss
@@ -299,6 +329,7 @@ class EncoderLearner(Learner):
             gbce_t=loss.calibration,
             rng=rng,
             sparse=sparse,
+            gather=gather,
         )
 
     def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:
@@ -314,7 +345,7 @@ class EncoderLearner(Learner):
 
     @torch.no_grad()
     def _diagnosed(self, context: LossContext[Transitions], values: Float[Tensor, "steps"] | None) -> dict[str, float]:
-        """What the alarms look at, on some steps of a batch."""
+        """What the alarms look at, on some steps of a batch; over the items whose vectors are here."""
         batch, vectors = context.batch, self.algorithm.vectors(context.items.vectors)
         some = batch.states[: max(8, min(256, 2**22 // len(vectors)))]
         logits = self.algorithm.propose(context.nets, some) @ vectors.T
@@ -337,8 +368,9 @@ class EncoderLearner(Learner):
     def draws(self) -> Draws:
         """Negatives by their share of the training events; items without one count as having half of one."""
         counts = self.space.counts if self.space.counts is not None else np.ones(len(self.space.catalogue))
-        shares = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
-        return Draws.of(self.tensor(np.log(shares).astype(np.float32)))
+        shares = np.maximum(counts, 0.5)
+        shares /= shares.sum()
+        return Draws.of(self.tensor(np.log(shares, out=shares).astype(np.float32)))
 
 
 def linear_of(nets: Networks) -> LinearTerm | None:

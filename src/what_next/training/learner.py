@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from what_next.algorithms.base import LossContext, Networks, Part
 from what_next.data.space import Space
+from what_next.errors import SetupError
+from what_next.models.shards import Exchange
 from what_next.settings import Setup
 from what_next.training.step import Step
 from what_next.types import Batch, Factors, History, Proposal
@@ -21,11 +23,27 @@ class Learner(ABC):
 
     Attributes:
         setup, space: what the agent was made for; `device`: where tensors go.
+        shards: the processes that hold its item vectors together; None: it has all of them.
+        kept: what was made of the networks' weights last.
     """
+
+    shards: Exchange | None = None
+    kept: Any = None
 
     def __init__(self, setup: Setup, space: Space, device: torch.device) -> None:
         self.setup, self.space, self.device = setup, space, device
         self.algorithm = setup.algorithm
+
+    def shard(self, ranks: Exchange) -> None:
+        """Hold the item vectors together with other processes, in networks that are built from now on.
+
+        Raises:
+            SetupError: they cannot be shared out.
+        """
+        raise SetupError(
+            f"cluster.items is sharded, and the algorithm {self.algorithm.name} learns no vectors of items here; set "
+            "cluster.items=whole"
+        )
 
     @abstractmethod
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,71 +87,59 @@ class Alarms:
         return found
 
 
+@dataclass(eq=False)
 class Monitor:
     """Keeps a run's steps, saves its models, and says when it is over.
 
     With `patience`, the models are measured at every save, and only better ones are written: the best is kept, and a
     resumed run goes on from there, over the same steps again. Where nothing better comes, the learning rate is halved
-    first: most of what a smaller one has to give, it gives within a pass or two.
+    first: most of what a smaller one has to give, it gives within a pass or two. Each of several processes has a
+    monitor, and all of these decide alike.
+
+    A resumed run that was made on another split, or with another loss or batches than the data decide now, is a
+    `ModelError`.
 
     Attributes:
+        agent: what learns; `rng`: all random numbers of the run; `run`: its id.
+        validate: measures the agent on the validation users; `weigh`: the last word on the trained agent, which says
+            whether it changed anything.
+        made_on: what the model's file and its card say of the data: their name, how much they hold (`counts`), the hash
+            of their `split`, and what they decided (`fitted`).
+        horizon: histories of the whole run; `save_every`: those between two saves.
+        patience: the setup's, or None where there are no validation users.
+        resumed: whether it goes on from the last save.
+        on_save: called after each save with the last measurement; `quiet`: nothing is printed.
         steps: what each step showed; `targets`: how many counted; `seconds`: how long all took.
         valid: the last measurement on the validation users.
         over: nothing better came for as long as `patience` says, at the last rate either.
     """
 
-    def __init__(
-        self,
-        agent: Training,
-        rng: np.random.Generator,
-        run: str,
-        validate: Callable[[], dict[str, float]],
-        weigh: Callable[[], bool] = lambda: False,
-        *,
-        data: str,
-        split: str,
-        horizon: int,
-        save_every: int,
-        patience: int | None,
-        chosen: tuple[Mapping[str, str | int], Sequence[str]] = ({}, ()),
-        resumed: bool = False,
-        on_save: Callable[[dict[str, float]], object] | None = None,
-        quiet: bool = False,
-    ) -> None:
-        """Of a new run, or of a resumed one.
+    agent: Training
+    rng: np.random.Generator
+    run: str
+    validate: Callable[[], dict[str, float]]
+    weigh: Callable[[], bool]
+    made_on: dict[str, Any]
+    horizon: int
+    save_every: int
+    patience: int | None
+    resumed: bool = False
+    on_save: Callable[[dict[str, float]], object] | None = None
+    quiet: bool = False
+    steps: list[Step] = field(default_factory=list)
+    targets: int = 0
+    seconds: float = 0.0
+    valid: dict[str, float] = field(default_factory=dict)
+    over: bool = False
 
-        Args:
-            agent: what learns; `rng`: all random numbers of the run; `run`: its id.
-            validate: measures the agent on the validation users; `weigh`: the last word on the trained agent, which
-                says whether it changed anything.
-            data, split: the name of the data and the hash of their split, for the model's file.
-            horizon: histories of the whole run; `save_every`: those between two saves.
-            patience: the setup's, or None where there are no validation users.
-            chosen: what the data decided, and why (`Source.chosen`); the reasons are printed.
-            resumed: whether it goes on from the last save.
-            on_save: called after each save with the last measurement; `quiet`: nothing is printed.
-
-        Raises:
-            ModelError: the run was made on another split, or with another loss or batches than the data decide now.
-        """
-        self.agent, self.rng, self.run, self.horizon = agent, rng, run, horizon
-        self.validate, self.weigh = validate, weigh
-        self.setup, self.save_every, self.patience = agent.setup, save_every, patience
-        self.made_on: dict[str, Any] = {"data": data, "split": split}
-        values, reasons = chosen
-        if values:
-            self.made_on["fitted"] = dict(values)
-        self.on_save, self.console = on_save, Console(stderr=True, soft_wrap=True, quiet=quiet)
-        for reason in reasons:
-            self.console.print(reason, highlight=False)
+    def __post_init__(self) -> None:
+        self.setup, self.saved = self.agent.setup, self.agent.histories
+        self.console = Console(stderr=True, soft_wrap=True, quiet=self.quiet, force_jupyter=False)
         self.alarms = Alarms(0.0 if self.setup.algorithm.one_step else self.setup.discount)
-        self.steps: list[Step] = []
-        self.targets, self.saved, self.unsaved = 0, agent.histories, False
-        self.start, self.seconds = time.perf_counter(), 0.0
+        self.start = time.perf_counter()
         self.before: dict[str, float] = {"targets": 0, "seconds": 0.0}  # of the run that is resumed
-        self.valid: dict[str, float] = {}
-        self.best, self.worse, self.over, self.kept, self.concluded = -np.inf, 0, False, resumed, False
-        if resumed:
+        self.best, self.worse, self.kept, self.unsaved, self.concluded = -np.inf, 0, self.resumed, False, False
+        if self.resumed:
             self._resume(read_manifest(self.setup.model_agent_path).metrics)
 
     def _resume(self, before: Mapping[str, Any]) -> None:
@@ -183,7 +171,8 @@ class Monitor:
         self.unsaved = True
         self.targets += step.targets
         self.seconds = time.perf_counter() - self.start
-        for alarm in self.alarms.look(step, self.agent.histories / self.horizon):
+        alarms = () if self.agent.ranks.rank else self.alarms.look(step, self.agent.histories / self.horizon)
+        for alarm in alarms:
             self.console.print(f"alarm after {self.agent.histories:,} histories: {alarm}", style="yellow")
             if self.setup.stop_on_alarm:
                 raise TrainingError(

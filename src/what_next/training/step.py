@@ -11,9 +11,12 @@ from torch.optim import Optimizer
 
 from what_next.algorithms.base import Networks, Root
 from what_next.errors import TrainingError
+from what_next.models.encoders import Encoder
 
 SLOWEST = 0.01
 """The share of the learning rate that is left at the end of a run."""
+Total = Callable[[Sequence[nn.Parameter]], Mapping[str, float]]
+"""Makes the gradients of some weights those of all processes; returns the losses of all."""
 
 
 class OutOfTime(Exception):
@@ -53,7 +56,7 @@ def descend(
     optimisers: Mapping[str, Optimizer],
     clip: float,
     roots: Mapping[str, Sequence[Root]] | None = None,
-    total: Callable[[Sequence[nn.Parameter]], Mapping[str, float]] | None = None,
+    total: Total | None = None,
 ) -> set[str]:
     """Take each loss's gradient for the networks in its `updates`, and step those networks, in that order.
 
@@ -116,18 +119,22 @@ def _backward(
 def _clipped(net: nn.Module, clip: float) -> Tensor:
     """Scale a network's gradients down to a norm of at most `clip` together; returns the norm that they had.
 
-    As `torch.nn.utils.clip_grad_norm_`, which knows no sparse gradients.
+    As `torch.nn.utils.clip_grad_norm_`, which knows no sparse gradients, and no rows that lie on other processes.
     """
-    gradients = []
+    dense, sparse = list[Tensor](), list[Tensor]()
     for weight in net.parameters():
         if weight.grad is not None and weight.grad.is_sparse:
             weight.grad = weight.grad.coalesce()
-            gradients.append(weight.grad.values())
+            sparse.append(weight.grad.values())
         elif weight.grad is not None:
-            gradients.append(weight.grad)
-    norm = get_total_norm(gradients)
+            dense.append(weight.grad)
+    shards = net.items.shards if isinstance(net, Encoder) else None
+    if shards is None:
+        norm = get_total_norm(dense + sparse)
+    else:
+        norm = (get_total_norm(dense) ** 2 + shards.ranks.summed(get_total_norm(sparse) ** 2)).sqrt()
     scale = (clip / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
+    for gradient in dense + sparse:
         gradient.mul_(scale)
     return norm
 

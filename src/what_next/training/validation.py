@@ -7,6 +7,7 @@ from what_next.data.space import Space
 from what_next.metrics.next_items import Histories, Targets, rank
 from what_next.metrics.windows import Sampling, draw_windows
 from what_next.settings import Setup
+from what_next.training.distributed import ALONE, Ranks
 from what_next.types import Permitted, Policy, Request, Softmax
 
 MOST = 10_000
@@ -20,14 +21,26 @@ EVENTS = 2**21
 
 
 def next_items(
-    policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, seed: int, seen: bool = False
+    policy: Policy,
+    dataset: Dataset,
+    split: Split,
+    histories: Histories,
+    *,
+    seed: int,
+    seen: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """HR@10 and NDCG@10 of what came next, among items of the history too where `seen`. Empty: nobody is judged."""
+    """HR@10 and NDCG@10 of what came next, among items of the history too where `seen`. Empty: nobody is judged.
+
+    Each of several processes (`ranks`) measures its share of the users.
+    """
     targets = _some(dataset, split, seed, MOST)
     if not len(targets):
         return {}
-    ranks = rank(policy, targets, histories, seen=seen)
-    return {"ndcg@10": float(ranks.ndcg.mean()), "hr@10": float(ranks.hr.mean()), "users": float(len(targets))}
+    rows = ranks.share(len(targets))
+    found = rank(policy, targets.of_rows(rows), histories, seen=seen)
+    ndcg, hr = ranks.by_row(rows, found.ndcg, found.hr, count=len(targets))
+    return {"ndcg@10": float(ndcg.mean()), "hr@10": float(hr.mean()), "users": float(len(targets))}
 
 
 def _some(dataset: Dataset, split: Split, seed: int, most: int) -> Targets:
@@ -50,19 +63,29 @@ def repeated(dataset: Dataset, split: Split, histories: Histories, *, seed: int)
     return float(np.concatenate(found).mean()) if found else 0.0
 
 
-def surprise(policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, seed: int, seen: bool) -> float:
+def surprise(
+    policy: Policy,
+    dataset: Dataset,
+    split: Split,
+    histories: Histories,
+    *,
+    seed: int,
+    seen: bool,
+    ranks: Ranks = ALONE,
+) -> float:
     """The mean negative logarithm of the chance that a softmax of the scores gives to what came next.
 
     Targets that may not be recommended, since they stand in the history, are left out; infinite where all are.
     """
     targets, found = _some(dataset, split, seed, FEW), list[np.ndarray]()
-    for start in range(0, len(targets), ROWS):
-        some = targets.of_rows(np.arange(start, min(start + ROWS, len(targets))))
+    rows = ranks.share(len(targets))
+    for start in range(0, len(rows), ROWS):
+        some = targets.of_rows(rows[start : start + ROWS])
         history = histories(some.users, np.zeros_like(some.before), some.before)
         permitted = Permitted.of(without=None if seen else history.items)
         request = Request(1, Softmax(), permitted)
         found.append(policy.propensities(policy.states(history), request, some.items[:, None])[:, 0])
-    chances = np.concatenate([*found, np.zeros(0)])
+    (chances,) = ranks.by_row(rows, np.concatenate([*found, np.zeros(0)]), count=len(targets))
     return float(-np.log(chances[chances > 0]).mean()) if (chances > 0).any() else np.inf
 
 

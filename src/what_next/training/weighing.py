@@ -1,6 +1,6 @@
 """How much a linear model counts beside the network: chosen on the validation users, once the network is trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
@@ -35,29 +35,40 @@ def weigh(
     Returns:
         Whether the weight is above 0.
     """
-    chosen: dict[str, float] = {"weight": 0.0}
-    alone = best = _measured(linear, chosen, score)
-    for name, values in (("weight", WEIGHTS), ("decay", DECAYS)):
-        for value in values:
-            found = _measured(linear, chosen | {name: value}, score)
-            if found > best:
-                best, chosen = found, chosen | {name: value}
-        if not chosen["weight"]:
-            linear.choose()
-            return False
-    least = _measured(linear, chosen, surprise)
-    for value in TEMPERATURES:
-        found = _measured(linear, chosen | {"temperature": value}, surprise)
-        if found < least:
-            least, chosen = found, chosen | {"temperature": value}
+    chosen = {"weight": 0.0}
+    alone = _measured(linear, chosen, score)
+    best = _improved(linear, chosen, "weight", WEIGHTS, score, alone)
+    if not chosen["weight"]:
+        linear.choose()
+        return False
+    best = _improved(linear, chosen, "decay", DECAYS, score, best)
+    likelihood = _measured(linear, chosen, lambda: -surprise())
+    _improved(linear, chosen, "temperature", TEMPERATURES, lambda: -surprise(), likelihood)
     linear.choose(**chosen)
     told = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
-    Console(stderr=True, soft_wrap=True, quiet=quiet).print(
+    Console(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False).print(
         f"a linear model of items by items counts beside the network ({told}): {monitor} of the validation users "
         f"{alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
         highlight=False,
     )
     return True
+
+
+def _improved(
+    linear: LinearTerm,
+    chosen: dict[str, float],
+    name: str,
+    values: Sequence[float],
+    measure: Callable[[], float],
+    best: float,
+) -> float:
+    """Put the best value of a number among those that are chosen, where one is better than `best`; the best measure."""
+    for value in values:
+        found = _measured(linear, chosen | {name: value}, measure)
+        if found > best:
+            best = found
+            chosen[name] = value
+    return best
 
 
 def _measured(linear: LinearTerm, chosen: dict[str, float], measure: Callable[[], float]) -> float:

@@ -200,8 +200,7 @@ def write_world(arrays: Mapping[str, np.ndarray], told: Mapping[str, Any], path:
     Raises:
         SaveError: it cannot be written.
     """
-    content = save(dict(arrays), {"what_next.world": FORMAT, "about": json.dumps(told)})
-    write_files({path: lambda file: file.write(content)})
+    write_files({path: save(dict(arrays), {"what_next.world": FORMAT, "about": json.dumps(told)})})
 
 
 def sigmoid(odds: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "*grid"]:

@@ -111,12 +111,10 @@ def fit(
     losses = [data.loss(scores) for scores in held_out.T]
     chosen = int(np.argmin(losses))
     arrays = data.arrays(data.fitted(np.ones(len(folds), np.bool_), chosen)[chosen])
-    if data.kind == "clicks":
-        means = np.log(means.clip(1e-9) / (1 - means))
     tried = {
         "penalty": PENALTIES[chosen],
         "loss": losses[chosen],
-        "loss_of_the_mean": data.loss(means),
+        "loss_of_the_mean": data.loss(means if data.kind == "ratings" else np.log(means.clip(1e-9) / (1 - means))),
         "noise": data.noise(held_out[:, chosen]),
         "calibration": data.calibration(held_out[:, chosen]),
     }

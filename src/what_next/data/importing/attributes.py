@@ -43,8 +43,7 @@ def item_table(
     notes = []
     if attributes is None:
         chosen = [name for name in others if name in numbers or raw[name].dtype == pl.List(pl.String)]
-        left = [name for name in others if name not in chosen]
-        if left:
+        if left := [name for name in others if name not in chosen]:
             notes.append(
                 f"item columns left out, since they are not numbers: {some(left)}; a column of words becomes an "
                 "attribute for each word where --attributes names it"
@@ -55,16 +54,14 @@ def item_table(
     for name in dict.fromkeys(chosen):
         if name in numbers:
             column, note = _complete(raw.select("item_id", numbers[name].alias(name)), name, fill, where)
-            columns.append(column)
-            notes.extend(note)
+            made = [column]
         else:
-            words, note = _word_columns(raw[name], name, [*others, *(one.name for one in columns)], where)
-            columns.extend(words)
-            notes.extend(note)
+            made, note = _word_columns(raw[name], name, [*others, *(one.name for one in columns)], where)
+        columns += made
+        notes += note
     text_id = pl.col("item_id").cast(pl.String)
     title = pl.coalesce(_title(raw, titles), text_id) if titles else text_id
-    table = raw.select("item_id", title.alias("title")).with_columns(columns)
-    return table, notes
+    return raw.select("item_id", title.alias("title")).with_columns(columns), notes
 
 
 def _title(raw: pl.DataFrame, titles: str) -> pl.Expr:

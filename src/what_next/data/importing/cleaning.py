@@ -5,6 +5,7 @@ gigabytes.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -33,6 +34,91 @@ NO = {
 """Why a row cannot be used where a value is missing."""
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A raw log whose rows have been looked at; nothing is sorted yet, and only what cannot be used is in memory.
+
+    Attributes:
+        log: the raw log.
+        kept: its rows that can be used.
+        values: how they are read: `user_id`, `item_id`, then where known `timestamp` (Int64, microseconds), `reward`,
+            `event`, context.
+        times: more of the times, where there are any.
+        attributes: the columns of the log that describe the item.
+        table: the item table of a file of its own, if there is one.
+        bad: `ROW` and `reason` of the rows that cannot be used.
+        notes: what people should know; `left_out`: likewise, of columns.
+        warnings: what people must look at.
+    """
+
+    log: RawLog
+    kept: pl.LazyFrame
+    values: dict[str, pl.Expr]
+    times: Times | None
+    attributes: list[str]
+    table: pl.DataFrame | None
+    bad: pl.DataFrame
+    notes: list[str]
+    left_out: list[str]
+    warnings: list[str]
+
+    @classmethod
+    def of(cls, sources: Sequence[Source], items: Source | None, options: Options) -> "Checked":
+        """Look at every row.
+
+        Raises:
+            DataError: a column is missing, more than half of the rows are rejected, or an attribute cannot be used.
+        """
+        log = RawLog.open(sources, items, options)
+        values, item_ids, times = _values(log, items)
+        warnings = list(log.warnings)
+        table, notes = _given_table(items, item_ids, options, warnings) if items is not None else (None, [])
+        faults = _faults(log, values, table)
+        useless = pl.any_horizontal(test for test, _ in faults)
+        bad = log.raw.filter(useless).select(ROW, _reason(faults, times)).collect(engine="streaming")
+        refuse_most(bad, log)
+        kept = log.raw.filter(~useless) if len(bad) else log.raw
+        attributes, context, left_out = log.others(kept, values["item_id"], table is not None)
+        notes = [*(note for source in sources for note in source.notes), *notes]
+        return cls(log, kept, {**values, **context}, times, attributes, table, bad, notes, left_out, warnings)
+
+    @property
+    def compared(self) -> list[str]:
+        """The columns in which a row repeats another; none where repeats are no fault."""
+        if "time" not in self.log.columns or self.log.options.keep_duplicates:
+            return []
+        return [name for name in self.log.names if name not in ROW_LABELS]
+
+    def item_table(self, item_ids: pl.Series) -> tuple[pl.DataFrame, list[str]]:
+        """The item table, and what people should know of it. `item_ids`: the items of the usable rows, sorted."""
+        if self.table is None:
+            with_ids = self.kept.with_columns(self.values["item_id"].alias("item_id"))
+            return _wide_table(self.log, with_ids, item_ids, self.attributes)
+        return (_with_missing_items(self.table, item_ids) if self.table.width == 2 else self.table), []
+
+    def tables(self, clean: pl.DataFrame, items: tuple[pl.DataFrame, list[str]], bad: pl.DataFrame) -> Tables:
+        """What comes out of the import.
+
+        Args:
+            clean: the log; or rows of it that hold the least and the largest user, item and time.
+            items: what `item_table` found.
+            bad: all rejected rows, see `with_repeats`.
+
+        Raises:
+            DataError: fewer than two users or items are left.
+        """
+        log = self.log
+        _require_two(clean, log.where)
+        rejected = log.rejected(bad)
+        table, more = items
+        how, warnings = dict(log.how), list(self.warnings)
+        if self.times:
+            how["time"] += f", {self.times.kind}"
+            warnings += _early(clean, self.times)
+        notes = [*self.notes, *more, *self.left_out, *_no_ids(log, rejected)]
+        return Tables(clean, table, rejected, log.rows, log.columns, notes, how, warnings)
+
+
 def import_files(files: Sequence[Path], items: Path | None = None, options: Options | None = None) -> Tables:
     """Read and clean one or more log files; RecBole's `.inter` brings the `.item` file beside it along.
 
@@ -41,6 +127,17 @@ def import_files(files: Sequence[Path], items: Path | None = None, options: Opti
         UnsafePickleError: a pickle holds more than a DataFrame.
     """
     options = options or Options()
+    return clean(*opened(files, items, options), options)
+
+
+def opened(
+    files: Sequence[Path], items: Path | None, options: Options, spills: Sequence[Path | None] = ()
+) -> tuple[list[Source], Source | None]:
+    """The logs and their item table, opened; see `open_source`. `spills`: of each log, where what is read goes.
+
+    Raises:
+        DataError: a file cannot be read, or is the log of a service.
+    """
     for path in map(data_file, files):
         if footer_of(path).get("what_next.format") == FORMATS[2]:
             raise DataError(f"{path}: is the exported log of a service, which is read as it is: name it with data")
@@ -48,8 +145,11 @@ def import_files(files: Sequence[Path], items: Path | None = None, options: Opti
     if items is None and files[0].suffix == ".inter" and companion.is_file():
         items = companion
     sought = [name for name in options.given.values() if name]
-    sources = [open_source(path, header=options.header, names=options.names, sought=sought) for path in files]
-    return clean(sources, open_source(items, sought=sought) if items else None, options)
+    sources = [
+        open_source(path, header=options.header, names=options.names, sought=sought, spill=spill)
+        for path, spill in zip(files, spills or [None] * len(files), strict=True)
+    ]
+    return sources, open_source(items, sought=sought) if items else None
 
 
 def clean(sources: Sequence[Source], items: Source | None, options: Options) -> Tables:
@@ -59,35 +159,14 @@ def clean(sources: Sequence[Source], items: Source | None, options: Options) -> 
         DataError: a column is missing, more than half of the rows are rejected, an attribute cannot be used, or fewer
             than two users or items are left.
     """
-    log = RawLog.open(sources, items, options)
-    values, item_ids, times = _values(log, items)
-    warnings = list(log.warnings)
-    table, notes = _given_table(items, item_ids, options, warnings) if items is not None else (None, [])
-    faults = _faults(log, values, table)
-    useless = pl.any_horizontal(test for test, _ in faults)
-    bad = log.raw.filter(useless).select(ROW, _reason(faults, times)).collect(engine="streaming")
-    _refuse_most(bad, log)
-    kept = log.raw.filter(~useless) if len(bad) else log.raw
-    attributes, context, left_out = log.others(kept, values["item_id"], table is not None)
-    events = Events.collect(kept.select(**values, **context), [*list(values)[2:], *context])
-    order = events.order()
-    if "time" in log.columns and not options.keep_duplicates:
-        order, bad = _without_repeats(log, kept, events, order, bad)
-    if table is None:
-        with_ids = kept.with_columns(values["item_id"].alias("item_id"))
-        table, more = _wide_table(log, with_ids, events.item_ids, attributes)
-        notes += more
-    elif table.width == 2:
-        table = _with_missing_items(table, events.item_ids)
-    clean_log = events.table(order, options.session_gap)
-    _require_two(clean_log, log.where)
-    rejected = log.rejected(bad)
-    notes = [*(note for source in sources for note in source.notes), *notes, *left_out, *_no_ids(log, rejected)]
-    how = dict(log.how)
-    if times:
-        how["time"] += f", {times.kind}"
-        warnings += _early(clean_log, times)
-    return Tables(clean_log, table, rejected, log.rows, log.columns, notes, how, warnings)
+    checked = Checked.of(sources, items, options)
+    events = Events.collect(checked.kept.select(**checked.values), list(checked.values)[2:])
+    order, bad = events.order(), checked.bad
+    if checked.compared:
+        order, bad = _without_repeats(checked, events, order)
+    table = checked.item_table(events.item_ids)
+    log = events.table(order, options.session_gap)
+    return checked.tables(log, table, bad)
 
 
 def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.Expr | None, Times | None]:
@@ -173,19 +252,28 @@ def _reason(faults: list[tuple[pl.Expr, str]], times: Times | None) -> pl.Expr:
     return pl.coalesce(pl.when(test).then(pl.lit(reason)) for test, reason in tests).alias("reason")
 
 
-def _without_repeats(
-    log: RawLog, kept: pl.LazyFrame, events: Events, order: Order, bad: pl.DataFrame
-) -> tuple[Order, pl.DataFrame]:
+def _without_repeats(checked: Checked, events: Events, order: Order) -> tuple[Order, pl.DataFrame]:
     """The order without rows that repeat an earlier one, and the rejected rows with them."""
-    repeats = events.duplicates(order, kept, [name for name in log.names if name not in ROW_LABELS])
+    repeats = events.duplicates(order, checked.kept, checked.compared)
     if not len(repeats):
-        return order, bad
+        return order, checked.bad
     keep = np.ones(len(events.users), np.bool_)
     keep[repeats] = False
-    rows = kept.select(ROW).collect(engine="streaming").to_series().gather(repeats)
-    bad = pl.concat([bad, pl.DataFrame({ROW: rows}).with_columns(pl.lit("exact duplicate").alias("reason"))])
-    _refuse_most(bad, log)
+    rows = checked.kept.select(ROW).collect(engine="streaming").to_series().gather(repeats)
+    bad = with_repeats(checked, rows)
     return np.flatnonzero(keep) if isinstance(order, slice) else order[keep[order]], bad
+
+
+def with_repeats(checked: Checked, rows: pl.Series) -> pl.DataFrame:
+    """The rejected rows, and those that repeat an earlier one (`ROW`) with them.
+
+    Raises:
+        DataError: they are more than half of the log.
+    """
+    repeats = pl.DataFrame({ROW: rows}).with_columns(pl.lit("exact duplicate").alias("reason"))
+    bad = pl.concat([checked.bad, repeats])
+    refuse_most(bad, checked.log)
+    return bad
 
 
 def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
@@ -212,7 +300,8 @@ def _early(log: pl.DataFrame, times: Times) -> list[str]:
     ]
 
 
-def _refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
+def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
+    """Raises a `DataError` where more than half of the rows are rejected."""
     if 2 * len(bad) <= log.rows:
         return
     counts = ", ".join(f"{reason}: {count:,}" for reason, count in counted(bad).items())

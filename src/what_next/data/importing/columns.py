@@ -64,8 +64,7 @@ def recognise(
     """
     found: dict[str, str] = {}
     for role in roles:
-        wanted = given.get(role)
-        if wanted == "":
+        if (wanted := given.get(role)) == "":
             continue
         column = exact(columns, wanted, f"--{role}", where) if wanted else _by_alias(columns, aliases[role], found)
         if column is not None:

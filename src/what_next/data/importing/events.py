@@ -47,32 +47,35 @@ class Events:
             return slice(None)
         return pl.DataFrame(keys).select(pl.arg_sort_by(*keys, maintain_order=True)).to_series().to_numpy()
 
-    def duplicates(self, order: Order, raw: pl.LazyFrame, compared: Sequence[str]) -> Int64[np.ndarray, "repeats"]:
-        """Rows that repeat an earlier one in every compared column, as places in file order, ascending.
-
-        Equal rows are of one user and one time, so only events that tie are looked at: first by a hash of the row,
-        then, where hashes agree, by the values themselves.
-
-        Args:
-            order: what `order()` returned.
-            raw: the table that the events came from, row for row.
-            compared: its columns that count.
-        """
+    def alike(self, order: Order) -> Int64[np.ndarray, "some"]:
+        """Rows with the user and time of another one and all else alike, too, as places in file order."""
         users, times = self.users[order], self.values["timestamp"].to_numpy()[order]
         same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
         if not same.any():
             return np.empty(0, np.int64)
         tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
         tied = tied if isinstance(order, slice) else order[tied].astype(np.int64)
-        row = pl.struct(_comparable(raw, compared))
-        hashes = raw.select(row.hash()).collect(engine="streaming").to_series().gather(tied)
-        suspects = tied[hashes.is_duplicated().to_numpy()]
+        columns = {"user": pl.Series(self.users), "item": pl.Series(self.items), **self.values}
+        rows = pl.DataFrame([column.gather(tied).alias(name) for name, column in columns.items()])
+        found: Int64[np.ndarray, some] = tied[rows.is_duplicated().to_numpy()]
+        return found
+
+    def duplicates(self, order: Order, raw: pl.LazyFrame, compared: Sequence[str]) -> Int64[np.ndarray, "repeats"]:
+        """Rows that repeat an earlier one in every compared column, as places in file order, ascending.
+
+        Equal rows are alike once they are clean, so only such are looked at.
+
+        Args:
+            order: what `order()` returned.
+            raw: the table that the events came from, row for row.
+            compared: its columns that count.
+        """
+        suspects = self.alike(order)
         if not len(suspects):
-            return np.empty(0, np.int64)
-        place = pl.lit(pl.Series(suspects, dtype=pl.UInt32)).implode()
-        rows = raw.with_row_index("\0place").filter(pl.col("\0place").is_in(place)).select("\0place", row.alias("row"))
-        found = rows.collect(engine="streaming").sort("\0place")
-        return found.filter(~pl.col("row").is_first_distinct())["\0place"].cast(pl.Int64).to_numpy()
+            return suspects
+        place = "\0place"
+        found = repeated(raw.with_row_index(place), place, pl.Series(suspects, dtype=pl.UInt32), compared)
+        return found.cast(pl.Int64).to_numpy()
 
     def table(self, order: Order, gap: timedelta | None = None) -> pl.DataFrame:
         """The log in the given order: `user_id`, `item_id`, `timestamp` (Datetime us UTC), `reward`, `event`, context.
@@ -89,13 +92,9 @@ class Events:
         for name, column in self.values.items():
             columns[name] = column if isinstance(order, slice) else column.gather(pl.Series(order))
         log = pl.DataFrame([column.alias(name) for name, column in columns.items()])
-        if gap is not None:
-            ordinal = _sessions(log, gap).cast(pl.String)
-            width = int(ordinal.str.len_bytes().to_numpy().max())
-            log = log.with_columns(pl.col("user_id").cast(pl.String) + ":" + ordinal.str.zfill(width))
         if "timestamp" in columns:
             log = log.with_columns(pl.col("timestamp").cast(pl.Datetime("us")).dt.replace_time_zone("UTC"))
-        return log
+        return log if gap is None else in_sessions(log, gap)
 
 
 def _column(log: pl.LazyFrame, name: str) -> pl.Series:
@@ -140,7 +139,22 @@ def _comparable(raw: pl.LazyFrame, names: Sequence[str]) -> list[pl.Expr]:
     ]
 
 
-def _sessions(log: pl.DataFrame, gap: timedelta) -> pl.Series:
-    """For sorted events, the number of the session within its user, from 1."""
-    pause = pl.col("timestamp").diff().over("user_id") > gap // timedelta(microseconds=1)
+def repeated(raw: pl.LazyFrame, index: str, suspects: pl.Series, compared: Sequence[str]) -> pl.Series:
+    """Those of some rows that repeat an earlier one in every compared column; `index` is the column that tells them."""
+    row = pl.struct(_comparable(raw, compared))
+    rows = raw.filter(pl.col(index).is_in(pl.lit(suspects).implode())).select(index, row.alias("row"))
+    found = rows.collect(engine="streaming").sort(index)
+    return found.filter(~pl.col("row").is_first_distinct())[index]
+
+
+def sessions(log: pl.DataFrame, gap: timedelta) -> pl.Series:
+    """For events of a sorted log, the number of the session within its user, from 1."""
+    pause = pl.col("timestamp").diff().over("user_id") > gap
     return log.select(pause.fill_null(False).cum_sum().over("user_id") + 1).to_series()
+
+
+def in_sessions(log: pl.DataFrame, gap: timedelta, width: int | None = None) -> pl.DataFrame:
+    """A sorted log with a user for each session; `width`: digits of the largest number, where the log is a part."""
+    ordinal = sessions(log, gap).cast(pl.String)
+    width = width or int(ordinal.str.len_bytes().to_numpy().max())
+    return log.with_columns(pl.col("user_id").cast(pl.String) + ":" + ordinal.str.zfill(width))

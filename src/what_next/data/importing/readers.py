@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import re
+import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,10 @@ import polars as pl
 from what_next.data.importing.columns import is_known_name
 from what_next.data.importing.contents import (
     ARROW,
+    GZIP,
     PARQUET,
     UTF_16,
+    ZSTD,
     data_file,
     decoded,
     head,
@@ -46,6 +49,8 @@ EXTRA, BROKEN = "\0extra", "\0broken"
 MISFITS = {EXTRA: "too many fields", BROKEN: "not a JSON object"}
 """Columns that only the rows have which do not fit: the first field too many, the line that is no JSON object; and the
 reason for which the row is set apart."""
+ROW_GROUP = 1 << 16
+"""Rows of a spilled file that are in memory at once."""
 DECIMAL_COMMA = r"^\s*[+-]?\d+,\d+\s*$"
 
 
@@ -84,7 +89,12 @@ class Source:
 
 
 def open_source(
-    path: Path, *, header: bool | None = None, names: Sequence[str] | None = None, sought: Collection[str] = ()
+    path: Path,
+    *,
+    header: bool | None = None,
+    names: Sequence[str] | None = None,
+    sought: Collection[str] = (),
+    spill: Path | None = None,
 ) -> Source:
     """Open a file of any known format: Parquet and Arrow by their first bytes, pickles by their suffix alone.
 
@@ -93,6 +103,8 @@ def open_source(
         header: whether the first line of a text holds names; None leaves it to the line, and refuses one of values.
         names: the columns of a text, in their order.
         sought: columns that the user named: a first line with one of them holds names.
+        spill: the Parquet file that keeps the rows of a text, so that no more than some are in memory; what an earlier
+            run put there is taken. JSON of one array, pickles, UTF-16 and damaged JSON lines are read whole even so.
 
     Raises:
         DataError: the file is missing, empty, or not what its suffix says; or it seems to have no header.
@@ -115,11 +127,11 @@ def open_source(
         if not text.strip():
             raise DataError(f"{path}: the file is empty but for white space; expected a table with one row per event")
         if re.match(OBJECTS, text) or suffix in JSON:
-            return read_json(path, text)
+            return read_json(path, text, spill)
         # The suffix alone does not tell: MovieLens has a `u.item` of its own.
         if suffix in ATOMIC and re.search(ATOMIC_HEADER, text.partition("\n")[0].rstrip("\r")):
-            return read_atomic(path, text)
-        return read_text(path, text, header, names, sought)
+            return read_atomic(path, text, spill)
+        return read_text(path, text, header, names, sought, spill)
 
 
 @contextmanager
@@ -137,7 +149,7 @@ def _explained(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}); check that it is whole") from error
 
 
-def read_json(path: Path, text: str) -> Source:
+def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
     """JSON lines, or one array of objects. Of lines, those that are no object are marked.
 
     Raises:
@@ -147,23 +159,48 @@ def read_json(path: Path, text: str) -> Source:
         raise DataError(f"{path}: is JSON, but neither lines with an object each nor one array of objects; write it so")
     if text.lstrip().startswith("["):
         with open_unpacked(path) as file:
-            return Source(_flat(pl.read_json(file.read(), infer_schema_length=None)), path)
-    source = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
+            return Source(_flat(pl.read_json(file.read(), infer_schema_length=None).lazy()), path)
     try:
-        return Source(_flat(pl.read_ndjson(source, infer_schema_length=None)), path)
+        if spill is not None:
+            return Source(_spilled(_flat(pl.scan_ndjson(_plain(path, spill), infer_schema_length=None)), spill), path)
+        source = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
+        return Source(_flat(pl.read_ndjson(source, infer_schema_length=None).lazy()), path)
     except pl.exceptions.ComputeError:
         with open_unpacked(path) as file:
             lines = [_object(line) for line in decoded(file.read()).splitlines()]
     if 2 * sum(line.startswith(f'{{"{BROKEN}"'.replace("\0", "\\u0000")) for line in lines) > len(lines):
         raise DataError(f"{path}: most of its lines are no JSON objects; write one object on each line, or an array")
-    return Source(_flat(pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None)), path)
+    return Source(_flat(pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None).lazy()), path)
 
 
-def _flat(frame: pl.DataFrame) -> pl.LazyFrame:
+def _flat(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Objects within objects as columns of their own: `product.sku`."""
-    while nested := [name for name, kind in frame.schema.items() if isinstance(kind, pl.Struct)]:
+    while nested := [name for name, kind in frame.collect_schema().items() if isinstance(kind, pl.Struct)]:
         frame = frame.unnest(nested, separator=".")
-    return frame.lazy()
+    return frame
+
+
+def _spilled(frame: pl.LazyFrame, spill: Path) -> pl.LazyFrame:
+    """The same rows, read from a file that holds them."""
+    if not spill.exists():
+        begun = spill.with_suffix(".begun")
+        frame.sink_parquet(begun, compression="lz4", row_group_size=ROW_GROUP, engine="streaming")
+        begun.replace(spill)
+        _unpacked(spill).unlink(missing_ok=True)
+    return pl.scan_parquet(spill, glob=False)
+
+
+def _plain(path: Path, spill: Path) -> Path:
+    """A file without its packing: itself, or one beside `spill`."""
+    if magic(path).startswith((ZSTD, *UTF_16)) or (polars_unpacks(start := magic(path)) and not start.startswith(GZIP)):
+        return path
+    with open_unpacked(path) as packed, _unpacked(spill).open("wb") as file:
+        shutil.copyfileobj(packed, file, 1 << 20)
+    return _unpacked(spill)
+
+
+def _unpacked(spill: Path) -> Path:
+    return spill.with_suffix(".unpacked")
 
 
 def _object(line: str) -> str:
@@ -176,20 +213,25 @@ def _object(line: str) -> str:
     return json.dumps({BROKEN: line})
 
 
-def read_atomic(path: Path, text: str) -> Source:
+def read_atomic(path: Path, text: str, spill: Path | None = None) -> Source:
     """RecBole's atomic file: tab separated, header `name:type`, sequences separated by spaces."""
     full = text.partition("\n")[0].rstrip("\r").split("\t")
-    raw = _delimited(path, "\t", full, 1, quote=None)
+    raw = _delimited(path, "\t", full, 1, quote=None, spill=spill)
     columns = []
-    for heading in raw.columns:
+    for heading in raw.collect_schema().names():
         name, _, kind = heading.partition(":")
         column = pl.col(heading).alias(name)
         columns.append(column.str.split(" ") if kind.endswith("_seq") else column)
-    return Source(raw.lazy().select(columns), path, 2)
+    return Source(raw.select(columns), path, 2)
 
 
 def read_text(
-    path: Path, text: str, header: bool | None, names: Sequence[str] | None, sought: Collection[str]
+    path: Path,
+    text: str,
+    header: bool | None,
+    names: Sequence[str] | None,
+    sought: Collection[str],
+    spill: Path | None = None,
 ) -> Source:
     """Delimited text; the separator is the one that the first line shows: `::`, tab, `;`, `,`, `|` or spaces.
 
@@ -219,13 +261,15 @@ def read_text(
     skipped = above + int(header)
     columns, notes = _distinct(names or (fields if header else [f"column_{n + 1}" for n in range(len(fields))]))
     if separator == "::":
-        frame = _split_by_colons(path, columns, skipped)
+        frame = _split_by_colons(path, columns, skipped, spill)
     else:
-        frame = _delimited(path, separator, columns, skipped, quote, above, "\n" if "\n" in text else "\r")
+        frame = _delimited(path, separator, columns, skipped, quote, above, "\n" if "\n" in text else "\r", spill)
     if separator == ";":
         frame, more = _with_points(frame)
         notes += more
-    return Source(frame.lazy(), path, 1 + skipped, named, quote is not None, tuple(f"{path}: {note}" for note in notes))
+    if spill is None:
+        frame = frame.collect().lazy()  # what was changed since it was read is not worked out in each pass
+    return Source(frame, path, 1 + skipped, named, quote is not None, tuple(f"{path}: {note}" for note in notes))
 
 
 def is_value(field: str) -> bool:
@@ -264,20 +308,30 @@ def _distinct(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _delimited(
-    path: Path, separator: str, columns: Sequence[str], skipped: int, quote: str | None, above: int = 0, end: str = "\n"
-) -> pl.DataFrame:
+    path: Path,
+    separator: str,
+    columns: Sequence[str],
+    skipped: int,
+    quote: str | None,
+    above: int = 0,
+    end: str = "\n",
+    spill: Path | None = None,
+) -> pl.LazyFrame:
     """A text file as columns of text; its letters as `decoded` takes them.
 
     Args:
-        path: the file.
-        separator: one character.
-        columns: their names.
-        skipped: how many lines stand before the first record.
-        quote: what fields with a separator in them stand in.
-        above: how many of them stand before the header.
-        end: what ends a line.
+        separator: one character; `columns`: their names.
+        skipped: how many lines stand before the first record; `above`: how many of them before the header.
+        quote: what fields with a separator in them stand in; `end`: what ends a line.
+        spill: see `open_source`.
     """
-    source: Path | bytes = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
+    if spill is not None and spill.exists():
+        return pl.scan_parquet(spill, glob=False)
+    source: Path | bytes
+    if spill is not None:
+        source = _plain(path, spill)
+    else:
+        source = path if polars_unpacks(magic(path)) else open_unpacked(path).read()
     if magic(path).startswith(UTF_16) or (isinstance(source, bytes) and source.startswith(UTF_16)):
         source = (source if isinstance(source, bytes) else path.read_bytes()).decode("utf-16").encode()
     names, recoded = list(columns), False
@@ -285,14 +339,15 @@ def _delimited(
     skip: Any = {"skip_lines": skipped} if above else {"skip_rows": skipped}
     while True:
         try:
-            frame = pl.read_csv(
+            frame = pl.scan_csv(
                 source, separator=separator, has_header=False, quote_char=quote, eol_char=end, **skip,
                 glob=False, schema=dict.fromkeys(names, pl.String), missing_columns="insert",
                 truncate_ragged_lines=len(names) > len(columns),
                 extra_columns="ignore" if len(names) > len(columns) else "raise",
             )  # fmt: skip
+            return frame.collect().lazy() if spill is None else _spilled(frame, spill)
         except pl.exceptions.NoDataError:
-            return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+            return pl.LazyFrame(schema=dict.fromkeys(columns, pl.String))
         except (pl.exceptions.ComputeError, pl.exceptions.SchemaError) as error:
             if "could not parse" in str(error) and quote:
                 stray = str(error).splitlines()[0].partition("`")[2][:LONGEST_NAME]
@@ -304,32 +359,30 @@ def _delimited(
                     source, recoded = decoded(file.read()).encode(), True
             else:
                 raise
-        else:
-            return frame
 
 
-def _split_by_colons(path: Path, columns: Sequence[str], skipped: int) -> pl.DataFrame:
+def _split_by_colons(path: Path, columns: Sequence[str], skipped: int, spill: Path | None) -> pl.LazyFrame:
     """Text separated by `::`, which no CSV reader takes: whole lines first, then split."""
     # A separator that text does not hold (the C0 control "unit separator") keeps each line in one piece.
-    lines = _delimited(path, "\x1f", ["line"], skipped, quote=None).to_series().str.split("::")
-    longest = lines.list.len().max()
-    names = [*columns, EXTRA] if longest is not None and int(str(longest)) > len(columns) else columns
-    return pl.DataFrame([lines.list.get(place, null_on_oob=True).alias(name) for place, name in enumerate(names)])
+    lines = _delimited(path, "\x1f", ["line"], skipped, quote=None, spill=spill).select(pl.col("line").str.split("::"))
+    longest = lines.select(pl.col("line").list.len().max()).collect(engine="streaming").item()
+    names = [*columns, EXTRA] if longest is not None and longest > len(columns) else columns
+    return lines.select(
+        pl.col("line").list.get(place, null_on_oob=True).alias(name) for place, name in enumerate(names)
+    )
 
 
-def _with_points(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+def _with_points(frame: pl.LazyFrame) -> tuple[pl.LazyFrame, list[str]]:
     """Columns of numbers with decimal commas with points instead, and which they are."""
     number = pl.all().exclude(list(MISFITS)).str.contains(DECIMAL_COMMA)
-    some_comma = frame.select(number.any()).row(0, named=True)
+    some_comma = frame.select(number.any()).collect(engine="streaming").row(0, named=True)
     columns = [name for name, found in some_comma.items() if found]
     pointed = [pl.col(name).str.replace(",", ".", literal=True).alias(name) for name in columns]
-    numbers = frame.select(pointed).select(
-        (
-            pl.all().str.strip_chars().cast(pl.Float64, strict=False).is_not_null() | (pl.all().str.strip_chars() == "")
-        ).all()
-    )
-    columns = [name for name in columns if numbers[name].item()]
+    plain = pl.all().str.strip_chars()
+    mended = frame.select(pointed).select((plain.cast(pl.Float64, strict=False).is_not_null() | (plain == "")).all())
+    numbers = mended.collect(engine="streaming").row(0, named=True) if columns else {}
+    columns = [name for name in columns if numbers[name]]
     if not columns:
         return frame, []
-    mended = frame.with_columns(pl.col(name).str.replace(",", ".", literal=True) for name in columns)
-    return mended, [f"decimal commas read as points in {some(columns)}"]
+    points = frame.with_columns(pl.col(name).str.replace(",", ".", literal=True) for name in columns)
+    return points, [f"decimal commas read as points in {some(columns)}"]

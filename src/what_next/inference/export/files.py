@@ -79,7 +79,7 @@ def export(agent: Agent, manifest: Manifest, to: Path) -> Exported:
     for graph, read in reads.items():
         inputs[graph], outputs[graph] = _names(graph, read)
         contents[paths[graph]] = _serialised(read, graph, inputs[graph], outputs[graph], about | {"graph": graph})
-    write_files({path: _writing(content) for path, content in contents.items()})
+    write_files(contents)
     return Exported(paths, inputs, outputs, reads["history"].has_scores, about)
 
 
@@ -180,10 +180,6 @@ def _anonymous(graph: Any) -> None:
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")
         part.doc_string = ""
-
-
-def _writing(content: bytes) -> Any:
-    return lambda file: file.write(content)
 
 
 @contextlib.contextmanager

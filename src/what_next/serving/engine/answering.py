@@ -89,9 +89,8 @@ Outcome = Result | BaseException
 class Answering:
     """From questions to results; one object for each thread, since random numbers are its own."""
 
-    def __init__(self, settings: Server, rng: np.random.Generator | None = None) -> None:
-        self.settings = settings
-        self.rng = rng or np.random.default_rng()
+    def __init__(self, settings: Server) -> None:
+        self.settings, self.rng = settings, np.random.default_rng()
         self._reported: TTLCache[str, bool] = TTLCache(100, MINUTE)
         self._digits: list[str] = []
 

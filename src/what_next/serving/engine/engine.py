@@ -172,9 +172,6 @@ class Engine:
                 one.give_up()
             raise
 
-    def _lost(self, answer: RecommendationResponse) -> None:
-        self.unseen([answer.recommendation_id])
-
     def unseen(self, recommendation_ids: Sequence[str]) -> None:
         """Note that answers reached nobody, as far as is known: they are no decisions then."""
         try:
@@ -184,7 +181,8 @@ class Engine:
 
     def _waiting(self, request: RecommendationRequest, loop: asyncio.AbstractEventLoop) -> Waiting:
         """A question, whose cost counts what is known of the user where the model reads all of it each time."""
-        made, current = Waiting(request, loop, self._lost), self.models.live.current
+        made = Waiting(request, loop, lambda lost: self.unseen([lost.recommendation_id]))
+        current = self.models.live.current
         if current.served.sessions.rereads and request.user is not None and not request.history:
             entry = current.sessions.remembered(request.user)
             made.cost += (TYPICAL_HISTORY if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT

@@ -52,6 +52,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.rate, self.bodies = Rate(self.settings.rate), Bodies(self.settings.body)
+        self._late: Future[None] | None = None  # a look at the store that took too long
         if self.store is not None:
             self.keys = KeyRing(self.store, self.metrics.store_failed)
         self._watch()
@@ -89,10 +90,11 @@ class Parts:
     async def store_works(self) -> bool:
         """Whether the store can be read and written; asked of a thread of its own, and not waited for longer than that.
 
-        Where writing failed, it is tried once more: whoever is asked for nothing would else never be ready again.
+        Where writing failed, it is tried once more: whoever is asked for nothing would else never be ready again. While
+        an earlier look still waits, the store does not work, and a load balancer need not wait to hear it.
         """
         store, writer = self.store, self.writer
-        if store is None:
+        if store is None or (self._late is not None and not self._late.done()):
             return False
 
         def tried() -> None:
@@ -101,9 +103,13 @@ class Parts:
                 store.try_writing()
                 writer.failing = False
 
+        look = self.looks.submit(tried)
         try:
-            await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self.looks, tried), LOOK)
-        except (StoreError, TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(look), LOOK)
+        except TimeoutError:
+            self._late = look
+            return False
+        except StoreError:
             return False
         return True
 

@@ -161,7 +161,8 @@ def judge(setup: Setup, log: Path, candidate: Path, deployed: Path, names: tuple
     """
     policies = [served(name, agent, setup) for name, agent in zip(names, (candidate, deployed), strict=True)]
     try:
-        found = gate(LogSettings(log, top=setup.loop.top), *policies, margin=setup.loop.margin, looks="any")
+        settings = LogSettings(log, top=setup.loop.top)
+        found = gate(settings, *policies, estimator=setup.loop.estimator, margin=setup.loop.margin, looks="any")
     except DataError as error:
         return {"verdict": "no evidence", "why": str(error).replace(str(log), "the service's own log")}
     apart = found["difference"]

@@ -161,7 +161,8 @@ class Loop:
             return alarm
         if new >= loop.feedback:
             return f"{new:,} new events and feedback (loop.feedback is {loop.feedback:,})"
-        return f"{waited / 3600:.1f} h since the last round (loop.every)" if waited >= loop.every else None
+        told = f"{waited / 3600:.1f} h" if waited >= 3600 else f"{waited:.0f} s"
+        return f"{told} since the last round (loop.every)" if waited >= loop.every else None
 
     def _new(self) -> int:
         """How many events and how much feedback no candidate has learned from."""

@@ -67,7 +67,9 @@ def appended(store: Store, catalogue: Catalogue, path: Path, *, progress: Progre
     kept = old.filter(EVENT | ~pl.col("slate").is_in(again.cast(pl.String).implode()))
     happened = _since(store, kept)
     events = _naming(store, kept, happened)
-    touched = pl.concat([_named_by(happened), _fed_back(store, max(0, before.feedback - AGAIN))]).unique()
+    touched = pl.concat(
+        [happened["recommendation_id"].drop_nulls(), _fed_back(store, max(0, before.feedback - AGAIN))]
+    ).unique()
     late = kept.filter(~EVENT & pl.col("slate").is_in(touched.implode()))
     late = late.join(_numbers(store, late["slate"].unique()), on="slate", how="inner")
     fresh = pl.concat([late, decided], how="diagonal")
@@ -118,11 +120,6 @@ def _since(store: Store, kept: pl.DataFrame) -> pl.DataFrame:
         )
         found.append(frame_of(store.fetch(asked), HAPPENED))
     return pl.concat(found)
-
-
-def _named_by(happened: pl.DataFrame) -> pl.Series:
-    """The answers that some events name."""
-    return happened["recommendation_id"].drop_nulls()
 
 
 def _fed_back(store: Store, after: int) -> pl.Series:

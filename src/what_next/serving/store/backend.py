@@ -44,16 +44,19 @@ VARIABLE = "WHAT_NEXT_STORE"
 BUSY = 5.0
 """Seconds that a write waits for another process, before it is refused."""
 PATIENCE = 60
-"""Seconds that PostgreSQL spends on one statement, and lets a transaction idle that holds locks, at most."""
+"""Seconds that PostgreSQL spends on one statement, at most."""
+STILL = 2.0
+"""Seconds that PostgreSQL lets a transaction idle, at most: whoever is cut off within one holds locks that others wait
+for, and they shall get them before `BUSY` ends."""
 PAGE = 2048
 """Bytes of a page of SQLite, half of the usual. Events of many people come in mixed up, so that each touches pages of
 its own, and whole pages are what a commit writes."""
 WAL_PAGES = 8000
 """Pages that SQLite's write-ahead log grows by between two checkpoints: what many commits touch is then written once to
 the file itself."""
-CONFLICTS = ("40001", "40P01", "23505", "23503")
-"""SQLSTATEs after which a transaction is tried anew: serialisation failure, deadlock, and another process that wrote
-the same id (or erased what was referred to) in between."""
+CONFLICTS = ("40001", "40P01", "23505", "23503", "25P03")
+"""SQLSTATEs after which a transaction is tried anew: serialisation failure, deadlock, another process that wrote the
+same id (or erased what was referred to) in between, and one that idled too long, since this process stood still."""
 DIALECTS: Mapping[str, Dialect] = {
     "sqlite": sqlite.dialect(),
     "postgresql": postgresql.psycopg.dialect(paramstyle="format"),  # type: ignore[no-untyped-call]
@@ -156,15 +159,13 @@ class _Listed(TypeDecorator[Sequence[Any]]):
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """The type in a database."""
-        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else ARRAY(_kind(self.numbers)))
+        return dialect.type_descriptor(
+            Text() if dialect.name == "sqlite" else ARRAY(BigInteger() if self.numbers else Text())
+        )
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """The list as the driver takes it."""
         return dumps(value) if dialect.name == "sqlite" else list(value)
-
-
-def _kind(numbers: bool) -> Any:
-    return BigInteger() if numbers else Text()
 
 
 class _Among(FunctionElement[bool]):
@@ -225,10 +226,10 @@ def lock(connection: Connection, table: Table, mode: str = "SHARE ROW EXCLUSIVE"
         connection.exec_driver_sql(f"LOCK TABLE {table.name} IN {mode} MODE")
 
 
-def be_patient(connection: Connection, *limits: str) -> None:
-    """Lift limits for the rest of a transaction: it waits as long as it takes."""
+def be_patient(connection: Connection, *limits: str, seconds: int = 0) -> None:
+    """Have other limits for the rest of a transaction; 0: it waits as long as it takes."""
     for limit in limits if waits(connection) else ():
-        connection.exec_driver_sql(f"SET LOCAL {limit} = 0")
+        connection.exec_driver_sql(f"SET LOCAL {limit} = {seconds * 1000}")
 
 
 def execute_all(connection: Connection, statement: Executable, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -284,7 +285,9 @@ def connect(place: str | Path) -> Backend:
     else:
         # A connection is tried before it is used: the server may have been started anew meanwhile. A lost packet must
         # not hang a request for minutes.
-        waits = {"connect_timeout": 5, "keepalives_idle": 30, "tcp_user_timeout": 10_000}
+        waits = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
+        # Nor may an answer that does not come: where what was sent did arrive, only these tell that the line is cut.
+        waits |= {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
         options |= {"pool_recycle": 1800, "pool_pre_ping": True, "paramstyle": "format", "connect_args": waits}
         try:
             engine = create_engine(url, **options)
@@ -360,6 +363,6 @@ def _patient(connection: Any, record: object) -> None:
     connection.autocommit = True
     connection.execute(
         f"SET synchronous_commit = on; SET lock_timeout = {round(BUSY * 1000)}; "
-        f"SET statement_timeout = {PATIENCE * 1000}; SET idle_in_transaction_session_timeout = {PATIENCE * 1000}"
+        f"SET statement_timeout = {PATIENCE * 1000}; SET idle_in_transaction_session_timeout = {round(STILL * 1000)}"
     )
     connection.autocommit = before

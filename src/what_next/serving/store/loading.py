@@ -13,7 +13,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt
 from what_next.data import Dataset
 from what_next.errors import StoreError
 from what_next.serving.store import tables
-from what_next.serving.store.backend import Backend, among, be_patient, in_the_way, insert_all
+from what_next.serving.store.backend import PATIENCE, Backend, among, be_patient, in_the_way, insert_all
 from what_next.serving.store.histories import Histories, note, put_note
 from what_next.serving.store.records import AddEvents, EventRow
 from what_next.serving.store.tables import dumps
@@ -69,6 +69,7 @@ class Filling:
     def position(self, connection: Connection) -> int | None:
         """The first user that is not in yet; None where all are. Other processes wait for the end of this chunk."""
         be_patient(connection, "lock_timeout")  # a chunk of another process may take longer than a write may
+        be_patient(connection, "idle_in_transaction_session_timeout", seconds=PATIENCE)  # its rows are made meanwhile
         put_note(connection, LOADING, self._state(0), replace=False)
         state = progress_of(connection)
         if note(connection, LOADED) is not None:

@@ -1,0 +1,334 @@
+"""Logs beyond memory: rows are dealt out to parts by ranges of users, and each part is sorted as a log in memory is.
+
+Parts, one after the other, are the sorted log, so that the result is that of `clean`. Every stage leaves a file or a
+folder, under its name only once it is whole, in a folder beside the target, where an interrupted import goes on.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from filelock import FileLock, Timeout
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from what_next.data import mapped
+from what_next.data.catalogue import Catalogue
+from what_next.data.files import FORMATS, beside, check_paths, write_together
+from what_next.data.importing.cleaning import Checked, opened, with_repeats
+from what_next.data.importing.contents import ARROW, PARQUET, data_file, magic
+from what_next.data.importing.events import Events, in_sessions, repeated, sessions
+from what_next.data.importing.raw_log import ROW
+from what_next.data.importing.readers import PACKED, ROW_GROUP
+from what_next.data.importing.tables import Options, Tables
+from what_next.data.stages import SILENT, Stages
+from what_next.errors import DataError, SaveError, WhatNextError
+
+CELL, TEXT, PACKING = 24, 8, 5
+"""Memory that a log takes in `clean`: bytes for each value of a Parquet file, for each byte of a text, and how many
+bytes of text are in one that is packed."""
+SORTED = 160
+"""Bytes of memory that a row takes while its part is sorted; a part may take half of the memory."""
+MOST_PARTS = 1000
+
+
+def memory_of(text: str | None) -> int:
+    """Bytes that an import may take: as given, such as 4GiB; without it, half of the memory that is free.
+
+    Raises:
+        DataError: it is no size, or below 64 MiB.
+    """
+    if text is None:
+        return _free() // 2
+    try:
+        found = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError as error:
+        raise DataError(f"--memory {text!r}: expected a size such as 4GiB or 500MB") from error
+    if found < 1 << 26:
+        raise DataError(f"--memory {text!r}: is too little; give 64MiB or more")
+    return found
+
+
+def _free() -> int:
+    """Bytes of memory that a process could take now: of the machine, and of its container."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not on Linux: half of what there is
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    try:
+        return min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return free
+
+
+def needed(files: Sequence[Path]) -> int:
+    """About how much memory an import of some logs takes in memory, in bytes."""
+    return sum(_needed(path) for path in map(data_file, files))
+
+
+def _needed(path: Path) -> int:
+    start, size = magic(path), path.stat().st_size
+    if not start.startswith((PARQUET, ARROW)):
+        return size * TEXT * (PACKING if path.suffix in PACKED else 1)
+    try:
+        frame = (pl.scan_ipc if start.startswith(ARROW) else pl.scan_parquet)(path, glob=False)
+        rows = frame.select(pl.len()).collect(engine="streaming").item()
+        return max(size, int(rows) * CELL * len(frame.collect_schema()))
+    except pl.exceptions.PolarsError:
+        return size  # damaged, as the import then says
+
+
+def import_large(
+    files: Sequence[Path],
+    to: Path,
+    items: Path | None = None,
+    options: Options | None = None,
+    *,
+    memory: int,
+    stages: Stages = SILENT,
+) -> tuple[Tables, list[Path]]:
+    """Read, clean and write one or more log files within about so many bytes of memory.
+
+    What grows with the log there: the rejected rows, the distinct users and items, and the item table. Interrupted, the
+    same call goes on where it was.
+
+    Returns:
+        What came of it, with the log's first and last user and time in place of the log; and the files as `save` writes
+        them, but that `NAME.parquet` is a folder of parts in order, and `NAME.events` the same as arrays.
+
+    Raises:
+        DataError: a file cannot be read or used.
+        SaveError: the disk is full, say, or another import writes there; what stood there before is intact.
+    """
+    options = options or Options()
+    check_paths([beside(to, "items")])
+    with _scratch(to, [*files, *([items] if items else [])], options) as scratch:
+        return _Import(scratch, memory, stages).run(files, to, items, options)
+
+
+@dataclass(frozen=True)
+class _Import:
+    """The stages of one import; each finds in `scratch` what an earlier run of it left."""
+
+    scratch: Path
+    memory: int
+    stages: Stages
+
+    def run(self, files: Sequence[Path], to: Path, items: Path | None, options: Options) -> tuple[Tables, list[Path]]:
+        """All of them; see `import_large`."""
+        done = self.stages.begin("reading", 1)
+        spills = [self.scratch / f"raw-{number}.parquet" for number in range(len(files))]
+        sources, item_source = opened(files, items, options, spills)
+        done(1)
+        done = self.stages.begin("checking rows", 1)
+        checked = Checked.of(sources, item_source, options)
+        done(1)
+        rows = checked.kept.select(ROW, **checked.values)
+        done = self.stages.begin("counting users and items", 2)
+        users = self._frame("users", lambda: rows.group_by("user_id").agg(pl.len()).sort("user_id"))
+        done(1)
+        ids = self._frame("items", lambda: rows.select(pl.col("item_id").unique()).sort("item_id"))["item_id"]
+        done(1)
+        table, notes = checked.item_table(ids)
+        catalogue = Catalogue.from_table(table).hash()
+        footer = {"what_next.format": FORMATS["event" in checked.values], "what_next.catalogue": catalogue}
+        count = self._deal(checked, rows, users)
+        self._sort(count, list(checked.values)[2:], footer)
+        bad = self._finish(count, checked, footer)
+        log = self.scratch / "log"
+        arrays = self._kept("events", partial(mapped.write, log, table, catalogue, self.stages))
+        tables = checked.tables(_ends(log, ids), (table, notes), bad)
+        return tables, _publish(tables, to, footer, {arrays: mapped.folder(to), log: to})
+
+    def _deal(self, checked: Checked, rows: pl.LazyFrame, users: pl.DataFrame) -> int:
+        """Rows to parts, by ranges of users with about as many events each; how many parts there are."""
+
+        def ranges() -> pl.LazyFrame:
+            until = users["len"].cast(pl.Int64).cum_sum().to_numpy()
+            wanted = min(MOST_PARTS, -(-2 * SORTED * int(until[-1]) // self.memory))
+            starts = np.unique(np.searchsorted(until, until[-1] / wanted * np.arange(1, wanted)) + 1)
+            return users.select(pl.col("user_id").gather(starts[starts < len(users)])).lazy()
+
+        firsts = self._frame("ranges", ranges)["user_id"]  # of each part but the first
+        done = self.stages.begin("dealing rows out", checked.log.rows)
+
+        def part(some: pl.Series) -> pl.Series:
+            done(len(some))
+            return pl.Series(firsts.search_sorted(some, side="right"), dtype=pl.UInt32)
+
+        if "event" in checked.values:
+            words = rows.select(pl.col("event").unique()).collect(engine="streaming").to_series().sort()
+            rows = rows.with_columns(pl.col("event").cast(pl.Enum(words)))
+        dealt = rows.with_columns(part=pl.col("user_id").map_batches(part, return_dtype=pl.UInt32, is_elementwise=True))
+        self._kept(
+            "parts",
+            lambda path: dealt.sink_parquet(
+                pl.PartitionBy(path, key="part", include_key=False, approximate_bytes_per_file=None),
+                compression="lz4", row_group_size=ROW_GROUP, mkdir=True, engine="streaming",
+            ),
+        )  # fmt: skip
+        return len(firsts) + 1
+
+    def _sort(self, count: int, values: Sequence[str], footer: dict[str, str]) -> None:
+        """Each part by user and time, with its rows that look like an earlier one beside it."""
+        done = self.stages.begin("sorting parts", count)
+        for number in range(count):
+            if not self._part(number).exists():
+                part = self.scratch / "parts" / f"part={number}"
+                self._kept(f"sorted-{number}", partial(_sorted, part, values, footer))
+                shutil.rmtree(part, ignore_errors=True)
+            done(1)
+
+    def _finish(self, count: int, checked: Checked, footer: dict[str, str]) -> pl.DataFrame:
+        """The sorted parts without repeats, and in sessions where that is asked; returns all rejected rows."""
+        gap = checked.log.options.session_gap
+        folders = [self.scratch / f"sorted-{number}" for number in range(count)]
+        again = self._frame("repeats", lambda: _repeats(folders, checked))[ROW]
+        width = self._frame("sessions", lambda: _widest(folders, gap))["width"][0] if gap else 0
+        self._part(0).parent.mkdir(exist_ok=True)
+        done = self.stages.begin("finishing parts", count)
+        for number, folder in enumerate(folders):
+            if not self._part(number).exists():
+                whole, suspects = folder / "log.parquet", pl.read_parquet(folder / "suspects.parquet")
+                drop = suspects.filter(pl.col(ROW).is_in(again.implode()))["place"]
+                if len(drop) or gap:
+                    log = pl.read_parquet(whole).with_row_index("place")
+                    log = log.filter(~pl.col("place").is_in(drop.implode())).drop("place")
+                    log = in_sessions(log, gap, width) if gap else log
+                    whole = folder / "changed.parquet"
+                    log.write_parquet(whole, metadata=footer)
+                whole.replace(self._part(number))
+            shutil.rmtree(folder, ignore_errors=True)
+            done(1)
+        return with_repeats(checked, again) if len(again) else checked.bad
+
+    def _part(self, number: int) -> Path:
+        return self.scratch / "log" / f"{number:05d}.parquet"
+
+    def _frame(self, name: str, make: Callable[[], pl.LazyFrame]) -> pl.DataFrame:
+        """A table that is made once."""
+        path = self._kept(name + ".parquet", lambda path: make().collect(engine="streaming").write_parquet(path))
+        return pl.read_parquet(path)
+
+    def _kept(self, name: str, write: Callable[[Path], object]) -> Path:
+        """A file or a folder that is made once, and has its name only when it is whole."""
+        path, begun = self.scratch / name, self.scratch / f"begun-{name}"
+        if not path.exists():
+            _remove(begun)
+            write(begun)
+            begun.rename(path)
+        return path
+
+
+def _sorted(part: Path, values: Sequence[str], footer: dict[str, str], path: Path) -> None:
+    """A part as `clean` sorts a log, and where the rows stand that look like an earlier one, into a folder."""
+    rows = pl.read_parquet(part / "*.parquet")
+    if not rows[ROW].is_sorted():
+        rows = rows.sort(ROW)
+    events = Events.collect(rows.lazy(), values)
+    numbers = rows[ROW]
+    del rows
+    order = events.order()
+    alike = events.alike(order) if "timestamp" in values else np.empty(0, np.int64)
+    places = np.sort(alike) if isinstance(order, slice) else np.flatnonzero(np.isin(order, alike))
+    found = numbers.gather(places if isinstance(order, slice) else order[places])
+    path.mkdir()
+    pl.DataFrame({"place": pl.Series(places, dtype=pl.UInt32), ROW: found}).write_parquet(path / "suspects.parquet")
+    events.table(order).write_parquet(path / "log.parquet", metadata=footer)
+
+
+def _repeats(folders: Sequence[Path], checked: Checked) -> pl.LazyFrame:
+    """`ROW` of the rows that repeat an earlier one."""
+    rows = pl.concat(pl.read_parquet(folder / "suspects.parquet", columns=[ROW]) for folder in folders)[ROW]
+    if not checked.compared:
+        rows = rows.clear()
+    return pl.LazyFrame({ROW: repeated(checked.kept, ROW, rows, checked.compared) if len(rows) else rows})
+
+
+def _widest(folders: Sequence[Path], gap: timedelta) -> pl.LazyFrame:
+    """How many digits the number of a session has, at most."""
+    columns = ["user_id", "timestamp"]
+    counts = (sessions(pl.read_parquet(folder / "log.parquet", columns=columns), gap) for folder in folders)
+    return pl.LazyFrame({"width": [max(len(str(one.max())) for one in counts)]})
+
+
+def _ends(log: Path, ids: pl.Series) -> pl.DataFrame:
+    """Two rows with the least and the largest user, item and time of a sorted log."""
+    parts = sorted(log.glob("*.parquet"))
+    ends = pl.concat([pl.read_parquet(parts[0]).head(1), pl.read_parquet(parts[-1]).tail(1)])
+    ends = ends.with_columns(item_id=pl.Series([ids[0], ids[-1]], dtype=ids.dtype))
+    if "timestamp" in ends.columns:
+        time = pl.col("timestamp")
+        span = pl.scan_parquet(parts).select(time.min().alias("0"), time.max().alias("1")).collect(engine="streaming")
+        ends = ends.with_columns(timestamp=pl.concat([span["0"], span["1"]]))
+    return ends
+
+
+def _publish(tables: Tables, to: Path, footer: dict[str, str], folders: Mapping[Path, Path]) -> list[Path]:
+    """Give the files their names, and `folders` theirs; what stood there before goes."""
+    frames = {beside(to, "items"): tables.items}
+    if len(tables.rejected):
+        frames = {beside(to, "rejected"): tables.rejected, **frames}
+    write_together(frames, footer)
+    if not len(tables.rejected):
+        beside(to, "rejected").unlink(missing_ok=True)
+    for new, path in folders.items():
+        if path.exists():
+            path.rename(new.with_name(f"old-{path.name}"))
+        new.rename(path)
+    return [*frames, *folders.values()]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _scratch(to: Path, files: Sequence[Path], options: Options) -> Iterator[Path]:
+    """The folder of an import beside its target, with what an interrupted run of the same import left there.
+
+    It goes when the import is done, or refused; it stays after an interruption, and where the disk is full.
+    """
+    path = to.with_name(f".{to.name}.import")
+    stats = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in map(data_file, files)]
+    about = json.dumps({"files": stats, "options": asdict(options)}, default=str)
+    lock = FileLock(path.with_suffix(".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise SaveError(f"{to}: another import writes there now; wait for its end") from error
+    try:
+        if (path / "about.json").is_file() and (path / "about.json").read_text() != about:
+            shutil.rmtree(path)
+        path.mkdir(exist_ok=True)
+        (path / "about.json").write_text(about)
+        yield path
+    except SaveError:
+        raise
+    except WhatNextError:
+        shutil.rmtree(path)
+        raise
+    except (OSError, pl.exceptions.PolarsError) as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and "os error 28" not in str(error):
+            raise
+        raise SaveError(
+            f"{path}: the disk is full ({shutil.disk_usage(path).free >> 20:,} MiB are free); nothing was changed at "
+            f"{to}; make room and give the same command again, which goes on here, or delete this folder"
+        ) from error
+    else:
+        shutil.rmtree(path)
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()

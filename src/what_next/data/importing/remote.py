@@ -1,0 +1,80 @@
+"""Files named by URL, through fsspec: object stores (s3, gs, az) and whatever else it has an implementation for."""
+
+import errno
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from what_next.data.stages import SILENT, Stages
+from what_next.errors import DataError, MissingExtraError, WhatNextError
+
+
+@contextmanager
+def fetched(names: Sequence[str], to: Path, stages: Stages = SILENT) -> Iterator[list[Path]]:
+    """The paths of some files; those named by URL are copied beside `to`, since an import reads a log more than once.
+
+    The copies go at the end. They stay after an interruption, and what is whole is not fetched again.
+
+    Args:
+        names: paths, folders of Parquet parts, and URLs such as `s3://bucket/log/*.parquet`, whose `*` stands for any
+            name.
+        to: where the import goes.
+        stages: told of the bytes.
+
+    Raises:
+        MissingExtraError: fsspec is not installed.
+        DataError: nothing is there, or it cannot be read.
+    """
+    folder = to.with_name(f".{to.name}.fetched")
+    try:
+        yield [
+            path
+            for place, name in enumerate(names)
+            for path in (_copies(name, folder / str(place), stages) if "://" in name else _parts(Path(name)))
+        ]
+    except WhatNextError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The Parquet files of a folder, in the order of their names; any other path as it is."""
+    return sorted(path.glob("*.parquet")) or [path]
+
+
+def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise MissingExtraError("fsspec", "remote", f"reading {url}") from error
+    try:
+        system, pattern = fsspec.core.url_to_fs(url)
+        remote = sorted(system.glob(pattern)) if "*" in pattern else [pattern]
+        copies = [_copied(system, one, folder / Path(one).name, stages) for one in remote]
+    except Exception as error:  # every store has errors of its own; of kinds that are not installed, an ImportError
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise DataError(f"{folder}: the disk is full while {url} is fetched; make room") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{url}: cannot be read ({reason}); check the URL, and what you may read there") from error
+    if not copies:
+        raise DataError(f"{url}: no such files; check the URL, and what you may read there")
+    return copies
+
+
+def _copied(system: Any, remote: str, to: Path, stages: Stages) -> Path:
+    size = int(system.info(remote)["size"])
+    if to.is_file() and to.stat().st_size == size:
+        return to
+    done = stages.begin(f"fetching {to.name}", size)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    begun = to.with_name(f"begun-{to.name}")
+    with system.open(remote, "rb") as source, begun.open("wb") as file:
+        while block := source.read(1 << 22):
+            file.write(block)
+            done(len(block))
+    begun.replace(to)
+    return to

@@ -1,0 +1,124 @@
+"""A large log as flat arrays in files, mapped into memory: of a history only the pages that it lies on are read.
+
+A random history is a run of neighbours in every array, so that shuffled reading by user is one small read for each
+column; the system's page cache holds what fits, and gives it back when memory is short. Row groups of Parquet would
+have to be decoded whole for each history, or shuffled in a buffer, which is no longer a uniform shuffle.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import polars as pl
+
+from what_next.data.importing.ids import positions
+from what_next.data.stages import Stages
+from what_next.errors import DataError
+
+
+def folder(path: Path) -> Path:
+    """`data/NAME.events` for `data/NAME.parquet`."""
+    return path.with_suffix(".events")
+
+
+def write(log: Path, items: pl.DataFrame, catalogue: str, stages: Stages, to: Path) -> None:
+    """The parts of a sorted log as arrays, each part read at once; no user's events lie in two parts.
+
+    Args:
+        log: the folder of the parts.
+        items: the item table; `catalogue`: its hash.
+        stages: told of the parts.
+        to: a new folder, for `ITEMS.npy` and so on as the fields of `Dataset` are named, and `users.parquet`.
+
+    Raises:
+        DataError: the log holds an item that the table lacks.
+    """
+    parts = sorted(log.glob("*.parquet"))
+    counts = [pl.scan_parquet(part).select(pl.len()).collect().item() for part in parts]
+    head, events = pl.read_parquet(parts[0], n_rows=1), sum(counts)
+    users, lengths, done = [], [], stages.begin("writing arrays", events)
+    to.mkdir()
+    with ExitStack() as files:
+        opened: dict[str, BinaryIO] = {}
+        for part, count in zip(parts, counts, strict=True):
+            frame = pl.read_parquet(part)
+            for name, values in _columns(frame, items["item_id"]):
+                if name not in opened:
+                    opened[name] = files.enter_context((to / f"{name}.npy").open("wb"))
+                    _header(opened[name], values.dtype, (events, *values.shape[1:]))
+                values.tofile(opened[name])
+            runs = frame["user_id"].rle().struct.unnest()
+            users.append(runs["value"])
+            lengths.append(runs["len"])
+            done(count)
+    offsets = np.append(0, pl.concat(lengths).cast(pl.Int64).cum_sum().to_numpy())
+    np.save(to / "offsets.npy", offsets)
+    pl.DataFrame({"user_id": pl.concat(users)}).write_parquet(to / "users.parquet")
+    about = {"catalogue": catalogue, "events": events, "event_words": _words(head), "context_names": _context(head)}
+    (to / "about.json").write_text(json.dumps(about))
+
+
+def read(path: Path, catalogue: str) -> dict[str, Any]:
+    """The fields of a `Dataset` that `write` has kept.
+
+    Raises:
+        DataError: they are missing, or belong to another import.
+    """
+    where = folder(path)
+    try:
+        about = json.loads((where / "about.json").read_text())
+        arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(where.glob("*.npy"))}
+        users = pl.read_parquet(where / "users.parquet")["user_id"]
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{where}: cannot be read ({error}); it belongs to {path}, import the data again") from error
+    rows = pl.scan_parquet(path / "*.parquet").select(pl.len()).collect().item()
+    if about["catalogue"] != catalogue or about["events"] != rows:
+        raise DataError(f"{where}: belongs to another import than {path}; import the data again")
+    optional = {name: arrays.get(name) for name in ("timestamps", "rewards", "event_codes")}
+    return {
+        "user_ids": users,
+        "items": arrays["items"],
+        "offsets": np.array(arrays["offsets"]),
+        "context": arrays.get("context", np.empty((rows, 0), np.float32)),
+        "context_names": tuple(about["context_names"]),
+        "event_words": tuple(about["event_words"]),
+        **optional,
+    }
+
+
+def _columns(log: pl.DataFrame, ids: pl.Series) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of a part."""
+    items = positions(log["item_id"], ids)
+    if (items < 0).any():
+        raise DataError(
+            f"item {log['item_id'][int(np.argmin(items))]!r} is not in its item table; import the data again"
+        )
+    yield "items", items
+    if "timestamp" in log.columns:
+        yield "timestamps", log["timestamp"].dt.epoch("us").to_numpy()
+    if "reward" in log.columns:
+        yield "rewards", log["reward"].to_numpy()
+    if _words(log):
+        yield "event_codes", log["event"].to_physical().cast(pl.Int32).to_numpy()
+    if names := _context(log):
+        yield "context", np.stack([log[name].to_numpy() for name in names], -1)
+
+
+def _context(log: pl.DataFrame) -> list[str]:
+    """The columns that describe events; `event` is one where it holds numbers."""
+    own = ("user_id", "item_id", "timestamp", "reward", *(["event"] if _words(log) else []))
+    return [name for name in log.columns if name not in own]
+
+
+def _words(log: pl.DataFrame) -> list[str]:
+    """The kinds of events, where the log has any."""
+    kinds = log.schema.get("event")
+    return kinds.categories.to_list() if isinstance(kinds, pl.Enum) else []
+
+
+def _header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})

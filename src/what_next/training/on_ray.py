@@ -1,0 +1,92 @@
+"""Training by processes that Ray Train starts on a cluster, and starts anew where one is lost.
+
+Ray gives the processes their places and their process group; what they do is what `torchrun` starts, too.
+"""
+
+import secrets
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from what_next.errors import MissingExtraError, TrainingError
+from what_next.settings import Setup
+from what_next.training.distributed import PATIENCE, Lost, Ranks, Refused, together
+
+if TYPE_CHECKING:
+    from ray.train import Result
+
+Outcome = TypeVar("Outcome")
+
+
+def on_ray(work: Callable[[Ranks], Outcome], setup: Setup) -> Outcome:
+    """What `work` returns in the first of `cluster.processes` processes, on the cluster of this machine or of
+    `RAY_ADDRESS`; one machine is started as a cluster where there is none.
+
+    Args:
+        work: a run of training, which goes on from its save where `Ranks.replaced` says so.
+        setup: as the processes read it; its models lie where all of them can read and write.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        Refused: all processes end for the same reason.
+        TrainingError: processes were lost more often than `cluster.restarts` allows, or the cluster is gone.
+    """
+    try:
+        import ray
+        from ray.exceptions import RayError
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.v2.api.exceptions import TrainingFailedError
+    except ImportError:
+        raise MissingExtraError("Ray", "scale", "cluster=ray") from None
+    cluster, launch, folder = setup.cluster, secrets.token_hex(8), setup.model_agent_path.parent
+    cuda = setup.device == "cuda" or (setup.device == "auto" and torch.cuda.is_available())
+
+    def process() -> Any:
+        ranks = Ranks(dist.get_rank(), dist.get_world_size(), joined=True, started=launch)
+        try:
+            with together(ranks):
+                return work(ranks)
+        except Refused as error:  # returned, since Ray would try again
+            return error
+
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = TorchTrainer(
+        process,
+        torch_config=TorchConfig("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout_s=int(PATIENCE.total_seconds())),
+        scaling_config=ScalingConfig(num_workers=cluster.processes, use_gpu=cuda, placement_strategy="SPREAD"),
+        run_config=RunConfig(
+            name=f".ray-{launch}",
+            storage_path=str(folder.resolve()),
+            failure_config=FailureConfig(max_failures=cluster.restarts),
+        ),
+    )
+    try:
+        with redirect_stdout(sys.stderr):  # what Ray tells of the processes is no result
+            result: Result = trainer.fit()
+            ray.shutdown()
+    except (TrainingFailedError, RayError, ConnectionError) as error:
+        raise TrainingError(
+            f"training on Ray ended after {cluster.restarts} restarts or for good: {_reason(error)}; the last save, if "
+            "any, is kept, and `what-next train --resume` goes on from it"
+        ) from None
+    finally:
+        shutil.rmtree(folder / f".ray-{launch}", ignore_errors=True)
+    found: Any = result.return_value
+    if isinstance(found, Refused):
+        raise found
+    outcome: Outcome = found
+    return outcome
+
+
+def _reason(error: Exception) -> str:
+    """In a line, why the first process that lost no other one ended; else what Ray says."""
+    failures = [getattr(one, "_base_exc", one) for one in getattr(error, "worker_failures", {}).values()]
+    own = [one for one in failures if not isinstance(one, Lost)]
+    text = str((own or failures or [error])[0]).strip() or type(error).__name__
+    return text.splitlines()[-1][:300]

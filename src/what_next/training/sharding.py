@@ -1,0 +1,86 @@
+"""All rows of a table that several processes hold, for as long as they are read: by validation, or to be saved."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from what_next.algorithms.base import Networks
+from what_next.errors import SaveError
+from what_next.models.encoders import Encoder
+from what_next.models.shards import Shards
+from what_next.settings import Setup
+from what_next.training.distributed import Ranks
+from what_next.training.learner import Learner
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """What of an agent is read here."""
+
+    setup: Setup
+    nets: Networks
+    optimisers: dict[str, Optimizer]
+    ranks: Ranks
+    learner: Learner
+
+
+@contextmanager
+def whole(agent: Sharded, *, optimisers: bool = False) -> Iterator[None]:
+    """Within it, the agent's item vectors (and what their optimiser remembers of them) are those of all processes.
+
+    The first process collects them, some at a time, in files beside the models; all processes map these into memory,
+    where they take no more than the system can spare. Nothing may learn meanwhile. Where nothing is sharded, all is as
+    it was.
+
+    Raises:
+        SaveError: the files could not be written.
+    """
+    encoder = agent.nets.get("encoder")
+    shards = encoder.items.shards if isinstance(encoder, Encoder) else None
+    if not isinstance(encoder, Encoder) or shards is None:
+        yield
+        return
+    items, own, ranks = encoder.items, encoder.items.learned, agent.ranks
+    assert own is not None, "what is sharded is learned"
+    state = next(one.state[own] for name, one in agent.optimisers.items() if name.endswith(":rows"))
+    before, near = dict(state), agent.setup.model_agent_path.parent
+    folder = Path(ranks.first("" if ranks.rank else tempfile.mkdtemp(prefix=".sharded-", dir=near)))
+    try:
+        if optimisers:
+            moments = {name: one for name, one in before.items() if isinstance(one, Tensor) and one.shape == own.shape}
+            state |= {name: _collected(shards, one, folder / name, ranks) for name, one in moments.items()}
+        items.learned = nn.Parameter(_collected(shards, own, folder / "vectors", ranks), requires_grad=False)
+        items.shards = None
+        yield
+        ranks.wait()
+    finally:
+        items.learned, items.shards = own, shards
+        state |= before
+        agent.learner.kept = None
+        if not ranks.rank:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _collected(shards: Shards, table: Float[Tensor, "own dim"], path: Path, ranks: Ranks) -> Float[Tensor, "items dim"]:
+    """The rows of all processes, mapped from a file that the first one writes."""
+    try:
+        with path.open("wb") if not ranks.rank else tempfile.TemporaryFile() as file:
+            for block in shards.whole(table):
+                block.cpu().numpy().tofile(file)
+    except OSError as error:
+        raise SaveError(
+            f"{path}: the item vectors of all processes cannot be put together ({error.strerror}); free some "
+            f"{table.nbytes * ranks.count / 2**30:.1f} GiB there"
+        ) from None
+    ranks.wait()
+    size = shards.items * table.shape[1]
+    mapped = torch.from_file(str(path), shared=False, size=size, dtype=table.dtype)
+    return mapped.view(shards.items, -1).to(table.device)

@@ -1,0 +1,272 @@
+"""A log that is sorted on the disk comes out as one that is sorted in memory."""
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from filelock import FileLock
+from polars.testing import assert_frame_equal
+from typer.testing import CliRunner
+
+from what_next.cli.data import app
+from what_next.data import Dataset, Options, Tables, import_files, mapped, save
+from what_next.data.importing import large, remote
+from what_next.data.importing.large import import_large
+from what_next.errors import DataError, SaveError
+
+ENDINGS = ("events", "items.parquet", "parquet", "rejected.parquet")
+ARRAYS = ("items", "offsets", "timestamps", "rewards", "context", "event_codes")
+
+
+def awkward(rows: int, seed: int = 0) -> pl.DataFrame:
+    """Text ids, ties in time, equal rows apart and side by side, rows alike but for a word, and every kind of fault."""
+    rng = np.random.default_rng(seed)
+    user = np.minimum((30 * rng.pareto(1.0, rows)).astype(int), 200)
+    item = rng.integers(0, 40, rows)
+    table = pl.DataFrame(
+        {
+            "user": [f"u{one}" if one % 50 != 7 else " " * (one % 2) for one in user],
+            "item": [f"{one:03d}" for one in item],
+            "time": [str(1_600_000_000 + one) for one in rng.integers(0, 50, rows)],
+            "rating": rng.choice(["1", "2.5", "5", "", "x", "1.0"], rows, p=[0.3, 0.3, 0.3, 0.02, 0.02, 0.06]),
+            "action": rng.choice(["play", "skip", "buy, later"], rows),
+            "device": [str(one) for one in rng.integers(0, 3, rows)],
+            "tempo": [str(one * 7 % 11) for one in item],
+        }
+    )
+    times = table["time"].to_numpy().copy()
+    times[rng.integers(0, rows, rows // 100)] = "-5"
+    times[rng.integers(0, rows, rows // 100)] = "soon"
+    table = table.with_columns(time=pl.Series(times))
+    return pl.concat([table, table.sample(fraction=0.2, seed=seed)])
+
+
+def both(
+    folder: Path, files: list[Path], memory: int, items: Path | None = None, **options: object
+) -> tuple[Tables, Tables]:
+    """Import in memory and in parts; what each told."""
+    (folder / "memory").mkdir()
+    (folder / "parts").mkdir()
+    mine = import_files(files, items, Options(**options))
+    save(mine, folder / "memory" / "x.parquet")
+    theirs, written = import_large(files, folder / "parts" / "x.parquet", items, Options(**options), memory=memory)
+    assert all(path.exists() for path in written)
+    assert sorted(one.name for one in (folder / "parts").iterdir()) == sorted(one.name for one in written)
+    return mine, theirs
+
+
+def same(folder: Path, mine: Tables, theirs: Tables, least_parts: int) -> None:
+    """Values, ids and order of the log; bytes of the other files; the data set; and what is told."""
+    parts = sorted((folder / "parts" / "x.parquet").iterdir())
+    assert len(parts) >= least_parts
+    assert_frame_equal(pl.read_parquet(folder / "memory" / "x.parquet"), pl.read_parquet(parts), check_exact=True)
+    for name in ("x.items.parquet", "x.rejected.parquet"):
+        one, other = folder / "memory" / name, folder / "parts" / name
+        assert one.exists() == other.exists()
+        assert not one.exists() or one.read_bytes() == other.read_bytes()
+    for field in ("rows", "columns", "how", "notes", "warnings"):
+        assert getattr(mine, field) == getattr(theirs, field)
+    assert mine.must_know() == theirs.must_know()
+    read, mapped = (Dataset.read(folder / where / "x.parquet") for where in ("memory", "parts"))
+    assert isinstance(mapped.items, np.memmap)
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(read, name), getattr(mapped, name))
+    assert read.user_ids.equals(mapped.user_ids)
+    assert read.describe() == mapped.describe()
+
+
+@pytest.mark.parametrize("gap", [None, timedelta(seconds=9)])
+def test_awkward_rows_of_several_files(tmp_path: Path, gap: timedelta | None) -> None:
+    table = awkward(2000)
+    files = [tmp_path / "a.csv", tmp_path / "b.csv.gz", tmp_path / "c.parquet", tmp_path / "d.jsonl"]
+    table[:700].write_csv(files[0])
+    files[0].write_text(files[0].read_text() + 'u1,005,1600000001,5,"a\nb",1,35,too,many\n')
+    files[1].write_bytes(gzip.compress(table[700:1500].write_csv().encode()))
+    table[1500:2000].with_columns(pl.col("time").cast(pl.Int64, strict=False)).write_parquet(files[2])
+    table[2000:].write_ndjson(files[3])
+    mine, theirs = both(tmp_path, files, 60_000, session_gap=gap)
+    assert mine.reasons().keys() >= {
+        "no user",
+        "not a time",
+        "reward not a number",
+        "exact duplicate",
+        "too many fields",
+    }
+    assert {"reward", "event", "time"} <= mine.columns.keys()
+    assert "device" in mine.log.columns
+    assert "tempo" in mine.items.columns
+    same(tmp_path, mine, theirs, 8)
+
+
+def test_an_item_table_and_columns_without_times(tmp_path: Path) -> None:
+    table, items = awkward(500).drop("time"), tmp_path / "items.csv"
+    table.write_csv(tmp_path / "a.csv", separator="\t")
+    pl.DataFrame({"item": [f"{one:03d}" for one in range(35)], "tempo": range(35)}).write_csv(items)
+    mine, theirs = both(tmp_path, [tmp_path / "a.csv"], 30_000, items, time="")
+    assert "item not in the item table" in mine.reasons()
+    same(tmp_path, mine, theirs, 4)
+
+
+def test_whole_numbers_as_ids_and_repeats_that_are_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    names = {"user_id": 50, "item_id": 9, "timestamp": 30}
+    pl.DataFrame({name: rng.integers(1, most, 900) for name, most in names.items()}).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    mine, theirs = both(tmp_path, [tmp_path / "a.parquet"], 20_000, keep_duplicates=True)
+    assert len(mine.log) == 900
+    same(tmp_path, mine, theirs, 8)
+
+
+@pytest.mark.parametrize(
+    "text", ["user,item\n1,a\n1,b\n", "user,item,time\n1,a,x\n2,b,y\n", "who,item\n1,a\n2,b\n", "user,item\n"]
+)
+def test_what_cannot_be_used_is_refused_alike(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError) as mine:
+        import_files([tmp_path / "a.csv"])
+    with pytest.raises(DataError) as theirs:
+        import_large([tmp_path / "a.csv"], tmp_path / "x.parquet", memory=10**6)
+    assert str(mine.value) == str(theirs.value)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.csv"]
+
+
+def numbers(folder: Path, rows: int = 900, moments: int = 300) -> Path:
+    """A log of whole numbers."""
+    rng = np.random.default_rng(2)
+    names = {"user_id": 50, "item_id": 9, "timestamp": moments}
+    table = pl.DataFrame({name: rng.integers(1, most, rows) for name, most in names.items()})
+    table.write_parquet(folder / "log.parquet")
+    return folder / "log.parquet"
+
+
+def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, target, sort, sorted_parts = numbers(tmp_path), tmp_path / "x.parquet", large._sorted, []
+
+    def interrupted(part: Path, *arguments: object) -> None:
+        if len(sorted_parts) == 3:
+            raise KeyboardInterrupt
+        sort(part, *arguments)
+        sorted_parts.append(part.name)
+
+    monkeypatch.setattr(large, "_sorted", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_large([log], target, memory=20_000)
+    assert not target.exists()
+    monkeypatch.setattr(large, "_sorted", lambda *given: [sort(*given), sorted_parts.append(given[0].name)])
+    tables, _ = import_large([log], target, memory=10**9)  # it keeps the parts that it began with
+    parts = sorted(target.iterdir())
+    assert len(sorted_parts) == len(set(sorted_parts)) == len(parts) > 8
+    assert_frame_equal(pl.read_parquet(parts), import_files([log]).log, check_exact=True)
+    assert len(tables.rejected) == len(import_files([log]).rejected) > 0
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["log.parquet", *(f"x.{end}" for end in ENDINGS)]
+
+
+def test_another_log_under_the_same_name_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, target = numbers(tmp_path), tmp_path / "x.parquet"
+    with monkeypatch.context() as patched:
+        patched.setattr(large, "_repeats", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            import_large([log], target, memory=20_000)
+    numbers(tmp_path, 500)
+    import_large([log], target, memory=20_000)
+    assert_frame_equal(pl.read_parquet(sorted(target.iterdir())), import_files([log]).log, check_exact=True)
+    import_large([log], target, options=Options(keep_duplicates=True), memory=20_000)  # over what stands there
+    assert pl.read_parquet(sorted(target.iterdir())).height == 500
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), pl.exceptions.ComputeError("(os error 28)")])
+def test_a_full_disk_is_one_line_and_the_import_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    log, target = numbers(tmp_path), tmp_path / "x.parquet"
+
+    def full(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mapped, "write", full)
+        with pytest.raises(SaveError, match=r"the disk is full .*make room.*goes on here"):
+            import_large([log], target, memory=20_000)
+    assert not target.exists()
+    monkeypatch.setattr(large, "_sorted", None)  # no part is sorted again
+    import_large([log], target, memory=20_000)
+    assert Dataset.read(target).events == pl.read_parquet(sorted(target.iterdir())).height
+
+
+def test_two_imports_do_not_write_to_one_place(tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".x.parquet.lock"), pytest.raises(SaveError, match="another import writes there"):
+        import_large([numbers(tmp_path)], tmp_path / "x.parquet", memory=20_000)
+
+
+def test_the_command_sorts_on_the_disk_what_needs_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, report = numbers(tmp_path, 3000, 10**6), {}
+    monkeypatch.setattr(large, "CELL", 10_000)  # 90 MB, as the rule then has it
+    for name, memory in (("a", "1GiB"), ("b", "64MiB")):
+        target = tmp_path / f"{name}.parquet"
+        outcome = CliRunner().invoke(app, ["import", str(log), "--to", str(target), "--memory", memory, "--json"])
+        assert outcome.exit_code == 0, outcome.output
+        report[name] = json.loads(outcome.stdout)
+        assert target.is_dir() == (name == "b")
+    for key in ("rows_read", "rejected", "columns", "known_by", "notes", "users", "items", "rows", "catalogue"):
+        assert report["a"][key] == report["b"][key]
+
+
+@pytest.mark.parametrize(("memory", "message"), [("much", "expected a size such as"), ("3kB", "is too little")])
+def test_the_memory_is_a_size(memory: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        large.memory_of(memory)
+
+
+def test_logs_by_url(tmp_path: Path) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    whole = pl.read_parquet(numbers(tmp_path))
+    for place, part in enumerate((whole[:400], whole[400:])):
+        part.write_parquet(tmp_path / "part.parquet")
+        memory.pipe(f"/bucket/log/{place}.parquet", (tmp_path / "part.parquet").read_bytes())
+    urls = ["memory://bucket/log/*.parquet", f"file://{tmp_path}/log.parquet"]
+    with remote.fetched(urls, tmp_path / "x.parquet") as paths:
+        assert pl.concat(map(pl.read_parquet, paths)).equals(pl.concat([whole, whole]))
+    assert not list(tmp_path.glob(".x*"))
+    for url in ("memory://bucket/none/*.parquet", "memory://bucket/none.parquet", "nowhere://bucket/x"):
+        with pytest.raises(DataError, match=re.escape(url)), remote.fetched([url], tmp_path / "x.parquet"):
+            pass
+
+
+@pytest.mark.slow
+def test_a_million_rows_of_an_import_that_is_killed_again_and_again(tmp_path: Path) -> None:
+    table = awkward(830_000).with_columns(
+        time=pl.Series([str(1_600_000_000 + n * 7919 % 10**6) for n in range(996_000)])
+    )
+    table.write_csv(tmp_path / "log.csv")
+    (tmp_path / "memory").mkdir()
+    mine = import_files([tmp_path / "log.csv"])
+    save(mine, tmp_path / "memory" / "x.parquet")
+    (tmp_path / "parts").mkdir()
+    target, log = tmp_path / "parts" / "x.parquet", tmp_path / "log.csv"
+    script = f"""
+from pathlib import Path
+from what_next.data.importing.large import import_large
+import_large([Path({str(log)!r})], Path({str(target)!r}), memory=2**26)
+"""
+    scratch, stages = (
+        target.with_name(".x.parquet.import"),
+        ["raw-0.parquet", "begun-parts", "sorted-1", "log/00001.parquet"],
+    )
+    for stage in stages:
+        process = subprocess.Popen([sys.executable, "-c", script])
+        while process.poll() is None and not (scratch / stage).exists():
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        assert not target.exists()
+    theirs, _ = import_large([log], target, memory=2**26)
+    same(tmp_path, mine, theirs, 4)
