@@ -20,7 +20,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install demo run train test test-all browser check mutate results tables picture gallery notebooks bench-scale loop-demo bench docs release-check clean distclean announce FORCE
+.PHONY: help install demo run train test test-all browser check mutate results tables picture gallery notebooks bench-scale loop-demo bench docs client release-check clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -92,6 +92,16 @@ notebooks: $(NOTEBOOKS) ## runs the notebooks of docs/notebooks, and keeps what 
 docs: $(DOCS) ## the documentation, in site/
 	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --clean --strict
+
+client: $(DEV) ## typed clients of the service, from its schema: clients/python, and with npm clients/what-next.d.ts
+	$(INSTALL) -e '.[client]'
+	@mkdir -p clients
+	$(BIN)/python -c 'import json, what_next.serving.http.app; from what_next.serving.http.schema import document; \
+	    print(json.dumps(document(True)))' > clients/openapi.json
+	$(BIN)/openapi-python-client generate --path clients/openapi.json --output-path clients/python --overwrite
+	@if command -v npx >/dev/null; then \
+	    npx --yes openapi-typescript@7 clients/openapi.json --default-non-nullable=false --output clients/what-next.d.ts; \
+	else echo "There is no npx, so no client in TypeScript was made."; fi
 
 release-check: $(DEV) ## builds wheel and sdist; tries them in fresh environments, on each Python there is and with each extra
 	$(INSTALL) -e '.[release]'

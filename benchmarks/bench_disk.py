@@ -28,7 +28,7 @@ from what_next.sources import source_of
 
 def memory() -> dict[str, float]:
     """What this process has in memory now, in GiB."""
-    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if "Rss" in line)
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     kinds = {"anonymous_gib": "RssAnon", "resident_gib": "VmRSS"}
     return {name: int(lines[kind].split()[0]) / 2**20 for name, kind in kinds.items()}
 
@@ -48,6 +48,8 @@ def measure(
         data=data,
         algorithm="next_item",
         loss={"name": "sampled_softmax", "negatives": 1024},
+        inputs={"start": "random"},
+        linear="no",
         dim=64,
         batch_size=64,
         threads=1,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-OURS = {"dev", "docs", "mutate", "release"}
+OURS = {"client", "dev", "docs", "mutate", "notebooks", "release"}
 """Extras of those who work on it."""
 HELP = 0.5
 """Seconds of processor time that help may take."""
@@ -31,10 +31,12 @@ NEEDS = {
     "report": "evaluate setup.txt --next-items --baselines popular --report page.html",
     "serve": "key add setup.txt --name mine --role read",
     "sim": "simulate ppo.txt --world boredom:sardine/SlateTopK-Bored-v0",
+    "track": "train setup.txt track=tensorboard epochs=64 dim=8 batch_size=16 --force",
     "tune": "tune setup.txt --trials 1 --seconds 1",
 }
-"""What each extra is for; `ann` is for more items than there are here, and `loop` for a service with a log."""
-IMPORTS = {"ann": "what_next.retrieval.approximate, faiss", "loop": "river", "track": "tensorboard"}
+"""What each extra is for."""
+IMPORTS = {"ann": "faiss", "hub": "huggingface_hub", "loop": "river", "remote": "fsspec", "scale": "ray"}
+"""Of extras that are for more than there is here: many items, a log of a service, an account, a cluster."""
 SHIPPED = ("page/page.html", "page/lit-html.LICENSE", "py.typed", "store/migrations/versions/0001_tables.py")
 
 
@@ -61,6 +63,8 @@ def main() -> int:
 
 def built() -> Path:
     """The wheel, made from the sdist; both hold what they should."""
+    locked = uv("lock", "--check", "--project", ROOT)
+    assert locked.returncode == 0, f"uv.lock is older than pyproject.toml; `uv lock` renews it: {locked.stderr}"
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     subprocess.run([sys.executable, "-m", "build", "--installer", "uv", ROOT], check=True, stdout=subprocess.DEVNULL)
     (sdist,), (wheel,) = ((ROOT / "dist").glob(pattern) for pattern in ("*.tar.gz", "*.whl"))

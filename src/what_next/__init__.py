@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from what_next.inference.recommender import Recommender
     from what_next.models import AgentModel, CriticModel
     from what_next.policy import LearnedPolicy
-    from what_next.python import Model, RecToolsModel, fit, load
+    from what_next.python import LensKitScorer, Model, RecToolsModel, fit, load, pull, push
     from what_next.settings import Setup
     from what_next.state import State
 
@@ -34,6 +34,7 @@ _HOMES = {
     "Dataset": "data",
     "Environment": "environment",
     "LearnedPolicy": "policy",
+    "LensKitScorer": "python",
     "Model": "python",
     "RecToolsModel": "python",
     "Recommendation": "inference.recommendation",
@@ -44,6 +45,8 @@ _HOMES = {
     "WhatNext": "algorithms",
     "fit": "python",
     "load": "python",
+    "pull": "python",
+    "push": "python",
     "play": "experiments.simulation",
     "simulate": "experiments.simulation",
 }
@@ -57,6 +60,7 @@ __all__ = [
     "Dataset",
     "Environment",
     "LearnedPolicy",
+    "LensKitScorer",
     "Model",
     "RecToolsModel",
     "Recommendation",
@@ -69,6 +73,8 @@ __all__ = [
     "fit",
     "load",
     "play",
+    "pull",
+    "push",
     "simulate",
 ]
 

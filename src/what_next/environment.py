@@ -23,6 +23,9 @@ from what_next.settings import Setup
 from what_next.sources import Source, source_in, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
+from what_next.training.boards import Board, board_of
+from what_next.training.boards import check as check_board
+from what_next.training.card import card_path
 from what_next.training.distributed import Ranks
 from what_next.training.monitor import Monitor
 from what_next.training.sharding import whole
@@ -144,6 +147,7 @@ class Environment:
         self.force = force
         self.ranks = agent.ranks = ranks or Ranks()
         self.on_step, self.on_save, self.quiet = on_step, on_save, quiet
+        self.board: Board | None = None
         self.rng = np.random.default_rng(setup.seed)
         setup.threaded()
 
@@ -209,6 +213,8 @@ class Environment:
                 stopped = self.ranks.follow(agent, bool(interrupted))
             seconds = time.perf_counter() - start
             monitor.finish(ended=self.done() or monitor.over)
+            if self.board is not None:
+                self.board.close(card_path(setup.model_agent_path).read_text(encoding="utf-8"))
         return self._report(monitor, seconds)
 
     def _begin(self) -> Monitor:
@@ -223,6 +229,7 @@ class Environment:
         ):
             raise SetupError("patience is set, and the split has no validation users; raise split.validation")
         check_paths(setup.model_paths)
+        check_board(setup)
         if weights := self.origin or (setup.model_agent_path if self.resume else None):
             agent.like(weights)
         agent.wake_agent()
@@ -251,7 +258,15 @@ class Environment:
     def _tracker(self) -> Tracker:
         """What shows the steps of a run."""
         agent = self.agent
-        return Tracker(self.setup.log_path, agent.histories, agent.horizon, len(self.state.train_users), self.quiet)
+        users, self.board = len(self.state.train_users), board_of(self.setup)
+        return Tracker(self.setup.log_path, agent.histories, agent.horizon, users, self.quiet, self.board)
+
+    def _saved(self, valid: dict[str, float]) -> None:
+        """The models were saved, and measured before."""
+        if self.board is not None and valid:
+            self.board.add({f"valid_{name}": value for name, value in valid.items()}, self.agent.histories)
+        if self.on_save is not None:
+            self.on_save(valid)
 
     def _cycle(self) -> Step:
         """History, predict, produce, propagate.
@@ -285,7 +300,7 @@ class Environment:
             self.source.save_every,
             self.setup.patience if len(self.state.split.validation) and self.source.foreseen else None,
             self.resume,
-            self.on_save,
+            self._saved,
             self.quiet,
         )
         for reason in reasons:

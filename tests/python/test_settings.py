@@ -10,7 +10,7 @@ from what_next.settings import Setup
 from what_next.settings.schema import WORD, choices, leaves, optional
 
 DECIDED = ("train", "data", "model_agent_path", "model_critic_path", "user", "slots", "log", "algorithm.")
-ELSEWHERE = ("server.", "loop.", "world.", "decisions.")
+ELSEWHERE = ("cluster.", "server.", "loop.", "world.", "decisions.")
 FIELDS = {
     key.removesuffix(".name").replace(".", "_"): field
     for key, field in leaves(Setup, {})

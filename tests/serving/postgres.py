@@ -69,9 +69,13 @@ class Postgres:
     def sql(self, text: str, database: str = "postgres") -> str:
         return self.run("psql", "-h", str(self.folder), "-U", "postgres", "-d", database, "-qAtc", text)
 
+    @property
+    def runs(self) -> bool:
+        return (self.data / "postmaster.pid").exists()
+
     def end(self) -> None:
         """Stop it, if it runs, and remove its folder."""
-        if (self.data / "postmaster.pid").exists():
+        if self.runs:
             self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -8,6 +8,7 @@ from collections import namedtuple
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -109,6 +110,23 @@ def test_a_service_whose_store_was_taken_away_is_not_ready(tmp_path: Path) -> No
         assert lost.ask("GET", "/ready").status_code == 503
         (tmp_path / "elsewhere").rename(place)
         assert lost.ask("GET", "/ready").status_code == 200
+
+
+def test_a_load_balancer_waits_only_once_for_a_store_that_does_not_answer(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from what_next.serving.http import parts
+
+    monkeypatch.setattr(parts, "LOOK", 0.2)
+    answers = Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(one.store, "ping", lambda: answers.wait(10))
+        assert one.ask("GET", "/ready").status_code == 503
+        began = time.monotonic()
+        assert one.ask("GET", "/ready").status_code == 503
+        assert time.monotonic() - began < 0.2
+        answers.set()
+        in_time(lambda: one.ask("GET", "/ready").status_code == 200)
 
 
 # What is paid for by its cost

@@ -129,10 +129,19 @@ class TestCompose:
         assert "pg_isready" in services["database"]["healthcheck"]["test"]
 
     def test_nothing_is_reached_from_other_machines_and_no_right_is_kept(self, services: dict[str, Any]) -> None:
-        assert "ports" not in services["database"]
-        assert all(port.startswith("127.0.0.1:") for port in services["service"]["ports"])
-        assert services["service"]["cap_drop"] == ["ALL"]
-        assert services["service"]["read_only"] is True
+        assert [name for name, one in services.items() if "ports" in one] == ["proxy"]
+        assert all(port.startswith("127.0.0.1:") for port in services["proxy"]["ports"])
+        for name in ("service", "proxy"):
+            assert services[name]["cap_drop"] == ["ALL"]
+            assert services[name]["read_only"] is True
+
+    def test_the_proxy_asks_both_processes(self, services: dict[str, Any]) -> None:
+        assert services["second"] == services["service"]
+        given = services["proxy"]["environment"]
+        assert [given[f"WHAT_NEXT_{place}"] for place in (1, 2)] == ["service:8000", "second:8000"]
+        (file,) = services["proxy"]["volumes"]
+        assert (DEPLOY / file.partition(":")[0]).is_file()
+        assert set(given) <= set(re.findall(r"WHAT_NEXT_\w+", (DEPLOY / "haproxy.cfg").read_text()))
 
     def test_it_may_take_longer_to_stop_than_requests_have_to_end(self, services: dict[str, Any]) -> None:
         from what_next.serving.http.run import GRACE

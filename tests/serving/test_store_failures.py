@@ -31,6 +31,7 @@ from what_next.serving.store import (
     tables,
 )
 
+from ..forked import Forked
 from .postgres import Postgres
 from .waiting import impressions_of, rows
 
@@ -196,6 +197,23 @@ def test_a_process_that_stands_still_within_a_transaction_does_not_hold_its_lock
     other.close()
 
 
+def test_a_write_during_which_this_process_stood_still_is_tried_anew(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "STILL", 0.2)
+    store, stood = Store.open(postgres_url), list[float]()
+
+    def still(connection: object, statement: str, *others: object) -> None:
+        if "INSERT INTO events" in statement and not stood:
+            stood.append(time.monotonic())
+            time.sleep(0.6)
+
+    listen.listen(store.backend.engine, "before_cursor_execute", lambda connection, cursor, *more: still(cursor, *more))
+    assert store.commit([events(0)]) == [EventsAdded(1, 0)]
+    assert (len(stood), [one.event_id for one in store.events_of("anna")]) == (1, ["e0"])
+    store.close()
+
+
 def test_to_open_a_store_again_takes_no_lock_from_whoever_has_it_open(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     store = Store.open(path)
@@ -256,13 +274,14 @@ def test_two_may_open_a_new_store_at_once(place: str) -> None:
             store.close()
 
 
-def test_a_store_in_order_is_opened_without_alembic(tmp_path: Path) -> None:
+def test_a_store_in_order_is_opened_without_alembic(forked: Forked, tmp_path: Path) -> None:
     Store.open(tmp_path / "store.sqlite").close()
     code = (
         "import sys; from what_next.serving.store import Store\n"
         f"Store.open({str(tmp_path / 'store.sqlite')!r}).close(); assert 'alembic' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    done = forked.run(code=code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_no_store_is_refused_with_one_message(tmp_path: Path) -> None:

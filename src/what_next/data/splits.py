@@ -13,7 +13,7 @@ from what_next.errors import DataError
 
 Kind = Literal["users", "leave_last_out", "time"]
 Part = Literal["validation", "test"]
-CHUNK = 2**24
+CHUNK = 2**22
 """Events that are looked at at once."""
 
 

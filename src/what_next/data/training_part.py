@@ -11,7 +11,7 @@ from what_next.errors import CatalogueError
 
 DAY = 24 * 3600 * 10**6  # microseconds
 CLOCK = "time_of_day_sin", "time_of_day_cos"
-EVENTS = 2**24
+EVENTS = 2**22
 """Events of a log that are looked at at once: a log may be larger than memory."""
 
 

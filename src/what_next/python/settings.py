@@ -86,6 +86,7 @@ class Settings(TypedDict, total=False):
     patience: int | None
     stop_on_alarm: bool
     save_every: int | None
+    track: Literal["tensorboard", "mlflow"] | None
 
 
 def nested(settings: Mapping[str, object], algorithm: Algorithm | str) -> dict[str, Any]:

@@ -99,10 +99,10 @@ def written(setup: Setup, folder: Path) -> str:
     """A setup.txt of what is set otherwise than by default; paths under `folder` are written from there."""
     needed = {name: getattr(setup, name) for name in ("train", "data", "model_agent_path", "model_critic_path")}
     plain = Setup(**needed, algorithm=type(setup.algorithm).model_validate({}))
-    defaults = dict(_flat(plain.model_dump()))
+    defaults = dict(flat(plain.model_dump()))
     values = {name: value for name, value in needed.items() if value is not None}
     values["algorithm.name"] = setup.algorithm.name
-    values |= {key: value for key, value in _flat(setup.model_dump()) if value != defaults.get(key)}
+    values |= {key: value for key, value in flat(setup.model_dump()) if value != defaults.get(key)}
     lines = []
     for key, value in values.items():
         if isinstance(value, Path):
@@ -115,10 +115,11 @@ def written(setup: Setup, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _flat(values: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, object]]:
+def flat(values: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, object]]:
+    """Nested values by their dotted keys."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{group}{name}.")
+            yield from flat(value, f"{group}{name}.")
         else:
             yield f"{group}{name}", value
 

@@ -247,6 +247,9 @@ class Setup(Group):
     log: Path | None = Field(
         default=None, description="JSON lines of losses and reward during training; none: beside the agent's file"
     )
+    track: Literal["tensorboard", "mlflow"] | None = Field(
+        default=None, description="where else a run shows its settings, curves, measurements and card (extra: track)"
+    )
     user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
     slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
     cluster: Cluster = Cluster()

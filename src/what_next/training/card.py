@@ -14,8 +14,11 @@ from what_next.errors import some
 from what_next.settings import Setup
 from what_next.settings.reference import written
 
-HERE = {"train", "data", "log", "user", "threads", "device", "model_agent_path", "model_critic_path"}
-"""Settings that tell of the machine or of the next run, not of the model; so do those of `server` and `loop`."""
+HERE = {
+    *("train", "data", "log", "track", "user", "threads", "device", "model_agent_path", "model_critic_path"),
+    *("cluster", "loop", "server"),
+}
+"""Settings, and groups of them, that tell of the machine or of the next run, not of the model."""
 NOT_FOR = """\
 - It ranks the items of its catalogue for people like those in its data. How it does for others (another country,
   another shop, another time) was not measured, nor was any group of people apart.
@@ -90,4 +93,4 @@ def _how_well(metrics: Mapping[str, Any], *, patience: bool) -> str:
 
 def _settings(setup: Setup) -> str:
     keys = ((line.partition(",")[0], line) for line in written(setup, setup.model_agent_path.parent).splitlines())
-    return "\n".join(line for key, line in keys if key.split(".")[0] not in HERE | {"server", "loop"})
+    return "\n".join(line for key, line in keys if key.split(".")[0] not in HERE)

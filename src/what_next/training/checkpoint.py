@@ -47,10 +47,10 @@ FREE = {
     "skip",  # what was saved decides
     "linear",
     "log",
+    "track",
     "device",
     "evaluation",
     "server",
-    "cluster",
     "model_agent_path",
     "model_critic_path",
     "data",
@@ -250,7 +250,7 @@ def _fill_optimiser(optimiser: Optimizer, name: str, tensors: Mapping[str, Tenso
         if owner == name:
             # SparseAdam counts its steps by a plain number, and computes otherwise with a tensor.
             plain = field == "step" and isinstance(optimiser, SparseAdam)
-            found = value if shards is None or not value.dim() else value[shards.own]
+            found = value if shards is None or not value.dim() else value[shards.own].clone()  # no view of the file
             state.setdefault(int(place), {})[field] = int(value) if plain else found
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
 
@@ -291,9 +291,9 @@ def _changed(manifest: Manifest, setup: Setup) -> list[str]:
 
 
 def _lasting(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings without how long a run in a world is, and by how many users it is judged."""
+    """Settings without how long a run in a world is, by how many users it is judged, and who starts the processes."""
     world = {name: value for name, value in values["world"].items() if name not in ("steps", "episodes")}
-    return values | {"world": world}
+    return values | {"world": world, "cluster": values["cluster"]["items"]}
 
 
 def _same(one: Space, other: Space) -> bool:

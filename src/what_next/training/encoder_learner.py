@@ -83,7 +83,7 @@ class EncoderLearner(Learner):
     @property
     def by_row(self) -> bool:
         """Whether a step updates the rows of the item vectors that it drew alone."""
-        big = len(self.space.catalogue) >= SPARSE or self.shards is not None
+        big = len(self.space.catalogue) >= SPARSE or self.setup.cluster.items == "sharded"
         return big and self.sampled and self.item_inputs == "learned"
 
     @property

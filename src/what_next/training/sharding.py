@@ -51,8 +51,8 @@ def whole(agent: Sharded, *, optimisers: bool = False) -> Iterator[None]:
     items, own, ranks = encoder.items, encoder.items.learned, agent.ranks
     assert own is not None, "what is sharded is learned"
     state = next(one.state[own] for name, one in agent.optimisers.items() if name.endswith(":rows"))
-    before = dict(state)
-    folder = Path(ranks.first("" if ranks.rank else tempfile.mkdtemp(dir=agent.setup.model_agent_path.parent)))
+    before, near = dict(state), agent.setup.model_agent_path.parent
+    folder = Path(ranks.first("" if ranks.rank else tempfile.mkdtemp(prefix=".sharded-", dir=near)))
     try:
         if optimisers:
             moments = {name: one for name, one in before.items() if isinstance(one, Tensor) and one.shape == own.shape}

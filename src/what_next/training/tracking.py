@@ -1,4 +1,4 @@
-"""What is seen of a run while it goes on: a progress bar, a log of JSON lines, and TensorBoard where installed."""
+"""What is seen of a run while it goes on: a progress bar, a log of JSON lines, and what `track` names (`boards`)."""
 
 import json
 import sys
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from what_next.errors import SaveError
+from what_next.training.boards import Board
 from what_next.training.step import Step
 
 TENTHS = 10
@@ -24,7 +25,9 @@ class Tracker:
     Where no bar can be drawn, a line at every tenth of the run stands in for the progress bar.
     """
 
-    def __init__(self, log: Path, done: int, total: int, users: int, quiet: bool = False) -> None:
+    def __init__(
+        self, log: Path, done: int, total: int, users: int, quiet: bool = False, board: Board | None = None
+    ) -> None:
         """`done` of `total` histories are behind us; lines of the log beyond that are dropped (0: all of them).
 
         `users` is how many histories a pass has; 0 in a world, where slates are counted. `quiet`: nothing is shown.
@@ -33,7 +36,7 @@ class Tracker:
         self.console = Console(stderr=True, quiet=quiet)
         self.done, self.total = done, total
         self.log, self.file = log, _opened(log, done)
-        self.board = _tensorboard(log.with_suffix(""))
+        self.board = board
         self.progress = Progress(
             TextColumn("training"),
             BarColumn(bar_width=12),
@@ -59,8 +62,8 @@ class Tracker:
         self.progress.stop()
         with suppress(OSError):  # a line that could not be written was told already
             self.file.close()
-        if self.board is not None:
-            self.board.close()
+        if self.board is not None and kind is not None:
+            self.board.close("")
 
     def show(self, step: Step, histories: int) -> None:
         """One more step, after which `histories` have been trained on."""
@@ -74,8 +77,7 @@ class Tracker:
         except OSError as error:
             raise _unwritable(self.log, error) from None
         if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, histories)
+            self.board.add(values, histories)
         losses = " ".join(f"{name} {loss:.3f}" for name, loss in step.losses.items())
         shown = f"reward {step.reward:+.3f}, loss {losses}"
         self.progress.update(self.task, completed=histories, shown=shown)
@@ -118,11 +120,3 @@ def _until(log: Path, done: int) -> list[str]:
 
 def _unwritable(log: Path, error: OSError) -> SaveError:
     return SaveError(f"{log}: the log of training cannot be written ({error.strerror}); set `log` to another path")
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder.with_name(folder.name + ".tensorboard")))

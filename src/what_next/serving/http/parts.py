@@ -52,7 +52,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.rate, self.bodies = Rate(self.settings.rate), Bodies(self.settings.body)
-        self._late = False  # whether a look at the store still waits
+        self._late: Future[None] | None = None  # a look at the store that took too long
         if self.store is not None:
             self.keys = KeyRing(self.store, self.metrics.store_failed)
         self._watch()
@@ -94,7 +94,7 @@ class Parts:
         an earlier look still waits, the store does not work, and a load balancer need not wait to hear it.
         """
         store, writer = self.store, self.writer
-        if store is None or self._late:
+        if store is None or (self._late is not None and not self._late.done()):
             return False
 
         def tried() -> None:
@@ -105,17 +105,13 @@ class Parts:
 
         look = self.looks.submit(tried)
         try:
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(look)), LOOK)
+            await asyncio.wait_for(asyncio.wrap_future(look), LOOK)
         except TimeoutError:
-            self._late = True
-            look.add_done_callback(self._in_time_again)
+            self._late = look
             return False
         except StoreError:
             return False
         return True
-
-    def _in_time_again(self, look: Future[None]) -> None:
-        self._late = False
 
     def _watch(self) -> None:
         """Lets the metrics read what changes by itself; until the engine is there, all of it is 0."""

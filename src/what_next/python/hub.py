@@ -1,0 +1,137 @@
+"""`push` and `pull`: a model's files on Hugging Face's hub, its card as the page; without the log and its users."""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
+
+from what_next.data.files import Writer, check_paths, write_files
+from what_next.errors import MissingExtraError, ModelError, told_in_python
+from what_next.python.fitting import load
+from what_next.python.model import AGENT, Model
+from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, read_models
+from what_next.training.card import card, card_path
+
+PAGE, SUMS = "README.md", "SHA256SUMS"
+CATALOGUE = catalogue_path(Path(AGENT)).name
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
+"""What a critic's file may be called."""
+
+
+@told_in_python()
+def push(model: Model | str | Path, repo: str, *, private: bool = True) -> str:
+    """Put a model on the hub; `hf auth login` (or HF_TOKEN) says who you are. Returns the address of the commit.
+
+    Networks, items (with titles and attributes) and the card are sent; the log of events is not.
+
+    Args:
+        model: a model, its folder, or its agent's file.
+        repo: "owner/name"; made where it is missing.
+        private: for you alone, where it is made.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the hub refuses.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    hub = _hub()
+    agent = model.setup.model_agent_path if isinstance(model, Model) else Path(model)
+    agent = agent / AGENT if agent.is_dir() else agent
+    critic = critic_beside(agent)
+    saved = read_models(agent, critic if critic and critic.is_file() else None)
+    files = {AGENT: agent, CATALOGUE: catalogue_path(agent)}
+    files |= {} if saved.critic is None else {saved.critic.name: saved.critic}
+    manifest, page = saved.manifest, card_path(agent)
+    text = (
+        page.read_text(encoding="utf-8")
+        if page.is_file()
+        else card(manifest.made_by(), saved.space, manifest.run, manifest.histories, manifest.metrics)
+    )
+    sums = "".join(f"{_digest(path)}  {name}\n" for name, path in files.items())
+    sent: dict[str, Any] = {**files, PAGE: text.encode(), SUMS: sums.encode()}
+    with _told(repo, "pushed"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it takes the catalogue for a data set
+        api = hub.HfApi()
+        api.create_repo(repo, private=private, exist_ok=True)
+        adds = [hub.CommitOperationAdd(name, content) for name, content in sent.items()]
+        message = f"Run {manifest.run} after {manifest.histories} histories"
+        return str(api.create_commit(repo, adds, commit_message=message).commit_url)
+
+
+@told_in_python()
+def pull(repo: str, folder: str | Path, *, revision: str | None = None, overwrite: bool = False) -> Model:
+    """Get a model from the hub into a folder, and open it.
+
+    Nothing but the files of a model is asked for, each is checked by its hash, and none is code.
+
+    Args:
+        repo: "owner/name".
+        folder: made where it is missing.
+        revision: a branch, a tag, or a commit, which always gives the same files.
+        overwrite: write over a model in `folder`.
+
+    Raises:
+        ModelError: there is no such model, a file is not what its hash says, or a model lies in `folder`.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    hub, folder = _hub(), Path(folder)
+    if (folder / AGENT).exists() and not overwrite:
+        raise ModelError(f"{folder}: holds a model; give another folder, or overwrite=True")
+    check_paths([folder / AGENT])
+    with TemporaryDirectory(prefix=".pulled-", dir=folder) as aside, _told(repo, "pulled"):
+        api = hub.HfApi()
+
+        def fetch(name: str) -> Path:
+            return Path(api.hf_hub_download(repo, name, revision=revision, local_dir=aside))
+
+        sums = dict(line.split("  ", 1)[::-1] for line in fetch(SUMS).read_text().splitlines() if "  " in line)
+        agent = _checked(repo, fetch(AGENT), sums)
+        named = read_manifest(agent, "agent").setup["model_critic_path"]
+        critic = Path(named).name if named else ""
+        names = [CATALOGUE, *([critic] if critic in sums and NAME.fullmatch(critic) else [])]
+        files = {name: _checked(repo, fetch(name), sums) for name in names} | {card_path(agent).name: fetch(PAGE)}
+        files[AGENT] = agent
+        writers: dict[Path, Writer] = {folder / name: partial(_copy, path) for name, path in files.items()}
+        write_files(writers)
+    return load(folder)
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError:
+        raise MissingExtraError("huggingface_hub", "hub", "Hugging Face's hub") from None
+    return huggingface_hub
+
+
+@contextmanager
+def _told(repo: str, done: str) -> Iterator[None]:
+    """What the hub or the network refuses becomes a `ModelError`."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        yield
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
+        why = " ".join(str(error).split())
+        raise ModelError(
+            f"{repo}: cannot be {done} ({why}); check the name, the network, and who you are (hf auth whoami)"
+        ) from None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checked(repo: str, path: Path, sums: Mapping[str, str]) -> Path:
+    if _digest(path) != sums.get(path.name):
+        raise ModelError(f"{repo}: {path.name} is not what {SUMS} says; pull again, or ask whoever pushed it")
+    return path
+
+
+def _copy(path: Path, file: BinaryIO) -> None:
+    file.write(path.read_bytes())

@@ -1,0 +1,94 @@
+"""TensorBoard and MLflow (`track`): settings, curves, what was measured, and the model's card, of each run.
+
+Both libraries are asked to write where they would by themselves: TensorBoard into a folder beside the log of training,
+MLflow where MLFLOW_TRACKING_URI says.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from what_next.errors import MissingExtraError
+from what_next.settings import Setup
+from what_next.settings.reference import flat
+from what_next.training.card import HERE
+
+EXPERIMENT = "what-next"
+"""The experiment of MLflow that runs go to, unless MLFLOW_EXPERIMENT_NAME names another."""
+LONGEST = 500
+"""Characters of a setting's value that MLflow takes."""
+
+
+def _settings(setup: Setup) -> dict[str, str]:
+    own = {name: value for name, value in setup.as_json().items() if name not in HERE}
+    return {key: str(value)[:LONGEST] for key, value in flat(own) if value not in (None, [], ())}
+
+
+class TensorBoard:
+    """A run as TensorBoard shows it: `add` takes numbers by name, `close` the card, which is empty where it failed."""
+
+    def __init__(self, setup: Setup) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        log = setup.log_path.with_suffix("")
+        self.writer = SummaryWriter(str(log.with_name(f"{log.name}.tensorboard")))
+        rows = "\n".join(f"| {key} | {value} |" for key, value in _settings(setup).items())
+        self.writer.add_text("settings", f"| setting | value |\n| --- | --- |\n{rows}", 0)
+
+    def add(self, values: Mapping[str, float], histories: int) -> None:
+        """Numbers by name, after so many histories."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, histories)
+
+    def close(self, card: str) -> None:
+        """The run is over; the card of its model is empty where it failed."""
+        self.writer.add_text("model card", card, 0)
+        self.writer.close()
+
+
+class MLflow:
+    """A run as MLflow shows it, with the same methods."""
+
+    def __init__(self, setup: Setup) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
+        self.client, self.metric = MlflowClient(), Metric
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        known = self.client.get_experiment_by_name(name)
+        experiment = known.experiment_id if known else self.client.create_experiment(name)
+        title = f"{setup.algorithm.name} on {setup.data.stem}"
+        self.run = self.client.create_run(experiment, run_name=title).info.run_id
+        params = [Param(key, value) for key, value in _settings(setup).items()]
+        for first in range(0, len(params), 100):  # as many as MLflow takes at once
+            self.client.log_batch(self.run, params=params[first : first + 100])
+
+    def add(self, values: Mapping[str, float], histories: int) -> None:
+        """Numbers by name, in which MLflow has no `@`, after so many histories."""
+        now = int(time.time() * 1000)
+        named = {name.replace("@", "_at_"): float(value) for name, value in values.items()}
+        metrics = [self.metric(name, value, now, histories) for name, value in named.items()]
+        self.client.log_batch(self.run, metrics=metrics)
+
+    def close(self, card: str) -> None:
+        """The run is over; the card of its model is empty where it failed."""
+        self.client.log_text(self.run, card, "README.md")
+        self.client.set_terminated(self.run, "FINISHED" if card else "FAILED")
+
+
+Board = TensorBoard | MLflow
+"""Where a run is shown."""
+
+
+def board_of(setup: Setup) -> Board | None:
+    """What the setup's `track` names."""
+    if setup.track is None:
+        return None
+    return TensorBoard(setup) if setup.track == "tensorboard" else MLflow(setup)
+
+
+def check(setup: Setup) -> None:
+    """Raises a `MissingExtraError` where the library of the setup's `track` is not installed."""
+    if setup.track is not None and find_spec(setup.track) is None:
+        raise MissingExtraError(setup.track, "track", f"`track, {setup.track}`")

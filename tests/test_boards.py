@@ -1,0 +1,83 @@
+"""`track` shows a run in TensorBoard or MLflow: settings, curves, what was measured, the model's card."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import what_next as wn
+from what_next.errors import MissingExtraError, TrainingError
+from what_next.testing.made_up import made_up_log
+from what_next.training import boards
+
+HOW: dict[str, Any] = {"passes": 2, "dim": 4, "linear": False, "verbose": False}
+
+
+def train(folder: Path, track: str, **more: Any) -> wn.Model:
+    return wn.fit(made_up_log(users=12, items=9, events=6), folder=folder, track=track, **HOW, **more)
+
+
+def test_tensorboard_reads_curves_measurements_settings_and_the_card(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed (extra: track)")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = train(tmp_path, "tensorboard")
+    found = EventAccumulator(str(tmp_path / "agent.tensorboard")).Reload()
+    losses = [one.value for one in found.Scalars("loss_actor")]
+    assert model.training is not None
+    assert losses == pytest.approx([step.losses["actor"] for step in model.training.steps], rel=1e-5)
+    measured = model.training.valid["ndcg@10"]  # type: ignore[index]
+    assert max(one.value for one in found.Scalars("valid_ndcg@10")) == pytest.approx(measured)
+    texts = {tag: found.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in found.Tags()["tensors"]}
+    assert "| dim | 4 |" in texts["settings/text_summary"]
+    assert texts["model card/text_summary"] == (tmp_path / "agent.card.md").read_text()
+
+
+def mlflow_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    pytest.importorskip("mlflow", reason="MLflow is not installed (extra: track)")
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the local default makes a database, which takes seconds
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (folder / "runs").as_uri())
+    return MlflowClient
+
+
+def test_mlflow_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = mlflow_runs(tmp_path, monkeypatch)
+    model = train(tmp_path / "model", "mlflow")
+    mlflow = client()
+    (run,) = mlflow.search_runs([mlflow.get_experiment_by_name("what-next").experiment_id])
+    assert (run.data.params["dim"], run.data.params["algorithm.name"], run.info.status) == (
+        "4",
+        "next_item",
+        "FINISHED",
+    )
+    assert model.training is not None
+    curve = [one.value for one in mlflow.get_metric_history(run.info.run_id, "loss_actor")]
+    assert curve == pytest.approx([step.losses["actor"] for step in model.training.steps])
+    assert "valid_ndcg_at_10" in run.data.metrics
+    card = Path(mlflow.download_artifacts(run.info.run_id, "README.md", str(tmp_path)))
+    assert card.read_text() == (tmp_path / "model" / "agent.card.md").read_text()
+
+
+def test_a_run_that_failed_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = mlflow_runs(tmp_path, monkeypatch)
+
+    def broken(step: object) -> None:
+        raise TrainingError("on purpose")
+
+    with pytest.raises(TrainingError, match="on purpose"):
+        train(tmp_path / "model", "mlflow", on_step=broken)
+    mlflow = client()
+    (run,) = mlflow.search_runs([mlflow.get_experiment_by_name("what-next").experiment_id])
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.parametrize("library", ["tensorboard", "mlflow"])
+def test_a_library_that_is_missing_is_told_before_training(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boards, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=rf"needs {library}, .*what-next-rl\[track\]"):
+        train(tmp_path, library)
+    assert not (tmp_path / "agent.safetensors").exists()
