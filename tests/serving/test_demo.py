@@ -18,8 +18,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 from what_next.serving.demo import GENRES, LISTENERS, WORLD, free, plays, songs
-
-from .models import served
+from what_next.settings import Setup
 
 
 def test_songs_have_titles_of_their_own_and_the_worlds_attributes() -> None:
@@ -38,13 +37,12 @@ def test_plays_are_those_of_the_world_and_the_same_for_a_seed() -> None:
     assert 0.2 < log["reward"].mean() < 0.6  # type: ignore[operator]
 
 
-def test_a_port_that_is_taken_is_no_obstacle(tmp_path: Path) -> None:
-    setup = served(tmp_path, "next_item")
+def test_a_port_that_is_taken_is_no_obstacle() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        at = {"port": taken.getsockname()[1]}
-        setup = setup.model_copy(update={"server": setup.server.model_copy(update=at)})
-        assert free(setup).server.port == 0
-    assert free(setup).server.port == at["port"]
+        port = taken.getsockname()[1]
+        text = f"train, no, data, d, algorithm, next_item, model_agent_path, a, server.port, {port}"
+        assert free(Setup.from_text(text)).server.port == 0
+    assert free(Setup.from_text(text)).server.port == port
 
 
 def _asked(address: str, path: str) -> Any:

@@ -31,6 +31,7 @@ from what_next.serving.store import (
     tables,
 )
 
+from ..forked import Forked
 from .postgres import Postgres
 from .waiting import impressions_of, rows
 
@@ -273,13 +274,14 @@ def test_two_may_open_a_new_store_at_once(place: str) -> None:
             store.close()
 
 
-def test_a_store_in_order_is_opened_without_alembic(tmp_path: Path) -> None:
+def test_a_store_in_order_is_opened_without_alembic(forked: Forked, tmp_path: Path) -> None:
     Store.open(tmp_path / "store.sqlite").close()
     code = (
         "import sys; from what_next.serving.store import Store\n"
         f"Store.open({str(tmp_path / 'store.sqlite')!r}).close(); assert 'alembic' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    done = forked.run(code=code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_no_store_is_refused_with_one_message(tmp_path: Path) -> None:

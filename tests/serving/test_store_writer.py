@@ -1,10 +1,9 @@
 """The thread that writes, and several processes that write at once."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from what_next.serving.store import (
 from what_next.serving.store import writer as writer_module
 from what_next.serving.store.transaction import Transaction
 
+from ..forked import Forked
 from .waiting import rows, until, waits
 
 
@@ -162,8 +162,10 @@ if turn == 0:
 """
 
 
-def test_two_processes_that_send_the_same_events_at_once_store_each_once(place: str) -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, place], capture_output=True, text=True, timeout=60)
+def test_two_processes_that_send_the_same_events_at_once_store_each_once(
+    place: str, forked: Forked, tmp_path: Path
+) -> None:
+    done = forked.run("", place, code=PROGRAM, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     accepted = [int(line) for line in done.stdout.split()]
     assert len(accepted) == 2 * 15
