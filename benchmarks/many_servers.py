@@ -33,7 +33,7 @@ def tell(name: str, processes: int, found: dict[str, Any]) -> None:
 
 def run(name: str, forks: list[Forks], folder: Path, postgres: Postgres) -> None:
     """One trial on a new database."""
-    words, users = (("server.sessions=100",), 250) if name == "routing" else ((), 30)
+    words, users = (("server.sessions=60",), 45 * len(forks)) if name == "routing" else ((), 30)
     (service := folder / "service").mkdir()
     (more := folder / "more").mkdir()
     trial: Callable[..., Any] = getattr(trials, name)

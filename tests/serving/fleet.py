@@ -398,7 +398,7 @@ def lost(made: Fleet, database: Callable[[], None]) -> Found:
     }  # fmt: skip
 
 
-def routing(made: Fleet, folder: Path, asked: int = 2000) -> Found:
+def routing(made: Fleet, folder: Path, asked: int = 400) -> Found:
     """How many questions find the user's session in memory: by the proxy's hash, and in turn (round robin)."""
     rng, found = random.Random(5), {}
     config = re.sub(r"balance hash .*\n.*hash-type.*", "balance roundrobin", PROXY.read_text())
