@@ -1,9 +1,10 @@
 """What pruning saves: the best score on the validation users against processor seconds, with and without.
 
-Prints a JSON line for each search: when each trial ended, and the best score until then. A search with pruning is as
-good when it has the best score of the one without; the table tells after which share of the processor time that was.
+Prints a JSON line for each search: when each trial ended, and the best score until then. A search with pruning has as
+much processor time as the one without, and so more trials; it is told after which share of the time of the one
+without it had that one's best score.
 
-    python benchmarks/bench_prune.py                    # ml-100k, 12 trials of 5 passes, two seeds: minutes
+    python benchmarks/bench_prune.py                    # ml-100k, 12 trials of 5 passes, two seeds: ten minutes
     python benchmarks/bench_prune.py --seeds 0 --trials 4 --passes 2
 """
 
@@ -13,6 +14,7 @@ import math
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,20 @@ from what_next.experiments.tuning import Trial, tune
 KINDS = (None, "halving", "hyperband")
 
 
-def search(state: State, setup: Setup, trials: int, prune: str | None) -> dict[str, Any]:
-    """One search: processor seconds at the end of each trial, its score and the best so far."""
+class OverError(Exception):
+    """A search had its time."""
+
+
+def search(state: State, setup: Setup, trials: int, prune: str | None, most: float = math.inf) -> dict[str, Any]:
+    """One search of so many trials or seconds: processor seconds at the end of each, its score and the best so far."""
     ends, start = list[list[float]](), time.process_time()
 
     def tell(trial: Trial, best: Trial) -> None:
         ends.append([round(time.process_time() - start, 1), round(trial.score, 5), round(best.score, 5)])
+        if ends[-1][0] >= most:
+            raise OverError
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, suppress(OverError):
         tune(setup, trials, seconds=1e6, study=Path(folder) / "study.jsonl", prune=prune, state=state, tell=tell)
     return {"benchmark": "prune", "prune": prune, "seed": setup.seed, "passes": setup.passes, "ends": ends}
 
@@ -49,6 +57,8 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--dim", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--kinds", nargs="+", type=lambda kind: None if kind == "none" else kind, default=KINDS)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of the processor in each search, at most")
     asked = parser.parse_args()
     dataset, found = sets.read(asked.set, asked.folder), {}
     for seed in asked.seeds:
@@ -58,10 +68,12 @@ def main() -> None:
             model_agent_path=Path("agent.safetensors"), model_critic_path=Path("critic.safetensors"),
         )  # fmt: skip
         state = State(dataset, setup)
-        for prune in KINDS:
-            found[seed, prune] = search(state, setup, asked.trials, prune)
+        for prune in asked.kinds:
+            most = asked.seconds if prune is None or (seed, None) not in found else found[seed, None]["ends"][-1][0]
+            trials = asked.trials if prune is None else 100 * asked.trials
+            found[seed, prune] = search(state, setup, trials, prune, most)
             print(json.dumps({"set": asked.set, **found[seed, prune]}), flush=True)
-    for prune in KINDS:
+    for prune in asked.kinds if None in asked.kinds else ():
         whole = [found[seed, prune]["ends"][-1] for seed in asked.seeds]
         to = [(found[seed, None]["ends"][-1][2]) for seed in asked.seeds]
         shares = [

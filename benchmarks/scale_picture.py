@@ -41,7 +41,7 @@ PANELS = (
     ]),
 )  # fmt: skip
 """Of the picture: what grows, and with each curve its part, its value, its name, and what is the same along it."""
-COLOURS = ("supervised", "rl", "baseline", "other")
+COLOURS = ("#1a7f37", "#0969da", "#bc4c00", "#8250df")
 TOP, HIGH, LEFT = 76, 250, 46
 
 
@@ -187,9 +187,9 @@ def _panel(place: int, title: str, curves: Sequence[tuple[str, Sequence[tuple[fl
     parts.append(f'<path class="grid" stroke-dasharray="2 4" fill="none" {whole}/>')
     for number, ((name, some), colour) in enumerate(zip(curves, COLOURS, strict=False)):
         line = "L".join(f"{across(x):.1f} {up(y / some[0][1]):.1f}" for x, y in some)
-        parts.append(f'<path class="curve {colour}" style="fill: none" stroke-width="2" d="M{line}"/>')
+        parts.append(f'<path class="curve" style="fill: none; stroke: {colour}" stroke-width="2" d="M{line}"/>')
         below = floor + 36 + 17 * number
-        parts.append(f'<path class="{colour}" stroke-width="3" d="M{start} {below - 4}h12"/>')
+        parts.append(f'<path style="stroke: {colour}" stroke-width="3" d="M{start} {below - 4}h12"/>')
         parts.append(_text(start + 18, below, f"{name}: grows by {growth(some):.2f}", ""))
     return parts
 

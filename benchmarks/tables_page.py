@@ -92,8 +92,9 @@ def _settings(tuned: Mapping[str, Any], rows: Sequence[str]) -> str:
     lines = [
         "### Settings",
         "",
-        "Found on the validation users of one data set, and used for all. `untuned` is the first trial: settings as "
-        "they come.",
+        "Found in short trials on the validation users of one data set, and used for all. `untuned` is the first "
+        "trial: settings as they come. Where only an algorithm's own settings stand here, those of the network follow "
+        "the data; `tuned` was measured with others.",
         "",
         "| algorithm | settings | measured | tuned | untuned | trials |",
         "|---|---|---|---:|---:|---|",

@@ -28,10 +28,10 @@ HELP = 0.5
 NEEDS = {
     "onnx": "export setup.txt --to encoder.onnx",
     "pandas": "data describe clean.pk",
-    "report": "evaluate setup.txt --next-items --baselines popular --report page.html",
+    "report": "evaluate setup.txt --baselines popular --report page.html",
     "serve": "key add setup.txt --name mine --role read",
     "sim": "simulate ppo.txt --world boredom:sardine/SlateTopK-Bored-v0",
-    "track": "train setup.txt track=tensorboard epochs=64 dim=8 batch_size=16 --force",
+    "track": "train setup.txt track=tensorboard passes=1 dim=8 batch_size=16 --force",
     "tune": "tune setup.txt --trials 1 --seconds 1",
 }
 """What each extra is for."""
@@ -132,14 +132,15 @@ def said(home: Path, line: str, code: int = 0) -> str:
 
 def tiny_model(home: Path) -> None:
     """A model of a tiny file, trained by the command line; it recommends."""
-    run(home, "python", "-c", "from what_next.testing.made_up import made_up_log as m; m().write_csv('log.csv')")
+    made = "from what_next.testing.made_up import made_up_log as log; log(attributes=0).write_csv('log.csv')"
+    run(home, "python", "-c", made)
     (home / "clean.pk").write_bytes(b"\x80\x04.")
     (home / "ppo.txt").write_text(
         "train, yes, algorithm, ppo, data, -, world.steps, 20, dim, 8, model_agent_path, p.safetensors, "
         "model_critic_path, pc.safetensors"
     )
     said(home, "init log.csv")
-    said(home, "run setup.txt epochs=64 dim=8 batch_size=16")
+    said(home, "run setup.txt passes=1 dim=8 batch_size=16")
     assert "item " in said(home, "recommend setup.txt --user 'user 1' -k 3")
 
 

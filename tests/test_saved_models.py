@@ -64,7 +64,7 @@ def test_a_resumed_run_comes_to_the_same_weights(folder: Path) -> None:
 def test_a_run_from_its_setup_writes_the_same_keys_and_tensors(folder: Path) -> None:
     names = ("agent.safetensors", "critic.safetensors", "agent.resume.safetensors")
     old = {name: (tensors(folder / name), read_manifest(folder / name)) for name in names}
-    setup = wn.Setup.read(folder / "setup.txt", ["skip=no", "inputs.items=learned"])  # which it could not say then
+    setup = wn.Setup.read(folder / "setup.txt", ["skip=no", "inputs.items=learned", "linear=no"])  # as all were
     Environment.from_setup(setup, force=True).run_sim()
     for name, (before, manifest) in old.items():
         assert {key: value.shape for key, value in tensors(folder / name).items()} == {
@@ -73,7 +73,7 @@ def test_a_run_from_its_setup_writes_the_same_keys_and_tensors(folder: Path) -> 
         now = read_manifest(folder / name)
         assert set(now.model_dump()) == set(manifest.model_dump()) == KEYS
         assert now.setup.keys() >= manifest.setup.keys()
-        assert now.metrics.keys() == manifest.metrics.keys()
+        assert now.metrics.keys() >= manifest.metrics.keys()
 
 
 def test_slow_copies_are_saved_as_they_were() -> None:

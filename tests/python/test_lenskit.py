@@ -35,7 +35,7 @@ def test_its_batches_and_metrics_judge_it(pipeline: Any) -> None:
 
     truth = ItemListCollection.from_df(shopping().groupby("user_id").tail(1), ["user_id"])
     judged = RunAnalysis()
-    judged.add_metric(NDCG(k=5))
+    judged.add_metric(NDCG(n=5))
     found = judged.measure(recommend(pipeline, range(40), n=5, n_jobs=1), truth).list_summary()
     assert found.loc["NDCG@5", "mean"] > 0.6  # by chance, .16: 5 of 19 items, at .59 each
 

@@ -16,12 +16,13 @@ class LensKitScorer:
 
     Attributes:
         algorithm, settings: what `fit` is given; the rest of its arguments by name.
-        model: the trained one; None before `train`.
+        model: the trained one; None before `train`. `users`: the ids of those whom it was trained on.
     """
 
     def __init__(self, algorithm: str | Algorithm = "next_item", **settings: Any) -> None:
         self.algorithm, self.settings = algorithm, settings
         self.model: Model | None = None
+        self.users: set[str] = set()
 
     def __repr__(self) -> str:
         return f"LensKitScorer({self.algorithm!r}, {self.settings!r})"
@@ -35,6 +36,7 @@ class LensKitScorer:
         named = {role: name if name in log.column_names else "" for role, name in roles.items()}
         how: dict[str, Any] = {"keep_duplicates": True, **named, **EVERYTHING, **self.settings}
         self.model = fit(log, self.algorithm, **how)
+        self.users = {str(one) for one in self.model.state.dataset.user_ids.to_list()}
 
     def __call__(self, query: Any, items: Any) -> Any:
         """The items of a `lenskit.data.ItemList` with scores: minus the rank; what is not known gets none.
@@ -53,7 +55,7 @@ class LensKitScorer:
         if known.any() and history:
             allowed = [one for one, there in zip(ids, known, strict=True) if there]
             found = self.model.recommend(k=len(allowed), seen=True, allowed=allowed, **history)
-            ranks = {one.item_id: -float(rank) for rank, one in enumerate(found.items)}
+            ranks = {one.item_id: -float(rank) for rank, one in enumerate(found.items, 1)}
             scores = [ranks.get(one, float("nan")) for one in ids]
         return ItemList(items, scores=scores)
 
@@ -61,7 +63,7 @@ class LensKitScorer:
         """What the model is asked by: the user, or the items of one whom it does not know; nothing for nobody."""
         assert self.model is not None, "it is trained"
         user = query.user_id
-        if user is not None and str(user) in self.model.state.dataset.user_ids.to_list():
+        if str(user) in self.users:
             return {"user": str(user)}
         had = query.history_items
         ids = [] if had is None else [str(one) for one in had.ids()]
