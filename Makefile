@@ -20,7 +20,7 @@ TRAINED := models/.trained
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install demo run train test test-all browser check mutate results tables picture gallery notebooks bench-scale loop-demo bench docs client release-check clean distclean announce FORCE
+.PHONY: help install demo run train test test-all browser check mutate results tables picture gallery notebooks bench-scale loop-demo bench docs client lock release-check clean distclean announce FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -103,8 +103,12 @@ client: $(DEV) ## typed clients of the service, from its schema: clients/python,
 	    npx --yes openapi-typescript@7 clients/openapi.json --default-non-nullable=false --output clients/what-next.d.ts; \
 	else echo "There is no npx, so no client in TypeScript was made."; fi
 
-release-check: $(DEV) ## builds wheel and sdist; tries them in fresh environments, on each Python there is and with each extra
+lock: $(DEV) ## resolves everything anew for requirements.lock, keeping the releases that still fit
 	$(INSTALL) -e '.[release]'
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --quiet -o requirements.lock
+
+release-check: lock ## builds wheel and sdist; tries them in fresh environments, on each Python there is and with each extra
+	git diff --exit-code requirements.lock || { echo "requirements.lock was older than pyproject.toml; commit it"; exit 1; }
 	$(BIN)/python tests/release.py
 
 clean: ## remove the models of `make run`, the built documentation and caches
