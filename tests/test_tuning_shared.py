@@ -45,7 +45,7 @@ def share(setup: Setup, url: str, folder: Path, hang: bool, seconds: float) -> N
 
     def score(setup: Setup, *_: object) -> float:
         (folder / f"{os.getpid()}-{time.time_ns()}.json").write_text(json.dumps(setup.learning_rate))
-        time.sleep(3600 if hang else 0.05)
+        time.sleep(3600 if hang else 0.7)  # so that the trial of a killed process is missed before the last one
         return -setup.learning_rate
 
     tuning._score = score  # type: ignore[assignment]

@@ -158,8 +158,8 @@ def tune(
         stopped = number is None
         if not stopped:
             found = Tuned(shown, setup.monitored, tuple(_judged(kept)), False)
-            assert found.best is not None
-            tell(found.trials[-1], found.best)
+            if found.best is not None and len(found.trials) > len(judged):
+                tell(found.trials[-1], found.best)
     return Tuned(shown, setup.monitored, tuple(_judged(kept)), stopped)
 
 
@@ -369,6 +369,8 @@ def _try(
 
     def objective(trial: optuna.Trial) -> float:
         asked.append(trial)
+        if _taken_up_before(study, trial.number):
+            raise _Again
         settings = {name: _suggested(trial, name, where) for name, where in search_space(setup).items()}
         start = time.perf_counter()
         try:
@@ -384,12 +386,27 @@ def _try(
         return score
 
     try:
-        study.optimize(objective, n_trials=1)
+        study.optimize(objective, n_trials=1, catch=_Again)
     except KeyboardInterrupt:
         if shared and asked:  # others go on: it is theirs
             study.enqueue_trial(asked[0].params)
         return None
+    except ValueError as error:  # SQLite may give the same trial to two processes; the other one has told its end
+        if not shared or "Cannot tell" not in str(error):
+            raise
     return asked[0].number
+
+
+class _Again(Exception):
+    """A trial that is tried elsewhere."""
+
+
+def _taken_up_before(study: "optuna.Study", number: int) -> bool:
+    """Whether an earlier trial stands for the same lost one: on SQLite two processes may find it lost at once."""
+    from optuna.storages import RetryHeartbeatStaleTrialCallback as Retried
+
+    histories = {one.number: Retried.retry_history(one) for one in study.get_trials(deepcopy=False)}
+    return bool(histories[number]) and any(histories[one] == histories[number] for one in range(number))
 
 
 def _suggested(trial: "optuna.Trial", name: str, where: "BaseDistribution") -> Any:
