@@ -172,7 +172,8 @@ def test_a_history_is_told_newest_first_with_its_spread(one: Service) -> None:
     assert spread[:2] == [None, None]
     assert len(spread) == 4
     assert spread[3] == pytest.approx(one.recommend(user_id="h")["spread"])
-    assert one.get("/v1/users/nobody/history") == {"user_id": "nobody", "events": [], "total": 0, "spread": []}
+    nobody = {"user_id": "nobody", "events": [], "total": 0, "spread": [], "boredom": None}
+    assert one.get("/v1/users/nobody/history") == nobody
 
 
 def test_a_name_with_a_slash_and_a_percent_sign_is_one_name(one: Service) -> None:

@@ -230,7 +230,7 @@ def test_an_experiment_is_told_with_its_bounds(tab: Seen) -> None:
     told = " ".join(section.inner_text().split())
     for words in ("trained earned 0.125 an answer", "5,000 answers to 1,200 users", "<b>popular", "trained is better."):
         assert words in told
-    assert "Difference -0.0250, 95 % between -0.0400 and -0.0100 at any number of looks." in told
+    assert "Difference \u22120.0250, 95 % between \u22120.0400 and \u22120.0100 at any number of looks." in told
     tab.settled()
     found["difference"] = {"mean": 0.1, "low": None, "high": None}
     found["verdict"] = None

@@ -86,11 +86,11 @@ def numbers_at(
     for place, name in enumerate(names):
         if name == "reward" and dataset.rewards is not None:
             columns[..., place] = dataset.rewards[events]
-        elif name in dataset.context_names:
-            columns[..., place] = dataset.context[events, dataset.context_names.index(name)]
         elif name in CLOCK and dataset.timestamps is not None:
             angle = 2 * np.pi * (dataset.timestamps[events] % DAY) / DAY if angle is None else angle
             columns[..., place] = np.sin(angle) if name == CLOCK[0] else np.cos(angle)
+        elif name in dataset.context_names:
+            columns[..., place] = dataset.context[events, dataset.context_names.index(name)]
         else:
             columns[..., place] = otherwise[place]
     return columns
