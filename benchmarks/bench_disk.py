@@ -100,8 +100,10 @@ def main() -> None:
             told = context.Queue()
             process = context.Process(target=measure, args=(data, kind, given.steps, given.whole, told))
             process.start()
-            print(json.dumps(told.get()), flush=True)
             process.join()
+            if process.exitcode:
+                raise SystemExit(process.exitcode)  # its error stands above
+            print(json.dumps(told.get()), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, numb
 from what_next.data.files import beside, footer_of
 from what_next.data.importing.ids import positions
 from what_next.data.space import Space
-from what_next.data.training_part import numbers_at
+from what_next.data.training_part import CLOCK, numbers_at
 from what_next.errors import CatalogueError, DataError
 from what_next.inference.events import history_of
 from what_next.inference.extend import NewItem, check, extend
@@ -227,7 +227,7 @@ def _events(log: DecisionLog, space: Space) -> tuple[Dataset, Int64[np.ndarray, 
     found = found.with_columns(pl.Series("user", user), pl.Series("item", item))
     found = found.filter((pl.col("user") >= 0) & (pl.col("item") >= 0)).sort("user", "timestamp", "number")
     usual = dict(zip(space.event_names, space.event_center.tolist(), strict=True))
-    told = numbers_in(found["context"], [name for name in usual if name != "reward"])
+    told = numbers_in(found["context"], [name for name in usual if name not in ("reward", *CLOCK)])
     told = told.select(pl.col(name).fill_null(usual[name]) for name in told.columns)
     data = Dataset(
         name=str(log.source.path),
