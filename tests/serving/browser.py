@@ -196,6 +196,7 @@ def opens_fixture(browser: Any, service: str) -> Iterator[Opens]:
 
     yield open_one
     for seen in tabs:
+        seen.page.unroute_all(behavior="wait")  # the page asks again every 5 s; a handler must not outlive its tab
         seen.page.context.close()
         assert [url for _, url in seen.asked if not url.startswith(f"{seen.base}/")] == []
         expected = "Failed to load resource" if seen.failing else "-"
