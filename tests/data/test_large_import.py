@@ -184,9 +184,10 @@ def test_what_is_left_of_an_import_that_was_done_is_not_gone_on_with(
             (given[0] / large.ABOUT).unlink(missing_ok=True)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(large, name, killed)
-        import_large([log], target, memory=20_000)
+        with pytest.raises(KeyboardInterrupt):
+            import_large([log], target, memory=20_000)
     numbers(tmp_path, 700)
     import_large([log], target, memory=20_000)
     assert_frame_equal(pl.read_parquet(sorted(target.iterdir())), import_files([log]).log, check_exact=True)

@@ -19,8 +19,7 @@ def fetched(names: Sequence[str], to: Path, stages: Stages = SILENT) -> Iterator
     The copies go at the end. They stay after an interruption, and what is whole is not fetched again.
 
     Args:
-        names: paths and URLs of files and of folders of Parquet parts; `s3://bucket/log/*.parquet`, whose `*` stands for
-            any name.
+        names: paths and URLs of files, and of folders of Parquet parts; in a URL, `*` stands for any name.
         to: where the import goes.
         stages: told of the bytes.
 
