@@ -200,7 +200,7 @@ class Environment:
         start = time.perf_counter()
         before = agent.spent * (setup.seconds or 0.0)  # by the run that is resumed
         stopped = False
-        shown = nullcontext() if self.ranks.rank else self._tracker()
+        shown = nullcontext() if self.ranks.rank else self._tracker(monitor.run)
         with shown as tracker, _interrupt(heeded=not self.ranks.rank) as interrupted:
             while not (self.done() or stopped or monitor.over):
                 try:
@@ -300,10 +300,10 @@ class Environment:
                 checkpoint.save(agent, self.rng, run, monitor.made_on)
         return monitor
 
-    def _tracker(self) -> Tracker:
+    def _tracker(self, run: str) -> Tracker:
         """What shows the steps of a run."""
         agent = self.agent
-        users, self.board = len(self.state.train_users), board_of(self.setup)
+        users, self.board = len(self.state.train_users), board_of(self.setup, run)
         return Tracker(self.setup.log_path, agent.histories, agent.horizon, users, self.quiet, self.board)
 
     def _saved(self, valid: dict[str, float]) -> None:
