@@ -36,7 +36,9 @@ ALGORITHMS = {name: kind for name, kind in KNOWN.items() if kind.source != "worl
 """Those that learn from a log."""
 MAIN = ("ml-100k", "lastfm-s3rec")
 MORE = ("ml-1m-part", "amazon-beauty-s3rec", "yoochoose-100k", "spotify-playlists")
-"""Sets that every algorithm is judged on, and those for two of them and the best of the others."""
+"""Sets that every algorithm is judged on with all seeds, and those with one seed."""
+WHOLE = (*MAIN, "amazon-beauty-s3rec")
+"""Sets for every algorithm; the others are for two of them and the best of the rest."""
 ALWAYS, BEST = ("next_item", "whatnext"), 3
 RULES = ("ease", "item_knn", "markov", "popular_recent", "popular", "random")
 VARIANTS = {"next_item x3": ("next_item", {"ensemble": 3})}
@@ -49,7 +51,7 @@ Cells = dict[str, dict[str, dict[str, Any]]]
 def plan(cells: Cells, wanted: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """The data sets and algorithms to measure, in order; which are the best is known once the main sets are full."""
     for name in wanted.sets:
-        rows = [*ALGORITHMS, *VARIANTS, *RULES] if name in MAIN else [*ALWAYS, *VARIANTS, *best(cells), *RULES]
+        rows = [*ALGORITHMS, *VARIANTS, *RULES] if name in WHOLE else [*ALWAYS, *VARIANTS, *best(cells), *RULES]
         yield from ((name, row) for row in rows if row in wanted.algorithms)
 
 

@@ -49,9 +49,9 @@ def wanted(tables: Any, **changes: Any) -> Namespace:
     return Namespace(**{"sets": [*tables.MAIN, *tables.MORE], "algorithms": rows, **changes})
 
 
-def test_every_algorithm_is_due_on_the_main_sets_and_two_alone_on_the_others_at_first(tables: Any) -> None:
+def test_every_algorithm_is_due_on_three_sets_and_two_alone_on_the_others_at_first(tables: Any) -> None:
     due = list(tables.plan({}, wanted(tables)))
-    assert len(due) == 2 * (6 + 6) + 4 * (2 + 6)
+    assert len(due) == 3 * (6 + 6) + 3 * (2 + 6)
     assert ("ml-1m-part", "good") not in due
 
 
