@@ -303,7 +303,7 @@ def to_polars(frame: Any) -> pl.DataFrame:
 
 def _eager(frame: Any, **how: bool) -> Any:
     try:
-        return nw.from_native(frame, eager_only=True, **how)  # type: ignore[call-overload]
+        return nw.from_native(frame, eager_only=True, **how)
     except nw.exceptions.DuplicateError as error:
         raise DataError(
             f"two columns of the frame have one name ({' '.join(str(error).split())}); rename one"
