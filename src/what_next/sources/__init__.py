@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from what_next.algorithms import KNOWN
+from what_next.algorithms.on_policy import OnPolicy
 from what_next.errors import SetupError
 from what_next.settings.plugins import installed
 from what_next.sources.bandit import BanditSource
@@ -70,7 +71,7 @@ def source_in(world: World, state: State) -> WorldSource:
     algorithm = state.setup.algorithm
     if algorithm.replays:
         return ReplaySource(state, world)
-    if algorithm.source != "world":
-        able = [one.model_fields["name"].default for one in KNOWN if one.replays or one.source == "world"]
+    if not isinstance(algorithm, OnPolicy):
+        able = [one.model_fields["name"].default for one in KNOWN if one.replays or issubclass(one, OnPolicy)]
         raise SetupError(f"the algorithm {algorithm.name} learns from a log; in a world learn {', '.join(able)}")
     return WorldSource(state, world)

@@ -263,6 +263,8 @@ class WorldSource(Source):
     values of whoever acted; then it is learned from as often, and in as many parts, as the algorithm says. Time limits
     cut an episode off: what would have followed is estimated. Where a user leaves, nothing follows. Rewards are taken
     times `1 - discount`, so that values are means of rewards whatever the discount is. Slates count as histories do.
+
+    For an algorithm of `episodes` it is one episode of each user, from its beginning to its end; nothing is estimated.
     """
 
     def __init__(self, state: State, world: World | None = None) -> None:
@@ -272,6 +274,8 @@ class WorldSource(Source):
             raise SetupError("model is transformer, whose carried state grows with every event; take lstm, gru or mlp")
         self.algorithm: Any = self._can_learn()
         self.users, self.window = self.setup.world.users, self.setup.world.window
+        if self.algorithm.episodes:
+            self.window = self.world.steps or self.window
         self.player: Player | None = None
         self.users_state: Any = None
         self.waiting: Iterator[Batch] = iter(())
@@ -288,6 +292,11 @@ class WorldSource(Source):
         algorithm = self.setup.algorithm
         if not isinstance(algorithm, OnPolicy):
             raise SetupError(f"{algorithm.name} does not learn from its choices as they are made, as a2c and ppo do")
+        if algorithm.episodes and self.world.steps is None:
+            raise SetupError(
+                f"{algorithm.name} learns from whole episodes, and world {self.world.known_as} has no time limit; set "
+                "its `steps`, or take a2c"
+            )
         return algorithm
 
     @property
@@ -333,7 +342,7 @@ class WorldSource(Source):
         repeats, parts = self.algorithm.turns
         for turn in range(repeats):
             for rows in np.array_split(rng.permutation(self.users), min(parts, self.users)):
-                slates = len(rows) * self.window
+                slates = int(whole.mask[rows].sum())
                 share = (turn + 1) * slates // repeats - turn * slates // repeats
                 yield rows_of(whole, rows, share)
 
@@ -363,14 +372,19 @@ class WorldSource(Source):
 
     @torch.no_grad()
     def _experience(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
-        """`window` slates of each user."""
-        player = self.player or self._begin(policy, rng)
+        """`window` slates of each user, or an episode of each."""
+        whole, going = self.algorithm.episodes, np.ones(self.users, np.bool_)
+        player = self._begin(policy, rng) if self.player is None or whole else self.player
         player.policy = policy
         encoder = player.encoder
         carried = flattened(player.carried or encoder.start(self.users))
         for time in range(self.window):
             policy.agent.in_time()
             self._step(player, time, rng)
+            going &= ~self.begun
+            if whole and not going.any():
+                self.buffers = {name: values[: time + 1] for name, values in self.buffers.items()}
+                break
         return self._batch(carried)
 
     def _step(self, player: Player, time: int, rng: np.random.Generator) -> None:
@@ -419,6 +433,8 @@ class WorldSource(Source):
         """Write down where credit ends, and what is expected of those who were cut off."""
         into = self.buffers
         into["traces"][time] = np.where(self.begun, 0, self.algorithm.trace)
+        if self.algorithm.episodes:
+            return
         cut = self.begun if time < self.window - 1 else np.ones_like(self.begun)
         if (rows := np.flatnonzero(cut & ~feedback.terminated)).size:
             into["next"][time, rows] = self._foreseen(player, rows)
@@ -461,7 +477,9 @@ class WorldSource(Source):
         """What the world showed and what was chosen there, users first."""
         made = self.buffers
         users = {name: np.ascontiguousarray(values.swapaxes(0, 1)) for name, values in made.items()}
-        numbers, mask = users["numbers"], np.ones((self.users, self.window), np.bool_)
+        numbers, mask = users["numbers"], np.ones(users["begins"].shape, np.bool_)
+        if self.algorithm.episodes:
+            mask = users["begins"].cumsum(1) == 1
         return Batch(
             items=np.full(mask.shape, -1, np.int32),
             factors=Factors(numbers, np.zeros((*mask.shape, 0, 0), np.float32), numbers),
@@ -469,7 +487,7 @@ class WorldSource(Source):
             rewards=users["rewards"],
             mask=mask,
             discounts=users["discounts"],
-            histories=self.users * self.window,
+            histories=int(mask.sum()),
             shown=users["shown"],
             clicks=users["clicks"],
             slates=users["slates"],

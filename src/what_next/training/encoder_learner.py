@@ -62,7 +62,7 @@ class EncoderLearner(Learner):
             setup.linear == "yes" and self.algorithm.linear,
         )
         heads = self.algorithm.networks(
-            Sizes(context, setup.dim, 0, setup.dim, setup.layers, setup.dropout),
+            Sizes(context, setup.dim, 0, setup.dim, setup.layers, setup.dropout, setup.acts),
             self.known_vectors,
             rng,
         )
