@@ -332,7 +332,7 @@ class TestAMistake:
             WorldSource(state, Detour())
 
     def test_episodes_without_an_end(self) -> None:
-        with pytest.raises(SetupError, match="reinforce learns from whole episodes, and world detour has no time limit"):
+        with pytest.raises(SetupError, match="reinforce learns from whole episodes, and world detour has no"):
             playing(Reinforce(), Detour(steps=None))
 
     def test_a_reward_that_is_not_a_number(self) -> None:

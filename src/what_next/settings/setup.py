@@ -408,7 +408,7 @@ class Setup(Group):
                 f"monitor is {self.monitor!r}, which is not measured for the algorithm {name}; allowed: "
                 + listed(algorithm.monitors, "or")
             )
-        if self.batch_size is None and "batch_targets" in algorithm.ignores:
+        if self.batch_size is None and "batch_targets" in algorithm.ignores and not self.acts:
             raise ValueError(
                 f"batch_size is none, and the algorithm {name} tries items; allowed: a whole number above 0"
             )

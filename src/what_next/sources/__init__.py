@@ -9,6 +9,7 @@ from what_next.settings.plugins import installed
 from what_next.sources.bandit import BanditSource
 from what_next.sources.base import Mixture, Source
 from what_next.sources.decisions import DecisionSource, refuse_unable, with_decisions
+from what_next.sources.founding import FoundingPlayer, FoundingSource
 from what_next.sources.log import LogSource
 from what_next.sources.replay import Replay, ReplaySource
 from what_next.sources.world import LogPlayer, Player, WorldSource, clicks_in, state_in, world_of
@@ -27,6 +28,8 @@ __all__ = [
     "SOURCES",
     "BanditSource",
     "DecisionSource",
+    "FoundingPlayer",
+    "FoundingSource",
     "LogPlayer",
     "LogSource",
     "Mixture",
@@ -70,7 +73,7 @@ def source_in(world: World, state: State) -> WorldSource:
     """
     algorithm = state.setup.algorithm
     if algorithm.replays:
-        return ReplaySource(state, world)
+        return (FoundingSource if algorithm.by_attributes else ReplaySource)(state, world)
     if not isinstance(algorithm, OnPolicy):
         able = [one.model_fields["name"].default for one in KNOWN if one.replays or issubclass(one, OnPolicy)]
         raise SetupError(f"the algorithm {algorithm.name} learns from a log; in a world learn {', '.join(able)}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 import polars as pl
@@ -103,16 +103,22 @@ def state_in(world: World, setup: Setup) -> State:
         given = 0 if setup.inputs.items == "learned" else catalogue.vectors.shape[1]
         more = (given or algorithm.rank) + 1
         least, scale = np.pad(least, (0, more)), np.pad(scale, (0, more), constant_values=1.0)
+    names = [f"seen_{place}" for place in range(len(least))]
+    if setup.algorithm.by_attributes:  # an event is an item, its reward whether it was clicked
+        names, least, scale = ["reward", *names], np.pad(least, (1, 0)), np.pad(scale, (1, 0), constant_values=1.0)
     space = Space(
         catalogue=catalogue.standardised(everything),
         seen=everything,
-        tolerance=1.0,
+        tolerance=setup.tolerance or 1.0,
         typical=1.0,
-        event_names=tuple(f"seen_{place}" for place in range(len(least))),
+        event_names=tuple(names),
         event_center=least.astype(np.float32),
         event_scale=scale.astype(np.float32),
     )
-    return State(nobody(space.catalogue), setup, space)
+    state = State(nobody(space.catalogue), setup, space)
+    if setup.algorithm.by_attributes and setup.tolerance is None:
+        state.space = replace(space, tolerance=state.smallest_tolerance(np.random.default_rng(setup.split.seed)))
+    return state
 
 
 class Player:
@@ -137,7 +143,7 @@ class Player:
 
     def begin(self, users: int) -> None:
         """New users, all of them."""
-        self.carried = None
+        self.users, self.carried = users, None
         if self.belief is not None:
             self.beliefs = Beliefs(self.belief, users, self.world.slots, MEMORY)
 
@@ -161,7 +167,12 @@ class Player:
         clicks = learner.tensor(seen.clicks.astype(np.float32))[:, None]
         return Events(torch.full_like(shown[..., 0], -1), learner.tensor(numbers)[:, None], shown, clicks), numbers
 
-    def step(self, events: Events) -> Tensor:
+    @property
+    def memory(self) -> Float32[np.ndarray, "users carried"]:
+        """What the encoder carries, as one array."""
+        return flattened(self.carried or self.encoder.start(self.users))
+
+    def step(self, events: Events) -> Any:
         """The encoder's states after one event more of each user."""
         before = self.carried or self.encoder.start(len(events.items))
         states, self.carried = self.encoder.advance(before, self.encoder.inputs(events).squeeze(1))
@@ -190,7 +201,7 @@ class Player:
 
     def propose(
         self,
-        states: Tensor,
+        states: Any,
         numbers: Float32[np.ndarray, "users numbers"],
         rng: np.random.Generator | None = None,
         draws: np.random.Generator | None = None,
@@ -266,6 +277,8 @@ class WorldSource(Source):
 
     For an algorithm of `episodes` it is one episode of each user, from its beginning to its end; nothing is estimated.
     """
+
+    kind: ClassVar[type[Player]] = Player
 
     def __init__(self, state: State, world: World | None = None) -> None:
         super().__init__(state)
@@ -349,7 +362,7 @@ class WorldSource(Source):
     def _begin(self, policy: LearnedPolicy, rng: np.random.Generator) -> Player:
         """New users, and the buffers that all experiences are written to."""
         self.users_state = self.world.reset(self.users, rng)
-        self.player = Player(policy, self.world, draws=True)
+        self.player = self.kind(policy, self.world, draws=True)
         self.player.begin(self.users)
         self.begun[:] = True
         grid, slots = (self.window, self.users), self.world.slots
@@ -376,8 +389,7 @@ class WorldSource(Source):
         whole, going = self.algorithm.episodes, np.ones(self.users, np.bool_)
         player = self._begin(policy, rng) if self.player is None or whole else self.player
         player.policy = policy
-        encoder = player.encoder
-        carried = flattened(player.carried or encoder.start(self.users))
+        carried = player.memory
         for time in range(self.window):
             policy.agent.in_time()
             self._step(player, time, rng)
