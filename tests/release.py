@@ -37,7 +37,7 @@ NEEDS = {
 """What each extra is for."""
 IMPORTS = {"ann": "faiss", "hub": "huggingface_hub", "loop": "river", "remote": "fsspec", "scale": "ray"}
 """Of extras that are for more than there is here: many items, a log of a service, an account, a cluster."""
-SHIPPED = ("page/page.html", "page/lit-html.LICENSE", "py.typed", "store/migrations/versions/0001_tables.py")
+SHIPPED = ("page/page.html", "page/lit-html.LICENSE", "py.typed", "store/migrations.py")
 
 
 def main() -> int:

@@ -1,11 +1,13 @@
 """`track` shows a run in TensorBoard or MLflow: settings, curves, what was measured, the model's card."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import what_next as wn
+from what_next.cli.app import main
 from what_next.errors import MissingExtraError, TrainingError
 from what_next.testing.made_up import made_up_log
 from what_next.training import boards
@@ -31,6 +33,12 @@ def test_tensorboard_reads_curves_measurements_settings_and_the_card(tmp_path: P
     texts = {tag: found.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in found.Tags()["tensors"]}
     assert "| dim | 4 |" in texts["settings/text_summary"]
     assert texts["model card/text_summary"] == (tmp_path / "agent.card.md").read_text()
+    judged = model.evaluate(baselines=("popular",), verbose=False)
+    found.Reload()
+    assert found.Scalars("test_ndcg@10")[0].value == pytest.approx(judged["agent"]["ndcg@10"]["mean"])
+    table = found.Tensors("test_next_items/text_summary")[0].tensor_proto.string_val[0].decode().splitlines()
+    assert table[0] == "|metric|agent|untrained|popular|"
+    assert f"{judged['popular']['ndcg@10']['mean']:.4g} [" in next(row for row in table if row.startswith("|ndcg@10|"))
 
 
 def mlflow_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -58,6 +66,13 @@ def test_mlflow_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "valid_ndcg_at_10" in run.data.metrics
     card = Path(mlflow.download_artifacts(run.info.run_id, "README.md", str(tmp_path)))
     assert card.read_text() == (tmp_path / "model" / "agent.card.md").read_text()
+    words = ["what-next", "evaluate", str(tmp_path / "model" / "setup.txt"), "--baselines", "none"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert main() == 0  # the setup says `track, mlflow`
+    (same,) = mlflow.search_runs([run.info.experiment_id])
+    assert (same.info.run_id, same.info.status) == (run.info.run_id, "FINISHED")
+    assert "test_ndcg_at_10" in same.data.metrics
+    assert {one.path for one in mlflow.list_artifacts(run.info.run_id)} == {"README.md", "test_next_items.md"}
 
 
 def test_a_run_that_failed_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

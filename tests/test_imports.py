@@ -35,7 +35,7 @@ for module in pkgutil.walk_packages(what_next.__path__, "what_next."):
 
 def test_the_base_install_is_enough_for_all_but_the_service() -> None:
     """Every module outside `serving` and Gymnasium's side of `worlds` can be imported without the extras."""
-    service = "alembic,cachetools,orjson,prometheus_client,psycopg,sqlalchemy,starlette,uvicorn"
+    service = "cachetools,orjson,prometheus_client,psycopg,sqlalchemy,starlette,uvicorn"
     others = "faiss,gymnasium,onnx,onnxruntime,pandas,pyarrow,sardine"
     words = [sys.executable, "-c", BLOCKED, f"{service},{others}"]
     ran = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -108,7 +108,8 @@ class State:
             return cls(Dataset.read(setup.data), setup, space.with_tolerance(setup.tolerance))
         state = cls.from_setup(setup)
         if resume:
-            saved = read_models(setup.model_agent_path).space
+            begun = setup.members[0].model_agent_path
+            saved = read_models(begun if begun.is_file() else setup.model_agent_path).space
             return cls(state.dataset, setup, saved.measured(state.space))
         return cls(state.dataset, setup, state.space_under(origin)) if origin else state
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import what_next as wn
+from what_next.cli.app import main
 from what_next.errors import MissingExtraError, ModelError
 from what_next.python import hub as module
 from what_next.testing.made_up import made_up_log
@@ -99,6 +101,23 @@ def test_what_is_pulled_recommends_as_what_was_pushed(hub: type[Hub], model: wn.
     assert {path.name for path in (tmp_path / "pulled").iterdir()} == own | {"agent.card.md"}
 
 
+def test_the_command_line_does_the_same(
+    hub: type[Hub], model: wn.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["what-next", "hub", *map(str, words)])
+        code, told = main(), capsys.readouterr()
+        return code, told.out + told.err
+
+    code, told = said("push", model.setup.model_agent_path.with_name("setup.txt"), "me/mine")
+    assert (code, told.strip()[-len(COMMIT) :]) == (0, COMMIT)
+    code, told = said("pull", "me/mine", "--to", tmp_path, "--json")
+    assert (code, json.loads(told)["model_agent_path"]) == (0, str(tmp_path / "agent.safetensors"))
+    code, told = said("pull", "me/mine", "--to", tmp_path)
+    assert (code, "holds a model; give another folder" in told) == (2, True)
+    assert said("pull", "me/mine", "--to", tmp_path, "--force")[0] == 0
+
+
 def test_a_file_that_was_changed_is_refused_and_nothing_is_written(
     hub: type[Hub], model: wn.Model, tmp_path: Path
 ) -> None:
@@ -112,7 +131,7 @@ def test_a_file_that_was_changed_is_refused_and_nothing_is_written(
 def test_what_is_not_there_and_what_is_in_the_way_are_told(hub: type[Hub], model: wn.Model, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"me/other: cannot be pulled .*check the name"):
         wn.pull("me/other", tmp_path / "pulled")
-    with pytest.raises(ModelError, match="holds a model; give another folder, or overwrite=True"):
+    with pytest.raises(ModelError, match="holds a model; give another folder"):
         wn.pull("me/mine", model.setup.model_agent_path.parent)
 
 

@@ -99,6 +99,18 @@ def test_two_demonstrations_live_and_leave_nothing_behind(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_the_loop_ends_with_a_demonstration_that_is_killed(tmp_path: Path) -> None:
+    process, _ = _started(tmp_path, 0)
+    for there in (True, False):
+        until = time.monotonic() + 10
+        while bool(_loops(tmp_path)) != there and time.monotonic() < until:
+            time.sleep(0.1)
+        process.kill()
+        assert time.monotonic() < until
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_in_training_ends_it_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "what_next", "demo", "--no-browser"]

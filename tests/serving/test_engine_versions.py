@@ -63,6 +63,7 @@ def test_a_kept_version_outlives_the_files_that_it_was_made_of(tmp_path: Path, a
     for path in setup.model_paths:
         path.unlink()
     assert len(Served.load(tmp_path / "versions", version).ids) == 80
+    assert "## For whom it is not" in (tmp_path / "versions" / version / "agent.card.md").read_text()
     assert [path.name for path in (tmp_path / "versions").iterdir()] == [version]
 
 

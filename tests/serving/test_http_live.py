@@ -193,7 +193,7 @@ def test_without_the_services_libraries_one_message_names_them_and_other_command
     served(tmp_path)
     code = """
 import sys
-for name in ("starlette", "sqlalchemy", "uvicorn", "prometheus_client", "alembic", "psycopg"):
+for name in ("starlette", "sqlalchemy", "uvicorn", "prometheus_client", "psycopg"):
     sys.modules[name] = None
 from what_next.cli.app import main
 for words in (["--help"], ["serve", sys.argv[1]], ["key", "list", sys.argv[1]]):

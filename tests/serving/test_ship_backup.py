@@ -368,7 +368,7 @@ class TestBackUp:
         content = bytearray((version / "agent.safetensors").read_bytes())
         content[-1] ^= 1
         (version / "agent.safetensors").write_bytes(content)
-        digest = _digest({path.name: path for path in sound.iterdir()})[:8]
+        digest = _digest({path.name: path for path in sound.iterdir() if path.suffix != ".md"})[:8]
         sound.rename(sound.with_name(f"sound-1-{digest}"))
         words = ["what-next", "backup", str(deployed / "setup.txt"), str(tmp_path / "backups")]
         monkeypatch.setattr(sys, "argv", words)

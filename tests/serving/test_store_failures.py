@@ -8,12 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import event as listen
+from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 
 from what_next.errors import StoreError, StoreUnavailable
@@ -27,11 +23,8 @@ from what_next.serving.store import (
     WithdrawItem,
     Writer,
     backend,
-    migrations,
-    tables,
 )
 
-from ..forked import Forked
 from .postgres import Postgres
 from .waiting import impressions_of, rows
 
@@ -235,34 +228,40 @@ def test_a_store_of_a_newer_version_is_refused(place: str) -> None:
         Store.open(place)
 
 
-def test_the_migrations_lead_to_the_tables_as_they_are_written(store: Store) -> None:
-    with store.backend.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, tables.metadata) == []
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    script = ScriptDirectory.from_config(config)
-    assert [one.revision for one in reversed(list(script.walk_revisions()))] == list(migrations.REVISIONS)
-
-
-def test_a_store_of_the_version_before_is_brought_up_and_keeps_what_it_holds(
-    place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:  # as it was made then
-        patch.setattr(migrations, "REVISIONS", ("0001",))
-        upgrade = command.upgrade
-        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
-        store = Store.open(place)
-        columns = "recommendation_id, user_id, time, version, policy, explore, known, items, propensities, candidates"
-        values = """'r1', 'anna', 5, 'v1', 'trained', '{}', 0, '["i1"]', '[1.0]', '', true"""
-        with store.backend.engine.begin() as link:
-            link.exec_driver_sql(f"INSERT INTO impressions ({columns}, shown) VALUES ({values})")
-        store.close()
+def test_a_store_of_the_first_version_is_brought_up_and_keeps_what_it_holds(place: str) -> None:
     store = Store.open(place)
+    columns = "recommendation_id, user_id, time, version, policy, explore, known, items, propensities, candidates"
+    values = """'r1', 'anna', 5, 'v1', 'trained', '{}', 0, '["i1"]', '[1.0]', '', true"""
+    new = schema_of(store)
+    with store.backend.engine.begin() as link:  # as it was made then
+        for table in ("withdrawals", "idempotency_keys", "erased_users", "erased_events", "rules"):
+            link.exec_driver_sql(f"DROP TABLE {table}")
+        for column in ("withdrawn", "rule"):
+            link.exec_driver_sql(f"ALTER TABLE impressions DROP COLUMN {column}")
+        link.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+        link.exec_driver_sql(f"INSERT INTO impressions ({columns}, shown) VALUES ({values})")
+    assert schema_of(store) != new
+    store.close()
+    store = Store.open(place)
+    assert schema_of(store) == new
     assert [(one.recommendation_id, one.items) for one in impressions_of(store, "anna")] == [("r1", ("i1",))]
     assert rows(store, "SELECT withdrawn FROM impressions") == [(0,)]
     assert store.commit([WithdrawItem("i1"), events(0)]) == [True, EventsAdded(1, 0)]
     store.close()
+
+
+def schema_of(store: Store) -> dict[str, list[tuple[str, ...]]]:
+    """The columns and indices of each table."""
+    found = inspect(store.backend.engine)
+    columns = {
+        name: [(one["name"], str(one["type"]), str(one["nullable"]), str(one["default"])) for one in kept]
+        for (_, name), kept in found.get_multi_columns().items()
+    }
+    indices = {
+        name: [(one["name"] or "", *map(str, one["column_names"])) for one in kept]
+        for (_, name), kept in found.get_multi_indexes().items()
+    }
+    return {name: columns[name] + sorted(indices.get(name, [])) for name in columns}
 
 
 def test_two_may_open_a_new_store_at_once(place: str) -> None:
@@ -272,16 +271,6 @@ def test_two_may_open_a_new_store_at_once(place: str) -> None:
         for number, store in enumerate(stores):
             store.commit([events(number)])
             store.close()
-
-
-def test_a_store_in_order_is_opened_without_alembic(forked: Forked, tmp_path: Path) -> None:
-    Store.open(tmp_path / "store.sqlite").close()
-    code = (
-        "import sys; from what_next.serving.store import Store\n"
-        f"Store.open({str(tmp_path / 'store.sqlite')!r}).close(); assert 'alembic' not in sys.modules"
-    )
-    done = forked.run(code=code, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_no_store_is_refused_with_one_message(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from what_next import __version__
-from what_next.cli import data, demo, estimate, judge, loop, model, plan, promote, service, simulate
+from what_next.cli import data, demo, estimate, hub, judge, loop, model, plan, promote, service, simulate
 from what_next.cli.interrupts import import_torch
 from what_next.cli.options import Json
 from what_next.cli.output import emit, guarded
@@ -35,8 +35,8 @@ class _Patient(TyperCommand):
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
-for commands in (demo, model, judge, simulate, estimate, service, promote, loop, plan):
-    app.add_typer(commands.app)
+for commands in (demo, model, judge, simulate, estimate, service, promote, loop, plan, hub):
+    app.add_typer(commands.app, name="hub" if commands is hub else None)
     for one in commands.app.registered_commands:
         one.cls = _Patient
 

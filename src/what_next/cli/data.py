@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,12 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from what_next.cli.options import Json, names_of
+from what_next.cli.options import Json, names_of, with_options
 from what_next.cli.output import emit
 from what_next.errors import DataError
 
 if TYPE_CHECKING:
-    from what_next.data import Dataset, Tables
+    from what_next.data import Dataset, Options, Tables
     from what_next.data.public.sets import PublicSet
 
 app = typer.Typer(no_args_is_help=True, help="Get, import and describe data sets.")
@@ -70,7 +71,95 @@ def get_known(
     people.print(f"{path}: {state}; {_sentence(dataset)}", highlight=False, markup=False, soft_wrap=True)
 
 
+@dataclass(frozen=True)
+class ImportOptions:
+    """The options that say which column is what, and what its values mean."""
+
+    user: Annotated[str | None, typer.Option(help="The column with the user.")] = None
+    item: Annotated[str | None, typer.Option(help="The column with the item.")] = None
+    time: Annotated[
+        str | None, typer.Option(help="The column with the time: Unix time (s, ms, us, ns) or dates; '' for none.")
+    ] = None
+    time_format: Annotated[
+        str | None,
+        typer.Option(
+            help="What the times are, where it is not plain: s, ms, us, ns (Unix time), excel, dmy, mdy, ymd, or a "
+            "pattern such as '%d.%m.%Y %H:%M'."
+        ),
+    ] = None
+    reward: Annotated[str | None, typer.Option(help="The column with the reward, such as a rating.")] = None
+    event: Annotated[
+        str | None, typer.Option(help="The column with the kind of event, such as play, skip, purchase.")
+    ] = None
+    titles: Annotated[str | None, typer.Option(help="The column with titles, in the item table or the log.")] = None
+    attributes: Annotated[
+        str | None,
+        typer.Option(
+            help="Item attributes, separated by commas, in the item table or the log; '' for none. Text of words "
+            "(separated by | ; , or spaces) becomes a 0/1 attribute for each of its 200 most frequent words. Default: "
+            "every column with numbers but ids, and every token_seq column of a .item file."
+        ),
+    ] = None
+    context: Annotated[
+        str | None,
+        typer.Option(help="Log columns that describe the event; '' for none. Default: numbers that vary per item."),
+    ] = None
+    fill: Annotated[
+        Literal["median"] | None, typer.Option(help="Replace missing attribute values; otherwise they are refused.")
+    ] = None
+    keep_duplicates: Annotated[bool, typer.Option(help="Keep rows that are equal in every column.")] = False
+    session_gap: Annotated[
+        str | None, typer.Option(help="Cut a user's events into sessions at pauses longer than this: 30m, 12h, 1d.")
+    ] = None
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether the first line of the logs holds the names of the columns. Without them the first column is "
+            "the user, the second the item, and the others are told by their values.",
+            show_default=False,
+        ),
+    ] = None
+    columns: Annotated[
+        str | None, typer.Option(help="The columns of logs without a header, in their order: user,item,time,rating.")
+    ] = None
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            help="Words that stand for a missing user or item, separated by commas; '' for none. Default: those that "
+            "programs write, such as nan, NULL, N/A."
+        ),
+    ] = None
+
+    def table_options(self) -> "Options":
+        """The same as an import reads them."""
+        from what_next.data import Options
+        from what_next.data.importing.ids import MISSING
+
+        plain = [
+            "user",
+            "item",
+            "time",
+            "time_format",
+            "reward",
+            "event",
+            "titles",
+            "fill",
+            "keep_duplicates",
+            "header",
+        ]
+        missing = names_of(self.missing)
+        return Options(
+            **{name: getattr(self, name) for name in plain},
+            attributes=names_of(self.attributes),
+            context=names_of(self.context),
+            session_gap=_duration(self.session_gap) if self.session_gap else None,
+            names=names_of(self.columns),
+            missing=MISSING if missing is None else missing,
+        )
+
+
 @app.command("import")
+@with_options(ImportOptions)
 def import_data(
     files: Annotated[
         list[str],
@@ -79,63 +168,10 @@ def import_data(
         ),
     ],
     to: Annotated[Path, typer.Option(help="Where the data set goes: data/NAME.parquet.")],
+    options: ImportOptions,
     items: Annotated[
         str | None,
         typer.Option(help="A table with one row per item. FILE.inter takes the FILE.item beside it by itself."),
-    ] = None,
-    user: Annotated[str | None, typer.Option(help="The column with the user.")] = None,
-    item: Annotated[str | None, typer.Option(help="The column with the item.")] = None,
-    time: Annotated[
-        str | None, typer.Option(help="The column with the time: Unix time (s, ms, us, ns) or dates; '' for none.")
-    ] = None,
-    time_format: Annotated[
-        str | None,
-        typer.Option(
-            help="What the times are, where it is not plain: s, ms, us, ns (Unix time), excel, dmy, mdy, ymd, or a "
-            "pattern such as '%d.%m.%Y %H:%M'."
-        ),
-    ] = None,
-    reward: Annotated[str | None, typer.Option(help="The column with the reward, such as a rating.")] = None,
-    event: Annotated[
-        str | None, typer.Option(help="The column with the kind of event, such as play, skip, purchase.")
-    ] = None,
-    titles: Annotated[str | None, typer.Option(help="The column with titles, in the item table or the log.")] = None,
-    attributes: Annotated[
-        str | None,
-        typer.Option(
-            help="Item attributes, separated by commas, in the item table or the log; '' for none. Text of words "
-            "(separated by | ; , or spaces) becomes a 0/1 attribute for each of its 200 most frequent words. Default: "
-            "every column with numbers but ids, and every token_seq column of a .item file."
-        ),
-    ] = None,
-    context: Annotated[
-        str | None,
-        typer.Option(help="Log columns that describe the event; '' for none. Default: numbers that vary per item."),
-    ] = None,
-    fill: Annotated[
-        Literal["median"] | None, typer.Option(help="Replace missing attribute values; otherwise they are refused.")
-    ] = None,
-    keep_duplicates: Annotated[bool, typer.Option(help="Keep rows that are equal in every column.")] = False,
-    session_gap: Annotated[
-        str | None, typer.Option(help="Cut a user's events into sessions at pauses longer than this: 30m, 12h, 1d.")
-    ] = None,
-    header: Annotated[
-        bool | None,
-        typer.Option(
-            help="Whether the first line of the logs holds the names of the columns. Without them the first column is "
-            "the user, the second the item, and the others are told by their values.",
-            show_default=False,
-        ),
-    ] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="The columns of logs without a header, in their order: user,item,time,rating.")
-    ] = None,
-    missing: Annotated[
-        str | None,
-        typer.Option(
-            help="Words that stand for a missing user or item, separated by commas; '' for none. Default: those that "
-            "programs write, such as nan, NULL, N/A."
-        ),
     ] = None,
     memory: Annotated[
         str | None,
@@ -152,28 +188,21 @@ def import_data(
     Rows that cannot be used are counted, and written to NAME.rejected.parquet with their line. Without an item table,
     number columns of the log that are constant for each item become its attributes, the others context of the event.
     """
-    from what_next.data import Dataset, Options, import_files, save
-    from what_next.data.importing.ids import MISSING
+    from what_next.data import Dataset, import_files, save
     from what_next.data.importing.large import import_large, memory_of, needed
     from what_next.data.importing.remote import fetched
     from what_next.reporting.bars import Bars
 
     if to.suffix != ".parquet":
         raise DataError(f"--to {to}: must end in .parquet")
-    words = names_of(missing)
-    options = Options(
-        user, item, time, reward, titles, names_of(attributes), names_of(context), fill, keep_duplicates,
-        _duration(session_gap) if session_gap else None, event, time_format, header, names_of(columns),
-        MISSING if words is None else words,
-    )  # fmt: skip
-    limit = memory_of(memory)
+    how, limit = options.table_options(), memory_of(memory)
     with Bars(silent=as_json) as bars, fetched([*files, *([items] if items else [])], to, bars) as paths:
         table = paths.pop() if items else None
         if needed(paths) > limit:
-            tables, written = import_large(paths, to, table, options, memory=limit, stages=bars)
+            tables, written = import_large(paths, to, table, how, memory=limit, stages=bars)
             dataset = Dataset.read(to)
         else:
-            tables = import_files(paths, table, options)
+            tables = import_files(paths, table, how)
             written = save(tables, to)
             dataset = Dataset.from_tables(tables, to.stem)
     if as_json:
@@ -316,9 +345,13 @@ def _fit_sentence(told: dict[str, Any]) -> str:
 
 def _duration(text: str) -> timedelta:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
-    if not found or not float(found[1]):
+    try:
+        gap = timedelta(**{UNITS[found[2]]: float(found[1])}) if found else None
+    except OverflowError:  # of more days than Python counts
+        gap = None
+    if not gap:
         raise DataError(f"--session-gap {text!r}: expected a number and s, m, h or d, such as 30m")
-    return timedelta(**{UNITS[found[2]]: float(found[1])})
+    return gap
 
 
 def _known_table(sets: list["PublicSet"]) -> Table:

@@ -1,17 +1,15 @@
 """`what-next estimate` and `what-next gate`: policies judged by a log of decisions."""
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import RenderableType
 
-from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, Top, names_of
+from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, Top, names_of, with_options
 from what_next.cli.output import emit, tell
 from what_next.errors import SetupError
 
@@ -102,25 +100,8 @@ class LogOptions:
         )  # fmt: skip
 
 
-def reads_log(command: Callable[..., int]) -> Callable[..., int]:
-    """The command, with each field of its parameter `options` as an option of its own."""
-    options = inspect.signature(LogOptions).parameters.values()
-
-    @wraps(command)
-    def run(**given: Any) -> int:
-        chosen = LogOptions(**{one.name: given.pop(one.name) for one in options})
-        return command(**given, options=chosen)
-
-    own = inspect.signature(command).parameters.values()
-    named = [part for one in own for part in (options if one.name == "options" else [one])]
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in named]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
-    return run
-
-
 @app.command()
-@reads_log
+@with_options(LogOptions)
 def estimate(
     policy: Annotated[
         str,
@@ -153,7 +134,7 @@ def estimate(
 
 
 @app.command()
-@reads_log
+@with_options(LogOptions)
 def gate(
     new: Annotated[
         str, typer.Argument(metavar="NEW", help="The policy to promote: a setup, uniform, a column, a log.")

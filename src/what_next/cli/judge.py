@@ -67,10 +67,13 @@ def evaluate(
     from what_next.experiments.tradeoff import tradeoff
     from what_next.reporting import check as check_report
     from what_next.reporting.bars import Bars
+    from what_next.training.boards import add_results
+    from what_next.training.boards import check as check_board
 
     part, given = part_of(split), seeds_of(seeds)
     # With seeds, models are trained as the setup says; without, one is judged that is there.
     settings = trained_setup(setup, overrides) if given is None else setup_of(setup, overrides)
+    check_board(settings)
     mask, steps = _mask_of(settings, allowed, blocked), weights_of(weights)
     if steps and not report:
         raise SetupError("--weights: is shown on the page; name the page with --report FILE")
@@ -89,9 +92,11 @@ def evaluate(
     if comparison is None:
         assert windows is not None, "it is judged by windows alone"
         _show(windows, as_json, groups)
-        return
-    _write(report, comparison, windows=windows, weighted=curve)
-    _show(comparison.result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
+    else:
+        _write(report, comparison, windows=windows, weighted=curve)
+        _show(comparison.result | ({} if windows is None else {"by_windows": windows}), as_json, groups)
+    if given is None:  # the run of one model
+        add_results(settings, windows, None if comparison is None else comparison.result)
 
 
 @app.command()

@@ -1,10 +1,12 @@
 """Arguments and options that several commands share, and what their values mean."""
 
 import csv
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from what_next.data import Catalogue
     from what_next.data.splits import Part
     from what_next.settings import Setup
+
+Code = TypeVar("Code", int, None)
 
 # Commands import what they work with when they run: PyTorch takes seconds, and nobody who asks for help needs it.
 
@@ -41,6 +45,26 @@ Looks = Annotated[
     Literal["one", "any"],
     typer.Option(help="At how many looks at a growing log the verdict holds: at this one alone, or at any number."),
 ]
+
+
+def with_options(kind: type[Any]) -> Callable[[Callable[..., Code]], Callable[..., Code]]:
+    """For a command: each field of its parameter `options`, which is of this kind, is an option of its own."""
+    fields = inspect.signature(kind).parameters.values()
+
+    def made(command: Callable[..., Code]) -> Callable[..., Code]:
+        @wraps(command)
+        def run(**given: Any) -> Code:
+            chosen = kind(**{one.name: given.pop(one.name) for one in fields})
+            return command(**given, options=chosen)
+
+        own = inspect.signature(command).parameters.values()
+        named = [part for one in own for part in (fields if one.name == "options" else [one])]
+        parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in named]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return made
 
 
 def setup_of(file: Path, overrides: Sequence[str] | None, *last: str) -> "Setup":

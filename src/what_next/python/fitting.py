@@ -140,6 +140,7 @@ def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algor
         "model_agent_path": path,
         "model_critic_path": critic_beside(path),
         "log": None,
+        "track": None,
     }
     return Model(policy, setup.model_copy(update=own))
 

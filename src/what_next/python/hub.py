@@ -80,7 +80,7 @@ def pull(repo: str, folder: str | Path, *, revision: str | None = None, overwrit
     """
     hub, folder = _hub(), Path(folder)
     if (folder / AGENT).exists() and not overwrite:
-        raise ModelError(f"{folder}: holds a model; give another folder, or overwrite=True")
+        raise ModelError(f"{folder}: holds a model; give another folder, or say that it may be overwritten")
     check_paths([folder / AGENT])
     with TemporaryDirectory(prefix=".pulled-", dir=folder) as aside, _told(repo, "pulled"):
         api = hub.HfApi()

@@ -29,6 +29,7 @@ from what_next.settings import ALGORITHMS, Setup
 from what_next.settings.reference import written
 from what_next.training import checkpoint
 from what_next.training.artefacts import catalogue_path, read_manifest, resume_path
+from what_next.training.boards import add_results
 from what_next.training.card import card_path
 
 if TYPE_CHECKING:
@@ -207,6 +208,7 @@ class Model(Recommender):
                 windows = evaluate_windows(setup, part, stages=stages) if by_windows(setup) else None
                 comparison = evaluate_next(setup, part, baselines=wanted, stages=stages, anew=anew)
             self._judged[key] = Results(comparison, windows)
+            add_results(setup, windows, comparison.result)
         return self._judged[key]
 
     @told_in_python()

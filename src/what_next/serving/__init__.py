@@ -4,6 +4,6 @@ from importlib.util import find_spec
 
 from what_next.errors import MissingExtraError
 
-for _name in ("alembic", "cachetools", "orjson", "prometheus_client", "sqlalchemy", "starlette", "uvicorn"):
+for _name in ("cachetools", "orjson", "prometheus_client", "sqlalchemy", "starlette", "uvicorn"):
     if find_spec(_name) is None:
         raise MissingExtraError(_name, "serve", "the service")

@@ -13,16 +13,17 @@ from contextlib import closing
 from pathlib import Path
 
 from what_next.errors import ModelError, StoreError, some
-from what_next.serving.engine.versions import AGENT, CRITIC, NAME, intact, versions_folder
+from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, CRITIC, NAME, intact, versions_folder
 from what_next.serving.store.migrations import REVISIONS
 from what_next.settings import Setup
 from what_next.training.artefacts import catalogue_path, critic_beside
+from what_next.training.card import card_path
 
 SUMS = "SHA256SUMS"
 """The checksums of all other files, as `sha256sum --check` reads them."""
 VERSIONS, OWN = "versions", "agent"
 """Folders among the models: the deployed ones, and the files of the setup's own agent."""
-FILES = (AGENT, catalogue_path(Path(AGENT)).name, CRITIC)
+FILES = (AGENT, CATALOGUE, CRITIC, CARD)
 """Files of a version."""
 FOLDER = re.compile(rf"{OWN}|{VERSIONS}(/{NAME.pattern})?")
 FILE = re.compile(rf"{OWN}/[^/.][^/]*|{VERSIONS}/{NAME.pattern}/({'|'.join(map(re.escape, FILES))})")
@@ -61,7 +62,7 @@ def pack(setup: Setup, to: Path) -> list[str]:
             for file in (place / name for name in FILES):
                 if file.is_file():
                     models.add(file, f"{VERSIONS}/{place.name}/{file.name}")
-        for own in (agent, catalogue_path(agent), critic_beside(agent)) if agent.is_file() else ():
+        for own in (agent, catalogue_path(agent), critic_beside(agent), card_path(agent)) if agent.is_file() else ():
             if own is not None and own.is_file():
                 models.add(own, f"{OWN}/{own.name}")
     return damaged

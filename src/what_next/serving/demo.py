@@ -47,6 +47,13 @@ LOG = 600
 PAUSE = 1.5
 """Seconds between two songs of each listener who uses the service."""
 HOUR = 3_600_000_000
+WITH_PARENT = """
+import os, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+from what_next.cli.app import run
+run()
+"""
+"""The command line in a process that ends with the one that started it, however that ended: it closes a pipe."""
 SETTINGS: dict[str, Any] = {
     "dim": 32,
     "batch_size": 32,
@@ -183,8 +190,8 @@ def _post(connection: http.client.HTTPConnection, path: str, body: Any) -> Any:
 @contextmanager
 def learning(setup: Path) -> Iterator[None]:
     """`what-next loop` beside the service, in a process of its own; its output is in the journal, and nowhere else."""
-    command = [sys.executable, "-m", "what_next", "loop", str(setup)]
-    loop = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", WITH_PARENT, "loop", str(setup)]
+    loop = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
     finally:

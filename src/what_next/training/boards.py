@@ -1,4 +1,4 @@
-"""TensorBoard and MLflow (`track`): settings, curves, what was measured, and the model's card, of each run.
+"""TensorBoard and MLflow (`track`): settings, curves, what was measured, the model's card, and how it was judged.
 
 Both libraries are asked to write where they would by themselves: TensorBoard into a folder beside the log of training,
 MLflow where MLFLOW_TRACKING_URI says.
@@ -8,14 +8,18 @@ import os
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Any
 
 from what_next.errors import MissingExtraError
 from what_next.settings import Setup
 from what_next.settings.reference import flat
+from what_next.training.artefacts import read_manifest
 from what_next.training.card import HERE
 
 EXPERIMENT = "what-next"
 """The experiment of MLflow that runs go to, unless MLFLOW_EXPERIMENT_NAME names another."""
+RUN = "what_next.run"
+"""MLflow's tag with our own id of a run, by which a run that is resumed or judged is found again."""
 LONGEST = 500
 """Characters of a setting's value that MLflow takes."""
 
@@ -28,7 +32,7 @@ def _settings(setup: Setup) -> dict[str, str]:
 class TensorBoard:
     """A run as TensorBoard shows it: `add` takes numbers by name, `close` the card, which is empty where it failed."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, run: str) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         log = setup.log_path.with_suffix("")
@@ -41,16 +45,21 @@ class TensorBoard:
         for name, value in values.items():
             self.writer.add_scalar(name, value, histories)
 
+    def tell(self, name: str, text: str) -> None:
+        """A page of Markdown."""
+        self.writer.add_text(name, text, 0)
+        self.writer.flush()
+
     def close(self, card: str) -> None:
         """The run is over; the card of its model is empty where it failed."""
-        self.writer.add_text("model card", card, 0)
+        self.tell("model card", card)
         self.writer.close()
 
 
 class MLflow:
     """A run as MLflow shows it, with the same methods."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, run: str) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
@@ -58,8 +67,11 @@ class MLflow:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         known = self.client.get_experiment_by_name(name)
         experiment = known.experiment_id if known else self.client.create_experiment(name)
+        if found := self.client.search_runs([experiment], f"tags.`{RUN}` = '{run}'", max_results=1):
+            self.run = found[0].info.run_id
+            return
         title = f"{setup.algorithm.name} on {setup.data.stem}"
-        self.run = self.client.create_run(experiment, run_name=title).info.run_id
+        self.run = self.client.create_run(experiment, run_name=title, tags={RUN: run}).info.run_id
         params = [Param(key, value) for key, value in _settings(setup).items()]
         for first in range(0, len(params), 100):  # as many as MLflow takes at once
             self.client.log_batch(self.run, params=params[first : first + 100])
@@ -71,9 +83,13 @@ class MLflow:
         metrics = [self.metric(name, value, now, histories) for name, value in named.items()]
         self.client.log_batch(self.run, metrics=metrics)
 
+    def tell(self, name: str, text: str) -> None:
+        """A page of Markdown."""
+        self.client.log_text(self.run, text, f"{name}.md")
+
     def close(self, card: str) -> None:
         """The run is over; the card of its model is empty where it failed."""
-        self.client.log_text(self.run, card, "README.md")
+        self.tell("README", card)
         self.client.set_terminated(self.run, "FINISHED" if card else "FAILED")
 
 
@@ -81,11 +97,32 @@ Board = TensorBoard | MLflow
 """Where a run is shown."""
 
 
-def board_of(setup: Setup) -> Board | None:
-    """What the setup's `track` names."""
+def board_of(setup: Setup, run: str) -> Board | None:
+    """What the setup's `track` names; `run`: our own id of the run."""
     if setup.track is None:
         return None
-    return TensorBoard(setup) if setup.track == "tensorboard" else MLflow(setup)
+    return (TensorBoard if setup.track == "tensorboard" else MLflow)(setup, run)
+
+
+def add_results(setup: Setup, *results: Mapping[str, Any] | None) -> None:
+    """What judging found (`experiments.evaluate`) joins the model's run: the agent's means, and the whole table."""
+    manifest = read_manifest(setup.model_agent_path, "agent")
+    board = board_of(setup, manifest.run)
+    for found in results:
+        if board is None or found is None:
+            continue
+        part, policies = found["split"]["part"], found["policies"]
+        board.add({f"{part}_{metric}": one["mean"] for metric, one in policies["agent"].items()}, manifest.histories)
+        metrics = dict.fromkeys(metric for one in policies.values() for metric in one)
+        rows = [["metric", *policies], ["---"] * (1 + len(policies))]
+        rows += [[metric, *(_text(one.get(metric)) for one in policies.values())] for metric in metrics]
+        text = "\n".join(f"|{'|'.join(row)}|" for row in rows)
+        board.tell(f"{part}_{'next_items' if 'targets' in found else 'windows'}", text)
+
+
+def _text(one: Mapping[str, float] | None) -> str:
+    """A mean with its interval, and how many users it is of."""
+    return "{mean:.4g} [{low:.4g}, {high:.4g}], n {n:,}".format(**one) if one else ""
 
 
 def check(setup: Setup) -> None:

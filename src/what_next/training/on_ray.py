@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -46,18 +47,9 @@ def on_ray(work: Callable[[Ranks], Outcome], setup: Setup) -> Outcome:
         raise MissingExtraError("Ray", "scale", "cluster=ray") from None
     cluster, launch, folder = setup.cluster, secrets.token_hex(8), setup.model_agent_path.parent
     cuda = setup.device == "cuda" or (setup.device == "auto" and torch.cuda.is_available())
-
-    def process() -> Any:
-        ranks = Ranks(dist.get_rank(), dist.get_world_size(), joined=True, started=launch)
-        try:
-            with together(ranks):
-                return work(ranks)
-        except Refused as error:  # returned, since Ray would try again
-            return error
-
     folder.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
-        process,
+        partial(_process, work, launch),
         torch_config=TorchConfig("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout_s=int(PATIENCE.total_seconds())),
         scaling_config=ScalingConfig(num_workers=cluster.processes, use_gpu=cuda, placement_strategy="SPREAD"),
         run_config=RunConfig(
@@ -82,6 +74,16 @@ def on_ray(work: Callable[[Ranks], Outcome], setup: Setup) -> Outcome:
         raise found
     outcome: Outcome = found
     return outcome
+
+
+def _process(work: Callable[[Ranks], Any], launch: str) -> Any:
+    """The outcome of one process."""
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), joined=True, started=launch)
+    try:
+        with together(ranks):
+            return work(ranks)
+    except Refused as error:  # returned, since Ray would try again
+        return error
 
 
 def _reason(error: Exception) -> str:

@@ -439,13 +439,9 @@ class Poller:
             except StoreError as error:
                 outage.failed(error)
             except Exception as error:
-                reported = self._report(error, reported)
+                failure = f"{type(error).__name__}: {error}"
+                if failure != reported:  # once, however often it comes again
+                    logger.exception("looking for new versions and items failed; what is deployed goes on")
+                reported = failure
             self._stop.wait(self.every)
             left -= self.every
-
-    def _report(self, error: Exception, reported: str) -> str:
-        """Log a failure once, however often it comes again; returns what has to be remembered for that."""
-        failure = f"{type(error).__name__}: {error}"
-        if failure != reported:
-            logger.exception("looking for new versions and items failed; what is deployed goes on")
-        return failure

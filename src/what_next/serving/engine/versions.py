@@ -9,23 +9,22 @@ from pathlib import Path
 
 from what_next.data.files import sync
 from what_next.errors import ModelError, SaveError, WhatNextError
-from what_next.serving.store import Deployment, store_of
+from what_next.serving.store import Deployment
+from what_next.serving.store.backend import home_of
 from what_next.settings import Setup
 from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, read_models
+from what_next.training.card import card_path
 
 AGENT, CRITIC = "agent.safetensors", "critic.safetensors"
-"""Names of the files in the folder of a version."""
+CATALOGUE, CARD = catalogue_path(Path(AGENT)).name, card_path(Path(AGENT)).name
+"""Names of the files in the folder of a version; the card is for people, and does not tell versions apart."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 """What a run or a version may be called: a path must not come of it."""
 
 
 def versions_folder(setup: Setup) -> Path:
     """Where deployed models are kept: as the setup says, or beside a SQLite store, else beside the agent's file."""
-    if setup.server.versions is not None:
-        return setup.server.versions
-    place = str(store_of(setup)).removeprefix("sqlite:///")
-    file = setup.model_agent_path if "://" in place else Path(place)
-    return file.parent / "versions"
+    return setup.server.versions or home_of(setup) / "versions"
 
 
 def version_of(agent: Path) -> str:
@@ -74,7 +73,7 @@ def keep(folder: Path, agent: Path) -> str:
 
     Args:
         folder: of all versions; it is made where it is missing.
-        agent: the agent's file. Its catalogue lies beside it, and its critic, if any, where its setup says.
+        agent: the agent's file. Its catalogue and its card lie beside it, and its critic, if any, where its setup says.
 
     Returns:
         The version.
@@ -87,12 +86,11 @@ def keep(folder: Path, agent: Path) -> str:
     version, digest = _named(agent, files), _digest(files)
     target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}"
     if target.is_dir():
-        if _digest({path.name: path for path in target.iterdir()}) != digest:
-            raise ModelError(f"{target}: is damaged; remove this folder and deploy {agent} again")
+        intact(target, version)
         return version
     try:
         aside.mkdir(parents=True)
-        for name, source in files.items():
+        for name, source in {**files, **({CARD: card} if (card := card_path(agent)).is_file() else {})}.items():
             shutil.copyfile(source, aside / name)
             sync(aside / name)
         if _digest({name: aside / name for name in files}) != digest:
@@ -108,8 +106,7 @@ def keep(folder: Path, agent: Path) -> str:
 
 def intact(place: Path, version: str) -> None:
     """Raises a `ModelError` where the files of a version are not those that were deployed: its name tells a hash."""
-    names = (AGENT, catalogue_path(Path(AGENT)).name, CRITIC)
-    files = {name: place / name for name in names if (place / name).is_file()}
+    files = {name: place / name for name in (AGENT, CATALOGUE, CRITIC) if (place / name).is_file()}
     if _digest(files)[:8] != version.rpartition("-")[2]:
         raise ModelError(
             f"{place}: is damaged: its files are not those that were deployed; restore them from a back-up, or remove "
@@ -128,7 +125,7 @@ def prune(folder: Path, names: Iterable[str], kept: Collection[str]) -> int:
 
 def _files(agent: Path) -> dict[str, Path]:
     """The files of a model, by their names in the folder of a version."""
-    files = {AGENT: agent, catalogue_path(Path(AGENT)).name: catalogue_path(agent)}
+    files = {AGENT: agent, CATALOGUE: catalogue_path(agent)}
     critic = critic_beside(agent)
     if critic is not None and (critic.is_file() or read_manifest(agent, "agent").made_by().needs_critic):
         files[CRITIC] = critic

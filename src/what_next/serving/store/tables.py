@@ -1,4 +1,4 @@
-"""The tables of the store. A change here needs a migration (a test compares the two)."""
+"""The tables of the store. A change here needs a version of its own (`migrations`)."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    String,
     Table,
     Text,
     TypeDecorator,
@@ -100,12 +101,7 @@ impressions = Table(
 )
 
 # Which items requests permitted: each rule once, for it may name thousands.
-rules = Table(
-    "rules",
-    metadata,
-    Column("hash", Text, primary_key=True),
-    Column("text", Text, nullable=False),
-)
+rules = Table("rules", metadata, Column("hash", Text, primary_key=True), Column("text", Text, nullable=False))
 
 feedback = Table(
     "feedback",
@@ -186,9 +182,7 @@ keys = Table(
     Column("revoked", BigInteger),
 )
 
-meta = Table(
-    "meta",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", Text, nullable=False),
-)
+meta = Table("meta", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
+
+# The version of all these tables, in one row, under the name that Alembic gives it.
+version = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))

@@ -1,15 +1,18 @@
-"""The schema of the store, version by version."""
+"""The schema of the store, also in stores that an earlier version made."""
 
 from pathlib import Path
 
-from sqlalchemy import Connection, exc, inspect
+from sqlalchemy import Connection, delete, exc, insert, inspect, select
+from sqlalchemy.schema import CreateColumn
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from what_next.errors import StoreError
+from what_next.serving.store import tables
 from what_next.serving.store.backend import BUSY, PAGE, Backend, be_patient, make_file, waits
 
 REVISIONS = ("0001", "0002", "0003")
-"""All versions, oldest first; the files in `versions` are named so."""
+"""All versions, oldest first. So far each has only added tables and columns, which is what `_upgrade` does: 0002 those
+for withdrawn items, answers that are given again, and who was erased; 0003 which items a request permitted."""
 LOCK = 0x5768_4E78
 """Of PostgreSQL's advisory locks the one that a migration holds."""
 
@@ -27,7 +30,7 @@ def migrate(backend: Backend) -> None:
         if backend.sqlite:
             _write_ahead(backend)
         with backend.reader.connect() as connection:
-            if _known(_version(connection), backend.where) == REVISIONS[-1]:
+            if _version(connection, backend.where) == REVISIONS[-1]:
                 return
         with backend.engine.begin() as connection:
             # A large table takes as long as it takes, and so do the others who wait for it.
@@ -35,7 +38,7 @@ def migrate(backend: Backend) -> None:
             if waits(connection):
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
             # Another process may have done it while this one waited for the lock.
-            if _known(_version(connection), backend.where) != REVISIONS[-1]:
+            if _version(connection, backend.where) != REVISIONS[-1]:
                 _upgrade(connection)
 
 
@@ -53,15 +56,12 @@ def _write_ahead(backend: Backend) -> None:
             connection.exec_driver_sql("PRAGMA journal_mode = WAL")
 
 
-def _version(connection: Connection) -> str | None:
+def _version(connection: Connection, where: str) -> str | None:
     """The version of the schema; None where there is none yet."""
     # Asked first: in PostgreSQL a failed statement would end the transaction.
-    if not inspect(connection).has_table("alembic_version"):
+    if not inspect(connection).has_table(tables.version.name):
         return None
-    return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-
-
-def _known(version: str | None, where: str) -> str | None:
+    version: str | None = connection.execute(select(tables.version)).scalar()
     if version is not None and version not in REVISIONS:
         raise StoreError(
             f"{where}: the store has version {version}, newer than this version of What Next? knows ({REVISIONS[-1]}); "
@@ -71,11 +71,14 @@ def _known(version: str | None, where: str) -> str | None:
 
 
 def _upgrade(connection: Connection) -> None:
-    # Alembic takes a tenth of a second to import, which a service that starts on a store in order need not spend.
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    """Add the tables that are missing, and the columns that are missing in those that are there."""
+    before = inspect(connection).get_multi_columns()
+    tables.metadata.create_all(connection)
+    for (_, name), columns in before.items():
+        there = {one["name"] for one in columns}
+        for column in tables.metadata.tables[name].columns if name in tables.metadata.tables else ():
+            if column.name not in there:
+                added = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {added}")
+    connection.execute(delete(tables.version))
+    connection.execute(insert(tables.version).values(version_num=REVISIONS[-1]))
