@@ -92,7 +92,7 @@ class Agent:
         self.learns = True
         torch.manual_seed(self.setup.seed)
         self.nets, self.optimisers = self.add_model()
-        self.targets = {name: _copied(self.nets[name]) for name in self.setup.algorithm.targets}
+        self.targets = {name: _copied(self.nets[name]) for name in self.learner.targets}
         return self
 
     def like(self, path: Path) -> "Agent":

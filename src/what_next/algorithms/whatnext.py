@@ -43,7 +43,6 @@ class WhatNext(Algorithm):
         default=0.02, gt=0, le=1, description="in a world: how far the target critic follows after a step"
     )
     updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("actor",), "critic": ("critic",)}
-    targets: ClassVar[tuple[str, ...]] = ("critic",)
     source: ClassVar[str] = "bandit"
     replays: ClassVar[bool] = True
     by_attributes: ClassVar[bool] = True

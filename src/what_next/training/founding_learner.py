@@ -22,6 +22,11 @@ from what_next.types import BanditSteps, Batch, Factors, History, Proposal, Scor
 class FoundingLearner(Learner):
     """An actor over points of the catalogue and a one-step critic, each with an LSTM of its own over the factors."""
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """See `Learner.targets`: what follows an item is known in a world alone."""
+        return ("critic",) if self.setup.acts else ()
+
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
         """See `Learner.networks`."""
         return dict(self.algorithm.networks(self.sizes, self.space.catalogue.vectors[self.space.seen], rng))
