@@ -326,7 +326,7 @@ class TestAMistake:
 
     def test_an_algorithm_that_learns_from_a_log(self) -> None:
         state = state_in(Detour(), setup_for(NextItem()))
-        with pytest.raises(SetupError, match=r"next_item learns from a log; in a world learn whatnext, dqn, reinforce, .*ppo"):
+        with pytest.raises(SetupError, match=r"from a log; in a world learn whatnext, dqn, reinforce, .*ppo"):
             source_in(Detour(), state)
         with pytest.raises(SetupError, match="next_item does not learn from its choices as they are made"):
             WorldSource(state, Detour())
