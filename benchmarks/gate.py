@@ -63,7 +63,7 @@ def serve(
     """Answer `count` questions in turn, log them, and return what an answer earned on average."""
     store = Store.open(log.with_suffix(".sqlite"))
     writer = Writer(store)
-    engine = Engine.open(setup, store, writer, None)
+    engine = Engine(setup, store, writer, None)
     rows = known.select(pl.col("user_id").cast(pl.String), pl.col("item_id").cast(pl.String), "timestamp").iter_rows()
     events = tuple(
         EventRow(f"e{one}", user, item, time=int(time) * 10**6) for one, (user, item, time) in enumerate(rows)

@@ -325,6 +325,33 @@ class TestStartingFrom:
             state.space_under(trained.setup.model_agent_path)
 
 
+class TestOthersFiles:
+    """Whoever made a file by hand, or damaged it, gets one message."""
+
+    @pytest.mark.parametrize("setup", [{}, {"algorithm": "whatnext"}, {"algorithm": {"name": 1}}])
+    def test_a_manifest_without_an_algorithm(self, copied: Trained, setup: dict[str, object]) -> None:
+        with_metadata(copied.setup.model_agent_path, setup=setup)
+        with pytest.raises(ModelError, match="its manifest is damaged"):
+            wn.load(copied.setup.model_agent_path)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("space.center", torch.zeros(3, 7)),
+            ("space.scale", torch.zeros(4)),
+            ("space.scale", torch.ones(4, dtype=torch.bfloat16)),
+            ("space.event_center", torch.full((1,), torch.nan)),
+        ],
+    )
+    def test_a_scaling_that_is_none(self, copied: Trained, name: str, value: torch.Tensor) -> None:
+        path = copied.setup.model_agent_path
+        with safe_open(path, framework="pt") as file:
+            metadata, tensors = file.metadata(), {one: file.get_tensor(one) for one in file.keys()}  # noqa: SIM118
+        save_file({**tensors, name: value}, path, metadata)
+        with pytest.raises(ModelError, match=r"is damaged, its (tensor|scaling)"):
+            wn.load(path)
+
+
 def test_what_is_given_beside_a_setup_holds(trained: Trained) -> None:
     setup = trained.setup.model_copy(update={"model_critic_path": None})
     assert LearnedPolicy.load(setup).agent.setup.model_critic_path is None

@@ -84,7 +84,7 @@ def test_training_goes_on_with_new_users(
         (["--world", "gym:Blackjack-v1"], "nothing here knows the layout of its observations"),
         (["--world", "boredom:nothing"], "world boredom: no preset 'nothing'"),
         (["world=none"], "no world is named"),
-        (["algorithm=next_item"], "it belongs to a2c and ppo"),
+        (["algorithm=next_item"], "it belongs to reinforce, a2c and ppo"),
         (["world.users=0"], "world.users is '0'; allowed: a whole number above 0"),
         (["train=no"], "no such model file"),
     ],

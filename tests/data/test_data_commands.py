@@ -77,8 +77,9 @@ def test_gaps_have_units(gap: str, minutes: float) -> None:
 def test_mistakes_are_told_in_one_message(file, log: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"must end in \.parquet"):
         run("import", log, "--to", tmp_path / "x.csv")
-    with pytest.raises(DataError, match="expected a number and s, m, h or d"):
-        run("import", log, "--to", tmp_path / "x.parquet", "--session-gap", "soon")
+    for gap in ("soon", "99999999999d", "0.0000001s"):
+        with pytest.raises(DataError, match="expected a number and s, m, h or d"):
+            run("import", log, "--to", tmp_path / "x.parquet", "--session-gap", gap)
     with pytest.raises(DataError, match="expected one of ml-100k, ml-1m, ml-latest-small, lastfm-2k"):
         run("get", "ml-9z")
     with pytest.raises(DataError, match="no such file"):

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,14 @@ def test_a_line_that_is_no_json_object_is_set_apart_with_its_number(file) -> Non
     assert pairs(tables) == LOG
     assert tables.reasons() == {"not a JSON object": 1}
     assert tables.rejected.select("line", "not a JSON object").rows() == [(4, '{"user": 1, "it')]
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_nan_in_json_is_nothing(file, array: bool) -> None:
+    lines = [json.dumps({"user": one, "item": f"NaN {one}", "reward": one or math.nan}) for one in range(5)]
+    tables = import_files([file("a.json", f"[{','.join(lines)}]" if array else "\n".join(lines))])
+    assert tables.log["item_id"].to_list() == [f"NaN {one}" for one in range(1, 5)]
+    assert tables.reasons() == {"reward not a number": 1}
 
 
 @pytest.mark.parametrize("separator", [",", "\t", "::"])

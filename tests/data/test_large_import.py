@@ -170,6 +170,41 @@ def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(one.name for one in tmp_path.iterdir()) == ["log.parquet", *(f"x.{end}" for end in ENDINGS)]
 
 
+@pytest.mark.parametrize("name", ["_publish", "_discard"])
+def test_what_is_left_of_an_import_that_was_done_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Killed just after the files had their names, or while the folder of the import was deleted."""
+    log, target, done = numbers(tmp_path), tmp_path / "x.parquet", getattr(large, name)
+
+    def killed(*given: Path) -> None:
+        if name == "_publish":
+            done(*given)
+        else:
+            (given[0] / large.ABOUT).unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(large, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            import_large([log], target, memory=20_000)
+    numbers(tmp_path, 700)
+    import_large([log], target, memory=20_000)
+    assert_frame_equal(pl.read_parquet(sorted(target.iterdir())), import_files([log]).log, check_exact=True)
+
+
+@pytest.mark.parametrize("name", ["items", "offsets", "timestamps"])
+def test_arrays_that_do_not_fit_their_log_are_refused(tmp_path: Path, name: str) -> None:
+    import_large([numbers(tmp_path)], tmp_path / "x.parquet", memory=10**9)
+    array = tmp_path / "x.events" / f"{name}.npy"
+    np.save(array, np.load(array)[:-1])
+    with pytest.raises(DataError, match=rf"x\.events: cannot be read .*{name}.*import the data again"):
+        Dataset.read(tmp_path / "x.parquet")
+    array.unlink()
+    with pytest.raises(DataError, match=rf"cannot be read .*{name}.*import the data again"):
+        Dataset.read(tmp_path / "x.parquet")
+
+
 def test_another_log_under_the_same_name_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log, target = numbers(tmp_path), tmp_path / "x.parquet"
     with monkeypatch.context() as patched:
@@ -239,6 +274,40 @@ def test_logs_by_url(tmp_path: Path) -> None:
     for url in ("memory://bucket/none/*.parquet", "memory://bucket/none.parquet", "nowhere://bucket/x"):
         with pytest.raises(DataError, match=re.escape(url)), remote.fetched([url], tmp_path / "x.parquet"):
             pass
+
+
+def test_files_of_one_name_are_copied_apart(tmp_path: Path) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    days = ("/lake/day=1/part.csv", "/lake/day=2/part.csv", "/lake/day=2/part.csv?signed=" + 300 * "x")
+    for place, path in enumerate(days):
+        memory.pipe(path, b"user,item\nu,%d\n" % place)
+
+    def read(*urls: str) -> list[str]:
+        with remote.fetched(urls, tmp_path / "x.parquet") as paths:
+            return [path.read_text()[-2] for path in paths]
+
+    assert read("memory://lake/*/part.csv") == ["0", "1"]
+    with pytest.raises(KeyboardInterrupt), remote.fetched([f"memory:/{days[0]}"], tmp_path / "x.parquet"):
+        raise KeyboardInterrupt
+    assert read(f"memory:/{days[1]}") == ["1"]  # not the copy of the other, which the interruption left
+    memory.pipe("/lake/parts/0.parquet", b"1.")
+    assert read("memory://lake/parts") == ["1"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_that_was_cut_short_is_no_log_and_a_full_disk_keeps_what_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe("/cut/log.csv", b"user,item\nu,1\n")
+    told = memory.info("/cut/log.csv")
+    with monkeypatch.context() as patched:
+        patched.setattr(type(memory), "info", lambda *_, **__: {**told, "size": 20})
+        with pytest.raises(DataError, match="14 of 20 bytes came"), remote.fetched(["memory://cut/log.csv"], tmp_path):
+            pass
+    with pytest.raises(SaveError), remote.fetched(["memory://cut/log.csv"], tmp_path / "x.parquet") as paths:
+        raise SaveError("the disk is full")
+    assert paths[0].is_file()
 
 
 @pytest.mark.slow

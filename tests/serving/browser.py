@@ -106,7 +106,7 @@ def parts_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     store = Store.open(store_of(setup))
     store.load_histories(data_of(setup))
     writer = Writer(store)
-    engine = Engine.open(setup, store, writer)
+    engine = Engine(setup, store, writer)
     yield Parts(setup, engine, store, writer)
     engine.close()
     writer.close()

@@ -88,7 +88,7 @@ def process(setup: "Setup", fill: bool = False) -> Iterator[Service]:
     if fill:
         store.load_histories(data_of(setup))
     writer, metrics = Writer(store), Metrics()
-    engine = Engine.open(setup, store, writer, metrics)
+    engine = Engine(setup, store, writer, metrics)
     app = create_app(engine, store, writer, setup, metrics)
     try:
         in_time(lambda: not engine.missing())

@@ -57,7 +57,7 @@ class Service:
         self.setup = setup
         self.store = Store.open(self.path)
         self.writer = Writer(self.store)
-        self.engine = Engine.open(setup, self.store, self.writer, metrics)
+        self.engine = Engine(setup, self.store, self.writer, metrics)
 
     @property
     def path(self) -> Path:

@@ -97,7 +97,7 @@ def test_a_service_whose_model_hangs_at_the_start_can_be_ended(tmp_path: Path, h
 
     def begin() -> None:
         try:
-            Engine.open(setup, store, writer, stop=stop)
+            Engine(setup, store, writer, stop=stop)
         except BaseException as error:
             outcome.append(error)
 

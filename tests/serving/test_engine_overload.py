@@ -217,8 +217,8 @@ def test_a_late_answer_asks_the_store_nothing(tmp_path: Path, monkeypatch: pytes
         with ThreadPoolExecutor() as threads:
             first = threads.submit(service.ask, history=HISTORY, k=2)
             assert held.wait(20)
-            service.engine._batcher.pace.fixed, service.engine._batcher.pace.each = 0.0, 1e-3
-            service.engine._batcher._ends = 0.0  # nothing is expected of this machine's speed
+            service.engine.batcher.pace.fixed, service.engine.batcher.pace.each = 0.0, 1e-3
+            service.engine.batcher._ends = 0.0  # nothing is expected of this machine's speed
             fetch = service.store.fetch
             monkeypatch.setattr(
                 service.store, "fetch", lambda *of, **values: (queries.append(str(of[0])), fetch(*of, **values))[1]

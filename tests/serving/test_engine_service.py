@@ -203,7 +203,7 @@ def test_an_engine_that_is_closed_waits_for_no_model_that_hangs(
         first = threads.submit(service.ask, history=HISTORY)
         assert held.wait(20)
         second = threads.submit(service.ask, history=HISTORY)
-        in_time(lambda: bool(service.engine._batcher._turns))
+        in_time(lambda: bool(service.engine.batcher._turns))
         service.engine.close()
         for asked in (first, second):
             with pytest.raises(Stopping):

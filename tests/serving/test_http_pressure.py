@@ -224,6 +224,7 @@ class Busy:
 
     def __init__(self, free: str = "nobody", most: float = 1e9, spare: float = 0.0) -> None:
         self.free, self.most, self.spare = free, most, spare
+        self.batcher = self
 
     def full(self, caller: str, before: int) -> float:
         return 0.0 if caller == self.free and before < self.most else 2.5
@@ -239,7 +240,7 @@ def test_what_could_not_be_answered_in_time_is_503_and_when_to_come_again(
         def refuse(*_: Any) -> None:
             raise Overloaded(2.5)
 
-        monkeypatch.setattr(full.engine._batcher, "put", refuse)
+        monkeypatch.setattr(full.engine.batcher, "put", refuse)
         for path, body in (("/v1/recommendations", {}), ("/v1/recommendations/batch", {"requests": [{}, {}]})):
             answer = full.ask("POST", path, body)
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")

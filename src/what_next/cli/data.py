@@ -345,9 +345,13 @@ def _fit_sentence(told: dict[str, Any]) -> str:
 
 def _duration(text: str) -> timedelta:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
-    if not found or not float(found[1]):
+    try:
+        gap = timedelta(**{UNITS[found[2]]: float(found[1])}) if found else None
+    except OverflowError:  # of more days than Python counts
+        gap = None
+    if not gap:
         raise DataError(f"--session-gap {text!r}: expected a number and s, m, h or d, such as 30m")
-    return timedelta(**{UNITS[found[2]]: float(found[1])})
+    return gap
 
 
 def _known_table(sets: list["PublicSet"]) -> Table:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,22 +51,15 @@ def loop(
     if asked:
         if not path.is_file():
             raise StoreError(f"{path}: there is no journal; begin with what-next loop SETUP")
-        journal = Journal.open(path)
-        try:
+        with closing(Journal.open(path)) as journal:
             _show(journal.status(), as_json)
-        finally:
-            journal.close()
         return 0
-    with opened(settings) as store:
-        journal = Journal.open(path)
-        try:
-            with alone(store, journal):
-                os.nice(settings.loop.nice)
-                _go_on(Loop(settings, store, journal), None if once else settings.loop.look)
-            if as_json:
-                emit(journal.status())
-        finally:
-            journal.close()
+    with opened(settings) as store, closing(Journal.open(path)) as journal:
+        with alone(store, journal):
+            os.nice(settings.loop.nice)
+            _go_on(Loop(settings, store, journal), None if once else settings.loop.look)
+        if as_json:
+            emit(journal.status())
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from rich.console import Console, RenderableType
 
 from what_next.cli.interrupts import INTERRUPTED
-from what_next.errors import WhatNextError
+from what_next.errors import NotFinite, WhatNextError
 
 if TYPE_CHECKING:
     from what_next.environment import Report
@@ -29,6 +29,9 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             return command(*args, **kwargs)
         except WhatNextError as error:
             note(f"what-next: {error}")
+            return 2
+        except NotFinite as error:
+            note(f"what-next: the model cannot be used: {error}; it is damaged, or its training diverged; train again")
             return 2
         except (MemoryError, RuntimeError) as error:
             if not (isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)):

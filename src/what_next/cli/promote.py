@@ -13,7 +13,6 @@ from what_next.cli.service import opened, served_catalogue
 from what_next.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from what_next.off_policy import Learned
     from what_next.serving.store import Store
     from what_next.settings import Setup
 
@@ -113,9 +112,10 @@ def _judged(
 ) -> dict[str, Any]:
     """What the gate says of the new model beside the deployed one, both as the service would serve them."""
     from what_next.off_policy import LogSettings, gate
+    from what_next.serving.loop.candidate import served
     from what_next.serving.store.export import exported
 
-    policies = [_served(name, file, settings) for name, file in files.items()]
+    policies = [served(name, file, settings) for name, file in files.items()]
     with tempfile.TemporaryDirectory() as scratch:
         evidence = log or Path(scratch) / "log.parquet"
         try:
@@ -129,20 +129,6 @@ def _judged(
             return {"promote": False, "why": why.replace(str(evidence), OWN_LOG)}
     plain = result if log else _called(result, str(evidence), OWN_LOG)
     return {"promote": plain["promote"], "why": plain["why"], "gate": plain}
-
-
-def _served(version: str, agent: Path, settings: "Setup") -> "Learned":
-    """A model as it was trained and would be served."""
-    from what_next.off_policy import Learned
-    from what_next.training.artefacts import critic_beside, read_manifest
-
-    trained, critic = read_manifest(agent, "agent").made_by(), critic_beside(agent)
-    beside = agent.with_name("critic.safetensors")
-    if critic is None or not critic.is_file():
-        critic = beside if beside.is_file() else critic
-    files = {"model_agent_path": agent, "model_critic_path": critic}
-    how = {"train": False, "device": "cpu", "server": settings.server}
-    return Learned(version, trained.model_copy(update=files | how))
 
 
 def _called(result: Any, file: str, name: str) -> Any:

@@ -6,7 +6,7 @@ have to be decoded whole for each history, or shuffled in a buffer, which is no 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,11 +72,12 @@ def read(path: Path, catalogue: str) -> dict[str, Any]:
         about = json.loads((where / "about.json").read_text())
         arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(where.glob("*.npy"))}
         users = pl.read_parquet(where / "users.parquet")["user_id"]
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        rows = pl.scan_parquet(path / "*.parquet").select(pl.len()).collect().item()
+        if about["catalogue"] != catalogue or about["events"] != rows:
+            raise DataError(f"{where}: belongs to another import than {path}; import the data again")
+        _check(arrays, pl.scan_parquet(path / "*.parquet").head(0).collect(), len(users), rows)
+    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{where}: cannot be read ({error}); it belongs to {path}, import the data again") from error
-    rows = pl.scan_parquet(path / "*.parquet").select(pl.len()).collect().item()
-    if about["catalogue"] != catalogue or about["events"] != rows:
-        raise DataError(f"{where}: belongs to another import than {path}; import the data again")
     optional = {name: arrays.get(name) for name in ("timestamps", "rewards", "event_codes")}
     return {
         "user_ids": users,
@@ -87,6 +88,18 @@ def read(path: Path, catalogue: str) -> dict[str, Any]:
         "event_words": tuple(about["event_words"]),
         **optional,
     }
+
+
+def _check(arrays: Mapping[str, np.ndarray], head: pl.DataFrame, users: int, rows: int) -> None:
+    """Raises a `ValueError` where arrays are missing, or of another length or type than a log like `head` makes."""
+    shapes = {name: (one.dtype, (rows, *one.shape[1:])) for name, one in _columns(head, head["item_id"])}
+    shapes["offsets"] = np.dtype(np.int64), (users + 1,)
+    for name, shape in shapes.items():
+        found = arrays.get(name)
+        if found is None or (found.dtype, found.shape) != shape:
+            raise ValueError(f"{name}.npy is missing, or not as long as the log")
+    if arrays["offsets"][0] or arrays["offsets"][-1] != rows or (np.diff(arrays["offsets"]) < 0).any():
+        raise ValueError("offsets.npy does not fit the log")
 
 
 def _columns(log: pl.DataFrame, ids: pl.Series) -> Iterator[tuple[str, np.ndarray]]:

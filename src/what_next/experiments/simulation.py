@@ -18,7 +18,7 @@ from what_next.inference.recommender import Recommender
 from what_next.models.slates import Pricer
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import LogPlayer, Player, world_of
+from what_next.sources import FoundingPlayer, LogPlayer, Player, world_of
 from what_next.types import Greedy
 from what_next.worlds import Episodes, Reference, World, opened
 from what_next.worlds import play as episodes_of
@@ -227,7 +227,10 @@ def _spread(values: np.ndarray, places: np.ndarray, users: int) -> np.ndarray:
 
 def player_of(policy: LearnedPolicy) -> type[Player] | type[LogPlayer]:
     """What acts for a policy, by what it reads: the numbers that a world shows of users, or items alone."""
-    return Player if policy.agent.setup.inputs.context else LogPlayer
+    setup = policy.agent.setup
+    if setup.algorithm.by_attributes and setup.acts:
+        return FoundingPlayer
+    return Player if setup.inputs.context else LogPlayer
 
 
 def check_made_for(policy: LearnedPolicy, world: World) -> None:
@@ -245,6 +248,7 @@ def check_made_for(policy: LearnedPolicy, world: World) -> None:
     numbers = len(world.bounds(ideal)[0])
     if isinstance(actor, Pricer) and actor.belief is not None:
         numbers += actor.belief.width + 1
+    numbers += setup.algorithm.by_attributes  # whether an item was clicked
     if (len(space.catalogue), len(space.event_names)) != (items, numbers):
         raise ModelError(
             f"{path}: was trained with {len(space.catalogue):,} items and {len(space.event_names)} numbers of a user; "

@@ -93,6 +93,17 @@ def check(catalogue: Catalogue, items: Sequence[NewItem]) -> None:
             )
 
 
+def misfits(catalogue: Catalogue, items: Sequence[NewItem]) -> frozenset[str]:
+    """The ids of those items that cannot be put into the catalogue."""
+    try:
+        check(catalogue, items)
+    except CatalogueError:
+        if len(items) == 1:
+            return frozenset((items[0].item_id,))
+        return frozenset().union(*(misfits(catalogue, [one]) for one in items))
+    return frozenset()
+
+
 def extended_catalogue(catalogue: Catalogue, items: Sequence[NewItem]) -> Catalogue:
     """The catalogue with items of different ids replaced, or added at its end, under the same scaling."""
     texts = pl.Series(catalogue.ids.name, [item.item_id for item in items], dtype=pl.String)

@@ -17,7 +17,7 @@ from what_next.data.importing.columns import numeric
 from what_next.data.stages import Done, no_progress
 from what_next.errors import DataError, SetupError
 from what_next.off_policy.decisions import Decisions, Target
-from what_next.off_policy.served import Asked
+from what_next.off_policy.served import EVENTS, PAIRS, Asked
 from what_next.off_policy.targets import FULL, PolicyOnLog, TargetPolicy, expected_vectors, outside_note, placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, SplitSettings
@@ -27,8 +27,6 @@ from what_next.types import Permitted, Request
 
 DECIDED_UNTIL = "decided_until"
 """In a model's file, of what training found in its data: the time of the last decision that it learned from."""
-EVENTS, PAIRS = 2**16, 2**21
-"""Events of histories read at a time, padding included; chances of items at work at a time: 16 MB."""
 
 
 class Learned(TargetPolicy):

@@ -22,9 +22,9 @@ from what_next.data.files import beside, footer_of
 from what_next.data.importing.ids import positions
 from what_next.data.space import Space
 from what_next.data.training_part import CLOCK, numbers_at
-from what_next.errors import CatalogueError, DataError
+from what_next.errors import DataError
 from what_next.inference.events import history_of
-from what_next.inference.extend import NewItem, check, extend
+from what_next.inference.extend import NewItem, extend, misfits
 from what_next.inference.recommender import Recommender
 from what_next.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
@@ -33,8 +33,6 @@ from what_next.types import EpsilonGreedy, Greedy, History, ItemSet, Permitted, 
 
 EVENTS, PAIRS = 2**16, 2**21
 """Events of histories read at a time, padding included; chances of items at work at a time: 16 MB."""
-
-
 TOLD = ("known", "history", "seen", "withdrawn", "context", "permitted")
 """Columns of a service's log that tell what a decision knew."""
 
@@ -271,12 +269,5 @@ def _with_added(policy: LearnedPolicy, log: Path) -> LearnedPolicy:
         NewItem(str(name), title, dict(zip(table.names, values, strict=True)))
         for name, title, values in zip(table.ids, table.titles, table.attributes.tolist(), strict=True)
     ]
-    return extend(Recommender(policy), [one for one in new if _fits(policy, one)]).policy
-
-
-def _fits(policy: LearnedPolicy, item: NewItem) -> bool:
-    try:
-        check(policy.agent.space.catalogue, [item])
-    except CatalogueError:
-        return False
-    return True
+    odd = misfits(policy.agent.space.catalogue, new)
+    return extend(Recommender(policy), [one for one in new if one.item_id not in odd]).policy

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import safetensors
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -35,7 +35,9 @@ KEY = "what_next"
 OF_AGENT = ("encoder.", "actor.")
 """What begins the names of the agent's tensors; all others are the critic's."""
 
-TRAINED = ("model", "algorithm", "dim", "layers", "dropout", "window", "reward", "inputs", "max_length", "loss")
+TRAINED = (
+    "model", "algorithm", "dim", "ensemble", "layers", "dropout", "window", "reward", "inputs", "max_length", "loss",
+)  # fmt: skip
 """Settings that networks are made by."""
 
 SKIP = "encoder.skip.weight"
@@ -72,6 +74,14 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     event_names: tuple[str, ...]
     metrics: dict[str, Any] = {}
     made_with: dict[str, str | int] = {}
+
+    @field_validator("setup")
+    @classmethod
+    def _names_its_algorithm(cls, value: dict[str, Any]) -> dict[str, Any]:
+        algorithm, critic = value.get("algorithm"), value.get("model_critic_path")
+        if not (isinstance(algorithm, dict) and isinstance(algorithm.get("name"), str)):
+            raise ValueError("its setup names no algorithm")
+        return {**value, "model_critic_path": critic if isinstance(critic, str) and "\0" not in critic else None}
 
     def made_by(self, known: type[Algorithm] | None = None) -> Setup:
         """The settings that it was made by; `known` is the class of an algorithm that only Python knows.
@@ -124,8 +134,8 @@ class SavedModels:
         """
         prefix = f"{name}."
         weights = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
-        for key, held in net.named_buffers():  # data, such as prototypes: as many as there were in training
-            if key in weights:
+        for key, held in net.named_buffers():  # there are as many prototypes as there were in training
+            if key == "prototypes" and key in weights:
                 held.data = torch.empty_like(weights[key], device=held.device)
         try:
             net.load_state_dict(weights)
@@ -205,6 +215,14 @@ def write_models(
     files[card_path(setup.model_agent_path)] = lambda file: file.write(text.encode())
     files[setup.model_agent_path] = _writer(agent, manifest, "agent")
     write_files(files)
+
+
+def remove_models(setup: Setup) -> None:
+    """Remove all files of a model and the log of its training."""
+    agent = setup.model_agent_path
+    others = (catalogue_path(agent), resume_path(agent), card_path(agent), setup.log_path)
+    for path in (*setup.model_paths, *others):
+        path.unlink(missing_ok=True)
 
 
 def _writer(
@@ -325,7 +343,7 @@ def models_of(setup: Setup) -> SavedModels:
 def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Space:
     path = catalogue_path(agent)
     try:
-        catalogue = Catalogue.from_table(pl.read_parquet(path))
+        catalogue = Catalogue.from_table(pl.read_parquet(path).drop_nulls("item_id"))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ModelError(f"{path}: the model's catalogue cannot be read ({error}); train again") from None
     if catalogue.hash() != manifest.catalogue:
@@ -334,6 +352,12 @@ def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) 
         values = {name: tensors[f"space.{name}"].numpy() for name in ("center", "scale", "event_center", "event_scale")}
     except KeyError as error:
         raise ModelError(f"{agent}: is damaged, its tensor {error} is missing; train again") from None
+    except TypeError:
+        raise ModelError(f"{agent}: is damaged, its scaling is of a type that it never has; train again") from None
+    for name, value in values.items():
+        count = len(manifest.event_names if name.startswith("event") else catalogue.names)
+        if value.shape != (count,) or not np.isfinite(value).all() or ("scale" in name and not value.all()):
+            raise ModelError(f"{agent}: is damaged, its tensor 'space.{name}' is no scaling; train again")
     return Space(
         catalogue=catalogue.scaled(values["center"], values["scale"]),
         seen=np.array([], np.int32),

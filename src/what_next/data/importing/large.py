@@ -38,6 +38,8 @@ bytes of text are in one that is packed."""
 SORTED = 160
 """Bytes of memory that a row takes while its part is sorted; a part may take half of the memory."""
 MOST_PARTS = 1000
+ABOUT = "about.json"
+"""Says in the folder of an import what it is of. Without it, nobody goes on there."""
 
 
 def memory_of(text: str | None) -> int:
@@ -147,7 +149,8 @@ class _Import:
         log = self.scratch / "log"
         arrays = self._kept("events", partial(mapped.write, log, table, catalogue, self.stages))
         tables = checked.tables(_ends(log, ids), (table, notes), bad)
-        return tables, _publish(tables, to, footer, {arrays: mapped.folder(to), log: to})
+        folders = {arrays: mapped.folder(to), log: to}
+        return tables, _publish(tables, to, footer, folders, self.scratch / ABOUT)
 
     def _deal(self, checked: Checked, rows: pl.LazyFrame, users: pl.DataFrame) -> int:
         """Rows to parts, by ranges of users with about as many events each; how many parts there are."""
@@ -273,7 +276,7 @@ def _ends(log: Path, ids: pl.Series) -> pl.DataFrame:
     return ends
 
 
-def _publish(tables: Tables, to: Path, footer: dict[str, str], folders: Mapping[Path, Path]) -> list[Path]:
+def _publish(tables: Tables, to: Path, footer: dict[str, str], folders: Mapping[Path, Path], about: Path) -> list[Path]:
     """Give the files their names, and `folders` theirs; what stood there before goes."""
     frames = {beside(to, "items"): tables.items}
     if len(tables.rejected):
@@ -281,6 +284,7 @@ def _publish(tables: Tables, to: Path, footer: dict[str, str], folders: Mapping[
     write_together(frames, footer)
     if not len(tables.rejected):
         beside(to, "rejected").unlink(missing_ok=True)
+    about.unlink()  # from here on, what is left is no longer whole
     for new, path in folders.items():
         if path.exists():
             path.rename(new.with_name(f"old-{path.name}"))
@@ -293,6 +297,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _discard(scratch: Path) -> None:
+    """Delete the folder of an import; where that is interrupted, nobody goes on with half of it."""
+    (scratch / ABOUT).unlink(missing_ok=True)
+    shutil.rmtree(scratch)
 
 
 @contextmanager
@@ -310,15 +320,15 @@ def _scratch(to: Path, files: Sequence[Path], options: Options) -> Iterator[Path
     except Timeout as error:
         raise SaveError(f"{to}: another import writes there now; wait for its end") from error
     try:
-        if (path / "about.json").is_file() and (path / "about.json").read_text() != about:
-            shutil.rmtree(path)
+        if path.exists() and not ((path / ABOUT).is_file() and (path / ABOUT).read_text() == about):
+            _discard(path)
         path.mkdir(exist_ok=True)
-        (path / "about.json").write_text(about)
+        (path / ABOUT).write_text(about)
         yield path
     except SaveError:
         raise
     except WhatNextError:
-        shutil.rmtree(path)
+        _discard(path)
         raise
     except (OSError, pl.exceptions.PolarsError) as error:
         if getattr(error, "errno", None) != errno.ENOSPC and "os error 28" not in str(error):
@@ -328,7 +338,7 @@ def _scratch(to: Path, files: Sequence[Path], options: Options) -> Iterator[Path
             f"{to}; make room and give the same command again, which goes on here, or delete this folder"
         ) from error
     else:
-        shutil.rmtree(path)
+        _discard(path)
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

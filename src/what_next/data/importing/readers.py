@@ -159,7 +159,14 @@ def read_json(path: Path, text: str, spill: Path | None = None) -> Source:
         raise DataError(f"{path}: is JSON, but neither lines with an object each nor one array of objects; write it so")
     if text.lstrip().startswith("["):
         with open_unpacked(path) as file:
-            return Source(_flat(pl.read_json(file.read(), infer_schema_length=None).lazy()), path)
+            content = file.read()
+        try:
+            found = pl.read_json(content, infer_schema_length=None)
+        except pl.exceptions.ComputeError:
+            if not re.search(rb"NaN|Infinity", content):
+                raise
+            found = pl.read_json(_strict(decoded(content)).encode(), infer_schema_length=None)
+        return Source(_flat(found.lazy()), path)
     try:
         if spill is not None:
             return Source(_spilled(_flat(pl.scan_ndjson(_plain(path, spill), infer_schema_length=None)), spill), path)
@@ -207,10 +214,15 @@ def _object(line: str) -> str:
     """The line where it is a JSON object; else an object that holds the line as what is broken."""
     try:
         if isinstance(json.loads(line), dict):
-            return line
+            return _strict(line) if re.search("NaN|Infinity", line) else line
     except (ValueError, RecursionError):
         pass
     return json.dumps({BROKEN: line})
+
+
+def _strict(text: str) -> str:
+    """JSON with null in place of the NaN and Infinity that Python and others write."""
+    return json.dumps(json.loads(text, parse_constant=lambda _: None))
 
 
 def read_atomic(path: Path, text: str, spill: Path | None = None) -> Source:

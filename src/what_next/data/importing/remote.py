@@ -1,6 +1,7 @@
 """Files named by URL, through fsspec: object stores (s3, gs, az) and whatever else it has an implementation for."""
 
 import errno
+import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from what_next.data.stages import SILENT, Stages
-from what_next.errors import DataError, MissingExtraError, WhatNextError
+from what_next.errors import DataError, MissingExtraError, SaveError, WhatNextError
 
 
 @contextmanager
@@ -18,22 +19,22 @@ def fetched(names: Sequence[str], to: Path, stages: Stages = SILENT) -> Iterator
     The copies go at the end. They stay after an interruption, and what is whole is not fetched again.
 
     Args:
-        names: paths, folders of Parquet parts, and URLs such as `s3://bucket/log/*.parquet`, whose `*` stands for any
-            name.
+        names: paths and URLs of files, and of folders of Parquet parts; in a URL, `*` stands for any name.
         to: where the import goes.
         stages: told of the bytes.
 
     Raises:
         MissingExtraError: fsspec is not installed.
         DataError: nothing is there, or it cannot be read.
+        SaveError: the disk is full; the copies stay.
     """
     folder = to.with_name(f".{to.name}.fetched")
     try:
         yield [
-            path
-            for place, name in enumerate(names)
-            for path in (_copies(name, folder / str(place), stages) if "://" in name else _parts(Path(name)))
+            path for name in names for path in (_copies(name, folder, stages) if "://" in name else _parts(Path(name)))
         ]
+    except SaveError:
+        raise
     except WhatNextError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -53,11 +54,13 @@ def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
         raise MissingExtraError("fsspec", "remote", f"reading {url}") from error
     try:
         system, pattern = fsspec.core.url_to_fs(url)
+        if "*" not in pattern and system.info(pattern)["type"] == "directory":
+            pattern = f"{pattern.rstrip('/')}/*.parquet"
         remote = sorted(system.glob(pattern)) if "*" in pattern else [pattern]
-        copies = [_copied(system, one, folder / Path(one).name, stages) for one in remote]
+        copies = [_copied(system, one, folder, stages) for one in remote]
     except Exception as error:  # every store has errors of its own; of kinds that are not installed, an ImportError
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise DataError(f"{folder}: the disk is full while {url} is fetched; make room") from error
+            raise SaveError(f"{folder}: the disk is full while {url} is fetched; make room, and it goes on") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{url}: cannot be read ({reason}); check the URL, and what you may read there") from error
     if not copies:
@@ -65,16 +68,22 @@ def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
     return copies
 
 
-def _copied(system: Any, remote: str, to: Path, stages: Stages) -> Path:
-    size = int(system.info(remote)["size"])
+def _copied(system: Any, remote: str, folder: Path, stages: Stages) -> Path:
+    """One file, in a folder of its own for all that the store says of it: another one never takes its place."""
+    told = system.info(remote)
+    size = told.get("size")  # a server of HTTP may not say
+    name = Path(remote.partition("?")[0] if "://" in remote else remote).name  # what signs a URL is no part of it
+    to = folder / hashlib.sha256(str(told).encode()).hexdigest()[:16] / name
     if to.is_file() and to.stat().st_size == size:
         return to
-    done = stages.begin(f"fetching {to.name}", size)
+    done = stages.begin(f"fetching {name}", size or 0)
     to.parent.mkdir(parents=True, exist_ok=True)
-    begun = to.with_name(f"begun-{to.name}")
+    begun = to.with_name("begun")
     with system.open(remote, "rb") as source, begun.open("wb") as file:
         while block := source.read(1 << 22):
             file.write(block)
             done(len(block))
+    if size is not None and begun.stat().st_size != size:
+        raise OSError(f"{begun.stat().st_size:,} of {size:,} bytes came")
     begun.replace(to)
     return to

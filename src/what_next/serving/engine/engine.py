@@ -24,7 +24,7 @@ from what_next.serving.engine import reasons
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.experiment import Watch, meant
-from what_next.serving.engine.live import Models, Poller
+from what_next.serving.engine.models import Models, Poller
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.shadow import Shadow
 from what_next.serving.engine.versions import undeployed
@@ -66,34 +66,15 @@ UNSEEN = "answers that nobody saw stand in the log as shown: %s"
 class Engine:
     """Answers questions by the deployed model. The event loop only ever waits: a thread of its own runs the model."""
 
-    def __init__(self, setup: Setup, models: Models, writer: Writer, metrics: Metrics) -> None:
-        """See `open`."""
-        settings = setup.server
-        self.setup, self.models, self.writer, self.metrics = setup, models, writer, metrics
-        self._going: Counter[str] = Counter()
-        self._gone: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
-        self._submitting = threading.Lock()
-        # Whether another process withdrew what an answer held: that is found out when its impression is written, and
-        # otherwise the poller looks. To ask the store before each batch would cost more than all else of it.
-        self._behind = False
-        self._answering, self._safe = Answering(settings), Answering(settings)
-        self._shadow = Shadow(Answering(settings), lambda: models.live.candidate, self._submit, metrics)
-        self._batcher = Batcher(self._answer, self._late, size=settings.batch, deadline=settings.deadline / 1000)
-        self._poller = Poller(models)
-        self.experiment = Watch(settings, lambda: models.live, models.store, setup.loop.look)
-
-    @classmethod
-    def open(
-        cls,
+    def __init__(
+        self,
         setup: Setup,
         store: Store,
         writer: Writer,
         metrics: Metrics | None = None,
         stop: threading.Event | None = None,
-    ) -> "Engine":
-        """The engine of a setup, ready to answer.
-
-        The first time, the setup's own model is deployed; from then on the store says which version is current.
+    ) -> None:
+        """Ready to answer. The first time, the setup's own model is deployed; then the store says which one is current.
 
         Args:
             setup: whose `server` says how to answer.
@@ -108,14 +89,26 @@ class Engine:
         """
         torch.set_num_threads(setup.threads or 1)
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH))
-        metrics = metrics or Metrics()
-        return cls(setup, Models(setup, store, metrics, stop), writer, metrics)
+        settings, metrics = setup.server, metrics or Metrics()
+        self.setup, self.writer, self.metrics = setup, writer, metrics
+        self.models = models = Models(setup, store, metrics, stop)
+        self._going: Counter[str] = Counter()
+        self._gone: TTLCache[str, float] = TTLCache(ERASED, REMEMBERED)
+        self._submitting = threading.Lock()
+        # Whether another process withdrew what an answer held: that is found out when its impression is written, and
+        # otherwise the poller looks. To ask the store before each batch would cost more than all else of it.
+        self._behind = False
+        self._answering, self._safe = Answering(settings), Answering(settings)
+        self._shadow = Shadow(Answering(settings), lambda: models.live.candidate, self._submit, metrics)
+        self.batcher = Batcher(self._answer, self._late, size=settings.batch, deadline=settings.deadline / 1000)
+        self._poller = Poller(models)
+        self.experiment = Watch(settings, lambda: models.live, models.store, setup.loop.look)
 
     def close(self) -> None:
         """Answer what waits, and end all threads."""
         self._poller.close()
         self.experiment.close()
-        self._batcher.close()
+        self.batcher.close()
         self._shadow.close()
 
     # Answering
@@ -164,7 +157,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         waiting = [self._waiting(request, loop) for request in requests]
         if waiting:
-            self._batcher.put(waiting, caller)
+            self.batcher.put(waiting, caller)
         try:
             return [await one.future for one in waiting]
         except asyncio.CancelledError:
@@ -187,15 +180,6 @@ class Engine:
             entry = current.sessions.remembered(request.user)
             made.cost += (TYPICAL_HISTORY if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT
         return made
-
-    @property
-    def spare(self) -> float:
-        """The cost of what still goes with the next batch, where nobody has to be refused."""
-        return self._batcher.spare
-
-    def full(self, caller: str, before: int) -> float:
-        """Seconds until a caller's next question might be let in, after so many others; 0: now."""
-        return self._batcher.full(caller, before)
 
     def _answer(self, batch: list[Waiting]) -> None:
         """In the worker's thread; nothing that goes wrong ends it."""
@@ -343,7 +327,7 @@ class Engine:
 
     def missing(self) -> Sequence[str]:
         """What the engine waits for; nothing: it is ready."""
-        found = [] if self._batcher.alive else ["model"]
+        found = [] if self.batcher.alive else ["model"]
         return found if self.models.counted else [*found, "popular items"]
 
     def model(self) -> dict[str, Any]:

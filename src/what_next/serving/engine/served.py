@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float32, Int32
 
 from what_next.data import Catalogue
-from what_next.errors import CatalogueError, ModelError, NotFinite, some
-from what_next.inference.extend import NewItem, check, extend
+from what_next.errors import ModelError, NotFinite, some
+from what_next.inference.extend import NewItem, extend, misfits
 from what_next.inference.recommender import Recommender
 from what_next.inference.session import Event, Sessions
 from what_next.models.encoders import Encoder
@@ -70,7 +70,10 @@ class Served:
     def extended(self, items: Sequence[StoredItem]) -> "Served":
         """The same version with further items; a search finds those of the version, and looks at all later ones."""
         new = [NewItem(item.item_id, item.title, item.attributes) for item in items]
-        odd = self._odd(new)
+        odd = misfits(self.catalogue, new)
+        if odd:  # of a store that served other models, too; why is not for the log, since it names an item
+            message = "version %s cannot recommend %d items that were added: its attributes are others (%s)"
+            logger.warning(message, self.version, len(odd), some(self.catalogue.names) or "none")
         new = [one for one in new if one.item_id not in odd]
         left_out = (self.left_out | odd).difference(one.item_id for one in new)
         if not new:
@@ -91,24 +94,6 @@ class Served:
         later = sorted([self.ids[item] for item in items[split:].tolist()])
         content = items[:split].astype("<i4").tobytes() + repr(later).encode()
         return hashlib.blake2b(content, digest_size=8).hexdigest()
-
-    def _fits(self, item: NewItem) -> bool:
-        try:
-            check(self.catalogue, [item])
-        except CatalogueError:
-            return False
-        return True
-
-    def _odd(self, items: Sequence[NewItem]) -> frozenset[str]:
-        """Ids of items that do not fit the catalogue: of a store that served other models, too."""
-        try:
-            check(self.catalogue, items)
-        except CatalogueError:  # its message names an item, which is not for the log
-            odd = frozenset(one.item_id for one in items if not self._fits(one))
-            message = "version %s cannot recommend %d items that were added: its attributes are others (%s)"
-            logger.warning(message, self.version, len(odd), some(self.catalogue.names) or "none")
-            return odd
-        return frozenset()
 
     def indexed(self, candidates: int) -> "Served":
         """The same with approximate search (`LearnedPolicy.indexed`); `extended` comes later: the index stays."""

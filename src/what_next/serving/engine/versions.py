@@ -9,7 +9,8 @@ from pathlib import Path
 
 from what_next.data.files import sync
 from what_next.errors import ModelError, SaveError, WhatNextError
-from what_next.serving.store import Deployment, store_of
+from what_next.serving.store import Deployment
+from what_next.serving.store.backend import home_of
 from what_next.settings import Setup
 from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, read_models
 from what_next.training.card import card_path
@@ -23,11 +24,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 def versions_folder(setup: Setup) -> Path:
     """Where deployed models are kept: as the setup says, or beside a SQLite store, else beside the agent's file."""
-    if setup.server.versions is not None:
-        return setup.server.versions
-    place = str(store_of(setup)).removeprefix("sqlite:///")
-    file = setup.model_agent_path if "://" in place else Path(place)
-    return file.parent / "versions"
+    return setup.server.versions or home_of(setup) / "versions"
 
 
 def version_of(agent: Path) -> str:

@@ -86,7 +86,7 @@ class Shedding:
         if (engine := self._parts.engine) is None:
             return None
         if not self._in_turn:
-            self._in_turn, self._spare = True, engine.spare
+            self._in_turn, self._spare = True, engine.batcher.spare
             asyncio.get_running_loop().call_soon(self._end_turn)
         if self._spare > 0:
             self._spare -= 1
@@ -108,7 +108,7 @@ class Shedding:
         caller, let_in = self._parts.caller(address, key)[1], self._let_in
         own = let_in[caller]
         others = min(let_in.total() - own, len(let_in) * (own + 1))  # no more than their shares
-        if wait := engine.full(caller, own + others):
+        if wait := engine.batcher.full(caller, own + others):
             self._waits[address, key] = wait
         else:
             let_in[caller] += 1

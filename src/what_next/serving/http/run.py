@@ -136,7 +136,7 @@ class Opening:
         self._fill(parts.store)
         if parts.writer is None:
             parts.writer = Writer(parts.store)
-        parts.engine = Engine.open(setup, parts.store, parts.writer, parts.metrics, self._stop)
+        parts.engine = Engine(setup, parts.store, parts.writer, parts.metrics, self._stop)
         for message in (parts.engine.undeployed(), parts.engine.unfit()):
             if message is not None:
                 self.notify(message)

@@ -22,7 +22,7 @@ from what_next.serving.store.append import appended
 from what_next.serving.store.export import Exported
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
-from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest
+from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, resume_path
 
 LEARNED, JUDGING = "learned.parquet", "judging.parquet"
 """Files in the folder of a round: the log of those who are learned from, and of those who are held out."""
@@ -112,6 +112,8 @@ def unlike(setup: Setup, deployed: Path) -> str | None:
     trained, name = read_manifest(deployed, "agent").setup["algorithm"]["name"], setup.algorithm.name
     if trained != name:
         return f"the deployed model is of {trained}, and the setup says {name}"
+    if setup.ensemble > 1:
+        return "each network of an ensemble starts from its own seed"
     return None
 
 
@@ -121,7 +123,8 @@ def train(setup: Setup, origin: Path | None) -> dict[str, Any]:
     Returns:
         How much it was trained, and whether it was interrupted once more.
     """
-    resume = setup.model_agent_path.is_file() and setup.model_agent_path.with_suffix(".resume.safetensors").is_file()
+    begun = setup.model_agent_path, setup.members[0].model_agent_path
+    resume = any(path.is_file() and resume_path(path).is_file() for path in begun)
     origin = None if resume else origin
     state = State.open(setup, resume=resume, origin=origin)
     environment = Environment(Agent(setup, state.space), state, setup, resume=resume, origin=origin, force=True)
@@ -142,15 +145,16 @@ def check_catalogue(candidate: Path, deployed: Path) -> None:
         raise ModelError(f"the candidate is of another catalogue: it lacks {some(missing, len(missing))}")
 
 
-def served(name: str, agent: Path, setup: Setup) -> Learned:
-    """A model as it was trained and would be served."""
+def served(name: str, agent: Path, setup: Setup, threads: int | None = None) -> Learned:
+    """A model as it was trained and would be served; `threads` that it is judged by, where not by its own."""
     critic = critic_beside(agent)
     beside_it = agent.with_name(CRITIC)
     if critic is None or not critic.is_file():
         critic = beside_it if beside_it.is_file() else critic
     values = {"model_agent_path": agent, "model_critic_path": critic, "train": False, "device": "cpu"}
     trained = read_manifest(agent, "agent").made_by()
-    return Learned(name, trained.model_copy(update=values | {"server": setup.server, "threads": setup.loop.threads}))
+    how = {"server": setup.server, "threads": threads or trained.threads}
+    return Learned(name, trained.model_copy(update=values | how))
 
 
 def judge(setup: Setup, log: Path, candidate: Path, deployed: Path, names: tuple[str, str]) -> dict[str, Any]:
@@ -159,7 +163,8 @@ def judge(setup: Setup, log: Path, candidate: Path, deployed: Path, names: tuple
     Returns:
         `verdict`: better, worse, undecided, or no evidence; and `why`.
     """
-    policies = [served(name, agent, setup) for name, agent in zip(names, (candidate, deployed), strict=True)]
+    threads = setup.loop.threads
+    policies = [served(name, agent, setup, threads) for name, agent in zip(names, (candidate, deployed), strict=True)]
     try:
         settings = LogSettings(log, top=setup.loop.top)
         found = gate(settings, *policies, estimator=setup.loop.estimator, margin=setup.loop.margin, looks="any")
@@ -180,7 +185,9 @@ def foreseen(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, f
     """NDCG@10 of the last event of those who were held out, by model; empty where nobody can be judged."""
     dataset, found = Dataset.read(log), dict[str, float]()
     for name, agent in agents.items():
-        one = served(name, agent, setup).setup.model_copy(update={"split": SplitSettings(name="leave_last_out")})
+        one = served(name, agent, setup, setup.loop.threads).setup.model_copy(
+            update={"split": SplitSettings(name="leave_last_out")}
+        )
         try:
             policy = LearnedPolicy.load(one, dataset)
         except CatalogueError:  # items came since it was trained

@@ -14,7 +14,7 @@ from sqlalchemy.types import Text
 from what_next.off_policy.arms import FEW, Contrast, contrast
 from what_next.off_policy.confidence_sequences import effect_of, normal_mixture
 from what_next.serving.store import Store, tables
-from what_next.serving.store.export import NAMING, frame_of, rewards_of
+from what_next.serving.store.export import NAMING, frame_of, with_rewards
 
 SHOWN = tables.impressions.c
 LATER = (
@@ -80,13 +80,10 @@ def answers(store: Store, since: int) -> pl.DataFrame:
     found = frame_of(store.fetch(LATER, since=since), schema)
     first = found["time"].min() if len(found) else 0
     named = frame_of(store.fetch(NAMED, since=first - SLACK), NAMING)  # type: ignore[operator]
-    shown = found.select("number", "slate", "user_id", item_id=pl.col("items").str.json_decode(pl.List(pl.String)))
-    rewards, _ = rewards_of(store, shown.explode("item_id"), named)
-    earned = rewards.group_by("number").agg(pl.col("reward").cast(pl.Float64).sum())
-    chances = [_other(text) for text in found["propensities"]]
-    joined = found.with_columns(chance=pl.Series(chances, dtype=pl.Float64)).join(earned, on="number", how="left")
-    joined = joined.with_columns(pl.col("reward").fill_null(0.0)).sort("number")
-    return joined.select("number", "user_id", "version", "fallback", "chance", "reward")
+    chances = pl.Series([_other(text) for text in found["propensities"]], dtype=pl.Float64)
+    return with_rewards(store, found.with_columns(chance=chances), named).select(
+        "number", "user_id", "version", "fallback", "chance", "reward"
+    )
 
 
 def _other(propensities: str) -> float:

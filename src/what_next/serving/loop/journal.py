@@ -1,7 +1,7 @@
 """What the loop remembers from one step to the next, and tells of each: a SQLite file beside the store."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from filelock import FileLock, Timeout
 from sqlalchemy import BigInteger, Column, Connection, Double, Integer, MetaData, Table, Text, insert, select, update
 
 from what_next.errors import StoreError
-from what_next.serving.store import now, store_of
-from what_next.serving.store.backend import Backend, connect, make_file
+from what_next.serving.store import now
+from what_next.serving.store.backend import Backend, connect, home_of, make_file
 from what_next.serving.store.tables import Json
 from what_next.settings import Setup
 
@@ -71,9 +71,7 @@ class Line:
 
 def journal_path(setup: Setup) -> Path:
     """Where the journal of a setup's loop lies: beside a SQLite store, else beside the agent's file."""
-    place = str(store_of(setup)).removeprefix("sqlite:///")
-    file = setup.model_agent_path if "://" in place else Path(place)
-    return file.parent / "loop" / "journal.sqlite"
+    return home_of(setup) / "loop" / "journal.sqlite"
 
 
 def status_of(setup: Setup) -> dict[str, Any]:
@@ -85,11 +83,8 @@ def status_of(setup: Setup) -> dict[str, Any]:
     path = journal_path(setup)
     if not path.is_file():
         return {"rounds": [], "numbers": {}, "lines": []}
-    journal = Journal(connect(path))
-    try:
+    with closing(Journal(connect(path))) as journal:
         return journal.status()
-    finally:
-        journal.close()
 
 
 class Journal:

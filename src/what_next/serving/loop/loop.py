@@ -196,6 +196,8 @@ class Loop:
             raise
         if done is None:
             return False
+        if done.next is None:  # nothing stands beside the deployed version any more
+            self.store.put_second(None)
         self.journal.go_on(current, {**done.facts, "tries": 0}, done.told, done.next, done.outcome)
         if done.next is None:
             candidate.clear(self.folder, current.number)
@@ -278,14 +280,9 @@ class Loop:
         since = int(current.facts["shadow_since"])
         count = evidence.unseen(self.store, version, since)
         if count >= loop.shadow:
-            told = f"{version} answered {count:,} times in the shadow"
-            if loop.canary:
-                return Done(told, "canary", {})
-            self.store.put_second(None)
-            return Done(told, "promote", {})
+            return Done(f"{version} answered {count:,} times in the shadow", "canary" if loop.canary else "promote")
         shown = evidence.last_answer(self.store) - since - count
         if (not count and shown >= 10 * loop.shadow) or self._waited(current, "shadow") >= loop.patience:
-            self.store.put_second(None)
             told = f"refused: {version} answered {count:,} times in the shadow, while {shown:,} answers were given"
             return Done(f"{told}; look at GET /v1/model (unfit) and the log of the service", None, {}, "refused")
         return None
@@ -299,7 +296,6 @@ class Loop:
         over = apart.ours.answers >= loop.answers or self._waited(current, "canary") >= loop.patience
         told, dear = f"live feedback: {apart}", loop.ceiling is not None and apart.cost > loop.ceiling
         if apart.verdict() == "worse" or dear:
-            self.store.put_second(None)
             why = f"cost {apart.cost:.4g} so far (loop.ceiling)" if dear else "is worse"
             return Done(f"rolled back the canary: {version} {why}; {told}", None, {}, "refused")
         if apart.verdict(loop.margin) == "better":
@@ -308,14 +304,12 @@ class Loop:
             return None
         if current.facts["verdict"] == "better" and apart.mean >= 0:
             return Done(f"{version} is better by the log, and not worse as a canary; {told}", "promote", {"live": told})
-        self.store.put_second(None)
         return Done(f"refused: nothing shows that {version} is better; {told}", None, {}, "refused")
 
     def _promote(self, current: Round) -> Done:
         version, deployed = str(current.facts["version"]), str(current.facts["current"])
         now = self.store.deployments()[-1].version
         if now not in (deployed, version):
-            self.store.put_second(None)
             return Done(f"refused: {now} was deployed meanwhile, and not by this loop", None, {}, "refused")
         why = current.facts.get("live") or current.facts["judged"]["why"]
         note = {"from": deployed, "why": why, "round": current.number}
@@ -323,14 +317,12 @@ class Loop:
         gone = self._prune()
         told = f"promoted {version}: {why}" + (f"; {gone} old versions removed" if gone else "")
         if self.setup.loop.canary:
-            return Done(told, "watch", {})
-        self.store.put_second(None)
+            return Done(told, "watch")
         return Done(told, None, {}, "promoted")
 
     def _watch(self, current: Round) -> Done | None:
         version, loop, deployed = str(current.facts["version"]), self.setup.loop, str(current.facts["current"])
         if self.store.deployments()[-1].version != version:
-            self.store.put_second(None)
             return Done("the watch ends: another version was deployed", None, {}, "promoted")
         second = Second(deployed, share=loop.canary, salt=f"{version}:watch:")
         current = self._entered(current, second, f"{deployed} still answers {loop.canary:.0%} of the users, to compare")
@@ -339,11 +331,9 @@ class Loop:
             back = before(self.store.deployments())
             note = {"from": version, "why": str(apart), "round": current.number}
             self._deploy(back, "rolled back", note, self._learned_until(back))
-            self.store.put_second(None)
             return Done(f"rolled back from {version} to {back}, which is better: {apart}", None, {}, "rolled back")
         if apart.theirs.answers < loop.answers and self._waited(current, "watch") < loop.patience:
             return None
-        self.store.put_second(None)
         return Done(f"{version} stays: {apart}", None, {}, "promoted")
 
     # What steps share

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float64, Int64
 from sqlalchemy import Text, bindparam, select, type_coerce
 
 from what_next.serving.store import tables
-from what_next.serving.store.export import rewards_of
+from what_next.serving.store.export import with_rewards
 from what_next.serving.store.store import Store
 from what_next.serving.store.tables import dumps
 
@@ -44,11 +44,7 @@ def earned(store: Store, experiment: str, arm: str) -> Earned:
         after = int(rows[-1][0])
     # An underscore in a name stands for any letter there.
     answers = pl.concat(found).filter(pl.col("explore").str.json_path_match("$.experiment") == experiment)
-    shown = answers.select("number", "slate", "user_id", item_id=pl.col("items").str.json_decode(pl.List(pl.String)))
-    rewards, _ = rewards_of(store, shown.explode("item_id"))
-    sums = rewards.group_by("number").agg(pl.col("reward").cast(pl.Float64).sum())
-    whole = answers.join(sums, on="number", how="left", maintain_order="left").with_columns(
-        pl.col("reward").fill_null(0.0),
+    whole = with_rewards(store, answers).with_columns(
         user=pl.col("user_id").rank("dense").cast(pl.Int64) - 1,
         ours=pl.col("explore").str.json_path_match("$.arm") == arm,
     )

@@ -83,6 +83,12 @@ def store_of(setup: Setup) -> str | Path:
     return given or setup.server.store or setup.model_agent_path.with_suffix(".store.sqlite")
 
 
+def home_of(setup: Setup) -> Path:
+    """The folder for what belongs to a setup's store: that of its SQLite file, else that of the agent's file."""
+    place = str(store_of(setup)).removeprefix("sqlite:///")
+    return (setup.model_agent_path if "://" in place else Path(place)).parent
+
+
 # Errors
 
 

@@ -346,6 +346,19 @@ def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame | None = N
     return latest.select(*ITEM, pl.col("reward").cast(pl.Float32)), notes if others else []
 
 
+def with_rewards(store: Store, answers: pl.DataFrame, naming: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Some answers with `reward`: what their items brought together (see `rewards_of`), 0 where that is not told.
+
+    Args:
+        answers: columns `number`, `slate`, `user_id` and `items`, as JSON, among others. store, naming: see there.
+    """
+    shown = answers.select("number", "slate", "user_id", item_id=pl.col("items").str.json_decode(pl.List(pl.String)))
+    rewards, _ = rewards_of(store, shown.explode("item_id"), naming)
+    sums = rewards.group_by("number").agg(pl.col("reward").cast(pl.Float64).sum())
+    joined = answers.join(sums, on="number", how="left", maintain_order="left")
+    return joined.with_columns(pl.col("reward").fill_null(0.0))
+
+
 def _sent(store: Store, answers: pl.DataFrame) -> pl.DataFrame:
     """The rows of feedback to some answers."""
     found = [pl.DataFrame(schema=FEEDBACK)]
