@@ -8,6 +8,7 @@ keeps them in benchmarks/tuned.json. `show` writes the tables anew from what the
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ MORE = ("ml-1m-part", "amazon-beauty-s3rec", "yoochoose-100k", "spotify-playlist
 """Sets that every algorithm is judged on, and those for two of them and the best of the others."""
 ALWAYS, BEST = ("next_item", "whatnext"), 3
 RULES = ("ease", "item_knn", "markov", "popular_recent", "popular", "random")
+VARIANTS = {"next_item x3": ("next_item", {"ensemble": 3})}
+"""Rows of an algorithm by other settings than its own."""
 TRIALS, TRIAL_SECONDS = 6, 60.0
 
 Cells = dict[str, dict[str, dict[str, Any]]]
@@ -46,7 +49,7 @@ Cells = dict[str, dict[str, dict[str, Any]]]
 def plan(cells: Cells, wanted: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """The data sets and algorithms to measure, in order; which are the best is known once the main sets are full."""
     for name in wanted.sets:
-        rows = [*ALGORITHMS, *RULES] if name in MAIN else [*ALWAYS, *best(cells), *RULES]
+        rows = [*ALGORITHMS, *VARIANTS, *RULES] if name in MAIN else [*ALWAYS, *VARIANTS, *best(cells), *RULES]
         yield from ((name, row) for row in rows if row in wanted.algorithms)
 
 
@@ -60,8 +63,9 @@ def best(cells: Cells) -> list[str]:
     return sorted(means, key=lambda name: -means[name])[:BEST]
 
 
-def setup_of(algorithm: str, seed: int, seconds: float, folder: Path, tuned: Mapping[str, Any]) -> Setup:
+def setup_of(row: str, seed: int, seconds: float, folder: Path, tuned: Mapping[str, Any]) -> Setup:
     """What a cell is trained by."""
+    algorithm, settings = VARIANTS.get(row, (row, {}))
     setup = Setup(
         train=True,
         data="memory",
@@ -75,7 +79,7 @@ def setup_of(algorithm: str, seed: int, seconds: float, folder: Path, tuned: Map
         model_critic_path=folder / "critic.safetensors",
         **({"window": 20} if ALGORITHMS[algorithm].by_attributes else {}),
     )
-    return with_settings(setup, tuned.get(algorithm, {}).get("settings", {}))
+    return with_settings(setup, {**tuned.get(algorithm, {}).get("settings", {}), **settings})
 
 
 @cache
@@ -184,7 +188,7 @@ def search(wanted: argparse.Namespace) -> None:
 def show() -> None:
     """Write the tables and the setups of their rows from what is measured."""
     cells = read(CELLS)
-    put("tables", page(cells, read(TUNED), [*ALGORITHMS, *RULES], (*MAIN, *MORE)))
+    put("tables", page(cells, read(TUNED), [*ALGORITHMS, *VARIANTS, *RULES], (*MAIN, *MORE)))
     for path, text in configs(cells).items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -193,21 +197,31 @@ def show() -> None:
 def configs(cells: Cells) -> dict[Path, str]:
     """A setup for each row that was trained: what the row was measured with, once the set is imported."""
     return {
-        CONFIGS / f"{name}.{row}.txt": "".join(f"{line}\n" for line in _config(name, row, cell))
+        CONFIGS / f"{name}.{_file(row)}.txt": "".join(f"{line}\n" for line in _config(name, row, cell))
         for name, rows in cells.items()
         for row, cell in rows.items()
         if "runs" in cell
     }
 
 
+def _file(row: str) -> str:
+    """A row's name as that of a file."""
+    return row.replace(" ", "-")
+
+
 def _config(name: str, row: str, cell: Mapping[str, Any]) -> Iterator[str]:
+    algorithm, settings = VARIANTS.get(row, (row, {}))
     yield f"# {row} on {name}, as in docs/results.md; seeds {', '.join(map(str, cell['seeds']))}. Measured by"
-    yield f"# python benchmarks/tables.py fill --sets {name} --algorithms {row}"
-    yield from ("train, yes", f"data, {name}.parquet", f"algorithm, {row}", "split, leave_last_out")
-    yield from ("threads, 1", f"seconds, {cell['limit']:g}", f"model_agent_path, models/{name}.{row}.safetensors")
-    yield f"model_critic_path, models/{name}.{row}.critic.safetensors"
-    yield from (["window, 20"] if KNOWN[row].by_attributes else [])
-    yield from (f"{key}, {value}" for key, value in (cell["tuned"] or {}).items())
+    yield f"# python benchmarks/tables.py fill --sets {name} --algorithms {shlex.quote(row)}"
+    yield from ("train, yes", f"data, {name}.parquet", f"algorithm, {algorithm}", "split, leave_last_out")
+    yield from (
+        "threads, 1",
+        f"seconds, {cell['limit']:g}",
+        f"model_agent_path, models/{name}.{_file(row)}.safetensors",
+    )
+    yield f"model_critic_path, models/{name}.{_file(row)}.critic.safetensors"
+    yield from (["window, 20"] if KNOWN[algorithm].by_attributes else [])
+    yield from (f"{key}, {value}" for key, value in ({**(cell["tuned"] or {}), **settings}).items())
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -228,7 +242,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=("fill", "tune", "show"), default="fill")
     parser.add_argument("--cells", type=int, default=10**6, help="measure (or tune) so many, and end")
     parser.add_argument("--sets", type=_words, default=[*MAIN, *MORE], help="separated by commas; default: all")
-    parser.add_argument("--algorithms", type=_words, default=[*ALGORITHMS, *RULES], help="likewise")
+    parser.add_argument("--algorithms", type=_words, default=[*ALGORITHMS, *VARIANTS, *RULES], help="likewise")
     parser.add_argument("--seeds", type=lambda text: [int(one) for one in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=120.0, help=f"of training at most, on {' and '.join(MAIN)}")
     parser.add_argument("--more-seconds", type=float, default=600.0, help="the same on the other sets, with one seed")
@@ -239,8 +253,10 @@ def main() -> None:
     SCRATCH.mkdir(exist_ok=True)
     if unknown := [name for name in wanted.sets if name not in sets.SETS]:
         parser.error(f"unknown sets: {', '.join(unknown)}; there are {', '.join(sets.SETS)}")
-    if unknown := [name for name in wanted.algorithms if name not in (*ALGORITHMS, *RULES)]:
-        parser.error(f"unknown algorithms: {', '.join(unknown)}; there are {', '.join((*ALGORITHMS, *RULES))}")
+    if unknown := [name for name in wanted.algorithms if name not in (*ALGORITHMS, *VARIANTS, *RULES)]:
+        parser.error(
+            f"unknown algorithms: {', '.join(unknown)}; there are {', '.join((*ALGORITHMS, *VARIANTS, *RULES))}"
+        )
     try:
         {"fill": fill, "tune": search, "show": lambda _: show()}[wanted.what](wanted)
     except KeyboardInterrupt:

@@ -3,9 +3,9 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from what_next.agent import Agent
+from what_next.algorithms.base import Networks
 from what_next.data.files import check_paths
 from what_next.errors import SetupError
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
+from what_next.models.ensemble import join
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import Source, source_in, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
+from what_next.training.artefacts import remove_models
 from what_next.training.boards import Board, board_of
 from what_next.training.boards import check as check_board
 from what_next.training.card import card_path
@@ -55,7 +58,7 @@ class Report:
     histories: int
     targets: int = 0
     seconds: float = 0.0
-    steps: tuple[Step, ...] = ()
+    steps: tuple[Step, ...] = field(default=(), repr=False)
     valid: dict[str, float] | None = None
     saved: tuple[Path, ...] = ()
     recommendations: tuple[Recommendation, ...] = ()
@@ -148,6 +151,7 @@ class Environment:
         self.ranks = agent.ranks = ranks or Ranks()
         self.on_step, self.on_save, self.quiet = on_step, on_save, quiet
         self.board: Board | None = None
+        self.again = False  # the reasons for what the data decided were told before
         self.rng = np.random.default_rng(setup.seed)
         setup.threaded()
 
@@ -189,6 +193,8 @@ class Environment:
             SaveError: a model could not be written; this is tried before the first step.
             ModelError: models of another algorithm or of other data lie there, and there is no `force`.
         """
+        if self.setup.ensemble > 1:
+            return self._train_members()
         agent, setup = self.agent, self.setup
         monitor = self._begin()
         start = time.perf_counter()
@@ -216,6 +222,45 @@ class Environment:
             if self.board is not None:
                 self.board.close(card_path(setup.model_agent_path).read_text(encoding="utf-8"))
         return self._report(monitor, seconds)
+
+    def _train_members(self) -> Report:
+        """The same for each network of an ensemble, one after the other; at the end they become one.
+
+        A resumed run goes on with the networks that are there; they go once all are in one.
+        """
+        agent, setup, state = self.agent, self.setup, self.state
+        if self.origin:
+            raise SetupError("an ensemble starts from nothing; leave --from out, or set ensemble=1")
+        begun = [one for one in setup.members if self.resume and one.model_agent_path.is_file()]
+        if self.resume and not begun and (saved := checkpoint.progress(setup)) is not None and saved.ended:
+            return Report(saved.histories, saved=setup.model_paths)
+        if not (self.resume or self.force):
+            checkpoint.spare(setup, state.dataset.name, state.space.catalogue)
+        reports, members = list[Report](), list[Networks]()
+        for one in setup.members:
+            environment = Environment(
+                Agent(one, state.space), State(state.dataset, one, state.space), one, resume=one in begun, force=True,
+                ranks=self.ranks, on_step=self.on_step, on_save=self.on_save, quiet=self.quiet,
+            )  # fmt: skip
+            environment.again = bool(members)
+            reports.append(environment.train_agent())
+            members.append(environment.agent.nets)
+            if reports[-1].stopped:
+                return _together(reports)
+        agent.ranks, agent.spent = self.ranks, 1.0
+        agent.histories, agent.nets = sum(one.histories for one in reports), agent.add_model()[0]
+        for name, net in agent.nets.items():
+            join(net, [one[name] for one in members])
+        self.again, self.resume = True, False  # what follows is a run of its own
+        monitor = self._monitor(checkpoint.new_run())
+        monitor.unsaved, monitor.targets = True, sum(one.targets for one in reports)
+        monitor.seconds = sum(one.seconds for one in reports)
+        monitor.finish(ended=True)
+        checkpoint.conclude(agent, monitor.valid)
+        if not self.ranks.rank:
+            for one in setup.members:
+                remove_models(one)
+        return replace(_together(reports), valid=monitor.valid, saved=setup.model_paths)
 
     def _begin(self) -> Monitor:
         """The agent is built, or set to where its run was saved; nothing is written yet."""
@@ -303,7 +348,7 @@ class Environment:
             self._saved,
             self.quiet,
         )
-        for reason in reasons:
+        for reason in () if self.again else reasons:
             monitor.console.print(reason, highlight=False)
         return monitor
 
@@ -379,6 +424,20 @@ class Environment:
         rng = self.rng if agent.setup.algorithm.by_attributes else None
         found = recommender.recommend_users(users, self.setup.slots, rng=rng)
         return Report(agent.histories, recommendations=tuple(found))
+
+
+def _together(reports: Sequence[Report]) -> Report:
+    """What the trainings of an ensemble's networks come to."""
+    last = reports[-1]
+    return replace(
+        last,
+        histories=sum(one.histories for one in reports),
+        targets=sum(one.targets for one in reports),
+        seconds=sum(one.seconds for one in reports),
+        steps=tuple(step for one in reports for step in one.steps),
+        passes=sum(one.passes for one in reports),
+        alarms=tuple(dict.fromkeys(alarm for one in reports for alarm in one.alarms)),
+    )
 
 
 @contextmanager

@@ -108,7 +108,8 @@ class State:
             return cls(Dataset.read(setup.data), setup, space.with_tolerance(setup.tolerance))
         state = cls.from_setup(setup)
         if resume:
-            saved = read_models(setup.model_agent_path).space
+            begun = setup.members[0].model_agent_path
+            saved = read_models(begun if begun.is_file() else setup.model_agent_path).space
             return cls(state.dataset, setup, saved.measured(state.space))
         return cls(state.dataset, setup, state.space_under(origin)) if origin else state
 
@@ -273,10 +274,10 @@ class State:
         return replace(
             self.space,
             typical=float(self.sigma(some).mean(dtype=np.float64)),
-            tolerance=self.setup.tolerance or self._smallest_tolerance(rng),
+            tolerance=self.setup.tolerance or self.smallest_tolerance(rng),
         )
 
-    def _smallest_tolerance(self, rng: np.random.Generator) -> float:
+    def smallest_tolerance(self, rng: np.random.Generator) -> float:
         """The smallest at which half of the different items seen in training match another one.
 
         The actor proposes points of the catalogue, so a proposal matches its own item at any tolerance. In a wider box,

@@ -591,6 +591,7 @@ class BanditSteps:
         prospects: what each judged item would do to the sample (`rewards.spread.prospects`).
         targets: their rewards, scaled for learning. Labels.
         mask: the steps that count.
+        discounts: in a world, of the value of the step after the selected item; None: nothing that follows is known.
     """
 
     actor_factors: Float[Tensor, "batch time factors"]
@@ -600,6 +601,7 @@ class BanditSteps:
     prospects: Float[Tensor, "batch time choices prospects"]
     targets: Float[Tensor, "batch time choices"]
     mask: Bool[Tensor, "batch time"]
+    discounts: Float[Tensor, "batch time"] | None = None
 
 
 States = TypeVar("States", default=Any)

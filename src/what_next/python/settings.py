@@ -52,6 +52,7 @@ class Settings(TypedDict, total=False):
     selection_candidates: int
     dim: int
     layers: int
+    ensemble: int
     skip: bool | Literal["auto", "yes", "no"]
     linear: bool | Literal["yes", "no"]
     dropout: float

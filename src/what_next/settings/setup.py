@@ -27,17 +27,16 @@ from what_next.settings.groups import (
     Evaluation,
     Group,
     Inputs,
-    Loop,
     Loss,
     RewardSettings,
     Selection,
-    Server,
     SplitSettings,
     WorldSettings,
     reward_group,
 )
 from what_next.settings.plugins import installed, names, pending
 from what_next.settings.schema import explain, listed, nest, override, resolve
+from what_next.settings.service import Loop, Server
 
 GROUP = "what_next.algorithms"
 OWN = {algorithm.model_fields["name"].default: algorithm for algorithm in KNOWN}
@@ -195,6 +194,13 @@ class Setup(Group):
     selection: Selection = Selection()
     dim: int = Field(default=64, gt=0, description="width of the network's state")
     layers: int = Field(default=1, gt=0, description="number of the network's layers")
+    ensemble: int = Field(
+        default=1,
+        gt=0,
+        le=64,
+        description="number of networks that are trained from different seeds, one after the other, and then joined to "
+        "one whose score is the mean of theirs; where an lstm or gru scores items by what came next",
+    )
     skip: Literal["auto", "yes", "no"] = Field(
         default="auto",
         description="whether an lstm or gru adds a linear map of the last item to its state; auto: where training "
@@ -332,6 +338,28 @@ class Setup(Group):
         return tuple(path for path in (self.model_agent_path, self.model_critic_path) if path)
 
     @property
+    def width(self) -> int:
+        """Of the network's state, of all networks of an ensemble together."""
+        return self.dim * self.ensemble
+
+    @property
+    def members(self) -> tuple["Setup", ...]:
+        """By which each network of an ensemble is trained: with a seed, files and a share of the time of its own."""
+        agent, critic = self.model_agent_path, self.model_critic_path
+        of_all = {"ensemble": 1, "seconds": self.seconds and self.seconds / self.ensemble, "log": None}
+        return tuple(
+            self.model_copy(
+                update={
+                    **of_all,
+                    "seed": self.seed * self.ensemble + place,
+                    "model_agent_path": agent.with_name(f"{agent.stem}.member{place}{agent.suffix}"),
+                    "model_critic_path": critic and critic.with_name(f"{critic.stem}.member{place}{critic.suffix}"),
+                }
+            )
+            for place in range(self.ensemble)
+        )
+
+    @property
     def monitored(self) -> str:
         """What is measured on the validation users."""
         return self.monitor or self.algorithm.monitors[0]
@@ -408,9 +436,16 @@ class Setup(Group):
                 f"monitor is {self.monitor!r}, which is not measured for the algorithm {name}; allowed: "
                 + listed(algorithm.monitors, "or")
             )
-        if self.batch_size is None and "batch_targets" in algorithm.ignores:
+        if self.batch_size is None and "batch_targets" in algorithm.ignores and not self.acts:
             raise ValueError(
                 f"batch_size is none, and the algorithm {name} tries items; allowed: a whole number above 0"
+            )
+        scores = algorithm.linear and type(algorithm).vectors is Algorithm.vectors and self.model in ("lstm", "gru")
+        if self.ensemble > 1 and (not scores or self.acts or self.cluster.items == "sharded"):
+            raise ValueError(
+                f"ensemble is {self.ensemble}, and several networks become one where an lstm or gru learns from a log "
+                "whose items all lie in each process, and scores them by what came next (next_item, sqn, snqn, sa2c, "
+                "sac_rec, reinforce, iql, crr); allowed: 1"
             )
         if self.model == "transformer" and self.dim % 2:
             raise ValueError(f"dim is {self.dim}, and the transformer's positions need pairs; allowed: even numbers")

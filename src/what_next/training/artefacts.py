@@ -35,7 +35,9 @@ KEY = "what_next"
 OF_AGENT = ("encoder.", "actor.")
 """What begins the names of the agent's tensors; all others are the critic's."""
 
-TRAINED = ("model", "algorithm", "dim", "layers", "dropout", "window", "reward", "inputs", "max_length", "loss")
+TRAINED = (
+    "model", "algorithm", "dim", "ensemble", "layers", "dropout", "window", "reward", "inputs", "max_length", "loss",
+)  # fmt: skip
 """Settings that networks are made by."""
 
 SKIP = "encoder.skip.weight"
@@ -213,6 +215,14 @@ def write_models(
     files[card_path(setup.model_agent_path)] = lambda file: file.write(text.encode())
     files[setup.model_agent_path] = _writer(agent, manifest, "agent")
     write_files(files)
+
+
+def remove_models(setup: Setup) -> None:
+    """Remove all files of a model and the log of its training."""
+    agent = setup.model_agent_path
+    others = (catalogue_path(agent), resume_path(agent), card_path(agent), setup.log_path)
+    for path in (*setup.model_paths, *others):
+        path.unlink(missing_ok=True)
 
 
 def _writer(

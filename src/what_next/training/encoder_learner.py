@@ -43,7 +43,7 @@ class EncoderLearner(Learner):
         numbers = setup.inputs.rewards + setup.inputs.gaps + context + self.algorithm.extra_features
         items = ItemVectors(
             len(catalogue),
-            setup.dim,
+            setup.width,
             None if self.item_inputs == "learned" else catalogue.vectors,
             self.item_inputs != "attributes",
             seen=self.space.seen.astype(np.int64),
@@ -52,7 +52,7 @@ class EncoderLearner(Learner):
         )
         skip = setup.skips(self.space.events_per_user)
         sizes = EncoderSizes(
-            setup.dim,
+            setup.width,
             setup.layers,
             setup.dropout,
             numbers,
@@ -62,7 +62,7 @@ class EncoderLearner(Learner):
             setup.linear == "yes" and self.algorithm.linear,
         )
         heads = self.algorithm.networks(
-            Sizes(context, setup.dim, 0, setup.dim, setup.layers, setup.dropout),
+            Sizes(context, setup.width, 0, setup.width, setup.layers, setup.dropout, setup.acts),
             self.known_vectors,
             rng,
         )

@@ -22,7 +22,7 @@ from what_next.serving.store.append import appended
 from what_next.serving.store.export import Exported
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
-from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest
+from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, resume_path
 
 LEARNED, JUDGING = "learned.parquet", "judging.parquet"
 """Files in the folder of a round: the log of those who are learned from, and of those who are held out."""
@@ -112,6 +112,8 @@ def unlike(setup: Setup, deployed: Path) -> str | None:
     trained, name = read_manifest(deployed, "agent").setup["algorithm"]["name"], setup.algorithm.name
     if trained != name:
         return f"the deployed model is of {trained}, and the setup says {name}"
+    if setup.ensemble > 1:
+        return "each network of an ensemble starts from its own seed"
     return None
 
 
@@ -121,7 +123,8 @@ def train(setup: Setup, origin: Path | None) -> dict[str, Any]:
     Returns:
         How much it was trained, and whether it was interrupted once more.
     """
-    resume = setup.model_agent_path.is_file() and setup.model_agent_path.with_suffix(".resume.safetensors").is_file()
+    begun = setup.model_agent_path, setup.members[0].model_agent_path
+    resume = any(path.is_file() and resume_path(path).is_file() for path in begun)
     origin = None if resume else origin
     state = State.open(setup, resume=resume, origin=origin)
     environment = Environment(Agent(setup, state.space), state, setup, resume=resume, origin=origin, force=True)

@@ -1,0 +1,157 @@
+"""`ensemble`: several networks become one, whose score is the mean of theirs, and which is like any other."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import SetupOf
+from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
+from what_next.algorithms.base import Networks
+from what_next.errors import SetupError
+from what_next.inference.events import Event
+from what_next.inference.session import Sessions
+from what_next.models.ensemble import join
+from what_next.training.artefacts import read_manifest
+from what_next.training.step import Step
+
+
+def a_setup(setup_of: SetupOf, folder: Path, **changes: object) -> Setup:
+    values = {"algorithm": "next_item", "epochs": 1, "passes": 2, "patience": 2, "dim": 8, "window": None,
+              "batch_size": None, "split": "leave_last_out"}  # fmt: skip
+    return setup_of(folder, **(values | changes))
+
+
+def environment(setup: Setup, dataset: Dataset, **more: object) -> Environment:
+    state = State(dataset, setup)
+    return Environment(Agent(setup, state.space), state, setup, quiet=True, **more)  # type: ignore[arg-type]
+
+
+def scores(setup: Setup, dataset: Dataset) -> np.ndarray:
+    policy = LearnedPolicy.load(setup.model_copy(update={"train": False}), dataset)
+    users = np.arange(10, dtype=np.int32)
+    states = policy.states(policy.state.histories(users, np.zeros(10, np.int64), np.arange(10) + 3))
+    assert states.ranked is not None
+    return np.asarray(states.points @ states.ranked.vectors.numpy().T)
+
+
+def nets_of(setup: Setup, state: State, seed: int) -> Networks:
+    torch.manual_seed(seed)
+    agent = Agent(setup, state.space)
+    nets, _ = agent.add_model()
+    for net in nets.values():
+        for weight in net.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+        net.eval()
+    return nets
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "lstm", "skip": "yes"},
+        {"model": "lstm", "layers": 2, "inputs": {"rewards": True, "items": "both"}},
+        {"model": "gru", "inputs": {"items": "attributes"}},
+    ],
+)
+def test_the_score_is_the_mean_of_the_scores(
+    setup_of: SetupOf, dataset: Dataset, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """Of the critic and the value as well, in `iql`: three members, random weights."""
+    one = a_setup(setup_of, tmp_path, algorithm="iql", linear="no", **changes)
+    state = State(dataset, one)
+    members, whole = [nets_of(one, state, seed) for seed in range(3)], nets_of(
+        one.model_copy(update={"ensemble": 3}), state, 9
+    )  # fmt: skip
+    for name, net in whole.items():
+        join(net, [member[name] for member in members])
+    history = state.histories(np.arange(6, dtype=np.int32), np.zeros(6, np.int64), np.arange(6) + 4)
+
+    def told(setup: Setup, nets: Networks) -> tuple[torch.Tensor, ...]:
+        agent = Agent(setup, state.space)
+        agent.nets = nets
+        found = agent.predict(history)
+        assert found.ranked is not None
+        assert found.encoded is not None
+        points, vectors = nets["critic"](found.encoded), found.ranked.vectors
+        values = points[:, :-1] @ vectors.T + points[:, -1:]
+        return torch.from_numpy(found.points) @ vectors.T, values, nets["value"](found.encoded)
+
+    apart = [told(one, nets) for nets in members]
+    for place, together in enumerate(told(one.model_copy(update={"ensemble": 3}), whole)):
+        wanted = torch.stack([found[place] for found in apart]).mean(0)
+        torch.testing.assert_close(together, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def joined(setup_of: SetupOf, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    """Two networks by a setup that says so."""
+    setup = a_setup(setup_of, tmp_path_factory.mktemp("joined"), ensemble=2, linear="no")
+    report = environment(setup, dataset).run_sim()
+    assert report.passes == pytest.approx(4)
+    assert report.valid
+    return setup
+
+
+def test_a_run_trains_each_by_its_own_seed_and_leaves_one_model(
+    joined: Setup, setup_of: SetupOf, dataset: Dataset, tmp_path: Path
+) -> None:
+    agent = joined.model_agent_path
+    assert sorted(path.name for path in agent.parent.glob("*member*")) == []
+    assert read_manifest(agent).setup["dim"] == 8
+    alone = [
+        a_setup(setup_of, tmp_path / str(seed), linear="no").model_copy(update={"seed": seed})
+        for seed in (2 * joined.seed, 2 * joined.seed + 1)
+    ]
+    for setup in alone:
+        environment(setup, dataset).run_sim()
+    one, other = (scores(setup, dataset) for setup in alone)
+    assert np.abs(one - other).max() > 0.01
+    np.testing.assert_allclose(scores(joined, dataset), (one + other) / 2, atol=1e-5)
+
+
+def test_interrupted_in_the_second_it_goes_on(setup_of: SetupOf, dataset: Dataset, tmp_path: Path) -> None:
+    setup = a_setup(setup_of, tmp_path, ensemble=2)
+    seen = list[Step]()
+    half = len(environment(setup, dataset).run_sim().steps) // 2
+    wanted = scores(setup, dataset)
+    for path in tmp_path.glob("*"):
+        path.unlink()
+
+    def stop(step: Step) -> bool:
+        seen.append(step)
+        return len(seen) > half
+
+    stopped = environment(setup, dataset, on_step=stop).run_sim()
+    assert stopped.stopped
+    assert not setup.model_agent_path.exists()
+    again = environment(setup, dataset, resume=True)
+    assert not again.run_sim().stopped
+    np.testing.assert_array_equal(scores(setup, dataset), wanted)
+    done = environment(setup, dataset, resume=True).run_sim()
+    assert not done.steps
+    assert not done.stopped
+
+
+def test_a_session_step_by_step_is_the_batch_pass(joined: Setup) -> None:
+    policy = LearnedPolicy.load(joined.model_copy(update={"train": False}))
+    sessions, session = Sessions.of(policy.agent), Sessions.of(policy.agent).begin()
+    for item in (3, 5, 1):
+        (session,) = sessions.fold([session], [Event(item)])
+    history, _ = policy.state.history_of([policy.state.space.catalogue.ids[item] for item in (3, 5, 1)])
+    wanted = policy.states(history).points
+    np.testing.assert_allclose(sessions.states([session]).points, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": "transformer"}, {"algorithm": "dqn"}, {"algorithm": "hac"}, {"cluster": {"items": "sharded"}}]
+)
+def test_what_has_no_mean_is_refused(setup_of: SetupOf, tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(SetupError, match="ensemble is 2"):
+        a_setup(setup_of, tmp_path, ensemble=2, **changes)
+
+
+def test_it_starts_from_nothing(joined: Setup, dataset: Dataset) -> None:
+    with pytest.raises(SetupError, match="starts from nothing"):
+        environment(joined, dataset, origin=joined.model_agent_path).run_sim()
