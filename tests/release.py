@@ -102,6 +102,8 @@ def tried(wheel: Path, python: str, extra: str | None) -> str | None:
                 return f"not installed: {done.stderr.strip()}"
         try:
             tiny_model(home)
+            if extra == "pandas":
+                run(home, "python", "-c", "import pandas; pandas.read_csv('log.csv').to_pickle('clean.pk')")
             if extra is None:
                 bare(home)
             elif extra in NEEDS:
