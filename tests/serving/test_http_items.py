@@ -91,6 +91,7 @@ class TestWithdrawing:
         assert one.ask("DELETE", "/v1/items/nothing").status_code == 404
 
     def test_the_next_answer_of_every_process_knows(self, one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        from what_next.serving.engine import models
 
         monkeypatch.setattr(models.Poller, "_run", lambda poller: poller.models.count())  # which looks every second
         with process(one.setup) as other:
