@@ -92,6 +92,19 @@ class TestWhatNext:
         # Estimates 1 and 2 for targets 0.5 and 1.
         assert losses["critic"].item() == pytest.approx((0.5**2 + 1**2) / 2)
 
+    def test_in_a_world_the_value_of_the_next_step_counts(self) -> None:
+        nets = fixed_networks()
+        steps = replace(judged([[True, True]]), discounts=torch.tensor([[0.9, 0.9]]))
+        target = CriticModel(SIZES)
+        target.head = HalfPoint()
+        target.head.weight.data.fill_(1.0)
+        found = WhatNext().losses(replace(context(nets, steps), targets={"critic": target}))
+        # The target critic values the prototypes at 1 and 3, which the policy expects to come to 2.5; the last step has
+        # nothing after it. Estimates 1 and 2, of rewards .5 and 1.
+        following = 0.9 * 2.5
+        errors = (1 - 0.5 - following) ** 2 + (2 - 1 - following) ** 2 + 0.5**2 + 1**2
+        assert found["critic"].item() == pytest.approx(errors / 4)
+
     def test_the_actors_gradient_is_the_one_worked_by_hand(self) -> None:
         nets = fixed_networks()
         loss = WhatNext(entropy=0).losses(context(nets, judged([[True, True]])))["actor"]

@@ -44,7 +44,7 @@ def files(trained: Trained, log_file: Path, tmp_path: Path) -> dict[str, Path]:
 @pytest.fixture
 def underived(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever measures the training part fails."""
-    for name in ("_measured", "_smallest_tolerance"):
+    for name in ("_measured", "smallest_tolerance"):
         monkeypatch.setattr(State, name, lambda self, *_: pytest.fail("measured anew"))
     monkeypatch.setattr("what_next.state.scaled_space", lambda *_: pytest.fail("scaled anew"))
 

@@ -92,7 +92,7 @@ class Agent:
         self.learns = True
         torch.manual_seed(self.setup.seed)
         self.nets, self.optimisers = self.add_model()
-        self.targets = {name: _copied(self.nets[name]) for name in self.setup.algorithm.targets}
+        self.targets = {name: _copied(self.nets[name]) for name in self.learner.targets}
         return self
 
     def like(self, path: Path) -> "Agent":
@@ -144,7 +144,7 @@ class Agent:
     def _optimisers(self, nets: Networks) -> dict[str, Optimizer]:
         """One for each network that a loss updates."""
         optimisers: dict[str, Optimizer] = {}
-        for name in sorted(set(chain.from_iterable(self.setup.algorithm.updates.values()))):
+        for name in sorted(set(chain.from_iterable(self.setup.algorithm.updates.values())) & set(nets)):
             weights, rows = list(nets[name].parameters()), _rows(nets[name])
             if rows is not None:
                 weights = [weight for weight in weights if weight is not rows]

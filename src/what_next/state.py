@@ -274,10 +274,10 @@ class State:
         return replace(
             self.space,
             typical=float(self.sigma(some).mean(dtype=np.float64)),
-            tolerance=self.setup.tolerance or self._smallest_tolerance(rng),
+            tolerance=self.setup.tolerance or self.smallest_tolerance(rng),
         )
 
-    def _smallest_tolerance(self, rng: np.random.Generator) -> float:
+    def smallest_tolerance(self, rng: np.random.Generator) -> float:
         """The smallest at which half of the different items seen in training match another one.
 
         The actor proposes points of the catalogue, so a proposal matches its own item at any tolerance. In a wider box,

@@ -16,6 +16,7 @@ from torch import Tensor
 from what_next.algorithms import KNOWN, Algorithm
 from what_next.algorithms.decision_transformer import DecisionTransformer
 from what_next.algorithms.next_item import NextItem
+from what_next.algorithms.reinforce import Reinforce
 from what_next.algorithms.sqn import Sqn
 from what_next.testing import CHECKS, Rig, check_algorithm
 from what_next.types import Events
@@ -24,8 +25,14 @@ ALGORITHMS = [kind() for kind in KNOWN]
 ROOT = Path(__file__).resolve().parents[2]
 
 
+class Acting(Reinforce):
+    """As it learns in a world, from its own choices."""
+
+    source: ClassVar[str] = "world"
+
+
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda one: one.name)
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, Acting()], ids=lambda one: f"{one.name} {one.source}")
 def test_every_algorithm(algorithm: Algorithm, check: str) -> None:
     CHECKS[check](algorithm)
 
@@ -183,7 +190,7 @@ class Secretive(Sqn):
 
 BROKEN = [
     (Undescribed, "describes_its_settings", "no description: weight"),
-    (Homeless, "names_networks_that_exist", "name 'twin', and there is no such network"),
+    (Homeless, "names_networks_that_exist", "name {'twin'}, and there is no such network"),
     (Unnamed, "names_networks_that_exist", "losses {'actor'} are not in updates"),
     (Idle, "losses_reach_what_they_update", "updates ['encoder'], but has no gradient for it"),
     (Chasing, "losses_reach_what_they_update", "'critic': its target carries a gradient"),

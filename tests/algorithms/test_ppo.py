@@ -1,4 +1,4 @@
-"""The losses of `ppo` and `a2c`, against numbers worked by hand."""
+"""The losses of `ppo`, `a2c` and, in a world, `reinforce`, against numbers worked by hand."""
 
 from collections.abc import Sequence
 from math import exp, log
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from what_next.algorithms import A2c, Ppo
+from what_next.algorithms import A2c, Ppo, Reinforce
 from what_next.algorithms.base import LossContext
 from what_next.models.slates import Proposer
 from what_next.types import Choices
@@ -70,8 +70,9 @@ def test_the_entropy_of_the_policy_counts_for_it() -> None:
     assert (plain - more).item() == pytest.approx(0.1 * entropy)
 
 
-def test_a2c_by_hand() -> None:
-    found = A2c(entropy=0.0).losses(context_of([1, 0], [0.5, 0.2], [4.0, 0.0], 1.0))
+@pytest.mark.parametrize("algorithm", [A2c(entropy=0.0), Reinforce(entropy=0.0)], ids=lambda one: one.name)
+def test_the_policy_gradient_by_hand(algorithm: A2c) -> None:
+    found = algorithm.losses(context_of([1, 0], [0.5, 0.2], [4.0, 0.0], 1.0))
     assert found["actor"].item() == pytest.approx((-log(0.75) + log(0.25)) / 2)
 
 

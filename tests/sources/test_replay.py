@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from what_next import Agent, LearnedPolicy
-from what_next.algorithms import Ddpg, Dqn, Hac, Ppo, Sac, Slateq, Td3
+from what_next.algorithms import Ddpg, Dqn, Hac, Ppo, Sac, Slateq, Td3, WhatNext
 from what_next.algorithms.base import Algorithm
 from what_next.errors import SetupError
-from what_next.sources import Player, Replay, ReplaySource, source_in, state_in
+from what_next.experiments.simulation import player_of
+from what_next.sources import FoundingPlayer, FoundingSource, Player, Replay, ReplaySource, source_in, state_in
 from what_next.types import Batch, Factors
 from what_next.worlds import Feedback, World, play, preset
 
-from .detour import DUST, GREEDY, Detour, setup_for
+from .detour import DUST, GREEDY, PATIENT, PRIZE, Detour, setup_for
 
 
 class Single(Detour):
@@ -37,7 +38,8 @@ class Clicked(Single):
 
 def source_of(algorithm: Algorithm, inside: World, **settings: Any) -> tuple[ReplaySource, LearnedPolicy]:
     named = {"name": "detour", "users": 64, "window": 8, "steps": 10_000, "batch": 256, "reuse": 8.0, "ideal": True}
-    more = {"model": "mlp", "inputs": {"items": "attributes"}, "discount": 0.9}
+    model = "lstm" if isinstance(algorithm, WhatNext) else "mlp"
+    more = {"model": model, "inputs": {"items": "attributes"}, "discount": 0.9, "tolerance": 1.0}
     settings["world"] = named | settings.get("world", {})
     state = state_in(inside, setup_for(algorithm, **more | settings))
     agent = Agent(state.setup, state.space).wake_agent()
@@ -113,8 +115,15 @@ def test_any_item_is_tried_less_and_less_often() -> None:
 
 @pytest.mark.parametrize(
     ("algorithm", "world"),
-    [(Dqn(), Single()), (Ddpg(), Single()), (Td3(), Single()), (Slateq(), Clicked()), (Sac(), Detour())],
-    ids=["dqn", "ddpg", "td3", "slateq", "sac"],
+    [
+        (Dqn(), Single()),
+        (Ddpg(), Single()),
+        (Td3(), Single()),
+        (Slateq(), Clicked()),
+        (Sac(), Detour()),
+        (WhatNext(entropy=0.1), Single()),
+    ],
+    ids=["dqn", "ddpg", "td3", "slateq", "sac", "whatnext"],
 )
 def test_it_learns_to_wait_for_the_prize(algorithm: Algorithm, world: World) -> None:
     """The best policy earns 10 in four steps, greed 4."""
@@ -123,7 +132,7 @@ def test_it_learns_to_wait_for_the_prize(algorithm: Algorithm, world: World) -> 
     agent.horizon = source.horizon
     while not source.done(agent.histories, agent.steps):
         agent.propagate(source.next_batch(policy, rng), rng)
-    player = Player(LearnedPolicy(agent.eval(), policy.state), world)
+    player = player_of(policy)(LearnedPolicy(agent.eval(), policy.state), world)
     assert play(world, player, 50, np.random.default_rng(1)).mean == 10
 
 
@@ -136,6 +145,72 @@ def test_hac_does_as_well_as_greed() -> None:
         agent.propagate(source.next_batch(policy, rng), rng)
     player = Player(LearnedPolicy(agent.eval(), policy.state), Single())
     assert play(Single(), player, 50, np.random.default_rng(1)).mean >= 4
+
+
+class TestFounding:
+    def test_a_row_is_what_one_user_was_shown_and_did(self) -> None:
+        source, policy = source_of(WhatNext(), Single(steps=3, leaves=True), world={"epsilon": 1.0, "window": 5})
+        assert isinstance(source, FoundingSource)
+        batch = source._experience(policy, np.random.default_rng(0))
+        space, lengths = policy.agent.space, batch.lengths
+        assert space.event_names == ("reward", "seen_0")
+        assert batch.histories == 64 * 5
+        assert lengths.sum() == 64 * 5
+        assert lengths.max() == 3
+        clicked, waiting = batch.factors.actor[..., 4], batch.factors.actor[..., 5]  # after an item's four attributes
+        for row, length in enumerate(lengths.tolist()):
+            assert batch.items[row, 0] == DUST  # as the world begins
+            for time in range(length - 1):
+                assert batch.mask[row, time]
+                assert batch.items[row, time + 1] == batch.actions[row, time]
+                assert clicked[row, time + 1] == (batch.rewards[row, time] > 0)
+                assert waiting[row, time + 1] == (batch.actions[row, time] == PATIENT)
+            left = batch.discounts[row, length - 1] == 0
+            assert batch.mask[row, length - 1] == left == (batch.actions[row, length - 1] == DUST)
+        assert {1, 2, 3} <= set(lengths.tolist())
+
+    def test_the_founding_cycle_is_on_the_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Predict factorizes, what produce gives is what users are shown, and propagate learns of it."""
+        source, policy = source_of(WhatNext(), Single(), world={"epsilon": 0.0})
+        seen = []
+        for owner, name in (
+            (policy.agent, "factorize"),
+            (policy.agent, "predict"),
+            (policy.state, "produce"),
+            (policy.agent, "add_prediction"),
+            (policy.agent, "get_critic_loss"),
+        ):
+            first = getattr(owner, name)
+
+            def told(*given: Any, name: str = name, first: Any = first, **more: Any) -> Any:
+                seen.append(name)
+                found = first(*given, **more)
+                if name == "produce":
+                    found.items[:] = PRIZE
+                return found
+
+            monkeypatch.setattr(owner, name, told)
+        source.taken = source.horizon  # nothing is tried at random
+        batch = source.next_batch(policy, np.random.default_rng(0))
+        policy.agent.propagate(batch)
+        assert seen == [*["predict", "factorize", "produce"] * 8, "factorize", "add_prediction", "get_critic_loss"]
+        assert (batch.actions == PRIZE).all()
+
+    def test_a_player_reads_the_last_events(self) -> None:
+        _, policy = source_of(WhatNext(), Single(steps=6), world={"window": 4})
+        player = FoundingPlayer(policy, Single(steps=6))
+        player.begin(2)
+        for item in (0, 1, 2, 3):
+            last = np.array([item, item + 10]), np.full((2, 2), item, np.float32)
+            history = player.step(last)
+        assert history.items.tolist() == [[1, 2, 3], [11, 12, 13]]
+        assert history.rewards.tolist() == [[1, 2, 3]] * 2
+        player.forget(np.array([0]))
+        history = player.step((np.array([7, 14]), np.zeros((2, 2), np.float32)))
+        assert history.items.tolist() == [[7, -1, -1], [12, 13, 14]]
+        assert history.lengths.tolist() == [1, 3]
+        player.keep(np.array([1]))
+        assert player.step((np.array([15]), np.zeros((1, 2), np.float32))).items.tolist() == [[13, 14, 15]]
 
 
 def test_slateq_learns_of_the_slates_of_its_world() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from what_next.algorithms import A2c, NextItem, Ppo
+from what_next.algorithms import A2c, NextItem, Ppo, Reinforce
 from what_next.algorithms.base import Algorithm
 from what_next.errors import SetupError, TrainingError
 from what_next.losses import gae
@@ -21,7 +21,9 @@ from what_next.worlds import Boredom, Feedback, Observation, World, known_worlds
 from .detour import DUST, GREEDY, PATIENT, PRIZE, Detour, playing, setup_for
 
 EVERY = pytest.mark.parametrize(
-    "algorithm", [Ppo(), Ppo(over="points"), A2c(balance=False)], ids=["items", "points", "a2c"]
+    "algorithm",
+    [Ppo(), Ppo(over="points"), A2c(balance=False), Reinforce()],
+    ids=["items", "points", "a2c", "reinforce"],
 )
 MODELS = pytest.mark.parametrize("model", ["lstm", "gru", "mlp", "mean"])
 
@@ -107,6 +109,27 @@ class TestEnds:
         assert batch.begins[:, 1:][left[:, :-1]].all()
         assert np.allclose(batch.returns[left], 0, atol=1e-6)  # dust pays nothing
 
+    def test_reinforce_plays_one_episode_of_each_user_and_knows_what_it_came_to(self) -> None:
+        source, policy = playing(Reinforce(), Detour(steps=6, leaves=True))
+        lengths = []
+        for seed in (0, 1):
+            batch = experience(source, policy, seed)
+            assert batch.begins is not None
+            assert batch.returns is not None
+            assert batch.begins[:, 0].all()  # of new users
+            for row, user in enumerate(batch.mask):
+                length = int(user.sum())
+                assert user[:length].all()
+                assert length == 6 or batch.discounts[row, length - 1] == 0
+                following = 0.0
+                for time in reversed(range(length)):  # at a time limit, too, nothing is added
+                    following = 0.1 * batch.rewards[row, time] + 0.9 * following
+                    assert batch.returns[row, time] == pytest.approx(following, abs=1e-5)
+                lengths.append(length)
+            assert batch.histories == sum(lengths[-64:])
+        assert {1, 6} <= set(lengths)
+        assert len(policy.agent.add_prediction(batch).batch.returns) == batch.histories
+
     def test_advantages_are_those_of_the_loss(self) -> None:
         source, policy = playing(Ppo(), Detour())
         batch = experience(source, policy)
@@ -150,10 +173,11 @@ class TestLearning:
             (Ppo(), "lstm", False),
             (Ppo(), "mlp", True),
             (Ppo(over="points"), "mlp", True),
+            (Reinforce(), "mlp", True),
             pytest.param(A2c(), "gru", False, marks=pytest.mark.slow),
             pytest.param(A2c(over="points"), "mlp", True, marks=pytest.mark.slow),
         ],
-        ids=["ppo", "ppo ideal", "ppo points", "a2c", "a2c points"],
+        ids=["ppo", "ppo ideal", "ppo points", "reinforce", "a2c", "a2c points"],
     )
     def test_it_learns_to_wait_for_the_prize(self, algorithm: Algorithm, model: str, ideal: bool) -> None:
         """The best policy earns 10 in four steps, greed 4."""
@@ -302,10 +326,14 @@ class TestAMistake:
 
     def test_an_algorithm_that_learns_from_a_log(self) -> None:
         state = state_in(Detour(), setup_for(NextItem()))
-        with pytest.raises(SetupError, match=r"next_item learns from a log; in a world learn dqn, .*ppo"):
+        with pytest.raises(SetupError, match=r"from a log; in a world learn whatnext, dqn, reinforce, .*ppo"):
             source_in(Detour(), state)
         with pytest.raises(SetupError, match="next_item does not learn from its choices as they are made"):
             WorldSource(state, Detour())
+
+    def test_episodes_without_an_end(self) -> None:
+        with pytest.raises(SetupError, match="reinforce learns from whole episodes, and world detour has no"):
+            playing(Reinforce(), Detour(steps=None))
 
     def test_a_reward_that_is_not_a_number(self) -> None:
         class Broken(Detour):

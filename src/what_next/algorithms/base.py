@@ -125,6 +125,8 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     replays: ClassVar[bool] = False
     """In a world it learns from all that was played there (`sources.ReplaySource`); `slates`: also of several items."""
     slates: ClassVar[bool] = False
+    episodes: ClassVar[bool] = False
+    """In a world it learns from whole episodes: what followed a choice is known, and never estimated."""
     by_attributes: ClassVar[bool] = False
     """It proposes points among the items' attributes, for whose box an item is drawn; otherwise it scores all items."""
     one_step: ClassVar[bool] = False

@@ -22,7 +22,7 @@ from what_next.types import Choices
 
 
 class OnPolicy(Algorithm):
-    """A policy over slates, and a value of the state; the base of `a2c` and `ppo`.
+    """A policy over slates, and a value of the state; the base of `a2c`, `ppo` and, in a world, `reinforce`.
 
     Over `items`, a slate is drawn slot by slot without replacement from the softmax of `<point, item>`, and its chance
     is exact (Plackett 1975). Over `points`, the point is drawn from a normal distribution, and the best items for it
@@ -127,7 +127,8 @@ class OnPolicy(Algorithm):
     ) -> Float[Tensor, "*grid columns"]:
         """The likeliest point; with `rng`, a draw where points are drawn."""
         actor = nets["actor"]
-        assert isinstance(actor, Proposer)
+        if not isinstance(actor, Proposer):  # of one that learned from a log
+            return super().propose(nets, states, rng)
         drawn = actor(states)
         if rng is not None and self.draws_points:
             noise = torch.from_numpy(rng.standard_normal(drawn.shape, np.float32)).to(drawn)
@@ -140,15 +141,13 @@ class OnPolicy(Algorithm):
     def columns(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
         """See `Algorithm.columns`."""
         actor = nets["actor"]
-        assert isinstance(actor, Proposer)
-        return actor.columns(self.known(nets, vectors))
+        return actor.columns(self.known(nets, vectors)) if isinstance(actor, Proposer) else vectors
 
     def traits(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items traits"] | None:
         """See `Algorithm.traits`; no gradient."""
         actor = nets["actor"]
-        assert isinstance(actor, Proposer)
         with torch.no_grad():
-            return actor.alike(self.known(nets, vectors))
+            return actor.alike(self.known(nets, vectors)) if isinstance(actor, Proposer) else None
 
     def known(self, nets: Networks, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items width"]:
         """What points are multiplied with: the items' attributes, or their learned vectors."""

@@ -9,19 +9,25 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
+from what_next.algorithms.a2c import A2c
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.double_q import largest
 from what_next.losses import importance_weights, self_normalised, topk_correction
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
-from what_next.types import Shown, Transitions
+from what_next.models.item_space import ItemSpace
+from what_next.types import Choices, Shown, Transitions
 
 SHARE = 4
 """The estimate of the behaviour policy learns from one in so many steps of a batch, which is enough and takes less."""
 
 
-class Reinforce(Algorithm):
-    """REINFORCE with top-K off-policy correction (Chen et al. 2019, arXiv 1812.02353).
+class Reinforce(A2c):
+    """REINFORCE: in a world as it is, from a log with top-K off-policy correction (Chen et al. 2019, arXiv 1812.02353).
+
+    In a world (Williams 1992, section 7; Sutton and Barto 2018, section 13.4) it plays whole episodes. A choice is made
+    likelier by the return that followed, less the value of the state: the baseline, which learns that return. The
+    chance of a choice is known; nothing is estimated of what follows, at a time limit neither. The rest is of a log.
 
     Each step weighs as much as its return, times how much likelier the actor chooses the item than whoever chose it in
     the log did. That policy is estimated by a head of its own on the same states, which updates nothing but itself
@@ -34,7 +40,9 @@ class Reinforce(Algorithm):
     actor's probability is over the whole catalogue, the logged one over the items that could still be shown.
     """
 
-    name: Literal["reinforce"] = "reinforce"
+    name: Literal["reinforce"] = "reinforce"  # type: ignore[assignment]
+    source: ClassVar[str] = "log"
+    episodes: ClassVar[bool] = True
     linear: ClassVar[bool] = True
     search: ClassVar[Search] = {
         "weight_cap": (1.0, 100.0),
@@ -51,14 +59,29 @@ class Reinforce(Algorithm):
     baseline: Literal["none", "mean"] = Field(
         default="none", description="subtracted from the returns: nothing, or their mean over the batch"
     )
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "behaviour": ("behaviour",)}
+    trace: float = Field(default=1.0, ge=1, le=1, description="in a world: returns are summed up to the episode's end")
+    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {**A2c.updates, "behaviour": ("behaviour",)}
+
+    @classmethod
+    def defaults(cls) -> dict[str, object]:
+        """Those of a log; a setup that names a world has others for every algorithm."""
+        return Algorithm.defaults()
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """See `Algorithm.networks`."""
+        if sizes.acts:
+            return super().networks(sizes, vectors, rng)
         return {"actor": Point(sizes.dim), "behaviour": Point(sizes.dim)}
 
-    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
-        """The actor's, whose gradient is the corrected one of section 4.3; the behaviour policy's cross entropy."""
+    def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Float[Tensor, "steps"] | None:  # type: ignore[override]
+        """The baseline; None of a log."""
+        return super().estimates(nets, batch, items) if isinstance(batch, Choices) else None
+
+    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:  # type: ignore[override]
+        """In a world those of `a2c`. Of a log the actor's, whose gradient is the corrected one of section 4.3; the
+        behaviour policy's cross entropy."""
+        if isinstance(context.batch, Choices):
+            return super().losses(context)  # type: ignore[arg-type]
         nets, batch, items = context.nets, context.batch, context.items
         points, losses = nets["actor"](batch.states), {}
         weights = batch.returns - (context.mean(batch.returns) if self.baseline == "mean" else 0.0)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import pad
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks
 from what_next.models import AgentModel, CriticModel, spread_out
@@ -26,6 +27,10 @@ class WhatNext(Algorithm):
     (arXiv 1512.07679), chosen as in a discrete actor-critic. Its loss is the critic's value expected under that
     policy, exactly, over all prototypes (the all-action gradient: Allen et al. 2017, arXiv 1709.00503, equation 4),
     with a bonus for entropy so that no prototype is given up early.
+
+    In a world the reward is the world's own, and what followed an item is there. So the critic learns, from the replay
+    of play, the reward and its value of the next step, expected under the policy of now in the same way (expected
+    Sarsa: Sutton and Barto 2018, equation 6.9); with `discount, 0` the reward alone.
     """
 
     name: Literal["whatnext"] = "whatnext"
@@ -34,8 +39,12 @@ class WhatNext(Algorithm):
     random_items: int = Field(
         default=32, ge=0, description="random items that the critic learns of besides the selected one, per history"
     )
+    tau: float = Field(
+        default=0.02, gt=0, le=1, description="in a world: how far the target critic follows after a step"
+    )
     updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("actor",), "critic": ("critic",)}
     source: ClassVar[str] = "bandit"
+    replays: ClassVar[bool] = True
     by_attributes: ClassVar[bool] = True
     one_step: ClassVar[bool] = True
     least_events: ClassVar[int] = LEAST_EVENTS
@@ -70,12 +79,27 @@ class WhatNext(Algorithm):
         log_policy = actor(batch.actor_factors, batch.actor_prospects).log_softmax(-1)
         policy = log_policy.exp()
         expected = (policy * (values - self.entropy * log_policy)).sum(-1)
+        targets = batch.targets
+        if batch.discounts is not None:
+            targets = targets + (batch.discounts * self.following(context, actor.prototypes, policy))[..., None]
         mask, count = batch.mask, batch.mask.sum().clamp(min=1)  # a batch of which no step counts has loss 0
-        context.metrics.update(_explained(estimates.detach()[..., 0][mask], batch.targets[..., 0][mask]))
+        context.metrics.update(_explained(estimates.detach()[..., 0][mask], targets[..., 0][mask]))
         return {
             "actor": -expected[mask].sum() / count,
-            "critic": (estimates - batch.targets).square().mean(-1)[mask].sum() / count,
+            "critic": (estimates - targets).square().mean(-1)[mask].sum() / count,
         }
+
+    @torch.no_grad()
+    def following(
+        self,
+        context: LossContext[BanditSteps],
+        prototypes: Float[Tensor, "choices dim"],
+        policy: Float[Tensor, "batch time choices"],
+    ) -> Float[Tensor, "batch time"]:
+        """What the target critic expects of the policy after the next event; 0 after the last one."""
+        critic, batch = context.targets["critic"], context.batch
+        values = critic(batch.factors, prototypes, batch.actor_prospects)
+        return pad((policy * values).sum(-1)[:, 1:], (0, 1))
 
     def propose(
         self, nets: Networks, states: Any, rng: np.random.Generator | None = None

@@ -15,6 +15,7 @@ class Sizes:
     Attributes:
         factors: of what is read of an event; `points`: of the attribute space; `prospects`: of what a point would do.
         dim: of the LSTM's state; `layers`: how many; `dropout`: share dropped between and after them.
+        acts: the network learns by acting in a world.
     """
 
     factors: int
@@ -23,6 +24,7 @@ class Sizes:
     dim: int = 64
     layers: int = 1
     dropout: float = 0.0
+    acts: bool = False
 
 
 class Encoder(nn.Module):

@@ -27,17 +27,16 @@ from what_next.settings.groups import (
     Evaluation,
     Group,
     Inputs,
-    Loop,
     Loss,
     RewardSettings,
     Selection,
-    Server,
     SplitSettings,
     WorldSettings,
     reward_group,
 )
 from what_next.settings.plugins import installed, names, pending
 from what_next.settings.schema import explain, listed, nest, override, resolve
+from what_next.settings.service import Loop, Server
 
 GROUP = "what_next.algorithms"
 OWN = {algorithm.model_fields["name"].default: algorithm for algorithm in KNOWN}
@@ -437,7 +436,7 @@ class Setup(Group):
                 f"monitor is {self.monitor!r}, which is not measured for the algorithm {name}; allowed: "
                 + listed(algorithm.monitors, "or")
             )
-        if self.batch_size is None and "batch_targets" in algorithm.ignores:
+        if self.batch_size is None and "batch_targets" in algorithm.ignores and not self.acts:
             raise ValueError(
                 f"batch_size is none, and the algorithm {name} tries items; allowed: a whole number above 0"
             )

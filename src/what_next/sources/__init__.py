@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 from what_next.algorithms import KNOWN
+from what_next.algorithms.on_policy import OnPolicy
 from what_next.errors import SetupError
 from what_next.settings.plugins import installed
 from what_next.sources.bandit import BanditSource
 from what_next.sources.base import Mixture, Source
 from what_next.sources.decisions import DecisionSource, refuse_unable, with_decisions
+from what_next.sources.founding import FoundingPlayer, FoundingSource
 from what_next.sources.log import LogSource
 from what_next.sources.replay import Replay, ReplaySource
 from what_next.sources.world import LogPlayer, Player, WorldSource, clicks_in, state_in, world_of
@@ -26,6 +28,8 @@ __all__ = [
     "SOURCES",
     "BanditSource",
     "DecisionSource",
+    "FoundingPlayer",
+    "FoundingSource",
     "LogPlayer",
     "LogSource",
     "Mixture",
@@ -69,8 +73,8 @@ def source_in(world: World, state: State) -> WorldSource:
     """
     algorithm = state.setup.algorithm
     if algorithm.replays:
-        return ReplaySource(state, world)
-    if algorithm.source != "world":
-        able = [one.model_fields["name"].default for one in KNOWN if one.replays or one.source == "world"]
+        return (FoundingSource if algorithm.by_attributes else ReplaySource)(state, world)
+    if not isinstance(algorithm, OnPolicy):
+        able = [one.model_fields["name"].default for one in KNOWN if one.replays or issubclass(one, OnPolicy)]
         raise SetupError(f"the algorithm {algorithm.name} learns from a log; in a world learn {', '.join(able)}")
     return WorldSource(state, world)

@@ -8,7 +8,7 @@ from what_next.errors import SetupError
 from what_next.policy import LearnedPolicy
 from what_next.sources.world import Player, WorldSource
 from what_next.state import State
-from what_next.types import Batch, EpsilonGreedy, Greedy, Request
+from what_next.types import Batch, EpsilonGreedy, Greedy, Request, Sampler
 from what_next.worlds import Feedback, World
 
 EXPLORING = 0.1
@@ -114,9 +114,12 @@ class ReplaySource(WorldSource):
 
     def _experience(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         player = self.player or self._begin(policy, rng)
-        sampler = Greedy() if self.draws_points else EpsilonGreedy(self.epsilon)
-        player.request = Request(self.world.slots, sampler, propensities=False)
+        player.request = Request(self.world.slots, self._sampler(player), propensities=False)
         return super()._experience(policy, rng)
+
+    def _sampler(self, player: Player) -> Sampler:
+        """How slates are taken while it learns."""
+        return Greedy() if self.draws_points else EpsilonGreedy(self.epsilon)
 
     def _batch(self, carried: Float32[np.ndarray, "users carried"]) -> Batch:
         """See `WorldSource`; what is followed by nothing that is known does not count."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 import polars as pl
@@ -103,16 +103,22 @@ def state_in(world: World, setup: Setup) -> State:
         given = 0 if setup.inputs.items == "learned" else catalogue.vectors.shape[1]
         more = (given or algorithm.rank) + 1
         least, scale = np.pad(least, (0, more)), np.pad(scale, (0, more), constant_values=1.0)
+    names = [f"seen_{place}" for place in range(len(least))]
+    if setup.algorithm.by_attributes:  # an event is an item, its reward whether it was clicked
+        names, least, scale = ["reward", *names], np.pad(least, (1, 0)), np.pad(scale, (1, 0), constant_values=1.0)
     space = Space(
         catalogue=catalogue.standardised(everything),
         seen=everything,
-        tolerance=1.0,
+        tolerance=setup.tolerance or 1.0,
         typical=1.0,
-        event_names=tuple(f"seen_{place}" for place in range(len(least))),
+        event_names=tuple(names),
         event_center=least.astype(np.float32),
         event_scale=scale.astype(np.float32),
     )
-    return State(nobody(space.catalogue), setup, space)
+    state = State(nobody(space.catalogue), setup, space)
+    if setup.algorithm.by_attributes and setup.tolerance is None:
+        state.space = replace(space, tolerance=state.smallest_tolerance(np.random.default_rng(setup.split.seed)))
+    return state
 
 
 class Player:
@@ -137,7 +143,7 @@ class Player:
 
     def begin(self, users: int) -> None:
         """New users, all of them."""
-        self.carried = None
+        self.users, self.carried = users, None
         if self.belief is not None:
             self.beliefs = Beliefs(self.belief, users, self.world.slots, MEMORY)
 
@@ -161,7 +167,12 @@ class Player:
         clicks = learner.tensor(seen.clicks.astype(np.float32))[:, None]
         return Events(torch.full_like(shown[..., 0], -1), learner.tensor(numbers)[:, None], shown, clicks), numbers
 
-    def step(self, events: Events) -> Tensor:
+    @property
+    def memory(self) -> Float32[np.ndarray, "users carried"]:
+        """What the encoder carries, as one array."""
+        return flattened(self.carried or self.encoder.start(self.users))
+
+    def step(self, events: Events) -> Any:
         """The encoder's states after one event more of each user."""
         before = self.carried or self.encoder.start(len(events.items))
         states, self.carried = self.encoder.advance(before, self.encoder.inputs(events).squeeze(1))
@@ -190,7 +201,7 @@ class Player:
 
     def propose(
         self,
-        states: Tensor,
+        states: Any,
         numbers: Float32[np.ndarray, "users numbers"],
         rng: np.random.Generator | None = None,
         draws: np.random.Generator | None = None,
@@ -263,7 +274,11 @@ class WorldSource(Source):
     values of whoever acted; then it is learned from as often, and in as many parts, as the algorithm says. Time limits
     cut an episode off: what would have followed is estimated. Where a user leaves, nothing follows. Rewards are taken
     times `1 - discount`, so that values are means of rewards whatever the discount is. Slates count as histories do.
+
+    For an algorithm of `episodes` it is one episode of each user, from its beginning to its end; nothing is estimated.
     """
+
+    kind: ClassVar[type[Player]] = Player
 
     def __init__(self, state: State, world: World | None = None) -> None:
         super().__init__(state)
@@ -272,6 +287,8 @@ class WorldSource(Source):
             raise SetupError("model is transformer, whose carried state grows with every event; take lstm, gru or mlp")
         self.algorithm: Any = self._can_learn()
         self.users, self.window = self.setup.world.users, self.setup.world.window
+        if self.algorithm.episodes:
+            self.window = self.world.steps or self.window
         self.player: Player | None = None
         self.users_state: Any = None
         self.waiting: Iterator[Batch] = iter(())
@@ -288,6 +305,11 @@ class WorldSource(Source):
         algorithm = self.setup.algorithm
         if not isinstance(algorithm, OnPolicy):
             raise SetupError(f"{algorithm.name} does not learn from its choices as they are made, as a2c and ppo do")
+        if algorithm.episodes and self.world.steps is None:
+            raise SetupError(
+                f"{algorithm.name} learns from whole episodes, and world {self.world.known_as} has no time limit; set "
+                "its `steps`, or take a2c"
+            )
         return algorithm
 
     @property
@@ -333,14 +355,14 @@ class WorldSource(Source):
         repeats, parts = self.algorithm.turns
         for turn in range(repeats):
             for rows in np.array_split(rng.permutation(self.users), min(parts, self.users)):
-                slates = len(rows) * self.window
+                slates = int(whole.mask[rows].sum())
                 share = (turn + 1) * slates // repeats - turn * slates // repeats
                 yield rows_of(whole, rows, share)
 
     def _begin(self, policy: LearnedPolicy, rng: np.random.Generator) -> Player:
         """New users, and the buffers that all experiences are written to."""
         self.users_state = self.world.reset(self.users, rng)
-        self.player = Player(policy, self.world, draws=True)
+        self.player = self.kind(policy, self.world, draws=True)
         self.player.begin(self.users)
         self.begun[:] = True
         grid, slots = (self.window, self.users), self.world.slots
@@ -363,14 +385,18 @@ class WorldSource(Source):
 
     @torch.no_grad()
     def _experience(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
-        """`window` slates of each user."""
-        player = self.player or self._begin(policy, rng)
+        """`window` slates of each user, or an episode of each."""
+        whole, going = self.algorithm.episodes, np.ones(self.users, np.bool_)
+        player = self._begin(policy, rng) if self.player is None or whole else self.player
         player.policy = policy
-        encoder = player.encoder
-        carried = flattened(player.carried or encoder.start(self.users))
+        carried = player.memory
         for time in range(self.window):
             policy.agent.in_time()
             self._step(player, time, rng)
+            going &= ~self.begun
+            if whole and not going.any():
+                self.buffers = {name: values[: time + 1] for name, values in self.buffers.items()}
+                break
         return self._batch(carried)
 
     def _step(self, player: Player, time: int, rng: np.random.Generator) -> None:
@@ -419,6 +445,8 @@ class WorldSource(Source):
         """Write down where credit ends, and what is expected of those who were cut off."""
         into = self.buffers
         into["traces"][time] = np.where(self.begun, 0, self.algorithm.trace)
+        if self.algorithm.episodes:
+            return
         cut = self.begun if time < self.window - 1 else np.ones_like(self.begun)
         if (rows := np.flatnonzero(cut & ~feedback.terminated)).size:
             into["next"][time, rows] = self._foreseen(player, rows)
@@ -461,7 +489,9 @@ class WorldSource(Source):
         """What the world showed and what was chosen there, users first."""
         made = self.buffers
         users = {name: np.ascontiguousarray(values.swapaxes(0, 1)) for name, values in made.items()}
-        numbers, mask = users["numbers"], np.ones((self.users, self.window), np.bool_)
+        numbers, mask = users["numbers"], np.ones(users["begins"].shape, np.bool_)
+        if self.algorithm.episodes:
+            mask = users["begins"].cumsum(1) == 1
         return Batch(
             items=np.full(mask.shape, -1, np.int32),
             factors=Factors(numbers, np.zeros((*mask.shape, 0, 0), np.float32), numbers),
@@ -469,7 +499,7 @@ class WorldSource(Source):
             rewards=users["rewards"],
             mask=mask,
             discounts=users["discounts"],
-            histories=self.users * self.window,
+            histories=int(mask.sum()),
             shown=users["shown"],
             clicks=users["clicks"],
             slates=users["slates"],

@@ -56,13 +56,13 @@ def names_networks_that_exist(algorithm: Algorithm) -> None:
     try:
         rig = Rig(algorithm)
     except KeyError as error:
-        raise AssertionError(
-            f"{algorithm.name}: updates or targets name {error}, and there is no such network"
-        ) from None
+        raise AssertionError(f"{algorithm.name}: targets name {error}, and there is no such network") from None
     found = rig.losses(rig.batch(rig.history()))
     _expect(bool(found), algorithm, "no loss is due at the first step")
     unknown = set(found) - set(algorithm.updates)
     _expect(not unknown, algorithm, f"losses {unknown} are not in updates")
+    homeless = {name for loss in found for name in algorithm.updates[loss]} - set(rig.agent.nets)
+    _expect(not homeless, algorithm, f"updates name {homeless}, and there is no such network")
     for loss, value in found.items():
         _expect(value.ndim == 0 and bool(value.isfinite()), algorithm, f"the loss {loss!r} is {value}")
 

@@ -62,7 +62,7 @@ class EncoderLearner(Learner):
             setup.linear == "yes" and self.algorithm.linear,
         )
         heads = self.algorithm.networks(
-            Sizes(context, setup.width, 0, setup.width, setup.layers, setup.dropout),
+            Sizes(context, setup.width, 0, setup.width, setup.layers, setup.dropout, setup.acts),
             self.known_vectors,
             rng,
         )

@@ -22,6 +22,11 @@ from what_next.types import BanditSteps, Batch, Factors, History, Proposal, Scor
 class FoundingLearner(Learner):
     """An actor over points of the catalogue and a one-step critic, each with an LSTM of its own over the factors."""
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """See `Learner.targets`: what follows an item is known in a world alone."""
+        return ("critic",) if self.setup.acts else ()
+
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
         """See `Learner.networks`."""
         return dict(self.algorithm.networks(self.sizes, self.space.catalogue.vectors[self.space.seen], rng))
@@ -119,21 +124,25 @@ class FoundingLearner(Learner):
             items = torch.cat([selected, others.expand(-1, selected.shape[1], -1)], -1)
             with_item = torch.cat([with_item, samples.with_item(self.vectors[others])], -1)
             rewards = np.concatenate([rewards, batch.other_rewards], -1)
+        acts, labels = self.setup.acts, self.tensor(rewards)
         steps = BanditSteps(
             actor_factors=self.tensor(batch.factors.actor),
             actor_prospects=self.tensor(batch.factors.prospects),
             factors=self.tensor(batch.factors.critic),
             points=self.vectors[items],
             prospects=self._prospects(samples, with_item),
-            targets=learning_target(self.tensor(rewards), samples.count, spread.clip),
+            targets=labels * (1 - self.setup.discount) if acts else learning_target(labels, samples.count, spread.clip),
             mask=self.tensor(batch.mask),
+            discounts=self.tensor(batch.discounts) if acts else None,
         )
         return LossContext(nets, targets, steps, ItemSpace.of(self.vectors), step, rng, part=part)
 
     def metrics(self, context: LossContext[Any], batch: Batch) -> tuple[float, float]:
-        """The reward of the selected items in units of the user's sigma, and the critic's estimates, as its targets."""
+        """The reward of the selected items (spread: in units of the user's sigma), and the critic's estimates, as its
+        targets."""
         mask, actions = batch.mask, batch.actions
-        context.metrics["largest_reward"] = self.setup.reward.spread.clip
+        largest = float(np.abs(batch.rewards).max()) if self.setup.acts else self.setup.reward.spread.clip
+        context.metrics["largest_reward"] = largest
         if mask.any():
             context.metrics["top_share"] = float(np.unique(actions[mask], return_counts=True)[1].max() / mask.sum())
         return mean(batch.rewards[mask]), context.metrics.pop("value", 0.0)

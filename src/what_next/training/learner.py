@@ -45,6 +45,11 @@ class Learner(ABC):
             "cluster.items=whole"
         )
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The networks that have a target network."""
+        return self.algorithm.targets
+
     @abstractmethod
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
         """New networks of the algorithm."""
