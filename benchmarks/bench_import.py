@@ -3,7 +3,7 @@
     python benchmarks/bench_import.py                   2 million rows, medians of 3
     python benchmarks/bench_import.py --rows 100000000  the large case, once; needs 5 GB of disk
     python benchmarks/bench_import.py --rows 1000000000 --memory 8GiB --folder DIR
-                                                        sorted on the disk, a line for each stage; needs 60 GB there
+                                                        sorted on the disk, a line for each stage; needs 45 GB there
 
 Prints JSON lines. Each measurement is a process of its own, so that its peak memory is its own: the largest resident
 set, in which files that are mapped count. Without `--memory` everything is in memory.
