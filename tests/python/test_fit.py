@@ -308,7 +308,7 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
     "two meanings of a date": (
         lambda _, log: wn.fit(log.with_columns(When=pl.lit("01/02/2024"))),
         DataError,
-        "time_format='dmy'",
+        r"time_format='dmy' \(European\) or mdy \(US\), or ymd$",
     ),
     "no rows": (lambda _, log: wn.fit(log.head(0)), DataError, "is empty: no rows"),
     "no frame": (lambda _, log: wn.fit([1, 2]), DataError, "list found where a frame"),
