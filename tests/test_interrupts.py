@@ -1,4 +1,4 @@
-"""Ctrl-C ends every command with 130 and a line at most, from the first import on; and what ends any of them with one."""
+"""Ctrl-C ends every command with 130 and a line at most, from the first import on; what else ends one is a line, too."""
 
 import errno
 import signal
