@@ -1,4 +1,4 @@
-"""Ctrl-C ends every command with 130 and a line at most, from the first import on; what else ends one is a line, too."""
+"""Ctrl-C ends every command with 130 and a line at most, from the first import on; so do other ends."""
 
 import errno
 import signal
