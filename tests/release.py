@@ -37,6 +37,8 @@ NEEDS = {
 """What each extra is for."""
 IMPORTS = {"ann": "faiss", "hub": "huggingface_hub", "loop": "river", "remote": "fsspec", "scale": "ray"}
 """Of extras that are for more than there is here: many items, a log of a service, an account, a cluster."""
+ELSEWHERE = {"hub": "hub push setup.txt me/mine", "scale": "train setup.txt cluster=ray"}
+"""What asks for two of those."""
 SHIPPED = ("page/page.html", "page/lit-html.LICENSE", "py.typed", "store/migrations.py")
 
 
@@ -102,6 +104,8 @@ def tried(wheel: Path, python: str, extra: str | None) -> str | None:
                 return f"not installed: {done.stderr.strip()}"
         try:
             tiny_model(home)
+            if extra == "pandas":
+                run(home, "python", "-c", "import pandas; pandas.read_csv('log.csv').to_pickle('clean.pk')")
             if extra is None:
                 bare(home)
             elif extra in NEEDS:
@@ -153,7 +157,7 @@ def bare(home: Path) -> None:
     print(f"  help: {statistics.median(took):.2f} s of processor time", flush=True)
     assert statistics.median(took) < HELP, f"help took {took} s"
     run(home, "python", "-c", "from what_next.testing import run_tests; raise SystemExit(run_tests())")
-    for extra, line in NEEDS.items():
+    for extra, line in (NEEDS | ELSEWHERE).items():
         told = said(home, line, code=2)
         assert f"pip install 'what-next-rl[{extra}]'" in told, f"{line}: {told}"
         assert "Traceback" not in told, told

@@ -166,11 +166,26 @@ def test_the_command_says_what_is_a_guess_and_where_it_breaks(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"users": 0.0}, {"items": -1.0}, {"events": float("inf")}, {"dim": 0}, {"replicas": 0}]
+    "wrong",
+    [
+        {"users": 0.0},
+        {"items": -1.0},
+        {"events": float("inf")},
+        {"dim": 0},
+        {"replicas": 0},
+        {"requests": 1e19},
+        {"active": 1.5},
+        {"prices": (1.0, 1.0, 1.0, float("nan"))},
+    ],
 )
 def test_a_size_that_is_none_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(SetupError, match=rf"{next(iter(wrong))} .*: expected a finite number above 0"):
+    with pytest.raises(SetupError, match=rf"{next(iter(wrong))} .*: expected [01] to (1|1e\+18)$"):
         plan(Size(**{"users": 1.0, "items": 1.0, "events": 1.0} | wrong))  # type: ignore[arg-type]
+
+
+def test_the_largest_size_is_still_a_plan() -> None:
+    most = plan(Size(1e18, 1e18, 1e18, dim=10**18, requests=1e18, replicas=10**18, ranks=10**18, prices=(1e18,) * 4))
+    json.dumps(most.as_json(), allow_nan=False)
 
 
 def test_prices_are_four_numbers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

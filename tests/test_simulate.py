@@ -116,7 +116,7 @@ def test_a_model_that_learned_from_a_log_acts_in_a_world(
     state = wn.State(log, setup)
     wn.Environment(wn.Agent(setup, state.space), state, setup).run_sim()
     random = wn.play(world.references()["random"], world, 200)
-    found = wn.play(tmp_path / "a.safetensors", world, 200)
+    found = wn.play(wn.load(tmp_path / "a.safetensors"), world, 200)
     assert found.returns.mean() != random.returns.mean()
     path = tmp_path / "setup.txt"
     path.write_text("train, no\nalgorithm, next_item\nmodel_agent_path, a.safetensors\nworld.episodes, 50")

@@ -13,7 +13,7 @@ import pytest
 
 from what_next import Setup
 from what_next.errors import SaveError, SetupError
-from what_next.experiments import tuning
+from what_next.experiments import study, tuning
 
 from .conftest import SetupOf
 from .forked import FORKING
@@ -49,7 +49,7 @@ def share(setup: Setup, url: str, folder: Path, hang: bool, seconds: float) -> N
         return -setup.learning_rate
 
     tuning._score = score  # type: ignore[assignment]
-    tuning.HEARTBEAT, tuning.GRACE, tuning.WAIT = 1, 4, 0.2
+    study.HEARTBEAT, study.GRACE, tuning.WAIT = 1, 4, 0.2
     tuning.tune(setup, TRIALS, seconds=seconds, study=url)
 
 
@@ -150,7 +150,7 @@ def test_a_database_that_is_away_is_told_without_its_password(
         tuning.tune(setup, 1, study=f"sqlite:///{tmp_path}/no/such/folder.db")
     if importlib.util.find_spec("grpc") is None:
         return
-    monkeypatch.setattr(tuning, "PATIENCE", 0.1)
+    monkeypatch.setattr(study, "PATIENCE", 0.1)
     for url in ("grpc://127.0.0.1:1", "grpc://127.0.0.1:one"):
         with pytest.raises(SaveError, match=rf"{url}: the study cannot be kept there"):
             tuning.tune(setup, 1, study=url)

@@ -171,7 +171,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("words", "told"),
         [
-            (("recommend", "SETUP", "--user", "u1", "--seed", "-1"), "greater than or equal to 0"),
+            (("recommend", "SETUP", "--user", "u1", "--seed", "-1"), "Invalid value for '--seed'"),
             (("recommend", "SETUP", "--history", ",,"), "names no item"),
             (("evaluate", "SETUP", "--seeds", "9" * 23), "whole numbers below 2^63"),
             (("train", "SETUP", "threads=100000"), "at most 1024"),

@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Report:
     histories: int
     targets: int = 0
     seconds: float = 0.0
-    steps: tuple[Step, ...] = ()
+    steps: tuple[Step, ...] = field(default=(), repr=False)
     valid: dict[str, float] | None = None
     saved: tuple[Path, ...] = ()
     recommendations: tuple[Recommendation, ...] = ()

@@ -38,6 +38,7 @@ def some(names: Iterable[object], of: int | None = None) -> str:
 
 
 IN_PYTHON = {
+    r" \(an option of what-next data import\)": "",
     r" of what-next data import(; if the first line holds no names, see --no-header and --columns)?": "",
     r"; what-next data import keeps them apart": "",
     r" \(is a comma missing after '[^']*'\?\)": "",

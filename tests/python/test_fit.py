@@ -308,7 +308,7 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
     "two meanings of a date": (
         lambda _, log: wn.fit(log.with_columns(When=pl.lit("01/02/2024"))),
         DataError,
-        "time_format='dmy'",
+        r"time_format='dmy' \(European\) or mdy \(US\), or ymd$",
     ),
     "no rows": (lambda _, log: wn.fit(log.head(0)), DataError, "is empty: no rows"),
     "no frame": (lambda _, log: wn.fit([1, 2]), DataError, "list found where a frame"),
@@ -324,3 +324,15 @@ def test_a_mistake_is_told_in_pythons_words(what: str, model: wn.Model) -> None:
         act(model, shopping())
     assert "--" not in str(raised.value)
     assert "what-next " not in str(raised.value)
+
+
+def test_ids_of_pandas_columns_with_gaps_are_those_of_whole_numbers(model: wn.Model) -> None:
+    user = model.state.dataset.user_ids[0]
+    assert model.recommend(float(user), 3) == model.recommend(user, 3)
+    assert model.recommend([3.0, np.float32(4)], 3).items == model.recommend([3, 4], 3).items
+
+
+@pytest.mark.parametrize(("columns", "told"), [(["user", "item", "user"], "'user' 2 times"), (["a", "b"], "no column")])
+def test_columns_that_cannot_be_told_apart_are_refused(columns: list[str], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        wn.fit(pd.DataFrame([list(range(len(columns)))], columns=columns))

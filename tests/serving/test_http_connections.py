@@ -70,6 +70,36 @@ def test_headers_that_do_not_come_end_a_connection_whichever_request_it_is(
         assert answer == b""  # who asked nothing is told nothing
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_body_that_goes_on_after_its_answer_ends_the_connection(
+    one: Service, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    from what_next.serving.http import protocol
+
+    monkeypatch.setattr(protocol, "REST", 0.2)
+
+    async def asked() -> tuple[bytes, bytes]:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1\r\n \r\n")
+            refused = await reader.readuntil(b'"fields":[]}}')
+            if ends:
+                writer.write(b"0\r\n\r\n")
+                await asyncio.sleep(0.4)
+                writer.write(HEAD + b"connection: close\r\n\r\n")
+            try:
+                while not (ends or reader.at_eof()):
+                    writer.write(b"1\r\n \r\n")
+                    await asyncio.sleep(0.05)
+                return refused, await asyncio.wait_for(reader.read(), 10)
+            except ConnectionError:
+                return refused, b""
+
+    refused, then = asyncio.run(asked())
+    assert refused.startswith(b"HTTP/1.1 415 ")
+    assert then.startswith(b"HTTP/1.1 200 ") if ends else then == b""
+
+
 @pytest.mark.parametrize("path", ["/health", "/ready"])
 def test_head_tells_as_get_does_without_a_body(one: Service, path: str) -> None:
     async def asked() -> bytes:

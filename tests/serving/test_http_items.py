@@ -91,9 +91,9 @@ class TestWithdrawing:
         assert one.ask("DELETE", "/v1/items/nothing").status_code == 404
 
     def test_the_next_answer_of_every_process_knows(self, one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-        from what_next.serving.engine import live
+        from what_next.serving.engine import models
 
-        monkeypatch.setattr(live.Poller, "_run", lambda poller: poller.models.count())  # which looks every second
+        monkeypatch.setattr(models.Poller, "_run", lambda poller: poller.models.count())  # which looks every second
         with process(one.setup) as other:
             for number in range(20):
                 best = shown(other, user_id="u1", k=1)[0]

@@ -166,7 +166,8 @@ def tune(
 
     The best settings are printed as KEY=VALUE lines, which `what-next train SETUP` takes.
     """
-    from what_next.experiments.tuning import PRUNERS, is_shared
+    from what_next.experiments.study import is_shared
+    from what_next.experiments.tuning import PRUNERS
     from what_next.experiments.tuning import tune as tune_setup
     from what_next.settings import listed
 

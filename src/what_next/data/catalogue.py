@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
+from what_next.data.importing.ids import as_text
 from what_next.errors import CatalogueError, DataError
 
 SHOWN = 12
@@ -101,7 +102,7 @@ class Catalogue:
 
     def index(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "n"]:
         """Positions of external ids, which are compared as text; -1 for those that are not here."""
-        return np.array([self._by_text.get(str(one), -1) for one in ids], np.int32)
+        return np.array([self._by_text.get(as_text(one), -1) for one in ids], np.int32)
 
     def mask(
         self, allowed: Iterable[str | int] | None, blocked: Iterable[str | int] = ()

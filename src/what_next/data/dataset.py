@@ -17,7 +17,7 @@ from what_next.data.decisions.service_log import events_of
 from what_next.data.files import FORMATS, beside, footer_of
 from what_next.data.html import table
 from what_next.data.importing.cleaning import clean, import_files
-from what_next.data.importing.ids import positions
+from what_next.data.importing.ids import as_text
 from what_next.data.importing.readers import Source
 from what_next.data.importing.tables import Options, Tables
 from what_next.data.pickles import from_pandas
@@ -100,7 +100,7 @@ class Dataset:
 
     def user_index(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "n"]:
         """Positions of external user ids, which are compared as text; -1 for those that are not here."""
-        wanted = pl.DataFrame({"id": [str(one) for one in ids]}, schema={"id": pl.String})
+        wanted = pl.DataFrame({"id": [as_text(one) for one in ids]}, schema={"id": pl.String})
         known = pl.DataFrame({"id": self.user_ids.cast(pl.String)}).with_row_index("position")
         found = wanted.join(known, on="id", how="left", maintain_order="left")["position"]
         return found.cast(pl.Int32).fill_null(-1).to_numpy()
@@ -165,30 +165,16 @@ class Dataset:
             DataError: the log holds an item that the table lacks.
         """
         log, catalogue = tables.log, Catalogue.from_table(tables.items)
-        items = positions(log["item_id"], catalogue.ids)
-        if (items < 0).any():
-            missing = log["item_id"][int(np.argmin(items))]
-            raise DataError(f"{name}: item {missing!r} is not in its item table; import the data again")
         starts = np.flatnonzero(np.insert((log["user_id"].shift() != log["user_id"])[1:].to_numpy(), 0, True))
-        kinds = log.schema.get("event")
-        words = tuple(kinds.categories) if isinstance(kinds, pl.Enum) else ()
-        own = ("user_id", "item_id", "timestamp", "reward", *(["event"] if words else []))
-        names = tuple(column for column in log.columns if column not in own)
-        context = np.empty((len(log), len(names)), np.float32)
-        for place, column in enumerate(names):
-            context[:, place] = log[column].to_numpy()
+        missing = {"timestamps": None, "rewards": None, "context": np.empty((len(log), 0), np.float32)}
         return cls(
             name=name,
             user_ids=log["user_id"].gather(starts),
-            items=items,
             offsets=np.append(starts, len(log)),
-            timestamps=log["timestamp"].dt.epoch("us").to_numpy() if "timestamp" in log.columns else None,
-            rewards=log["reward"].to_numpy() if "reward" in log.columns else None,
-            context=context,
-            context_names=names,
+            context_names=tuple(mapped.context_names(log)),
             catalogue=catalogue,
-            event_codes=log["event"].to_physical().cast(pl.Int32).to_numpy() if words else None,
-            event_words=words,
+            event_words=tuple(mapped.event_words(log)),
+            **missing | dict(mapped.columns(log, catalogue.ids, name)),
         )
 
     def to_tables(self) -> Tables:
@@ -291,11 +277,20 @@ def _distribution(rewards: Float32[np.ndarray, "events"] | None) -> dict[str, An
 
 def is_frame(value: object) -> bool:
     """Whether it is a pandas, Polars or pyarrow table."""
-    return isinstance(nw.from_native(value, eager_only=True, pass_through=True), nw.DataFrame)
+    return isinstance(_eager(value, pass_through=True), nw.DataFrame)
 
 
 def to_polars(frame: Any) -> pl.DataFrame:
     """A pandas, Polars or pyarrow table as a Polars frame."""
-    native = nw.from_native(frame, eager_only=True)
+    native = _eager(frame)
     # Polars' own conversion of pandas frames stops at columns of mixed objects.
     return from_pandas(frame) if native.implementation.is_pandas() else native.to_polars()
+
+
+def _eager(frame: Any, **how: bool) -> Any:
+    try:
+        return nw.from_native(frame, eager_only=True, **how)
+    except nw.exceptions.DuplicateError as error:
+        raise DataError(
+            f"two columns of the frame have one name ({' '.join(str(error).split())}); rename one"
+        ) from None

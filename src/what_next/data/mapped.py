@@ -45,7 +45,7 @@ def write(log: Path, items: pl.DataFrame, catalogue: str, stages: Stages, to: Pa
         opened: dict[str, BinaryIO] = {}
         for part, count in zip(parts, counts, strict=True):
             frame = pl.read_parquet(part)
-            for name, values in _columns(frame, items["item_id"]):
+            for name, values in columns(frame, items["item_id"], part.name):
                 if name not in opened:
                     opened[name] = files.enter_context((to / f"{name}.npy").open("wb"))
                     _header(opened[name], values.dtype, (events, *values.shape[1:]))
@@ -57,7 +57,12 @@ def write(log: Path, items: pl.DataFrame, catalogue: str, stages: Stages, to: Pa
     offsets = np.append(0, pl.concat(lengths).cast(pl.Int64).cum_sum().to_numpy())
     np.save(to / "offsets.npy", offsets)
     pl.DataFrame({"user_id": pl.concat(users)}).write_parquet(to / "users.parquet")
-    about = {"catalogue": catalogue, "events": events, "event_words": _words(head), "context_names": _context(head)}
+    about = {
+        "catalogue": catalogue,
+        "events": events,
+        "event_words": event_words(head),
+        "context_names": context_names(head),
+    }
     (to / "about.json").write_text(json.dumps(about))
 
 
@@ -92,7 +97,7 @@ def read(path: Path, catalogue: str) -> dict[str, Any]:
 
 def _check(arrays: Mapping[str, np.ndarray], head: pl.DataFrame, users: int, rows: int) -> None:
     """Raises a `ValueError` where arrays are missing, or of another length or type than a log like `head` makes."""
-    shapes = {name: (one.dtype, (rows, *one.shape[1:])) for name, one in _columns(head, head["item_id"])}
+    shapes = {name: (one.dtype, (rows, *one.shape[1:])) for name, one in columns(head, head["item_id"], "the log")}
     shapes["offsets"] = np.dtype(np.int64), (users + 1,)
     for name, shape in shapes.items():
         found = arrays.get(name)
@@ -102,31 +107,37 @@ def _check(arrays: Mapping[str, np.ndarray], head: pl.DataFrame, users: int, row
         raise ValueError("offsets.npy does not fit the log")
 
 
-def _columns(log: pl.DataFrame, ids: pl.Series) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of a part."""
+def columns(log: pl.DataFrame, ids: pl.Series, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of a sorted log, or of a part of it, as the fields of `Dataset` are named; those that there are.
+
+    Raises:
+        DataError: the log, which has a name, holds an item that is not among `ids`.
+    """
     items = positions(log["item_id"], ids)
     if (items < 0).any():
-        raise DataError(
-            f"item {log['item_id'][int(np.argmin(items))]!r} is not in its item table; import the data again"
-        )
+        missing = log["item_id"][int(np.argmin(items))]
+        raise DataError(f"{name}: item {missing!r} is not in its item table; import the data again")
     yield "items", items
     if "timestamp" in log.columns:
         yield "timestamps", log["timestamp"].dt.epoch("us").to_numpy()
     if "reward" in log.columns:
         yield "rewards", log["reward"].to_numpy()
-    if _words(log):
+    if event_words(log):
         yield "event_codes", log["event"].to_physical().cast(pl.Int32).to_numpy()
-    if names := _context(log):
-        yield "context", np.stack([log[name].to_numpy() for name in names], -1)
+    if names := context_names(log):
+        context = np.empty((len(log), len(names)), np.float32)
+        for place, column in enumerate(names):
+            context[:, place] = log[column].to_numpy()
+        yield "context", context
 
 
-def _context(log: pl.DataFrame) -> list[str]:
+def context_names(log: pl.DataFrame) -> list[str]:
     """The columns that describe events; `event` is one where it holds numbers."""
-    own = ("user_id", "item_id", "timestamp", "reward", *(["event"] if _words(log) else []))
+    own = ("user_id", "item_id", "timestamp", "reward", *(["event"] if event_words(log) else []))
     return [name for name in log.columns if name not in own]
 
 
-def _words(log: pl.DataFrame) -> list[str]:
+def event_words(log: pl.DataFrame) -> list[str]:
     """The kinds of events, where the log has any."""
     kinds = log.schema.get("event")
     return kinds.categories.to_list() if isinstance(kinds, pl.Enum) else []

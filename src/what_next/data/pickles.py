@@ -7,6 +7,7 @@ A pickle is a program: it names callables and calls them. Here every name is loo
 
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, tzinfo
 from importlib import import_module
 from pathlib import Path
@@ -183,7 +184,7 @@ def _column(column: Any, name: str) -> pl.Series:
     if column.dtype != object:
         return pl.Series(name, pl.from_pandas(column))
     values = [None if missing else value for value, missing in zip(column, column.isna(), strict=True)]
-    try:
-        return pl.Series(name, values)
-    except (TypeError, OverflowError):
-        return pl.Series(name, [None if value is None else str(value) for value in values], dtype=pl.String)
+    with suppress(TypeError, OverflowError):
+        if (found := pl.Series(name, values)).dtype != pl.Object:  # as UUIDs would be
+            return found
+    return pl.Series(name, [None if value is None else str(value) for value in values], dtype=pl.String)

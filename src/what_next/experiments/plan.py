@@ -31,6 +31,10 @@ ARRAYS = 16
 """Bytes of an event in the flat arrays of a log that was sorted on the disk: an item, a time and a reward."""
 MAPPED = 100
 """Bytes that training holds of such a log for each user and each window, about."""
+MOST = 1e18
+"""No number of a plan is larger: beyond, products of them are no numbers any more."""
+FREE = ("requests", "prices", "active", "days", "passes")
+"""Numbers that may be 0; all others are 1 or more."""
 WINDOW = 100
 """Events of a window."""
 
@@ -151,11 +155,10 @@ def plan(size: Size) -> Plan:
         SetupError: a number is none that can be planned for.
     """
     for name, value in asdict(size).items():
-        if isinstance(value, bool):
-            continue
-        wrong = [one for one in (value if isinstance(value, tuple) else (value,)) if not 0 <= one < math.inf]
-        if wrong or (not value and name not in ("requests", "prices", "active", "days")):
-            raise SetupError(f"{name} {value}: expected a finite number above 0")
+        least, most = (0 if name in FREE else 1), (1 if name == "active" else MOST)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not isinstance(value, bool) and not all(least <= one <= most for one in numbers):
+            raise SetupError(f"{name} {value}: expected {least} to {most:g}")
     known = constants()
     parts = (*_learning(size, known), *_serving(size, known))
     return Plan(size, parts, tuple(sorted(_limits(size, parts), key=lambda one: -one.times)))

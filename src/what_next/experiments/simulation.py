@@ -14,6 +14,7 @@ from rich.table import Table
 from what_next.data.stages import SILENT, Stages
 from what_next.environment import Environment, Report
 from what_next.errors import ModelError, SetupError
+from what_next.inference.recommender import Recommender
 from what_next.models.slates import Pricer
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
@@ -114,7 +115,7 @@ class Simulation:
 
 
 def play(
-    policy: LearnedPolicy | Reference | str | Path,
+    policy: LearnedPolicy | Recommender | Reference | str | Path,
     env: Any,
     episodes: int = 500,
     *,
@@ -124,8 +125,8 @@ def play(
     """What a policy earns in a world, or in any environment of Gymnasium, one episode for each of some new users.
 
     Args:
-        policy: one that learned by acting, or from a log of choices among the world's items (`sources.LogPlayer`), or
-            the file of its agent; or a function from a state and a generator to slates.
+        policy: one that learned by acting, or from a log of choices among the world's items (`sources.LogPlayer`), the
+            model that has it, or the file of its agent; or a function from a state and a generator to slates.
         env: a world, its name (`boredom:SlateTopK-Bored-v0`, `gym:sardine/SlateTopK-Bored-v0`), or an environment,
             which is copied for each user. See `worlds.environments` for which environments can be acted in.
         draws: whether it acts by draws, as when it learned; else it does what it holds for the best.
@@ -137,6 +138,8 @@ def play(
     world = opened(env)
     if isinstance(policy, str | Path):
         policy = LearnedPolicy.load(policy)
+    if isinstance(policy, Recommender):
+        policy = policy.policy
     if isinstance(policy, LearnedPolicy):
         check_made_for(policy, world)
         policy = player_of(policy)(policy, world, draws=draws)

@@ -1,20 +1,9 @@
-"""A search for better settings, judged on the validation users alone, by Optuna.
-
-The study is kept in one file, Optuna's journal: lines of JSON that are only ever appended, so that a killed run loses
-the trial under way and nothing else, and no database is needed (Optuna's own SQLite storage locks badly on network
-file systems, and cannot be read by eye).
-
-Several processes, on one machine or many, share a study that lies in a database (`storage`): each takes the next trial,
-and one that was killed is taken up by another.
-"""
+"""A search for better settings, judged on the validation users alone, by Optuna; the trials are kept (`study`)."""
 
 import json
-import re
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -23,7 +12,8 @@ import numpy as np
 
 from what_next.agent import Agent
 from what_next.environment import Environment
-from what_next.errors import DataError, MissingExtraError, SaveError, SetupError, TrainingError
+from what_next.errors import DataError, SetupError, TrainingError
+from what_next.experiments.study import is_shared, open_study, shown, under_way
 from what_next.settings import Setup
 from what_next.state import State
 
@@ -51,10 +41,6 @@ RANDOM = 5
 """How many trials are drawn at random before the sampler learns from them (TPE: Bergstra et al. 2011)."""
 NEVER = 2**62
 """Histories between two saves of a trial that nobody will load."""
-HEARTBEAT, GRACE = 10, 60
-"""Seconds between two signs of life of a shared trial, and after the last one until another process takes it up."""
-PATIENCE = 30.0
-"""Seconds that a gRPC proxy is waited for."""
 WAIT = 1.0
 """Seconds between two looks at the trials of other processes, when no more are to be begun."""
 PRUNERS = ("halving", "hyperband")
@@ -147,30 +133,20 @@ def tune(
         raise SetupError("trials are pruned by validation during training, and patience is none; set patience=2")
     path = study or setup.model_agent_path.with_suffix(".tuning.jsonl")
     state = state or State.from_setup(setup)
-    kept = _open(path, {**_fixed(setup), "seconds": seconds, "split": state.split.hash})
-    shown, stopped = _shown(path), False
+    kept = open_study(path, {**_fixed(setup), "seconds": seconds, "split": state.split.hash})
+    place, stopped = shown(path), False
     while len(judged := _judged(kept)) < trials and not stopped:
-        if is_shared(path) and len(judged) + _under_way(kept, seconds) >= trials:
+        if is_shared(path) and len(judged) + under_way(kept, seconds) >= trials:
             time.sleep(WAIT)  # others have the last ones; one of them may be killed
             continue
         _prepare(kept, setup, len(judged), shared=is_shared(path), prune=prune)
         number = _try(kept, setup, state, seconds, shared=is_shared(path), pruned=prune is not None)
         stopped = number is None
         if not stopped:
-            found = Tuned(shown, setup.monitored, tuple(_judged(kept)), False)
+            found = Tuned(place, setup.monitored, tuple(_judged(kept)), False)
             if found.best is not None and len(found.trials) > len(judged):
                 tell(found.trials[-1], found.best)
-    return Tuned(shown, setup.monitored, tuple(_judged(kept)), stopped)
-
-
-def is_shared(study: Path | str | None) -> bool:
-    """Whether a study lies in a database, by its URL."""
-    return isinstance(study, str) and "://" in study
-
-
-def _shown(study: Path | str) -> Path | str:
-    """Where a study is, without a password."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", study) if isinstance(study, str) else study
+    return Tuned(place, setup.monitored, tuple(_judged(kept)), stopped)
 
 
 def search_space(setup: Setup) -> "dict[str, BaseDistribution]":
@@ -220,84 +196,6 @@ def with_settings(setup: Setup, settings: Mapping[str, Value]) -> Setup:
     return setup.model_copy(update={**of_setup, "algorithm": setup.algorithm.model_copy(update=of_algorithm)})
 
 
-def _open(path: Path | str, made_for: Mapping[str, Any]) -> "optuna.Study":
-    """The study of a file, which is made where there is none."""
-    try:
-        import optuna
-    except ImportError:
-        raise MissingExtraError("Optuna", "tune", "tuning") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of signs of life
-    storage = _database(path) if isinstance(path, str) and is_shared(path) else _journal(Path(path))
-    study = optuna.create_study(storage=storage, study_name="what-next", direction="maximize", load_if_exists=True)
-    before = study.user_attrs.get("made_for")
-    if before is None:
-        study.set_user_attr("made_for", dict(made_for))
-    elif changed := sorted(key for key in {*before, *made_for} if before.get(key) != made_for.get(key)):
-        raise SetupError(
-            f"{_shown(path)}: holds trials with another {', '.join(changed)}; set it as it was, or name another file "
-            "with --study"
-        )
-    return study
-
-
-def _journal(path: Path) -> "optuna.storages.BaseStorage":
-    """The storage in a file."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not _is_journal(path):
-            raise SetupError(f"{path}: is no study of What Next?; name another file with --study")
-        return JournalStorage(JournalFileBackend(str(path)))
-    except OSError as error:
-        raise SaveError(f"{path}: the study cannot be kept there ({error.strerror}); name another --study") from None
-
-
-def _database(url: str) -> "optuna.storages.BaseStorage":
-    """The storage in a database, or behind Optuna's gRPC proxy of one (which tells no signs of life)."""
-    from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
-    from sqlalchemy.exc import SQLAlchemyError
-
-    kind, _, place = url.partition("://")
-    if kind == "postgresql":
-        url = f"postgresql+psycopg://{place}"  # what the store of the service takes, too
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if kind == "sqlite":
-        options["connect_args"] = {"timeout": 60}
-    try:
-        if kind == "grpc":
-            host, _, port = place.rstrip("/").partition(":")
-            proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
-            proxy.wait_server_ready(timeout=PATIENCE)
-            return proxy
-        return RDBStorage(
-            url,
-            engine_kwargs=options,
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )
-    except ImportError as error:
-        if kind == "grpc":
-            raise SetupError(f"{url}: Optuna's proxy needs {error.name}: pip install grpcio protobuf") from None
-        raise MissingExtraError(str(error.name), "serve", "a study in PostgreSQL") from None
-    except (SQLAlchemyError, RuntimeError, ConnectionError, ValueError) as error:
-        reason = (str(error.__cause__ or "") or str(error)).splitlines()[0]
-        raise SaveError(f"{_shown(url)}: the study cannot be kept there ({reason}); name another --study") from None
-
-
-def _is_journal(path: Path) -> bool:
-    """Whether a file is empty, or begins as Optuna's journals do; nothing is written to one that is something else."""
-    with path.open(errors="replace") as file:
-        line = file.readline()
-    try:
-        return not line or "op_code" in json.loads(line)
-    except (ValueError, TypeError):
-        return False
-
-
 def _fixed(setup: Setup) -> dict[str, Any]:
     """The settings that every trial of a study shares, and the values that the first one has; as JSON."""
     values = {key: value for key, value in setup.as_json().items() if key not in FREE}
@@ -315,19 +213,6 @@ def _judged(study: "optuna.Study") -> list[Trial]:
         Trial(number, dict(one.params), -np.inf if one.value is None else one.value, one.user_attrs["seconds"])
         for number, one in enumerate(found, start=1)
     ]
-
-
-def _under_way(study: "optuna.Study", seconds: float) -> int:
-    """How many trials other processes are at; those that gave no sign of life for long are set free.
-
-    Behind a gRPC proxy nobody gives one: what began so long ago that it must have ended is not waited for.
-    """
-    import optuna
-
-    optuna.storages.fail_stale_trials(study)
-    oldest = datetime.now() - timedelta(seconds=2 * seconds + GRACE)
-    running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-    return sum(one.datetime_start is None or one.datetime_start > oldest for one in running)
 
 
 def _prepare(study: "optuna.Study", setup: Setup, judged: int, *, shared: bool, prune: str | None) -> None:

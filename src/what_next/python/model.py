@@ -13,6 +13,7 @@ from what_next.data import html
 from what_next.data.dataset import is_frame, to_polars
 from what_next.data.files import beside, write_files
 from what_next.data.importing.columns import recognise
+from what_next.data.importing.ids import as_text
 from what_next.data.importing.times import read_times
 from what_next.data.splits import Part
 from what_next.environment import Report
@@ -143,21 +144,23 @@ class Model(Recommender):
             DataError: a column of the frame is missing.
         """
         how: dict[str, Any] = {"seen": seen, "allowed": allowed, "blocked": blocked, "rng": rng}
-        if k < 1:
-            raise DataError(f"k is {k}; expected a whole number above 0")
-        if isinstance(nw.from_native(history, pass_through=True), nw.LazyFrame):
-            raise DataError("the frame is lazy, so its rows are not there yet; collect it first")
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise DataError(f"k is {k!r}; expected a whole number above 0")
         if is_frame(history):
             if user is not None or context:
                 raise DataError("a frame has users of its own, and no context; leave user and context out")
             return like(history, self._for_frame(to_polars(history), k, how))
-        if isinstance(history, str | int | np.integer):
+        if isinstance(nw.from_native(history, pass_through=True), nw.LazyFrame):
+            raise DataError("the frame is lazy, so its rows are not there yet; collect it first")
+        if isinstance(history, set | frozenset):
+            raise DataError("a set has no order; give the items of a history oldest first, as a list")
+        if isinstance(history, str | int | float | np.number):
             if user is not None:
                 raise DataError(f"{history!r} is taken for a user, and user is given, too; a history is a list of ids")
-            history, user = None, str(history)
+            history, user = None, as_text(history)
         if user is not None and history is None and not self.state.dataset.users:
             raise CatalogueError("the model was loaded without a log, so no user is known; give a history of item ids")
-        given = None if history is None else [str(one) for one in history]
+        given = None if history is None else [as_text(one) for one in history]
         return super().recommend(given, k, user=user, context=context, **how)
 
     def _for_frame(self, frame: pl.DataFrame, k: int, how: dict[str, Any]) -> pl.DataFrame:

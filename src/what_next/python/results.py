@@ -95,10 +95,11 @@ def _drawn(one: Interval | None, most: float, leads: bool) -> str:
         return ""
     low, mean, high = (max(0.0, one[end]) / (most or 1.0) * (WIDTH - 8) + 4 for end in ("low", "mean", "high"))
     colour = "#c2410c" if leads else "#64748b"
+    text = escape(_text(one))
     return (
-        f'<svg width="{WIDTH}" height="14" role="img" aria-label="{escape(_text(one))}">'
+        f'<span style="white-space:nowrap"><svg width="{WIDTH}" height="14" role="img" aria-label="{text}">'
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="7" y2="7" stroke="{colour}" stroke-width="3"/>'
-        f'<circle cx="{mean:.1f}" cy="7" r="4" fill="{colour}"/></svg> {escape(_text(one))}'
+        f'<circle cx="{mean:.1f}" cy="7" r="4" fill="{colour}"/></svg> {text}</span>'
     )
 
 

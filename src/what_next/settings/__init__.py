@@ -3,8 +3,6 @@
 from what_next.settings.file import read_entries
 from what_next.settings.groups import (
     AFFORDABLE,
-    HISTORY,
-    LEAST_TEMPERATURE,
     RARE,
     SHARE,
     SHORT,
@@ -15,12 +13,12 @@ from what_next.settings.groups import (
     Loss,
     RewardSettings,
     Selection,
-    Server,
     SplitSettings,
     WorldSettings,
 )
 from what_next.settings.reference import Setting, reference, settings_of, template
 from what_next.settings.schema import listed
+from what_next.settings.service import HISTORY, LEAST_TEMPERATURE, Server
 from what_next.settings.setup import ALGORITHMS, Setup, known_encoders, known_rewards
 
 __all__ = [

@@ -27,17 +27,16 @@ from what_next.settings.groups import (
     Evaluation,
     Group,
     Inputs,
-    Loop,
     Loss,
     RewardSettings,
     Selection,
-    Server,
     SplitSettings,
     WorldSettings,
     reward_group,
 )
 from what_next.settings.plugins import installed, names, pending
 from what_next.settings.schema import explain, listed, nest, override, resolve
+from what_next.settings.service import Loop, Server
 
 GROUP = "what_next.algorithms"
 OWN = {algorithm.model_fields["name"].default: algorithm for algorithm in KNOWN}

@@ -231,6 +231,10 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
             raise CatalogueError(f"world {self.known_as}: item {wrong} is not in the catalogue of {self.items} items")
         return slates.astype(np.int64)
 
+    def always(self, slate: Int64[np.ndarray, "slots"]) -> Reference:
+        """The policy that shows everybody the same slate."""
+        return lambda state, rng: np.repeat(slate[None], len(state.age), axis=0)
+
     def random_slates(self, state: OwnState, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Any item in each slot, with replacement."""
         return integers(rng, len(state.age), self.items, self.slots)

@@ -176,7 +176,8 @@ class Boredom(World):
 
     def references(self) -> Mapping[str, Reference]:
         """See `World.references`."""
-        return {"random": self.random_slates, "popular": self._popular, "greedy": self._greedy, "aware": self._aware}
+        popular = self.always(self._popular_slate)
+        return {"random": self.random_slates, "popular": popular, "greedy": self._greedy, "aware": self._aware}
 
     def relevance(self, scores: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
         """The chance of a click in the first slot."""
@@ -285,9 +286,6 @@ class Boredom(World):
         tastes = self._tastes(1000, np.random.default_rng(self.seed))
         slate: Int64[np.ndarray, slots] = best(self.relevance(tastes @ self._columns).mean(0)[None], self.slots)[0]
         return slate
-
-    def _popular(self, state: Listeners, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        return np.repeat(self._popular_slate[None], len(state.age), axis=0)
 
     def _greedy(self, state: Listeners, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The most relevant items, the best first."""

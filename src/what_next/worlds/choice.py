@@ -194,7 +194,8 @@ class Choice(World):
 
     def references(self) -> Mapping[str, Reference]:
         """See `World.references`."""
-        return {"random": self.random_slates, "popular": self._popular, "greedy": self._greedy, "aware": self._aware}
+        popular = self.always(self._popular_slate)
+        return {"random": self.random_slates, "popular": popular, "greedy": self._greedy, "aware": self._aware}
 
     def _appeal(self, clickbait: Float32[np.ndarray, "some"]) -> Float32[np.ndarray, "some"]:
         """The mean log of the reward per minute, of a user who is fully satisfied."""
@@ -249,9 +250,6 @@ class Choice(World):
         worth = (1 + users.interests[:, self.item_topics]) * self._rewards(users.exposure)
         slate: Int64[np.ndarray, slots] = best(worth.mean(0)[None], self.slots)[0]
         return slate
-
-    def _popular(self, state: Watchers, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        return np.repeat(self._popular_slate[None], len(state.age), axis=0)
 
     def _greedy(self, state: Watchers, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The slate of the largest expected reward."""

@@ -156,7 +156,8 @@ class Fitted(World):
 
     def references(self) -> Mapping[str, Reference]:
         """See `World.references`."""
-        return {"random": self.random_slates, "popular": self._popular, "greedy": self._greedy, "aware": self._greedy}
+        popular = self.always(self._popular_slate)
+        return {"random": self.random_slates, "popular": popular, "greedy": self._greedy, "aware": self._greedy}
 
     @cached_property
     def _popular_slate(self) -> Int64[np.ndarray, "slots"]:
@@ -168,9 +169,6 @@ class Fitted(World):
             total += weights[part] @ self.expected(self.user_vectors[part] @ self.item_vectors.T)
         slate: Int64[np.ndarray, slots] = best(total[None], self.slots)[0]
         return slate
-
-    def _popular(self, state: Guests, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        return np.repeat(self._popular_slate[None], len(state.age), axis=0)
 
     def _greedy(self, state: Guests, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The items of the highest scores."""

@@ -220,7 +220,8 @@ class Sessions(World):
 
     def references(self) -> Mapping[str, Reference]:
         """See `World.references`."""
-        return {"random": self.random_slates, "popular": self._popular, "greedy": self._greedy, "aware": self._aware}
+        popular = self.always(self._popular_slate)
+        return {"random": self.random_slates, "popular": popular, "greedy": self._greedy, "aware": self._aware}
 
     def _topics(
         self, slates: Int[np.ndarray, "users slots"], played: Bool[np.ndarray, "users slots"]
@@ -247,9 +248,6 @@ class Sessions(World):
         played = self.play_chance(users.tastes @ self.topic_vectors.T + self.item_catch).mean(0)
         slate: Int64[np.ndarray, slots] = best(played[None], self.slots)[0]
         return slate
-
-    def _popular(self, state: Visitors, rng: Draws) -> Int64[np.ndarray, "users slots"]:
-        return np.repeat(self._popular_slate[None], len(state.age), axis=0)
 
     def _greedy(self, state: Visitors, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Slot by slot the item with the highest chance to be played."""

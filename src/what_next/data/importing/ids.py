@@ -81,6 +81,11 @@ def _text(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> pl.Expr:
     return _trimmed(column, missing)
 
 
+def as_text(one: object) -> str:
+    """An id that somebody gives, as it is compared; a float that is whole stands for the number that was imported."""
+    return str(int(one)) if isinstance(one, float | np.floating) and one.is_integer() else str(one)
+
+
 def positions(values: pl.Series, ids: pl.Series) -> Int32[np.ndarray, "events"]:
     """Where each value stands in `ids` (distinct, same type, any order); -1 where it does not.
 

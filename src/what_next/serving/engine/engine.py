@@ -24,7 +24,7 @@ from what_next.serving.engine import reasons
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.experiment import Watch, meant
-from what_next.serving.engine.live import Models, Poller
+from what_next.serving.engine.models import Models, Poller
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.shadow import Shadow
 from what_next.serving.engine.versions import undeployed

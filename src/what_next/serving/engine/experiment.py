@@ -20,7 +20,7 @@ from what_next.serving.request import Arm, RecommendationRequest
 from what_next.serving.store import Store
 from what_next.serving.store.arms import earned
 from what_next.settings import Server
-from what_next.settings.groups import POLICIES
+from what_next.settings.service import POLICIES
 
 logger = logging.getLogger("what_next.serving")
 

@@ -18,6 +18,8 @@ HEADERS = 65_536
 """Bytes of a request's line and headers, at most."""
 SILENCE = 30.0
 """Seconds in which a request's headers must come: of the first one from when the connection is made."""
+REST = 10.0
+"""Seconds in which the rest of a body must come once its request was answered; nobody reads it."""
 SPARE = 64
 """Connections beyond the bound that are still listened to: a load balancer's probe must come through."""
 TOO_MANY = Problem(503, "too many connections at once; try again, on one that stays open", headers={**RETRY, **CLOSE})
@@ -234,7 +236,7 @@ class Bounded(HttpToolsProtocol):
         super().shutdown()
 
     def _wait_no_longer(self) -> None:
-        """The headers that were waited for are there, or do not matter any more."""
+        """What was waited for is there, or does not matter any more."""
         if self._late is not None:
             self._late.cancel()
             self._late = None
@@ -276,12 +278,15 @@ class Bounded(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is whole."""
         self._size, self._heading = 0, True
+        self._wait_no_longer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """A response is whole."""
         self._together.flush()
         super().on_response_complete()
+        if self._size and not self._heading and self._late is None and self.cycle and self.cycle.response_complete:
+            self._late = self.loop.call_later(REST, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> Any:
         """The client is gone."""

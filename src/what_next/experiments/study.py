@@ -1,0 +1,128 @@
+"""The study of a search: the trials so far, kept by Optuna in one file, or in a database that several processes share.
+
+The file is Optuna's journal: lines of JSON that are only ever appended, so that a killed run loses the trial under way
+and nothing else, and no database is needed (Optuna's own SQLite storage locks badly on network file systems, and cannot
+be read by eye).
+
+Of a study in a database, each process, on one machine or many, takes the next trial, and one that was killed is taken
+up by another.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from what_next.errors import MissingExtraError, SaveError, SetupError
+
+if TYPE_CHECKING:
+    import optuna
+
+HEARTBEAT, GRACE = 10, 60
+"""Seconds between two signs of life of a shared trial, and after the last one until another process takes it up."""
+PATIENCE = 30.0
+"""Seconds that a gRPC proxy is waited for."""
+
+
+def is_shared(study: Path | str | None) -> bool:
+    """Whether a study lies in a database, by its URL."""
+    return isinstance(study, str) and "://" in study
+
+
+def shown(study: Path | str) -> Path | str:
+    """Where a study is, without a password."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", study) if isinstance(study, str) else study
+
+
+def open_study(path: Path | str, made_for: Mapping[str, Any]) -> "optuna.Study":
+    """The study of a file, which is made where there is none."""
+    try:
+        import optuna
+    except ImportError:
+        raise MissingExtraError("Optuna", "tune", "tuning") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of signs of life
+    storage = _database(path) if isinstance(path, str) and is_shared(path) else _journal(Path(path))
+    study = optuna.create_study(storage=storage, study_name="what-next", direction="maximize", load_if_exists=True)
+    before = study.user_attrs.get("made_for")
+    if before is None:
+        study.set_user_attr("made_for", dict(made_for))
+    elif changed := sorted(key for key in {*before, *made_for} if before.get(key) != made_for.get(key)):
+        raise SetupError(
+            f"{shown(path)}: holds trials with another {', '.join(changed)}; set it as it was, or name another file "
+            "with --study"
+        )
+    return study
+
+
+def _journal(path: Path) -> "optuna.storages.BaseStorage":
+    """The storage in a file."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not _is_journal(path):
+            raise SetupError(f"{path}: is no study of What Next?; name another file with --study")
+        return JournalStorage(JournalFileBackend(str(path)))
+    except OSError as error:
+        raise SaveError(f"{path}: the study cannot be kept there ({error.strerror}); name another --study") from None
+
+
+def _database(url: str) -> "optuna.storages.BaseStorage":
+    """The storage in a database, or behind Optuna's gRPC proxy of one (which tells no signs of life)."""
+    from optuna.storages import GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
+    from sqlalchemy.exc import SQLAlchemyError
+
+    kind, _, place = url.partition("://")
+    if kind == "postgresql":
+        url = f"postgresql+psycopg://{place}"  # what the store of the service takes, too
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if kind == "sqlite":
+        options["connect_args"] = {"timeout": 60}
+    try:
+        if kind == "grpc":
+            host, _, port = place.rstrip("/").partition(":")
+            proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
+            proxy.wait_server_ready(timeout=PATIENCE)
+            return proxy
+        return RDBStorage(
+            url,
+            engine_kwargs=options,
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+        )
+    except ImportError as error:
+        if kind == "grpc":
+            raise SetupError(f"{url}: Optuna's proxy needs {error.name}: pip install grpcio protobuf") from None
+        raise MissingExtraError(str(error.name), "serve", "a study in PostgreSQL") from None
+    except (SQLAlchemyError, RuntimeError, ConnectionError, ValueError) as error:
+        reason = (str(error.__cause__ or "") or str(error)).splitlines()[0]
+        raise SaveError(f"{shown(url)}: the study cannot be kept there ({reason}); name another --study") from None
+
+
+def _is_journal(path: Path) -> bool:
+    """Whether a file is empty, or begins as Optuna's journals do; nothing is written to one that is something else."""
+    with path.open(errors="replace") as file:
+        line = file.readline()
+    try:
+        return not line or "op_code" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
+
+
+def under_way(study: "optuna.Study", seconds: float) -> int:
+    """How many trials other processes are at; those that gave no sign of life for long are set free.
+
+    Behind a gRPC proxy nobody gives one: what began so long ago that it must have ended is not waited for.
+    """
+    import optuna
+
+    optuna.storages.fail_stale_trials(study)
+    oldest = datetime.now() - timedelta(seconds=2 * seconds + GRACE)
+    running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+    return sum(one.datetime_start is None or one.datetime_start > oldest for one in running)

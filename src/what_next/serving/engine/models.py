@@ -1,0 +1,359 @@
+"""The versions in memory: loaded, put into each other's place, and kept as the store says."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import replace
+
+from what_next.errors import ModelError, StoreError, WhatNextError
+from what_next.serving.engine.active import Active, Counted, Withdrawals
+from what_next.serving.engine.live import Live, check_second
+from what_next.serving.engine.served import Served
+from what_next.serving.engine.versions import keep, line, versions_folder
+from what_next.serving.metrics import Metrics
+from what_next.serving.request import Stopping
+from what_next.serving.store import Deploy, Deployment, Outage, Second, Store, StoredItem
+from what_next.settings import Setup
+
+logger = logging.getLogger("what_next.serving")
+
+EVERY_ITEM = 2**31 - 1
+SLICE = 1.0
+"""Seconds that a version is waited for before anything else is looked at."""
+LONG = 10.0
+"""Seconds of loading after which it is told."""
+
+
+class Loading:
+    """A version on its way into memory, in a thread that may be left to itself: what hangs there holds up nobody.
+
+    Attributes:
+        version: what it is called; `began`: when, on the monotonic clock.
+        items: number of the last item of the store that it is loaded with.
+    """
+
+    def __init__(self, version: str, items: int, seconds: float, load: Callable[[], Active]) -> None:
+        """Starts the thread; `load` may take `seconds`."""
+        self.version, self.items, self.limit, self.began = version, items, seconds, time.monotonic()
+        self._found: Future[Active] = Future()
+        threading.Thread(target=self._run, args=(load,), name="what-next-loading", daemon=True).start()
+
+    def over(self, seconds: float) -> bool:
+        """Waits for so long at most; whether it is loaded by then, or failed, or takes too long."""
+        left = self.began + self.limit - time.monotonic()
+        wait([self._found], max(min(seconds, left), 0))
+        return self._found.done() or left <= seconds
+
+    @property
+    def late(self) -> bool:
+        """Whether it takes too long."""
+        return not self._found.done()
+
+    def result(self) -> Active:
+        """The version, once it is over.
+
+        Raises:
+            ModelError: a file is missing or damaged, the model does not answer, or loading took too long.
+        """
+        if self.late:
+            raise ModelError(
+                f"{self.version}: was not loaded within {self.limit:g} s; look at the disk that holds it, or allow "
+                "more with server.loading"
+            )
+        return self._found.result()
+
+    def _run(self, load: Callable[[], Active]) -> None:
+        try:
+            self._found.set_result(load())
+        except WhatNextError as error:
+            self._found.set_exception(error if isinstance(error, ModelError) else ModelError(str(error)))
+        except BaseException as error:
+            failed = ModelError(f"{self.version}: does not answer ({type(error).__name__}: {error}); train again")
+            failed.__cause__ = error
+            self._found.set_exception(failed)
+
+
+class Models:
+    """Keeps `live` as the store says: deployments and new items, also those that other processes made.
+
+    Attributes:
+        live: replaced as a whole; readers take it once for each batch.
+        counted: whether the popular items are known.
+    """
+
+    live: Live
+    counted = False
+
+    def __init__(self, setup: Setup, store: Store, metrics: Metrics, stop: threading.Event | None = None) -> None:
+        """Loads the current version; the first time, that of the setup is deployed. `stop` breaks off.
+
+        Raises:
+            ModelError: no deployed version can be loaded, or the second one is missing.
+            Stopping: it was broken off.
+        """
+        self.stop = stop or threading.Event()
+        self.setup, self.store, self.metrics = setup, store, metrics
+        self.folder = versions_folder(setup)
+        self._changing, self._swapping, self._looking = threading.Lock(), threading.Lock(), threading.Lock()
+        self.loading: Loading | None = None
+        self._second: Loading | None = None
+        self._beside: Second | None = None  # what the store names, once it is taken up or refused
+        self._items: dict[str, StoredItem] = {}
+        self._last_item = 0
+        self._counted: Counted = []
+        self.withdrawals = Withdrawals(store)
+        self.withdrawals.look()
+        self._note_items()
+        self._seen, self.live = self._opened()
+
+    # Opening
+
+    def _opened(self) -> tuple[int, Live]:
+        deployments = self.store.deployments()
+        if not deployments:
+            version = keep(self.folder, self.setup.model_agent_path)
+            outcome = self.store.commit([Deploy(version, "first", {"agent": self.setup.model_agent_path.name})])[0]
+            if isinstance(outcome, Exception):
+                raise outcome
+            deployments = self.store.deployments()
+        refused: tuple[str, str] | None = None
+        for version in reversed(line(deployments)):
+            try:
+                current = self._loaded(version)
+            except ModelError as error:
+                refused = refused or (version, str(error))
+                logger.error("version %s was refused: %s", version, error)
+                continue
+            newest = [one for one in deployments if one.version == version][-1]
+            return deployments[-1].number, self._with_second(Live(newest, current, None, refused))
+        assert refused is not None
+        raise ModelError(f"no deployed version can be loaded; the current one, {refused[0]}: {refused[1]}")
+
+    def _with_second(self, live: Live) -> Live:
+        """With the second model of the setup, or why it is not there: that is no reason not to answer by the first."""
+        server = self.setup.server
+        if (agent := server.candidate) is None and server.tried is None:
+            return live  # the store may name one: that is looked for later
+        if agent is not None:
+            check_second(agent)
+        try:
+            version = keep(self.folder, agent) if agent is not None else server.tried or ""
+            second = Second(version, server.canary, server.shadow)
+            return replace(live, candidate=self._loaded(second.version), second=second)
+        except Stopping:
+            raise
+        except WhatNextError as error:
+            logger.error("the second model was refused, all are answered by the first: %s", error)
+            return replace(live, unfit=(agent.name if agent else str(server.tried), str(error)))
+
+    def _loaded(self, version: str) -> Active:
+        """A version, waited for.
+
+        Raises:
+            ModelError: see `Loading.result`. Stopping: it was broken off.
+        """
+        self.loading, warned = self._begun(version), False
+        while not self.loading.over(SLICE):
+            if self.stop.is_set():
+                raise Stopping
+            if not warned and time.monotonic() > self.loading.began + LONG:
+                logger.warning("version %s is still being loaded, after %g s", version, LONG)
+                warned = True
+        return self._ended(self.loading)
+
+    def _begun(self, version: str) -> Loading:
+        """Begins to load a version with all items of the store; what is being loaded meanwhile is given up."""
+        items = list(self._items.values())
+
+        def load() -> Active:
+            served, server = Served.load(self.folder, version), self.setup.server
+            if server.search == "approximate":
+                served = served.indexed(server.candidates)
+            return self._active(served.extended(items).warm())
+
+        return Loading(version, self._last_item, self.setup.server.loading, load)
+
+    def _ended(self, loading: Loading) -> Active:
+        """What came of it, counted."""
+        if self.loading is loading:
+            self.loading = None
+        seconds = time.monotonic() - loading.began
+        try:
+            found = loading.result()
+        except ModelError:
+            self.metrics.loaded("late" if loading.late else "failed", seconds)
+            raise
+        self.metrics.loaded("loaded", seconds)
+        return found
+
+    def _active(self, served: Served) -> Active:
+        size = self.setup.server.sessions
+        return Active(served, self.store, size, self.metrics, self._counted, self.withdrawals)
+
+    # What changes
+
+    def look(self) -> None:
+        """Takes up a new deployment, and items that are new or withdrawn, where there are any.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        self.grow()
+        self.withdrawals.look()
+        with self._looking:
+            deployments = self.store.deployments()
+            if deployments and deployments[-1].number != self._seen and self._deploy(deployments[-1]):
+                self._seen = deployments[-1].number
+            if self.setup.server.candidate is not None or self.setup.server.tried is not None:
+                return
+            if (wanted := self.store.second()) != self._beside and self._put_beside(wanted):
+                self._beside = wanted
+
+    def _deploy(self, newest: Deployment) -> bool:
+        """Put a version in its place; False: it is still being loaded, and the next look goes on with it."""
+        if newest.version == self.live.current.served.version:
+            self.loading = None
+            with self._changing:
+                self.live = replace(self.live, deployment=newest, refused=None)
+            return True
+        if self.loading is None or self.loading.version != newest.version:
+            self.loading = self._begun(newest.version)
+        if not (loading := self.loading).over(SLICE):
+            return False
+        try:
+            current = self._ended(loading)
+        except ModelError as error:
+            logger.error("version %s was refused, %s goes on: %s", newest.version, self.live.deployment.version, error)
+            with self._changing:
+                self.live = replace(self.live, refused=(newest.version, str(error)))
+            return True
+        with self._changing:
+            current = self._complete(current, loading)
+            self.live = replace(self.live, deployment=newest, current=current, refused=None)
+        self.metrics.swapped(newest.version)
+        logger.info("version %s answers from now on", newest.version)
+        return True
+
+    def _put_beside(self, wanted: Second | None) -> bool:
+        """Take up the second version that the store names, or let go of one; False: it is still being loaded."""
+        candidate, unfit = self.live.candidate, None
+        if wanted is None:
+            candidate = None
+        elif candidate is None or candidate.served.version != wanted.version:
+            if self._second is None or self._second.version != wanted.version:
+                self._second = self._begun(wanted.version)
+            if not (loading := self._second).over(SLICE):
+                return False
+            self._second = None
+            try:
+                candidate = self._ended(loading)
+            except ModelError as error:
+                logger.error("the second version was refused, all are answered by the first: %s", error)
+                candidate, unfit = None, (wanted.version, str(error))
+            else:
+                with self._changing:
+                    candidate = self._complete(candidate, loading)
+        with self._changing:
+            self.live = replace(self.live, candidate=candidate, second=wanted, unfit=unfit)
+        return True
+
+    def _complete(self, active: Active, loading: Loading) -> Active:
+        """A version that was loaded, with the items that came meanwhile."""
+        missed = [item for item in self._items.values() if item.number > loading.items]
+        return self._active(active.served.extended(missed).warm()) if missed else active
+
+    def grow(self) -> None:
+        """Takes up new items of the store: they can be recommended in the next answer.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        with self._changing:
+            last, live = self._last_item, self.live
+            if not (new := self._note_items()):
+                return
+            try:
+                current = self._active(live.current.served.extended(new).warm())
+                candidate = live.candidate and self._active(live.candidate.served.extended(new).warm())
+            except BaseException:
+                self._last_item = last  # they are tried anew
+                raise
+            self._take_over(replace(live, current=current, candidate=candidate), new)
+
+    def _take_over(self, live: Live, items: Sequence[StoredItem] = ()) -> None:
+        """The same versions, with further items or another index, and with their sessions, where they hold on.
+
+        Under the lock, so that no user is forgotten by the old ones alone.
+        """
+        with self._swapping:
+            for old, new in ((self.live.current, live.current), (self.live.candidate, live.candidate)):
+                if old is None or new is None or new is old:
+                    continue
+                if all(item.item_id not in old.served.places for item in items):
+                    new.sessions.adopt(old.sessions)
+            self.live = live
+
+    def forget(self, user_id: str) -> None:
+        """Let go of a user's session."""
+        with self._swapping:
+            for active in (self.live.current, self.live.candidate):
+                if active is not None:
+                    active.sessions.drop(user_id)
+
+    def _note_items(self) -> Sequence[StoredItem]:
+        """The items that came since the last look."""
+        new = self.store.items_after(self._last_item)
+        for item in new:
+            self._items[item.item_id] = item
+            self._last_item = max(self._last_item, item.number)
+        return new
+
+    def count(self) -> None:
+        """Counts popular items anew.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        self._counted = self.store.popular(EVERY_ITEM)
+        with self._changing:
+            for active in (self.live.current, self.live.candidate):
+                if active is not None:
+                    active.count(self._counted)
+        self.counted = True
+
+
+class Poller:
+    """A thread that looks every so often; what it cannot do now is done the next time."""
+
+    def __init__(self, models: Models, every: float = 1.0) -> None:
+        self.models, self.every = models, every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="what-next-poller", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        left, reported, outage = 0.0, "", Outage("reading the store")
+        while not self._stop.is_set():
+            try:
+                self.models.look()
+                if left <= 0:
+                    self.models.count()
+                    left = self.models.setup.server.popular_every
+                reported = ""
+                outage.worked()
+            except StoreError as error:
+                outage.failed(error)
+            except Exception as error:
+                failure = f"{type(error).__name__}: {error}"
+                if failure != reported:  # once, however often it comes again
+                    logger.exception("looking for new versions and items failed; what is deployed goes on")
+                reported = failure
+            self._stop.wait(self.every)
+            left -= self.every

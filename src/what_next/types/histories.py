@@ -1,0 +1,105 @@
+"""What was heard: histories, and what networks read of them."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """What some users heard, oldest first, padded at the end.
+
+    Attributes:
+        users: positions in the data set; -1 for a user it does not hold.
+        items: positions in the catalogue; -1 is padding.
+        lengths: number of events of each row.
+        rewards: the log's reward of each event; 0 where it has none.
+        context: further columns of the log, and the time of day (see `State`).
+        sigma: the spread of all that the user likes, in standard deviations of the catalogue. A label: it may know the
+            user's future, and no network may read it. NaN where it is not known.
+        times: of each event, in microseconds; None where the log has none.
+        before: how many events of the user came before the first of the row.
+    """
+
+    users: Int32[np.ndarray, "batch"]
+    items: Int32[np.ndarray, "batch time"]
+    lengths: Int64[np.ndarray, "batch"]
+    rewards: Float32[np.ndarray, "batch time"]
+    context: Float32[np.ndarray, "batch time context"]
+    sigma: Float32[np.ndarray, "batch"]
+    times: Int64[np.ndarray, "batch time"] | None = None
+    before: Int64[np.ndarray, "batch"] | None = None
+
+    @classmethod
+    def nobody(cls, batch: int) -> "History":
+        """Of people of whom nothing is known."""
+        empty = np.zeros((batch, 0), np.float32)
+        users, nothing = np.full(batch, -1, np.int32), np.full(batch, np.nan, np.float32)
+        return cls(users, empty.astype(np.int32), np.zeros(batch, np.int64), empty, empty[..., None], nothing)
+
+    def rows(self, part: slice) -> "History":
+        """Some of the histories."""
+        parts: dict[str, Any] = {name: None if one is None else one[part] for name, one in vars(self).items()}
+        return History(**parts)
+
+    def last(self, window: int) -> "History":
+        """The last `window` events of each history (fewer where there are no more)."""
+        width = min(window, self.items.shape[1])
+        starts = np.maximum(self.lengths - width, 0)
+        columns = starts[:, None] + np.arange(width)
+        rows = np.arange(len(columns))[:, None]
+        return replace(
+            self,
+            items=self.items[rows, columns],
+            lengths=self.lengths - starts,
+            rewards=self.rewards[rows, columns],
+            context=self.context[rows, columns],
+            times=None if self.times is None else self.times[rows, columns],
+            before=None if self.before is None else self.before + starts,
+        )
+
+
+def repeats(items: Int[np.ndarray, "*grid slots"], history: History) -> Bool[np.ndarray, "*grid slots"]:
+    """Which items stand in the history already: on a grid, up to the step at which they are chosen."""
+    if items.ndim == 2:
+        known: Bool[np.ndarray, "batch slots"] = (items >= 0) & (items[..., None] == history.items[:, None]).any(-1)
+        return known
+    same = (items[..., None] >= 0) & (items[..., None] == history.items[:, None, None])
+    past = np.tri(items.shape[1], history.items.shape[1], dtype=np.bool_)
+    before: Bool[np.ndarray, "batch time slots"] = (same & past[:, None]).any(-1)
+    return before
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """What the networks read of a history: one row of factors for each event. NumPy; tensors share its memory.
+
+    The critic's rows are joined by those of the selected item (`Agent.add_prediction`). `prospects` is what each point
+    that the actor chooses from would do to the sample.
+    """
+
+    actor: Float32[np.ndarray, "batch time factors"]
+    prospects: Float32[np.ndarray, "batch time choices prospects"]
+    critic: Float32[np.ndarray, "batch time factors"]
+
+
+# How items are asked for
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """What an encoder reads: one row for each history, oldest event first.
+
+    Attributes:
+        items: positions in the catalogue; -1 is padding, at the end of a row.
+        numbers: what else is known of each event, standardised: its reward, the time since the one before.
+        shown: of events in a world, the slate that was shown; -1 pads. clicks: which of its items were clicked.
+    """
+
+    items: Int64[Tensor, "batch time"]
+    numbers: Float[Tensor, "batch time numbers"]
+    shown: Int64[Tensor, "batch time slots"] | None = None
+    clicks: Float[Tensor, "batch time slots"] | None = None
