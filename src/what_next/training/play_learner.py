@@ -138,7 +138,7 @@ def counted(values: Any, mask: Bool[np.ndarray, "batch time"]) -> Any:
     """
     if isinstance(values, Tensor):
         return values if mask.all() else values[torch.from_numpy(np.flatnonzero(mask)).to(values.device)]
-    return values.reshape(-1, *values.shape[2:]) if mask.all() else values[mask]
+    return values.reshape(mask.size, *values.shape[2:]) if mask.all() else values[mask]
 
 
 def flattened(carried: Carried) -> Float32[np.ndarray, "batch carried"]:
