@@ -1,5 +1,6 @@
 """The commands, by name: what `what-next` runs."""
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from what_next.cli import data, demo, estimate, hub, judge, loop, model, plan, p
 from what_next.cli.interrupts import import_torch
 from what_next.cli.options import Json
 from what_next.cli.output import emit, guarded
-from what_next.errors import WhatNextError
+from what_next.errors import SetupError, WhatNextError
 from what_next.metrics import METRICS
 
 
@@ -29,6 +30,9 @@ class _Patient(TyperCommand):
     """A command that works with models: PyTorch is imported when it runs, not when it is asked for help."""
 
     def invoke(self, ctx: Any) -> Any:
+        for name, value in ctx.params.items():
+            if isinstance(value, float) and not math.isfinite(value):  # which no bound of an option keeps out
+                raise SetupError(f"--{name.replace('_', '-')} {value}: expected a finite number")
         import_torch()
         return super().invoke(ctx)
 
