@@ -76,8 +76,9 @@ def with_linear(agent: Agent, items: int) -> None:
     """Let the linear model beside the encoder count, where there is one."""
     if linear := getattr(agent.nets["encoder"], "ridge", None):
         rng = np.random.default_rng(1)
-        linear.learn(rng.normal(size=(items, RANK)).astype(np.float32), rng.random(RANK).astype(np.float32))
-        linear.choose(weight=3.0, decay=0.8, temperature=1.5)
+        shown, strengths = rng.normal(size=(items, RANK)).astype(np.float32), rng.random(RANK).astype(np.float32)
+        linear.learn(shown, strengths, rng.integers(0, 9, items))
+        linear.choose(weight=3.0, decay=0.8, bias=0.7, temperature=1.5)
 
 
 Make = Callable[..., Made]

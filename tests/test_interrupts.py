@@ -1,11 +1,15 @@
-"""Ctrl-C ends every command with 130 and a line at most, from the first import on."""
+"""Ctrl-C ends every command with 130 and a line at most, from the first import on; so do other ends."""
 
+import errno
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from what_next.cli.output import guarded
+from what_next.errors import NotFinite
 
 from .forked import Forked
 
@@ -99,3 +103,21 @@ def test_the_handler_of_whoever_embeds_the_package_stays() -> None:
     )
     assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_full_disk_is_one_message_wherever_it_is_met(capsys: pytest.CaptureFixture[str]) -> None:
+    def full(number: int) -> int:
+        raise OSError(number, "No space left on device", "log.parquet")
+
+    assert guarded(full)(errno.ENOSPC) == 2
+    assert capsys.readouterr().err.startswith("what-next: the disk is full (")
+    with pytest.raises(OSError, match="No space"):
+        guarded(full)(errno.EIO)
+
+
+def test_scores_that_are_no_numbers_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    def scored() -> int:
+        raise NotFinite([0])
+
+    assert guarded(scored)() == 2
+    assert "the model cannot be used: a score is NaN or infinite" in capsys.readouterr().err

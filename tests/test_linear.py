@@ -53,7 +53,7 @@ def term() -> LinearTerm:
     """Three items along two directions; gains of 1/2 and 1/3."""
     found = LinearTerm(3)
     columns = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
-    found.learn(columns, np.array([PENALTY, PENALTY / 2], np.float32))
+    found.learn(columns, np.array([PENALTY, PENALTY / 2], np.float32), np.array([0, 3, 1]))
     return found
 
 
@@ -69,6 +69,27 @@ def test_what_a_history_points_to_by_hand() -> None:
     scores = points @ columns.T
     by_hand = (3 + 2 * linear.directions[:, :2].numpy() @ (wanted / np.linalg.norm(wanted))) / 4
     np.testing.assert_allclose(scores[0], by_hand, rtol=1e-6)
+
+
+def test_what_is_popular_by_hand() -> None:
+    """0, 3 and 1 users: the logarithms of 1, 4 and 2 less their mean, which is that of 2. What comes later has 0."""
+    linear = term()
+    linear.choose(bias=3.0, temperature=2.0)
+    linear.grow(4)
+    points, columns = linear.extended(torch.tensor([[5.0]]), torch.zeros(1, 64)), linear.columns(torch.ones(4, 1))
+    np.testing.assert_allclose((points @ columns.T)[0], (5 + 3 * np.log([0.5, 2, 1, 1])) / 2, rtol=1e-6)
+
+
+def test_what_was_saved_without_a_bias_scores_as_it_did() -> None:
+    linear, later = term(), term()
+    linear.choose(weight=2.0)
+    saved = {name: value for name, value in linear.state_dict().items() if name not in ("bias", "popularity")}
+    later.choose(bias=4.0)
+    later.load_state_dict(saved)
+    points, past = torch.ones(1, 1), linear.past(torch.tensor([1]), torch.tensor([1]))
+    before, after = ((one.extended(points, past) @ one.columns(torch.ones(3, 1)).T) for one in (linear, later))
+    assert not later.bias
+    np.testing.assert_allclose(after, before, rtol=1e-6)
 
 
 def test_on_a_grid_it_is_the_same_after_every_event() -> None:
@@ -128,7 +149,9 @@ def test_a_softmax_of_the_scores_is_calibrated(trained: Setup) -> None:
 def test_what_helps_nobody_is_left_out() -> None:
     linear = term()
     assert not weigh(linear, "ndcg@10", lambda: 1 - float(linear.weight) / 100, lambda: 0.0)
-    assert float(linear.weight) == 0
+    assert not linear.counts
+    assert weigh(linear, "ndcg@10", lambda: float(linear.bias == 2) - float(linear.weight), lambda: 0.0)
+    assert (float(linear.weight), float(linear.bias)) == (0, 2)
     assert weigh(
         linear, "ndcg@10", lambda: 1 - abs(float(linear.weight) - 16), lambda: float(linear.temperature - 2) ** 2
     )

@@ -127,6 +127,24 @@ def test_a_model_that_learned_from_a_log_acts_in_a_world(
     assert "knows 1,000 items, and boredom has 10" in capsys.readouterr().err
 
 
+def test_the_founding_algorithm_acts_in_a_world_of_single_items(tmp_path: Path) -> None:
+    changed = {
+        "ppo": "whatnext",
+        "algorithm.over, points\nmodel, mlp\n": "",
+        "world.ideal, yes\n": "",
+        "episodes, 20": "episodes, 4",
+    }
+    text = SETUP.replace("boredom:SlateRerank-Bored-v0", "choice:worn")
+    for old, new in changed.items():
+        text = text.replace(old, new)
+    found = wn.simulate(wn.Setup.from_text(text, tmp_path, ["data=-"]))
+    assert {"whatnext", "whatnext, drawn", "random", "greedy"} <= set(found.episodes)
+    assert found.slates == 400
+    again = wn.simulate(wn.Setup.from_text(text, tmp_path, ["data=-", "train=no"]))
+    for name in ("whatnext", "whatnext, drawn"):  # the same users, and the model as it was
+        assert np.array_equal(found.episodes[name].returns, again.episodes[name].returns)
+
+
 def test_a_policy_that_remembers_users_is_told_who_is_gone(tmp_path: Path) -> None:
     setup = wn.Setup.from_text(SETUP, tmp_path, ["world=choice", "model=gru", "world.ideal=no", "data=-"])
     found = wn.simulate(setup)

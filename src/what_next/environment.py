@@ -269,6 +269,7 @@ class Environment:
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue, self.origin)
         if (
             setup.patience
+            and not setup.acts
             and not len(state.split.validation)
             and setup.patience != setup.algorithm.defaults().get("patience")
         ):

@@ -1,5 +1,6 @@
 """What people and machines see: messages, tables, bars of progress, JSON; mistakes become exit code 2."""
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -32,6 +33,11 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             return 2
         except NotFinite as error:
             note(f"what-next: the model cannot be used: {error}; it is damaged, or its training diverged; train again")
+            return 2
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            note(f"what-next: the disk is full ({error}); make room, and try again")
             return 2
         except (MemoryError, RuntimeError) as error:
             if not (isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)):

@@ -211,6 +211,11 @@ def _best(
     _finite(tops.numpy())
     kept, width = scores.kept, scores.kept.shape[2]
     most = int(slots.max(initial=0))
+    if most == 1:  # the first of the largest, in the first block that holds it
+        every, block = torch.arange(len(tops)), tops.argmax(1)
+        value, place = kept[block // width, every, block % width].max(1)
+        only = torch.where((value > -torch.inf) & (torch.from_numpy(slots) > 0), block * BLOCK + place, -1)
+        return only.numpy()[:, None], np.ones((len(tops), 1))
     # The best are in the blocks whose largest scores are the largest.
     largest, blocks = tops.topk(min(most, tops.shape[1]))
     rows = torch.arange(len(tops))[:, None]

@@ -51,7 +51,8 @@ class LogSource(Source):
         state, setup = self.state, self.setup
         events = Known.of(state.dataset, state.split.known)
         if linear := getattr(agent.nets["encoder"], "ridge", None):
-            linear.learn(*directions(*events.pairs, events.catalogue, RANK, setup.seed))
+            pairs, users = events.pairs, np.bincount(events.items, minlength=events.catalogue)
+            linear.learn(*directions(*pairs, events.catalogue, RANK, setup.seed), users)
         if setup.inputs.start == "random" or setup.item_inputs(state.space) == "attributes":
             return
         agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))

@@ -143,7 +143,7 @@ class EncoderLearner(Learner):
         return replace(made, points=made.points.reshape(*states.shape[:-1], -1), factors=factors)
 
     def past(self, nets: Networks, history: History, grid: bool) -> Float[Tensor, "rows rank"] | None:
-        """What the linear model makes of some histories; None where there is none, or it has no weight."""
+        """What the linear model makes of some histories; None where there is none, or it does not count."""
         linear = linear_of(nets)
         if linear is None:
             return None
@@ -165,7 +165,7 @@ class EncoderLearner(Learner):
     ) -> Proposal:
         """What the agent would like in some states of the encoder; with `rng`, a draw where it draws points.
 
-        `past`: what the linear model makes of the histories, where there is one that has a weight (`linear_of`).
+        `past`: what the linear model makes of the histories, where there is one that counts (`linear_of`).
         """
         with torch.no_grad():
             vectors, columns, traits = self.catalogue_of(nets)
@@ -374,9 +374,9 @@ class EncoderLearner(Learner):
 
 
 def linear_of(nets: Networks) -> LinearTerm | None:
-    """The linear model beside the encoder, where there is one that has a weight."""
+    """The linear model beside the encoder, where there is one that counts."""
     linear = getattr(nets["encoder"], "ridge", None)
-    return linear if isinstance(linear, LinearTerm) and linear.weight else None
+    return linear if isinstance(linear, LinearTerm) and linear.counts else None
 
 
 def has_bf16() -> bool:

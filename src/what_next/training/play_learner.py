@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from what_next.algorithms.base import LossContext, Networks, Part, Root
@@ -50,8 +50,7 @@ class PlayLearner(EncoderLearner):
             with torch.no_grad():
                 later = target.resume(events, carried, begins).flatten(0, 1)
         rows, columns = np.nonzero(batch.mask)
-        places = self.tensor(rows * batch.mask.shape[1] + columns)
-        flat = states if batch.mask.all() else states[places]
+        flat = counted(states, batch.mask)
         transitions = self._transitions(batch, flat, later, rows, columns)
         vectors = encoder.items()
         table = vectors.detach().requires_grad_()
@@ -77,16 +76,16 @@ class PlayLearner(EncoderLearner):
         leaf, width = states.detach().requires_grad_(), batch.mask.shape[1]
         nothing = torch.zeros(len(leaf), device=leaf.device)
         following = self.tensor(rows * width + np.minimum(columns + 1, width - 1))
-        discounts = self.tensor(batch.discounts[places])
+        discounts = self.tensor(counted(batch.discounts, batch.mask))
         steps = Transitions(
             states=leaf,
-            actions=self.tensor(batch.actions[places]).long(),
-            rewards=self.tensor(batch.rewards[places]) * (1 - self.setup.discount),
+            actions=self.tensor(counted(batch.actions, batch.mask)).long(),
+            rewards=self.tensor(counted(batch.rewards, batch.mask)) * (1 - self.setup.discount),
             next_states=later[following],
-            target_states=later[self.tensor(rows * width + columns)],
+            target_states=counted(later, batch.mask),
             next_actions=torch.full_like(nothing, -1, dtype=torch.int64),
             discounts=discounts,
-            returns=nothing if batch.returns is None else self.tensor(batch.returns[places]),
+            returns=nothing if batch.returns is None else self.tensor(counted(batch.returns, batch.mask)),
             step_discounts=discounts,
         )
         return self._choices(steps, batch, *places)
@@ -95,21 +94,23 @@ class PlayLearner(EncoderLearner):
         """Transitions with what whoever chose knew, and what was seen afterwards."""
         rows, columns = places
         count, slates = len(rows), batch.actions[..., None] if batch.slates is None else batch.slates
-        chosen, numbers = slates[places], batch.factors.actor
+        chosen, numbers = counted(slates, batch.mask), batch.factors.actor
         following = np.minimum(columns + 1, batch.mask.shape[1] - 1)
         answered, clicks = np.ones(count, np.bool_), (chosen >= 0).astype(np.float32)  # of a log: what came next
         if batch.clicks is not None and batch.begins is not None:
             answered = (following > columns) & ~batch.begins[rows, following]
             clicks = np.where(answered[:, None], batch.clicks[rows, following], False).astype(np.float32)
-        chances = np.ones(count) if batch.propensities is None else batch.propensities[places]
+        nothing = np.zeros((count, 0), np.float32)
+        chances = np.ones(count) if batch.propensities is None else counted(batch.propensities, batch.mask)
+        expected = np.zeros(count, np.float32) if batch.values is None else counted(batch.values, batch.mask)
         known = {one.name: getattr(steps, one.name) for one in fields(Transitions)}
         return Choices(
             **known,
             slates=self.tensor(chosen).long(),
             propensities=self.tensor(np.log(chances).astype(np.float32)),
-            expected=self.tensor(np.zeros(count, np.float32) if batch.values is None else batch.values[places]),
-            points=self.tensor(np.zeros((count, 0), np.float32) if batch.points is None else batch.points[places]),
-            numbers=self.tensor(numbers[places]),
+            expected=self.tensor(expected),
+            points=self.tensor(nothing if batch.points is None else counted(batch.points, batch.mask)),
+            numbers=self.tensor(counted(numbers, batch.mask)),
             next_numbers=self.tensor(numbers[rows, following]),
             clicks=self.tensor(clicks),
             answered=self.tensor(answered),
@@ -127,6 +128,17 @@ class PlayLearner(EncoderLearner):
             context.metrics["explained"] = 1 - float((steps.returns - expected).var(correction=0) / variance)
         value = float(expected.mean()) if expected is not None and len(expected) else 0.0
         return float(rewards.mean()) if len(rewards) else 0.0, value
+
+
+def counted(values: Any, mask: Bool[np.ndarray, "batch time"]) -> Any:
+    """Of the steps that count, one after the other: of all of them without a copy.
+
+    Args:
+        values: an array on the grid, or a tensor on the flattened one.
+    """
+    if isinstance(values, Tensor):
+        return values if mask.all() else values[torch.from_numpy(np.flatnonzero(mask)).to(values.device)]
+    return values.reshape(mask.size, *values.shape[2:]) if mask.all() else values[mask]
 
 
 def flattened(carried: Carried) -> Float32[np.ndarray, "batch carried"]:

@@ -72,33 +72,34 @@ def descend(
     """
     for optimiser in optimisers.values():
         optimiser.zero_grad()
-    order = _backward(losses, updates, nets, roots or {})
-    for name, loss in (losses if total is None else total(_weights(*(nets[name] for name in order)))).items():
+    weights = {name: list(nets[name].parameters()) for loss in losses for name in updates[loss]}
+    _backward(losses, updates, weights, roots or {})
+    for name, loss in (losses if total is None else total([one for some in weights.values() for one in some])).items():
         if not math.isfinite(loss):
             raise TrainingError(f"the loss {name!r} is {float(loss)}")
-    for name in order:
-        if not torch.isfinite(_clipped(nets[name], clip)):
+    for name, own in weights.items():
+        if not torch.isfinite(_clipped(nets[name], own, clip)):
             raise TrainingError(f"a gradient of {name!r} is not a finite number")
-    for name in order:
+    for name in weights:
         for key, optimiser in optimisers.items():
             if network_of(key) == name:
                 optimiser.step()
-    return set(order)
+    return set(weights)
 
 
 def _backward(
     losses: Mapping[str, Tensor],
     updates: Mapping[str, tuple[str, ...]],
-    nets: Networks,
+    listed: Mapping[str, Sequence[nn.Parameter]],
     roots: Mapping[str, Sequence[Root]],
-) -> list[str]:
-    """Give the weights of the networks that losses update their gradients; returns those networks in order."""
+) -> None:
+    """Give the weights of the networks that losses update their gradients; `listed` by network."""
     together: dict[tuple[str, ...], Tensor] = {}
     for name, loss in losses.items():
         together[updates[name]] = together.get(updates[name], 0) + loss
     leaves: dict[int, Tensor] = {}
     for updated, loss in together.items():
-        weights = _weights(*(nets[name] for name in updated))
+        weights = [weight for name in updated for weight in listed[name]]
         ends = [root.leaf for name in updated for root in roots.get(name, ())]
         if loss.requires_grad:
             inputs = [*weights, *ends]
@@ -111,18 +112,16 @@ def _backward(
         reached = [root for root in several if id(root.leaf) in leaves]
         if reached:
             outputs, gradients = [root.output for root in reached], [leaves[id(root.leaf)] for root in reached]
-            weights = _weights(nets[name])
-            _collect(weights, torch.autograd.grad(outputs, weights, gradients, allow_unused=True))
-    return list(dict.fromkeys(name for updated in together for name in updated))
+            _collect(listed[name], torch.autograd.grad(outputs, listed[name], gradients, allow_unused=True))
 
 
-def _clipped(net: nn.Module, clip: float) -> Tensor:
+def _clipped(net: nn.Module, weights: Sequence[nn.Parameter], clip: float) -> Tensor:
     """Scale a network's gradients down to a norm of at most `clip` together; returns the norm that they had.
 
     As `torch.nn.utils.clip_grad_norm_`, which knows no sparse gradients, and no rows that lie on other processes.
     """
     dense, sparse = list[Tensor](), list[Tensor]()
-    for weight in net.parameters():
+    for weight in weights:
         if weight.grad is not None and weight.grad.is_sparse:
             weight.grad = weight.grad.coalesce()
             sparse.append(weight.grad.values())
@@ -137,10 +136,6 @@ def _clipped(net: nn.Module, clip: float) -> Tensor:
     for gradient in dense + sparse:
         gradient.mul_(scale)
     return norm
-
-
-def _weights(*nets: nn.Module) -> list[nn.Parameter]:
-    return [weight for net in nets for weight in net.parameters()]
 
 
 def _collect(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:

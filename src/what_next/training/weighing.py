@@ -9,6 +9,8 @@ from what_next.models.linear import LinearTerm
 WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0)
 """Of what the linear model points to, beside the network's logits."""
 DECAYS = (0.9,)
+BIASES = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Of the logarithm of how many had an item."""
 TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 
 
@@ -22,9 +24,10 @@ def weigh(
 ) -> bool:
     """Set the numbers of the linear model one after the other, each to the best for the validation users.
 
-    The weight comes first, 0 included; where it stays 0, the network is better alone, and that is all. The temperature
-    comes last: the two together are surer than either, and a softmax of their scores is calibrated by what came next
-    (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", section 4.2).
+    The weight comes first, then the bias for what is popular, 0 included; where both stay 0, the network is better
+    alone, and that is all. The temperature comes last: all together are surer than each, and a softmax of their scores
+    is calibrated by what came next (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks",
+    section 4.2).
 
     Args:
         linear: with the directions of the log; changed.
@@ -33,22 +36,24 @@ def weigh(
         quiet: nothing is printed.
 
     Returns:
-        Whether the weight is above 0.
+        Whether anything counts.
     """
     chosen = {"weight": 0.0}
     alone = _measured(linear, chosen, score)
     best = _improved(linear, chosen, "weight", WEIGHTS, score, alone)
-    if not chosen["weight"]:
-        linear.choose()
+    if chosen["weight"]:
+        best = _improved(linear, chosen, "decay", DECAYS, score, best)
+    best = _improved(linear, chosen, "bias", BIASES, score, best)
+    linear.choose(**chosen)
+    if not linear.counts:
         return False
-    best = _improved(linear, chosen, "decay", DECAYS, score, best)
     likelihood = _measured(linear, chosen, lambda: -surprise())
     _improved(linear, chosen, "temperature", TEMPERATURES, lambda: -surprise(), likelihood)
     linear.choose(**chosen)
     told = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
     Console(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False).print(
-        f"a linear model of items by items counts beside the network ({told}): {monitor} of the validation users "
-        f"{alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
+        f"a linear model of items by items, and how popular they are, count beside the network ({told}): {monitor} of "
+        f"the validation users {alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
         highlight=False,
     )
     return True

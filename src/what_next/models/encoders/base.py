@@ -143,10 +143,10 @@ class Encoder(nn.Module):
 
     def inputs(self, events: Events) -> Float[Tensor, "batch time dim"]:
         """What is read of each event."""
-        vectors: Tensor
+        vectors: Tensor | float = 0.0
         if self.slate is not None and events.shown is not None and events.clicks is not None:
             vectors = self.slate(self._of_slates(events.shown, events.clicks))
-        else:
+        elif self.numbers is None or events.shown is None:  # else of slates that are not read: numbers tell it all
             vectors = self.items.rows(events.items).mul_(self.sizes.dim**0.5)
         if self.numbers is not None:
             vectors = vectors + self.numbers(events.numbers)
