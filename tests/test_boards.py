@@ -8,7 +8,7 @@ import pytest
 
 import what_next as wn
 from what_next.cli.app import main
-from what_next.errors import MissingExtraError, TrainingError
+from what_next.errors import MissingExtraError, SetupError, TrainingError
 from what_next.testing.made_up import made_up_log
 from what_next.training import boards
 
@@ -86,6 +86,37 @@ def test_a_run_that_failed_is_told_as_such(tmp_path: Path, monkeypatch: pytest.M
     mlflow = client()
     (run,) = mlflow.search_runs([mlflow.get_experiment_by_name("what-next").experiment_id])
     assert run.info.status == "FAILED"
+
+
+class Away:
+    """A board whose server is there for so many calls."""
+
+    calls = 0
+
+    def __init__(self, *_: object) -> None:
+        self.add({}, 0)
+
+    def add(self, *_: object) -> None:
+        Away.calls -= 1
+        if Away.calls < 0:
+            raise RuntimeError("connection refused\nand a long story")
+
+    tell = close = add
+
+
+def test_a_board_that_is_away_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed (extra: track)")
+    monkeypatch.setattr(boards, "TensorBoard", Away)
+    monkeypatch.setattr(Away, "calls", 0)
+    with pytest.raises(SetupError, match=r"the run cannot be shown there \(connection refused\); see that"):
+        train(tmp_path / "never", "tensorboard")
+    monkeypatch.setattr(Away, "calls", 2)
+    model = train(tmp_path / "model", "tensorboard")
+    assert model.training is not None
+    assert len(model.training.steps) > 1
+    assert capsys.readouterr().err.count("from here on the run is not shown there") == 1
 
 
 @pytest.mark.parametrize("library", ["tensorboard", "mlflow"])

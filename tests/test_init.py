@@ -54,7 +54,8 @@ def test_with_attributes_it_writes_the_founding_algorithm(tmp_path: Path) -> Non
     log = tmp_path / "plays.csv"
     log.write_text("user,item,time,tempo\n" + "".join(f"{u},{i},{t},{a}\n" for u, i, t, a in EVENTS))
     run("init", log, "--to", tmp_path / "setup.txt")
-    assert Setup.read(tmp_path / "setup.txt").algorithm.name == "whatnext"
+    setup = Setup.read(tmp_path / "setup.txt")
+    assert (setup.algorithm.name, setup.epochs) == ("whatnext", 20_000)  # of few users, fewer than of many
 
 
 def test_the_founding_algorithm_on_such_data_names_the_setting(plain: Path) -> None:

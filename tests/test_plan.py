@@ -191,3 +191,13 @@ def test_the_largest_size_is_still_a_plan() -> None:
 def test_prices_are_four_numbers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert say(monkeypatch, "--users", "1", "--items", "1", "--events", "1", "--prices", "1,2") == 2
     assert "--prices '1,2': expected four numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_no_option_takes_what_is_no_number(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bounds of options do not keep NaN out: of tune, it would be trials without an end."""
+    monkeypatch.setattr(sys, "argv", ["what-next", "gate", "a.txt", "b.txt", "--log", "c.parquet", "--margin", value])
+    assert app.main() == 2
+    assert f"--margin {float(value)}: expected a finite number" in capsys.readouterr().err

@@ -154,3 +154,10 @@ def test_a_database_that_is_away_is_told_without_its_password(
     for url in ("grpc://127.0.0.1:1", "grpc://127.0.0.1:one"):
         with pytest.raises(SaveError, match=rf"{url}: the study cannot be kept there"):
             tuning.tune(setup, 1, study=url)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///", "sqlite:///:memory:", "mysql://me:secret@db/trials"])
+def test_a_database_that_cannot_be_shared_is_told_at_once(url: str) -> None:
+    with pytest.raises(SetupError, match=r"sqlite:///") as told:
+        study.open_study(url, {})
+    assert "secret" not in str(told.value)

@@ -310,6 +310,11 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
         DataError,
         r"time_format='dmy' \(European\) or mdy \(US\), or ymd$",
     ),
+    "a date as a number": (
+        lambda _, log: wn.fit(log.with_columns(When=pl.lit(20240201))),
+        DataError,
+        "give time_format='%Y%m%d', or time_format='s' if",
+    ),
     "no rows": (lambda _, log: wn.fit(log.head(0)), DataError, "is empty: no rows"),
     "no frame": (lambda _, log: wn.fit([1, 2]), DataError, "list found where a frame"),
     "a folder without a model": (lambda _, log: wn.load("."), ModelError, "holds no model"),

@@ -65,6 +65,23 @@ def test_a_full_disk_is_told_loses_nothing_and_is_got_over_without_a_restart(
     store.close()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_was_moved_away_takes_nothing_that_would_be_lost(tmp_path: Path, replaced: bool) -> None:
+    path, away = tmp_path / "store.sqlite", tmp_path / "away.sqlite"
+    store = Store.open(path)
+    writer = Writer(store)
+    assert writer.submit(events(0)).result(10) == EventsAdded(1, 0)
+    path.rename(away)
+    if replaced:
+        path.write_bytes(away.read_bytes())
+    with pytest.raises(StoreUnavailable, match=r"store\.sqlite: was moved or replaced; put it back"):
+        writer.submit(events(1)).result(10)
+    away.replace(path)
+    assert writer.submit(events(1)).result(10) == EventsAdded(1, 0)
+    writer.close()
+    store.close()
+
+
 def test_a_disk_that_is_really_full_is_told_and_got_over(tmp_path: Path) -> None:
     (disk := tmp_path / "disk").mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], capture_output=True, check=False)

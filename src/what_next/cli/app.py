@@ -1,5 +1,6 @@
 """The commands, by name: what `what-next` runs."""
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from what_next.cli import data, demo, estimate, hub, judge, loop, model, plan, p
 from what_next.cli.interrupts import import_torch
 from what_next.cli.options import Json
 from what_next.cli.output import emit, guarded
-from what_next.errors import WhatNextError
+from what_next.errors import SetupError, WhatNextError
 from what_next.metrics import METRICS
 
 
@@ -29,6 +30,9 @@ class _Patient(TyperCommand):
     """A command that works with models: PyTorch is imported when it runs, not when it is asked for help."""
 
     def invoke(self, ctx: Any) -> Any:
+        for name, value in ctx.params.items():
+            if isinstance(value, float) and not math.isfinite(value):  # which no bound of an option keeps out
+                raise SetupError(f"--{name.replace('_', '-')} {value}: expected a finite number")
         import_torch()
         return super().invoke(ctx)
 
@@ -40,6 +44,9 @@ for commands in (demo, model, judge, simulate, estimate, service, promote, loop,
     for one in commands.app.registered_commands:
         one.cls = _Patient
 
+FEW, FEW_EPOCHS = 100, 20_000
+"""For so many users, or fewer, `init` has whatnext train on fewer histories: with 80 users of ml-100k, spread@5 after
+20,000 is .161 [.128, .196], after 40,000 .154 [.116, .195]; after 3,360, which are 60 passes, it is .075."""
 KINDS = ("algorithms", "encoders", "rewards", "data", "metrics", "worlds")
 
 
@@ -70,7 +77,7 @@ def init(
     dataset = Dataset.read(log)
     relative = os.path.relpath(log.resolve(), to.resolve().parent)
     if dataset.catalogue.names:
-        text = template(relative)
+        text = template(relative, epochs=FEW_EPOCHS if dataset.users <= FEW else 40_000)
     else:
         text = template(relative, "next_item", f"{log.name} has no item attributes, which whatnext needs")
     write_files({to: text.encode()})

@@ -23,7 +23,7 @@ def push(
     """Put a model on the hub, with its card and without the log; `hf auth login` says who you are."""
     from what_next.python import push as put
 
-    if model.is_file() and model.suffix != ".safetensors":
+    if not model.is_dir() and model.suffix != ".safetensors":
         model = setup_of(model, ["train=no"]).model_agent_path
     address = put(model, repo, private=not public)
     if as_json:

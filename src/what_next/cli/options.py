@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -132,7 +133,7 @@ def weights_of(text: str | None) -> list[float]:
         weights = [float(one) for one in text.split(",")]
     except ValueError:
         weights = []
-    if len(weights) < 2 or min(weights) < 0 or len(set(weights)) < len(weights):
+    if len(weights) < 2 or not all(0 <= one < math.inf for one in weights) or len(set(weights)) < len(weights):
         raise SetupError(f"--weights {text!r}: expected different numbers of at least 0, such as 0,0.5,2")
     return weights
 

@@ -82,6 +82,8 @@ def _database(url: str) -> "optuna.storages.BaseStorage":
         url = f"postgresql+psycopg://{place}"  # what the store of the service takes, too
     options: dict[str, Any] = {"pool_pre_ping": True}
     if kind == "sqlite":
+        if not place.strip("/") or place.endswith(":memory:"):
+            raise SetupError(f"{url}: names no file, which several processes need; write sqlite:///study.db")
         options["connect_args"] = {"timeout": 60}
     try:
         if kind == "grpc":
@@ -99,6 +101,8 @@ def _database(url: str) -> "optuna.storages.BaseStorage":
     except ImportError as error:
         if kind == "grpc":
             raise SetupError(f"{url}: Optuna's proxy needs {error.name}: pip install grpcio protobuf") from None
+        if error.name is None:  # Optuna's own words about a database that it has no library for
+            raise SetupError(f"{shown(url)}: a study lies in postgresql://, sqlite:///FILE or grpc://") from None
         raise MissingExtraError(str(error.name), "serve", "a study in PostgreSQL") from None
     except (SQLAlchemyError, RuntimeError, ConnectionError, ValueError) as error:
         reason = (str(error.__cause__ or "") or str(error)).splitlines()[0]

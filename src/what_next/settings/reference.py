@@ -15,7 +15,6 @@ from what_next.settings.setup import ALGORITHMS, Setup
 EXAMPLE = {
     "train": "yes",
     "model": "lstm",
-    "epochs": "40000",
     "model_agent_path": "models/agent.safetensors",
     "model_critic_path": "models/critic.safetensors",
     "window": "20",
@@ -43,16 +42,17 @@ def settings_of(algorithm: str) -> list[Setting]:
     return [*_described(one for one in leaves(ALGORITHMS[algorithm], {}, "algorithm.") if one[0] != "algorithm.name")]
 
 
-def template(data: str | Path, algorithm: str = "whatnext", why: str = "") -> str:
+def template(data: str | Path, algorithm: str = "whatnext", why: str = "", epochs: int = 40_000) -> str:
     """A commented setup.txt for a data file; what keeps its default stands behind a `#`.
 
     Args:
         data: the file, as the setup names it.
         algorithm: what learns; its defaults are shown.
         why: the reason for another than the founding one, as a comment.
+        epochs: how many histories it trains on, where it counts them so.
     """
     defaults = {key: _written(value) for key, value in ALGORITHMS[algorithm].defaults().items()}
-    values = {**EXAMPLE, "data": Path(data).as_posix()}
+    values = {**EXAMPLE, "data": Path(data).as_posix(), "epochs": str(epochs)}
     if algorithm != "whatnext":
         values["algorithm"] = algorithm
     if "passes" in defaults:  # epochs would go before them, and windows are for trying items

@@ -5,12 +5,13 @@ MLflow where MLFLOW_TRACKING_URI says.
 """
 
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from what_next.errors import MissingExtraError
+from what_next.errors import MissingExtraError, SetupError
 from what_next.settings import Setup
 from what_next.settings.reference import flat
 from what_next.training.artefacts import read_manifest
@@ -93,15 +94,52 @@ class MLflow:
         self.client.set_terminated(self.run, "FINISHED" if card else "FAILED")
 
 
-Board = TensorBoard | MLflow
-"""Where a run is shown."""
+class Board:
+    """Where a run is shown, with the same methods; what fails there later on is told once, and ends nothing else."""
+
+    def __init__(self, setup: Setup, run: str) -> None:
+        """Raises a `SetupError` where the library cannot begin: its server does not answer, say."""
+        self.name = setup.track
+        try:
+            self.shown: TensorBoard | MLflow | None = (TensorBoard if self.name == "tensorboard" else MLflow)(
+                setup, run
+            )
+        except Exception as error:  # libraries have errors of their own
+            raise SetupError(
+                f"track, {self.name}: the run cannot be shown there ({_first(error)}); see that it can be reached, or "
+                "leave `track` out"
+            ) from error
+
+    def add(self, values: Mapping[str, float], histories: int) -> None:
+        """Numbers by name, after so many histories."""
+        self._try(lambda shown: shown.add(values, histories))
+
+    def tell(self, name: str, text: str) -> None:
+        """A page of Markdown."""
+        self._try(lambda shown: shown.tell(name, text))
+
+    def close(self, card: str) -> None:
+        """The run is over; the card of its model is empty where it failed."""
+        self._try(lambda shown: shown.close(card))
+
+    def _try(self, do: Callable[[TensorBoard | MLflow], None]) -> None:
+        if self.shown is None:
+            return
+        try:
+            do(self.shown)
+        except Exception as error:  # a run of hours is worth more than its curves
+            self.shown = None
+            told = f"warning: track, {self.name}: {_first(error)}; from here on the run is not shown there"
+            print(told, file=sys.stderr)
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def board_of(setup: Setup, run: str) -> Board | None:
     """What the setup's `track` names; `run`: our own id of the run."""
-    if setup.track is None:
-        return None
-    return (TensorBoard if setup.track == "tensorboard" else MLflow)(setup, run)
+    return None if setup.track is None else Board(setup, run)
 
 
 def add_results(setup: Setup, *results: Mapping[str, Any] | None) -> None:

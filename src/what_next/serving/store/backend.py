@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -287,7 +287,7 @@ def connect(place: str | Path) -> Backend:
         reader = create_engine(url, pool_reset_on_return=None, **options)
         prepare: Any = _careful
         where = str(url.database)
-        event.listen(engine, "begin", _take_the_lock)
+        event.listen(engine, "begin", _locking(where))
     else:
         # A connection is tried before it is used: the server may have been started anew meanwhile. A lost packet must
         # not hang a request for minutes.
@@ -358,9 +358,29 @@ def _careful(connection: sqlite3.Connection, record: object) -> None:
         connection.execute(f"PRAGMA {setting}")
 
 
-def _take_the_lock(connection: Connection) -> None:
-    # A transaction that reads first and writes then fails where another wrote in between; this one waits.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _locking(path: str) -> Callable[[Connection], None]:
+    """Begins a transaction of SQLite, in the file that the first one wrote to: what is written to a file that was moved
+    away or replaced is lost with the process."""
+    first: list[tuple[int, int]] = []
+
+    def begin(connection: Connection) -> None:
+        if first and _file(path) != first[0]:
+            raise StoreUnavailable(f"{path}: was moved or replaced; put it back, or start the service anew")
+        # A transaction that reads first and writes then fails where another wrote in between; this one waits.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if not first and (found := _file(path)):
+            first.append(found)
+
+    return begin
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    """Which file is there, whatever its name."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _patient(connection: Any, record: object) -> None:
