@@ -125,6 +125,9 @@ def test_a_file_that_was_changed_is_refused_and_nothing_is_written(
     hub.files["agent.catalogue.parquet"] = hub.files["agent.catalogue.parquet"][:-1] + b"?"
     with pytest.raises(ModelError, match=r"agent\.catalogue\.parquet is not what SHA256SUMS says"):
         wn.pull("me/mine", tmp_path / "pulled")
+    hub.files["SHA256SUMS"] = b"\xff\xfe  agent.safetensors"
+    with pytest.raises(ModelError, match=r"agent\.safetensors is not what SHA256SUMS says"):
+        wn.pull("me/mine", tmp_path / "pulled")
     assert not list((tmp_path / "pulled").iterdir())
 
 

@@ -88,7 +88,8 @@ def pull(repo: str, folder: str | Path, *, revision: str | None = None, overwrit
         def fetch(name: str) -> Path:
             return Path(api.hf_hub_download(repo, name, revision=revision, local_dir=aside))
 
-        sums = dict(line.split("  ", 1)[::-1] for line in fetch(SUMS).read_text().splitlines() if "  " in line)
+        lines = fetch(SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+        sums = dict(line.split("  ", 1)[::-1] for line in lines if "  " in line)
         agent = _checked(repo, fetch(AGENT), sums)
         named = read_manifest(agent, "agent").setup["model_critic_path"]
         critic = Path(named).name if named else ""
