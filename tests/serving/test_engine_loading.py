@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from what_next.errors import ModelError
-from what_next.serving.engine import Engine, live
+from what_next.serving.engine import Engine, models
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import folder_of, keep, versions_folder
 from what_next.serving.metrics import Metrics
@@ -26,7 +26,7 @@ HISTORY = ("i3", "i14", "i15")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "SLICE", 0.02)
+    monkeypatch.setattr(models, "SLICE", 0.02)
 
 
 @pytest.fixture
