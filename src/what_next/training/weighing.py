@@ -6,12 +6,12 @@ from rich.console import Console
 
 from what_next.models.linear import LinearTerm
 
-WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0)
+WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0)
 """Of what the linear model points to, beside the network's logits."""
 DECAYS = (0.9,)
 BIASES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the logarithm of how many had an item."""
-TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
+TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0)
 
 
 def weigh(
