@@ -13,8 +13,21 @@ FEW = 8
 """Events of padding that a window of a batch may have in any case."""
 LEAST = 64
 """Batches that a pass has at least, where their size follows from the targets: a small log is short of steps."""
+SHARE, TIMES = 0.01, 20
+"""A user who holds more than this share of all events, and so many times the mean, is learned from up to there."""
 JITTER = 0.01
 """Lengths are put in order after a random change of about this share, so that batches differ from pass to pass."""
+
+
+def heeded(known: Int[np.ndarray, "users"]) -> Int64[np.ndarray, "users"]:
+    """How many events of each user are learned from: all, or the latest alone of one who would drown out the others.
+
+    Such users are shops, bots or broken ids: with one who held nine events of ten, an LSTM came to an NDCG@10 of .29
+    for the others, where neighbours of items came to .36.
+    """
+    most = max(SHARE * float(known.sum()), TIMES * float(known.mean())) if len(known) else 0.0
+    found: Int64[np.ndarray, "users"] = np.minimum(known, int(np.ceil(most))).astype(np.int64)
+    return found
 
 
 class Batches:
@@ -22,8 +35,8 @@ class Batches:
 
     A window has up to `max_length` targets, and starts with the event before the first of them: neighbours share one
     event. The last window of a user is full, and the first takes what is left over, since it is the one that begins
-    where nothing is known. Windows of about one length make a batch of about as many events as `batch_size` average
-    windows have.
+    where nothing is known. Of a user who has far too many events the latest windows alone are there (`heeded`).
+    Windows of about one length make a batch of about as many events as `batch_size` average windows have.
 
     Attributes:
         users, starts, lengths: of each window, in events.
@@ -42,7 +55,7 @@ class Batches:
         seed: int,
     ) -> None:
         """Of users with two known events or more; without a `batch_size`, as many windows as hold `batch_targets`."""
-        counts = -(-(known - 1) // max_length)
+        counts = -(-(heeded(known) - 1) // max_length)
         owner = np.repeat(np.arange(len(users)), counts)
         place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
         last = known[owner] - 1 - (counts[owner] - 1 - place) * max_length  # the window's last event

@@ -171,8 +171,9 @@ class Setup(Group):
     max_length: int = Field(
         default=200,
         gt=1,
-        description="what learns from the log reads complete histories in windows of this many steps (none is left "
-        "out); whatnext without window reads at most so many events at once; also how far back a transformer looks",
+        description="what learns from the log reads complete histories in windows of this many steps (all of them, but "
+        "of a user who alone has a good part of the log the latest); whatnext without window reads at most so many "
+        "events at once; also how far back a transformer looks",
     )
     inputs: Inputs = Inputs()
     decisions: DecisionSettings = DecisionSettings()

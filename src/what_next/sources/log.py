@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int, Int64
 
 from what_next.agent import Agent
 from what_next.baselines.counts import Known
-from what_next.data.batches import LEAST, Batches, width_of
+from what_next.data.batches import LEAST, Batches, heeded, width_of
 from what_next.data.cooccurrence import directions, placed
 from what_next.errors import SetupError
 from what_next.models.linear import RANK
@@ -164,6 +164,14 @@ class LogSource(Source):
             reasons.append(
                 f"loss {loss}: {items:,} items are {compared} {AFFORDABLE:,}, up to which a softmax over all of them "
                 "is affordable; `loss` sets another"
+            )
+        known = self.known[self.users]
+        if cut := int(((most := heeded(known)) < known).sum()):
+            largest = int(known.argmax())
+            reasons.append(
+                f"user {self.state.dataset.user_ids[int(self.users[largest])]} has {known[largest]:,} of the "
+                f"{known.sum():,} training events: of such users ({cut:,}) the latest {most[largest]:,} are learned "
+                "from, so that they do not drown out the others"
             )
         if setup.skip == "auto" and setup.model in ("lstm", "gru") and (mean := self.state.space.events_per_user):
             compared, passed = ("at most", "also goes") if setup.skips(mean) else ("more than", "does not go")
