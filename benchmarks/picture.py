@@ -43,9 +43,10 @@ def groups(cells: Cells) -> Groups:
     """The rows by heading, each group with its class; the best of the first data set on top."""
     first = {row: cell for row, cell in cells[next(iter(SETS))].items() if "metrics" in cell}
     rows = sorted(first, key=lambda row: -first[row]["metrics"][METRIC]["mean"])
-    learned = [row for row in rows if row not in (*BASELINES, "next_item", "whatnext")]
+    supervised = [row for row in rows if row.partition("-")[0] == "next_item"]  # also several networks in one
+    learned = [row for row in rows if row not in (*BASELINES, *supervised, "whatnext")]
     return {
-        "supervised": ("supervised", ["next_item"]),
+        "supervised": ("supervised", supervised),
         "reinforcement learning": ("rl", learned),
         "another reward: spread": ("rl", ["whatnext"]),
         "baselines": ("baseline", [row for row in rows if row in BASELINES]),

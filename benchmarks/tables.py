@@ -8,7 +8,6 @@ keeps them in benchmarks/tuned.json. `show` writes the tables anew from what the
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +40,7 @@ WHOLE = (*MAIN, "amazon-beauty-s3rec")
 """Sets for every algorithm; the others are for two of them and the best of the rest."""
 ALWAYS, BEST = ("next_item", "whatnext"), 3
 RULES = ("ease", "item_knn", "markov", "popular_recent", "popular", "random")
-VARIANTS = {"next_item x3": ("next_item", {"ensemble": 3})}
+VARIANTS = {"next_item-x3": ("next_item", {"ensemble": 3})}
 """Rows of an algorithm by other settings than its own."""
 TRIALS, TRIAL_SECONDS = 6, 60.0
 
@@ -199,29 +198,24 @@ def show() -> None:
 def configs(cells: Cells) -> dict[Path, str]:
     """A setup for each row that was trained: what the row was measured with, once the set is imported."""
     return {
-        CONFIGS / f"{name}.{_file(row)}.txt": "".join(f"{line}\n" for line in _config(name, row, cell))
+        CONFIGS / f"{name}.{row}.txt": "".join(f"{line}\n" for line in _config(name, row, cell))
         for name, rows in cells.items()
         for row, cell in rows.items()
         if "runs" in cell
     }
 
 
-def _file(row: str) -> str:
-    """A row's name as that of a file."""
-    return row.replace(" ", "-")
-
-
 def _config(name: str, row: str, cell: Mapping[str, Any]) -> Iterator[str]:
     algorithm, settings = VARIANTS.get(row, (row, {}))
     yield f"# {row} on {name}, as in docs/results.md; seeds {', '.join(map(str, cell['seeds']))}. Measured by"
-    yield f"# python benchmarks/tables.py fill --sets {name} --algorithms {shlex.quote(row)}"
+    yield f"# python benchmarks/tables.py fill --sets {name} --algorithms {row}"
     yield from ("train, yes", f"data, {name}.parquet", f"algorithm, {algorithm}", "split, leave_last_out")
     yield from (
         "threads, 1",
         f"seconds, {cell['limit']:g}",
-        f"model_agent_path, models/{name}.{_file(row)}.safetensors",
+        f"model_agent_path, models/{name}.{row}.safetensors",
     )
-    yield f"model_critic_path, models/{name}.{_file(row)}.critic.safetensors"
+    yield f"model_critic_path, models/{name}.{row}.critic.safetensors"
     yield from (["window, 20"] if KNOWN[algorithm].by_attributes else [])
     yield from (f"{key}, {value}" for key, value in ({**(cell["tuned"] or {}), **settings}).items())
 

@@ -26,8 +26,7 @@ def heeded(known: Int[np.ndarray, "users"]) -> Int64[np.ndarray, "users"]:
     for the others, where neighbours of items came to .36.
     """
     most = max(SHARE * float(known.sum()), TIMES * float(known.mean())) if len(known) else 0.0
-    found: Int64[np.ndarray, "users"] = np.minimum(known, int(np.ceil(most))).astype(np.int64)
-    return found
+    return np.asarray(np.minimum(known, int(np.ceil(most))), np.int64)
 
 
 class Batches:
