@@ -13,6 +13,7 @@ from what_next.errors import SetupError
 from what_next.inference.events import Event
 from what_next.inference.session import Sessions
 from what_next.models.ensemble import join
+from what_next.sources import LogSource, Mixture
 from what_next.training.artefacts import read_manifest
 from what_next.training.step import Step
 
@@ -132,6 +133,25 @@ def test_interrupted_in_the_second_it_goes_on(setup_of: SetupOf, dataset: Datase
     done = environment(setup, dataset, resume=True).run_sim()
     assert not done.steps
     assert not done.stopped
+
+
+def test_each_learns_from_a_source_of_the_kind_that_is_given(
+    setup_of: SetupOf, dataset: Dataset, tmp_path: Path
+) -> None:
+    made = list[int]()
+
+    class Counted(LogSource):
+        def __init__(self, state: State) -> None:
+            super().__init__(state)
+            made.append(state.setup.seed)
+
+    setup = a_setup(setup_of, tmp_path, ensemble=2, passes=1)
+    state = State(dataset, setup)
+    Environment(Agent(setup, state.space), state, setup, source=Counted(state), quiet=True).run_sim()
+    assert made == [setup.seed, *(one.seed for one in setup.members)]
+    mixed = Mixture({Counted(state): 1.0, Counted(state): 1.0})
+    with pytest.raises(SetupError, match="a source of its own"):
+        Environment(Agent(setup, state.space), state, setup, source=mixed, quiet=True).run_sim()
 
 
 def test_a_session_step_by_step_is_the_batch_pass(joined: Setup) -> None:

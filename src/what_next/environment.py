@@ -22,7 +22,7 @@ from what_next.inference.recommender import Recommender
 from what_next.models.ensemble import join
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.sources import Source, source_in, source_of, state_in, world_of
+from what_next.sources import LogSource, Source, source_in, source_of, state_in, world_of
 from what_next.state import State
 from what_next.training import checkpoint, validation
 from what_next.training.artefacts import remove_models
@@ -144,7 +144,7 @@ class Environment:
         self.agent = agent
         self.state = state
         self.setup = setup
-        self.source = source or source_of(state)
+        self.source, self.given = source or source_of(state), source
         self.resume = resume
         self.origin = origin
         self.force = force
@@ -228,9 +228,13 @@ class Environment:
 
         A resumed run goes on with the networks that are there; they go once all are in one.
         """
-        agent, setup, state = self.agent, self.setup, self.state
+        setup, state = self.setup, self.state
         if self.origin:
             raise SetupError("an ensemble starts from nothing; leave --from out, or set ensemble=1")
+        if self.given is not None and not isinstance(self.given, LogSource):
+            raise SetupError(
+                "the networks of an ensemble learn from a log, each by a source of its own; set ensemble=1"
+            )
         begun = [one for one in setup.members if self.resume and one.model_agent_path.is_file()]
         if self.resume and not begun and (saved := checkpoint.progress(setup)) is not None and saved.ended:
             return Report(saved.histories, saved=setup.model_paths)
@@ -238,15 +242,21 @@ class Environment:
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue)
         reports, members = list[Report](), list[Networks]()
         for one in setup.members:
+            learned = State(state.dataset, one, state.space)
             environment = Environment(
-                Agent(one, state.space), State(state.dataset, one, state.space), one, resume=one in begun, force=True,
-                ranks=self.ranks, on_step=self.on_step, on_save=self.on_save, quiet=self.quiet,
+                Agent(one, state.space), learned, one, source=self.given and type(self.given)(learned), force=True,
+                resume=one in begun, ranks=self.ranks, on_step=self.on_step, on_save=self.on_save, quiet=self.quiet,
             )  # fmt: skip
             environment.again = bool(members)
             reports.append(environment.train_agent())
             members.append(environment.agent.nets)
             if reports[-1].stopped:
                 return _together(reports)
+        return self._joined(reports, members)
+
+    def _joined(self, reports: Sequence[Report], members: Sequence[Networks]) -> Report:
+        """Save the networks of an ensemble as one, in place of those that were saved apart."""
+        agent, setup = self.agent, self.setup
         agent.ranks, agent.spent = self.ranks, 1.0
         agent.histories, agent.nets = sum(one.histories for one in reports), agent.add_model()[0]
         for name, net in agent.nets.items():
