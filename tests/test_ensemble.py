@@ -133,6 +133,8 @@ def test_interrupted_in_the_second_it_goes_on(setup_of: SetupOf, dataset: Datase
     done = environment(setup, dataset, resume=True).run_sim()
     assert not done.steps
     assert not done.stopped
+    with pytest.raises(SetupError, match="are one there"):
+        environment(setup.model_copy(update={"passes": 3}), dataset, resume=True).run_sim()
 
 
 def test_each_learns_from_a_source_of_the_kind_that_is_given(

@@ -236,7 +236,13 @@ class Environment:
                 "the networks of an ensemble learn from a log, each by a source of its own; set ensemble=1"
             )
         begun = [one for one in setup.members if self.resume and one.model_agent_path.is_file()]
-        if self.resume and not begun and (saved := checkpoint.progress(setup)) is not None and saved.ended:
+        if self.resume and not begun:
+            saved = checkpoint.progress(setup)
+            if saved is None or not saved.ended:
+                raise SetupError(
+                    f"{setup.model_agent_path}: the networks of an ensemble are one there, and were trained with other "
+                    "settings; leave --resume out to train anew"
+                )
             return Report(saved.histories, saved=setup.model_paths)
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue)

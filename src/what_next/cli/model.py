@@ -105,6 +105,8 @@ def _trained(settings: "Setup", resume: bool, origin: Path | None, force: bool, 
 
 def _nothing_left(settings: "Setup", agent: "Agent") -> str:
     """Why a resumed run trained nothing, and which setting would let it."""
+    if settings.ensemble > 1:
+        return "what-next: nothing was left to train: the networks of the ensemble are one; train anew without --resume"
     if settings.patience and agent.histories < agent.horizon and agent.spent < 1:
         return (
             "what-next: nothing was left to train: nothing better came for as long as patience says; go on with a "
