@@ -12,7 +12,7 @@ import torch
 
 import what_next as wn
 from what_next import Agent, Dataset, Environment, State
-from what_next.data.batches import Batches, heeded, width_of
+from what_next.data.batches import Batches, capped, width_of
 from what_next.errors import DataError, ModelError, SetupError
 from what_next.experiments.models import is_trained
 from what_next.training.artefacts import resume_path
@@ -60,14 +60,14 @@ class TestBatches:
     def test_of_a_user_who_would_drown_out_the_others_the_latest_windows_count(self) -> None:
         """2,000 users of 3 events and one of 54,000: a hundredth of 60,000 is 600, which are 30 windows."""
         known = np.array([3] * 2000 + [54_000])
-        assert heeded(known).tolist() == [3] * 2000 + [600]
+        assert capped(known).tolist() == [3] * 2000 + [600]
         users = np.arange(2001, dtype=np.int32)
         batches = Batches(users, known, max_length=20, batch_size=64, seed=0)
         its = batches.users == 2000
         assert its.sum() == 30
         assert (batches.starts[its].min(), batches.starts[its].max()) == (54_000 - 601, 54_000 - 21)
         few = np.array([3, 3, 21, 22, 41, 150])
-        assert heeded(few).tolist() == few.tolist()  # of six users one has a sixth as a matter of course
+        assert capped(few).tolist() == few.tolist()  # of six users one has a sixth as a matter of course
 
     def test_passes_differ_and_are_the_same_for_the_same_seed(self) -> None:
         one, other = self.windows(), self.windows()

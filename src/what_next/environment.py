@@ -151,7 +151,8 @@ class Environment:
         self.ranks = agent.ranks = ranks or Ranks()
         self.on_step, self.on_save, self.quiet = on_step, on_save, quiet
         self.board: Board | None = None
-        self.again = False  # the reasons for what the data decided were told before
+        self.explained = False  # the reasons for what the data decided
+        self.member: int | None = None  # of an ensemble, which network it trains
         self.rng = np.random.default_rng(setup.seed)
         setup.threaded()
 
@@ -247,13 +248,13 @@ class Environment:
         if not (self.resume or self.force):
             checkpoint.spare(setup, state.dataset.name, state.space.catalogue)
         reports, members = list[Report](), list[Networks]()
-        for one in setup.members:
+        for place, one in enumerate(setup.members):
             learned = State(state.dataset, one, state.space)
             environment = Environment(
                 Agent(one, state.space), learned, one, source=self.given and type(self.given)(learned), force=True,
                 resume=one in begun, ranks=self.ranks, on_step=self.on_step, on_save=self.on_save, quiet=self.quiet,
             )  # fmt: skip
-            environment.again = bool(members)
+            environment.member, environment.explained = place, place > 0
             reports.append(environment.train_agent())
             members.append(environment.agent.nets)
             if reports[-1].stopped:
@@ -267,7 +268,7 @@ class Environment:
         agent.histories, agent.nets = sum(one.histories for one in reports), agent.add_model()[0]
         for name, net in agent.nets.items():
             join(net, [one[name] for one in members])
-        self.again, self.resume = True, False  # what follows is a run of its own
+        self.explained, self.resume = True, False  # what follows is a run of its own
         monitor = self._monitor(checkpoint.new_run())
         monitor.unsaved, monitor.targets = True, sum(one.targets for one in reports)
         monitor.seconds = sum(one.seconds for one in reports)
@@ -365,7 +366,7 @@ class Environment:
             self._saved,
             self.quiet,
         )
-        for reason in () if self.again else reasons:
+        for reason in () if self.explained else reasons:
             monitor.console.print(reason, highlight=False)
         return monitor
 
@@ -394,11 +395,12 @@ class Environment:
     def weigh(self) -> bool:
         """Choose what the linear model beside the encoder counts, by the validation users; whether it counts at all.
 
-        Not where what people do by themselves is not what is learned.
+        Not where what people do by themselves is not what is learned, and not for one network of an ensemble: it is
+        weighed beside all of them together.
         """
         agent, state = self.agent, self.state
         linear = getattr(agent.nets.get("encoder"), "ridge", None)
-        if linear is None or not len(state.split.validation) or not self.source.foreseen:
+        if linear is None or self.member is not None or not len(state.split.validation) or not self.source.foreseen:
             return False
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
         seed, seen = self.setup.split.seed, self.setup.evaluation.seen

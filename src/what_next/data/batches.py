@@ -19,11 +19,11 @@ JITTER = 0.01
 """Lengths are put in order after a random change of about this share, so that batches differ from pass to pass."""
 
 
-def heeded(known: Int[np.ndarray, "users"]) -> Int64[np.ndarray, "users"]:
+def capped(known: Int[np.ndarray, "users"]) -> Int64[np.ndarray, "users"]:
     """How many events of each user are learned from: all, or the latest alone of one who would drown out the others.
 
-    Such users are shops, bots or broken ids: with one who held nine events of ten, an LSTM came to an NDCG@10 of .29
-    for the others, where neighbours of items came to .36.
+    Such users are shops, bots or broken ids. On a made-up log of 1,500 users with 2 to 5 events each, and one with
+    40,000, `next_item` came to a test NDCG@10 of .293 with all events and of .396 with these; `item_knn` to .364.
     """
     most = max(SHARE * float(known.sum()), TIMES * float(known.mean())) if len(known) else 0.0
     return np.asarray(np.minimum(known, int(np.ceil(most))), np.int64)
@@ -34,7 +34,7 @@ class Batches:
 
     A window has up to `max_length` targets, and starts with the event before the first of them: neighbours share one
     event. The last window of a user is full, and the first takes what is left over, since it is the one that begins
-    where nothing is known. Of a user who has far too many events the latest windows alone are there (`heeded`).
+    where nothing is known. Of a user who has far too many events the latest windows alone are there (`capped`).
     Windows of about one length make a batch of about as many events as `batch_size` average windows have.
 
     Attributes:
@@ -54,7 +54,7 @@ class Batches:
         seed: int,
     ) -> None:
         """Of users with two known events or more; without a `batch_size`, as many windows as hold `batch_targets`."""
-        counts = -(-(heeded(known) - 1) // max_length)
+        counts = -(-(capped(known) - 1) // max_length)
         owner = np.repeat(np.arange(len(users)), counts)
         place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
         last = known[owner] - 1 - (counts[owner] - 1 - place) * max_length  # the window's last event

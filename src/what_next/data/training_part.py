@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int, Int64
 
 from what_next.data import Dataset, Split
-from what_next.data.batches import heeded
+from what_next.data.batches import capped
 from what_next.data.space import Space
 from what_next.errors import CatalogueError
 
@@ -35,7 +35,7 @@ def scaled_space(dataset: Dataset, split: Split) -> Space:
         event_center=center.astype(np.float32),
         event_scale=np.where(scale > 0, scale, 1).astype(np.float32),
         counts=counts,
-        events_per_user=float(heeded(taught).mean()) if len(taught := split.known[split.known >= 2]) else 0.0,
+        events_per_user=float(capped(taught).mean()) if len(taught := split.known[split.known >= 2]) else 0.0,
     )
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int, Int64
 
 from what_next.agent import Agent
 from what_next.baselines.counts import Known
-from what_next.data.batches import LEAST, Batches, heeded, width_of
+from what_next.data.batches import LEAST, Batches, capped, width_of
 from what_next.data.cooccurrence import directions, placed
 from what_next.errors import SetupError
 from what_next.models.linear import RANK
@@ -166,7 +166,7 @@ class LogSource(Source):
                 "is affordable; `loss` sets another"
             )
         known = self.known[self.users]
-        if cut := int(((most := heeded(known)) < known).sum()):
+        if cut := int(((most := capped(known)) < known).sum()):
             largest = int(known.argmax())
             reasons.append(
                 f"user {self.state.dataset.user_ids[int(self.users[largest])]} has {known[largest]:,} of the "

@@ -11,6 +11,8 @@ WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0)
 DECAYS = (0.9,)
 BIASES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the logarithm of how many had an item."""
+PATIENCE = 3
+"""So many values in a row that are worse than the best, and larger ones are not tried."""
 TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0)
 
 
@@ -67,12 +69,19 @@ def _improved(
     measure: Callable[[], float],
     best: float,
 ) -> float:
-    """Put the best value of a number among those that are chosen, where one is better than `best`; the best measure."""
+    """Put the best value of a number among those that are chosen, where one is better than `best`; the best measure.
+
+    Each takes a pass over the validation users, so that it ends where larger values only get worse.
+    """
+    worse = 0
     for value in values:
         found = _measured(linear, chosen | {name: value}, measure)
+        worse = worse + 1 if found < best else 0
         if found > best:
             best = found
             chosen[name] = value
+        if worse == PATIENCE:
+            break
     return best
 
 
