@@ -209,8 +209,9 @@ class Setup(Group):
     )
     linear: Literal["yes", "no"] = Field(
         default="yes",
-        description="where the score is learned from what came next: whether a linear model of items by items stands "
-        "beside the network, with the weight that is best for the validation users",
+        description="where the score is learned from what came next: whether counts of the log (a linear model of "
+        "items by items, what came next, what is popular) stand beside the network, with the weights that are best for "
+        "the validation users",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
