@@ -83,7 +83,7 @@ def log_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from what_next.data import Options, import_files, save
 
     log, items = listening()
-    folder = tmp_path_factory.mktemp("log")
+    folder = tmp_path_factory.mktemp("a log [№ 1]")  # a name like any other
     log.write_csv(folder / "log.csv")
     items.write_csv(folder / "items.csv")
     save(import_files([folder / "log.csv"], folder / "items.csv", Options()), folder / "listening.parquet")
@@ -135,7 +135,7 @@ class Trained:
 def trained(dataset: "Dataset", setup_of: SetupOf, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from what_next import Agent, Environment, State
 
-    folder = tmp_path_factory.mktemp("trained")
+    folder = tmp_path_factory.mktemp("trained [*]")
     setup = setup_of(folder)
     state = State(dataset, setup)
     Environment(Agent(setup, state.space), state, setup).run_sim()

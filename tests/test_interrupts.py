@@ -1,14 +1,17 @@
 """Ctrl-C ends every command with 130 and a line at most, from the first import on; so do other ends."""
 
 import errno
+import json
 import signal
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
 
-from what_next.cli.output import guarded
+from what_next.cli.app import main
+from what_next.cli.output import emit, guarded
 from what_next.errors import NotFinite
 
 from .forked import Forked
@@ -113,6 +116,39 @@ def test_a_full_disk_is_one_message_wherever_it_is_met(capsys: pytest.CaptureFix
     assert capsys.readouterr().err.startswith("what-next: the disk is full (")
     with pytest.raises(OSError, match="No space"):
         guarded(full)(errno.EIO)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_letters_that_the_terminal_lacks_end_nothing(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown() -> int:
+        print("Töpfe №1")
+        emit({"title": "Töpfe №1 \N{COOKING}"})
+        return 0
+
+    out = TextIOWrapper(BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert guarded(shown)() == 0
+    out.seek(0)
+    assert json.loads(out.read().partition("\n")[2]) == {"title": "Töpfe №1 \N{COOKING}"}
+
+
+def test_an_output_that_is_closed_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    emit({"of": "a command that was started with >&-"})
+
+
+def test_names_that_are_no_text_are_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["what-next", "data", "describe", "shop\udcff.csv"])
+    assert main() == 2
+    assert capsys.readouterr().err == "what-next: 'shop\\udcff.csv': is not UTF-8; rename the file or the folder\n"
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main() == 2
+    assert "is gone; go to another one" in capsys.readouterr().err
 
 
 def test_scores_that_are_no_numbers_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:

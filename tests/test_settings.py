@@ -101,6 +101,7 @@ class TestReading:
         setup = read("window, none, tolerance, None, user, none, log, none")
         assert (setup.window, setup.tolerance, setup.user, setup.log) == (None, None, (), None)
         assert read('log, "none"').log == Path("src/none")
+        assert read("log, ~nobody-is-called-so/x").log == Path("src/~nobody-is-called-so/x")
 
     def test_paths_start_at_the_setup_files_folder(self, tmp_path: Path) -> None:
         file = tmp_path / "deep" / "setup.txt"

@@ -68,12 +68,21 @@ def told_in_python() -> Iterator[None]:
     try:
         yield
     except WhatNextError as error:
-        error.args = (in_python(str(error)), *error.args[1:])
+        error.in_python = True
         raise
 
 
 class WhatNextError(Exception):
-    """The root of the tree: a mistake that the message explains."""
+    """The root of the tree: a mistake that the message explains.
+
+    Attributes:
+        in_python: whether it is told in Python's words, or in those of the command line.
+    """
+
+    in_python = False
+
+    def __str__(self) -> str:
+        return in_python(super().__str__()) if self.in_python else super().__str__()
 
 
 class SetupError(WhatNextError):

@@ -115,6 +115,8 @@ def test_a_folder_is_named_with_what_lies_in_it(tmp_path: Path, monkeypatch: pyt
     ):
         with pytest.raises(DataError, match=r"is a folder; give the path of a data file"):
             use()
+    with pytest.raises(DataError, match="is a URL, which what-next data import alone reads"):
+        Dataset.read("s3://bucket/log.parquet")
     with pytest.raises(DataError, match=r"it holds plays\.csv"):
         Dataset.read(tmp_path)
 

@@ -295,6 +295,27 @@ def test_files_of_one_name_are_copied_apart(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_is_all_of_its_files_or_refused(tmp_path: Path) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    names = ["day=1/part.csv.gz", "day=2/part.csv", "2.csv", "_SUCCESS", ".hidden/a.parquet"]
+    for name in names:
+        (tmp_path / "shop" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "shop" / name).write_text("user,item\n")
+        memory.pipe(f"/shop/{name}", b"user,item\n")
+
+    def read(name: str) -> list[str]:
+        with remote.fetched([name], tmp_path / "x.parquet") as paths:
+            return [path.name for path in paths]
+
+    for where in (str(tmp_path / "shop"), "memory://shop"):
+        assert read(where) == ["2.csv", "part.csv.gz", "part.csv"]
+    (tmp_path / "shop" / "3.parquet").touch()
+    memory.pipe("/shop/3.parquet", b"PAR1")
+    for where in (str(tmp_path / "shop"), "memory://shop"):
+        with pytest.raises(DataError, match=r"holds files of several kinds \(\.csv, \.parquet\); name those"):
+            read(where)
+
+
 def test_a_copy_that_was_cut_short_is_no_log_and_a_full_disk_keeps_what_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,8 @@ def test_the_command_line_does_the_same(
     assert (code, told.strip()[-len(COMMIT) :]) == (0, COMMIT)
     code, told = said("pull", "me/mine", "--to", tmp_path, "--json")
     assert (code, json.loads(told)["model_agent_path"]) == (0, str(tmp_path / "agent.safetensors"))
+    code, told = said("push", tmp_path / "nothing.safetensors", "me/mine")
+    assert (code, "train one first (`train, yes` in the setup)" in told) == (2, True)
     code, told = said("pull", "me/mine", "--to", tmp_path)
     assert (code, "holds a model; give another folder" in told) == (2, True)
     assert said("pull", "me/mine", "--to", tmp_path, "--force")[0] == 0
@@ -136,6 +138,15 @@ def test_what_is_not_there_and_what_is_in_the_way_are_told(hub: type[Hub], model
         wn.pull("me/other", tmp_path / "pulled")
     with pytest.raises(ModelError, match="holds a model; give another folder"):
         wn.pull("me/mine", model.setup.model_agent_path.parent)
+    with pytest.raises(ModelError, match=r"nothing.*train one with what_next\.fit"):
+        wn.push(tmp_path / "nothing.safetensors", "me/mine")
+
+
+def test_no_network_is_told(model: wn.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (extra: hub)").constants
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    with pytest.raises(ModelError, match=r"me/mine: cannot be pushed .*the network"):
+        wn.push(model, "me/mine")
 
 
 def test_the_missing_library_is_named(model: wn.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,9 +151,21 @@ def _worlds() -> dict[str, str]:
     return found
 
 
+def _check_names() -> None:
+    """Raises where a path is no text, which libraries do not take."""
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        raise WhatNextError("the folder in which this runs is gone; go to another one") from None
+    for name in (here, *sys.argv):
+        if re.search("[\ud800-\udfff]", name):
+            raise WhatNextError(f"{name!r}: is not UTF-8; rename the file or the folder")
+
+
 @guarded
 def main() -> int:
     """Run a command; returns the exit code: 0, 2 for a user's mistake, 130 for an interrupt."""
+    _check_names()
     try:
         code = app(standalone_mode=False)
     except typer.Abort:

@@ -164,7 +164,7 @@ def import_data(
     files: Annotated[
         list[str],
         typer.Argument(
-            help="One or more log files: one row per event. Paths, or URLs such as s3://bucket/log/*.parquet."
+            help="One or more log files, or folders of them: one row per event. Paths, or URLs such as s3://bucket/log/."
         ),
     ],
     to: Annotated[Path, typer.Option(help="Where the data set goes: data/NAME.parquet.")],

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from functools import wraps
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from rich.console import Console, RenderableType
@@ -26,9 +27,13 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        for stream in (sys.stdout, sys.stderr):  # letters that the terminal lacks do not end the command
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return command(*args, **kwargs)
         except WhatNextError as error:
+            error.in_python = False
             note(f"what-next: {error}")
             return 2
         except NotFinite as error:
@@ -59,8 +64,8 @@ def note(text: str) -> None:
 
 def emit(values: dict[str, Any]) -> None:
     """Print JSON, and nothing else, on the standard output."""
-    json.dump(values, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write("\n")
+    letters = getattr(sys.stdout, "encoding", "").lower() == "utf-8"  # what else would be no JSON
+    print(json.dumps(values, indent=2, ensure_ascii=not letters, allow_nan=False))
 
 
 def tell(shown: RenderableType) -> None:

@@ -61,7 +61,7 @@ def served_catalogue(setup: "Setup", store: "Store") -> "Catalogue":
     agents = [versions_folder(setup) / one.version / AGENT for one in deployments[-1:]]
     for path in map(catalogue_path, [*agents, setup.model_agent_path]):
         if path.is_file():
-            return Catalogue.from_table(pl.read_parquet(path))
+            return Catalogue.from_table(pl.read_parquet(path, glob=False))
     return Dataset.read(setup.data).catalogue
 
 

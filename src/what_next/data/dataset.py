@@ -146,10 +146,10 @@ class Dataset:
             raise DataError(f"{items}: no such file; it belongs to {path}, import the data again")
         try:
             if path.is_dir():
-                catalogue = Catalogue.from_table(pl.read_parquet(items))
+                catalogue = Catalogue.from_table(pl.read_parquet(items, glob=False))
                 return cls(path.stem, catalogue=catalogue, **mapped.read(path, catalogue.hash()))
-            log = events_of(path) if footer["what_next.format"] == FORMATS[2] else pl.read_parquet(path)
-            tables = Tables(log, pl.read_parquet(items), pl.DataFrame(), 0, {})
+            log = events_of(path) if footer["what_next.format"] == FORMATS[2] else pl.read_parquet(path, glob=False)
+            tables = Tables(log, pl.read_parquet(items, glob=False), pl.DataFrame(), 0, {})
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{path}: is damaged ({str(error).splitlines()[0]}); import the data again") from error
         dataset = cls.from_tables(tables, path.stem)

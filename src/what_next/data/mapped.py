@@ -37,14 +37,14 @@ def write(log: Path, items: pl.DataFrame, catalogue: str, stages: Stages, to: Pa
         DataError: the log holds an item that the table lacks.
     """
     parts = sorted(log.glob("*.parquet"))
-    counts = [pl.scan_parquet(part).select(pl.len()).collect().item() for part in parts]
-    head, events = pl.read_parquet(parts[0], n_rows=1), sum(counts)
+    counts = [pl.scan_parquet(part, glob=False).select(pl.len()).collect().item() for part in parts]
+    head, events = pl.read_parquet(parts[0], n_rows=1, glob=False), sum(counts)
     users, lengths, done = [], [], stages.begin("writing arrays", events)
     to.mkdir()
     with ExitStack() as files:
         opened: dict[str, BinaryIO] = {}
         for part, count in zip(parts, counts, strict=True):
-            frame = pl.read_parquet(part)
+            frame = pl.read_parquet(part, glob=False)
             for name, values in columns(frame, items["item_id"], part.name):
                 if name not in opened:
                     opened[name] = files.enter_context((to / f"{name}.npy").open("wb"))
@@ -76,11 +76,12 @@ def read(path: Path, catalogue: str) -> dict[str, Any]:
     try:
         about = json.loads((where / "about.json").read_text())
         arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(where.glob("*.npy"))}
-        users = pl.read_parquet(where / "users.parquet")["user_id"]
-        rows = pl.scan_parquet(path / "*.parquet").select(pl.len()).collect().item()
+        users = pl.read_parquet(where / "users.parquet", glob=False)["user_id"]
+        parts = sorted(path.glob("*.parquet"))
+        rows = pl.scan_parquet(parts, glob=False).select(pl.len()).collect().item()
         if about["catalogue"] != catalogue or about["events"] != rows:
             raise DataError(f"{where}: belongs to another import than {path}; import the data again")
-        _check(arrays, pl.scan_parquet(path / "*.parquet").head(0).collect(), len(users), rows)
+        _check(arrays, pl.scan_parquet(parts, glob=False).head(0).collect(), len(users), rows)
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{where}: cannot be read ({error}); it belongs to {path}, import the data again") from error
     optional = {name: arrays.get(name) for name in ("timestamps", "rewards", "event_codes")}

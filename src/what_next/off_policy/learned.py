@@ -140,7 +140,7 @@ class Learned(TargetPolicy):
             until = manifest.metrics.get("fitted", {}).get(DECIDED_UNTIL)
             for data in {self.setup.data, trained.data, trained.decisions.log}:
                 if data is not None and is_service_log(data):
-                    rows = pl.scan_parquet(data).filter(~EVENT)
+                    rows = pl.scan_parquet(data, glob=False).filter(~EVENT)
                     if until is not None:  # an export that goes on holds more by now
                         rows = rows.filter(pl.col("timestamp").dt.epoch("us") <= until)
                     told = rows.select(pl.col("slate").unique()).collect().to_series()

@@ -219,7 +219,7 @@ def _events(log: DecisionLog, space: Space) -> tuple[Dataset, Int64[np.ndarray, 
     """The events of the log's users on items that the agent knows, and their numbers in the order of arrival."""
     assert log.user_ids is not None
     columns = ("item_id", "timestamp", "reward", "number", "context")
-    found = pl.scan_parquet(log.source.path).filter(EVENT).select("user_id", *columns).collect()
+    found = pl.scan_parquet(log.source.path, glob=False).filter(EVENT).select("user_id", *columns).collect()
     user = positions(found["user_id"].cast(pl.String), log.user_ids.cast(pl.String))
     item = space.catalogue.index(found["item_id"].to_list())
     found = found.with_columns(pl.Series("user", user), pl.Series("item", item))
@@ -264,7 +264,7 @@ def _permitted(texts: pl.Series, catalogue: Catalogue) -> list[ItemSet | None]:
 def _with_added(policy: LearnedPolicy, log: Path) -> LearnedPolicy:
     """The policy with the items that were added while the service ran, as the service would add them."""
     count = int(footer_of(log).get(ADDED, "0"))
-    table = Catalogue.from_table(pl.read_parquet(beside(log, "items")).tail(count))
+    table = Catalogue.from_table(pl.read_parquet(beside(log, "items"), glob=False).tail(count))
     new = [
         NewItem(str(name), title, dict(zip(table.names, values, strict=True)))
         for name, title, values in zip(table.ids, table.titles, table.attributes.tolist(), strict=True)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from what_next.data.files import Writer, check_paths, write_files
-from what_next.errors import MissingExtraError, ModelError, told_in_python
+from what_next.errors import MissingExtraError, ModelError, WhatNextError, told_in_python
 from what_next.python.fitting import load
 from what_next.python.model import AGENT, Model
 from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, read_models
@@ -112,11 +112,11 @@ def _hub() -> Any:
 @contextmanager
 def _told(repo: str, done: str) -> Iterator[None]:
     """What the hub or the network refuses becomes a `ModelError`."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
+    except WhatNextError:
+        raise
+    except Exception as error:  # the library has errors of its own, and those of whichever library brings HTTP
         why = " ".join(str(error).split())
         raise ModelError(
             f"{repo}: cannot be {done} ({why}); check the name, the network, and who you are (hf auth whoami)"

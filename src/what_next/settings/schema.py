@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import accumulate
-from os.path import normpath
+from os.path import expanduser, normpath
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -160,7 +160,7 @@ def convert(entry: Entry, field: FieldInfo, folder: Path) -> object:
     if Path in choices(field) or str in choices(field):
         if not text:
             raise SetupError(f"{entry.where}: {entry.key} is {entry.value!r}; allowed: {allowed(field)}")
-        joined = folder / Path(entry.value).expanduser()
+        joined = folder / Path(expanduser(entry.value))  # noqa: PTH111  a `~` that is nobody's stays
         short = Path(normpath(joined))  # `src/../data` reads better as `data`, where no link makes them differ
         found = short if short.resolve() == joined.resolve() else joined
         return found if Path in choices(field) else str(found)

@@ -343,7 +343,7 @@ def models_of(setup: Setup) -> SavedModels:
 def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> Space:
     path = catalogue_path(agent)
     try:
-        catalogue = Catalogue.from_table(pl.read_parquet(path).drop_nulls("item_id"))
+        catalogue = Catalogue.from_table(pl.read_parquet(path, glob=False).drop_nulls("item_id"))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ModelError(f"{path}: the model's catalogue cannot be read ({error}); train again") from None
     if catalogue.hash() != manifest.catalogue:

@@ -123,7 +123,9 @@ def _manifest_at(path: Path) -> Manifest | None:
 def _mostly_known(setup: Setup, catalogue: Catalogue) -> bool:
     """Whether the data hold half of the model's items or more."""
     try:
-        ids = pl.read_parquet(catalogue_path(setup.model_agent_path), columns=["item_id"])["item_id"].to_list()
+        ids = pl.read_parquet(catalogue_path(setup.model_agent_path), columns=["item_id"], glob=False)[
+            "item_id"
+        ].to_list()
     except (pl.exceptions.PolarsError, OSError):
         return True
     return not ids or bool((catalogue.index(ids) >= 0).mean() >= 0.5)

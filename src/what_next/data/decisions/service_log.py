@@ -70,7 +70,8 @@ def rows_of(path: Path) -> pl.DataFrame:
     if not footer.get(ADDED, "0").isdecimal() or not _fits(footer.get(WITHDRAWALS, "[]"), _changes):
         raise DataError(f"{path}: its footer is damaged ({ADDED} or {WITHDRAWALS}); {again}")
     try:
-        rows, items = pl.read_parquet(path), pl.read_parquet_schema(beside(path, "items"))
+        rows = pl.read_parquet(path, glob=False)
+        items = pl.scan_parquet(beside(path, "items"), glob=False).collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}, or its item table: cannot be read ({error}); {again}") from None
     if not items.keys() >= {"item_id", "title"}:

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import zipfile
 from pathlib import Path
 from typing import cast
@@ -52,6 +53,8 @@ def data_file(path: Path) -> Path:
         files = [one.name for one in sorted(path.iterdir()) if one.is_file()]
         holds = f"it holds {some(files)}" if files else "it holds no files"
         raise DataError(f"{path}: is a folder; give the path of a data file ({holds})")
+    if re.search(r"(^|/)\w\w+:/", str(path)):
+        raise DataError(f"{path}: is a URL, which what-next data import alone reads; import it, and name what it wrote")
     if not path.exists():
         raise DataError(f"{path}: no such file; give the path of a data file")
     if not path.is_file():

@@ -201,10 +201,10 @@ class _Import:
         done = self.stages.begin("finishing parts", count)
         for number, folder in enumerate(folders):
             if not self._part(number).exists():
-                whole, suspects = folder / "log.parquet", pl.read_parquet(folder / "suspects.parquet")
+                whole, suspects = folder / "log.parquet", pl.read_parquet(folder / "suspects.parquet", glob=False)
                 drop = suspects.filter(pl.col(ROW).is_in(again.implode()))["place"]
                 if len(drop) or gap:
-                    log = pl.read_parquet(whole).with_row_index("place")
+                    log = pl.read_parquet(whole, glob=False).with_row_index("place")
                     log = log.filter(~pl.col("place").is_in(drop.implode())).drop("place")
                     log = in_sessions(log, gap, width) if gap else log
                     whole = folder / "changed.parquet"
@@ -220,7 +220,7 @@ class _Import:
     def _frame(self, name: str, make: Callable[[], pl.LazyFrame]) -> pl.DataFrame:
         """A table that is made once."""
         path = self._kept(name + ".parquet", lambda path: make().collect(engine="streaming").write_parquet(path))
-        return pl.read_parquet(path)
+        return pl.read_parquet(path, glob=False)
 
     def _kept(self, name: str, write: Callable[[Path], object]) -> Path:
         """A file or a folder that is made once, and has its name only when it is whole."""
@@ -234,7 +234,7 @@ class _Import:
 
 def _sorted(part: Path, values: Sequence[str], footer: dict[str, str], path: Path) -> None:
     """A part as `clean` sorts a log, and where the rows stand that look like an earlier one, into a folder."""
-    rows = pl.read_parquet(part / "*.parquet")
+    rows = pl.read_parquet(sorted(part.glob("*.parquet")), glob=False)
     if not rows[ROW].is_sorted():
         rows = rows.sort(ROW)
     events = Events.collect(rows.lazy(), values)
@@ -251,7 +251,7 @@ def _sorted(part: Path, values: Sequence[str], footer: dict[str, str], path: Pat
 
 def _repeats(folders: Sequence[Path], checked: Checked) -> pl.LazyFrame:
     """`ROW` of the rows that repeat an earlier one."""
-    rows = pl.concat(pl.read_parquet(folder / "suspects.parquet", columns=[ROW]) for folder in folders)[ROW]
+    rows = pl.concat(pl.read_parquet(folder / "suspects.parquet", columns=[ROW], glob=False) for folder in folders)[ROW]
     if not checked.compared:
         rows = rows.clear()
     return pl.LazyFrame({ROW: repeated(checked.kept, ROW, rows, checked.compared) if len(rows) else rows})
@@ -260,18 +260,22 @@ def _repeats(folders: Sequence[Path], checked: Checked) -> pl.LazyFrame:
 def _widest(folders: Sequence[Path], gap: timedelta) -> pl.LazyFrame:
     """How many digits the number of a session has, at most."""
     columns = ["user_id", "timestamp"]
-    counts = (sessions(pl.read_parquet(folder / "log.parquet", columns=columns), gap) for folder in folders)
+    counts = (sessions(pl.read_parquet(folder / "log.parquet", columns=columns, glob=False), gap) for folder in folders)
     return pl.LazyFrame({"width": [max(len(str(one.max())) for one in counts)]})
 
 
 def _ends(log: Path, ids: pl.Series) -> pl.DataFrame:
     """Two rows with the least and the largest user, item and time of a sorted log."""
     parts = sorted(log.glob("*.parquet"))
-    ends = pl.concat([pl.read_parquet(parts[0]).head(1), pl.read_parquet(parts[-1]).tail(1)])
+    ends = pl.concat([pl.read_parquet(parts[0], glob=False).head(1), pl.read_parquet(parts[-1], glob=False).tail(1)])
     ends = ends.with_columns(item_id=pl.Series([ids[0], ids[-1]], dtype=ids.dtype))
     if "timestamp" in ends.columns:
         time = pl.col("timestamp")
-        span = pl.scan_parquet(parts).select(time.min().alias("0"), time.max().alias("1")).collect(engine="streaming")
+        span = (
+            pl.scan_parquet(parts, glob=False)
+            .select(time.min().alias("0"), time.max().alias("1"))
+            .collect(engine="streaming")
+        )
         ends = ends.with_columns(timestamp=pl.concat([span["0"], span["1"]]))
     return ends
 

@@ -112,7 +112,7 @@ def open_source(
         MissingExtraError: a pickle, and pandas is not installed.
     """
     start = magic(data_file(path))
-    suffix = Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
+    suffix = kind_of(path)
     with _explained(path):
         if suffix in PICKLE:
             return Source(read_pickled_frame(path).lazy(), path)
@@ -132,6 +132,11 @@ def open_source(
         if suffix in ATOMIC and re.search(ATOMIC_HEADER, text.partition("\n")[0].rstrip("\r")):
             return read_atomic(path, text, spill)
         return read_text(path, text, header, names, sought, spill)
+
+
+def kind_of(path: Path) -> str:
+    """The suffix of what a file holds: `.csv` of `log.csv.gz`."""
+    return Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
 
 
 @contextmanager

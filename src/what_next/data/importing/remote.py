@@ -2,14 +2,16 @@
 
 import errno
 import hashlib
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from what_next.data.importing.readers import kind_of
 from what_next.data.stages import SILENT, Stages
-from what_next.errors import DataError, MissingExtraError, SaveError, WhatNextError
+from what_next.errors import DataError, MissingExtraError, SaveError, WhatNextError, some
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def fetched(names: Sequence[str], to: Path, stages: Stages = SILENT) -> Iterator
     The copies go at the end. They stay after an interruption, and what is whole is not fetched again.
 
     Args:
-        names: paths and URLs of files, and of folders of Parquet parts; in a URL, `*` stands for any name.
+        names: paths and URLs of files, and of folders of them (see `_parts`); in a URL, `*` stands for any name.
         to: where the import goes.
         stages: told of the bytes.
 
@@ -31,7 +33,7 @@ def fetched(names: Sequence[str], to: Path, stages: Stages = SILENT) -> Iterator
     folder = to.with_name(f".{to.name}.fetched")
     try:
         yield [
-            path for name in names for path in (_copies(name, folder, stages) if "://" in name else _parts(Path(name)))
+            path for name in names for path in (_copies(name, folder, stages) if "://" in name else _local(Path(name)))
         ]
     except SaveError:
         raise
@@ -42,9 +44,21 @@ def fetched(names: Sequence[str], to: Path, stages: Stages = SILENT) -> Iterator
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _parts(path: Path) -> list[Path]:
-    """The Parquet files of a folder, in the order of their names; any other path as it is."""
-    return sorted(path.glob("*.parquet")) or [path]
+def _local(path: Path) -> list[Path]:
+    return [Path(one) for one in _parts(str(path), [str(one) for one in path.rglob("*") if one.is_file()])] or [path]
+
+
+def _parts(folder: str, files: Iterable[str]) -> list[str]:
+    """The files in and below a folder by name, but those of programs, which begin with . or _.
+
+    Raises:
+        DataError: they are of several kinds, so that it is not known which are the log.
+    """
+    parts = [one for one in sorted(files) if not re.search(r"/[._]", one.removeprefix(folder))]
+    kinds = sorted({kind_of(Path(one)) or Path(one).name for one in parts})
+    if len(kinds) > 1:
+        raise DataError(f"{folder}: holds files of several kinds ({some(kinds)}); name those that are the log")
+    return parts
 
 
 def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
@@ -54,10 +68,15 @@ def _copies(url: str, folder: Path, stages: Stages) -> list[Path]:
         raise MissingExtraError("fsspec", "remote", f"reading {url}") from error
     try:
         system, pattern = fsspec.core.url_to_fs(url)
-        if "*" not in pattern and system.info(pattern)["type"] == "directory":
-            pattern = f"{pattern.rstrip('/')}/*.parquet"
-        remote = sorted(system.glob(pattern)) if "*" in pattern else [pattern]
+        if "*" in pattern:
+            remote = sorted(system.glob(pattern))
+        elif system.info(pattern)["type"] == "directory":
+            remote = _parts(pattern, system.find(pattern))
+        else:
+            remote = [pattern]
         copies = [_copied(system, one, folder, stages) for one in remote]
+    except DataError:
+        raise
     except Exception as error:  # every store has errors of its own; of kinds that are not installed, an ImportError
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise SaveError(f"{folder}: the disk is full while {url} is fetched; make room, and it goes on") from error

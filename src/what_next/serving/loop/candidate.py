@@ -58,7 +58,7 @@ def export(setup: Setup, store: Store, current: str, folder: Path) -> dict[str, 
     Raises:
         DataError: there is nothing, or one of the parts has no users.
     """
-    catalogue = Catalogue.from_table(pl.read_parquet(catalogue_path(agent_of(setup, current))))
+    catalogue = Catalogue.from_table(pl.read_parquet(catalogue_path(agent_of(setup, current)), glob=False))
     whole = _whole(store, catalogue, folder.parent / "log.parquet")
     users = whole.log["user_id"].unique()
     out = pl.Series(users.name, [one for one in users if held_out(one, setup.loop.held_out)], users.dtype)
@@ -134,7 +134,9 @@ def train(setup: Setup, origin: Path | None) -> dict[str, Any]:
 
 def check_catalogue(candidate: Path, deployed: Path) -> None:
     """Raises a `ModelError` where a candidate lacks items of the deployed model, or has other attributes."""
-    ours, theirs = (Catalogue.from_table(pl.read_parquet(catalogue_path(one))) for one in (candidate, deployed))
+    ours, theirs = (
+        Catalogue.from_table(pl.read_parquet(catalogue_path(one), glob=False)) for one in (candidate, deployed)
+    )
     if ours.names != theirs.names:
         raise ModelError(
             f"the candidate is of another catalogue: its items have {some(ours.names) or 'no attributes'}, and those "
@@ -201,7 +203,7 @@ def foreseen(setup: Setup, log: Path, agents: Mapping[str, Path]) -> dict[str, f
 
 def items_of(agent: Path) -> frozenset[str]:
     """The ids of the items that a model knows."""
-    return frozenset(pl.read_parquet(catalogue_path(agent), columns=["item_id"])["item_id"].cast(pl.String))
+    return frozenset(pl.read_parquet(catalogue_path(agent), columns=["item_id"], glob=False)["item_id"].cast(pl.String))
 
 
 def clear(folder: Path, keep: int | None) -> None:
