@@ -1,6 +1,7 @@
 """Every encoder: streaming equals the batch pass, no state knows a later event, padding is harmless."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -174,6 +175,34 @@ def test_dropout_acts_in_training_alone(kind: str) -> None:
     assert torch.equal(encoder(whole), encoder(whole))
     encoder.train()
     assert not torch.equal(encoder(whole), encoder(whole))
+
+
+@KINDS
+@torch.no_grad()
+def test_an_unknown_item_is_read_as_zeros(kind: str) -> None:
+    """Of an item that nothing followed in training the vector is scored with, and not read: step by step, and in a
+    batch. Without item dropout nobody learned what zeros mean, so that all are read."""
+    encoder, whole = made(kind), events(3, 7)
+    followed, plain = torch.ones(ITEMS, dtype=torch.bool), encoder(whole)
+    followed[whole.items[:, 3]] = False
+    encoder.read_alone(followed)
+    assert torch.equal(encoder(whole), plain)
+    encoder.sizes = replace(encoder.sizes, item_dropout=0.1)
+    encoder.read_alone(followed)
+    found = encoder(whole)
+    assert not torch.allclose(found, plain)
+    torch.testing.assert_close(streamed(encoder, whole)[0], found, atol=1e-5, rtol=1e-5)
+    assert encoder.items.learned is not None
+    encoder.items.learned[~followed] = 5.0
+    assert torch.equal(encoder(whole), found)
+
+
+@torch.no_grad()
+def test_some_items_are_taken_for_unknown_in_training_alone() -> None:
+    encoder, items = made("lstm"), torch.zeros(100, 200, dtype=torch.long)
+    encoder.sizes = replace(encoder.sizes, item_dropout=0.25)
+    assert not encoder.unknown(items).any()
+    assert 0.24 < float(encoder.train().unknown(items).float().mean()) < 0.26
 
 
 @KINDS

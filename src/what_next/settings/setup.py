@@ -214,6 +214,13 @@ class Setup(Group):
         "the validation users",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
+    item_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the items of a history that are read as unknown in training; above 0, an item with a "
+        "learned vector that nothing followed in training always is",
+    )
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
     clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")

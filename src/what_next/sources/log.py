@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int, Int64
 
 from what_next.agent import Agent
@@ -12,6 +13,7 @@ from what_next.baselines.counts import Known
 from what_next.data.batches import LEAST, Batches, capped, width_of
 from what_next.data.cooccurrence import directions, placed
 from what_next.errors import SetupError
+from what_next.models.encoders import Encoder
 from what_next.models.linear import RANK
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
@@ -47,10 +49,13 @@ class LogSource(Source):
         self.taken, self.reasons = 0, reasons
 
     def prepare(self, agent: Agent) -> None:
-        """See `Source.prepare`: learned vectors of items start where the training events put them."""
+        """See `Source.prepare`: learned vectors of items start where the training events put them, and those of items
+        that nothing followed are not read."""
         state, setup = self.state, self.setup
-        events = Known.of(state.dataset, state.split.known)
-        if linear := getattr(agent.nets["encoder"], "ridge", None):
+        events, encoder = Known.of(state.dataset, state.split.known), agent.nets["encoder"]
+        if setup.item_inputs(state.space) == "learned" and isinstance(encoder, Encoder):
+            encoder.read_alone(torch.from_numpy(np.bincount(events.transitions[0], minlength=events.catalogue) > 0))
+        if linear := getattr(encoder, "ridge", None):
             pairs, users = events.pairs, np.bincount(events.items, minlength=events.catalogue)
             linear.learn(*directions(*pairs, events.catalogue, RANK, setup.seed), users)
         if setup.inputs.start == "random" or setup.item_inputs(state.space) == "attributes":

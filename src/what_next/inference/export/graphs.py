@@ -66,7 +66,8 @@ class Read(nn.Module):
         events = Events(items, torch.stack(columns, -1) if columns else empty)
         read = self.algorithm.inputs(events, None)
         vectors = functional.embedding(items.clamp(min=0), self.item_vectors)
-        vectors = vectors.masked_fill((items < 0).unsqueeze(-1), 0.0) * float(self.encoder.sizes.dim**0.5)
+        unread = (items < 0) | self.encoder.unknown(items)
+        vectors = vectors.masked_fill(unread.unsqueeze(-1), 0.0) * float(self.encoder.sizes.dim**0.5)
         if self.encoder.numbers is not None:
             vectors = vectors + self.encoder.numbers(read.numbers)
         return vectors

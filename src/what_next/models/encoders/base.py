@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -28,6 +29,7 @@ class EncoderSizes:
         skip: whether a recurrent encoder adds a linear map of the last input to its state.
         slates: whether an event is a slate that was shown, and what was clicked of it, instead of an item.
         linear: whether a linear model of items by items goes with it.
+        item_dropout: share of the items read that are taken for unknown in training.
     """
 
     dim: int
@@ -38,6 +40,7 @@ class EncoderSizes:
     skip: bool = False
     slates: bool = False
     linear: bool = False
+    item_dropout: float = 0.0
 
 
 class SharedDropout(nn.Module):
@@ -67,7 +70,17 @@ class Encoder(nn.Module):
     item vector has a length of about 1), plus a linear map of the event's numbers. Of a slate it is a linear map of the
     mean of what was shown and of the sum of what was clicked. A kind of encoder defines `encode`, `start` and
     `advance`, so that a step more gives what a batch pass over one event more would give.
+
+    An unknown item is read as zeros. With `sizes.item_dropout` some are taken for unknown in training, as words are
+    (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods", section 2.2): so the encoder learns what
+    to say where it knows nothing of an item. Of an item that nothing followed in training it knows nothing: whatever
+    its vector is, it was never read.
+
+    Attributes:
+        followed: [items], whether an item is read; all are, until `read_alone` says otherwise.
     """
+
+    followed: Tensor
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
         """An encoder that reads `items`; their vectors are part of it, and learn with it."""
@@ -78,6 +91,7 @@ class Encoder(nn.Module):
         self.slate = nn.Linear(2 * sizes.dim, sizes.dim) if sizes.slates else None
         self.dropout = SharedDropout(sizes.dropout)
         self.ridge = LinearTerm(items.count) if sizes.linear else None
+        self.register_buffer("followed", torch.ones(items.count, dtype=torch.bool))
 
     def forward(self, events: Events) -> Float[Tensor, "batch time dim"]:
         """The state after every event. What stands at padding means nothing."""
@@ -148,10 +162,23 @@ class Encoder(nn.Module):
             vectors = self.slate(self._of_slates(events.shown, events.clicks))
         elif self.numbers is None or events.shown is None:  # else of slates that are not read: numbers tell it all
             vectors = self.items.rows(events.items).mul_(self.sizes.dim**0.5)
+            vectors = vectors.masked_fill(self.unknown(events.items).unsqueeze(-1), 0.0)
         if self.numbers is not None:
             vectors = vectors + self.numbers(events.numbers)
         dropped: Tensor = self.dropout(vectors)
         return dropped
+
+    def unknown(self, items: Int64[Tensor, "*grid"]) -> Bool[Tensor, "*grid"]:
+        """Which items are read as unknown."""
+        found = ~self.followed[items.clamp(min=0)]
+        if self.training and self.sizes.item_dropout:
+            found |= torch.rand(items.shape, device=items.device) < self.sizes.item_dropout
+        return found
+
+    def read_alone(self, followed: Bool[Tensor, "items"]) -> None:
+        """From now on the other items are read as unknown, where training says what to make of that."""
+        if self.sizes.item_dropout:
+            self.followed.copy_(followed)
 
     def _of_slates(
         self, shown: Int64[Tensor, "batch time slots"], clicks: Float[Tensor, "batch time slots"]
@@ -174,6 +201,11 @@ class Encoder(nn.Module):
     @abstractmethod
     def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
         """The states after one input more."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """What was saved before there was an unknown item reads all."""
+        state_dict.setdefault(prefix + "followed", torch.ones_like(self.followed))
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _zeros(self, *shape: int) -> Tensor:
         """Zeros where the parameters are, of their type."""
