@@ -30,8 +30,7 @@ class LinearTerm(nn.Module):
     popular each item is, times `bias`: where a log holds nothing else, what a network makes of it falls short of that.
 
     Last, the point is pulled to where those items lie that came next after the last ones: the transitions of a Markov
-    chain, read in the network's own item space. A network that saw a transition once has hardly learned it; in short
-    sessions over many items most were seen once.
+    chain, read in the network's own item space.
 
     All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
     weight, bias and pull are 0, and nothing is added.
