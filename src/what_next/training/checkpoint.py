@@ -46,6 +46,7 @@ FREE = {
     "save_every",
     "skip",  # what was saved decides
     "linear",
+    "item_dropout",
     "log",
     "track",
     "device",

@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -77,10 +76,10 @@ class Encoder(nn.Module):
     its vector is, it was never read.
 
     Attributes:
-        followed: [items], whether an item is read; all are, until `read_alone` says otherwise.
+        followed: [items], whether an item is read; None without `sizes.item_dropout`: all are.
     """
 
-    followed: Tensor
+    followed: Tensor | None
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
         """An encoder that reads `items`; their vectors are part of it, and learn with it."""
@@ -91,7 +90,7 @@ class Encoder(nn.Module):
         self.slate = nn.Linear(2 * sizes.dim, sizes.dim) if sizes.slates else None
         self.dropout = SharedDropout(sizes.dropout)
         self.ridge = LinearTerm(items.count) if sizes.linear else None
-        self.register_buffer("followed", torch.ones(items.count, dtype=torch.bool))
+        self.register_buffer("followed", torch.ones(items.count, dtype=torch.bool) if sizes.item_dropout else None)
 
     def forward(self, events: Events) -> Float[Tensor, "batch time dim"]:
         """The state after every event. What stands at padding means nothing."""
@@ -162,7 +161,8 @@ class Encoder(nn.Module):
             vectors = self.slate(self._of_slates(events.shown, events.clicks))
         elif self.numbers is None or events.shown is None:  # else of slates that are not read: numbers tell it all
             vectors = self.items.rows(events.items).mul_(self.sizes.dim**0.5)
-            vectors = vectors.masked_fill(self.unknown(events.items).unsqueeze(-1), 0.0)
+            if self.followed is not None:
+                vectors = vectors.masked_fill(self.unknown(events.items).unsqueeze(-1), 0.0)
         if self.numbers is not None:
             vectors = vectors + self.numbers(events.numbers)
         dropped: Tensor = self.dropout(vectors)
@@ -170,14 +170,16 @@ class Encoder(nn.Module):
 
     def unknown(self, items: Int64[Tensor, "*grid"]) -> Bool[Tensor, "*grid"]:
         """Which items are read as unknown."""
+        if self.followed is None:
+            return torch.zeros_like(items, dtype=torch.bool)
         found = ~self.followed[items.clamp(min=0)]
-        if self.training and self.sizes.item_dropout:
+        if self.training:
             found |= torch.rand(items.shape, device=items.device) < self.sizes.item_dropout
         return found
 
     def read_alone(self, followed: Bool[Tensor, "items"]) -> None:
         """From now on the other items are read as unknown, where training says what to make of that."""
-        if self.sizes.item_dropout:
+        if self.followed is not None:
             self.followed.copy_(followed)
 
     def _of_slates(
@@ -201,11 +203,6 @@ class Encoder(nn.Module):
     @abstractmethod
     def advance(self, state: State, inputs: Float[Tensor, "batch dim"]) -> tuple[Float[Tensor, "batch dim"], State]:
         """The states after one input more."""
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """What was saved before there was an unknown item reads all."""
-        state_dict.setdefault(prefix + "followed", torch.ones_like(self.followed))
-        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _zeros(self, *shape: int) -> Tensor:
         """Zeros where the parameters are, of their type."""
