@@ -4,8 +4,9 @@
 
 Prints a line of JSON for one process with the whole table, and one for several that share it out. `tables` are bytes of
 the item vectors and of what their optimiser remembers of them; `peak` is all memory of the process that was in use at
-once, `before` that of the data alone. Rows that no step has touched take none of it in the optimiser's part. `--whole`
-leaves the single process out.
+once (its largest resident set), `before` that of the data alone. `shared` is what is in use at the end, where a page
+that several processes have in memory together, as those of libraries are, is counted once (the proportional set size).
+`--whole` leaves the single process out.
 """
 
 import argparse
@@ -30,7 +31,7 @@ LENGTH, USERS, DIM = 50, 2000, 64
 def measured(ranks: Ranks, folder: Path, items: int, steps: int) -> dict[str, object]:
     """Of this process."""
     torch.set_num_threads(1)
-    rng, ids = np.random.default_rng(0), pl.Series(np.arange(items)).cast(pl.String)
+    rng, ids = np.random.default_rng(0), pl.Series(np.arange(items))
     log = wn.Dataset(
         name="made up",
         user_ids=pl.Series("user_id", np.arange(USERS)),
@@ -40,7 +41,7 @@ def measured(ranks: Ranks, folder: Path, items: int, steps: int) -> dict[str, ob
         rewards=None,
         context=np.zeros((USERS * LENGTH, 0), np.float32),
         context_names=(),
-        catalogue=wn.Catalogue.from_table(pl.DataFrame({"item_id": ids, "title": ids})),
+        catalogue=wn.Catalogue.from_table(pl.DataFrame({"item_id": ids, "title": ids.cast(pl.String)})),
     )
     setup = wn.Setup(
         train=True,
@@ -70,8 +71,11 @@ def measured(ranks: Ranks, folder: Path, items: int, steps: int) -> dict[str, ob
     assert encoder.items.learned is not None
     moments = agent.optimisers["encoder:rows"].state[encoder.items.learned].values()
     tables = encoder.items.learned.nbytes + sum(one.nbytes for one in moments if isinstance(one, torch.Tensor))
+    used = Path("/proc/self/smaps_rollup").read_text().split("\nPss:")[1].split()[0]
+    ranks.wait()  # all of them are there until each has looked
     return {
         "tables": tables,
+        "shared": 1024 * int(used),
         "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "before": 1024 * before,
         "ms": 1000 * (time.process_time() - start) / steps,
@@ -105,7 +109,7 @@ def main() -> None:
             found = [json.loads((Path(folder) / f"{count}-{rank}.json").read_text()) for rank in range(count)]
             losses[count] = found[0]["losses"]
             shown = {"benchmark": "items", "items": given.items, "dim": DIM, "ranks": count, "steps": given.steps}
-            for name in ("tables", "peak", "before"):
+            for name in ("tables", "peak", "shared", "before"):
                 shown[f"{name}_mb"] = round(max(one[name] for one in found) / 1e6)
             shown["ms_of_processors"] = round(sum(one["ms"] for one in found), 1)
             shown["bytes_per_step"] = round(max(one["sent"] for one in found))

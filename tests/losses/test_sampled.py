@@ -32,7 +32,7 @@ def own(points, table, actions):
 
 
 def everything_once():
-    return Negatives.of(torch.arange(ITEMS), Draws.uniform(ITEMS).log_q.double())
+    return Negatives.of(torch.arange(ITEMS), lambda ids: Draws(ITEMS).log_q(ids).double())
 
 
 def skewed(seed=0):
@@ -55,7 +55,7 @@ def test_two_draws_by_hand():
     points, table = torch.ones(1, 1), torch.tensor([[log(2.0)], [log(3.0)], [log(5.0)]])
     actions, q = torch.tensor([0]), torch.tensor([0.5, 0.25, 0.25])
     # Drawn: item 1 twice, item 0 once (the action: left out). Z = 2 + 2 * 3 / (3 * 0.25) = 10.
-    negatives = Negatives.of(torch.tensor([1, 0, 1]), q.log())
+    negatives = Negatives.of(torch.tensor([1, 0, 1]), q.log().__getitem__)
     assert negatives.ids.tolist() == [0, 1]
     assert negatives.counts.tolist() == [1, 2]
     loss = sampled_softmax(points, own(points, table, actions), table[negatives.ids], actions, negatives)
@@ -69,7 +69,7 @@ def test_the_expected_sum_is_the_full_one_whatever_q():
     values = own(points, table, actions).detach()
     sums = torch.zeros(3, dtype=torch.float64)
     for first, second in product(range(5), repeat=2):
-        negatives = Negatives.of(torch.tensor([first, second]), q.log())
+        negatives = Negatives.of(torch.tensor([first, second]), q.log().__getitem__)
         for step in range(3):
             one = slice(step, step + 1)
             loss = sampled_softmax(points[one], values[one], table[negatives.ids], actions[one], negatives)
@@ -79,7 +79,7 @@ def test_the_expected_sum_is_the_full_one_whatever_q():
 
 def test_many_draws_approach_the_full_softmax_under_a_skewed_q():
     points, table, actions = inputs()
-    negatives = Draws.of(2 * skewed()).draw(400_000, np.random.default_rng(1))
+    negatives = Draws.of((2 * skewed()).exp().numpy()).draw(400_000, np.random.default_rng(1))
     loss = sampled_softmax(points, own(points, table, actions), table[negatives.ids], actions, negatives)
     full = F.cross_entropy(points @ table.T, actions)
     assert loss.item() == pytest.approx(full.item(), rel=2e-3)
@@ -94,7 +94,7 @@ def test_many_draws_approach_the_full_softmax_under_a_skewed_q():
 def test_negatives_that_are_all_hits_leave_the_target_alone(loss):
     points, table, _ = inputs(2)
     actions = torch.tensor([4, 4])
-    negatives = Negatives.of(torch.tensor([4, 4, 4]), Draws.uniform(ITEMS).log_q)
+    negatives = Negatives.of(torch.tensor([4, 4, 4]), Draws(ITEMS).log_q)
     found = loss(points, own(points, table, actions), table[negatives.ids], actions, negatives)
     of_points, of_table = torch.autograd.grad(found, (points, table))
     assert of_points.isfinite().all()
@@ -106,7 +106,7 @@ def test_negatives_that_are_all_hits_leave_the_target_alone(loss):
 @pytest.mark.parametrize("loss", [sampled_softmax, lambda *inputs: gbce(*inputs, items=ITEMS)])
 def test_finite_differences_agree(loss):
     points, table, actions = inputs(6, 2)
-    negatives = Draws.of(skewed()).draw(20, np.random.default_rng(2))
+    negatives = Draws.of(skewed().exp().numpy()).draw(20, np.random.default_rng(2))
 
     def of(points, table):
         return loss(points, own(points, table, actions), table[negatives.ids], actions, negatives)
@@ -116,7 +116,7 @@ def test_finite_differences_agree(loss):
 
 def test_gbce_by_hand():
     points, table, actions = torch.ones(1, 1), torch.tensor([[log(3.0)], [0.0], [log(2.0)], [9.0], [9.0]]), [0]
-    negatives = Negatives.of(torch.tensor([1, 2, 2, 0]), Draws.uniform(5).log_q)
+    negatives = Negatives.of(torch.tensor([1, 2, 2, 0]), Draws(5).log_q)
     actions = torch.tensor(actions)
     loss = gbce(points, own(points, table, actions), table[negatives.ids], actions, negatives, 5, calibration=0.0)
     # sigmoid: 3/4 for the action; 1/2 and twice 2/3 for the others; the draw of the action itself is left out.
@@ -135,7 +135,7 @@ def test_gbce_equals_the_published_form():
     points, table, actions = inputs()
     weights = torch.rand(50, dtype=torch.float64)
     drawn = torch.tensor([3, 3, 8, 20, 29])
-    negatives = Negatives.of(drawn, Draws.uniform(ITEMS).log_q)
+    negatives = Negatives.of(drawn, Draws(ITEMS).log_q)
     loss = gbce(points, own(points, table, actions), table[negatives.ids], actions, negatives, ITEMS, 0.75, weights)
     logits = points @ table[drawn].T
     beta = gbce_beta(5, ITEMS, 0.75)
@@ -152,7 +152,7 @@ def test_with_t_1_the_best_sigmoid_is_the_probability():
     chances = torch.tensor([0.5, 0.25, 0.15, 0.1], dtype=torch.float64)
     scores = torch.zeros(4, 1, dtype=torch.float64, requires_grad=True)
     actions, points = torch.arange(4), torch.ones(4, 1, dtype=torch.float64)
-    negatives = Negatives.of(torch.tensor([0, 1, 2, 3]), Draws.uniform(4).log_q)
+    negatives = Negatives.of(torch.tensor([0, 1, 2, 3]), Draws(4).log_q)
     optimiser = torch.optim.LBFGS([scores], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure():
@@ -168,17 +168,30 @@ def test_with_t_1_the_best_sigmoid_is_the_probability():
 
 def test_draws_follow_their_distribution():
     log_q = skewed() + 3.0  # not normalised
-    draws = Draws.of(log_q)
+    draws = Draws.of(log_q.exp().numpy())
     exact = log_q.double().softmax(0)
-    torch.testing.assert_close(draws.log_q.double().exp(), exact, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(draws.log_q(torch.arange(ITEMS)).double().exp(), exact, rtol=1e-5, atol=1e-7)
     negatives = draws.draw(300_000, np.random.default_rng(0))
     share = torch.zeros(ITEMS).index_put((negatives.ids,), negatives.counts / 300_000)
     assert (share - exact).abs().max() < 0.003
     assert int(negatives.counts.sum()) == negatives.drawn == 300_000
 
 
+@pytest.mark.parametrize("items", [1, 31, 32, 33, 100])
+def test_draws_are_those_of_the_sums_over_all_items(items):
+    """By another road: each place below the sum of all weights, looked up in the sums up to each item."""
+    counts = np.random.default_rng(items).poisson(1.0, items).astype(np.int32)
+    sums, places = np.cumsum(np.maximum(counts, 0.5)), np.random.default_rng(0).random(2000)
+    drawn = np.searchsorted(sums, places * sums[-1], side="right")
+    found = Draws.of(counts, least=0.5).draw(2000, np.random.default_rng(0))
+    assert found.ids.tolist() == np.unique(drawn).tolist()
+    assert found.counts.tolist() == np.unique(drawn, return_counts=True)[1].tolist()
+    chances = np.maximum(counts, 0.5)[found.ids] / sums[-1]
+    np.testing.assert_allclose(found.log_q.exp(), chances, rtol=1e-6)
+
+
 def test_draws_are_a_function_of_the_seed():
-    for draws in (Draws.uniform(ITEMS), Draws.of(skewed())):
+    for draws in (Draws(ITEMS), Draws.of(skewed().exp().numpy())):
         one, same, other = (draws.draw(10, np.random.default_rng(seed)) for seed in (1, 1, 2))
         assert torch.equal(one.ids, same.ids)
         assert not torch.equal(one.ids, other.ids)
@@ -188,7 +201,7 @@ def test_draws_are_a_function_of_the_seed():
 def test_without_steps_or_without_negatives_nothing_is_nan(loss):
     for steps, drawn in ((0, 3), (5, 0), (0, 0)):
         points, table, actions = inputs(steps)
-        negatives = Draws.uniform(ITEMS).draw(drawn, np.random.default_rng(0))
+        negatives = Draws(ITEMS).draw(drawn, np.random.default_rng(0))
         found = loss(points, own(points, table, actions), table[negatives.ids], actions, negatives)
         assert found.isfinite()
         found.backward()
@@ -197,7 +210,7 @@ def test_without_steps_or_without_negatives_nothing_is_nan(loss):
 
 def test_bf16_is_close():
     points, table, actions = (tensor.float() if tensor.is_floating_point() else tensor for tensor in inputs())
-    negatives = Draws.of(skewed()).draw(40, np.random.default_rng(3))
+    negatives = Draws.of(skewed().exp().numpy()).draw(40, np.random.default_rng(3))
     both = [
         sampled_softmax(
             points, own(points, table, actions), table[negatives.ids], actions, negatives, precision=precision
@@ -211,7 +224,7 @@ def test_scores_far_apart_stay_finite():
     points = torch.tensor([[100.0]], requires_grad=True)
     table = torch.tensor([[-9.0], [9.0]], requires_grad=True)
     actions = torch.tensor([0])
-    negatives = Negatives.of(torch.tensor([1]), Draws.uniform(2).log_q)
+    negatives = Negatives.of(torch.tensor([1]), Draws(2).log_q)
     loss = sampled_softmax(points, own(points, table, actions), table[[1]], actions, negatives)
     assert loss.item() == pytest.approx(1800 + log(2))
     loss = gbce(points, own(points, table, actions), table[[1]], actions, negatives, 2, 0.0)

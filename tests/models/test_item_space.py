@@ -75,8 +75,8 @@ def test_softmax_is_linear_cross_entropy_with_weights():
 def test_sampled_softmax_approaches_softmax_from_a_skewed_distribution():
     vectors, points, actions = inputs()
     full = ItemSpace.of(vectors).cross_entropy(points, actions).item()
-    for log_q in (torch.randn(12), Draws.of(torch.randn(12)), None):
-        items = ItemSpace.of(vectors, loss="sampled_softmax", negatives=100_000, log_q=log_q, rng=rng())
+    for draws in (Draws.of(torch.randn(12).exp().numpy()), None):
+        items = ItemSpace.of(vectors, loss="sampled_softmax", negatives=100_000, draws=draws, rng=rng())
         assert items.cross_entropy(points, actions).item() == pytest.approx(full, rel=0.01)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from what_next import Dataset
 from what_next.errors import SetupError
-from what_next.rewards import NEVER, Diversity, Logged, ProfileCorrelation, RewardLog, check
+from what_next.rewards import NEVER, Diversity, Logged, Novelty, ProfileCorrelation, RewardLog, check
 from what_next.types import History
 
 LOG = pl.DataFrame(
@@ -98,7 +98,10 @@ class TestHeard:
         assert heard.after.tolist() == [40 * 10**6, NEVER, NEVER]
 
     def test_the_popularity_is_of_training_events_alone(self) -> None:
-        assert self.log().popularity.tolist() == [1 / 2, 1 / 4, 1 / 4]
+        popularity = self.log(Novelty()).popularity
+        assert popularity is not None
+        assert popularity.tolist() == [1 / 2, 1 / 4, 1 / 4]
+        assert self.log().popularity is None  # where no reward asks
 
     def test_the_profile_is_the_mean_of_what_training_may_know_or_all_of_a_user_set_aside(self) -> None:
         rows = history([1, 0], [0, 1], [1, 1])

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Float64, Int, Int32
 from torch import Tensor
 
 from what_next.metrics.windows import Sampling
@@ -99,7 +99,7 @@ class RandomItem(Ranking):
 class Popular(Ranking):
     """The items with the most events; a draw at temperature 1 is in proportion to them, and one for each item more."""
 
-    def __init__(self, counts: Int64[np.ndarray, "items"]) -> None:
+    def __init__(self, counts: Int[np.ndarray, "items"]) -> None:
         """`counts`: how many events each item has."""
         self.counts, self.items, self.logs = counts, len(counts), np.log1p(counts)
 

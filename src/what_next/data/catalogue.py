@@ -15,7 +15,7 @@ from what_next.errors import CatalogueError, DataError
 
 SHOWN = 12
 """How many names are shown, at most."""
-BLOCK = 2**16
+BLOCK = 2**14
 """Ids that are hashed at a time: as Python's texts, ten million take 1.5 GB."""
 
 
@@ -25,7 +25,7 @@ class Catalogue:
 
     Attributes:
         ids: external ids (Int64 or String), distinct.
-        titles: what people call the items; the id as text where there is no title.
+        named: what people call the items; None where all go by their ids: see `titles`.
         names: attribute names, one per column of `attributes`; empty where there are none.
         attributes: the attributes in their own units, all finite.
         center: what is subtracted from each attribute, in its own unit; 0 until standardised.
@@ -33,7 +33,7 @@ class Catalogue:
     """
 
     ids: pl.Series
-    titles: pl.Series
+    named: pl.Series | None
     names: tuple[str, ...]
     attributes: Float32[np.ndarray, "items attributes"]
     center: Float32[np.ndarray, "attributes"]
@@ -51,7 +51,9 @@ class Catalogue:
         for column, name in enumerate(names):
             attributes[:, column] = table[name].to_numpy()
         neutral = np.zeros(len(names), np.float32)
-        return cls(table["item_id"], table["title"], names, attributes, neutral, neutral + 1)
+        ids, titles = table["item_id"], table["title"]
+        named = None if titles.equals(ids.cast(pl.String)) else titles  # the same text twice would be a burden
+        return cls(ids, named, names, attributes, neutral, neutral + 1)
 
     def to_table(self) -> pl.DataFrame:
         """The item table that `from_table` reads."""
@@ -67,6 +69,11 @@ class Catalogue:
     def __len__(self) -> int:
         """How many items there are."""
         return len(self.ids)
+
+    @cached_property
+    def titles(self) -> pl.Series:
+        """What people call the items; the id as text where there is no title."""
+        return self.ids.cast(pl.String).alias("title") if self.named is None else self.named
 
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items attributes"]:
@@ -132,10 +139,10 @@ class Catalogue:
     def hash(self) -> str:
         """SHA-256 over ids, attribute names and attributes: what a model was trained on. Titles do not count."""
         digest = hashlib.sha256()
-        for texts in (self.ids.cast(pl.String), pl.Series(self.names, dtype=pl.String)):
+        for texts in (self.ids, pl.Series(self.names, dtype=pl.String)):
             for start in range(0, len(texts), BLOCK):
                 # Each text goes in with its length, so that no two lists of texts read alike.
-                encoded = [text.encode() for text in texts[start : start + BLOCK].to_list()]
+                encoded = [text.encode() for text in texts[start : start + BLOCK].cast(pl.String).to_list()]
                 digest.update(b"".join(len(one).to_bytes(8, "little") + one for one in encoded))
             digest.update(b"\xff" * 8)
         # Adding 0 turns -0.0 into 0.0: equal values, equal hash.

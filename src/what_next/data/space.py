@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int32
 
 from what_next.data.catalogue import Catalogue
 
@@ -30,7 +30,7 @@ class Space:
     event_names: tuple[str, ...]
     event_center: Float32[np.ndarray, "numbers"]
     event_scale: Float32[np.ndarray, "numbers"]
-    counts: Int64[np.ndarray, "items"] | None = None
+    counts: Int32[np.ndarray, "items"] | None = None
     events_per_user: float = 0.0
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int, Int64
+from jaxtyping import Float32, Float64, Int, Int32, Int64
 
 from what_next.data import Dataset, Split
 from what_next.data.batches import capped
@@ -39,11 +39,11 @@ def scaled_space(dataset: Dataset, split: Split) -> Space:
     )
 
 
-def item_counts(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Int64[np.ndarray, "items"]:
+def item_counts(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Int32[np.ndarray, "items"]:
     """How many events each item has among the first `known[u]` of each user."""
-    counts = np.zeros(len(dataset.catalogue), np.int64)
+    counts = np.zeros(len(dataset.catalogue), np.int32)
     for events in known_events(dataset, known):
-        counts += np.bincount(dataset.items[events], minlength=len(counts))
+        counts += np.bincount(dataset.items[events], minlength=len(counts)).astype(np.int32)
     return counts
 
 

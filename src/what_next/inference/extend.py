@@ -121,7 +121,7 @@ def extended_catalogue(catalogue: Catalogue, items: Sequence[NewItem]) -> Catalo
     return replace(
         catalogue,
         ids=pl.concat([ids, texts]).gather(rows),
-        titles=pl.concat([catalogue.titles, titles]).gather(rows),
+        named=pl.concat([catalogue.titles, titles]).gather(rows),
         attributes=np.concatenate([catalogue.attributes, attributes])[rows],
     )
 

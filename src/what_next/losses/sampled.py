@@ -4,16 +4,20 @@ They take the values of the targets and the vectors of the negatives, both gathe
 of the item table have a gradient.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64, Real
 from torch import Tensor
 
 from what_next.losses.chunked import Kernel, Precision, chunked_loss, softmax_
+
+RUN = 32
+"""Items whose weights are cumulated anew at each draw: so sums are kept of every so many alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +37,15 @@ class Negatives:
     drawn: int
 
     @classmethod
-    def of(cls, drawn: Int64[Tensor, "draws"], log_q: Float[Tensor, "items"]) -> "Negatives":
-        """From the draws, and the distribution over all items that they come from."""
+    def of(
+        cls,
+        drawn: Int64[Tensor, "draws"],
+        log_q: Callable[[Int64[Tensor, "distinct"]], Float[Tensor, "distinct"]],
+        device: torch.device | None = None,
+    ) -> "Negatives":
+        """From the draws, and what tells the distribution that they come from."""
         ids, counts = torch.unique(drawn, return_counts=True)
-        return cls(ids, counts, log_q[ids], len(drawn))
+        return cls(ids.to(device), counts.to(device), log_q(ids).to(device), len(drawn))
 
     def without(self, actions: Int64[Tensor, "steps"]) -> "Hits":
         """Where the step's own action is among the negatives: there it is no negative."""
@@ -60,38 +69,46 @@ class Hits:
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """A distribution over items that negatives are drawn from.
+    """A distribution over items that negatives are drawn from. Nothing is kept of an item but its weight.
 
     Attributes:
-        log_q: log of each item's probability.
-        edges: cumulated probabilities; None where all are equal.
+        items: how many there are.
+        weights: what the probabilities are in proportion to, where that is more than `least`; None: all are equal.
+        edges: the sum of the weights before every `RUN` items, and of all.
+        device: where the negatives go.
     """
 
-    log_q: Float[Tensor, "items"]
-    edges: np.ndarray | None = None
+    items: int
+    weights: Real[np.ndarray, "items"] | None = None
+    least: float = 0.0
+    edges: Float64[np.ndarray, "runs_plus_1"] | None = None
+    device: torch.device | None = None
 
     @classmethod
-    def uniform(cls, items: int, device: torch.device | None = None) -> "Draws":
-        """Each item alike."""
-        return cls(torch.full((items,), -log(items), device=device))
+    def of(cls, weights: Real[np.ndarray, "items"], least: float = 0.0, device: torch.device | None = None) -> "Draws":
+        """By weights, which are kept as they are. Make it once, not for each batch."""
+        sums = np.add.reduceat(np.maximum(weights, least), np.arange(0, len(weights), RUN), dtype=np.float64)
+        return cls(len(weights), weights, least, np.append(0.0, np.cumsum(sums, out=sums)), device)
 
-    @classmethod
-    def of(cls, log_q: Float[Tensor, "items"]) -> "Draws":
-        """From logarithms of weights: what they sum to is seen to here. Make it once, not for each batch."""
-        log_q = log_q.detach().double().log_softmax(0)
-        edges = log_q.exp().cpu().numpy()
-        np.cumsum(edges, out=edges)  # in place: there may be ten million
-        edges /= edges[-1]
-        return cls(log_q.float(), edges)
+    def log_q(self, ids: Int64[Tensor, "some"]) -> Float[Tensor, "some"]:
+        """The logarithm of the probability of some items, at one draw."""
+        if self.weights is None or self.edges is None:
+            return torch.full(ids.shape, -log(self.items))
+        weights = np.maximum(self.weights[ids.numpy()], self.least)
+        return torch.from_numpy(np.log(weights / self.edges[-1]).astype(np.float32))
 
     def draw(self, count: int, rng: np.random.Generator) -> Negatives:
         """`count` draws with replacement."""
-        items = len(self.log_q)
-        if self.edges is None:
-            drawn = rng.integers(items, size=count)
+        if self.weights is None or self.edges is None:
+            drawn = rng.integers(self.items, size=count)
         else:
-            drawn = np.searchsorted(self.edges, rng.random(count), side="right")
-        return Negatives.of(torch.from_numpy(drawn).to(self.log_q.device), self.log_q)
+            places = rng.random(count) * self.edges[-1]
+            runs = np.minimum(np.searchsorted(self.edges, places, side="right"), len(self.edges) - 1) - 1
+            near = np.minimum(runs[:, None] * RUN + np.arange(RUN), self.items - 1)
+            within = np.maximum(self.weights[near], self.least).cumsum(1, dtype=np.float64)
+            passed = (within <= (places - self.edges[runs])[:, None]).sum(1)
+            drawn = near[np.arange(count), np.minimum(passed, RUN - 1)]
+        return Negatives.of(torch.from_numpy(drawn), self.log_q, self.device)
 
 
 def sampled_softmax(

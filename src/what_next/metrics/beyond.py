@@ -11,7 +11,7 @@ from math import sqrt
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int, Int32, Int64
+from jaxtyping import Float, Float32, Float64, Int, Int32
 from torch import Tensor
 
 from what_next.data import Catalogue
@@ -40,12 +40,12 @@ class ItemStatistics:
             None where the catalogue has fewer than two categories.
     """
 
-    counts: Int64[np.ndarray, "items"]
+    counts: Int[np.ndarray, "items"]
     vectors: Float32[np.ndarray, "items attributes"]
     categories: Float32[np.ndarray, "items categories"] | None
 
     @classmethod
-    def of(cls, catalogue: Catalogue, counts: Int64[np.ndarray, "items"]) -> "ItemStatistics":
+    def of(cls, catalogue: Catalogue, counts: Int[np.ndarray, "items"]) -> "ItemStatistics":
         """Of a standardised catalogue (`Space.catalogue`, `Space.counts`).
 
         Its categories are the attributes that are 0 or 1 for every item, and not 0 for all (genres, say). An item

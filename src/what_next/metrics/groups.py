@@ -19,7 +19,7 @@ DAY = 24 * 60 * 60 * 10**6  # microseconds
 def groups(
     before: Int64[np.ndarray, "rows"],
     items: Int[np.ndarray, "rows"],
-    counts: Int64[np.ndarray, "items"],
+    counts: Int[np.ndarray, "items"],
     *,
     activity: Float64[np.ndarray, "rows"] | None = None,
     known: Int64[np.ndarray, "rows"] | None = None,
@@ -66,7 +66,7 @@ def by_activity(activity: Float64[np.ndarray, "rows"]) -> Masks:
     return _filled({name: mask & known for name, mask in masks.items()} | {"no history": ~known})
 
 
-def by_item_popularity(items: Int[np.ndarray, "rows"], counts: Int64[np.ndarray, "items"]) -> Masks:
+def by_item_popularity(items: Int[np.ndarray, "rows"], counts: Int[np.ndarray, "items"]) -> Masks:
     """Rows whose target is among the most heard items, `head`, that make up a third of the training events, and so on.
 
     An item is in the third in which the events of its equals begin, all items being put in descending order of their

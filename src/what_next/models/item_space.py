@@ -53,26 +53,24 @@ class ItemSpace:
         target: Float[Tensor, "items dim"] | None = None,
         loss: Loss = "softmax",
         negatives: int = 4096,
-        log_q: Float[Tensor, "items"] | Draws | None = None,
+        draws: Draws | None = None,
         precision: Precision = "fp32",
         gbce_t: float = 0.75,
         rng: np.random.Generator | None = None,
         sparse: bool = False,
         gather: Callable[[Tensor], Tensor] | None = None,
     ) -> "ItemSpace":
-        """Without `target`, the vectors themselves; without `log_q`, negatives are drawn uniformly.
+        """Without `target`, the vectors themselves; without `draws`, negatives are drawn uniformly.
 
-        A `Draws` made once spares the sums that `log_q` needs at each call. For a million items: `sparse`, a loss that
-        draws, and an optimiser for sparse gradients; then no gradient is as large as the table.
+        For a million items: `sparse`, a loss that draws, and an optimiser for sparse gradients; then no gradient is as
+        large as the table.
         """
-        if log_q is None:
-            log_q = Draws.uniform(len(vectors), vectors.device)
         return cls(
             vectors=vectors,
             target=vectors.detach() if target is None else target.detach(),
             loss=loss,
             drawn=negatives,
-            draws=log_q if isinstance(log_q, Draws) else Draws.of(log_q),
+            draws=draws or Draws(len(vectors), device=vectors.device),
             precision=precision,
             gbce_t=gbce_t,
             rng=np.random.default_rng() if rng is None else rng,
@@ -86,7 +84,7 @@ class ItemSpace:
         return self.vectors.shape[1]
 
     def __len__(self) -> int:
-        return len(self.draws.log_q)
+        return self.draws.items
 
     @property
     def whole(self) -> Float[Tensor, "items dim"]:

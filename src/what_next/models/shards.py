@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-BLOCK = 2**16
-"""Rows of a table that are made, or sent to the first process, at a time: 16 MB of dim 64."""
+BLOCK = 2**14
+"""Rows of a table that are made, or sent to the first process, at a time: 4 MB of dim 64."""
 
 
 @runtime_checkable

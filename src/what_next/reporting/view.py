@@ -136,7 +136,7 @@ class View:
         return cleaned(str(self.comparison.state.dataset.user_ids[int(self.comparison.evaluator.targets.users[row])]))
 
     @property
-    def counts(self) -> Int64[np.ndarray, "items"]:
+    def counts(self) -> Int32[np.ndarray, "items"]:
         """Training events of each item."""
         counts = self.comparison.state.space.counts
         assert counts is not None, "a state of the data counts them; one in the space of a model file has none"

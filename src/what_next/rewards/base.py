@@ -30,7 +30,7 @@ class Events:
         rewards: the logged reward of each event (`Logged.of_events`).
         times: of each event, in microseconds; None where the log has none.
         vectors: standardised attributes of the items; no columns where the catalogue has none.
-        popularity: each item's share of all events that training may know.
+        popularity: each item's share of all events that training may know; None where no reward asks for it.
         sigma: a label: the spread of all that the user likes.
         profile: a label: the mean vector of all of the user's events; None where no reward asks for it.
         after: a label: the time of the user's first event after the row, in microseconds, `NEVER` where none is known;
@@ -41,7 +41,7 @@ class Events:
     rewards: Float[Tensor, "batch time"]
     times: Int64[Tensor, "batch time"] | None
     vectors: Float[Tensor, "items attributes"]
-    popularity: Float[Tensor, "items"]
+    popularity: Float[Tensor, "items"] | None
     sigma: Float[Tensor, "batch"]
     profile: Float[Tensor, "batch attributes"] | None = None
     after: Int64[Tensor, "batch"] | None = None
@@ -67,7 +67,8 @@ class Reward(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     reads_future: ClassVar[bool] = False
     """Whether it reads what follows the event, as a label: learnt from, and never an input of a network."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """What the data must have: `attributes`, `times`; and `profile`, a label that is taken where it is asked for."""
+    """What the data must have: `attributes`, `times`; and what is counted where it is asked for: `popularity`, and
+    `profile`, a label."""
 
     bounds: ClassVar[tuple[float, float]] = (-inf, inf)
     """The `range`, where no setting changes it; infinite where there is no such bound."""

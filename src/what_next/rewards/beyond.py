@@ -76,10 +76,12 @@ class Novelty(Reward):
     metrics for recommender systems"). The shares are a statistic of the catalogue, as its scaling is.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("popularity",)
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def of(self, events: Events) -> Float[Tensor, "batch time"]:
         """See `Reward.of`."""
+        assert events.popularity is not None
         known = events.popularity > 0
         information = torch.where(known, -events.popularity.double().clamp(min=1e-300).log2(), 0.0)
         most = information.max()

@@ -25,7 +25,7 @@ class RewardLog:
         known: how many of each user's events are known, counted from the first.
         rewards: of every event, logged.
         vectors: standardised attributes of the items, where rewards are computed (on the graphics card, say).
-        popularity: each item's share of the events that training may know, there too.
+        popularity: each item's share of the events that training may know, there too, where a reward asks for it.
         profiles: whether a reward asks for them.
     """
 
@@ -35,7 +35,7 @@ class RewardLog:
     known: Int64[np.ndarray, "users"]
     rewards: Float32[np.ndarray, "events"]
     vectors: Float32[Tensor, "items attributes"]
-    popularity: Float[Tensor, "items"]
+    popularity: Float[Tensor, "items"] | None
     profiles: bool
 
     @classmethod
@@ -62,7 +62,10 @@ class RewardLog:
         Raises:
             SetupError: a word that the data have earns no number.
         """
-        counts = item_counts(dataset, known)
+        popularity = None
+        if any("popularity" in term.needs for term in terms):
+            counts = item_counts(dataset, known)
+            popularity = torch.from_numpy(counts / max(1, counts.sum())).to(device)
         return cls(
             items=dataset.items,
             times=dataset.timestamps,
@@ -70,7 +73,7 @@ class RewardLog:
             known=np.where(known > 0, known, dataset.lengths).astype(np.int64),
             rewards=logged.of_events(dataset),
             vectors=torch.from_numpy(vectors).to(device),
-            popularity=torch.from_numpy(counts / max(1, counts.sum())).to(device),
+            popularity=popularity,
             profiles=any("profile" in term.needs for term in terms),
         )
 

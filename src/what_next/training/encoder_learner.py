@@ -25,6 +25,8 @@ from what_next.types import Batch, Events, Factors, History, Impressions, Propos
 
 DIAGNOSED = 5
 """At every so many steps the policy is looked at for the alarms."""
+LOOKED_AT = 2**18
+"""Items over which that is done, at most: every second of twice as many, and so on."""
 SPARSE = 50_000
 """From this many items on, a sampled loss updates the drawn rows of the item vectors alone."""
 GAP = 20.0
@@ -324,7 +326,7 @@ class EncoderLearner(Learner):
             target=target.items() if isinstance(target, Encoder) else None,
             loss=name,
             negatives=loss.negatives,
-            log_q=None if name == "gbce" else self.draws,
+            draws=Draws(len(self.space.catalogue), device=self.device) if name == "gbce" else self.draws,
             precision=self.precision,
             gbce_t=loss.calibration,
             rng=rng,
@@ -345,13 +347,14 @@ class EncoderLearner(Learner):
 
     @torch.no_grad()
     def _diagnosed(self, context: LossContext[Transitions], values: Float[Tensor, "steps"] | None) -> dict[str, float]:
-        """What the alarms look at, on some steps of a batch; over the items whose vectors are here."""
-        batch, vectors = context.batch, self.algorithm.vectors(context.items.vectors)
-        some = batch.states[: max(8, min(256, 2**22 // len(vectors)))]
+        """What the alarms look at, on some steps of a batch; over the items whose vectors are here, or some of them."""
+        batch, here = context.batch, context.items.vectors
+        vectors = self.algorithm.vectors(here[:: -(-len(here) // LOOKED_AT)])
+        some = batch.states[: max(8, min(256, 2**21 // len(vectors)))]
         logits = self.algorithm.propose(context.nets, some) @ vectors.T
-        logs, first = logits.log_softmax(1), logits.argmax(1)
+        first, shares = logits.argmax(1), torch.softmax(logits, 1, out=logits)
         found = {
-            "entropy_share": float(-(logs.exp() * logs).sum(1).mean()) / np.log(len(vectors)),
+            "entropy_share": float(torch.special.entr(shares, out=shares).sum(1).mean()) / np.log(len(vectors)),
             "top_share": float(torch.bincount(first).max()) / len(first),
         }
         if values is not None and float(batch.returns.var(correction=0)) > 0:
@@ -367,10 +370,10 @@ class EncoderLearner(Learner):
     @cached_property
     def draws(self) -> Draws:
         """Negatives by their share of the training events; items without one count as having half of one."""
-        counts = self.space.counts if self.space.counts is not None else np.ones(len(self.space.catalogue))
-        shares = np.maximum(counts, 0.5)
-        shares /= shares.sum()
-        return Draws.of(self.tensor(np.log(shares, out=shares).astype(np.float32)))
+        counts = self.space.counts
+        if counts is None:
+            return Draws(len(self.space.catalogue), device=self.device)
+        return Draws.of(counts, least=0.5, device=self.device)
 
 
 def linear_of(nets: Networks) -> LinearTerm | None:
