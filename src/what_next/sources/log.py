@@ -49,13 +49,16 @@ class LogSource(Source):
     def prepare(self, agent: Agent) -> None:
         """See `Source.prepare`: learned vectors of items start where the training events put them."""
         state, setup = self.state, self.setup
+        linear = getattr(agent.nets["encoder"], "ridge", None)
+        drawn = setup.inputs.start == "random" or setup.item_inputs(state.space) == "attributes"
+        if drawn and linear is None:
+            return
         events = Known.of(state.dataset, state.split.known)
-        if linear := getattr(agent.nets["encoder"], "ridge", None):
+        if linear is not None:
             pairs, users = events.pairs, np.bincount(events.items, minlength=events.catalogue)
             linear.learn(*directions(*pairs, events.catalogue, RANK, setup.seed), users)
-        if setup.inputs.start == "random" or setup.item_inputs(state.space) == "attributes":
-            return
-        agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))
+        if not drawn:
+            agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """See `Source.next_batch`. Nobody is asked to choose: the users did."""
