@@ -6,12 +6,15 @@
     python benchmarks/bench_disk.py DIR/imported.parquet --only disk --pass a pass of reading all batches, unlearned
 
 Prints JSON lines; each measurement is a process of its own. `anonymous_gib` is what the process itself needs at most;
-`resident_gib` has the pages of mapped files in it, too, which the system takes back when memory is short.
+`resident_gib` has the pages of mapped files in it, too, which the system takes back when memory is short. `--cold` has
+the system drop the files from its cache first. `read_gib` came from the disk; `targets_per_s` is by the clock.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
+import resource
 import tempfile
 import time
 from dataclasses import fields, replace
@@ -31,6 +34,15 @@ def memory() -> dict[str, float]:
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     kinds = {"anonymous_gib": "RssAnon", "resident_gib": "VmRSS"}
     return {name: int(lines[kind].split()[0]) / 2**20 for name, kind in kinds.items()}
+
+
+def drop(data: Path) -> None:
+    """Have the system forget what it holds in memory of a data set's files."""
+    for folder in (data, data.with_suffix(".events")):
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def in_memory(dataset: wn.Dataset) -> wn.Dataset:
@@ -63,7 +75,7 @@ def measure(
     source, policy = source_of(state), wn.LearnedPolicy(agent, state)
     source.prepare(agent)
     prepared, most = time.process_time() - start, memory()
-    used, targets = [], []
+    used, targets, begun, read = [], [], time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_inblock
     for step in range(len(source.batches) if whole else steps + 3):  # type: ignore[attr-defined]
         start = time.process_time()
         batch = source.next_batch(policy, rng)
@@ -76,6 +88,8 @@ def measure(
     line: dict[str, float | str | int] = {"benchmark": "disk", "from": kind, "events": dataset.events}
     line |= {"what": "reading" if whole else "training", "prepared_cpu_s": round(prepared, 1)}
     line |= {"steps": len(used), "targets_per_cpu_s": round(sum(targets[3:]) / sum(used[3:]))}
+    line |= {"targets_per_s": round(sum(targets) / (time.perf_counter() - begun))}
+    line |= {"read_gib": round((resource.getrusage(resource.RUSAGE_SELF).ru_inblock - read) / 2**21, 2)}
     told.put(line | {name: round(value, 2) for name, value in most.items()})
 
 
@@ -88,6 +102,7 @@ def main() -> None:
     parser.add_argument(
         "--pass", dest="whole", action="store_true", help="read all batches of a pass, and learn nothing"
     )
+    parser.add_argument("--cold", action="store_true", help="before each measurement, drop the files from the cache")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = given.data
@@ -96,6 +111,8 @@ def main() -> None:
             make(log, 2_000_000)
             import_large([log], data, memory=2**26)
         for kind in [given.only] if given.only else ["disk", "memory"] * (1 if given.whole else given.turns):
+            if given.cold:
+                drop(data)
             context = multiprocessing.get_context("spawn")
             told = context.Queue()
             process = context.Process(target=measure, args=(data, kind, given.steps, given.whole, told))

@@ -6,6 +6,10 @@ users walk from topic to topic, mostly to near ones, and popularity within a top
 are the trained actor's points for the histories of users that training has not seen; that it has learned is told by
 how often their next item is among the exact top 100, beside the 100 most popular items.
 
+`--drawn` spares the training, for catalogues that take long to learn: vectors are drawn as it leaves them. There is a
+topic's direction for half of the items, alike for near topics, some of their own, and unequal lengths; the others lie
+where no event has moved them. Points lie between near topics.
+
 Exact search is the faster of two: PyTorch's product of matrix and vector with its top-k, and faiss's scan, which keeps
 the best as it goes. It and the index answer each query in turn, so that a busy machine is busy for both; the speed-up
 is told in time on the clock, and in time of the processor, which other programs do not change much.
@@ -123,6 +127,29 @@ def trained(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.n
     return vectors, proposal.points, heard[users, -1]
 
 
+def drawn(items: int, queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors and points as training might leave them; some at a time, since float64 would need twice the memory."""
+    rng, topics = np.random.default_rng(seed), max(20, items // 500)
+    steps = rng.normal(size=(topics, DIM))
+    for topic in range(1, topics):
+        steps[topic] = 0.9 * steps[topic - 1] + 0.19**0.5 * steps[topic]
+    centres = (steps / np.linalg.norm(steps, axis=1, keepdims=True)).astype(np.float32)
+    sizes = np.cumsum(rng.pareto(1.5, topics) + 1)
+    vectors = np.empty((items, DIM), np.float32)
+    for start in range(0, items, 2**17):
+        block = rng.standard_normal((min(2**17, items - start), DIM), np.float32) / np.float32(DIM**0.5)
+        learned = np.flatnonzero(rng.random(len(block)) < 0.5)
+        topic = np.searchsorted(sizes, rng.random(len(learned)) * sizes[-1], side="right")
+        found = centres[topic] + np.float32(0.8) * block[learned]
+        lengths = np.exp(rng.normal(0.5, 0.35, (len(learned), 1))).astype(np.float32)
+        block[learned] = found / np.linalg.norm(found, axis=1, keepdims=True) * lengths
+        vectors[start : start + len(block)] = block
+    topic = np.searchsorted(sizes, rng.random(queries) * sizes[-1], side="right")
+    near = (topic[:, None] + np.rint(rng.normal(0, 3, (queries, 3)) * [0, 1, 1]).astype(np.int64)) % topics
+    points = centres[near].mean(1) + rng.normal(0, 0.5 * DIM**-0.5, (queries, DIM))
+    return vectors, (6 * points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
 def lengths_of(vectors: np.ndarray) -> list[float]:
     """Shortest, median and longest."""
     return [round(float(length), 2) for length in np.quantile(np.linalg.norm(vectors, axis=1), (0, 0.5, 1))]
@@ -147,12 +174,13 @@ def recall(found: np.ndarray, truth: np.ndarray) -> float:
     return round(float(np.mean(shares)), 4)
 
 
-def compare(vectors: np.ndarray, points: np.ndarray, following: np.ndarray, threads: int) -> None:
-    before, start = resident(), time.perf_counter()
+def compare(vectors: np.ndarray, points: np.ndarray, following: np.ndarray | None, threads: int) -> None:
+    before, start, busy = resident(), time.perf_counter(), time.process_time()
     index = ApproximateIndex.of(vectors, threads=threads)
     tell(
         "building",
         seconds=round(time.perf_counter() - start, 1),
+        cpu_s=round(time.process_time() - busy, 1),
         threads=threads,
         lists=0 if index.lists is None else index.lists.inverted.nlist,
         index_mb=round((resident() - before) / 1e6),
@@ -168,6 +196,7 @@ def compare(vectors: np.ndarray, points: np.ndarray, following: np.ndarray, thre
     seconds, found = in_turn(searches, points)
     exact = min(("torch", "faiss"), key=lambda name: seconds[name][0])
     gain = seconds[exact] / seconds["index"]
+    came = {} if following is None else {name: found[name] == following[:, None] for name in found}
     tell(
         "search",
         queries=len(points),
@@ -179,7 +208,8 @@ def compare(vectors: np.ndarray, points: np.ndarray, following: np.ndarray, thre
         recall_100=recall(found["index"], found["torch"]),
         recall_10=recall(found["index"][:, :10], found["torch"][:, :10]),
         lengths_of_found=lengths_of(vectors[np.unique(found["torch"])]),
-        next_is_found={name: round(float((found[name] == following[:, None]).any(1).mean()), 3) for name in found},
+        next_is_found={name: round(float(hits.any(1).mean()), 3) for name, hits in came.items()},
+        peak_mb=round(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6),
     )
 
 
@@ -199,9 +229,13 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of training and of building; a search has one")
+    parser.add_argument("--drawn", action="store_true", help="vectors that are drawn, not trained")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    vectors, points, following = trained(arguments)
+    if arguments.drawn:
+        (vectors, points), following = drawn(arguments.items, arguments.queries, arguments.seed), None
+    else:
+        vectors, points, following = trained(arguments)
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     compare(vectors, points, following, arguments.threads)

@@ -32,6 +32,7 @@ RUNS: Runs = {
     "whatnext": ({"algorithm": {"name": "whatnext"}}, STEPS),
     "sparse": ({"algorithm": {"name": "next_item"}, **SAMPLED}, STEPS),
     "sharded": (SHARDED, STEPS),
+    "sharded_gbce": ({**SHARDED, "loss": {"name": "gbce", "negatives": 16}}, 6),
     # Each is no plain mean over steps, or draws for each step.
     "cql": ({"algorithm": {"name": "cql"}, "loss": {"name": "gbce", "negatives": 16}}, 6),
     "decision_transformer": ({"algorithm": {"name": "decision_transformer"}}, 6),

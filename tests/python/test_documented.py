@@ -1,10 +1,13 @@
 """The page about Python runs from top to bottom: a stranger's day with a frame of their own."""
 
+import operator
 import re
 from pathlib import Path
 
 import polars as pl
 import pytest
+
+import what_next as wn
 
 from .test_fit import LIBRARIES, shopping
 
@@ -31,6 +34,12 @@ def test_docs_python_runs_as_it_stands(
     assert "the history is empty; give the ids of one item or more" in printed
     assert "agent" in names["results"]  # type: ignore[operator]
     assert (tmp_path / "models" / "setup.txt").is_file()
+
+
+def test_every_name_that_a_page_mentions_is_there() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for name in re.findall(r"\bwn((?:\.[A-Za-z_]+)+)", page.read_text()):
+            assert operator.attrgetter(name[1:])(wn), page
 
 
 def test_the_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 import what_next as wn
 from what_next.algorithms import Algorithm
 from what_next.algorithms.base import LossContext
+from what_next.data.dataset import to_polars
 from what_next.errors import CatalogueError, DataError, ModelError, SetupError, WhatNextError
 from what_next.types import Transitions
 
@@ -317,6 +318,7 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
     ),
     "no rows": (lambda _, log: wn.fit(log.head(0)), DataError, "is empty: no rows"),
     "no frame": (lambda _, log: wn.fit([1, 2]), DataError, "list found where a frame"),
+    "nothing": (lambda _, log: wn.fit(None), DataError, "NoneType found where a frame"),
     "a folder without a model": (lambda _, log: wn.load("."), ModelError, "holds no model"),
     "a file that there is not": (lambda _, log: wn.load("gone"), ModelError, "train one with what_next.fit"),
 }
@@ -335,6 +337,20 @@ def test_ids_of_pandas_columns_with_gaps_are_those_of_whole_numbers(model: wn.Mo
     user = model.state.dataset.user_ids[0]
     assert model.recommend(float(user), 3) == model.recommend(user, 3)
     assert model.recommend([3.0, np.float32(4)], 3).items == model.recommend([3, 4], 3).items
+
+
+def test_more_than_there_is_are_all(model: wn.Model) -> None:
+    assert model.recommend([3, 4], 2**40).items == model.recommend([3, 4], ITEMS).items
+
+
+def test_a_frame_of_pandas_stays_as_it_is_and_may_hold_what_arrow_lacks() -> None:
+    frame = pd.DataFrame({0: ["a", "b", "a"], 1: pd.arrays.SparseArray([0, 1, 1]), 2: [1j, 2j, 3j]})
+    found = to_polars(frame)
+    assert found.rows() == [("a", 0, "1j"), ("b", 1, "2j"), ("a", 1, "3j")]
+    assert frame.columns.to_list() == [0, 1, 2]
+    frame[0] = pd.Series(["a", "b\udcff", "c"], dtype=object)
+    with pytest.raises(DataError, match=r"column '0': .* is no text that UTF-8 can hold"):
+        to_polars(frame)
 
 
 @pytest.mark.parametrize(("columns", "told"), [(["user", "item", "user"], "'user' 2 times"), (["a", "b"], "no column")])

@@ -177,7 +177,7 @@ def tune(
     def progress(trial: "Trial", best: "Trial") -> None:
         took.append(trial.seconds)
         left = (trials - trial.number) * sum(took) / len(took)
-        more = f"; about {left / 60:.0f} min left" if left >= 90 else f"; about {left:.0f} s left" if left else ""
+        more = f"; about {left / 60:.0f} min left" if left >= 90 else f"; about {left:.0f} s left" if left > 0 else ""
         line = f"trial {trial.number} of {trials}: {metric} {trial}, in {trial.seconds:.0f} s"
         note(f"{line} (best: trial {best.number}, {best.score:.4f}){more}")
 

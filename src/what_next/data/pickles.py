@@ -172,8 +172,7 @@ def from_pandas(frame: Any) -> pl.DataFrame:
     """A pandas DataFrame as a Polars frame. A named index becomes columns; columns of mixed objects become text."""
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()
-    frame.columns = [str(name) for name in frame.columns]
-    return pl.DataFrame([_column(frame.iloc[:, place], name) for place, name in enumerate(frame.columns)])
+    return pl.DataFrame([_column(frame.iloc[:, place], str(name)) for place, name in enumerate(frame.columns)])
 
 
 def _column(column: Any, name: str) -> pl.Series:
@@ -182,9 +181,13 @@ def _column(column: Any, name: str) -> pl.Series:
     if arrow is not None:
         return pl.Series(name, pl.from_arrow(arrow))
     if column.dtype != object:
-        return pl.Series(name, pl.from_pandas(column))
+        with suppress(TypeError, NotImplementedError):  # kinds that Arrow lacks: sparse columns, complex numbers
+            return pl.Series(name, pl.from_pandas(column))
     values = [None if missing else value for value, missing in zip(column, column.isna(), strict=True)]
-    with suppress(TypeError, OverflowError):
+    with suppress(TypeError, OverflowError, UnicodeEncodeError):
         if (found := pl.Series(name, values)).dtype != pl.Object:  # as UUIDs would be
             return found
-    return pl.Series(name, [None if value is None else str(value) for value in values], dtype=pl.String)
+    try:
+        return pl.Series(name, [None if value is None else str(value) for value in values], dtype=pl.String)
+    except UnicodeEncodeError as error:
+        raise DataError(f"column {name!r}: {error.object!r} is no text that UTF-8 can hold; mend it") from None

@@ -148,7 +148,8 @@ class Recommender:
         permitted = Permitted.of(mask, None if seen else history.items)
         sampler = Greedy() if rng is None else self.policy.sampler
         states = self.policy.states(history)
-        return states, self.policy.act(states, Request(k, sampler, permitted, propensities), rng)
+        slots = int(min(k, len(self.catalogue)))
+        return states, self.policy.act(states, Request(slots, sampler, permitted, propensities), rng)
 
     def users(self, ids: Sequence[str | int]) -> np.ndarray:
         """Positions of users in the data set.

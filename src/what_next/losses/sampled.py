@@ -16,8 +16,8 @@ from torch import Tensor
 
 from what_next.losses.chunked import Kernel, Precision, chunked_loss, softmax_
 
-RUN = 32
-"""Items whose weights are cumulated anew at each draw: so sums are kept of every so many alone."""
+SUMS = 2**18
+"""Sums of weights that are kept, at most: of more items, of every second, and so on; a draw makes those between."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Draws:
     Attributes:
         items: how many there are.
         weights: what the probabilities are in proportion to, where that is more than `least`; None: all are equal.
-        edges: the sum of the weights before every `RUN` items, and of all.
+        edges: the sum of the weights before every `run` items, and of all.
         device: where the negatives go.
     """
 
@@ -87,8 +87,14 @@ class Draws:
     @classmethod
     def of(cls, weights: Real[np.ndarray, "items"], least: float = 0.0, device: torch.device | None = None) -> "Draws":
         """By weights, which are kept as they are. Make it once, not for each batch."""
-        sums = np.add.reduceat(np.maximum(weights, least), np.arange(0, len(weights), RUN), dtype=np.float64)
+        starts = np.arange(0, len(weights), cls(len(weights)).run)
+        sums = np.add.reduceat(np.maximum(weights, least), starts, dtype=np.float64)
         return cls(len(weights), weights, least, np.append(0.0, np.cumsum(sums, out=sums)), device)
+
+    @property
+    def run(self) -> int:
+        """Items between two sums."""
+        return -(-self.items // SUMS)
 
     def log_q(self, ids: Int64[Tensor, "some"]) -> Float[Tensor, "some"]:
         """The logarithm of the probability of some items, at one draw."""
@@ -104,10 +110,10 @@ class Draws:
         else:
             places = rng.random(count) * self.edges[-1]
             runs = np.minimum(np.searchsorted(self.edges, places, side="right"), len(self.edges) - 1) - 1
-            near = np.minimum(runs[:, None] * RUN + np.arange(RUN), self.items - 1)
+            near = np.minimum(runs[:, None] * self.run + np.arange(self.run), self.items - 1)
             within = np.maximum(self.weights[near], self.least).cumsum(1, dtype=np.float64)
             passed = (within <= (places - self.edges[runs])[:, None]).sum(1)
-            drawn = near[np.arange(count), np.minimum(passed, RUN - 1)]
+            drawn = near[np.arange(count), np.minimum(passed, self.run - 1)]
         return Negatives.of(torch.from_numpy(drawn), self.log_q, self.device)
 
 

@@ -31,8 +31,8 @@ def join(whole: nn.Module, members: Sequence[nn.Module]) -> None:
         place.add_(own, alpha=scale)  # members share the bias of what is one number
     first = members[0]
     if isinstance(whole, RecurrentEncoder) and isinstance(first, RecurrentEncoder):
-        if first.followed is not None:  # made of the log, and so the same in all
-            whole.read_alone(first.followed)
+        if whole.followed is not None and first.followed is not None:  # made of the log, and so the same in all
+            whole.followed.copy_(first.followed)
         if whole.ridge and first.ridge:  # so is this
             whole.ridge.load_state_dict(first.ridge.state_dict())
             whole.ridge.choose()

@@ -155,8 +155,8 @@ def _opened(data: Any, items: Any, options: Options) -> tuple[Tables | None, Dat
             return None, Dataset.read(path)
         tables = import_files([path], None if items is None else Path(items), options)
     else:
-        for given in (data, items):
-            if given is not None and not is_frame(given):
+        for given in [data] if items is None else [data, items]:
+            if not is_frame(given):
                 raise DataError(
                     f"{type(given).__name__} found where a frame of pandas, Polars or pyarrow, or the path of a file "
                     "is expected; a LazyFrame is collected first"

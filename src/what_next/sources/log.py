@@ -13,7 +13,6 @@ from what_next.baselines.counts import Known
 from what_next.data.batches import LEAST, Batches, capped, width_of
 from what_next.data.cooccurrence import directions, placed
 from what_next.errors import SetupError
-from what_next.models.encoders import Encoder
 from what_next.models.linear import RANK
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
@@ -52,15 +51,20 @@ class LogSource(Source):
         """See `Source.prepare`: learned vectors of items start where the training events put them, and those of items
         that nothing followed are not read."""
         state, setup = self.state, self.setup
-        events, encoder = Known.of(state.dataset, state.split.known), agent.nets["encoder"]
-        if setup.item_inputs(state.space) == "learned" and isinstance(encoder, Encoder):
-            encoder.read_alone(torch.from_numpy(np.bincount(events.transitions[0], minlength=events.catalogue) > 0))
-        if linear := getattr(encoder, "ridge", None):
+        encoder = agent.nets["encoder"]
+        linear, followed = getattr(encoder, "ridge", None), getattr(encoder, "followed", None)
+        drawn = setup.inputs.start == "random" or setup.item_inputs(state.space) == "attributes"
+        if drawn and linear is None and followed is None:
+            return
+        events = Known.of(state.dataset, state.split.known)
+        if followed is not None and setup.item_inputs(state.space) == "learned":
+            seen = np.bincount(events.transitions[0], minlength=events.catalogue) > 0
+            followed.copy_(torch.from_numpy(seen))
+        if linear is not None:
             pairs, users = events.pairs, np.bincount(events.items, minlength=events.catalogue)
             linear.learn(*directions(*pairs, events.catalogue, RANK, setup.seed), users)
-        if setup.inputs.start == "random" or setup.item_inputs(state.space) == "attributes":
-            return
-        agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))
+        if not drawn:
+            agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """See `Source.next_batch`. Nobody is asked to choose: the users did."""

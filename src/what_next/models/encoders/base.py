@@ -177,11 +177,6 @@ class Encoder(nn.Module):
             found |= torch.rand(items.shape, device=items.device) < self.sizes.item_dropout
         return found
 
-    def read_alone(self, followed: Bool[Tensor, "items"]) -> None:
-        """From now on the other items are read as unknown, where training says what to make of that."""
-        if self.followed is not None:
-            self.followed.copy_(followed)
-
     def _of_slates(
         self, shown: Int64[Tensor, "batch time slots"], clicks: Float[Tensor, "batch time slots"]
     ) -> Float[Tensor, "batch time twice_dim"]:
