@@ -58,8 +58,7 @@ class LogSource(Source):
             return
         events = Known.of(state.dataset, state.split.known)
         if followed is not None and setup.item_inputs(state.space) == "learned":
-            seen = np.bincount(events.transitions[0], minlength=events.catalogue) > 0
-            followed.copy_(torch.from_numpy(seen))
+            followed.zero_()[torch.from_numpy(events.transitions[0]).to(followed.device).long()] = True
         if linear is not None:
             pairs, users = events.pairs, np.bincount(events.items, minlength=events.catalogue)
             linear.learn(*directions(*pairs, events.catalogue, RANK, setup.seed), users)
