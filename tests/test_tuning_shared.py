@@ -75,13 +75,13 @@ def test_no_trial_twice_and_a_killed_one_is_taken_up(url: str, setup: Setup, tmp
     hanging.join()
     (lost,) = begun(folder)
     assert lost == setup.learning_rate  # the first trial is of the setup's own values
-    others = [started(setup, url, folder) for _ in range(2)]
+    others = [started(setup, url, folder) for _ in range(4)]
     for one in others:
         one.join()
         assert one.exitcode == 0
     found = tuning.tune(setup, 1, study=url)
     rates = [trial.settings["learning_rate"] for trial in found.trials]
-    assert TRIALS <= len(rates) <= TRIALS + 1  # two may take the last one at once
+    assert TRIALS <= len(rates) <= TRIALS + 3  # all may take the last one at once
     assert len(set(rates)) == len(rates)
     assert rates.count(lost) == 1
     assert begun(folder).count(lost) == 2
