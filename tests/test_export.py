@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from what_next import Agent, Dataset, Setup, State
+from what_next.algorithms.base import Algorithm
 from what_next.errors import MissingExtraError, ModelError, SaveError
 from what_next.models.linear import RANK
 from what_next.training import checkpoint
@@ -78,7 +79,9 @@ def with_linear(agent: Agent, items: int) -> None:
         rng = np.random.default_rng(1)
         shown, strengths = rng.normal(size=(items, RANK)).astype(np.float32), rng.random(RANK).astype(np.float32)
         linear.learn(shown, strengths, rng.integers(0, 9, items))
-        linear.choose(weight=3.0, decay=0.8, bias=0.7, temperature=1.5)
+        if type(agent.setup.algorithm).vectors is Algorithm.vectors:
+            linear.follow(*rng.integers(0, items, (2, 500), np.int32), agent.nets["encoder"].items())
+        linear.choose(weight=3.0, decay=0.8, bias=0.7, pull=2.0, temperature=1.5)
 
 
 Make = Callable[..., Made]
@@ -150,7 +153,7 @@ def stepped(made: Made, history: History) -> None:
     encoder: Any = made.agent.nets["encoder"]
     state = [part.numpy() for part in encoder.start(count)]
     if encoder.ridge is not None:
-        state.append(np.zeros((count, RANK), np.float32))
+        state.append(np.zeros((count, encoder.ridge.width), np.float32))
     given = numbers(made, history)
     points = np.zeros_like(wanted(made, history)[0])
     for step in range(history.items.shape[1]):
@@ -289,7 +292,7 @@ def test_masked_rows_of_a_step_keep_their_state(make: Make) -> None:
     made = make("lstm")
     encoder: Any = made.agent.nets["encoder"]
     state = [torch.randn_like(part).numpy() for part in encoder.start(2)]
-    state.append(np.ones((2, RANK), np.float32))  # of the linear model
+    state.append(np.ones((2, encoder.ridge.width), np.float32))  # of the linear model
     feed = {"items": np.array([3, -1]), **{f"state_{place}": part for place, part in enumerate(state)}}
     after = made.step.run([f"next_{place}" for place in range(3)], feed)
     for old, new in zip(state, after, strict=True):

@@ -6,12 +6,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 import what_next as wn
 from what_next.algorithms import Algorithm, NextItem
 from what_next.algorithms.base import LossContext
-from what_next.errors import ModelError
+from what_next.errors import ModelError, TrainingError
 from what_next.types import Request, Transitions
 
 from .conftest import SetupOf
@@ -53,6 +54,26 @@ def test_without_its_class_the_message_says_how(saved: tuple[Path, wn.Environmen
         wn.load(saved[0])
     with pytest.raises(ModelError, match="'liked'"):
         wn.load(saved[0], algorithm=NextItem)
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        (None, "gives NoneType; expected a loss for each of"),
+        ({"actor": torch.ones(()), "critic": torch.ones(())}, r"gives \['actor', 'critic'\]; expected"),
+        ({"actor": torch.ones(3)}, r"the loss 'actor' of 'liked' is a tensor of shape \(3,\)"),
+        ({"actor": 1.0}, "the loss 'actor' of 'liked' is float; expected a tensor of one number"),
+    ],
+)
+def test_what_is_no_loss_is_told(saved: tuple[Path, wn.Environment], losses: object, told: str) -> None:
+    class Wrong(Liked):
+        def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
+            return losses  # type: ignore[return-value]
+
+    agent, state = saved[1].agent, saved[1].state
+    setup = agent.setup.model_copy(update={"algorithm": Wrong()})
+    with pytest.raises(TrainingError, match=told):
+        wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
 
 
 MODULE = """

@@ -18,7 +18,16 @@ from what_next.sources import source_of
 from what_next.training import encoder_learner
 from what_next.training.distributed import Ranks
 
-FIXED = {"train": True, "model": "lstm", "dim": 8, "dropout": 0.0, "passes": 99, "batch_size": 8, "precision": "fp32"}
+FIXED = {
+    "train": True,
+    "model": "lstm",
+    "dim": 8,
+    "dropout": 0.0,
+    "item_dropout": 0.0,
+    "passes": 99,
+    "batch_size": 8,
+    "precision": "fp32",
+}
 
 Runs = Mapping[str, tuple[dict[str, Any], int]]
 """By a name, the settings of a run and how many steps of it are taken."""

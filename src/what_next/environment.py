@@ -14,11 +14,13 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from what_next.agent import Agent
-from what_next.algorithms.base import Networks
+from what_next.algorithms.base import Algorithm, Networks
+from what_next.baselines.counts import Known
 from what_next.data.files import check_paths
 from what_next.errors import SetupError
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
+from what_next.models.encoders import Encoder
 from what_next.models.ensemble import join
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
@@ -393,15 +395,19 @@ class Environment:
         return found
 
     def weigh(self) -> bool:
-        """Choose what the linear model beside the encoder counts, by the validation users; whether it counts at all.
+        """Choose what the linear term beside the encoder counts, by the validation users; whether it counts at all.
 
         Not where what people do by themselves is not what is learned, and not for one network of an ensemble: it is
         weighed beside all of them together.
         """
         agent, state = self.agent, self.state
-        linear = getattr(agent.nets.get("encoder"), "ridge", None)
-        if linear is None or self.member is not None or not len(state.split.validation) or not self.source.foreseen:
+        encoder = agent.nets.get("encoder")
+        if not isinstance(encoder, Encoder) or (linear := encoder.ridge) is None or self.member is not None:
             return False
+        if not len(state.split.validation) or not self.source.foreseen:
+            return False
+        if type(self.setup.algorithm).vectors is Algorithm.vectors:  # points lie where the items do
+            linear.follow(*Known.of(state.dataset, state.split.known).transitions, encoder.items())
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
         seed, seen = self.setup.split.seed, self.setup.evaluation.seen
         return weigh(

@@ -43,6 +43,7 @@ def state_of(rewards: list[list[float]], **changes: Any) -> State:
         "dim": 4,
         "batch_size": 2,
         "dropout": 0.0,
+        "item_dropout": 0.0,
         "discount": 0.9,
         "device": "cpu",
         "precision": "fp32",

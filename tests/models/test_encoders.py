@@ -26,10 +26,18 @@ ITEMS, DIM = 30, 16
 KINDS = pytest.mark.parametrize("kind", [*ENCODERS, "lstm with skip", "gru with skip"])
 
 
-def made(kind: str, *, numbers: int = 0, layers: int = 2, dropout: float = 0.3, max_length: int = 20) -> Encoder:
+def made(
+    kind: str,
+    *,
+    numbers: int = 0,
+    layers: int = 2,
+    dropout: float = 0.3,
+    max_length: int = 20,
+    item_dropout: float = 0.0,
+) -> Encoder:
     torch.manual_seed(3)
     name, _, skip = kind.partition(" with ")
-    sizes = EncoderSizes(DIM, layers, dropout, numbers, max_length, skip=bool(skip))
+    sizes = EncoderSizes(DIM, layers, dropout, numbers, max_length, skip=bool(skip), item_dropout=item_dropout)
     return ENCODERS[name](ItemVectors(ITEMS, DIM), sizes).eval()
 
 
@@ -174,6 +182,32 @@ def test_dropout_acts_in_training_alone(kind: str) -> None:
     assert torch.equal(encoder(whole), encoder(whole))
     encoder.train()
     assert not torch.equal(encoder(whole), encoder(whole))
+
+
+@KINDS
+@torch.no_grad()
+def test_an_unknown_item_is_read_as_zeros(kind: str) -> None:
+    """Of an item that nothing followed in training the vector is scored with, and not read: step by step, and in a
+    batch. Without item dropout nobody learned what zeros mean, so that all are read."""
+    encoder, whole = made(kind, item_dropout=0.1), events(3, 7)
+    followed, plain = torch.ones(ITEMS, dtype=torch.bool), made(kind)
+    assert torch.equal(encoder(whole), plain(whole))
+    followed[whole.items[:, 3]] = False
+    assert encoder.followed is not None
+    encoder.followed.copy_(followed)
+    found = encoder(whole)
+    assert not torch.allclose(found, plain(whole))
+    torch.testing.assert_close(streamed(encoder, whole)[0], found, atol=1e-5, rtol=1e-5)
+    assert encoder.items.learned is not None
+    encoder.items.learned[~followed] = 5.0
+    assert torch.equal(encoder(whole), found)
+
+
+@torch.no_grad()
+def test_some_items_are_taken_for_unknown_in_training_alone() -> None:
+    encoder, items = made("lstm", item_dropout=0.25), torch.zeros(100, 200, dtype=torch.long)
+    assert not encoder.unknown(items).any()
+    assert 0.24 < float(encoder.train().unknown(items).float().mean()) < 0.26
 
 
 @KINDS

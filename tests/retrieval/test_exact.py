@@ -1,6 +1,8 @@
 """Batches of slates from all items: what `choosing` gives for each row alone."""
 
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 
@@ -29,6 +31,22 @@ def vectors(items: int, seed: int = 0) -> torch.Tensor:
 
 def points(rows: int, seed: int = 1, scale: float = 1.0) -> np.ndarray:
     return (np.random.default_rng(seed).normal(size=(rows, DIM)) * scale).astype(np.float32)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    exact, asked = Exact(vectors(3_000)), [points(8, seed) for seed in range(4)]
+    wanted = [exact.act(one, Request(5), None).items for one in asked]
+
+    def ask(place: int) -> bool:
+        return all((exact.act(asked[place], Request(5), None).items == wanted[place]).all() for _ in range(50))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(len(asked)) as pool:
+            assert all(pool.map(ask, range(len(asked))))
+    finally:
+        sys.setswitchinterval(before)
 
 
 @dataclass

@@ -76,6 +76,12 @@ class Known:
         """Each item's share of the events."""
         return self.counts.astype(np.float64) / max(1, len(self.items))
 
+    @property
+    def transitions(self) -> tuple[Int32[np.ndarray, "steps"], Int32[np.ndarray, "steps"]]:
+        """Each item that another of the same user follows, and the one that does."""
+        first = np.flatnonzero(self.after)
+        return self.items[first], self.items[first + 1]
+
     @cached_property
     def pairs(self) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]:
         """Who had what: users and items of the distinct pairs, by user, then item."""

@@ -40,8 +40,8 @@ class Markov(Ranking):
                 counts.
         """
         events = Known.of(dataset, known)
-        first = np.flatnonzero(events.after)  # each is followed by another of the same user
-        steps = events.items[first].astype(np.int64) * events.catalogue + events.items[first + 1]
+        before, after = events.transitions
+        steps = before.astype(np.int64) * events.catalogue + after
         distinct, counts = np.unique(steps, return_counts=True)
         counted = Rows(
             np.searchsorted(distinct, np.arange(events.catalogue + 1) * events.catalogue),

@@ -64,7 +64,7 @@ def note(text: str) -> None:
 
 def emit(values: dict[str, Any]) -> None:
     """Print JSON, and nothing else, on the standard output."""
-    letters = getattr(sys.stdout, "encoding", "").lower() == "utf-8"  # what else would be no JSON
+    letters = (getattr(sys.stdout, "encoding", None) or "").lower() == "utf-8"  # what else would be no JSON
     print(json.dumps(values, indent=2, ensure_ascii=not letters, allow_nan=False))
 
 

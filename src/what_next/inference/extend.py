@@ -144,6 +144,8 @@ def _agent(agent: Agent, catalogue: Catalogue) -> Agent:
     }
     new.nets = {name: copy.deepcopy(net, known) for name, net in agent.nets.items()}
     for net in new.nets.values():
+        if isinstance(net, Encoder) and net.followed is not None:
+            net.followed = torch.cat([net.followed, net.followed.new_ones(len(catalogue) - len(net.followed))])
         if isinstance(net, Encoder) and net.ridge is not None:
             net.ridge.grow(len(catalogue))
     new.histories, new.steps = agent.histories, agent.steps

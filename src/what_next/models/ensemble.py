@@ -30,9 +30,12 @@ def join(whole: nn.Module, members: Sequence[nn.Module]) -> None:
     for place, own, scale in _blocks(whole, members):
         place.add_(own, alpha=scale)  # members share the bias of what is one number
     first = members[0]
-    if isinstance(whole, RecurrentEncoder) and isinstance(first, RecurrentEncoder) and whole.ridge and first.ridge:
-        whole.ridge.load_state_dict(first.ridge.state_dict())  # made of the log, and so the same in all
-        whole.ridge.choose()
+    if isinstance(whole, RecurrentEncoder) and isinstance(first, RecurrentEncoder):
+        if whole.followed is not None and first.followed is not None:  # made of the log, and so the same in all
+            whole.followed.copy_(first.followed)
+        if whole.ridge and first.ridge:  # so is this
+            whole.ridge.load_state_dict(first.ridge.state_dict())
+            whole.ridge.choose()
 
 
 def _blocks(whole: nn.Module, members: Sequence[nn.Module]) -> Iterator[Block]:

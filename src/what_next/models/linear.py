@@ -1,10 +1,10 @@
-"""A linear model of items by items beside an encoder: what people who had the items of a history had, too; and how
-popular each item is."""
+"""What is counted in the log, beside an encoder: what people who had the items of a history had, too; what came next
+after its last items; and how popular each item is."""
 
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int32, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +13,10 @@ RANK = 64
 """Directions of the linear model: with 64 as with 128, test NDCG@10 on lastfm-s3rec rose from .041 to .056 and .057."""
 PENALTY = 100.0
 """Of the ridge regression. 30 and 300 did as well on lastfm-s3rec, ml-100k and spotify-playlists."""
+FADING = 0.4
+"""What an event counts of the one after it, where what came next is looked up; as in `baselines.Markov`."""
+CHUNK = 2**16
+"""Events that are looked up at a time: 34 MB of vectors with 128 entries."""
 
 
 class LinearTerm(nn.Module):
@@ -25,22 +29,29 @@ class LinearTerm(nn.Module):
     and goes into the point; `V` goes into the item vectors: the score stays one inner product. One column more is how
     popular each item is, times `bias`: where a log holds nothing else, what a network makes of it falls short of that.
 
-    Weight, decay, bias and temperature are chosen on the validation users once the networks are trained
-    (`training.weighing`). Until then weight and bias are 0, and nothing is added.
+    Last, the point is pulled to where those items lie that came next after the last ones: the transitions of a Markov
+    chain, read in the network's own item space.
+
+    All numbers are chosen on the validation users once the networks are trained (`training.weighing`). Until then
+    weight, bias and pull are 0, and nothing is added.
 
     Attributes:
         directions: [items rank], `V`; `gains`: [rank], `s^2 / (s^2 + PENALTY)`.
         popularity: [items], the logarithm of one plus the users who had each, less its mean; 0 for what comes later.
+        successors: [items dim], for each item the mean of the unit vectors of what came next; no column without `pull`.
         weight, decay, bias: as above.
+        pull: the length of what is added to the point: the mean of `successors` over the last items, of length 1.
         temperature: what all scores are divided by, so that their softmax gives the chances of what comes next.
     """
 
     directions: Tensor
     gains: Tensor
     popularity: Tensor
+    successors: Tensor
     weight: Tensor
     decay: Tensor
     bias: Tensor
+    pull: Tensor
     temperature: Tensor
 
     def __init__(self, count: int) -> None:
@@ -49,16 +60,35 @@ class LinearTerm(nn.Module):
         self.register_buffer("directions", torch.zeros(count, RANK))
         self.register_buffer("gains", torch.zeros(RANK))
         self.register_buffer("popularity", torch.zeros(count))
+        self.register_buffer("successors", torch.zeros(count, 0))
         self.choose()
 
     @property
     def counts(self) -> bool:
         """Whether anything is added."""
-        return bool(self.weight) or bool(self.bias)
+        return bool(self.weight) or bool(self.bias) or bool(self.pull)
 
-    def choose(self, weight: float = 0.0, decay: float = 1.0, bias: float = 0.0, temperature: float = 1.0) -> None:
-        """Set the four numbers."""
-        for name, value in {"weight": weight, "decay": decay, "bias": bias, "temperature": temperature}.items():
+    @property
+    def width(self) -> int:
+        """Entries of what is known of a history."""
+        return RANK + self.successors.shape[1]
+
+    @property
+    def decays(self) -> Float[Tensor, "width"]:
+        """What each of them counts once one event more was heard."""
+        return torch.cat([self.decay.expand(RANK), torch.full_like(self.successors[0], FADING)])
+
+    def choose(
+        self,
+        weight: float = 0.0,
+        decay: float = 1.0,
+        bias: float = 0.0,
+        pull: float = 0.0,
+        temperature: float = 1.0,
+    ) -> None:
+        """Set the numbers."""
+        numbers = {"weight": weight, "decay": decay, "bias": bias, "pull": pull, "temperature": temperature}
+        for name, value in numbers.items():
             self.register_buffer(name, torch.tensor(value, device=self.directions.device))
 
     def learn(
@@ -77,50 +107,87 @@ class LinearTerm(nn.Module):
         self.directions.zero_()[:, : directions.shape[1]] = torch.from_numpy(directions)
         self.gains.zero_()[: len(squares)] = squares / (squares + PENALTY)
 
+    @torch.no_grad()
+    def follow(
+        self,
+        first: Int32[ndarray, "events"],
+        second: Int32[ndarray, "events"],
+        vectors: Float[Tensor, "items dim"],
+    ) -> None:
+        """Take what came next in a log.
+
+        Args:
+            first, second: items, each of the second right after the one in its place of the first.
+            vectors: of all items, what points are multiplied with. What all have in common tells none from another,
+                and is taken off.
+        """
+        places = [torch.from_numpy(one).to(vectors.device).long() for one in (first, second)]
+        centred = functional.normalize(vectors - vectors[torch.unique(places[1])].mean(0), dim=1)
+        found = torch.zeros_like(vectors)
+        for before, after in zip(*(torch.split(one, CHUNK) for one in places), strict=True):
+            found.index_add_(0, before, centred[after])
+        self.successors = found / places[0].bincount(minlength=len(vectors)).clamp(min=1)[:, None]
+
+    def forget(self) -> None:
+        """Keep nothing of what came next, where it does not count."""
+        self.successors = self.successors[:, :0].clone()
+
     def grow(self, count: int) -> None:
         """Be of `count` items, about the last of which nothing is known."""
-        self.popularity = functional.pad(self.popularity, (0, count - len(self.directions)))
-        self.directions = functional.pad(self.directions, (0, 0, 0, count - len(self.directions)))
+        more = count - len(self.directions)
+        self.popularity = functional.pad(self.popularity, (0, more))
+        self.directions = functional.pad(self.directions, (0, 0, 0, more))
+        self.successors = functional.pad(self.successors, (0, 0, 0, more))
 
     def extended(
-        self, points: Float[Tensor, "batch columns"], past: Float[Tensor, "batch rank"]
+        self, points: Float[Tensor, "batch columns"], past: Float[Tensor, "batch width"]
     ) -> Float[Tensor, "batch more"]:
-        """Points that have the columns of the linear model, too."""
-        ones = torch.ones_like(points[:, :1])
-        return torch.cat([points, self.weight * past, self.bias * ones], 1) / self.temperature
+        """Points that have the columns of the linear model, too, and are pulled to what came next."""
+        had, ones = past[:, :RANK], torch.ones_like(points[:, :1])
+        pulled = points + self.pull * past[:, RANK:] if self.successors.shape[1] else points
+        return torch.cat([pulled, self.weight * had, self.bias * ones], 1) / self.temperature
 
     def columns(self, vectors: Float[Tensor, "items columns"]) -> Float[Tensor, "items more"]:
         """Item vectors to go with them."""
         return torch.cat([vectors, self.directions, self.popularity[:, None]], 1)
 
-    def past(self, items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Float[Tensor, "batch rank"]:
-        """What some histories point to, of length 1; `items` are those of the first, then of the second, and so on."""
+    def past(self, items: Int64[Tensor, "events"], lengths: Int64[Tensor, "batch"]) -> Float[Tensor, "batch width"]:
+        """What some histories point to; `items` are those of the first, then of the second, and so on."""
         ends = lengths.cumsum(0)
         after = ends.repeat_interleave(lengths) - 1 - torch.arange(len(items), device=items.device)
-        sums = functional.embedding_bag(
-            items, self.directions, ends - lengths, mode="sum", per_sample_weights=self.decay**after
-        )
-        return self.pointed(sums)
+        sums = [
+            functional.embedding_bag(items, table, ends - lengths, mode="sum", per_sample_weights=decay**after)
+            for table, decay in ((self.directions, self.decay), (self.successors, self.decay.new_tensor(FADING)))
+            if table.shape[1]
+        ]
+        return self.pointed(torch.cat(sums, 1))
 
-    def past_on_grid(self, items: Int64[Tensor, "batch time"]) -> Float[Tensor, "batch time rank"]:
+    def past_on_grid(self, items: Int64[Tensor, "batch time"]) -> Float[Tensor, "batch time width"]:
         """The same after every event; -1 is padding at the end."""
-        total, found = self.directions.new_zeros(len(items), self.directions.shape[1]), []
+        total, found, decays = self.directions.new_zeros(len(items), self.width), [], self.decays
         for column in items.unbind(1):
-            total = self.decay * total + self.vectors(column)
+            total = decays * total + self.vectors(column)
             found.append(self.pointed(total))
         return torch.stack(found, 1)
 
-    def vectors(self, items: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid rank"]:
-        """The directions of some items; 0 for -1."""
-        rows = functional.embedding(items.clamp(min=0), self.directions)
+    def vectors(self, items: Int64[Tensor, "*grid"]) -> Float[Tensor, "*grid width"]:
+        """What some items add to what is known of a history; 0 for -1."""
+        known = items.clamp(min=0)
+        tables = [one for one in (self.directions, self.successors) if one.shape[1]]
+        rows = torch.cat([functional.embedding(known, one) for one in tables], -1)
         return rows.masked_fill((items < 0).unsqueeze(-1), 0.0)
 
-    def pointed(self, sums: Float[Tensor, "*grid rank"]) -> Float[Tensor, "*grid rank"]:
-        """From the sum of a history's directions to what it foretells, of length 1."""
-        return functional.normalize(sums * self.gains, dim=-1)
+    def pointed(self, sums: Float[Tensor, "*grid width"]) -> Float[Tensor, "*grid width"]:
+        """From a history's sums to what it foretells: two directions of length 1, side by side."""
+        had = functional.normalize(sums[..., :RANK] * self.gains, dim=-1)
+        if not self.successors.shape[1]:
+            return had
+        return torch.cat([had, functional.normalize(sums[..., RANK:], dim=-1)], -1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """What was saved before there was a bias has none."""
-        for name in ("popularity", "bias"):
+        """What was saved before there was a bias or a pull has none; `successors` are as wide as they were."""
+        saved = state_dict.setdefault(prefix + "successors", self.successors[:, :0])
+        self.successors = self.successors.new_zeros(len(self.successors), saved.shape[1])
+        for name in ("popularity", "bias", "pull"):
             state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *others)

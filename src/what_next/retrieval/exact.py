@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
+from threading import get_ident
 
 import numpy as np
 import torch
@@ -48,11 +49,11 @@ class ByScore(ABC):
 
 
 class Exact(ByScore):
-    """Over all items. One thread at a time: it keeps its memory from call to call."""
+    """Over all items. It keeps the memory of a call for the next one of the same thread."""
 
     def __init__(self, vectors: Float[Tensor, "items dim"]) -> None:
         self.vectors, self.items, self.made_of = vectors.detach(), len(vectors), vectors
-        self.memory = torch.empty(0)
+        self.memory: dict[int, Tensor] = {}
 
     @cached_property
     def parts(self) -> Float[Tensor, "parts dim width"]:
@@ -162,9 +163,10 @@ class _Laid(Scores):
         """See `Scores.passed`."""
         exact, parts = self.exact, self.exact.parts
         rows, (count, _, width) = len(self.points), parts.shape
-        if len(exact.memory) < count * rows * width:
-            exact.memory = torch.empty(count * rows * width)
-        self.kept = exact.memory[: count * rows * width].view(*self.shape, BLOCK)
+        size, thread = count * rows * width, get_ident()
+        if thread not in exact.memory or len(exact.memory[thread]) < size:
+            exact.memory[thread] = torch.empty(size)
+        self.kept = exact.memory[thread][:size].view(*self.shape, BLOCK)
         points = self.points if scale is None else (self.points / scale[:, None]).astype(np.float32)
         own = torch.from_numpy(np.ascontiguousarray(points)).to(parts)
         forbidden = self._forbidden(width, count)

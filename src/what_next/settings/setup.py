@@ -209,10 +209,18 @@ class Setup(Group):
     )
     linear: Literal["yes", "no"] = Field(
         default="yes",
-        description="where the score is learned from what came next: whether a linear model of items by items stands "
-        "beside the network, with the weight that is best for the validation users",
+        description="where the score is learned from what came next: whether counts of the log (a linear model of "
+        "items by items, what came next, what is popular) stand beside the network, with the weights that are best for "
+        "the validation users",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
+    item_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the items of a history that are read as unknown in training; above 0, an item with a "
+        "learned vector that nothing followed in training always is",
+    )
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
     clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")

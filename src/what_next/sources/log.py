@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int, Int64
 
 from what_next.agent import Agent
@@ -48,13 +49,18 @@ class LogSource(Source):
         self.taken, self.reasons = 0, reasons
 
     def prepare(self, agent: Agent) -> None:
-        """See `Source.prepare`: learned vectors of items start where the training events put them."""
+        """See `Source.prepare`: learned vectors of items start where the training events put them, and those of items
+        that nothing followed are not read."""
         state, setup = self.state, self.setup
-        linear = getattr(agent.nets["encoder"], "ridge", None)
+        encoder = agent.nets["encoder"]
+        linear, followed = getattr(encoder, "ridge", None), getattr(encoder, "followed", None)
         drawn = setup.inputs.start == "random" or setup.item_inputs(state.space) == "attributes"
-        if drawn and linear is None:
+        if drawn and linear is None and followed is None:
             return
         events = Known.of(state.dataset, state.split.known)
+        if followed is not None and setup.item_inputs(state.space) == "learned":
+            seen = np.bincount(events.transitions[0], minlength=events.catalogue) > 0
+            followed.copy_(torch.from_numpy(seen))
         if linear is not None:
             pairs, users = events.pairs, np.bincount(events.items, minlength=events.catalogue)
             linear.learn(*directions(*pairs, events.catalogue, RANK, setup.seed), users)

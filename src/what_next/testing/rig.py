@@ -65,6 +65,7 @@ class Rig:
                 "batch_size": 6,
                 "dim": 8,
                 "dropout": dropout,
+                "item_dropout": dropout,
                 "device": "cpu",
                 "precision": "fp32",
                 "seed": seed,

@@ -152,8 +152,12 @@ class SavedModels:
         """Those of the setup's settings that the data decided in training, as the weights show them."""
         learned, mapped = (f"encoder.items.{name}" in self.tensors for name in ("learned", "map"))
         items = "both" if learned and mapped else "attributes" if mapped else "learned"
-        linear = "yes" if LINEAR in self.tensors else "no"
-        return {"skip": self.skips, "linear": linear, "inputs": setup.inputs.model_copy(update={"items": items})}
+        return {
+            "skip": self.skips,
+            "linear": "yes" if LINEAR in self.tensors else "no",
+            "item_dropout": self.manifest.setup.get("item_dropout", 0.0),  # older models have none
+            "inputs": setup.inputs.model_copy(update={"items": items}),
+        }
 
     @property
     def skips(self) -> Literal["yes", "no"]:

@@ -46,6 +46,7 @@ FREE = {
     "save_every",
     "skip",  # what was saved decides
     "linear",
+    "item_dropout",
     "log",
     "track",
     "device",
@@ -331,7 +332,7 @@ def start_from(agent: Training, origin: Path) -> None:
             vectors[torch.from_numpy(here >= 0)] = tensors[key][here[here >= 0]].to(vectors.device)
             tensors[key] = vectors
         for own, values in net.state_dict().items():
-            if own.startswith("ridge."):  # made of the log, and weighed at the end
+            if own.startswith(("ridge.", "followed")):  # made of the log, and weighed at the end
                 tensors[f"{name}.{own}"] = values
     for name, net in agent.nets.items():
         replace(saved, tensors=tensors).fill(name, net)

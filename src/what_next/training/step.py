@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from what_next.algorithms.base import Networks, Root
+from what_next.algorithms.base import Algorithm, Networks, Root
 from what_next.errors import TrainingError
 from what_next.models.encoders import Encoder
 
@@ -85,6 +85,23 @@ def descend(
             if network_of(key) == name:
                 optimiser.step()
     return set(weights)
+
+
+def checked(losses: object, algorithm: Algorithm) -> dict[str, Tensor]:
+    """What an algorithm's `losses` returned, where it can be learned from.
+
+    Raises:
+        TrainingError: it is no mapping from names of `updates` to tensors of one number.
+    """
+    updates = algorithm.updates
+    if not isinstance(losses, Mapping) or not set(losses) <= set(updates):
+        found: object = list(losses) if isinstance(losses, Mapping) else type(losses).__name__
+        raise TrainingError(f"losses of {algorithm.name!r} gives {found}; expected a loss for each of {list(updates)}")
+    for name, loss in losses.items():
+        if not isinstance(loss, Tensor) or loss.dim():
+            found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise TrainingError(f"the loss {name!r} of {algorithm.name!r} is {found}; expected a tensor of one number")
+    return dict(losses)
 
 
 def _backward(

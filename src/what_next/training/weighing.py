@@ -1,4 +1,4 @@
-"""How much a linear model counts beside the network: chosen on the validation users, once the network is trained."""
+"""How much counts of the log weigh beside the network: chosen on the validation users, once it is trained."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,6 +9,8 @@ from what_next.models.linear import LinearTerm
 WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0)
 """Of what the linear model points to, beside the network's logits."""
 DECAYS = (0.9,)
+PULLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Towards what came next after the last items: of the length of what is added to the point."""
 BIASES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the logarithm of how many had an item."""
 PATIENCE = 3
@@ -24,15 +26,15 @@ def weigh(
     *,
     quiet: bool = False,
 ) -> bool:
-    """Set the numbers of the linear model one after the other, each to the best for the validation users.
+    """Set the numbers of the linear term one after the other, each to the best for the validation users.
 
-    The weight comes first, then the bias for what is popular, 0 included; where both stay 0, the network is better
-    alone, and that is all. The temperature comes last: all together are surer than each, and a softmax of their scores
-    is calibrated by what came next (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks",
-    section 4.2).
+    The weight comes first, then the pull to what came next, then the bias for what is popular, 0 included; where all
+    stay 0, the network is better alone, and that is all. The temperature comes last: all together are surer than each,
+    and a softmax of their scores is calibrated by what came next (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration
+    of Modern Neural Networks", section 4.2).
 
     Args:
-        linear: with the directions of the log; changed.
+        linear: with what was counted in the log; changed.
         monitor: the name of what `score` measures of the agent as it is now, more is better.
         surprise: the mean negative logarithm of the chance that it gives to what came next.
         quiet: nothing is printed.
@@ -45,6 +47,10 @@ def weigh(
     best = _improved(linear, chosen, "weight", WEIGHTS, score, alone)
     if chosen["weight"]:
         best = _improved(linear, chosen, "decay", DECAYS, score, best)
+    if linear.successors.shape[1]:
+        best = _improved(linear, chosen, "pull", PULLS, score, best)
+        if not chosen.get("pull"):
+            linear.forget()
     best = _improved(linear, chosen, "bias", BIASES, score, best)
     linear.choose(**chosen)
     if not linear.counts:
@@ -54,8 +60,8 @@ def weigh(
     linear.choose(**chosen)
     told = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
     Console(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False).print(
-        f"a linear model of items by items, and how popular they are, count beside the network ({told}): {monitor} of "
-        f"the validation users {alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
+        f"counts of the log stand beside the network ({told}; see `linear`): {monitor} of the "
+        f"validation users {alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
         highlight=False,
     )
     return True

@@ -11,7 +11,6 @@ from torch.nn import functional
 from what_next.agent import Agent
 from what_next.models.encoders import Encoder, MeanEncoder, TransformerEncoder
 from what_next.models.encoders.transformer import Layer, attend, banded
-from what_next.models.linear import RANK
 from what_next.training.encoder_learner import GAP, EncoderLearner, linear_of
 from what_next.types import Events
 
@@ -67,7 +66,8 @@ class Read(nn.Module):
         events = Events(items, torch.stack(columns, -1) if columns else empty)
         read = self.algorithm.inputs(events, None)
         vectors = functional.embedding(items.clamp(min=0), self.item_vectors)
-        vectors = vectors.masked_fill((items < 0).unsqueeze(-1), 0.0) * float(self.encoder.sizes.dim**0.5)
+        unread = (items < 0) | self.encoder.unknown(items)
+        vectors = vectors.masked_fill(unread.unsqueeze(-1), 0.0) * float(self.encoder.sizes.dim**0.5)
         if self.encoder.numbers is not None:
             vectors = vectors + self.encoder.numbers(read.numbers)
         return vectors
@@ -75,7 +75,7 @@ class Read(nn.Module):
     def start(self, batch: int) -> tuple[Tensor, ...]:
         """The state before any event: the encoder's, and what the linear model sums up."""
         state = self.encoder.start(batch)
-        return (*state, self.ridge.directions.new_zeros(batch, RANK)) if self.ridge else state
+        return (*state, self.ridge.directions.new_zeros(batch, self.ridge.width)) if self.ridge else state
 
     def answers(self, states: Float[Tensor, "batch dim"], heard: Tensor | None) -> tuple[Tensor, ...]:
         """The points, and the scores of all items; `heard` is the linear model's sum over the history, if any."""
@@ -97,7 +97,7 @@ class ReadHistory(Read):
         inputs, heard = self.read(items, numbers), None
         if self.ridge is not None:
             lags = (last[:, None] - torch.arange(items.shape[1], device=items.device)).clamp(min=0)
-            heard = ((self.ridge.decay**lags).unsqueeze(1) @ self.ridge.vectors(items)).squeeze(1)
+            heard = (self.ridge.decays ** lags[..., None] * self.ridge.vectors(items)).sum(1)
         if isinstance(self.encoder, MeanEncoder):
             return self.answers(_mean(self.encoder, inputs, last), heard)
         if isinstance(self.encoder, TransformerEncoder):
@@ -117,7 +117,7 @@ class ReadStep(Read):
         numbers, state, heard = [one[:, None] for one in rest[:count]], rest[count:], None
         if self.ridge is not None:
             state, before = state[:-1], state[-1]
-            heard = self.ridge.decay * before + self.ridge.vectors(items)
+            heard = self.ridge.decays * before + self.ridge.vectors(items)
         states, after = self.encoder.advance(state, self.read(items[:, None], numbers).squeeze(1))
         there, kept = items >= 0, []
         for new, old in zip(after, state, strict=True):

@@ -28,6 +28,7 @@ class EncoderSizes:
         skip: whether a recurrent encoder adds a linear map of the last input to its state.
         slates: whether an event is a slate that was shown, and what was clicked of it, instead of an item.
         linear: whether a linear model of items by items goes with it.
+        item_dropout: share of the items read that are taken for unknown in training.
     """
 
     dim: int
@@ -38,6 +39,7 @@ class EncoderSizes:
     skip: bool = False
     slates: bool = False
     linear: bool = False
+    item_dropout: float = 0.0
 
 
 class SharedDropout(nn.Module):
@@ -67,7 +69,17 @@ class Encoder(nn.Module):
     item vector has a length of about 1), plus a linear map of the event's numbers. Of a slate it is a linear map of the
     mean of what was shown and of the sum of what was clicked. A kind of encoder defines `encode`, `start` and
     `advance`, so that a step more gives what a batch pass over one event more would give.
+
+    An unknown item is read as zeros. With `sizes.item_dropout` some are taken for unknown in training, as words are
+    (Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods", section 2.2): so the encoder learns what
+    to say where it knows nothing of an item. Of an item that nothing followed in training it knows nothing: whatever
+    its vector is, it was never read.
+
+    Attributes:
+        followed: [items], whether an item is read; None without `sizes.item_dropout`: all are.
     """
+
+    followed: Tensor | None
 
     def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
         """An encoder that reads `items`; their vectors are part of it, and learn with it."""
@@ -78,6 +90,7 @@ class Encoder(nn.Module):
         self.slate = nn.Linear(2 * sizes.dim, sizes.dim) if sizes.slates else None
         self.dropout = SharedDropout(sizes.dropout)
         self.ridge = LinearTerm(items.count) if sizes.linear else None
+        self.register_buffer("followed", torch.ones(items.count, dtype=torch.bool) if sizes.item_dropout else None)
 
     def forward(self, events: Events) -> Float[Tensor, "batch time dim"]:
         """The state after every event. What stands at padding means nothing."""
@@ -148,10 +161,21 @@ class Encoder(nn.Module):
             vectors = self.slate(self._of_slates(events.shown, events.clicks))
         elif self.numbers is None or events.shown is None:  # else of slates that are not read: numbers tell it all
             vectors = self.items.rows(events.items).mul_(self.sizes.dim**0.5)
+            if self.followed is not None:
+                vectors = vectors.masked_fill(self.unknown(events.items).unsqueeze(-1), 0.0)
         if self.numbers is not None:
             vectors = vectors + self.numbers(events.numbers)
         dropped: Tensor = self.dropout(vectors)
         return dropped
+
+    def unknown(self, items: Int64[Tensor, "*grid"]) -> Bool[Tensor, "*grid"]:
+        """Which items are read as unknown."""
+        if self.followed is None:
+            return torch.zeros_like(items, dtype=torch.bool)
+        found = ~self.followed[items.clamp(min=0)]
+        if self.training:
+            found |= torch.rand(items.shape, device=items.device) < self.sizes.item_dropout
+        return found
 
     def _of_slates(
         self, shown: Int64[Tensor, "batch time slots"], clicks: Float[Tensor, "batch time slots"]
