@@ -2,8 +2,8 @@
 
 import json
 import re
+from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -198,11 +198,14 @@ def test_the_examples_of_the_documentation_keep_what_they_promise(forked: Forked
     assert found.returncode == 0, found.stderr
 
 
-def test_an_algorithm_that_no_setup_can_name_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Nameless(NextItem):
-        name: str = "any"  # type: ignore[assignment]
+class Nameless(NextItem):
+    """Of which only a default says what it is called."""
 
-    point = SimpleNamespace(name="mine", value="mine:Nameless", module="mine", load=lambda: Nameless)
+    name: str = "any"  # type: ignore[assignment]
+
+
+def test_an_algorithm_that_no_setup_can_name_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("mine", f"{__name__}:Nameless", "what_next.algorithms")
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
-    with pytest.warns(UserWarning, match=r"mine:Nameless\) cannot be loaded: .*it has no `name: Literal"):
+    with pytest.warns(UserWarning, match=r":Nameless\) cannot be loaded: .*it has no `name: Literal"):
         assert "any" not in known_algorithms()
