@@ -52,6 +52,7 @@ def measured(ranks: Ranks, folder: Path, items: int, steps: int) -> dict[str, ob
         cluster={"items": "sharded"},
         linear="no",
         dropout=0.0,
+        item_dropout=0.0,
         precision="fp32",
         dim=DIM,
         batch_size=64,

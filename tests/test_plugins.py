@@ -2,9 +2,14 @@
 
 import json
 import re
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+
+from what_next.algorithms import NextItem
+from what_next.settings import plugins
+from what_next.settings.setup import known_algorithms
 
 from .conftest import listening
 from .forked import Forked
@@ -191,3 +196,16 @@ def test_the_examples_of_the_documentation_keep_what_they_promise(forked: Forked
     assert 0.8 < rewards[-1] < 1  # of 80 items at random, about one in 27 was among the last three
     found = forked.run(code=CHECK, path=[site], folder=setup.parent)
     assert found.returncode == 0, found.stderr
+
+
+class Nameless(NextItem):
+    """Of which only a default says what it is called."""
+
+    name: str = "any"  # type: ignore[assignment]
+
+
+def test_an_algorithm_that_no_setup_can_name_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("mine", f"{__name__}:Nameless", "what_next.algorithms")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
+    with pytest.warns(UserWarning, match=r":Nameless\) cannot be loaded: .*it has no `name: Literal"):
+        assert "any" not in known_algorithms()

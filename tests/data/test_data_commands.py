@@ -69,9 +69,9 @@ def test_options_reach_the_importer(file, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("gap", "minutes"), [("90s", 1.5), ("30m", 30), ("1.5h", 90), ("1d", 1440)])
 def test_gaps_have_units(gap: str, minutes: float) -> None:
-    from what_next.cli.data import _duration
+    from what_next.data.importing.tables import duration
 
-    assert _duration(gap).total_seconds() == 60 * minutes
+    assert duration(gap).total_seconds() == 60 * minutes
 
 
 def test_mistakes_are_told_in_one_message(file, log: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -84,6 +85,11 @@ class TestFrames:
         assert ids(found.recommend(["p3", "p4", "p5"], k=1)) == ["p6"]
         assert found.recommend("kunde 1003", k=2).user == "kunde 1003"
         assert found.recommend(frame, k=1).height == 60  # called as in training
+
+    def test_sessions_are_cut_by_a_gap_as_on_the_command_line(self) -> None:
+        frame = shopping().with_columns(pl.col("When") + 600 * (pl.int_range(pl.len()).over("Customer") > 2))
+        users = [wn.fit(frame, session_gap=gap, **SMALL).state.dataset.users for gap in ("5m", timedelta(minutes=5))]
+        assert users[0] == users[1] > 60
 
     def test_items_bring_titles_and_attributes(self) -> None:
         items = pl.DataFrame(
@@ -318,6 +324,11 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
     ),
     "no rows": (lambda _, log: wn.fit(log.head(0)), DataError, "is empty: no rows"),
     "no frame": (lambda _, log: wn.fit([1, 2]), DataError, "list found where a frame"),
+    "a gap that is none": (
+        lambda _, log: wn.fit(log, session_gap="30 beers"),
+        DataError,
+        "session_gap='30 beers': exp",
+    ),
     "nothing": (lambda _, log: wn.fit(None), DataError, "NoneType found where a frame"),
     "a folder without a model": (lambda _, log: wn.load("."), ModelError, "holds no model"),
     "a file that there is not": (lambda _, log: wn.load("gone"), ModelError, "train one with what_next.fit"),

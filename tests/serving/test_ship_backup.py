@@ -251,6 +251,8 @@ class TestRestore:
         store = killed / "agent.store.sqlite"
         with pytest.raises(StoreError, match="is there already; nothing was changed; give --replace"):
             restore(read(killed), backup)
+        with pytest.raises(StoreError, match=f"give one of them, such as .*{backup.name}$"):
+            restore(read(killed), backup.parent)
         command(killed / "setup.txt", backup, replace=True)
         told = capsys.readouterr().out
         (aside,) = killed.glob("*.before-*")

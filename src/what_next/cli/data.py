@@ -1,9 +1,7 @@
 """`what-next data get | import | describe | world`."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from what_next.data.public.sets import PublicSet
 
 app = typer.Typer(no_args_is_help=True, help="Get, import and describe data sets.")
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @app.command("get")
@@ -134,6 +131,7 @@ class ImportOptions:
         """The same as an import reads them."""
         from what_next.data import Options
         from what_next.data.importing.ids import MISSING
+        from what_next.data.importing.tables import duration
 
         plain = [
             "user",
@@ -152,7 +150,7 @@ class ImportOptions:
             **{name: getattr(self, name) for name in plain},
             attributes=names_of(self.attributes),
             context=names_of(self.context),
-            session_gap=_duration(self.session_gap) if self.session_gap else None,
+            session_gap=duration(self.session_gap) if self.session_gap else None,
             names=names_of(self.columns),
             missing=MISSING if missing is None else missing,
         )
@@ -341,17 +339,6 @@ def _fit_sentence(told: dict[str, Any]) -> str:
         f"{told['users']:,} kinds of users, {told['items']:,} items; {what} on held-out rows {told['loss']:.4g}, "
         f"{better} {told['loss_of_the_mean']:.4g} of the mean alone"
     )
-
-
-def _duration(text: str) -> timedelta:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
-    try:
-        gap = timedelta(**{UNITS[found[2]]: float(found[1])}) if found else None
-    except OverflowError:  # of more days than Python counts
-        gap = None
-    if not gap:
-        raise DataError(f"--session-gap {text!r}: expected a number and s, m, h or d, such as 30m")
-    return gap
 
 
 def _known_table(sets: list["PublicSet"]) -> Table:

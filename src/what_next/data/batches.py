@@ -1,5 +1,6 @@
 """Complete histories cut into windows, and those put together by length: all events but a user's first are targets."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -117,7 +118,8 @@ def _cut(lengths: Int[np.ndarray, "windows"], events: int) -> Int64[np.ndarray, 
         rows = max(1, events // int(lengths[end - 1]))
         # A batch goes no further down than to 0.9 of its width, since padding costs as much as events do; and a few
         # events less, since a batch of one short window would be a step by one or two targets.
-        least = int(np.searchsorted(lengths, 0.9 * lengths[end - 1] - FEW))
+        # A whole number, for which the lengths need not be made floats: there may be millions of them.
+        least = int(np.searchsorted(lengths, math.ceil(0.9 * lengths[end - 1] - FEW)))
         end = max(end - rows, min(least, end - 1), 0)
         cuts.append(end)
     return np.array(cuts[::-1])

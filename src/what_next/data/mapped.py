@@ -6,6 +6,7 @@ have to be decoded whole for each history, or shuffled in a buffer, which is no 
 """
 
 import json
+import mmap
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -64,6 +65,16 @@ def write(log: Path, items: pl.DataFrame, catalogue: str, stages: Stages, to: Pa
         "context_names": context_names(head),
     }
     (to / "about.json").write_text(json.dumps(about))
+
+
+def at_random(*arrays: np.ndarray | None) -> None:
+    """Tell the system that those of some arrays that are mapped are read here and there from now on.
+
+    It would read 128 KiB around each page that it lacks; where memory is short, these would push out what is needed.
+    """
+    for array in arrays:
+        if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+            array.base.madvise(mmap.MADV_RANDOM)
 
 
 def read(path: Path, catalogue: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from what_next.data.importing.attributes import Fill
 from what_next.data.importing.cleaning import clean
 from what_next.data.importing.ids import MISSING
 from what_next.data.importing.readers import Source
+from what_next.data.importing.tables import duration
 from what_next.data.importing.telling import told
 from what_next.environment import Environment
 from what_next.errors import DataError, ModelError, in_python, told_in_python
@@ -48,7 +49,7 @@ def fit(
     context: Sequence[str] | None = None,
     fill: Fill | None = None,
     time_format: str | None = None,
-    session_gap: timedelta | None = None,
+    session_gap: timedelta | str | None = None,
     keep_duplicates: bool = False,
     missing: Sequence[str] = MISSING,
     folder: str | Path | None = None,
@@ -67,7 +68,8 @@ def fit(
         items: a frame (or path) with a row per item: titles and attributes.
         user, item, time, reward, event, titles: the column of each role; None is recognised, by the code of `what-next
             data import`, and "" stands for no column.
-        attributes, context, fill, time_format, session_gap, keep_duplicates, missing: see `data.Options`.
+        attributes, context, fill, time_format, session_gap (also as "30m"), keep_duplicates, missing: see
+            `data.Options`.
         folder: where data, models and a `setup.txt` for the command line are kept; None: in a temporary folder, which
             goes with the model.
         overwrite: write over another model in `folder`.
@@ -86,8 +88,8 @@ def fit(
     home = None if folder is not None else TemporaryDirectory(prefix="what-next-")
     where = Path(home.name if home is not None else folder or ".")
     options = Options(
-        user, item, time, reward, titles, attributes, context, fill, keep_duplicates, session_gap, event, time_format,
-        missing=missing,
+        user, item, time, reward, titles, attributes, context, fill, keep_duplicates,
+        duration(session_gap) if isinstance(session_gap, str) else session_gap, event, time_format, missing=missing,
     )  # fmt: skip
     tables, dataset = _opened(data, items, options)
     setup = _setup(algorithm, settings, where)

@@ -126,6 +126,8 @@ def _members(packed: tarfile.TarFile, models: Path) -> Iterator[tarfile.TarInfo]
 def check(backup: Path) -> None:
     """Raises a `StoreError` where a back-up is not as it was written."""
     try:
+        if inside := sorted(path.parent for path in backup.glob(f"*/{SUMS}")):
+            raise StoreError(f"{backup}: is no back-up, but holds some; give one of them, such as {inside[-1]}")
         there = {path.name: path.is_file() and not path.is_symlink() for path in backup.iterdir()}
         if odd := sorted(name for name, plain in there.items() if not plain):
             raise StoreError(f"{backup}: holds what is no plain file ({some(odd)}); {AGAIN}")

@@ -6,7 +6,7 @@ the documentation are made from there. Below this module nothing is validated tw
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 import torch
 from pydantic import Field, ValidationError, WrapValidator, field_serializer, field_validator, model_validator
@@ -44,7 +44,15 @@ OWN = {algorithm.model_fields["name"].default: algorithm for algorithm in KNOWN}
 
 def known_algorithms() -> dict[str, type[Algorithm]]:
     """The project's own algorithms, and those of installed packages, by the names that their classes give them."""
-    return OWN | installed(GROUP, Algorithm, OWN, lambda _, part: part.model_fields["name"].default)
+    return OWN | installed(GROUP, Algorithm, OWN, _only_name)
+
+
+def _only_name(_: str, part: type[Algorithm]) -> str:
+    """What `name` of an algorithm can only be: a setup tells them apart by it."""
+    field = part.model_fields["name"]
+    if get_args(field.annotation) != (field.default,):
+        raise TypeError('it has no `name: Literal["..."] = "..."`')
+    return str(field.default)
 
 
 class _Algorithms(Mapping[str, type[Algorithm]]):

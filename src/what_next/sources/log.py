@@ -12,6 +12,7 @@ from what_next.agent import Agent
 from what_next.baselines.counts import Known
 from what_next.data.batches import LEAST, Batches, capped, width_of
 from what_next.data.cooccurrence import directions, placed
+from what_next.data.mapped import at_random
 from what_next.errors import SetupError
 from what_next.models.linear import RANK
 from what_next.policy import LearnedPolicy
@@ -101,7 +102,8 @@ class LogSource(Source):
     @cached_property
     def batches(self) -> Batches:
         """The complete training histories, in windows and batches."""
-        setup = self.setup
+        setup, dataset = self.setup, self.state.dataset
+        at_random(dataset.items, dataset.timestamps, dataset.rewards, dataset.context)
         return Batches(
             self.users,
             self.known[self.users],

@@ -1,5 +1,6 @@
 """What goes into an import, what comes out of it, and the files that keep it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,6 +12,7 @@ from what_next.data.catalogue import Catalogue
 from what_next.data.files import FORMATS, beside, write_together
 from what_next.data.importing.attributes import Fill
 from what_next.data.importing.ids import MISSING
+from what_next.errors import DataError
 
 REASONS = (
     "too many fields", "not a JSON object", "no user", "no item", "zero or negative time", "time in another unit",
@@ -18,6 +20,23 @@ REASONS = (
     "exact duplicate",
 )  # fmt: skip
 """Why a row is rejected; the first that applies."""
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def duration(text: str) -> timedelta:
+    """A pause such as `30m`.
+
+    Raises:
+        DataError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
+    try:
+        gap = timedelta(**{UNITS[found[2]]: float(found[1])}) if found else None
+    except OverflowError:  # of more days than Python counts
+        gap = None
+    if not gap:
+        raise DataError(f"--session-gap {text!r}: expected a number and s, m, h or d, such as 30m")
+    return gap
 
 
 @dataclass(frozen=True)
