@@ -41,6 +41,17 @@ def test_without_attributes_it_writes_an_algorithm_that_needs_none_and_says_why(
     assert (tmp_path / "models" / "agent.safetensors").is_file()
 
 
+@pytest.mark.parametrize(("items", "again"), [(7, True), (8, False)])
+def test_where_most_events_are_repeats_those_are_judged(tmp_path: Path, items: int, again: bool) -> None:
+    """Each of three users has 15 events: with 7 items, 8 of them are repeats, with 8 items 7."""
+    log, setup = tmp_path / "plays.csv", tmp_path / "setup.txt"
+    log.write_text("user,item,time\n" + "".join(f"u{u},i{n % items},{n}\n" for u in range(3) for n in range(15)))
+    run("init", log, "--to", setup)
+    assert Setup.read(setup).evaluation.seen is again
+    told = " ".join(setup.read_text().replace("\n# ", " ").split())
+    assert ("53% of the events are of an item that the user had before" in told) is again
+
+
 def test_the_defaults_that_it_shows_are_those_of_the_algorithm_that_it_writes(plain: Path, tmp_path: Path) -> None:
     run("init", plain, "--to", tmp_path / "setup.txt")
     text = (tmp_path / "setup.txt").read_text()

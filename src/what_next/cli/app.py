@@ -48,6 +48,9 @@ for commands in (demo, model, judge, simulate, estimate, service, promote, loop,
 FEW, FEW_EPOCHS = 100, 20_000
 """For so many users, or fewer, `init` has whatnext train on fewer histories: with 80 users of ml-100k, spread@5 after
 20,000 is .161 [.128, .196], after 40,000 .154 [.116, .195]; after 3,360, which are 60 passes, it is .075."""
+REPEATED = 0.5
+"""Where a larger share of the events are repeats, `init` lets next_item recommend what a user had: else most of what
+comes next would be missed."""
 KINDS = ("algorithms", "encoders", "rewards", "data", "metrics", "worlds")
 
 
@@ -80,13 +83,16 @@ def init(
     if dataset.catalogue.names:
         text = template(relative, epochs=FEW_EPOCHS if dataset.users <= FEW else 40_000)
     else:
-        text = template(relative, "next_item", f"{log.name} has no item attributes, which whatnext needs")
+        why = {"algorithm": f"{log.name} has no item attributes, which whatnext needs"}
+        if seen := dataset.repeats > REPEATED:
+            why["evaluation.seen"] = f"{dataset.repeats:.0%} of the events are of an item that the user had before"
+        text = template(relative, "next_item", why, seen=seen)
     write_files({to: text.encode()})
     if as_json:
         emit({"setup": str(to)})
     else:
-        why = "" if dataset.catalogue.names else f"; algorithm next_item, as {log.name} has no item attributes"
-        print(f"{to} written{why}; next: what-next run {to}")
+        told = "" if dataset.catalogue.names else f"; algorithm next_item, as {log.name} has no item attributes"
+        print(f"{to} written{told}; next: what-next run {to}")
 
 
 @app.command("list")

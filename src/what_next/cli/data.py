@@ -365,6 +365,7 @@ def _facts_table(facts: dict[str, Any]) -> Table:
         f"min {lengths['min']:,}, median {lengths['median']:,.0f}, mean {lengths['mean']:,.1f}, max {lengths['max']:,}",
     )
     table.add_row("density", f"{facts['density']:.3%}")
+    table.add_row("repeats", f"{facts['repeats']:.1%} of the events are of an item that the user had before")
     table.add_row("time", f"{time['first']} to {time['last']}" if time else "none: file order is the order")
     if time:
         table.add_row("ties in time", f"{facts['ties']:.1%} of rows share their time with another of the same user")

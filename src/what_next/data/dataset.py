@@ -26,6 +26,8 @@ from what_next.errors import DataError, some, told_in_python
 logger = logging.getLogger(__name__)
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MANY = 2**22
+"""Events that are looked at for repeats, at most, where that has to be quick."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,8 +216,7 @@ class Dataset:
 
     def describe(self) -> dict[str, Any]:
         """What is in the data set, as plain values: what `what-next data describe --json` prints."""
-        lengths, items = self.lengths, len(self.catalogue)
-        pairs = np.unique(np.repeat(np.arange(self.users), lengths) * items + self.items)
+        lengths, items, pairs = self.lengths, len(self.catalogue), self._pairs(self.users)
         return {
             "name": self.name,
             "users": self.users,
@@ -228,7 +229,8 @@ class Dataset:
                 "mean": float(lengths.mean()),
                 "max": int(lengths.max()),
             },
-            "density": len(pairs) / (self.users * items),
+            "density": pairs / (self.users * items),
+            "repeats": self.repeats,
             "time": self.span(),
             "ties": self._ties(),
             "attributes": self.catalogue.describe(),
@@ -236,6 +238,17 @@ class Dataset:
             "reward": _distribution(self.rewards),
             "events": self._kinds(),
         }
+
+    @property
+    def repeats(self) -> float:
+        """The share of the events whose item the user had before; of the first users of a large log."""
+        users = max(1, int(np.searchsorted(self.offsets, MANY, "right")) - 1)
+        return 1 - self._pairs(users) / max(1, int(self.offsets[users]))
+
+    def _pairs(self, users: int) -> int:
+        """How many pairs of a user and an item the first so many users have."""
+        whose = np.repeat(np.arange(users), self.lengths[:users])
+        return len(np.unique(whose * len(self.catalogue) + self.items[: self.offsets[users]]))
 
     def _kinds(self) -> dict[str, int] | None:
         """How many events there are of each kind."""

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -42,19 +43,29 @@ def settings_of(algorithm: str) -> list[Setting]:
     return [*_described(one for one in leaves(ALGORITHMS[algorithm], {}, "algorithm.") if one[0] != "algorithm.name")]
 
 
-def template(data: str | Path, algorithm: str = "whatnext", why: str = "", epochs: int = 40_000) -> str:
+def template(
+    data: str | Path,
+    algorithm: str = "whatnext",
+    why: Mapping[str, str] = MappingProxyType({}),
+    epochs: int = 40_000,
+    *,
+    seen: bool = False,
+) -> str:
     """A commented setup.txt for a data file; what keeps its default stands behind a `#`.
 
     Args:
         data: the file, as the setup names it.
         algorithm: what learns; its defaults are shown.
-        why: the reason for another than the founding one, as a comment.
+        why: the reason for a value other than the default, as a comment, by key.
         epochs: how many histories it trains on, where it counts them so.
+        seen: whether items of the history are recommended again, and judged.
     """
     defaults = {key: _written(value) for key, value in ALGORITHMS[algorithm].defaults().items()}
     values = {**EXAMPLE, "data": Path(data).as_posix(), "epochs": str(epochs)}
     if algorithm != "whatnext":
         values["algorithm"] = algorithm
+    if seen:
+        values["evaluation.seen"] = "yes"
     if "passes" in defaults:  # epochs would go before them, and windows are for trying items
         values = {key: value for key, value in values.items() if key not in ("epochs", "window")}
     lines = ["# Settings of What Next?, as pairs of key, value. Remove the # before a key to change its value."]
@@ -62,7 +73,7 @@ def template(data: str | Path, algorithm: str = "whatnext", why: str = "", epoch
         if setting.key.startswith("algorithm."):
             continue
         about = f"{setting.description} ({setting.allowed})"
-        about += f"; {why}" if why and setting.key == "algorithm" else ""
+        about += f"; {why[setting.key]}" if setting.key in why else ""
         default = defaults.get(setting.key, setting.default)
         value = values.get(setting.key)
         lines += ["", *_comment(about), f"{setting.key}, {quote(value)}" if value else f"#{setting.key}, {default}"]
