@@ -36,6 +36,14 @@ def test_the_mean_length_of_histories_decides_unless_it_is_set(skip: str, events
     assert found.skips(events) is passed
 
 
+@pytest.mark.parametrize(("asked", "events", "share"), [
+    ("none", 20.0, 0.1), ("none", 20.1, 0.0), ("none", 0.0, 0.0), ("0.3", 100.0, 0.3), ("0", 5.0, 0.0),
+])  # fmt: skip
+def test_it_also_decides_whether_items_are_read_as_unknown(asked: str, events: float, share: float) -> None:
+    text = f"train, no, data, -, algorithm, next_item, model_agent_path, a.safetensors, item_dropout, {asked}"
+    assert Setup.from_text(text).unknown(events) == share
+
+
 @pytest.mark.parametrize(("events", "passed"), [(8, True), (30, False)])
 def test_training_decides_by_its_log_and_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], events: int, passed: bool

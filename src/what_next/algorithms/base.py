@@ -150,7 +150,6 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         "patience": 2,
         "batch_size": None,
         "dropout": 0.5,
-        "item_dropout": 0.1,
         "learning_rate": 2e-3,
         "weight_decay": 0.1,
     }

@@ -56,7 +56,7 @@ class Settings(TypedDict, total=False):
     skip: bool | Literal["auto", "yes", "no"]
     linear: bool | Literal["yes", "no"]
     dropout: float
-    item_dropout: float
+    item_dropout: float | None
     learning_rate: float
     weight_decay: float
     clip: float

@@ -22,6 +22,7 @@ from what_next.settings.groups import (
     RARE,
     REWARD_GROUP,
     SHORT,
+    UNKNOWN,
     Cluster,
     DecisionSettings,
     Evaluation,
@@ -222,12 +223,13 @@ class Setup(Group):
         "the validation users",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
-    item_dropout: float = Field(
-        default=0.0,
+    item_dropout: float | None = Field(
+        default=None,
         ge=0,
         lt=1,
         description="share of the items of a history that are read as unknown in training; above 0, an item with a "
-        "learned vector that nothing followed in training always is",
+        f"learned vector that nothing followed in training always is; none: {UNKNOWN} where training users have at "
+        f"most {SHORT} events on average, else 0",
     )
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
@@ -384,6 +386,12 @@ class Setup(Group):
     def skips(self, events_per_user: float) -> bool:
         """Whether the encoder adds a map of the last item, given the mean length of training histories."""
         return self.skip == "yes" or (self.skip == "auto" and 0 < events_per_user <= SHORT)
+
+    def unknown(self, events_per_user: float) -> float:
+        """The share of items that an encoder reads as unknown in training, of so many events per user."""
+        if self.acts:
+            return 0.0
+        return self.item_dropout if self.item_dropout is not None else UNKNOWN * (0 < events_per_user <= SHORT)
 
     def item_inputs(self, space: Space) -> str:
         """What item vectors are made of (`inputs.items`), given the catalogue's attributes and the log."""

@@ -189,6 +189,11 @@ class LogSource(Source):
                 f"skip {'yes' if setup.skips(mean) else 'no'}: training users have {mean:.1f} events on average, "
                 f"{compared} {SHORT}, so the last item {passed} straight into the state; `skip` sets another"
             )
+        if setup.item_dropout is None and (share := setup.unknown(mean := self.state.space.events_per_user)):
+            reasons.append(
+                f"item_dropout {share:g}: training users have {mean:.1f} events on average, at most {SHORT}, so that "
+                "much rests on single items, and some are read as unknown; `item_dropout` sets another"
+            )
         if setup.inputs.items == "auto" and setup.item_inputs(self.state.space) == "both":
             mean = self.state.space.events_per_item
             reasons.append(

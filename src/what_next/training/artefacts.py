@@ -27,7 +27,7 @@ from what_next.data import Catalogue
 from what_next.data.files import Writer, write_files
 from what_next.data.space import Space
 from what_next.errors import ModelError
-from what_next.settings import ALGORITHMS, Setup
+from what_next.settings import ALGORITHMS, UNKNOWN, Setup
 from what_next.training.card import card, card_path
 
 FORMAT = 1
@@ -42,6 +42,8 @@ TRAINED = (
 
 SKIP = "encoder.skip.weight"
 """The map of the last input, where an encoder has one."""
+FOLLOWED = "encoder.followed"
+"""Which items are read, where some are unknown."""
 LINEAR = "encoder.ridge.directions"
 """The linear model beside the encoder, where there is one."""
 
@@ -155,7 +157,7 @@ class SavedModels:
         return {
             "skip": self.skips,
             "linear": "yes" if LINEAR in self.tensors else "no",
-            "item_dropout": self.manifest.setup.get("item_dropout", 0.0),  # older models have none
+            "item_dropout": (self.manifest.setup.get("item_dropout") or UNKNOWN) if FOLLOWED in self.tensors else 0.0,
             "inputs": setup.inputs.model_copy(update={"items": items}),
         }
 

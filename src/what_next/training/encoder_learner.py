@@ -62,7 +62,7 @@ class EncoderLearner(Learner):
             skip,
             setup.inputs.slates,
             setup.linear == "yes" and self.algorithm.linear,
-            0.0 if setup.acts else setup.item_dropout,
+            setup.unknown(self.space.events_per_user),
         )
         heads = self.algorithm.networks(
             Sizes(context, setup.width, 0, setup.width, setup.layers, setup.dropout, setup.acts),
