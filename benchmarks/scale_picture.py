@@ -171,12 +171,13 @@ def _panel(place: int, title: str, curves: Sequence[tuple[str, Sequence[tuple[fl
     start, end, floor = LEFT + place * wide, (place + 1) * wide - 10, TOP + HIGH
     least = math.log10(min(some[0][0] for _, some in curves))
     most = math.ceil(max(math.log10(some[-1][0]) for _, some in curves))
+    highest = max(most - least, *(math.log10(y / some[0][1]) for _, some in curves for _, y in some))
 
     def across(value: float) -> float:
         return start + (end - start) * (math.log10(value) - least) / (most - least)
 
     def up(times: float) -> float:
-        return floor - 24 - (HIGH - 34) * max(math.log10(times), -0.3) / (most - least)
+        return floor - 24 - (HIGH - 34) * max(math.log10(times), -0.3) / highest
 
     parts = [_text(start, TOP - 8, title, "bold"), f'<path class="grid" d="M{start} {TOP}V{floor}H{end}" fill="none"/>']
     for power in range(math.ceil(least), most + 1):
