@@ -8,12 +8,13 @@ version is kept and deployed once.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from what_next.errors import ModelError, SetupError, StoreError, StoreUnavailable, WhatNextError
 from what_next.serving.engine.versions import before, keep, line, prune, versions_folder
@@ -23,8 +24,9 @@ from what_next.serving.loop.journal import Journal, Round
 from what_next.serving.store import Deploy, Second, Store
 from what_next.settings import Setup
 
-LOCKED = select(func.pg_try_advisory_lock(0x6C6F6F70))
-"""Whether PostgreSQL gives the lock of the loop to this connection, as long as that is open."""
+LOCK = 0x6C6F6F70
+LOCKED, FREED = select(func.pg_try_advisory_lock(LOCK)), select(func.pg_advisory_unlock(LOCK))
+"""Whether PostgreSQL gives the lock of the loop to this connection, as long as that is open; and takes it back."""
 TRIES = 3
 """How often a step may fail before its round is given up."""
 MOST = 1000
@@ -65,7 +67,12 @@ def alone(store: Store, journal: Journal) -> Iterator[None]:
             connection.detach()  # the lock goes when it is closed, and not back to the pool with it
             if not store.backend.sqlite and not connection.execute(LOCKED).scalar():
                 raise StoreError(f"{store.backend.where}: another loop works on this store; there can be one")
-            yield
+            try:
+                yield
+            finally:  # the server may take its time to notice that the connection is closed
+                if not store.backend.sqlite:
+                    with suppress(SQLAlchemyError):
+                        connection.execute(FREED)
     finally:
         lock.release()
 
