@@ -58,7 +58,8 @@ class LogSource(Source):
         if drawn and linear is None and followed is None:
             return
         events = Known.of(state.dataset, state.split.known)
-        if followed is not None and setup.item_inputs(state.space) == "learned":
+        whole = len(events.items) == state.split.known.sum()  # of a part it is not known what nothing followed
+        if followed is not None and whole and setup.item_inputs(state.space) == "learned":
             followed.zero_()[torch.from_numpy(events.transitions[0]).to(followed.device).long()] = True
         if linear is not None:
             pairs, users = events.pairs, np.bincount(events.items, minlength=events.catalogue)
