@@ -126,7 +126,7 @@ class SessionCache:
         """Reads what is new of each user, and folds it in or replays all."""
         behind: dict[str, tuple[Entry, list[StoredEvent]]] = {}
         rebuilt: dict[str, Head] = {}
-        new = self.store.events_after([(head.key, entry.last if entry else 0) for entry, head in late.values()])
+        new = self.store.events_after({head.key: entry.last if entry else 0 for entry, head in late.values()})
         whole = {name: new.get(head.key, []) for name, (entry, head) in late.items() if entry is None}
         for name, (entry, head) in late.items():
             events = new.get(head.key, [])
@@ -139,7 +139,7 @@ class SessionCache:
             else:
                 rebuilt[name] = head
         if again := [head.key for name, head in rebuilt.items() if name not in whole]:
-            read = self.store.events_after([(key, 0) for key in again])
+            read = self.store.events_after(dict.fromkeys(again, 0))
             whole |= {name: read.get(head.key, []) for name, head in rebuilt.items() if name not in whole}
         self._rebuild(rebuilt, whole, found)
         self._fold(behind, found)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
+    JSON,
     BigInteger,
-    Boolean,
     ColumnElement,
     Connection,
     Dialect,
@@ -23,20 +23,19 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     bindparam,
-    column,
+    cast,
     create_engine,
     event,
     exc,
+    func,
+    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import FromClause
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 
 from what_next.errors import MissingExtraError, SetupError, StoreError, StoreUnavailable
-from what_next.serving.store.tables import Json, dumps
+from what_next.serving.store.tables import dumps
 from what_next.settings import Setup
 
 VARIABLE = "WHAT_NEXT_STORE"
@@ -154,71 +153,27 @@ def in_the_way(error: BaseException) -> bool:
 # Where they differ
 
 
-class _Listed(TypeDecorator[Sequence[Any]]):
-    """A list as one parameter: an array of PostgreSQL's, JSON for SQLite."""
+class _Object(TypeDecorator[Any]):
+    """A list, or pairs, as an object in JSON: of its members both databases make rows by one function, `json_each`."""
 
-    impl, cache_ok = Text, True
+    impl, cache_ok = JSON, True
 
-    def __init__(self, numbers: bool) -> None:
-        super().__init__()
-        self.numbers = numbers
-
-    def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """The type in a database."""
-        return dialect.type_descriptor(
-            Text() if dialect.name == "sqlite" else ARRAY(BigInteger() if self.numbers else Text())
-        )
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        """The list as the driver takes it."""
-        return dumps(value) if dialect.name == "sqlite" else list(value)
-
-
-class _Among(FunctionElement[bool]):
-    inherit_cache, type = True, Boolean()
-
-    def self_group(self, against: Any = None) -> Any:
-        """Itself: with the `= 1` of other truth values, SQLite would use no index."""
-        return self
+    def process_bind_param(self, value: Any, dialect: Dialect) -> dict[str, Any]:
+        """The members; those of a list are names alone."""
+        return {str(key): after for key, after in (value.items() if isinstance(value, dict) else zip(value, repeat(0)))}
 
 
 def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
     """Whether a column's value is one of the list that is given as `name`: one statement, however long the list."""
-    return _Among(column, bindparam(name, type_=_Listed(isinstance(column.type, BigInteger))))
-
-
-@compiles(_Among, "sqlite")
-def _among_json(element: Any, compiler: SQLCompiler, **more: Any) -> str:
-    column, listed = (compiler.process(one, **more) for one in element.clauses)
-    return f"{column} IN (SELECT value FROM json_each({listed}))"
-
-
-@compiles(_Among, "postgresql")
-def _among_array(element: Any, compiler: SQLCompiler, **more: Any) -> str:
-    column, listed = (compiler.process(one, **more) for one in element.clauses)
-    return f"{column} = ANY({listed})"
-
-
-class _Pairs(FunctionElement[Any]):
-    inherit_cache = True
+    key = func.json_each(bindparam(name, type_=_Object())).table_valued("key").c.key
+    return column.in_(select(cast(key, BigInteger) if isinstance(column.type, BigInteger) else key))
 
 
 def pairs(name: str) -> FromClause:
-    """A table with the columns `key` and `after`, out of a list of pairs of whole numbers that is given as `name`."""
-    columns = column("key", BigInteger), column("after", BigInteger)
-    return _Pairs(bindparam(name, type_=Json())).table_valued(*columns, name="wanted")
-
-
-@compiles(_Pairs, "sqlite")
-def _pairs_of_sqlite(element: Any, compiler: SQLCompiler, **more: Any) -> str:
-    each = f"json_each({compiler.process(element.clauses, **more)})"
-    return f"(SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS after FROM {each})"
-
-
-@compiles(_Pairs, "postgresql")
-def _pairs_of_postgresql(element: Any, compiler: SQLCompiler, **more: Any) -> str:
-    each = f"json_array_elements(CAST({compiler.process(element.clauses, **more)} AS JSON)) AS value"
-    return f"(SELECT (value ->> 0)::bigint AS key, (value ->> 1)::bigint AS after FROM {each})"
+    """A table with the columns `key` and `after`, out of whole numbers by whole numbers that are given as `name`."""
+    given = func.json_each(bindparam(name, type_=_Object())).table_valued("key", "value").c
+    after = cast(cast(given.value, Text), BigInteger)  # PostgreSQL makes no number of JSON itself
+    return select(cast(given.key, BigInteger).label("key"), after.label("after")).subquery("wanted")
 
 
 def waits(connection: Connection) -> bool:
@@ -280,7 +235,7 @@ def connect(place: str | Path) -> Backend:
         MissingExtraError: the driver is not installed.
     """
     url = _url(place)
-    options: dict[str, Any] = {"pool_size": 8, "max_overflow": 24, "pool_timeout": BUSY}
+    options: dict[str, Any] = {"pool_size": 8, "max_overflow": 24, "pool_timeout": BUSY, "json_serializer": dumps}
     if url.get_backend_name() == "sqlite":
         options["connect_args"] = {"timeout": BUSY, "isolation_level": None}
         engine = create_engine(url, **options)

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -272,11 +272,11 @@ class Store:
         statement, most = NEWEST_FIRST if newest_first else OLDEST_FIRST, 2**62 if limit is None else limit
         return [StoredEvent(*row) for row in self.fetch(statement, user_id=user_id, after=after, most=most)]
 
-    def events_after(self, users: Sequence[tuple[int, int]]) -> dict[int, list[StoredEvent]]:
+    def events_after(self, users: Mapping[int, int]) -> dict[int, list[StoredEvent]]:
         """The events of several users by time, then number, in one query; those without any are left out.
 
         Args:
-            users: of each the key (see `heads`), and the number that all of theirs are larger than.
+            users: by the key of each (see `heads`), the number that all of theirs are larger than.
         """
         found: dict[int, list[StoredEvent]] = {}
         for key, number, *rest in self.fetch(AFTER, users=users):
