@@ -10,8 +10,8 @@ from what_next.errors import ModelError, SetupError
 from what_next.serving.engine.live import check_models
 from what_next.serving.engine.versions import keep, versions_folder
 from what_next.serving.store import AddFeedback, AddImpression, FeedbackRow, Second, Store
-from what_next.serving.store.arms import earned
 from what_next.serving.store.export import exported
+from what_next.serving.store.rewards import earned
 
 from .endpoint import service as endpoint
 from .engines import Service, in_time, running

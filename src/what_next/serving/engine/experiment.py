@@ -18,7 +18,7 @@ from what_next.off_policy.arms import contrast
 from what_next.serving.engine.live import Live, point
 from what_next.serving.request import Arm, RecommendationRequest
 from what_next.serving.store import Store
-from what_next.serving.store.arms import earned
+from what_next.serving.store.rewards import earned
 from what_next.settings import Server
 from what_next.settings.service import POLICIES
 
