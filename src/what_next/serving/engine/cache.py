@@ -87,7 +87,7 @@ class SessionCache:
                     late[name] = entry, head
                 else:
                     found[name] = entry
-                    self.metrics.session("hit")
+                    self.metrics.sessions["hit"].inc()
             if late:
                 self._catch_up(late, found)
             return found
@@ -135,7 +135,7 @@ class SessionCache:
                 rebuilt[name] = head
             elif len(events) <= LONGEST_FOLD and (not known or known[0].time >= entry.time):
                 behind[name] = entry, events
-                self.metrics.session("fold")
+                self.metrics.sessions["fold"].inc()
             else:
                 rebuilt[name] = head
         if again := [head.key for name, head in rebuilt.items() if name not in whole]:
@@ -149,7 +149,7 @@ class SessionCache:
         there = [name for name in heads if whole[name]]
         sessions = self.folds.replays([[self.event_of(one) for one in self._known(whole[name])] for name in there])
         for name, session in zip(there, sessions, strict=True):
-            self.metrics.session("rebuild")
+            self.metrics.sessions["rebuild"].inc()
             found[name] = self._keep(name, Entry(heads[name].key, 0, 0, NEVER, session), whole[name], session)
 
     def _fold(self, behind: dict[str, tuple[Entry, list[StoredEvent]]], found: dict[str, Entry]) -> None:

@@ -183,7 +183,7 @@ class Engine:
 
     def _answer(self, batch: list[Waiting]) -> None:
         """In the worker's thread; nothing that goes wrong ends it."""
-        self.metrics.batch(len(batch))
+        self.metrics.batches.observe(len(batch))
         if self._behind:
             with suppress(StoreError):  # the next batch looks again
                 self.models.withdrawals.look()

@@ -179,13 +179,12 @@ class Models:
         """What came of it, counted."""
         if self.loading is loading:
             self.loading = None
-        seconds = time.monotonic() - loading.began
         try:
             found = loading.result()
         except ModelError:
-            self.metrics.loaded("late" if loading.late else "failed", seconds)
+            self.metrics.loads.labels("late" if loading.late else "failed").inc()
             raise
-        self.metrics.loaded("loaded", seconds)
+        self.metrics.loads.labels("loaded").inc()
         return found
 
     def _active(self, served: Served) -> Active:
@@ -232,7 +231,7 @@ class Models:
         with self._changing:
             current = self._complete(current, loading)
             self.live = replace(self.live, deployment=newest, current=current, refused=None)
-        self.metrics.swapped(newest.version)
+        self.metrics.versions.inc()
         logger.info("version %s answers from now on", newest.version)
         return True
 

@@ -50,7 +50,7 @@ class Shadow:
         if self._room.acquire(blocking=False):
             self._thread.submit(self._record, request, shown, time.monotonic())
         else:
-            self.metrics.shadow("dropped")
+            self.metrics.shadows.labels("dropped").inc()
 
     def close(self) -> None:
         """Ends the thread; what waits is dropped."""
@@ -64,16 +64,16 @@ class Shadow:
         try:
             found = self.answering.answer(active, [request], "shadow")[0]
             if not isinstance(found, Result) or found.answer.fallback in ("error", "alarm"):
-                self.metrics.shadow("failed")
+                self.metrics.shadows.labels("failed").inc()
                 return
             if shown.ids and shown.fallback is None and found.answer.fallback is None:
-                self.metrics.overlap(len({*shown.ids} & {*found.answer.ids}) / len(shown.ids))
+                self.metrics.overlap.observe(len({*shown.ids} & {*found.answer.ids}) / len(shown.ids))
             written = self.submit(replace(found.impression, shown=False, response=None), asked)
             written.add_done_callback(self._written)
         except Exception as error:
-            self.metrics.shadow("failed")
+            self.metrics.shadows.labels("failed").inc()
             if not isinstance(error, StoreUnavailable):
                 logger.exception("the second model's answer could not be recorded")
 
     def _written(self, written: "Future[Any]") -> None:
-        self.metrics.shadow("recorded" if written.exception() is None else "failed")
+        self.metrics.shadows.labels("recorded" if written.exception() is None else "failed").inc()
