@@ -154,18 +154,23 @@ class Models:
         Raises:
             ModelError: see `Loading.result`. Stopping: it was broken off.
         """
-        self.loading, warned = self._begun(version), False
-        while not self.loading.over(SLICE):
+        self.loading = loading = self._begun(version)
+        warned = False
+        while not loading.over(SLICE):
             if self.stop.is_set():
                 raise Stopping
-            if not warned and time.monotonic() > self.loading.began + LONG:
+            if not warned and time.monotonic() > loading.began + LONG:
                 logger.warning("version %s is still being loaded, after %g s", version, LONG)
                 warned = True
-        return self._ended(self.loading)
+        self.loading = None
+        return self._ended(loading)
 
-    def _begun(self, version: str) -> Loading:
-        """Begins to load a version with all items of the store; what is being loaded meanwhile is given up."""
-        items = list(self._items.values())
+    def _begun(self, version: str, before: Loading | None = None) -> Loading:
+        """Begins to load a version with all items of the store, unless that is what was begun before."""
+        if before is not None and before.version == version:
+            return before
+        with self._changing:
+            items, last = list(self._items.values()), self._last_item
 
         def load() -> Active:
             served, server = Served.load(self.folder, version), self.setup.server
@@ -173,19 +178,18 @@ class Models:
                 served = served.indexed(server.candidates)
             return self._active(served.extended(items).warm())
 
-        return Loading(version, self._last_item, self.setup.server.loading, load)
+        return Loading(version, last, self.setup.server.loading, load)
 
     def _ended(self, loading: Loading) -> Active:
-        """What came of it, counted."""
-        if self.loading is loading:
-            self.loading = None
+        """What came of it, counted, with the items that came meanwhile: until it is in its place, none may come."""
         try:
             found = loading.result()
         except ModelError:
             self.metrics.loads.labels("late" if loading.late else "failed").inc()
             raise
         self.metrics.loads.labels("loaded").inc()
-        return found
+        missed = [item for item in self._items.values() if item.number > loading.items]
+        return self._active(found.served.extended(missed).warm()) if missed else found
 
     def _active(self, served: Served) -> Active:
         size = self.setup.server.sessions
@@ -217,19 +221,18 @@ class Models:
             with self._changing:
                 self.live = replace(self.live, deployment=newest, refused=None)
             return True
-        if self.loading is None or self.loading.version != newest.version:
-            self.loading = self._begun(newest.version)
-        if not (loading := self.loading).over(SLICE):
+        self.loading = loading = self._begun(newest.version, self.loading)
+        if not loading.over(SLICE):
             return False
-        try:
-            current = self._ended(loading)
-        except ModelError as error:
-            logger.error("version %s was refused, %s goes on: %s", newest.version, self.live.deployment.version, error)
-            with self._changing:
-                self.live = replace(self.live, refused=(newest.version, str(error)))
-            return True
+        self.loading = None
         with self._changing:
-            current = self._complete(current, loading)
+            try:
+                current = self._ended(loading)
+            except ModelError as error:
+                going = self.live.deployment.version
+                logger.error("version %s was refused, %s goes on: %s", newest.version, going, error)
+                self.live = replace(self.live, refused=(newest.version, str(error)))
+                return True
             self.live = replace(self.live, deployment=newest, current=current, refused=None)
         self.metrics.versions.inc()
         logger.info("version %s answers from now on", newest.version)
@@ -237,31 +240,22 @@ class Models:
 
     def _put_beside(self, wanted: Second | None) -> bool:
         """Take up the second version that the store names, or let go of one; False: it is still being loaded."""
-        candidate, unfit = self.live.candidate, None
-        if wanted is None:
-            candidate = None
-        elif candidate is None or candidate.served.version != wanted.version:
-            if self._second is None or self._second.version != wanted.version:
-                self._second = self._begun(wanted.version)
-            if not (loading := self._second).over(SLICE):
+        loading, there = None, self.live.candidate
+        if wanted is not None and (there is None or there.served.version != wanted.version):
+            self._second = loading = self._begun(wanted.version, self._second)
+            if not loading.over(SLICE):
                 return False
             self._second = None
-            try:
-                candidate = self._ended(loading)
-            except ModelError as error:
-                logger.error("the second version was refused, all are answered by the first: %s", error)
-                candidate, unfit = None, (wanted.version, str(error))
-            else:
-                with self._changing:
-                    candidate = self._complete(candidate, loading)
         with self._changing:
+            candidate, unfit = None if wanted is None else self.live.candidate, None
+            if loading is not None:
+                try:
+                    candidate = self._ended(loading)
+                except ModelError as error:
+                    logger.error("the second version was refused, all are answered by the first: %s", error)
+                    candidate, unfit = None, (loading.version, str(error))
             self.live = replace(self.live, candidate=candidate, second=wanted, unfit=unfit)
         return True
-
-    def _complete(self, active: Active, loading: Loading) -> Active:
-        """A version that was loaded, with the items that came meanwhile."""
-        missed = [item for item in self._items.values() if item.number > loading.items]
-        return self._active(active.served.extended(missed).warm()) if missed else active
 
     def grow(self) -> None:
         """Takes up new items of the store: they can be recommended in the next answer.
