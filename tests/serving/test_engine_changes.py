@@ -271,12 +271,12 @@ def test_the_store_names_a_second_version_while_the_service_runs(tmp_path: Path)
         in_time(lambda: not models.live.shadow)
         assert models.live.candidate is active  # it is not loaded a second time
         people = [f"p{one}" for one in range(200)]
-        canary = {user for user in people if models.live.of(user)[1] == "canary"}
+        canary = {user for user in people if models.live.role(user) == "canary"}
         assert 60 < len(canary) < 140
         assert service.ask(user=min(canary), history=HISTORY).version == version
         assert service.engine.model()["canary"] == {"version": version, "share": 0.5}
         service.store.put_second(Second(version, share=0.5, salt="2"))
-        in_time(lambda: {user for user in people if models.live.of(user)[1] == "canary"} != canary)
+        in_time(lambda: {user for user in people if models.live.role(user) == "canary"} != canary)
         service.store.put_second(None)
         in_time(lambda: models.live.candidate is None)
         assert service.ask(user=min(canary), history=HISTORY).role == "current"

@@ -1,7 +1,6 @@
 """A version at work: with its sessions, masks and popular items, all of one catalogue, and what is withdrawn."""
 
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int32
@@ -16,24 +15,16 @@ from what_next.serving.store import Store
 Counted = list[tuple[str, int]]
 
 
-@dataclass(frozen=True, eq=False)
-class WithdrawnItems:
-    """The withdrawn items after some change; `number` is that of the change, 0 before the first."""
-
-    number: int = 0
-    ids: frozenset[str] = frozenset()
-
-    def places(self, served: Served) -> Int32[np.ndarray, "withdrawn"]:
-        """Their positions in a catalogue, ascending."""
-        found = [place for one in self.ids if (place := served.places.get(one)) is not None]
-        return np.array(sorted(found), np.int32)
-
-
 class Withdrawals:
-    """Keeps `now` as the store says; safe for threads, and replaced as a whole."""
+    """The withdrawn items, as the store says; safe for threads.
+
+    Attributes:
+        now: the number of the latest change, 0 before the first, and the ids; replaced as a whole.
+    """
 
     def __init__(self, store: Store) -> None:
-        self.store, self.now = store, WithdrawnItems()
+        self.store = store
+        self.now: tuple[int, frozenset[str]] = (0, frozenset())
         self._lock = threading.Lock()
 
     def look(self) -> None:
@@ -43,13 +34,12 @@ class Withdrawals:
             StoreUnavailable: the store cannot be read now.
         """
         with self._lock:
-            changes = self.store.withdrawals_after(self.now.number)
-            if not changes:
-                return
-            ids = set(self.now.ids)
-            for change in changes:
-                (ids.add if change.withdrawn else ids.discard)(change.item_id)
-            self.now = WithdrawnItems(changes[-1].number, frozenset(ids))
+            number, before = self.now
+            if changes := self.store.withdrawals_after(number):
+                ids = set(before)
+                for change in changes:
+                    (ids.add if change.withdrawn else ids.discard)(change.item_id)
+                self.now = changes[-1].number, frozenset(ids)
 
 
 class Active:
@@ -71,7 +61,7 @@ class Active:
         withdrawals: Withdrawals,
     ) -> None:
         self.served, self._withdrawals = served, withdrawals
-        self._out: tuple[WithdrawnItems, Int32[np.ndarray, withdrawn]] = (WithdrawnItems(), np.zeros(0, np.int32))
+        self._out: tuple[object, Int32[np.ndarray, withdrawn]] = (None, np.zeros(0, np.int32))
         self.sessions = SessionCache(served, store, size, metrics)
         self.masks, self.anything = Masks(served), RandomItem(len(served.ids))
         self.count(counted)
@@ -89,8 +79,9 @@ class Active:
         """The number of the latest change of the withdrawn items, and the positions of these items."""
         known, places = self._out
         if (now := self._withdrawals.now) is not known:
-            self._out = now, (places := now.places(self.served))
-        return now.number, places
+            found = [place for one in now[1] if (place := self.served.places.get(one)) is not None]
+            self._out = now, (places := np.array(sorted(found), np.int32))
+        return now[0], places
 
     def known(self, ids: tuple[str, ...]) -> tuple[Int32[np.ndarray, "known"], tuple[str, ...]]:
         """Positions of the ids that the catalogue holds, in order; and the other ids."""

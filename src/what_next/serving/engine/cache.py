@@ -124,33 +124,32 @@ class SessionCache:
 
     def _catch_up(self, late: dict[str, tuple[Entry | None, Head]], found: dict[str, Entry]) -> None:
         """Reads what is new of each user, and folds it in or replays all."""
-        behind: dict[str, tuple[Entry, list[StoredEvent]]] = {}
-        rebuilt: dict[str, Head] = {}
         new = self.store.events_after({head.key: entry.last if entry else 0 for entry, head in late.values()})
-        whole = {name: new.get(head.key, []) for name, (entry, head) in late.items() if entry is None}
+        whole: dict[str, tuple[Head, list[StoredEvent]]] = {}
+        behind: dict[str, tuple[Entry, list[StoredEvent]]] = {}
+        again: dict[str, tuple[Entry | None, Head]] = {}
         for name, (entry, head) in late.items():
             events = new.get(head.key, [])
             known = self._known(events)
             if entry is None:
-                rebuilt[name] = head
+                whole[name] = head, events
             elif len(events) <= LONGEST_FOLD and (not known or known[0].time >= entry.time):
                 behind[name] = entry, events
                 self.metrics.sessions["fold"].inc()
-            else:
-                rebuilt[name] = head
-        if again := [head.key for name, head in rebuilt.items() if name not in whole]:
-            read = self.store.events_after(dict.fromkeys(again, 0))
-            whole |= {name: read.get(head.key, []) for name, head in rebuilt.items() if name not in whole}
-        self._rebuild(rebuilt, whole, found)
+            else:  # all of its events are needed
+                again[name] = None, head
+        self._rebuild(whole, found)
         self._fold(behind, found)
+        if again:
+            self._catch_up(again, found)
 
-    def _rebuild(self, heads: dict[str, Head], whole: dict[str, list[StoredEvent]], found: dict[str, Entry]) -> None:
+    def _rebuild(self, whole: dict[str, tuple[Head, list[StoredEvent]]], found: dict[str, Entry]) -> None:
         """From all events in the store, in one batch pass; users whose events are gone by now are left out."""
-        there = [name for name in heads if whole[name]]
-        sessions = self.folds.replays([[self.event_of(one) for one in self._known(whole[name])] for name in there])
-        for name, session in zip(there, sessions, strict=True):
+        there = [(name, head, events) for name, (head, events) in whole.items() if events]
+        sessions = self.folds.replays([[self.event_of(one) for one in self._known(events)] for _, _, events in there])
+        for (name, head, events), session in zip(there, sessions, strict=True):
             self.metrics.sessions["rebuild"].inc()
-            found[name] = self._keep(name, Entry(heads[name].key, 0, 0, NEVER, session), whole[name], session)
+            found[name] = self._keep(name, Entry(head.key, 0, 0, NEVER, session), events, session)
 
     def _fold(self, behind: dict[str, tuple[Entry, list[StoredEvent]]], found: dict[str, Entry]) -> None:
         """One step for everybody that is behind, until nobody is."""

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from what_next.serving.engine import reasons
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.experiment import Watch, meant
+from what_next.serving.engine.live import Role
 from what_next.serving.engine.models import Models, Poller
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.shadow import Shadow
@@ -190,15 +191,14 @@ class Engine:
                 self._behind = False
         live = self.models.live
         asked = [meant(self.setup.server, live, one.request) for one in batch]
-        for role in ("current", "canary"):
+        for role in get_args(Role):
             wanted = [one for one, (_, whose) in zip(batch, asked, strict=True) if whose == role]
             requests = [request for request, whose in asked if whose == role]
             if not wanted:
                 continue
-            active = live.current if role == "current" or live.candidate is None else live.candidate
             outcomes: list[Outcome]
             try:
-                outcomes = self._answering.answer(active, requests, role)
+                outcomes = self._answering.answer(live.of(role), requests, role)
             except Exception as error:
                 logger.exception("a batch could not be answered")
                 outcomes = [error for _ in wanted]
@@ -212,8 +212,7 @@ class Engine:
         """In the watcher's thread: the model is not asked, and what it still may say is thrown away."""
         live = self.models.live
         request, role = meant(self.setup.server, live, waiting.request)
-        active = live.current if role == "current" or live.candidate is None else live.candidate
-        self._finish(waiting, self._safe.safe(active, request, role, "deadline"))
+        self._finish(waiting, self._safe.safe(live.of(role), request, role, "deadline"))
 
     def _finish(self, waiting: Waiting, outcome: Outcome) -> None:
         """Have the impression written; the answer is given when it is durable."""

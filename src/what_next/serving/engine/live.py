@@ -12,6 +12,8 @@ from what_next.serving.engine.versions import check, folder_of, versions_folder
 from what_next.serving.store import Deployment, Second, Store
 from what_next.settings import Setup
 
+Role = Literal["current", "canary"]
+
 
 @dataclass(frozen=True, eq=False)
 class Live:
@@ -31,12 +33,16 @@ class Live:
     unfit: tuple[str, str] | None = None
     second: Second | None = None
 
-    def of(self, user: str | None) -> tuple[Active, Literal["current", "canary"]]:
-        """Who answers a user: the second version for a share of them, always the same ones."""
+    def role(self, user: str | None) -> Role:
+        """Which of the two answers a user: the second one for a share of them, always the same ones."""
         second = self.second
         if self.candidate is None or second is None or user is None or point(second.salt + user) >= second.share:
-            return self.current, "current"
-        return self.candidate, "canary"
+            return "current"
+        return "canary"
+
+    def of(self, role: Role) -> Active:
+        """Who answers for a role."""
+        return self.current if role == "current" or self.candidate is None else self.candidate
 
     @property
     def shadow(self) -> bool:

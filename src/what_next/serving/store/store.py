@@ -14,24 +14,12 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponen
 
 from what_next.data import Dataset
 from what_next.errors import StoreError, StoreUnavailable
-from what_next.serving.store import tables
+from what_next.serving.store import records, tables
 from what_next.serving.store.answers import KEPT, RESPONSES
 from what_next.serving.store.backend import Backend, among, connect, in_the_way, pairs, passes
 from what_next.serving.store.histories import EVENTS, NOTE, USERS, put_note
 from what_next.serving.store.loading import LOADED, Filling, Progress
 from what_next.serving.store.migrations import migrate
-from what_next.serving.store.records import (
-    Deployment,
-    Head,
-    KeptResponse,
-    Key,
-    Results,
-    Second,
-    StoredEvent,
-    StoredItem,
-    Withdrawal,
-    Write,
-)
 from what_next.serving.store.scrubbing import Scrubber
 from what_next.serving.store.transaction import Transaction
 
@@ -135,7 +123,7 @@ class Store:
 
     # Writing
 
-    def commit(self, writes: Sequence[Write]) -> Results:
+    def commit(self, writes: Sequence[records.Write]) -> records.Results:
         """Put writes into ONE durable transaction; returns the outcome of each, in their order.
 
         An outcome is an exception where that write alone is refused (`InvalidWrite`, `UnknownRecommendation`,
@@ -161,11 +149,11 @@ class Store:
         stop=stop_after_attempt(6),
         reraise=True,
     )
-    def _commit(self, writes: Sequence[Write]) -> Results:
+    def _commit(self, writes: Sequence[records.Write]) -> records.Results:
         with self.backend.engine.begin() as connection:
             return Transaction(connection, self.clock()).apply(writes)
 
-    def _alone(self, write: Write) -> Any:
+    def _alone(self, write: records.Write) -> Any:
         try:
             return self.commit([write])[0]
         except StoreUnavailable as error:
@@ -232,7 +220,7 @@ class Store:
             if not connection.execute(gone).rowcount:
                 raise StoreError(f"{self.backend.where}: there is no key {name!r}")
 
-    def put_second(self, second: Second | None) -> None:
+    def put_second(self, second: records.Second | None) -> None:
         """Have the services on this store answer by a second version, too; None: by the current one alone."""
         value = "" if second is None else json.dumps(asdict(second))
         with self.backend.explained(), self.backend.engine.begin() as connection:
@@ -261,27 +249,27 @@ class Store:
         if (free := shutil.disk_usage(path.parent).free) < ROOM:
             raise StoreUnavailable(f"{path}: its disk is full ({free:,} bytes are free); make room")
 
-    def heads(self, user_ids: Sequence[str]) -> dict[str, Head]:
+    def heads(self, user_ids: Sequence[str]) -> dict[str, records.Head]:
         """Where the events of some users end; those without events are left out."""
-        return {user: Head(*head) for user, *head in self.fetch(HEADS, users=list(user_ids))}
+        return {user: records.Head(*head) for user, *head in self.fetch(HEADS, users=list(user_ids))}
 
     def events_of(
         self, user_id: str, after: int = 0, limit: int | None = None, newest_first: bool = False
-    ) -> list[StoredEvent]:
+    ) -> list[records.StoredEvent]:
         """The events of a user with a number above `after`, by time, then number; the first `limit` of this order."""
         statement, most = NEWEST_FIRST if newest_first else OLDEST_FIRST, 2**62 if limit is None else limit
-        return [StoredEvent(*row) for row in self.fetch(statement, user_id=user_id, after=after, most=most)]
+        return [records.StoredEvent(*row) for row in self.fetch(statement, user_id=user_id, after=after, most=most)]
 
-    def events_after(self, users: Mapping[int, int]) -> dict[int, list[StoredEvent]]:
+    def events_after(self, users: Mapping[int, int]) -> dict[int, list[records.StoredEvent]]:
         """The events of several users by time, then number, in one query; those without any are left out.
 
         Args:
             users: by the key of each (see `heads`), the number that all of theirs are larger than.
         """
-        found: dict[int, list[StoredEvent]] = {}
+        found: dict[int, list[records.StoredEvent]] = {}
         for key, number, *rest in self.fetch(AFTER, users=users):
             if number is not None:
-                found.setdefault(key, []).append(StoredEvent(number, *rest))
+                found.setdefault(key, []).append(records.StoredEvent(number, *rest))
         return found
 
     def users(self, query: str = "", limit: int = 20) -> list[str]:
@@ -302,28 +290,28 @@ class Store:
                 counts[item] += many
         return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]
 
-    def items_after(self, number: int) -> list[StoredItem]:
+    def items_after(self, number: int) -> list[records.StoredItem]:
         """Items that were added or replaced since the one with this number."""
-        return [StoredItem(*row) for row in self.fetch(NEW_ITEMS, after=number)]
+        return [records.StoredItem(*row) for row in self.fetch(NEW_ITEMS, after=number)]
 
-    def withdrawals_after(self, number: int) -> list[Withdrawal]:
+    def withdrawals_after(self, number: int) -> list[records.Withdrawal]:
         """The changes of the withdrawn items since the one with this number."""
-        return [Withdrawal(*row) for row in self.fetch(NEW_WITHDRAWALS, after=number)]
+        return [records.Withdrawal(*row) for row in self.fetch(NEW_WITHDRAWALS, after=number)]
 
-    def response(self, key: str) -> KeptResponse | None:
+    def response(self, key: str) -> records.KeptResponse | None:
         """What a request with an Idempotency-Key (its hash) was answered; None: nothing, or too long ago."""
         found = self.fetch(KEPT_RESPONSE, response=key, since=self.clock() - KEPT)
-        return KeptResponse(*found[0]) if found else None
+        return records.KeptResponse(*found[0]) if found else None
 
-    def deployments(self) -> list[Deployment]:
+    def deployments(self) -> list[records.Deployment]:
         """All versions that were deployed, oldest first."""
-        return [Deployment(*row) for row in self.fetch(select(tables.deployments).order_by("number"))]
+        return [records.Deployment(*row) for row in self.fetch(select(tables.deployments).order_by("number"))]
 
-    def second(self) -> Second | None:
+    def second(self) -> records.Second | None:
         """The version beside the current one; None: there is none."""
         found = self.fetch(NOTE, note=SECOND)
-        return Second(**json.loads(found[0][0])) if found and found[0][0] else None
+        return records.Second(**json.loads(found[0][0])) if found and found[0][0] else None
 
-    def keys(self) -> list[Key]:
+    def keys(self) -> list[records.Key]:
         """All API keys, those that were revoked, too."""
-        return [Key(*row) for row in self.fetch(select(tables.keys).order_by("created"))]
+        return [records.Key(*row) for row in self.fetch(select(tables.keys).order_by("created"))]
