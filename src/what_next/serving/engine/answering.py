@@ -16,8 +16,8 @@ from jaxtyping import Int32
 
 from what_next.errors import NotFinite, StoreUnavailable, some
 from what_next.inference.session import Event, Session
-from what_next.serving.engine.active import Active
 from what_next.serving.engine.cache import Entry
+from what_next.serving.engine.live import Active
 from what_next.serving.engine.masks import Mask
 from what_next.serving.engine.reasons import reasons, spread
 from what_next.serving.request import Fallback, RecommendationRequest, RecommendationResponse, Refused

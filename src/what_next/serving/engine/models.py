@@ -8,8 +8,7 @@ from concurrent.futures import Future, wait
 from dataclasses import replace
 
 from what_next.errors import ModelError, StoreError, WhatNextError
-from what_next.serving.engine.active import Active, Counted, Withdrawals
-from what_next.serving.engine.live import Live, check_second
+from what_next.serving.engine.live import Active, Counted, Live, Withdrawals, check_second
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, line, versions_folder
 from what_next.serving.metrics import Metrics

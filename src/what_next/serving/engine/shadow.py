@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from what_next.errors import StoreUnavailable
-from what_next.serving.engine.active import Active
 from what_next.serving.engine.answering import Answering, Result
+from what_next.serving.engine.live import Active
 from what_next.serving.metrics import Metrics
 from what_next.serving.request import RecommendationRequest, RecommendationResponse
 from what_next.serving.store import AddImpression

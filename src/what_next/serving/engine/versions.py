@@ -146,16 +146,20 @@ def _named(agent: Path, files: Mapping[str, Path]) -> str:
     return f"{manifest.run}-{manifest.histories}-{_digest(files)[:8]}"
 
 
+def sha256(path: Path) -> str:
+    """The checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _digest(files: Mapping[str, Path]) -> str:
     """A hash of the names and contents of some files."""
     found = hashlib.sha256()
     for name, path in sorted(files.items()):
         try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+            found.update(f"{name} {sha256(path)}\n".encode())
         except OSError as error:
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from None
-        found.update(f"{name} {content}\n".encode())
     return found.hexdigest()
 
 

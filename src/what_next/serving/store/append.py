@@ -1,6 +1,7 @@
 """The log of an earlier export, and what came since: the store is asked for that alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -49,7 +50,7 @@ def appended(store: Store, catalogue: Catalogue, path: Path, *, progress: Progre
     before, reason = _before(store, path)
     if before is None:
         found = exported(store, catalogue, progress=progress)
-        return found if reason is None else found.noted(f"all was read: {reason}")
+        return found if reason is None else replace(found, notes=[f"all was read: {reason}", *found.notes])
     until, old = Until.of(store), _old(store, path, before)
     # Answers first: whatever an answer knew is in the store by then.
     since = max(0, before.answers - AGAIN)

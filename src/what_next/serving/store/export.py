@@ -1,7 +1,7 @@
 """The log as a data set: what people did, and what was decided for them, with which chance, and what it brought."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,6 @@ class Exported:
     withdrawals: list[Withdrawal]
     notes: list[str]
     until: Until
-
-    def noted(self, note: str) -> "Exported":
-        """The same with a note more."""
-        return replace(self, notes=[note, *self.notes])
 
     @property
     def events(self) -> int:
