@@ -58,12 +58,8 @@ BROKEN = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, 
 def back_up(file: Path, setup: Setup, folder: Path) -> Path:
     """Write `folder / TIME`, under another name first: a folder of that name is whole.
 
-    Args:
-        file: of the setup, which is copied. setup: what it says.
-        folder: of all back-ups; it is made where it is missing.
-
-    Returns:
-        The new back-up, which only its owner may read.
+    `file` is that of the setup, which is copied; `folder` is made where it is missing. Only the owner may read the new
+    back-up, which is returned.
 
     Raises:
         ModelError: a deployed version is damaged; the back-up is there, without that version.

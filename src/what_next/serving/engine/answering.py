@@ -23,17 +23,7 @@ from what_next.serving.engine.reasons import reasons, spread
 from what_next.serving.request import Fallback, RecommendationRequest, RecommendationResponse, Refused
 from what_next.serving.store import AddImpression, Head, KeptResponse
 from what_next.settings import Server
-from what_next.types import (
-    EpsilonGreedy,
-    Greedy,
-    History,
-    Permitted,
-    Policy,
-    Request,
-    Sampler,
-    Slate,
-    Softmax,
-)
+from what_next.types import EpsilonGreedy, Greedy, History, Permitted, Policy, Request, Sampler, Slate, Softmax
 
 logger = logging.getLogger("what_next.serving")
 

@@ -40,11 +40,6 @@ class Entry:
     session: Session
     spread: float | None = math.nan
 
-    @property
-    def bytes(self) -> int:
-        """About how much memory it takes."""
-        return self.session.bytes
-
     def spread_in(self, served: Served) -> float | None:
         """The spread, computed once."""
         if self.spread is not None and math.isnan(self.spread):
@@ -60,7 +55,7 @@ class SessionCache:
         self.places, self.store, self.metrics = served.places, store, metrics
         self.lock = threading.Lock()
         # Each takes at least its share of the room, so that there are never more than `size`.
-        self._entries: LRUCache[str, Entry] = LRUCache(BYTES, lambda entry: max(entry.bytes, BYTES // size))
+        self._entries: LRUCache[str, Entry] = LRUCache(BYTES, lambda entry: max(entry.session.bytes, BYTES // size))
 
     def of(self, users: Iterable[str]) -> dict[str, Entry]:
         """The users' sessions as the store has them now; users without events are left out.
@@ -173,7 +168,7 @@ class SessionCache:
             session,
             math.nan if known else before.spread,
         )
-        if entry.bytes <= BYTES:
+        if session.bytes <= BYTES:
             self._entries[name] = entry
         return entry
 

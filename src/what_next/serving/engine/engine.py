@@ -40,17 +40,7 @@ from what_next.serving.request import (
     SimilarItem,
     Stopping,
 )
-from what_next.serving.store import (
-    AddImpression,
-    Erased,
-    EraseUser,
-    ItemRow,
-    MarkShown,
-    Store,
-    WithdrawItem,
-    Withdrawn,
-    Writer,
-)
+from what_next.serving.store import Store, Writer, records
 from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.serving")
@@ -77,11 +67,7 @@ class Engine:
     ) -> None:
         """Ready to answer. The first time, the setup's own model is deployed; then the store says which one is current.
 
-        Args:
-            setup: whose `server` says how to answer.
-            store, writer: the histories; whoever opened them closes them, after the engine.
-            metrics: counts what happens.
-            stop: breaks off.
+        Whoever opened `store` and `writer` closes them, after the engine; `stop` breaks off.
 
         Raises:
             ModelError: no deployed model can be loaded, or the second one that the setup names is missing.
@@ -115,11 +101,7 @@ class Engine:
     # Answering
 
     async def recommend(self, request: RecommendationRequest, caller: str = "") -> RecommendationResponse:
-        """The answer to a question; its impression is durable by then.
-
-        Args:
-            request: the question.
-            caller: who asks: what can be answered is shared among callers.
+        """The answer to a question; its impression is durable by then. What can be answered is shared among callers.
 
         Raises:
             Refused: the question cannot be answered as it was put.
@@ -142,7 +124,7 @@ class Engine:
         Where a question has none, it is the error that `recommend` raises.
         """
         found = await self._outcomes(requests, caller)
-        if again := [place for place, outcome in enumerate(found) if isinstance(outcome, Withdrawn)]:
+        if again := [place for place, outcome in enumerate(found) if isinstance(outcome, records.Withdrawn)]:
             try:
                 others = await self._outcomes([requests[place] for place in again], caller)
             except (Overloaded, Stopping) as error:
@@ -169,7 +151,7 @@ class Engine:
     def unseen(self, recommendation_ids: Sequence[str]) -> None:
         """Note that answers reached nobody, as far as is known: they are no decisions then."""
         try:
-            self.writer.submit(MarkShown(tuple(recommendation_ids), False)).add_done_callback(_log_if_failed)
+            self.writer.submit(records.MarkShown(tuple(recommendation_ids), False)).add_done_callback(_log_if_failed)
         except StoreUnavailable as error:
             logger.warning(UNSEEN, error)
 
@@ -232,12 +214,12 @@ class Engine:
             if error is None:
                 seconds = time.monotonic() - waiting.arrived
                 self.metrics.answered(answer.role, answer.policy, answer.fallback, seconds)
-            elif isinstance(error, Withdrawn):
+            elif isinstance(error, records.Withdrawn):
                 self._behind = True
         finally:
             waiting.settle(answer if error is None else error)
 
-    def _submit(self, impression: AddImpression, arrived: float) -> "Future[Any]":
+    def _submit(self, impression: records.AddImpression, arrived: float) -> "Future[Any]":
         """Have an impression written: without the user where that one was erased since the question arrived.
 
         Under the lock, so that what goes to the writer with a user's id is there before the erasure is.
@@ -250,7 +232,7 @@ class Engine:
 
     # What changes
 
-    def erase(self, user_id: str) -> Erased:
+    def erase(self, user_id: str) -> records.Erased:
         """Erase a user from the store and from memory; blocks until that is durable.
 
         Impressions of questions that are under way meanwhile are recorded without the user.
@@ -262,7 +244,7 @@ class Engine:
             self._going[user_id] += 1
         try:
             self.models.forget(user_id)
-            erased: Erased = self.writer.submit(EraseUser(user_id)).result()
+            erased: records.Erased = self.writer.submit(records.EraseUser(user_id)).result()
             return erased
         finally:
             with self._submitting:
@@ -273,10 +255,7 @@ class Engine:
 
     def withdraw(self, item_id: str) -> bool:
         """Have no answer hold an item any more, in any process on the store, until it is put again; blocks until that
-        is durable.
-
-        Returns:
-            Whether it was not withdrawn before.
+        is durable. Returns whether it was not withdrawn before.
 
         Raises:
             CatalogueError: neither the catalogue nor the store holds it.
@@ -285,7 +264,7 @@ class Engine:
         served = self._served
         if item_id not in served.places and item_id not in served.left_out:
             raise CatalogueError(f"item {item_id!r} is not in the catalogue")
-        changed: bool = self.writer.submit(WithdrawItem(item_id)).result()
+        changed: bool = self.writer.submit(records.WithdrawItem(item_id)).result()
         self.models.withdrawals.look()
         return changed
 
@@ -344,13 +323,13 @@ class Engine:
         found = self.models.live.unfit
         return found and f"the second model cannot be used ({found[1]}); all are answered by the first"
 
-    def item(self, item_id: str) -> ItemRow | None:
+    def item(self, item_id: str) -> records.ItemRow | None:
         """An item; None: the catalogue does not hold it."""
         served = self._served
         place = served.places.get(item_id)
         return None if place is None else _item(served, place)
 
-    def search(self, query: str, limit: int) -> list[ItemRow]:
+    def search(self, query: str, limit: int) -> list[records.ItemRow]:
         """Items whose title holds a text, whatever its case; those whose title begins with it first.
 
         Without a text, the first items of the catalogue.
@@ -387,7 +366,7 @@ def _log_if_failed(written: "Future[Any]") -> None:
         logger.warning(UNSEEN, error)
 
 
-def _item(served: Served, place: int) -> ItemRow:
+def _item(served: Served, place: int) -> records.ItemRow:
     catalogue = served.catalogue
     values = zip(catalogue.names, catalogue.attributes[place].tolist(), strict=True)
-    return ItemRow(served.ids[place], served.titles[place], {name: round(value, 6) for name, value in values})
+    return records.ItemRow(served.ids[place], served.titles[place], {name: round(value, 6) for name, value in values})

@@ -31,13 +31,8 @@ class Shadow:
         submit: "Callable[[AddImpression, float], Future[Any]]",
         metrics: Metrics,
     ) -> None:
-        """Starts the thread.
-
-        Args:
-            answering: of this thread alone.
-            candidate: the second model now.
-            submit: has an impression written; also takes when the question came, on the monotonic clock.
-            metrics: counts what becomes of them.
+        """Starts the thread, whose own `answering` is; `candidate` is the second model now. `submit` has an impression
+        written, and takes when the question came, on the monotonic clock.
         """
         self.answering, self.candidate, self.submit, self.metrics = answering, candidate, submit, metrics
         self._room = threading.BoundedSemaphore(WAITING)

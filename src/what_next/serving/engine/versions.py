@@ -95,7 +95,11 @@ def keep(folder: Path, agent: Path) -> str:
             sync(aside / name)
         if _digest({name: aside / name for name in files}) != digest:
             raise SaveError(f"{agent}: was changed while it was copied; the deployed one is intact, try again")
-        _renamed(aside, target)
+        try:
+            aside.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first, with the same files
+                raise
         sync(folder)
     except OSError as error:
         raise SaveError(f"{target}: the model could not be copied ({error}); the deployed one is intact") from None
@@ -161,14 +165,6 @@ def _digest(files: Mapping[str, Path]) -> str:
         except OSError as error:
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from None
     return found.hexdigest()
-
-
-def _renamed(aside: Path, target: Path) -> None:
-    try:
-        aside.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another process was first, with the same files
-            raise
 
 
 def line(deployments: Sequence[Deployment]) -> list[str]:

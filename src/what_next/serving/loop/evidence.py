@@ -1,6 +1,5 @@
 """What live answers earned: of the deployed version, and of the one beside it."""
 
-import json
 import math
 from dataclasses import dataclass
 
@@ -53,14 +52,8 @@ def answers(store: Store, since: int) -> pl.DataFrame:
     """The answers to users by name after some answer: `number`, `user_id`, `version`, `fallback`, `chance` (the mean
     over its items that another one had), `reward` (the sum over its items)."""
     found = rewards.answers(store, since, ("version", "fallback", "propensities"), SHOWN.policy == "trained")
-    chances = pl.Series([_other(text) for text in found["propensities"]], dtype=pl.Float64)
-    return found.with_columns(chance=chances).select("number", "user_id", "version", "fallback", "chance", "reward")
-
-
-def _other(propensities: str) -> float:
-    """The mean chance of anything else, over the items of an answer; 0 where chances are not known."""
-    known = [1 - chance for chance in json.loads(propensities) if chance is not None]
-    return sum(known) / len(known) if known else 0.0
+    chance = 1 - pl.col("propensities").str.json_decode(pl.List(pl.Float64)).list.mean()  # over those that are known
+    return found.select("number", "user_id", "version", "fallback", chance.fill_null(0.0).alias("chance"), "reward")
 
 
 @dataclass(frozen=True)

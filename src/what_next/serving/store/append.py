@@ -40,10 +40,6 @@ def appended(store: Store, catalogue: Catalogue, path: Path, *, progress: Progre
     Late feedback to answers of the earlier export counts, and who was erased since is gone. Where there is no such file
     yet, where an earlier version wrote it, or where the store is another or was restored, all is read.
 
-    Args:
-        store, catalogue, progress: as of `exported`.
-        path: of the earlier export.
-
     Raises:
         DataError: the file is not as it was exported, or is no exported log.
     """

@@ -131,10 +131,7 @@ def exported(store: Store, catalogue: Catalogue, *, progress: Progress | None = 
     where it has one. Who gave no name is a user of their own. An answer without the chances of all its items cannot be
     weighed, and is left out.
 
-    Args:
-        store: with events and answers.
-        catalogue: of the model; items that the store knows go before it.
-        progress: see `Progress`.
+    The `catalogue` is that of the model; items that the store knows go before it.
 
     Raises:
         DataError: there is nothing.
