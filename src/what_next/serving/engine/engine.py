@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
@@ -129,6 +128,9 @@ class Engine:
                 others = await self._outcomes([requests[place] for place in again], caller)
             except (Overloaded, Stopping) as error:
                 others = [error for _ in again]
+            except asyncio.CancelledError:  # nobody gets the other answers of the request either
+                self.unseen([one.recommendation_id for one in found if isinstance(one, RecommendationResponse)])
+                raise
             for place, outcome in zip(again, others, strict=True):
                 found[place] = outcome
         return found
@@ -168,9 +170,11 @@ class Engine:
         """In the worker's thread; nothing that goes wrong ends it."""
         self.metrics.batches.observe(len(batch))
         if self._behind:
-            with suppress(StoreError):  # the next batch looks again
+            self._behind = False  # before the look: what is found out meanwhile asks for another one
+            try:
                 self.models.withdrawals.look()
-                self._behind = False
+            except StoreError:
+                self._behind = True
         live = self.models.live
         asked = [meant(self.setup.server, live, one.request) for one in batch]
         for role in get_args(Role):

@@ -104,7 +104,7 @@ class Watch:
 
     def number(self, name: str) -> float:
         """A bound of the difference, or its mean; NaN where it is not known."""
-        value = None if self.now is None else self.now["difference"][name]
+        value = None if (now := self.now) is None else now["difference"][name]  # a look may replace it meanwhile
         return float("nan") if value is None else float(value)
 
     def look(self) -> dict[str, Any] | None:
