@@ -3,6 +3,7 @@
 from collections import Counter as Counts
 from collections.abc import Callable, Mapping
 from functools import cache
+from threading import Lock
 from time import time
 from typing import Any
 
@@ -60,7 +61,7 @@ class Metrics:
         self._model = Gauge("what_next_model_info", "The model that answers", names, registry=self.registry)
         self.shed = Counts[str]()
         self._of_loop: dict[str, Gauge] = {}
-        self._counted_shed = Counts[str]()
+        self._counted_shed, self._counting = Counts[str](), Lock()
         # Finding a child by its labels takes longer than counting.
         self._of_request = cache(lambda *labels: (self._requests.labels(*labels), self._seconds.labels(labels[1])))
         self._of_answer = cache(lambda *labels: (self._answers.labels(*labels), self._answering.labels(labels[0])))
@@ -111,9 +112,10 @@ class Metrics:
         if model is not None:
             self._model.clear()
             self._model.labels(model["version"], model["algorithm"], model["encoder"]).set(1)
-        for route, count in self.shed.copy().items():
-            self._requests.labels("POST", route, "503").inc(count - self._counted_shed[route])
-            self._counted_shed[route] = count
+        with self._counting:  # two may ask at the same time
+            for route, count in self.shed.copy().items():
+                self._requests.labels("POST", route, "503").inc(count - self._counted_shed[route])
+                self._counted_shed[route] = count
         return generate_latest(self.registry)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
