@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,6 @@ from what_next.serving.store import Deployment, Second, Store
 from what_next.settings import Setup
 
 Role = Literal["current", "canary"]
-Counted = list[tuple[str, int]]
 
 
 class Withdrawals:
@@ -66,7 +66,7 @@ class Active:
         store: Store,
         size: int,
         metrics: Metrics,
-        counted: Counted,
+        counted: Mapping[str, int],
         withdrawals: Withdrawals,
     ) -> None:
         self.served, self._withdrawals = served, withdrawals
@@ -75,10 +75,10 @@ class Active:
         self.masks, self.anything = Masks(served), RandomItem(len(served.ids))
         self.count(counted)
 
-    def count(self, counted: Counted) -> None:
+    def count(self, counted: Mapping[str, int]) -> None:
         """Takes up how many events items have; those that the catalogue does not hold are passed over."""
         counts = np.zeros(len(self.served.ids), np.int64)
-        for name, count in counted:
+        for name, count in counted.items():
             if (place := self.served.places.get(name)) is not None:
                 counts[place] = count
         self.popular = Popular(counts)

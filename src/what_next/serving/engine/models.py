@@ -3,12 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
 
 from what_next.errors import ModelError, StoreError, WhatNextError
-from what_next.serving.engine.live import Active, Counted, Live, Withdrawals, check_second
+from what_next.serving.engine.live import Active, Live, Withdrawals, check_second
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, line, versions_folder
 from what_next.serving.metrics import Metrics
@@ -18,7 +18,6 @@ from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.serving")
 
-EVERY_ITEM = 2**31 - 1
 SLICE = 1.0
 """Seconds that a version is waited for before anything else is looked at."""
 LONG = 10.0
@@ -101,7 +100,7 @@ class Models:
         self._beside: Second | None = None  # what the store names, once it is taken up or refused
         self._items: dict[str, StoredItem] = {}
         self._last_item = 0
-        self._counted: Counted = []
+        self._counted: Mapping[str, int] = {}
         self.withdrawals = Withdrawals(store)
         self.withdrawals.look()
         self._note_items()
@@ -308,7 +307,7 @@ class Models:
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
-        self._counted = self.store.popular(EVERY_ITEM)
+        self._counted = self.store.event_counts()
         with self._changing:
             for active in (self.live.current, self.live.candidate):
                 if active is not None:

@@ -36,18 +36,19 @@ def version_of(agent: Path) -> str:
     return _named(agent, _files(agent))
 
 
-def check(agent: Path) -> None:
-    """Raises a `ModelError` where a model cannot be deployed: a file is missing or damaged, or belongs to another."""
-    _whole(agent)
+def check(agent: Path) -> dict[str, Path]:
+    """The files of a model, by their names in the folder of a version, read once: they are whole and belong together.
+
+    Raises:
+        ModelError: it cannot be deployed.
+    """
+    files = _files(agent)
+    read_models(agent, files.get(CRITIC))
+    return files
 
 
 def undeployed(agent: Path, deployed: str, answers: str) -> str | None:
-    """What to say where a setup's model is not the deployed one; None: it is.
-
-    Args:
-        agent: the agent's file that the setup names.
-        deployed, answers: the current version of the store, and the one that answers.
-    """
+    """What to say where the model that a setup names is not the current version of the store; None: it is."""
     try:
         version = version_of(agent)
     except WhatNextError as error:  # no reason not to answer
@@ -82,7 +83,7 @@ def keep(folder: Path, agent: Path) -> str:
         ModelError: a file is missing, damaged, or does not belong to the others; or what is there is damaged.
         SaveError: the copy could not be written.
     """
-    files = _whole(agent)  # what is kept can be loaded later
+    files = check(agent)  # what is kept can be loaded later
     version, digest = _named(agent, files), _digest(files)
     target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}"
     if target.is_dir():
@@ -133,13 +134,6 @@ def _files(agent: Path) -> dict[str, Path]:
     critic = critic_beside(agent)
     if critic is not None and (critic.is_file() or read_manifest(agent, "agent").made_by().needs_critic):
         files[CRITIC] = critic
-    return files
-
-
-def _whole(agent: Path) -> dict[str, Path]:
-    """The files of a model, read once, so that they are known to be whole and to belong together."""
-    files = _files(agent)
-    read_models(agent, files.get(CRITIC))
     return files
 
 

@@ -246,8 +246,8 @@ def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
     """The latest events, and the spread after each of the last ones, each of which looks back itself."""
     engine, store = parts.model, parts.reads
     head = store.heads([user_id]).get(user_id)
-    events = store.events_of(user_id, limit=max(limit, 2 * SPREAD - 1), newest_first=True)
-    spreads = engine.spreads([event.item_id for event in reversed(events[: 2 * SPREAD - 1])])
+    events = store.events_of(user_id, max(limit, 2 * SPREAD - 1))
+    spreads = engine.spreads([event.item_id for event in events[-2 * SPREAD + 1 :]])
     return {
         "user_id": user_id,
         "events": [
@@ -259,11 +259,11 @@ def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
                 "timestamp": event.time,
                 "reward": event.reward,
             }
-            for event in events[:limit]
+            for event in events[::-1][:limit]
         ],
         "total": head.events if head else 0,
         "spread": list(spreads)[-SPREAD:],
-        "boredom": None if parts.world is None else _boredom(parts.world, engine, events[::-1]),
+        "boredom": None if parts.world is None else _boredom(parts.world, engine, events),
     }
 
 

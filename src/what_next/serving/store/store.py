@@ -35,12 +35,12 @@ HEADS = select(USERS.user_id, USERS.key, USERS.last, USERS.events).where(
 )
 EVENT = [EVENTS.number, EVENTS.event_id, EVENTS.item_id, EVENTS.kind, EVENTS.time, EVENTS.reward, EVENTS.context,
          EVENTS.recommendation_id]  # fmt: skip
-OF_USER = select(*EVENT).where(
-    EVENTS.user == select(USERS.key).where(USERS.user_id == bindparam("user_id")).scalar_subquery(),
-    EVENTS.number > bindparam("after"),
+LATEST = (
+    select(*EVENT)
+    .where(EVENTS.user == select(USERS.key).where(USERS.user_id == bindparam("user_id")).scalar_subquery())
+    .order_by(EVENTS.time.desc(), EVENTS.number.desc())
+    .limit(bindparam("most"))
 )
-OLDEST_FIRST = OF_USER.order_by(EVENTS.time, EVENTS.number).limit(bindparam("most"))
-NEWEST_FIRST = OF_USER.order_by(EVENTS.time.desc(), EVENTS.number.desc()).limit(bindparam("most"))
 WANTED = pairs("users")
 # An outer join says which of the two is gone through first.
 AFTER = (
@@ -56,7 +56,7 @@ FOUND = (
     .order_by(USERS.user_id)
     .limit(bindparam("most"))
 )
-POPULAR = (
+COUNTS = (
     select(EVENTS.item_id, func.count())
     .where(EVENTS.kind != "skip", EVENTS.user >= bindparam("start"), EVENTS.user < bindparam("end"))
     .group_by(EVENTS.item_id)
@@ -253,12 +253,10 @@ class Store:
         """Where the events of some users end; those without events are left out."""
         return {user: records.Head(*head) for user, *head in self.fetch(HEADS, users=list(user_ids))}
 
-    def events_of(
-        self, user_id: str, after: int = 0, limit: int | None = None, newest_first: bool = False
-    ) -> list[records.StoredEvent]:
-        """The events of a user with a number above `after`, by time, then number; the first `limit` of this order."""
-        statement, most = NEWEST_FIRST if newest_first else OLDEST_FIRST, 2**62 if limit is None else limit
-        return [records.StoredEvent(*row) for row in self.fetch(statement, user_id=user_id, after=after, most=most)]
+    def events_of(self, user_id: str, limit: int | None = None) -> list[records.StoredEvent]:
+        """The latest events of a user, by time, then number: the oldest of them first."""
+        most = 2**62 if limit is None else limit
+        return [records.StoredEvent(*row) for row in self.fetch(LATEST, user_id=user_id, most=most)][::-1]
 
     def events_after(self, users: Mapping[int, int]) -> dict[int, list[records.StoredEvent]]:
         """The events of several users by time, then number, in one query; those without any are left out.
@@ -276,8 +274,8 @@ class Store:
         """Ids of users that have events, in the order of their characters, that begin with a text, case and all."""
         return [user for (user,) in self.fetch(FOUND, query=query, most=limit) if user.startswith(query)]
 
-    def popular(self, limit: int) -> list[tuple[str, int]]:
-        """The items with most events, skips not counted; among equals by id.
+    def event_counts(self) -> Counter[str]:
+        """How many events there are with each item, skips not counted.
 
         In SQLite some users at a time: sorting all events at once takes twice as long, and would keep it from putting
         its files in order. PostgreSQL does not sort, and its rows do not lie by user.
@@ -286,9 +284,9 @@ class Store:
         ((last,),) = self.fetch(select(func.coalesce(func.max(USERS.key), 0)))
         step = COUNTED if self.backend.sqlite else last + 1
         for start in range(0, last + 1, step):
-            for item, many in self.fetch(POPULAR, start=start, end=start + step):
+            for item, many in self.fetch(COUNTS, start=start, end=start + step):
                 counts[item] += many
-        return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]
+        return counts
 
     def items_after(self, number: int) -> list[records.StoredItem]:
         """Items that were added or replaced since the one with this number."""
