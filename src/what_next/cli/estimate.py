@@ -66,8 +66,7 @@ class LogOptions:
         bool, typer.Option("--seen", help="A trained model may choose items of the user's history, too.")
     ] = False
     clusters: Annotated[
-        int | None,
-        typer.Option(min=1, help="Clusters of item attributes for mips; default: the root of their number."),
+        int | None, typer.Option(min=1, help="Clusters of item attributes for mips; default: the root of their number.")
     ] = None
     reward_range: Annotated[
         str | None,

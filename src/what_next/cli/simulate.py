@@ -18,8 +18,7 @@ def simulate(
     setup: SetupFile,
     overrides: Overrides = None,
     world: Annotated[
-        str | None,
-        typer.Option(help="A world, and a preset of it: boredom:SlateTopK-Bored-v0; or gym:ID."),
+        str | None, typer.Option(help="A world, and a preset of it: boredom:SlateTopK-Bored-v0; or gym:ID.")
     ] = None,
     force: Force = False,
     report: ReportFile = None,

@@ -8,16 +8,7 @@ from pydantic import BaseModel, Field, create_model, field_validator, model_vali
 
 from what_next import data, rewards
 from what_next.data import Dataset, split_leave_last_out, split_time, split_users
-from what_next.rewards import (
-    Diversity,
-    Logged,
-    Novelty,
-    ProfileCorrelation,
-    Repeat,
-    ReturnTime,
-    Serendipity,
-    Spread,
-)
+from what_next.rewards import Diversity, Logged, Novelty, ProfileCorrelation, Repeat, ReturnTime, Serendipity, Spread
 from what_next.settings.plugins import installed
 
 SLATES = frozenset(range(1, 1001))

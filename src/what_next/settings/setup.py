@@ -97,11 +97,7 @@ if TYPE_CHECKING:
 else:
     EncoderName = Literal[(*ENCODERS, *names("what_next.encoders"))]
     AnyReward = RewardSettings
-    AnyAlgorithm = Annotated[
-        any_of(OWN),
-        Field(discriminator="name"),
-        WrapValidator(_algorithm),
-    ]
+    AnyAlgorithm = Annotated[any_of(OWN), Field(discriminator="name"), WrapValidator(_algorithm)]
 
 
 IN_A_WORLD: Mapping[str, object] = OnPolicy.defaults()
