@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from what_next.losses import chunked, linear_cross_entropy
+from what_next.losses import chunked
+from what_next.losses.linear_cross_entropy import linear_cross_entropy
 
 
 @pytest.fixture
