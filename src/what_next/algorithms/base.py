@@ -250,10 +250,7 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return 0
 
     def rescore(
-        self,
-        nets: Networks,
-        states: Float[Tensor, "batch dim"],
-        vectors: Float[Tensor, "batch candidates dim"],
+        self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
     ) -> Float[Tensor, "batch candidates"]:
         """Scores of some items, by their vectors, that go before the inner product."""
         raise NotImplementedError

@@ -77,10 +77,7 @@ class Bcq(Dqn):
         return self.considered if 0 < self.threshold < 1 else 0
 
     def rescore(
-        self,
-        nets: Networks,
-        states: Float[Tensor, "batch dim"],
-        vectors: Float[Tensor, "batch candidates dim"],
+        self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
     ) -> Float[Tensor, "batch candidates"]:
         """The values of the considered items; far below them the others, the likelier first."""
         likely = torch.einsum("bcd,bd->bc", vectors, nets["behaviour"](states))

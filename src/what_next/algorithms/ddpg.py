@@ -37,17 +37,8 @@ class Ddpg(Algorithm):
     """
 
     name: Literal["ddpg"] = "ddpg"
-    search: ClassVar[Search] = {
-        "sharpness": (5.0, 20.0),
-        "candidates": (1, 100),
-        "discount": (0.0, 0.9),
-    }
-    tau: float = Field(
-        default=0.005,
-        gt=0,
-        le=1,
-        description="how far the target actor and critic follow after a step",
-    )
+    search: ClassVar[Search] = {"sharpness": (5.0, 20.0), "candidates": (1, 100), "discount": (0.0, 0.9)}
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target actor and critic follow after a step")
     candidates: int = Field(
         default=10, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"
     )

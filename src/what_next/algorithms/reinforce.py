@@ -44,11 +44,7 @@ class Reinforce(A2c):
     source: ClassVar[str] = "log"
     episodes: ClassVar[bool] = True
     linear: ClassVar[bool] = True
-    search: ClassVar[Search] = {
-        "weight_cap": (1.0, 100.0),
-        "top": (1, 10),
-        "discount": (0.0, 0.9),
-    }
+    search: ClassVar[Search] = {"weight_cap": (1.0, 100.0), "top": (1, 10), "discount": (0.0, 0.9)}
     top: int = Field(default=1, gt=0, description="K: length of the slate that an item is to be in")
     correct: bool = Field(
         default=True, description="whether a step is weighted by pi / beta; no: it counts as in the log"

@@ -27,11 +27,7 @@ class Td3Bc(Td3):
 
     name: Literal["td3_bc"] = "td3_bc"  # type: ignore[assignment]
     linear: ClassVar[bool] = True
-    search: ClassVar[Search] = {
-        "sharpness": (5.0, 20.0),
-        "alpha": (0.5, 10.0),
-        "discount": (0.0, 0.9),
-    }
+    search: ClassVar[Search] = {"sharpness": (5.0, 20.0), "alpha": (0.5, 10.0), "discount": (0.0, 0.9)}
     candidates: int = Field(
         default=1, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"
     )

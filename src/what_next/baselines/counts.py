@@ -140,11 +140,7 @@ class Rows:
         return Rows(np.append(0, sizes.cumsum()), self.columns[kept], self.values[kept])
 
     def summed(
-        self,
-        rows: Int64[np.ndarray, "n"],
-        items: Int32[np.ndarray, "n"],
-        weights: Float64[np.ndarray, "n"],
-        batch: int,
+        self, rows: Int64[np.ndarray, "n"], items: Int32[np.ndarray, "n"], weights: Float64[np.ndarray, "n"], batch: int
     ) -> Float64[np.ndarray, "batch items"]:
         """For each of `batch` rows, the sum of its items' rows, each times its weight; `rows` ascends."""
         catalogue = len(self.offsets) - 1

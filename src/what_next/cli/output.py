@@ -89,6 +89,15 @@ def tell(shown: RenderableType) -> None:
     console.print(shown)
 
 
+def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
+    """Print what a command found: as JSON, or for people, lines as they are and tables by `tell`."""
+    if as_json:
+        emit(values)
+        return
+    for one in shown:
+        print(one) if isinstance(one, str) else tell(one)
+
+
 def show(report: "Report", as_json: bool = False) -> int:
     """Print a report; returns the exit code."""
     if as_json:

@@ -81,9 +81,7 @@ class AgentModel(nn.Module):
         self.register_buffer("prototypes", prototypes)
 
     def forward(
-        self,
-        factors: Float[Tensor, "batch time factors"],
-        prospects: Float[Tensor, "batch time prototypes prospects"],
+        self, factors: Float[Tensor, "batch time factors"], prospects: Float[Tensor, "batch time prototypes prospects"]
     ) -> Float[Tensor, "batch time prototypes"]:
         """Log-probabilities, up to a constant, of proposing each prototype after each event."""
         logits: Tensor = self.head(self.encoder(factors), self.prototypes, prospects)

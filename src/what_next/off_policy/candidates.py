@@ -12,12 +12,7 @@ from what_next.metrics.bootstrap import Bounds
 from what_next.off_policy import slates as slate
 from what_next.off_policy import weighting as step
 from what_next.off_policy.decisions import Decisions, Evidence
-from what_next.off_policy.diagnostics import (
-    Overlap,
-    StepSupport,
-    effective_size_over_steps,
-    efficiency_of_steps,
-)
+from what_next.off_policy.diagnostics import Overlap, StepSupport, effective_size_over_steps, efficiency_of_steps
 from what_next.off_policy.fqe import fqe
 from what_next.off_policy.reward_model import Modelled, cross_fit, deal
 from what_next.off_policy.sequences import (

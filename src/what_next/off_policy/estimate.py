@@ -23,12 +23,7 @@ NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is beyond a float is None
-def estimate(
-    decisions: Decisions,
-    target: Target,
-    options: Options = PLAIN,
-    stages: Stages = SILENT,
-) -> dict[str, Any]:
+def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, stages: Stages = SILENT) -> dict[str, Any]:
     """Every estimate of what the target policy would have earned, as plain values.
 
     Args:
@@ -72,11 +67,7 @@ def estimate(
 
 @np.errstate(over="ignore", invalid="ignore")
 def difference(
-    decisions: Decisions,
-    target: Target,
-    other: Target,
-    options: Options = PLAIN,
-    stages: Stages = SILENT,
+    decisions: Decisions, target: Target, other: Target, options: Options = PLAIN, stages: Stages = SILENT
 ) -> dict[str, dict[str, Any]]:
     """By how much more the target would have earned than another policy, on the same log and the same resamples.
 

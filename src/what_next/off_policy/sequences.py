@@ -58,10 +58,7 @@ def per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Uni
 
 
 def weighted_per_decision_is(
-    decisions: Decisions,
-    weights: Rows,
-    discount: float,
-    counts: Float64[np.ndarray, "resamples units"] | None = None,
+    decisions: Decisions, weights: Rows, discount: float, counts: Float64[np.ndarray, "resamples units"] | None = None
 ) -> Float64[np.ndarray, "resamples"]:
     """Weighted per-decision importance sampling: a ratio of sums at each step (Precup et al., 2000; Thomas, 2015).
 

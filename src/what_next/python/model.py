@@ -184,12 +184,7 @@ class Model(Recommender):
 
     @told_in_python()
     def evaluate(
-        self,
-        part: Part = "test",
-        *,
-        baselines: Collection[str] | None = None,
-        anew: bool = False,
-        verbose: bool = True,
+        self, part: Part = "test", *, baselines: Collection[str] | None = None, anew: bool = False, verbose: bool = True
     ) -> Results:
         """Judge it beside baselines and chance on what training never saw, as `what-next evaluate` does.
 

@@ -12,16 +12,7 @@ from what_next.metrics.bootstrap import Interval
 from what_next.reporting.attributes import distances
 from what_next.reporting.learning import measured
 from what_next.reporting.tail import LOG, half, shares
-from what_next.reporting.view import (
-    UNTRAINED,
-    View,
-    between,
-    counted,
-    number,
-    number_of,
-    percent,
-    spelled,
-)
+from what_next.reporting.view import UNTRAINED, View, between, counted, number, number_of, percent, spelled
 from what_next.settings import listed
 
 KINDS = {

@@ -156,12 +156,7 @@ def _save(agent: Training, rng: np.random.Generator, run: str, metrics: Mapping[
             rest |= {f"{name}.{place}.{key}": torch.as_tensor(value) for key, value in values.items()}
     for name, net in agent.targets.items():
         rest |= {f"{TARGET}.{name}.{key}": value for key, value in net.state_dict().items()}
-    position = {
-        "random": rng.bit_generator.state,
-        "steps": agent.steps,
-        "spent": agent.spent,
-        "halved": agent.halved,
-    }
+    position = {"random": rng.bit_generator.state, "steps": agent.steps, "spent": agent.spent, "halved": agent.halved}
     write_models(agent.setup, manifest, agent.space, agent.nets, (rest, position))
 
 

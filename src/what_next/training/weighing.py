@@ -19,12 +19,7 @@ TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0)
 
 
 def weigh(
-    linear: LinearTerm,
-    monitor: str,
-    score: Callable[[], float],
-    surprise: Callable[[], float],
-    *,
-    quiet: bool = False,
+    linear: LinearTerm, monitor: str, score: Callable[[], float], surprise: Callable[[], float], *, quiet: bool = False
 ) -> bool:
     """Set the numbers of the linear term one after the other, each to the best for the validation users.
 
