@@ -20,6 +20,8 @@ from what_next.data.dataset import to_polars
 from what_next.errors import CatalogueError, DataError, ModelError, SetupError, WhatNextError
 from what_next.types import Transitions
 
+from ..shapes import unchecked
+
 SMALL = {"passes": 4, "dim": 16, "threads": 1, "verbose": False}
 ITEMS = 30
 Kind = Callable[[pl.DataFrame], Any]
@@ -311,6 +313,11 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
         DataError,
         "for the item.*name it with item=...$",
     ),
+    "a number for a column": (lambda _, log: wn.fit(log, user=5), DataError, r"no column '5' \(from user=...\)"),
+    "a gap without a unit": (lambda _, log: wn.fit(log, session_gap=30), DataError, "such as '30m'"),
+    "a filling that there is not": (lambda _, log: wn.fit(log, fill="mean"), DataError, "expected median"),
+    "one id for many": (lambda model, _: model.recommend([3], blocked="45"), CatalogueError, "give a list of item ids"),
+    "a part that there is not": (lambda model, _: model.evaluate("train"), DataError, "expected validation or test"),
     "a column that there is not": (lambda _, log: wn.fit(log, user="Kunde"), DataError, r"\(from user=...\)"),
     "two meanings of a date": (
         lambda _, log: wn.fit(log.with_columns(When=pl.lit("01/02/2024"))),
@@ -335,10 +342,18 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
 }
 
 
+def test_columns_that_are_numbers_are_named_by_numbers_and_a_text_alone_is_one_name() -> None:
+    frame = pd.DataFrame([["NA", "x", 1, 0.5], ["N", "y", 2, 0.7], ["A", "x", 3, 0.6]])
+    with unchecked():
+        found = wn.Dataset.from_frame(frame, user=0, item=np.int64(1), time=2, context="3", missing="NA")
+    assert found.user_ids.to_list() == ["A", "N"]  # which are parts of what is no id
+    assert list(found.context_names) == ["3"]
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_mistake_is_told_in_pythons_words(what: str, model: wn.Model) -> None:
     act, kind, told = REFUSED[what]
-    with pytest.raises(kind, match=told) as raised:
+    with unchecked(), pytest.raises(kind, match=told) as raised:
         act(model, shopping())
     assert "--" not in str(raised.value)
     assert "what-next " not in str(raised.value)

@@ -65,7 +65,7 @@ def served_catalogue(setup: "Setup", store: "Store") -> "Catalogue":
 def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Answer requests for recommendations, and keep what happens next.
 
-    Ends with Ctrl-C or SIGTERM; requests under way are answered. Log lines go to the standard error, as JSON.
+    Ends with Ctrl-C, SIGTERM or SIGHUP; requests under way are answered. Log lines go to the standard error, as JSON.
     """
     from what_next.serving.http.run import serve as run
 

@@ -122,8 +122,10 @@ class Catalogue:
         """The items of some ids without those of others, ids that are not here passed over; None: all.
 
         Raises:
-            CatalogueError: none is left.
+            CatalogueError: none is left; or one id is given, not several.
         """
+        if isinstance(allowed, str | int) or isinstance(blocked, str | int):
+            raise CatalogueError("one id is found where several are expected; give a list of item ids")
         blocked = list(blocked)
         if allowed is None and not blocked:
             return None

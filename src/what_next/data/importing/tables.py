@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, get_args
 
 import polars as pl
 
@@ -39,6 +40,8 @@ def duration(text: str) -> timedelta:
 class Options:
     """What the user says about a table; None is recognised, and "" stands for no column.
 
+    Names of columns may be numbers, as pandas has them, and a text alone is one name.
+
     Attributes:
         user: the column with the user, and so on for `item`, `time`, `reward` and `titles`.
         event: the column with the kind of each event, such as play, skip, purchase.
@@ -51,6 +54,9 @@ class Options:
         header: whether the first line of a text holds names.
         names: the columns of a text in their order, where no line holds them.
         missing: words that are no id.
+
+    Raises:
+        DataError: `fill` or `session_gap` is something else.
     """
 
     user: str | None = None
@@ -68,6 +74,18 @@ class Options:
     header: bool | None = None
     names: Sequence[str] | None = None
     missing: Sequence[str] = MISSING
+
+    def __post_init__(self) -> None:
+        own: dict[str, Any] = {role: str(name) for role, name in self.given.items() if name is not None}
+        for several in ("attributes", "context", "names", "missing"):
+            if (names := getattr(self, several)) is not None:
+                own[several] = tuple(map(str, [names] if isinstance(names, str | int) else names))
+        for name, value in own.items():
+            object.__setattr__(self, name, value)  # it is frozen
+        if self.fill not in (None, *get_args(Fill)):
+            raise DataError(f"--fill {self.fill!r}: expected {' or '.join(get_args(Fill))}")
+        if not isinstance(self.session_gap, timedelta | None):
+            raise DataError(f"--session-gap {self.session_gap!r}: expected a timedelta, or a text such as '30m'")
 
     @property
     def given(self) -> Mapping[str, str | None]:
