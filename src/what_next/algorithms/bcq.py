@@ -68,8 +68,7 @@ class Bcq(Dqn):
         """The behaviour's point, whose likeliest items are looked at; the critic's where all items are considered."""
         if self.threshold == 0:
             return super().propose(nets, states, rng)
-        points: Tensor = nets["behaviour"](states)
-        return points
+        return nets["behaviour"](states)
 
     @property
     def rescored(self) -> int:

@@ -44,8 +44,7 @@ class Hac(Ddpg):
 
     def supervise(self, context: LossContext[Transitions]) -> Tensor:
         """The hyper-action."""
-        points: Tensor = context.nets["actor"](context.batch.states)
-        return points
+        return context.nets["actor"](context.batch.states)
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """Minus the critic's value at the hyper-action, and its distance from the effect-action."""

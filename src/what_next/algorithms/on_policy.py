@@ -158,8 +158,7 @@ class OnPolicy(Algorithm):
 
     def estimates(self, nets: Networks, batch: Choices, items: object) -> Float[Tensor, "steps"]:  # type: ignore[override]
         """The value of the state."""
-        values: Tensor = nets["critic"](batch.states)
-        return values
+        return nets["critic"](batch.states)
 
     def log_chances(self, context: LossContext[Choices]) -> tuple[Float[Tensor, "steps"], Float[Tensor, "..."]]:
         """The log chance of each choice under the policy as it is, and its entropy."""

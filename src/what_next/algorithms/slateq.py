@@ -93,8 +93,7 @@ class Slateq(Algorithm):
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
     ) -> Float[Tensor, "*grid dim"]:
         """The point of the weights: the items that are likeliest chosen."""
-        points: Tensor = nets["choice"](states)[..., :-1]
-        return points
+        return nets["choice"](states)[..., :-1]
 
     @property
     def rescored(self) -> int:

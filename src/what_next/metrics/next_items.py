@@ -125,8 +125,7 @@ class Targets:
             keys, when = owners[begins] * np.int64(len(dataset.catalogue)) + items[begins], places[first[begins]]
             mine = np.flatnonzero((users >= owners[0]) & (users <= owners[-1]))
             found[mine] = when[np.searchsorted(keys, users[mine] * len(dataset.catalogue) + sought[mine])]
-        earlier: Bool[np.ndarray, targets] = found < dataset.offsets[users] + self.before[rows]
-        return earlier
+        return found < dataset.offsets[users] + self.before[rows]
 
 
 @dataclass(frozen=True, eq=False)

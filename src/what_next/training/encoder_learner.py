@@ -81,8 +81,7 @@ class EncoderLearner(Learner):
     @property
     def known_vectors(self) -> Float32[np.ndarray, "items dim"]:
         """Attributes of the items that have a training event."""
-        vectors: Float32[np.ndarray, "items dim"] = self.space.catalogue.vectors[self.space.seen]
-        return vectors
+        return self.space.catalogue.vectors[self.space.seen]
 
     @property
     def by_row(self) -> bool:

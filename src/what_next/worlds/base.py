@@ -52,8 +52,7 @@ class Streams:
         bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         self.drawn[self.rows] += np.uint64(count)
         top = ((bits ^ (bits >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-        found: Float32[np.ndarray, "*rest"] = top.reshape(len(self.rows), *shape)
-        return found
+        return top.reshape(len(self.rows), *shape)
 
 
 Draws = np.random.Generator | Streams
@@ -69,15 +68,13 @@ def uniform(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *
 
 def integers(rng: Draws, users: int, below: int, *shape: int) -> Int64[np.ndarray, "users *rest"]:
     """For each user an array of whole numbers from 0 up to `below`."""
-    found: Int64[np.ndarray, "*rest"] = (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
-    return found
+    return (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
 
 
 def normal(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *rest"]:
     """For each user an array of standard normal numbers (Box and Muller 1958)."""
     radius, angle = uniform(rng, users, *shape), uniform(rng, users, *shape)
-    found: Float32[np.ndarray, "*rest"] = np.sqrt(-2 * np.log1p(-radius)) * np.cos(np.float32(2 * np.pi) * angle)
-    return found
+    return np.sqrt(-2 * np.log1p(-radius)) * np.cos(np.float32(2 * np.pi) * angle)
 
 
 S = TypeVar("S", bound="State")
@@ -247,8 +244,7 @@ def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.nda
     else:
         places = np.broadcast_to(np.arange(slots), scores.shape)
     order = np.argsort(-np.take_along_axis(scores, places, 1), axis=1, kind="stable")
-    found: Int64[np.ndarray, "users slots"] = np.take_along_axis(places, order, 1)
-    return found
+    return np.take_along_axis(places, order, 1)
 
 
 @dataclass(frozen=True, eq=False)

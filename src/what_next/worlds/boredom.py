@@ -117,8 +117,7 @@ class Boredom(World):
     @cached_property
     def item_topics(self) -> Int16[np.ndarray, "items"]:
         """The main topic of each item, of which it may bore."""
-        topics: Int16[np.ndarray, items] = self.item_vectors.argmax(1).astype(np.int16)
-        return topics
+        return self.item_vectors.argmax(1).astype(np.int16)
 
     @cached_property
     def _columns(self) -> Float32[np.ndarray, "topics items"]:
@@ -127,8 +126,7 @@ class Boredom(World):
     @cached_property
     def positions(self) -> Float32[np.ndarray, "slots"]:
         """The chance that a slot is looked at."""
-        chances: Float32[np.ndarray, slots] = np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
-        return chances
+        return np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
 
     def reset(self, users: int, rng: Draws) -> Listeners:
         """See `World.reset`."""
@@ -154,8 +152,7 @@ class Boredom(World):
 
     def interest(self, state: Listeners) -> Float32[np.ndarray, "users topics"]:
         """The users' vectors as they are now: zero for those who are bored."""
-        interest: Float32[np.ndarray, "users topics"] = state.tastes * (_count(state.rest > 0) == 0)[:, None]
-        return interest
+        return state.tastes * (_count(state.rest > 0) == 0)[:, None]
 
     def observe(self, state: Listeners, ideal: bool = False) -> Observation:
         """The share of `threshold` that each topic's remembered clicks have reached, at most 1.
@@ -284,8 +281,7 @@ class Boredom(World):
     def _popular_slate(self) -> Int64[np.ndarray, "slots"]:
         """The items of the highest mean relevance to a thousand users."""
         tastes = self._tastes(1000, np.random.default_rng(self.seed))
-        slate: Int64[np.ndarray, slots] = best(self.relevance(tastes @ self._columns).mean(0)[None], self.slots)[0]
-        return slate
+        return best(self.relevance(tastes @ self._columns).mean(0)[None], self.slots)[0]
 
     def _greedy(self, state: Listeners, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The most relevant items, the best first."""
@@ -339,14 +335,12 @@ class Boredom(World):
 
 def _count(flags: Bool[np.ndarray, "users width"]) -> Int64[np.ndarray, "users"]:
     """How many are set of each user; a sum along so short an axis takes five times as long."""
-    counts: Int64[np.ndarray, users] = np.ascontiguousarray(flags.T).sum(0, dtype=np.int64)
-    return counts
+    return np.ascontiguousarray(flags.T).sum(0, dtype=np.int64)
 
 
 def _unit(vectors: Float[np.ndarray, "rows topics"]) -> Float[np.ndarray, "rows topics"]:
     """Of length 1."""
-    units: Float[np.ndarray, "rows topics"] = vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
-    return units
+    return vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
 
 
 def _sardine(name: str) -> Float32[np.ndarray, "items topics"]:
@@ -355,5 +349,4 @@ def _sardine(name: str) -> Float32[np.ndarray, "items topics"]:
     if found is None or found.origin is None:
         raise MissingExtraError("sardine-rec", "sim", "a preset with SARDINE's own items")
     path = Path(found.origin).parent / "embeddings" / f"item_embeddings_{name}.npy"
-    vectors: Float32[np.ndarray, "items topics"] = np.load(path, allow_pickle=False).astype(np.float32)
-    return vectors
+    return np.load(path, allow_pickle=False).astype(np.float32)

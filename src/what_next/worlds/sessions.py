@@ -119,8 +119,7 @@ class Sessions(World):
     @cached_property
     def item_topics(self) -> Int64[np.ndarray, "items"]:
         """The main topic of each item, which tires."""
-        topics: Int64[np.ndarray, items] = self.topic_vectors.argmax(1).astype(np.int64)
-        return topics
+        return self.topic_vectors.argmax(1).astype(np.int64)
 
     @cached_property
     def item_vectors(self) -> Float32[np.ndarray, "items columns"]:
@@ -178,8 +177,7 @@ class Sessions(World):
     def truncated(self, state: Visitors) -> Bool[np.ndarray, "users"]:
         """See `World.truncated`: after the last visit, or at the end of the month."""
         over = state.visits >= self.last_visit if self.reward == "days" else state.day >= self.month
-        ended: Bool[np.ndarray, users] = over | super().truncated(state)
-        return ended
+        return over | super().truncated(state)
 
     def worth(self, state: Visitors, slates: Int[np.ndarray, "users slots"]) -> Float32[np.ndarray, "users slots"]:
         """Of each item to the user, after those before it in the slate."""
@@ -238,16 +236,14 @@ class Sessions(World):
         """Until the return: geometric, cut off at the longest."""
         chance = _sigmoid(np.float32(self.return_offset) + np.float32(self.return_slope) * satisfaction)
         days = 1 + np.floor(np.log1p(-drawn) / np.log1p(-np.minimum(chance, np.float32(1 - 1e-6))))
-        found: Int64[np.ndarray, users] = np.minimum(days, self.longest).astype(np.int64)
-        return found
+        return np.minimum(days, self.longest).astype(np.int64)
 
     @cached_property
     def _popular_slate(self) -> Int64[np.ndarray, "slots"]:
         """The items of the highest mean chance to be played by a thousand new users."""
         users = self.reset(1000, np.random.default_rng(self.seed))
         played = self.play_chance(users.tastes @ self.topic_vectors.T + self.item_catch).mean(0)
-        slate: Int64[np.ndarray, slots] = best(played[None], self.slots)[0]
-        return slate
+        return best(played[None], self.slots)[0]
 
     def _greedy(self, state: Visitors, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Slot by slot the item with the highest chance to be played."""
@@ -281,8 +277,7 @@ class Sessions(World):
 
 def _unit(vectors: Float32[np.ndarray, "rows topics"]) -> Float32[np.ndarray, "rows topics"]:
     """Of length 1."""
-    units: Float32[np.ndarray, "rows topics"] = vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
-    return units
+    return vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
 
 
 def _sigmoid(odds: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
@@ -292,5 +287,4 @@ def _sigmoid(odds: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]
 
 
 def _count(flags: Bool[np.ndarray, "users slots"]) -> Float32[np.ndarray, "users"]:
-    counts: Float32[np.ndarray, users] = np.ascontiguousarray(flags.T).sum(0, dtype=np.float32)
-    return counts
+    return np.ascontiguousarray(flags.T).sum(0, dtype=np.float32)
