@@ -254,10 +254,7 @@ class Boredom(World):
         """How many of each user's clicks that are kept were on each topic."""
         users = len(recent)
         cells = (recent + np.arange(0, users * self.topics, self.topics)[:, None])[kept]
-        counts: Int16[np.ndarray, "users topics"] = (
-            np.bincount(cells, minlength=users * self.topics).astype(np.int16).reshape(users, self.topics)
-        )
-        return counts
+        return np.bincount(cells, minlength=users * self.topics).astype(np.int16).reshape(users, self.topics)
 
     def _drifted(
         self,

@@ -219,10 +219,7 @@ class Choice(World):
     def _rewards(self, exposure: Float32[np.ndarray, "users"]) -> Float32[np.ndarray, "users items"]:
         """What each item is expected to earn if it is chosen now."""
         mean = self.satisfaction(exposure)[:, None] * self._appeal(self.item_clickbait)
-        found: Float32[np.ndarray, "users items"] = np.exp(mean + np.float32(self.noise**2 / 2)) * np.float32(
-            self.length
-        )
-        return found
+        return np.exp(mean + np.float32(self.noise**2 / 2)) * np.float32(self.length)
 
     def _ratio(
         self,
