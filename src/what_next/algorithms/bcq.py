@@ -12,7 +12,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import LossContext, Networks, Search
 from what_next.algorithms.dqn import Dqn
-from what_next.losses import td_loss, td_target
+from what_next.losses.rl import td_loss, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.types import Transitions

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, LossContext, Search
 from what_next.algorithms.double_q import largest
-from what_next.losses import advantage_weights, td_loss, td_target
+from what_next.losses.rl import advantage_weights, td_loss, td_target
 from what_next.types import Transitions
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.double_q import largest
-from what_next.losses import advantage_weights, expectile_loss, td_loss, td_target
+from what_next.losses.rl import advantage_weights, expectile_loss, td_loss, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point, Value
 from what_next.types import Transitions

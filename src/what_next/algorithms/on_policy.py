@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks
 from what_next.errors import SetupError
-from what_next.losses import mean, plackett_luce, td_loss
+from what_next.losses.rl import mean, plackett_luce, td_loss
 from what_next.models.actor_critic import Sizes
 from what_next.models.belief import Belief
 from what_next.models.encoders import Encoder

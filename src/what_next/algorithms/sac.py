@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.on_policy import vectors_of
-from what_next.losses import td_loss, td_target
+from what_next.losses.rl import td_loss, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.types import Choices
 

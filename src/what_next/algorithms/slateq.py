@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
-from what_next.losses import mean, td_target
+from what_next.losses.rl import mean, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point, Value
 from what_next.models.item_space import ItemSpace

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, LossContext, Search
 from what_next.algorithms.double_q import best_values
-from what_next.losses import mean, td_target
+from what_next.losses.rl import mean, td_target
 from what_next.types import Shown, Transitions
 
 

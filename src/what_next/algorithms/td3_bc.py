@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from what_next.algorithms.base import LossContext, Search
 from what_next.algorithms.td3 import Td3
-from what_next.losses import mean
+from what_next.losses.rl import mean
 from what_next.types import Transitions
 
 

@@ -111,6 +111,11 @@ class Catalogue:
         """Positions of external ids, which are compared as text; -1 for those that are not here."""
         return np.array([self._by_text.get(as_text(one), -1) for one in ids], np.int32)
 
+    def held(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "some"]:
+        """The same of those alone that are here."""
+        places = self.index(ids)
+        return np.extract(places >= 0, places)
+
     def mask(
         self, allowed: Iterable[str | int] | None, blocked: Iterable[str | int] = ()
     ) -> Bool[np.ndarray, "items"] | None:
@@ -125,11 +130,8 @@ class Catalogue:
         if allowed is None and not blocked:
             return None
         mask = np.full(len(self), allowed is None)
-        if allowed is not None:
-            places = self.index(list(allowed))
-            mask[places[places >= 0]] = True
-        places = self.index(blocked)
-        mask[places[places >= 0]] = False
+        mask[self.held(list(allowed or ()))] = True
+        mask[self.held(blocked)] = False
         if not mask.any():
             raise CatalogueError("no item of the catalogue is allowed and not blocked; nothing can be recommended")
         return mask

@@ -93,19 +93,13 @@ def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
     EncoderName = str
-    AnyReward = RewardSettings
 else:
     EncoderName = Literal[(*ENCODERS, *names("what_next.encoders"))]
-    AnyReward = RewardSettings
     AnyAlgorithm = Annotated[any_of(OWN), Field(discriminator="name"), WrapValidator(_algorithm)]
 
 
 IN_A_WORLD: Mapping[str, object] = OnPolicy.defaults()
 """Defaults of every algorithm that learns by acting: what keeps one from learning a log by heart is in the way."""
-
-
-def _names_a_world(group: object) -> bool:
-    return isinstance(group, WorldSettings) or (isinstance(group, dict) and group.get("name") is not None)
 
 
 def with_defaults(data: object) -> object:
@@ -117,8 +111,8 @@ def with_defaults(data: object) -> object:
     algorithm = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(name)
     if algorithm is None:
         raise SetupError(f"algorithm is {name!r}; allowed: {listed(ALGORITHMS, 'or')}")
-    defaults = algorithm.defaults()
-    if _names_a_world(data.get("world")):
+    defaults, world = algorithm.defaults(), data.get("world")
+    if isinstance(world, WorldSettings) or (isinstance(world, dict) and world.get("name") is not None):
         defaults |= IN_A_WORLD
     if "epochs" in data:
         defaults.pop("passes", None)
@@ -203,7 +197,7 @@ class Setup(Group):
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
     clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")
-    reward: AnyReward = AnyReward()
+    reward: RewardSettings = RewardSettings()
     seed: int = Field(default=0, ge=0, lt=2**63)
     """start of all random numbers; the same seed gives the same run"""
     threads: int | None = Field(default=None, gt=0, le=1024)

@@ -18,7 +18,7 @@ from what_next.data.cooccurrence import placed
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.inference.session import Event, Session, Sessions
-from what_next.losses import gae
+from what_next.losses.rl import gae
 from what_next.models.belief import Belief, Beliefs
 from what_next.models.encoders import Encoder
 from what_next.models.encoders import State as Carried

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Part, Root
 from what_next.errors import SetupError
-from what_next.losses import Draws, Precision
+from what_next.losses.chunked import Precision
+from what_next.losses.sampled import Draws
 from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
 from what_next.models.item_space import ItemSpace

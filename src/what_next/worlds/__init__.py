@@ -82,7 +82,6 @@ __all__ = [
     "Streams",
     "World",
     "known_worlds",
-    "made",
     "opened",
     "play",
     "preset",
