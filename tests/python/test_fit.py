@@ -1,8 +1,11 @@
 """A frame becomes a model in one call; the model recommends, is judged, saved, and loaded again."""
 
+import pickle
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +14,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from torch import Tensor
 
 import what_next as wn
@@ -144,7 +148,28 @@ class TestRecommend:
         assert model.recommend(frame, k=1, blocked=[6])["item_id"].to_list() != [6]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_is_forked_recommends_the_same(model: wn.Model) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # which a child does not have
+    try:
+        mine = model.recommend([3, 4, 5])
+        child = get_context("fork").Process(target=lambda: sys.exit(model.recommend([3, 4, 5]) != mine))
+        child.start()
+        child.join(20)
+        child.kill()
+        child.join()
+    finally:
+        torch.set_num_threads(threads)
+    assert child.exitcode == 0
+
+
 class TestKeeping:
+    def test_it_goes_to_other_processes_judged_or_not(self, model: wn.Model) -> None:
+        model.evaluate(baselines=(), verbose=False)
+        again = pickle.loads(pickle.dumps(model))
+        assert again.recommend([3, 4, 5]) == model.recommend([3, 4, 5])
+
     def test_saved_and_loaded_it_is_the_same(self, model: wn.Model, tmp_path: Path) -> None:
         again = wn.load(model.save(tmp_path / "models"))
         assert again.recommend([3, 4], k=5) == model.recommend([3, 4], k=5)

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 WIDE = 10_000
 """Columns where there is no terminal."""
 
-CLOSED = 128 + signal.SIGPIPE
-"""The exit code of a program whose output nobody reads on, as after `| head`, by convention."""
+CLOSED = 141
+"""The exit code of a program whose output nobody reads on, as after `| head`, by convention 128 + SIGPIPE."""
 
 P = ParamSpec("P")
 

@@ -66,6 +66,9 @@ class Model(Recommender):
         self.setup, self.training, self.columns, self._home = setup, training, dict(columns or {}), home
         self._judged: dict[tuple[object, ...], Results] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_judged": {}}  # which holds bars of progress
+
     def __repr__(self) -> str:
         facts = "; ".join(f"{name} {value}" if name != "algorithm" else value for name, value in self._facts().items())
         return f"Model({facts})"
