@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -96,6 +97,18 @@ finally:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("train\n")
+
+
+@pytest.mark.parametrize("words", [["list", "metrics"], ["list", "metrics", "--json"], ["--help"]])
+def test_a_pipe_that_nobody_reads_ends_it_quietly(words: list[str]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    script = f"import sys; sys.argv = ['what-next', *{words}]; from what_next.cli.app import run; run()"
+    try:
+        done = subprocess.run([sys.executable, "-c", script], stdout=writes, stderr=subprocess.PIPE, timeout=60)
+    finally:
+        os.close(writes)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_the_handler_of_whoever_embeds_the_package_stays() -> None:

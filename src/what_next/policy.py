@@ -21,17 +21,7 @@ from what_next.retrieval.choosing import of_slates
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
 from what_next.training.artefacts import models_of, read_manifest
-from what_next.types import (
-    Greedy,
-    History,
-    Product,
-    Proposal,
-    Random,
-    Request,
-    Sampler,
-    Softmax,
-    Transitions,
-)
+from what_next.types import Greedy, History, Product, Proposal, Random, Request, Sampler, Softmax, Transitions
 
 EVERYONE = SplitSettings(test=0, validation=0)
 """Whoever asks for a recommendation is not judged, so nobody is set aside."""

@@ -14,7 +14,7 @@ from what_next.algorithms.sa2c import Sa2c
 from what_next.algorithms.sac_rec import SacRec
 from what_next.algorithms.snqn import Snqn
 from what_next.algorithms.sqn import Sqn
-from what_next.losses import self_normalised
+from what_next.losses.rl import self_normalised
 from what_next.settings import ALGORITHMS
 from what_next.types import Shown, Transitions
 

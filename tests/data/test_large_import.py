@@ -316,6 +316,23 @@ def test_a_folder_is_all_of_its_files_or_refused(tmp_path: Path) -> None:
             read(where)
 
 
+@pytest.mark.parametrize("place", ["{}/events", "memory://events"])
+def test_columns_in_the_names_of_folders_are_read(tmp_path: Path, place: str) -> None:
+    """As Spark writes them: percent-encoded, and taken out of the files."""
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    for day, shop in ((1, "A%2FB"), (2, "C"), (2, "__HIVE_DEFAULT_PARTITION__")):
+        to = tmp_path / f"events/run=7/day=2024-01-0{day}/user_id={shop}/part-0.parquet"
+        to.parent.mkdir(parents=True)
+        pl.DataFrame({"item_id": ["x", "y"], "run": [day, 5]}).write_parquet(to)
+        memory.pipe(f"/{to.relative_to(tmp_path)}", to.read_bytes())
+    with remote.fetched([place.format(tmp_path)], tmp_path / "x.parquet") as paths:
+        tables = import_files(paths, options=Options(time="day"))
+    assert tables.log.select("user_id", pl.col("timestamp").dt.day(), "run").rows() == [
+        ("A/B", 1, 1.0), ("A/B", 1, 5.0), ("C", 2, 2.0), ("C", 2, 5.0)
+    ]  # fmt: skip
+    assert tables.reasons() == {"no user": 2}
+
+
 def test_a_copy_that_was_cut_short_is_no_log_and_a_full_disk_keeps_what_came(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

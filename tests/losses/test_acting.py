@@ -6,7 +6,7 @@ from math import exp, log
 import pytest
 import torch
 
-from what_next import losses
+from what_next.losses import rl as losses
 
 
 def column(*values: float) -> torch.Tensor:

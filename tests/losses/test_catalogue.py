@@ -5,7 +5,8 @@ from math import log
 import pytest
 import torch
 
-from what_next.losses import best, chunked, expectation, log_probs, logsumexp
+from what_next.losses import chunked
+from what_next.losses.catalogue import best, expectation, log_probs, logsumexp
 
 
 @pytest.fixture(autouse=True)

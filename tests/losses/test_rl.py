@@ -5,7 +5,7 @@ from math import exp, log
 import pytest
 import torch
 
-from what_next import losses
+from what_next.losses import rl as losses
 
 
 def tensor(*values):

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from what_next.losses import Draws, Negatives, chunked, gbce, gbce_beta, sampled, sampled_softmax
+from what_next.losses import chunked, sampled
+from what_next.losses.sampled import Draws, Negatives, gbce, gbce_beta, sampled_softmax
 
 
 @pytest.fixture(autouse=True)

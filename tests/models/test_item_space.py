@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from what_next.losses import Draws, linear_cross_entropy
+from what_next.losses.linear_cross_entropy import linear_cross_entropy
+from what_next.losses.sampled import Draws
 from what_next.models.item_space import ItemSpace
 
 LOSSES = ["softmax", "sampled_softmax", "gbce"]

@@ -1,8 +1,11 @@
 """A frame becomes a model in one call; the model recommends, is judged, saved, and loaded again."""
 
+import pickle
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +14,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from torch import Tensor
 
 import what_next as wn
@@ -19,6 +23,8 @@ from what_next.algorithms.base import LossContext
 from what_next.data.dataset import to_polars
 from what_next.errors import CatalogueError, DataError, ModelError, SetupError, WhatNextError
 from what_next.types import Transitions
+
+from ..shapes import unchecked
 
 SMALL = {"passes": 4, "dim": 16, "threads": 1, "verbose": False}
 ITEMS = 30
@@ -142,7 +148,28 @@ class TestRecommend:
         assert model.recommend(frame, k=1, blocked=[6])["item_id"].to_list() != [6]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_is_forked_recommends_the_same(model: wn.Model) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # which a child does not have
+    try:
+        mine = model.recommend([3, 4, 5])
+        child = get_context("fork").Process(target=lambda: sys.exit(model.recommend([3, 4, 5]) != mine))
+        child.start()
+        child.join(20)
+        child.kill()
+        child.join()
+    finally:
+        torch.set_num_threads(threads)
+    assert child.exitcode == 0
+
+
 class TestKeeping:
+    def test_it_goes_to_other_processes_judged_or_not(self, model: wn.Model) -> None:
+        model.evaluate(baselines=(), verbose=False)
+        again = pickle.loads(pickle.dumps(model))
+        assert again.recommend([3, 4, 5]) == model.recommend([3, 4, 5])
+
     def test_saved_and_loaded_it_is_the_same(self, model: wn.Model, tmp_path: Path) -> None:
         again = wn.load(model.save(tmp_path / "models"))
         assert again.recommend([3, 4], k=5) == model.recommend([3, 4], k=5)
@@ -311,6 +338,11 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
         DataError,
         "for the item.*name it with item=...$",
     ),
+    "a number for a column": (lambda _, log: wn.fit(log, user=5), DataError, r"no column '5' \(from user=...\)"),
+    "a gap without a unit": (lambda _, log: wn.fit(log, session_gap=30), DataError, "such as '30m'"),
+    "a filling that there is not": (lambda _, log: wn.fit(log, fill="mean"), DataError, "expected median"),
+    "one id for many": (lambda model, _: model.recommend([3], blocked="45"), CatalogueError, "give a list of item ids"),
+    "a part that there is not": (lambda model, _: model.evaluate("train"), DataError, "expected validation or test"),
     "a column that there is not": (lambda _, log: wn.fit(log, user="Kunde"), DataError, r"\(from user=...\)"),
     "two meanings of a date": (
         lambda _, log: wn.fit(log.with_columns(When=pl.lit("01/02/2024"))),
@@ -335,10 +367,18 @@ REFUSED: dict[str, tuple[Callable[[wn.Model, pl.DataFrame], object], type[WhatNe
 }
 
 
+def test_columns_that_are_numbers_are_named_by_numbers_and_a_text_alone_is_one_name() -> None:
+    frame = pd.DataFrame([["NA", "x", 1, 0.5], ["N", "y", 2, 0.7], ["A", "x", 3, 0.6]])
+    with unchecked():
+        found = wn.Dataset.from_frame(frame, user=0, item=np.int64(1), time=2, context="3", missing="NA")
+    assert found.user_ids.to_list() == ["A", "N"]  # which are parts of what is no id
+    assert list(found.context_names) == ["3"]
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_mistake_is_told_in_pythons_words(what: str, model: wn.Model) -> None:
     act, kind, told = REFUSED[what]
-    with pytest.raises(kind, match=told) as raised:
+    with unchecked(), pytest.raises(kind, match=told) as raised:
         act(model, shopping())
     assert "--" not in str(raised.value)
     assert "what-next " not in str(raised.value)

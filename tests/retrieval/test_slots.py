@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from what_next.errors import NotFinite
-from what_next.losses import plackett_luce
+from what_next.losses.rl import plackett_luce
 from what_next.retrieval import Exact, Priced, SlotBySlot
 from what_next.types import EpsilonGreedy, Greedy, Permitted, Request, Softmax
 

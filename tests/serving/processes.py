@@ -31,8 +31,7 @@ for line in sys.stdin:
         sys.argv = ["what-next", *words]
         run()
     print(child, flush=True)
-    os.waitpid(child, 0)
-    print("ended", flush=True)
+    print("ended with", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 """A process that has imported everything, and forks a service for each line that it reads."""
 
@@ -116,13 +115,15 @@ class Forks:
         self.process.stdin.flush()
         self.child = int(self.process.stdout.readline())
 
-    def end(self, number: signal.Signals) -> None:
-        """Send a signal to the service, and wait until it is gone."""
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal to the service, and wait until it is gone: with which exit code (minus a signal's number)."""
         assert self.process.stdout is not None
         assert self.child is not None
         os.kill(self.child, number)
-        assert self.process.stdout.readline() == "ended\n"
+        said, _, code = self.process.stdout.readline().rpartition(" ")
+        assert said == "ended with"
         self.child = None
+        return int(code)
 
     def close(self) -> None:
         """End the process that forks."""

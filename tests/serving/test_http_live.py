@@ -240,15 +240,15 @@ def test_a_model_that_was_trained_anew_and_is_not_deployed_is_told_at_the_start(
 ) -> None:
     from what_next.serving.engine.versions import version_of
 
-    def version_and_told() -> tuple[str, str]:
+    def version_and_told(end: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
         """Of a service that starts, tells, and ends."""
         (tmp_path / "service.log").unlink(missing_ok=True)
         version = ask(services.start(tmp_path / "setup.txt"), "GET", "/v1/model")[1]["version"]
-        services.end(signal.SIGTERM)
+        assert services.end(end) == 0
         return version, (tmp_path / "service.log").read_text()
 
     setup = served(tmp_path, import_data=False)
-    first, told = version_and_told()
+    first, told = version_and_told(signal.SIGHUP)  # as from a terminal that is closed
     assert "is not deployed" not in told
     (tmp_path / "other").mkdir()
     other = served(tmp_path / "other", "dqn")

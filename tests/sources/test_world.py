@@ -9,7 +9,7 @@ import torch
 from what_next.algorithms import A2c, NextItem, Ppo, Reinforce
 from what_next.algorithms.base import Algorithm
 from what_next.errors import SetupError, TrainingError
-from what_next.losses import gae
+from what_next.losses.rl import gae
 from what_next.models.encoders import Encoder
 from what_next.models.slates import Pricer
 from what_next.policy import LearnedPolicy

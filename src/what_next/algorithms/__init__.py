@@ -60,7 +60,6 @@ __all__ = [
     "Cql",
     "Crr",
     "Ddpg",
-    "DecisionTransformer",
     "Dqn",
     "Hac",
     "Iql",

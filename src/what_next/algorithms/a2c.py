@@ -7,7 +7,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import LossContext, Search
 from what_next.algorithms.on_policy import OnPolicy
-from what_next.losses import mean
+from what_next.losses.rl import mean
 from what_next.types import Choices
 
 

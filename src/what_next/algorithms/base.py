@@ -224,8 +224,7 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
     ) -> Float[Tensor, "*grid dim"]:
         """The actor's point in each state: items are ranked by their inner product with it (`vectors`)."""
-        points: Tensor = nets["actor"](states)
-        return points
+        return nets["actor"](states)
 
     def vectors(self, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
         """What the points of `propose` are multiplied with; for the nearest by distance, see `nearest`."""
@@ -250,10 +249,7 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return 0
 
     def rescore(
-        self,
-        nets: Networks,
-        states: Float[Tensor, "batch dim"],
-        vectors: Float[Tensor, "batch candidates dim"],
+        self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
     ) -> Float[Tensor, "batch candidates"]:
         """Scores of some items, by their vectors, that go before the inner product."""
         raise NotImplementedError

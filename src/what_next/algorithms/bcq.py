@@ -12,7 +12,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import LossContext, Networks, Search
 from what_next.algorithms.dqn import Dqn
-from what_next.losses import td_loss, td_target
+from what_next.losses.rl import td_loss, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.types import Transitions
@@ -68,8 +68,7 @@ class Bcq(Dqn):
         """The behaviour's point, whose likeliest items are looked at; the critic's where all items are considered."""
         if self.threshold == 0:
             return super().propose(nets, states, rng)
-        points: Tensor = nets["behaviour"](states)
-        return points
+        return nets["behaviour"](states)
 
     @property
     def rescored(self) -> int:
@@ -77,10 +76,7 @@ class Bcq(Dqn):
         return self.considered if 0 < self.threshold < 1 else 0
 
     def rescore(
-        self,
-        nets: Networks,
-        states: Float[Tensor, "batch dim"],
-        vectors: Float[Tensor, "batch candidates dim"],
+        self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
     ) -> Float[Tensor, "batch candidates"]:
         """The values of the considered items; far below them the others, the likelier first."""
         likely = torch.einsum("bcd,bd->bc", vectors, nets["behaviour"](states))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import LossContext, Search
 from what_next.algorithms.dqn import Dqn
-from what_next.losses import cql_penalty
+from what_next.losses.rl import cql_penalty
 from what_next.types import Transitions
 
 

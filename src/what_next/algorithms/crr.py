@@ -10,7 +10,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, LossContext, Search
 from what_next.algorithms.double_q import largest
-from what_next.losses import advantage_weights, td_loss, td_target
+from what_next.losses.rl import advantage_weights, td_loss, td_target
 from what_next.types import Transitions
 
 
@@ -26,8 +26,7 @@ class Crr(Algorithm):
     linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"beta": (0.5, 20.0), "discount": (0.0, 0.9)}
     form: Literal["exp", "binary"] = Field(
-        default="exp",
-        description="of a step's weight in the actor's loss: exp(advantage / beta), or 1 where positive",
+        default="exp", description="of a step's weight in the actor's loss: exp(advantage / beta), or 1 where positive"
     )
     beta: float = Field(default=1.0, gt=0, description="temperature of exp weights, in units of reward; large imitates")
     largest_weight: float = Field(default=20.0, gt=0, description="cap of an exp weight")

@@ -37,17 +37,8 @@ class Ddpg(Algorithm):
     """
 
     name: Literal["ddpg"] = "ddpg"
-    search: ClassVar[Search] = {
-        "sharpness": (5.0, 20.0),
-        "candidates": (1, 100),
-        "discount": (0.0, 0.9),
-    }
-    tau: float = Field(
-        default=0.005,
-        gt=0,
-        le=1,
-        description="how far the target actor and critic follow after a step",
-    )
+    search: ClassVar[Search] = {"sharpness": (5.0, 20.0), "candidates": (1, 100), "discount": (0.0, 0.9)}
+    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target actor and critic follow after a step")
     candidates: int = Field(
         default=10, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"
     )
@@ -100,8 +91,7 @@ class Ddpg(Algorithm):
         estimates = context.nets["critic"](batch.states, items.rows(batch.actions).detach())
         context.metrics["logged_value"] = estimates.mean().item()
         context.metrics["vectors_alike"] = items.vectors.detach().mean(0).norm().item()
-        loss: Tensor = (estimates - wanted).square().mean(-1).sum()
-        return loss
+        return (estimates - wanted).square().mean(-1).sum()
 
     def climb(self, context: LossContext[Transitions]) -> tuple[Float[Tensor, "steps dim"], Float[Tensor, "steps"]]:
         """The actor's points, and what the (first) critic says of them; neither carries gradient to the encoder."""
@@ -119,8 +109,7 @@ class Ddpg(Algorithm):
 
     def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Float[Tensor, "steps"] | None:
         """The (first) critic's."""
-        found: Tensor = nets["critic"](batch.states, on_sphere(items).rows(batch.actions))[0]
-        return found
+        return nets["critic"](batch.states, on_sphere(items).rows(batch.actions))[0]
 
     def propose(
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
@@ -141,5 +130,4 @@ class Ddpg(Algorithm):
         self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
     ) -> Float[Tensor, "batch candidates"]:
         """The critic's values; the smallest where there are several critics."""
-        values: Tensor = nets["critic"](states.unsqueeze(-2), normalize(vectors, dim=-1)).amin(0)
-        return values
+        return nets["critic"](states.unsqueeze(-2), normalize(vectors, dim=-1)).amin(0)

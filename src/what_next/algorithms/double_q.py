@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from what_next.algorithms.base import LossContext
-from what_next.losses import td_target
+from what_next.losses.rl import td_target
 from what_next.types import Transitions
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.double_q import double_q_target
-from what_next.losses import td_loss
+from what_next.losses.rl import td_loss
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.types import Transitions
@@ -44,5 +44,4 @@ class Dqn(Algorithm):
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
     ) -> Float[Tensor, "*grid dim"]:
         """The critic's point; what is added to every item's value orders nothing."""
-        points: Tensor = nets["critic"](states)[..., :-1]
-        return points
+        return nets["critic"](states)[..., :-1]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.double_q import largest
-from what_next.losses import advantage_weights, expectile_loss, td_loss, td_target
+from what_next.losses.rl import advantage_weights, expectile_loss, td_loss, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point, Value
 from what_next.types import Transitions
@@ -29,11 +29,7 @@ class Iql(Algorithm):
 
     name: Literal["iql"] = "iql"
     linear: ClassVar[bool] = True
-    search: ClassVar[Search] = {
-        "expectile": (0.5, 0.9),
-        "beta": (0.1, 3.0),
-        "discount": (0.0, 0.9),
-    }
+    search: ClassVar[Search] = {"expectile": (0.5, 0.9), "beta": (0.1, 3.0), "discount": (0.0, 0.9)}
     expectile: float = Field(
         default=0.7, gt=0, lt=1, description="of the values of items that the state's value is; 0.5 is their mean"
     )

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks
 from what_next.errors import SetupError
-from what_next.losses import mean, plackett_luce, td_loss
+from what_next.losses.rl import mean, plackett_luce, td_loss
 from what_next.models.actor_critic import Sizes
 from what_next.models.belief import Belief
 from what_next.models.encoders import Encoder
@@ -158,8 +158,7 @@ class OnPolicy(Algorithm):
 
     def estimates(self, nets: Networks, batch: Choices, items: object) -> Float[Tensor, "steps"]:  # type: ignore[override]
         """The value of the state."""
-        values: Tensor = nets["critic"](batch.states)
-        return values
+        return nets["critic"](batch.states)
 
     def log_chances(self, context: LossContext[Choices]) -> tuple[Float[Tensor, "steps"], Float[Tensor, "..."]]:
         """The log chance of each choice under the policy as it is, and its entropy."""

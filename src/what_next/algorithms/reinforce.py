@@ -12,7 +12,7 @@ from torch import Tensor
 from what_next.algorithms.a2c import A2c
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.double_q import largest
-from what_next.losses import importance_weights, self_normalised, topk_correction
+from what_next.losses.rl import importance_weights, self_normalised, topk_correction
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
@@ -44,11 +44,7 @@ class Reinforce(A2c):
     source: ClassVar[str] = "log"
     episodes: ClassVar[bool] = True
     linear: ClassVar[bool] = True
-    search: ClassVar[Search] = {
-        "weight_cap": (1.0, 100.0),
-        "top": (1, 10),
-        "discount": (0.0, 0.9),
-    }
+    search: ClassVar[Search] = {"weight_cap": (1.0, 100.0), "top": (1, 10), "discount": (0.0, 0.9)}
     top: int = Field(default=1, gt=0, description="K: length of the slate that an item is to be in")
     correct: bool = Field(
         default=True, description="whether a step is weighted by pi / beta; no: it counts as in the log"

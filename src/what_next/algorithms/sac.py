@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
 from what_next.algorithms.on_policy import vectors_of
-from what_next.losses import td_loss, td_target
+from what_next.losses.rl import td_loss, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.types import Choices
 
@@ -86,8 +86,7 @@ class Sac(Algorithm):
         """The smaller value of the points that were drawn; None where none were."""
         if not isinstance(batch, Choices) or batch.points.shape[1] != nets["actor"].width:
             return None
-        found: Tensor = nets["critic"](batch.states, batch.points).amin(0)
-        return found
+        return nets["critic"](batch.states, batch.points).amin(0)
 
     def propose(
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None

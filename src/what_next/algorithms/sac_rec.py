@@ -8,7 +8,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, LossContext, Search
 from what_next.algorithms.double_q import double_q_target, largest
-from what_next.losses import td_loss
+from what_next.losses.rl import td_loss
 from what_next.types import Shown, Transitions
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
-from what_next.losses import mean, td_target
+from what_next.losses.rl import mean, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point, Value
 from what_next.models.item_space import ItemSpace
@@ -93,8 +93,7 @@ class Slateq(Algorithm):
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
     ) -> Float[Tensor, "*grid dim"]:
         """The point of the weights: the items that are likeliest chosen."""
-        points: Tensor = nets["choice"](states)[..., :-1]
-        return points
+        return nets["choice"](states)[..., :-1]
 
     @property
     def rescored(self) -> int:

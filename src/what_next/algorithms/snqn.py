@@ -10,7 +10,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, LossContext, Search
 from what_next.algorithms.double_q import best_values
-from what_next.losses import mean, td_target
+from what_next.losses.rl import mean, td_target
 from what_next.types import Shown, Transitions
 
 
@@ -35,10 +35,7 @@ class Snqn(Algorithm):
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The paper's L_s, and L_q = L_p + L_n: temporal differences of the item that came next, and of the others."""
         _, error = judged(context, others(context, self.negatives))
-        return {
-            "actor": context.cross_entropy(),
-            "critic": self.weight * error,
-        }
+        return {"actor": context.cross_entropy(), "critic": self.weight * error}
 
 
 def others(context: LossContext[Transitions], count: int) -> Int64[Tensor, "steps choices"]:

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from what_next.algorithms.base import LossContext, Search
 from what_next.algorithms.td3 import Td3
-from what_next.losses import mean
+from what_next.losses.rl import mean
 from what_next.types import Transitions
 
 
@@ -27,11 +27,7 @@ class Td3Bc(Td3):
 
     name: Literal["td3_bc"] = "td3_bc"  # type: ignore[assignment]
     linear: ClassVar[bool] = True
-    search: ClassVar[Search] = {
-        "sharpness": (5.0, 20.0),
-        "alpha": (0.5, 10.0),
-        "discount": (0.0, 0.9),
-    }
+    search: ClassVar[Search] = {"sharpness": (5.0, 20.0), "alpha": (0.5, 10.0), "discount": (0.0, 0.9)}
     candidates: int = Field(
         default=1, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"
     )

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float32, Float64, Int32, Int64
 
 from what_next.data import Dataset
+from what_next.data.batches import ranges
 
 TIE = 1e-9
 """What an item's share of the events adds to a score: popularity decides among items that are otherwise equal."""
@@ -108,13 +109,6 @@ def placed_among(items: Int32[np.ndarray, "*shape"], kept: Int64[np.ndarray, "ke
     return np.where(kept[places] == items, places, np.int32(-1))
 
 
-def ranges(starts: Int64[np.ndarray, "n"], counts: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "total"]:
-    """`starts[0], starts[0] + 1, ...`, `counts[0]` of them; then those of the next."""
-    values = np.arange(int(counts.sum()))
-    values += np.repeat(starts - counts.cumsum() + counts, counts)
-    return values
-
-
 def parts(work: Int64[np.ndarray, "n"], most: int) -> Iterator[slice]:
     """Slices, in order, whose work sums to `most` at most; one alone may be more."""
     done, start = work.cumsum(), 0
@@ -140,11 +134,7 @@ class Rows:
         return Rows(np.append(0, sizes.cumsum()), self.columns[kept], self.values[kept])
 
     def summed(
-        self,
-        rows: Int64[np.ndarray, "n"],
-        items: Int32[np.ndarray, "n"],
-        weights: Float64[np.ndarray, "n"],
-        batch: int,
+        self, rows: Int64[np.ndarray, "n"], items: Int32[np.ndarray, "n"], weights: Float64[np.ndarray, "n"], batch: int
     ) -> Float64[np.ndarray, "batch items"]:
         """For each of `batch` rows, the sum of its items' rows, each times its weight; `rows` ascends."""
         catalogue = len(self.offsets) - 1

@@ -15,7 +15,7 @@ from what_next import __version__
 from what_next.cli import data, demo, estimate, hub, judge, loop, model, plan, promote, service, simulate
 from what_next.cli.interrupts import import_torch
 from what_next.cli.options import Json
-from what_next.cli.output import emit, guarded
+from what_next.cli.output import answer, emit, guarded
 from what_next.errors import SetupError, WhatNextError
 from what_next.metrics import METRICS
 
@@ -88,11 +88,8 @@ def init(
             why["evaluation.seen"] = f"{dataset.repeats:.0%} of the events are of an item that the user had before"
         text = template(relative, "next_item", why, seen=seen)
     write_files({to: text.encode()})
-    if as_json:
-        emit({"setup": str(to)})
-    else:
-        told = "" if dataset.catalogue.names else f"; algorithm next_item, as {log.name} has no item attributes"
-        print(f"{to} written{told}; next: what-next run {to}")
+    told = "" if dataset.catalogue.names else f"; algorithm next_item, as {log.name} has no item attributes"
+    answer({"setup": str(to)}, as_json, f"{to} written{told}; next: what-next run {to}")
 
 
 @app.command("list")

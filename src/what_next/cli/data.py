@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from what_next.cli.options import Json, names_of, with_options
-from what_next.cli.output import emit
+from what_next.cli.output import answer, emit
 from what_next.errors import DataError
 
 if TYPE_CHECKING:
@@ -133,27 +133,10 @@ class ImportOptions:
         from what_next.data.importing.ids import MISSING
         from what_next.data.importing.tables import duration
 
-        plain = [
-            "user",
-            "item",
-            "time",
-            "time_format",
-            "reward",
-            "event",
-            "titles",
-            "fill",
-            "keep_duplicates",
-            "header",
-        ]
-        missing = names_of(self.missing)
-        return Options(
-            **{name: getattr(self, name) for name in plain},
-            attributes=names_of(self.attributes),
-            context=names_of(self.context),
-            session_gap=duration(self.session_gap) if self.session_gap else None,
-            names=names_of(self.columns),
-            missing=MISSING if missing is None else missing,
-        )
+        read: dict[str, Any] = vars(self) | {name: names_of(vars(self)[name]) for name in ("attributes", "context")}
+        read["session_gap"] = duration(self.session_gap) if self.session_gap else None
+        read["missing"] = MISSING if self.missing is None else names_of(self.missing)
+        return Options(names=names_of(read.pop("columns")), **read)
 
 
 @app.command("import")
@@ -230,13 +213,12 @@ def describe(
     from what_next.data import Dataset
 
     facts = Dataset.read(data).describe()
-    if as_json:
-        emit(facts)
-        return
-    people = Console()
-    people.print(_facts_table(facts))
+    tables = [_facts_table(facts)]
     if facts["attributes"]:
-        people.print(_attribute_table(facts["attributes"]))
+        tables.append(Table("attribute", "mean", "sd"))
+        for name, one in facts["attributes"].items():
+            tables[-1].add_row(name, f"{one['mean']:.4g}", f"{one['sd']:.4g}")
+    answer(facts, as_json, *tables)
 
 
 def _report(tables: "Tables", written: list[Path], dataset: "Dataset") -> dict[str, Any]:
@@ -377,11 +359,4 @@ def _facts_table(facts: dict[str, Any]) -> Table:
     if facts["events"]:
         table.add_row("events", ", ".join(f"{word}: {count:,}" for word, count in facts["events"].items()))
     table.add_row("context", ", ".join(facts["context"]) or "none")
-    return table
-
-
-def _attribute_table(attributes: dict[str, dict[str, float]]) -> Table:
-    table = Table("attribute", "mean", "sd")
-    for name, moments in attributes.items():
-        table.add_row(name, f"{moments['mean']:.4g}", f"{moments['sd']:.4g}")
     return table

@@ -1,16 +1,14 @@
 """`what-next estimate` and `what-next gate`: policies judged by a log of decisions."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import RenderableType
 
 from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, Top, names_of, with_options
-from what_next.cli.output import emit, tell
+from what_next.cli.output import answer
 from what_next.errors import SetupError
 
 if TYPE_CHECKING:
@@ -68,8 +66,7 @@ class LogOptions:
         bool, typer.Option("--seen", help="A trained model may choose items of the user's history, too.")
     ] = False
     clusters: Annotated[
-        int | None,
-        typer.Option(min=1, help="Clusters of item attributes for mips; default: the root of their number."),
+        int | None, typer.Option(min=1, help="Clusters of item attributes for mips; default: the root of their number.")
     ] = None
     reward_range: Annotated[
         str | None,
@@ -83,11 +80,7 @@ class LogOptions:
     seed: Annotated[int, typer.Option(min=0, help="Of resamples, folds, halves and clusters.")] = 0
 
     def log_settings(self) -> "LogSettings":
-        """The log as off-policy estimators read it.
-
-        Raises:
-            SetupError: the range of rewards is none.
-        """
+        """The log as off-policy estimators read it; a `SetupError` where the range of rewards is none."""
         from what_next.data.decisions.log import Roles
         from what_next.off_policy import LogSettings
 
@@ -129,7 +122,7 @@ def estimate(
         result = estimate_policy(options.log_settings(), policy, force=force, stages=stages)
     if calibration is not None:
         plot_calibration(result["log"]["behaviour"], calibration)
-    _show(result, as_json, estimates_table)
+    answer(result, as_json, estimates_table(result))
     return 0
 
 
@@ -155,16 +148,12 @@ def gate(
         result = gate_policies(
             options.log_settings(), new, current, estimator=estimator, margin=margin, looks=looks, stages=stages
         )
-    _show(result, as_json, gate_table)
+    answer(result, as_json, gate_table(result))
     return 0 if result["promote"] else REFUSED
 
 
 def _range(text: str | None) -> tuple[float, float] | None:
-    """Two numbers.
-
-    Raises:
-        SetupError: they are not two, not finite, or not ascending.
-    """
+    """Two numbers; a `SetupError` where they are not two, not finite, or not ascending."""
     if text is None:
         return None
     try:
@@ -176,10 +165,3 @@ def _range(text: str | None) -> tuple[float, float] | None:
             f"--reward-range {text!r}: give two numbers, the least and the largest that a reward can be, as 0,1"
         )
     return low, high
-
-
-def _show(result: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], RenderableType]) -> None:
-    if as_json:
-        emit(result)
-    else:
-        tell(table(result))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from what_next.cli.options import Json, setup_of
-from what_next.cli.output import emit
+from what_next.cli.output import answer
 
 app = typer.Typer(no_args_is_help=True, help="Put models on Hugging Face's hub, and get them.")
 
@@ -26,10 +26,7 @@ def push(
     if not model.is_dir() and model.suffix != ".safetensors":
         model = setup_of(model, ["train=no"]).model_agent_path
     address = put(model, repo, private=not public)
-    if as_json:
-        emit({"repo": repo, "commit": address})
-    else:
-        print(address)
+    answer({"repo": repo, "commit": address}, as_json, address)
 
 
 @app.command()
@@ -44,7 +41,4 @@ def pull(
     from what_next.python import pull as get
 
     model = get(repo, to, revision=revision, overwrite=force)
-    if as_json:
-        emit({"repo": repo, "model_agent_path": str(model.setup.model_agent_path)})
-    else:
-        print(repr(model))
+    answer({"repo": repo, "model_agent_path": str(model.setup.model_agent_path)}, as_json, repr(model))

@@ -20,7 +20,7 @@ from what_next.cli.options import (
     trained_setup,
     weights_of,
 )
-from what_next.cli.output import emit, note, tell
+from what_next.cli.output import answer, emit, note
 from what_next.errors import SetupError
 
 if TYPE_CHECKING:
@@ -227,11 +227,7 @@ def _write(report: Path | None, comparison: "Comparison", **more: Any) -> None:
 
 
 def _show(result: dict[str, Any], as_json: bool, groups: bool) -> None:
-    if as_json:
-        emit(result)
-        return
     from what_next.reporting.terminal import table
 
-    if "by_windows" in result:
-        tell(table(result["by_windows"]))
-    tell(table(result, groups))
+    windows = [table(result["by_windows"])] if "by_windows" in result else []
+    answer(result, as_json, *windows, table(result, groups))

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 
 from what_next.cli.options import Json, setup_of
-from what_next.cli.output import emit, note, tell
+from what_next.cli.output import answer, emit, note
 from what_next.cli.service import opened
 from what_next.errors import SetupError, StoreError, WhatNextError
 
@@ -52,7 +52,8 @@ def loop(
         if not path.is_file():
             raise StoreError(f"{path}: there is no journal; begin with what-next loop SETUP")
         with closing(Journal.open(path)) as journal:
-            _show(journal.status(), as_json)
+            status = journal.status()
+        answer(status, as_json, _shown(status))
         return 0
     with opened(settings) as store, closing(Journal.open(path)) as journal:
         with alone(store, journal):
@@ -83,14 +84,11 @@ def _go_on(loop: "Loop", every: float | None) -> None:
         time.sleep(every)
 
 
-def _show(status: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        emit(status)
-        return
+def _shown(status: dict[str, Any]) -> Group:
     table = Table("when", "round", "step", "what it did, and why")
     for line in reversed(status["lines"]):
         table.add_row(_moment(line["time"]), str(line["round"] or ""), line["step"], line["told"])
-    tell(Group(table, _summary(status)))
+    return Group(table, _summary(status))
 
 
 def _summary(status: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from what_next.cli.options import (
     setup_of,
     trained_setup,
 )
-from what_next.cli.output import emit, note, show
+from what_next.cli.output import answer, emit, note, show
 from what_next.errors import SetupError
 
 if TYPE_CHECKING:
@@ -187,10 +187,8 @@ def _recommend_all(recommender: "Recommender", k: int, to: Path, how: dict[str, 
     frame = recommender.recommend_all(k, **how)
     write_files({to: lambda file: FORMATS[to.suffix.lower()](frame, file)})
     users = frame["user_id"].n_unique()
-    if as_json:
-        emit({"to": str(to), "users": users, "rows": len(frame)})
-    else:
-        print(f"{to}: up to {k} items for each of {users:,} users")
+    facts = {"to": str(to), "users": users, "rows": len(frame)}
+    answer(facts, as_json, f"{to}: up to {k} items for each of {users:,} users")
 
 
 def _numbers(pairs: list[str]) -> dict[str, float]:
@@ -215,13 +213,10 @@ def inspect(
     from what_next.training.artefacts import read_manifest
 
     values = read_manifest(path).model_dump(mode="json")
-    if as_json:
-        emit(values)
-        return
     shown = Table(show_header=False, title=str(path))
     for name, value in values.items():
         shown.add_row(name, value if isinstance(value, str) else json.dumps(value, indent=1))
-    Console().print(shown)
+    answer(values, as_json, shown)
 
 
 @app.command()
@@ -240,13 +235,11 @@ def export(
     settings = setup_of(setup, None, "train=no").model_copy(update={"model_critic_path": None})
     path = settings.model_agent_path
     done = write(LearnedPolicy.load(settings).agent, read_manifest(path, "agent"), to)
-    if as_json:
-        files = {graph: str(file) for graph, file in done.files.items()}
-        signature = {"inputs": dict(done.inputs), "outputs": dict(done.outputs)}
-        emit({"files": files, **signature, "scores": done.scores, "metadata": dict(done.metadata)})
-        return
-    for graph, file in done.files.items():
-        print(f"{file}: {', '.join(done.inputs[graph])} -> {', '.join(done.outputs[graph])}")
-    print(f"items are counted in the order of {catalogue_path(path)}")
+    files = {graph: str(file) for graph, file in done.files.items()}
+    signature = {"inputs": dict(done.inputs), "outputs": dict(done.outputs)}
+    facts = {"files": files, **signature, "scores": done.scores, "metadata": dict(done.metadata)}
+    told = [f"{file}: {', '.join(done.inputs[one])} -> {', '.join(done.outputs[one])}" for one, file in files.items()]
+    told.append(f"items are counted in the order of {catalogue_path(path)}")
     if not done.scores:
-        print("there are points, but no scores: the algorithm ranks the best items again")
+        told.append("there are points, but no scores: the algorithm ranks the best items again")
+    answer(facts, as_json, *told)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 WIDE = 10_000
 """Columns where there is no terminal."""
 
+CLOSED = 141
+"""The exit code of a program whose output nobody reads on, as after `| head`, by convention 128 + SIGPIPE."""
+
 P = ParamSpec("P")
 
 
@@ -31,7 +35,10 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         try:
-            return command(*args, **kwargs)
+            code = command(*args, **kwargs)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
         except WhatNextError as error:
             error.in_python = False
             note(f"what-next: {error}")
@@ -39,6 +46,11 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
         except NotFinite as error:
             note(f"what-next: the model cannot be used: {error}; it is damaged, or its training diverged; train again")
             return 2
+        except (BrokenPipeError, SystemExit) as error:
+            if getattr(error, "code", 1) != 1:  # which Typer and Rich make of a pipe that is closed
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still has to write at the end
+            return CLOSED
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -74,6 +86,15 @@ def tell(shown: RenderableType) -> None:
     if not console.is_terminal:
         console.width = WIDE
     console.print(shown)
+
+
+def answer(values: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
+    """Print what a command found: as JSON, or for people, lines as they are and tables by `tell`."""
+    if as_json:
+        emit(values)
+        return
+    for one in shown:
+        print(one) if isinstance(one, str) else tell(one)
 
 
 def show(report: "Report", as_json: bool = False) -> int:

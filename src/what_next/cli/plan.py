@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 
 from what_next.cli.options import Json
-from what_next.cli.output import emit, tell
+from what_next.cli.output import answer
 from what_next.errors import SetupError
 
 if TYPE_CHECKING:
@@ -53,11 +54,7 @@ def plan(
         active, days, memory * 2**30, disk * 2**30, prices=(core, of_memory, of_disk, sent),
     )  # fmt: skip
     found = plan_of(size)
-    if as_json:
-        emit(found.as_json())
-        return
-    tell(_table(found))
-    tell("\n".join(_words(found)))
+    answer(found.as_json(), as_json, Group(_table(found), *_words(found)))
 
 
 def _table(found: "Plan") -> "Folded":

@@ -8,7 +8,7 @@ import typer
 
 from what_next.cli.estimate import REFUSED
 from what_next.cli.options import Estimator, Json, Looks, Margin, Overrides, SetupFile, Top, setup_of
-from what_next.cli.output import emit, tell
+from what_next.cli.output import answer
 from what_next.cli.service import opened, served_catalogue
 from what_next.errors import DataError, ModelError
 
@@ -155,16 +155,11 @@ def _short(result: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> int:
-    if as_json:
-        emit(facts)
-        return 0
-    if facts.get("gate"):
-        from what_next.reporting.terminal import gate_table
+    from what_next.reporting.terminal import gate_table
 
-        tell(gate_table(facts["gate"]))  # with the reason
-    deployed, why = "number" in facts, "" if facts.get("gate") else f": {facts['why']}"
-    line = f"{facts['version']} is {'' if deployed else 'not '}deployed{why}"
-    print(facts["why"] if facts["version"] == facts["current"] else line)
-    if deployed:
-        print("a running service takes it up within seconds")
+    gate, deployed = facts.get("gate"), "number" in facts
+    table = [gate_table(gate)] if gate else []  # with the reason
+    line = f"{facts['version']} is {'' if deployed else 'not '}deployed" + ("" if gate else f": {facts['why']}")
+    line = facts["why"] if facts["version"] == facts["current"] else line
+    answer(facts, as_json, *table, line, *(["a running service takes it up within seconds"] if deployed else []))
     return 0

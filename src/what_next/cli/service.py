@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of
-from what_next.cli.output import emit, note
+from what_next.cli.output import answer, emit, note
 from what_next.errors import DataError, SetupError, StoreError
 
 if TYPE_CHECKING:
@@ -35,11 +35,7 @@ LONGEST = 64
 
 @contextmanager
 def opened(setup: "Setup") -> Iterator["Store"]:
-    """The store of a setup, which must be there.
-
-    Raises:
-        StoreError: it is not, or cannot be opened.
-    """
+    """The store of a setup; a `StoreError` where it is not there, or cannot be opened."""
     from what_next.serving.store import Store, store_of
 
     place = store_of(setup)
@@ -69,7 +65,7 @@ def served_catalogue(setup: "Setup", store: "Store") -> "Catalogue":
 def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Answer requests for recommendations, and keep what happens next.
 
-    Ends with Ctrl-C or SIGTERM; requests under way are answered. Log lines go to the standard error, as JSON.
+    Ends with Ctrl-C, SIGTERM or SIGHUP; requests under way are answered. Log lines go to the standard error, as JSON.
     """
     from what_next.serving.http.run import serve as run
 
@@ -165,13 +161,10 @@ def list_keys(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fal
         {"name": one.name, "role": one.role, "created": _day(one.created), "revoked": one.revoked and _day(one.revoked)}
         for one in found
     ]
-    if as_json:
-        emit({"keys": rows})
-        return
     table = Table("name", "role", "created", "revoked")
     for row in rows:
         table.add_row(*(str(value or "") for value in row.values()))
-    Console().print(table)
+    answer({"keys": rows}, as_json, table)
 
 
 @keys.command("revoke")
@@ -179,10 +172,7 @@ def revoke(setup: SetupFile, name: KeyName, overrides: Overrides = None, as_json
     """Revoke a key: within five seconds, no service on this store answers it any more."""
     with opened(setup_of(setup, overrides, "train=no")) as store:
         store.revoke_key(name)
-    if as_json:
-        emit({"revoked": name})
-    else:
-        print(f"{name} is revoked")
+    answer({"revoked": name}, as_json, f"{name} is revoked")
 
 
 def _day(microseconds: int) -> str:
@@ -226,19 +216,12 @@ def export(
         else:
             found = exported(store, catalogue, progress=progress)
         written = found.write(to)
-    counts = {
-        "users": found.log["user_id"].n_unique(),
-        "items": len(found.items),
-        "events": found.events,
-        "decisions": found.decisions,
-    }
-    if as_json:
-        files = [str(path) for path in written]
-        emit({"data": str(to), "files": files, **counts, "columns": found.log.columns, "notes": found.notes})
-        return
-    for line in [*found.notes, *(f"{path} written" for path in written)]:
-        print(f"  {line}")
-    print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    users = found.log["user_id"].n_unique()
+    counts = {"users": users, "items": len(found.items), "events": found.events, "decisions": found.decisions}
+    files = [str(path) for path in written]
+    facts = {"data": str(to), "files": files, **counts, "columns": found.log.columns, "notes": found.notes}
+    lines = [f"  {line}" for line in [*found.notes, *(f"{path} written" for path in files)]]
+    answer(facts, as_json, *lines, ", ".join(f"{count:,} {name}" for name, count in counts.items()))
 
 
 @app.command()
@@ -252,10 +235,7 @@ def backup(
     from what_next.serving.backup import back_up
 
     made = back_up(setup, setup_of(setup, overrides, "train=no"), folder)
-    if as_json:
-        emit({"backup": str(made)})
-    else:
-        print(made)
+    answer({"backup": str(made)}, as_json, str(made))
 
 
 @app.command()
@@ -272,9 +252,6 @@ def restore(
     from what_next.serving.backup import restore as put_back
 
     aside = put_back(setup_of(setup, overrides, "train=no"), backup, replace)
-    if as_json:
-        emit({"restored": str(backup), "before": aside and str(aside)})
-        return
-    if aside is not None:
-        print(f"the store that was there lies in {aside}")
-    print("restored; users who were erased after the back-up was taken are there again: erase them again")
+    before = [] if aside is None else [f"the store that was there lies in {aside}"]
+    done = "restored; users who were erased after the back-up was taken are there again: erase them again"
+    answer({"restored": str(backup), "before": aside and str(aside)}, as_json, *before, done)

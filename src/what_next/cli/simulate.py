@@ -8,7 +8,7 @@ from what_next.cli.interrupts import INTERRUPTED
 from what_next.cli.judge import ReportFile
 from what_next.cli.model import Force
 from what_next.cli.options import Json, Overrides, SetupFile, setup_of, trained_setup
-from what_next.cli.output import emit, note, tell
+from what_next.cli.output import answer, note
 
 app = typer.Typer()
 
@@ -18,8 +18,7 @@ def simulate(
     setup: SetupFile,
     overrides: Overrides = None,
     world: Annotated[
-        str | None,
-        typer.Option(help="A world, and a preset of it: boredom:SlateTopK-Bored-v0; or gym:ID."),
+        str | None, typer.Option(help="A world, and a preset of it: boredom:SlateTopK-Bored-v0; or gym:ID.")
     ] = None,
     force: Force = False,
     report: ReportFile = None,
@@ -41,10 +40,7 @@ def simulate(
         found = play(settings, stages=bars, force=force, watch=report is not None)
     if report is not None:
         write_simulation(found, report)
-    if as_json:
-        emit(found.as_json())
-    else:
-        tell(found)
+    answer(found.as_json(), as_json, found)
     if found.report is not None and found.report.stopped:
         note("what-next: training was interrupted; the model is saved as it was then")
         return INTERRUPTED

@@ -78,8 +78,7 @@ class Catalogue:
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items attributes"]:
         """The standardised attributes, `(attributes - center) / scale`: without units."""
-        vectors: Float32[np.ndarray, "items attributes"] = (self.attributes - self.center) / self.scale
-        return vectors
+        return (self.attributes - self.center) / self.scale
 
     def standardised(self, seen: Bool[np.ndarray, "items"] | Int[np.ndarray, "chosen"] | Sequence[int]) -> "Catalogue":
         """The same catalogue, centred and scaled by the mean and standard deviation (population) of some items.
@@ -104,12 +103,16 @@ class Catalogue:
 
     def restore(self, vectors: Float[np.ndarray, "*batch attributes"]) -> Float[np.ndarray, "*batch attributes"]:
         """Standardised vectors back in the attributes' own units."""
-        restored: Float[np.ndarray, "*batch attributes"] = vectors * self.scale + self.center
-        return restored
+        return vectors * self.scale + self.center
 
     def index(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "n"]:
         """Positions of external ids, which are compared as text; -1 for those that are not here."""
         return np.array([self._by_text.get(as_text(one), -1) for one in ids], np.int32)
+
+    def held(self, ids: Sequence[str | int]) -> Int32[np.ndarray, "some"]:
+        """The same of those alone that are here."""
+        places = self.index(ids)
+        return np.extract(places >= 0, places)
 
     def mask(
         self, allowed: Iterable[str | int] | None, blocked: Iterable[str | int] = ()
@@ -117,17 +120,16 @@ class Catalogue:
         """The items of some ids without those of others, ids that are not here passed over; None: all.
 
         Raises:
-            CatalogueError: none is left.
+            CatalogueError: none is left; or one id is given, not several.
         """
+        if isinstance(allowed, str | int) or isinstance(blocked, str | int):
+            raise CatalogueError("one id is found where several are expected; give a list of item ids")
         blocked = list(blocked)
         if allowed is None and not blocked:
             return None
         mask = np.full(len(self), allowed is None)
-        if allowed is not None:
-            places = self.index(list(allowed))
-            mask[places[places >= 0]] = True
-        places = self.index(blocked)
-        mask[places[places >= 0]] = False
+        mask[self.held(list(allowed or ()))] = True
+        mask[self.held(blocked)] = False
         if not mask.any():
             raise CatalogueError("no item of the catalogue is allowed and not blocked; nothing can be recommended")
         return mask

@@ -24,11 +24,7 @@ TURNS_OF_DIRECTIONS = 6
 
 
 def placed(
-    items: Int32[np.ndarray, "events"],
-    users: Int32[np.ndarray, "events"],
-    count: int,
-    dim: int,
-    seed: int,
+    items: Int32[np.ndarray, "events"], users: Int32[np.ndarray, "events"], count: int, dim: int, seed: int
 ) -> Float32[np.ndarray, "items dim"]:
     """A vector of length 1 for each item with neighbours in the log; 0 for the others.
 

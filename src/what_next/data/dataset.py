@@ -62,13 +62,10 @@ class Dataset:
     event_words: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        parts = [
-            f"{self.users:,} users",
-            f"{self.events:,} events",
-            *(["times"] if self.timestamps is not None else []),
-        ]
-        parts += [*(["rewards"] if self.rewards is not None else []), some(self.context_names)]
-        return f"Dataset({self.name!r}: {', '.join(filter(None, parts))};\n  {self.catalogue!r})"
+        has = {"times": self.timestamps, "rewards": self.rewards}
+        more = [*(name for name, values in has.items() if values is not None), some(self.context_names)]
+        parts = ", ".join(filter(None, [f"{self.users:,} users", f"{self.events:,} events", *more]))
+        return f"Dataset({self.name!r}: {parts};\n  {self.catalogue!r})"
 
     def _repr_html_(self) -> str:
         span, lengths = self.span(), self.lengths
@@ -188,9 +185,8 @@ class Dataset:
         if self.rewards is not None:
             columns["reward"] = pl.Series(self.rewards)
         if self.event_codes is not None:
-            columns["event"] = pl.Series([self.event_words[code] for code in self.event_codes]).cast(
-                pl.Enum(self.event_words)
-            )
+            words = [self.event_words[code] for code in self.event_codes]
+            columns["event"] = pl.Series(words, dtype=pl.Enum(self.event_words))
         columns |= {name: pl.Series(self.context[:, place]) for place, name in enumerate(self.context_names)}
         return Tables(pl.DataFrame(columns), self.catalogue.to_table(), pl.DataFrame(), self.events, {})
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
+from what_next.data.batches import ranges
 from what_next.data.dataset import Dataset
 from what_next.errors import DataError
 
@@ -41,8 +42,7 @@ class Split:
     def cold(self, part: Part) -> Bool[np.ndarray, "judged"]:
         """Which of the users of a part training knows nothing of, though the split sets nobody aside whole."""
         users = self.validation if part == "validation" else self.test
-        unknown: Bool[np.ndarray, judged] = (self.known[users] == 0) & (self.kind != "users")
-        return unknown
+        return (self.known[users] == 0) & (self.kind != "users")
 
     def targets(self, part: Part) -> tuple[Int64[np.ndarray, "users"], Int64[np.ndarray, "users"] | None]:
         """For each user, where the targets of a part start and end among their events; None: with the last."""
@@ -161,8 +161,7 @@ def _before(dataset: Dataset, times: Int64[np.ndarray, "events"], cut: int) -> I
         early = open_.copy()
         early[open_] = times[middle[open_]] < cut
         low, high = np.where(early, middle + 1, low), np.where(open_ & ~early, middle, high)
-    counts: Int64[np.ndarray, users] = low - dataset.offsets[:-1]
-    return counts
+    return low - dataset.offsets[:-1]
 
 
 def _split(
@@ -194,6 +193,5 @@ def _targets(
 ) -> tuple[Int64[np.ndarray, "targets"], Int64[np.ndarray, "targets"], Int32[np.ndarray, "targets"]]:
     """Of `counts` events of some users from `start` on: whose they are, where they stand, and their items."""
     owners = np.repeat(users, counts)
-    # Positions start[u], start[u] + 1, ... for each user in turn.
-    position = np.repeat(start, counts) + np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    position = ranges(start, counts)
     return owners, position, dataset.items[dataset.offsets[owners] + position]

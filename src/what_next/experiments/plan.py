@@ -315,8 +315,7 @@ def shown(value: float, unit: str) -> str:
 @cache
 def kept() -> dict[str, Any]:
     """The constants with where they were measured, and all that was measured."""
-    found: dict[str, Any] = json.loads(KEPT.read_text())
-    return found
+    return json.loads(KEPT.read_text())
 
 
 def constants() -> dict[str, float]:

@@ -199,8 +199,7 @@ def with_settings(setup: Setup, settings: Mapping[str, Value]) -> Setup:
 def _fixed(setup: Setup) -> dict[str, Any]:
     """The settings that every trial of a study shares, and the values that the first one has; as JSON."""
     values = {key: value for key, value in setup.as_json().items() if key not in FREE}
-    fixed: dict[str, Any] = json.loads(json.dumps(values))
-    return fixed
+    return json.loads(json.dumps(values))
 
 
 def _judged(study: "optuna.Study") -> list[Trial]:

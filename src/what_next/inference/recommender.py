@@ -1,11 +1,14 @@
 """Recommendations for people and programs: ids in, ids and titles out."""
 
+import os
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import narwhals as nw
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Bool, Int32
 
 from what_next.data import Dataset
@@ -24,6 +27,7 @@ class Recommender:
     """An agent, its catalogue and its state together."""
 
     def __init__(self, policy: LearnedPolicy) -> None:
+        _bear_forks()
         self.policy = policy.of_histories()
         self.state = policy.state
         self.catalogue = policy.state.space.catalogue
@@ -196,6 +200,13 @@ class Recommender:
 
     def _named(self, values: np.ndarray) -> dict[str, float]:
         return {name: round(float(value), 6) for name, value in zip(self.catalogue.names, values, strict=True)}
+
+
+@cache
+def _bear_forks() -> None:
+    """From now on, a child that is forked computes with one thread: others stay behind, and it would wait for them."""
+    if hasattr(os, "register_at_fork"):  # Windows has no forks
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def like(frame: Any, result: pl.DataFrame) -> Any:

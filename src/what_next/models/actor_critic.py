@@ -39,8 +39,7 @@ class Encoder(nn.Module):
     def forward(self, factors: Float[Tensor, "batch time factors"]) -> Float[Tensor, "batch time state"]:
         """The state after every event."""
         states, _ = self.lstm(factors)
-        dropped: Tensor = self.dropout(states)
-        return dropped
+        return self.dropout(states)
 
 
 class PointHead(nn.Module):
@@ -81,13 +80,10 @@ class AgentModel(nn.Module):
         self.register_buffer("prototypes", prototypes)
 
     def forward(
-        self,
-        factors: Float[Tensor, "batch time factors"],
-        prospects: Float[Tensor, "batch time prototypes prospects"],
+        self, factors: Float[Tensor, "batch time factors"], prospects: Float[Tensor, "batch time prototypes prospects"]
     ) -> Float[Tensor, "batch time prototypes"]:
         """Log-probabilities, up to a constant, of proposing each prototype after each event."""
-        logits: Tensor = self.head(self.encoder(factors), self.prototypes, prospects)
-        return logits
+        return self.head(self.encoder(factors), self.prototypes, prospects)
 
 
 class CriticModel(nn.Module):
@@ -105,8 +101,7 @@ class CriticModel(nn.Module):
         prospects: Float[Tensor, "batch time choices prospects"],
     ) -> Float[Tensor, "batch time choices"]:
         """The estimates for several items after each event."""
-        values: Tensor = self.head(self.encoder(factors), points, prospects)
-        return values
+        return self.head(self.encoder(factors), points, prospects)
 
 
 def spread_out(

@@ -90,8 +90,7 @@ class Beliefs:
     @property
     def standardised(self) -> Float[Tensor, "users weights"]:
         """The weights in standard deviations from the mean of the prior."""
-        found: Tensor = (self.weights - self.belief.mean) / self.spread
-        return found
+        return (self.weights - self.belief.mean) / self.spread
 
     def drawn(self, rng: np.random.Generator) -> Float[Tensor, "users weights"]:
         """Weights as likely as they are (Thompson 1933): who knows little of a user tries what might be liked.
@@ -100,8 +99,7 @@ class Beliefs:
         """
         noise = torch.from_numpy(rng.standard_normal(self.weights.shape, np.float32)).to(self.weights)
         far = torch.linalg.solve_triangular(self.factor.mT, noise[..., None], upper=True)
-        found: Tensor = self.weights + RESHAPED * far.squeeze(-1)
-        return found
+        return self.weights + RESHAPED * far.squeeze(-1)
 
     @torch.no_grad()
     def watch(self, slates: Int[np.ndarray, "users slots"], clicks: Bool[np.ndarray, "users slots"]) -> None:

@@ -30,8 +30,7 @@ class Point(nn.Module):
 
     def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid columns"]:
         """The point of each state."""
-        points: Tensor = self.linear(states)
-        return points
+        return self.linear(states)
 
 
 class Value(nn.Module):

@@ -10,10 +10,11 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from what_next import losses
 from what_next.errors import SetupError
-from what_next.losses import Draws, Precision
-from what_next.losses.catalogue import split
+from what_next.losses import catalogue
+from what_next.losses.chunked import Precision
+from what_next.losses.linear_cross_entropy import linear_cross_entropy
+from what_next.losses.sampled import Draws, gbce, gbce_offset, sampled_softmax
 
 Loss = Literal["softmax", "sampled_softmax", "gbce"]
 
@@ -113,20 +114,20 @@ class ItemSpace:
         Weights have no gradient. 'sampled_softmax' estimates 'softmax' from negatives; 'gbce' is another loss, whose
         order of items is the same.
         """
-        direction, level = split(points, self.dim)
+        direction, level = catalogue.split(points, self.dim)
         if self.loss == "softmax":
-            return losses.linear_cross_entropy(direction, self.whole, actions, weights, self.precision)
+            return linear_cross_entropy(direction, self.whole, actions, weights, self.precision)
         negatives = self.draws.draw(self.drawn, self.rng)
         vectors = self.rows(negatives.ids)
         if self.loss == "sampled_softmax":
             values = self.values(direction, actions)
-            return losses.sampled_softmax(direction, values, vectors, actions, negatives, weights, self.precision)
+            return sampled_softmax(direction, values, vectors, actions, negatives, weights, self.precision)
         values = self.values(points, actions)
         if level is not None:  # a column of ones for the points' last
             vectors = F.pad(vectors, (0, 1), value=1.0)
-        offset = losses.gbce_offset(negatives.drawn, len(self), self.gbce_t)
+        offset = gbce_offset(negatives.drawn, len(self), self.gbce_t)
         how = (len(self), self.gbce_t, weights, self.precision, offset)
-        return losses.gbce(points, values, vectors, actions, negatives, *how)
+        return gbce(points, values, vectors, actions, negatives, *how)
 
     def values(
         self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps *choices"]
@@ -141,7 +142,7 @@ class ItemSpace:
         return self._values(points, F.embedding(actions, self.target))
 
     def _values(self, points: Tensor, vectors: Tensor) -> Tensor:
-        direction, level = split(points, self.dim)
+        direction, level = catalogue.split(points, self.dim)
         if vectors.dim() == 2:
             found = (direction * vectors).sum(-1)
             return found if level is None else found + level
@@ -152,7 +153,7 @@ class ItemSpace:
         self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps"]
     ) -> Float[Tensor, "steps"]:
         """log softmax(<point, item>) at the action, over all items; no gradient."""
-        return losses.log_probs(points, self.whole, actions, self.precision)
+        return catalogue.log_probs(points, self.whole, actions, self.precision)
 
     def best(
         self,
@@ -165,7 +166,7 @@ class ItemSpace:
 
         Only items count whose probability under softmax(<within, item>) is at least `threshold` times the largest.
         """
-        return losses.best(points, self.whole, within, threshold, self.precision)
+        return catalogue.best(points, self.whole, within, threshold, self.precision)
 
     def expectation(
         self,
@@ -175,8 +176,8 @@ class ItemSpace:
         target: bool = False,
     ) -> Float[Tensor, "steps"]:
         """The mean of <point, item> over items drawn from softmax(<policy, item>); no gradient."""
-        return losses.expectation(policy_points, points, self.target if target else self.whole)
+        return catalogue.expectation(policy_points, points, self.target if target else self.whole)
 
     def logsumexp(self, points: Float[Tensor, "steps columns"]) -> Float[Tensor, "steps"]:
         """log of the sum over items of exp <point, item>, with gradient."""
-        return losses.logsumexp(points, self.whole)
+        return catalogue.logsumexp(points, self.whole)

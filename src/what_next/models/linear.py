@@ -79,12 +79,7 @@ class LinearTerm(nn.Module):
         return torch.cat([self.decay.expand(RANK), torch.full_like(self.successors[0], FADING)])
 
     def choose(
-        self,
-        weight: float = 0.0,
-        decay: float = 1.0,
-        bias: float = 0.0,
-        pull: float = 0.0,
-        temperature: float = 1.0,
+        self, weight: float = 0.0, decay: float = 1.0, bias: float = 0.0, pull: float = 0.0, temperature: float = 1.0
     ) -> None:
         """Set the numbers."""
         numbers = {"weight": weight, "decay": decay, "bias": bias, "pull": pull, "temperature": temperature}
@@ -109,10 +104,7 @@ class LinearTerm(nn.Module):
 
     @torch.no_grad()
     def follow(
-        self,
-        first: Int32[ndarray, "events"],
-        second: Int32[ndarray, "events"],
-        vectors: Float[Tensor, "items dim"],
+        self, first: Int32[ndarray, "events"], second: Int32[ndarray, "events"], vectors: Float[Tensor, "items dim"]
     ) -> None:
         """Take what came next in a log.
 

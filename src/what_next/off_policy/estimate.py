@@ -23,12 +23,7 @@ NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is beyond a float is None
-def estimate(
-    decisions: Decisions,
-    target: Target,
-    options: Options = PLAIN,
-    stages: Stages = SILENT,
-) -> dict[str, Any]:
+def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, stages: Stages = SILENT) -> dict[str, Any]:
     """Every estimate of what the target policy would have earned, as plain values.
 
     Args:
@@ -72,11 +67,7 @@ def estimate(
 
 @np.errstate(over="ignore", invalid="ignore")
 def difference(
-    decisions: Decisions,
-    target: Target,
-    other: Target,
-    options: Options = PLAIN,
-    stages: Stages = SILENT,
+    decisions: Decisions, target: Target, other: Target, options: Options = PLAIN, stages: Stages = SILENT
 ) -> dict[str, dict[str, Any]]:
     """By how much more the target would have earned than another policy, on the same log and the same resamples.
 
@@ -118,8 +109,7 @@ def _at_any_look(name: str, pair: tuple[Candidate, Candidate], logs: Sequence[Ev
     low, high = bounds or (None, None)
     interval = {"mean": pair[0].estimate.value - pair[1].estimate.value, "low": low, "high": high}
     about = {"interval": kind, "per": pair[0].per, "refused": _of_both(reasons)}
-    found: dict[str, Any] = _finite(_shown(interval | about, options.force))
-    return found
+    return _finite(_shown(interval | about, options.force))
 
 
 def _sequence(name: str, pair: tuple[Candidate, Candidate], log: Evidence) -> tuple[str, Bounds | None]:

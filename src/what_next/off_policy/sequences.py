@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from what_next.data.batches import ranges
 from what_next.off_policy.decisions import Decisions
 from what_next.off_policy.diagnostics import Steps
 from what_next.off_policy.weighting import Ids, Rows
@@ -58,10 +59,7 @@ def per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Uni
 
 
 def weighted_per_decision_is(
-    decisions: Decisions,
-    weights: Rows,
-    discount: float,
-    counts: Float64[np.ndarray, "resamples units"] | None = None,
+    decisions: Decisions, weights: Rows, discount: float, counts: Float64[np.ndarray, "resamples units"] | None = None
 ) -> Float64[np.ndarray, "resamples"]:
     """Weighted per-decision importance sampling: a ratio of sums at each step (Precup et al., 2000; Thomas, 2015).
 
@@ -132,8 +130,7 @@ def sequence_diagnostics(decisions: Decisions, weights: Rows) -> SequenceDiagnos
 
 def _steps(units: Ids) -> Ids:
     """How many decisions of its unit come before each row."""
-    lengths = np.bincount(units)
-    return np.arange(len(units)) - np.repeat(lengths.cumsum() - lengths, lengths)
+    return ranges(0, np.bincount(units))
 
 
 def _log_products(weights: Rows, steps: Ids) -> Rows:

@@ -39,14 +39,14 @@ def fit(
     algorithm: str | Algorithm | type[Algorithm] = "next_item",
     *,
     items: Any = None,
-    user: str | None = None,
-    item: str | None = None,
-    time: str | None = None,
-    reward: str | None = None,
-    event: str | None = None,
-    titles: str | None = None,
-    attributes: Sequence[str] | None = None,
-    context: Sequence[str] | None = None,
+    user: str | int | None = None,
+    item: str | int | None = None,
+    time: str | int | None = None,
+    reward: str | int | None = None,
+    event: str | int | None = None,
+    titles: str | int | None = None,
+    attributes: Sequence[str | int] | None = None,
+    context: Sequence[str | int] | None = None,
     fill: Fill | None = None,
     time_format: str | None = None,
     session_gap: timedelta | str | None = None,
@@ -87,10 +87,10 @@ def fit(
     """
     home = None if folder is not None else TemporaryDirectory(prefix="what-next-")
     where = Path(home.name if home is not None else folder or ".")
-    options = Options(
-        user, item, time, reward, titles, attributes, context, fill, keep_duplicates,
-        duration(session_gap) if isinstance(session_gap, str) else session_gap, event, time_format, missing=missing,
-    )  # fmt: skip
+    gap = duration(session_gap) if isinstance(session_gap, str) else session_gap
+    said: dict[str, Any] = {"user": user, "item": item, "time": time, "reward": reward, "event": event}
+    said |= {"titles": titles, "attributes": attributes, "context": context, "missing": missing}
+    options = Options(**said, fill=fill, keep_duplicates=keep_duplicates, session_gap=gap, time_format=time_format)
     tables, dataset = _opened(data, items, options)
     setup = _setup(algorithm, settings, where)
     # A notebook would get a block of its own for each line.

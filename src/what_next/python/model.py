@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import narwhals as nw
 import numpy as np
@@ -66,6 +66,9 @@ class Model(Recommender):
         self.setup, self.training, self.columns, self._home = setup, training, dict(columns or {}), home
         self._judged: dict[tuple[object, ...], Results] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_judged": {}}  # which holds bars of progress
+
     def __repr__(self) -> str:
         facts = "; ".join(f"{name} {value}" if name != "algorithm" else value for name, value in self._facts().items())
         return f"Model({facts})"
@@ -99,7 +102,7 @@ class Model(Recommender):
         context: dict[str, float] | None = None,
         allowed: Iterable[str | int] | None = None,
         blocked: Iterable[str | int] = (),
-        rng: np.random.Generator | None = None,
+        rng: np.random.Generator | int | None = None,
     ) -> Recommendation: ...
 
     @overload
@@ -111,7 +114,7 @@ class Model(Recommender):
         seen: bool = False,
         allowed: Iterable[str | int] | None = None,
         blocked: Iterable[str | int] = (),
-        rng: np.random.Generator | None = None,
+        rng: np.random.Generator | int | None = None,
     ) -> Frame: ...
 
     @told_in_python()
@@ -125,7 +128,7 @@ class Model(Recommender):
         context: dict[str, float] | None = None,
         allowed: Iterable[str | int] | None = None,
         blocked: Iterable[str | int] = (),
-        rng: np.random.Generator | None = None,
+        rng: np.random.Generator | int | None = None,
     ) -> Any:
         """What comes next.
 
@@ -143,6 +146,7 @@ class Model(Recommender):
             CatalogueError: the user, or every item of the history, is unknown; or nothing is permitted.
             DataError: a column of the frame is missing.
         """
+        rng = None if rng is None else np.random.default_rng(rng)
         how: dict[str, Any] = {"seen": seen, "allowed": allowed, "blocked": blocked, "rng": rng}
         if not isinstance(k, int | np.integer) or k < 1:
             raise DataError(f"k is {k!r}; expected a whole number above 0")
@@ -183,12 +187,7 @@ class Model(Recommender):
 
     @told_in_python()
     def evaluate(
-        self,
-        part: Part = "test",
-        *,
-        baselines: Collection[str] | None = None,
-        anew: bool = False,
-        verbose: bool = True,
+        self, part: Part = "test", *, baselines: Collection[str] | None = None, anew: bool = False, verbose: bool = True
     ) -> Results:
         """Judge it beside baselines and chance on what training never saw, as `what-next evaluate` does.
 
@@ -202,6 +201,9 @@ class Model(Recommender):
             ModelError: the model has no data to be judged on.
             DataError: nobody can be judged on.
         """
+        if part not in get_args(Part):
+            raise DataError(f"part is {part!r}; expected {' or '.join(get_args(Part))}")
+        baselines = (baselines,) if isinstance(baselines, str) else baselines
         wanted, key = EVERY if baselines is None else tuple(baselines), ("next", part, baselines and tuple(baselines))
         if unknown := set(wanted) - set(EVERY):
             raise DataError(f"baselines: there is no {some(sorted(unknown))}; there are {', '.join(EVERY)}")

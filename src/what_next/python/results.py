@@ -37,8 +37,7 @@ class Results(Mapping[str, Mapping[str, Interval]]):
     windows: Mapping[str, Any] | None = None
 
     def __getitem__(self, policy: str) -> Mapping[str, Interval]:
-        found: Mapping[str, Interval] = self.values_["policies"][policy]
-        return found
+        return self.values_["policies"][policy]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.values_["policies"])

@@ -159,13 +159,8 @@ def _tradeoff(view: View, weighted: Sequence[tuple[float, View]]) -> Section:
             charts.append(figures.over_weights(view, weighted, across))
         else:
             text.append("Judged at one setting of the reward; with several weights of it the trade-off is a curve.")
-    return Section(
-        "tradeoff",
-        "Trade-off",
-        f"Accuracy against {'spread' if across and 'spread' in across else 'variety'}",
-        text,
-        charts,
-    )
+    title = f"Accuracy against {'spread' if across and 'spread' in across else 'variety'}"
+    return Section("tradeoff", "Trade-off", title, text, charts)
 
 
 def _learning(view: View) -> Section:
@@ -174,24 +169,17 @@ def _learning(view: View) -> Section:
 
 
 def _calibration(view: View) -> Section:
-    if not attributes.categories(view):
-        text: list[Markup] = [
-            Markup("The items have no categories (attributes that are 0 or 1), so there are no shares to compare.")
-        ]
-        return Section("calibration", "Calibration", "True to taste", text)
-    return Section(
-        "calibration", "Calibration", "True to taste", words.calibrated(view), [attributes.calibration(view)]
-    )
+    text = [Markup("The items have no categories (attributes that are 0 or 1), so there are no shares to compare.")]
+    charts: list[Chart] = []
+    if attributes.categories(view):
+        text, charts = words.calibrated(view), [attributes.calibration(view)]
+    return Section("calibration", "Calibration", "True to taste", text, charts)
 
 
 def _space(view: View, picked: Sequence[Pick]) -> Section:
+    head = "space", "Attribute space", "Where recommendations lie"
     if not view.comparison.state.space.catalogue.names:
-        return Section(
-            "space",
-            "Attribute space",
-            "Where recommendations lie",
-            ["The items have no attributes, so there is no map."],
-        )
+        return Section(*head, ["The items have no attributes, so there is no map."])
     plane = attributes.Plane.of(view)
     explained = percent(sum(plane.explained))
     text = [
@@ -205,7 +193,7 @@ def _space(view: View, picked: Sequence[Pick]) -> Section:
         attributes.placed(view, plane, pick.row, f"map-{place}", f"{pick.title}: user {view.user(pick.row)}")
         for place, pick in enumerate(picked)
     ]
-    return Section("space", "Attribute space", "Where recommendations lie", text, charts)
+    return Section(*head, text, charts)
 
 
 def _tail(view: View) -> Section:
@@ -220,22 +208,14 @@ def _groups(view: View) -> Section:
 
 
 def _worst(view: View) -> Section:
-    found = stories.worst(view)
-    if view.rival is None:
-        text: Sequence[Markup] = [Markup("There was no other policy to fall behind.")]
-    elif not found:
-        text = [
-            Markup("There is no user whom {} serves better than {}.").format(
-                words.name(view, view.rival), words.name(view, view.lead)
-            )
-        ]
-    else:
-        text = [
-            Markup("Where {} falls furthest behind {} ({}); of equals, the longer history first.").format(
-                words.name(view, view.lead), words.name(view, view.rival), view.main
-            )
-        ]
-    return Section("worst", "Worst users", "Whom it serves worst", text, worst=found)
+    found, text = stories.worst(view), Markup("There was no other policy to fall behind.")
+    if view.rival is not None:
+        text = Markup("There is no user whom {rival} serves better than {lead}.")
+        if found:
+            text = Markup("Where {lead} falls furthest behind {rival} ({main}); of equals, the longer history first.")
+        names = {"lead": words.name(view, view.lead), "rival": words.name(view, view.rival)}
+        text = text.format(**names, main=view.main)
+    return Section("worst", "Worst users", "Whom it serves worst", [text], worst=found)
 
 
 def _windows(windows: Mapping[str, Any] | None) -> list[Section]:

@@ -16,7 +16,6 @@ from what_next.reporting.figures import dot, rows_of
 from what_next.reporting.learning import binned, smoothed
 from what_next.reporting.page import Section, Tile, rendered
 from what_next.reporting.view import cleaned, number
-from what_next.worlds import Episodes
 
 GREED = "greedy"
 BESIDE = (GREED, "aware", "random")
@@ -58,13 +57,12 @@ def page(simulation: Simulation) -> str:
     if simulation.report is not None:
         learned = f"{simulation.slates:,} slates, {simulation.seconds:.0f} s of processors"
         facts.append(("It learned from", learned))
-    tiles = [_tile(name, policies[name]) for name in (lead, *BESIDE) if name in policies]
+    tiles = [
+        Tile(name, number(one.mean), f"{number(one.mean - one.margin)} to {number(one.mean + one.margin)}")
+        for name in (lead, *BESIDE)
+        if (one := policies.get(name)) is not None
+    ]
     return rendered(view=view, headline=headline, verdict=verdict, tiles=tiles, facts=facts, sections=sections)
-
-
-def _tile(name: str, one: Episodes) -> Tile:
-    low, high = one.mean - one.margin, one.mean + one.margin
-    return Tile(name, number(one.mean), f"{number(low)} to {number(high)}")
 
 
 def _returns(simulation: Simulation, colours: Mapping[str, str]) -> Section:
@@ -128,9 +126,8 @@ def _user(simulation: Simulation) -> list[Section]:
     for name, one in simulation.watched.items():
         last = int(one.going[:, 0].sum())
         if topics is not None:
-            shares = np.stack(
-                [(topics[one.shown[:last, 0]] == topic).mean(1) for topic in range(int(topics.max()) + 1)]
-            )
+            shown = topics[one.shown[:last, 0]]
+            shares = np.stack([(shown == topic).mean(1) for topic in range(int(topics.max()) + 1)])
             clicks = one.clicks[:last, 0].sum(1)
             note = f"Topics of what was shown, the darker the more of it; above, the clicks. {clicks.sum()} in all."
             charts.append(_heat(shares, f"shown-{name}", f"What {name} shows", note, "topic", clicks))

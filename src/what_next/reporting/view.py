@@ -41,8 +41,7 @@ class View:
     @property
     def policies(self) -> Mapping[str, Mapping[str, Interval]]:
         """The metrics of each policy."""
-        found: Mapping[str, Mapping[str, Interval]] = self.result["policies"]
-        return found
+        return self.result["policies"]
 
     @property
     def k(self) -> int:

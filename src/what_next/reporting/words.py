@@ -3,7 +3,7 @@
 Names come from users, so every sentence is `Markup` that was formatted, which escapes them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -12,16 +12,7 @@ from what_next.metrics.bootstrap import Interval
 from what_next.reporting.attributes import distances
 from what_next.reporting.learning import measured
 from what_next.reporting.tail import LOG, half, shares
-from what_next.reporting.view import (
-    UNTRAINED,
-    View,
-    between,
-    counted,
-    number,
-    number_of,
-    percent,
-    spelled,
-)
+from what_next.reporting.view import UNTRAINED, View, between, counted, number, number_of, percent, spelled
 from what_next.settings import listed
 
 KINDS = {
@@ -168,9 +159,7 @@ def facts(view: View) -> list[tuple[str, str]]:
 def _settings(values: Any) -> str:
     if not isinstance(values, Mapping):
         return str(values)
-    return ", ".join(
-        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
-    )
+    return ", ".join(f"{key} {f'{one:g}' if isinstance(one, float) else one}" for key, one in values.items())
 
 
 def _trained(view: View, policy: str) -> str:
@@ -250,13 +239,10 @@ def calibrated(view: View) -> list[Markup]:
         return []
     sentences = [
         Markup("{} {} {}").format(name(view, policy), number(float(one["mean"])), between(one))
-        for policy, one in _known(view, metric)
+        for policy in view.shown
+        if (one := view.policies[policy].get(metric)) is not None
     ]
     text = Markup(
         "{}, how far the shares of a user's list diverge from those of the history, is 0 where they are the same: {}."
     )
     return [text.format(_upper(metric), Markup("; ").join(sentences))] if sentences else []
-
-
-def _known(view: View, metric: str) -> Iterable[tuple[str, Interval]]:
-    return [(policy, view.policies[policy][metric]) for policy in view.shown if metric in view.policies[policy]]

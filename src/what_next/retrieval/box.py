@@ -73,10 +73,7 @@ class Box:
         return found
 
     def nearest(
-        self,
-        points: Float32[np.ndarray, "batch dim"],
-        count: int = 1,
-        permitted: Permitted = EVERYTHING,
+        self, points: Float32[np.ndarray, "batch dim"], count: int = 1, permitted: Permitted = EVERYTHING
     ) -> Int32[np.ndarray, "batch count"]:
         """The nearest permitted items, the lower item among equals; -1 where there are no more."""
         self.check(points)

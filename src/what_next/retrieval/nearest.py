@@ -53,10 +53,7 @@ class Nearest:
         return found
 
     def search(
-        self,
-        points: Float32[np.ndarray, "rows dim"],
-        count: int,
-        permitted: UInt64[np.ndarray, "#rows words"],
+        self, points: Float32[np.ndarray, "rows dim"], count: int, permitted: UInt64[np.ndarray, "#rows words"]
     ) -> Pairs:
         """For each row the `count` nearest permitted items, and all that tie with the last of them."""
         permitted = np.broadcast_to(permitted, (len(points), permitted.shape[1]))
@@ -114,10 +111,7 @@ def _least(bounds: Float64[np.ndarray, "rows words"], count: int) -> Bool[np.nda
 
 
 def _limits(
-    rows: Int64[np.ndarray, "pairs"],
-    distances: Float64[np.ndarray, "pairs"],
-    length: int,
-    count: int,
+    rows: Int64[np.ndarray, "pairs"], distances: Float64[np.ndarray, "pairs"], length: int, count: int
 ) -> Float64[np.ndarray, "rows"]:
     """The `count`-th least distance of each row; infinite where there are fewer."""
     order = np.lexsort((distances, rows))

@@ -31,8 +31,7 @@ class Pool:
     def count(self, chosen: Bool[np.ndarray, "pairs"]) -> Int64[np.ndarray, "rows"]:
         """How many pairs of each row a mask holds."""
         totals = np.concatenate([[0], np.cumsum(chosen)])
-        counts: Int64[np.ndarray, rows] = totals[self.offsets[1:]] - totals[self.offsets[:-1]]
-        return counts
+        return totals[self.offsets[1:]] - totals[self.offsets[:-1]]
 
     def eligible(
         self, attribute: Int64[np.ndarray, "rows"]
@@ -188,8 +187,7 @@ def fewest(
     matches = counts[:, :1] + counts[:, 1:]
     if drawn is None:
         drawn = np.broadcast_to(np.arange(averaged), matches.shape)
-    least: Int64[np.ndarray, rows] = np.take_along_axis(matches, drawn, axis=1).min(axis=1)
-    return least
+    return np.take_along_axis(matches, drawn, axis=1).min(axis=1)
 
 
 def merged(

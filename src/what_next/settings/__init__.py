@@ -1,23 +1,8 @@
 """Settings: `setup.txt`, TOML and `key=value`, read and checked once."""
 
 from what_next.settings.file import read_entries
-from what_next.settings.groups import (
-    AFFORDABLE,
-    RARE,
-    SHARE,
-    SHORT,
-    UNKNOWN,
-    DecisionSettings,
-    Evaluation,
-    Group,
-    Inputs,
-    Loss,
-    RewardSettings,
-    Selection,
-    SplitSettings,
-    WorldSettings,
-)
-from what_next.settings.reference import Setting, reference, settings_of, template
+from what_next.settings.groups import AFFORDABLE, RARE, SHARE, SHORT, UNKNOWN, Evaluation, RewardSettings, SplitSettings
+from what_next.settings.reference import reference, settings_of, template
 from what_next.settings.schema import listed
 from what_next.settings.service import HISTORY, LEAST_TEMPERATURE, Server
 from what_next.settings.setup import ALGORITHMS, Setup, known_encoders, known_rewards
@@ -31,18 +16,11 @@ __all__ = [
     "SHARE",
     "SHORT",
     "UNKNOWN",
-    "DecisionSettings",
     "Evaluation",
-    "Group",
-    "Inputs",
-    "Loss",
     "RewardSettings",
-    "Selection",
     "Server",
-    "Setting",
     "Setup",
     "SplitSettings",
-    "WorldSettings",
     "known_encoders",
     "known_rewards",
     "listed",

@@ -8,16 +8,7 @@ from pydantic import BaseModel, Field, create_model, field_validator, model_vali
 
 from what_next import data, rewards
 from what_next.data import Dataset, split_leave_last_out, split_time, split_users
-from what_next.rewards import (
-    Diversity,
-    Logged,
-    Novelty,
-    ProfileCorrelation,
-    Repeat,
-    ReturnTime,
-    Serendipity,
-    Spread,
-)
+from what_next.rewards import Diversity, Logged, Novelty, ProfileCorrelation, Repeat, ReturnTime, Serendipity, Spread
 from what_next.settings.plugins import installed
 
 SLATES = frozenset(range(1, 1001))
@@ -51,17 +42,14 @@ class Group(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, use_att
 class SplitSettings(Group):
     """What training may know, and whom the model is judged on."""
 
-    name: Literal["users", "leave_last_out", "time"] = Field(
-        default="users",
-        description="users: some users are set aside whole; leave_last_out: the last event of each user is; "
-        "time: all events after one moment are",
-    )
+    name: Literal["users", "leave_last_out", "time"] = "users"
+    """users: some users are set aside whole; leave_last_out: the last event of each user is; time: all events after one
+    moment are"""
     test: float = Field(default=0.2, ge=0, lt=1, description="split users: the share of users set aside for the test")
     validation: float = Field(default=0.1, ge=0, lt=1, description="split users: the share set aside for validation")
     quantile: float = Field(default=0.9, gt=0.5, lt=1, description="split time: the share of events before the moment")
-    date: str | None = Field(
-        default=None, description="split time: the moment itself, such as 2000-11-30 or 2000-11-30T12:00 (UTC)"
-    )
+    date: str | None = None
+    """split time: the moment itself, such as 2000-11-30 or 2000-11-30T12:00 (UTC)"""
     seed: int = Field(default=0, ge=0, lt=2**63, description="which users are set aside; it stays while `seed` varies")
 
     @property
@@ -104,11 +92,9 @@ class Evaluation(Group):
     """How next items are judged."""
 
     k: tuple[int, ...] = Field(default=(10,), description="lengths of the slates that are judged; the first leads")
-    targets: Literal["last", "random", "successive", "all"] = Field(
-        default="last",
-        description="of a user's events in the part that is judged. last: the last one; random: one of them; "
-        "successive: each, after all before it; all: the set of them, after what came before the part",
-    )
+    targets: Literal["last", "random", "successive", "all"] = "last"
+    """of a user's events in the part that is judged. last: the last one; random: one of them; successive: each, after
+    all before it; all: the set of them, after what came before the part"""
     seen: bool = Field(default=False, description="whether items of the history may be recommended")
 
     @field_validator("k", mode="before")
@@ -127,11 +113,8 @@ class Evaluation(Group):
 class Selection(Group):
     """How one item is taken from those that match a proposal."""
 
-    name: Literal["random", "critic"] = Field(
-        default="random",
-        description="random: any matching item with equal chance; critic: the one that the critic values most among "
-        "some drawn so",
-    )
+    name: Literal["random", "critic"] = "random"
+    """random: any matching item with equal chance; critic: the one that the critic values most among some drawn so"""
     candidates: int = Field(default=64, gt=0, description="selection critic: how many matching items the critic sees")
 
 
@@ -175,43 +158,34 @@ class Inputs(Group):
         "comes later can be recommended; or the sum of both. auto: both where items have attributes and at most "
         f"{RARE} training events on average, else learned",
     )
-    start: Literal["cooccurrence", "random"] = Field(
-        default="cooccurrence",
-        description="where learned vectors of items start. cooccurrence: near those of items that stand beside them in "
-        "the log; random: anywhere",
-    )
+    start: Literal["cooccurrence", "random"] = "cooccurrence"
+    """where learned vectors of items start. cooccurrence: near those of items that stand beside them in the log;
+    random: anywhere"""
     rewards: bool = Field(default=False, description="whether the encoder reads the log's reward of each event")
     gaps: bool = Field(default=False, description="whether the encoder reads the time since the event before")
-    context: bool = Field(
-        default=False, description="whether the encoder reads all numbers of each event; in a world: what else is seen"
-    )
-    slates: bool = Field(
-        default=False, description="whether an event is a slate that was shown and what was clicked of it: in a world"
-    )
+    context: bool = False
+    """whether the encoder reads all numbers of each event; in a world: what else is seen"""
+    slates: bool = False
+    """whether an event is a slate that was shown and what was clicked of it: in a world"""
 
 
 class WorldSettings(Group):
     """A world to act in, and how an agent learns and is judged there."""
 
-    name: str | None = Field(
-        default=None, description="simulate: the world, and a preset of it: boredom:SlateTopK-Bored-v0"
-    )
+    name: str | None = None
+    """simulate: the world, and a preset of it: boredom:SlateTopK-Bored-v0"""
     ideal: bool = Field(default=False, description="simulate: whether the agent sees what is hidden of the users")
     users: int = Field(default=1024, gt=0, description="simulate: users who are acted on at once in training")
     window: int = Field(default=20, gt=0, description="simulate: slates of each of them that make one experience")
     steps: int = Field(default=2_000_000, gt=0, description="simulate: slates to learn from in all")
-    explore: int = Field(
-        default=100_000,
-        ge=0,
-        description="simulate: slates of random items, of those to learn from, whose clicks tell where learned vectors "
-        "of items start (`inputs.start`)",
-    )
+    explore: int = Field(default=100_000, ge=0)
+    """simulate: slates of random items, of those to learn from, whose clicks tell where learned vectors of items start
+    (`inputs.start`)"""
     replay: int = Field(default=300_000, gt=0, description="simulate: slates that are kept to be learned from again")
     reuse: float = Field(default=4.0, gt=0, description="simulate: how often each of those is learned from, on average")
     batch: int = Field(default=2000, gt=0, description="simulate: slates of a step that learns from those")
-    epsilon: float = Field(
-        default=0.1, ge=0, le=1, description="simulate: chance of any item while values are learned; it falls from 1"
-    )
+    epsilon: float = Field(default=0.1, ge=0, le=1)
+    """simulate: chance of any item while values are learned; it falls from 1"""
     episodes: int = Field(default=500, gt=1, description="simulate: users who are played to judge a policy")
 
 
@@ -245,29 +219,21 @@ class DecisionSettings(Group):
         f"decision about their user. 0: events alone, all of them; none: {SHARE:g} where the log holds decisions that "
         "the algorithm can learn from, else 0",
     )
-    log: Path | None = Field(
-        default=None, description="the exported log of a service that holds the decisions; none: data, if it is one"
-    )
-    weight_cap: float = Field(
-        default=10.0,
-        ge=1,
-        description="largest inverse chance of a shown item in a loss that imitates, over the mean of its batch: less "
-        "variance for some bias",
-    )
+    log: Path | None = None
+    """the exported log of a service that holds the decisions; none: data, if it is one"""
+    weight_cap: float = Field(default=10.0, ge=1)
+    """largest inverse chance of a shown item in a loss that imitates, over the mean of its batch: less variance for
+    some bias"""
 
 
 class Cluster(Group):
     """Several processes that train together."""
 
-    name: Literal["ray"] | None = Field(
-        default=None, description="train: who starts the processes; none: torchrun, or nobody, and there is one"
-    )
+    name: Literal["ray"] | None = None
+    """train: who starts the processes; none: torchrun, or nobody, and there is one"""
     processes: int = Field(default=2, gt=0, description="train: how many of them ray starts")
-    restarts: int = Field(
-        default=3, ge=0, description="train: how often ray starts them anew from the last save, when one is lost"
-    )
-    items: Literal["whole", "sharded"] = Field(
-        default="whole",
-        description="train: whether each process has the vectors of all items, or its share of them: for a catalogue "
-        "that does not fit, with a sampled loss over learned vectors",
-    )
+    restarts: int = Field(default=3, ge=0)
+    """train: how often ray starts them anew from the last save, when one is lost"""
+    items: Literal["whole", "sharded"] = "whole"
+    """train: whether each process has the vectors of all items, or its share of them: for a catalogue that does not
+    fit, with a sampled loss over learned vectors"""

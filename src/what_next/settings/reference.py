@@ -99,7 +99,7 @@ def _described(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[Setting]:
         short = key.removesuffix(".name")
         about = field.description or Setup.model_fields[key.partition(".")[0]].description or ""
         values = listed(ALGORITHMS, "or") if short == "algorithm" else allowed(field)
-        yield Setting(short, about, values, None if field.is_required() else _written(field.default))
+        yield Setting(short, " ".join(about.split()), values, None if field.is_required() else _written(field.default))
 
 
 def _comment(text: str) -> list[str]:

@@ -93,23 +93,13 @@ def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
     EncoderName = str
-    AnyReward = RewardSettings
 else:
     EncoderName = Literal[(*ENCODERS, *names("what_next.encoders"))]
-    AnyReward = RewardSettings
-    AnyAlgorithm = Annotated[
-        any_of(OWN),
-        Field(discriminator="name"),
-        WrapValidator(_algorithm),
-    ]
+    AnyAlgorithm = Annotated[any_of(OWN), Field(discriminator="name"), WrapValidator(_algorithm)]
 
 
 IN_A_WORLD: Mapping[str, object] = OnPolicy.defaults()
 """Defaults of every algorithm that learns by acting: what keeps one from learning a log by heart is in the way."""
-
-
-def _names_a_world(group: object) -> bool:
-    return isinstance(group, WorldSettings) or (isinstance(group, dict) and group.get("name") is not None)
 
 
 def with_defaults(data: object) -> object:
@@ -121,8 +111,8 @@ def with_defaults(data: object) -> object:
     algorithm = type(chosen) if isinstance(chosen, Algorithm) else ALGORITHMS.get(name)
     if algorithm is None:
         raise SetupError(f"algorithm is {name!r}; allowed: {listed(ALGORITHMS, 'or')}")
-    defaults = algorithm.defaults()
-    if _names_a_world(data.get("world")):
+    defaults, world = algorithm.defaults(), data.get("world")
+    if isinstance(world, WorldSettings) or (isinstance(world, dict) and world.get("name") is not None):
         defaults |= IN_A_WORLD
     if "epochs" in data:
         defaults.pop("passes", None)
@@ -139,89 +129,62 @@ class Setup(Group):
     """
 
     train: bool = Field(description="yes: train, and save both models; no: load them, and recommend")
-    model: EncoderName = Field(
-        default="lstm", description="the network that reads a history; whatnext has an lstm alone"
-    )
+    model: EncoderName = "lstm"
+    """the network that reads a history; whatnext has an lstm alone"""
     data: Path = Field(description="the log of who heard what when: an imported .parquet, or a file to import")
-    epochs: int = Field(
-        default=40_000, gt=0, description="number of training samples, that is user histories, to train on"
-    )
-    passes: int | None = Field(
-        default=None, gt=0, description="the same, counted in passes over the training users; it overrides epochs"
-    )
+    epochs: int = Field(default=40_000, gt=0)
+    """number of training samples, that is user histories, to train on"""
+    passes: int | None = Field(default=None, gt=0)
+    """the same, counted in passes over the training users; it overrides epochs"""
     model_agent_path: Path = Field(description="where the agent is saved and loaded from (.safetensors)")
-    model_critic_path: Path | None = Field(
-        default=None, description="where the critic is saved and loaded from (.safetensors)"
-    )
+    model_critic_path: Path | None = None
+    """where the critic is saved and loaded from (.safetensors)"""
     algorithm: AnyAlgorithm = Field(default=WhatNext(), description="the algorithm that trains the agent")
     split: SplitSettings = SplitSettings()
     evaluation: Evaluation = Evaluation()
-    window: int | None = Field(
-        default=None,
-        ge=3,
-        description="whatnext trains on random windows of this many events of a history; none: on complete histories, "
-        "and on random windows of max_length events of longer ones",
-    )
-    seconds: float | None = Field(
-        default=None, gt=0, description="training ends after so many seconds, or with epochs or passes; none: no limit"
-    )
-    batch_size: int | None = Field(
-        default=64,
-        gt=0,
-        description="number of histories trained on at once (whatnext takes fewer where they are long, so that a step "
-        "reads at most 4096 events); none, for what learns from the log: as many as hold batch_targets",
-    )
+    window: int | None = Field(default=None, ge=3)
+    """whatnext trains on random windows of this many events of a history; none: on complete histories, and on random
+    windows of max_length events of longer ones"""
+    seconds: float | None = Field(default=None, gt=0)
+    """training ends after so many seconds, or with epochs or passes; none: no limit"""
+    batch_size: int | None = Field(default=64, gt=0)
+    """number of histories trained on at once (whatnext takes fewer where they are long, so that a step reads at most
+    4096 events); none, for what learns from the log: as many as hold batch_targets"""
     batch_targets: int = Field(
         default=2048,
         gt=0,
         description="number of events to learn from at once, about; fewer where a pass over the log would have fewer "
         f"than {LEAST} batches",
     )
-    max_length: int = Field(
-        default=200,
-        gt=1,
-        description="what learns from the log reads complete histories in windows of this many steps (all of them, but "
-        "of a user who alone has a good part of the log the latest); whatnext without window reads at most so many "
-        "events at once; also how far back a transformer looks",
-    )
+    max_length: int = Field(default=200, gt=1)
+    """what learns from the log reads complete histories in windows of this many steps (all of them, but of a user who
+    alone has a good part of the log the latest); whatnext without window reads at most so many events at once; also how
+    far back a transformer looks"""
     inputs: Inputs = Inputs()
     decisions: DecisionSettings = DecisionSettings()
     world: WorldSettings = WorldSettings()
     loss: Loss = Loss()
     discount: float = Field(default=0.5, ge=0, lt=1, description="worth of a reward one event later, not one day later")
     n_step: int = Field(default=1, gt=0, description="how many rewards a target of temporal differences sums up")
-    relax: float = Field(
-        default=0.0,
-        ge=0,
-        description="width of the band that one randomly chosen attribute may lie in, in standard deviations",
-    )
-    tolerance: float | None = Field(
-        default=None,
-        gt=0,
-        description="how far each attribute of a matching item may be from the proposal, in standard deviations; "
-        "none: the smallest at which half of the different items of training match another one",
-    )
+    relax: float = Field(default=0.0, ge=0)
+    """width of the band that one randomly chosen attribute may lie in, in standard deviations"""
+    tolerance: float | None = Field(default=None, gt=0)
+    """how far each attribute of a matching item may be from the proposal, in standard deviations; none: the smallest at
+    which half of the different items of training match another one"""
     selection: Selection = Selection()
     dim: int = Field(default=64, gt=0, description="width of the network's state")
     layers: int = Field(default=1, gt=0, description="number of the network's layers")
-    ensemble: int = Field(
-        default=1,
-        gt=0,
-        le=64,
-        description="number of networks that are trained from different seeds, one after the other, and then joined to "
-        "one whose score is the mean of theirs; where an lstm or gru scores items by what came next",
-    )
+    ensemble: int = Field(default=1, gt=0, le=64)
+    """number of networks that are trained from different seeds, one after the other, and then joined to one whose score
+    is the mean of theirs; where an lstm or gru scores items by what came next"""
     skip: Literal["auto", "yes", "no"] = Field(
         default="auto",
         description="whether an lstm or gru adds a linear map of the last item to its state; auto: where training "
         f"users have at most {SHORT} events on average",
     )
-    linear: Literal["yes", "no"] = Field(
-        default="yes",
-        description="where the score is learned from what came next: whether counts of the log (a linear model of "
-        "items by items, what came next, what is popular) stand beside the network, with the weights that are best for "
-        "the validation users",
-    )
+    linear: Literal["yes", "no"] = "yes"
+    """where the score is learned from what came next: whether counts of the log (a linear model of items by items, what
+    came next, what is popular) stand beside the network, with the weights that are best for the validation users"""
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped between layers")
     item_dropout: float | None = Field(
         default=None,
@@ -234,47 +197,29 @@ class Setup(Group):
     learning_rate: float = Field(default=2e-3, gt=0, description="step size of the optimisers")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's: how fast weights shrink by themselves")
     clip: float = Field(default=1.0, gt=0, description="gradients are scaled down to at most this norm")
-    reward: AnyReward = AnyReward()
-    seed: int = Field(
-        default=0, ge=0, lt=2**63, description="start of all random numbers; the same seed gives the same run"
-    )
-    threads: int | None = Field(
-        default=None,
-        gt=0,
-        le=1024,
-        description="number of processor threads; none: as many as PyTorch takes, which crawls on a busy machine",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="where the networks run; auto: on a graphics card where there is one"
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto",
-        description="of matrix products in training; auto: bf16 where this processor multiplies it faster",
-    )
+    reward: RewardSettings = RewardSettings()
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """start of all random numbers; the same seed gives the same run"""
+    threads: int | None = Field(default=None, gt=0, le=1024)
+    """number of processor threads; none: as many as PyTorch takes, which crawls on a busy machine"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where the networks run; auto: on a graphics card where there is one"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """of matrix products in training; auto: bf16 where this processor multiplies it faster"""
     compile: bool = Field(default=False, description="whether the encoder goes through torch.compile")
-    monitor: Literal["ndcg@10", "hr@10", "spread"] | None = Field(
-        default=None,
-        description="measured on the validation users at each save; none: ndcg@10, or spread for whatnext",
-    )
-    patience: int | None = Field(
-        default=None,
-        gt=0,
-        description="after so many saves without a better monitor the learning rate is halved, at the fourth time the "
-        "run ends, and the best model is kept; none: it goes on to the end of epochs, passes or seconds",
-    )
+    monitor: Literal["ndcg@10", "hr@10", "spread"] | None = None
+    """measured on the validation users at each save; none: ndcg@10, or spread for whatnext"""
+    patience: int | None = Field(default=None, gt=0)
+    """after so many saves without a better monitor the learning rate is halved, at the fourth time the run ends, and
+    the best model is kept; none: it goes on to the end of epochs, passes or seconds"""
     stop_on_alarm: bool = Field(default=False, description="whether an alarm stops training; it is shown in any case")
-    save_every: int | None = Field(
-        default=None,
-        gt=0,
-        description="number of histories between two saves of the models; none: once in a pass over the training "
-        "users, or 5000 for whatnext",
-    )
-    log: Path | None = Field(
-        default=None, description="JSON lines of losses and reward during training; none: beside the agent's file"
-    )
-    track: Literal["tensorboard", "mlflow"] | None = Field(
-        default=None, description="where else a run shows its settings, curves, measurements and card (extra: track)"
-    )
+    save_every: int | None = Field(default=None, gt=0)
+    """number of histories between two saves of the models; none: once in a pass over the training users, or 5000 for
+    whatnext"""
+    log: Path | None = None
+    """JSON lines of losses and reward during training; none: beside the agent's file"""
+    track: Literal["tensorboard", "mlflow"] | None = None
+    """where else a run shows its settings, curves, measurements and card (extra: track)"""
     user: tuple[str, ...] = Field(default=(), description="train no: ids of users to recommend to; none: a random one")
     slots: int = Field(default=10, gt=0, description="train no: number of items to recommend")
     cluster: Cluster = Cluster()

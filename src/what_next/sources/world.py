@@ -18,7 +18,7 @@ from what_next.data.cooccurrence import placed
 from what_next.data.space import Space
 from what_next.errors import SetupError, TrainingError
 from what_next.inference.session import Event, Session, Sessions
-from what_next.losses import gae
+from what_next.losses.rl import gae
 from what_next.models.belief import Belief, Beliefs
 from what_next.models.encoders import Encoder
 from what_next.models.encoders import State as Carried
@@ -38,11 +38,7 @@ MEMORY = 30
 
 
 def world_of(setup: Setup) -> World:
-    """The world that a setup names.
-
-    Raises:
-        SetupError: it names none, or none that there is.
-    """
+    """The world that a setup names; a `SetupError` where it names none, or none that there is."""
     if setup.world.name is None:
         raise SetupError(
             "no world is named; set `world, boredom:SlateTopK-Bored-v0`, or give --world; `what-next list worlds`"
@@ -462,8 +458,7 @@ class WorldSource(Source):
         return found
 
     def _values(self, player: Player, states: Tensor) -> Float32[np.ndarray, "users"]:
-        found: Float32[np.ndarray, users] = player.policy.agent.nets["critic"](states).cpu().numpy()
-        return found
+        return player.policy.agent.nets["critic"](states).cpu().numpy()
 
     def _chances(self, player: Player, states: Tensor, proposal: Proposal, product: Product) -> np.ndarray:
         """Of the slates, or the density of the points that were drawn."""
@@ -472,8 +467,7 @@ class WorldSource(Source):
             return np.asarray(np.exp(np.log(product.propensities).sum(1)))
         actor: Any = player.policy.agent.nets["actor"]
         points = torch.from_numpy(proposal.points).to(states.device)
-        found: np.ndarray = actor.log_density(states, points).double().exp().cpu().numpy()
-        return found
+        return actor.log_density(states, points).double().exp().cpu().numpy()
 
     def _batch(self, carried: Float32[np.ndarray, "users carried"]) -> Batch:
         """All that the buffers hold, users first; the buffers are written over by the next experience."""

@@ -35,6 +35,8 @@ KEY = "what_next"
 OF_AGENT = ("encoder.", "actor.")
 """What begins the names of the agent's tensors; all others are the critic's."""
 
+SCALING = ("center", "scale", "event_center", "event_scale")
+"""Of the space; the agent's file has them."""
 TRAINED = (
     "model", "algorithm", "dim", "ensemble", "layers", "dropout", "window", "reward", "inputs", "max_length", "loss",
 )  # fmt: skip
@@ -129,11 +131,7 @@ class SavedModels:
     critic: Path | None = None
 
     def fill(self, name: str, net: nn.Module) -> None:
-        """Load the weights of one network.
-
-        Raises:
-            ModelError: the file holds others than the network has.
-        """
+        """Load the weights of one network; a `ModelError` where the file holds others than the network has."""
         prefix = f"{name}."
         weights = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
         for key, held in net.named_buffers():  # there are as many prototypes as there were in training
@@ -203,14 +201,10 @@ def write_models(
     """
     weights = {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
     catalogue = space.catalogue
-    scaling = {
-        "space.center": catalogue.center,
-        "space.scale": catalogue.scale,
-        "space.event_center": space.event_center,
-        "space.event_scale": space.event_scale,
-    }
+    scaling = (catalogue.center, catalogue.scale, space.event_center, space.event_scale)
     agent = {name: value for name, value in weights.items() if name.startswith(OF_AGENT)}
-    agent |= {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in scaling.items()}
+    for name, values in zip(SCALING, scaling, strict=True):
+        agent[f"space.{name}"] = torch.from_numpy(np.ascontiguousarray(values))
     files: dict[Path, Writer] = {catalogue_path(setup.model_agent_path): catalogue.to_table().write_parquet}
     resume, position = rest
     files[resume_path(setup.model_agent_path)] = _writer(resume, manifest, "resume", position)
@@ -355,7 +349,7 @@ def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) 
     if catalogue.hash() != manifest.catalogue:
         raise ModelError(f"{path}: is not the catalogue that {agent} was trained on; take the one saved with it")
     try:
-        values = {name: tensors[f"space.{name}"].numpy() for name in ("center", "scale", "event_center", "event_scale")}
+        values = {name: tensors[f"space.{name}"].numpy() for name in SCALING}
     except KeyError as error:
         raise ModelError(f"{agent}: is damaged, its tensor {error} is missing; train again") from None
     except TypeError:

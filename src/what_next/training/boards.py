@@ -101,9 +101,8 @@ class Board:
         """Raises a `SetupError` where the library cannot begin: its server does not answer, say."""
         self.name = setup.track
         try:
-            self.shown: TensorBoard | MLflow | None = (TensorBoard if self.name == "tensorboard" else MLflow)(
-                setup, run
-            )
+            kind: type[TensorBoard | MLflow] = TensorBoard if self.name == "tensorboard" else MLflow
+            self.shown: TensorBoard | MLflow | None = kind(setup, run)
         except Exception as error:  # libraries have errors of their own
             raise SetupError(
                 f"track, {self.name}: the run cannot be shown there ({_first(error)}); see that it can be reached, or "

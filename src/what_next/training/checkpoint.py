@@ -34,28 +34,10 @@ from what_next.training.sharding import whole
 from what_next.training.step import network_of
 
 FREE = {
-    "epochs",
-    "passes",
-    "seconds",
-    "patience",
-    "monitor",
-    "stop_on_alarm",
-    "train",
-    "user",
-    "slots",
-    "save_every",
-    "skip",  # what was saved decides
-    "linear",
-    "item_dropout",
-    "log",
-    "track",
-    "device",
-    "evaluation",
-    "server",
-    "model_agent_path",
-    "model_critic_path",
-    "data",
-}
+    "epochs", "passes", "seconds", "patience", "monitor", "stop_on_alarm", "train", "user", "slots", "save_every",
+    "skip", "linear", "item_dropout",  # what was saved decides
+    "log", "track", "device", "evaluation", "server", "model_agent_path", "model_critic_path", "data",
+}  # fmt: skip
 """Settings that a resumed run may change: the learning rate's way down follows `epochs`."""
 
 
@@ -124,12 +106,10 @@ def _manifest_at(path: Path) -> Manifest | None:
 def _mostly_known(setup: Setup, catalogue: Catalogue) -> bool:
     """Whether the data hold half of the model's items or more."""
     try:
-        ids = pl.read_parquet(catalogue_path(setup.model_agent_path), columns=["item_id"], glob=False)[
-            "item_id"
-        ].to_list()
+        ids = pl.read_parquet(catalogue_path(setup.model_agent_path), columns=["item_id"], glob=False).to_series()
     except (pl.exceptions.PolarsError, OSError):
         return True
-    return not ids or bool((catalogue.index(ids) >= 0).mean() >= 0.5)
+    return 2 * len(catalogue.held(ids.to_list())) >= len(ids)
 
 
 def new_run() -> str:
@@ -144,25 +124,18 @@ def save(agent: Training, rng: np.random.Generator, run: str, metrics: Mapping[s
         SaveError: a file could not be written; the previous save is intact.
     """
     with whole(agent, optimisers=True):
-        if not agent.ranks.rank:
-            _save(agent, rng, run, metrics)
-
-
-def _save(agent: Training, rng: np.random.Generator, run: str, metrics: Mapping[str, Any] | None) -> None:
-    manifest = Manifest.of(agent.setup, agent.space, run, agent.histories, metrics or {})
-    rest: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
-    for name, optimiser in agent.optimisers.items():
-        for place, values in optimiser.state_dict()["state"].items():
-            rest |= {f"{name}.{place}.{key}": torch.as_tensor(value) for key, value in values.items()}
-    for name, net in agent.targets.items():
-        rest |= {f"{TARGET}.{name}.{key}": value for key, value in net.state_dict().items()}
-    position = {
-        "random": rng.bit_generator.state,
-        "steps": agent.steps,
-        "spent": agent.spent,
-        "halved": agent.halved,
-    }
-    write_models(agent.setup, manifest, agent.space, agent.nets, (rest, position))
+        if agent.ranks.rank:
+            return
+        manifest = Manifest.of(agent.setup, agent.space, run, agent.histories, metrics or {})
+        rest: dict[str, Tensor] = {"random.torch": torch.get_rng_state()}
+        for name, optimiser in agent.optimisers.items():
+            for place, values in optimiser.state_dict()["state"].items():
+                rest |= {f"{name}.{place}.{key}": torch.as_tensor(value) for key, value in values.items()}
+        for name, net in agent.targets.items():
+            rest |= {f"{TARGET}.{name}.{key}": value for key, value in net.state_dict().items()}
+        position = {name: getattr(agent, name) for name in ("steps", "spent", "halved")}
+        position["random"] = rng.bit_generator.state
+        write_models(agent.setup, manifest, agent.space, agent.nets, (rest, position))
 
 
 def resume(agent: Training, rng: np.random.Generator) -> str:
@@ -210,15 +183,11 @@ def conclude(agent: Training, valid: Mapping[str, float]) -> None:
     """
     with whole(agent):
         if not agent.ranks.rank:
-            _conclude(agent, valid)
+            manifest, tensors, position = read_rest(agent.setup.model_agent_path)
+            if valid:
+                manifest = manifest.model_copy(update={"metrics": {**manifest.metrics, "valid": dict(valid)}})
+            write_models(agent.setup, manifest, agent.space, agent.nets, (tensors, {**position, "ended": True}))
     agent.ranks.wait()
-
-
-def _conclude(agent: Training, valid: Mapping[str, float]) -> None:
-    manifest, tensors, position = read_rest(agent.setup.model_agent_path)
-    if valid:
-        manifest = manifest.model_copy(update={"metrics": {**manifest.metrics, "valid": dict(valid)}})
-    write_models(agent.setup, manifest, agent.space, agent.nets, (tensors, {**position, "ended": True}))
 
 
 def take_weights(agent: Training) -> None:

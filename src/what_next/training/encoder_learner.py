@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from what_next.algorithms.base import Algorithm, LossContext, Networks, Part, Root
 from what_next.errors import SetupError
-from what_next.losses import Draws, Precision
+from what_next.losses.chunked import Precision
+from what_next.losses.sampled import Draws
 from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
 from what_next.models.item_space import ItemSpace
@@ -80,8 +81,7 @@ class EncoderLearner(Learner):
     @property
     def known_vectors(self) -> Float32[np.ndarray, "items dim"]:
         """Attributes of the items that have a training event."""
-        vectors: Float32[np.ndarray, "items dim"] = self.space.catalogue.vectors[self.space.seen]
-        return vectors
+        return self.space.catalogue.vectors[self.space.seen]
 
     @property
     def by_row(self) -> bool:

@@ -72,8 +72,7 @@ def on_ray(work: Callable[[Ranks], Outcome], setup: Setup) -> Outcome:
     found: Any = result.return_value
     if isinstance(found, Refused):
         raise found
-    outcome: Outcome = found
-    return outcome
+    return found
 
 
 def _process(work: Callable[[Ranks], Any], launch: str) -> Any:

@@ -64,14 +64,7 @@ def repeated(dataset: Dataset, split: Split, histories: Histories, *, seed: int)
 
 
 def surprise(
-    policy: Policy,
-    dataset: Dataset,
-    split: Split,
-    histories: Histories,
-    *,
-    seed: int,
-    seen: bool,
-    ranks: Ranks = ALONE,
+    policy: Policy, dataset: Dataset, split: Split, histories: Histories, *, seed: int, seen: bool, ranks: Ranks = ALONE
 ) -> float:
     """The mean negative logarithm of the chance that a softmax of the scores gives to what came next.
 

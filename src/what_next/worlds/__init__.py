@@ -5,18 +5,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from what_next.errors import SetupError
-from what_next.worlds.base import (
-    Draws,
-    Episodes,
-    Feedback,
-    Observation,
-    Reference,
-    State,
-    Streams,
-    World,
-    made,
-    play,
-)
+from what_next.worlds.base import Draws, Episodes, Feedback, Observation, Reference, State, Streams, World, made, play
 from what_next.worlds.boredom import Boredom
 from what_next.worlds.choice import Choice
 from what_next.worlds.sessions import Sessions
@@ -93,7 +82,6 @@ __all__ = [
     "Streams",
     "World",
     "known_worlds",
-    "made",
     "opened",
     "play",
     "preset",

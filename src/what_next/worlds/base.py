@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64, UInt64
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from what_next.errors import CatalogueError, SetupError, TrainingError
@@ -52,8 +52,7 @@ class Streams:
         bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         self.drawn[self.rows] += np.uint64(count)
         top = ((bits ^ (bits >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-        found: Float32[np.ndarray, "*rest"] = top.reshape(len(self.rows), *shape)
-        return found
+        return top.reshape(len(self.rows), *shape)
 
 
 Draws = np.random.Generator | Streams
@@ -69,15 +68,13 @@ def uniform(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *
 
 def integers(rng: Draws, users: int, below: int, *shape: int) -> Int64[np.ndarray, "users *rest"]:
     """For each user an array of whole numbers from 0 up to `below`."""
-    found: Int64[np.ndarray, "*rest"] = (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
-    return found
+    return (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
 
 
 def normal(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *rest"]:
     """For each user an array of standard normal numbers (Box and Muller 1958)."""
     radius, angle = uniform(rng, users, *shape), uniform(rng, users, *shape)
-    found: Float32[np.ndarray, "*rest"] = np.sqrt(-2 * np.log1p(-radius)) * np.cos(np.float32(2 * np.pi) * angle)
-    return found
+    return np.sqrt(-2 * np.log1p(-radius)) * np.cos(np.float32(2 * np.pi) * angle)
 
 
 S = TypeVar("S", bound="State")
@@ -240,6 +237,11 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
         return integers(rng, len(state.age), self.items, self.slots)
 
 
+def unit(vectors: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+    """Of length 1."""
+    return vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
+
+
 def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.ndarray, "users slots"]:
     """The places of the largest scores of each row, the largest first."""
     if slots < scores.shape[1]:
@@ -247,8 +249,7 @@ def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.nda
     else:
         places = np.broadcast_to(np.arange(slots), scores.shape)
     order = np.argsort(-np.take_along_axis(scores, places, 1), axis=1, kind="stable")
-    found: Int64[np.ndarray, "users slots"] = np.take_along_axis(places, order, 1)
-    return found
+    return np.take_along_axis(places, order, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int8, Int16, Int32, Int64
+from jaxtyping import Bool, Float32, Int, Int8, Int16, Int32, Int64
 from pydantic import Field
 
+from what_next.data.batches import ranges
 from what_next.errors import MissingExtraError
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, integers, uniform
+from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, integers, uniform, unit
 
 NEVER = -(2**30)
 CAUTION = 2.5
@@ -107,7 +108,7 @@ class Boredom(World):
         count = rng.integers(2, 4, self.items)
         rank = rng.random((self.items, self.topics)).argsort(1).argsort(1)
         vectors = rng.random((self.items, self.topics)) * (rank < count[:, None])
-        return _unit(vectors).astype(np.float32)
+        return unit(vectors).astype(np.float32)
 
     @property
     def item_labels(self) -> list[str]:
@@ -117,8 +118,7 @@ class Boredom(World):
     @cached_property
     def item_topics(self) -> Int16[np.ndarray, "items"]:
         """The main topic of each item, of which it may bore."""
-        topics: Int16[np.ndarray, items] = self.item_vectors.argmax(1).astype(np.int16)
-        return topics
+        return self.item_vectors.argmax(1).astype(np.int16)
 
     @cached_property
     def _columns(self) -> Float32[np.ndarray, "topics items"]:
@@ -127,8 +127,7 @@ class Boredom(World):
     @cached_property
     def positions(self) -> Float32[np.ndarray, "slots"]:
         """The chance that a slot is looked at."""
-        chances: Float32[np.ndarray, slots] = np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
-        return chances
+        return np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
 
     def reset(self, users: int, rng: Draws) -> Listeners:
         """See `World.reset`."""
@@ -154,8 +153,7 @@ class Boredom(World):
 
     def interest(self, state: Listeners) -> Float32[np.ndarray, "users topics"]:
         """The users' vectors as they are now: zero for those who are bored."""
-        interest: Float32[np.ndarray, "users topics"] = state.tastes * (_count(state.rest > 0) == 0)[:, None]
-        return interest
+        return state.tastes * (_count(state.rest > 0) == 0)[:, None]
 
     def observe(self, state: Listeners, ideal: bool = False) -> Observation:
         """The share of `threshold` that each topic's remembered clicks have reached, at most 1.
@@ -210,7 +208,7 @@ class Boredom(World):
         counts = sizes[0] + np.searchsorted(np.cumsum(odds / odds.sum())[:-1], uniform(rng, users), side="right")
         rank = uniform(rng, users, self.topics).argsort(1).argsort(1)
         tastes = uniform(rng, users, self.topics) * (rank < counts[:, None])
-        return _unit(tastes)
+        return unit(tastes)
 
     def _clicked(
         self, interest: Float32[np.ndarray, "users topics"], slates: Int[np.ndarray, "users slots"], rng: Draws
@@ -238,8 +236,7 @@ class Boredom(World):
         places = np.flatnonzero(clicks)
         rows, items = places // self.slots, slates.reshape(-1)[places]
         # The ring takes the clicks in the order of the slots; of more than it holds the last ones stay.
-        order = np.arange(len(places)) - np.repeat(np.cumsum(number) - number, number)
-        spots = (state.head[rows] + order) % self.memory
+        spots = (state.head[rows] + ranges(0, number)) % self.memory
         recent, stamps = state.recent.copy(), state.stamps.copy()
         recent[rows, spots] = self.item_topics[items]
         stamps[rows, spots] = state.age[rows]
@@ -257,10 +254,7 @@ class Boredom(World):
         """How many of each user's clicks that are kept were on each topic."""
         users = len(recent)
         cells = (recent + np.arange(0, users * self.topics, self.topics)[:, None])[kept]
-        counts: Int16[np.ndarray, "users topics"] = (
-            np.bincount(cells, minlength=users * self.topics).astype(np.int16).reshape(users, self.topics)
-        )
-        return counts
+        return np.bincount(cells, minlength=users * self.topics).astype(np.int16).reshape(users, self.topics)
 
     def _drifted(
         self,
@@ -277,15 +271,14 @@ class Boredom(World):
         if self.drift == "scalar":
             mean = mean.mean(1, keepdims=True)
         moved, omega = tastes.copy(), np.float32(self.omega)
-        moved[rows] = _unit(omega * tastes[rows] + (1 - omega) * mean)
+        moved[rows] = unit(omega * tastes[rows] + (1 - omega) * mean)
         return moved
 
     @cached_property
     def _popular_slate(self) -> Int64[np.ndarray, "slots"]:
         """The items of the highest mean relevance to a thousand users."""
         tastes = self._tastes(1000, np.random.default_rng(self.seed))
-        slate: Int64[np.ndarray, slots] = best(self.relevance(tastes @ self._columns).mean(0)[None], self.slots)[0]
-        return slate
+        return best(self.relevance(tastes @ self._columns).mean(0)[None], self.slots)[0]
 
     def _greedy(self, state: Listeners, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The most relevant items, the best first."""
@@ -339,14 +332,7 @@ class Boredom(World):
 
 def _count(flags: Bool[np.ndarray, "users width"]) -> Int64[np.ndarray, "users"]:
     """How many are set of each user; a sum along so short an axis takes five times as long."""
-    counts: Int64[np.ndarray, users] = np.ascontiguousarray(flags.T).sum(0, dtype=np.int64)
-    return counts
-
-
-def _unit(vectors: Float[np.ndarray, "rows topics"]) -> Float[np.ndarray, "rows topics"]:
-    """Of length 1."""
-    units: Float[np.ndarray, "rows topics"] = vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
-    return units
+    return np.ascontiguousarray(flags.T).sum(0, dtype=np.int64)
 
 
 def _sardine(name: str) -> Float32[np.ndarray, "items topics"]:
@@ -355,5 +341,4 @@ def _sardine(name: str) -> Float32[np.ndarray, "items topics"]:
     if found is None or found.origin is None:
         raise MissingExtraError("sardine-rec", "sim", "a preset with SARDINE's own items")
     path = Path(found.origin).parent / "embeddings" / f"item_embeddings_{name}.npy"
-    vectors: Float32[np.ndarray, "items topics"] = np.load(path, allow_pickle=False).astype(np.float32)
-    return vectors
+    return np.load(path, allow_pickle=False).astype(np.float32)

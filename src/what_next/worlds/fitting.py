@@ -80,11 +80,7 @@ class Vectors:
 
 
 def fit(
-    log: DecisionLog,
-    *,
-    seed: int = 0,
-    rows: Int64[np.ndarray, "some"] | None = None,
-    model: Vectors | None = None,
+    log: DecisionLog, *, seed: int = 0, rows: Int64[np.ndarray, "some"] | None = None, model: Vectors | None = None
 ) -> tuple[dict[str, Float32[np.ndarray, "..."]], dict[str, Any]]:
     """Fit users, items and positions to a log.
 

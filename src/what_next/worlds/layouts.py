@@ -126,8 +126,7 @@ class Own(Layout):
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items dim"]:
         """See `Layout`."""
-        found: Float32[np.ndarray, "items dim"] = self.env.unwrapped.world.item_vectors
-        return found
+        return self.env.unwrapped.world.item_vectors
 
     def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
         """See `Layout`; the item after the last one says that nothing was shown."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int8, Int32, Int64
 from pydantic import Field
 
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, uniform
+from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, uniform, unit
 
 SKIPPED, PLAYED, LIKED = 0, 1, 2
 Score = Callable[[Float32[np.ndarray, "users items"]], Float32[np.ndarray, "users items"]]
@@ -98,7 +98,7 @@ class Sessions(World):
     @cached_property
     def _drawn(self) -> tuple[Float32[np.ndarray, "items topics"], Float32[np.ndarray, "items"]]:
         rng = np.random.default_rng(self.seed)
-        vectors = _unit(rng.random((self.items, self.topics), dtype=np.float32) ** PICKY)
+        vectors = unit(rng.random((self.items, self.topics), dtype=np.float32) ** PICKY)
         return vectors, rng.random(self.items, dtype=np.float32) * np.float32(self.catch)
 
     @property
@@ -119,8 +119,7 @@ class Sessions(World):
     @cached_property
     def item_topics(self) -> Int64[np.ndarray, "items"]:
         """The main topic of each item, which tires."""
-        topics: Int64[np.ndarray, items] = self.topic_vectors.argmax(1).astype(np.int64)
-        return topics
+        return self.topic_vectors.argmax(1).astype(np.int64)
 
     @cached_property
     def item_vectors(self) -> Float32[np.ndarray, "items columns"]:
@@ -133,7 +132,7 @@ class Sessions(World):
             age=np.zeros(users, np.int32),
             shown=np.full((users, self.slots), -1, np.int64),
             clicks=np.zeros((users, self.slots), np.bool_),
-            tastes=_unit(uniform(rng, users, self.topics) ** PICKY + np.float32(1e-6)),
+            tastes=unit(uniform(rng, users, self.topics) ** PICKY + np.float32(1e-6)),
             fatigue=np.zeros((users, self.topics), np.float32),
             patience=np.full(users, self.patience, np.float32),
             satisfaction=np.zeros(users, np.float32),
@@ -178,8 +177,7 @@ class Sessions(World):
     def truncated(self, state: Visitors) -> Bool[np.ndarray, "users"]:
         """See `World.truncated`: after the last visit, or at the end of the month."""
         over = state.visits >= self.last_visit if self.reward == "days" else state.day >= self.month
-        ended: Bool[np.ndarray, users] = over | super().truncated(state)
-        return ended
+        return over | super().truncated(state)
 
     def worth(self, state: Visitors, slates: Int[np.ndarray, "users slots"]) -> Float32[np.ndarray, "users slots"]:
         """Of each item to the user, after those before it in the slate."""
@@ -238,16 +236,14 @@ class Sessions(World):
         """Until the return: geometric, cut off at the longest."""
         chance = _sigmoid(np.float32(self.return_offset) + np.float32(self.return_slope) * satisfaction)
         days = 1 + np.floor(np.log1p(-drawn) / np.log1p(-np.minimum(chance, np.float32(1 - 1e-6))))
-        found: Int64[np.ndarray, users] = np.minimum(days, self.longest).astype(np.int64)
-        return found
+        return np.minimum(days, self.longest).astype(np.int64)
 
     @cached_property
     def _popular_slate(self) -> Int64[np.ndarray, "slots"]:
         """The items of the highest mean chance to be played by a thousand new users."""
         users = self.reset(1000, np.random.default_rng(self.seed))
         played = self.play_chance(users.tastes @ self.topic_vectors.T + self.item_catch).mean(0)
-        slate: Int64[np.ndarray, slots] = best(played[None], self.slots)[0]
-        return slate
+        return best(played[None], self.slots)[0]
 
     def _greedy(self, state: Visitors, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Slot by slot the item with the highest chance to be played."""
@@ -279,12 +275,6 @@ class Sessions(World):
         return slates
 
 
-def _unit(vectors: Float32[np.ndarray, "rows topics"]) -> Float32[np.ndarray, "rows topics"]:
-    """Of length 1."""
-    units: Float32[np.ndarray, "rows topics"] = vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
-    return units
-
-
 def _sigmoid(odds: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
     with np.errstate(over="ignore"):
         chance: Float32[np.ndarray, "*grid"] = 1 / (1 + np.exp(-odds))
@@ -292,5 +282,4 @@ def _sigmoid(odds: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]
 
 
 def _count(flags: Bool[np.ndarray, "users slots"]) -> Float32[np.ndarray, "users"]:
-    counts: Float32[np.ndarray, users] = np.ascontiguousarray(flags.T).sum(0, dtype=np.float32)
-    return counts
+    return np.ascontiguousarray(flags.T).sum(0, dtype=np.float32)

@@ -22,7 +22,7 @@ from what_next.data.decisions.service_log import decisions_in, is_service_log
 from what_next.data.importing.columns import ALIASES, as_number, exact, recognise
 from what_next.data.importing.ids import as_ids, positions
 from what_next.data.importing.readers import Source, open_source
-from what_next.data.importing.times import as_microseconds
+from what_next.data.importing.times import read_times
 from what_next.errors import DataError, some
 
 NAMES: Mapping[str, Sequence[str]] = {
@@ -135,7 +135,7 @@ def _rows(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
         # Counted from 1 if not from 0: a file that lacks the first slot must not shift the others.
         places = (numbers - min(1, numbers.min())).astype(np.int64)
     if "time" in columns:
-        times = column_of(source, as_microseconds(source.frame, columns["time"]), columns["time"], "time").to_numpy()
+        times = column_of(source, read_times(source.frame, columns["time"]).value, columns["time"], "time").to_numpy()
     return {"rewards": rewards, "propensities": propensities, "places": places, "times": times}
 
 

@@ -59,8 +59,7 @@ class Rule:
             DataError: the catalogue lacks an attribute.
         """
         found = np.full(len(catalogue), self.allowed is None)
-        places = catalogue.index(self.allowed or ())
-        found[places[places >= 0]] = True
+        found[catalogue.held(self.allowed or ())] = True
         for name, (low, high) in self.ranges.items():
             if name not in catalogue.names:
                 raise DataError(
@@ -68,8 +67,7 @@ class Rule:
                     f"{some(catalogue.names) or 'no attributes'}; judge a model that was trained on the log's items"
                 )
             found &= within(catalogue, name, low, high)
-        places = catalogue.index(self.blocked)
-        found[places[places >= 0]] = False
+        found[catalogue.held(self.blocked)] = False
         return found
 
 

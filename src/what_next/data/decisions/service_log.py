@@ -51,11 +51,7 @@ OWN = ("user_id", "item_id", "timestamp", "reward", "event")
 
 
 def is_service_log(path: Path) -> bool:
-    """Whether a file is an exported log of a service.
-
-    Raises:
-        DataError: it is of a newer format.
-    """
+    """Whether a file is an exported log of a service; a `DataError` where it is of a newer format."""
     return footer_of(path).get("what_next.format") == FORMATS[2]
 
 
@@ -187,13 +183,11 @@ def decisions_in(source: Source, propensities: bool) -> tuple[Source, tuple[str,
     masked = answers["masked"] & answers["permitted"].is_null()
     sure = answers["certain"] & ~masked
     reasons = {
-        "allowed, blocked or ranges permitted some items only, and an earlier version did not keep which": int(
-            masked.sum()
-        ),
+        "allowed, blocked or ranges permitted some items only, and an earlier version did not keep which": masked,
         "given without exploration (server.temperature and server.epsilon were 0, or popular items stood in "
-        "for the model), which shows nothing of other choices": int(sure.sum()),
+        "for the model), which shows nothing of other choices": sure,
     }
-    notes = tuple(f"{count:,} answers left out: {reason}" for reason, count in reasons.items() if count)
+    notes = tuple(f"{one.sum():,} answers left out: {reason}" for reason, one in reasons.items() if one.any())
     told = ~pl.col("masked") | pl.col("permitted").is_not_null()
     kept = rows.filter(told & ~pl.col("certain")).drop("certain")
     if not len(kept):

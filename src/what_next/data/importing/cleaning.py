@@ -91,10 +91,13 @@ class Checked:
 
     def item_table(self, item_ids: pl.Series) -> tuple[pl.DataFrame, list[str]]:
         """The item table, and what people should know of it. `item_ids`: the items of the usable rows, sorted."""
-        if self.table is None:
-            with_ids = self.kept.with_columns(self.values["item_id"].alias("item_id"))
-            return _wide_table(self.log, with_ids, item_ids, self.attributes)
-        return (_with_missing_items(self.table, item_ids) if self.table.width == 2 else self.table), []
+        if self.table is not None:
+            return (_with_missing_items(self.table, item_ids) if self.table.width == 2 else self.table), []
+        titles = self.log.columns.get("titles")
+        columns = [*([titles] if titles else []), *self.attributes]
+        with_ids = self.kept.with_columns(self.values["item_id"].alias("item_id"))
+        raw = first_values(with_ids, columns) if columns else pl.DataFrame({"item_id": item_ids})
+        return item_table(raw, titles, self.attributes, self.log.options.fill, self.log.where)
 
     def tables(self, clean: pl.DataFrame, items: tuple[pl.DataFrame, list[str]], bad: pl.DataFrame) -> Tables:
         """What comes out of the import.
@@ -312,16 +315,6 @@ def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
         f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
         + ("; --time-format says what the times are" if "not a time" in counted(bad) else "")
     )
-
-
-def _wide_table(
-    log: RawLog, kept: pl.LazyFrame, item_ids: pl.Series, attributes: list[str]
-) -> tuple[pl.DataFrame, list[str]]:
-    """The item table out of the log itself, ordered by id."""
-    titles = log.columns.get("titles")
-    columns = [*([titles] if titles else []), *attributes]
-    raw = first_values(kept, columns) if columns else pl.DataFrame({"item_id": item_ids})
-    return item_table(raw, titles, attributes, log.options.fill, log.where)
 
 
 def _with_missing_items(table: pl.DataFrame, item_ids: pl.Series) -> pl.DataFrame:

@@ -22,13 +22,13 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from what_next.data import mapped
 from what_next.data.catalogue import Catalogue
-from what_next.data.files import FORMATS, beside, check_paths, write_together
+from what_next.data.files import FORMATS, beside, check_paths
 from what_next.data.importing.cleaning import Checked, opened, with_repeats
 from what_next.data.importing.contents import ARROW, PARQUET, data_file, magic
 from what_next.data.importing.events import Events, in_sessions, repeated, sessions
 from what_next.data.importing.raw_log import ROW
 from what_next.data.importing.readers import PACKED, ROW_GROUP
-from what_next.data.importing.tables import Options, Tables
+from what_next.data.importing.tables import Options, Tables, save
 from what_next.data.stages import SILENT, Stages
 from what_next.errors import DataError, SaveError, WhatNextError
 
@@ -271,29 +271,20 @@ def _ends(log: Path, ids: pl.Series) -> pl.DataFrame:
     ends = ends.with_columns(item_id=pl.Series([ids[0], ids[-1]], dtype=ids.dtype))
     if "timestamp" in ends.columns:
         time = pl.col("timestamp")
-        span = (
-            pl.scan_parquet(parts, glob=False)
-            .select(time.min().alias("0"), time.max().alias("1"))
-            .collect(engine="streaming")
-        )
-        ends = ends.with_columns(timestamp=pl.concat([span["0"], span["1"]]))
+        span = pl.scan_parquet(parts, glob=False).select(a=time.min(), b=time.max()).collect(engine="streaming")
+        ends = ends.with_columns(timestamp=pl.concat([span["a"], span["b"]]))
     return ends
 
 
 def _publish(tables: Tables, to: Path, footer: dict[str, str], folders: Mapping[Path, Path], about: Path) -> list[Path]:
     """Give the files their names, and `folders` theirs; what stood there before goes."""
-    frames = {beside(to, "items"): tables.items}
-    if len(tables.rejected):
-        frames = {beside(to, "rejected"): tables.rejected, **frames}
-    write_together(frames, footer)
-    if not len(tables.rejected):
-        beside(to, "rejected").unlink(missing_ok=True)
+    written = save(tables, to, footer=footer)
     about.unlink()  # from here on, what is left is no longer whole
     for new, path in folders.items():
         if path.exists():
             path.rename(new.with_name(f"old-{path.name}"))
         new.rename(path)
-    return [*frames, *folders.values()]
+    return [*written, *folders.values()]
 
 
 def _remove(path: Path) -> None:

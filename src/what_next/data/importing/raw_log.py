@@ -3,6 +3,8 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -16,6 +18,8 @@ from what_next.errors import MOST_NAMES, DataError, some
 
 ROW, LINE, FILE, REASON = "\0row", "\0line", "\0file", "\0reason"
 """Where an event came from, and why it was rejected; names that no file uses."""
+NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""The value in a folder's name that stands for none."""
 ROLES = ("user", "item", "time", "reward", "event", "titles")
 MOST_WORDS = 200
 """How many kinds of events a log has, at most."""
@@ -65,8 +69,11 @@ class RawLog:
         """
         where = some(source.path for source in sources)
         frames = [
-            source.frame.with_row_index(LINE, source.first_line).with_columns(pl.lit(str(source.path)).alias(FILE))
-            for source in sources
+            source.frame.with_row_index(LINE, source.first_line).with_columns(
+                pl.lit(str(source.path)).alias(FILE),
+                *(pl.lit(value).alias(key) for key, value in told.items() if key not in source.names),
+            )
+            for source, told in zip(sources, told_by_folders([source.path for source in sources]), strict=True)
         ]
         raw = pl.concat(frames, how="diagonal_relaxed").with_row_index(ROW)
         misfits = {mark: reason for source in sources for mark, reason in source.misfits.items()}
@@ -161,6 +168,19 @@ class RawLog:
                 raise DataError(f"{where}: context column {name!r} is not a number in {count:,} rows; correct them")
         notes = [f"column {name} is no context: not a number in {count:,} rows" for name, count in missing.items()]
         return {name: numbers[name].cast(pl.Float32) for name in names if name not in missing}, notes
+
+
+def told_by_folders(paths: Sequence[Path]) -> list[dict[str, str | None]]:
+    """The columns of each file that its folders name, as Hive does (`day=2024-01-01/`), where they tell files apart."""
+    found = [
+        {unquote(key): None if value == NO_PARTITION else unquote(value) for key, value in pairs}
+        for path in paths
+        for pairs in [re.findall("([^/=]+)=([^/]*)/", path.as_posix())]
+    ]
+    telling = [
+        key for key in dict.fromkeys(key for one in found for key in one) if len({o.get(key) for o in found}) > 1
+    ]
+    return [{key: one[key] for key in telling if key in one} for one in found]
 
 
 def event_words(raw: pl.LazyFrame, column: str) -> pl.Expr:

@@ -91,8 +91,9 @@ def _copied(system: Any, remote: str, folder: Path, stages: Stages) -> Path:
     """One file, in a folder of its own for all that the store says of it: another one never takes its place."""
     told = system.info(remote)
     size = told.get("size")  # a server of HTTP may not say
-    name = Path(remote.partition("?")[0] if "://" in remote else remote).name  # what signs a URL is no part of it
-    to = folder / hashlib.sha256(str(told).encode()).hexdigest()[:16] / name
+    *folders, name = Path(remote.partition("?")[0] if "://" in remote else remote).parts  # but for what signs a URL
+    columns = [one for one in folders if "=" in one]  # see `told_by_folders`
+    to = folder.joinpath(hashlib.sha256(str(told).encode()).hexdigest()[:16], *columns, name)
     if to.is_file() and to.stat().st_size == size:
         return to
     done = stages.begin(f"fetching {name}", size or 0)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, get_args
 
 import polars as pl
 
@@ -24,11 +25,7 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def duration(text: str) -> timedelta:
-    """A pause such as `30m`.
-
-    Raises:
-        DataError: it is none.
-    """
+    """A pause such as `30m`; a `DataError` where it is none."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
     try:
         gap = timedelta(**{UNITS[found[2]]: float(found[1])}) if found else None
@@ -43,6 +40,8 @@ def duration(text: str) -> timedelta:
 class Options:
     """What the user says about a table; None is recognised, and "" stands for no column.
 
+    Names of columns may be numbers, as pandas has them, and a text alone is one name.
+
     Attributes:
         user: the column with the user, and so on for `item`, `time`, `reward` and `titles`.
         event: the column with the kind of each event, such as play, skip, purchase.
@@ -55,6 +54,9 @@ class Options:
         header: whether the first line of a text holds names.
         names: the columns of a text in their order, where no line holds them.
         missing: words that are no id.
+
+    Raises:
+        DataError: `fill` or `session_gap` is something else.
     """
 
     user: str | None = None
@@ -72,6 +74,18 @@ class Options:
     header: bool | None = None
     names: Sequence[str] | None = None
     missing: Sequence[str] = MISSING
+
+    def __post_init__(self) -> None:
+        own: dict[str, Any] = {role: str(name) for role, name in self.given.items() if name is not None}
+        for several in ("attributes", "context", "names", "missing"):
+            if (names := getattr(self, several)) is not None:
+                own[several] = tuple(map(str, [names] if isinstance(names, str | int) else names))
+        for name, value in own.items():
+            object.__setattr__(self, name, value)  # it is frozen
+        if self.fill not in (None, *get_args(Fill)):
+            raise DataError(f"--fill {self.fill!r}: expected {' or '.join(get_args(Fill))}")
+        if not isinstance(self.session_gap, timedelta | None):
+            raise DataError(f"--session-gap {self.session_gap!r}: expected a timedelta, or a text such as '30m'")
 
     @property
     def given(self) -> Mapping[str, str | None]:
@@ -111,10 +125,9 @@ class Tables:
     def must_know(self) -> list[str]:
         """What a person must know where no report is printed: the warnings, and how many rows were rejected."""
         lost = ", ".join(f"{reason}: {count:,}" for reason, count in self.reasons().items())
-        rejected = (
-            f"{len(self.rejected):,} of {self.rows:,} rows rejected ({lost}); what-next data import keeps them apart"
-        )
-        return [*self.warnings, *([rejected] if lost else [])]
+        count = f"{len(self.rejected):,} of {self.rows:,}"
+        told = f"{count} rows rejected ({lost}); what-next data import keeps them apart"
+        return [*self.warnings, *([told] if lost else [])]
 
 
 def counted(bad: pl.DataFrame) -> dict[str, int]:
@@ -123,18 +136,22 @@ def counted(bad: pl.DataFrame) -> dict[str, int]:
     return {reason: found[reason] for reason in REASONS if reason in found}
 
 
-def save(tables: Tables, path: Path) -> list[Path]:
+def save(tables: Tables, path: Path, *, footer: Mapping[str, str] | None = None) -> list[Path]:
     """Write `NAME.parquet`, `NAME.items.parquet` and, where rows were rejected, `NAME.rejected.parquet`.
+
+    With a `footer`, all but the log: that lies in parts, which have it already.
 
     Raises:
         SaveError: a file cannot be written; what stood there before is intact.
     """
-    frames = {beside(path, "items"): tables.items, path: tables.log}
+    frames = {beside(path, "items"): tables.items}
+    if footer is None:
+        catalogue = Catalogue.from_table(tables.items).hash()
+        footer = {"what_next.format": FORMATS["event" in tables.log.columns], "what_next.catalogue": catalogue}
+        frames[path] = tables.log
     if len(tables.rejected):
         frames = {beside(path, "rejected"): tables.rejected, **frames}
-    catalogue = Catalogue.from_table(tables.items).hash()
-    version = FORMATS["event" in tables.log.columns]
-    write_together(frames, {"what_next.format": version, "what_next.catalogue": catalogue})
+    write_together(frames, footer)
     if not len(tables.rejected):  # those of an earlier import say nothing about this one
         beside(path, "rejected").unlink(missing_ok=True)
     return list(frames)

@@ -63,11 +63,6 @@ class Times:
     faults: dict[str, pl.Expr] = field(default_factory=dict)
 
 
-def as_microseconds(frame: pl.LazyFrame, column: str) -> pl.Expr:
-    """The `value` of `read_times`."""
-    return read_times(frame, column).value
-
-
 def read_times(frame: pl.LazyFrame, column: str, form: str | None = None, where: str = "the log") -> Times:
     """How to read a column of times.
 
@@ -88,9 +83,9 @@ def read_times(frame: pl.LazyFrame, column: str, form: str | None = None, where:
     check_form(form)
     dtype = frame.collect_schema()[column]
     if dtype.is_temporal() and not isinstance(dtype, pl.Duration | pl.Time):
-        if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-            return Times(_within(pl.col(column).dt.convert_time_zone("UTC").dt.epoch("us")), "dates")
-        return Times(_within(pl.col(column).cast(pl.Datetime("us")).dt.epoch("us")), "dates")
+        zoned, date = isinstance(dtype, pl.Datetime) and dtype.time_zone is not None, pl.col(column)
+        utc = date.dt.convert_time_zone("UTC") if zoned else date.cast(pl.Datetime("us"))
+        return Times(_within(utc.dt.epoch("us")), "dates")
     if dtype.is_numeric():
         number = pl.col(column) if dtype.is_integer() else _finite(pl.col(column).cast(pl.Float64))
         if form and (form in ORDERS or "%" in form):

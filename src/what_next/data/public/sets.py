@@ -146,11 +146,7 @@ def lastfm_2k(folder: Path) -> Raw:
     tagged = _read(folder / "user_taggedartists-timestamps.dat").select(numbers)
     tagged.columns = ["user_id", "item_id", "tag", "timestamp"]
     possible = tagged.filter(pl.col("timestamp") >= LASTFM_FOUNDED)
-    log = (
-        possible.group_by("user_id", "item_id", maintain_order=True)
-        .agg(pl.col("timestamp").min())
-        .select("user_id", "item_id", "timestamp")
-    )
+    log = possible.group_by("user_id", "item_id", maintain_order=True).agg(pl.col("timestamp").min())
     names = _read(folder / "tags.dat").select(pl.col("tagID").cast(pl.Int64).alias("tag"), name="tagValue")
     common = possible["tag"].value_counts().sort("count", "tag", descending=[True, False]).head(LASTFM_TAGS)
     ranked = common.join(names, on="tag", how="left", maintain_order="left")
@@ -225,11 +221,7 @@ PUBLIC_SETS: dict[str, PublicSet] = {
 
 
 def public_set(name: str) -> PublicSet:
-    """The public set of that name.
-
-    Raises:
-        DataError: there is none.
-    """
+    """The public set of that name; a `DataError` where there is none."""
     if name not in PUBLIC_SETS:
         names = ", ".join(PUBLIC_SETS)
         raise DataError(f"data set {name!r}: expected one of {names}; import others: what-next data import FILE")

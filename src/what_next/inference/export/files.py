@@ -137,8 +137,7 @@ def _serialised(
         model.metadata_props.add(key=key, value=value)
     if model.ByteSize() > LIMIT:
         raise ModelError(f"the model has {model.ByteSize():,} bytes, and an ONNX file holds {LIMIT:,} at most")
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return model.SerializeToString(deterministic=True)
 
 
 def _traced(

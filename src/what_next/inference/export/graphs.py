@@ -137,8 +137,7 @@ def _mean(
     lags = last[:, None] - torch.arange(inputs.shape[1], device=inputs.device)
     weights = torch.exp(functional.logsigmoid(encoder.logit) * lags.clamp(min=0)) * (lags >= 0)
     means = (weights.unsqueeze(1) @ inputs).squeeze(1) / weights.sum(1, keepdim=True)
-    states: Tensor = encoder.linear(means)
-    return states
+    return encoder.linear(means)
 
 
 def _banded_pass(encoder: TransformerEncoder, inputs: Float[Tensor, "batch time dim"]) -> Tensor:
@@ -149,5 +148,4 @@ def _banded_pass(encoder: TransformerEncoder, inputs: Float[Tensor, "batch time 
         assert isinstance(layer, Layer)
         queries, keys, values = layer._project(states)
         states = layer._finish(states, attend(queries, keys, values, mask))
-    normed: Tensor = encoder.norm(states)
-    return normed
+    return encoder.norm(states)

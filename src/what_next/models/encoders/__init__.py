@@ -21,7 +21,6 @@ __all__ = [
     "GruEncoder",
     "LstmEncoder",
     "MeanEncoder",
-    "MlpEncoder",
     "State",
     "TransformerEncoder",
 ]

@@ -165,8 +165,7 @@ class Encoder(nn.Module):
                 vectors = vectors.masked_fill(self.unknown(events.items).unsqueeze(-1), 0.0)
         if self.numbers is not None:
             vectors = vectors + self.numbers(events.numbers)
-        dropped: Tensor = self.dropout(vectors)
-        return dropped
+        return self.dropout(vectors)
 
     def unknown(self, items: Int64[Tensor, "*grid"]) -> Bool[Tensor, "*grid"]:
         """Which items are read as unknown."""

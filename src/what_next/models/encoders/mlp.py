@@ -20,8 +20,7 @@ class MlpEncoder(Encoder):
 
     def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
         """The state after every input."""
-        states: Tensor = self.dropout(self.layers(inputs))
-        return states
+        return self.dropout(self.layers(inputs))
 
     def start(self, batch: int) -> State:
         """Nothing; the one column only says how many rows there are."""

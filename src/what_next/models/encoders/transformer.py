@@ -34,8 +34,7 @@ class TransformerEncoder(Encoder):
         states = inputs
         for layer in self.layers:
             states = layer(states)
-        normed: Tensor = self.norm(states)
-        return normed
+        return self.norm(states)
 
     def replay(
         self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
@@ -126,8 +125,7 @@ class Layer(nn.Module):
         """What was read is added to the states, then what the feed-forward part makes of them."""
         states = states + self.dropout(self.joined(read.transpose(1, 2).flatten(2)))
         wide = self.dropout(functional.gelu(self.wide(self.forward_norm(states))))
-        added: Tensor = states + self.dropout(self.narrow(wide))
-        return added
+        return states + self.dropout(self.narrow(wide))
 
 
 def heads_of(dim: int) -> int:

@@ -183,7 +183,7 @@ def serve(
     world: Boredom | None = None,
     log: Notify | None = None,
 ) -> None:
-    """Answers requests until SIGTERM or SIGINT; requests under way are answered, and everything is closed.
+    """Answers requests until SIGTERM, SIGINT or SIGHUP; requests under way are answered, and everything is closed.
 
     Args:
         setup: what and where.
@@ -235,7 +235,8 @@ def uvicorn_loop(app: Application, bound: socket.socket, opening: Opening, ready
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # as nohup has it
+        for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hangs_up else [])):
             loop.add_signal_handler(number, server.handle_exit, number, None)
         watching = loop.create_task(_watch(opening, server, ready))
         await server.serve(sockets=[bound, *(bound.dup() for _ in range(LISTENERS - 1))])
