@@ -198,7 +198,7 @@ def insert_all(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[
 def _insertion(table: sa.Table, dialect: str, once: bool) -> sa.Executable:
     own = [one.name for one in table.columns if one is not table.autoincrement_column]
     made = INSERTS[dialect](table).values({name: sa.bindparam(name) for name in own})
-    return made.on_conflict_do_nothing() if once else made
+    return made.on_conflict_do_nothing() if once else made  # type: ignore[no-any-return]
 
 
 @cache
