@@ -49,19 +49,13 @@ class Agent:
     """
 
     def __init__(self, setup: Setup, space: Space) -> None:
-        self.setup = setup
-        self.space = space
-        self.device = _device(setup.device)
+        self.setup, self.space, self.device = setup, space, _device(setup.device)
         self.learner = self.new_learner(setup, space)
         self.nets: Networks = {}
         self.targets: Networks = {}
         self.optimisers: dict[str, Optimizer] = {}
-        self.histories = 0
-        self.steps = 0
-        self.horizon = setup.epochs
-        self.spent = 0.0
-        self.halved = 0
-        self.deadline = math.inf
+        self.histories = self.steps = self.halved = 0
+        self.horizon, self.spent, self.deadline = setup.epochs, 0.0, math.inf
         self.learns = False
         self.held: Mapping[str, Tensor] = {}
         self.ranks = Ranks()

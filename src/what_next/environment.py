@@ -143,13 +143,9 @@ class Environment:
         quiet: bool = False,
     ) -> None:
         """Without a `source`, the one that the setup's algorithm learns from."""
-        self.agent = agent
-        self.state = state
-        self.setup = setup
+        self.agent, self.state, self.setup = agent, state, setup
         self.source, self.given = source or source_of(state), source
-        self.resume = resume
-        self.origin = origin
-        self.force = force
+        self.resume, self.origin, self.force = resume, origin, force
         self.ranks = agent.ranks = ranks or Ranks()
         self.on_step, self.on_save, self.quiet = on_step, on_save, quiet
         self.board: Board | None = None

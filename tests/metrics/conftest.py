@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from what_next.data import Catalogue, Dataset
-from what_next.metrics.windows import HistoryOf
+from what_next.metrics.next_items import Histories
 from what_next.rewards import population_sigma
 from what_next.types import History
 
@@ -19,11 +19,11 @@ class World(NamedTuple):
 
     dataset: Dataset
     vectors: np.ndarray
-    history_of: HistoryOf
+    history_of: Histories
     users: np.ndarray
 
 
-def histories_of(dataset: Dataset, vectors: np.ndarray) -> HistoryOf:
+def histories_of(dataset: Dataset, vectors: np.ndarray) -> Histories:
     def history_of(users: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> History:
         events = (dataset.offsets[users] + starts)[:, None] + np.arange(lengths.max(initial=1))
         events = np.minimum(events, dataset.events - 1)
@@ -68,7 +68,7 @@ def world() -> Callable[..., World]:
 
 
 @pytest.fixture(scope="session")
-def stand_in() -> Callable[[Dataset, np.ndarray], HistoryOf]:
+def stand_in() -> Callable[[Dataset, np.ndarray], Histories]:
     """What makes the histories of a data set in a space of given vectors."""
     return histories_of
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from what_next.baselines import BASELINES, Ease, ItemKnn, Markov, PopularRecent
-from what_next.baselines.counts import TIE, Known, parts, ranges
+from what_next.baselines.counts import TIE, Known, parts
 from what_next.data import Dataset
+from what_next.data.batches import ranges
 from what_next.errors import DataError
 from what_next.types import History, Permitted, Request
 

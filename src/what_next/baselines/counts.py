@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float32, Float64, Int32, Int64
 
 from what_next.data import Dataset
+from what_next.data.batches import ranges
 
 TIE = 1e-9
 """What an item's share of the events adds to a score: popularity decides among items that are otherwise equal."""
@@ -106,13 +107,6 @@ def placed_among(items: Int32[np.ndarray, "*shape"], kept: Int64[np.ndarray, "ke
     """Where each item stands in `kept`, which ascends; -1 for others, and for -1."""
     places = np.minimum(np.searchsorted(kept, items), len(kept) - 1).astype(np.int32)
     return np.where(kept[places] == items, places, np.int32(-1))
-
-
-def ranges(starts: Int64[np.ndarray, "n"], counts: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "total"]:
-    """`starts[0], starts[0] + 1, ...`, `counts[0]` of them; then those of the next."""
-    values = np.arange(int(counts.sum()))
-    values += np.repeat(starts - counts.cumsum() + counts, counts)
-    return values
 
 
 def parts(work: Int64[np.ndarray, "n"], most: int) -> Iterator[slice]:

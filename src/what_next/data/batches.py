@@ -30,6 +30,13 @@ def capped(known: Int[np.ndarray, "users"]) -> Int64[np.ndarray, "users"]:
     return np.asarray(np.minimum(known, int(np.ceil(most))), np.int64)
 
 
+def ranges(starts: Int[np.ndarray, "rows"] | int, counts: Int[np.ndarray, "rows"]) -> Int64[np.ndarray, "places"]:
+    """`start, start + 1, ...`, as many as `counts` says, of each row in turn: the places of some users' events."""
+    places = np.repeat(starts - counts.cumsum() + counts, counts)
+    places += np.arange(len(places))
+    return places
+
+
 class Batches:
     """The windows of all training users, and their order in each pass over them.
 
@@ -57,8 +64,7 @@ class Batches:
         """Of users with two known events or more; without a `batch_size`, as many windows as hold `batch_targets`."""
         counts = -(-(capped(known) - 1) // max_length)
         owner = np.repeat(np.arange(len(users)), counts)
-        place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-        last = known[owner] - 1 - (counts[owner] - 1 - place) * max_length  # the window's last event
+        last = known[owner] - 1 - (counts[owner] - 1 - ranges(0, counts)) * max_length  # the window's last event
         self.users, self.seed = users[owner], seed
         self.starts = np.maximum(last - max_length, 0)
         self.lengths = last - self.starts + 1

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
+from what_next.data.batches import ranges
 from what_next.data.dataset import Dataset
 from what_next.errors import DataError
 
@@ -194,6 +195,5 @@ def _targets(
 ) -> tuple[Int64[np.ndarray, "targets"], Int64[np.ndarray, "targets"], Int32[np.ndarray, "targets"]]:
     """Of `counts` events of some users from `start` on: whose they are, where they stand, and their items."""
     owners = np.repeat(users, counts)
-    # Positions start[u], start[u] + 1, ... for each user in turn.
-    position = np.repeat(start, counts) + np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    position = ranges(start, counts)
     return owners, position, dataset.items[dataset.offsets[owners] + position]

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int, Int32, Int64
 
 from what_next.data import Dataset, Split
-from what_next.data.batches import capped
+from what_next.data.batches import capped, ranges
 from what_next.data.space import Space
 from what_next.errors import CatalogueError
 
@@ -54,9 +54,7 @@ def known_events(dataset: Dataset, known: Int[np.ndarray, "users"]) -> Iterator[
         before = int(done[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(done, before + EVENTS, side="right")))
         counts = np.asarray(known[start:stop], np.int64)
-        places = np.repeat(dataset.offsets[start:stop] - counts.cumsum() + counts, counts)
-        places += np.arange(len(places))
-        yield places
+        yield ranges(dataset.offsets[start:stop], counts)
         start = stop
 
 

@@ -14,17 +14,9 @@ from jaxtyping import Bool, Float64, Int32, Int64
 
 from what_next.baselines.rules import Popular
 from what_next.data.stages import SILENT, Done, Stages
+from what_next.metrics import beyond
 from what_next.metrics.accuracy import average_precision, hit_rate, ndcg, precision, recall, reciprocal_rank
-from what_next.metrics.beyond import (
-    ItemStatistics,
-    Profile,
-    calibration,
-    diversity,
-    novelty,
-    popularity_lift,
-    serendipity,
-    shares,
-)
+from what_next.metrics.beyond import ItemStatistics, Profile
 from what_next.metrics.bootstrap import Interval, means_of, user_means
 from what_next.metrics.next_items import Histories, Ranks, Targets, chunks, rank
 from what_next.metrics.windows import Sampling
@@ -174,14 +166,14 @@ class Evaluator:
         """What is measured of the slates themselves."""
         slates = ranks.items[:, :k]
         found = {
-            "novelty": novelty(slates, statistics),
-            "serendipity": serendipity(ranks.places, self.targets.sets, self._popular[:, :k]),
-            "popularity_lift": popularity_lift(slates, self._profile, statistics),
+            "novelty": beyond.novelty(slates, statistics),
+            "serendipity": beyond.serendipity(ranks.places, self.targets.sets, self._popular[:, :k]),
+            "popularity_lift": beyond.popularity_lift(slates, self._profile, statistics),
         }
         if statistics.vectors.shape[1]:
-            found["diversity"] = diversity(slates, statistics)
+            found["diversity"] = beyond.diversity(slates, statistics)
         if statistics.categories is not None:
-            found["calibration"] = calibration(slates, self._profile, statistics)
+            found["calibration"] = beyond.calibration(slates, self._profile, statistics)
         return found
 
     @cached_property
@@ -211,6 +203,6 @@ class Evaluator:
         catalogue = self.catalogue if self.allowed is None else int(self.allowed.sum())
         for k in self.ks:
             rows, owners = slates[:, :, :k].reshape(len(slates), -1), np.repeat(self.owners, k)
-            of_k = shares(rows, owners, catalogue, resamples=SHARE_RESAMPLES, seed=self.seed)
+            of_k = beyond.shares(rows, owners, catalogue, resamples=SHARE_RESAMPLES, seed=self.seed)
             found |= {f"{name}@{k}": one for name, one in of_k.items()}
         return found

@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from what_next import baselines, data, metrics, retrieval
 from what_next.data.files import write_files
 from what_next.errors import SaveError
+from what_next.experiments.baselines import Allowed, Settings
 from what_next.metrics.next_items import Ranks, Targets
 from what_next.metrics.places import Places
 from what_next.state import State
 
-Allowed = Bool[np.ndarray, "items"] | None
-Settings = dict[str, float]
 PARTS = ("items", "above", "tied")
 
 

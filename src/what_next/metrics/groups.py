@@ -10,6 +10,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
+from what_next.data.batches import ranges
+
 Masks = dict[str, Bool[np.ndarray, "rows"]]
 """By the name of a group, its rows."""
 
@@ -98,7 +100,7 @@ def events_per_active_day(
     counts = offsets[people + 1] - offsets[people]
     starts = counts.cumsum() - counts
     # Their events alone: a log may be larger than memory.
-    days = timestamps[np.repeat(offsets[people] - starts, counts) + np.arange(counts.sum())] // DAY
+    days = timestamps[ranges(offsets[people], counts)] // DAY
     first = np.ones(len(days), np.bool_)
     first[1:] = days[1:] != days[:-1]
     first[starts[counts > 0]] = True

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
 from what_next.data import Dataset, Split
-from what_next.data.batches import by_length
+from what_next.data.batches import by_length, ranges
 from what_next.data.splits import Part
 from what_next.data.stages import Done, no_progress
 from what_next.data.training_part import known_events
@@ -26,7 +26,7 @@ SCORES = 2**21
 system after each use, and comes anew page by page, which takes as long as the ranking."""
 
 Histories = Callable[[Int32[np.ndarray, "batch"], Int64[np.ndarray, "batch"], Int64[np.ndarray, "batch"]], History]
-"""From users, starts and lengths to their histories (`State.histories`)."""
+"""From users, starts and lengths to their histories, sigma included (`State.histories`)."""
 Kind = Literal["last", "random", "successive", "all"]
 
 
@@ -72,8 +72,7 @@ class Targets:
         elif kind == "last":
             start = stop - 1
         elif kind == "successive":
-            users, start = np.repeat(users, counts), np.repeat(start, counts)
-            start = start + np.arange(len(users)) - np.repeat(counts.cumsum() - counts, counts)
+            users, start = np.repeat(users, counts), ranges(start, counts)
         places = dataset.offsets[users] + start
         rewards = None if dataset.rewards is None else dataset.rewards[places].astype(np.float64)
         found = cls(users, start, dataset.items[places], rewards, None, int(alone.sum()), len(dataset.catalogue))
@@ -217,8 +216,7 @@ def _distinct(
 ) -> Int32[np.ndarray, "rows width"]:
     """The items of `counts` events from each place on, each once, in ascending order; -1 pads."""
     owners = np.repeat(np.arange(len(places)), counts)
-    events = np.repeat(places - counts.cumsum() + counts, counts) + np.arange(len(owners))
-    pairs = np.unique(np.stack([owners, dataset.items[events]]), axis=1)
+    pairs = np.unique(np.stack([owners, dataset.items[ranges(places, counts)]]), axis=1)
     column = np.arange(pairs.shape[1]) - np.searchsorted(pairs[0], pairs[0])
     found = np.full((len(places), int(column.max(initial=0)) + 1), -1, np.int32)
     found[pairs[0], column] = pairs[1]

@@ -1,6 +1,6 @@
 """Windows of histories, what followed them, and what any item would make of the spread at their ends."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -10,12 +10,11 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from torch import Tensor
 
 from what_next.data import Dataset
+from what_next.data.batches import ranges
+from what_next.metrics.next_items import Histories
 from what_next.retrieval.pool import sample_ranks
 from what_next.rewards.spread import Pairs, Samples, spread_reward
 from what_next.types import History
-
-HistoryOf = Callable[[Int32[np.ndarray, "batch"], Int64[np.ndarray, "batch"], Int64[np.ndarray, "batch"]], History]
-"""Makes the histories of (users, starts, lengths), sigma included: `State.histories`."""
 
 CHUNK = 2**18
 """Distances at work at a time: 2 MB stays near the processor; with four times as many, each takes thrice as long."""
@@ -50,16 +49,15 @@ class Windows:
         """Which items are anywhere in the whole history of their window's user, before, in or after the window."""
         users = np.unique(self.users).astype(np.int64)
         counts = self.dataset.lengths[users]
-        events = np.arange(counts.sum()) + np.repeat(self.dataset.offsets[users] - np.cumsum(counts) + counts, counts)
         width = len(self.dataset.catalogue)
-        pairs = np.repeat(users, counts) * width + self.dataset.items[events]
+        pairs = np.repeat(users, counts) * width + self.dataset.items[ranges(self.dataset.offsets[users], counts)]
         return np.isin(self.users.astype(np.int64) * width + items, pairs) & (items >= 0)
 
 
 def draw_windows(
     dataset: Dataset,
     users: Int32[np.ndarray, "users"],
-    history_of: HistoryOf,
+    history_of: Histories,
     *,
     length: int,
     per_user: int = 20,

@@ -24,6 +24,8 @@ class ItemVectors(nn.Module):
 
     attributes: Tensor | None
     trained: Tensor | None
+    learned: nn.Parameter | None
+    map: nn.Parameter | None
 
     def __init__(
         self,
@@ -55,8 +57,7 @@ class ItemVectors(nn.Module):
         self.register_buffer("attributes", None if attributes is None else torch.tensor(attributes), persistent=False)
         self.register_buffer("trained", None, persistent=False)
         self.shards = None if ranks is None else Shards(count, ranks)
-        self.learned: nn.Parameter | None = None
-        self.map: nn.Parameter | None = None
+        self.learned = self.map = None
         if attributes is not None:
             width = attributes.shape[1]
             self.map = nn.Parameter(torch.randn(dim, width) * (dim * max(width, 1)) ** -0.5)

@@ -9,28 +9,14 @@ from jaxtyping import Float64, Int64
 
 from what_next.data.stages import SILENT, Stages
 from what_next.metrics.bootstrap import Bounds
+from what_next.off_policy import sequences
 from what_next.off_policy import slates as slate
 from what_next.off_policy import weighting as step
 from what_next.off_policy.decisions import Decisions, Evidence
 from what_next.off_policy.diagnostics import Overlap, StepSupport, effective_size_over_steps, efficiency_of_steps
 from what_next.off_policy.fqe import fqe
 from what_next.off_policy.reward_model import Modelled, cross_fit, deal
-from what_next.off_policy.sequences import (
-    SequenceDiagnostics,
-    per_decision_is,
-    sequence_diagnostics,
-    sequence_dr,
-    weighted_per_decision_is,
-)
-from what_next.off_policy.weighting import (
-    Ids,
-    Rows,
-    averaged_ips,
-    averaged_weights,
-    clusters_of,
-    marginal_weights,
-    of_items_alone,
-)
+from what_next.off_policy.weighting import Ids, Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,11 +180,11 @@ def _marginalised(log: Evidence, only: str | None) -> Found:
     actions, rewards = log.decisions.actions, log.decisions.rewards
     behaviour, full = log.options.behaviour, log.target.full
     if behaviour is None or full is None:
-        if not of_items_alone(log.weights, actions, clusters):
+        if not step.of_items_alone(log.weights, actions, clusters):
             return {"mips": "an item's weight differs from row to row, and the two whole distributions are not known"}
-        weights = averaged_weights(log.weights, actions, clusters)
-        return {"mips": _weighted(log, averaged_ips(log.weights, actions, clusters, rewards), weights)}
-    weights = marginal_weights(full, behaviour, clusters, actions)
+        weights = step.averaged_weights(log.weights, actions, clusters)
+        return {"mips": _weighted(log, step.averaged_ips(log.weights, actions, clusters, rewards), weights)}
+    weights = step.marginal_weights(full, behaviour, clusters, actions)
     seen = Overlap.of(weights, log.decisions.units).ess
     return {"mips": _weighted(log, step.ips(weights, rewards), weights, largest=log.largest_weight, seen=seen)}
 
@@ -210,7 +196,7 @@ def _clusters(log: Evidence) -> Int64[np.ndarray, "items"] | str:
     vectors, items = log.decisions.vectors, log.decisions.items
     if vectors is None or (vectors.shape[1] >= items and ((vectors != 0).sum(axis=1) <= 1).all()):  # one-hot
         return "the items have neither categories nor attributes to make clusters of"
-    return clusters_of(vectors, round(items**0.5), log.options.seed)
+    return step.clusters_of(vectors, round(items**0.5), log.options.seed)
 
 
 def _slates(log: Evidence, only: str | None) -> Found:
@@ -277,7 +263,7 @@ def _per_slate(
 def _support_of_cascade(log: Evidence) -> StepSupport:
     """How much of the target's slates the log supports, position by position: slates are trajectories here."""
     places = slate.places(_ids(log))
-    whole = sequence_diagnostics(replace(log.decisions, units=np.cumsum(places == 0) - 1), log.weights)
+    whole = sequences.sequence_diagnostics(replace(log.decisions, units=np.cumsum(places == 0) - 1), log.weights)
     return StepSupport(whole.means, whole.ess, int((places == 0).sum()), np.bincount(places) * 1.0)
 
 
@@ -296,12 +282,13 @@ def _sequences(log: Evidence, only: str | None) -> Found:
         return dict.fromkeys(SEQUENCES, "rows are slates, whose positions are no steps")
     if discount is None:
         return dict.fromkeys(SEQUENCES, "no discount is given for the rewards along a unit")
-    products = sequence_diagnostics(decisions, weights)
+    products = sequences.sequence_diagnostics(decisions, weights)
     reached = log.units - np.bincount(lengths).cumsum()[:-1]
     own, one = _overlap_of_steps(log, products, reached, discount), np.ones(log.units)
     steps = StepSupport(products.means, products.ess, log.units, discount ** np.arange(len(reached)) * reached)
-    weighted = Counted(log.units, lambda counts: weighted_per_decision_is(decisions, weights, discount, counts))
-    plain = step.Terms(per_decision_is(decisions, weights, discount), one)
+    wpdis = sequences.weighted_per_decision_is
+    weighted = Counted(log.units, lambda counts: wpdis(decisions, weights, discount, counts))
+    plain = step.Terms(sequences.per_decision_is(decisions, weights, discount), one)
     found: Found = {
         "per_decision_is": Candidate(plain, own, "trajectory", log.overlap.ess, steps=steps),
         "weighted_per_decision_is": Candidate(weighted, own, "trajectory", log.overlap.ess, steps=steps),
@@ -317,7 +304,7 @@ def _fitted(log: Evidence, discount: float, own: Overlap, steps: StepSupport, on
         return dict.fromkeys(("sequence_dr", "fqe"), lacking)
     if only != "fqe":
         crossed = fqe(decisions, log.target, discount, folds=max(2, log.options.folds), seed=log.options.seed)
-        values = sequence_dr(decisions, log.weights, discount, crossed.values, crossed.chosen)
+        values = sequences.sequence_dr(decisions, log.weights, discount, crossed.values, crossed.chosen)
         flaw = _diverging(crossed.contraction)
         found["sequence_dr"] = Candidate(
             step.Terms(values, one), own, "trajectory", log.overlap.ess, steps=steps, flaw=flaw
@@ -331,7 +318,7 @@ def _fitted(log: Evidence, discount: float, own: Overlap, steps: StepSupport, on
 
 
 def _overlap_of_steps(
-    log: Evidence, products: SequenceDiagnostics, reached: Int64[np.ndarray, "steps"], discount: float
+    log: Evidence, products: sequences.SequenceDiagnostics, reached: Int64[np.ndarray, "steps"], discount: float
 ) -> Overlap:
     """Of the products of weights along the trajectories, later ones counting as little as their rewards."""
     ess = effective_size_over_steps(products.ess / log.units, reached, discount)

@@ -259,9 +259,8 @@ def _largest_weight(weights: Rows, target: Target, options: Options) -> float | 
     if behaviour is None:
         return None
     chances = np.ones_like(behaviour) if target.full is None else target.full
-    ratios = np.divide(
-        chances, behaviour, out=np.zeros_like(chances), where=np.broadcast_to(behaviour > 0, chances.shape)
-    )
+    can = np.broadcast_to(behaviour > 0, chances.shape)
+    ratios = np.divide(chances, behaviour, out=np.zeros_like(chances), where=can)
     return max(float(ratios.max()), float(weights.max()))
 
 

@@ -68,18 +68,10 @@ class _Case:
             covered &= places_of(whole) < settings.top
         if not covered.any():
             raise DataError(f"{settings.path}: no row in which {' and '.join(names)} could be asked")
-        log = whole.of_rows(covered)
-        return cls(
-            names,
-            log,
-            len(whole) - len(log),
-            decisions_of(log, vectors, marginal=marginal),
-            options_of(log, settings),
-            on_log,
-            [one.of_rows(covered) for one in on_log],
-            behaviour,
-            settings.top,
-        )
+        log, targets = whole.of_rows(covered), [one.of_rows(covered) for one in on_log]
+        decisions, options = decisions_of(log, vectors, marginal=marginal), options_of(log, settings)
+        left = len(whole) - len(log)
+        return cls(names, log, left, decisions, options, on_log, targets, behaviour, settings.top)
 
     def about(self) -> dict[str, Any]:
         """The log, as plain values."""
@@ -104,9 +96,6 @@ class _Case:
         """What people should know of the log and the policies."""
         return list(dict.fromkeys([*(note for one in self.on_log for note in one.notes), *self._of_log()]))
 
-    def _columns(self) -> list[str]:
-        return self.log.source.frame.collect_schema().names()
-
     def _of_log(self) -> Iterator[str]:
         log, thin = self.log, self.thin()
         yield from log.notes
@@ -129,7 +118,7 @@ class _Case:
             )
         if log.kind == "open bandit":
             yield "Open Bandit files tell no users: rows are independent decisions, and the position is context"
-        if any(one.about["kind"] == "uniform" for one in self.on_log) and "uniform" in self._columns():
+        if any(one.about["kind"] == "uniform" for one in self.on_log) and "uniform" in log.source.names:
             yield "uniform is each item with the same chance, and not the log's column of that name"
         if binary(log) and not self.options.estimated and self.options.reward_range == (0.0, 1.0):
             yield "all rewards are 0 or 1, and Bernstein intervals take it that no other could have been"
@@ -216,15 +205,14 @@ def gate(
         "on_policy": each[0]["logged"],
         "log": case.about(),
         "settings": {name: each[0][name] for name in SETTINGS},
-        "notes": [*case.notes(), *_of_looks(apart, looks, case), *_of_margin(margin)],
+        "notes": [*case.notes(), *_of_looks(apart, looks, margin, case)],
     }
 
 
 def _of_slates(decisions: Decisions, placed: bool) -> str:
     """What the chances on slates are taken for."""
-    order = (
-        "" if placed else "; without a column of positions, the rows of a slate count from above as the file has them"
-    )
+    order = "; without a column of positions, the rows of a slate count from above as the file has them"
+    order = "" if placed else order
     if decisions.marginal:
         return f"chances on slates are taken as marginal: of an item at its position, whatever stands above it{order}"
     return (
@@ -233,13 +221,8 @@ def _of_slates(decisions: Decisions, placed: bool) -> str:
     )
 
 
-def _of_margin(margin: float) -> Iterator[str]:
-    if margin < 0:
-        yield f"--margin {margin:g} is below 0: a policy that earns less may be promoted"
-
-
-def _of_looks(apart: dict[str, Any], looks: Looks, case: _Case) -> Iterator[str]:
-    """At how many looks the interval holds, and what it assumes for that."""
+def _of_looks(apart: dict[str, Any], looks: Looks, margin: float, case: _Case) -> Iterator[str]:
+    """At how many looks the interval holds, and what it assumes for that; and what the margin lets pass."""
     if looks == "one":
         yield (
             "the interval of the difference is good for one look: a gate that is asked again and again while the log "
@@ -256,6 +239,8 @@ def _of_looks(apart: dict[str, Any], looks: Looks, case: _Case) -> Iterator[str]
             "the interval of the difference holds at any number of looks (asymptotic), if there are many "
             f"{case.log.unit}s, independent of each other{comes_back if case.log.unit == 'user' else ''}"
         )
+    if margin < 0:
+        yield f"--margin {margin:g} is below 0: a policy that earns less may be promoted"
 
 
 def _verdict(case: _Case, apart: dict[str, Any], estimator: str, margin: float, new: dict[str, Any]) -> dict[str, Any]:

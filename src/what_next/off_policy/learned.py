@@ -208,8 +208,7 @@ class _Events:
         places = placed(space.catalogue.ids, log.items.ids)
         known = places[log.actions] >= 0
         owners = log.units[known]
-        names = [name for name in agent.space.event_names if name in log.source.frame.collect_schema().names()]
-        names = [name for name in names if name != "reward"]
+        names = [name for name in agent.space.event_names if name in log.source.names and name != "reward"]
         dataset = Dataset(
             name=str(log.source.path),
             user_ids=log.user_ids,

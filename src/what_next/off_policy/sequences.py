@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from what_next.data.batches import ranges
 from what_next.off_policy.decisions import Decisions
 from what_next.off_policy.diagnostics import Steps
 from what_next.off_policy.weighting import Ids, Rows
@@ -129,8 +130,7 @@ def sequence_diagnostics(decisions: Decisions, weights: Rows) -> SequenceDiagnos
 
 def _steps(units: Ids) -> Ids:
     """How many decisions of its unit come before each row."""
-    lengths = np.bincount(units)
-    return np.arange(len(units)) - np.repeat(lengths.cumsum() - lengths, lengths)
+    return ranges(0, np.bincount(units))
 
 
 def _log_products(weights: Rows, steps: Ids) -> Rows:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32, Int, Int32, Int64, Shaped
 from torch import Tensor
 
 from what_next.data import Dataset
+from what_next.data.batches import ranges
 from what_next.data.training_part import item_counts
 from what_next.errors import SetupError
 from what_next.rewards.base import NEVER, Events, Reward
@@ -102,9 +103,7 @@ class RewardLog:
     def profile_of(self, users: Int[np.ndarray, "batch"]) -> Float[Tensor, "batch attributes"]:
         """The mean vector of all that is known of each user."""
         counts = self.known[users]
-        starts = counts.cumsum() - counts
-        events = np.arange(counts.sum()) + np.repeat(self.offsets[users] - starts, counts)
-        vectors = self.vectors[self._tensor(self.items[events]).long()].double()
+        vectors = self.vectors[self._tensor(self.items[ranges(self.offsets[users], counts)]).long()].double()
         return torch.segment_reduce(vectors, "mean", lengths=self._tensor(counts)).float()
 
     def _tensor(self, values: Shaped[np.ndarray, "*shape"]) -> Shaped[Tensor, "*shape"]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from what_next.agent import Agent
-from what_next.data.batches import JITTER, LEAST
+from what_next.data.batches import JITTER, LEAST, ranges
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.reader import read_log
 from what_next.data.decisions.service_log import is_service_log
@@ -129,7 +129,7 @@ class DecisionSource(Source):
         first = self.answers.first
         sizes = np.diff(first)[self.decisions]
         self.owner = np.repeat(np.arange(len(sizes)), sizes)
-        self.rows = np.arange(sizes.sum()) + np.repeat(first[self.decisions] - (sizes.cumsum() - sizes), sizes)
+        self.rows = ranges(first[self.decisions], sizes)
         self.gains = self.answers.gains[self.rows]
         self.units = self.answers.units[self.decisions]
         self._look_ahead()

@@ -1,6 +1,6 @@
 """The log as a source: what each user did next stands where a policy's choice would; the setup says what it earned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -168,54 +168,61 @@ class LogSource(Source):
     @property
     def chosen(self) -> tuple[Mapping[str, str | int], Sequence[str]]:
         """The loss that fits the catalogue, and how many histories make a batch."""
-        setup, items, batches, reasons = self.setup, len(self.state.space.catalogue), self.batches, [*self.reasons]
-        loss = setup.loss.over(items)
+        loss = self.setup.loss.over(len(self.state.space.catalogue))
+        reasons = [*self.reasons, *self._of_networks(loss), *self._of_histories()]
+        return {"loss": loss, "batch_size": self.batches.batch_size}, reasons
+
+    def _of_networks(self, loss: str) -> Iterator[str]:
+        """Why networks and loss are as they are, where the setup left that open."""
+        setup, space = self.setup, self.state.space
+        items, mean = len(space.catalogue), space.events_per_user
         if setup.loss.name == "auto":
             compared = "at most" if items <= AFFORDABLE else "more than"
-            reasons.append(
+            yield (
                 f"loss {loss}: {items:,} items are {compared} {AFFORDABLE:,}, up to which a softmax over all of them "
                 "is affordable; `loss` sets another"
             )
-        known = self.known[self.users]
-        if cut := int(((most := capped(known)) < known).sum()):
-            largest = int(known.argmax())
-            reasons.append(
-                f"user {self.state.dataset.user_ids[int(self.users[largest])]} has {known[largest]:,} of the "
-                f"{known.sum():,} training events: of such users ({cut:,}) the latest {most[largest]:,} are learned "
-                "from, so that they do not drown out the others"
-            )
-        if setup.skip == "auto" and setup.model in ("lstm", "gru") and (mean := self.state.space.events_per_user):
+        if setup.skip == "auto" and setup.model in ("lstm", "gru") and mean:
             compared, passed = ("at most", "also goes") if setup.skips(mean) else ("more than", "does not go")
-            reasons.append(
+            yield (
                 f"skip {'yes' if setup.skips(mean) else 'no'}: training users have {mean:.1f} events on average, "
                 f"{compared} {SHORT}, so the last item {passed} straight into the state; `skip` sets another"
             )
-        if setup.item_dropout is None and (share := setup.unknown(mean := self.state.space.events_per_user)):
-            reasons.append(
+        if setup.item_dropout is None and (share := setup.unknown(mean)):
+            yield (
                 f"item_dropout {share:g}: training users have {mean:.1f} events on average, at most {SHORT}, so that "
                 "much rests on single items, and some are read as unknown; `item_dropout` sets another"
             )
-        if setup.inputs.items == "auto" and setup.item_inputs(self.state.space) == "both":
-            mean = self.state.space.events_per_item
-            reasons.append(
-                f"inputs.items both: items have attributes, and {mean:.1f} training events on average, at most {RARE}; "
-                "`inputs.items` sets another"
+        if setup.inputs.items == "auto" and setup.item_inputs(space) == "both":
+            yield (
+                f"inputs.items both: items have attributes, and {space.events_per_item:.1f} training events on "
+                f"average, at most {RARE}; `inputs.items` sets another"
+            )
+
+    def _of_histories(self) -> Iterator[str]:
+        """Which events are learned from, how many at once, and whether what is judged can be named at all."""
+        setup, batches, known = self.setup, self.batches, self.known[self.users]
+        if cut := int(((most := capped(known)) < known).sum()):
+            largest = int(known.argmax())
+            yield (
+                f"user {self.state.dataset.user_ids[int(self.users[largest])]} has {known[largest]:,} of the "
+                f"{known.sum():,} training events: of such users ({cut:,}) the latest {most[largest]:,} are learned "
+                "from, so that they do not drown out the others"
             )
         if setup.batch_size is None:
             each = float((batches.lengths - 1).mean())
             less = batches.batch_size * each < setup.batch_targets / 2
             few = f", and a pass has {LEAST} batches or more" if less else ""
-            reasons.append(
+            yield (
                 f"batch_size {batches.batch_size:,}: about {batches.batch_size * each:,.0f} targets, since a history "
                 f"(or a window of a long one) has {each:.1f} on average{few}; `batch_targets` or `batch_size` sets "
                 "another"
             )
         if (held := self._held()) > MANY:
-            reasons.append(
+            yield (
                 f"evaluation.seen no: of {held:.0%} of the validation users the next item stands in the history, where "
                 "it is not recommended again, and counts as missed; `evaluation.seen, yes` recommends and judges it"
             )
-        return {"loss": loss, "batch_size": batches.batch_size}, reasons
 
     def _held(self) -> float:
         """The share of validation targets that stand in the history; 0 where they count like others."""

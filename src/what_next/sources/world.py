@@ -38,11 +38,7 @@ MEMORY = 30
 
 
 def world_of(setup: Setup) -> World:
-    """The world that a setup names.
-
-    Raises:
-        SetupError: it names none, or none that there is.
-    """
+    """The world that a setup names; a `SetupError` where it names none, or none that there is."""
     if setup.world.name is None:
         raise SetupError(
             "no world is named; set `world, boredom:SlateTopK-Bored-v0`, or give --world; `what-next list worlds`"

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from what_next.models.linear import LinearTerm
 
+Measure = Callable[[], float]
 WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0)
 """Of what the linear model points to, beside the network's logits."""
 DECAYS = (0.9,)
@@ -18,10 +19,9 @@ PATIENCE = 3
 TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0)
 
 
-def weigh(
-    linear: LinearTerm, monitor: str, score: Callable[[], float], surprise: Callable[[], float], *, quiet: bool = False
-) -> bool:
-    """Set the numbers of the linear term one after the other, each to the best for the validation users.
+def weigh(linear: LinearTerm, monitor: str, score: Measure, surprise: Measure, *, quiet: bool = False) -> bool:
+    """Set the numbers of the linear term one after the other, each to the best for the validation users; returns
+    whether anything counts.
 
     The weight comes first, then the pull to what came next, then the bias for what is popular, 0 included; where all
     stay 0, the network is better alone, and that is all. The temperature comes last: all together are surer than each,
@@ -33,9 +33,6 @@ def weigh(
         monitor: the name of what `score` measures of the agent as it is now, more is better.
         surprise: the mean negative logarithm of the chance that it gives to what came next.
         quiet: nothing is printed.
-
-    Returns:
-        Whether anything counts.
     """
     chosen = {"weight": 0.0}
     alone = _measured(linear, chosen, score)
@@ -63,12 +60,7 @@ def weigh(
 
 
 def _improved(
-    linear: LinearTerm,
-    chosen: dict[str, float],
-    name: str,
-    values: Sequence[float],
-    measure: Callable[[], float],
-    best: float,
+    linear: LinearTerm, chosen: dict[str, float], name: str, values: Sequence[float], measure: Measure, best: float
 ) -> float:
     """Put the best value of a number among those that are chosen, where one is better than `best`; the best measure.
 
@@ -86,6 +78,6 @@ def _improved(
     return best
 
 
-def _measured(linear: LinearTerm, chosen: dict[str, float], measure: Callable[[], float]) -> float:
+def _measured(linear: LinearTerm, chosen: dict[str, float], measure: Measure) -> float:
     linear.choose(**chosen)
     return measure()

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64, UInt64
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from what_next.errors import CatalogueError, SetupError, TrainingError
@@ -238,6 +238,12 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     def random_slates(self, state: OwnState, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Any item in each slot, with replacement."""
         return integers(rng, len(state.age), self.items, self.slots)
+
+
+def unit(vectors: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+    """Of length 1."""
+    units: Float[np.ndarray, "rows columns"] = vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
+    return units
 
 
 def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.ndarray, "users slots"]:

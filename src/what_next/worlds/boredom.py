@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int8, Int16, Int32, Int64
+from jaxtyping import Bool, Float32, Int, Int8, Int16, Int32, Int64
 from pydantic import Field
 
+from what_next.data.batches import ranges
 from what_next.errors import MissingExtraError
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, integers, uniform
+from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, integers, uniform, unit
 
 NEVER = -(2**30)
 CAUTION = 2.5
@@ -107,7 +108,7 @@ class Boredom(World):
         count = rng.integers(2, 4, self.items)
         rank = rng.random((self.items, self.topics)).argsort(1).argsort(1)
         vectors = rng.random((self.items, self.topics)) * (rank < count[:, None])
-        return _unit(vectors).astype(np.float32)
+        return unit(vectors).astype(np.float32)
 
     @property
     def item_labels(self) -> list[str]:
@@ -210,7 +211,7 @@ class Boredom(World):
         counts = sizes[0] + np.searchsorted(np.cumsum(odds / odds.sum())[:-1], uniform(rng, users), side="right")
         rank = uniform(rng, users, self.topics).argsort(1).argsort(1)
         tastes = uniform(rng, users, self.topics) * (rank < counts[:, None])
-        return _unit(tastes)
+        return unit(tastes)
 
     def _clicked(
         self, interest: Float32[np.ndarray, "users topics"], slates: Int[np.ndarray, "users slots"], rng: Draws
@@ -238,8 +239,7 @@ class Boredom(World):
         places = np.flatnonzero(clicks)
         rows, items = places // self.slots, slates.reshape(-1)[places]
         # The ring takes the clicks in the order of the slots; of more than it holds the last ones stay.
-        order = np.arange(len(places)) - np.repeat(np.cumsum(number) - number, number)
-        spots = (state.head[rows] + order) % self.memory
+        spots = (state.head[rows] + ranges(0, number)) % self.memory
         recent, stamps = state.recent.copy(), state.stamps.copy()
         recent[rows, spots] = self.item_topics[items]
         stamps[rows, spots] = state.age[rows]
@@ -277,7 +277,7 @@ class Boredom(World):
         if self.drift == "scalar":
             mean = mean.mean(1, keepdims=True)
         moved, omega = tastes.copy(), np.float32(self.omega)
-        moved[rows] = _unit(omega * tastes[rows] + (1 - omega) * mean)
+        moved[rows] = unit(omega * tastes[rows] + (1 - omega) * mean)
         return moved
 
     @cached_property
@@ -341,12 +341,6 @@ def _count(flags: Bool[np.ndarray, "users width"]) -> Int64[np.ndarray, "users"]
     """How many are set of each user; a sum along so short an axis takes five times as long."""
     counts: Int64[np.ndarray, users] = np.ascontiguousarray(flags.T).sum(0, dtype=np.int64)
     return counts
-
-
-def _unit(vectors: Float[np.ndarray, "rows topics"]) -> Float[np.ndarray, "rows topics"]:
-    """Of length 1."""
-    units: Float[np.ndarray, "rows topics"] = vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
-    return units
 
 
 def _sardine(name: str) -> Float32[np.ndarray, "items topics"]:

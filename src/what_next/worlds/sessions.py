@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int8, Int32, Int64
 from pydantic import Field
 
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, uniform
+from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, uniform, unit
 
 SKIPPED, PLAYED, LIKED = 0, 1, 2
 Score = Callable[[Float32[np.ndarray, "users items"]], Float32[np.ndarray, "users items"]]
@@ -98,7 +98,7 @@ class Sessions(World):
     @cached_property
     def _drawn(self) -> tuple[Float32[np.ndarray, "items topics"], Float32[np.ndarray, "items"]]:
         rng = np.random.default_rng(self.seed)
-        vectors = _unit(rng.random((self.items, self.topics), dtype=np.float32) ** PICKY)
+        vectors = unit(rng.random((self.items, self.topics), dtype=np.float32) ** PICKY)
         return vectors, rng.random(self.items, dtype=np.float32) * np.float32(self.catch)
 
     @property
@@ -133,7 +133,7 @@ class Sessions(World):
             age=np.zeros(users, np.int32),
             shown=np.full((users, self.slots), -1, np.int64),
             clicks=np.zeros((users, self.slots), np.bool_),
-            tastes=_unit(uniform(rng, users, self.topics) ** PICKY + np.float32(1e-6)),
+            tastes=unit(uniform(rng, users, self.topics) ** PICKY + np.float32(1e-6)),
             fatigue=np.zeros((users, self.topics), np.float32),
             patience=np.full(users, self.patience, np.float32),
             satisfaction=np.zeros(users, np.float32),
@@ -277,12 +277,6 @@ class Sessions(World):
             total += self.topic_vectors[item]
             tired[every, self.item_topics[item]] += np.float32(self.fatigue)
         return slates
-
-
-def _unit(vectors: Float32[np.ndarray, "rows topics"]) -> Float32[np.ndarray, "rows topics"]:
-    """Of length 1."""
-    units: Float32[np.ndarray, "rows topics"] = vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
-    return units
 
 
 def _sigmoid(odds: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
