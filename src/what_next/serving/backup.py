@@ -21,7 +21,7 @@ from pathlib import Path
 from sqlalchemy import inspect
 from sqlalchemy.engine import URL
 
-from what_next.data.files import sync
+from what_next.data.files import ASIDE, remove_stale, sync
 from what_next.errors import ModelError, SaveError, StoreError, some
 from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, CRITIC, NAME, intact, sha256, versions_folder
 from what_next.serving.store import store_of
@@ -67,7 +67,7 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
         SaveError: the back-up could not be written; nothing is left of it.
     """
     stamp = _now()
-    whole, aside = folder / stamp, folder / f".{stamp}.{secrets.token_hex(4)}"
+    whole, aside = folder / stamp, folder / f".{stamp}.{secrets.token_hex(4)}{ASIDE}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         aside.mkdir(mode=0o700)
@@ -77,6 +77,7 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
         _seal(aside)
         aside.rename(whole)
         sync(folder)
+        remove_stale(folder)
     except OSError as error:
         raise SaveError(f"{whole}: cannot be written ({error.strerror or error}); nothing is left of it") from error
     finally:
@@ -299,9 +300,10 @@ def unpack(setup: Setup, models: Path) -> list[str]:
         if not target.exists():
             target.mkdir(parents=True)
             give_to_owner(target, target.parent)
+        remove_stale(target)
     with (
-        tempfile.TemporaryDirectory(dir=targets[VERSIONS], prefix=".restored.") as versions,
-        tempfile.TemporaryDirectory(dir=targets[OWN], prefix=".restored.") as own,
+        tempfile.TemporaryDirectory(dir=targets[VERSIONS], prefix=".restored.", suffix=ASIDE) as versions,
+        tempfile.TemporaryDirectory(dir=targets[OWN], prefix=".restored.", suffix=ASIDE) as own,
     ):
         asides = {VERSIONS: Path(versions, VERSIONS), OWN: Path(own, OWN)}
         try:

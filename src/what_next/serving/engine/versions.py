@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from what_next.data.files import sync
+from what_next.data.files import ASIDE, remove_stale, sync
 from what_next.errors import ModelError, SaveError, WhatNextError
 from what_next.serving.store import Deployment
 from what_next.serving.store.backend import home_of
@@ -85,7 +85,7 @@ def keep(folder: Path, agent: Path) -> str:
     """
     files = check(agent)  # what is kept can be loaded later
     version, digest = _named(agent, files), _digest(files)
-    target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}"
+    target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}{ASIDE}"
     if target.is_dir():
         intact(target, version)
         return version
@@ -102,6 +102,7 @@ def keep(folder: Path, agent: Path) -> str:
             if not target.is_dir():  # else another process was first, with the same files
                 raise
         sync(folder)
+        remove_stale(folder)
     except OSError as error:
         raise SaveError(f"{target}: the model could not be copied ({error}); the deployed one is intact") from None
     finally:
