@@ -1,10 +1,12 @@
 """Importing: rows are checked, rejected with a reason, sorted, and split into log and item table."""
 
 import gzip
+import os
 import resource
 import signal
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import polars as pl
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from what_next.data import Dataset, Options, import_files, save
+from what_next.data.files import write_files
 from what_next.errors import DataError, SaveError
 
 
@@ -280,6 +283,28 @@ def test_an_import_that_fails_to_write_leaves_the_old_files_alone(file, tmp_path
         save(tables, path / "below" / "a" / "file.parquet")
     (path.parent / "y.items.parquet").rmdir()
     assert {one: one.read_bytes() for one in path.parent.iterdir()} == before
+
+
+def test_what_a_killed_process_left_behind_is_gone_a_day_later_and_nothing_else(tmp_path: Path) -> None:
+    """What was being written may hold histories of people who are to be erased."""
+
+    def killed(content: BinaryIO) -> None:
+        os._exit(9)
+
+    for _ in range(2):
+        if (child := os.fork()) == 0:
+            write_files({tmp_path / "log.parquet": killed})
+        os.waitpid(child, 0)
+    old, young = tmp_path.glob(".log.parquet.*")
+    others = [tmp_path / name for name in ("old.aside", ".log.parquet.original")]
+    for path in (old, *others):
+        path.touch()
+        os.utime(path, (0, 0))
+    (folder := tmp_path / ".version.aside").mkdir()
+    (folder / "agent.safetensors").touch()
+    os.utime(folder, (0, 0))
+    write_files({tmp_path / "x": b""})
+    assert set(tmp_path.iterdir()) == {tmp_path / "x", young, *others}
 
 
 def test_a_full_disk_leaves_the_old_files_alone(file, tmp_path: Path) -> None:

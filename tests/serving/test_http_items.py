@@ -99,6 +99,9 @@ class TestWithdrawing:
                 best = shown(other, user_id="u1", k=1)[0]
                 one.ask("DELETE", f"/v1/items/{best}")
                 assert best not in shown(other, user_id="u1"), number
+            one.post("/v1/items", item("x1"))  # of which the other has not heard
+            assert other.ask("DELETE", "/v1/items/x1").json() == {"withdrawn": 1}
+            assert other.ask("DELETE", "/v1/items/x2").status_code == 404
             assert len(shown(one, user_id="u1")) == len(shown(other, user_id="u1")) == 60
         with process(one.setup) as later:
             assert len(shown(later, user_id="u1")) == 60

@@ -224,7 +224,8 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
     ) -> Float[Tensor, "*grid dim"]:
         """The actor's point in each state: items are ranked by their inner product with it (`vectors`)."""
-        return nets["actor"](states)
+        points: Tensor = nets["actor"](states)
+        return points
 
     def vectors(self, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "items columns"]:
         """What the points of `propose` are multiplied with; for the nearest by distance, see `nearest`."""

@@ -68,7 +68,8 @@ class Bcq(Dqn):
         """The behaviour's point, whose likeliest items are looked at; the critic's where all items are considered."""
         if self.threshold == 0:
             return super().propose(nets, states, rng)
-        return nets["behaviour"](states)
+        points: Tensor = nets["behaviour"](states)
+        return points
 
     @property
     def rescored(self) -> int:

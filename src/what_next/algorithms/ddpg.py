@@ -91,7 +91,8 @@ class Ddpg(Algorithm):
         estimates = context.nets["critic"](batch.states, items.rows(batch.actions).detach())
         context.metrics["logged_value"] = estimates.mean().item()
         context.metrics["vectors_alike"] = items.vectors.detach().mean(0).norm().item()
-        return (estimates - wanted).square().mean(-1).sum()
+        loss: Tensor = (estimates - wanted).square().mean(-1).sum()
+        return loss
 
     def climb(self, context: LossContext[Transitions]) -> tuple[Float[Tensor, "steps dim"], Float[Tensor, "steps"]]:
         """The actor's points, and what the (first) critic says of them; neither carries gradient to the encoder."""
@@ -109,7 +110,8 @@ class Ddpg(Algorithm):
 
     def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Float[Tensor, "steps"] | None:
         """The (first) critic's."""
-        return nets["critic"](batch.states, on_sphere(items).rows(batch.actions))[0]
+        found: Tensor = nets["critic"](batch.states, on_sphere(items).rows(batch.actions))[0]
+        return found
 
     def propose(
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
@@ -130,4 +132,5 @@ class Ddpg(Algorithm):
         self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
     ) -> Float[Tensor, "batch candidates"]:
         """The critic's values; the smallest where there are several critics."""
-        return nets["critic"](states.unsqueeze(-2), normalize(vectors, dim=-1)).amin(0)
+        values: Tensor = nets["critic"](states.unsqueeze(-2), normalize(vectors, dim=-1)).amin(0)
+        return values

@@ -44,4 +44,5 @@ class Dqn(Algorithm):
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
     ) -> Float[Tensor, "*grid dim"]:
         """The critic's point; what is added to every item's value orders nothing."""
-        return nets["critic"](states)[..., :-1]
+        points: Tensor = nets["critic"](states)[..., :-1]
+        return points

@@ -44,7 +44,8 @@ class Hac(Ddpg):
 
     def supervise(self, context: LossContext[Transitions]) -> Tensor:
         """The hyper-action."""
-        return context.nets["actor"](context.batch.states)
+        points: Tensor = context.nets["actor"](context.batch.states)
+        return points
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """Minus the critic's value at the hyper-action, and its distance from the effect-action."""

@@ -158,7 +158,8 @@ class OnPolicy(Algorithm):
 
     def estimates(self, nets: Networks, batch: Choices, items: object) -> Float[Tensor, "steps"]:  # type: ignore[override]
         """The value of the state."""
-        return nets["critic"](batch.states)
+        values: Tensor = nets["critic"](batch.states)
+        return values
 
     def log_chances(self, context: LossContext[Choices]) -> tuple[Float[Tensor, "steps"], Float[Tensor, "..."]]:
         """The log chance of each choice under the policy as it is, and its entropy."""

@@ -86,7 +86,8 @@ class Sac(Algorithm):
         """The smaller value of the points that were drawn; None where none were."""
         if not isinstance(batch, Choices) or batch.points.shape[1] != nets["actor"].width:
             return None
-        return nets["critic"](batch.states, batch.points).amin(0)
+        found: Tensor = nets["critic"](batch.states, batch.points).amin(0)
+        return found
 
     def propose(
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None

@@ -93,7 +93,8 @@ class Slateq(Algorithm):
         self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
     ) -> Float[Tensor, "*grid dim"]:
         """The point of the weights: the items that are likeliest chosen."""
-        return nets["choice"](states)[..., :-1]
+        points: Tensor = nets["choice"](states)[..., :-1]
+        return points
 
     @property
     def rescored(self) -> int:

@@ -1,8 +1,11 @@
 """Writing files so that a reader sees the whole new file or the whole old one; and the data set's own files by name."""
 
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from errno import EISDIR
 from functools import partial
 from pathlib import Path
@@ -12,6 +15,10 @@ import polars as pl
 
 from what_next.errors import DataError, SaveError
 
+ASIDE = ".aside"
+"""How temporary names end, of what gets its own name when it is whole; they begin with a dot."""
+STALE = 86_400
+"""Seconds after which nobody writes there any more."""
 Writer = Callable[[BinaryIO], object]
 """Writes the content of a file into it."""
 
@@ -69,6 +76,8 @@ def write_files(contents: Mapping[Path, Writer | bytes], *, private: bool = Fals
             waiting.append((_written_beside(path, content, private), path))
         for temporary, path in waiting:
             temporary.replace(path)
+        for folder in {path.parent for path in contents}:
+            remove_stale(folder)
     except (OSError, pl.exceptions.ComputeError) as error:
         # Polars reports a full disk as a ComputeError, with the system's reason in its text.
         raise _cannot_write(path, error) from error
@@ -90,6 +99,14 @@ def check_paths(paths: Iterable[Path]) -> None:
             raise _cannot_write(path, error) from error
 
 
+def remove_stale(folder: Path) -> None:
+    """Remove from a folder what killed processes began to write under temporary names: histories may be in it."""
+    for path in folder.glob(f".*{ASIDE}"):
+        with suppress(OSError):  # another process was first, say
+            if path.stat().st_mtime < time.time() - STALE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -106,7 +123,7 @@ def _cannot_write(path: Path, error: Exception) -> SaveError:
 
 def _written_beside(path: Path, content: Writer | bytes, private: bool) -> Path:
     """The content in a temporary file in the folder of `path`, flushed to the disk."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=ASIDE)
     try:
         os.close(handle)
         with Path(name).open("wb") as file:  # some libraries write to the name, not to the file

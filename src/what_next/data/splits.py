@@ -42,7 +42,8 @@ class Split:
     def cold(self, part: Part) -> Bool[np.ndarray, "judged"]:
         """Which of the users of a part training knows nothing of, though the split sets nobody aside whole."""
         users = self.validation if part == "validation" else self.test
-        return (self.known[users] == 0) & (self.kind != "users")
+        unknown: Bool[np.ndarray, judged] = (self.known[users] == 0) & (self.kind != "users")
+        return unknown
 
     def targets(self, part: Part) -> tuple[Int64[np.ndarray, "users"], Int64[np.ndarray, "users"] | None]:
         """For each user, where the targets of a part start and end among their events; None: with the last."""
@@ -161,7 +162,8 @@ def _before(dataset: Dataset, times: Int64[np.ndarray, "events"], cut: int) -> I
         early = open_.copy()
         early[open_] = times[middle[open_]] < cut
         low, high = np.where(early, middle + 1, low), np.where(open_ & ~early, middle, high)
-    return low - dataset.offsets[:-1]
+    counts: Int64[np.ndarray, users] = low - dataset.offsets[:-1]
+    return counts
 
 
 def _split(

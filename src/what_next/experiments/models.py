@@ -89,4 +89,5 @@ def same_split(setup: Setup, state: State) -> None:
 
 def seconds(setup: Setup) -> float | None:
     """How long the training of a model took; None where its file does not say."""
-    return read_manifest(setup.model_agent_path, "agent").metrics.get("seconds")
+    found: float | None = read_manifest(setup.model_agent_path, "agent").metrics.get("seconds")
+    return found

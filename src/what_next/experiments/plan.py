@@ -315,7 +315,8 @@ def shown(value: float, unit: str) -> str:
 @cache
 def kept() -> dict[str, Any]:
     """The constants with where they were measured, and all that was measured."""
-    return json.loads(KEPT.read_text())
+    found: dict[str, Any] = json.loads(KEPT.read_text())
+    return found
 
 
 def constants() -> dict[str, float]:

@@ -199,7 +199,8 @@ def with_settings(setup: Setup, settings: Mapping[str, Value]) -> Setup:
 def _fixed(setup: Setup) -> dict[str, Any]:
     """The settings that every trial of a study shares, and the values that the first one has; as JSON."""
     values = {key: value for key, value in setup.as_json().items() if key not in FREE}
-    return json.loads(json.dumps(values))
+    fixed: dict[str, Any] = json.loads(json.dumps(values))
+    return fixed
 
 
 def _judged(study: "optuna.Study") -> list[Trial]:

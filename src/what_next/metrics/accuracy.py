@@ -93,7 +93,8 @@ def _mean_discount(
     """The mean discount of the positions that a tied item may take; 0 beyond the last discount."""
     sums = np.concatenate([[0], discounts.cumsum()])
     last = len(discounts)
-    return (sums[np.minimum(above + tied, last)] - sums[np.minimum(above, last)]) / tied
+    mean: Float64[np.ndarray, "*places"] = (sums[np.minimum(above + tied, last)] - sums[np.minimum(above, last)]) / tied
+    return mean
 
 
 def _first(places: Places) -> tuple[Int64[np.ndarray, "rows"], Int64[np.ndarray, "rows"], Int64[np.ndarray, "rows"]]:

@@ -242,7 +242,8 @@ def gini_index(
     ranks = np.arange(catalogue - held + 1, catalogue + 1)
     apart = ascending @ (2.0 * ranks - catalogue - 1)
     most = (catalogue - 1) * ascending.sum(axis=-1, dtype=np.float64)
-    return np.asarray(apart / np.where(most > 0, most, 1))
+    index: Float64[np.ndarray, "*batch"] = np.asarray(apart / np.where(most > 0, most, 1))
+    return index
 
 
 def shares(

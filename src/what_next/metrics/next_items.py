@@ -124,7 +124,8 @@ class Targets:
             keys, when = owners[begins] * np.int64(len(dataset.catalogue)) + items[begins], places[first[begins]]
             mine = np.flatnonzero((users >= owners[0]) & (users <= owners[-1]))
             found[mine] = when[np.searchsorted(keys, users[mine] * len(dataset.catalogue) + sought[mine])]
-        return found < dataset.offsets[users] + self.before[rows]
+        earlier: Bool[np.ndarray, targets] = found < dataset.offsets[users] + self.before[rows]
+        return earlier
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,8 @@ class Encoder(nn.Module):
     def forward(self, factors: Float[Tensor, "batch time factors"]) -> Float[Tensor, "batch time state"]:
         """The state after every event."""
         states, _ = self.lstm(factors)
-        return self.dropout(states)
+        dropped: Tensor = self.dropout(states)
+        return dropped
 
 
 class PointHead(nn.Module):
@@ -83,7 +84,8 @@ class AgentModel(nn.Module):
         self, factors: Float[Tensor, "batch time factors"], prospects: Float[Tensor, "batch time prototypes prospects"]
     ) -> Float[Tensor, "batch time prototypes"]:
         """Log-probabilities, up to a constant, of proposing each prototype after each event."""
-        return self.head(self.encoder(factors), self.prototypes, prospects)
+        logits: Tensor = self.head(self.encoder(factors), self.prototypes, prospects)
+        return logits
 
 
 class CriticModel(nn.Module):
@@ -101,7 +103,8 @@ class CriticModel(nn.Module):
         prospects: Float[Tensor, "batch time choices prospects"],
     ) -> Float[Tensor, "batch time choices"]:
         """The estimates for several items after each event."""
-        return self.head(self.encoder(factors), points, prospects)
+        values: Tensor = self.head(self.encoder(factors), points, prospects)
+        return values
 
 
 def spread_out(

@@ -90,7 +90,8 @@ class Beliefs:
     @property
     def standardised(self) -> Float[Tensor, "users weights"]:
         """The weights in standard deviations from the mean of the prior."""
-        return (self.weights - self.belief.mean) / self.spread
+        found: Tensor = (self.weights - self.belief.mean) / self.spread
+        return found
 
     def drawn(self, rng: np.random.Generator) -> Float[Tensor, "users weights"]:
         """Weights as likely as they are (Thompson 1933): who knows little of a user tries what might be liked.
@@ -99,7 +100,8 @@ class Beliefs:
         """
         noise = torch.from_numpy(rng.standard_normal(self.weights.shape, np.float32)).to(self.weights)
         far = torch.linalg.solve_triangular(self.factor.mT, noise[..., None], upper=True)
-        return self.weights + RESHAPED * far.squeeze(-1)
+        found: Tensor = self.weights + RESHAPED * far.squeeze(-1)
+        return found
 
     @torch.no_grad()
     def watch(self, slates: Int[np.ndarray, "users slots"], clicks: Bool[np.ndarray, "users slots"]) -> None:

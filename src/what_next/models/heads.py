@@ -30,7 +30,8 @@ class Point(nn.Module):
 
     def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid columns"]:
         """The point of each state."""
-        return self.linear(states)
+        points: Tensor = self.linear(states)
+        return points
 
 
 class Value(nn.Module):

@@ -80,7 +80,8 @@ class Proposer(nn.Module):
         shown = torch.nn.functional.embedding(slates.clamp(min=0), vectors)
         level, further = liked[:, self.width :].unsqueeze(-1).unbind(1)
         slots = torch.arange(slates.shape[1], device=slates.device)
-        return (shown @ liked[:, : self.width, None]).squeeze(-1) + level + further * slots
+        logits: Tensor = (shown @ liked[:, : self.width, None]).squeeze(-1) + level + further * slots
+        return logits
 
     def draw(self, mean: Float[Tensor, "*grid drawn"], noise: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "..."]:
         """A draw, by standard normal noise."""
@@ -119,7 +120,8 @@ class Proposer(nn.Module):
 
     def of_clicks(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items traits"]:
         """What a click on each item adds to the numbers."""
-        return self.effects(vectors)
+        effects: Tensor = self.effects(vectors)
+        return effects
 
     def unexplained(
         self,
@@ -163,7 +165,8 @@ class Pricer(Proposer):
 
     def forward(self, states: Float[Tensor, "*grid dim"]) -> Float[Tensor, "*grid drawn"]:
         """The mean of what is drawn."""
-        return self.mean(states)
+        found: Tensor = self.mean(states)
+        return found
 
     def of_clicks(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items traits"]:
         """See `Proposer.of_clicks`."""
@@ -174,7 +177,8 @@ class Pricer(Proposer):
         """The point of the log odds of clicks; 0 with a belief."""
         if self.liking is None:
             return states.new_zeros(*states.shape[:-1], self.width + 1)
-        return self.liking(states)[..., :-1]
+        found: Tensor = self.liking(states)[..., :-1]
+        return found
 
     def points(self, drawn: Float[Tensor, "*grid drawn"]) -> Float[Tensor, "*grid drawn"]:
         """See `Proposer.points`: the end of a point, after the odds and the numbers that are seen."""

@@ -109,7 +109,8 @@ def _at_any_look(name: str, pair: tuple[Candidate, Candidate], logs: Sequence[Ev
     low, high = bounds or (None, None)
     interval = {"mean": pair[0].estimate.value - pair[1].estimate.value, "low": low, "high": high}
     about = {"interval": kind, "per": pair[0].per, "refused": _of_both(reasons)}
-    return _finite(_shown(interval | about, options.force))
+    found: dict[str, Any] = _finite(_shown(interval | about, options.force))
+    return found
 
 
 def _sequence(name: str, pair: tuple[Candidate, Candidate], log: Evidence) -> tuple[str, Bounds | None]:

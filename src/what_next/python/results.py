@@ -37,7 +37,8 @@ class Results(Mapping[str, Mapping[str, Interval]]):
     windows: Mapping[str, Any] | None = None
 
     def __getitem__(self, policy: str) -> Mapping[str, Interval]:
-        return self.values_["policies"][policy]
+        found: Mapping[str, Interval] = self.values_["policies"][policy]
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.values_["policies"])

@@ -41,7 +41,8 @@ class View:
     @property
     def policies(self) -> Mapping[str, Mapping[str, Interval]]:
         """The metrics of each policy."""
-        return self.result["policies"]
+        found: Mapping[str, Mapping[str, Interval]] = self.result["policies"]
+        return found
 
     @property
     def k(self) -> int:

@@ -199,7 +199,8 @@ class Sphere:
 
     def holds(self, vectors: Float32[np.ndarray, "rows dim"]) -> Bool[np.ndarray, "rows"]:
         """Which vectors are not too long for it."""
-        return _lengths(vectors) <= self.longest
+        fits: Bool[np.ndarray, rows] = _lengths(vectors) <= self.longest
+        return fits
 
 
 class Approximate(ByScore):
@@ -269,7 +270,8 @@ def _centres(
 
 
 def _lengths(vectors: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows"]:
-    return np.sqrt(np.einsum("rd,rd->r", vectors, vectors, dtype=np.float64))
+    lengths: Float64[np.ndarray, rows] = np.sqrt(np.einsum("rd,rd->r", vectors, vectors, dtype=np.float64))
+    return lengths
 
 
 def _faiss() -> ModuleType:

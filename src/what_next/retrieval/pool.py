@@ -31,7 +31,8 @@ class Pool:
     def count(self, chosen: Bool[np.ndarray, "pairs"]) -> Int64[np.ndarray, "rows"]:
         """How many pairs of each row a mask holds."""
         totals = np.concatenate([[0], np.cumsum(chosen)])
-        return totals[self.offsets[1:]] - totals[self.offsets[:-1]]
+        counts: Int64[np.ndarray, rows] = totals[self.offsets[1:]] - totals[self.offsets[:-1]]
+        return counts
 
     def eligible(
         self, attribute: Int64[np.ndarray, "rows"]
@@ -187,7 +188,8 @@ def fewest(
     matches = counts[:, :1] + counts[:, 1:]
     if drawn is None:
         drawn = np.broadcast_to(np.arange(averaged), matches.shape)
-    return np.take_along_axis(matches, drawn, axis=1).min(axis=1)
+    least: Int64[np.ndarray, rows] = np.take_along_axis(matches, drawn, axis=1).min(axis=1)
+    return least
 
 
 def merged(

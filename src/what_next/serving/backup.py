@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import inspect
 from sqlalchemy.engine import URL
 
-from what_next.data.files import sync
+from what_next.data.files import ASIDE, remove_stale, sync
 from what_next.errors import ModelError, SaveError, StoreError
 from what_next.serving.backup_files import AGAIN, SUMS, check, check_store, give_to_owner, pack, sha256, unpack
 from what_next.serving.store import store_of
@@ -44,7 +44,7 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
         SaveError: the back-up could not be written; nothing is left of it.
     """
     stamp = _now()
-    whole, aside = folder / stamp, folder / f".{stamp}.{secrets.token_hex(4)}"
+    whole, aside = folder / stamp, folder / f".{stamp}.{secrets.token_hex(4)}{ASIDE}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         aside.mkdir(mode=0o700)
@@ -54,6 +54,7 @@ def back_up(file: Path, setup: Setup, folder: Path) -> Path:
         _seal(aside)
         aside.rename(whole)
         sync(folder)
+        remove_stale(folder)
     except OSError as error:
         raise SaveError(f"{whole}: cannot be written ({error.strerror or error}); nothing is left of it") from error
     finally:

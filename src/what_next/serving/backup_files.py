@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from what_next.data.files import ASIDE, remove_stale
 from what_next.errors import ModelError, StoreError, some
 from what_next.serving.engine.versions import AGENT, CARD, CATALOGUE, CRITIC, NAME, intact, versions_folder
 from what_next.serving.store.migrations import REVISIONS
@@ -83,9 +84,10 @@ def unpack(setup: Setup, models: Path) -> list[str]:
         if not target.exists():
             target.mkdir(parents=True)
             give_to_owner(target, target.parent)
+        remove_stale(target)
     with (
-        tempfile.TemporaryDirectory(dir=targets[VERSIONS], prefix=".restored.") as versions,
-        tempfile.TemporaryDirectory(dir=targets[OWN], prefix=".restored.") as own,
+        tempfile.TemporaryDirectory(dir=targets[VERSIONS], prefix=".restored.", suffix=ASIDE) as versions,
+        tempfile.TemporaryDirectory(dir=targets[OWN], prefix=".restored.", suffix=ASIDE) as own,
     ):
         asides = {VERSIONS: Path(versions, VERSIONS), OWN: Path(own, OWN)}
         try:

@@ -459,7 +459,8 @@ class WorldSource(Source):
         return found
 
     def _values(self, player: Player, states: Tensor) -> Float32[np.ndarray, "users"]:
-        return player.policy.agent.nets["critic"](states).cpu().numpy()
+        found: Float32[np.ndarray, users] = player.policy.agent.nets["critic"](states).cpu().numpy()
+        return found
 
     def _chances(self, player: Player, states: Tensor, proposal: Proposal, product: Product) -> np.ndarray:
         """Of the slates, or the density of the points that were drawn."""
@@ -468,7 +469,8 @@ class WorldSource(Source):
             return np.asarray(np.exp(np.log(product.propensities).sum(1)))
         actor: Any = player.policy.agent.nets["actor"]
         points = torch.from_numpy(proposal.points).to(states.device)
-        return actor.log_density(states, points).double().exp().cpu().numpy()
+        found: np.ndarray = actor.log_density(states, points).double().exp().cpu().numpy()
+        return found
 
     def _batch(self, carried: Float32[np.ndarray, "users carried"]) -> Batch:
         """All that the buffers hold, users first; the buffers are written over by the next experience."""

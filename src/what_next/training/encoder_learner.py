@@ -81,7 +81,8 @@ class EncoderLearner(Learner):
     @property
     def known_vectors(self) -> Float32[np.ndarray, "items dim"]:
         """Attributes of the items that have a training event."""
-        return self.space.catalogue.vectors[self.space.seen]
+        vectors: Float32[np.ndarray, "items dim"] = self.space.catalogue.vectors[self.space.seen]
+        return vectors
 
     @property
     def by_row(self) -> bool:

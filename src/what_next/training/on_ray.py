@@ -72,7 +72,8 @@ def on_ray(work: Callable[[Ranks], Outcome], setup: Setup) -> Outcome:
     found: Any = result.return_value
     if isinstance(found, Refused):
         raise found
-    return found
+    outcome: Outcome = found
+    return outcome
 
 
 def _process(work: Callable[[Ranks], Any], launch: str) -> Any:

@@ -143,7 +143,8 @@ def counted(values: Any, mask: Bool[np.ndarray, "batch time"]) -> Any:
 
 def flattened(carried: Carried) -> Float32[np.ndarray, "batch carried"]:
     """What an encoder carries, as one array."""
-    return torch.cat([part.flatten(1) for part in carried], 1).cpu().numpy()
+    found: Float32[np.ndarray, "batch carried"] = torch.cat([part.flatten(1) for part in carried], 1).cpu().numpy()
+    return found
 
 
 def unflattened(encoder: Encoder, carried: Float[Tensor, "batch carried"]) -> Carried:

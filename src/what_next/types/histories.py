@@ -65,10 +65,12 @@ class History:
 def repeats(items: Int[np.ndarray, "*grid slots"], history: History) -> Bool[np.ndarray, "*grid slots"]:
     """Which items stand in the history already: on a grid, up to the step at which they are chosen."""
     if items.ndim == 2:
-        return (items >= 0) & (items[..., None] == history.items[:, None]).any(-1)
+        known: Bool[np.ndarray, "batch slots"] = (items >= 0) & (items[..., None] == history.items[:, None]).any(-1)
+        return known
     same = (items[..., None] >= 0) & (items[..., None] == history.items[:, None, None])
     past = np.tri(items.shape[1], history.items.shape[1], dtype=np.bool_)
-    return (same & past[:, None]).any(-1)
+    before: Bool[np.ndarray, "batch time slots"] = (same & past[:, None]).any(-1)
+    return before
 
 
 @dataclass(frozen=True, eq=False)

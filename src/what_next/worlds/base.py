@@ -52,7 +52,8 @@ class Streams:
         bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         self.drawn[self.rows] += np.uint64(count)
         top = ((bits ^ (bits >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-        return top.reshape(len(self.rows), *shape)
+        found: Float32[np.ndarray, "*rest"] = top.reshape(len(self.rows), *shape)
+        return found
 
 
 Draws = np.random.Generator | Streams
@@ -68,13 +69,15 @@ def uniform(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *
 
 def integers(rng: Draws, users: int, below: int, *shape: int) -> Int64[np.ndarray, "users *rest"]:
     """For each user an array of whole numbers from 0 up to `below`."""
-    return (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
+    found: Int64[np.ndarray, "*rest"] = (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
+    return found
 
 
 def normal(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *rest"]:
     """For each user an array of standard normal numbers (Box and Muller 1958)."""
     radius, angle = uniform(rng, users, *shape), uniform(rng, users, *shape)
-    return np.sqrt(-2 * np.log1p(-radius)) * np.cos(np.float32(2 * np.pi) * angle)
+    found: Float32[np.ndarray, "*rest"] = np.sqrt(-2 * np.log1p(-radius)) * np.cos(np.float32(2 * np.pi) * angle)
+    return found
 
 
 S = TypeVar("S", bound="State")
@@ -239,7 +242,8 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
 
 def unit(vectors: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
     """Of length 1."""
-    return vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
+    units: Float[np.ndarray, "rows columns"] = vectors / np.sqrt(np.square(vectors).sum(1, keepdims=True))
+    return units
 
 
 def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.ndarray, "users slots"]:
@@ -249,7 +253,8 @@ def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.nda
     else:
         places = np.broadcast_to(np.arange(slots), scores.shape)
     order = np.argsort(-np.take_along_axis(scores, places, 1), axis=1, kind="stable")
-    return np.take_along_axis(places, order, 1)
+    found: Int64[np.ndarray, "users slots"] = np.take_along_axis(places, order, 1)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,7 +118,8 @@ class Boredom(World):
     @cached_property
     def item_topics(self) -> Int16[np.ndarray, "items"]:
         """The main topic of each item, of which it may bore."""
-        return self.item_vectors.argmax(1).astype(np.int16)
+        topics: Int16[np.ndarray, items] = self.item_vectors.argmax(1).astype(np.int16)
+        return topics
 
     @cached_property
     def _columns(self) -> Float32[np.ndarray, "topics items"]:
@@ -127,7 +128,8 @@ class Boredom(World):
     @cached_property
     def positions(self) -> Float32[np.ndarray, "slots"]:
         """The chance that a slot is looked at."""
-        return np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
+        chances: Float32[np.ndarray, slots] = np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
+        return chances
 
     def reset(self, users: int, rng: Draws) -> Listeners:
         """See `World.reset`."""
@@ -153,7 +155,8 @@ class Boredom(World):
 
     def interest(self, state: Listeners) -> Float32[np.ndarray, "users topics"]:
         """The users' vectors as they are now: zero for those who are bored."""
-        return state.tastes * (_count(state.rest > 0) == 0)[:, None]
+        interest: Float32[np.ndarray, "users topics"] = state.tastes * (_count(state.rest > 0) == 0)[:, None]
+        return interest
 
     def observe(self, state: Listeners, ideal: bool = False) -> Observation:
         """The share of `threshold` that each topic's remembered clicks have reached, at most 1.
@@ -251,7 +254,10 @@ class Boredom(World):
         """How many of each user's clicks that are kept were on each topic."""
         users = len(recent)
         cells = (recent + np.arange(0, users * self.topics, self.topics)[:, None])[kept]
-        return np.bincount(cells, minlength=users * self.topics).astype(np.int16).reshape(users, self.topics)
+        counts: Int16[np.ndarray, "users topics"] = (
+            np.bincount(cells, minlength=users * self.topics).astype(np.int16).reshape(users, self.topics)
+        )
+        return counts
 
     def _drifted(
         self,
@@ -275,7 +281,8 @@ class Boredom(World):
     def _popular_slate(self) -> Int64[np.ndarray, "slots"]:
         """The items of the highest mean relevance to a thousand users."""
         tastes = self._tastes(1000, np.random.default_rng(self.seed))
-        return best(self.relevance(tastes @ self._columns).mean(0)[None], self.slots)[0]
+        slate: Int64[np.ndarray, slots] = best(self.relevance(tastes @ self._columns).mean(0)[None], self.slots)[0]
+        return slate
 
     def _greedy(self, state: Listeners, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The most relevant items, the best first."""
@@ -329,7 +336,8 @@ class Boredom(World):
 
 def _count(flags: Bool[np.ndarray, "users width"]) -> Int64[np.ndarray, "users"]:
     """How many are set of each user; a sum along so short an axis takes five times as long."""
-    return np.ascontiguousarray(flags.T).sum(0, dtype=np.int64)
+    counts: Int64[np.ndarray, users] = np.ascontiguousarray(flags.T).sum(0, dtype=np.int64)
+    return counts
 
 
 def _sardine(name: str) -> Float32[np.ndarray, "items topics"]:
@@ -338,4 +346,5 @@ def _sardine(name: str) -> Float32[np.ndarray, "items topics"]:
     if found is None or found.origin is None:
         raise MissingExtraError("sardine-rec", "sim", "a preset with SARDINE's own items")
     path = Path(found.origin).parent / "embeddings" / f"item_embeddings_{name}.npy"
-    return np.load(path, allow_pickle=False).astype(np.float32)
+    vectors: Float32[np.ndarray, "items topics"] = np.load(path, allow_pickle=False).astype(np.float32)
+    return vectors

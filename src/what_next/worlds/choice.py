@@ -169,7 +169,8 @@ class Choice(World):
 
     def satisfaction(self, exposure: Float32[np.ndarray, "users"]) -> Float32[np.ndarray, "users"]:
         """Share of an item's appeal that reaches the user."""
-        return 1 / (1 + np.exp(np.float32(-self.sensitivity) * exposure))
+        found: Float32[np.ndarray, users] = 1 / (1 + np.exp(np.float32(-self.sensitivity) * exposure))
+        return found
 
     def observe(self, state: Watchers, ideal: bool = False) -> Observation:
         """The last reward, at most 100 and as a share of it, and the quality of the item that was chosen, over 4.
@@ -219,7 +220,10 @@ class Choice(World):
     def _rewards(self, exposure: Float32[np.ndarray, "users"]) -> Float32[np.ndarray, "users items"]:
         """What each item is expected to earn if it is chosen now."""
         mean = self.satisfaction(exposure)[:, None] * self._appeal(self.item_clickbait)
-        return np.exp(mean + np.float32(self.noise**2 / 2)) * np.float32(self.length)
+        found: Float32[np.ndarray, "users items"] = np.exp(mean + np.float32(self.noise**2 / 2)) * np.float32(
+            self.length
+        )
+        return found
 
     def _ratio(
         self,
@@ -244,7 +248,8 @@ class Choice(World):
         """The items of the highest expected reward to a thousand new users."""
         users = self.reset(1000, np.random.default_rng(self.seed))
         worth = (1 + users.interests[:, self.item_topics]) * self._rewards(users.exposure)
-        return best(worth.mean(0)[None], self.slots)[0]
+        slate: Int64[np.ndarray, slots] = best(worth.mean(0)[None], self.slots)[0]
+        return slate
 
     def _greedy(self, state: Watchers, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The slate of the largest expected reward."""

@@ -137,7 +137,8 @@ class EnvironmentWorld(World):
 
     def truncated(self, state: Visits) -> Bool[np.ndarray, "users"]:
         """See `World.truncated`."""
-        return state.cut | super().truncated(state)
+        ended: Bool[np.ndarray, users] = state.cut | super().truncated(state)
+        return ended
 
     def observe(self, state: Visits, ideal: bool = False) -> Observation:
         """See `World.observe`."""

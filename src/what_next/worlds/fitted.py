@@ -167,7 +167,8 @@ class Fitted(World):
         for start in range(0, len(weights), 1000):
             part = slice(start, start + 1000)
             total += weights[part] @ self.expected(self.user_vectors[part] @ self.item_vectors.T)
-        return best(total[None], self.slots)[0]
+        slate: Int64[np.ndarray, slots] = best(total[None], self.slots)[0]
+        return slate
 
     def _greedy(self, state: Guests, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The items of the highest scores."""
@@ -187,7 +188,8 @@ def about(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: cannot be read as a world ({error}); make one with what-next data world") from error
     if header.get("what_next.world") != FORMAT:
         raise ModelError(f"{path}: is no world of format {FORMAT}; make one with what-next data world")
-    return json.loads(header["about"])
+    told: dict[str, Any] = json.loads(header["about"])
+    return told
 
 
 def write_world(arrays: Mapping[str, np.ndarray], told: Mapping[str, Any], path: Path) -> None:

@@ -209,7 +209,8 @@ class Points(gymnasium.ActionWrapper, gymnasium.utils.RecordConstructorArgs):
 
     def action(self, action: Float32[np.ndarray, "dim"]) -> Int[np.ndarray, "slots"]:
         """The slate of a point."""
-        return nearest(self.world, action[None])[0]
+        slate: Int[np.ndarray, slots] = nearest(self.world, action[None])[0]
+        return slate
 
 
 class VectorPoints(VectorActionWrapper):

@@ -126,7 +126,8 @@ class Own(Layout):
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items dim"]:
         """See `Layout`."""
-        return self.env.unwrapped.world.item_vectors
+        found: Float32[np.ndarray, "items dim"] = self.env.unwrapped.world.item_vectors
+        return found
 
     def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
         """See `Layout`; the item after the last one says that nothing was shown."""

@@ -36,7 +36,8 @@ class Sardine(Layout):
     @cached_property
     def vectors(self) -> Float32[np.ndarray, "items dim"]:
         """See `Layout`."""
-        return self.env.unwrapped.item_embedd.astype(np.float32)
+        found: Float32[np.ndarray, "items dim"] = self.env.unwrapped.item_embedd.astype(np.float32)
+        return found
 
     def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
         """See `Layout`."""
@@ -53,4 +54,5 @@ class Sardine(Layout):
     def greedy(self, env: Any) -> Int64[np.ndarray, "slots"]:
         """The most relevant items, the best first."""
         scores = self.vectors @ env.unwrapped.cur_user_embedd
-        return np.argsort(-scores, kind="stable")[: self.slots]
+        slate: Int64[np.ndarray, slots] = np.argsort(-scores, kind="stable")[: self.slots]
+        return slate

@@ -119,7 +119,8 @@ class Sessions(World):
     @cached_property
     def item_topics(self) -> Int64[np.ndarray, "items"]:
         """The main topic of each item, which tires."""
-        return self.topic_vectors.argmax(1).astype(np.int64)
+        topics: Int64[np.ndarray, items] = self.topic_vectors.argmax(1).astype(np.int64)
+        return topics
 
     @cached_property
     def item_vectors(self) -> Float32[np.ndarray, "items columns"]:
@@ -177,7 +178,8 @@ class Sessions(World):
     def truncated(self, state: Visitors) -> Bool[np.ndarray, "users"]:
         """See `World.truncated`: after the last visit, or at the end of the month."""
         over = state.visits >= self.last_visit if self.reward == "days" else state.day >= self.month
-        return over | super().truncated(state)
+        ended: Bool[np.ndarray, users] = over | super().truncated(state)
+        return ended
 
     def worth(self, state: Visitors, slates: Int[np.ndarray, "users slots"]) -> Float32[np.ndarray, "users slots"]:
         """Of each item to the user, after those before it in the slate."""
@@ -236,14 +238,16 @@ class Sessions(World):
         """Until the return: geometric, cut off at the longest."""
         chance = _sigmoid(np.float32(self.return_offset) + np.float32(self.return_slope) * satisfaction)
         days = 1 + np.floor(np.log1p(-drawn) / np.log1p(-np.minimum(chance, np.float32(1 - 1e-6))))
-        return np.minimum(days, self.longest).astype(np.int64)
+        found: Int64[np.ndarray, users] = np.minimum(days, self.longest).astype(np.int64)
+        return found
 
     @cached_property
     def _popular_slate(self) -> Int64[np.ndarray, "slots"]:
         """The items of the highest mean chance to be played by a thousand new users."""
         users = self.reset(1000, np.random.default_rng(self.seed))
         played = self.play_chance(users.tastes @ self.topic_vectors.T + self.item_catch).mean(0)
-        return best(played[None], self.slots)[0]
+        slate: Int64[np.ndarray, slots] = best(played[None], self.slots)[0]
+        return slate
 
     def _greedy(self, state: Visitors, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Slot by slot the item with the highest chance to be played."""
@@ -282,4 +286,5 @@ def _sigmoid(odds: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]
 
 
 def _count(flags: Bool[np.ndarray, "users slots"]) -> Float32[np.ndarray, "users"]:
-    return np.ascontiguousarray(flags.T).sum(0, dtype=np.float32)
+    counts: Float32[np.ndarray, users] = np.ascontiguousarray(flags.T).sum(0, dtype=np.float32)
+    return counts

@@ -57,7 +57,8 @@ class Events:
         tied = tied if isinstance(order, slice) else order[tied].astype(np.int64)
         columns = {"user": pl.Series(self.users), "item": pl.Series(self.items), **self.values}
         rows = pl.DataFrame([column.gather(tied).alias(name) for name, column in columns.items()])
-        return tied[rows.is_duplicated().to_numpy()]
+        found: Int64[np.ndarray, some] = tied[rows.is_duplicated().to_numpy()]
+        return found
 
     def duplicates(self, order: Order, raw: pl.LazyFrame, compared: Sequence[str]) -> Int64[np.ndarray, "repeats"]:
         """Rows that repeat an earlier one in every compared column, as places in file order, ascending.

@@ -137,7 +137,8 @@ def _serialised(
         model.metadata_props.add(key=key, value=value)
     if model.ByteSize() > LIMIT:
         raise ModelError(f"the model has {model.ByteSize():,} bytes, and an ONNX file holds {LIMIT:,} at most")
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _traced(

@@ -137,7 +137,8 @@ def _mean(
     lags = last[:, None] - torch.arange(inputs.shape[1], device=inputs.device)
     weights = torch.exp(functional.logsigmoid(encoder.logit) * lags.clamp(min=0)) * (lags >= 0)
     means = (weights.unsqueeze(1) @ inputs).squeeze(1) / weights.sum(1, keepdim=True)
-    return encoder.linear(means)
+    states: Tensor = encoder.linear(means)
+    return states
 
 
 def _banded_pass(encoder: TransformerEncoder, inputs: Float[Tensor, "batch time dim"]) -> Tensor:
@@ -148,4 +149,5 @@ def _banded_pass(encoder: TransformerEncoder, inputs: Float[Tensor, "batch time 
         assert isinstance(layer, Layer)
         queries, keys, values = layer._project(states)
         states = layer._finish(states, attend(queries, keys, values, mask))
-    return encoder.norm(states)
+    normed: Tensor = encoder.norm(states)
+    return normed

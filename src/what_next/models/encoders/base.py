@@ -165,7 +165,8 @@ class Encoder(nn.Module):
                 vectors = vectors.masked_fill(self.unknown(events.items).unsqueeze(-1), 0.0)
         if self.numbers is not None:
             vectors = vectors + self.numbers(events.numbers)
-        return self.dropout(vectors)
+        dropped: Tensor = self.dropout(vectors)
+        return dropped
 
     def unknown(self, items: Int64[Tensor, "*grid"]) -> Bool[Tensor, "*grid"]:
         """Which items are read as unknown."""

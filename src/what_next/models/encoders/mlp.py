@@ -20,7 +20,8 @@ class MlpEncoder(Encoder):
 
     def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
         """The state after every input."""
-        return self.dropout(self.layers(inputs))
+        states: Tensor = self.dropout(self.layers(inputs))
+        return states
 
     def start(self, batch: int) -> State:
         """Nothing; the one column only says how many rows there are."""

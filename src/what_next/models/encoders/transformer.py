@@ -34,7 +34,8 @@ class TransformerEncoder(Encoder):
         states = inputs
         for layer in self.layers:
             states = layer(states)
-        return self.norm(states)
+        normed: Tensor = self.norm(states)
+        return normed
 
     def replay(
         self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
@@ -125,7 +126,8 @@ class Layer(nn.Module):
         """What was read is added to the states, then what the feed-forward part makes of them."""
         states = states + self.dropout(self.joined(read.transpose(1, 2).flatten(2)))
         wide = self.dropout(functional.gelu(self.wide(self.forward_norm(states))))
-        return states + self.dropout(self.narrow(wide))
+        added: Tensor = states + self.dropout(self.narrow(wide))
+        return added
 
 
 def heads_of(dim: int) -> int:

@@ -283,8 +283,9 @@ class Engine:
             CatalogueError: neither the catalogue nor the store holds it.
             StoreUnavailable: the store cannot be used now.
         """
-        served = self._served
-        if item_id not in served.places and item_id not in served.left_out:
+        if not self.held([item_id]):
+            self.grow()  # another process may have taken it just now
+        if not self.held([item_id]):
             raise CatalogueError(f"item {item_id!r} is not in the catalogue")
         changed: bool = self.writer.submit(WithdrawItem(item_id)).result()
         self.models.withdrawals.look()

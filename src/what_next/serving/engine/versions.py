@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from what_next.data.files import sync
+from what_next.data.files import ASIDE, remove_stale, sync
 from what_next.errors import ModelError, SaveError, WhatNextError
 from what_next.serving.store import Deployment
 from what_next.serving.store.backend import home_of
@@ -84,7 +84,7 @@ def keep(folder: Path, agent: Path) -> str:
     """
     files = _whole(agent)  # what is kept can be loaded later
     version, digest = _named(agent, files), _digest(files)
-    target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}"
+    target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}{ASIDE}"
     if target.is_dir():
         intact(target, version)
         return version
@@ -97,6 +97,7 @@ def keep(folder: Path, agent: Path) -> str:
             raise SaveError(f"{agent}: was changed while it was copied; the deployed one is intact, try again")
         _renamed(aside, target)
         sync(folder)
+        remove_stale(folder)
     except OSError as error:
         raise SaveError(f"{target}: the model could not be copied ({error}); the deployed one is intact") from None
     finally:

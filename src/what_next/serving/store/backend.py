@@ -261,7 +261,7 @@ def insert_all(connection: Connection, table: Table, rows: Sequence[tuple[Any, .
 def _insertion(table: Table, dialect: str, once: bool) -> Executable:
     own = [one.name for one in table.columns if one is not table.autoincrement_column]
     made = INSERTS[dialect](table).values({name: bindparam(name) for name in own})
-    return made.on_conflict_do_nothing() if once else made
+    return made.on_conflict_do_nothing() if once else made  # type: ignore[no-any-return]
 
 
 @cache
