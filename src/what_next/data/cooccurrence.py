@@ -37,14 +37,17 @@ def placed(
     """
     first, second, near = neighbours(items[-MOST:], users[-MOST:], count)
     information, kept = ppmi(first, second, near, count)
-    matrix = _symmetric(first[kept], second[kept], information[kept], count)
+    one, other, values = first[kept], second[kept], information[kept]
+    places = torch.from_numpy(np.stack([np.r_[one, other], np.r_[other, one]]))  # each pair both ways
+    both = torch.from_numpy(np.r_[values, values].astype(np.float32))
+    matrix = torch.sparse_coo_tensor(places, both, (count, count), check_invariants=True).coalesce()
     columns = min(dim, count)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        left, values, right = torch.svd_lowrank(matrix, min(columns + EXTRA, count), TURNS)
+        left, sizes, right = torch.svd_lowrank(matrix, min(columns + EXTRA, count), TURNS)
     alike = ((left * right).sum(0) > 0).nonzero().ravel()[:columns]  # elsewhere the eigenvalue is negative
     # The square root of the values weighs the directions (Levy, Goldberg and Dagan 2015, equation 8).
-    vectors = (left * values.sqrt())[:, alike]
+    vectors = (left * sizes.sqrt())[:, alike]
     lengths = vectors.norm(dim=1, keepdim=True)
     found = np.zeros((count, dim), np.float32)
     found[:, : len(alike)] = torch.where(lengths > 1e-6, vectors / lengths.clamp(min=1e-6), 0.0).numpy()
@@ -106,15 +109,3 @@ def ppmi(
     backward = np.log(near / (total[second] * context[first]))
     found = (forward + backward) / 2
     return found, found > 0
-
-
-def _symmetric(
-    first: Int64[np.ndarray, "pairs"],
-    second: Int64[np.ndarray, "pairs"],
-    values: Float64[np.ndarray, "pairs"],
-    count: int,
-) -> torch.Tensor:
-    """The sparse matrix that holds each pair both ways."""
-    places = torch.from_numpy(np.stack([np.r_[first, second], np.r_[second, first]]))
-    both = torch.from_numpy(np.r_[values, values].astype(np.float32))
-    return torch.sparse_coo_tensor(places, both, (count, count), check_invariants=True).coalesce()

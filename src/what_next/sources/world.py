@@ -327,7 +327,8 @@ class WorldSource(Source):
         of new users starts from what others clicked."""
         if not self.explored:
             return
-        seen, actor = explored(self.world, self.explored, np.random.default_rng(self.setup.seed)), agent.nets["actor"]
+        seen = explored(self.world, self.explored, np.random.default_rng(self.setup.seed))
+        actor = agent.nets.get("actor")
         if isinstance(actor, Pricer) and actor.belief is not None:
             assert isinstance(agent.learner, EncoderLearner)
             believe(actor, actor.belief, seen, agent.space, agent.learner.known_vectors, self.setup.seed)
