@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from what_next.serving.http.parts import Parts
-from what_next.serving.http.protocol import Shedding
+from what_next.serving.http.protocol import Shedding, plain
 from what_next.serving.metrics import Metrics
 
 from .endpoint import Service, service
@@ -309,6 +309,14 @@ def test_each_caller_is_refused_by_itself(one: Service, monkeypatch: pytest.Monk
     assert [one is None for one in found] == [False, True, True, True, False]
     monkeypatch.setattr(parts, "engine", Busy(free="10.0.0.2"))
     assert refusals(parts, (PLAIN + b"\r\n{}", "10.0.0.2")) == [None]
+
+
+def test_a_long_head_goes_the_usual_way_and_is_not_remembered(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one.app.parts, "engine", Busy())
+    heads = [PLAIN + b"x-%d: " % number + b"a" * 5000 + b"\r\n\r\n{}" for number in range(3)]
+    plain.cache_clear()
+    assert refusals(one.app.parts, *[(head, "10.0.0.1") for head in heads]) == [None] * 3
+    assert plain.cache_info().currsize == 0
 
 
 def test_what_one_turn_lets_in_counts_before_the_engine_has_it(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ BURST = 200
 LOOK = 0.01
 """Seconds between two looks at the refusals that are held."""
 
+SHORT = 4096
+"""Bytes of a plain head, at most: a thousand of them are remembered."""
 PLAIN = re.compile(rb"POST (/v1/recommendations(?:/batch)?) HTTP/1\.1\r\n(?:[!-9;-~]+: [ -~]*\r\n)+")
 LENGTH = re.compile(rb"\ncontent-length: ([0-9]{1,7})\r")
 UNUSUAL = re.compile(rb"\n(?:transfer-encoding|expect|upgrade|connection: (?!keep-alive\r)|content-length: (?![0-9]))")
@@ -93,7 +95,7 @@ class Shedding:
         if self._spare > 0:
             self._spare -= 1
             return None
-        if (end := data.find(b"\r\n\r\n") + 2) < 2:
+        if (end := data.find(b"\r\n\r\n", 0, SHORT) + 2) < 2:
             return None
         head = plain(data[:end])
         if head is None or head.length != len(data) - end - 2:
