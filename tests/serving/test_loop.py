@@ -475,6 +475,26 @@ def test_what_turns_out_worse_is_rolled_back(path: Path, tmp_path: Path, monkeyp
     assert bare.journal.numbers()["learned_until"] == bare.store.deployments()[0].time
 
 
+def test_a_loop_that_is_killed_as_it_rolls_back_tells_so_all_the_same(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(store: Store) -> int:
+        raise KeyboardInterrupt
+
+    bare = Bare(path, tmp_path, "watch", watch_since=0, watch_began=0)
+    bare.deploy("new", "promoted")
+    monkeypatch.setattr(bare.loop, "_due", lambda: None)
+    with monkeypatch.context() as killed:
+        killed.setattr(evidence, "last_answer", kill)  # it is asked between the deployment and the journal
+        with pytest.raises(KeyboardInterrupt):
+            bare.look(monkeypatch, -0.3, -0.1)
+    assert bare.now == ("watch", None, "old")
+    bare.look(monkeypatch, -0.3, 0.1)
+    assert bare.now == (None, "rolled back", "old")
+    assert "rolled back from new to old" in bare.journal.lines(1)[0].told
+    assert bare.journal.numbers()["learned_until"] == bare.store.deployments()[0].time
+
+
 def test_what_is_not_worse_stays(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = Bare(path, tmp_path, "watch")
     bare.deploy("new", "promoted")

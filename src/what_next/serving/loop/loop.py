@@ -329,19 +329,24 @@ class Loop:
 
     def _watch(self, current: Round) -> Done | None:
         version, loop, deployed = str(current.facts["version"]), self.setup.loop, str(current.facts["current"])
-        if self.store.deployments()[-1].version != version:
+        newest = self.store.deployments()[-1]
+        if newest.version != version:
+            if newest.note.get("round") == current.number:  # of a loop that was killed before it noted what it had done
+                return self._roll_back(version, newest.version, newest.note)
             return Done("the watch ends: another version was deployed", None, {}, "promoted")
         second = Second(deployed, share=loop.canary, salt=f"{version}:watch:")
         current = self._entered(current, second, f"{deployed} still answers {loop.canary:.0%} of the users, to compare")
         apart = evidence.between(evidence.answers(self.store, int(current.facts["watch_since"])), version, deployed)
         if apart.verdict() == "worse":
-            back = before(self.store.deployments())
             note = {"from": version, "why": str(apart), "round": current.number}
-            self._deploy(back, "rolled back", note, self._learned_until(back))
-            return Done(f"rolled back from {version} to {back}, which is better: {apart}", None, {}, "rolled back")
+            return self._roll_back(version, before(self.store.deployments()), note)
         if apart.theirs.answers < loop.answers and self._waited(current, "watch") < loop.patience:
             return None
         return Done(f"{version} stays: {apart}", None, {}, "promoted")
+
+    def _roll_back(self, version: str, back: str, note: Mapping[str, Any]) -> Done:
+        self._deploy(back, "rolled back", note, self._learned_until(back))
+        return Done(f"rolled back from {version} to {back}, which is better: {note['why']}", None, {}, "rolled back")
 
     # What steps share
 
