@@ -217,6 +217,9 @@ def test_the_documented_world_is_played_and_learned_in(tmp_path: Path, capsys: p
     (tmp_path / "setup.txt").write_text(SETUP.replace("20000", "500"))
     found = wn.simulate(tmp_path / "setup.txt", names["Parity"]())
     assert found.episodes["random"].mean == pytest.approx(10, abs=2)
+    most = wn.Setup.read(tmp_path / "setup.txt", ["data=-", "world.explore=2000", "inputs.items=learned"])
+    with pytest.raises(SetupError, match=r"explore takes 2,000 of the 500 slates of world\.steps, so nothing is left"):
+        wn.simulate(most, names["Parity"](), force=True)
     for wrong in (names["Parity"], 5):
         with pytest.raises(SetupError, match="expected a world, the name of one, or an environment of Gymnasium"):
             wn.simulate(tmp_path / "setup.txt", wrong)
