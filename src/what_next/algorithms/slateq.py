@@ -1,6 +1,5 @@
 """The value of a slate, made of the values of its items and of the chance that each is chosen."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
 from what_next.losses.rl import mean, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point, Value
@@ -44,10 +43,7 @@ class Slateq(Algorithm):
     source: ClassVar[str] = "world"
     replays: ClassVar[bool] = True
     slates: ClassVar[bool] = True
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "critic": ("encoder", "critic"),
-        "choice": ("encoder", "choice"),
-    }
+    updates: ClassVar[Updates] = {"critic": ("encoder", "critic"), "choice": ("encoder", "choice")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic", "choice")
     needs_critic: ClassVar[bool] = True
     whole_catalogue: ClassVar[bool] = True
