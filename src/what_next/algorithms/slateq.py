@@ -16,6 +16,9 @@ from what_next.models.heads import Point, Value
 from what_next.models.item_space import ItemSpace
 from what_next.types import Choices, Transitions
 
+Steps = Float[Tensor, "steps"]
+Items = Float[Tensor, "steps items"]
+
 ROUNDS = 4
 """Of Dinkelbach's method."""
 MOST = 20.0
@@ -70,7 +73,7 @@ class Slateq(Algorithm):
         return {"critic": mean(errors, answered), "choice": mean(entropy, answered)}
 
     @torch.no_grad()
-    def best_value(self, context: LossContext[Choices]) -> Float[Tensor, "steps"]:
+    def best_value(self, context: LossContext[Choices]) -> Steps:
         """What the target networks expect of the best slate in the next states."""
         states, targets = context.batch.next_states, context.targets
         critic = targets["critic"]
@@ -81,7 +84,7 @@ class Slateq(Algorithm):
         )
         return best_slate(values, weights, critic.none(states), context.batch.slates.shape[1])[1]
 
-    def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Float[Tensor, "steps"]:
+    def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Steps:
         """The value of the first item, if it is chosen."""
         return items.values(nets["critic"](batch.states), batch.actions)
 
@@ -118,12 +121,7 @@ class Values(Point):
         self.none = Value(dim)
 
 
-def best_slate(
-    values: Float[Tensor, "steps items"],
-    weights: Float[Tensor, "steps items"],
-    none: Float[Tensor, "steps"],
-    slots: int,
-) -> tuple[Float[Tensor, "steps items"], Float[Tensor, "steps"]]:
+def best_slate(values: Items, weights: Items, none: Steps, slots: int) -> tuple[Items, Steps]:
     """Scores by which the best items are the best slate, and its value: (none + sum(w q)) / (1 + sum(w)).
 
     Args:
