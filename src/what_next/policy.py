@@ -114,15 +114,12 @@ class LearnedPolicy:
         The index is made of the model alone, and for one model always the same, so whoever judges it draws among the
         same candidates as whoever serves it.
         """
-        ranked = self._example().ranked
+        example, _ = self.state.history_of([self.state.space.catalogue.ids[0]])
+        ranked = self.states(example).ranked
         if ranked is None or ranked.rescored or ranked.traits is not None:
             return self
         vectors = np.ascontiguousarray(ranked.vectors.detach().float().cpu().numpy())
         return LearnedPolicy(self.agent, self.state, Search(ApproximateIndex.of(vectors), candidates))
-
-    def _example(self) -> Proposal:
-        """What it proposes after the first item of its catalogue."""
-        return self.states(self.state.history_of([self.state.space.catalogue.ids[0]])[0])
 
     # Choosing
 

@@ -1,5 +1,6 @@
 """A real PostgreSQL server for the tests of the store, and a store in each of the two databases."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,12 @@ from .processes import Forks
 
 if TYPE_CHECKING:
     from what_next.serving.store import Store
+
+
+@pytest.fixture(autouse=True)
+def heard() -> None:
+    """What the service tells its logger is heard: import-linter, in another test, disables all that are there."""
+    logging.getLogger("what_next.serving").disabled = False
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,9 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,34 +19,30 @@ from what_next.settings import Setup
 _numbers = count()
 
 
-@dataclass(eq=False)
-class Counts(Metrics):
-    answers: list[tuple[str, str | None]] = field(default_factory=list)
-    batches: list[int] = field(default_factory=list)
-    shadows: list[str] = field(default_factory=list)
-    overlaps: list[float] = field(default_factory=list)
-    roles: list[str] = field(default_factory=list)
-    swaps: list[str] = field(default_factory=list)
+class Noted(list[Any]):
+    """Stands in for a counter or a histogram, and keeps what it was told."""
 
-    def __post_init__(self) -> None:
+    def labels(self, what: str) -> "Noted":
+        self.append(what)
+        return self
+
+    def observe(self, value: float) -> None:
+        self.append(value)
+
+    def inc(self) -> None:
+        """Noted by its label already."""
+
+
+class Counts(Metrics):
+    def __init__(self) -> None:
         super().__init__()
+        self.answers, self.roles = list[tuple[str, str | None]](), list[str]()
+        self.batches, self.shadows, self.overlap = Noted(), Noted(), Noted()  # type: ignore[assignment]
 
     def answered(self, role: str, policy: str, fallback: str | None, seconds: float) -> None:
         assert seconds > 0
         self.answers.append((policy, fallback))
         self.roles.append(role)
-
-    def batch(self, size: int) -> None:
-        self.batches.append(size)
-
-    def shadow(self, what: Literal["recorded", "dropped", "failed"]) -> None:
-        self.shadows.append(what)
-
-    def overlap(self, share: float) -> None:
-        self.overlaps.append(share)
-
-    def swapped(self, version: str) -> None:
-        self.swaps.append(version)
 
 
 class Service:

@@ -1,5 +1,6 @@
 """`what-next demo`: a made-up shop whose listeners tire; and all of it in a process of its own."""
 
+import http.server
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
+from what_next.serving import demo
 from what_next.serving.demo import GENRES, LISTENERS, WORLD, free, plays, songs
 from what_next.settings import Setup
 
@@ -43,6 +46,37 @@ def test_a_port_that_is_taken_is_no_obstacle() -> None:
         text = f"train, no, data, d, algorithm, next_item, model_agent_path, a, server.port, {port}"
         assert free(Setup.from_text(text)).server.port == 0
     assert free(Setup.from_text(text)).server.port == port
+
+
+def test_listeners_whose_first_songs_are_refused_tell_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+
+    class Busy(http.server.BaseHTTPRequestHandler):
+        """A service that refuses the first request."""
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            told.append(len(body.get("events", ())))
+            songs = [{"recommendation_id": "r", "items": [{"item_id": "0"}]} for _ in body.get("requests", ())]
+            content = json.dumps({"answers": songs}).encode()
+            self.send_response(503 if len(told) == 1 else 200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    monkeypatch.setattr(demo, "PAUSE", 0.01)
+    with http.server.HTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        listeners = demo.Listeners(f"http://127.0.0.1:{server.server_port}")
+        listeners.start()
+        while len(told) < 4 and listeners.is_alive():
+            time.sleep(0.01)
+        listeners.stop()
+        server.shutdown()
+    assert told[:4] == [40, 40, 0, 40]  # their own songs, once more; a question; what came of the answer
 
 
 def _asked(address: str, path: str) -> Any:

@@ -15,11 +15,11 @@ from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import folder_of, keep, versions_folder
 from what_next.serving.metrics import Metrics
 from what_next.serving.request import Stopping
-from what_next.serving.store import Deploy, Store, Writer
+from what_next.serving.store import AddItems, Deploy, ItemRow, Second, Store, Writer
 from what_next.settings import Setup
 
 from .engines import in_time, running
-from .models import served
+from .models import ATTRIBUTES, served
 
 HISTORY = ("i3", "i14", "i15")
 
@@ -70,6 +70,42 @@ def test_a_version_that_hangs_while_it_is_loaded_can_be_rolled_back(tmp_path: Pa
         assert service.engine.models.loading is None
         assert service.engine.model()["deployed"]["kind"] == "rolled back"
         assert service.engine.model()["refused"] is None
+
+
+class Eager:
+    """A lock; as soon as it is given back after a loading, somebody adds an item."""
+
+    def __init__(self, kept: models.Models) -> None:
+        self.kept, self.lock, self.loaded = kept, threading.Lock(), False
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        if self.loaded:
+            self.loaded = False
+            self.kept.store.commit([AddItems((ItemRow("new", "New", dict.fromkeys(ATTRIBUTES, 0.5)),))])
+            self.kept.grow()
+
+
+def test_an_item_that_comes_while_a_second_version_is_put_beside_is_known_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(served(tmp_path)) as service:
+        kept, second = service.engine.models, second_of(service.setup, tmp_path)
+        lock, ended = Eager(kept), kept._ended
+
+        def loaded(loading: models.Loading) -> Any:
+            lock.loaded = True
+            return ended(loading)
+
+        monkeypatch.setattr(kept, "_ended", loaded)
+        kept._changing = lock  # type: ignore[assignment]
+        service.store.put_second(Second(second, share=0.5))
+        in_time(lambda: kept.live.candidate)
+        in_time(lambda: "new" in kept.live.current.served.places)
+        assert "new" in kept.live.candidate.served.places  # type: ignore[union-attr]
 
 
 def test_a_version_that_takes_too_long_is_refused_told_and_counted(

@@ -162,8 +162,8 @@ def test_an_event_through_one_engine_changes_the_next_answer_of_another(service:
 
 
 def test_an_engine_is_ready_when_popular_items_are_counted(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    count, go_on = Store.popular, threading.Event()
-    monkeypatch.setattr(Store, "popular", lambda store, limit: (go_on.wait(20), count(store, limit))[1])
+    count, go_on = Store.event_counts, threading.Event()
+    monkeypatch.setattr(Store, "event_counts", lambda store: (go_on.wait(20), count(store))[1])
     with running(service.setup) as other:
         assert list(other.engine.missing()) == ["popular items"]
         go_on.set()

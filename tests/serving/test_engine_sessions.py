@@ -1,7 +1,7 @@
 """Sessions in memory are what a batch pass over the store's events gives, whatever happened to them meanwhile."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
@@ -14,20 +14,12 @@ from what_next.serving.engine import cache as cache_module
 from what_next.serving.engine.cache import SessionCache
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep
-from what_next.serving.metrics import Found, Metrics
+from what_next.serving.metrics import Metrics
 from what_next.serving.store import AddEvents, EraseUser, EventRow, Store
 
 from .models import served
 
 _examples = count()
-
-
-@dataclass(eq=False)
-class Counts(Metrics):
-    found: list[Found] = field(default_factory=list)
-
-    def session(self, found: Found) -> None:
-        self.found.append(found)
 
 
 @dataclass(eq=False)
@@ -102,26 +94,28 @@ def test_sessions_equal_the_batch_result_after_any_events(world: World, algorith
         world.check(cache, [f"{name}-{example}" for name in PEOPLE], model)
 
 
-def found_by(world: World, cache: SessionCache, counts: Counts, *users: str) -> list[Found]:
-    counts.found.clear()
+def found_by(world: World, cache: SessionCache, *users: str) -> list[str]:
+    def counted() -> dict[str, float]:
+        return {found: child._value.get() for found, child in cache.metrics.sessions.items()}
+
+    before = counted()
     world.check(cache, list(users), world.models["next_item"])
-    return list(counts.found)
+    return [found for found, now in counted().items() for _ in range(int(now - before[found]))]
 
 
 def test_an_event_is_folded_in_and_a_late_one_rebuilds(world: World) -> None:
-    counts = Counts()
-    cache = SessionCache(world.models["next_item"], world.store, 10, counts)
+    cache = SessionCache(world.models["next_item"], world.store, 10, Metrics())
     for time in (1000, 2000):
         world.add("dora", "i1", time)
         world.add("emil", "i2", time)
-    assert found_by(world, cache, counts, "dora", "emil") == ["rebuild", "rebuild"]
-    assert found_by(world, cache, counts, "dora") == ["hit"]
+    assert found_by(world, cache, "dora", "emil") == ["rebuild", "rebuild"]
+    assert found_by(world, cache, "dora") == ["hit"]
     world.add("dora", "i3", 2000)  # at the same time: it came later
-    assert found_by(world, cache, counts, "dora", "emil") == ["hit", "fold"]
+    assert found_by(world, cache, "dora", "emil") == ["hit", "fold"]
     world.add("dora", "i4", 1999)
-    assert found_by(world, cache, counts, "dora") == ["rebuild"]
+    assert found_by(world, cache, "dora") == ["rebuild"]
     world.add("dora", "unknown", 1)  # no item of the catalogue: the session is as it was
-    assert found_by(world, cache, counts, "dora") == ["fold"]
+    assert found_by(world, cache, "dora") == ["fold"]
 
 
 def test_one_step_folds_for_everybody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

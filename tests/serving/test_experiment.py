@@ -2,16 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from what_next.errors import ModelError, SetupError
+from what_next.serving.engine.experiment import Watch
 from what_next.serving.engine.live import check_models
 from what_next.serving.engine.versions import keep, versions_folder
 from what_next.serving.store import AddFeedback, AddImpression, FeedbackRow, Second, Store
-from what_next.serving.store.arms import earned
 from what_next.serving.store.export import exported
+from what_next.serving.store.rewards import earned
 
 from .endpoint import service as endpoint
 from .engines import Service, in_time, running
@@ -90,6 +92,21 @@ class TestArms:
                 assert service.ask(user=user, history=HISTORY).role == "current"
             arms = [one.explore.get("arm") for user in PEOPLE[:8] for one in impressions_of(service.store, user)]
             assert set(arms) == {"trained", None}
+
+
+def test_an_experiment_that_ends_while_it_is_read_breaks_nothing() -> None:
+    class Ending(Watch):
+        found: ClassVar[list[Any]] = [{"difference": {"mean": 0.5}}, None, None]
+
+        def __init__(self) -> None:
+            """Without its thread."""
+
+        @property
+        def now(self) -> Any:  # type: ignore[override]
+            return self.found.pop(0)
+
+    assert Ending().number("mean") == 0.5
+    assert np.isnan(Ending().number("mean"))
 
 
 class TestEarned:

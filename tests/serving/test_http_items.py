@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from what_next.serving.request import RecommendationRequest
-from what_next.serving.store import AddItems, ItemRow
+from what_next.serving.store import AddItems, ItemRow, Withdrawn
 
 from .endpoint import Service, process, service
 from .engines import ids as ids_of
-from .engines import running
+from .engines import in_time, running
 from .models import ATTRIBUTES, served
 from .waiting import impressions_of, rows
 
@@ -162,6 +162,50 @@ class TestWithdrawing:
         one.store.commit([AddItems((ItemRow("x2", "X", dict.fromkeys(ATTRIBUTES, 0.1)),))])
         one.engine.models.look()
         assert {"i3", "x1"} & set(shown(one, user_id="u1")) == set()
+
+
+def test_what_is_withdrawn_during_a_look_is_looked_at_by_the_next_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(served(tmp_path)) as service:
+        engine, looks = service.engine, list[int]()
+
+        def look() -> None:
+            looks.append(1)
+            engine._behind = len(looks) == 1  # as the writer's thread finds out while the store is read
+
+        monkeypatch.setattr(engine.models.withdrawals, "look", look)
+        engine._poller.close()
+        looks.clear()
+        engine._behind = True
+        for count in (1, 2, 2):
+            service.ask(user="p")
+            assert len(looks) == count
+
+
+def test_answers_of_a_request_that_is_given_up_while_another_is_made_anew_were_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(served(tmp_path)) as service:
+        engine, outcomes = service.engine, service.engine._outcomes
+
+        async def one_is_withdrawn(requests: Any, caller: str) -> Any:
+            if len(requests) == 1:
+                await asyncio.sleep(60)
+            return [(await outcomes(requests, caller))[0], Withdrawn()]
+
+        monkeypatch.setattr(engine, "_outcomes", one_is_withdrawn)
+
+        async def give_up() -> None:
+            asked = asyncio.create_task(engine.recommend_all([RecommendationRequest(user="p")] * 2))
+            await asyncio.to_thread(in_time, lambda: len(impressions_of(service.store, "p")) == 2)
+            await asyncio.sleep(0.05)
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+
+        asyncio.run(give_up())
+        in_time(lambda: sorted(one.shown for one in impressions_of(service.store, "p")) == [False, True])
 
 
 def test_what_an_answer_knew_of_withdrawn_items_is_noted_with_it(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_items_that_were_withdrawn_are_not_permitted_to_the_model_that_is_judged
 ) -> None:
     with running(served(tmp_path, algorithm, **how, **PATIENT)) as service:
         live(service)
-        best = [name for name, _ in service.store.popular(30) if name != "nowhere"]
+        best = [name for name, _ in service.store.event_counts().most_common(30) if name != "nowhere"]
         for name in best[:20]:
             service.engine.withdraw(name)
         answers = [service.ask(user=f"p{person}", k=4, exclude_seen=person % 2 > 0) for person in range(12)]

@@ -29,10 +29,8 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
 from what_next.cli.app import main
 from what_next.cli.service import restore as command
-from what_next.serving import backup_files
-from what_next.serving.backup import back_up, restore
-from what_next.serving.backup_files import SUMS, sha256
-from what_next.serving.engine.versions import _digest, keep, versions_folder
+from what_next.serving.backup import SUMS, back_up, restore
+from what_next.serving.engine.versions import _digest, keep, sha256, versions_folder
 from what_next.serving.store import AddEvents, EventRow, Store
 
 
@@ -293,7 +291,7 @@ class TestRestore:
     def test_a_hostile_archive_is_one_message_and_changes_nothing(
         self, backup: Path, killed: Path, tmp_path: Path, hostile: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(backup_files, "SMALL", 2**20)
+        monkeypatch.setattr("what_next.serving.backup.SMALL", 2**20)
         odd = tmp_path / "odd"
         shutil.copytree(backup, odd)
         HOSTILE[hostile](odd)

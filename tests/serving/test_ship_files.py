@@ -7,7 +7,7 @@ import subprocess
 from collections import defaultdict
 from configparser import ConfigParser
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -35,14 +35,12 @@ def names_of_metrics() -> set[str]:
 
 def labels_of_metrics() -> dict[str, set[str]]:
     """The labels of each metric that has some, once all was counted."""
-    from what_next.serving.metrics import Found, Metrics
+    from what_next.serving.metrics import Metrics
 
     metrics = Metrics()
     metrics.request("GET", "/health", 200, 0.001)
     metrics.answered("current", "trained", None, 0.001)
-    metrics.batch(1)
-    metrics.session(get_args(Found)[0])
-    metrics.shadow("recorded")
+    metrics.shadows.labels("recorded").inc()
     metrics.events(1, 0, 0, 0)
     metrics.feedback(1, 0, 0)
     found: dict[str, set[str]] = defaultdict(set)

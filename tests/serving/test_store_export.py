@@ -28,7 +28,8 @@ from what_next.serving.store import (
     WithdrawItem,
     now,
 )
-from what_next.serving.store.export import exported, rewards_of
+from what_next.serving.store.export import exported
+from what_next.serving.store.rewards import rewards_of
 
 from .waiting import impressions_of
 

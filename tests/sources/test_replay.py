@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from what_next import Agent, LearnedPolicy
 from what_next.algorithms import Ddpg, Dqn, Hac, Ppo, Sac, Slateq, Td3, WhatNext
@@ -216,6 +217,13 @@ class TestFounding:
 def test_slateq_learns_of_the_slates_of_its_world() -> None:
     state = state_in(preset("choice"), setup_for(Slateq(), world={"name": "choice"}))
     assert state.setup.algorithm.slots == 3  # type: ignore[attr-defined]
+
+
+def test_slateq_which_has_no_actor_lets_learned_vectors_start_from_random_slates() -> None:
+    source, policy = source_of(Slateq(), Clicked(), inputs={"items": "learned"}, world={"explore": 200})
+    before = policy.agent.nets["encoder"].items.learned.detach().clone()
+    source.prepare(policy.agent)
+    assert not torch.equal(policy.agent.nets["encoder"].items.learned, before)
 
 
 def test_mistakes() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32
+from jaxtyping import Float64, Int32
 
 from what_next.baselines.rules import NearestMean, Oracle, RandomItem, Steer, TrueNext
 from what_next.data.splits import Part
@@ -183,7 +183,8 @@ def _score(
         values[f"spread@{length}"] = np.mean([sampling.reward(part.history, row) for row in chosen], axis=0)
         items.append(chosen)
         heard.append(part.heard(chosen))
-        fallbacks.append(np.stack([_fallback(slate) for slate in slates]))
+        none = np.zeros(len(part), np.bool_)
+        fallbacks.append(np.stack([none if one.fallback is None else one.fallback[:, 0] for one in slates]))
         if length == FOLLOWED and not isinstance(policies[0], TrueNext):
             paths = [_followed(one, part, sampling, [seed, STEPS, index]) for index, one in enumerate(policies)]
             values[AHEAD] = np.mean(paths, axis=0)
@@ -217,11 +218,6 @@ def _ranked(slates: Sequence[Slate], windows: Windows, k: int) -> Values:
         f"{name}@{k}": np.where(held, np.nan, np.mean([metric(one, k) for one in places], axis=0))
         for name, metric in (("window_hr", hit_rate), ("window_ndcg", ndcg))
     }
-
-
-def _fallback(slate: Slate) -> Bool[np.ndarray, "batch"]:
-    """Which of the judged items are fallbacks."""
-    return np.zeros(len(slate.items), np.bool_) if slate.fallback is None else slate.fallback[:, 0]
 
 
 def _described(windows: Windows) -> dict[str, int]:

@@ -86,7 +86,7 @@ def inclusion(first: Shares, lengths: Int64[np.ndarray, "slates"], rng: np.rando
 
 def one_by_one(full: Float64[np.ndarray, "rows items"], actions: Ids, slates: Ids) -> bool:
     """Whether chances are, in all rows of a slate, those of its first row over what does not stand above."""
-    standing, left = places(slates), full[_starts(slates)]
+    standing, left = places(slates), full[np.searchsorted(slates, slates)]
     for back in range(1, int(standing.max()) + 1):
         here = np.flatnonzero(standing >= back)
         left[here, actions[here - back]] = 0.0
@@ -133,11 +133,6 @@ def places(slates: Ids) -> Ids:
     """How many rows of its slate stand before each."""
     rows = np.arange(len(slates))
     return rows - np.maximum.accumulate(np.where(_firsts(slates), rows, 0))
-
-
-def _starts(slates: Ids) -> Ids:
-    """The first row of the slate of each row."""
-    return np.asarray(np.flatnonzero(_firsts(slates))[_firsts(slates).cumsum() - 1])
 
 
 def _lengths(slates: Ids) -> Ids:

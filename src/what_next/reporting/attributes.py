@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int32
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
@@ -192,16 +192,8 @@ def distances(view: View) -> Mapping[str, float]:
     drawn_items = np.random.default_rng(2).integers(len(vectors), size=min(200, len(vectors)))
     found = {"": float(torch.cdist(torch.from_numpy(centres), torch.from_numpy(vectors[drawn_items])).mean())}
     for name in view.shown:
-        found[name] = _far(view.slates(name)[rows], centres, vectors)
+        slates = view.slates(name)[rows]
+        owners, columns = np.nonzero(slates >= 0)
+        far = np.linalg.norm(vectors[slates[owners, columns]] - centres[owners], axis=1)
+        found[name] = float(far.mean()) if len(far) else float("nan")
     return found
-
-
-def _far(
-    slates: Int32[np.ndarray, "rows k"],
-    centres: Float64[np.ndarray, "rows attributes"],
-    vectors: Float64[np.ndarray, "items attributes"],
-) -> float:
-    """The mean over the items that there are."""
-    owners, columns = np.nonzero(slates >= 0)
-    items = slates[owners, columns]
-    return float(np.linalg.norm(vectors[items] - centres[owners], axis=1).mean()) if len(items) else float("nan")

@@ -74,7 +74,7 @@ def page(
         _learning(view),
         _calibration(view),
         _space(view, picked),
-        _tail(view),
+        Section("tail", "Long tail", "Hits and the long tail", words.popularity(view), [tail.chart(view)]),
         _groups(view),
         _worst(view),
         Section(
@@ -194,10 +194,6 @@ def _space(view: View, picked: Sequence[Pick]) -> Section:
         for place, pick in enumerate(picked)
     ]
     return Section(*head, text, charts)
-
-
-def _tail(view: View) -> Section:
-    return Section("tail", "Long tail", "Hits and the long tail", words.popularity(view), [tail.chart(view)])
 
 
 def _groups(view: View) -> Section:

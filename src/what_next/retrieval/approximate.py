@@ -104,19 +104,14 @@ class ApproximateIndex:
         for start in range(0, len(points), step):
             part = slice(start, start + step)
             candidates = self.lists.candidates(points[part], pool, self.threads)
-            items[part] = self._in_order(points[part], candidates)[:, :count]
+            # By their true scores, the lower item among equals; -1 stays at the end.
+            scores = np.einsum("rpd,rd->rp", self.vectors[candidates], points[part])
+            scores[candidates < 0] = -np.inf
+            items[part] = np.take_along_axis(candidates, np.lexsort((candidates, -scores)), 1)[:, :count]
         few = items[:, -1] < 0
         if few.any():
             items[few] = self._exact(points[few], count)
         return items
-
-    def _in_order(
-        self, points: Float32[np.ndarray, "rows dim"], candidates: Int64[np.ndarray, "rows pool"]
-    ) -> Int64[np.ndarray, "rows pool"]:
-        """The candidates by their true scores, the lower item among equals; -1 stays at the end."""
-        scores = np.einsum("rpd,rd->rp", self.vectors[candidates], points)
-        scores[candidates < 0] = -np.inf
-        return np.take_along_axis(candidates, np.lexsort((candidates, -scores)), 1)
 
     def _exact(self, points: Float32[np.ndarray, "rows dim"], count: int) -> Int32[np.ndarray, "rows count"]:
         return self.exact.act(points, Request(count), None).items

@@ -1,9 +1,11 @@
 """Which items may lie in a box: a range-encoded bitmap index."""
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt64
+from jaxtyping import Float32, Float64, UInt64
 
 from what_next.retrieval import bits
+
+Points = Float64[np.ndarray, "rows dim"]
 
 FEWEST_EDGES = 64
 """Edges per attribute of a large catalogue: 8 bytes for every attribute of every item."""
@@ -39,7 +41,9 @@ class RangeBitmaps:
             if not self.exact[attribute]:  # equal shares of the items; the last edge is the greatest value
                 edges = np.unique(values[np.linspace(0, items - 1, most + 1).astype(np.int64)[1:]])
             self.edges.append(edges.astype(np.float64))
-            self.tables.append(_at_or_below(np.searchsorted(edges, vectors[:, attribute]), len(edges)))
+            codes = np.searchsorted(edges, vectors[:, attribute])
+            # Row 0: no item. Row `e + 1`: the items whose value is at most edge `e`.
+            self.tables.append(np.stack([bits.pack(codes < edge) for edge in range(len(edges) + 1)]))
 
     def between(
         self, attribute: int, lower: Float64[np.ndarray, "rows"], upper: Float64[np.ndarray, "rows"]
@@ -55,11 +59,7 @@ class RangeBitmaps:
         return found
 
     def box(
-        self,
-        points: Float64[np.ndarray, "rows dim"],
-        radii: Float64[np.ndarray, "rows dim"],
-        reach: float,
-        permitted: UInt64[np.ndarray, "#rows words"],
+        self, points: Points, radii: Points, reach: float, permitted: UInt64[np.ndarray, "#rows words"]
     ) -> UInt64[np.ndarray, "rows words"]:
         """The permitted items in a box around each point, where one attribute (any) may lie within the reach instead.
 
@@ -79,13 +79,7 @@ class RangeBitmaps:
             self._narrow(found[part], points[part], radii[part], reach)
         return found
 
-    def _narrow(
-        self,
-        found: UInt64[np.ndarray, "rows words"],
-        points: Float64[np.ndarray, "rows dim"],
-        radii: Float64[np.ndarray, "rows dim"],
-        reach: float,
-    ) -> None:
+    def _narrow(self, found: UInt64[np.ndarray, "rows words"], points: Points, radii: Points, reach: float) -> None:
         """Intersect sets with the boxes, in place."""
         strict = found.copy() if reach else found  # in the box so far; `found` forgives one attribute
         for attribute in range(points.shape[1]):
@@ -95,8 +89,3 @@ class RangeBitmaps:
             if reach:
                 found |= strict & self.between(attribute, point - reach, point + reach)
                 strict &= within
-
-
-def _at_or_below(codes: Int64[np.ndarray, "items"], edges: int) -> UInt64[np.ndarray, "edges_plus_1 words"]:
-    """Row 0: no item. Row `e + 1`: the items whose value is at most edge `e`."""
-    return np.stack([bits.pack(codes < edge) for edge in range(edges + 1)])

@@ -134,6 +134,7 @@ class Listeners(threading.Thread):
         self.address, self.rng, self.stopping = urlsplit(address).netloc, np.random.default_rng(seed), threading.Event()
         self.state = WORLD.reset(len(LISTENERS), self.rng)
         self.names, self.born, self.events = list(LISTENERS), [1] * len(LISTENERS), count()
+        self.new = list(range(len(LISTENERS)))  # who has just come
         self.run_id = f"{self.rng.integers(2**32):08x}"
 
     def stop(self) -> None:
@@ -143,8 +144,7 @@ class Listeners(threading.Thread):
 
     def run(self) -> None:
         """Until they are stopped; an answer that does not come is asked for again."""
-        connection, new = http.client.HTTPConnection(self.address, timeout=10), list(range(len(LISTENERS)))
-        self._tell(connection, new, [None] * len(LISTENERS))  # the first song is one of their own
+        connection = http.client.HTTPConnection(self.address, timeout=10)
         while not self.stopping.wait(PAUSE):
             try:
                 self._listen(connection)
@@ -153,19 +153,21 @@ class Listeners(threading.Thread):
         connection.close()
 
     def _listen(self, connection: http.client.HTTPConnection) -> None:
-        """One song for each."""
+        """One song for each; the first one is of their own."""
+        if self.new:
+            self._tell(connection, self.new, [None] * len(self.new))
+            self.new = []
         asked = {"requests": [{"user_id": name, "k": 1} for name in self.names]}
         answers = _post(connection, "/v1/recommendations/batch", asked)["answers"]
         items = np.array([int(one["items"][0]["item_id"]) for one in answers])
         self.state, _ = WORLD.step(self.state, items[:, None], self.rng)
         self._tell(connection, range(len(LISTENERS)), [one["recommendation_id"] for one in answers])
-        gone = np.flatnonzero(WORLD.truncated(self.state)).tolist()
-        if gone:
-            self.state = WORLD.restart(self.state, np.array(gone), self.rng)
-            for one in gone:
-                self.born[one] += 1
-                self.names[one] = f"{LISTENERS[one]} {self.born[one]}"
-            self._tell(connection, gone, [None] * len(gone))
+        self.new = np.flatnonzero(WORLD.truncated(self.state)).tolist()
+        if self.new:
+            self.state = WORLD.restart(self.state, np.array(self.new), self.rng)
+        for one in self.new:
+            self.born[one] += 1
+            self.names[one] = f"{LISTENERS[one]} {self.born[one]}"
 
     def _tell(self, connection: http.client.HTTPConnection, some: Sequence[int], answers: Sequence[str | None]) -> None:
         """What some of them did with their last song, and which answer it was of."""

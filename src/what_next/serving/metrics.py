@@ -3,12 +3,12 @@
 from collections import Counter as Counts
 from collections.abc import Callable, Mapping
 from functools import cache
+from threading import Lock
 from time import time
-from typing import Any, Literal, get_args
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-Found = Literal["hit", "fold", "rebuild"]
 SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
 """Bounds of the histograms of time; of how many questions went through the model together; and of shares."""
 SIZES = tuple(2.0**power for power in range(11))
@@ -27,7 +27,15 @@ OF_LOOP = {
 
 
 class Metrics:
-    """All numbers of one service, in a registry of its own; methods are called from several threads."""
+    """All numbers of one service, in a registry of its own; they are counted by several threads.
+
+    Attributes:
+        batches: questions that went through the model together; `versions`: times that a version took over.
+        sessions: how users' sessions were found: there, by folding events in, or rebuilt from the store.
+        loads: by what came of it: loaded, failed, late; `shadows`: by what became of it: recorded, dropped, failed.
+        overlap: of shown answers with those in the shadow; `store_failures`: times that the store could not be used.
+        shed: questions that were refused before they were read, by route.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
@@ -39,25 +47,25 @@ class Metrics:
         self._answers = self._counter("answers", about, "role", "policy", "fallback")
         about = "Time from a question to its durable answer, within the engine"
         self._answering = self._histogram("answer_seconds", about, SECONDS, "role")
-        self._batches = self._histogram("batch_size", "Questions that went through the model together", SIZES)
-        self._sessions = self._counter("sessions", "Sessions, by how they were found", "found")
-        self._swaps = self._counter("versions", "Times that a version took over")
-        self._loads = self._counter("loads", "Versions that were to be loaded, by what came of it", "what")
-        self._shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")
+        self.batches = self._histogram("batch_size", "Questions that went through the model together", SIZES)
+        sessions = self._counter("sessions", "Sessions, by how they were found", "found")
+        self.versions = self._counter("versions", "Times that a version took over")
+        self.loads = self._counter("loads", "Versions that were to be loaded, by what came of it", "what")
+        self.shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")
         about = "Share of the shown items that the answer of the second model, which nobody saw, holds too"
-        self._overlap = self._histogram("shadow_overlap", about, SHARES)
+        self.overlap = self._histogram("shadow_overlap", about, SHARES)
         self._events = self._counter("events", "Events by what came of them", "result")
         self._feedback = self._counter("feedback", "Feedback by what came of it", "result")
-        self._failures = self._counter("store_failures", "Times that the store could not be used")
+        self.store_failures = self._counter("store_failures", "Times that the store could not be used")
         names = ("version", "algorithm", "encoder")
         self._model = Gauge("what_next_model_info", "The model that answers", names, registry=self.registry)
-        self.shed = Counts[str]()  # questions that were refused before they were read, by route
+        self.shed = Counts[str]()
         self._of_loop: dict[str, Gauge] = {}
-        self._counted_shed = Counts[str]()
+        self._counted_shed, self._counting = Counts[str](), Lock()
         # Finding a child by its labels takes longer than counting.
         self._of_request = cache(lambda *labels: (self._requests.labels(*labels), self._seconds.labels(labels[1])))
         self._of_answer = cache(lambda *labels: (self._answers.labels(*labels), self._answering.labels(labels[0])))
-        self._of_sessions = {found: self._sessions.labels(found) for found in get_args(Found)}
+        self.sessions = {found: sessions.labels(found) for found in ("hit", "fold", "rebuild")}
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """A request was answered."""
@@ -70,30 +78,6 @@ class Metrics:
         count, times = self._of_answer(role, policy, fallback or "none")
         count.inc()
         times.observe(seconds)
-
-    def batch(self, size: int) -> None:
-        """So many questions went through the model together."""
-        self._batches.observe(size)
-
-    def session(self, found: Found) -> None:
-        """A user's session was there, an event was folded in, or it was rebuilt from the store."""
-        self._of_sessions[found].inc()
-
-    def swapped(self, version: str) -> None:
-        """A version took over."""
-        self._swaps.inc()
-
-    def loaded(self, what: Literal["loaded", "failed", "late"], seconds: float) -> None:
-        """A version was loaded or was not, or took too long."""
-        self._loads.labels(what).inc()
-
-    def shadow(self, what: Literal["recorded", "dropped", "failed"]) -> None:
-        """An answer of the second model, which nobody sees."""
-        self._shadows.labels(what).inc()
-
-    def overlap(self, share: float) -> None:
-        """Such a share of the items that were shown is in the second model's answer, too."""
-        self._overlap.observe(share)
 
     def events(self, accepted: int, duplicates: int, unmatched: int, erased: int) -> None:
         """Events are in the store, were there before, or are from before their user's erasure.
@@ -108,10 +92,6 @@ class Metrics:
         """Feedback is in the store, was there before, or was refused."""
         for result, count in (("accepted", accepted), ("duplicate", duplicates), ("refused", refused)):
             self._feedback.labels(result).inc(count)
-
-    def store_failed(self) -> None:
-        """The store could not be used."""
-        self._failures.inc()
 
     def watch(self, name: str, about: str, read: Callable[[], float]) -> None:
         """A number that is read whenever somebody looks."""
@@ -132,9 +112,10 @@ class Metrics:
         if model is not None:
             self._model.clear()
             self._model.labels(model["version"], model["algorithm"], model["encoder"]).set(1)
-        for route, count in self.shed.copy().items():
-            self._requests.labels("POST", route, "503").inc(count - self._counted_shed[route])
-            self._counted_shed[route] = count
+        with self._counting:  # two may ask at the same time
+            for route, count in self.shed.copy().items():
+                self._requests.labels("POST", route, "503").inc(count - self._counted_shed[route])
+                self._counted_shed[route] = count
         return generate_latest(self.registry)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:

@@ -29,16 +29,11 @@ class Arm(NamedTuple):
 class RecommendationRequest(NamedTuple):
     """One question for recommendations, checked already. (A tuple is made in a third of the time of a dataclass.)
 
+    What its fields mean is told by `http.bodies.Question`; besides:
+
     Attributes:
-        user: id of the person; `history`: item ids, oldest first, that go before what the store knows.
-        k: number of items.
-        exclude_seen: whether items of the history are left out.
-        allowed, blocked: item ids; None: all. `ranges`: for attributes by name, the least and the largest value.
+        ranges: for attributes by name, the least and the largest value.
         temperature, epsilon: of the draw; both None: the setup's.
-        seed: of the draw; None: a new one.
-        policy: who answers; `experiment`: whether an experiment that shares the users may say so instead.
-        context: numbers about the situation, by name.
-        explain: whether to tell reasons.
         once: where the answer is to be kept, and given again.
         arm: of the experiment that shares the users; None: it belongs to none.
     """
@@ -102,19 +97,9 @@ class Reason:
 
 
 class RecommendationResponse(NamedTuple):
-    """What one question is answered.
+    """What one question is answered; `http.replies.Recommendations` tells what its fields mean.
 
-    Attributes:
-        recommendation_id: names the impression, for feedback.
-        user: as asked.
-        ids: of the items, best first; fewer than asked for where no more are permitted.
-        titles: of each, as in the item table; `scores`: what it was ranked by; None where the policy has no scores.
-        propensities: the exact probability of each choice, given those before it; `reasons`: where one was asked for.
-        version: of the model; `role`: current or canary.
-        policy: who answered; `fallback`: why it was the safe policy instead; None where it was not.
-        unknown: ids of the given history that the catalogue does not hold.
-        known_events: how many events of the user the answer knew.
-        spread: of the last 20 events, in standard deviations of the catalogue; None below 3, or without attributes.
+    `ids`, `titles`, `scores`, `propensities` and `reasons` have one for each item, best first.
     """
 
     recommendation_id: str

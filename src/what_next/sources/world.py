@@ -332,7 +332,8 @@ class WorldSource(Source):
                 f"world.explore takes {self.explored:,} of the {steps:,} slates of world.steps, so nothing is left to "
                 "learn from; raise world.steps, or lower world.explore"
             )
-        seen, actor = explored(self.world, self.explored, np.random.default_rng(self.setup.seed)), agent.nets["actor"]
+        seen = explored(self.world, self.explored, np.random.default_rng(self.setup.seed))
+        actor = agent.nets.get("actor")
         if isinstance(actor, Pricer) and actor.belief is not None:
             assert isinstance(agent.learner, EncoderLearner)
             believe(actor, actor.belief, seen, agent.space, agent.learner.known_vectors, self.setup.seed)

@@ -23,8 +23,9 @@ from what_next.algorithms import Algorithm
 from what_next.algorithms.base import LossContext
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
-from what_next.testing.rig import Rig, other_events, padded, reaches
+from what_next.testing.rig import Rig, Weights, other_events, padded, reaches
 from what_next.training import checkpoint
+from what_next.training.step import Step
 from what_next.types import Batch, Events, Permitted, Request, Transitions
 
 STEPS = 4
@@ -94,12 +95,7 @@ def updates_what_it_names(algorithm: Algorithm) -> None:
     rig = Rig(algorithm)
     for _ in range(STEPS):
         before, found = rig.weights(), rig.step()
-        named = {name for loss in found.losses for name in algorithm.updates[loss]}
-        after = rig.weights()
-        changed = {
-            name for name in after if any(not torch.equal(before[name][key], after[name][key]) for key in after[name])
-        }
-        _expect(changed <= named, algorithm, f"{changed - named} changed, and no loss that was due updates it")
+        _changed(rig, before, found)
 
 
 def learns_from_what_was_shown(algorithm: Algorithm) -> None:
@@ -117,12 +113,7 @@ def learns_from_what_was_shown(algorithm: Algorithm) -> None:
             _expect(bool(value.isfinite()), algorithm, f"the loss {loss!r} of what was shown is {value}")
             _expect(not reaches(value, [context.batch.next_states]), algorithm, f"{loss!r}: its target has a gradient")
         before, found = rig.weights(), rig.agent.propagate(batch, rig.rng)
-        named, after = {name for loss in found.losses for name in algorithm.updates[loss]}, rig.weights()
-        changed = {
-            name for name in after if any(not torch.equal(before[name][key], after[name][key]) for key in after[name])
-        }
-        _expect(changed <= named, algorithm, f"{changed - named} changed, and no loss that was due updates it")
-        _expect(bool(changed) or not brought, algorithm, "what was shown changes no network")
+        _expect(bool(_changed(rig, before, found)) or not brought, algorithm, "what was shown changes no network")
 
 
 def target_networks_follow(algorithm: Algorithm) -> None:
@@ -293,6 +284,17 @@ CHECKS: Mapping[str, Callable[[Algorithm], None]] = MappingProxyType(
     }
 )
 """Every check by its name."""
+
+
+def _changed(rig: Rig, before: Weights, found: Step) -> set[str]:
+    """The networks that a step has changed: those of the losses that were due, and no others."""
+    after, algorithm = rig.weights(), rig.algorithm
+    changed = {
+        name for name in after if any(not torch.equal(before[name][key], after[name][key]) for key in after[name])
+    }
+    named = {name for loss in found.losses for name in algorithm.updates[loss]}
+    _expect(changed <= named, algorithm, f"{changed - named} changed, and no loss that was due updates it")
+    return changed
 
 
 def _ends(context: LossContext[Any], name: str) -> list[Tensor]:

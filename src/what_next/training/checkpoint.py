@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -28,9 +28,7 @@ from what_next.training.artefacts import (
     read_rest,
     write_models,
 )
-from what_next.training.distributed import Ranks
-from what_next.training.learner import Learner
-from what_next.training.sharding import whole
+from what_next.training.sharding import Training, whole
 from what_next.training.step import network_of
 
 FREE = {
@@ -48,23 +46,6 @@ ELSEWHERE = (
 
 TARGET = "slow"
 """What begins the names of the target networks' tensors in a file."""
-
-
-@runtime_checkable
-class Training(Protocol):
-    """What of an agent is saved, and set to what was saved."""
-
-    setup: Setup
-    space: Space
-    nets: Networks
-    targets: Networks
-    optimisers: dict[str, Optimizer]
-    histories: int
-    steps: int
-    spent: float
-    halved: int
-    ranks: Ranks
-    learner: Learner
 
 
 def spare(setup: Setup, data: str, catalogue: Catalogue, origin: Path | None = None) -> None:

@@ -34,7 +34,7 @@ from what_next.training.step import Step
 from what_next.types import Batch
 
 if TYPE_CHECKING:
-    from what_next.training.checkpoint import Training
+    from what_next.training.sharding import Training
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: for the first one, while it validates."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from what_next.errors import ModelError, TrainingError
 from what_next.training import checkpoint
 from what_next.training.artefacts import read_manifest
-from what_next.training.checkpoint import Training
+from what_next.training.sharding import Training
 from what_next.training.step import Step
 
 MEMORY = 30

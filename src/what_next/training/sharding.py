@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from what_next.algorithms.base import Networks
+from what_next.data.space import Space
 from what_next.errors import SaveError
 from what_next.models.encoders import Encoder
 from what_next.models.shards import Shards
@@ -22,18 +23,24 @@ from what_next.training.learner import Learner
 
 
 @runtime_checkable
-class Sharded(Protocol):
-    """What of an agent is read here."""
+class Training(Protocol):
+    """What of an agent is saved, and set to what was saved."""
 
     setup: Setup
+    space: Space
     nets: Networks
+    targets: Networks
     optimisers: dict[str, Optimizer]
+    histories: int
+    steps: int
+    spent: float
+    halved: int
     ranks: Ranks
     learner: Learner
 
 
 @contextmanager
-def whole(agent: Sharded, *, optimisers: bool = False) -> Iterator[None]:
+def whole(agent: Training, *, optimisers: bool = False) -> Iterator[None]:
     """Within it, the agent's item vectors (and what their optimiser remembers of them) are those of all processes.
 
     The first process collects them, some at a time, in files beside the models; all processes map these into memory,

@@ -182,10 +182,9 @@ class Boredom(World):
 
     def relevance(self, scores: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
         """The chance of a click in the first slot."""
+        against = np.float32(self.slope) * (np.float32(self.offset) - scores)
         with np.errstate(over="ignore"):
-            found: Float32[np.ndarray, "*grid"] = 1 / (
-                1 + np.exp(np.float32(self.slope) * (np.float32(self.offset) - scores))
-            )
+            found: Float32[np.ndarray, "*grid"] = 1 / (1 + np.exp(against))
         return found
 
     def _fresh(self, tastes: Float32[np.ndarray, "users topics"]) -> Listeners:

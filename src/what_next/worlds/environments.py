@@ -131,10 +131,8 @@ class EnvironmentWorld(World):
         seen = [self._layout.read(*one) for one in zip(envs, observations, slates, strict=True)]
         numbers = np.array([one.numbers for one in seen], np.float32).reshape(len(envs), -1)
         ideal = np.array([one.ideal for one in seen], np.float32).reshape(len(envs), -1)
-        shown, clicks = (
-            np.array([one.shown for one in seen], np.int64),
-            np.array([one.clicks for one in seen], np.bool_),
-        )
+        shown = np.array([one.shown for one in seen], np.int64)
+        clicks = np.array([one.clicks for one in seen], np.bool_)
         return Visits(age, shown, clicks, envs, numbers, ideal, cut)
 
     def truncated(self, state: Visits) -> Bool[np.ndarray, "users"]:

@@ -76,8 +76,7 @@ def within(catalogue: Catalogue, name: str, low: float, high: float) -> Bool[np.
     values = catalogue.attributes[:, catalogue.names.index(name)]
     # Attributes are single precision: so must a bound be that names one of their values.
     with np.errstate(over="ignore"):
-        found: Bool[np.ndarray, items] = (values >= np.float32(low)) & (values <= np.float32(high))
-    return found
+        return (values >= np.float32(low)) & (values <= np.float32(high))
 
 
 def is_rule(value: Any) -> bool:

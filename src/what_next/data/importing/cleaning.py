@@ -111,7 +111,10 @@ class Checked:
             DataError: fewer than two users or items are left.
         """
         log = self.log
-        _require_two(clean, log.where)
+        for column, what in (("user_id", "user"), ("item_id", "item")):
+            if clean[column].min() == clean[column].max():  # there is nothing to learn or to choose
+                one = f"all events belong to one {what} ({clean[column][0]!r})"
+                raise DataError(f"{log.where}: {one}; at least two are needed")
         rejected = log.rejected(bad)
         table, more = items
         how, warnings = dict(log.how), list(self.warnings)
@@ -321,10 +324,3 @@ def _with_missing_items(table: pl.DataFrame, item_ids: pl.Series) -> pl.DataFram
     """A table of titles only, grown by the items of the log that it lacks, ordered by id."""
     missing = item_ids.filter(~item_ids.is_in(table["item_id"].implode()))
     return pl.concat([table, pl.DataFrame({"item_id": missing, "title": missing.cast(pl.String)})])
-
-
-def _require_two(log: pl.DataFrame, where: str) -> None:
-    """Refuse a log of one user or one item: there is nothing to learn or to choose."""
-    for column, what in (("user_id", "user"), ("item_id", "item")):
-        if log[column].min() == log[column].max():
-            raise DataError(f"{where}: all events belong to one {what} ({log[column][0]!r}); at least two are needed")

@@ -16,24 +16,14 @@ from jaxtyping import Int32
 
 from what_next.errors import NotFinite, StoreUnavailable, some
 from what_next.inference.session import Event, Session
-from what_next.serving.engine.active import Active
 from what_next.serving.engine.cache import Entry
+from what_next.serving.engine.live import Active
 from what_next.serving.engine.masks import Mask
 from what_next.serving.engine.reasons import reasons, spread
 from what_next.serving.request import Fallback, RecommendationRequest, RecommendationResponse, Refused
 from what_next.serving.store import AddImpression, Head, KeptResponse
 from what_next.settings import Server
-from what_next.types import (
-    EpsilonGreedy,
-    Greedy,
-    History,
-    Permitted,
-    Policy,
-    Request,
-    Sampler,
-    Slate,
-    Softmax,
-)
+from what_next.types import EpsilonGreedy, Greedy, History, Permitted, Policy, Request, Sampler, Slate, Softmax
 
 logger = logging.getLogger("what_next.serving")
 

@@ -71,11 +71,9 @@ class Batcher:
     ) -> None:
         """Starts both threads.
 
-        Args:
-            answer: takes (`Waiting.take`) and answers a batch; it raises nothing.
-            late: answers a question that nobody took in time, and that is taken for it.
-            size: questions in a batch, at most.
-            deadline: seconds that a batch may take; a question waits for half as long at most.
+        `answer` takes (`Waiting.take`) and answers a batch of `size` questions at most, and raises nothing; `late`
+        answers a question that nobody took in time. A batch may take `deadline` seconds; a question waits for half as
+        long at most.
         """
         self._answer, self._late, self.size, self.deadline = answer, late, size, deadline
         self.pace = Pace()

@@ -40,11 +40,6 @@ class Entry:
     session: Session
     spread: float | None = math.nan
 
-    @property
-    def bytes(self) -> int:
-        """About how much memory it takes."""
-        return self.session.bytes
-
     def spread_in(self, served: Served) -> float | None:
         """The spread, computed once."""
         if self.spread is not None and math.isnan(self.spread):
@@ -60,7 +55,7 @@ class SessionCache:
         self.places, self.store, self.metrics = served.places, store, metrics
         self.lock = threading.Lock()
         # Each takes at least its share of the room, so that there are never more than `size`.
-        self._entries: LRUCache[str, Entry] = LRUCache(BYTES, lambda entry: max(entry.bytes, BYTES // size))
+        self._entries: LRUCache[str, Entry] = LRUCache(BYTES, lambda entry: max(entry.session.bytes, BYTES // size))
 
     def of(self, users: Iterable[str]) -> dict[str, Entry]:
         """The users' sessions as the store has them now; users without events are left out.
@@ -87,7 +82,7 @@ class SessionCache:
                     late[name] = entry, head
                 else:
                     found[name] = entry
-                    self.metrics.session("hit")
+                    self.metrics.sessions["hit"].inc()
             if late:
                 self._catch_up(late, found)
             return found
@@ -124,33 +119,32 @@ class SessionCache:
 
     def _catch_up(self, late: dict[str, tuple[Entry | None, Head]], found: dict[str, Entry]) -> None:
         """Reads what is new of each user, and folds it in or replays all."""
+        new = self.store.events_after({head.key: entry.last if entry else 0 for entry, head in late.values()})
+        whole: dict[str, tuple[Head, list[StoredEvent]]] = {}
         behind: dict[str, tuple[Entry, list[StoredEvent]]] = {}
-        rebuilt: dict[str, Head] = {}
-        new = self.store.events_after([(head.key, entry.last if entry else 0) for entry, head in late.values()])
-        whole = {name: new.get(head.key, []) for name, (entry, head) in late.items() if entry is None}
+        again: dict[str, tuple[Entry | None, Head]] = {}
         for name, (entry, head) in late.items():
             events = new.get(head.key, [])
             known = self._known(events)
             if entry is None:
-                rebuilt[name] = head
+                whole[name] = head, events
             elif len(events) <= LONGEST_FOLD and (not known or known[0].time >= entry.time):
                 behind[name] = entry, events
-                self.metrics.session("fold")
-            else:
-                rebuilt[name] = head
-        if again := [head.key for name, head in rebuilt.items() if name not in whole]:
-            read = self.store.events_after([(key, 0) for key in again])
-            whole |= {name: read.get(head.key, []) for name, head in rebuilt.items() if name not in whole}
-        self._rebuild(rebuilt, whole, found)
+                self.metrics.sessions["fold"].inc()
+            else:  # all of its events are needed
+                again[name] = None, head
+        self._rebuild(whole, found)
         self._fold(behind, found)
+        if again:
+            self._catch_up(again, found)
 
-    def _rebuild(self, heads: dict[str, Head], whole: dict[str, list[StoredEvent]], found: dict[str, Entry]) -> None:
+    def _rebuild(self, whole: dict[str, tuple[Head, list[StoredEvent]]], found: dict[str, Entry]) -> None:
         """From all events in the store, in one batch pass; users whose events are gone by now are left out."""
-        there = [name for name in heads if whole[name]]
-        sessions = self.folds.replays([[self.event_of(one) for one in self._known(whole[name])] for name in there])
-        for name, session in zip(there, sessions, strict=True):
-            self.metrics.session("rebuild")
-            found[name] = self._keep(name, Entry(heads[name].key, 0, 0, NEVER, session), whole[name], session)
+        there = [(name, head, events) for name, (head, events) in whole.items() if events]
+        sessions = self.folds.replays([[self.event_of(one) for one in self._known(events)] for _, _, events in there])
+        for (name, head, events), session in zip(there, sessions, strict=True):
+            self.metrics.sessions["rebuild"].inc()
+            found[name] = self._keep(name, Entry(head.key, 0, 0, NEVER, session), events, session)
 
     def _fold(self, behind: dict[str, tuple[Entry, list[StoredEvent]]], found: dict[str, Entry]) -> None:
         """One step for everybody that is behind, until nobody is."""
@@ -174,7 +168,7 @@ class SessionCache:
             session,
             math.nan if known else before.spread,
         )
-        if entry.bytes <= BYTES:
+        if session.bytes <= BYTES:
             self._entries[name] = entry
         return entry
 

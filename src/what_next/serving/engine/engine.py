@@ -9,10 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from what_next.serving.engine import reasons
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.experiment import Watch, meant
+from what_next.serving.engine.live import Role
 from what_next.serving.engine.models import Models, Poller
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.shadow import Shadow
@@ -39,17 +39,7 @@ from what_next.serving.request import (
     SimilarItem,
     Stopping,
 )
-from what_next.serving.store import (
-    AddImpression,
-    Erased,
-    EraseUser,
-    ItemRow,
-    MarkShown,
-    Store,
-    WithdrawItem,
-    Withdrawn,
-    Writer,
-)
+from what_next.serving.store import Store, Writer, records
 from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.serving")
@@ -76,11 +66,7 @@ class Engine:
     ) -> None:
         """Ready to answer. The first time, the setup's own model is deployed; then the store says which one is current.
 
-        Args:
-            setup: whose `server` says how to answer.
-            store, writer: the histories; whoever opened them closes them, after the engine.
-            metrics: counts what happens.
-            stop: breaks off.
+        Whoever opened `store` and `writer` closes them, after the engine; `stop` breaks off.
 
         Raises:
             ModelError: no deployed model can be loaded, or the second one that the setup names is missing.
@@ -114,11 +100,7 @@ class Engine:
     # Answering
 
     async def recommend(self, request: RecommendationRequest, caller: str = "") -> RecommendationResponse:
-        """The answer to a question; its impression is durable by then.
-
-        Args:
-            request: the question.
-            caller: who asks: what can be answered is shared among callers.
+        """The answer to a question; its impression is durable by then. What can be answered is shared among callers.
 
         Raises:
             Refused: the question cannot be answered as it was put.
@@ -141,11 +123,14 @@ class Engine:
         Where a question has none, it is the error that `recommend` raises.
         """
         found = await self._outcomes(requests, caller)
-        if again := [place for place, outcome in enumerate(found) if isinstance(outcome, Withdrawn)]:
+        if again := [place for place, outcome in enumerate(found) if isinstance(outcome, records.Withdrawn)]:
             try:
                 others = await self._outcomes([requests[place] for place in again], caller)
             except (Overloaded, Stopping) as error:
                 others = [error for _ in again]
+            except asyncio.CancelledError:  # nobody gets the other answers of the request either
+                self.unseen([one.recommendation_id for one in found if isinstance(one, RecommendationResponse)])
+                raise
             for place, outcome in zip(again, others, strict=True):
                 found[place] = outcome
         return found
@@ -168,7 +153,7 @@ class Engine:
     def unseen(self, recommendation_ids: Sequence[str]) -> None:
         """Note that answers reached nobody, as far as is known: they are no decisions then."""
         try:
-            self.writer.submit(MarkShown(tuple(recommendation_ids), False)).add_done_callback(_log_if_failed)
+            self.writer.submit(records.MarkShown(tuple(recommendation_ids), False)).add_done_callback(_log_if_failed)
         except StoreUnavailable as error:
             logger.warning(UNSEEN, error)
 
@@ -183,22 +168,23 @@ class Engine:
 
     def _answer(self, batch: list[Waiting]) -> None:
         """In the worker's thread; nothing that goes wrong ends it."""
-        self.metrics.batch(len(batch))
+        self.metrics.batches.observe(len(batch))
         if self._behind:
-            with suppress(StoreError):  # the next batch looks again
+            self._behind = False  # before the look: what is found out meanwhile asks for another one
+            try:
                 self.models.withdrawals.look()
-                self._behind = False
+            except StoreError:
+                self._behind = True
         live = self.models.live
         asked = [meant(self.setup.server, live, one.request) for one in batch]
-        for role in ("current", "canary"):
+        for role in get_args(Role):
             wanted = [one for one, (_, whose) in zip(batch, asked, strict=True) if whose == role]
             requests = [request for request, whose in asked if whose == role]
             if not wanted:
                 continue
-            active = live.current if role == "current" or live.candidate is None else live.candidate
             outcomes: list[Outcome]
             try:
-                outcomes = self._answering.answer(active, requests, role)
+                outcomes = self._answering.answer(live.of(role), requests, role)
             except Exception as error:
                 logger.exception("a batch could not be answered")
                 outcomes = [error for _ in wanted]
@@ -212,8 +198,7 @@ class Engine:
         """In the watcher's thread: the model is not asked, and what it still may say is thrown away."""
         live = self.models.live
         request, role = meant(self.setup.server, live, waiting.request)
-        active = live.current if role == "current" or live.candidate is None else live.candidate
-        self._finish(waiting, self._safe.safe(active, request, role, "deadline"))
+        self._finish(waiting, self._safe.safe(live.of(role), request, role, "deadline"))
 
     def _finish(self, waiting: Waiting, outcome: Outcome) -> None:
         """Have the impression written; the answer is given when it is durable."""
@@ -233,12 +218,12 @@ class Engine:
             if error is None:
                 seconds = time.monotonic() - waiting.arrived
                 self.metrics.answered(answer.role, answer.policy, answer.fallback, seconds)
-            elif isinstance(error, Withdrawn):
+            elif isinstance(error, records.Withdrawn):
                 self._behind = True
         finally:
             waiting.settle(answer if error is None else error)
 
-    def _submit(self, impression: AddImpression, arrived: float) -> "Future[Any]":
+    def _submit(self, impression: records.AddImpression, arrived: float) -> "Future[Any]":
         """Have an impression written: without the user where that one was erased since the question arrived.
 
         Under the lock, so that what goes to the writer with a user's id is there before the erasure is.
@@ -251,7 +236,7 @@ class Engine:
 
     # What changes
 
-    def erase(self, user_id: str) -> Erased:
+    def erase(self, user_id: str) -> records.Erased:
         """Erase a user from the store and from memory; blocks until that is durable.
 
         Impressions of questions that are under way meanwhile are recorded without the user.
@@ -263,7 +248,7 @@ class Engine:
             self._going[user_id] += 1
         try:
             self.models.forget(user_id)
-            erased: Erased = self.writer.submit(EraseUser(user_id)).result()
+            erased: records.Erased = self.writer.submit(records.EraseUser(user_id)).result()
             return erased
         finally:
             with self._submitting:
@@ -274,10 +259,7 @@ class Engine:
 
     def withdraw(self, item_id: str) -> bool:
         """Have no answer hold an item any more, in any process on the store, until it is put again; blocks until that
-        is durable.
-
-        Returns:
-            Whether it was not withdrawn before.
+        is durable. Returns whether it was not withdrawn before.
 
         Raises:
             CatalogueError: neither the catalogue nor the store holds it.
@@ -287,7 +269,7 @@ class Engine:
             self.grow()  # another process may have taken it just now
         if not self.held([item_id]):
             raise CatalogueError(f"item {item_id!r} is not in the catalogue")
-        changed: bool = self.writer.submit(WithdrawItem(item_id)).result()
+        changed: bool = self.writer.submit(records.WithdrawItem(item_id)).result()
         self.models.withdrawals.look()
         return changed
 
@@ -346,13 +328,13 @@ class Engine:
         found = self.models.live.unfit
         return found and f"the second model cannot be used ({found[1]}); all are answered by the first"
 
-    def item(self, item_id: str) -> ItemRow | None:
+    def item(self, item_id: str) -> records.ItemRow | None:
         """An item; None: the catalogue does not hold it."""
         served = self._served
         place = served.places.get(item_id)
         return None if place is None else _item(served, place)
 
-    def search(self, query: str, limit: int) -> list[ItemRow]:
+    def search(self, query: str, limit: int) -> list[records.ItemRow]:
         """Items whose title holds a text, whatever its case; those whose title begins with it first.
 
         Without a text, the first items of the catalogue.
@@ -389,7 +371,7 @@ def _log_if_failed(written: "Future[Any]") -> None:
         logger.warning(UNSEEN, error)
 
 
-def _item(served: Served, place: int) -> ItemRow:
+def _item(served: Served, place: int) -> records.ItemRow:
     catalogue = served.catalogue
     values = zip(catalogue.names, catalogue.attributes[place].tolist(), strict=True)
-    return ItemRow(served.ids[place], served.titles[place], {name: round(value, 6) for name, value in values})
+    return records.ItemRow(served.ids[place], served.titles[place], {name: round(value, 6) for name, value in values})

@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from what_next.errors import StoreError
 from what_next.metrics.bootstrap import LEVEL
 from what_next.off_policy.arms import Arm as Earned
 from what_next.off_policy.arms import contrast
-from what_next.serving.engine.live import Live, point
+from what_next.serving.engine.live import Live, Role, point
 from what_next.serving.request import Arm, RecommendationRequest
 from what_next.serving.store import Store
-from what_next.serving.store.arms import earned
+from what_next.serving.store.rewards import earned
 from what_next.settings import Server
 from what_next.settings.service import POLICIES
 
@@ -26,7 +26,6 @@ logger = logging.getLogger("what_next.serving")
 
 REST = 20
 """Between two looks at what was earned it rests at least so many times as long as the last look took."""
-Role = Literal["current", "canary"]
 ASSUMES = (
     "the bounds hold at any number of looks, if there are many users, independent of each other, and what a user "
     "brings later does not run against what the user brought before"
@@ -70,7 +69,7 @@ def meant(settings: Server, live: Live, request: RecommendationRequest) -> tuple
     they may ask not to. An arm whose model is not there is none: the deployed model answers, and the log says nothing
     of the experiment.
     """
-    role = live.of(request.user)[1]
+    role = live.role(request.user)
     experiment = Experiment.of(settings, live) if request.experiment else None
     if experiment is None or request.user is None or request.policy != "trained":
         return request, role
@@ -105,7 +104,7 @@ class Watch:
 
     def number(self, name: str) -> float:
         """A bound of the difference, or its mean; NaN where it is not known."""
-        value = None if self.now is None else self.now["difference"][name]
+        value = None if (now := self.now) is None else now["difference"][name]  # a look may replace it meanwhile
         return float("nan") if value is None else float(value)
 
     def look(self) -> dict[str, Any] | None:

@@ -1,16 +1,103 @@
-"""What answers now: the deployed version, and the second one beside it."""
+"""What answers now: the deployed version, and the second one beside it, each with what it knows of users and items."""
 
 import hashlib
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Int32
+
+from what_next.baselines.rules import Popular, RandomItem
 from what_next.errors import ModelError
-from what_next.serving.engine.active import Active
+from what_next.serving.engine.cache import SessionCache
+from what_next.serving.engine.masks import Masks
+from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import check, folder_of, versions_folder
+from what_next.serving.metrics import Metrics
 from what_next.serving.store import Deployment, Second, Store
 from what_next.settings import Setup
+
+Role = Literal["current", "canary"]
+
+
+class Withdrawals:
+    """The withdrawn items, as the store says; safe for threads.
+
+    Attributes:
+        now: the number of the latest change, 0 before the first, and the ids; replaced as a whole.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.now: tuple[int, frozenset[str]] = (0, frozenset())
+        self._lock = threading.Lock()
+
+    def look(self) -> None:
+        """Takes up what was withdrawn or put again, here or by another process.
+
+        Raises:
+            StoreUnavailable: the store cannot be read now.
+        """
+        with self._lock:
+            number, before = self.now
+            if changes := self.store.withdrawals_after(number):
+                ids = set(before)
+                for change in changes:
+                    (ids.add if change.withdrawn else ids.discard)(change.item_id)
+                self.now = changes[-1].number, frozenset(ids)
+
+
+class Active:
+    """What answers for one role. Only `popular` is ever replaced, and what is withdrawn changes.
+
+    Attributes:
+        served: the version.
+        sessions: of users, each as this version sees them.
+        masks, popular: of its catalogue.
+    """
+
+    def __init__(
+        self,
+        served: Served,
+        store: Store,
+        size: int,
+        metrics: Metrics,
+        counted: Mapping[str, int],
+        withdrawals: Withdrawals,
+    ) -> None:
+        self.served, self._withdrawals = served, withdrawals
+        self._out: tuple[object, Int32[np.ndarray, withdrawn]] = (None, np.zeros(0, np.int32))
+        self.sessions = SessionCache(served, store, size, metrics)
+        self.masks, self.anything = Masks(served), RandomItem(len(served.ids))
+        self.count(counted)
+
+    def count(self, counted: Mapping[str, int]) -> None:
+        """Takes up how many events items have; those that the catalogue does not hold are passed over."""
+        counts = np.zeros(len(self.served.ids), np.int64)
+        for name, count in counted.items():
+            if (place := self.served.places.get(name)) is not None:
+                counts[place] = count
+        self.popular = Popular(counts)
+
+    @property
+    def withdrawn(self) -> tuple[int, Int32[np.ndarray, "withdrawn"]]:
+        """The number of the latest change of the withdrawn items, and the positions of these items."""
+        known, places = self._out
+        if (now := self._withdrawals.now) is not known:
+            found = [place for one in now[1] if (place := self.served.places.get(one)) is not None]
+            self._out = now, (places := np.array(sorted(found), np.int32))
+        return now[0], places
+
+    def known(self, ids: tuple[str, ...]) -> tuple[Int32[np.ndarray, "known"], tuple[str, ...]]:
+        """Positions of the ids that the catalogue holds, in order; and the other ids."""
+        places = self.served.places
+        found = [places.get(one, -1) for one in ids]
+        unknown = tuple(one for one, place in zip(ids, found, strict=True) if place < 0)
+        return np.array([place for place in found if place >= 0], np.int32), unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +118,16 @@ class Live:
     unfit: tuple[str, str] | None = None
     second: Second | None = None
 
-    def of(self, user: str | None) -> tuple[Active, Literal["current", "canary"]]:
-        """Who answers a user: the second version for a share of them, always the same ones."""
+    def role(self, user: str | None) -> Role:
+        """Which of the two answers a user: the second one for a share of them, always the same ones."""
         second = self.second
         if self.candidate is None or second is None or user is None or point(second.salt + user) >= second.share:
-            return self.current, "current"
-        return self.candidate, "canary"
+            return "current"
+        return "canary"
+
+    def of(self, role: Role) -> Active:
+        """Who answers for a role."""
+        return self.current if role == "current" or self.candidate is None else self.candidate
 
     @property
     def shadow(self) -> bool:

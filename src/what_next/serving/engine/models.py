@@ -3,13 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
 
 from what_next.errors import ModelError, StoreError, WhatNextError
-from what_next.serving.engine.active import Active, Counted, Withdrawals
-from what_next.serving.engine.live import Live, check_second
+from what_next.serving.engine.live import Active, Live, Withdrawals, check_second
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, line, versions_folder
 from what_next.serving.metrics import Metrics
@@ -19,7 +18,6 @@ from what_next.settings import Setup
 
 logger = logging.getLogger("what_next.serving")
 
-EVERY_ITEM = 2**31 - 1
 SLICE = 1.0
 """Seconds that a version is waited for before anything else is looked at."""
 LONG = 10.0
@@ -102,7 +100,7 @@ class Models:
         self._beside: Second | None = None  # what the store names, once it is taken up or refused
         self._items: dict[str, StoredItem] = {}
         self._last_item = 0
-        self._counted: Counted = []
+        self._counted: Mapping[str, int] = {}
         self.withdrawals = Withdrawals(store)
         self.withdrawals.look()
         self._note_items()
@@ -154,18 +152,23 @@ class Models:
         Raises:
             ModelError: see `Loading.result`. Stopping: it was broken off.
         """
-        self.loading, warned = self._begun(version), False
-        while not self.loading.over(SLICE):
+        self.loading = loading = self._begun(version)
+        warned = False
+        while not loading.over(SLICE):
             if self.stop.is_set():
                 raise Stopping
-            if not warned and time.monotonic() > self.loading.began + LONG:
+            if not warned and time.monotonic() > loading.began + LONG:
                 logger.warning("version %s is still being loaded, after %g s", version, LONG)
                 warned = True
-        return self._ended(self.loading)
+        self.loading = None
+        return self._ended(loading)
 
-    def _begun(self, version: str) -> Loading:
-        """Begins to load a version with all items of the store; what is being loaded meanwhile is given up."""
-        items = list(self._items.values())
+    def _begun(self, version: str, before: Loading | None = None) -> Loading:
+        """Begins to load a version with all items of the store, unless that is what was begun before."""
+        if before is not None and before.version == version:
+            return before
+        with self._changing:
+            items, last = list(self._items.values()), self._last_item
 
         def load() -> Active:
             served, server = Served.load(self.folder, version), self.setup.server
@@ -173,20 +176,18 @@ class Models:
                 served = served.indexed(server.candidates)
             return self._active(served.extended(items).warm())
 
-        return Loading(version, self._last_item, self.setup.server.loading, load)
+        return Loading(version, last, self.setup.server.loading, load)
 
     def _ended(self, loading: Loading) -> Active:
-        """What came of it, counted."""
-        if self.loading is loading:
-            self.loading = None
-        seconds = time.monotonic() - loading.began
+        """What came of it, counted, with the items that came meanwhile: until it is in its place, none may come."""
         try:
             found = loading.result()
         except ModelError:
-            self.metrics.loaded("late" if loading.late else "failed", seconds)
+            self.metrics.loads.labels("late" if loading.late else "failed").inc()
             raise
-        self.metrics.loaded("loaded", seconds)
-        return found
+        self.metrics.loads.labels("loaded").inc()
+        missed = [item for item in self._items.values() if item.number > loading.items]
+        return self._active(found.served.extended(missed).warm()) if missed else found
 
     def _active(self, served: Served) -> Active:
         size = self.setup.server.sessions
@@ -218,51 +219,41 @@ class Models:
             with self._changing:
                 self.live = replace(self.live, deployment=newest, refused=None)
             return True
-        if self.loading is None or self.loading.version != newest.version:
-            self.loading = self._begun(newest.version)
-        if not (loading := self.loading).over(SLICE):
+        self.loading = loading = self._begun(newest.version, self.loading)
+        if not loading.over(SLICE):
             return False
-        try:
-            current = self._ended(loading)
-        except ModelError as error:
-            logger.error("version %s was refused, %s goes on: %s", newest.version, self.live.deployment.version, error)
-            with self._changing:
-                self.live = replace(self.live, refused=(newest.version, str(error)))
-            return True
+        self.loading = None
         with self._changing:
-            current = self._complete(current, loading)
+            try:
+                current = self._ended(loading)
+            except ModelError as error:
+                going = self.live.deployment.version
+                logger.error("version %s was refused, %s goes on: %s", newest.version, going, error)
+                self.live = replace(self.live, refused=(newest.version, str(error)))
+                return True
             self.live = replace(self.live, deployment=newest, current=current, refused=None)
-        self.metrics.swapped(newest.version)
+        self.metrics.versions.inc()
         logger.info("version %s answers from now on", newest.version)
         return True
 
     def _put_beside(self, wanted: Second | None) -> bool:
         """Take up the second version that the store names, or let go of one; False: it is still being loaded."""
-        candidate, unfit = self.live.candidate, None
-        if wanted is None:
-            candidate = None
-        elif candidate is None or candidate.served.version != wanted.version:
-            if self._second is None or self._second.version != wanted.version:
-                self._second = self._begun(wanted.version)
-            if not (loading := self._second).over(SLICE):
+        loading, there = None, self.live.candidate
+        if wanted is not None and (there is None or there.served.version != wanted.version):
+            self._second = loading = self._begun(wanted.version, self._second)
+            if not loading.over(SLICE):
                 return False
             self._second = None
-            try:
-                candidate = self._ended(loading)
-            except ModelError as error:
-                logger.error("the second version was refused, all are answered by the first: %s", error)
-                candidate, unfit = None, (wanted.version, str(error))
-            else:
-                with self._changing:
-                    candidate = self._complete(candidate, loading)
         with self._changing:
+            candidate, unfit = None if wanted is None else self.live.candidate, None
+            if loading is not None:
+                try:
+                    candidate = self._ended(loading)
+                except ModelError as error:
+                    logger.error("the second version was refused, all are answered by the first: %s", error)
+                    candidate, unfit = None, (loading.version, str(error))
             self.live = replace(self.live, candidate=candidate, second=wanted, unfit=unfit)
         return True
-
-    def _complete(self, active: Active, loading: Loading) -> Active:
-        """A version that was loaded, with the items that came meanwhile."""
-        missed = [item for item in self._items.values() if item.number > loading.items]
-        return self._active(active.served.extended(missed).warm()) if missed else active
 
     def grow(self) -> None:
         """Takes up new items of the store: they can be recommended in the next answer.
@@ -316,7 +307,7 @@ class Models:
         Raises:
             StoreUnavailable: the store cannot be read now.
         """
-        self._counted = self.store.popular(EVERY_ITEM)
+        self._counted = self.store.event_counts()
         with self._changing:
             for active in (self.live.current, self.live.candidate):
                 if active is not None:

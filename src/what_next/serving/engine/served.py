@@ -104,12 +104,6 @@ class Served:
         """The items."""
         return self.policy.state.space.catalogue
 
-    @property
-    def encoder(self) -> Encoder | None:
-        """The network that reads events; None for the founding algorithm, whose actor has its own."""
-        found = self.policy.agent.nets.get("encoder")
-        return found if isinstance(found, Encoder) else None
-
     @cached_property
     def sessions(self) -> Sessions:
         """How a person's session begins, grows, and becomes the policy's state."""
@@ -138,10 +132,8 @@ class Served:
     @cached_property
     def units(self) -> Float32[np.ndarray, "items dim"]:
         """The item vectors, all of length 1 (0 where a vector is 0): their inner products are cosines."""
-        encoder = self.encoder
-        if encoder is None:
-            vectors = self.catalogue.vectors
-        else:
+        encoder, vectors = self.policy.agent.nets.get("encoder"), self.catalogue.vectors
+        if isinstance(encoder, Encoder):  # the founding algorithm has none: its actor reads events itself
             with torch.no_grad():
                 vectors = encoder.items().float().cpu().numpy()
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

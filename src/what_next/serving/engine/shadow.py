@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from what_next.errors import StoreUnavailable
-from what_next.serving.engine.active import Active
 from what_next.serving.engine.answering import Answering, Result
+from what_next.serving.engine.live import Active
 from what_next.serving.metrics import Metrics
 from what_next.serving.request import RecommendationRequest, RecommendationResponse
 from what_next.serving.store import AddImpression
@@ -31,13 +31,8 @@ class Shadow:
         submit: "Callable[[AddImpression, float], Future[Any]]",
         metrics: Metrics,
     ) -> None:
-        """Starts the thread.
-
-        Args:
-            answering: of this thread alone.
-            candidate: the second model now.
-            submit: has an impression written; also takes when the question came, on the monotonic clock.
-            metrics: counts what becomes of them.
+        """Starts the thread, whose own `answering` is; `candidate` is the second model now. `submit` has an impression
+        written, and takes when the question came, on the monotonic clock.
         """
         self.answering, self.candidate, self.submit, self.metrics = answering, candidate, submit, metrics
         self._room = threading.BoundedSemaphore(WAITING)
@@ -50,7 +45,7 @@ class Shadow:
         if self._room.acquire(blocking=False):
             self._thread.submit(self._record, request, shown, time.monotonic())
         else:
-            self.metrics.shadow("dropped")
+            self.metrics.shadows.labels("dropped").inc()
 
     def close(self) -> None:
         """Ends the thread; what waits is dropped."""
@@ -64,16 +59,16 @@ class Shadow:
         try:
             found = self.answering.answer(active, [request], "shadow")[0]
             if not isinstance(found, Result) or found.answer.fallback in ("error", "alarm"):
-                self.metrics.shadow("failed")
+                self.metrics.shadows.labels("failed").inc()
                 return
             if shown.ids and shown.fallback is None and found.answer.fallback is None:
-                self.metrics.overlap(len({*shown.ids} & {*found.answer.ids}) / len(shown.ids))
+                self.metrics.overlap.observe(len({*shown.ids} & {*found.answer.ids}) / len(shown.ids))
             written = self.submit(replace(found.impression, shown=False, response=None), asked)
             written.add_done_callback(self._written)
         except Exception as error:
-            self.metrics.shadow("failed")
+            self.metrics.shadows.labels("failed").inc()
             if not isinstance(error, StoreUnavailable):
                 logger.exception("the second model's answer could not be recorded")
 
     def _written(self, written: "Future[Any]") -> None:
-        self.metrics.shadow("recorded" if written.exception() is None else "failed")
+        self.metrics.shadows.labels("recorded" if written.exception() is None else "failed").inc()

@@ -36,18 +36,19 @@ def version_of(agent: Path) -> str:
     return _named(agent, _files(agent))
 
 
-def check(agent: Path) -> None:
-    """Raises a `ModelError` where a model cannot be deployed: a file is missing or damaged, or belongs to another."""
-    _whole(agent)
+def check(agent: Path) -> dict[str, Path]:
+    """The files of a model, by their names in the folder of a version, read once: they are whole and belong together.
+
+    Raises:
+        ModelError: it cannot be deployed.
+    """
+    files = _files(agent)
+    read_models(agent, files.get(CRITIC))
+    return files
 
 
 def undeployed(agent: Path, deployed: str, answers: str) -> str | None:
-    """What to say where a setup's model is not the deployed one; None: it is.
-
-    Args:
-        agent: the agent's file that the setup names.
-        deployed, answers: the current version of the store, and the one that answers.
-    """
+    """What to say where the model that a setup names is not the current version of the store; None: it is."""
     try:
         version = version_of(agent)
     except WhatNextError as error:  # no reason not to answer
@@ -82,7 +83,7 @@ def keep(folder: Path, agent: Path) -> str:
         ModelError: a file is missing, damaged, or does not belong to the others; or what is there is damaged.
         SaveError: the copy could not be written.
     """
-    files = _whole(agent)  # what is kept can be loaded later
+    files = check(agent)  # what is kept can be loaded later
     version, digest = _named(agent, files), _digest(files)
     target, aside = folder_of(folder, version), folder / f".{version}.{secrets.token_hex(4)}{ASIDE}"
     if target.is_dir():
@@ -95,7 +96,11 @@ def keep(folder: Path, agent: Path) -> str:
             sync(aside / name)
         if _digest({name: aside / name for name in files}) != digest:
             raise SaveError(f"{agent}: was changed while it was copied; the deployed one is intact, try again")
-        _renamed(aside, target)
+        try:
+            aside.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first, with the same files
+                raise
         sync(folder)
         remove_stale(folder)
     except OSError as error:
@@ -133,13 +138,6 @@ def _files(agent: Path) -> dict[str, Path]:
     return files
 
 
-def _whole(agent: Path) -> dict[str, Path]:
-    """The files of a model, read once, so that they are known to be whole and to belong together."""
-    files = _files(agent)
-    read_models(agent, files.get(CRITIC))
-    return files
-
-
 def _named(agent: Path, files: Mapping[str, Path]) -> str:
     manifest = read_manifest(agent, "agent")
     if not NAME.fullmatch(manifest.run):
@@ -147,25 +145,21 @@ def _named(agent: Path, files: Mapping[str, Path]) -> str:
     return f"{manifest.run}-{manifest.histories}-{_digest(files)[:8]}"
 
 
+def sha256(path: Path) -> str:
+    """The checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _digest(files: Mapping[str, Path]) -> str:
     """A hash of the names and contents of some files."""
     found = hashlib.sha256()
     for name, path in sorted(files.items()):
         try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+            found.update(f"{name} {sha256(path)}\n".encode())
         except OSError as error:
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from None
-        found.update(f"{name} {content}\n".encode())
     return found.hexdigest()
-
-
-def _renamed(aside: Path, target: Path) -> None:
-    try:
-        aside.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another process was first, with the same files
-            raise
 
 
 def line(deployments: Sequence[Deployment]) -> list[str]:

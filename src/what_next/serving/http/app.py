@@ -68,7 +68,7 @@ class Application:
     def _problem(self, error: Exception, call: Call) -> Problem:
         """Why the client is not answered; the log takes what was our own fault."""
         if isinstance(error, StoreUnavailable):
-            self.parts.metrics.store_failed()
+            self.parts.metrics.store_failures.inc()
         if isinstance(error, TimeoutError) and not call.complete:
             return Problem(408, "the body did not come in time", headers=CLOSE)
         if (problem := problem_of(error)) is None:

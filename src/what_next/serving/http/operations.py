@@ -21,21 +21,12 @@ from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CODES, Problem, not_ready, problem_of
 from what_next.serving.http.routes import Call, Params, operation
 from what_next.serving.loop.journal import status_of
-from what_next.serving.store import AddEvents, AddFeedback, AddItems
-from what_next.serving.store.records import (
-    Conflict,
-    FeedbackAdded,
-    InvalidWrite,
-    ItemsAdded,
-    NotShown,
-    StoredEvent,
-    UnknownRecommendation,
-)
+from what_next.serving.store import records
 from what_next.worlds import Boredom
 
 SPREAD = 20
 """Latest events of a history whose spread is told, and events that a spread is of."""
-REFUSED = Conflict | NotShown | InvalidWrite | UnknownRecommendation
+REFUSED = records.Conflict | records.NotShown | records.InvalidWrite | records.UnknownRecommendation
 """Feedback that is not kept, while the rest of its batch is."""
 OTHER = {409: "there is another one under this id"}
 
@@ -68,8 +59,8 @@ async def add_events(call: Call, batch: Events) -> dict[str, Any]:
 async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[str, Any]:
     engine = parts.model
     try:
-        kept = await parts.written(AddEvents(tuple([event.row for event in events])))
-    except (InvalidWrite, Conflict) as error:
+        kept = await parts.written(records.AddEvents(tuple([event.row for event in events])))
+    except (records.InvalidWrite, records.Conflict) as error:
         raise problem_of(error, several) or error from None
     parts.metrics.events(kept.accepted, kept.duplicates, len(kept.unmatched), len(kept.erased))
     return {
@@ -90,7 +81,7 @@ async def add_feedback(call: Call, feedback: Feedback) -> dict[str, Any]:
     is sent again changes nothing; other feedback under its id is refused.
     """
     try:
-        kept: FeedbackAdded = await call.parts.written(AddFeedback((feedback.row,)))
+        kept: records.FeedbackAdded = await call.parts.written(records.AddFeedback((feedback.row,)))
     except get_args(REFUSED):
         call.parts.metrics.feedback(0, 0, 1)
         raise
@@ -104,7 +95,7 @@ async def add_feedbacks(call: Call, batch: Feedbacks) -> dict[str, Any]:
 
     Each stands for itself: what cannot be kept is named in the answer, with its place and the reason.
     """
-    writes = [call.parts.written(AddFeedback((one.row,))) for one in batch.feedback]
+    writes = [call.parts.written(records.AddFeedback((one.row,))) for one in batch.feedback]
     accepted, duplicates, refused = 0, 0, []
     for index, outcome in enumerate(await asyncio.gather(*writes, return_exceptions=True)):
         if isinstance(outcome, REFUSED) and (problem := problem_of(outcome)) is not None:
@@ -181,7 +172,7 @@ async def _added(parts: Parts, items: list[Item]) -> dict[str, Any]:
     """Keep items, and have them recommended."""
     engine = parts.model
     held = engine.held([item.item_id for item in items])  # the store does not know of those of the training
-    kept: ItemsAdded = await parts.written(AddItems(tuple([item.row for item in items])))
+    kept: records.ItemsAdded = await parts.written(records.AddItems(tuple([item.row for item in items])))
     try:
         await parts.run(engine.grow)
     except Exception as error:  # they are kept, and the engine looks for new items every second
@@ -255,8 +246,8 @@ def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
     """The latest events, and the spread after each of the last ones, each of which looks back itself."""
     engine, store = parts.model, parts.reads
     head = store.heads([user_id]).get(user_id)
-    events = store.events_of(user_id, limit=max(limit, 2 * SPREAD - 1), newest_first=True)
-    spreads = engine.spreads([event.item_id for event in reversed(events[: 2 * SPREAD - 1])])
+    events = store.events_of(user_id, max(limit, 2 * SPREAD - 1))
+    spreads = engine.spreads([event.item_id for event in events[-2 * SPREAD + 1 :]])
     return {
         "user_id": user_id,
         "events": [
@@ -268,15 +259,15 @@ def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
                 "timestamp": event.time,
                 "reward": event.reward,
             }
-            for event in events[:limit]
+            for event in events[::-1][:limit]
         ],
         "total": head.events if head else 0,
         "spread": list(spreads)[-SPREAD:],
-        "boredom": None if parts.world is None else _boredom(parts.world, engine, events[::-1]),
+        "boredom": None if parts.world is None else _boredom(parts.world, engine, events),
     }
 
 
-def _boredom(world: Boredom, engine: Engine, events: Sequence[StoredEvent]) -> dict[str, Any]:
+def _boredom(world: Boredom, engine: Engine, events: Sequence[records.StoredEvent]) -> dict[str, Any]:
     """What somebody is bored of after some events, oldest first; the ids of the catalogue are the world's items."""
     names = engine.model()["attributes"]
     played = [one.kind == "play" and one.reward != 0 for one in events]
@@ -352,10 +343,6 @@ KINDS = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".ico": "image/x-icon",
-    ".woff2": "font/woff2",
-    ".json": "application/json",
 }
 """Files of the page that are served, by their endings; what else lies there (licences, code) is not."""
 PAGE_HEADERS = {

@@ -54,7 +54,7 @@ class Parts:
         self.rate, self.bodies = Rate(self.settings.rate), Bodies(self.settings.body)
         self._late: Future[None] | None = None  # a look at the store that took too long
         if self.store is not None:
-            self.keys = KeyRing(self.store, self.metrics.store_failed)
+            self.keys = KeyRing(self.store, self.metrics.store_failures.inc)
         self._watch()
 
     @property

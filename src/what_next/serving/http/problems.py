@@ -10,14 +10,7 @@ from pydantic import ValidationError
 
 from what_next.errors import CatalogueError, StoreUnavailable
 from what_next.serving.request import Overloaded, Refused, Stopping
-from what_next.serving.store.records import (
-    AnsweredBefore,
-    Conflict,
-    InvalidWrite,
-    NotShown,
-    UnknownRecommendation,
-    Withdrawn,
-)
+from what_next.serving.store import records
 
 FIELDS = 20
 """A body with more mistakes than this is told of the first ones."""
@@ -147,16 +140,16 @@ def problem_of(error: BaseException, several: str = "") -> Problem | None:
                 "the store of events cannot be reached now; nothing of this request was kept, and it may be sent again"
             )
             return Problem(503, message, headers=RETRY)
-        case Withdrawn() | AnsweredBefore():
+        case records.Withdrawn() | records.AnsweredBefore():
             return Problem(503, "what was to be answered changed meanwhile; ask again", headers=RETRY)
-        case InvalidWrite() | Conflict():
+        case records.InvalidWrite() | records.Conflict():
             name = SENT_AS.get(error.field, error.field)
             name = f"{several}.{error.place}.{name}" if several else name
             message = f"{name}: {error.reason}"
-            return Problem(409 if isinstance(error, Conflict) else 422, message, ((name, error.reason),))
-        case NotShown():
+            return Problem(409 if isinstance(error, records.Conflict) else 422, message, ((name, error.reason),))
+        case records.NotShown():
             return invalid([("item_id", "this recommendation did not show it; give one of its items")])
-        case UnknownRecommendation():
+        case records.UnknownRecommendation():
             name = "recommendation_id"
             reason = f"there is no such recommendation; give the {name} of an answer (those of erased users are gone)"
             return Problem(404, f"{name}: {reason}", ((name, reason),))

@@ -127,7 +127,7 @@ class Opening:
         if parts.store is None:
             parts.store = Store.open(store_of(setup))
         if parts.keys is None:
-            parts.keys = KeyRing(parts.store, parts.metrics.store_failed)
+            parts.keys = KeyRing(parts.store, parts.metrics.store_failures.inc)
         if setup.server.needs_keys and not parts.keys:
             raise SetupError(
                 f"server.host is {setup.server.host}, and the store has no API key: without one, nobody may ask. Make "

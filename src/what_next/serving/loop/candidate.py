@@ -1,6 +1,5 @@
 """A candidate: the log that it learns from, its training, and what people who were held out say of it."""
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +15,7 @@ from what_next.errors import CatalogueError, DataError, ModelError, SaveError, s
 from what_next.metrics.next_items import Targets, rank
 from what_next.off_policy import Learned, LogSettings, gate
 from what_next.policy import LearnedPolicy
+from what_next.serving.engine.live import point
 from what_next.serving.engine.versions import AGENT, CRITIC, versions_folder
 from what_next.serving.store import Store
 from what_next.serving.store.append import appended
@@ -39,8 +39,7 @@ def agent_of(setup: Setup, version: str) -> Path:
 
 def held_out(user: object, share: float) -> bool:
     """Whether a user is one of the share whom no model learns from: always the same ones, by a hash of the id."""
-    digest = hashlib.blake2b(f"held out:{user}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+    return point(f"held out:{user}") < share
 
 
 def check_room(folder: Path, version: Path) -> None:

@@ -1,41 +1,17 @@
 """What live answers earned: of the deployed version, and of the one beside it."""
 
-import json
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 from sqlalchemy import bindparam, func, select
-from sqlalchemy import type_coerce as as_type
-from sqlalchemy.types import Text
 
 from what_next.off_policy.arms import FEW, Contrast, contrast
 from what_next.off_policy.confidence_sequences import effect_of, normal_mixture
-from what_next.serving.store import Store, tables
-from what_next.serving.store.export import NAMING, frame_of, with_rewards
+from what_next.serving.store import Store, rewards, tables
 
 SHOWN = tables.impressions.c
-LATER = (
-    select(
-        SHOWN.number, SHOWN.recommendation_id, SHOWN.user_id, SHOWN.version, SHOWN.fallback,
-        as_type(SHOWN["items"], Text), as_type(SHOWN.propensities, Text), SHOWN.time,
-    )
-    .where(SHOWN.number > bindparam("since"), SHOWN.shown, SHOWN.user_id.is_not(None), SHOWN.policy == "trained")
-    .order_by(SHOWN.number)
-)  # fmt: skip
-EVENT = tables.events.c
-NAMED = (
-    select(
-        tables.users.c.user_id, EVENT.number, EVENT.recommendation_id, EVENT.kind, EVENT.item_id, EVENT.reward,
-        EVENT.time, EVENT.arrived,
-    )
-    .join_from(tables.events, tables.users, tables.users.c.key == EVENT.user)
-    .where(EVENT.recommendation_id.is_not(None), EVENT.arrived > bindparam("since"))
-)  # fmt: skip
-SLACK = 3600 * 10**6
-"""Microseconds by which clocks of several processes may differ."""
 UNSEEN = select(func.count()).where(
     SHOWN.number > bindparam("since"), SHOWN.shown.is_(False), SHOWN.version == bindparam("version")
 )
@@ -75,21 +51,9 @@ def recent_items(store: Store, since: int, most: int) -> list[str]:
 def answers(store: Store, since: int) -> pl.DataFrame:
     """The answers to users by name after some answer: `number`, `user_id`, `version`, `fallback`, `chance` (the mean
     over its items that another one had), `reward` (the sum over its items)."""
-    columns = ("number", "slate", "user_id", "version", "fallback", "items", "propensities", "time")
-    schema: dict[str, Any] = dict.fromkeys(columns, pl.String) | {"number": pl.Int64, "time": pl.Int64}
-    found = frame_of(store.fetch(LATER, since=since), schema)
-    first = found["time"].min() if len(found) else 0
-    named = frame_of(store.fetch(NAMED, since=first - SLACK), NAMING)  # type: ignore[operator]
-    chances = pl.Series([_other(text) for text in found["propensities"]], dtype=pl.Float64)
-    return with_rewards(store, found.with_columns(chance=chances), named).select(
-        "number", "user_id", "version", "fallback", "chance", "reward"
-    )
-
-
-def _other(propensities: str) -> float:
-    """The mean chance of anything else, over the items of an answer; 0 where chances are not known."""
-    known = [1 - chance for chance in json.loads(propensities) if chance is not None]
-    return sum(known) / len(known) if known else 0.0
+    found = rewards.answers(store, since, ("version", "fallback", "propensities"), SHOWN.policy == "trained")
+    chance = 1 - pl.col("propensities").str.json_decode(pl.List(pl.Float64)).list.mean()  # over those that are known
+    return found.select("number", "user_id", "version", "fallback", chance.fill_null(0.0).alias("chance"), "reward")
 
 
 @dataclass(frozen=True)

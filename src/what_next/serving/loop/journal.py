@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,34 +126,28 @@ class Journal:
 
     # Writing
 
-    def begin(self, facts: Mapping[str, Any], step: str, told: str) -> Round:
+    def begin(self, facts: Mapping[str, Any], step: str, told: str) -> None:
         """A new round, whose first step comes next."""
         with self._change() as connection:
             made = connection.execute(insert(rounds).values(began=self.clock(), step=step, facts=dict(facts)))
             assert made.inserted_primary_key is not None
-            number = int(made.inserted_primary_key[0])
-            self._tell(connection, number, "begin", told)
-        return self.rounds(1)[0]
+            self._tell(connection, made.inserted_primary_key[0], "begin", told)
 
-    def note(self, current: Round, facts: Mapping[str, Any], told: str | None = None) -> Round:
-        """Add facts to a round; and a line, where there is something to tell."""
+    def note(self, current: Round, facts: Mapping[str, Any], told: str | None = None, **changed: str | None) -> Round:
+        """Add facts to a round; and a line, where there is something to tell. `changed`: see `go_on`."""
         with self._change() as connection:
-            more = {**self._facts(connection, current), **facts}
-            connection.execute(update(rounds).where(rounds.c.number == current.number).values(facts=more))
+            this = rounds.c.number == current.number
+            more = {**connection.execute(select(rounds.c.facts).where(this)).scalar_one(), **facts}
+            connection.execute(update(rounds).where(this).values(facts=more, **changed))
             if told is not None:
                 self._tell(connection, current.number, current.step or "", told)
-        return Round(current.number, current.began, current.step, current.outcome, more)
+        return replace(current, facts=more, **changed)  # type: ignore[arg-type]
 
     def go_on(
         self, current: Round, facts: Mapping[str, Any], told: str, step: str | None, outcome: str | None
     ) -> Round:
         """Note that the step of a round is done, what it found, and which one is next; None: the round is over."""
-        with self._change() as connection:
-            more = {**self._facts(connection, current), **facts}
-            changed = update(rounds).where(rounds.c.number == current.number)
-            connection.execute(changed.values(step=step, outcome=outcome, facts=more))
-            self._tell(connection, current.number, current.step or "", told)
-        return Round(current.number, current.began, step, outcome, more)
+        return self.note(current, facts, told, step=step, outcome=outcome)
 
     def tell(self, step: str, told: str, number: int | None = None) -> None:
         """Add a line."""
@@ -166,13 +160,6 @@ class Journal:
             for name, value in values.items():
                 if not connection.execute(update(gauges).where(gauges.c.name == name).values(value=value)).rowcount:
                     connection.execute(insert(gauges).values(name=name, value=value))
-
-    def _facts(self, connection: Connection, current: Round) -> Mapping[str, Any]:
-        """What is known of a round by now."""
-        found: Mapping[str, Any] = connection.execute(
-            select(rounds.c.facts).where(rounds.c.number == current.number)
-        ).scalar_one()
-        return found
 
     def _tell(self, connection: Connection, number: int | None, step: str, told: str) -> None:
         connection.execute(insert(lines).values(time=self.clock(), round=number, step=step, told=told))
@@ -199,9 +186,8 @@ class Journal:
 
     def status(self, most: int = 50) -> dict[str, Any]:
         """Everything, as plain values."""
-        latest = self.rounds(3)
         return {
-            "rounds": [asdict(one) for one in latest],
+            "rounds": [asdict(one) for one in self.rounds(3)],
             "numbers": self.numbers(),
             "lines": [asdict(one) for one in self.lines(most)],
         }

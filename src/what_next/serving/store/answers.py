@@ -3,23 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from what_next.serving.store import tables
+from what_next.serving.store import records, tables
 from what_next.serving.store.backend import among, insert_all
-from what_next.serving.store.records import (
-    AddFeedback,
-    AddImpression,
-    AnsweredBefore,
-    Conflict,
-    EventRow,
-    FeedbackAdded,
-    FeedbackRow,
-    MarkShown,
-    NotShown,
-    UnknownRecommendation,
-    Withdrawn,
-)
 from what_next.serving.store.tables import dumps
 
 KEPT, MOST = 24 * 3600 * 1_000_000, 100_000
@@ -78,7 +65,7 @@ class Answers:
     def __init__(self, connection: Connection, now: int) -> None:
         self.connection, self.now = connection, now
 
-    def add(self, writes: Sequence[AddImpression]) -> list[Exception | None]:
+    def add(self, writes: Sequence[records.AddImpression]) -> list[Exception | None]:
         """Impressions, each once, and without the user who was erased after the answer was made.
 
         Those with an item that was withdrawn meanwhile are refused, and so are second answers to a key.
@@ -89,9 +76,9 @@ class Answers:
         results: list[Exception | None] = []
         for write in writes:
             if any(number > write.withdrawn and item in write.items for number, item in withdrawn):
-                results.append(Withdrawn())
+                results.append(records.Withdrawn())
             elif write.response is not None and write.response.key in answered:
-                results.append(AnsweredBefore())
+                results.append(records.AnsweredBefore())
             else:
                 results.append(None)
                 if write.response is not None:
@@ -99,7 +86,7 @@ class Answers:
         self._insert([one for one, refused in zip(writes, results, strict=True) if refused is None])
         return results
 
-    def _answered(self, writes: Sequence[AddImpression]) -> set[str]:
+    def _answered(self, writes: Sequence[records.AddImpression]) -> set[str]:
         """Keys of requests that were answered already, when those that are too old have gone."""
         keys = [write.response.key for write in writes if write.response is not None]
         if not keys:
@@ -107,7 +94,7 @@ class Answers:
         self.connection.execute(OLD_RESPONSES, {"oldest": self.now - KEPT, "most": MOST})
         return set(self.connection.scalars(ANSWERED, {"keys": keys}))
 
-    def _insert(self, writes: list[AddImpression]) -> None:
+    def _insert(self, writes: list[records.AddImpression]) -> None:
         writes.sort(key=lambda one: one.recommendation_id)  # so that no two processes wait for each other
         keys = sorted({one.key for one in writes if one.key is not None})
         # Until the end, nobody erases them.
@@ -119,15 +106,13 @@ class Answers:
         insert_all(self.connection, tables.impressions, rows, once=True)
         # An answer that names whom somebody erased is not kept.
         responses = [
-            {"key": one.response.key, "request": one.response.request, "recommendation_id": one.recommendation_id,
-             "user_id": one.user_id, "body": one.response.body, "time": self.now}
+            (one.response.key, one.response.request, one.recommendation_id, one.user_id, one.response.body, self.now)
             for one, gone in zip(writes, nameless, strict=True)
             if one.response is not None and not gone
-        ]  # fmt: skip
-        if responses:
-            self.connection.execute(insert(tables.idempotency_keys), responses)
+        ]
+        insert_all(self.connection, tables.idempotency_keys, responses)
 
-    def mark_shown(self, writes: Sequence[MarkShown]) -> list[None]:
+    def mark_shown(self, writes: Sequence[records.MarkShown]) -> list[None]:
         """Whether anybody saw some answers; the last one of each counts."""
         last = {one: write.shown for write in writes for one in write.recommendation_ids}
         for shown in (False, True):
@@ -135,17 +120,17 @@ class Answers:
                 self.connection.execute(MARK_SHOWN, {"answers": ids, "was_shown": shown})
         return [None] * len(writes)
 
-    def add_feedback(self, writes: Sequence[AddFeedback]) -> list[FeedbackAdded | Exception]:
+    def add_feedback(self, writes: Sequence[records.AddFeedback]) -> list[records.FeedbackAdded | Exception]:
         """Feedback, each row once; a write with a row that cannot be is refused whole, and spoils no other."""
         shown = self._shown({row.recommendation_id for write in writes for row in write.rows})
         ids = [row.feedback_id for write in writes for row in write.rows]
         known: dict[str, Content] = {
             one: tuple(held) for one, *held in self.connection.execute(KNOWN, {"feedback": ids})
         }
-        values: list[dict[str, object]] = []
-        results: list[FeedbackAdded | Exception] = []
+        values = list[tuple[object, ...]]()
+        results: list[records.FeedbackAdded | Exception] = []
         for write in writes:
-            mine, new = dict[str, Content](), list[FeedbackRow]()
+            mine, new = dict[str, Content](), list[records.FeedbackRow]()
             refusal = None
             for place, row in enumerate(write.rows):
                 if (refusal := refusal or _refusal(row, shown)) is not None:
@@ -155,15 +140,14 @@ class Answers:
                     mine[row.feedback_id] = content
                     new.append(row)
                 elif content not in (held, (*held[:3], None)):
-                    refusal = Conflict(place, "feedback_id")
+                    refusal = records.Conflict(place, "feedback_id")
             if refusal is not None:
                 results.append(refusal)
                 continue
             known |= mine
             values += [self._feedback(row, shown[row.recommendation_id]) for row in new]
-            results.append(FeedbackAdded(len(new), len(write.rows) - len(new)))
-        if values:
-            self.connection.execute(insert(tables.feedback), values)
+            results.append(records.FeedbackAdded(len(new), len(write.rows) - len(new)))
+        insert_all(self.connection, tables.feedback, values)
         return results
 
     def _shown(self, recommendation_ids: set[str]) -> dict[str, _Shown]:
@@ -172,14 +156,13 @@ class Answers:
         latest = dict(map(tuple, self.connection.execute(LATEST, {"numbers": [one.number for one in found]})))
         return {name: _Shown(number, frozenset(items), latest.get(number)) for name, number, _, items in found}
 
-    def _feedback(self, row: FeedbackRow, shown: _Shown) -> dict[str, object]:
+    def _feedback(self, row: records.FeedbackRow, shown: _Shown) -> tuple[object, ...]:
         """As it is stored; what arrives later without a time is later, whatever the clock says."""
         time = max(self.now, shown.latest or self.now) if row.time is None else row.time
         shown.latest = time if shown.latest is None else max(shown.latest, time)
-        return {"feedback_id": row.feedback_id, "impression": shown.number, "item_id": row.item_id,
-                "reward": row.reward, "time": time, "arrived": self.now}  # fmt: skip
+        return row.feedback_id, shown.number, row.item_id, row.reward, time, self.now
 
-    def unmatched(self, rows: Sequence[EventRow]) -> set[str]:
+    def unmatched(self, rows: Sequence[records.EventRow]) -> set[str]:
         """Ids of events whose answer is not known, did not show the item, or was for another user by name."""
         named = sorted({row.recommendation_id for row in rows if row.recommendation_id is not None})
         found = self.connection.execute(SHOWN, {"answers": named})
@@ -201,7 +184,7 @@ class Answers:
         return gone.rowcount, feedback.rowcount
 
 
-def _row(write: AddImpression, nameless: bool) -> tuple[object, ...]:
+def _row(write: records.AddImpression, nameless: bool) -> tuple[object, ...]:
     """In the order of the table's columns."""
     return (
         write.recommendation_id,
@@ -222,8 +205,8 @@ def _row(write: AddImpression, nameless: bool) -> tuple[object, ...]:
     )
 
 
-def _refusal(row: FeedbackRow, shown: dict[str, _Shown]) -> Exception | None:
+def _refusal(row: records.FeedbackRow, shown: dict[str, _Shown]) -> Exception | None:
     found = shown.get(row.recommendation_id)
     if found is None:
-        return UnknownRecommendation()
-    return None if row.item_id in found.items else NotShown()
+        return records.UnknownRecommendation()
+    return None if row.item_id in found.items else records.NotShown()

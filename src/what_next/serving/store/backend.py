@@ -7,36 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Boolean,
-    ColumnElement,
-    Connection,
-    Dialect,
-    Engine,
-    Executable,
-    Table,
-    Text,
-    TypeDecorator,
-    bindparam,
-    column,
-    create_engine,
-    event,
-    exc,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import FromClause
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 
 from what_next.errors import MissingExtraError, SetupError, StoreError, StoreUnavailable
-from what_next.serving.store.tables import Json, dumps
+from what_next.serving.store.tables import dumps
 from what_next.settings import Setup
 
 VARIABLE = "WHAT_NEXT_STORE"
@@ -57,7 +38,7 @@ the file itself."""
 CONFLICTS = ("40001", "40P01", "23505", "23503", "25P03")
 """SQLSTATEs after which a transaction is tried anew: serialisation failure, deadlock, another process that wrote the
 same id (or erased what was referred to) in between, and one that idled too long, since this process stood still."""
-DIALECTS: Mapping[str, Dialect] = {
+DIALECTS: Mapping[str, sa.Dialect] = {
     "sqlite": sqlite.dialect(),
     "postgresql": postgresql.psycopg.dialect(paramstyle="format"),  # type: ignore[no-untyped-call]
 }
@@ -103,8 +84,8 @@ class Backend:
     """
 
     where: str
-    engine: Engine
-    reader: Engine
+    engine: sa.Engine
+    reader: sa.Engine
 
     @property
     def sqlite(self) -> bool:
@@ -116,9 +97,9 @@ class Backend:
         """Errors of the database become a `StoreUnavailable`, or a `StoreError` where waiting does not help."""
         try:
             yield
-        except exc.TimeoutError as error:
+        except sa.exc.TimeoutError as error:
             raise StoreUnavailable(f"{self.where}: all connections are in use; try again") from error
-        except exc.DBAPIError as error:
+        except sa.exc.DBAPIError as error:
             lines = str(error.orig).strip().splitlines()
             reason = lines[0] if lines else type(error.orig).__name__
             reason += "; is the disk full?" if reason == "disk I/O error" else ""  # so SQLite, where it makes its index
@@ -132,14 +113,14 @@ class Backend:
         self.reader.dispose()
 
 
-def passes(error: exc.DBAPIError) -> bool:
+def passes(error: sa.exc.DBAPIError) -> bool:
     """Whether an error is a state that passes: locked, full, away; not a mistake of ours, nor of what is written."""
     if isinstance(error.orig, sqlite3.Error):
         code = getattr(error.orig, "sqlite_errorcode", 0)
-        return isinstance(error, exc.OperationalError) and code & 0xFF != sqlite3.SQLITE_ERROR
+        return isinstance(error, sa.exc.OperationalError) and code & 0xFF != sqlite3.SQLITE_ERROR
     state = sqlstate(error) or ""
     # A value too long for an index is "operational", too; a server that only reads, or whose transaction idled, is not.
-    return (isinstance(error, exc.OperationalError) and state[:2] != "54") or state in ("25006", "25P03")
+    return (isinstance(error, sa.exc.OperationalError) and state[:2] != "54") or state in ("25006", "25P03")
 
 
 def sqlstate(error: BaseException) -> str | None:
@@ -155,91 +136,47 @@ def in_the_way(error: BaseException) -> bool:
 # Where they differ
 
 
-class _Listed(TypeDecorator[Sequence[Any]]):
-    """A list as one parameter: an array of PostgreSQL's, JSON for SQLite."""
+class _Object(sa.TypeDecorator[Any]):
+    """A list, or pairs, as an object in JSON: of its members both databases make rows by one function, `json_each`."""
 
-    impl, cache_ok = Text, True
+    impl, cache_ok = sa.JSON, True
 
-    def __init__(self, numbers: bool) -> None:
-        super().__init__()
-        self.numbers = numbers
-
-    def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """The type in a database."""
-        return dialect.type_descriptor(
-            Text() if dialect.name == "sqlite" else ARRAY(BigInteger() if self.numbers else Text())
-        )
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        """The list as the driver takes it."""
-        return dumps(value) if dialect.name == "sqlite" else list(value)
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> dict[str, Any]:
+        """The members; those of a list are names alone."""
+        return {str(key): after for key, after in (value.items() if isinstance(value, dict) else zip(value, repeat(0)))}
 
 
-class _Among(FunctionElement[bool]):
-    inherit_cache, type = True, Boolean()
-
-    def self_group(self, against: Any = None) -> Any:
-        """Itself: with the `= 1` of other truth values, SQLite would use no index."""
-        return self
-
-
-def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+def among(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
     """Whether a column's value is one of the list that is given as `name`: one statement, however long the list."""
-    return _Among(column, bindparam(name, type_=_Listed(isinstance(column.type, BigInteger))))
-
-
-@compiles(_Among, "sqlite")
-def _among_json(element: Any, compiler: SQLCompiler, **more: Any) -> str:
-    column, listed = (compiler.process(one, **more) for one in element.clauses)
-    return f"{column} IN (SELECT value FROM json_each({listed}))"
-
-
-@compiles(_Among, "postgresql")
-def _among_array(element: Any, compiler: SQLCompiler, **more: Any) -> str:
-    column, listed = (compiler.process(one, **more) for one in element.clauses)
-    return f"{column} = ANY({listed})"
-
-
-class _Pairs(FunctionElement[Any]):
-    inherit_cache = True
+    key = sa.func.json_each(sa.bindparam(name, type_=_Object())).table_valued("key").c.key
+    return column.in_(sa.select(sa.cast(key, sa.BigInteger) if isinstance(column.type, sa.BigInteger) else key))
 
 
 def pairs(name: str) -> FromClause:
-    """A table with the columns `key` and `after`, out of a list of pairs of whole numbers that is given as `name`."""
-    columns = column("key", BigInteger), column("after", BigInteger)
-    return _Pairs(bindparam(name, type_=Json())).table_valued(*columns, name="wanted")
+    """A table with the columns `key` and `after`, out of whole numbers by whole numbers that are given as `name`."""
+    given = sa.func.json_each(sa.bindparam(name, type_=_Object())).table_valued("key", "value").c
+    after = sa.cast(sa.cast(given.value, sa.Text), sa.BigInteger)  # PostgreSQL makes no number of JSON itself
+    return sa.select(sa.cast(given.key, sa.BigInteger).label("key"), after.label("after")).subquery("wanted")
 
 
-@compiles(_Pairs, "sqlite")
-def _pairs_of_sqlite(element: Any, compiler: SQLCompiler, **more: Any) -> str:
-    each = f"json_each({compiler.process(element.clauses, **more)})"
-    return f"(SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS after FROM {each})"
-
-
-@compiles(_Pairs, "postgresql")
-def _pairs_of_postgresql(element: Any, compiler: SQLCompiler, **more: Any) -> str:
-    each = f"json_array_elements(CAST({compiler.process(element.clauses, **more)} AS JSON)) AS value"
-    return f"(SELECT (value ->> 0)::bigint AS key, (value ->> 1)::bigint AS after FROM {each})"
-
-
-def waits(connection: Connection) -> bool:
+def waits(connection: sa.Connection) -> bool:
     """Whether other processes may be within a transaction, too: who writes to SQLite is alone."""
     return connection.dialect.name != "sqlite"
 
 
-def lock(connection: Connection, table: Table, mode: str = "SHARE ROW EXCLUSIVE") -> None:
+def lock(connection: sa.Connection, table: sa.Table, mode: str = "SHARE ROW EXCLUSIVE") -> None:
     """Let no other process number rows of a table: a reader must not see a number before those below it."""
     if waits(connection):
         connection.exec_driver_sql(f"LOCK TABLE {table.name} IN {mode} MODE")
 
 
-def be_patient(connection: Connection, *limits: str, seconds: int = 0) -> None:
+def be_patient(connection: sa.Connection, *limits: str, seconds: int = 0) -> None:
     """Have other limits for the rest of a transaction; 0: it waits as long as it takes."""
     for limit in limits if waits(connection) else ():
         connection.exec_driver_sql(f"SET LOCAL {limit} = {seconds * 1000}")
 
 
-def execute_all(connection: Connection, statement: Executable, rows: Sequence[tuple[Any, ...]]) -> None:
+def execute_all(connection: sa.Connection, statement: sa.Executable, rows: Sequence[tuple[Any, ...]]) -> None:
     """Execute a statement for each row, whose values go to the driver as they are, in the order of the parameters.
 
     SQLAlchemy's own handling of them would take longer than the database does.
@@ -248,7 +185,7 @@ def execute_all(connection: Connection, statement: Executable, rows: Sequence[tu
         connection.exec_driver_sql(_compiled(statement, connection.dialect.name), list(rows))
 
 
-def insert_all(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], once: bool = False) -> None:
+def insert_all(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]], once: bool = False) -> None:
     """Insert whole rows (but for a number that the database gives): see `execute_all`.
 
     Args:
@@ -259,14 +196,14 @@ def insert_all(connection: Connection, table: Table, rows: Sequence[tuple[Any, .
 
 
 @cache
-def _insertion(table: Table, dialect: str, once: bool) -> Executable:
+def _insertion(table: sa.Table, dialect: str, once: bool) -> sa.Executable:
     own = [one.name for one in table.columns if one is not table.autoincrement_column]
-    made = INSERTS[dialect](table).values({name: bindparam(name) for name in own})
+    made = INSERTS[dialect](table).values({name: sa.bindparam(name) for name in own})
     return made.on_conflict_do_nothing() if once else made  # type: ignore[no-any-return]
 
 
 @cache
-def _compiled(statement: Executable, dialect: str) -> str:
+def _compiled(statement: sa.Executable, dialect: str) -> str:
     return str(statement.compile(dialect=DIALECTS[dialect]))  # type: ignore[attr-defined]
 
 
@@ -281,14 +218,14 @@ def connect(place: str | Path) -> Backend:
         MissingExtraError: the driver is not installed.
     """
     url = _url(place)
-    options: dict[str, Any] = {"pool_size": 8, "max_overflow": 24, "pool_timeout": BUSY}
+    options: dict[str, Any] = {"pool_size": 8, "max_overflow": 24, "pool_timeout": BUSY, "json_serializer": dumps}
     if url.get_backend_name() == "sqlite":
         options["connect_args"] = {"timeout": BUSY, "isolation_level": None}
-        engine = create_engine(url, **options)
-        reader = create_engine(url, pool_reset_on_return=None, **options)
+        engine = sa.create_engine(url, **options)
+        reader = sa.create_engine(url, pool_reset_on_return=None, **options)
         prepare: Any = _careful
         where = str(url.database)
-        event.listen(engine, "begin", _locking(where))
+        sa.event.listen(engine, "begin", _locking(where))
     else:
         # A connection is tried before it is used: the server may have been started anew meanwhile. A lost packet must
         # not hang a request for minutes.
@@ -297,13 +234,13 @@ def connect(place: str | Path) -> Backend:
         waits |= {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
         options |= {"pool_recycle": 1800, "pool_pre_ping": True, "paramstyle": "format", "connect_args": waits}
         try:
-            engine = create_engine(url, **options)
+            engine = sa.create_engine(url, **options)
         except ImportError:
             raise MissingExtraError("psycopg", "serve", "a store in PostgreSQL") from None
-        reader = create_engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **options)
+        reader = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **options)
         prepare, where = _patient, url.render_as_string(hide_password=True)
     for one in (engine, reader):
-        event.listen(one, "connect", prepare)
+        sa.event.listen(one, "connect", prepare)
     return Backend(where, engine, reader)
 
 
@@ -312,7 +249,7 @@ def _url(place: str | Path) -> URL:
         return URL.create("sqlite", database=str(Path(place).absolute()))
     try:
         url = make_url(place)
-    except exc.ArgumentError:
+    except sa.exc.ArgumentError:
         raise StoreError(
             "the store's URL cannot be read; expected sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
         ) from None
@@ -359,12 +296,12 @@ def _careful(connection: sqlite3.Connection, record: object) -> None:
         connection.execute(f"PRAGMA {setting}")
 
 
-def _locking(path: str) -> Callable[[Connection], None]:
+def _locking(path: str) -> Callable[[sa.Connection], None]:
     """Begins a transaction of SQLite, in the file that the first one wrote to: what is written to a file that was moved
     away or replaced is lost with the process."""
     first: list[tuple[int, int]] = []
 
-    def begin(connection: Connection) -> None:
+    def begin(connection: sa.Connection) -> None:
         if first and _file(path) != first[0]:
             raise StoreUnavailable(f"{path}: was moved or replaced; put it back, or start the service anew")
         # A transaction that reads first and writes then fails where another wrote in between; this one waits.

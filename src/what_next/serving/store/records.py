@@ -158,8 +158,7 @@ class FeedbackRow:
 class AddFeedback:
     """Feedback, all of it or none; comes to `FeedbackAdded`, or to `UnknownRecommendation`, `NotShown` or `Conflict`.
 
-    An item's reward is that of its feedback with the latest time, and among equal ones of the largest number, which is
-    the order of the commits whatever the clock says: what is older and comes late replaces nothing.
+    It is numbered in the order of the commits; see `rewards_of`.
     """
 
     rows: tuple[FeedbackRow, ...]

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,12 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponen
 
 from what_next.data import Dataset
 from what_next.errors import StoreError, StoreUnavailable
-from what_next.serving.store import tables
+from what_next.serving.store import records, tables
 from what_next.serving.store.answers import KEPT, RESPONSES
 from what_next.serving.store.backend import Backend, among, connect, in_the_way, pairs, passes
 from what_next.serving.store.histories import EVENTS, NOTE, USERS, put_note
 from what_next.serving.store.loading import LOADED, Filling, Progress
 from what_next.serving.store.migrations import migrate
-from what_next.serving.store.records import (
-    Deployment,
-    Head,
-    KeptResponse,
-    Key,
-    Results,
-    Second,
-    StoredEvent,
-    StoredItem,
-    Withdrawal,
-    Write,
-)
 from what_next.serving.store.scrubbing import Scrubber
 from what_next.serving.store.transaction import Transaction
 
@@ -47,12 +35,12 @@ HEADS = select(USERS.user_id, USERS.key, USERS.last, USERS.events).where(
 )
 EVENT = [EVENTS.number, EVENTS.event_id, EVENTS.item_id, EVENTS.kind, EVENTS.time, EVENTS.reward, EVENTS.context,
          EVENTS.recommendation_id]  # fmt: skip
-OF_USER = select(*EVENT).where(
-    EVENTS.user == select(USERS.key).where(USERS.user_id == bindparam("user_id")).scalar_subquery(),
-    EVENTS.number > bindparam("after"),
+LATEST = (
+    select(*EVENT)
+    .where(EVENTS.user == select(USERS.key).where(USERS.user_id == bindparam("user_id")).scalar_subquery())
+    .order_by(EVENTS.time.desc(), EVENTS.number.desc())
+    .limit(bindparam("most"))
 )
-OLDEST_FIRST = OF_USER.order_by(EVENTS.time, EVENTS.number).limit(bindparam("most"))
-NEWEST_FIRST = OF_USER.order_by(EVENTS.time.desc(), EVENTS.number.desc()).limit(bindparam("most"))
 WANTED = pairs("users")
 # An outer join says which of the two is gone through first.
 AFTER = (
@@ -68,7 +56,7 @@ FOUND = (
     .order_by(USERS.user_id)
     .limit(bindparam("most"))
 )
-POPULAR = (
+COUNTS = (
     select(EVENTS.item_id, func.count())
     .where(EVENTS.kind != "skip", EVENTS.user >= bindparam("start"), EVENTS.user < bindparam("end"))
     .group_by(EVENTS.item_id)
@@ -135,7 +123,7 @@ class Store:
 
     # Writing
 
-    def commit(self, writes: Sequence[Write]) -> Results:
+    def commit(self, writes: Sequence[records.Write]) -> records.Results:
         """Put writes into ONE durable transaction; returns the outcome of each, in their order.
 
         An outcome is an exception where that write alone is refused (`InvalidWrite`, `UnknownRecommendation`,
@@ -161,11 +149,11 @@ class Store:
         stop=stop_after_attempt(6),
         reraise=True,
     )
-    def _commit(self, writes: Sequence[Write]) -> Results:
+    def _commit(self, writes: Sequence[records.Write]) -> records.Results:
         with self.backend.engine.begin() as connection:
             return Transaction(connection, self.clock()).apply(writes)
 
-    def _alone(self, write: Write) -> Any:
+    def _alone(self, write: records.Write) -> Any:
         try:
             return self.commit([write])[0]
         except StoreUnavailable as error:
@@ -232,7 +220,7 @@ class Store:
             if not connection.execute(gone).rowcount:
                 raise StoreError(f"{self.backend.where}: there is no key {name!r}")
 
-    def put_second(self, second: Second | None) -> None:
+    def put_second(self, second: records.Second | None) -> None:
         """Have the services on this store answer by a second version, too; None: by the current one alone."""
         value = "" if second is None else json.dumps(asdict(second))
         with self.backend.explained(), self.backend.engine.begin() as connection:
@@ -261,35 +249,33 @@ class Store:
         if (free := shutil.disk_usage(path.parent).free) < ROOM:
             raise StoreUnavailable(f"{path}: its disk is full ({free:,} bytes are free); make room")
 
-    def heads(self, user_ids: Sequence[str]) -> dict[str, Head]:
+    def heads(self, user_ids: Sequence[str]) -> dict[str, records.Head]:
         """Where the events of some users end; those without events are left out."""
-        return {user: Head(*head) for user, *head in self.fetch(HEADS, users=list(user_ids))}
+        return {user: records.Head(*head) for user, *head in self.fetch(HEADS, users=list(user_ids))}
 
-    def events_of(
-        self, user_id: str, after: int = 0, limit: int | None = None, newest_first: bool = False
-    ) -> list[StoredEvent]:
-        """The events of a user with a number above `after`, by time, then number; the first `limit` of this order."""
-        statement, most = NEWEST_FIRST if newest_first else OLDEST_FIRST, 2**62 if limit is None else limit
-        return [StoredEvent(*row) for row in self.fetch(statement, user_id=user_id, after=after, most=most)]
+    def events_of(self, user_id: str, limit: int | None = None) -> list[records.StoredEvent]:
+        """The latest events of a user, by time, then number: the oldest of them first."""
+        most = 2**62 if limit is None else limit
+        return [records.StoredEvent(*row) for row in self.fetch(LATEST, user_id=user_id, most=most)][::-1]
 
-    def events_after(self, users: Sequence[tuple[int, int]]) -> dict[int, list[StoredEvent]]:
+    def events_after(self, users: Mapping[int, int]) -> dict[int, list[records.StoredEvent]]:
         """The events of several users by time, then number, in one query; those without any are left out.
 
         Args:
-            users: of each the key (see `heads`), and the number that all of theirs are larger than.
+            users: by the key of each (see `heads`), the number that all of theirs are larger than.
         """
-        found: dict[int, list[StoredEvent]] = {}
+        found: dict[int, list[records.StoredEvent]] = {}
         for key, number, *rest in self.fetch(AFTER, users=users):
             if number is not None:
-                found.setdefault(key, []).append(StoredEvent(number, *rest))
+                found.setdefault(key, []).append(records.StoredEvent(number, *rest))
         return found
 
     def users(self, query: str = "", limit: int = 20) -> list[str]:
         """Ids of users that have events, in the order of their characters, that begin with a text, case and all."""
         return [user for (user,) in self.fetch(FOUND, query=query, most=limit) if user.startswith(query)]
 
-    def popular(self, limit: int) -> list[tuple[str, int]]:
-        """The items with most events, skips not counted; among equals by id.
+    def event_counts(self) -> Counter[str]:
+        """How many events there are with each item, skips not counted.
 
         In SQLite some users at a time: sorting all events at once takes twice as long, and would keep it from putting
         its files in order. PostgreSQL does not sort, and its rows do not lie by user.
@@ -298,32 +284,32 @@ class Store:
         ((last,),) = self.fetch(select(func.coalesce(func.max(USERS.key), 0)))
         step = COUNTED if self.backend.sqlite else last + 1
         for start in range(0, last + 1, step):
-            for item, many in self.fetch(POPULAR, start=start, end=start + step):
+            for item, many in self.fetch(COUNTS, start=start, end=start + step):
                 counts[item] += many
-        return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]
+        return counts
 
-    def items_after(self, number: int) -> list[StoredItem]:
+    def items_after(self, number: int) -> list[records.StoredItem]:
         """Items that were added or replaced since the one with this number."""
-        return [StoredItem(*row) for row in self.fetch(NEW_ITEMS, after=number)]
+        return [records.StoredItem(*row) for row in self.fetch(NEW_ITEMS, after=number)]
 
-    def withdrawals_after(self, number: int) -> list[Withdrawal]:
+    def withdrawals_after(self, number: int) -> list[records.Withdrawal]:
         """The changes of the withdrawn items since the one with this number."""
-        return [Withdrawal(*row) for row in self.fetch(NEW_WITHDRAWALS, after=number)]
+        return [records.Withdrawal(*row) for row in self.fetch(NEW_WITHDRAWALS, after=number)]
 
-    def response(self, key: str) -> KeptResponse | None:
+    def response(self, key: str) -> records.KeptResponse | None:
         """What a request with an Idempotency-Key (its hash) was answered; None: nothing, or too long ago."""
         found = self.fetch(KEPT_RESPONSE, response=key, since=self.clock() - KEPT)
-        return KeptResponse(*found[0]) if found else None
+        return records.KeptResponse(*found[0]) if found else None
 
-    def deployments(self) -> list[Deployment]:
+    def deployments(self) -> list[records.Deployment]:
         """All versions that were deployed, oldest first."""
-        return [Deployment(*row) for row in self.fetch(select(tables.deployments).order_by("number"))]
+        return [records.Deployment(*row) for row in self.fetch(select(tables.deployments).order_by("number"))]
 
-    def second(self) -> Second | None:
+    def second(self) -> records.Second | None:
         """The version beside the current one; None: there is none."""
         found = self.fetch(NOTE, note=SECOND)
-        return Second(**json.loads(found[0][0])) if found and found[0][0] else None
+        return records.Second(**json.loads(found[0][0])) if found and found[0][0] else None
 
-    def keys(self) -> list[Key]:
+    def keys(self) -> list[records.Key]:
         """All API keys, those that were revoked, too."""
-        return [Key(*row) for row in self.fetch(select(tables.keys).order_by("created"))]
+        return [records.Key(*row) for row in self.fetch(select(tables.keys).order_by("created"))]

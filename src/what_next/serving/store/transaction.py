@@ -4,30 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, select
 
-from what_next.serving.store import loading, scrubbing, tables
+from what_next.serving.store import loading, records, scrubbing, tables
 from what_next.serving.store.answers import Answers
-from what_next.serving.store.backend import among, lock
+from what_next.serving.store.backend import among, insert_all, lock
 from what_next.serving.store.histories import Histories
-from what_next.serving.store.records import (
-    AddEvents,
-    AddFeedback,
-    AddImpression,
-    AddItems,
-    Conflict,
-    Deploy,
-    Erased,
-    EraseUser,
-    EventsAdded,
-    ItemsAdded,
-    MarkShown,
-    Outcome,
-    Results,
-    WithdrawItem,
-    Write,
-    invalid,
-)
+from what_next.serving.store.tables import dumps
 
 SOME_ITEMS = among(tables.items.c.item_id, "items")
 HELD = select(tables.items.c.item_id).where(SOME_ITEMS)
@@ -55,30 +38,30 @@ class Transaction:
     def __init__(self, connection: Connection, now: int) -> None:
         self.connection, self.now = connection, now
         self.histories, self.answers = Histories(connection, now), Answers(connection, now)
-        self.put: dict[type[Any], Callable[[list[Any]], Sequence[Outcome | Exception]]] = {
-            AddEvents: self.add_events,
-            AddItems: self.add_items,
-            WithdrawItem: self.withdraw,
-            AddImpression: self.answers.add,
-            MarkShown: self.answers.mark_shown,
-            AddFeedback: self.answers.add_feedback,
-            Deploy: self.deploy,
+        self.put: dict[type[Any], Callable[[list[Any]], Sequence[records.Outcome | Exception]]] = {
+            records.AddEvents: self.add_events,
+            records.AddItems: self.add_items,
+            records.WithdrawItem: self.withdraw,
+            records.AddImpression: self.answers.add,
+            records.MarkShown: self.answers.mark_shown,
+            records.AddFeedback: self.answers.add_feedback,
+            records.Deploy: self.deploy,
         }
 
-    def apply(self, writes: Sequence[Write]) -> Results:
+    def apply(self, writes: Sequence[records.Write]) -> records.Results:
         """Put all writes in; an outcome is an exception where that write alone is refused."""
-        results: Results = [invalid(write, self.now) for write in writes]
+        results: records.Results = [records.invalid(write, self.now) for write in writes]
         start = 0
         for place, write in enumerate(writes):
             # Writes of the other kinds may change places with one another; an erasure parts before from after.
-            if isinstance(write, EraseUser) and results[place] is None:
+            if isinstance(write, records.EraseUser) and results[place] is None:
                 self._together(writes, results, range(start, place))
                 results[place] = self.erase(write.user_id)
                 start = place + 1
         self._together(writes, results, range(start, len(writes)))
         return results
 
-    def _together(self, writes: Sequence[Write], results: Results, places: range) -> None:
+    def _together(self, writes: Sequence[records.Write], results: records.Results, places: range) -> None:
         groups: dict[type[Any], list[int]] = {}
         for place in places:
             if results[place] is None:
@@ -88,16 +71,16 @@ class Transaction:
                 for place, outcome in zip(chosen, function([writes[place] for place in chosen]), strict=True):
                     results[place] = outcome
 
-    def erase(self, user_id: str) -> Erased:
+    def erase(self, user_id: str) -> records.Erased:
         """Remove a person."""
         loading.progress_of(self.connection)  # waits for the chunk that is being filled in, and keeps the next one out
         events = self.histories.erase(user_id)
         impressions, feedback = self.answers.erase(user_id)
         if events is not None or impressions:
             scrubbing.mark(self.connection)
-        return Erased(events or 0, impressions, feedback)
+        return records.Erased(events or 0, impressions, feedback)
 
-    def add_events(self, writes: list[AddEvents]) -> Sequence[EventsAdded | Conflict]:
+    def add_events(self, writes: list[records.AddEvents]) -> Sequence[records.EventsAdded | records.Conflict]:
         """Events; those that name an answer are held against it, and the others cost nothing more."""
         results = self.histories.add(writes)
         named = [[row for row in write.rows if row.recommendation_id is not None] for write in writes]
@@ -106,12 +89,12 @@ class Transaction:
         unmatched = self.answers.unmatched([row for rows in named for row in rows])
         return [
             replace(one, unmatched=tuple(row.event_id for row in rows if row.event_id in unmatched - {*one.erased}))
-            if isinstance(one, EventsAdded)
+            if isinstance(one, records.EventsAdded)
             else one
             for one, rows in zip(results, named, strict=True)
         ]
 
-    def add_items(self, writes: Sequence[AddItems]) -> list[ItemsAdded]:
+    def add_items(self, writes: Sequence[records.AddItems]) -> list[records.ItemsAdded]:
         """Items; each has a number above all that there were, so that whoever asks for what is new finds it."""
         lock(self.connection, tables.items)
         last = self._last(tables.items.c.number)
@@ -119,18 +102,20 @@ class Transaction:
         chosen = {"items": sorted(wanted)}
         seen = set(self.connection.scalars(HELD, chosen))
         self.connection.execute(REPLACED, chosen)
-        rows = [{"number": number, **vars(row)} for number, row in enumerate(wanted.values(), last + 1)]
-        if rows:
-            self.connection.execute(insert(tables.items), rows)
+        rows = [
+            (number, row.item_id, row.title, dumps(dict(row.attributes)))
+            for number, row in enumerate(wanted.values(), last + 1)
+        ]
+        insert_all(self.connection, tables.items, rows)
         self._change(list(wanted), withdrawn=False)
         results = []
         for write in writes:
             ids = {row.item_id for row in write.rows}
-            results.append(ItemsAdded(len(ids), len(ids & seen)))
+            results.append(records.ItemsAdded(len(ids), len(ids & seen)))
             seen |= ids
         return results
 
-    def withdraw(self, writes: Sequence[WithdrawItem]) -> list[bool]:
+    def withdraw(self, writes: Sequence[records.WithdrawItem]) -> list[bool]:
         """Items that no answer holds from now on; whether each was not withdrawn yet."""
         changed = self._change(list(dict.fromkeys(write.item_id for write in writes)), withdrawn=True)
         results = []
@@ -149,27 +134,22 @@ class Transaction:
         state = dict(map(tuple, self.connection.execute(CHANGES, {"items": item_ids})))
         changed = [one for one in item_ids if state.get(one, False) != withdrawn]
         last = self._last(tables.withdrawals.c.number)
-        rows = [
-            {"number": number, "item_id": one, "withdrawn": withdrawn, "time": self.now}
-            for number, one in enumerate(changed, last + 1)
-        ]
-        if rows:
-            self.connection.execute(insert(tables.withdrawals), rows)
+        rows = [(number, one, withdrawn, self.now) for number, one in enumerate(changed, last + 1)]
+        insert_all(self.connection, tables.withdrawals, rows)
         return set(changed)
 
-    def deploy(self, writes: list[Deploy]) -> list[int]:
+    def deploy(self, writes: list[records.Deploy]) -> list[int]:
         """Versions of the model, numbered on; what answers already keeps its number."""
         lock(self.connection, tables.deployments)
         newest = self.connection.execute(NEWEST).one_or_none()
         number, version = (0, None) if newest is None else newest
-        numbers, rows = list[int](), list[dict[str, object]]()
+        numbers, rows = list[int](), list[tuple[object, ...]]()
         for one in writes:
             if one.version != version:
                 number, version = number + 1, one.version
-                rows.append({"number": number, "time": self.now, **vars(one)})
+                rows.append((number, one.version, one.kind, self.now, dumps(dict(one.note))))
             numbers.append(number)
-        if rows:
-            self.connection.execute(insert(tables.deployments), rows)
+        insert_all(self.connection, tables.deployments, rows)
         return numbers
 
     def _last(self, number: Any) -> int:

@@ -1,0 +1,194 @@
+"""What the items of answers brought, out of the feedback to them; and the tables of the store as data frames."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float64, Int64
+from sqlalchemy import BigInteger, Boolean, ColumnElement, Double, Select, Table, Text, bindparam, func, select, tuple_
+from sqlalchemy import type_coerce as as_type
+
+from what_next.serving.store import tables
+from what_next.serving.store.backend import among
+from what_next.serving.store.histories import EVENTS, USERS
+from what_next.serving.store.store import Store
+from what_next.serving.store.tables import Json, dumps
+
+PAGE = 20_000
+"""Rows that are read at once: a read that held the database would keep it from putting its files in order."""
+SLACK = 3600 * 10**6
+"""Microseconds by which clocks of several processes may differ."""
+ITEM = ("number", "item_id")
+NAMING = ("user_id", "number", "recommendation_id", "kind", "item_id", "reward", "time", "arrived")
+"""Columns of an event that names an answer."""
+FEEDBACK = ("number", "item_id", "reward", "time", "arrived", "order")
+EARNED = {"play": 1.0, "purchase": 1.0, "skip": 0.0}
+"""The reward of an event that has none, by its kind."""
+DTYPES: dict[type[Any], Any] = {BigInteger: pl.Int64, Double: pl.Float64, Boolean: pl.Boolean}
+ANSWERS, SENT = tables.impressions.c, tables.feedback.c
+SENT_TO = select(
+    SENT.impression.label("number"), SENT.item_id, SENT.reward, SENT.time, SENT.arrived, SENT.number.label("order")
+).where(among(SENT.impression, "answers"))
+Progress = Callable[[str, int, int], None]
+"""Is called with the name of a table, how many of its rows were read, and of how many."""
+
+
+# Tables
+
+
+def frame(store: Store, statement: Select[Any], **values: Any) -> pl.DataFrame:
+    """What a statement finds, as a table with its columns; JSON as text."""
+    columns = [
+        as_type(one, Text).label(one.name) if isinstance(one.type, Json) else one for one in statement.selected_columns
+    ]
+    rows = [
+        tuple(row) for row in store.fetch(statement.with_only_columns(*columns, maintain_column_froms=True), **values)
+    ]
+    schema = {one.name: DTYPES.get(type(one.type), pl.String) for one in columns}
+    return pl.DataFrame(rows, schema, orient="row", strict=False)
+
+
+def pages(
+    store: Store,
+    table: Table,
+    names: tuple[str, ...],
+    *where: ColumnElement[bool],
+    progress: Progress | None = None,
+    after: int = 0,
+) -> Iterator[pl.DataFrame]:
+    """Some columns of a table in the order of its key, which is among them, a page at a time, and one at least.
+
+    `after`: the key after which they begin.
+    """
+    key = list(table.primary_key)
+    begins = tuple_(*key) > tuple_(*(bindparam(f"after_{one.name}", type_=one.type) for one in key))
+    statement = select(*(table.c[name] for name in names)).where(begins, *where).order_by(*key).limit(PAGE)
+    total = 0 if progress is None else store.fetch(select(func.count()).select_from(table))[0][0]
+    last, read = {f"after_{one.name}": after for one in key}, 0
+    while True:
+        page = frame(store, statement, **last)
+        read += len(page)
+        if progress is not None and len(page):
+            progress(table.name, read, total)
+        yield page
+        if len(page) < PAGE:
+            return
+        last = {f"after_{one.name}": page[one.name][-1] for one in key}
+
+
+def slices(rows: pl.DataFrame, size: int) -> Iterator[pl.DataFrame]:
+    """So many rows at a time; of an empty table, that one."""
+    yield from rows.iter_slices(size) if len(rows) else (rows,)
+
+
+def users(store: Store) -> pl.DataFrame:
+    """Who is who: columns `user`, the key that events have, and `user_id`. Read it after the events that it is for."""
+    return frame(store, select(USERS.key.label("user"), USERS.user_id))
+
+
+# What the items of answers brought
+
+
+def rewards_of(store: Store, rows: pl.DataFrame, naming: pl.DataFrame | None = None) -> tuple[pl.DataFrame, list[str]]:
+    """The reward of each item of an answer that is known: columns `number`, `item_id`, `reward`; and notes.
+
+    The rule: feedback is the rows that were sent as such, and every event with a `recommendation_id`, for the item of
+    the event, if that recommendation showed it, and to the event's user or to nobody by name. Such an event's reward is
+    its own; where it has none, 1 for a play or a purchase, 0 for a skip, and for other kinds it is no feedback. An
+    item's reward is that of its feedback with the latest time. Of equal times the one that the store numbered last
+    counts, whatever the clock said; of a row and an event, which are numbered apart, the later arrival.
+
+    Args:
+        store: with the feedback.
+        rows: the items of the answers: columns `number` and `slate` (the recommendation's id) of the answer, `user_id`
+            (null: nobody by name), `item_id`.
+        naming: all events that name one of these answers (`NAMING`); None: they are read.
+    """
+    answers = rows.select("number", "slate", "user_id").unique().sort("number")
+    named, others = _named(naming_events(store, answers["slate"]) if naming is None else naming, answers)
+    mine = named.join(rows, on=ITEM, how="semi")
+    feedback = [_latest(found, "time", "order") for found in (_sent(store, answers), mine)]
+    latest = _latest(pl.concat(feedback), "time", "arrived")
+    others += len(named) - len(mine)
+    notes = [f"{others:,} events are no feedback: the answer that they name did not show their item to their user"]
+    return latest.select(*ITEM, pl.col("reward").cast(pl.Float32)), notes if others else []
+
+
+def naming_events(store: Store, slates: pl.Series, since: int | None = None) -> pl.DataFrame:
+    """The events that name one of some answers: columns `NAMING`; `since`: those that arrived later."""
+    where = [EVENTS.recommendation_id.is_not(None)] + ([] if since is None else [EVENTS.arrived > since])
+    found = pages(store, tables.events, ("user", *NAMING[1:]), *where)
+    named = pl.concat(page.filter(pl.col("recommendation_id").is_in(slates.implode())) for page in found)
+    return named.join(users(store), on="user", how="inner").select(*NAMING)
+
+
+def _sent(store: Store, answers: pl.DataFrame) -> pl.DataFrame:
+    """The rows of feedback to some answers."""
+    found = []
+    for part in slices(answers, PAGE):
+        some = frame(store, SENT_TO, answers=part["number"].to_list())
+        found.append(_latest(some.join(part, on="number", how="semi"), "time", "order"))
+    return pl.concat(found)
+
+
+def _named(naming: pl.DataFrame, answers: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """The events that name one of some answers to their user, and have a reward or one by their kind.
+
+    And how many more name an answer to somebody else.
+    """
+    earned = pl.coalesce("reward", pl.col("kind").replace_strict(EARNED, default=None, return_dtype=pl.Float64))
+    some = naming.with_columns(earned.alias("reward"), pl.col("number").alias("order")).drop("number")
+    some = some.filter(pl.col("reward").is_not_null())
+    shown = answers.rename({"user_id": "shown_to"})
+    named = some.join(shown, left_on="recommendation_id", right_on="slate")
+    mine = named.filter(pl.col("shown_to").is_null() | (pl.col("shown_to") == pl.col("user_id"))).select(*FEEDBACK)
+    return mine, len(named) - len(mine)
+
+
+def _latest(feedback: pl.DataFrame, *order: str) -> pl.DataFrame:
+    """The last row of each item of each answer in an order."""
+    return feedback.sort(*order, maintain_order=True).group_by(ITEM, maintain_order=True).last()
+
+
+# What answers brought
+
+
+def answers(store: Store, after: int, names: tuple[str, ...], *where: ColumnElement[bool]) -> pl.DataFrame:
+    """The answers that users by name saw, of numbers above `after`, oldest first.
+
+    Columns `number`, `slate`, `user_id`, `names`, and `reward`: what their items brought together (see `rewards_of`), 0
+    where that is not told.
+
+    Raises:
+        StoreUnavailable: the store cannot be read now.
+    """
+    wanted = ("number", "recommendation_id", "user_id", "items", "time", *names)
+    shown = (ANSWERS.shown, ANSWERS.user_id.is_not(None), *where)
+    found = pl.concat(pages(store, tables.impressions, wanted, *shown, after=after))
+    found = found.rename({"recommendation_id": "slate"})
+    if not len(found):
+        return found.with_columns(reward=pl.lit(0.0))
+    items = found.select("number", "slate", "user_id", item_id=pl.col("items").str.json_decode(pl.List(pl.String)))
+    naming = naming_events(store, found["slate"], min(found["time"]) - SLACK)
+    rewards, _ = rewards_of(store, items.explode("item_id"), naming)
+    sums = rewards.group_by("number").agg(pl.col("reward").cast(pl.Float64).sum())
+    joined = found.join(sums, on="number", how="left", maintain_order="left")
+    return joined.with_columns(pl.col("reward").fill_null(0.0))
+
+
+Earned = tuple[Int64[np.ndarray, "answers"], Bool[np.ndarray, "answers"], Float64[np.ndarray, "answers"]]
+
+
+def earned(store: Store, experiment: str, arm: str) -> Earned:
+    """The answers to users of an experiment: the user's number, whether the user is of the arm, and what it brought.
+
+    Answers by popular items in the model's place belong to the arm that they were given for.
+    """
+    like = as_type(ANSWERS.explore, Text).like(f'%"experiment":{dumps(experiment)}%')
+    found = answers(store, 0, ("explore",), like)
+    # An underscore in a name stands for any letter there.
+    found = found.filter(pl.col("explore").str.json_path_match("$.experiment") == experiment)
+    user = found["user_id"].rank("dense").cast(pl.Int64) - 1
+    ours = found["explore"].str.json_path_match("$.arm") == arm
+    return user.to_numpy(), ours.to_numpy(), found["reward"].to_numpy()
