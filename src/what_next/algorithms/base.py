@@ -16,6 +16,8 @@ from what_next.models.item_space import ItemSpace
 from what_next.types import Choices, Events, Shown, Transitions
 
 Networks = Mapping[str, nn.Module]
+Updates = Mapping[str, tuple[str, ...]]
+"""Of each loss the networks that it updates."""
 Search = Mapping[str, tuple[Any, ...]]
 Steps = TypeVar("Steps")
 
@@ -118,7 +120,7 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """
 
     name: str
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    updates: ClassVar[Updates] = {}
     targets: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = "log"
     """Where its batches come from by default: a name of `sources.SOURCES`."""

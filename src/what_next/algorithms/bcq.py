@@ -1,7 +1,6 @@
 """The best of the items that the log would have chosen."""
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,7 +9,7 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import LossContext, Networks, Search
+from what_next.algorithms.base import LossContext, Networks, Search, Updates
 from what_next.algorithms.dqn import Dqn
 from what_next.losses.rl import td_loss, td_target
 from what_next.models.actor_critic import Sizes
@@ -43,7 +42,7 @@ class Bcq(Dqn):
         default=100, gt=0, description="likeliest items that are looked at when recommending; all with threshold 0"
     )
     replays: ClassVar[bool] = False
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {**Dqn.updates, "behaviour": ("encoder", "behaviour")}
+    updates: ClassVar[Updates] = {**Dqn.updates, "behaviour": ("encoder", "behaviour")}
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """See `Algorithm.networks`."""

@@ -1,6 +1,5 @@
 """Imitation of what was better than the policy's own choice."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -8,7 +7,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search
+from what_next.algorithms.base import Algorithm, LossContext, Search, Updates
 from what_next.algorithms.double_q import largest
 from what_next.losses.rl import advantage_weights, td_loss, td_target
 from what_next.types import Transitions
@@ -32,7 +31,7 @@ class Crr(Algorithm):
     largest_weight: float = Field(default=20.0, gt=0, description="cap of an exp weight")
     weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    updates: ClassVar[Updates] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "actor", "critic")
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Deterministic policy gradient over items, by points on the unit sphere; the root of td3, td3_bc and hac."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -11,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
 from what_next.algorithms.sphere import Critics, closest, on_sphere
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
@@ -47,11 +46,7 @@ class Ddpg(Algorithm):
     )
     sharpness: float = Field(default=7.0, gt=0, description="inverse temperature of the softmax over cosines")
     replays: ClassVar[bool] = True
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "critic": ("encoder", "critic"),
-        "supervised": ("encoder",),
-        "actor": ("actor",),
-    }
+    updates: ClassVar[Updates] = {"critic": ("encoder", "critic"), "supervised": ("encoder",), "actor": ("actor",)}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "actor", "critic")
     needs_critic: ClassVar[bool] = True
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search
+from what_next.algorithms.base import Algorithm, LossContext, Search, Updates
 from what_next.types import Events, Transitions
 
 SPREAD = 12**-0.5
@@ -35,7 +35,7 @@ class DecisionTransformer(Algorithm):
     desired: float = Field(
         default=0.9, ge=0, le=1, description="the return that is asked for, as a quantile of those of the training data"
     )
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
+    updates: ClassVar[Updates] = {"actor": ("encoder", "actor")}
     preset: ClassVar[Mapping[str, object]] = {"model": "transformer"}
     extra_features: ClassVar[int] = 1
     reads_returns: ClassVar[bool] = True

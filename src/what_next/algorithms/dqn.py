@@ -1,6 +1,5 @@
 """The value of every item, learnt from the log, and the best of them."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -8,7 +7,7 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
 from what_next.algorithms.double_q import double_q_target
 from what_next.losses.rl import td_loss
 from what_next.models.actor_critic import Sizes
@@ -28,7 +27,7 @@ class Dqn(Algorithm):
     search: ClassVar[Search] = {"tau": (0.002, 0.05), "discount": (0.0, 0.9)}
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
     replays: ClassVar[bool] = True
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"critic": ("encoder", "critic")}
+    updates: ClassVar[Updates] = {"critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
     needs_critic: ClassVar[bool] = True
 

@@ -1,12 +1,11 @@
 """Hyper-actions: a point that scores all items, and an item seen as a point."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import LossContext, Search
+from what_next.algorithms.base import LossContext, Search, Updates
 from what_next.algorithms.ddpg import Ddpg
 from what_next.types import Transitions
 
@@ -34,7 +33,7 @@ class Hac(Ddpg):
     alignment: float = Field(
         default=0.1, ge=0, description="weight of the squared distance between a point and the item that it chooses"
     )
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    updates: ClassVar[Updates] = {
         "critic": ("encoder", "critic"),
         "supervised": ("encoder", "actor"),
         "actor": ("actor",),

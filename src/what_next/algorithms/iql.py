@@ -1,6 +1,5 @@
 """Values within what the log did, without asking for any other item's value."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -9,7 +8,7 @@ from jaxtyping import Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
 from what_next.algorithms.double_q import largest
 from what_next.losses.rl import advantage_weights, expectile_loss, td_loss, td_target
 from what_next.models.actor_critic import Sizes
@@ -39,7 +38,7 @@ class Iql(Algorithm):
     largest_weight: float = Field(default=100.0, gt=0, description="cap of a step's weight in the actor's loss")
     weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    updates: ClassVar[Updates] = {
         "actor": ("encoder", "actor"),
         "critic": ("encoder", "critic"),
         "value": ("value",),  # the critic has brought into the states what the reward depends on

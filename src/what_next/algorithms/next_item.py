@@ -1,11 +1,10 @@
 """The supervised floor."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext
+from what_next.algorithms.base import Algorithm, LossContext, Updates
 from what_next.types import Transitions
 
 
@@ -16,7 +15,7 @@ class NextItem(Algorithm):
     """
 
     name: Literal["next_item"] = "next_item"
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor")}
+    updates: ClassVar[Updates] = {"actor": ("encoder", "actor")}
     linear: ClassVar[bool] = True
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:

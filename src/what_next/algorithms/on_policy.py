@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Updates
 from what_next.errors import SetupError
 from what_next.losses.rl import mean, plackett_luce, td_loss
 from what_next.models.actor_critic import Sizes
@@ -63,7 +63,7 @@ class OnPolicy(Algorithm):
     )
     value_weight: float = Field(default=0.5, gt=0, description="weight of the value's loss")
     source: ClassVar[str] = "world"
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    updates: ClassVar[Updates] = {
         "actor": ("encoder", "actor"),
         "critic": ("encoder", "critic"),
         "effects": ("actor",),

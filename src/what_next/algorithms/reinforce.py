@@ -1,6 +1,5 @@
 """The policy gradient, with the log's own policy divided out."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -10,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from what_next.algorithms.a2c import A2c
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
 from what_next.algorithms.double_q import largest
 from what_next.losses.rl import importance_weights, self_normalised, topk_correction
 from what_next.models.actor_critic import Sizes
@@ -56,7 +55,7 @@ class Reinforce(A2c):
         default="none", description="subtracted from the returns: nothing, or their mean over the batch"
     )
     trace: float = Field(default=1.0, ge=1, le=1, description="in a world: returns are summed up to the episode's end")
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {**A2c.updates, "behaviour": ("behaviour",)}
+    updates: ClassVar[Updates] = {**A2c.updates, "behaviour": ("behaviour",)}
 
     @classmethod
     def defaults(cls) -> dict[str, object]:

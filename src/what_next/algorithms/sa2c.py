@@ -1,6 +1,5 @@
 """The supervised head, weighted by how much better than others the item was that came next."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -8,7 +7,7 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
 from what_next.algorithms.double_q import largest
 from what_next.algorithms.reinforce import behaviour_loss
 from what_next.algorithms.snqn import judged, others
@@ -42,7 +41,7 @@ class Sa2c(Algorithm):
         default=0.0, ge=0, le=1, description="power of pi / beta, within 0.1 and 10, that weights a step; 0 is none"
     )
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    updates: ClassVar[Updates] = {
         "actor": ("encoder", "actor"),
         "critic": ("encoder", "critic"),
         "behaviour": ("behaviour",),

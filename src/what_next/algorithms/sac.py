@@ -1,7 +1,6 @@
 """Soft actor-critic over points in item space."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
 from what_next.algorithms.on_policy import vectors_of
 from what_next.losses.rl import td_loss, td_target
 from what_next.models.actor_critic import Sizes
@@ -39,11 +38,7 @@ class Sac(Algorithm):
     source: ClassVar[str] = "world"
     replays: ClassVar[bool] = True
     slates: ClassVar[bool] = True
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "critic": ("encoder", "critic"),
-        "actor": ("actor",),
-        "temperature": ("temperature",),
-    }
+    updates: ClassVar[Updates] = {"critic": ("encoder", "critic"), "actor": ("actor",), "temperature": ("temperature",)}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
     @property

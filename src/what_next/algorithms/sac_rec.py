@@ -1,12 +1,11 @@
 """The supervised head, weighted by what the critic expects of the item that came next."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search
+from what_next.algorithms.base import Algorithm, LossContext, Search, Updates
 from what_next.algorithms.double_q import double_q_target, largest
 from what_next.losses.rl import td_loss
 from what_next.types import Shown, Transitions
@@ -31,7 +30,7 @@ class SacRec(Algorithm):
         description="steps in which the actor's loss is not weighted, until the critic tells something",
     )
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    updates: ClassVar[Updates] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:

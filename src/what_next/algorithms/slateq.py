@@ -1,6 +1,5 @@
 """The value of a slate, made of the values of its items and of the chance that each is chosen."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,12 +9,15 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
 from what_next.losses.rl import mean, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point, Value
 from what_next.models.item_space import ItemSpace
 from what_next.types import Choices, Transitions
+
+Steps = Float[Tensor, "steps"]
+Items = Float[Tensor, "steps items"]
 
 ROUNDS = 4
 """Of Dinkelbach's method."""
@@ -44,10 +46,7 @@ class Slateq(Algorithm):
     source: ClassVar[str] = "world"
     replays: ClassVar[bool] = True
     slates: ClassVar[bool] = True
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "critic": ("encoder", "critic"),
-        "choice": ("encoder", "choice"),
-    }
+    updates: ClassVar[Updates] = {"critic": ("encoder", "critic"), "choice": ("encoder", "choice")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic", "choice")
     needs_critic: ClassVar[bool] = True
     whole_catalogue: ClassVar[bool] = True
@@ -74,7 +73,7 @@ class Slateq(Algorithm):
         return {"critic": mean(errors, answered), "choice": mean(entropy, answered)}
 
     @torch.no_grad()
-    def best_value(self, context: LossContext[Choices]) -> Float[Tensor, "steps"]:
+    def best_value(self, context: LossContext[Choices]) -> Steps:
         """What the target networks expect of the best slate in the next states."""
         states, targets = context.batch.next_states, context.targets
         critic = targets["critic"]
@@ -85,7 +84,7 @@ class Slateq(Algorithm):
         )
         return best_slate(values, weights, critic.none(states), context.batch.slates.shape[1])[1]
 
-    def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Float[Tensor, "steps"]:
+    def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Steps:
         """The value of the first item, if it is chosen."""
         return items.values(nets["critic"](batch.states), batch.actions)
 
@@ -122,12 +121,7 @@ class Values(Point):
         self.none = Value(dim)
 
 
-def best_slate(
-    values: Float[Tensor, "steps items"],
-    weights: Float[Tensor, "steps items"],
-    none: Float[Tensor, "steps"],
-    slots: int,
-) -> tuple[Float[Tensor, "steps items"], Float[Tensor, "steps"]]:
+def best_slate(values: Items, weights: Items, none: Steps, slots: int) -> tuple[Items, Steps]:
     """Scores by which the best items are the best slate, and its value: (none + sum(w q)) / (1 + sum(w)).
 
     Args:

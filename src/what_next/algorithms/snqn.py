@@ -1,6 +1,5 @@
 """The supervised head beside a critic that also learns of items that did not come next."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -8,7 +7,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search
+from what_next.algorithms.base import Algorithm, LossContext, Search, Updates
 from what_next.algorithms.double_q import best_values
 from what_next.losses.rl import mean, td_target
 from what_next.types import Shown, Transitions
@@ -29,7 +28,7 @@ class Snqn(Algorithm):
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
     negatives: int = Field(default=10, gt=0, description="items drawn for each step that did not come next")
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    updates: ClassVar[Updates] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:

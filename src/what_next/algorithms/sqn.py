@@ -1,12 +1,11 @@
 """The supervised head, with a value of every item beside it on the same encoder."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search
+from what_next.algorithms.base import Algorithm, LossContext, Search, Updates
 from what_next.algorithms.double_q import double_q_target
 from what_next.losses.rl import td_loss
 from what_next.types import Transitions
@@ -26,7 +25,7 @@ class Sqn(Algorithm):
     search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
     weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
+    updates: ClassVar[Updates] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:

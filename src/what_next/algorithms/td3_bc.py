@@ -1,13 +1,12 @@
 """Td3 that stays near the log."""
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import LossContext, Search
+from what_next.algorithms.base import LossContext, Search, Updates
 from what_next.algorithms.td3 import Td3
 from what_next.losses.rl import mean
 from what_next.types import Transitions
@@ -39,7 +38,7 @@ class Td3Bc(Td3):
         default="cross_entropy", description="cross entropy of the next item, or squared distance to its vector"
     )
     replays: ClassVar[bool] = False
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {**Td3.updates, "cloning": ("encoder", "actor")}
+    updates: ClassVar[Updates] = {**Td3.updates, "cloning": ("encoder", "actor")}
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """That of td3, weighted by lambda, when it is due; and the cloning."""

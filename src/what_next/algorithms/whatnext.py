@@ -1,6 +1,5 @@
 """The founding algorithm."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Updates
 from what_next.models import AgentModel, CriticModel, spread_out
 from what_next.models.actor_critic import Sizes
 from what_next.rewards.spread import LEAST_EVENTS
@@ -42,7 +41,7 @@ class WhatNext(Algorithm):
     tau: float = Field(
         default=0.02, gt=0, le=1, description="in a world: how far the target critic follows after a step"
     )
-    updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": ("actor",), "critic": ("critic",)}
+    updates: ClassVar[Updates] = {"actor": ("actor",), "critic": ("critic",)}
     source: ClassVar[str] = "bandit"
     replays: ClassVar[bool] = True
     by_attributes: ClassVar[bool] = True

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
+Pairs = Int64[np.ndarray, "pairs"]
+Sums = Float64[np.ndarray, "pairs"]
+
 REACH = 5
 """How many events apart two items still count as near each other; a pair counts by one over that distance."""
 SMOOTHING = 0.75
@@ -55,7 +58,7 @@ def placed(
 
 
 def directions(
-    users: Int64[np.ndarray, "pairs"], items: Int64[np.ndarray, "pairs"], count: int, rank: int, seed: int
+    users: Pairs, items: Pairs, count: int, rank: int, seed: int
 ) -> tuple[Float32[np.ndarray, "items some"], Float32[np.ndarray, "some"]]:
     """Along which items go together in what people had: the first right singular vectors of the matrix of who had
     what, and the squares of its singular values, the largest first. No more than `rank`, or than there are.
@@ -79,7 +82,7 @@ def directions(
 
 def neighbours(
     items: Int32[np.ndarray, "events"], users: Int32[np.ndarray, "events"], count: int
-) -> tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"], Float64[np.ndarray, "pairs"]]:
+) -> tuple[Pairs, Pairs, Sums]:
     """The pairs of different items, the smaller position first, and how often they are near each other."""
     codes, sums = np.zeros(0, np.int64), np.zeros(0, np.float64)
     for distance in range(1, min(REACH, len(items) - 1) + 1):
@@ -92,12 +95,7 @@ def neighbours(
     return codes // count, codes % count, sums
 
 
-def ppmi(
-    first: Int64[np.ndarray, "pairs"],
-    second: Int64[np.ndarray, "pairs"],
-    near: Float64[np.ndarray, "pairs"],
-    count: int,
-) -> tuple[Float64[np.ndarray, "pairs"], Bool[np.ndarray, "pairs"]]:
+def ppmi(first: Pairs, second: Pairs, near: Sums, count: int) -> tuple[Sums, Bool[np.ndarray, "pairs"]]:
     """log(p(i, j) / (p(i) p(j))) of each pair, the context smoothed and both orders averaged; and where it is positive.
 
     Levy and Goldberg 2014, section 2.1, with their shift of 0.

@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from what_next.losses.chunked import Precision, chunks, softmax_
 
+Grid = Float[Tensor, "steps columns"]
+
 
 def split(
     points: Float[Tensor, "*grid columns"], dim: int
@@ -33,10 +35,7 @@ def scores(
 
 @torch.no_grad()
 def log_probs(
-    points: Float[Tensor, "steps columns"],
-    vectors: Float[Tensor, "items dim"],
-    actions: Int64[Tensor, "steps"],
-    precision: Precision = "fp32",
+    points: Grid, vectors: Float[Tensor, "items dim"], actions: Int64[Tensor, "steps"], precision: Precision = "fp32"
 ) -> Float[Tensor, "steps"]:
     """log softmax(<point, item>) at the action, over all items; no gradient. The action's own score is not rounded."""
     points, _ = split(points, vectors.shape[1])
@@ -48,7 +47,7 @@ def log_probs(
 
 @torch.no_grad()
 def best(
-    points: Float[Tensor, "steps columns"],
+    points: Grid,
     vectors: Float[Tensor, "items dim"],
     within: Float[Tensor, "steps columns_of_behaviour"] | None = None,
     threshold: float = 0.0,
@@ -79,9 +78,7 @@ def best(
 
 @torch.no_grad()
 def expectation(
-    policy: Float[Tensor, "steps columns_of_policy"],
-    points: Float[Tensor, "steps columns"],
-    vectors: Float[Tensor, "items dim"],
+    policy: Float[Tensor, "steps columns_of_policy"], points: Grid, vectors: Float[Tensor, "items dim"]
 ) -> Float[Tensor, "steps"]:
     """The mean of <point, item> over items drawn from softmax(<policy, item>); no gradient.
 
@@ -97,7 +94,7 @@ def expectation(
     return found if level is None else found + level
 
 
-def logsumexp(points: Float[Tensor, "steps columns"], vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "steps"]:
+def logsumexp(points: Grid, vectors: Float[Tensor, "items dim"]) -> Float[Tensor, "steps"]:
     """log of the sum over items of exp <point, item>, with gradient for points and vectors.
 
     The weights of the steps are known in the backward pass only, so it makes the logits again: four products of

@@ -7,16 +7,18 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+Steps = Float[Tensor, "steps"]
+Grid = Float[Tensor, "time batch"]
+Loss = Float[Tensor, ""]
 
-def mean(losses: Float[Tensor, "steps"], weights: Float[Tensor, "steps"] | None = None) -> Float[Tensor, ""]:
+
+def mean(losses: Steps, weights: Steps | None = None) -> Loss:
     """The mean over steps of weight times loss; it divides by the steps, not by the weights. 0 without steps."""
     total = losses.sum() if weights is None else torch.dot(losses, weights)
     return total / max(len(losses), 1)
 
 
-def td_target(
-    rewards: Float[Tensor, "steps"], discounts: Float[Tensor, "steps"], next_values: Float[Tensor, "steps"]
-) -> Float[Tensor, "steps"]:
+def td_target(rewards: Steps, discounts: Steps, next_values: Steps) -> Steps:
     """reward + discount * value of the next state, without gradient (Sutton and Barto 2018, equation 6.2).
 
     With n-step rewards and discounts ** n it is the n-step return (their equation 7.1).
@@ -25,12 +27,12 @@ def td_target(
 
 
 def td_loss(
-    values: Float[Tensor, "steps"],
-    targets: Float[Tensor, "steps"],
+    values: Steps,
+    targets: Steps,
     form: Literal["squared", "huber"] = "squared",
     delta: float = 1.0,
-    weights: Float[Tensor, "steps"] | None = None,
-) -> Float[Tensor, ""]:
+    weights: Steps | None = None,
+) -> Loss:
     """The mean of (value - target)² / 2; 'huber' is linear beyond `delta`: delta (|error| - delta / 2).
 
     Mnih et al. (2015, methods) clip the error's gradient to [-1, 1], which is 'huber' with delta 1. Targets have no
@@ -42,13 +44,7 @@ def td_loss(
     return mean(errors.square() / 2, weights)
 
 
-def gae(
-    rewards: Float[Tensor, "time batch"],
-    values: Float[Tensor, "time batch"],
-    next_values: Float[Tensor, "time batch"],
-    discounts: Float[Tensor, "time batch"],
-    traces: Float[Tensor, "time batch"],
-) -> Float[Tensor, "time batch"]:
+def gae(rewards: Grid, values: Grid, next_values: Grid, discounts: Grid, traces: Grid) -> Grid:
     """Generalised advantage estimates (Schulman et al. 2016, equation 16), in one backward pass; no gradient.
 
     A_t = delta_t + discount_t trace_t A_(t+1), with delta_t = r_t + discount_t V(s_(t+1)) - V(s_t).
@@ -67,9 +63,7 @@ def gae(
     return found.detach()
 
 
-def clipped_surrogate(
-    ratios: Float[Tensor, "steps"], advantages: Float[Tensor, "steps"], clip: float
-) -> Float[Tensor, ""]:
+def clipped_surrogate(ratios: Steps, advantages: Steps, clip: float) -> Loss:
     """The mean of -min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A) (PPO: Schulman et al. 2017, equation 7)."""
     assert 0 < clip < 1, f"a clip lies between 0 and 1, not at {clip}"
     weighted = torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)
@@ -79,9 +73,9 @@ def clipped_surrogate(
 def plackett_luce(
     scores: Float[Tensor, "steps items"],
     slates: Int64[Tensor, "steps slots"],
-    weights: Float[Tensor, "steps"] | None = None,
+    weights: Steps | None = None,
     traits: Float[Tensor, "items traits"] | None = None,
-) -> tuple[Float[Tensor, "steps"], Float[Tensor, "steps"]]:
+) -> tuple[Steps, Steps]:
     """The log chance of slates that are drawn slot by slot without replacement (Plackett 1975), and the mean entropy.
 
     In each slot an item is drawn from the softmax of the scores of those that are left. With `traits`, scores then fall
@@ -103,9 +97,7 @@ def plackett_luce(
     return total, entropy / (slates >= 0).sum(1).clamp(min=1)
 
 
-def expectile_loss(
-    values: Float[Tensor, "steps"], targets: Float[Tensor, "steps"], expectile: float = 0.7
-) -> Float[Tensor, ""]:
+def expectile_loss(values: Steps, targets: Steps, expectile: float = 0.7) -> Loss:
     """The mean of |expectile - 1(u < 0)| u² with u = target - value (IQL: Kostrikov et al. 2021, equations 4 and 5).
 
     There the target is Q(s, a) and the value V(s). With 0.5 it is half the squared error; towards 1, the value rises
@@ -116,9 +108,7 @@ def expectile_loss(
     return mean(torch.where(errors < 0, 1 - expectile, expectile) * errors.square())
 
 
-def cql_penalty(
-    levels: Float[Tensor, "steps"], values: Float[Tensor, "steps"], weights: Float[Tensor, "steps"] | None = None
-) -> Float[Tensor, ""]:
+def cql_penalty(levels: Steps, values: Steps, weights: Steps | None = None) -> Loss:
     """The mean of log sum exp Q(s, .) - Q(s, a), a from the log (CQL(H): Kumar et al. 2020, equation 4).
 
     Args:
@@ -130,7 +120,7 @@ def cql_penalty(
     return mean(levels - values, weights)
 
 
-def topk_correction(log_probs: Float[Tensor, "steps"], slots: int) -> Float[Tensor, "steps"]:
+def topk_correction(log_probs: Steps, slots: int) -> Steps:
     """K (1 - pi(a | s))^(K - 1), without gradient (Chen et al. 2019, "Top-K Off-Policy Correction for a REINFORCE
     Recommender System", equations 7 and 8).
 
@@ -143,15 +133,13 @@ def topk_correction(log_probs: Float[Tensor, "steps"], slots: int) -> Float[Tens
     return slots * others ** (slots - 1)
 
 
-def importance_weights(
-    log_policy: Float[Tensor, "steps"], log_behaviour: Float[Tensor, "steps"], cap: float
-) -> Float[Tensor, "steps"]:
+def importance_weights(log_policy: Steps, log_behaviour: Steps, cap: float) -> Steps:
     """min(pi(a | s) / beta(a | s), cap), without gradient (Chen et al. 2019, section 4.4, weight capping)."""
     assert cap > 0, f"a cap is positive, not {cap}"
     return (log_policy - log_behaviour).detach().exp().clamp(max=cap)
 
 
-def self_normalised(weights: Float[Tensor, "steps"], mean: Float[Tensor, ""] | None = None) -> Float[Tensor, "steps"]:
+def self_normalised(weights: Steps, mean: Loss | None = None) -> Steps:
     """Weights over their mean, or over that of a larger batch (Swaminathan and Joachims 2015, "The Self-Normalized
     Estimator for Counterfactual Learning", equation 9): a mean of rewards that are all alike is that reward, whatever
     was drawn. 0 where all are 0.
@@ -161,9 +149,7 @@ def self_normalised(weights: Float[Tensor, "steps"], mean: Float[Tensor, ""] | N
     return weights / (weights.mean() if mean is None else mean).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
-def advantage_weights(
-    advantages: Float[Tensor, "steps"], temperature: float = 1.0, cap: float = 20.0
-) -> Float[Tensor, "steps"]:
+def advantage_weights(advantages: Steps, temperature: float = 1.0, cap: float = 20.0) -> Steps:
     """min(exp(A / temperature), cap), without gradient: weights of a cross entropy towards the log's better actions.
 
     CRR (Wang et al. 2020, equation 4, capped at 20); AWR (Peng et al. 2019); IQL's equation 7, whose beta is

@@ -19,6 +19,9 @@ from what_next.metrics.bootstrap import RESAMPLES, Interval, percentiles, resamp
 from what_next.metrics.places import Places
 from what_next.rewards.spread import EXACT
 
+Values = Float64[np.ndarray, "rows"]
+Slates = Int32[np.ndarray, "rows k"]
+
 CHUNK = 2**18
 """Numbers at work at a time, 2 MB; with sixteen times as many, each takes twice as long."""
 COLUMNS = 8
@@ -65,7 +68,7 @@ class ItemStatistics:
         events = self.counts.sum()
         return np.log2(events / np.maximum(self.counts, 1)) if events else np.full(len(self.counts), np.nan)
 
-    def popularity(self, items: Int32[np.ndarray, "rows width"]) -> Float64[np.ndarray, "rows"]:
+    def popularity(self, items: Int32[np.ndarray, "rows width"]) -> Values:
         """The mean number of training events of the items of each row; not a number for a row without any."""
         return mean_over(self.counts.astype(np.float64), items)
 
@@ -100,7 +103,7 @@ class Profile:
         shares: the share of each category in it (see `ItemStatistics.shares`).
     """
 
-    popularity: Float64[np.ndarray, "rows"]
+    popularity: Values
     shares: Float64[np.ndarray, "rows categories"]
 
     @classmethod
@@ -109,7 +112,7 @@ class Profile:
         return cls(statistics.popularity(histories), statistics.shares(histories))
 
 
-def novelty(slates: Int32[np.ndarray, "rows k"], statistics: ItemStatistics) -> Float64[np.ndarray, "rows"]:
+def novelty(slates: Slates, statistics: ItemStatistics) -> Values:
     """The mean self-information of a slate's items in bits: -log2 of the item's share of all training events.
 
     Zhou et al. 2010 (PNAS 107, "Solving the apparent diversity-accuracy dilemma of recommender systems"); on shares of
@@ -123,7 +126,7 @@ def novelty(slates: Int32[np.ndarray, "rows k"], statistics: ItemStatistics) -> 
     return mean_over(statistics.information, slates)
 
 
-def diversity(slates: Int32[np.ndarray, "rows k"], statistics: ItemStatistics) -> Float64[np.ndarray, "rows"]:
+def diversity(slates: Slates, statistics: ItemStatistics) -> Values:
     """The mean distance of two items of a slate, in units of the typical distance of two items of the catalogue.
 
     The intra-list distance of Ziegler et al. 2005 ("Improving recommendation lists through topic diversification"), on
@@ -148,9 +151,7 @@ def diversity(slates: Int32[np.ndarray, "rows k"], statistics: ItemStatistics) -
     return np.where(pairs, sums / np.maximum(pairs, 1) / sqrt(2 * attributes), np.nan)
 
 
-def popularity_lift(
-    slates: Int32[np.ndarray, "rows k"], profile: Profile, statistics: ItemStatistics
-) -> Float64[np.ndarray, "rows"]:
+def popularity_lift(slates: Slates, profile: Profile, statistics: ItemStatistics) -> Values:
     """By how much the mean popularity of a slate exceeds that of the history, in units of the history's.
 
     Abdollahpouri et al. 2019 ("The unfairness of popularity bias in recommendation") and 2020 ("The connection between
@@ -166,9 +167,7 @@ def popularity_lift(
     return np.where(known, ratio - 1, np.nan)
 
 
-def calibration(
-    slates: Int32[np.ndarray, "rows k"], profile: Profile, statistics: ItemStatistics
-) -> Float64[np.ndarray, "rows"]:
+def calibration(slates: Slates, profile: Profile, statistics: ItemStatistics) -> Values:
     """The Kullback-Leibler divergence, in nats, of the history's categories from those of the slate.
 
     Steck 2018 ("Calibrated recommendations", RecSys), with all weights 1: the sum of p log(p / q') over the categories,
@@ -189,7 +188,7 @@ def calibration(
 
 def _divergence(
     wanted: Float64[np.ndarray, "rows categories"], given: Float64[np.ndarray, "rows categories"]
-) -> Float64[np.ndarray, "rows"]:
+) -> Values:
     """The divergence of the first from the second, which is smoothed."""
     smoothed = (1 - SMOOTHING) * given + SMOOTHING * wanted
     # Where p is 0, its term is; q' is above 0 where p is.
@@ -197,9 +196,7 @@ def _divergence(
     return np.asarray(np.maximum(terms.sum(axis=1), 0.0))  # rounding may leave it below
 
 
-def serendipity(
-    places: Places, relevant: Int[np.ndarray, "rows relevant"], popular: Int32[np.ndarray, "rows k"]
-) -> Float64[np.ndarray, "rows"]:
+def serendipity(places: Places, relevant: Int[np.ndarray, "rows relevant"], popular: Slates) -> Values:
     """The hits of a slate that the popular slate does not hold, as a share of all the hits that it could have.
 
     Ge et al. 2010 ("Beyond accuracy: evaluating recommender systems by coverage and serendipity"), with popularity as
@@ -309,9 +306,7 @@ def parts(rows: int, width: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def mean_over(
-    values: Float64[np.ndarray, "items"], items: Int32[np.ndarray, "rows width"]
-) -> Float64[np.ndarray, "rows"]:
+def mean_over(values: Float64[np.ndarray, "items"], items: Int32[np.ndarray, "rows width"]) -> Values:
     """The mean value of the items of each row; not a number for a row without any."""
     padded, means = np.append(values, 0.0), np.empty(len(items))  # -1 finds the 0 at the end
     for part in parts(*items.shape):

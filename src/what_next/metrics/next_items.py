@@ -19,6 +19,8 @@ from what_next.metrics.accuracy import hit_rate, ndcg
 from what_next.metrics.places import Places, place
 from what_next.types import History, Permitted, Policy, Request
 
+Sets = Int32[np.ndarray, "rows width"]
+
 EVENTS = 2**14
 """Events of histories read at a time, padding included."""
 SCORES = 2**21
@@ -47,7 +49,7 @@ class Targets:
     before: Int64[np.ndarray, "rows"]
     items: Int32[np.ndarray, "rows"]
     rewards: Float64[np.ndarray, "rows"] | None
-    relevant: Int32[np.ndarray, "rows width"] | None = None
+    relevant: Sets | None = None
     without_history: int = 0
     catalogue: int = 1
 
@@ -89,7 +91,7 @@ class Targets:
         return len(self.users)
 
     @property
-    def sets(self) -> Int32[np.ndarray, "rows width"]:
+    def sets(self) -> Sets:
         """The relevant items of each row."""
         return self.items[:, None] if self.relevant is None else self.relevant
 
@@ -189,12 +191,7 @@ def rank(
 
 
 def _ranked(
-    policy: Policy,
-    history: History,
-    relevant: Int32[np.ndarray, "rows width"],
-    k: int,
-    permitted: Permitted,
-    rng: np.random.Generator,
+    policy: Policy, history: History, relevant: Sets, k: int, permitted: Permitted, rng: np.random.Generator
 ) -> tuple[Places, Int32[np.ndarray, "rows k"]]:
     """By its scores where the policy tells some (`scores`), so that equal ones are known; else by its slates."""
     tell, states = getattr(policy, "scores", None), policy.states(history)
@@ -211,9 +208,7 @@ def chunks(targets: Targets) -> Iterator[Int64[np.ndarray, "some"]]:
     return by_length(targets.before, EVENTS, max(1, SCORES // targets.catalogue))
 
 
-def _distinct(
-    dataset: Dataset, places: Int64[np.ndarray, "rows"], counts: Int64[np.ndarray, "rows"]
-) -> Int32[np.ndarray, "rows width"]:
+def _distinct(dataset: Dataset, places: Int64[np.ndarray, "rows"], counts: Int64[np.ndarray, "rows"]) -> Sets:
     """The items of `counts` events from each place on, each once, in ascending order; -1 pads."""
     owners = np.repeat(np.arange(len(places)), counts)
     pairs = np.unique(np.stack([owners, dataset.items[ranges(places, counts)]]), axis=1)

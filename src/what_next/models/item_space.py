@@ -16,6 +16,10 @@ from what_next.losses.chunked import Precision
 from what_next.losses.linear_cross_entropy import linear_cross_entropy
 from what_next.losses.sampled import Draws, gbce, gbce_offset, sampled_softmax
 
+Steps = Float[Tensor, "steps"]
+Grid = Float[Tensor, "steps columns"]
+Actions = Int64[Tensor, "steps"]
+
 Loss = Literal["softmax", "sampled_softmax", "gbce"]
 
 
@@ -103,12 +107,7 @@ class ItemSpace:
             return self.gather(ids)
         return F.embedding(ids, self.vectors, sparse=self.sparse)
 
-    def cross_entropy(
-        self,
-        points: Float[Tensor, "steps columns"],
-        actions: Int64[Tensor, "steps"],
-        weights: Float[Tensor, "steps"] | None = None,
-    ) -> Float[Tensor, ""]:
+    def cross_entropy(self, points: Grid, actions: Actions, weights: Steps | None = None) -> Float[Tensor, ""]:
         """The mean over steps of weight * -log pi(action), by the setting `loss`; 0 without steps.
 
         Weights have no gradient. 'sampled_softmax' estimates 'softmax' from negatives; 'gbce' is another loss, whose
@@ -129,15 +128,11 @@ class ItemSpace:
         how = (len(self), self.gbce_t, weights, self.precision, offset)
         return gbce(points, values, vectors, actions, negatives, *how)
 
-    def values(
-        self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps *choices"]
-    ) -> Float[Tensor, "steps *choices"]:
+    def values(self, points: Grid, actions: Int64[Tensor, "steps *choices"]) -> Float[Tensor, "steps *choices"]:
         """<point, item> (and the level) of one action for each step, or of several."""
         return self._values(points, self.rows(actions))
 
-    def target_values(
-        self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps *choices"]
-    ) -> Float[Tensor, "steps *choices"]:
+    def target_values(self, points: Grid, actions: Int64[Tensor, "steps *choices"]) -> Float[Tensor, "steps *choices"]:
         """`values` on the target network's vectors; a gradient goes to the points alone."""
         return self._values(points, F.embedding(actions, self.target))
 
@@ -149,19 +144,13 @@ class ItemSpace:
         found = torch.bmm(vectors, direction[:, :, None]).squeeze(-1)
         return found if level is None else found + level[:, None]
 
-    def log_probs(
-        self, points: Float[Tensor, "steps columns"], actions: Int64[Tensor, "steps"]
-    ) -> Float[Tensor, "steps"]:
+    def log_probs(self, points: Grid, actions: Actions) -> Steps:
         """log softmax(<point, item>) at the action, over all items; no gradient."""
         return catalogue.log_probs(points, self.whole, actions, self.precision)
 
     def best(
-        self,
-        points: Float[Tensor, "steps columns"],
-        *,
-        within: Float[Tensor, "steps columns_of_behaviour"] | None = None,
-        threshold: float = 0.0,
-    ) -> tuple[Float[Tensor, "steps"], Int64[Tensor, "steps"]]:
+        self, points: Grid, *, within: Float[Tensor, "steps columns_of_behaviour"] | None = None, threshold: float = 0.0
+    ) -> tuple[Steps, Actions]:
         """The largest value over all items, and its item; no gradient.
 
         Only items count whose probability under softmax(<within, item>) is at least `threshold` times the largest.
@@ -169,15 +158,11 @@ class ItemSpace:
         return catalogue.best(points, self.whole, within, threshold, self.precision)
 
     def expectation(
-        self,
-        policy_points: Float[Tensor, "steps columns_of_policy"],
-        points: Float[Tensor, "steps columns"],
-        *,
-        target: bool = False,
-    ) -> Float[Tensor, "steps"]:
+        self, policy_points: Float[Tensor, "steps columns_of_policy"], points: Grid, *, target: bool = False
+    ) -> Steps:
         """The mean of <point, item> over items drawn from softmax(<policy, item>); no gradient."""
         return catalogue.expectation(policy_points, points, self.target if target else self.whole)
 
-    def logsumexp(self, points: Float[Tensor, "steps columns"]) -> Float[Tensor, "steps"]:
+    def logsumexp(self, points: Grid) -> Steps:
         """log of the sum over items of exp <point, item>, with gradient."""
         return catalogue.logsumexp(points, self.whole)

@@ -13,6 +13,7 @@ from what_next.data.decisions.log import DecisionLog
 from what_next.data.files import write_files
 from what_next.data.importing.columns import numeric
 from what_next.errors import DataError, MissingExtraError
+from what_next.off_policy.weighting import Ids, Rows
 
 EDGES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Of the bins of the calibration table."""
@@ -33,7 +34,7 @@ class Behaviour:
         about: what it depends on, how well it fits, and the calibration table, as plain values.
     """
 
-    propensities: Float64[np.ndarray, "rows"]
+    propensities: Rows
     about: dict[str, Any]
 
 
@@ -108,7 +109,7 @@ def plot_calibration(about: dict[str, Any], path: Path, title: str = "Estimated 
         write_files({path: write})
 
 
-def _contexts(log: DecisionLog) -> dict[str, Int64[np.ndarray, "rows"]]:
+def _contexts(log: DecisionLog) -> dict[str, Ids]:
     """What a choice may have depended on, as numbers from 0; -1 is nothing."""
     found = {"nothing": np.full(len(log), -1)}
     if log.places is not None:
@@ -124,7 +125,7 @@ def _contexts(log: DecisionLog) -> dict[str, Int64[np.ndarray, "rows"]]:
     return found
 
 
-def _kinds(column: pl.Series) -> Int64[np.ndarray, "rows"]:
+def _kinds(column: pl.Series) -> Ids:
     """Which of its values each row has; or which tenth of them, where these are many numbers."""
     number = numeric(pl.LazyFrame([column]), [column.name]).get(column.name)
     if number is None or column.n_unique() <= KINDS:
@@ -133,9 +134,7 @@ def _kinds(column: pl.Series) -> Int64[np.ndarray, "rows"]:
     return np.searchsorted(np.quantile(values, np.arange(1, 10) / 10), values)
 
 
-def _held_out(
-    log: DecisionLog, contexts: Int64[np.ndarray, "rows"], halves: Int64[np.ndarray, "rows"], strength: float
-) -> Float64[np.ndarray, "rows"]:
+def _held_out(log: DecisionLog, contexts: Ids, halves: Ids, strength: float) -> Rows:
     """The chance of each logged item by the frequencies of the other half."""
     found = np.empty(len(log))
     for half in (0, 1):
@@ -145,9 +144,7 @@ def _held_out(
     return found
 
 
-def _calibration(
-    log: DecisionLog, contexts: Int64[np.ndarray, "rows"], halves: Int64[np.ndarray, "rows"], strength: float
-) -> list[dict[str, float]]:
+def _calibration(log: DecisionLog, contexts: Ids, halves: Ids, strength: float) -> list[dict[str, float]]:
     """Over all pairs of a held-out row and an item, by bins of the predicted chance: its mean, and the frequency."""
     bins, items = len(EDGES) - 1, len(log.items)
     pairs, predicted, came = np.zeros(bins), np.zeros(bins), np.zeros(bins)
@@ -190,27 +187,21 @@ class _Frequencies:
     counts: Int64[np.ndarray, "pairs"]
 
     @classmethod
-    def of(
-        cls, contexts: Int64[np.ndarray, "rows"], actions: Int64[np.ndarray, "rows"], items: int, strength: float
-    ) -> "_Frequencies":
+    def of(cls, contexts: Ids, actions: Ids, items: int, strength: float) -> "_Frequencies":
         overall = (np.bincount(actions, minlength=items) + 1.0) / (len(actions) + items)
         known = contexts >= 0
         kinds, rows = np.unique(contexts[known], return_counts=True)
         keys, counts = np.unique((contexts * items + actions)[known], return_counts=True)
         return cls(items, strength, overall, kinds, rows, keys, counts)
 
-    def chances(
-        self, contexts: Int64[np.ndarray, "rows"], actions: Int64[np.ndarray, "rows"]
-    ) -> Float64[np.ndarray, "rows"]:
+    def chances(self, contexts: Ids, actions: Ids) -> Rows:
         """Of each item in its context."""
         joint = _looked_up(contexts * self.items + actions, self.keys, self.counts)
         alone = _looked_up(contexts, self.contexts, self.rows)
         return np.asarray((joint + self.strength * self.overall[actions]) / (alone + self.strength))
 
 
-def _looked_up(
-    wanted: Int64[np.ndarray, "rows"], keys: Int64[np.ndarray, "keys"], values: Int64[np.ndarray, "keys"]
-) -> Int64[np.ndarray, "rows"]:
+def _looked_up(wanted: Ids, keys: Int64[np.ndarray, "keys"], values: Int64[np.ndarray, "keys"]) -> Ids:
     """The value of each key; 0 where it is not there."""
     if not len(keys):
         return np.zeros(len(wanted), np.int64)

@@ -25,6 +25,8 @@ from what_next.state import State
 from what_next.training.artefacts import read_manifest
 from what_next.types import Permitted, Request
 
+Which = Bool[np.ndarray, "rows"]
+
 DECIDED_UNTIL = "decided_until"
 """In a model's file, of what training found in its data: the time of the last decision that it learned from."""
 
@@ -88,9 +90,7 @@ class Learned(TargetPolicy):
             raise SetupError(f"--seen: {log.source.path} tells of each decision whether items could be shown again")
         return Asked.of(log, policy, self.setup.server)
 
-    def _asked(
-        self, log: DecisionLog, events: "_Events | Asked", learned: Bool[np.ndarray, "rows"]
-    ) -> Bool[np.ndarray, "rows"]:
+    def _asked(self, log: DecisionLog, events: "_Events | Asked", learned: Which) -> Which:
         """The rows in which it can be asked, and of which it has not learned; a `DataError` where there are none."""
         covered = events.before > 0
         if not covered.any():
@@ -106,12 +106,7 @@ class Learned(TargetPolicy):
         return np.asarray(covered & ~learned)
 
     def _target(
-        self,
-        log: DecisionLog,
-        decisions: Decisions,
-        events: "_Events | Asked",
-        covered: Bool[np.ndarray, "rows"],
-        done: Done,
+        self, log: DecisionLog, decisions: Decisions, events: "_Events | Asked", covered: Which, done: Done
     ) -> tuple[Target, float]:
         """Chances in chunks of rows; and the share of them that lies outside the log's catalogue."""
         assert decisions.vectors is not None
@@ -130,7 +125,7 @@ class Learned(TargetPolicy):
             done(len(part))
         return Target(chances, expected, full), max(0.0, outside / int(covered.sum()))
 
-    def _learned_from(self, log: DecisionLog) -> Bool[np.ndarray, "rows"]:
+    def _learned_from(self, log: DecisionLog) -> Which:
         """The rows of a service's answers that its training data hold: it has seen what followed them."""
         found = np.zeros(len(log), np.bool_)
         if log.kind == "service":

@@ -5,6 +5,8 @@ from jaxtyping import Float32, Float64, UInt64
 
 from what_next.retrieval import bits
 
+Points = Float64[np.ndarray, "rows dim"]
+
 FEWEST_EDGES = 64
 """Edges per attribute of a large catalogue: 8 bytes for every attribute of every item."""
 TABLE_BYTES = 32 * 2**20
@@ -57,11 +59,7 @@ class RangeBitmaps:
         return found
 
     def box(
-        self,
-        points: Float64[np.ndarray, "rows dim"],
-        radii: Float64[np.ndarray, "rows dim"],
-        reach: float,
-        permitted: UInt64[np.ndarray, "#rows words"],
+        self, points: Points, radii: Points, reach: float, permitted: UInt64[np.ndarray, "#rows words"]
     ) -> UInt64[np.ndarray, "rows words"]:
         """The permitted items in a box around each point, where one attribute (any) may lie within the reach instead.
 
@@ -81,13 +79,7 @@ class RangeBitmaps:
             self._narrow(found[part], points[part], radii[part], reach)
         return found
 
-    def _narrow(
-        self,
-        found: UInt64[np.ndarray, "rows words"],
-        points: Float64[np.ndarray, "rows dim"],
-        radii: Float64[np.ndarray, "rows dim"],
-        reach: float,
-    ) -> None:
+    def _narrow(self, found: UInt64[np.ndarray, "rows words"], points: Points, radii: Points, reach: float) -> None:
         """Intersect sets with the boxes, in place."""
         strict = found.copy() if reach else found  # in the box so far; `found` forgives one attribute
         for attribute in range(points.shape[1]):

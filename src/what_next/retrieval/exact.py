@@ -16,6 +16,8 @@ from what_next.retrieval import choosing
 from what_next.retrieval.choosing import BLOCK, Dense, Scores, fill, nothing
 from what_next.types import ItemSet, Permitted, Product, Random, Ranked, Request
 
+Points = Float32[np.ndarray, "batch dim"]
+
 WIDTH = 2**13
 """Items that are scored at a time: fewer cost more calls, more leave the caches (measured with 8 to 128 rows)."""
 ROWS = 2**24
@@ -34,15 +36,15 @@ class ByScore(ABC):
     items: int
 
     @abstractmethod
-    def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
+    def act(self, points: Points, request: Request, rng: Random) -> Product:
         """A slate for each point."""
 
     @abstractmethod
-    def scores(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Float[Tensor, "batch items"]:
+    def scores(self, points: Points, request: Request) -> Float[Tensor, "batch items"]:
         """The score of every item; minus infinity where it is not permitted, or not looked at."""
 
     def chances(
-        self, points: Float32[np.ndarray, "batch dim"], request: Request, slates: Int32[np.ndarray, "batch slots"]
+        self, points: Points, request: Request, slates: Int32[np.ndarray, "batch slots"]
     ) -> Iterator[Float64[np.ndarray, "batch items"]]:
         """For each slot the chance of every item to be chosen by `act`, given the items above it in some slates."""
         return choosing.chances(self.scores(points, request), request, slates)
@@ -75,19 +77,14 @@ class Exact(ByScore):
         return float(self.vectors.norm(dim=1).max())
 
     @torch.no_grad()
-    def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
+    def act(self, points: Points, request: Request, rng: Random) -> Product:
         """See `ByScore.act`. Where few items are permitted, those alone are scored."""
         found = nothing(len(points), request.width)
         self.fill(found, np.arange(len(points)), points, request, rng)
         return found
 
     def fill(
-        self,
-        found: Product,
-        rows: Int64[np.ndarray, "some"],
-        points: Float32[np.ndarray, "batch dim"],
-        request: Request,
-        rng: Random,
+        self, found: Product, rows: Int64[np.ndarray, "some"], points: Points, request: Request, rng: Random
     ) -> None:
         """Fill the slates of some rows of a batch."""
         if len(wrong := rows[~np.isfinite(points[rows]).all(1)]):
@@ -118,7 +115,7 @@ class Exact(ByScore):
         self,
         found: Product,
         rows: Int64[np.ndarray, "some"],
-        points: Float32[np.ndarray, "batch dim"],
+        points: Points,
         left: Sequence[Int32[np.ndarray, "..."]],
         request: Request,
         rng: Random,
@@ -144,7 +141,7 @@ class Exact(ByScore):
             found.items[rows] = np.where(columns < 0, -1, np.take_along_axis(ids, np.maximum(columns, 0), 1))
 
     @torch.no_grad()
-    def scores(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Float[Tensor, "batch items"]:
+    def scores(self, points: Points, request: Request) -> Float[Tensor, "batch items"]:
         """See `ByScore.scores`."""
         scores = torch.from_numpy(points).to(self.vectors) @ self.vectors.T
         request.permitted.forbid(scores)
@@ -228,14 +225,14 @@ class Rescored(ByScore):
         """`ranked` is of the very points that are asked about, row by row."""
         self.exact, self.ranked, self.items = exact, ranked, exact.items
 
-    def act(self, points: Float32[np.ndarray, "batch dim"], request: Request, rng: Random) -> Product:
+    def act(self, points: Points, request: Request, rng: Random) -> Product:
         """See `ByScore.act`."""
         if len(wrong := np.flatnonzero(~np.isfinite(points).all(1))):
             raise NotFinite(wrong.tolist())
         return choosing.choose(self.scores(points, request), request, rng)
 
     @torch.no_grad()
-    def scores(self, points: Float32[np.ndarray, "batch dim"], request: Request) -> Float[Tensor, "batch items"]:
+    def scores(self, points: Points, request: Request) -> Float[Tensor, "batch items"]:
         """See `ByScore.scores`: the best items stay before all others, in the order of their new scores."""
         assert self.ranked.rescore is not None
         scores, count = self.exact.scores(points, request), min(self.ranked.rescored, self.items)

@@ -5,6 +5,8 @@ from jaxtyping import Bool, Float32, Float64, Int, Int64, UInt64
 
 from what_next.retrieval import bits
 
+Points = Float32[np.ndarray, "rows dim"]
+
 Pairs = tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"], Float64[np.ndarray, "pairs"]]
 """Row, item and squared distance, by row, then item."""
 
@@ -41,7 +43,7 @@ class Nearest:
         self.factors = np.ascontiguousarray(padded.reshape(words, bits.WORD, dim + 1).transpose(1, 2, 0))
 
     def distances(
-        self, points: Float32[np.ndarray, "rows dim"], rows: Int[np.ndarray, "pairs"], items: Int[np.ndarray, "pairs"]
+        self, points: Points, rows: Int[np.ndarray, "pairs"], items: Int[np.ndarray, "pairs"]
     ) -> Float64[np.ndarray, "pairs"]:
         """Squared distances between rows of `points` and items, computed directly: equal distances compare equal."""
         found = np.empty(len(rows), np.float64)
@@ -52,9 +54,7 @@ class Nearest:
             found[part] = np.square(differences, out=differences).sum(axis=1)
         return found
 
-    def search(
-        self, points: Float32[np.ndarray, "rows dim"], count: int, permitted: UInt64[np.ndarray, "#rows words"]
-    ) -> Pairs:
+    def search(self, points: Points, count: int, permitted: UInt64[np.ndarray, "#rows words"]) -> Pairs:
         """For each row the `count` nearest permitted items, and all that tie with the last of them."""
         permitted = np.broadcast_to(permitted, (len(points), permitted.shape[1]))
         bounds = np.where(permitted == 0, np.inf, self._lower_bounds(points))
@@ -73,17 +73,14 @@ class Nearest:
         return rows[keep], items[keep], distances[keep]
 
     def _look(
-        self,
-        points: Float32[np.ndarray, "rows dim"],
-        blocks: Bool[np.ndarray, "rows words"],
-        permitted: UInt64[np.ndarray, "rows words"],
+        self, points: Points, blocks: Bool[np.ndarray, "rows words"], permitted: UInt64[np.ndarray, "rows words"]
     ) -> Pairs:
         """The permitted items of some blocks, with their distances."""
         rows, items = bits.members(np.where(blocks, permitted, np.uint64(0)))
         return rows, items, self.distances(points, rows, items)
 
     @np.errstate(over="ignore", invalid="ignore")
-    def _lower_bounds(self, points: Float32[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows words"]:
+    def _lower_bounds(self, points: Points) -> Float64[np.ndarray, "rows words"]:
         """A squared distance that no item of the block comes below, permitted or not."""
         squares = np.square(points, dtype=np.float64).sum(axis=1)
         found = np.empty((len(points), len(self.block_norms)))

@@ -7,9 +7,13 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from what_next.types import Product, Score
 
+Ranks = Int64[np.ndarray, "rows candidates"]
+Pairs = Int64[np.ndarray, "pairs"]
+Rows = Int64[np.ndarray, "rows"]
+
 INSIDE = -1
 OUTSIDE = -2
-Matches = tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]]
+Matches = tuple[Pairs, Pairs, Pairs]
 """Row, item and place (see Pool), by row, then item."""
 
 
@@ -22,21 +26,19 @@ class Pool:
     """
 
     offsets: Int64[np.ndarray, "rows_plus_1"]
-    rows: Int64[np.ndarray, "pairs"]
-    items: Int64[np.ndarray, "pairs"]
-    place: Int64[np.ndarray, "pairs"]
+    rows: Pairs
+    items: Pairs
+    place: Pairs
     distances: Float64[np.ndarray, "pairs"]
     left: Bool[np.ndarray, "pairs"]  # not chosen yet; the one thing that changes
 
-    def count(self, chosen: Bool[np.ndarray, "pairs"]) -> Int64[np.ndarray, "rows"]:
+    def count(self, chosen: Bool[np.ndarray, "pairs"]) -> Rows:
         """How many pairs of each row a mask holds."""
         totals = np.concatenate([[0], np.cumsum(chosen)])
         counts: Int64[np.ndarray, rows] = totals[self.offsets[1:]] - totals[self.offsets[:-1]]
         return counts
 
-    def eligible(
-        self, attribute: Int64[np.ndarray, "rows"]
-    ) -> tuple[Bool[np.ndarray, "pairs"], Int64[np.ndarray, "rows"]]:
+    def eligible(self, attribute: Rows) -> tuple[Bool[np.ndarray, "pairs"], Rows]:
         """The pairs to draw from when this attribute is relaxed, and how many of them match.
 
         Where none matches, the nearest ones.
@@ -49,17 +51,13 @@ class Pool:
             chosen |= self.left & (matches == 0)[self.rows] & (self.distances == least[self.rows])
         return chosen, matches
 
-    def locate(
-        self, chosen: Bool[np.ndarray, "pairs"], ranks: Int64[np.ndarray, "rows candidates"]
-    ) -> Int64[np.ndarray, "rows candidates"]:
+    def locate(self, chosen: Bool[np.ndarray, "pairs"], ranks: Ranks) -> Ranks:
         """Positions of each row's pairs of these ranks (from 0) within the mask; -1 for rank -1."""
         totals = np.cumsum(chosen)
         before = np.concatenate([[0], totals])[self.offsets[:-1], None]
         return np.where(ranks < 0, -1, np.searchsorted(totals, before + ranks + 1))
 
-    def best(
-        self, positions: Int64[np.ndarray, "rows candidates"], values: Float64[np.ndarray, "rows candidates"]
-    ) -> Int64[np.ndarray, "rows"]:
+    def best(self, positions: Ranks, values: Float64[np.ndarray, "rows candidates"]) -> Rows:
         """The position of the highest value in each row, the lower item among equals; -1 where there is none."""
         values = np.where(positions < 0, -np.inf, values)
         tied = (values == values.max(axis=1, keepdims=True)) & (positions >= 0)
@@ -120,12 +118,7 @@ def chances(pool: Pool, rule: Rule, scores: Float[np.ndarray, "pairs"] | None) -
     return found / rule.averaged
 
 
-def _best(
-    pool: Pool,
-    positions: Int64[np.ndarray, "rows candidates"],
-    score: Score | None,
-    scores: Float[np.ndarray, "pairs"] | None,
-) -> Int64[np.ndarray, "rows"]:
+def _best(pool: Pool, positions: Ranks, score: Score | None, scores: Float[np.ndarray, "pairs"] | None) -> Rows:
     """The position that wins in each row: the only one, or the best by score."""
     if score is None:
         return positions[:, 0]
@@ -145,9 +138,7 @@ def checked(scores: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
     return scores
 
 
-def sample_ranks(
-    uniforms: Float64[np.ndarray, "rows candidates"], sizes: Int64[np.ndarray, "rows"]
-) -> Int64[np.ndarray, "rows candidates"]:
+def sample_ranks(uniforms: Float64[np.ndarray, "rows candidates"], sizes: Rows) -> Ranks:
     """Ranks drawn without replacement from `range(size)` (Floyd's algorithm); -1 pads a row that has fewer."""
     rows, candidates = uniforms.shape
     ranks = np.full((rows, candidates), -1)
@@ -160,9 +151,7 @@ def sample_ranks(
     return ranks
 
 
-def best_of_sample(
-    worse: Int64[np.ndarray, "#rows"], size: Int64[np.ndarray, "rows"], candidates: int
-) -> Float64[np.ndarray, "rows"]:
+def best_of_sample(worse: Int64[np.ndarray, "#rows"], size: Rows, candidates: int) -> Float64[np.ndarray, "rows"]:
     """The probability that an item above `worse` of `size` is the best of a sample without replacement.
 
     `C(worse, k - 1) / C(size, k)`, as a product; for one candidate `1 / size`.
@@ -175,13 +164,7 @@ def best_of_sample(
     return probability
 
 
-def fewest(
-    rows: Int64[np.ndarray, "pairs"],
-    place: Int64[np.ndarray, "pairs"],
-    averaged: int,
-    batch: int,
-    drawn: Int64[np.ndarray, "rows slots"] | None,
-) -> Int64[np.ndarray, "rows"]:
+def fewest(rows: Pairs, place: Pairs, averaged: int, batch: int, drawn: Int64[np.ndarray, "rows slots"] | None) -> Rows:
     """The least number of matches over the attributes that are drawn, or over all that may be."""
     width = averaged + 1
     counts = np.bincount(rows * width + place + 1, minlength=batch * width).reshape(batch, width)
@@ -193,10 +176,7 @@ def fewest(
 
 
 def merged(
-    matches: tuple[Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"], Int64[np.ndarray, "pairs"]],
-    near: Int64[np.ndarray, "near"],
-    items: Int64[np.ndarray, "near"],
-    width: int,
+    matches: tuple[Pairs, Pairs, Pairs], near: Int64[np.ndarray, "near"], items: Int64[np.ndarray, "near"], width: int
 ) -> tuple[Int64[np.ndarray, "merged"], Int64[np.ndarray, "merged"], Int64[np.ndarray, "merged"]]:
     """The matches and those near items that are not among them, by row, then item."""
     keys = np.concatenate([matches[0] * width + matches[1], near * width + items])

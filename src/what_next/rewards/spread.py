@@ -17,6 +17,8 @@ from torch import Tensor
 
 from what_next.rewards.base import Events, Reward, events_since, latest
 
+Choices = Float[Tensor, "batch time choices"]
+
 EXACT = "donot_use_mm_for_euclid_dist"  # the |a|^2 + |b|^2 - 2ab form loses small distances
 SMALLEST_SIGMA = 1e-6
 LEAST_EVENTS = 3
@@ -74,7 +76,7 @@ class Samples:
         """The mean vector of the sample at each step."""
         return latest(self.vectors, self.window) / self.count[:, None]
 
-    def with_item(self, points: Float[Tensor, "#batch #time choices dim"]) -> Float[Tensor, "batch time choices"]:
+    def with_item(self, points: Float[Tensor, "#batch #time choices dim"]) -> Choices:
         """The spread of the sample at each step with one of several points added to it."""
         sums = self._shared_rows(points[:, 0]) if points.shape[1] == 1 else self._own_rows(points)
         added = 1 if self.pairs == "consecutive" else self.count[:, None]
@@ -149,11 +151,8 @@ def spread_of(vectors: Float[Tensor, "events dim"], pairs: Pairs = "all") -> flo
 
 
 def spread_reward(
-    samples: Samples,
-    with_item: Float[Tensor, "batch time choices"],
-    sigma: Float[Tensor, "batch"],
-    form: Form = "towards",
-) -> tuple[Float[Tensor, "batch time choices"], Bool[Tensor, "batch time"]]:
+    samples: Samples, with_item: Choices, sigma: Float[Tensor, "batch"], form: Form = "towards"
+) -> tuple[Choices, Bool[Tensor, "batch time"]]:
     """The reward of making a sample's spread what `with_item` says, and the steps at which it is defined.
 
     `towards`: (|s_without - sigma| - |s_with - sigma|) / sigma, positive where the spread comes nearer to the user's.
@@ -165,9 +164,7 @@ def spread_reward(
     return torch.where(usable[..., None], change / target, 0.0), usable
 
 
-def learning_target(
-    reward: Float[Tensor, "batch time choices"], count: Int[Tensor, "time"], clip: float
-) -> Float[Tensor, "batch time choices"]:
+def learning_target(reward: Choices, count: Int[Tensor, "time"], clip: float) -> Choices:
     """The critic's target: the reward shrinks like 1 / n with the sample's length n, so it is scaled, and clipped."""
     return (reward * count[:, None]).clamp(-clip, clip)
 

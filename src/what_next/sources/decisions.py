@@ -23,6 +23,8 @@ from what_next.sources.log import LogSource
 from what_next.state import State
 from what_next.types import Batch, History, Impressions
 
+Shown = Float64[np.ndarray, "shown"]
+
 
 def with_decisions(state: State) -> Source:
     """The log, with decisions beside its events where the setup says so or leaves it open (`decisions.share`).
@@ -281,9 +283,7 @@ class DecisionSource(Source):
         history = self.answers.history(rows, np.array(owners))
         return np.array(found, np.int64) @ [history.items.shape[1], 1], history
 
-    def _on_grid(
-        self, policy: LearnedPolicy, history: History, shown: Impressions, gains: Float64[np.ndarray, "shown"]
-    ) -> Batch:
+    def _on_grid(self, policy: LearnedPolicy, history: History, shown: Impressions, gains: Shown) -> Batch:
         """The events, and at each state the first item that was shown and what all of them brought."""
         items = history.items
         actions = np.full(items.shape, -1, np.int32)
@@ -340,7 +340,7 @@ class DecisionSource(Source):
         return {"decisions": len(self.decisions), DECIDED_UNTIL: last, "loss": loss}, reasons
 
 
-def inverse_chances(propensities: Float64[np.ndarray, "shown"], cap: float) -> Float32[np.ndarray, "shown"]:
+def inverse_chances(propensities: Shown, cap: float) -> Float32[np.ndarray, "shown"]:
     """One over each chance, over the mean of these, `cap` at most, and over the mean again.
 
     Rare items then count as if all had been shown alike: self-normalised (Swaminathan and Joachims 2015, NIPS, equation
@@ -353,9 +353,7 @@ def inverse_chances(propensities: Float64[np.ndarray, "shown"], cap: float) -> F
     return np.asarray(found / found.mean(), np.float32)
 
 
-def imitated(
-    inverse: Float32[np.ndarray, "shown"], gains: Float64[np.ndarray, "shown"]
-) -> Float32[np.ndarray, "shown"]:
+def imitated(inverse: Float32[np.ndarray, "shown"], gains: Shown) -> Float32[np.ndarray, "shown"]:
     """Weights of items in a cross entropy: what each brought over its chance, with a mean of 1.
 
     What brought nothing, or less, has none. The cross entropy that is weighted so bounds what the policy earns by

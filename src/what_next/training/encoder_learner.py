@@ -24,6 +24,9 @@ from what_next.settings import known_encoders
 from what_next.training.learner import Learner
 from what_next.types import Batch, Events, Factors, History, Impressions, Proposal, Ranked, Shown, Transitions
 
+States = Float[Tensor, "grid dim"]
+Numbers = Float32[np.ndarray, "batch time"]
+
 DIAGNOSED = 5
 """At every so many steps the policy is looked at for the alarms."""
 LOOKED_AT = 2**18
@@ -266,11 +269,7 @@ class EncoderLearner(Learner):
         return np.asarray(places // batch.items.shape[1])
 
     def _steps(
-        self,
-        batch: Batch,
-        returns: Float32[np.ndarray, "batch time"],
-        states: Float[Tensor, "grid dim"],
-        later: Float[Tensor, "grid dim"],
+        self, batch: Batch, returns: Numbers, states: States, later: States
     ) -> tuple[Float[Tensor, "steps dim"], Transitions]:
         """The states that the steps of a batch start in, and the steps, which end in a copy of these."""
         if batch.impressions is not None:
@@ -290,9 +289,7 @@ class EncoderLearner(Learner):
             step_discounts=self.tensor(batch.discounts.ravel()[steps.places]),
         )
 
-    def _shown(
-        self, shown: Impressions, states: Float[Tensor, "grid dim"], later: Float[Tensor, "grid dim"]
-    ) -> tuple[Float[Tensor, "steps dim"], Shown]:
+    def _shown(self, shown: Impressions, states: States, later: States) -> tuple[Float[Tensor, "steps dim"], Shown]:
         """The same of items that were shown."""
         places = self.tensor(shown.places)
         flat = states[places]
@@ -419,7 +416,7 @@ class Steps:
         places = rows * width + columns
         return cls(places, places + count, count, discounts.astype(np.float32), columns + count < last[rows])
 
-    def summed(self, rewards: Float32[np.ndarray, "batch time"], discount: float) -> Float32[np.ndarray, "steps"]:
+    def summed(self, rewards: Numbers, discount: float) -> Float32[np.ndarray, "steps"]:
         """The discounted sum of the rewards of each transition (Sutton and Barto 2018, equation 7.1)."""
         flat, found = rewards.ravel(), np.zeros(len(self.places))
         for step in range(int(self.counts.max(initial=0))):
@@ -428,7 +425,7 @@ class Steps:
         return found.astype(np.float32)
 
 
-def gaps(history: History) -> Float32[np.ndarray, "batch time"]:
+def gaps(history: History) -> Numbers:
     """The time since the event before, as the logarithm of one plus its seconds, scaled to about 1; 0 where unknown."""
     found = np.zeros(history.items.shape, np.float32)
     if history.times is not None:

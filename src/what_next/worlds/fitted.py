@@ -17,6 +17,8 @@ from what_next.data.files import write_files
 from what_next.errors import ModelError
 from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, normal, uniform
 
+Slots = Float32[np.ndarray, "users slots"]
+
 FORMAT = "1"
 
 
@@ -30,7 +32,7 @@ class Guests(State):
     """
 
     who: Int64[np.ndarray, "users"]
-    responses: Float32[np.ndarray, "users slots"]
+    responses: Slots
 
 
 class Fitted(World):
@@ -113,7 +115,7 @@ class Fitted(World):
         left = uniform(rng, users) < np.float32(self.about["leave"] if self.leave is None else self.leave)
         return after, Feedback(after.clicks, responses.sum(1, dtype=np.float32), left)
 
-    def _responses(self, scores: Float32[np.ndarray, "users slots"], rng: Draws) -> Float32[np.ndarray, "users slots"]:
+    def _responses(self, scores: Slots, rng: Draws) -> Slots:
         """Drawn, with the mean that was foretold."""
         users, (low, high) = len(scores), self.about["range"]
         if self.about["kind"] == "clicks":
@@ -124,13 +126,9 @@ class Fitted(World):
         steps = uniform(rng, users, self.slots, self.about["levels"]) < chance[..., None]
         return np.asarray(np.float32(low) + steps.sum(-1), np.float32)
 
-    def scores(
-        self, who: Int64[np.ndarray, "users"], slates: Int[np.ndarray, "users slots"]
-    ) -> Float32[np.ndarray, "users slots"]:
+    def scores(self, who: Int64[np.ndarray, "users"], slates: Int[np.ndarray, "users slots"]) -> Slots:
         """Log odds of a click, or the expected rating."""
-        found: Float32[np.ndarray, "users slots"] = np.einsum(
-            "usd,ud->us", self.item_vectors[slates], self.user_vectors[who]
-        )
+        found: Slots = np.einsum("usd,ud->us", self.item_vectors[slates], self.user_vectors[who])
         found += self._positions
         return found
 

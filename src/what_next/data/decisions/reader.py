@@ -25,6 +25,8 @@ from what_next.data.importing.readers import Source, open_source
 from what_next.data.importing.times import read_times
 from what_next.errors import DataError, some
 
+Rows = Int64[np.ndarray, "rows"]
+
 NAMES: Mapping[str, Sequence[str]] = {
     **ALIASES,
     "propensity": (
@@ -139,9 +141,7 @@ def _rows(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
     return {"rewards": rewards, "propensities": propensities, "places": places, "times": times}
 
 
-def _units(
-    source: Source, columns: Mapping[str, str]
-) -> tuple[Int64[np.ndarray, "rows"], pl.Series | None, Int64[np.ndarray, "rows"] | None]:
+def _units(source: Source, columns: Mapping[str, str]) -> tuple[Rows, pl.Series | None, Rows | None]:
     """The unit of each row, the ids of the units where they are users, and the slate of each row where it has one."""
     users = _distinct(source, columns["user"], "user") if "user" in columns else None
     slates = _distinct(source, columns["slate"], "slate") if "slate" in columns else None
@@ -160,11 +160,11 @@ def _units(
 def _slates(
     source: Source,
     columns: Mapping[str, str],
-    given: Int64[np.ndarray, "rows"] | None,
-    users: Int64[np.ndarray, "rows"] | None,
-    times: Int64[np.ndarray, "rows"] | None,
-    places: Int64[np.ndarray, "rows"] | None,
-) -> Int64[np.ndarray, "rows"] | None:
+    given: Rows | None,
+    users: Rows | None,
+    times: Rows | None,
+    places: Rows | None,
+) -> Rows | None:
     """The slate of each row: as the log has it, else what a user was shown at one time, if in different slots.
 
     Raises:
@@ -189,7 +189,7 @@ def _slates(
     return None if len(numbers) == len(users) or _twice(slates, places) is not None else slates
 
 
-def _twice(slates: Int64[np.ndarray, "rows"], places: Int64[np.ndarray, "rows"]) -> list[int] | None:
+def _twice(slates: Rows, places: Rows) -> list[int] | None:
     """The first two rows in the same slot of the same slate; None where there are none."""
     keys = slates * (int(places.max()) + 1) + places
     kinds, counts = np.unique(keys, return_counts=True)
@@ -197,19 +197,14 @@ def _twice(slates: Int64[np.ndarray, "rows"], places: Int64[np.ndarray, "rows"])
     return [int(row) for row in np.flatnonzero(keys == repeated[0])[:2]] if len(repeated) else None
 
 
-def _distinct(source: Source, column: str, role: str) -> tuple[pl.Series, Int64[np.ndarray, "rows"]]:
+def _distinct(source: Source, column: str, role: str) -> tuple[pl.Series, Rows]:
     """The ids of a column, sorted, and where each row's stands among them."""
     found = column_of(source, as_ids([(source.frame, column)])[0], column, role)
     ids = found.unique().sort()
     return ids, positions(found, ids).astype(np.int64)
 
 
-def _order(
-    units: Int64[np.ndarray, "rows"],
-    slates: Int64[np.ndarray, "rows"] | None,
-    times: Int64[np.ndarray, "rows"] | None,
-    places: Int64[np.ndarray, "rows"] | None,
-) -> Int64[np.ndarray, "rows"]:
+def _order(units: Rows, slates: Rows | None, times: Rows | None, places: Rows | None) -> Rows:
     """The rows by unit, then time, then place; those of a slate together, where its first row stands."""
     by_place, by_time = [] if places is None else [places], [] if times is None else [times]
     if slates is None:
@@ -220,7 +215,7 @@ def _order(
     return np.lexsort((*by_time, *by_place, first[slates], units))
 
 
-def _numbered(slates: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows"]:
+def _numbered(slates: Rows) -> Rows:
     """The slates counted in the order in which they stand."""
     return np.cumsum(np.insert(slates[1:] != slates[:-1], 0, False)).astype(np.int64)
 

@@ -12,6 +12,8 @@ from what_next.models.items import ItemVectors
 from what_next.models.linear import LinearTerm
 from what_next.types import Events
 
+Grid = Float[Tensor, "batch time dim"]
+
 State = tuple[Tensor, ...]
 """What an encoder must know of the events so far. The first axis of each tensor is `batch`: a cache slices users."""
 
@@ -92,7 +94,7 @@ class Encoder(nn.Module):
         self.ridge = LinearTerm(items.count) if sizes.linear else None
         self.register_buffer("followed", torch.ones(items.count, dtype=torch.bool) if sizes.item_dropout else None)
 
-    def forward(self, events: Events) -> Float[Tensor, "batch time dim"]:
+    def forward(self, events: Events) -> Grid:
         """The state after every event. What stands at padding means nothing."""
         return self.encode(self.inputs(events))
 
@@ -104,9 +106,7 @@ class Encoder(nn.Module):
         kept = (torch.where(there.view(shape), new, old) for shape, new, old in zip(shapes, after, state, strict=True))
         return states, tuple(kept)
 
-    def replay(
-        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
-    ) -> tuple[Float[Tensor, "batch time dim"], State]:
+    def replay(self, events: Events, lengths: Int64[Tensor, "batch"] | None = None) -> tuple[Grid, State]:
         """The state after every event, and what is known after the last one, as so many steps would give it.
 
         Args:
@@ -120,9 +120,7 @@ class Encoder(nn.Module):
             states.append(one)
         return torch.stack(states, 1), state
 
-    def resume(
-        self, events: Events, state: State, begins: Bool[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch time dim"]:
+    def resume(self, events: Events, state: State, begins: Bool[Tensor, "batch time"]) -> Grid:
         """The state after every event, going on from what was known before the first.
 
         Args:
@@ -144,9 +142,7 @@ class Encoder(nn.Module):
             states.append(several)
         return torch.cat(states, 1)
 
-    def proceed(
-        self, state: State, inputs: Float[Tensor, "batch time dim"]
-    ) -> tuple[Float[Tensor, "batch time dim"], State]:
+    def proceed(self, state: State, inputs: Grid) -> tuple[Grid, State]:
         """The states after some inputs more; kinds that do it in one pass override it."""
         states = list[Tensor]()
         for one in inputs.unbind(1):
@@ -154,7 +150,7 @@ class Encoder(nn.Module):
             states.append(after)
         return torch.stack(states, 1), state
 
-    def inputs(self, events: Events) -> Float[Tensor, "batch time dim"]:
+    def inputs(self, events: Events) -> Grid:
         """What is read of each event."""
         vectors: Tensor | float = 0.0
         if self.slate is not None and events.shown is not None and events.clicks is not None:
@@ -188,7 +184,7 @@ class Encoder(nn.Module):
         return scaled.view(*shown.shape[:2], -1)
 
     @abstractmethod
-    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+    def encode(self, inputs: Grid) -> Grid:
         """The state after every input."""
 
     @abstractmethod

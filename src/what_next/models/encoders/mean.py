@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from what_next.models.encoders.base import Encoder, EncoderSizes, State
+from what_next.models.encoders.base import Encoder, EncoderSizes, Grid, State
 from what_next.models.items import ItemVectors
 from what_next.types import Events
 
@@ -25,22 +25,18 @@ class MeanEncoder(Encoder):
         self.logit = nn.Parameter(torch.tensor(math.log(START / (1 - START))))
         self.linear = nn.Linear(sizes.dim, sizes.dim)
 
-    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+    def encode(self, inputs: Grid) -> Grid:
         """The state after every input."""
         return self._pass(inputs)[0]
 
-    def replay(
-        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
-    ) -> tuple[Float[Tensor, "batch time dim"], State]:
+    def replay(self, events: Events, lengths: Int64[Tensor, "batch"] | None = None) -> tuple[Grid, State]:
         """See `Encoder.replay`: one batch pass."""
         states, sums, counts = self._pass(self.inputs(events))
         if lengths is None:
             return states, (sums[:, -1], counts[-1:].expand(len(states), 1))
         return states, (sums[torch.arange(len(states)), lengths - 1], counts[lengths - 1])
 
-    def _pass(
-        self, inputs: Float[Tensor, "batch time dim"]
-    ) -> tuple[Float[Tensor, "batch time dim"], Float[Tensor, "batch time dim"], Float[Tensor, "time 1"]]:
+    def _pass(self, inputs: Grid) -> tuple[Grid, Grid, Float[Tensor, "time 1"]]:
         """States, sums and weights. Powers of the decay only ever shrink: no length is too long."""
         time = torch.arange(min(inputs.shape[1], BLOCK), device=inputs.device)
         decay = nn.functional.logsigmoid(self.logit)  # its logarithm

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from what_next.models.encoders.base import Encoder, EncoderSizes, State
+from what_next.models.encoders.base import Encoder, EncoderSizes, Grid, State
 from what_next.models.items import ItemVectors
 from what_next.types import Events
 
@@ -41,14 +41,12 @@ class RecurrentEncoder(Encoder):
         dropped: Tensor = self.dropout(states)
         return dropped if self.skip is None else dropped + self.skip(inputs)
 
-    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+    def encode(self, inputs: Grid) -> Grid:
         """The state after every input."""
         states, _ = self.cells(inputs)
         return self.output(states, inputs)
 
-    def replay(
-        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
-    ) -> tuple[Float[Tensor, "batch time dim"], State]:
+    def replay(self, events: Events, lengths: Int64[Tensor, "batch"] | None = None) -> tuple[Grid, State]:
         """See `Encoder.replay`: one batch pass."""
         states, last = passed(self.cells, inputs := self.inputs(events), lengths)
         return self.output(states, inputs), _carried(last)
@@ -62,9 +60,7 @@ class RecurrentEncoder(Encoder):
         states, last = self.cells(inputs.unsqueeze(1), _hidden(state))
         return self.output(states.squeeze(1), inputs), _carried(last)
 
-    def proceed(
-        self, state: State, inputs: Float[Tensor, "batch time dim"]
-    ) -> tuple[Float[Tensor, "batch time dim"], State]:
+    def proceed(self, state: State, inputs: Grid) -> tuple[Grid, State]:
         """See `Encoder.proceed`: one batch pass."""
         states, last = self.cells(inputs, _hidden(state))
         return self.output(states, inputs), _carried(last)
@@ -110,9 +106,7 @@ def _hidden(state: State) -> Any:
     return parts if len(parts) > 1 else parts[0]
 
 
-def passed(
-    cells: nn.RNNBase, inputs: Float[Tensor, "batch time dim"], lengths: Int64[Tensor, "batch"] | None
-) -> tuple[Float[Tensor, "batch time dim"], Any]:
+def passed(cells: nn.RNNBase, inputs: Grid, lengths: Int64[Tensor, "batch"] | None) -> tuple[Grid, Any]:
     """The states after every input, and the last ones of each layer: of each history at its own end."""
     if lengths is None:
         states, last = cells(inputs)

@@ -5,9 +5,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from what_next.models.encoders.base import Encoder, EncoderSizes, State
+from what_next.models.encoders.base import Encoder, EncoderSizes, Grid, State
 from what_next.models.items import ItemVectors
 from what_next.types import Events
+
+Heads = Float[Tensor, "batch heads time width"]
 
 BLOCK = 256  # queries that attend at once in a history longer than `max_length`
 HEAD = 32  # width of a head, at least
@@ -29,7 +31,7 @@ class TransformerEncoder(Encoder):
         self.layers = nn.ModuleList(Layer(sizes) for _ in range(sizes.layers))
         self.norm = nn.LayerNorm(sizes.dim)
 
-    def encode(self, inputs: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+    def encode(self, inputs: Grid) -> Grid:
         """The state after every input."""
         states = inputs
         for layer in self.layers:
@@ -37,9 +39,7 @@ class TransformerEncoder(Encoder):
         normed: Tensor = self.norm(states)
         return normed
 
-    def replay(
-        self, events: Events, lengths: Int64[Tensor, "batch"] | None = None
-    ) -> tuple[Float[Tensor, "batch time dim"], State]:
+    def replay(self, events: Events, lengths: Int64[Tensor, "batch"] | None = None) -> tuple[Grid, State]:
         """See `Encoder.replay`: one batch pass, of which the keys and values of the latest events are kept."""
         states = self.inputs(events)
         past, time = self.sizes.max_length - 1, states.shape[1]
@@ -88,11 +88,11 @@ class Layer(nn.Module):
         self.wide, self.narrow = nn.Linear(sizes.dim, 2 * sizes.dim), nn.Linear(2 * sizes.dim, sizes.dim)
         self.dropout = nn.Dropout(sizes.dropout)
 
-    def forward(self, states: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch time dim"]:
+    def forward(self, states: Grid) -> Grid:
         """The layer's output for every input."""
         return self.read(states)[0]
 
-    def read(self, states: Float[Tensor, "batch time dim"]) -> tuple[Float[Tensor, "batch time dim"], Pair]:
+    def read(self, states: Grid) -> tuple[Grid, Pair]:
         """Outputs, keys and values, block by block: memory does not grow with the square of the history."""
         queries, keys, values = self._project(states)
         time = states.shape[1]
@@ -115,14 +115,12 @@ class Layer(nn.Module):
         read = attend(queries, keys, values, there[:, None, None])
         return self._finish(states, read), (keys[:, :, 1:], values[:, :, 1:])
 
-    def _project(self, states: Float[Tensor, "batch time dim"]) -> list[Float[Tensor, "batch heads time width"]]:
+    def _project(self, states: Grid) -> list[Heads]:
         """Queries, keys and values."""
         projected: Tensor = self.projections(self.attention_norm(states))
         return [part.view(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in projected.chunk(3, 2)]
 
-    def _finish(
-        self, states: Float[Tensor, "batch time dim"], read: Float[Tensor, "batch heads time width"]
-    ) -> Float[Tensor, "batch time dim"]:
+    def _finish(self, states: Grid, read: Heads) -> Grid:
         """What was read is added to the states, then what the feed-forward part makes of them."""
         states = states + self.dropout(self.joined(read.transpose(1, 2).flatten(2)))
         wide = self.dropout(functional.gelu(self.wide(self.forward_norm(states))))
@@ -136,7 +134,7 @@ def heads_of(dim: int) -> int:
 
 
 def newest(
-    vectors: Float[Tensor, "batch heads time width"], count: int, lengths: Int64[Tensor, "batch"] | None = None
+    vectors: Heads, count: int, lengths: Int64[Tensor, "batch"] | None = None
 ) -> Float[Tensor, "batch heads {count} width"]:
     """The last `count` in time, of each row before its padding; zeros come before them where there are fewer."""
     if lengths is not None:
@@ -179,11 +177,7 @@ def rotations(count: int, width: int, like: Tensor) -> Pair:
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
-def rotate(
-    vectors: Float[Tensor, "batch heads time width"],
-    cosines: Float[Tensor, "time width"],
-    sines: Float[Tensor, "time width"],
-) -> Float[Tensor, "batch heads time width"]:
+def rotate(vectors: Heads, cosines: Float[Tensor, "time width"], sines: Float[Tensor, "time width"]) -> Heads:
     """Each vector turned by the angles of its position: column i of the first half with column i of the second."""
     first, second = vectors.chunk(2, -1)
     return vectors * cosines + torch.cat([-second, first], -1) * sines
