@@ -62,12 +62,7 @@ class Batcher:
     """
 
     def __init__(
-        self,
-        answer: Callable[[list[Waiting]], None],
-        late: Callable[[Waiting], None],
-        *,
-        size: int,
-        deadline: float,
+        self, answer: Callable[[list[Waiting]], None], late: Callable[[Waiting], None], *, size: int, deadline: float
     ) -> None:
         """Starts both threads.
 

@@ -45,11 +45,7 @@ class Masks:
         """
         if request.allowed is None and not request.blocked and not request.ranges:
             return None
-        key = (
-            request.allowed,
-            request.blocked,
-            None if request.ranges is None else tuple(sorted(request.ranges.items())),
-        )
+        key = request.allowed, request.blocked, tuple(sorted((request.ranges or {}).items()))
         with self._lock:
             found = self._kept.get(key)
         if found is None:

@@ -99,9 +99,7 @@ def _by_name(values: dict[str, Any], most: int) -> WithJsonSchema:
 
 
 Numbers = Annotated[
-    dict[Word, Number],
-    Field(max_length=64),
-    _by_name({"type": "number", "minimum": -LONGEST, "maximum": LONGEST}, 64),
+    dict[Word, Number], Field(max_length=64), _by_name({"type": "number", "minimum": -LONGEST, "maximum": LONGEST}, 64)
 ]
 """Numbers by name."""
 

@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
@@ -54,6 +55,7 @@ def put_note(connection: Connection, name: str, value: str, replace: bool = True
         connection.execute(update(tables.meta).where(META.name == name).values(value=value))
 
 
+@dataclass(slots=True)
 class Account:
     """A user's row while it is locked.
 
@@ -61,10 +63,10 @@ class Account:
         key, last, events: as of `Head`; `latest`: the greatest time of an event; None before the first.
     """
 
-    __slots__ = ("events", "key", "last", "latest")
-
-    def __init__(self, key: int, last: int, events: int, latest: int | None) -> None:
-        self.key, self.last, self.events, self.latest = key, last, events, latest
+    key: int
+    last: int
+    events: int
+    latest: int | None
 
     def take(self, time: int | None, now: int) -> tuple[int, int]:
         """The number and the time of one more event."""
@@ -207,16 +209,8 @@ class Histories:
 
 def _content(row: EventRow, user: int, time: int | None) -> Content:
     """What a row would be in the store; without a time it is that of any other."""
-    context = None if row.context is None else dict(row.context)
-    return (
-        user,
-        row.item_id,
-        row.kind,
-        row.reward,
-        context,
-        row.recommendation_id,
-        time if row.time is None else row.time,
-    )
+    context, time = None if row.context is None else dict(row.context), time if row.time is None else row.time
+    return user, row.item_id, row.kind, row.reward, context, row.recommendation_id, time
 
 
 def digest_of(salt: str, text: str) -> str:

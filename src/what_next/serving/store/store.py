@@ -143,12 +143,7 @@ class Store:
                 return [self._alone(write) for write in writes]
             return [self._refusal(error)]
 
-    @retry(
-        retry=retry_if_exception(in_the_way),
-        wait=wait_exponential(0.01),
-        stop=stop_after_attempt(6),
-        reraise=True,
-    )
+    @retry(retry=retry_if_exception(in_the_way), wait=wait_exponential(0.01), stop=stop_after_attempt(6), reraise=True)
     def _commit(self, writes: Sequence[records.Write]) -> records.Results:
         with self.backend.engine.begin() as connection:
             return Transaction(connection, self.clock()).apply(writes)
