@@ -54,9 +54,10 @@ class EncoderLearner(Learner):
         items = ItemVectors(len(catalogue), width, attributes, learned, seen=seen, sparse=sparse, ranks=ranks)
         skip, unknown = setup.skips(self.space.events_per_user), setup.unknown(self.space.events_per_user)
         sizes = EncoderSizes(width, layers, dropout, numbers, length, skip, inputs.slates, self.linear, unknown)
-        heads = Sizes(context, width, 0, width, layers, dropout, setup.acts)
+        widths = Sizes(context, width, 0, width, layers, dropout, setup.acts)
+        heads = self.algorithm.networks(widths, self.known_vectors, rng)  # drawn before the encoder
         kind = ENCODERS.get(setup.model) or known_encoders()[setup.model]
-        return {"encoder": kind(items, sizes), **self.algorithm.networks(heads, self.known_vectors, rng)}
+        return {"encoder": kind(items, sizes), **heads}
 
     @property
     def linear(self) -> bool:
