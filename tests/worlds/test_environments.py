@@ -1,5 +1,6 @@
 """Environments of other people: how each layout is read, what is refused, and that an agent learns in one."""
 
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -205,3 +206,20 @@ def test_an_agent_learns_in_an_environment_and_plays_there_again(tmp_path: Path)
     assert again.mean > 9
     with pytest.raises(ModelError, match="was trained with 8 items and 8 numbers of a user; gym:Target has 1,000"):
         wn.play(tmp_path / "agent.safetensors", Target())
+
+
+def test_the_documented_world_is_played_and_learned_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "worlds.md").read_text()
+    (code,) = (one for one in re.findall(r"```python\n(.*?)```", page, re.S) if "class Parity" in one)
+    names: dict[str, Any] = {"__name__": "stranger"}
+    exec(compile(code, "docs/worlds.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("Episodes(of 500 users: mean return ")
+    (tmp_path / "setup.txt").write_text(SETUP.replace("20000", "500"))
+    found = wn.simulate(tmp_path / "setup.txt", names["Parity"]())
+    assert found.episodes["random"].mean == pytest.approx(10, abs=2)
+    most = wn.Setup.read(tmp_path / "setup.txt", ["data=-", "world.explore=2000", "inputs.items=learned"])
+    with pytest.raises(SetupError, match=r"explore takes 2,000 of the 500 slates of world\.steps, so nothing is left"):
+        wn.simulate(most, names["Parity"](), force=True)
+    for wrong in (names["Parity"], 5):
+        with pytest.raises(SetupError, match="expected a world, the name of one, or an environment of Gymnasium"):
+            wn.simulate(tmp_path / "setup.txt", wrong)

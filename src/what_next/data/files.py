@@ -117,7 +117,7 @@ def sync(path: Path) -> None:
 
 
 def _cannot_write(path: Path, error: Exception) -> SaveError:
-    reason = getattr(error, "strerror", None) or error
+    reason = getattr(error, "strerror", None) or f"{error}; is the disk full?"  # Polars may tell no more than a failure
     return SaveError(f"{path}: cannot be written ({reason}); nothing was changed there")
 
 

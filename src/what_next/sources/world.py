@@ -327,6 +327,11 @@ class WorldSource(Source):
         of new users starts from what others clicked."""
         if not self.explored:
             return
+        if self.explored >= (steps := self.setup.world.steps):
+            raise SetupError(
+                f"world.explore takes {self.explored:,} of the {steps:,} slates of world.steps, so nothing is left to "
+                "learn from; raise world.steps, or lower world.explore"
+            )
         seen = explored(self.world, self.explored, np.random.default_rng(self.setup.seed))
         actor = agent.nets.get("actor")
         if isinstance(actor, Pricer) and actor.belief is not None:

@@ -58,13 +58,19 @@ def preset(name: str, **changes: Any) -> World:
 
 
 def opened(env: Any) -> World:
-    """A world as it is, by its name (`preset`), or that of an environment (`environments.EnvironmentWorld.of`)."""
+    """A world as it is, by its name (`preset`), or that of an environment (`environments.EnvironmentWorld.of`).
+
+    Raises:
+        SetupError: it is none of these.
+    """
     if isinstance(env, World):
         return env
     if isinstance(env, str):
         return preset(env)
     from what_next.worlds.environments import EnvironmentWorld
 
+    if isinstance(env, type) or not hasattr(env, "observation_space"):
+        raise SetupError(f"env is {env!r:.200}; expected a world, the name of one, or an environment of Gymnasium")
     return EnvironmentWorld.of(env)
 
 

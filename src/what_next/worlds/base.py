@@ -269,6 +269,10 @@ class Episodes:
     returns: Float64[np.ndarray, "users"]
     lengths: Int64[np.ndarray, "users"]
 
+    def __repr__(self) -> str:
+        users, steps = len(self.returns), self.lengths.mean()
+        return f"Episodes(of {users:,} users: mean return {self.mean:.4g} ± {self.margin:.2g}, mean length {steps:.4g})"
+
     @property
     def mean(self) -> float:
         """Of the returns."""

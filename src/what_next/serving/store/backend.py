@@ -102,6 +102,7 @@ class Backend:
         except sa.exc.DBAPIError as error:
             lines = str(error.orig).strip().splitlines()
             reason = lines[0] if lines else type(error.orig).__name__
+            reason += "; is the disk full?" if reason == "disk I/O error" else ""  # so SQLite, where it makes its index
             if passes(error):
                 raise StoreUnavailable(f"{self.where}: cannot be used now ({reason}); try again") from error
             raise StoreError(f"{self.where}: {reason}") from error
