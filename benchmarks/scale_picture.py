@@ -24,6 +24,7 @@ Row = Mapping[str, Any]
 PANELS = (
     ("events", "log of events", [
         ("import", "cpu_s", "import, s", {}),
+        ("import on disk", "cpu_s", "import on the disk, s", {}),
         ("import", "peak_bytes", "import, memory", {}),
         ("import", "file_bytes", "file", {}),
         ("training", "peak_bytes", "training, memory", {"items": 10**4, "dim": DIM}),
@@ -41,7 +42,7 @@ PANELS = (
     ]),
 )  # fmt: skip
 """Of the picture: what grows, and with each curve its part, its value, its name, and what is the same along it."""
-COLOURS = ("#1a7f37", "#0969da", "#bc4c00", "#8250df")
+COLOURS = ("#1a7f37", "#0969da", "#bc4c00", "#8250df", "#bf3989")
 TOP, HIGH, LEFT = 76, 250, 46
 
 
@@ -163,7 +164,7 @@ def draw(rows: Sequence[Row]) -> str:
     for place, (along, title, curves) in enumerate(PANELS):
         found = [(name, points(rows, part, along, value, same)) for part, value, name, same in curves]
         parts += _panel(place, title, [(name, some) for name, some in found if len(some) > 1])
-    return _svg(parts, TOP + HIGH + 110, "How cost grows with events, items and users, as measured")
+    return _svg(parts, TOP + HIGH + 127, "How cost grows with events, items and users, as measured")
 
 
 def _panel(place: int, title: str, curves: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> list[str]:

@@ -249,6 +249,7 @@ def test_a_model_that_was_trained_anew_and_is_not_deployed_is_told_at_the_start(
 
     setup = served(tmp_path, import_data=False)
     first, told = version_and_told(signal.SIGHUP)  # as from a terminal that is closed
+    assert "" not in told.splitlines()  # the end writes nothing, where nobody may read any more
     assert "is not deployed" not in told
     (tmp_path / "other").mkdir()
     other = served(tmp_path / "other", "dqn")

@@ -58,14 +58,8 @@ class Known:
         """The events of some items alone, ascending, which are counted anew."""
         items = placed_among(self.items, kept)
         here = items >= 0
-        return replace(
-            self,
-            catalogue=len(kept),
-            users=self.users[here],
-            items=items[here],
-            times=None if self.times is None else self.times[here],
-            after=self.after[here],
-        )
+        users, after, times = self.users[here], self.after[here], None if self.times is None else self.times[here]
+        return replace(self, catalogue=len(kept), users=users, items=items[here], times=times, after=after)
 
     @cached_property
     def counts(self) -> Int64[np.ndarray, "items"]:

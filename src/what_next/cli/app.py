@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from what_next import __version__
-from what_next.cli import data, demo, estimate, hub, judge, loop, model, plan, promote, service, simulate
+from what_next.cli import data, demo, estimate, hub, judge, loop, model, plan, promote, service
 from what_next.cli.interrupts import import_torch
 from what_next.cli.options import Json
 from what_next.cli.output import answer, emit, guarded
@@ -40,7 +40,7 @@ class _Patient(TyperCommand):
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data.app, name="data")
-for commands in (demo, model, judge, simulate, estimate, service, promote, loop, plan, hub):
+for commands in (demo, model, judge, estimate, service, promote, loop, plan, hub):
     app.add_typer(commands.app, name="hub" if commands is hub else None)
     for one in commands.app.registered_commands:
         one.cls = _Patient

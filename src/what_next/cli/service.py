@@ -92,7 +92,8 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
     try:
         run(settings, ready, filling, lambda message: people.print(message, markup=False, highlight=False))
     finally:
-        bar.stop()
+        if bar.live.is_started:  # else it would still write a line, which nobody may read any more
+            bar.stop()
 
 
 def _may_begin(settings: "Setup") -> None:

@@ -58,13 +58,9 @@ def write(log: Path, items: pl.DataFrame, catalogue: str, stages: Stages, to: Pa
     offsets = np.append(0, pl.concat(lengths).cast(pl.Int64).cum_sum().to_numpy())
     np.save(to / "offsets.npy", offsets)
     pl.DataFrame({"user_id": pl.concat(users)}).write_parquet(to / "users.parquet")
-    about = {
-        "catalogue": catalogue,
-        "events": events,
-        "event_words": event_words(head),
-        "context_names": context_names(head),
-    }
-    (to / "about.json").write_text(json.dumps(about))
+    about = {"catalogue": catalogue, "events": events}
+    names = {"event_words": event_words(head), "context_names": context_names(head)}
+    (to / "about.json").write_text(json.dumps(about | names))
 
 
 def at_random(*arrays: np.ndarray | None) -> None:

@@ -242,13 +242,8 @@ def _search(size: Size, c: Mapping[str, float]) -> Part:
     scale, held = size.dim / DIM, 4.0 * size.dim
     if size.items <= EXACT:
         formula = "memory = items * dim * 4, in each of the replicas; cores = requests * items * exact_cpu * dim/64"
-        return Part(
-            "search",
-            formula,
-            size.items * held,
-            size.replicas,
-            cores=size.requests * c["exact_cpu"] * size.items * scale,
-        )
+        cores = size.requests * c["exact_cpu"] * size.items * scale
+        return Part("search", formula, size.items * held, size.replicas, cores=cores)
     power = c["approximate_by_items"]
     formula = (
         "memory = items * (dim * 4 + index_memory * dim/64), in each of the replicas; cores = requests * "

@@ -89,13 +89,9 @@ class Tuned:
     def as_json(self) -> dict[str, Any]:
         """What `what-next tune` prints with `--json`."""
         trials = [asdict(one) | {"score": one.score if np.isfinite(one.score) else None} for one in self.trials]
-        return {
-            "study": str(self.study),
-            "monitor": self.monitor,
-            "best": None if self.best is None else self.best.settings,
-            "trials": trials,
-            "stopped": self.stopped,
-        }
+        best = None if self.best is None else self.best.settings
+        about = {"study": str(self.study), "monitor": self.monitor, "best": best}
+        return about | {"trials": trials, "stopped": self.stopped}
 
 
 def tune(
@@ -331,16 +327,10 @@ def _score(setup: Setup, state: State, seconds: float, trial: "optuna.Trial | No
     `trial` hears of every validation, and may give up.
     """
     with TemporaryDirectory(prefix="what-next-") as folder:
-        update: dict[str, Any] = {
-            "train": True,
-            "seconds": seconds,
-            "log": None,
-            "model_agent_path": Path(folder) / "agent.safetensors",
-            "model_critic_path": Path(folder) / "critic.safetensors",
-        }
-        if setup.patience is None:
-            update["save_every"] = NEVER
-        setup = setup.model_copy(update=update)
+        to = Path(folder)
+        paths = {"model_agent_path": to / "agent.safetensors", "model_critic_path": to / "critic.safetensors"}
+        saves = {} if setup.patience is not None else {"save_every": NEVER}
+        setup = setup.model_copy(update={"train": True, "seconds": seconds, "log": None} | paths | saves)
         learned = State(state.dataset, setup, state.space)
         kind = Environment if trial is None else _Watched
         environment = kind(Agent(setup, learned.space), learned, setup)

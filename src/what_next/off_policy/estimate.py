@@ -172,17 +172,9 @@ def _resampled(
 
 
 def _refusal(one: Candidate, log: Evidence) -> str | None:
-    thresholds = log.options.thresholds
-    reason = refusal(
-        one.own,
-        log.overlap,
-        log.support,
-        thresholds,
-        clipped=one.clipped,
-        missing=log.missing,
-        units=log.units,
-        seen=one.seen,
-    )
+    thresholds, missing, units, seen = log.options.thresholds, log.missing, log.units, one.seen
+    known = {"clipped": one.clipped, "missing": missing}
+    reason = refusal(one.own, log.overlap, log.support, thresholds, units=units, seen=seen, **known)
     lost = None if one.steps is None else one.steps.lost(thresholds)
     number = None if np.isfinite(one.estimate.value) else "there is no such number, or it is beyond what can be written"
     return "; ".join(filter(None, [reason, lost, one.flaw, number])) or None
@@ -202,13 +194,8 @@ def _summary(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Evid
     if one.span is not None and isinstance(estimate, Terms) and (estimate.bottoms == estimate.bottoms[0]).all():
         bounds = empirical_bernstein(estimate.tops / estimate.bottoms[0], one.span, level)
     low, high = bounds or (None, None)
-    return _interval(estimate.value, sample, level) | {
-        "bernstein_low": low,
-        "bernstein_high": high,
-        "ess": None if one.own is None else one.own.ess,
-        "support": _support(log),
-        "per": one.per,
-    }
+    trust = {"ess": None if one.own is None else one.own.ess, "support": _support(log), "per": one.per}
+    return _interval(estimate.value, sample, level) | {"bernstein_low": low, "bernstein_high": high} | trust
 
 
 def _interval(mean: float, sample: Float64[np.ndarray, "resamples"], level: float) -> dict[str, Any]:

@@ -136,15 +136,8 @@ def load(path: str | Path, data: Dataset | None = None, *, algorithm: type[Algor
         path = path / AGENT
     policy = LearnedPolicy.load(path, data, algorithm=algorithm)
     setup = read_manifest(path, "agent").made_by(algorithm)
-    own = {
-        "train": False,
-        "data": kept,
-        "model_agent_path": path,
-        "model_critic_path": critic_beside(path),
-        "log": None,
-        "track": None,
-    }
-    return Model(policy, setup.model_copy(update=own))
+    paths = {"data": kept, "model_agent_path": path, "model_critic_path": critic_beside(path)}
+    return Model(policy, setup.model_copy(update={"train": False, "log": None, "track": None} | paths))
 
 
 def _opened(data: Any, items: Any, options: Options) -> tuple[Tables | None, Dataset]:

@@ -44,14 +44,9 @@ def forest(view: View, metric: str) -> Chart:
             )  # fmt: skip
         rows_of(axes, [(name, view.colour(name) if name in view.shown else "soft") for name in names], view.lead)
 
-    left = room([*names, "random"])
-    svg = drawn(
-        draw,
-        f"forest-{_word(metric)}",
-        f"{metric}: " + "; ".join(f"{name} {number(one['mean'])} {between(one)}" for name, one in intervals.items()),
-        height=ROW * len(names) + 0.4,
-        margins=(left, 0.56, 0.34, 0.06),
-    )
+    words = "; ".join(f"{name} {number(one['mean'])} {between(one)}" for name, one in intervals.items())
+    height, margins = ROW * len(names) + 0.4, (room([*names, "random"]), 0.56, 0.34, 0.06)
+    svg = drawn(draw, f"forest-{_word(metric)}", f"{metric}: {words}", height=height, margins=margins)
     return Chart(svg, metric, described(metric))
 
 
@@ -123,13 +118,8 @@ def by_group(view: View, kind: str, groups: Mapping[str, Mapping[str, Any]], met
         + ", ".join(f"{name} {number(one[name][metric]['mean'])}" for name in names if metric in one.get(name, {}))
         for group, one in rows.items()
     )
-    svg = drawn(
-        draw,
-        f"group-{_word(kind)}",
-        f"{metric} by {kind}: {words}",
-        height=(0.18 + 0.14 * len(names)) * len(rows) + 0.5,
-        margins=(room(heads), 0.2, 0.36, 0.1),
-    )
+    height, margins = (0.18 + 0.14 * len(names)) * len(rows) + 0.5, (room(heads), 0.2, 0.36, 0.1)
+    svg = drawn(draw, f"group-{_word(kind)}", f"{metric} by {kind}: {words}", height=height, margins=margins)
     legend = tuple(Key(view.colour(name), "dot", name) for name in names)
     return Chart(svg, f"By {TITLES.get(kind, kind)}", f"{metric}; in brackets, how many users.", legend)
 

@@ -92,15 +92,12 @@ class Exact(ByScore):
         permitted = request.permitted
         narrow = np.array([self._narrow(some) for some in permitted.rows(rows).sets], np.bool_)
         narrow = np.broadcast_to(narrow if len(narrow) else np.False_, len(rows))  # one set, or none, is of all rows
-        fill(
-            found,
-            rows[~narrow],
-            request,
-            rng,
-            lambda some: _Laid(self, points[some], permitted.rows(some)),
-            lambda row: permitted.of_row(row, self.items),
-            max(1, ROWS // (self.parts.shape[0] * self.parts.shape[2])) if not narrow.all() else 1,
-        )
+
+        def scores_of(some: Int64[np.ndarray, "chunk"]) -> _Laid:
+            return _Laid(self, points[some], permitted.rows(some))
+
+        most = max(1, ROWS // (self.parts.shape[0] * self.parts.shape[2])) if not narrow.all() else 1
+        fill(found, rows[~narrow], request, rng, scores_of, lambda row: permitted.of_row(row, self.items), most)
         if narrow.any():
             some = rows[narrow]
             sets = [(row, one.places) for row in some.tolist() if (one := permitted.set_of(row)) is not None]
@@ -128,14 +125,11 @@ class Exact(ByScore):
             vectors = self.vectors[torch.from_numpy(items.astype(np.int64)).to(self.vectors.device)]
             scores[place, : len(items)] = vectors @ torch.from_numpy(points[row]).to(vectors)
         where = {row: place for place, row in enumerate(rows.tolist())}
-        fill(
-            found,
-            rows,
-            request,
-            rng,
-            lambda some: Dense(scores[[where[row] for row in some.tolist()]]),
-            lambda row: ids[where[row]] >= 0,
-        )
+
+        def scores_of(some: Int64[np.ndarray, "chunk"]) -> Dense:
+            return Dense(scores[[where[row] for row in some.tolist()]])
+
+        fill(found, rows, request, rng, scores_of, lambda row: ids[where[row]] >= 0)
         columns = found.items[rows]
         if ids.shape[1]:
             found.items[rows] = np.where(columns < 0, -1, np.take_along_axis(ids, np.maximum(columns, 0), 1))

@@ -56,15 +56,8 @@ class Samples:
         distances = (vectors[:, :, None] - vectors[:, earlier.clamp(min=0)]).norm(dim=-1).double()
         shift = (distances * real).sum((1, 2)) / real.sum().clamp(min=1)
         shifted = (distances - shift[:, None, None]) * real
-        return cls(
-            vectors,
-            window,
-            pairs,
-            (steps + 1).clamp(max=window),
-            shift,
-            _within(shifted, window),
-            _within(shifted.square(), window),
-        )
+        total, squares = _within(shifted, window), _within(shifted.square(), window)
+        return cls(vectors, window, pairs, (steps + 1).clamp(max=window), shift, total, squares)
 
     @property
     def spread(self) -> Float[Tensor, "batch time"]:

@@ -105,14 +105,9 @@ class LogSource(Source):
         """The complete training histories, in windows and batches."""
         setup, dataset = self.setup, self.state.dataset
         at_random(dataset.items, dataset.timestamps, dataset.rewards, dataset.context)
-        return Batches(
-            self.users,
-            self.known[self.users],
-            max_length=setup.max_length,
-            batch_size=setup.batch_size,
-            batch_targets=setup.batch_targets,
-            seed=setup.seed,
-        )
+        known, size, targets = self.known[self.users], setup.batch_size, setup.batch_targets
+        length, seed = setup.max_length, setup.seed
+        return Batches(self.users, known, max_length=length, batch_size=size, batch_targets=targets, seed=seed)
 
     def windows(self, windows: Int64[np.ndarray, "batch"]) -> History:
         """Some of the windows of `batches`."""

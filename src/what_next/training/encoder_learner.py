@@ -44,37 +44,25 @@ class EncoderLearner(Learner):
 
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
         """See `Learner.networks`."""
-        setup, catalogue = self.setup, self.space.catalogue
-        context = len(self.space.event_names) if setup.inputs.context else 0
-        numbers = setup.inputs.rewards + setup.inputs.gaps + context + self.algorithm.extra_features
-        items = ItemVectors(
-            len(catalogue),
-            setup.width,
-            None if self.item_inputs == "learned" else catalogue.vectors,
-            self.item_inputs != "attributes",
-            seen=self.space.seen.astype(np.int64),
-            sparse=self.by_row,
-            ranks=self.shards,
-        )
-        skip = setup.skips(self.space.events_per_user)
-        sizes = EncoderSizes(
-            setup.width,
-            setup.layers,
-            setup.dropout,
-            numbers,
-            setup.max_length,
-            skip,
-            setup.inputs.slates,
-            setup.linear == "yes" and self.algorithm.linear,
-            setup.unknown(self.space.events_per_user),
-        )
-        heads = self.algorithm.networks(
-            Sizes(context, setup.width, 0, setup.width, setup.layers, setup.dropout, setup.acts),
-            self.known_vectors,
-            rng,
-        )
+        setup, inputs, catalogue = self.setup, self.setup.inputs, self.space.catalogue
+        context = len(self.space.event_names) if inputs.context else 0
+        numbers = inputs.rewards + inputs.gaps + context + self.algorithm.extra_features
+        attributes = None if self.item_inputs == "learned" else catalogue.vectors
+        learned, seen = self.item_inputs != "attributes", self.space.seen.astype(np.int64)
+        width, layers, dropout, length = setup.width, setup.layers, setup.dropout, setup.max_length
+        sparse, ranks = self.by_row, self.shards
+        items = ItemVectors(len(catalogue), width, attributes, learned, seen=seen, sparse=sparse, ranks=ranks)
+        skip, unknown = setup.skips(self.space.events_per_user), setup.unknown(self.space.events_per_user)
+        sizes = EncoderSizes(width, layers, dropout, numbers, length, skip, inputs.slates, self.linear, unknown)
+        widths = Sizes(context, width, 0, width, layers, dropout, setup.acts)
+        heads = self.algorithm.networks(widths, self.known_vectors, rng)  # drawn before the encoder
         kind = ENCODERS.get(setup.model) or known_encoders()[setup.model]
         return {"encoder": kind(items, sizes), **heads}
+
+    @property
+    def linear(self) -> bool:
+        """Whether the linear model stands beside the encoder."""
+        return self.setup.linear == "yes" and self.algorithm.linear
 
     @property
     def item_inputs(self) -> str:
@@ -105,8 +93,7 @@ class EncoderLearner(Learner):
             f"{name} has a target network with vectors of its own; take next_item": "encoder" in self.algorithm.targets,
             "the loss looks at all items; set loss=sampled_softmax": not self.sampled,
             "vectors are made of attributes; set inputs.items=learned": self.item_inputs != "learned",
-            "the linear model beside the encoder has a table of its own; set linear=no": setup.linear == "yes"
-            and self.algorithm.linear,
+            "the linear model beside the encoder has a table of its own; set linear=no": self.linear,
             "torch.compile cannot fetch rows; set compile=no": setup.compile,
         }
         if reason := next((text for text, holds in reasons.items() if holds), None):
@@ -118,9 +105,8 @@ class EncoderLearner(Learner):
         columns = []
         if self.setup.inputs.rewards:
             center, scale = (self.space.event_center[0], self.space.event_scale[0])
-            columns.append(
-                (history.rewards - center) / scale if "reward" in self.space.event_names else history.rewards
-            )
+            known = "reward" in self.space.event_names
+            columns.append((history.rewards - center) / scale if known else history.rewards)
         if self.setup.inputs.gaps:
             columns.append(gaps(history))
         if self.setup.inputs.context:
