@@ -135,7 +135,7 @@ def test_trials_that_fall_behind_are_given_up(setup: Setup, tmp_path: Path, monk
     found = tuning.tune(setup, 3, study=tmp_path / "study.jsonl", prune="halving")
     first = found.trials[0].score
     assert [trial.score < first for trial in found.trials] == [False, True, True]
-    assert len(told) == 4 + 1 + 1  # the first trains its four passes, the others give up after one
+    assert len(told) == 4 + 2 + 2  # the first trains its four passes, the others give up after two
     with pytest.raises(SetupError, match="patience is none; set patience=2"):
         tuning.tune(setup.model_copy(update={"patience": None}), 3, prune="halving")
 
