@@ -74,6 +74,36 @@ def test_while_data_are_read(command: str, forked: Forked, tmp_path: Path) -> No
     assert len(done.stderr.strip().splitlines()) <= 1
 
 
+@pytest.mark.parametrize("usual", ["default_int_handler", "SIG_IGN"])
+def test_a_training_that_a_scheduler_ends_is_saved(usual: str, forked: Forked, tmp_path: Path) -> None:
+    (tmp_path / "setup.txt").write_text(
+        "train, yes, data, log.csv, algorithm, next_item, dim, 8, epochs, 900, linear, no\n"
+        "model_agent_path, a.safetensors, model_critic_path, c.safetensors"
+    )
+    (tmp_path / "log.csv").write_text(
+        "user_id,item_id,energy\n" + "".join(f"u{n % 33},i{n % 9},{n % 7}\n" for n in range(330))
+    )
+    script = f"""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.{usual})  # ignored in the background of a script
+import what_next as wn
+learn = wn.Agent.propagate
+def propagate(agent, *given):
+    if agent.steps == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return learn(agent, *given)
+wn.Agent.propagate = propagate
+sys.argv = ["what-next", "train", "setup.txt", "--json"]
+from what_next.cli.app import run
+run()
+"""
+    done = forked.run(code=script, folder=tmp_path)
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert json.loads(done.stdout)["stopped"]
+    assert "interrupted and saved; go on with" in done.stderr
+    assert (tmp_path / "a.safetensors").exists()
+
+
 def test_help_imports_nothing_slow() -> None:
     script = """
 import os, sys, typer, what_next as wn

@@ -26,6 +26,7 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         os.environ.update(variables)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has the tests ignore
         for number, path in ((0, os.devnull), (1, out), (2, out)):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), number)
         sys.argv = ["what-next", *words]

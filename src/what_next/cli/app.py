@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from what_next import __version__
 from what_next.cli import data, demo, estimate, hub, judge, loop, model, plan, promote, service
-from what_next.cli.interrupts import import_torch
+from what_next.cli.interrupts import import_torch, terminable
 from what_next.cli.options import Json
 from what_next.cli.output import answer, emit, guarded
 from what_next.errors import SetupError, WhatNextError
@@ -184,4 +184,6 @@ def main() -> int:
 
 def run() -> None:
     """The console script."""
-    sys.exit(main())
+    with terminable():
+        code = main()
+    sys.exit(code)

@@ -1,4 +1,4 @@
-"""Ctrl-C while the program is still being imported."""
+"""Ctrl-C while the program is still being imported, and SIGTERM."""
 
 import gc
 import os
@@ -47,6 +47,28 @@ def _at_once() -> Iterator[None]:
 def _end(number: int, frame: FrameType | None) -> None:
     os.write(2, b"what-next: interrupted\n")
     os._exit(INTERRUPTED)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within, SIGTERM, as schedulers send it, does what Ctrl-C would: training is saved, and nothing is left half done.
+
+    The process dies of it all the same, at the end. Not so one of several processes of `torchrun`, which ends by it
+    those that wait for one that is lost.
+    """
+    told = list[int]()
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        interrupt = signal.getsignal(signal.SIGINT)  # ignored in what a script starts in the background
+        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    if "RANK" not in os.environ:
+        signal.signal(signal.SIGTERM, heed)
+    yield
+    if told:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def import_torch() -> None:
