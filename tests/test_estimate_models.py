@@ -37,10 +37,11 @@ def ranked(dataset: Dataset, setup_of: SetupOf, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="session")
-def boxed(trained: Trained) -> Path:
+def boxed(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The setup file of the founding algorithm's agent."""
     paths = {name: getattr(trained.setup, name) for name in ("model_agent_path", "model_critic_path", "data")}
-    return setup_file(trained.folder / "boxed.setup", relax=1, tolerance=1.5, window=20, dim=16, **paths)
+    folder = tmp_path_factory.mktemp("boxed")
+    return setup_file(folder / "boxed.setup", relax=1, tolerance=1.5, window=20, dim=16, **paths)
 
 
 @pytest.fixture(scope="session")
