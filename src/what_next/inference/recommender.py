@@ -27,7 +27,7 @@ class Recommender:
     """An agent, its catalogue and its state together."""
 
     def __init__(self, policy: LearnedPolicy) -> None:
-        _bear_forks()
+        _one_thread_in_forks()
         self.policy = policy.of_histories()
         self.state = policy.state
         self.catalogue = policy.state.space.catalogue
@@ -203,7 +203,7 @@ class Recommender:
 
 
 @cache
-def _bear_forks() -> None:
+def _one_thread_in_forks() -> None:
     """From now on, a child that is forked computes with one thread: others stay behind, and it would wait for them."""
     if hasattr(os, "register_at_fork"):  # Windows has no forks
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
