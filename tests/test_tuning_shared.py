@@ -20,6 +20,7 @@ from .forked import FORKING
 from .serving.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 
 optuna = pytest.importorskip("optuna")
+sqlalchemy = pytest.importorskip("sqlalchemy")
 
 TRIALS = 12
 BRIEF = 3.0
@@ -49,7 +50,7 @@ def share(setup: Setup, url: str, folder: Path, hang: bool, seconds: float) -> N
         return -setup.learning_rate
 
     tuning._score = score  # type: ignore[assignment]
-    study.HEARTBEAT, study.GRACE, tuning.WAIT = 1, 4, 0.2
+    study.HEARTBEAT, study.GRACE, tuning.WAIT = 1, 6, 0.2
     tuning.tune(setup, TRIALS, seconds=seconds, study=url)
 
 
@@ -57,6 +58,15 @@ def started(setup: Setup, url: str, folder: Path, hang: bool = False, seconds: f
     process = FORKING.Process(target=share, args=(setup, url, folder, hang, seconds))
     process.start()
     return process
+
+
+def gave_a_sign_of_life(url: str) -> bool:
+    """Whether a trial did, without which nobody can say that it is dead."""
+    engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect() as connection:
+        found: int = connection.scalar(sqlalchemy.text("SELECT count(*) FROM trial_heartbeats"))
+    engine.dispose()
+    return found > 0
 
 
 def begun(folder: Path) -> list[float]:
@@ -68,7 +78,7 @@ def test_no_trial_twice_and_a_killed_one_is_taken_up(url: str, setup: Setup, tmp
     folder = tmp_path / "begun"
     folder.mkdir()
     hanging = started(setup, url, folder, hang=True)
-    while not begun(folder):
+    while not (begun(folder) and gave_a_sign_of_life(url)):
         assert hanging.is_alive()
         time.sleep(0.1)
     os.kill(hanging.pid, signal.SIGKILL)
@@ -86,6 +96,28 @@ def test_no_trial_twice_and_a_killed_one_is_taken_up(url: str, setup: Setup, tmp
     assert rates.count(lost) == 1
     assert begun(folder).count(lost) == 2
     assert len(begun(folder)) == len(rates) + 1
+
+
+def take(url: str, folder: Path) -> None:
+    """Ask for trials, each of which is written down, until those that wait are taken."""
+    shared = study.open_study(url, {})
+    for _ in range(TRIALS):
+        (folder / f"{os.getpid()}-{shared.ask().number}").touch()
+
+
+def test_a_waiting_trial_of_sqlite_is_given_to_one_process(tmp_path: Path) -> None:
+    folder, url = tmp_path / "taken", f"sqlite:///{tmp_path / 'study.db'}"
+    folder.mkdir()
+    shared = study.open_study(url, {})
+    for _ in range(2 * TRIALS):
+        shared.enqueue_trial({})
+    processes = [FORKING.Process(target=take, args=(url, folder)) for _ in range(2)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join()
+    taken = [int(one.name.partition("-")[2]) for one in folder.iterdir()]
+    assert sorted(taken) == list(range(2 * TRIALS))
 
 
 def proxy(study: str, port: int) -> None:

@@ -91,13 +91,14 @@ def _database(url: str) -> "optuna.storages.BaseStorage":
             proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
             proxy.wait_server_ready(timeout=PATIENCE)
             return proxy
-        return RDBStorage(
+        storage = RDBStorage(
             url,
             engine_kwargs=options,
             heartbeat_interval=HEARTBEAT,
             grace_period=GRACE,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
         )
+        return _one_writer(storage) if kind == "sqlite" else storage
     except ImportError as error:
         if kind == "grpc":
             raise SetupError(f"{url}: Optuna's proxy needs {error.name}: pip install grpcio protobuf") from None
@@ -107,6 +108,26 @@ def _database(url: str) -> "optuna.storages.BaseStorage":
     except (SQLAlchemyError, RuntimeError, ConnectionError, ValueError) as error:
         reason = (str(error.__cause__ or "") or str(error)).splitlines()[0]
         raise SaveError(f"{shown(url)}: the study cannot be kept there ({reason}); name another --study") from None
+
+
+def _one_writer(storage: "optuna.storages.RDBStorage") -> "optuna.storages.RDBStorage":
+    """A storage in SQLite whose transactions lock the file before they read.
+
+    SQLite has no `FOR UPDATE`, by which Optuna gives a trial to one process: two would read that it waits, and take it.
+    This is SQLAlchemy's recipe for it.
+    """
+    from sqlalchemy import event
+
+    @event.listens_for(storage.engine, "connect")
+    def leave_transactions_alone(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(storage.engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    storage.engine.dispose()  # of the connections that were opened before
+    return storage
 
 
 def _is_journal(path: Path) -> bool:

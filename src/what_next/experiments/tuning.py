@@ -254,8 +254,6 @@ def _try(
 
     def objective(trial: optuna.Trial) -> float:
         asked.append(trial)
-        if _taken_up_before(study, trial.number):
-            raise _Again
         settings = {name: _suggested(trial, name, where) for name, where in search_space(setup).items()}
         start = time.perf_counter()
         try:
@@ -271,27 +269,16 @@ def _try(
         return score
 
     try:
-        study.optimize(objective, n_trials=1, catch=_Again)
+        study.optimize(objective, n_trials=1)
     except KeyboardInterrupt:
         if shared and asked:  # others go on: it is theirs
             study.enqueue_trial(asked[0].params)
         return None
-    except ValueError as error:  # SQLite may give the same trial to two processes; the other one has told its end
-        if not shared or "Cannot tell" not in str(error):
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError) as error:
+        late = isinstance(error, optuna.exceptions.UpdateFinishedTrialError) or "Cannot tell" in str(error)
+        if not (shared and late):  # late: it gave no sign of life for so long that another process took it up
             raise
     return asked[0].number
-
-
-class _Again(Exception):
-    """A trial that is tried elsewhere."""
-
-
-def _taken_up_before(study: "optuna.Study", number: int) -> bool:
-    """Whether an earlier trial stands for the same lost one: on SQLite two processes may find it lost at once."""
-    from optuna.storages import RetryHeartbeatStaleTrialCallback as Retried
-
-    histories = {one.number: Retried.retry_history(one) for one in study.get_trials(deepcopy=False)}
-    return bool(histories[number]) and any(histories[one] == histories[number] for one in range(number))
 
 
 def _suggested(trial: "optuna.Trial", name: str, where: "BaseDistribution") -> Any:
