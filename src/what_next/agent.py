@@ -78,7 +78,8 @@ class Agent:
         """Build for learning, from the setup's seed; returns itself.
 
         Raises:
-            SetupError: the networks are larger than this machine's memory, or cannot be shared out as the setup asks.
+            SetupError: the networks are larger than this machine's memory, cannot be shared out as the setup asks, or
+                are not what the algorithm says.
         """
         if self.ranks.joined and self.setup.cluster.items == "sharded":
             self.learner.shard(self.ranks)
@@ -86,6 +87,7 @@ class Agent:
         self.learns = True
         torch.manual_seed(self.setup.seed)
         self.nets, self.optimisers = self.add_model()
+        self.learner.check(self.nets)
         self.targets = {name: _copied(self.nets[name]) for name in self.learner.targets}
         return self
 

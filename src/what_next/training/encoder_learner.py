@@ -16,6 +16,7 @@ from what_next.losses.chunked import Precision
 from what_next.losses.sampled import Draws
 from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
+from what_next.models.encoders.base import check as check_encoder
 from what_next.models.item_space import ItemSpace
 from what_next.models.items import ItemVectors
 from what_next.models.linear import LinearTerm
@@ -58,6 +59,30 @@ class EncoderLearner(Learner):
         heads = self.algorithm.networks(widths, self.known_vectors, rng)  # drawn before the encoder
         kind = ENCODERS.get(setup.model) or known_encoders()[setup.model]
         return {"encoder": kind(items, sizes), **heads}
+
+    def check(self, nets: Networks) -> None:
+        """See `Learner.check`; also where an encoder of another package breaks a promise, and where points do not fit
+        the vectors of items."""
+        super().check(nets)
+        encoder, algorithm = nets["encoder"], self.algorithm
+        if not isinstance(encoder, Encoder):
+            raise SetupError(f"the algorithm {algorithm.name}: networks gives an 'encoder', which the setup's model is")
+        if self.setup.model not in ENCODERS:
+            check_encoder(encoder)
+        some = torch.zeros(1, self.setup.width, device=self.device)
+        with torch.no_grad(), torch.random.fork_rng([]):
+            try:
+                points, columns = algorithm.propose(nets, some), algorithm.columns(nets, some)
+            except KeyError as error:
+                raise SetupError(
+                    f"the algorithm {algorithm.name}: propose reads the network {error}, and networks gives "
+                    f"{', '.join(nets)}"
+                ) from None
+        if points.shape != columns.shape:
+            raise SetupError(
+                f"the algorithm {algorithm.name}: propose gives points of {points.shape[-1]} columns, and items have "
+                f"{columns.shape[-1]}; an actor makes points of dim columns (Point(sizes.dim))"
+            )
 
     @property
     def linear(self) -> bool:
