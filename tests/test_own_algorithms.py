@@ -84,10 +84,25 @@ def only(**heads: nn.Module) -> Callable[..., Networks]:
 
 
 @pytest.mark.parametrize(
+    ("updated", "told"),
+    [
+        (("encoder", "acto"), r"the loss 'actor' of 'liked' updates .*'acto'.*, which are encoder, actor"),
+        ("actor", "updates 'actor'; expected a tuple of names of its networks"),
+    ],
+)
+def test_a_network_that_is_not_there_is_told(saved: tuple[Path, wn.Environment], updated: Any, told: str) -> None:
+    class Wrong(Liked):
+        updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": updated}
+
+    agent, state = saved[1].agent, saved[1].state
+    setup = agent.setup.model_copy(update={"algorithm": Wrong()})
+    with pytest.raises(TrainingError, match=told):
+        wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
+
+
+@pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"updates": {"actor": ("encoder", "acto")}}, r"its loss 'actor' updates .*'acto'.*, which are encoder, actor"),
-        ({"updates": {"actor": "actor"}}, "updates 'actor'; expected a tuple of names of its networks"),
         ({"targets": ("critic",)}, "targets has critic; its networks are encoder, actor"),
         ({"monitors": ("recall@10",)}, "monitors has 'recall@10', which nothing measures; there are ndcg@10, hr@10"),
         (

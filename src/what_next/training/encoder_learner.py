@@ -291,7 +291,7 @@ class EncoderLearner(Learner):
         return flat, Transitions(
             states=flat.detach().requires_grad_(),
             actions=actions[places],
-            rewards=self.tensor(steps.summed(batch.rewards, self.setup.discount)),
+            rewards=self.tensor(steps.summed(batch)),
             next_states=later[following],
             target_states=later[places],
             next_actions=torch.where(self.tensor(steps.known), actions[following], -1),
@@ -427,12 +427,15 @@ class Steps:
         places = rows * width + columns
         return cls(places, places + count, count, discounts.astype(np.float32), columns + count < last[rows])
 
-    def summed(self, rewards: Numbers, discount: float) -> Float32[np.ndarray, "steps"]:
-        """The discounted sum of the rewards of each transition (Sutton and Barto 2018, equation 7.1)."""
-        flat, found = rewards.ravel(), np.zeros(len(self.places))
+    def summed(self, batch: Batch) -> Float32[np.ndarray, "steps"]:
+        """The discounted sum of the rewards of each transition (Sutton and Barto 2018, equation 7.1): up to an end, if
+        there is one before."""
+        rewards, discounts = batch.rewards.ravel(), batch.discounts.ravel()
+        found, weights = np.zeros(len(self.places)), np.ones(len(self.places))
         for step in range(int(self.counts.max(initial=0))):
-            there = step < self.counts
-            found[there] += discount**step * flat[self.places[there] + step]
+            there, places = step < self.counts, self.places + step
+            found[there] += weights[there] * rewards[places[there]]
+            weights[there] *= discounts[places[there]]
         return found.astype(np.float32)
 
 

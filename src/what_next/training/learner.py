@@ -60,12 +60,6 @@ class Learner(ABC):
     def check(self, nets: Networks) -> None:
         """Raises a `SetupError` where the algorithm names networks, or a measurement, that are not there."""
         algorithm = self.algorithm
-        for name, updated in algorithm.updates.items():
-            if isinstance(updated, str) or set(updated) - nets.keys():
-                raise SetupError(
-                    f"the algorithm {algorithm.name}: its loss {name!r} updates {updated!r}; expected a tuple of names "
-                    f"of its networks, which are {', '.join(nets)}"
-                )
         if missing := set(self.targets) - nets.keys():
             raise SetupError(
                 f"the algorithm {algorithm.name}: targets has {', '.join(sorted(missing))}; its networks are "
