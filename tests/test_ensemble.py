@@ -1,6 +1,7 @@
 """`ensemble`: several networks become one, whose score is the mean of theirs, and which is like any other."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import torch
 
 from tests.conftest import SetupOf
 from what_next import Agent, Dataset, Environment, LearnedPolicy, Setup, State
+from what_next.algorithms import NextItem
 from what_next.algorithms.base import Networks
 from what_next.errors import SetupError
 from what_next.inference.events import Event
 from what_next.inference.session import Sessions
 from what_next.models.ensemble import join
+from what_next.models.heads import PairValue
 from what_next.sources import LogSource, Mixture
 from what_next.training.artefacts import read_manifest
 from what_next.training.step import Step
@@ -172,6 +175,21 @@ def test_a_session_step_by_step_is_the_batch_pass(joined: Setup) -> None:
 def test_what_has_no_mean_is_refused(setup_of: SetupOf, tmp_path: Path, changes: dict[str, object]) -> None:
     with pytest.raises(SetupError, match="ensemble is 2"):
         a_setup(setup_of, tmp_path, ensemble=2, **changes)
+
+
+class Judged(NextItem):
+    """With a head that stands in no blocks."""
+
+    def networks(self, *what: Any) -> Networks:
+        return {**super().networks(*what), "judge": PairValue(what[0].dim)}
+
+
+def test_heads_that_cannot_be_joined_are_refused_before_the_first_step(
+    setup_of: SetupOf, dataset: Dataset, tmp_path: Path
+) -> None:
+    setup = a_setup(setup_of, tmp_path, ensemble=2, algorithm=Judged())
+    with pytest.raises(SetupError, match=r"'judge' \(PairValue\) none can be made; heads are Point or Value there"):
+        environment(setup, dataset).run_sim()
 
 
 def test_it_starts_from_nothing(joined: Setup, dataset: Dataset) -> None:

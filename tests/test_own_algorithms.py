@@ -1,18 +1,19 @@
 """An algorithm of one's own, given from Python: trained, saved, loaded again; and found by its entry point."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import what_next as wn
 from what_next.algorithms import Algorithm, NextItem
-from what_next.algorithms.base import LossContext
-from what_next.errors import ModelError, TrainingError
+from what_next.algorithms.base import LossContext, Networks
+from what_next.errors import ModelError, SetupError, TrainingError
+from what_next.models.heads import Point
 from what_next.types import Request, Transitions
 
 from .conftest import SetupOf
@@ -63,6 +64,7 @@ def test_without_its_class_the_message_says_how(saved: tuple[Path, wn.Environmen
         ({"actor": torch.ones(()), "critic": torch.ones(())}, r"gives \['actor', 'critic'\]; expected"),
         ({"actor": torch.ones(3)}, r"the loss 'actor' of 'liked' is a tensor of shape \(3,\)"),
         ({"actor": 1.0}, "the loss 'actor' of 'liked' is float; expected a tensor of one number"),
+        ({"actor": torch.ones(())}, "the loss 'actor' of 'liked' teaches nothing: it has no gradient"),
     ],
 )
 def test_what_is_no_loss_is_told(saved: tuple[Path, wn.Environment], losses: object, told: str) -> None:
@@ -74,6 +76,57 @@ def test_what_is_no_loss_is_told(saved: tuple[Path, wn.Environment], losses: obj
     setup = agent.setup.model_copy(update={"algorithm": Wrong()})
     with pytest.raises(TrainingError, match=told):
         wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
+
+
+def only(**heads: nn.Module) -> Callable[..., Networks]:
+    """An algorithm's `networks` that gives these, whatever it is asked for."""
+    return lambda *_: heads
+
+
+@pytest.mark.parametrize(
+    ("updated", "told"),
+    [
+        (("encoder", "acto"), r"the loss 'actor' of 'liked' updates .*'acto'.*, which are encoder, actor"),
+        ("actor", "updates 'actor'; expected a tuple of names of its networks"),
+    ],
+)
+def test_a_network_that_is_not_there_is_told(saved: tuple[Path, wn.Environment], updated: Any, told: str) -> None:
+    class Wrong(Liked):
+        updates: ClassVar[Mapping[str, tuple[str, ...]]] = {"actor": updated}
+
+    agent, state = saved[1].agent, saved[1].state
+    setup = agent.setup.model_copy(update={"algorithm": Wrong()})
+    with pytest.raises(TrainingError, match=told):
+        wn.Environment(wn.Agent(setup, state.space), state, setup, force=True).run_sim()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"targets": ("critic",)}, "targets has critic; its networks are encoder, actor"),
+        ({"monitors": ("recall@10",)}, "monitors has 'recall@10', which nothing measures; there are ndcg@10, hr@10"),
+        (
+            {"networks": only(actor=Point(8), encoder=Point(8))},
+            "networks gives an 'encoder', which the setup's model is",
+        ),
+        (
+            {"networks": only(policy=Point(8)), "updates": {"actor": ("policy",)}},
+            "propose reads the network 'actor', and networks gives encoder, policy",
+        ),
+        (
+            {"propose": lambda self, nets, states, rng=None: states[..., :5]},
+            "gives points of 5 columns, and items have 8",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_told_before_the_first_step(
+    saved: tuple[Path, wn.Environment], changes: dict[str, Any], told: str
+) -> None:
+    agent = saved[1].agent
+    wrong = type("Wrong", (Liked,), {"__annotations__": dict.fromkeys(changes, ClassVar), **changes})
+    setup = agent.setup.model_copy(update={"algorithm": wrong(), "dim": 8})
+    with pytest.raises(SetupError, match=told):
+        wn.Agent(setup, agent.space).wake_agent()
 
 
 MODULE = """

@@ -165,6 +165,7 @@ def test_they_are_found_whichever_is_imported_first(forked: Forked, site: Path, 
 
 CHECK = """
 import torch, my_parts
+from what_next.testing import check_encoder, check_reward
 from what_next.policy import LearnedPolicy
 from what_next.types import Events
 encoder = LearnedPolicy.load("agent.safetensors").agent.nets["encoder"]
@@ -174,6 +175,8 @@ states, state = encoder(events), encoder.start(1)
 for place in range(4):
     one, state = encoder.step(state, Events(events.items[:, [place]], events.numbers[:, [place]]))
     assert torch.allclose(one, states[:, place], atol=1e-6)
+check_encoder(my_parts.LastTwo)
+check_reward(my_parts.Fresh(window=2))
 heard = my_parts.Events(torch.tensor([[3, 1, 3, 1, -1]]), *[None] * 5)
 assert my_parts.Fresh(window=1).of(heard).tolist() == [[1, 1, 1, 1, 0]]
 assert my_parts.Fresh(window=2, cost=0.5).of(heard).tolist() == [[1, 1, -0.5, -0.5, 0]]
@@ -194,6 +197,10 @@ def test_the_examples_of_the_documentation_keep_what_they_promise(forked: Forked
     assert trained.returncode == 0, trained.stderr
     rewards = [json.loads(line)["reward"] for line in (setup.parent / "agent.jsonl").read_text().splitlines()]
     assert 0.8 < rewards[-1] < 1  # of 80 items at random, about one in 27 was among the last three
+    words = ("algorithm=streamed", "model=last_two", "passes=2", "--force", "--json")
+    trained = forked.run("what_next", "train", str(setup), *words, path=[site], folder=setup.parent)
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads(trained.stdout)["histories"] == 40
     found = forked.run(code=CHECK, path=[site], folder=setup.parent)
     assert found.returncode == 0, found.stderr
 

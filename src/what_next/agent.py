@@ -78,7 +78,8 @@ class Agent:
         """Build for learning, from the setup's seed; returns itself.
 
         Raises:
-            SetupError: the networks are larger than this machine's memory, or cannot be shared out as the setup asks.
+            SetupError: the networks are larger than this machine's memory, cannot be shared out as the setup asks, or
+                are not what the algorithm says.
         """
         if self.ranks.joined and self.setup.cluster.items == "sharded":
             self.learner.shard(self.ranks)
@@ -86,8 +87,13 @@ class Agent:
         self.learns = True
         torch.manual_seed(self.setup.seed)
         self.nets, self.optimisers = self.add_model()
-        self.targets = {name: _copied(self.nets[name]) for name in self.learner.targets}
+        self.learner.check(self.nets)
+        self.copy_targets()
         return self
+
+    def copy_targets(self) -> None:
+        """Let target networks start as their networks are now."""
+        self.targets = {name: _copied(self.nets[name]) for name in self.learner.targets}
 
     def like(self, path: Path) -> "Agent":
         """Built as a saved model was, before it takes that model's weights: what was left to the data stays as it was
@@ -113,19 +119,22 @@ class Agent:
         known = torch.from_numpy(vectors.any(1))
         with torch.no_grad():
             encoder.items.learned[known] = torch.from_numpy(vectors)[known].to(self.device)
-        self.targets = {name: _copied(self.nets[name]) for name in self.targets}
+        self.copy_targets()
 
     def _fits(self) -> None:
         """Raises a `SetupError` where weights, gradients and Adam's two moments are more than all memory there is."""
-        with torch.device("meta"):  # sizes without contents
-            nets = self.learner.networks(np.random.default_rng(self.setup.seed))
-        needed = 4 * sum(weight.nbytes for net in nets.values() for weight in net.parameters())
+        needed = 4 * sum(weight.nbytes for net in self.sketch().values() for weight in net.parameters())
         here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > here:
             raise SetupError(
                 f"dim is {self.setup.dim} and layers is {self.setup.layers}: to train networks of that size takes "
                 f"{needed / 2**30:,.0f} GiB of memory and more, and this machine has {here / 2**30:,.0f}; lower dim"
             )
+
+    def sketch(self) -> Networks:
+        """The networks in kinds and sizes, without contents."""
+        with torch.device("meta"):
+            return self.learner.networks(np.random.default_rng(self.setup.seed))
 
     def add_model(self) -> tuple[Networks, dict[str, Optimizer]]:
         """The algorithm's networks (`AgentModel`, `CriticModel`) and, to learn, an optimiser for each; its losses come
@@ -229,7 +238,7 @@ class Agent:
         algorithm = self.setup.algorithm
         part = self.ranks.part(batch, self.learner.rows_of_steps(batch), (self.setup.seed, self.steps))
         context = self.add_prediction(batch, rng, part)
-        losses = checked(algorithm.losses(context), algorithm)
+        losses = checked(algorithm.losses(context), algorithm, self.nets)
         self.in_time()
         if (critic_loss := self.get_critic_loss(losses)) is not None:
             losses["critic"] = critic_loss

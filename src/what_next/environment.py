@@ -21,7 +21,7 @@ from what_next.errors import SetupError
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
-from what_next.models.ensemble import join
+from what_next.models.ensemble import join, joinable
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.sources import LogSource, Source, source_in, source_of, state_in, world_of
@@ -234,6 +234,7 @@ class Environment:
             raise SetupError(
                 "the networks of an ensemble learn from a log, each by a source of its own; set ensemble=1"
             )
+        joinable(self.agent.sketch())
         begun = [one for one in setup.members if self.resume and one.model_agent_path.is_file()]
         if self.resume and not begun:
             saved = checkpoint.progress(setup)

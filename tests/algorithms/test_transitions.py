@@ -16,7 +16,8 @@ from what_next.policy import LearnedPolicy
 from what_next.sources import LogSource, source_of
 from what_next.training.artefacts import resume_path
 from what_next.training.checkpoint import resume
-from what_next.types import Transitions
+from what_next.training.encoder_learner import Steps
+from what_next.types import Batch, Factors, Transitions
 
 from ..conftest import SetupOf, listening
 from ..test_log_learning import log_setup, run
@@ -181,3 +182,20 @@ def test_a_run_saved_without_a_target_encoder_resumes_from_the_encoder(setup_of:
         resume(agent, np.random.default_rng(0))
     for one, other in zip(agent.targets["encoder"].parameters(), agent.nets["encoder"].parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_several_steps_end_with_an_episode_within_the_row() -> None:
+    """A source may put sessions side by side: what a step earns is summed up to its session's end, and no further."""
+    items, nothing = np.arange(5, dtype=np.int32)[None], np.zeros((1, 5, 0), np.float32)
+    batch = Batch(
+        items=items,
+        factors=Factors(nothing, nothing[..., None], nothing),
+        actions=np.array([[1, 2, 3, 4, -1]], np.int32),
+        rewards=np.array([[1, 2, 4, 8, 0]], np.float32),
+        mask=np.array([[True, True, True, True, False]]),
+        discounts=np.array([[0.5, 0, 0.5, 0.25, 0]], np.float32),
+        histories=1,
+    )
+    steps = Steps.of(batch, 3)
+    assert steps.summed(batch).tolist() == [1 + 0.5 * 2, 2, 4 + 0.5 * 8, 8]
+    assert steps.discounts.tolist() == [0, 0, 0.125, 0.25]

@@ -105,6 +105,18 @@ def test_an_agent_starts_there_and_its_target_networks_too(tmp_path: Path, setup
     torch.testing.assert_close(agent.targets["encoder"].items(), after)  # type: ignore[operator]
 
 
+def test_a_target_network_reads_the_items_that_its_network_reads_wherever_vectors_start(
+    tmp_path: Path, setup_of: SetupOf
+) -> None:
+    rows = [(f"u{user}", item) for user in range(9) for item in ("a", "b", f"c{user}", f"d{user}")]
+    dataset = Dataset.from_frame(pl.DataFrame(rows, ["user_id", "item_id"], orient="row"), name="log")
+    settings = {"algorithm": "sqn", "inputs": {"start": "random"}, "item_dropout": 0.1}
+    agent, _ = started(dataset, setup_of, tmp_path, **settings)
+    read, target = (nets["encoder"].followed for nets in (agent.nets, agent.targets))
+    assert not read.all()
+    assert torch.equal(read, target)
+
+
 @pytest.mark.parametrize("settings", [{"inputs.start": "random"}, {"inputs.items": "attributes"}])
 def test_not_where_the_setup_says_otherwise(
     tmp_path: Path, setup_of: SetupOf, dataset: Dataset, settings: dict[str, str]

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from math import inf
-from typing import Any
 
 import pytest
 import torch
@@ -10,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from what_next.rewards import NEVER, REWARDS, Events, Reward
+from what_next.rewards import REWARDS, Reward
+from what_next.rewards.promises import other_future, random_events
 from what_next.settings import RewardSettings as Settings
 
-TIME, ITEMS, ATTRIBUTES = 9, 6, 3
 ALL: list[Reward] = [kind() for kind in REWARDS.values()]
 OTHERS = [
     REWARDS["spread"](form="change", pairs="consecutive", window=3, clip=0.5, repeat_factor=0.5),
@@ -26,40 +25,11 @@ OTHERS = [
 every = pytest.mark.parametrize("reward", [*ALL, *OTHERS], ids=lambda one: f"{type(one).__name__} {one!r}")
 
 
-def random_log(seed: int, scale: float = 1.0) -> Events:
-    """Four rows of 1, 4, 8 and 9 events."""
-    rng = torch.Generator().manual_seed(seed)
-    items = torch.randint(ITEMS, (4, TIME), generator=rng)
-    items[torch.arange(TIME) >= torch.tensor([1, 4, 8, 9])[:, None]] = -1
-    times = torch.randint(10**12, (4, TIME), generator=rng).sort(1).values
-    return Events(
-        items=items,
-        rewards=torch.randn(4, TIME, generator=rng) * scale,
-        times=times,
-        vectors=torch.randn(ITEMS, ATTRIBUTES, generator=rng) * scale,
-        popularity=torch.softmax(torch.randn(ITEMS, generator=rng) * scale, 0),
-        sigma=torch.rand(4, generator=rng) * scale,
-        profile=torch.randn(4, ATTRIBUTES, generator=rng) * scale,
-        after=torch.tensor([2 * 10**12, NEVER, 2 * 10**12, NEVER]),
-    )
-
-
-def other_future(log: Events, known: int) -> Events:
-    """The same log up to `known` events; other events after them, and other labels."""
-    other = random_log(99)
-    changed: dict[str, Any] = {name: getattr(log, name).clone() for name in ("items", "rewards", "times")}
-    real = log.real[:, known:]
-    changed["items"][:, known:] = torch.where(real, (log.items[:, known:] + 1) % ITEMS, -1)
-    changed["rewards"][:, known:] += 1
-    changed["times"][:, known:] += 10**11
-    return replace(log, **changed, sigma=other.sigma, profile=other.profile, after=other.after)
-
-
 @every
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from([1e-3, 1.0, 30.0]))
 def test_it_is_within_its_range_and_nothing_at_padding(reward: Reward, seed: int, scale: float) -> None:
-    log = random_log(seed, scale)
+    log = random_events(seed, scale)
     earned = reward.of(log)
     low, high = reward.range
     assert earned.shape == log.items.shape
@@ -72,7 +42,7 @@ def test_it_is_within_its_range_and_nothing_at_padding(reward: Reward, seed: int
 @every
 def test_its_range_is_declared_and_no_wider_than_need_be(reward: Reward) -> None:
     low, high = reward.range
-    earned = torch.cat([reward.of(random_log(seed, scale)) for seed in range(25) for scale in (0.03, 1.0, 30.0)])
+    earned = torch.cat([reward.of(random_events(seed, scale)) for seed in range(25) for scale in (0.03, 1.0, 30.0)])
     assert low < high
     for bound, reached in ((low, earned.min().item()), (high, earned.max().item())):
         # Near a finite bound; where there is none, further out than 3.
@@ -84,7 +54,7 @@ def test_its_range_is_declared_and_no_wider_than_need_be(reward: Reward) -> None
 def test_it_reads_later_events_and_labels_only_where_its_class_says_so(reward: Reward, known: int) -> None:
     same = all(
         torch.allclose(reward.of(log)[:, :known], reward.of(other_future(log, known))[:, :known], atol=1e-5)
-        for log in map(random_log, range(8))
+        for log in map(random_events, range(8))
     )
     # Spread is 0 for the first three events, whatever their label.
     assert same == (not reward.reads_future or (type(reward).__name__ == "Spread" and known <= 3))
@@ -92,7 +62,7 @@ def test_it_reads_later_events_and_labels_only_where_its_class_says_so(reward: R
 
 @every
 def test_rows_do_not_look_at_one_another_nor_at_padding(reward: Reward) -> None:
-    log = random_log(3)
+    log = random_events(3)
     short = {name: getattr(log, name)[1:2, :4] for name in ("items", "rewards", "times")}
     labels = {name: getattr(log, name)[1:2] for name in ("sigma", "profile", "after")}
     alone = reward.of(replace(log, **short, **labels))
@@ -101,7 +71,7 @@ def test_rows_do_not_look_at_one_another_nor_at_padding(reward: Reward) -> None:
 
 @every
 def test_a_single_event_and_a_long_history_are_no_trouble(reward: Reward) -> None:
-    log = random_log(3)
+    log = random_events(3)
     rows = {name: getattr(log, name)[:, :1] for name in ("items", "rewards", "times")}
     assert reward.of(replace(log, **rows)).shape == (4, 1)
     rows = {name: getattr(log, name)[3:].repeat(1, 500) for name in ("items", "rewards", "times")}
@@ -112,7 +82,7 @@ def test_a_single_event_and_a_long_history_are_no_trouble(reward: Reward) -> Non
 @every
 @pytest.mark.gpu
 def test_the_graphics_card_gives_the_same(reward: Reward) -> None:
-    log = random_log(3)
+    log = random_events(3)
     there = replace(log, **{name: value.cuda() for name, value in vars(log).items()})
     torch.testing.assert_close(reward.of(there).cpu(), reward.of(log), rtol=1e-4, atol=1e-5)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -71,12 +71,19 @@ class Service:
 
     def played(self, user: str, *items: str, start: int = 1_000_000) -> None:
         """Events one millisecond apart, after one another and after those of earlier calls with the same start."""
-        start += len(self.store.events_of(user)) * 1000
-        rows = (
-            EventRow(f"event-{next(_numbers)}", user, item, time=start + place * 1000)
-            for place, item in enumerate(items)
-        )
-        self.store.commit([AddEvents(tuple(rows))])
+        self.all_played({user: items}, start)
+
+    def all_played(self, heard: Mapping[str, Sequence[str]], start: int = 1_000_000) -> None:
+        """The same of many users, at once."""
+        events = []
+        for user, items in heard.items():
+            first = start + len(self.store.events_of(user)) * 1000
+            rows = (
+                EventRow(f"event-{next(_numbers)}", user, item, time=first + place * 1000)
+                for place, item in enumerate(items)
+            )
+            events.append(AddEvents(tuple(rows)))
+        self.store.commit(events)
 
     def close(self) -> None:
         self.engine.close()

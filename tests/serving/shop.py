@@ -75,16 +75,16 @@ def served(service: Service, rounds: int = 5, slots: int = 3, seed: int = 1, lik
     """Serve the shop's users; returns what an answer brought on average."""
     rng, total = np.random.default_rng(seed), 0.0
     sides = [("east", "west")[user % 2] for user in range(SHOWN)]
-    for user, side in enumerate(sides):
-        service.played(f"s{user}", *heard(rng, side))
+    service.all_played({f"s{user}": heard(rng, side) for user, side in enumerate(sides)})
     for turn in range(rounds):
         asks = [RecommendationRequest(user=f"s{user}", k=slots, seed=turn * SHOWN + user) for user in range(SHOWN)]
+        told = []
         for user, answer in enumerate(service.ask_all(asks)):
             liked = [item for item in answer.ids if likes and rng.random() < liking(sides[user], item)]
             total += len(liked)
             name = answer.recommendation_id
-            rows = [FeedbackRow(f"{name}-{item}", name, item, 1.0) for item in liked]
-            service.store.commit([AddFeedback(tuple(rows))] if rows else [])
+            told.append(AddFeedback(tuple(FeedbackRow(f"{name}-{item}", name, item, 1.0) for item in liked)))
+        service.store.commit([one for one in told if one.rows])
     return total / (rounds * SHOWN)
 
 
@@ -93,8 +93,8 @@ def logged(folder: Path, likes: bool = True, **server: object) -> tuple[Path, fl
     setup = setup_in(folder, **server)
     with running(Setup.read(folder / "setup.txt", ["train=no"])) as service:
         earned = served(service, likes=likes)
-        for user in range(40):  # whom nobody was shown anything
-            service.played(f"q{user}", *heard(np.random.default_rng(user), ("east", "west")[user % 2]))
+        sides = {user: ("east", "west")[user % 2] for user in range(40)}  # whom nobody was shown anything
+        service.all_played({f"q{user}": heard(np.random.default_rng(user), side) for user, side in sides.items()})
         exported(service.store, service.engine.models.live.current.served.catalogue).write(folder / "log.parquet")
     assert setup.data.is_file()
     return folder / "log.parquet", earned

@@ -99,8 +99,8 @@ class Shop:
         """People go round the ring, and are glad of the item that comes next, in whichever slot it stands."""
         for _ in range(rounds):
             places = self.rng.integers(ITEMS, size=PEOPLE)
-            for person, place in enumerate(places):
-                self.service.played(f"p{person}", str(place), str((place + 1) % ITEMS))
+            heard = {f"p{one}": (str(place), str((place + 1) % ITEMS)) for one, place in enumerate(places)}
+            self.service.all_played(heard)
             asks = [
                 RecommendationRequest(user=f"p{one}", k=2, exclude_seen=False, seed=next(_numbers))
                 for one in range(PEOPLE)

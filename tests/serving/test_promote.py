@@ -88,8 +88,7 @@ def walk(service: Service, rounds: int = 3, **how: Any) -> None:
     rng, numbers = np.random.default_rng(0), count()
     for _ in range(rounds):
         places = rng.integers(ITEMS, size=PEOPLE)
-        for person, place in enumerate(places):
-            service.played(f"p{person}", str(place), str((place + 1) % ITEMS))
+        service.all_played({f"p{one}": (str(place), str((place + 1) % ITEMS)) for one, place in enumerate(places)})
         asks = [
             RecommendationRequest(user=f"p{person}", k=2, exclude_seen=False, seed=next(numbers), **how)
             for person in range(PEOPLE)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from what_next.errors import TrainingError
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.models.item_space import ItemSpace
@@ -136,7 +137,7 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     least_events: ClassVar[int] = 2
     """The fewest events of a history that teach anything."""
     monitors: ClassVar[tuple[str, ...]] = ("ndcg@10", "hr@10")
-    """What may be measured on the validation users; the first by default."""
+    """What may be measured on the validation users (`ndcg@10`, `hr@10`, `spread`); the first by default."""
     encoders: ClassVar[tuple[str, ...]] = ()
     """The only names of `model` that it knows; none: any."""
     ignores: ClassVar[frozenset[str]] = frozenset()
@@ -215,7 +216,7 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The losses due at this step, by the names in `updates`: scalars that are means over the batch's steps."""
-        raise NotImplementedError
+        raise TrainingError(f"the algorithm {self.name} defines no losses")
 
     def estimates(self, nets: Networks, batch: Transitions, items: ItemSpace) -> Float[Tensor, "steps"] | None:
         """What the critic expects of the items that came next (for reports and alarms); None: there is no critic."""

@@ -1,16 +1,28 @@
 """Several networks as one, whose score is the mean of theirs: the weights stand side by side, as blocks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from what_next.errors import SetupError
 from what_next.models.encoders.recurrent import RecurrentEncoder
 from what_next.models.heads import Point, Value
 
 Block = tuple[Tensor, Tensor, float]
 """Where a weight of a member stands in the whole, the weight itself, and what it is multiplied with there."""
+
+
+def joinable(nets: Mapping[str, nn.Module]) -> None:
+    """Raises a `SetupError` where networks cannot be joined: what else than an encoder of cells, a `Point` or a
+    `Value` stands in no blocks."""
+    for name, net in nets.items():
+        if not isinstance(net, RecurrentEncoder | Point | Value):
+            raise SetupError(
+                f"ensemble is above 1, and of several networks {name!r} ({type(net).__name__}) none can be made; heads "
+                "are Point or Value there; set ensemble=1"
+            )
 
 
 @torch.no_grad()

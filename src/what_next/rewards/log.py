@@ -14,6 +14,7 @@ from what_next.data.training_part import item_counts
 from what_next.errors import SetupError
 from what_next.rewards.base import NEVER, Events, Reward
 from what_next.rewards.logged import Logged
+from what_next.rewards.promises import keeps
 from what_next.types import History
 
 
@@ -127,10 +128,11 @@ def weighted(rewards: Iterable[Reward]) -> tuple[Reward, ...]:
 
 
 def check(terms: Sequence[Reward], dataset: Dataset) -> None:
-    """Raises a `SetupError` where no reward counts, or the data lack what one of them needs."""
+    """Raises a `SetupError` where no reward counts, one breaks a promise, or the data lack what it needs."""
     if not terms:
         raise SetupError("every reward has weight 0; give one another weight, such as reward.logged.weight, 1")
     for term in terms:
+        keeps(term)
         term.check(dataset)
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Float32, Int64
 
 from what_next.agent import Agent
 from what_next.baselines.counts import Known
@@ -64,7 +64,9 @@ class LogSource(Source):
         if linear is not None:
             pairs, users = events.pairs, np.bincount(events.items, minlength=events.catalogue)
             linear.learn(*directions(*pairs, events.catalogue, RANK, setup.seed), users)
-        if not drawn:
+        if drawn:
+            agent.copy_targets()
+        else:
             agent.place_items(placed(events.items, events.users, events.catalogue, setup.dim, setup.seed))
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
@@ -77,28 +79,16 @@ class LogSource(Source):
         self, policy: LearnedPolicy, history: History, later: Float32[np.ndarray, "batch"] | None = None
     ) -> Batch:
         """The batch of some windows; `later` is what their users earned after them, discounted to their last event."""
-        state, earned = self.state, self.earned(history)
-        items, rewards = history.items, np.zeros_like(earned)
-        actions = np.full_like(items, -1)
-        actions[:, :-1], rewards[:, :-1] = items[:, 1:], earned[:, 1:]
-        mask = actions >= 0
         before = np.zeros_like(history.lengths) if history.before is None else history.before
         # With the last event the whole history is over, and the state after it is worth nothing. In a log of sessions
         # that is so; a log of people is merely cut off there, but no reward corrects what is made up of a state after
         # which nobody chose, and it is one state of a user. Never so where the split holds back what followed, or cuts
         # all histories at one moment: who came back is for the test to know.
-        over = (before + history.lengths == state.dataset.lengths[history.users]) & (state.split.kind != "time")
-        last = np.arange(items.shape[1]) == (history.lengths - 2)[:, None]
-        return Batch(
-            items=items,
-            factors=policy.agent.factorize(history),
-            actions=actions,
-            rewards=rewards,
-            mask=mask,
-            discounts=np.where(last & over[:, None], 0, self.setup.discount).astype(np.float32),
-            histories=int((before == 0).sum()),  # of one that is cut into windows, the first counts
-            returns=returns(earned, history.lengths, self.setup.discount, later),
-        )
+        all_of_them = self.state.dataset.lengths[history.users]
+        over = (before + history.lengths == all_of_them) & (self.state.split.kind != "time")
+        factors, discount = policy.agent.factorize(history), self.setup.discount
+        made = Batch.following(history, factors, self.earned(history), discount, over, later)
+        return replace(made, histories=int((before == 0).sum()))  # of one that is cut into windows, the first counts
 
     @cached_property
     def batches(self) -> Batches:
@@ -225,23 +215,3 @@ class LogSource(Source):
         if setup.evaluation.seen or not len(state.split.validation):
             return 0.0
         return validation.repeated(state.dataset, state.split, state.histories, seed=setup.split.seed)
-
-
-def returns(
-    rewards: Float32[np.ndarray, "batch time"],
-    lengths: Int[np.ndarray, "batch"],
-    discount: float,
-    later: Float32[np.ndarray, "batch"] | None = None,
-) -> Float32[np.ndarray, "batch time"]:
-    """After each event, the discounted sum of the rewards of all later ones (Sutton and Barto 2018, equation 3.8).
-
-    `later` is that of the last event of each row: of what the row does not hold. 0 at padding.
-    """
-    rows, width = rewards.shape
-    ahead = np.zeros((width + 1, rows))  # by event, what it earned; then what the row does not hold
-    ahead[:width] = np.where(np.arange(width)[:, None] < lengths, rewards.T, 0)
-    ahead[lengths, np.arange(rows)] = 0 if later is None else later
-    found = np.zeros_like(ahead)
-    for step in range(width - 1, -1, -1):
-        found[step] = ahead[step + 1] + discount * found[step + 1]
-    return np.ascontiguousarray(found[:width].T, np.float32)

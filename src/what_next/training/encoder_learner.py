@@ -16,6 +16,7 @@ from what_next.losses.chunked import Precision
 from what_next.losses.sampled import Draws
 from what_next.models.actor_critic import Sizes
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
+from what_next.models.encoders.base import check as check_encoder
 from what_next.models.item_space import ItemSpace
 from what_next.models.items import ItemVectors
 from what_next.models.linear import LinearTerm
@@ -58,6 +59,30 @@ class EncoderLearner(Learner):
         heads = self.algorithm.networks(widths, self.known_vectors, rng)  # drawn before the encoder
         kind = ENCODERS.get(setup.model) or known_encoders()[setup.model]
         return {"encoder": kind(items, sizes), **heads}
+
+    def check(self, nets: Networks) -> None:
+        """See `Learner.check`; also where an encoder of another package breaks a promise, and where points do not fit
+        the vectors of items."""
+        super().check(nets)
+        encoder, algorithm = nets["encoder"], self.algorithm
+        if not isinstance(encoder, Encoder):
+            raise SetupError(f"the algorithm {algorithm.name}: networks gives an 'encoder', which the setup's model is")
+        if self.setup.model not in ENCODERS:
+            check_encoder(encoder)
+        some = torch.zeros(1, self.setup.width, device=self.device)
+        with torch.no_grad(), torch.random.fork_rng([]):
+            try:
+                points, columns = algorithm.propose(nets, some), algorithm.columns(nets, some)
+            except KeyError as error:
+                raise SetupError(
+                    f"the algorithm {algorithm.name}: propose reads the network {error}, and networks gives "
+                    f"{', '.join(nets)}"
+                ) from None
+        if points.shape != columns.shape:
+            raise SetupError(
+                f"the algorithm {algorithm.name}: propose gives points of {points.shape[-1]} columns, and items have "
+                f"{columns.shape[-1]}; an actor makes points of dim columns (Point(sizes.dim))"
+            )
 
     @property
     def linear(self) -> bool:
@@ -266,7 +291,7 @@ class EncoderLearner(Learner):
         return flat, Transitions(
             states=flat.detach().requires_grad_(),
             actions=actions[places],
-            rewards=self.tensor(steps.summed(batch.rewards, self.setup.discount)),
+            rewards=self.tensor(steps.summed(batch)),
             next_states=later[following],
             target_states=later[places],
             next_actions=torch.where(self.tensor(steps.known), actions[following], -1),
@@ -402,12 +427,15 @@ class Steps:
         places = rows * width + columns
         return cls(places, places + count, count, discounts.astype(np.float32), columns + count < last[rows])
 
-    def summed(self, rewards: Numbers, discount: float) -> Float32[np.ndarray, "steps"]:
-        """The discounted sum of the rewards of each transition (Sutton and Barto 2018, equation 7.1)."""
-        flat, found = rewards.ravel(), np.zeros(len(self.places))
+    def summed(self, batch: Batch) -> Float32[np.ndarray, "steps"]:
+        """The discounted sum of the rewards of each transition (Sutton and Barto 2018, equation 7.1): up to an end, if
+        there is one before."""
+        rewards, discounts = batch.rewards.ravel(), batch.discounts.ravel()
+        found, weights = np.zeros(len(self.places)), np.ones(len(self.places))
         for step in range(int(self.counts.max(initial=0))):
-            there = step < self.counts
-            found[there] += discount**step * flat[self.places[there] + step]
+            there, places = step < self.counts, self.places + step
+            found[there] += weights[there] * rewards[places[there]]
+            weights[there] *= discounts[places[there]]
         return found.astype(np.float32)
 
 

@@ -17,6 +17,9 @@ from what_next.settings import Setup
 from what_next.training.step import Step
 from what_next.types import Batch, Factors, History, Proposal
 
+MEASURED = ("ndcg@10", "hr@10", "spread")
+"""What `training.validation` measures."""
+
 
 class Learner(ABC):
     """How an algorithm's networks are built, read histories, and learn from batches. It remembers nothing of a step.
@@ -53,6 +56,20 @@ class Learner(ABC):
     @abstractmethod
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
         """New networks of the algorithm."""
+
+    def check(self, nets: Networks) -> None:
+        """Raises a `SetupError` where the algorithm names networks, or a measurement, that are not there."""
+        algorithm = self.algorithm
+        if missing := set(self.targets) - nets.keys():
+            raise SetupError(
+                f"the algorithm {algorithm.name}: targets has {', '.join(sorted(missing))}; its networks are "
+                f"{', '.join(nets)}"
+            )
+        if self.setup.monitored not in MEASURED:
+            raise SetupError(
+                f"the algorithm {algorithm.name}: monitors has {self.setup.monitored!r}, which nothing measures; there "
+                f"are {', '.join(MEASURED)}"
+            )
 
     def window(self, history: History) -> History:
         """The part of a history that is read."""

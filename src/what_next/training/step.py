@@ -87,11 +87,12 @@ def descend(
     return set(weights)
 
 
-def checked(losses: object, algorithm: Algorithm) -> dict[str, Tensor]:
-    """What an algorithm's `losses` returned, where it can be learned from.
+def checked(losses: object, algorithm: Algorithm, nets: Networks) -> dict[str, Tensor]:
+    """What an algorithm's `losses` returned, where these networks can learn from it.
 
     Raises:
-        TrainingError: it is no mapping from names of `updates` to tensors of one number.
+        TrainingError: it is no mapping from names of `updates` to tensors of one number with a gradient, or a network
+            that one updates is not there.
     """
     updates = algorithm.updates
     if not isinstance(losses, Mapping) or not set(losses) <= set(updates):
@@ -101,6 +102,15 @@ def checked(losses: object, algorithm: Algorithm) -> dict[str, Tensor]:
         if not isinstance(loss, Tensor) or loss.dim():
             found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise TrainingError(f"the loss {name!r} of {algorithm.name!r} is {found}; expected a tensor of one number")
+        if isinstance(updates[name], str) or set(updates[name]) - nets.keys():
+            raise TrainingError(
+                f"the loss {name!r} of {algorithm.name!r} updates {updates[name]!r}; expected a tuple of names of its "
+                f"networks, which are {', '.join(nets)}"
+            )
+        if not loss.requires_grad:
+            raise TrainingError(
+                f"the loss {name!r} of {algorithm.name!r} teaches nothing: it has no gradient, as where it is detached"
+            )
     return dict(losses)
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
 from torch import Tensor
 
-from what_next.types.histories import Factors
+from what_next.types.histories import Factors, History
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +131,43 @@ class Batch:
         return Batch.of_arrays(found)
 
     @classmethod
+    def following(
+        cls,
+        history: History,
+        factors: Factors,
+        earned: Float32[np.ndarray, "batch time"],
+        discount: float,
+        over: Bool[np.ndarray, "batch"] | None = None,
+        later: Float32[np.ndarray, "batch"] | None = None,
+    ) -> "Batch":
+        """Of histories in which each event was chosen after those before it.
+
+        Args:
+            factors: of the histories (`Agent.factorize`).
+            earned: what each event earned.
+            discount: per event.
+            over: the rows after whose last event nothing follows; None: all.
+            later: what their users earned after the last event, discounted to it; None: nothing that is known.
+        """
+        items, rewards = history.items, np.zeros_like(earned)
+        actions = np.full_like(items, -1)
+        actions[:, :-1], rewards[:, :-1] = items[:, 1:], earned[:, 1:]
+        mask = actions >= 0
+        ends = np.arange(items.shape[1]) == (history.lengths - 2)[:, None]
+        if over is not None:
+            ends &= over[:, None]
+        return cls(
+            items=items,
+            factors=factors,
+            actions=actions,
+            rewards=rewards,
+            mask=mask,
+            discounts=np.where(ends, 0, discount).astype(np.float32),
+            histories=len(items),
+            returns=returns(earned, history.lengths, discount, later),
+        )
+
+    @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Batch":
         """The batch of some `arrays`."""
         values: dict[str, Any] = {name: value for name, value in arrays.items() if "." not in name}
@@ -230,3 +267,23 @@ class BanditSteps:
     targets: Float[Tensor, "batch time choices"]
     mask: Bool[Tensor, "batch time"]
     discounts: Float[Tensor, "batch time"] | None = None
+
+
+def returns(
+    rewards: Float32[np.ndarray, "batch time"],
+    lengths: Int[np.ndarray, "batch"],
+    discount: float,
+    later: Float32[np.ndarray, "batch"] | None = None,
+) -> Float32[np.ndarray, "batch time"]:
+    """After each event, the discounted sum of the rewards of all later ones (Sutton and Barto 2018, equation 3.8).
+
+    `later` is that of the last event of each row: of what the row does not hold. 0 at padding.
+    """
+    rows, width = rewards.shape
+    ahead = np.zeros((width + 1, rows))  # by event, what it earned; then what the row does not hold
+    ahead[:width] = np.where(np.arange(width)[:, None] < lengths, rewards.T, 0)
+    ahead[lengths, np.arange(rows)] = 0 if later is None else later
+    found = np.zeros_like(ahead)
+    for step in range(width - 1, -1, -1):
+        found[step] = ahead[step + 1] + discount * found[step + 1]
+    return np.ascontiguousarray(found[:width].T, np.float32)

@@ -1,5 +1,6 @@
 """What was heard: histories, and what networks read of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +40,18 @@ class History:
         empty = np.zeros((batch, 0), np.float32)
         users, nothing = np.full(batch, -1, np.int32), np.full(batch, np.nan, np.float32)
         return cls(users, empty.astype(np.int32), np.zeros(batch, np.int64), empty, empty[..., None], nothing)
+
+    @classmethod
+    def of(cls, items: Sequence[Sequence[int]], rewards: Sequence[Sequence[float]] | None = None) -> "History":
+        """Of people whom no data set holds: for each the positions of items in the catalogue, and their rewards."""
+        lengths = np.array([len(row) for row in items], np.int64)
+        real = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        heard, earned = np.full(real.shape, -1, np.int32), np.zeros(real.shape, np.float32)
+        heard[real] = np.concatenate([np.asarray(row, np.int32) for row in items])
+        if rewards is not None:
+            earned[real] = np.concatenate([np.asarray(row, np.float32) for row in rewards])
+        users, sigma = np.full(len(items), -1, np.int32), np.full(len(items), np.nan, np.float32)
+        return cls(users, heard, lengths, earned, np.zeros((*real.shape, 0), np.float32), sigma)
 
     def rows(self, part: slice) -> "History":
         """Some of the histories."""

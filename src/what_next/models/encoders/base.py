@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from what_next.errors import SetupError
 from what_next.models.items import ItemVectors
 from what_next.models.linear import LinearTerm
 from what_next.types import Events
@@ -198,3 +199,52 @@ class Encoder(nn.Module):
     def _zeros(self, *shape: int) -> Tensor:
         """Zeros where the parameters are, of their type."""
         return next(self.parameters()).new_zeros(shape)
+
+
+@torch.no_grad()
+def check(encoder: Encoder, steps: int = 40) -> None:
+    """Try what every encoder promises on made-up inputs: shapes, no look ahead, and single steps equal to the pass.
+
+    Raises:
+        SetupError: it breaks one.
+    """
+    kind, dim, training = type(encoder).__name__, encoder.sizes.dim, encoder.training
+    if missing := [name for name in ("encode", "start", "advance") if _abstract(getattr(encoder, name))]:
+        raise SetupError(f"the encoder {kind} defines no {' and no '.join(missing)}")
+    encoder.eval()
+    inputs = torch.arange(3.0 * steps * dim, device=encoder._zeros(1).device).sin().view(3, steps, dim)
+    states, ahead = encoder.encode(inputs), inputs.clone()
+    _shaped(states, inputs, f"the encoder {kind}: encode")
+    ahead[:, steps // 2 :] += 1
+    ahead[1:] += 1
+    if not _alike(encoder.encode(ahead)[0, : steps // 2], states[0, : steps // 2]):
+        raise SetupError(f"the encoder {kind}: the state after an event changes with later events, or other histories")
+    state = encoder.start(3)
+    for place, one in enumerate(inputs.unbind(1)):
+        if not isinstance(state, tuple) or any(
+            not isinstance(part, Tensor) or part.shape[:1] != (3,) for part in state
+        ):
+            raise SetupError(f"the encoder {kind}: a state is a tuple of tensors whose first axis is the batch")
+        streamed, state = encoder.advance(state, one)
+        _shaped(streamed, one, f"the encoder {kind}: advance")
+        if not _alike(streamed, states[:, place]):
+            raise SetupError(
+                f"the encoder {kind}: after {place + 1} events, advance has come to another state than encode, so the "
+                "service would not recommend what was judged"
+            )
+    encoder.train(training)
+
+
+def _abstract(method: object) -> bool:
+    return bool(getattr(method, "__isabstractmethod__", False))
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def _shaped(found: object, like: Tensor, who: str) -> None:
+    """Raises a `SetupError` where what an encoder gave has not the shape of what it read."""
+    if not isinstance(found, Tensor) or found.shape != like.shape:
+        shape = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise SetupError(f"{who} gives {shape}; expected a tensor of shape {tuple(like.shape)}, as what it read")

@@ -1,0 +1,92 @@
+"""What every reward promises, tried on made-up events."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from what_next.errors import SetupError
+from what_next.rewards.base import NEVER, Events, Reward
+
+OPTIONAL = {"attributes": "vectors", "times": "times", "popularity": "popularity", "profile": "profile"}
+"""What a reward may need, and the field of `Events` that holds it."""
+TIME, ITEMS, ATTRIBUTES = 9, 6, 3
+
+
+def keeps(reward: Reward) -> Float[Tensor, "batch time"]:
+    """Try a reward on made-up events that hold no more than it `needs`: shape, padding, and whether it looks ahead.
+
+    Returns what it gives for some.
+
+    Raises:
+        SetupError: it breaks a promise.
+    """
+    if unknown := sorted(set(reward.needs) - OPTIONAL.keys()):
+        raise SetupError(f"{reward.key}: needs has {', '.join(unknown)}; there are {', '.join(OPTIONAL)}")
+    events = random_events(0)
+    earned = _earned(reward, events)
+    if not earned.isfinite().all():
+        raise SetupError(f"{reward.key}: a reward is no finite number")
+    if earned[~events.real].any():
+        raise SetupError(f"{reward.key}: padding earns something; multiply by events.real")
+    for known in () if reward.reads_future else (1, 4, 8):
+        other = _earned(reward, other_future(events, known))
+        if not torch.allclose(earned[:, :known], other[:, :known], atol=1e-5):
+            raise SetupError(
+                f"{reward.key}: reads later events, or a label (sigma, profile, after); look at earlier events alone, "
+                "or say reads_future"
+            )
+    return earned
+
+
+def random_events(seed: int, scale: float = 1.0) -> Events:
+    """Four rows of 1, 4, 8 and 9 events; `scale` of rewards, vectors and labels."""
+    rng = torch.Generator().manual_seed(seed)
+    items = torch.randint(ITEMS, (4, TIME), generator=rng)
+    items[torch.arange(TIME) >= torch.tensor([1, 4, 8, 9])[:, None]] = -1
+    times = torch.randint(10**12, (4, TIME), generator=rng).sort(1).values
+    return Events(
+        items=items,
+        rewards=torch.randn(4, TIME, generator=rng) * scale,
+        times=times,
+        vectors=torch.randn(ITEMS, ATTRIBUTES, generator=rng) * scale,
+        popularity=torch.softmax(torch.randn(ITEMS, generator=rng) * scale, 0),
+        sigma=torch.rand(4, generator=rng) * scale,
+        profile=torch.randn(4, ATTRIBUTES, generator=rng) * scale,
+        after=torch.tensor([2 * 10**12, NEVER, 2 * 10**12, NEVER]),
+    )
+
+
+def other_future(events: Events, known: int) -> Events:
+    """The same up to `known` events; other events after them, and other labels."""
+    other, real = random_events(99), events.real[:, known:]
+    changed: dict[str, Any] = {name: getattr(events, name).clone() for name in ("items", "rewards", "times")}
+    changed["items"][:, known:] = torch.where(real, (events.items[:, known:] + 1) % ITEMS, -1)
+    changed["rewards"][:, known:] += 1
+    changed["times"][:, known:] += 10**11
+    return replace(events, **changed, sigma=other.sigma, profile=other.profile, after=other.after)
+
+
+def _needed(reward: Reward, events: Events) -> Events:
+    """Without what the reward does not need."""
+    left: dict[str, Any] = {field: None for name, field in OPTIONAL.items() if name not in reward.needs}
+    if "vectors" in left:
+        left["vectors"] = events.vectors[:, :0]
+    if "times" in left:
+        left["after"] = None
+    return replace(events, **left)
+
+
+def _earned(reward: Reward, events: Events) -> Float[Tensor, "batch time"]:
+    """What it gives; a `SetupError` where that is no number for each event."""
+    try:
+        earned = reward.of(_needed(reward, events))
+    except Exception as error:  # a stranger's code may fail in any way
+        needs = ", ".join(reward.needs) or "nothing"
+        raise SetupError(f"{reward.key}: fails on events that have what it needs ({needs}): {error!r}") from error
+    if not isinstance(earned, Tensor) or earned.shape != events.items.shape:
+        found = f"a tensor of shape {tuple(earned.shape)}" if isinstance(earned, Tensor) else repr(earned)
+        raise SetupError(f"{reward.key}: gives {found}; expected one of shape {tuple(events.items.shape)}")
+    return earned.float()

@@ -1,0 +1,187 @@
+"""Encoders, rewards and worlds of one's own: what breaks a promise is told in one message, by training, too."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from what_next.errors import SetupError
+from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
+from what_next.models.items import ItemVectors
+from what_next.rewards import REWARDS, Events, Reward
+from what_next.testing import check_encoder, check_reward, check_world
+from what_next.worlds import Draws, Feedback, Observation, State, World
+from what_next.worlds.base import Reference, integers
+
+
+class LastTwo(Encoder):
+    """A linear map of the last input and the one before it."""
+
+    def __init__(self, items: ItemVectors, sizes: EncoderSizes) -> None:
+        super().__init__(items, sizes)
+        self.both = nn.Linear(2 * sizes.dim, sizes.dim)
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        return self.both(torch.cat([inputs, nn.functional.pad(inputs, (0, 0, 1, 0))[:, :-1]], -1))
+
+    def start(self, batch: int) -> tuple[Tensor, ...]:
+        return (self._zeros(batch, self.sizes.dim),)
+
+    def advance(self, state: tuple[Tensor, ...], inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.both(torch.cat([inputs, state[0]], -1)), (inputs,)
+
+
+@pytest.mark.parametrize("kind", [LastTwo, *ENCODERS.values()])
+def test_an_encoder_that_keeps_its_promises_passes(kind: type[Encoder]) -> None:
+    check_encoder(kind)
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ({"encode": lambda self, inputs: inputs.flip(1).cumsum(1).flip(1)}, "changes with later events"),
+        ({"encode": lambda self, inputs: inputs.mean(0).expand_as(inputs)}, "or other histories"),
+        (
+            {"encode": lambda self, inputs: inputs[:, 1:]},
+            r"encode gives a tensor of shape \(3, 39, 16\); expected .*40",
+        ),
+        ({"encode": lambda self, inputs: (inputs, inputs)}, "encode gives a tuple; expected"),
+        ({"start": lambda self, batch: torch.zeros(batch, 16)}, "a state is a tuple of tensors"),
+        ({"start": lambda self, batch: (torch.zeros(1, batch, 16),)}, "whose first axis is the batch"),
+        ({"start": lambda self, batch: (torch.ones(batch, 16),)}, "after 1 events, advance has come to another state"),
+        (
+            {"advance": lambda self, state, inputs: (LastTwo.advance(self, state, inputs)[0], state)},
+            "after 2 events, advance has come to another state than encode",
+        ),
+        ({"start": Encoder.start, "advance": Encoder.advance}, "defines no start and no advance"),
+    ],
+)
+def test_an_encoder_that_breaks_one_is_told_which(method: dict[str, Callable[..., Any]], told: str) -> None:
+    with pytest.raises(SetupError, match=f"the encoder Broken.*{told}"):
+        check_encoder(type("Broken", (LastTwo,), method))
+
+
+class Liked(Reward):
+    """1 for what is rated above 0."""
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def of(self, events: Events) -> Tensor:
+        return (events.rewards > 0).float() * events.real
+
+
+@pytest.mark.parametrize("kind", [Liked, *REWARDS.values()])
+def test_a_reward_that_keeps_its_promises_passes(kind: type[Reward]) -> None:
+    check_reward(kind())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"of": lambda self, events: events.real.float()[:, 1:]}, r"gives a tensor of shape \(4, 8\)"),
+        ({"of": lambda self, events: 1.0}, "gives 1.0; expected"),
+        ({"of": lambda self, events: torch.ones(events.items.shape)}, "padding earns something"),
+        ({"of": lambda self, events: events.real / 0}, "no finite number"),
+        ({"of": lambda self, events: events.rewards.flip(1) * events.real}, "reads later events"),
+        ({"of": lambda self, events: events.sigma[:, None] * events.real}, "or a label"),
+        ({"of": lambda self, events: (events.times > 0) * 1.0}, r"fails on events that have what it needs \(nothing\)"),
+        ({"of": lambda self, events: 2.0 * events.real}, "gives 0 to 2 for made-up events; its range is 0 to 1"),
+        ({"needs": ("time",)}, "needs has time; there are attributes, times"),
+    ],
+)
+def test_a_reward_that_breaks_one_is_told_which(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(SetupError, match=told):
+        check_reward(type("Broken", (Liked,), {"__annotations__": {"needs": ClassVar}, **changes})())
+
+
+@dataclass(frozen=True, eq=False)
+class Taste(State):
+    """Of each user, whether odd items are liked."""
+
+    odd: np.ndarray
+
+
+class Parity(World):
+    """Half of the users click even items alone, half of them odd ones."""
+
+    name: Literal["parity"] = "parity"
+    slots: int = 2
+    items: int = 20
+    steps: int | None = 10
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        return np.eye(2, dtype=np.float32)[np.arange(self.items) % 2]
+
+    def reset(self, users: int, rng: Draws) -> Taste:
+        nothing = np.full((users, self.slots), -1, np.int64)
+        return Taste(np.zeros(users, np.int32), nothing, nothing >= 0, integers(rng, users, 2))
+
+    def step(self, state: Taste, slates: np.ndarray, rng: Draws) -> tuple[Taste, Feedback]:
+        clicks = slates % 2 == state.odd[:, None]
+        state = replace(state, age=state.age + 1, shown=slates, clicks=clicks)
+        return state, Feedback(clicks, clicks.sum(1).astype(np.float32), np.zeros(len(slates), np.bool_))
+
+    def observe(self, state: Taste, ideal: bool = False) -> Observation:
+        odd = state.odd[:, None] if ideal else np.zeros((len(state.odd), 0))
+        return Observation(state.shown, state.clicks, odd.astype(np.float32))
+
+    def bounds(self, ideal: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(int(ideal), np.float32), np.ones(int(ideal), np.float32)
+
+    def references(self) -> dict[str, Reference]:
+        return {"random": self.random_slates}
+
+
+class Ageless(Parity):
+    """Whose users do not grow older."""
+
+    def step(self, state: Taste, slates: np.ndarray, rng: Draws) -> tuple[Taste, Feedback]:
+        after, feedback = super().step(state, slates, rng)
+        return replace(after, age=state.age), feedback
+
+
+class InPlace(Parity):
+    """Whose steps write into the state."""
+
+    def step(self, state: Taste, slates: np.ndarray, rng: Draws) -> tuple[Taste, Feedback]:
+        state.age[:] += 1
+        return super().step(replace(state, age=state.age - 1), slates, rng)
+
+
+class Crowd(Parity):
+    """Whose users like what the first of them likes."""
+
+    def step(self, state: Taste, slates: np.ndarray, rng: Draws) -> tuple[Taste, Feedback]:
+        return super().step(replace(state, odd=np.full_like(state.odd, state.odd[0])), slates, rng)
+
+
+class Beyond(Parity):
+    """Which shows more than its bounds say."""
+
+    def bounds(self, ideal: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        low, high = super().bounds(ideal)
+        return low, high / 2
+
+
+def test_a_world_that_keeps_its_promises_passes() -> None:
+    check_world(Parity())
+
+
+@pytest.mark.parametrize(
+    ("world", "told"),
+    [
+        (Ageless(), "after a step, `shown`, `clicks` or `age` are not the step's"),
+        (InPlace(), "a step changes the state that it was given"),
+        (Crowd(), "alone than in a batch"),
+        (Beyond(), "out of bounds, with ideal=True"),
+    ],
+)
+def test_a_world_that_breaks_one_is_told_which(world: World, told: str) -> None:
+    with pytest.raises(AssertionError, match=f"world parity: .*{told}"):
+        check_world(world)
