@@ -1,5 +1,6 @@
 """A setting holds wherever it is given: threads, seconds, paths, and the options of commands."""
 
+import errno
 import json
 import resource
 import shutil
@@ -210,6 +211,7 @@ class TestOverwriting:
         log.with_columns(a=pl.col("item_id") % 7, b=pl.col("item_id") % 5).write_csv(tmp_path / "listening.csv")
         code, _, told = say("train", copied, f"data={tmp_path / 'listening.csv'}")
         assert code == 2
+        assert "and listening holds less than half of its items now" in told
         assert "--force" in told
 
     def test_a_critic_that_belongs_to_another_agent_is_not_torn_from_it(self, copied: Path, say) -> None:
@@ -262,3 +264,72 @@ class TestRecommend:
         assert code == 2
         assert "must end in .parquet, .csv, .tsv or .jsonl" in told
         assert not (tmp_path / name).exists()
+
+
+class TestTrain:
+    """`train, yes` or `no` says what `run` does, and nothing else."""
+
+    def test_what_does_not_run_needs_none(self, copied: Path, say) -> None:
+        copied.write_text(copied.read_text().replace("train, yes", ""))
+        assert "these are for next items" in say("evaluate", copied, "--baselines", "ease")[2]
+        assert "no such store" in say("log", "export", copied, "--to", copied.with_name("log.parquet"))[2]
+        assert "the setting 'train' is missing" in say("run", copied)[2]
+
+    @pytest.mark.parametrize("word", ["train=yes", "TRAIN = no"])
+    def test_it_may_be_given_where_it_says_nothing(self, copied: Path, word: str, say) -> None:
+        code, out, told = say("recommend", copied, "--user", "u1", word)
+        assert (code, told) == (0, "")
+        assert "What next for user u1" in out
+
+
+def test_a_file_that_may_not_be_read_is_one_message(copied: Path, say, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a service whose files belong to somebody else; `chmod` alone stops nobody who is root."""
+    opened = Path.open
+
+    def denied(path: Path, *how: object, **more: object) -> object:
+        if path.name in hidden:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *how, **more)  # type: ignore[call-overload]
+
+    data, hidden = copied.with_name("log.csv"), ["log.csv"]
+    data.write_text("user_id,item_id")
+    monkeypatch.setattr(Path, "open", denied)
+    told = f"what-next: {data}: cannot be opened (Permission denied); mend that, or name another\n"
+    for words in (["data", "describe", data], ["recommend", copied, "--user", "u1", f"data={data}"]):
+        assert say(*words)[::2] == (2, told)
+    hidden = ["agent.safetensors"]
+    for words in (["inspect", copied.parent / "models/agent.safetensors"], ["recommend", copied, "--user", "u1"]):
+        code, _, told = say(*words)
+        assert code == 2
+        assert told == f"what-next: {copied.parent / 'models/agent.safetensors'}: cannot be read (Permission denied)\n"
+
+
+def test_a_name_that_is_too_long_is_one_message(say, tmp_path: Path) -> None:
+    code, _, told = say("data", "describe", tmp_path / ("x" * 300 + ".parquet"))
+    assert code == 2
+    assert told.endswith(": cannot be opened (File name too long); mend that, or name another\n")
+
+
+class TestSeen:
+    """`evaluation.seen, yes` recommends what was heard, as judging does."""
+
+    def items(self, out: str) -> set[str]:
+        return {item["item_id"] for item in json.loads(out)["items"]}
+
+    def test_recommend_and_run_follow_the_setup(self, copied: Path, say) -> None:
+        asked = ["recommend", copied, "--history", "i1,i2", "-k", "100", "--json"]
+        assert not {"i1", "i2"} & self.items(say(*asked)[1])
+        assert {"i1", "i2"} <= self.items(say(*asked, "evaluation.seen=yes")[1])
+        assert {"i1", "i2"} <= self.items(say(*asked, "--seen")[1])
+        assert not {"i1", "i2"} & self.items(say(*asked, "--unseen", "evaluation.seen=yes")[1])
+        run = ["run", copied, "train=no", "user=u1", "slots=100", "evaluation.seen=yes"]
+        assert "known already" in say(*run)[1]
+
+    def test_a_list_that_is_empty_says_why(self, copied: Path, say) -> None:
+        (copied.parent / "two.txt").write_text("i1\ni2\n")
+        words = ["recommend", copied, "--allowed", copied.parent / "two.txt"]
+        assert "nothing: all that may be named was heard (--seen" in say(*words, "--history", "i1,i2")[1]
+        told = say(*words, "--all", "--to", copied.parent / "all.csv")[1]
+        some = pl.read_csv(copied.parent / "all.csv")["user_id"].n_unique()
+        assert 0 < some < 60
+        assert f"for each of {some} users; none for {60 - some}, who heard all that may be named" in told

@@ -43,6 +43,14 @@ class TestBulk:
         assert one.post("/v1/items/batch", again) == {"accepted": 3, "replaced": 2}
         assert one.get("/v1/items/x0")["title"] == "Newest"
 
+    def test_times_in_nanoseconds_and_hundreds_of_words_are_attributes(self, one: Service) -> None:
+        from what_next.serving.http.bodies import Item
+
+        one.post("/v1/items", item("late", attributes={**dict.fromkeys(ATTRIBUTES, 0.5), "tempo": 1.7e18}))
+        assert shown(one, history=["i1"], ranges={"tempo": {"min": 1.6e18, "max": 1.8e18}}) == ["late"]
+        assert len(Item.model_validate(item("x", attributes={f"genre:{n}": 1.0 for n in range(200)})).attributes) == 200
+        one.ask("DELETE", "/v1/items/late")
+
     def test_all_of_a_batch_or_nothing_is_taken(self, one: Service) -> None:
         for bad, field in (
             (item("x", attributes={"energy": 1.0}), "items.1.attributes"),

@@ -1,6 +1,7 @@
 """What the endpoint does not take, and what it says then."""
 
 import contextlib
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,15 @@ def test_a_body_that_is_not_told_to_be_json_is_415_so_that_no_form_of_another_si
     assert (
         one.ask("POST", RECOMMEND, content=b"{}", headers={"content-type": "Application/JSON; x=y"}).status_code == 200
     )
+
+
+def test_a_body_that_is_packed_is_415_and_told_so(one: Service) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = one.ask("POST", RECOMMEND, content=gzip.compress(b"{}"), headers=headers)
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
+    assert "without Content-Encoding" in answer.json()["error"]["message"]
+    headers["content-encoding"] = "identity"
+    assert one.ask("POST", RECOMMEND, content=b"{}", headers=headers).status_code == 200
 
 
 def test_a_body_that_is_too_large_is_413_also_when_its_length_is_not_told(one: Service) -> None:

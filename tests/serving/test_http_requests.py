@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from .endpoint import Service, service
@@ -259,3 +260,26 @@ def test_metrics_count_requests_answers_sessions_and_the_model(one: Service) -> 
         "what_next_store_failures_total",
     ):
         assert wanted in text
+
+
+def test_what_was_heard_may_be_shown_again_where_the_setup_or_the_request_says_so(
+    one: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, heard = {"history": ["i3", "i4"], "k": 80}, {"i3", "i4"}
+    assert not heard & set(ids(one.recommend(**asked)))
+    again = one.engine.setup.evaluation.model_copy(update={"seen": True})
+    monkeypatch.setattr(one.engine, "setup", one.engine.setup.model_copy(update={"evaluation": again}))
+    assert heard <= set(ids(one.recommend(**asked)))
+    assert heard <= set(ids(one.post("/v1/recommendations/batch", {"requests": [asked]})["answers"][0]))
+    assert not heard & set(ids(one.recommend(**asked, exclude_seen=True)))
+
+
+def test_items_whose_ids_no_request_may_hold_are_told() -> None:
+    from what_next.serving.http.run import unnameable
+
+    assert unnameable(pl.Series(["i1", "a b", "\u00fc", "x" * 256])) is None
+    told = unnameable(pl.Series(["i1", "a\nb", "x" * 257, " "]))
+    assert told is not None
+    assert told.startswith(
+        "3 items have ids that no request may hold (above 256 characters, or with control characters)"
+    )

@@ -73,7 +73,7 @@ def evaluate(
 
     part, given = part_of(split), seeds_of(seeds)
     # With seeds, models are trained as the setup says; without, one is judged that is there.
-    settings = trained_setup(setup, overrides) if given is None else setup_of(setup, overrides)
+    settings = (trained_setup if given is None else setup_of)(setup, overrides, "train=no")
     check_board(settings)
     mask, steps = _mask_of(settings, allowed, blocked), weights_of(weights)
     if steps and not report:
@@ -133,7 +133,9 @@ def compare(
     if len(files) < 2 and not (files and ablations):
         raise SetupError("compare: give two setup files or more, or one with --ablations")
     overrides = [word for word in words if word not in files]
-    setups = {name: setup_of(Path(file), overrides) for name, file in zip(_names(files), files, strict=True)}
+    setups = {
+        name: setup_of(Path(file), overrides, "train=no") for name, file in zip(_names(files), files, strict=True)
+    }
     if report is not None:
         check_report(report)
     mask = _mask_of(next(iter(setups.values())), allowed, blocked)
@@ -172,7 +174,7 @@ def tune(
     from what_next.experiments.tuning import tune as tune_setup
     from what_next.settings import listed
 
-    settings, took = setup_of(setup, overrides), list[float]()
+    settings, took = setup_of(setup, overrides, "train=no"), list[float]()
     metric = settings.monitored
 
     def progress(trial: "Trial", best: "Trial") -> None:

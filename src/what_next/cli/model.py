@@ -133,7 +133,12 @@ def recommend(
         str | None, typer.Option(help="Item ids, oldest first: A,B,C; one with a comma in double quotes.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
-    seen: Annotated[bool, typer.Option("--seen", help="Items of the history may be recommended too.")] = False,
+    seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--seen/--unseen", help="Items of the history may be recommended, too; else evaluation.seen says."
+        ),
+    ] = None,
     everyone: Annotated[bool, typer.Option("--all", help="Every user of the data; needs --to.")] = False,
     to: Annotated[Path | None, typer.Option(help=f"With --all: the table to write ({ENDINGS}).")] = None,
     allowed: Allowed = None,
@@ -188,7 +193,9 @@ def _recommend_all(recommender: "Recommender", k: int, to: Path, how: dict[str, 
     write_files({to: lambda file: FORMATS[to.suffix.lower()](frame, file)})
     users = frame["user_id"].n_unique()
     facts = {"to": str(to), "users": users, "rows": len(frame)}
-    answer(facts, as_json, f"{to}: up to {k} items for each of {users:,} users")
+    without = len(recommender.state.dataset.user_ids) - users
+    none = f"; none for {without:,}, who heard all that may be named (--seen)" if without else ""
+    answer(facts, as_json, f"{to}: up to {k} items for each of {users:,} users{none}")
 
 
 def _numbers(pairs: list[str]) -> dict[str, float]:

@@ -72,7 +72,13 @@ def setup_of(file: Path, overrides: Sequence[str] | None, *last: str) -> "Setup"
     """The setup that SETUP and KEY=VALUE name; `last` goes before all of it."""
     from what_next.settings import Setup
 
-    return Setup.read(file, [*(overrides or []), *last])
+    return Setup.read(file, _words(overrides, last))
+
+
+def _words(overrides: Sequence[str] | None, last: Sequence[str]) -> list[str]:
+    """KEY=VALUE, where `last` takes the place of what was given under its keys."""
+    fixed = {word.partition("=")[0] for word in last}
+    return [*(word for word in overrides or [] if word.partition("=")[0].strip().lower() not in fixed), *last]
 
 
 def trained_setup(file: Path, overrides: Sequence[str] | None, *last: str) -> "Setup":
@@ -80,7 +86,7 @@ def trained_setup(file: Path, overrides: Sequence[str] | None, *last: str) -> "S
     from what_next.settings import Setup
     from what_next.training.artefacts import read_trained
 
-    words = [*(overrides or []), *last]
+    words = _words(overrides, last)
     found, given = read_trained(file, words), Setup.read(file, words).algorithm
     if found.algorithm != given:
         note(f"{found.model_agent_path}: was trained by {found.algorithm!r}, which holds; the setup says {given!r}")

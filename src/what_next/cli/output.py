@@ -23,6 +23,9 @@ WIDE = 10_000
 CLOSED = 141
 """The exit code of a program whose output nobody reads on, as after `| head`, by convention 128 + SIGPIPE."""
 
+CLOSED_WAYS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+"""What is wrong with a path that the user named, or with who runs the command."""
+
 P = ParamSpec("P")
 
 
@@ -52,9 +55,12 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still has to write at the end
             return CLOSED
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                note(f"what-next: the disk is full ({error}); make room, and try again")
+            elif error.errno in CLOSED_WAYS and error.filename:
+                note(f"what-next: {error.filename}: cannot be opened ({error.strerror}); mend that, or name another")
+            else:
                 raise
-            note(f"what-next: the disk is full ({error}); make room, and try again")
             return 2
         except (MemoryError, RuntimeError) as error:
             if not (isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)):

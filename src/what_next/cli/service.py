@@ -204,8 +204,8 @@ def export(
 
     if to.suffix != ".parquet":
         raise DataError(f"--to {to}: must end in .parquet")
-    settings = setup_of(setup, overrides)
-    with opened(settings) as store, Progress(console=Console(stderr=as_json), transient=True) as bars:
+    settings = setup_of(setup, overrides, "train=no")
+    with opened(settings) as store, Progress(console=Console(stderr=True), transient=True) as bars:
         tasks = {name: bars.add_task(name, total=None) for name in ("impressions", "events")}
 
         def progress(name: str, here: int, total: int) -> None:

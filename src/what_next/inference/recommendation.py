@@ -10,6 +10,8 @@ from rich.text import Text
 from what_next.data import html
 from what_next.errors import some
 
+NOTHING = "nothing: all that may be named was heard (--seen, or seen=True)"
+
 
 @dataclass(frozen=True)
 class Item:
@@ -51,7 +53,7 @@ class Recommendation:
 
     def __repr__(self) -> str:
         places = [f"{place}. {item.title} ({item.item_id})" for place, item in enumerate(self.items, 1)]
-        return "\n".join([self._title, *places])
+        return "\n".join([self._title, *(places or [NOTHING])])
 
     def _repr_html_(self) -> str:
         rows = [(place, item.title, item.item_id, self._why(item)) for place, item in enumerate(self.items, 1)]
@@ -73,6 +75,8 @@ class Recommendation:
         parts: list[RenderableType] = [Text(f"{whose}, after: " + "; ".join(self.history[-5:]))]
         if self.unknown:
             parts.append(Text(f"not in the catalogue, left out: {some(self.unknown)}"))
+        if not self.items:
+            return Group(*parts, Text(self._title), Text(NOTHING))
         items = Table("", "item", "title", "why", title=escape(self._title), title_justify="left")
         for place, item in enumerate(self.items, 1):
             items.add_row(str(place), escape(item.item_id), escape(item.title), self._why(item))

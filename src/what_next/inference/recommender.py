@@ -41,7 +41,7 @@ class Recommender:
         k: int = 10,
         *,
         user: str | int | None = None,
-        seen: bool = False,
+        seen: bool | None = None,
         context: dict[str, float] | None = None,
         allowed: Iterable[str | int] | None = None,
         blocked: Iterable[str | int] = (),
@@ -52,7 +52,7 @@ class Recommender:
         Args:
             history: item ids; `user`: a user id. With both, the history is taken, and the user's name is kept.
             k: number of items.
-            seen: whether items of the history may be recommended.
+            seen: whether items of the history may be recommended; None: as `evaluation.seen` of the setup says.
             context: numbers about the situation, by name.
             allowed: ids of the items that may be recommended; None for all.
             blocked: ids of items that may not.
@@ -75,14 +75,19 @@ class Recommender:
         return self._recommendation(known, *found, 0, whose, tuple(unknown))
 
     def recommend_users(
-        self, users: Sequence[str | int], k: int = 10, *, seen: bool = False, rng: np.random.Generator | None = None
+        self,
+        users: Sequence[str | int],
+        k: int = 10,
+        *,
+        seen: bool | None = None,
+        rng: np.random.Generator | None = None,
     ) -> list[Recommendation]:
         """What comes next for some users of the data set."""
         history = self.state.get_user_history(self.users(users))
         found = self._chosen(history, k, seen, None, rng)
         return [self._recommendation(history, *found, row, str(user)) for row, user in enumerate(users)]
 
-    def recommend_frame(self, frame: Any, k: int = 10, *, seen: bool = False) -> Any:
+    def recommend_frame(self, frame: Any, k: int = 10, *, seen: bool | None = None) -> Any:
         """A frame of `user_id, rank, item_id, title` for every user of a frame of events, in the frame's own library.
 
         Args:
@@ -108,7 +113,7 @@ class Recommender:
         self,
         k: int = 10,
         *,
-        seen: bool = False,
+        seen: bool | None = None,
         allowed: Iterable[str | int] | None = None,
         blocked: Iterable[str | int] = (),
         rng: np.random.Generator | None = None,
@@ -143,12 +148,13 @@ class Recommender:
         self,
         history: History,
         k: int,
-        seen: bool,
+        seen: bool | None,
         mask: Bool[np.ndarray, "items"] | None,
         rng: np.random.Generator | None,
         propensities: bool = True,
     ) -> tuple[Proposal, Product]:
         """What the agent proposes after some histories, and the slates."""
+        seen = self.state.setup.evaluation.seen if seen is None else seen
         permitted = Permitted.of(mask, None if seen else history.items)
         sampler = Greedy() if rng is None else self.policy.sampler
         states = self.policy.states(history)

@@ -272,9 +272,12 @@ def _read(path: Path, role: Role | None, *, tensors: bool = True) -> tuple[Manif
     if not path.is_file():
         raise ModelError(f"{path}: no such model file; train one first (`train, yes` in the setup)")
     try:
+        path.open("rb").close()  # safetensors takes what may not be read for what is not there
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118 (no mapping)
+    except PermissionError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelError(
             f"{path}: is damaged or no model ({error}); train again, or take a copy that is whole"

@@ -60,10 +60,13 @@ def spare(setup: Setup, data: str, catalogue: Catalogue, origin: Path | None = N
     agent = _manifest_at(setup.model_agent_path)
     if agent is not None and not (origin and origin.resolve() == setup.model_agent_path.resolve()):
         algorithm, of = agent.setup["algorithm"]["name"], agent.metrics.get("data", data)
-        if (algorithm, of) != (setup.algorithm.name, data) or not _mostly_known(setup, catalogue):
+        now = f"{setup.algorithm.name} would learn of {data} now"
+        if same := (algorithm, of) == (setup.algorithm.name, data):
+            now = f"{data} holds less than half of its items now"
+        if not (same and _mostly_known(setup, catalogue)):
             raise ModelError(
                 f"{setup.model_agent_path}: holds what {algorithm} learned of {of} ({agent.histories:,} histories), "
-                f"and {setup.algorithm.name} would learn of {data} now; {ELSEWHERE}"
+                f"and {now}; {ELSEWHERE}"
             )
     path = setup.model_critic_path
     critic = _manifest_at(path) if path else None

@@ -87,7 +87,7 @@ def _complete(pair: pl.DataFrame, name: str, fill: Fill | None, where: str) -> t
     column = pair[name].cast(pl.Float32)
     if not column.is_finite().all():
         item, value = pair.filter(~column.is_finite()).row(0)
-        raise DataError(f"{where}: item {item!r} has {value:g} for attribute {name!r}, which is not a finite number")
+        raise DataError(f"{where}: item {item!r} has {value:g} for attribute {name!r}; expected at most 3.4e38")
     return column, notes
 
 

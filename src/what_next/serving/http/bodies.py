@@ -16,8 +16,10 @@ from what_next.settings import HISTORY, LEAST_TEMPERATURE
 
 SLOTS, MASKED, RANGES, BATCH, EVENTS = 200, 10_000, 32, 100, 1000
 """Most items of an answer, ids of a list of allowed or blocked items, ranges, and sizes of batches."""
-LONGEST = 2**31 * 1.0
-"""No number about a situation or an attribute is larger."""
+LONGEST, FARTHEST = 2**31 * 1.0, 2**63 * 1.0
+"""No number about a situation, and no attribute, which may be a time in nanoseconds, is larger."""
+ATTRIBUTES = 1000
+"""Most attributes of an item: a catalogue has one for each of many words."""
 END = 7_258_118_400_000_000
 """The year 2200, in microseconds: times are below it."""
 COARSE = 100_000_000_000_000
@@ -63,16 +65,19 @@ def _decoded(value: Any) -> Any:
 _ANY = r"[^\x00-\x1f\x7f-\x9f]*"
 SEEN = rf"^{_ANY}[^\s\x00-\x1f\x7f-\x9f]{_ANY}$"
 """No control characters, and something besides white space."""
-Id = Annotated[str, Field(min_length=1, max_length=256, pattern=SEEN)]
-"""Names a user, an item, an event or a recommendation."""
+LONGEST_ID = 256
+Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, pattern=SEEN)]
+"""Names a user, an item, an event, a recommendation or an attribute."""
 Word = Annotated[str, Field(min_length=1, max_length=64, pattern=SEEN)]
-"""Names an attribute, a number of the context, or a kind of event."""
+"""Names a number of the context, or a kind of event."""
 Text = Annotated[str, Field(min_length=1, max_length=1024, pattern=SEEN)]
 """A title."""
 
 IdInPath = Annotated[Id, BeforeValidator(_decoded)]
 Number = Annotated[float, Field(ge=-LONGEST, le=LONGEST, allow_inf_nan=False)]
 """Finite, and of a size that every part computes with."""
+Value = Annotated[float, Field(ge=-FARTHEST, le=FARTHEST, allow_inf_nan=False)]
+"""Of an attribute."""
 Reward = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 """What something was worth."""
 Time = Annotated[
@@ -90,18 +95,26 @@ Time = Annotated[
 ]
 
 
-def _by_name(values: dict[str, Any], most: int) -> WithJsonSchema:
+def _by_name(values: dict[str, Any], most: int, longest: int = LONGEST_ID) -> WithJsonSchema:
     """The schema of values by name, which tells the names' bounds, too."""
-    names = {"minLength": 1, "maxLength": 64, "pattern": SEEN}
+    names = {"minLength": 1, "maxLength": longest, "pattern": SEEN}
     return WithJsonSchema(
         {"type": "object", "propertyNames": names, "additionalProperties": values, "maxProperties": most}
     )
 
 
 Numbers = Annotated[
-    dict[Word, Number], Field(max_length=64), _by_name({"type": "number", "minimum": -LONGEST, "maximum": LONGEST}, 64)
+    dict[Word, Number],
+    Field(max_length=64),
+    _by_name({"type": "number", "minimum": -LONGEST, "maximum": LONGEST}, 64, longest=64),
 ]
 """Numbers by name."""
+Attributes = Annotated[
+    dict[Id, Value],
+    Field(max_length=ATTRIBUTES),
+    _by_name({"type": "number", "minimum": -FARTHEST, "maximum": FARTHEST}, ATTRIBUTES),
+]
+"""Attributes by name."""
 
 
 class Body(BaseModel):
@@ -132,8 +145,8 @@ class Batch(Body):
 class Range(Body):
     """The least and the largest value of an attribute, in its own units; without one, there is no bound."""
 
-    min: Number | None = None
-    max: Number | None = None
+    min: Value | None = None
+    max: Value | None = None
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -170,7 +183,7 @@ class Explore(Body):
         return self
 
 
-_END = {"anyOf": [{"type": "number", "minimum": -LONGEST, "maximum": LONGEST}, {"type": "null"}]}
+_END = {"anyOf": [{"type": "number", "minimum": -FARTHEST, "maximum": FARTHEST}, {"type": "null"}]}
 _RANGES = _by_name(
     {"type": "object", "properties": {"min": _END, "max": _END}, "additionalProperties": False, "title": "Range"},
     RANGES,
@@ -198,14 +211,16 @@ class Question(Body):
         default=None, description="item ids, oldest first; goes before what the store knows of the user"
     )
     k: int = Field(default=10, ge=1, le=SLOTS, description="number of items")
-    exclude_seen: bool = Field(default=True, description="whether items of the history are left out")
+    exclude_seen: bool | None = Field(
+        default=None, description="whether items of the history are left out; null: unless evaluation.seen is yes"
+    )
     allowed: Annotated[list[Id], Field(max_length=MASKED, fail_fast=True)] | None = Field(
         default=None, description="the only items that may be recommended; unknown ids are passed over"
     )
     blocked: Annotated[list[Id], Field(max_length=MASKED, fail_fast=True)] | None = Field(
         default=None, description="items that may not; unknown ids are passed over"
     )
-    ranges: Annotated[dict[Word, Range], Field(max_length=RANGES), _RANGES] | None = Field(
+    ranges: Annotated[dict[Id, Range], Field(max_length=RANGES), _RANGES] | None = Field(
         default=None, description="bounds of attributes, by name"
     )
     explore: Explore | None = Field(default=None, description="how items are drawn; null: as the service's setup says")
@@ -220,14 +235,14 @@ class Question(Body):
         """See `Body.units`."""
         return cost_of(self.k, self.explain, self.history, self.allowed, self.blocked)
 
-    def request(self, once: IdempotencyKey | None = None) -> RecommendationRequest:
-        """As the engine takes it; `once`: where its answer is kept."""
+    def request(self, once: IdempotencyKey | None = None, *, seen: bool = False) -> RecommendationRequest:
+        """As the engine takes it; `once`: where its answer is kept; `seen`: whether the setup permits seen items."""
         draw = self.explore
         return RecommendationRequest(
             user=self.user_id,
             history=None if self.history is None else tuple(self.history),
             k=self.k,
-            exclude_seen=self.exclude_seen,
+            exclude_seen=not seen if self.exclude_seen is None else self.exclude_seen,
             allowed=None if self.allowed is None else tuple(self.allowed),
             blocked=tuple(self.blocked or ()),
             ranges={name: one.ends for name, one in self.ranges.items()} if self.ranges else None,
@@ -319,7 +334,7 @@ class Item(Body):
 
     item_id: Id
     title: Text
-    attributes: Numbers = Field(description="a number for each attribute of the catalogue")
+    attributes: Attributes = Field(description="a number for each attribute of the catalogue")
 
     @property
     def row(self) -> ItemRow:

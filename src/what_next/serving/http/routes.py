@@ -129,6 +129,12 @@ class Operation:
         """What the body says; a long one is paid for before it is looked at, and all by what they ask for."""
         if call.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
             raise Problem(415, "the body must be JSON; send the header Content-Type: application/json")
+        if call.headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+            raise Problem(
+                415,
+                "the body must not be packed; send it without Content-Encoding",
+                headers={"accept-encoding": "identity"},
+            )
         parts, length = call.parts, call.headers.get(b"content-length", b"")
         content = await parts.bodies.read(receive, int(length[:19]) if length.isdigit() else 0, call)
         paid = 1.0

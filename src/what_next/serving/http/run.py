@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
 import uvicorn
 
 from what_next import __version__
@@ -19,6 +20,7 @@ from what_next.data import Dataset
 from what_next.errors import DataError, SetupError, StoreUnavailable
 from what_next.serving.engine import Engine, check_models
 from what_next.serving.http.app import Application, create_app
+from what_next.serving.http.bodies import LONGEST_ID, SEEN
 from what_next.serving.http.keys import KeyRing
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.protocol import protocol
@@ -75,6 +77,19 @@ def address_of(bound: socket.socket) -> str:
     """The URL of a socket."""
     host, port = bound.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def unnameable(ids: pl.Series) -> str | None:
+    """What people are told where no event can name some items, since requests hold no such ids; None: all can be."""
+    odd = ids.filter((ids.str.len_chars() > LONGEST_ID) | ~ids.str.contains(SEEN))
+    return (
+        None
+        if odd.is_empty()
+        else (
+            f"{len(odd):,} items have ids that no request may hold (above {LONGEST_ID} characters, or with control "
+            f"characters), such as {odd[0][:40]!r}: they are shown, and no event can name them; rename them in the data"
+        )
+    )
 
 
 @dataclass(eq=False)
@@ -137,7 +152,8 @@ class Opening:
         if parts.writer is None:
             parts.writer = Writer(parts.store)
         parts.engine = Engine(setup, parts.store, parts.writer, parts.metrics, self._stop)
-        for message in (parts.engine.undeployed(), parts.engine.unfit()):
+        ids = parts.engine.models.live.current.served.catalogue.ids
+        for message in (parts.engine.undeployed(), parts.engine.unfit(), unnameable(ids)):
             if message is not None:
                 self.notify(message)
 

@@ -35,7 +35,7 @@ OF_PATHS = {404: "there is no such item"}
 OF_BODIES = {
     400: "the body is no JSON, or there are two Host headers",
     413: "the body is too large",
-    415: "the body is not told to be JSON",
+    415: "the body is not told to be JSON, or is packed",
     **OF_PARAMS,
 }
 IDEMPOTENCY = {
