@@ -72,13 +72,15 @@ class EncoderLearner(Learner):
         some = torch.zeros(1, self.setup.width, device=self.device)
         with torch.no_grad(), torch.random.fork_rng([]):
             try:
-                points, columns = algorithm.propose(nets, some), algorithm.columns(nets, some)
+                points = algorithm.propose(nets, some)
             except KeyError as error:
                 raise SetupError(
                     f"the algorithm {algorithm.name}: propose reads the network {error}, and networks gives "
                     f"{', '.join(nets)}"
                 ) from None
-        if points.shape != columns.shape:
+        if type(algorithm).columns is not Algorithm.columns:  # which look at all items
+            return
+        if points.shape != (columns := algorithm.vectors(some)).shape:
             raise SetupError(
                 f"the algorithm {algorithm.name}: propose gives points of {points.shape[-1]} columns, and items have "
                 f"{columns.shape[-1]}; an actor makes points of dim columns (Point(sizes.dim))"
