@@ -259,6 +259,15 @@ def test_text_formats_read_alike(tmp_path: Path, separator: str, packed: bool) -
     assert pairs(import_files([path])) == [(1, "é"), (2, "b")]
 
 
+def test_spaces_after_the_commas_are_no_part_of_ids_and_names(file) -> None:
+    log = "user_id, item_id , timestamp\n" + "".join(f"u{n % 2}, i{n} ,{n + 1600000000}\n" for n in range(4))
+    items = "item_id, title, year\n" + "".join(f"i{n}, Song {n} ,{1990 + n}\n" for n in range(4))
+    tables = import_files([file("log.csv", log)], file("items.csv", items), Options(item="item_id"))
+    assert tables.items["item_id"].to_list() == ["i0", "i1", "i2", "i3"]
+    assert tables.items["title"].to_list() == ["Song 0", "Song 1", "Song 2", "Song 3"]
+    assert len(tables.log) == 4
+
+
 def test_latin_1_files_are_read(file) -> None:
     tables = import_files([file("log.csv", "user,item\n1,é\n2,b\n", "latin-1")])
     assert pairs(tables) == [(1, "é"), (2, "b")]

@@ -313,12 +313,12 @@ def _distinct(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """The names, those that stand there again with a number, and what to say of that."""
     found: dict[str, None] = {}
     notes = []
-    for name in names:
+    for name in map(str.strip, names):
         fresh, number = name, 1
         while fresh in found:
             number += 1
             fresh = f"{name}_{number}"
-        if fresh != name and name.strip():
+        if fresh != name and name:
             notes.append(f"column {name!r} stands in the header more than once; a later one is called {fresh!r}")
         found[fresh] = None
     return list(found), notes[:MOST_NAMES]
@@ -362,6 +362,7 @@ def _delimited(
                 truncate_ragged_lines=len(names) > len(columns),
                 extra_columns="ignore" if len(names) > len(columns) else "raise",
             )  # fmt: skip
+            frame = frame.with_columns(pl.all().str.strip_chars())  # people write `u1, i1`, and mean i1
             return frame.collect().lazy() if spill is None else _spilled(frame, spill)
         except pl.exceptions.NoDataError:
             return pl.LazyFrame(schema=dict.fromkeys(columns, pl.String))
