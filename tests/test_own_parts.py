@@ -1,4 +1,4 @@
-"""Encoders, rewards and worlds of one's own: what breaks a promise is told in one message, by training, too."""
+"""Encoders, rewards, worlds and sources of one's own: what breaks a promise is told in one message."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,11 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from what_next.errors import SetupError
+from what_next import Environment
+from what_next import State as Data
+from what_next.algorithms import Sqn
+from what_next.errors import DataError, SetupError
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
 from what_next.models.items import ItemVectors
+from what_next.policy import LearnedPolicy
 from what_next.rewards import REWARDS, Events, Reward
-from what_next.testing import check_encoder, check_reward, check_world
+from what_next.sources import Source
+from what_next.testing import Rig, check_encoder, check_reward, check_world
+from what_next.training.step import Step
+from what_next.types import Batch, History
 from what_next.worlds import Draws, Feedback, Observation, State, World
 from what_next.worlds.base import Reference, integers
 
@@ -183,5 +190,73 @@ def test_a_world_that_keeps_its_promises_passes() -> None:
     ],
 )
 def test_a_world_that_breaks_one_is_told_which(world: World, told: str) -> None:
-    with pytest.raises(AssertionError, match=f"world parity: .*{told}"):
+    with pytest.raises(SetupError, match=f"world parity: .*{told}"):
         check_world(world)
+
+
+class Sessions(Source):
+    """Three sessions, and what is changed of their batch."""
+
+    def __init__(self, state: Data, **changes: Any) -> None:
+        super().__init__(state)
+        self.changes = changes
+
+    def resume(self, histories: int, steps: int) -> None:
+        """Nothing is remembered."""
+
+    def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+        history = History.of([[3, 1, 4], [1, 5], [2, 0, 1]], [[1, 2, 3], [4, 5], [6, 7, 8]])
+        batch = Batch.following(history, policy.agent.factorize(history), history.rewards, 0.5)
+        return replace(batch, **{name: change(getattr(batch, name)) for name, change in self.changes.items()})
+
+
+@pytest.fixture(scope="module")
+def rig() -> Rig:
+    return Rig(Sqn())
+
+
+def cycle(rig: Rig, source: Source) -> Step:
+    return Environment(rig.agent, rig.state, rig.setup, source=source, quiet=True)._cycle()
+
+
+def test_sessions_become_a_batch_in_which_what_came_next_was_chosen(rig: Rig) -> None:
+    batch = Sessions(rig.state).next_batch(rig.policy, rig.rng)
+    assert batch.items.tolist() == [[3, 1, 4], [1, 5, -1], [2, 0, 1]]
+    assert batch.actions.tolist() == [[1, 4, -1], [5, -1, -1], [0, 1, -1]]
+    assert batch.rewards.tolist() == [[2, 3, 0], [5, 0, 0], [7, 8, 0]]
+    assert batch.discounts.tolist() == [[0.5, 0, 0.5], [0, 0.5, 0.5], [0.5, 0, 0.5]]
+    assert batch.returns is not None
+    assert batch.returns.tolist() == [[2 + 0.5 * 3, 3, 0], [5, 0, 0], [7 + 0.5 * 8, 8, 0]]
+    assert cycle(rig, Sessions(rig.state)).targets == 5
+
+
+def test_the_next_batch_of_a_generator_that_has_none_is_told(rig: Rig) -> None:
+    class Ended(Sessions):
+        def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
+            return next(iter(()))
+
+    with pytest.raises(DataError, match=r"the source Ended has come to its end after .* histories; lower passes"):
+        cycle(rig, Ended(rig.state))
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "told"),
+    [
+        (
+            "items",
+            lambda items: items + np.int32(18) * (items > 4),
+            "items has a number that is no place in the catalogue",
+        ),
+        ("items", lambda items: items[:, ::-1], r"items has padding \(-1\) before an event"),
+        ("mask", np.ones_like, "mask counts a step without an event"),
+        ("actions", lambda actions: actions - 5, "actions has no item of the catalogue at a step that mask counts"),
+        ("rewards", lambda rewards: rewards / 0, "rewards has what is no finite number"),
+        ("discounts", lambda discounts: 3 * discounts, "discounts is below 0 or above 1"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_batch_that_cannot_be_learned_from_is_told(
+    rig: Rig, field: str, change: Callable[[np.ndarray], np.ndarray], told: str
+) -> None:
+    with pytest.raises(DataError, match=told):
+        cycle(rig, Sessions(rig.state, **{field: change}))

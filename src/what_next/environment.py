@@ -17,7 +17,7 @@ from what_next.agent import Agent
 from what_next.algorithms.base import Algorithm, Networks
 from what_next.baselines.counts import Known
 from what_next.data.files import check_paths
-from what_next.errors import SetupError
+from what_next.errors import DataError, SetupError
 from what_next.inference.recommendation import Recommendation
 from what_next.inference.recommender import Recommender
 from what_next.models.encoders import Encoder
@@ -37,6 +37,7 @@ from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker, draws
 from what_next.training.weighing import weigh
+from what_next.types import Batch
 from what_next.worlds import World
 
 
@@ -334,9 +335,21 @@ class Environment:
         """History, predict, produce, propagate.
 
         Raises:
+            DataError: a source of somebody's own has no batch, or one that cannot be learned from.
             OutOfTime: the agent's deadline came first; nothing was updated.
         """
-        batch = self.source.next_batch(LearnedPolicy(self.agent, self.state), self.rng)
+        source, name = self.source, type(self.source).__name__
+        try:
+            batch = source.next_batch(LearnedPolicy(self.agent, self.state), self.rng)
+        except StopIteration:
+            raise DataError(
+                f"the source {name} has come to its end after {self.agent.histories:,} of {self.agent.horizon:,} "
+                "histories; lower passes, or let it begin again"
+            ) from None
+        if not isinstance(batch, Batch):
+            raise DataError(f"the source {name} gives a {type(batch).__name__}; expected a what_next.types.Batch")
+        if batch.shown is None and not type(source).__module__.startswith("what_next."):  # ours are tested
+            batch.check(len(self.state.space.catalogue))
         return self.agent.propagate(batch, self.rng)
 
     def _monitor(self, run: str) -> Monitor:

@@ -17,6 +17,7 @@ from what_next.sources import Player, WorldSource, source_in, state_in, world_of
 from what_next.sources.exploring import explored
 from what_next.types import Batch
 from what_next.worlds import Boredom, Feedback, Observation, World, known_worlds, play, preset
+from what_next.worlds.promises import USERS
 
 from .detour import DUST, GREEDY, PATIENT, PRIZE, Detour, playing, setup_for
 
@@ -339,7 +340,7 @@ class TestAMistake:
         class Broken(Detour):
             def step(self, state: object, slates: np.ndarray, rng: object) -> tuple[object, Feedback]:  # type: ignore[override]
                 after, found = super().step(state, slates, rng)  # type: ignore[arg-type]
-                return after, replace(found, rewards=found.rewards * np.nan)
+                return after, replace(found, rewards=found.rewards * (np.nan if len(slates) > USERS else 1.0))
 
         source, policy = playing(Ppo(), Broken())
         with pytest.raises(TrainingError, match="world detour: a reward is not a number"):

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
 from torch import Tensor
 
+from what_next.errors import DataError
 from what_next.types.histories import Factors, History
 
 
@@ -102,6 +103,26 @@ class Batch:
     def lengths(self) -> Int64[np.ndarray, "batch"]:
         """Events of each row."""
         return np.asarray((self.items >= 0).sum(1), np.int64)
+
+    def check(self, items: int) -> None:
+        """Raises a `DataError` where a batch of histories cannot be learned from; `items`: of the catalogue."""
+        shape = self.items.shape
+        for name in ("actions", "rewards", "mask", "discounts"):
+            if (found := getattr(self, name)).shape != shape:
+                raise DataError(f"a batch has items of shape {shape}, and {name} of {found.shape}")
+        there, chosen = self.items >= 0, self.actions[self.mask]
+        wrong = {
+            "items has a number that is no place in the catalogue": bool((self.items >= items).any()),
+            "items has padding (-1) before an event": bool((there[:, 1:] & ~there[:, :-1]).any()),
+            "mask counts a step without an event": bool((self.mask & ~there).any()),
+            "actions has no item of the catalogue at a step that mask counts": bool(
+                ((chosen < 0) | (chosen >= items)).any()
+            ),
+            "rewards has what is no finite number": not np.isfinite(self.rewards).all(),
+            "discounts is below 0 or above 1": bool(((self.discounts < 0) | (self.discounts > 1)).any()),
+        }
+        if told := [what for what, holds in wrong.items() if holds]:
+            raise DataError(f"of a batch, {told[0]}; see what_next.types.Batch, and Batch.following")
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it as named arrays, as safetensors and shared memory hold them; `of_arrays` reads them back."""

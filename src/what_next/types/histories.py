@@ -42,8 +42,12 @@ class History:
         return cls(users, empty.astype(np.int32), np.zeros(batch, np.int64), empty, empty[..., None], nothing)
 
     @classmethod
-    def of(cls, items: Sequence[Sequence[int]], rewards: Sequence[Sequence[float]] | None = None) -> "History":
-        """Of people whom no data set holds: for each the positions of items in the catalogue, and their rewards."""
+    def of(cls, items: Sequence[Any], rewards: Sequence[Any] | None = None) -> "History":
+        """Of people whom no data set holds.
+
+        Args:
+            items: of each a list or an array of positions in the catalogue, oldest first; `rewards`: of as many.
+        """
         lengths = np.array([len(row) for row in items], np.int64)
         real = np.arange(lengths.max(initial=0)) < lengths[:, None]
         heard, earned = np.full(real.shape, -1, np.int32), np.zeros(real.shape, np.float32)

@@ -1,0 +1,75 @@
+"""What every world promises, tried on a few users."""
+
+from dataclasses import fields
+
+import numpy as np
+
+from what_next.errors import SetupError
+from what_next.worlds.base import State, World
+
+USERS = 5
+
+
+def keeps(world: World) -> None:
+    """Try a world: pure steps, shapes, bounds, and references whose slates are of the catalogue.
+
+    Raises:
+        CatalogueError: a reference shows what the catalogue does not hold.
+        SetupError: it breaks another promise.
+    """
+    shape = world.item_vectors.shape
+    expect(len(shape) == 2 and shape[0] == world.items, world, f"items is {world.items}, and item_vectors has {shape}")
+    _steps_are_pure(world)
+    for ideal in (False, True):
+        _within_bounds(world, ideal)
+
+
+def _steps_are_pure(world: World) -> None:
+    state = world.reset(USERS, np.random.default_rng(0))
+    right = isinstance(state, State) and len(state.age) == USERS
+    expect(right, world, f"reset gives a {type(state).__name__}; expected a State of as many users as it was asked for")
+    before = state.rows(np.arange(USERS))
+    slates = world.random_slates(state, np.random.default_rng(1))
+    (one, first), (two, second) = (world.step(state, slates, np.random.default_rng(2)) for _ in range(2))
+    right = isinstance(one, State) and first.rewards.shape == first.terminated.shape == (USERS,)
+    expect(
+        right and first.terminated.dtype == np.bool_ and first.clicks.shape == slates.shape,
+        world,
+        "a step gives a State, and Feedback with clicks of the shape of the slates, a reward and whether the user left "
+        "(True or False) for each user; found others",
+    )
+    expect(bool(np.isfinite(first.rewards).all()), world, "a reward is not a number")
+    expect(same(state, before), world, "a step changes the state that it was given")
+    expect(same(one, two) and np.array_equal(first.rewards, second.rewards), world, "the same draws give another step")
+    told = np.array_equal(one.shown, slates) and np.array_equal(one.clicks, first.clicks)
+    expect(told and bool((one.age == 1).all()), world, "after a step, `shown`, `clicks` or `age` are not the step's")
+    after = world.restart(one, np.array([2]), np.random.default_rng(3))
+    others = np.array([0, 1, 3, 4])
+    expect(same(after.rows(others), one.rows(others)), world, "where one user begins anew, others change")
+
+
+def _within_bounds(world: World, ideal: bool) -> None:
+    """Observations; and what the references show."""
+    rng, (low, high) = np.random.default_rng(0), world.bounds(ideal)
+    for reference in (world.random_slates, *world.references().values()):
+        state = world.reset(USERS, rng)
+        for _ in range(25):
+            numbers = world.observe(state, ideal).numbers
+            shape = f"numbers of shape {numbers.shape} and type {numbers.dtype}"
+            right = numbers.shape == (USERS, len(low)) == (USERS, len(high)) and numbers.dtype == np.float32
+            expect(right, world, f"{shape}, and bounds of {len(low)} and {len(high)}, with ideal={ideal}")
+            inside = (low <= numbers) & (numbers <= high)
+            expect(bool(inside.all()), world, f"numbers {numbers[~inside][:3]} are out of bounds, with ideal={ideal}")
+            state, feedback = world.step(state, world.check(reference(state, rng)), rng)
+            state = world.restart(state, np.flatnonzero(feedback.terminated | world.truncated(state)), rng)
+
+
+def same(one: State, other: State) -> bool:
+    """Whether two states hold the same."""
+    return all(np.array_equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+
+
+def expect(true: bool, world: World, broken: str) -> None:
+    """Raises a `SetupError` where a promise is broken."""
+    if not true:
+        raise SetupError(f"world {world.known_as}: {broken}")
