@@ -132,6 +132,9 @@ class TestGivenHistories:
         assert changed.context.max() == 9
         with pytest.raises(DataError, match=r"'mood' is unknown.*time_of_day_sin, time_of_day_cos"):
             trained.state.with_context(history, {"mood": 1.0})
+        for wrong in (np.nan, -np.inf, 1e39):
+            with pytest.raises(DataError, match=r"context 'time_of_day_cos' is .*; expected a finite number"):
+                trained.state.with_context(history, {"time_of_day_cos": wrong})
 
 
 class TestStatistics:

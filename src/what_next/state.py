@@ -212,13 +212,15 @@ class State:
         """The history with the context of its last event set: the situation in which the next item is asked for.
 
         Raises:
-            DataError: the data set has no such context.
+            DataError: the data set has no such context, or a value is no finite number.
         """
         names = [name for name in self.space.event_names if name != "reward"]
         context = history.context.copy()
         for name, value in values.items():
             if name not in names:
                 raise DataError(f"context {name!r} is unknown; {self.dataset.name} has {some(names) or 'none'}")
+            if not abs(value) <= np.finfo(np.float32).max:
+                raise DataError(f"context {name!r} is {value}; expected a finite number")
             context[np.arange(len(context)), history.lengths - 1, names.index(name)] = value
         return replace(history, context=context)
 
