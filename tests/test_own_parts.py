@@ -60,6 +60,7 @@ def test_an_encoder_that_keeps_its_promises_passes(kind: type[Encoder]) -> None:
         ({"encode": lambda self, inputs: (inputs, inputs)}, "encode gives a tuple; expected"),
         ({"start": lambda self, batch: torch.zeros(batch, 16)}, "a state is a tuple of tensors"),
         ({"start": lambda self, batch: (torch.zeros(1, batch, 16),)}, "whose first axis is the batch"),
+        ({"start": lambda self, batch: ()}, r"and of one at least \(self._zeros\(batch, 1\), where nothing"),
         ({"start": lambda self, batch: (torch.ones(batch, 16),)}, "after 1 events, advance has come to another state"),
         (
             {"advance": lambda self, state, inputs: (LastTwo.advance(self, state, inputs)[0], state)},

@@ -163,6 +163,20 @@ def test_they_are_found_whichever_is_imported_first(forked: Forked, site: Path, 
     assert found.returncode == 0, found.stderr
 
 
+NESTED = """
+import what_next, mine
+from what_next.python.settings import nested
+assert nested({'reward_loved_weight': 1.0}, mine.Mine())['reward'] == {'loved': {'weight': 1.0}}
+"""
+
+
+def test_fit_takes_their_settings_beside_an_algorithm_that_is_an_object(
+    forked: Forked, site: Path, tmp_path: Path
+) -> None:
+    found = forked.run(code=NESTED, path=[site], folder=tmp_path)
+    assert found.returncode == 0, found.stderr
+
+
 CHECK = """
 import torch, my_parts
 from what_next.testing import check_encoder, check_reward

@@ -8,8 +8,9 @@ from pydantic.fields import FieldInfo
 
 from what_next.algorithms import Algorithm
 from what_next.errors import SetupError
-from what_next.settings import ALGORITHMS, Setup
+from what_next.settings import Setup
 from what_next.settings.schema import WORD, choices, leaves
+from what_next.settings.setup import complete
 
 
 class Settings(TypedDict, total=False):
@@ -98,7 +99,8 @@ def nested(settings: Mapping[str, object], algorithm: Algorithm | str) -> dict[s
         settings: by key, with dots or underscores (`loss.negatives`, `loss_negatives`), or by group (`loss={...}`).
         algorithm: whose own settings may be among them.
     """
-    own = type(algorithm) if isinstance(algorithm, Algorithm) else ALGORITHMS.get(algorithm, Algorithm)
+    known = complete()  # the rewards of installed packages are settings, too
+    own = type(algorithm) if isinstance(algorithm, Algorithm) else known.get(algorithm, Algorithm)
     fields = dict(leaves(Setup, {})) | dict(leaves(own, {}, "algorithm."))
     keys = {_plain(key.removesuffix(".name")): key for key in fields}
     values: dict[str, Any] = {"algorithm": {"name": algorithm} if isinstance(algorithm, str) else algorithm}
