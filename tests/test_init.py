@@ -74,6 +74,16 @@ def test_the_founding_algorithm_on_such_data_names_the_setting(plain: Path) -> N
         State(Dataset.read(plain))
 
 
+def test_the_folder_of_an_imported_data_set_is_told_what_to_name(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("data", "import", plain, "--to", tmp_path / "data" / "plays.parquet")
+    monkeypatch.chdir(tmp_path / "data")
+    for folder in (".", tmp_path / "data"):
+        with pytest.raises(DataError, match=r"or name a file in it: plays\.parquet"):
+            run("init", folder, "--to", tmp_path / "setup.txt")
+
+
 @pytest.mark.parametrize("log", ["", "nothing.csv"])
 def test_a_folder_or_nothing_is_refused_before_anything_is_written(tmp_path: Path, log: str) -> None:
     with pytest.raises(DataError, match=r"is a folder|no such file"):

@@ -142,7 +142,9 @@ class Dataset:
             return cls.from_tables(tables, path.name.split(".")[0])
         items = beside(path, "items")
         if not items.is_file():
-            raise DataError(f"{items}: no such file; it belongs to {path}, import the data again")
+            held = [one.name for one in sorted(path.glob("*.parquet")) if not one.name.endswith(".items.parquet")]
+            other = f"; or name a file in it: {some(held)}" if held else ""
+            raise DataError(f"{items}: no such file; it belongs to {path}, import the data again{other}")
         try:
             if path.is_dir():
                 catalogue = Catalogue.from_table(pl.read_parquet(items, glob=False))

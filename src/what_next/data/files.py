@@ -29,7 +29,7 @@ FORMATS = ("1", "2", "3")
 
 def beside(path: Path, what: str) -> Path:
     """`data/NAME.items.parquet` for `data/NAME.parquet`."""
-    return path.with_name(f"{path.stem}.{what}.parquet")
+    return path.parent / f"{path.stem}.{what}.parquet"
 
 
 def footer_of(path: Path) -> dict[str, str]:
