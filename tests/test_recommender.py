@@ -176,7 +176,9 @@ class TestByUser:
         assert not heard & set(ids(found))
 
     def test_an_unknown_user_is_told_what_to_do(self, with_log: Recommender, alone: Recommender) -> None:
-        with pytest.raises(CatalogueError, match=r"user 'me' is not among the 60 users of listening; give a history"):
+        with pytest.raises(
+            CatalogueError, match=r"user 'me' is not among the 60 users of listening, such as 'u0'; give a history"
+        ):
             with_log.recommend(user="me")
         with pytest.raises(CatalogueError, match="loaded without a log, so no user is known; give a history"):
             alone.recommend(user="u1")

@@ -219,7 +219,7 @@ class State:
         for name, value in values.items():
             if name not in names:
                 raise DataError(f"context {name!r} is unknown; {self.dataset.name} has {some(names) or 'none'}")
-            if not abs(value) <= np.finfo(np.float32).max:
+            if not abs(value) <= float(np.finfo(np.float32).max):
                 raise DataError(f"context {name!r} is {value}; expected a finite number")
             context[np.arange(len(context)), history.lengths - 1, names.index(name)] = value
         return replace(history, context=context)

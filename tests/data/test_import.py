@@ -134,6 +134,7 @@ def test_sessions_are_cut_at_pauses_longer_than_the_gap(file) -> None:
     log = "user,item,time\n7,a,0\n7,b,1800\n7,c,3601\n8,a,0\n"
     tables = import_files([file("log.csv", log)], options=Options(session_gap=timedelta(minutes=30)))
     assert pairs(tables) == [("7:1", "a"), ("7:1", "b"), ("7:2", "c"), ("8:1", "a")]
+    assert "each session is a user, such as '7:1'" in tables.notes
     with pytest.raises(DataError, match="sessions need times"):
         import_files([file("log.csv", "user,item\n1,a\n2,b\n")], options=Options(session_gap=timedelta(minutes=30)))
 

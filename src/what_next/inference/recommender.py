@@ -170,8 +170,10 @@ class Recommender:
         found = self.state.dataset.user_index(list(ids))
         if (found < 0).any():
             name = ids[int(np.argmin(found))]
+            data = self.state.dataset
+            like = f", such as {str(data.user_ids[0])!r}" if data.users else ""
             raise CatalogueError(
-                f"user {str(name)!r} is not among the {self.state.dataset.users} users of {self.state.dataset.name}; "
+                f"user {str(name)!r} is not among the {data.users} users of {data.name}{like}; "
                 "give a history of item ids instead"
             )
         return found

@@ -122,6 +122,8 @@ class Checked:
             how["time"] += f", {self.times.kind}"
             warnings += _early(clean, self.times)
         notes = [*self.notes, *more, *self.left_out, *_no_ids(log, rejected)]
+        if log.options.session_gap is not None:
+            notes.append(f"each session is a user, such as {clean['user_id'][0]!r}")
         return Tables(clean, table, rejected, log.rows, log.columns, notes, how, warnings)
 
 
