@@ -16,6 +16,7 @@ from what_next.algorithms import Sqn
 from what_next.errors import DataError, SetupError
 from what_next.models.encoders import ENCODERS, Encoder, EncoderSizes
 from what_next.models.items import ItemVectors
+from what_next.models.linear import LinearTerm
 from what_next.policy import LearnedPolicy
 from what_next.rewards import REWARDS, Events, Reward
 from what_next.sources import Source
@@ -229,6 +230,19 @@ def test_sessions_become_a_batch_in_which_what_came_next_was_chosen(rig: Rig) ->
     assert batch.returns is not None
     assert batch.returns.tolist() == [[2 + 0.5 * 3, 3, 0], [5, 0, 0], [7 + 0.5 * 8, 8, 0]]
     assert cycle(rig, Sessions(rig.state)).targets == 5
+
+
+def test_counts_of_the_log_do_not_stand_beside_what_was_learned_from_elsewhere(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = list[object]()
+    monkeypatch.setattr(LinearTerm, "follow", lambda *what: followed.append(what))
+    environment = Environment(rig.agent, rig.state, rig.setup, source=Sessions(rig.state), quiet=True)
+    environment.source.prepare(rig.agent)
+    assert not environment.weigh()
+    rig.source.prepare(rig.agent)
+    Environment(rig.agent, rig.state, rig.setup, source=rig.source, quiet=True).weigh()
+    assert len(followed) == 1
 
 
 def test_the_next_batch_of_a_generator_that_has_none_is_told(rig: Rig) -> None:

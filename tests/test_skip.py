@@ -1,5 +1,6 @@
 """`skip`: in logs of short histories the last item goes straight into the state; a model stays what it was built as."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import polars as pl
 import pytest
 
 import what_next as wn
-from what_next import Environment, Setup
+from what_next import Environment, Setup, State
 from what_next.training.artefacts import read_models
 
 
@@ -28,12 +29,17 @@ def built_with_skip(path: Path) -> bool:
     return "encoder.skip.weight" in read_models(path).tensors
 
 
-@pytest.mark.parametrize(("skip", "events", "passed"), [
-    ("auto", 20.0, True), ("auto", 20.1, False), ("auto", 0.0, False), ("yes", 100.0, True), ("no", 5.0, False),
+@pytest.mark.parametrize(("skip", "mean", "events", "passed"), [
+    ("auto", 20.0, 40, True), ("auto", 20.1, 199_999, False), ("auto", 20.1, 200_000, True), ("auto", 0.0, 0, False),
+    ("yes", 100.0, 40, True), ("no", 5.0, 200_000, False),
 ])  # fmt: skip
-def test_the_mean_length_of_histories_decides_unless_it_is_set(skip: str, events: float, passed: bool) -> None:
-    found = Setup.from_text(f"train, no, data, -, algorithm, next_item, model_agent_path, a.safetensors, skip, {skip}")
-    assert found.skips(events) is passed
+def test_histories_and_the_log_decide_unless_it_is_set(
+    tmp_path: Path, skip: str, mean: float, events: int, passed: bool
+) -> None:
+    made = setup(tmp_path, log(tmp_path, 4), f"skip={skip}")
+    counts = np.full(10, events / 10).astype(np.int32)
+    counts[0] += events - counts.sum()
+    assert made.skips(replace(State.from_setup(made).space, counts=counts, events_per_user=mean)) is passed
 
 
 @pytest.mark.parametrize(("asked", "events", "share"), [

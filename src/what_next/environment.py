@@ -407,12 +407,14 @@ class Environment:
     def weigh(self) -> bool:
         """Choose what the linear term beside the encoder counts, by the validation users; whether it counts at all.
 
-        Not where what people do by themselves is not what is learned, and not for one network of an ensemble: it is
-        weighed beside all of them together.
+        Not where a source of somebody's own counted nothing of the log; not where what people do by themselves is not
+        what is learned; and not for one network of an ensemble: it is weighed beside all of them together.
         """
         agent, state = self.agent, self.state
         encoder = agent.nets.get("encoder")
         if not isinstance(encoder, Encoder) or (linear := encoder.ridge) is None or self.member is not None:
+            return False
+        if not linear.gains.any():
             return False
         if not len(state.split.validation) or not self.source.foreseen:
             return False

@@ -34,9 +34,14 @@ class Space:
     events_per_user: float = 0.0
 
     @property
+    def events(self) -> int:
+        """How many training events there are; 0 in a space of a model file."""
+        return 0 if self.counts is None else int(self.counts.sum(dtype=np.int64))
+
+    @property
     def events_per_item(self) -> float:
         """Mean training events of those items that have any; 0 in a space of a model file."""
-        return 0.0 if self.counts is None else float(self.counts.sum() / max(1, (self.counts > 0).sum()))
+        return 0.0 if self.counts is None else self.events / max(1, int((self.counts > 0).sum()))
 
     def with_tolerance(self, tolerance: float | None) -> "Space":
         """This space with the tolerance of a setup, which goes before its own where there is one."""

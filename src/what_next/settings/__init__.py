@@ -1,7 +1,17 @@
 """Settings: `setup.txt`, TOML and `key=value`, read and checked once."""
 
 from what_next.settings.file import read_entries
-from what_next.settings.groups import AFFORDABLE, RARE, SHARE, SHORT, UNKNOWN, Evaluation, RewardSettings, SplitSettings
+from what_next.settings.groups import (
+    AFFORDABLE,
+    LARGE,
+    RARE,
+    SHARE,
+    SHORT,
+    UNKNOWN,
+    Evaluation,
+    RewardSettings,
+    SplitSettings,
+)
 from what_next.settings.reference import reference, settings_of, template
 from what_next.settings.schema import listed
 from what_next.settings.service import HISTORY, LEAST_TEMPERATURE, Server
@@ -11,6 +21,7 @@ __all__ = [
     "AFFORDABLE",
     "ALGORITHMS",
     "HISTORY",
+    "LARGE",
     "LEAST_TEMPERATURE",
     "RARE",
     "SHARE",

@@ -19,6 +19,7 @@ from what_next.errors import SetupError
 from what_next.models.encoders import ENCODERS, Encoder
 from what_next.settings.file import Entry, parse_file, parse_overrides, parse_text
 from what_next.settings.groups import (
+    LARGE,
     RARE,
     REWARD_GROUP,
     SHORT,
@@ -180,7 +181,7 @@ class Setup(Group):
     skip: Literal["auto", "yes", "no"] = Field(
         default="auto",
         description="whether an lstm or gru adds a linear map of the last item to its state; auto: where training "
-        f"users have at most {SHORT} events on average",
+        f"users have at most {SHORT} events on average, or the log has {LARGE:,} training events",
     )
     linear: Literal["yes", "no"] = "yes"
     """where the score is learned from what came next: whether counts of the log (a linear model of items by items, what
@@ -328,9 +329,10 @@ class Setup(Group):
         """What is measured on the validation users."""
         return self.monitor or self.algorithm.monitors[0]
 
-    def skips(self, events_per_user: float) -> bool:
-        """Whether the encoder adds a map of the last item, given the mean length of training histories."""
-        return self.skip == "yes" or (self.skip == "auto" and 0 < events_per_user <= SHORT)
+    def skips(self, space: Space) -> bool:
+        """Whether the encoder adds a map of the last item, given the training events."""
+        fits = 0 < space.events_per_user <= SHORT or space.events >= LARGE
+        return self.skip == "yes" or (self.skip == "auto" and fits)
 
     def unknown(self, events_per_user: float) -> float:
         """The share of items that an encoder reads as unknown in training, of so many events per user."""

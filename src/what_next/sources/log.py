@@ -17,7 +17,7 @@ from what_next.errors import SetupError
 from what_next.models.linear import RANK
 from what_next.policy import LearnedPolicy
 from what_next.rewards import RewardLog, check, total
-from what_next.settings import AFFORDABLE, RARE, SHORT
+from what_next.settings import AFFORDABLE, LARGE, RARE, SHORT
 from what_next.sources.base import Source
 from what_next.state import State
 from what_next.training import validation
@@ -168,10 +168,12 @@ class LogSource(Source):
                 "is affordable; `loss` sets another"
             )
         if setup.skip == "auto" and setup.model in ("lstm", "gru") and mean:
-            compared, passed = ("at most", "also goes") if setup.skips(mean) else ("more than", "does not go")
+            skips, short = setup.skips(space), mean <= SHORT
+            of_log = "" if short else f", and the log has {'at least' if skips else 'fewer than'} {LARGE:,}"
             yield (
-                f"skip {'yes' if setup.skips(mean) else 'no'}: training users have {mean:.1f} events on average, "
-                f"{compared} {SHORT}, so the last item {passed} straight into the state; `skip` sets another"
+                f"skip {'yes' if skips else 'no'}: training users have {mean:.1f} events on average, "
+                f"{'at most' if short else 'more than'} {SHORT}{of_log}, so the last item "
+                f"{'also goes' if skips else 'does not go'} straight into the state; `skip` sets another"
             )
         if setup.item_dropout is None and (share := setup.unknown(mean)):
             yield (

@@ -37,6 +37,7 @@ def check_algorithm(algorithm: Algorithm) -> None:
 
     Raises:
         AssertionError: it says which promise is broken, and how.
+        SetupError: its networks, points or targets do not go together, which training refuses, too.
     """
     for check in CHECKS.values():
         check(algorithm)

@@ -53,7 +53,7 @@ class EncoderLearner(Learner):
         width, layers, dropout, length = setup.width, setup.layers, setup.dropout, setup.max_length
         sparse, ranks = self.by_row, self.shards
         items = ItemVectors(len(catalogue), width, attributes, learned, seen=seen, sparse=sparse, ranks=ranks)
-        skip, unknown = setup.skips(self.space.events_per_user), setup.unknown(self.space.events_per_user)
+        skip, unknown = setup.skips(self.space), setup.unknown(self.space.events_per_user)
         sizes = EncoderSizes(width, layers, dropout, numbers, length, skip, inputs.slates, self.linear, unknown)
         widths = Sizes(context, width, 0, width, layers, dropout, setup.acts)
         heads = self.algorithm.networks(widths, self.known_vectors, rng)  # drawn before the encoder

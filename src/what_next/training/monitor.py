@@ -82,7 +82,7 @@ class Alarms:
         if done > WARM_UP and mean.get("explained", 1.0) < EXPLAINED:
             found["critic"] = (
                 f"the critic explains {max(0.0, mean['explained']):.1%} of the variance of the returns: what follows "
-                "it is noise; compare with `next_item`"
+                "it is noise; compare with `next_item`, or in a world with its references"
             )
         return found
 
