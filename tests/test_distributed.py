@@ -26,7 +26,7 @@ from what_next.types import Batch, Factors, Impressions
 from .forked import FORKING
 from .together import COMPLETE, FIXED, SAMPLED, SHARDED, Runs, dataset, train, worker
 
-STEPS = 50
+STEPS = 25
 RUNS: Runs = {
     "next_item": ({"algorithm": {"name": "next_item"}}, STEPS),
     "whatnext": ({"algorithm": {"name": "whatnext"}}, STEPS),
