@@ -217,6 +217,11 @@ def rig() -> Rig:
     return Rig(Sqn())
 
 
+def test_of_nobody_there_is_an_empty_history() -> None:
+    assert History.of([]).items.shape == (0, 0)
+    assert History.of([[], [2]], [[], [0.5]]).items.tolist() == [[-1], [2]]
+
+
 def cycle(rig: Rig, source: Source) -> Step:
     return Environment(rig.agent, rig.state, rig.setup, source=source, quiet=True)._cycle()
 

@@ -23,7 +23,7 @@ WIDE = 10_000
 CLOSED = 141
 """The exit code of a program whose output nobody reads on, as after `| head`, by convention 128 + SIGPIPE."""
 
-CLOSED_WAYS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+BAD_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 """What is wrong with a path that the user named, or with who runs the command."""
 
 P = ParamSpec("P")
@@ -57,7 +57,7 @@ def guarded(command: Callable[P, int]) -> Callable[P, int]:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 note(f"what-next: the disk is full ({error}); make room, and try again")
-            elif error.errno in CLOSED_WAYS and error.filename:
+            elif error.errno in BAD_PATH and error.filename:
                 note(f"what-next: {error.filename}: cannot be opened ({error.strerror}); mend that, or name another")
             else:
                 raise

@@ -14,7 +14,7 @@ from what_next.data.training_part import item_counts
 from what_next.errors import SetupError
 from what_next.rewards.base import NEVER, Events, Reward
 from what_next.rewards.logged import Logged
-from what_next.rewards.promises import keeps
+from what_next.rewards.promises import check_promises
 from what_next.types import History
 
 
@@ -132,7 +132,7 @@ def check(terms: Sequence[Reward], dataset: Dataset) -> None:
     if not terms:
         raise SetupError("every reward has weight 0; give one another weight, such as reward.logged.weight, 1")
     for term in terms:
-        keeps(term)
+        check_promises(term)
         term.check(dataset)
 
 

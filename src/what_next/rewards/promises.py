@@ -15,7 +15,7 @@ OPTIONAL = {"attributes": "vectors", "times": "times", "popularity": "popularity
 TIME, ITEMS, ATTRIBUTES = 9, 6, 3
 
 
-def keeps(reward: Reward) -> Float[Tensor, "batch time"]:
+def check_promises(reward: Reward) -> Float[Tensor, "batch time"]:
     """Try a reward on made-up events that hold no more than it `needs`: shape, padding, and whether it looks ahead.
 
     Returns what it gives for some.

@@ -32,7 +32,7 @@ from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.play_learner import flattened
 from what_next.types import Batch, Events, Factors, Greedy, Product, Proposal, Request
 from what_next.worlds import Draws, Feedback, Observation, World, known_worlds, preset
-from what_next.worlds.promises import keeps
+from what_next.worlds.promises import check_promises
 
 MEMORY = 30
 """Slates by which a belief knows a user."""
@@ -96,7 +96,7 @@ def state_in(world: World, setup: Setup) -> State:
         SetupError: it is a world of somebody's own, and breaks what all promise.
     """
     if not type(world).__module__.startswith("what_next."):  # ours are tested, and environments are no pure functions
-        keeps(world)
+        check_promises(world)
     catalogue = catalogue_in(world)
     everything = np.arange(len(catalogue), dtype=np.int32)
     least, largest = world.bounds(setup.world.ideal)

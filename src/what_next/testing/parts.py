@@ -14,10 +14,10 @@ from what_next.models.encoders import Encoder, EncoderSizes
 from what_next.models.encoders.base import check
 from what_next.models.items import ItemVectors
 from what_next.rewards import Reward
-from what_next.rewards.promises import keeps
+from what_next.rewards import promises as reward_promises
 from what_next.worlds import Streams, World
+from what_next.worlds import promises as world_promises
 from what_next.worlds.promises import USERS, expect, same
-from what_next.worlds.promises import keeps as keeps_world
 
 
 def check_encoder(kind: type[Encoder]) -> None:
@@ -40,7 +40,7 @@ def check_reward(reward: Reward) -> None:
     Raises:
         SetupError: it says which promise is broken.
     """
-    earned, (low, high) = keeps(reward), reward.range
+    earned, (low, high) = reward_promises.check_promises(reward), reward.range
     if earned.min() < min(low, 0) - 1e-5 or earned.max() > max(high, 0) + 1e-5:
         found = f"{earned.min():g} to {earned.max():g}"
         raise SetupError(f"{reward.key}: gives {found} for made-up events; its range is {low:g} to {high:g}")
@@ -54,7 +54,7 @@ def check_world(world: World) -> None:
     Raises:
         SetupError: it says which promise is broken.
     """
-    keeps_world(world)
+    world_promises.check_promises(world)
     rng = Streams(np.random.default_rng(0).integers(2**64, size=USERS, dtype=np.uint64))
     singles = [Streams(rng.keys[row : row + 1]) for row in range(USERS)]
     together, alone = world.reset(USERS, rng), [world.reset(1, single) for single in singles]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,9 @@ class History:
         lengths = np.array([len(row) for row in items], np.int64)
         real = np.arange(lengths.max(initial=0)) < lengths[:, None]
         heard, earned = np.full(real.shape, -1, np.int32), np.zeros(real.shape, np.float32)
-        heard[real] = np.concatenate([np.asarray(row, np.int32) for row in items])
+        heard[real] = np.fromiter(chain.from_iterable(items), np.int32)
         if rewards is not None:
-            earned[real] = np.concatenate([np.asarray(row, np.float32) for row in rewards])
+            earned[real] = np.fromiter(chain.from_iterable(rewards), np.float32)
         users, sigma = np.full(len(items), -1, np.int32), np.full(len(items), np.nan, np.float32)
         return cls(users, heard, lengths, earned, np.zeros((*real.shape, 0), np.float32), sigma)
 

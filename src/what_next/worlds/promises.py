@@ -10,7 +10,7 @@ from what_next.worlds.base import State, World
 USERS = 5
 
 
-def keeps(world: World) -> None:
+def check_promises(world: World) -> None:
     """Try a world: pure steps, shapes, bounds, and references whose slates are of the catalogue.
 
     Raises:

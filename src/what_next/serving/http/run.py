@@ -82,13 +82,11 @@ def address_of(bound: socket.socket) -> str:
 def unnameable(ids: pl.Series) -> str | None:
     """What people are told where no event can name some items, since requests hold no such ids; None: all can be."""
     odd = ids.filter((ids.str.len_chars() > LONGEST_ID) | ~ids.str.contains(SEEN))
+    if odd.is_empty():
+        return None
     return (
-        None
-        if odd.is_empty()
-        else (
-            f"{len(odd):,} items have ids that no request may hold (above {LONGEST_ID} characters, or with control "
-            f"characters), such as {odd[0][:40]!r}: they are shown, and no event can name them; rename them in the data"
-        )
+        f"{len(odd):,} items have ids that no request may hold (above {LONGEST_ID} characters, or with control "
+        f"characters), such as {odd[0][:40]!r}: they are shown, and no event can name them; rename them in the data"
     )
 
 
