@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from what_next.off_policy.decisions import Decisions
 from what_next.off_policy.sequences import (
     per_decision_is,
-    sequence_diagnostics,
     sequence_dr,
+    sequence_support,
     weighted_per_decision_is,
 )
 
@@ -79,7 +79,7 @@ def test_the_doubly_robust_value_is_that_of_the_recursion():
 
 
 def test_the_effective_sample_size_is_told_at_each_step():
-    told = sequence_diagnostics(TWO, WEIGHTS)
+    told = sequence_support(TWO, WEIGHTS)
     assert told.ess == pytest.approx([2.5**2 / 4.25, 3**2 / 5, 5**2 / 13])
     assert told.largest == pytest.approx(3)
 
@@ -87,15 +87,15 @@ def test_the_effective_sample_size_is_told_at_each_step():
 def test_a_weight_of_zero_ends_what_a_trajectory_tells_but_no_other_trajectory():
     weights = np.array([2.0, 0.0, 3.0, 0.5, 4.0])
     assert per_decision_is(TWO, weights, 1.0) == pytest.approx([2, 3.5])
-    told = sequence_diagnostics(TWO, weights)
+    told = sequence_support(TWO, weights)
     assert told.ess[1:] == pytest.approx([1, 1])
 
 
 def test_a_step_that_no_weight_reaches_adds_nothing():
     weights = np.array([1.0, 0.0, 1.0, 1.0, 0.0])
     assert weighted_per_decision_is(TWO, weights, 1.0) == pytest.approx([2])
-    assert sequence_diagnostics(TWO, weights).ess == pytest.approx([2, 0, 0])
-    nothing = sequence_diagnostics(TWO, np.zeros(5))
+    assert sequence_support(TWO, weights).ess == pytest.approx([2, 0, 0])
+    nothing = sequence_support(TWO, np.zeros(5))
     assert (nothing.ess[-1], nothing.largest) == (0, 0)
     assert weighted_per_decision_is(TWO, np.zeros(5), 1.0) == pytest.approx([0])
 
@@ -105,7 +105,7 @@ def test_all_are_what_loops_over_steps_and_units_find(log):
     decisions, weights, values, chosen, discount = log
     weighted, sizes = in_loops(decisions, weights, discount)
     assert weighted_per_decision_is(decisions, weights, discount) == pytest.approx([weighted])
-    assert sequence_diagnostics(decisions, weights).ess == pytest.approx(sizes)
+    assert sequence_support(decisions, weights).ess == pytest.approx(sizes)
     single, robust = [], []
     for weight, reward, value, q in trajectories(decisions, weights, decisions.rewards, values, chosen):
         single.append(sum(discount**step * weight[: step + 1].prod() * reward[step] for step in range(len(reward))))
@@ -125,7 +125,7 @@ def test_a_target_that_does_as_the_log_has_the_mean_return(log):
     assert per_decision_is(decisions, ones, discount) == pytest.approx(returns)
     assert weighted_per_decision_is(decisions, ones, discount) == pytest.approx([np.mean(returns)])
     assert sequence_dr(decisions, ones, discount, values, values) == pytest.approx(returns)
-    assert sequence_diagnostics(decisions, ones).ess == pytest.approx(len(returns))
+    assert sequence_support(decisions, ones).ess == pytest.approx(len(returns))
 
 
 def test_trajectories_of_one_decision_have_the_values_of_one_step_estimators():
@@ -169,8 +169,8 @@ def test_the_order_of_the_trajectories_is_of_no_matter(log, seed):
     assert sequence_dr(turned, weights[rows], discount, values[rows], chosen[rows]) == pytest.approx(
         sequence_dr(decisions, weights, discount, values, chosen)[order]
     )
-    told = sequence_diagnostics(turned, weights[rows])
-    assert told.ess == pytest.approx(sequence_diagnostics(decisions, weights).ess)
+    told = sequence_support(turned, weights[rows])
+    assert told.ess == pytest.approx(sequence_support(decisions, weights).ess)
 
 
 @given(logs(), st.integers(0, 1000))
@@ -200,7 +200,7 @@ def test_trajectories_of_thousands_of_decisions_neither_vanish_nor_overflow(weig
     long = log_of([3000, 2000], np.ones(5000))
     weights = np.full(5000, weight)
     assert np.isfinite(per_decision_is(long, weights, 1.0)).all()
-    told = sequence_diagnostics(long, weights)
+    told = sequence_support(long, weights)
     assert told.ess[[0, 1999]] == pytest.approx([2, 2])
     assert told.ess[2999] == pytest.approx(1)  # one of the two weights is nothing beside the other
     assert told.largest == pytest.approx(0.01 if weight < 1 else np.exp(600))
@@ -272,7 +272,7 @@ def coverage(repetitions: int, resamples: int, units: int = 2000, discount: floa
 
 def test_no_product_of_weights_reaches_ten_in_the_world_of_the_coverage_tests():
     log = sessions().draw(100_000, seed=0)
-    assert 5 < sequence_diagnostics(log.decisions, log.weights).largest < 10
+    assert 5 < sequence_support(log.decisions, log.weights).largest < 10
 
 
 def test_bootstrap_intervals_mostly_hold_the_exact_value():

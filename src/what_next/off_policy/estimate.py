@@ -42,7 +42,7 @@ def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, sta
         with. All numbers are finite.
 
     Raises:
-        DataError: for a log that no estimate could be made from.
+        DataError: for a given range of rewards that does not hold them.
     """
     log = Evidence.of(decisions, target, options)
     found, (logged, per) = candidates_of(log, stages), _logged(log.decisions)

@@ -9,14 +9,12 @@ reinforcement learning"; Jiang and Li (2016), "Doubly robust off-policy value ev
 arXiv 1511.03722.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from what_next.data.batches import ranges
 from what_next.off_policy.decisions import Decisions
-from what_next.off_policy.diagnostics import Steps
+from what_next.off_policy.diagnostics import Steps, StepSupport
+from what_next.off_policy.slates import places
 from what_next.off_policy.weighting import Ids, Rows
 
 Units = Float64[np.ndarray, "units"]
@@ -25,22 +23,6 @@ LARGEST = 600.0
 """Logarithm of the largest product of weights: e^600. An estimate that meets it means nothing, but stays a number."""
 NOTHING = -1e300
 """Stands for the logarithm of zero where differences are taken."""
-
-
-@dataclass(frozen=True, eq=False)
-class SequenceDiagnostics:
-    """How much of the log is left for the target as trajectories go on.
-
-    Attributes:
-        ess: the effective sample size at each step, (sum of weights)^2 / (sum of squared weights) over all
-            trajectories, those that have ended with their last weight; 0 where no weight is left.
-        means: of the weights at each step, over the same.
-        largest: the largest weight of any step (at most e^600).
-    """
-
-    ess: Steps
-    means: Steps
-    largest: float
 
 
 def per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Units:
@@ -53,7 +35,7 @@ def per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Uni
         weights: the target's chance over the propensity, of each logged action.
         discount: what a reward loses with each step, 0 to 1.
     """
-    steps = _steps(decisions.units)
+    steps = places(decisions.units)
     products = _products(_log_products(weights, steps))
     return np.bincount(decisions.units, discount**steps * products * decisions.rewards)
 
@@ -74,7 +56,7 @@ def weighted_per_decision_is(
         counts: how often each resample holds each unit; None: every unit once. A bootstrap over units costs one
             product of matrices per step.
     """
-    steps, lengths = _steps(decisions.units), np.bincount(decisions.units)
+    steps, lengths = places(decisions.units), np.bincount(decisions.units)
     longest_first = np.argsort(-lengths, kind="stable")
     counts = np.ones((1, len(lengths))) if counts is None else counts[:, longest_first]
     rows = np.lexsort((np.argsort(longest_first)[decisions.units], steps))  # by step; the longest trajectories first
@@ -110,27 +92,22 @@ def sequence_dr(decisions: Decisions, weights: Rows, discount: float, values: Ro
         values: the model's value of each row's state under the target.
         chosen: the model's value of each row's state and logged action.
     """
-    steps = _steps(decisions.units)
+    steps = places(decisions.units)
     products = _products(_log_products(weights, steps))
     before = np.where(steps == 0, 1.0, np.roll(products, 1))
     terms = products * (decisions.rewards - chosen) + before * values
     return np.bincount(decisions.units, discount**steps * terms)
 
 
-def sequence_diagnostics(decisions: Decisions, weights: Rows) -> SequenceDiagnostics:
-    """What an estimate from the products of these weights rests on."""
-    steps, lengths = _steps(decisions.units), np.bincount(decisions.units)
+def sequence_support(decisions: Decisions, weights: Rows) -> StepSupport:
+    """What an estimate from the products of these weights rests on, where each step matters by how many reach it."""
+    steps, lengths = places(decisions.units), np.bincount(decisions.units)
     logs = _log_products(weights, steps)
     last = logs[lengths.cumsum() - 1]
     totals, squares = _log_totals(logs, last, steps, lengths), _log_totals(2 * logs, 2 * last, steps, lengths)
     ess = np.exp(np.where(np.isneginf(totals), NOTHING, 2 * np.maximum(totals, NOTHING) - squares))
-    largest = float(_products(logs.max(keepdims=True))[0])
-    return SequenceDiagnostics(ess, _products(totals - np.log(len(lengths))), largest)
-
-
-def _steps(units: Ids) -> Ids:
-    """How many decisions of its unit come before each row."""
-    return ranges(0, np.bincount(units))
+    means, largest = _products(totals - np.log(len(lengths))), float(_products(logs.max(keepdims=True))[0])
+    return StepSupport(means, ess, largest, len(lengths), np.bincount(steps))
 
 
 def _log_products(weights: Rows, steps: Ids) -> Rows:
