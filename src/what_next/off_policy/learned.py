@@ -97,7 +97,8 @@ class Learned(TargetPolicy):
             before = "a known event" if log.kind == "service" else "an earlier one of the same user"
             raise DataError(
                 f"{log.source.path}: no row has {before} with an item that {self.name} knows "
-                f"({len(events.policy.agent.space.catalogue):,} items); give a log of the same catalogue"
+                f"({len(events.policy.agent.space.catalogue):,} items); give a log of the same catalogue, with "
+                "users who come back"
             )
         if learned[covered].all():
             raise DataError(
