@@ -6,7 +6,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from what_next.data.stages import SILENT, Stages
 from what_next.metrics.bootstrap import Bounds
@@ -28,27 +28,6 @@ from what_next.off_policy.weighting import Ids, Rows
 
 
 @dataclass(frozen=True, eq=False)
-class Counted:
-    """An estimate that is no ratio of two sums, as a function of how often each unit counts."""
-
-    units: int
-    function: Callable[[Float64[np.ndarray, "resamples units"]], Float64[np.ndarray, "resamples"]]
-
-    @property
-    def value(self) -> float:
-        """The estimate, from every unit once."""
-        return float(self.function(np.ones((1, self.units)))[0])
-
-    def resampled(self, counts: Float64[np.ndarray, "resamples units"]) -> Float64[np.ndarray, "resamples"]:
-        """The estimate from so many copies of each unit."""
-        return self.function(counts)
-
-
-Estimate = step.Terms | Counted
-"""A number (`value`), and the same number from resamples of the units (`resampled`)."""
-
-
-@dataclass(frozen=True, eq=False)
 class Candidate:
     """An estimate that can be made, before it is decided whether it should be.
 
@@ -63,7 +42,7 @@ class Candidate:
         flaw: what else speaks against it.
     """
 
-    estimate: Estimate
+    estimate: step.Terms
     own: Overlap | None
     per: Literal["decision", "slate", "trajectory"]
     seen: float
@@ -296,15 +275,10 @@ def _sequences(log: Evidence, only: str | None) -> Found:
     ess = effective_size_over_steps(whole.ess / log.units, whole.matters, discount)
     own = replace(log.overlap, ess=ess, ess_units=ess, largest=whole.largest, largest_share=0.0)
     steps = replace(whole, matters=discount ** np.arange(len(whole.ess)) * whole.matters)
-    made, wpdis = (
-        partial(Candidate, per="trajectory", seen=log.overlap.ess, steps=steps),
-        sequences.weighted_per_decision_is,
-    )
+    made = partial(Candidate, per="trajectory", seen=log.overlap.ess, steps=steps)
     found: Found = {
-        "per_decision_is": made(step.Terms(sequences.per_decision_is(decisions, weights, discount), one), own),
-        "weighted_per_decision_is": made(
-            Counted(log.units, lambda counts: wpdis(decisions, weights, discount, counts)), own
-        ),
+        each.__name__: made(step.Terms(each(decisions, weights, discount), one), own)
+        for each in (sequences.per_decision_is, sequences.weighted_per_decision_is)
     }
     if decisions.vectors is None or log.target.expected is None:
         lacking = "the items' vectors, or the policy's mean over them in each row, are not known"

@@ -40,43 +40,33 @@ def per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Uni
     return np.bincount(decisions.units, discount**steps * products * decisions.rewards)
 
 
-def weighted_per_decision_is(
-    decisions: Decisions, weights: Rows, discount: float, counts: Float64[np.ndarray, "resamples units"] | None = None
-) -> Float64[np.ndarray, "resamples"]:
+def weighted_per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Units:
     """Weighted per-decision importance sampling: a ratio of sums at each step (Precup et al., 2000; Thomas, 2015).
 
     A trajectory that has ended earns nothing more but keeps its weight below the line: a step is as rare under the
     target as it is in the log, reweighted. Each ratio tends to the target's mean reward of that step. A step at which
     no weight is left adds nothing.
 
+    A sum of ratios is no ratio of sums: the values are its linear part (the delta method), one for each trajectory,
+    with the same mean, and the same spread up to the order 1/n.
+
     Args:
         decisions: the log; a unit is a trajectory.
         weights: the target's chance over the propensity, of each logged action.
         discount: what a reward loses with each step, 0 to 1.
-        counts: how often each resample holds each unit; None: every unit once. A bootstrap over units costs one
-            product of matrices per step.
     """
     steps, lengths = places(decisions.units), np.bincount(decisions.units)
-    longest_first = np.argsort(-lengths, kind="stable")
-    counts = np.ones((1, len(lengths))) if counts is None else counts[:, longest_first]
-    rows = np.lexsort((np.argsort(longest_first)[decisions.units], steps))  # by step; the longest trajectories first
-    logs, rewards = _log_products(weights, steps)[rows], decisions.rewards[rows]
-    bounds = np.append(0, np.bincount(steps).cumsum())
-    alive = np.append(np.diff(bounds), 0)
-
-    estimate, ended, scale = np.zeros(len(counts)), np.zeros(len(counts)), NOTHING
-    for step in range(len(alive) - 1):
-        here = slice(bounds[step], bounds[step + 1])
-        top = max(float(logs[here].max()), scale)
-        relative = np.exp(logs[here] - top)
-        above, alike = (counts[:, : alive[step]] @ np.stack([relative * rewards[here], relative], axis=1)).T
-        below = alike + ended * np.exp(scale - top)
-        estimate += discount**step * np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-        ending = slice(alive[step + 1], alive[step])
-        highest = max(float(logs[here][ending].max(initial=NOTHING)), scale)
-        ended = ended * np.exp(scale - highest) + counts[:, ending] @ np.exp(logs[here][ending] - highest)
-        scale = highest
-    return estimate
+    logs = _log_products(weights, steps)
+    last = logs[lengths.cumsum() - 1]
+    totals = _log_totals(logs, last, steps, lengths)
+    totals[np.isneginf(totals)] = 0.0
+    shares = np.exp(logs - totals[steps])
+    ratios = np.bincount(steps, shares * decisions.rewards)
+    pulls = np.bincount(decisions.units, discount**steps * shares * (decisions.rewards - ratios[steps]))
+    for step, ratio in enumerate(ratios):
+        ended = lengths <= step
+        pulls[ended] -= discount**step * ratio * np.exp(last[ended] - totals[step])
+    return np.asarray(discount ** np.arange(len(ratios)) @ ratios + len(lengths) * pulls)
 
 
 def sequence_dr(decisions: Decisions, weights: Rows, discount: float, values: Rows, chosen: Rows) -> Units:
