@@ -69,8 +69,7 @@ def uniform(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *
 
 def integers(rng: Draws, users: int, below: int, *shape: int) -> Int64[np.ndarray, "users *rest"]:
     """For each user an array of whole numbers from 0 up to `below`."""
-    found: Int64[np.ndarray, "*rest"] = (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
-    return found
+    return (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
 
 
 def normal(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *rest"]:
@@ -265,8 +264,7 @@ def tally(
     """How many of each user's places that are kept are of each of so many topics."""
     users = len(topics)
     cells = (topics + np.arange(0, users * width, width)[:, None])[kept]
-    counts: Int64[np.ndarray, "users topics"] = np.bincount(cells, minlength=users * width).reshape(users, width)
-    return counts
+    return np.bincount(cells, minlength=users * width).reshape(users, width)
 
 
 def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.ndarray, "users slots"]:
@@ -276,8 +274,7 @@ def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.nda
     else:
         places = np.broadcast_to(np.arange(slots), scores.shape)
     order = np.argsort(-np.take_along_axis(scores, places, 1), axis=1, kind="stable")
-    found: Int64[np.ndarray, "users slots"] = np.take_along_axis(places, order, 1)
-    return found
+    return np.take_along_axis(places, order, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,8 +142,7 @@ class Boredom(World):
     @cached_property
     def positions(self) -> Float32[np.ndarray, "slots"]:
         """The chance that a slot is looked at."""
-        chances: Float32[np.ndarray, slots] = np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
-        return chances
+        return np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
 
     def reset(self, users: int, rng: Draws) -> Listeners:
         """See `World.reset`."""

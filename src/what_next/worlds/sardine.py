@@ -54,5 +54,4 @@ class Sardine(Layout):
     def greedy(self, env: Any) -> Int64[np.ndarray, "slots"]:
         """The most relevant items, the best first."""
         scores = self.vectors @ env.unwrapped.cur_user_embedd
-        slate: Int64[np.ndarray, slots] = np.argsort(-scores, kind="stable")[: self.slots]
-        return slate
+        return np.argsort(-scores, kind="stable")[: self.slots]
