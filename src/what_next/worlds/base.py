@@ -147,7 +147,7 @@ Reference = Callable[[OwnState, Draws], Int64[np.ndarray, "users slots"]]
 class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     """A world: its settings, and how its users answer.
 
-    `reset`, `step`, `observe`, `bounds`, `references` and `item_vectors` are a world's own; the rest follows.
+    `reset`, `step`, `observe`, `bounds` and `item_vectors` are a world's own; the rest follows.
     """
 
     name: str
@@ -195,13 +195,17 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     def bounds(self, ideal: bool = False) -> tuple[Float32[np.ndarray, "columns"], Float32[np.ndarray, "columns"]]:
         """Least and largest of each of the observation's numbers."""
 
-    @abstractmethod
     def references(self) -> Mapping[str, Reference]:
-        """Policies that every result stands beside.
+        """Policies that every result stands beside: `random`, and those that the world has of the others.
 
-        `random`; `popular` (the same slate for all); `greedy` (knows the user, and looks one step ahead); `aware` (a
-        rule made by hand that knows the whole hidden state).
+        `popular` (`_popular_slate`, the same for all); `greedy` (`_greedy`: knows the user, and looks one step ahead);
+        `aware` (`_aware`: a rule made by hand that knows the whole hidden state).
         """
+        found: dict[str, Reference] = {"random": self.random_slates}
+        if (slate := getattr(self, "_popular_slate", None)) is not None:
+            found["popular"] = self.always(slate)
+        own = {name: getattr(self, f"_{name}", None) for name in ("greedy", "aware")}
+        return found | {name: policy for name, policy in own.items() if policy is not None}
 
     def restart(self, state: OwnState, rows: Int[np.ndarray, "some"], rng: Draws) -> OwnState:
         """New users in the rows whose episodes have ended."""
