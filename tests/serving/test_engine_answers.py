@@ -212,15 +212,6 @@ def test_an_answer_is_given_when_its_impression_is_durable(service: Service) -> 
     assert (found.explore, found.shown) == ({"temperature": 1.0, "seed": str(2**60)}, True)
 
 
-def test_what_could_be_chosen_has_its_hash(service: Service) -> None:
-    for question in ({}, {"exclude_seen": False}, {"blocked": ("i1",)}, {}, {"blocked": ("i1", "x")}):
-        service.ask(user="anna", history=HISTORY, **question)
-    hashes = [one.candidates for one in impressions_of(service.store, "anna")]
-    assert hashes[0] == hashes[3]
-    assert hashes[2] == hashes[4]
-    assert len(set(hashes)) == 3
-
-
 def test_every_item_of_a_long_answer_has_its_own_reason(service: Service) -> None:
     units, places = service.engine._served.units, service.engine._served.places
     answer = service.ask(history=HISTORY, k=70, explain=True)

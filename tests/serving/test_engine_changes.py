@@ -91,29 +91,6 @@ def test_items_that_a_version_cannot_take_are_told_once_by_their_number(
     assert service.engine.model()["left_out"] == 2
 
 
-def test_what_could_be_chosen_has_one_hash_in_all_processes(service: Service) -> None:
-    """One has met the new items one by one, in an order that the other will not know."""
-
-    def hashes(service: Service) -> list[str]:
-        questions = ({}, {"blocked": ("i1", "c")}, {"allowed": ("a", "b", "i3")}, {"exclude_seen": False})
-        names = [service.ask(user="anna", history=HISTORY, **question).recommendation_id for question in questions]
-        found = {one.recommendation_id: one.candidates for one in impressions_of(service.store, "anna")}
-        return [found[name] for name in names]
-
-    before = hashes(service)
-    for item, value in (("b", 0.5), ("a", 0.7), ("c", 0.9), ("b", 0.3)):
-        service.store.commit([AddItems((ItemRow(item, "New", dict.fromkeys(ATTRIBUTES, value)),))])
-        service.engine.grow()
-    with running(service.setup) as other:
-        one, two = (each.engine.models.live.current.served for each in (service, other))
-        assert one.ids != two.ids
-        assert hashes(service) == hashes(other)
-        some = [np.sort([served.places[name] for name in ("i1", "b", "a")]).astype(np.int32) for served in (one, two)]
-        assert some[0].tolist() != some[1].tolist()
-        assert one.digest(some[0]) == two.digest(some[1]) != one.digest(some[0][:2])
-    assert not set(hashes(service)) & set(before)
-
-
 def deploy(service: Service, other: Setup) -> str:
     version = keep(versions_folder(service.setup), other.model_agent_path)
     service.store.commit([Deploy(version, "promoted", {})])
