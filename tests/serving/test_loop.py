@@ -692,6 +692,13 @@ def test_the_time_line_is_told_by_the_command_the_service_and_its_metrics(
     assert b"what_next_loop_age_seconds" in metrics.text()
 
 
+def test_a_journal_that_found_no_room_is_none_yet(path: Path) -> None:
+    setup = Setup.read(path, ["train=no"])
+    journal_path(setup).parent.mkdir()
+    journal_path(setup).touch()
+    assert status_of(setup) == {"rounds": [], "numbers": {}, "lines": []}
+
+
 def test_once_does_what_can_be_done_and_says_so(
     shop: Shop, path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

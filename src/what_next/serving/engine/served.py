@@ -21,7 +21,7 @@ from what_next.inference.session import Event, Sessions
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.serving.engine.versions import AGENT, CRITIC, folder_of, intact
-from what_next.serving.store import StoredItem
+from what_next.serving.store import ItemRow, StoredItem
 from what_next.training.artefacts import Manifest, read_manifest
 from what_next.types import Request
 
@@ -105,6 +105,24 @@ class Served:
     def places(self) -> dict[str, int]:
         """Where an id stands in the catalogue."""
         return {name: place for place, name in enumerate(self.ids)}
+
+    def item(self, item_id: str) -> ItemRow | None:
+        """An item; None: the catalogue does not hold it."""
+        return None if (place := self.places.get(item_id)) is None else self._item(place)
+
+    def search(self, query: str, limit: int) -> list[ItemRow]:
+        """Items whose title holds a text, whatever its case; those whose title begins with it first.
+
+        Without a text, the first items of the catalogue.
+        """
+        text = query.strip().lower()
+        found = [place for place, title in enumerate(self.lowered) if text in title] if text else range(len(self.ids))
+        first = sorted(found, key=lambda place: not self.lowered[place].startswith(text)) if text else found
+        return [self._item(place) for place in first[:limit]]
+
+    def _item(self, place: int) -> ItemRow:
+        values = zip(self.catalogue.names, self.catalogue.attributes[place].tolist(), strict=True)
+        return ItemRow(self.ids[place], self.titles[place], {name: round(value, 6) for name, value in values})
 
     @cached_property
     def units(self) -> Float32[np.ndarray, "items dim"]:
