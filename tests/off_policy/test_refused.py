@@ -22,6 +22,11 @@ def test_the_effective_size_of_units_counts_as_well():
     assert all("units" in one["refused"] for one in result["estimates"].values())
 
 
+def test_a_model_is_refused_too_where_a_few_units_have_most_of_the_rows():
+    uneven = replace(LOG, units=np.concatenate([np.zeros(340, np.int64), np.arange(1, 61)]))
+    assert "the effective number of units is 1.4, below 50" in told(uneven)["estimates"]["dm"]["refused"]
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_without_overlap_everything_is_refused(known):
     log, target, behaviour = apart()

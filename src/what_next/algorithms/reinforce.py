@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from what_next.algorithms.a2c import A2c
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
-from what_next.algorithms.double_q import largest
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates, largest
 from what_next.losses.rl import importance_weights, self_normalised, topk_correction
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point

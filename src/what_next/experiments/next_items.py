@@ -25,6 +25,8 @@ from what_next.state import State
 
 RIVALS = ("random", "popular", "popular_recent", "markov", "item_knn", "ease", "untrained")
 """What each learned policy is compared with, where it is judged too."""
+FEW = 50
+"""Users, of fewer than whom a bootstrap's interval is visibly too narrow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,9 @@ def rules(
             found = chosen, evaluator.ranked(policy, name)
             kept.write(name, *found)
         settings[name], scores[name] = found[0], evaluator.scored([found[1]])
-    return scores, settings, shelf.told()
+    users = len(evaluator.targets.people[0])
+    few = [f"{users} users are judged: over fewer than {FEW}, intervals are too narrow"] if users < FEW else []
+    return scores, settings, [*few, *shelf.told()]
 
 
 def protocol(

@@ -13,7 +13,14 @@ from what_next.off_policy import sequences
 from what_next.off_policy import slates as slate
 from what_next.off_policy import weighting as step
 from what_next.off_policy.decisions import Decisions, Evidence
-from what_next.off_policy.diagnostics import Overlap, StepSupport, effective_size_over_steps, efficiency_of_steps
+from what_next.off_policy.diagnostics import (
+    Overlap,
+    StepSupport,
+    effective_size,
+    effective_size_over_steps,
+    efficiency_of_steps,
+    few_units,
+)
 from what_next.off_policy.fqe import fqe
 from what_next.off_policy.reward_model import Modelled, cross_fit, deal
 from what_next.off_policy.weighting import Ids, Rows
@@ -143,11 +150,12 @@ def _from_model(log: Evidence, only: str | None) -> Found:
     if isinstance(model, str):
         return dict.fromkeys(names if slates is None else (*names, "cascade_dr"), model)
     weights, rewards = log.weights, log.decisions.rewards
+    crowded = few_units(effective_size(np.bincount(log.decisions.units) * 1.0), log.options.thresholds)
     dm = step.dm(model.expected, model.pull).by_unit(log.decisions.units)
     dr = step.dr(weights, rewards, model.chosen, model.expected)
     switch_dr = step.switch_dr(weights, rewards, model.chosen, model.expected, log.switch)
     found: Found = {
-        "dm": Candidate(dm, None, "decision", log.overlap.ess),
+        "dm": Candidate(dm, None, "decision", log.overlap.ess, flaw=crowded),
         "dr": _weighted(log, dr, weights),
         "switch_dr": _weighted(log, switch_dr, step.switched(weights, log.switch)),
     }
@@ -276,10 +284,12 @@ def _sequences(log: Evidence, only: str | None) -> Found:
     """What whole trajectories earn, where units have more than one row and these are no slates."""
     decisions, weights, discount = log.decisions, log.weights, log.options.discount
     lengths = np.bincount(decisions.units)
-    if lengths.max() == 1 or (decisions.slates is not None and discount is None):
+    if discount is None and (lengths.max() == 1 or decisions.slates is not None):
         return {}
     if decisions.slates is not None:
         return dict.fromkeys(SEQUENCES, "rows are slates, whose positions are no steps")
+    if lengths.max() == 1:
+        return dict.fromkeys(SEQUENCES, "no user has two rows, so there are no trajectories; name the user's column")
     if discount is None:
         return dict.fromkeys(SEQUENCES, "no discount is given for the rewards along a unit")
     products = sequences.sequence_diagnostics(decisions, weights)

@@ -111,10 +111,10 @@ class _Case:
             yield f"judged by the first {self.top} positions of each slate, and by nothing below"
         if self.decisions.slated:
             yield _of_slates(self.decisions, log.places is not None)
-        elif log.slates is None and (log.moments != np.arange(len(log))).any():
+        if log.unit == "row" and log.times is not None and (copies := log.copies):
             yield (
-                "rows of a user at one time are taken as decisions of their own; where they were drawn as a list, name "
-                "the column of the list or of the position (--slate, --position), or the worse policy may look better"
+                f"{copies:,} rows are copies of others in all columns: if they are the same decisions once more, the "
+                "intervals are too narrow; leave them out"
             )
         if log.kind == "open bandit":
             yield "Open Bandit files tell no users: rows are independent decisions, and the position is context"

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int64
 from pydantic import Field
 
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, normal, uniform
+from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, normal, sigmoid, uniform
 
 MOST = 100.0
 """The most of a reward that is observed, as in RecSim."""
@@ -169,8 +169,7 @@ class Choice(World):
 
     def satisfaction(self, exposure: Float32[np.ndarray, "users"]) -> Float32[np.ndarray, "users"]:
         """Share of an item's appeal that reaches the user."""
-        found: Float32[np.ndarray, users] = 1 / (1 + np.exp(np.float32(-self.sensitivity) * exposure))
-        return found
+        return sigmoid(np.float32(self.sensitivity) * exposure)
 
     def observe(self, state: Watchers, ideal: bool = False) -> Observation:
         """The last reward, at most 100 and as a share of it, and the quality of the item that was chosen, over 4.

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 import safetensors
-from jaxtyping import Float, Float32, Float64, Int, Int64
+from jaxtyping import Float32, Float64, Int, Int64
 from pydantic import Field, model_validator
 from safetensors.numpy import load_file, save
 
 from what_next.data.files import write_files
 from what_next.errors import ModelError
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, normal, uniform
+from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, normal, sigmoid, uniform
 
 Slots = Float32[np.ndarray, "users slots"]
 
@@ -197,10 +197,3 @@ def write_world(arrays: Mapping[str, np.ndarray], told: Mapping[str, Any], path:
         SaveError: it cannot be written.
     """
     write_files({path: save(dict(arrays), {"what_next.world": FORMAT, "about": json.dumps(told)})})
-
-
-def sigmoid(odds: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "*grid"]:
-    """A chance, of log odds."""
-    with np.errstate(over="ignore"):
-        chance: Float[np.ndarray, "*grid"] = 1 / (1 + np.exp(-odds))
-    return chance
