@@ -158,7 +158,7 @@ class Sardine(Layout):
     """SARDINE's environments (`sardine-rec`, Deffayet et al. 2023), as they are.
 
     They show the last slate, its clicks, and the share of the boredom threshold that each topic's recent clicks have
-    reached. The hidden state is that of its wrapper `IdealState`. A time limit, told as `terminated`, cuts an episode off.
+    reached. The hidden state is that of its wrapper `IdealState`. Its time limit (`terminated`) cuts an episode off.
     """
 
     known = frozenset({"slate", "clicks", "hist"})
@@ -206,8 +206,8 @@ class RecSim(Layout):
     """RecSim's environments (Ie et al. 2019), which keep to Gym, the forerunner of Gymnasium.
 
     They show the user, what came of each item of the slate, and the documents to choose from. Where the documents are
-    drawn anew for each slate, an item is a place among them, and the numbers tell what lies in each; else the documents'
-    own numbers are the items' vectors.
+    drawn anew for each slate, an item is a place among them, and the numbers tell what lies in each; else the numbers of
+    the documents are the items' vectors.
     """
 
     known = frozenset({"user", "doc", "response"})
