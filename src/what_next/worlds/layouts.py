@@ -206,8 +206,8 @@ class RecSim(Layout):
     """RecSim's environments (Ie et al. 2019), which keep to Gym, the forerunner of Gymnasium.
 
     They show the user, what came of each item of the slate, and the documents to choose from. Where the documents are
-    drawn anew for each slate, an item is a place among them, and the numbers tell what lies in each; else the numbers of
-    the documents are the items' vectors.
+    drawn anew for each slate, an item is a place among them, and the numbers tell what lies in each; else the numbers
+    of the documents are the items' vectors.
     """
 
     known = frozenset({"user", "doc", "response"})
