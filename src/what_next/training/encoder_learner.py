@@ -60,7 +60,9 @@ class EncoderLearner(Learner):
         sizes = EncoderSizes(width, layers, dropout, numbers, length, skip, inputs.slates, self.linear, unknown)
         widths = Sizes(context, width, 0, width, layers, dropout, setup.acts)
         heads = self.algorithm.networks(widths, self.known_vectors, rng)  # drawn before the encoder
-        kind = ENCODERS.get(setup.model) or known_encoders()[setup.model]
+        kind = ENCODERS.get(setup.model) or known_encoders().get(setup.model)
+        if kind is None:  # it is listed, and cannot be imported
+            raise SetupError(f"model is {setup.model!r}, whose package cannot be loaded, as a warning says; mend that")
         return {"encoder": kind(items, sizes), **heads}
 
     def check(self, nets: Networks) -> None:

@@ -40,7 +40,7 @@ def as_ids(frames: Iterable[tuple[pl.LazyFrame, str]], missing: Sequence[str] = 
 
 def _whole(frame: pl.LazyFrame, column: str, missing: Sequence[str]) -> bool:
     dtype = frame.collect_schema()[column]
-    if dtype.is_nested():
+    if dtype.is_nested() or dtype == pl.Object or isinstance(dtype, pl.BaseExtension):
         raise DataError(f"column {column!r} holds {dtype}, which cannot be an id; name another column")
     if dtype.is_integer():
         return dtype not in (pl.UInt64, pl.Int128, pl.UInt128) or not _any(
