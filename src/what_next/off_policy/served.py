@@ -26,7 +26,6 @@ from what_next.errors import DataError
 from what_next.inference.events import history_of
 from what_next.inference.extend import NewItem, extend, misfits
 from what_next.inference.recommender import Recommender
-from what_next.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import HISTORY, Server
 from what_next.types import EpsilonGreedy, Greedy, History, ItemSet, Permitted, Request, Sampler, Softmax
@@ -130,7 +129,7 @@ class Asked:
         first = np.searchsorted(log.slates, np.arange(int(log.slates[-1]) + 1))
         told = log.source.frame.select(TOLD).collect()[log.order[first]]
         heard = KnownEvents.of(log, space, log.units[first], told)
-        places = placed(space.catalogue.ids, log.items.ids)
+        places = space.catalogue.index(log.items.ids.to_list()).astype(np.int64)
         numbers, state = np.unique(told["withdrawn"].to_numpy(), return_inverse=True)
         return cls(
             policy=policy,

@@ -13,7 +13,6 @@ from what_next.data.decisions.log import DecisionLog
 from what_next.errors import DataError
 from what_next.inference.events import history_of
 from what_next.off_policy.served import TOLD, KnownEvents, situations
-from what_next.off_policy.targets import placed
 from what_next.rewards import NEVER, Events, Logged, RewardLog, total
 from what_next.state import State
 from what_next.types import History
@@ -192,7 +191,7 @@ class Answers:
 def _actions(log: DecisionLog, state: State) -> Int64[np.ndarray, "rows"]:
     """The items that were shown, in the state's catalogue."""
     catalogue = state.space.catalogue
-    places = placed(catalogue.ids, log.items.ids)
+    places = catalogue.index(log.items.ids.to_list()).astype(np.int64)
     strange = np.unique(log.actions[places[log.actions] < 0])
     if strange.size:
         raise DataError(
