@@ -75,10 +75,9 @@ def read_log(
     slates = _slates(source, columns, slates, None if user_ids is None else units, rows["times"], rows["places"])
     order = _order(units, slates, rows["times"], rows["places"])
     ordered: dict[str, Any] = {name: None if values is None else values[order] for name, values in rows.items()}
-    units, slates = (
-        units[order],
-        None if slates is None else np.cumsum(np.diff(slates[order], prepend=slates[order[:1]]) != 0),
-    )
+    units = units[order]
+    if slates is not None:  # counted in the order in which they stand
+        slates = np.cumsum(np.diff(slates[order], prepend=slates[order[0]]) != 0)
     features = [name for name in source.names if name.startswith("user_feature_")] if open_bandit else []
     texts = context_columns(source, roles.context or features, order, columns)
     moments = moments_of(units, slates, ordered["times"])
@@ -136,10 +135,10 @@ def _rows(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
             source, columns["propensity"], "propensity", lambda value: (value > 0) & (value <= 1), "above 0, at most 1"
         )
     if "position" in columns:
+        wanted = f"that is whole, from 0 to {PLACES:,}"
         numbers = _numbers(
-            source, columns["position"], "position", lambda value: (value == value.round(0)) & value.is_between(0, PLACES),
-            f"that is whole, from 0 to {PLACES:,}",
-        )  # fmt: skip
+            source, columns["position"], "position", lambda one: (one % 1 == 0) & one.is_between(0, PLACES), wanted
+        )
         # Counted from 1 if not from 0: a file that lacks the first slot must not shift the others.
         places = (numbers - min(1, numbers.min())).astype(np.int64)
     if "time" in columns:
