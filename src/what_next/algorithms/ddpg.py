@@ -53,8 +53,8 @@ class Ddpg(Algorithm):
     needs_critic: ClassVar[bool] = True
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """An actor, and a critic of any point."""
-        return {"actor": Point(sizes.dim), "critic": Critics(sizes.dim)}
+        """An actor, and a critic of any point, or several (`td3`) in one network."""
+        return {"actor": Point(sizes.dim), "critic": Critics(sizes.dim, getattr(self, "critics", 1))}
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The critic's squared error, minus its value of the actor's points, and the next item's cross entropy."""

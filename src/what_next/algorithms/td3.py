@@ -3,15 +3,13 @@
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import LossContext, Networks
-from what_next.algorithms.ddpg import Critics, Ddpg
-from what_next.models.actor_critic import Sizes
-from what_next.models.heads import Point
+from what_next.algorithms.base import LossContext
+from what_next.algorithms.ddpg import Ddpg
 from what_next.types import Transitions
 
 
@@ -31,10 +29,6 @@ class Td3(Ddpg):
         default=0.2, ge=0, description="length of the noise on the target actor's points, in radii of the sphere"
     )
     noise_clip: float = Field(default=0.5, gt=0, description="each entry's noise is clipped, as if all were so long")
-
-    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """An actor, and several critics in one network."""
-        return {"actor": Point(sizes.dim), "critic": Critics(sizes.dim, self.critics)}
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """That of ddpg, when it is due."""
