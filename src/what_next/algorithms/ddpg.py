@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
+from what_next.algorithms.base import Algorithm, Candidates, LossContext, Networks, Points, Rng, Search, States, Updates
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import PairValue, Point
 from what_next.models.item_space import ItemSpace
@@ -99,9 +99,7 @@ class Ddpg(Algorithm):
         context.metrics["proposed_value"] = values.mean().item()
         return points, values
 
-    def smooth(
-        self, points: Float[Tensor, "steps dim"], context: LossContext[Transitions]
-    ) -> Float[Tensor, "steps dim"]:
+    def smooth(self, points: Points, context: LossContext[Transitions]) -> Points:
         """The target actor's points as the target reads them: unchanged."""
         return points
 
@@ -110,9 +108,7 @@ class Ddpg(Algorithm):
         found: Tensor = nets["critic"](batch.states, on_sphere(items).rows(batch.actions))[0]
         return found
 
-    def propose(
-        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
-    ) -> Float[Tensor, "*grid dim"]:
+    def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
         """The actor's point, as long as the softmax is sharp."""
         return self.sharpness * normalize(nets["actor"](states), dim=-1)
 
@@ -125,9 +121,7 @@ class Ddpg(Algorithm):
         """See `Algorithm.rescored`."""
         return self.candidates if self.candidates > 1 else 0
 
-    def rescore(
-        self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
-    ) -> Float[Tensor, "batch candidates"]:
+    def rescore(self, nets: Networks, states: States, vectors: Candidates) -> Float[Tensor, "batch candidates"]:
         """The critic's values; the smallest where there are several critics."""
         values: Tensor = nets["critic"](states.unsqueeze(-2), normalize(vectors, dim=-1)).amin(0)
         return values

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Updates
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Points, Rng, States, Updates
 from what_next.errors import SetupError
 from what_next.losses.rl import mean, plackett_luce, td_loss
 from what_next.models.actor_critic import Sizes
@@ -122,9 +122,7 @@ class OnPolicy(Algorithm):
         belief = Belief(len(vectors), given or self.rank)
         return Pricer(sizes.dim, belief.width, sizes.factors - belief.width - 1, belief)
 
-    def propose(
-        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
-    ) -> Float[Tensor, "*grid columns"]:
+    def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
         """The likeliest point; with `rng`, a draw where points are drawn."""
         actor = nets["actor"]
         if not isinstance(actor, Proposer):  # of one that learned from a log

@@ -3,12 +3,11 @@
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import LossContext
+from what_next.algorithms.base import LossContext, Points
 from what_next.algorithms.ddpg import Ddpg
 from what_next.types import Transitions
 
@@ -34,9 +33,7 @@ class Td3(Ddpg):
         """That of ddpg, when it is due."""
         return {} if context.step % self.delay else super().actor_losses(context)
 
-    def smooth(
-        self, points: Float[Tensor, "steps dim"], context: LossContext[Transitions]
-    ) -> Float[Tensor, "steps dim"]:
+    def smooth(self, points: Points, context: LossContext[Transitions]) -> Points:
         """Points with clipped noise, back on the sphere (equation 15).
 
         The entries of a point on the sphere shrink with the square root of its dimension, and so does their noise.

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Updates
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Points, Rng, Updates
 from what_next.models import AgentModel, CriticModel, spread_out
 from what_next.models.actor_critic import Sizes
 from what_next.rewards.spread import LEAST_EVENTS
@@ -100,9 +100,7 @@ class WhatNext(Algorithm):
         values = critic(batch.factors, prototypes, batch.actor_prospects)
         return pad((policy * values).sum(-1)[:, 1:], (0, 1))
 
-    def propose(
-        self, nets: Networks, states: Any, rng: np.random.Generator | None = None
-    ) -> Float[Tensor, "*grid dim"]:
+    def propose(self, nets: Networks, states: Any, rng: Rng = None) -> Points:
         """One of the prototypes: drawn by the Gumbel-max trick, or the likeliest. `states`: factors and prospects."""
         actor = nets["actor"]
         assert isinstance(actor, AgentModel)
