@@ -32,12 +32,8 @@ class Bcq(Dqn):
 
     name: Literal["bcq"] = "bcq"  # type: ignore[assignment]
     search: ClassVar[Search] = {"threshold": (0.05, 0.9), "discount": (0.0, 0.9)}
-    threshold: float = Field(
-        default=0.3, ge=0, le=1, description="share of the largest probability that an item needs to be considered"
-    )
-    considered: int = Field(
-        default=100, gt=0, description="likeliest items that are looked at when recommending; all with threshold 0"
-    )
+    threshold: float = Field(default=0.3, ge=0, le=1, description="share of the largest probability that items need")
+    considered: int = Field(default=100, gt=0, description="likeliest items looked at; with threshold 0 all")
     replays: ClassVar[bool] = False
     updates: ClassVar[Updates] = {**Dqn.updates, "behaviour": ("encoder", "behaviour")}
 

@@ -40,12 +40,8 @@ class Ddpg(Algorithm):
     name: Literal["ddpg"] = "ddpg"
     search: ClassVar[Search] = {"sharpness": (5.0, 20.0), "candidates": (1, 100), "discount": (0.0, 0.9)}
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target actor and critic follow after a step")
-    candidates: int = Field(
-        default=10, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"
-    )
-    supervised: float = Field(
-        default=1.0, ge=0, description="weight of the next item's cross entropy, which gives the item vectors a meaning"
-    )
+    candidates: int = Field(default=10, ge=1, description="nearest items that the critic orders; 1: by distance alone")
+    supervised: float = Field(default=1.0, ge=0, description="weight of the next item's cross entropy")
     sharpness: float = Field(default=7.0, gt=0, description="inverse temperature of the softmax over cosines")
     replays: ClassVar[bool] = True
     updates: ClassVar[Updates] = {"critic": ("encoder", "critic"), "supervised": ("encoder",), "actor": ("actor",)}

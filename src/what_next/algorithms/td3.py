@@ -24,9 +24,7 @@ class Td3(Ddpg):
     name: Literal["td3"] = "td3"  # type: ignore[assignment]
     critics: int = Field(default=2, ge=1, description="how many critics; the smallest of their values is the target")
     delay: int = Field(default=2, ge=1, description="the actor is updated at every so many steps")
-    noise: float = Field(
-        default=0.2, ge=0, description="length of the noise on the target actor's points, in radii of the sphere"
-    )
+    noise: float = Field(default=0.2, ge=0, description="length of noise on the target actor's points, in radii")
     noise_clip: float = Field(default=0.5, gt=0, description="each entry's noise is clipped, as if all were so long")
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:

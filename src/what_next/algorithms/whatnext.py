@@ -35,12 +35,8 @@ class WhatNext(Algorithm):
     name: Literal["whatnext"] = "whatnext"
     prototypes: int = Field(default=32, gt=1, description="number of points that the actor chooses from")
     entropy: float = Field(default=0.01, ge=0, description="weight of the policy's entropy (nats) in the actor's loss")
-    random_items: int = Field(
-        default=32, ge=0, description="random items that the critic learns of besides the selected one, per history"
-    )
-    tau: float = Field(
-        default=0.02, gt=0, le=1, description="in a world: how far the target critic follows after a step"
-    )
+    random_items: int = Field(default=32, ge=0, description="random items, per history, that the critic also learns")
+    tau: float = Field(default=0.02, gt=0, le=1, description="in a world: how far the target critic follows each step")
     updates: ClassVar[Updates] = {"actor": ("actor",), "critic": ("critic",)}
     source: ClassVar[str] = "bandit"
     replays: ClassVar[bool] = True
