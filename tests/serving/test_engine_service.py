@@ -167,12 +167,12 @@ def test_an_engine_is_ready_when_popular_items_are_counted(service: Service, mon
     with running(service.setup) as other:
         assert list(other.engine.missing()) == ["popular items"]
         go_on.set()
-        in_time(lambda: other.engine.ready)
+        in_time(lambda: not other.engine.missing())
 
 
 def test_an_engine_whose_model_hangs_is_not_ready(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batcher, "STUCK", 0.05)
-    in_time(lambda: service.engine.ready)
+    in_time(lambda: not service.engine.missing())
     held, go_on = threading.Event(), threading.Event()
     spoil(service, monkeypatch, lambda propose, *args: (held.set(), go_on.wait(20), propose(*args))[2])
     with ThreadPoolExecutor() as threads:
@@ -181,11 +181,11 @@ def test_an_engine_whose_model_hangs_is_not_ready(service: Service, monkeypatch:
         in_time(lambda: list(service.engine.missing()) == ["model"])
         go_on.set()
         assert asking.result(20).fallback is None
-    in_time(lambda: service.engine.ready)
+    in_time(lambda: not service.engine.missing())
 
 
 def test_who_asks_a_service_that_stops_is_told(service: Service) -> None:
-    in_time(lambda: service.engine.ready)
+    in_time(lambda: not service.engine.missing())
     service.engine.close()
     assert list(service.engine.missing()) == ["model"]
     with pytest.raises(Stopping):

@@ -257,9 +257,10 @@ def test_a_body_that_does_not_come_is_408(tmp_path: Path) -> None:
 
 
 def test_while_the_service_starts_everything_but_its_health_is_503(one: Service) -> None:
-    from what_next.serving.http.app import create_app
+    from what_next.serving.http.app import Application
+    from what_next.serving.http.parts import Parts
 
-    starting = Service(one.setup, create_app(None, None, None, one.setup), one.engine, one.store, one.writer)
+    starting = Service(one.setup, Application(Parts(one.setup.server)), one.engine, one.store, one.writer)
     assert starting.get("/health") == {"status": "ok"}
     for method, path, body in (("GET", "/ready", None), ("POST", RECOMMEND, {}), ("GET", "/v1/users", None)):
         answer = starting.ask(method, path, body)

@@ -301,11 +301,6 @@ class Engine:
         """The deployed version."""
         return self.models.live.current.served
 
-    @property
-    def ready(self) -> bool:
-        """Whether questions can be asked."""
-        return not self.missing()
-
     def missing(self) -> Sequence[str]:
         """What the engine waits for; nothing: it is ready."""
         found = [] if self.batcher.alive else ["model"]

@@ -1,23 +1,17 @@
 """The service as an ASGI application: what every request passes on its way to its operation."""
 
 import asyncio
-from collections.abc import Callable
 from time import perf_counter
 
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from what_next.errors import StoreUnavailable
-from what_next.serving.engine import Engine
 from what_next.serving.http import operations, recommendations, schema  # noqa: F401 (they make the operations)
 from what_next.serving.http.limits import ClientGone, is_local
-from what_next.serving.http.log import Log
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, problem_of
 from what_next.serving.http.routes import CONNECTION, OPERATIONS, Call, Connection, Operation
-from what_next.serving.metrics import Metrics
-from what_next.serving.store import Store, Writer
-from what_next.settings import Setup
 
 MOST = 2048
 """Requests under way at once; more are asked to come again."""
@@ -31,7 +25,7 @@ PROBES = ALWAYS | {"/metrics"}
 
 
 class Application:
-    """The service; `parts` are what its operations need, and may come later."""
+    """The service as an ASGI application; of its `parts` engine, store and writer may come later."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts, self._under_way = parts, 0
@@ -124,23 +118,3 @@ class Application:
                 scope["path_params"] = match.groupdict()
                 return template, methods
         raise Problem(404, "there is no such path")
-
-
-def create_app(
-    engine: Engine | None,
-    store: Store | None,
-    writer: Writer | None,
-    setup: Setup,
-    metrics: Metrics | None = None,
-    log: Callable[[str], object] | None = None,
-) -> Application:
-    """The service as an ASGI application.
-
-    Args:
-        engine, store, writer: None while the service starts: put them into its `parts` when they are there.
-        setup: its `server` settings hold.
-        metrics: those that the engine counts with; None: new ones.
-        log: takes the lines of the log; None: the standard error does.
-    """
-    settings = setup.server
-    return Application(Parts(settings, metrics or Metrics(), Log(settings.log_ids, log), engine, store, writer))

@@ -66,7 +66,8 @@ async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[st
         kept = await parts.written(records.AddEvents(tuple([event.row for event in events])))
     except (records.InvalidWrite, records.Conflict) as error:
         raise problem_of(error, several) or error from None
-    parts.metrics.events(kept.accepted, kept.duplicates, len(kept.unmatched), len(kept.erased))
+    others = {"unmatched": len(kept.unmatched), "erased": len(kept.erased)}
+    parts.metrics.happened("events", accepted=kept.accepted, duplicate=kept.duplicates, **others)
     return {
         "accepted": kept.accepted,
         "duplicates": kept.duplicates,
@@ -87,9 +88,9 @@ async def add_feedback(call: Call, feedback: Feedback) -> dict[str, Any]:
     try:
         kept: records.FeedbackAdded = await call.parts.written(records.AddFeedback((feedback.row,)))
     except get_args(REFUSED):
-        call.parts.metrics.feedback(0, 0, 1)
+        call.parts.metrics.happened("feedback", refused=1)
         raise
-    call.parts.metrics.feedback(kept.accepted, kept.duplicates, 0)
+    call.parts.metrics.happened("feedback", accepted=kept.accepted, duplicate=kept.duplicates)
     return {"accepted": kept.accepted, "duplicates": kept.duplicates}
 
 
@@ -108,7 +109,7 @@ async def add_feedbacks(call: Call, batch: Feedbacks) -> dict[str, Any]:
             raise outcome  # the whole batch may be sent again: what was kept is a duplicate then
         else:
             accepted, duplicates = accepted + outcome.accepted, duplicates + outcome.duplicates
-    call.parts.metrics.feedback(accepted, duplicates, len(refused))
+    call.parts.metrics.happened("feedback", accepted=accepted, duplicate=duplicates, refused=len(refused))
     return {"accepted": accepted, "duplicates": duplicates, "refused": refused}
 
 
