@@ -14,10 +14,10 @@ import pytest
 
 from what_next.errors import StoreUnavailable
 from what_next.serving.engine import batcher
-from what_next.serving.request import RecommendationRequest, Stopping
+from what_next.serving.request import Stopping
 from what_next.serving.store import Store
 
-from .engines import Counts, Service, ids, in_time, running, spoil
+from .engines import Counts, Service, asking, ids, in_time, running, spoil
 from .models import served
 from .waiting import impressions_of
 
@@ -57,7 +57,7 @@ def test_one_question_that_fails_spoils_no_other(service: Service, monkeypatch: 
         return propose(sessions, context)
 
     spoil(service, monkeypatch, fail_for_two)
-    asks = [RecommendationRequest(history=HISTORY[:length]) for length in (1, 2, 3, 4, 2, 5)]
+    asks = [asking(history=HISTORY[:length]) for length in (1, 2, 3, 4, 2, 5)]
     found = [answer.fallback for answer in service.ask_all(asks)]
     assert found == [None, "error", None, None, "error", None]
 
@@ -73,7 +73,7 @@ def test_a_number_that_is_not_finite_raises_an_alarm(
         return replace(proposal, points=points)
 
     spoil(service, monkeypatch, ill)
-    asks = [RecommendationRequest(history=HISTORY[:length]) for length in (1, 2, 3)]
+    asks = [asking(history=HISTORY[:length]) for length in (1, 2, 3)]
     assert [answer.fallback for answer in service.ask_all(asks)] == [None, "alarm", None]
 
 
@@ -131,10 +131,10 @@ def test_who_asks_together_is_answered_together(service: Service, monkeypatch: p
     spoil(service, monkeypatch, wait)
 
     async def together() -> list[Any]:
-        first = asyncio.create_task(service.engine.recommend(RecommendationRequest(history=HISTORY)))
+        first = asyncio.create_task(service.engine.recommend(asking(history=HISTORY)))
         await asyncio.to_thread(held.wait, 10)
         rest = [
-            asyncio.create_task(service.engine.recommend(RecommendationRequest(history=HISTORY[:length], k=5)))
+            asyncio.create_task(service.engine.recommend(asking(history=HISTORY[:length], k=5)))
             for length in range(1, 6)
         ]
         await asyncio.sleep(0.05)

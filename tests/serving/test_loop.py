@@ -29,12 +29,11 @@ from what_next.serving.loop.evidence import Mean
 from what_next.serving.loop.journal import Journal, journal_path, status_of
 from what_next.serving.loop.loop import Loop, alone
 from what_next.serving.metrics import Metrics
-from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddEvents, AddFeedback, Deploy, EventRow, FeedbackRow, Store
 from what_next.settings import Setup
 from what_next.state import State
 
-from .engines import Service, ids, in_time, running
+from .engines import Service, asking, ids, in_time, running
 from .processes import environment
 
 ITEMS, PEOPLE = 8, 200
@@ -101,10 +100,7 @@ class Shop:
             places = self.rng.integers(ITEMS, size=PEOPLE)
             heard = {f"p{one}": (str(place), str((place + 1) % ITEMS)) for one, place in enumerate(places)}
             self.service.all_played(heard)
-            asks = [
-                RecommendationRequest(user=f"p{one}", k=2, exclude_seen=False, seed=next(_numbers))
-                for one in range(PEOPLE)
-            ]
+            asks = [asking(user=f"p{one}", k=2, exclude_seen=False, seed=next(_numbers)) for one in range(PEOPLE)]
             told = [
                 FeedbackRow(f"{answer.recommendation_id}{item}", answer.recommendation_id, item, glad)
                 for place, answer in zip(places, self.service.ask_all(asks), strict=True)

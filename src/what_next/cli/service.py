@@ -178,8 +178,7 @@ def export(
 ) -> None:
     """Write the log as a data set: train reads its events and decisions, evaluate its events, estimate and gate its
     decisions."""
-    from what_next.serving.store.append import appended
-    from what_next.serving.store.export import exported
+    from what_next.serving.store.export import appended, exported
 
     if to.suffix != ".parquet":
         raise DataError(f"--to {to}: must end in .parquet")

@@ -78,7 +78,10 @@ class Application:
         if self._under_way > MOST and path not in ALWAYS:
             raise Problem(503, "too many requests at once; try again", headers=RETRY)
         self._identify(call, scope, path)
-        return self._operation(call, scope, path)
+        call.route, methods = self._found(scope, path)
+        if (operation := methods.get(scope["method"])) is None:
+            raise Problem(405, "this path has no such method", headers={"allow": ", ".join(sorted(methods))})
+        return operation
 
     def _identify(self, call: Call, scope: Scope, path: str) -> None:
         """Who asks, and whether they may."""
@@ -100,14 +103,6 @@ class Application:
                 raise Problem(503, "the service is starting", headers=RETRY)
             unknown, missing = "this key is not known, or was revoked", "a key is needed: Authorization: Bearer wn_..."
             raise Problem(401, unknown if token else missing, headers={"www-authenticate": "Bearer"})
-
-    def _operation(self, call: Call, scope: Scope, path: str) -> Operation:
-        """What a method does on a path."""
-        call.route, methods = self._found(scope, path)
-        if (operation := methods.get(scope["method"])) is None:
-            allowed = {"allow": ", ".join(sorted(methods))}
-            raise Problem(405, "this path has no such method", headers=allowed)
-        return operation
 
     def _found(self, scope: Scope, path: str) -> tuple[str, dict[str, Operation]]:
         """The template of a path and its methods; what the path holds goes into the scope."""

@@ -19,9 +19,9 @@ import uvicorn
 from what_next import __version__
 from what_next.data import Dataset
 from what_next.errors import DataError, SetupError, StoreUnavailable
+from what_next.serving.bodies import LONGEST_ID, SEEN
 from what_next.serving.engine import Engine, check_models
 from what_next.serving.http.app import Application
-from what_next.serving.http.bodies import LONGEST_ID, SEEN
 from what_next.serving.http.keys import KeyRing
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.protocol import protocol
@@ -72,12 +72,6 @@ def listen(setup: Setup) -> socket.socket:
             "another server.port, or 0 for a free one"
         ) from None
     return bound
-
-
-def address_of(bound: socket.socket) -> str:
-    """The URL of a socket."""
-    host, port = bound.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def unnameable(ids: pl.Series) -> str | None:
@@ -284,9 +278,9 @@ def _facts(setup: Setup, parts: Parts, bound: socket.socket, start: float) -> di
     engine, store = parts.engine, parts.store
     assert engine is not None
     assert store is not None
-    model = engine.model()
+    model, (host, port, *_) = engine.model(), bound.getsockname()
     return {
-        "address": address_of(bound),
+        "address": f"http://{f'[{host}]' if ':' in host else host}:{port}",
         "version": model["version"],
         "items": model["items"],
         "store": store.backend.where,
