@@ -148,13 +148,12 @@ class TestLooks:
         assert 0 < ran.json["difference"]["low"] < 0.12 < ran.json["difference"]["high"]
         assert ran.code == 0
 
-    def test_an_estimate_without_a_sequence_decides_nothing(self, gate, tmp_path: Path) -> None:
+    def test_trajectories_have_a_sequence_too(self, gate, tmp_path: Path) -> None:
         log = write(tmp_path / "users.csv", decided(users=400))
         words = ("--discount", "0.5", "--estimator", "weighted_per_decision_is")
-        assert gate("better", "same", *words, log=log).json["difference"]["refused"] is None
-        ran = gate("better", "same", *words, "--looks", "any", log=log)
-        assert ran.code == 3
-        assert "has no confidence sequence" in ran.json["why"]
+        one, any_ = (gate("better", "same", *words, "--looks", looks, log=log).json for looks in ("one", "any"))
+        assert any_["difference"]["interval"] == "asymptotic"
+        assert any_["difference"]["low"] < one["difference"]["low"] < 0.24 * 1.9375 < one["difference"]["high"]
 
 
 class TestRefusedEvidence:

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from what_next.algorithms.base import LossContext, Updates, largest
-from what_next.algorithms.reinforce import behaviour_loss
+from what_next.algorithms.reinforce import behaviour_of
 from what_next.algorithms.snqn import Snqn, judged, others
 from what_next.types import Shown, Transitions
 
@@ -45,12 +45,8 @@ class Sa2c(Snqn):
             if isinstance(batch, Shown) and not self.smooth:
                 weights = weights * batch.inverse  # what is shown often is not liked for that
         if self.smooth:
-            if isinstance(batch, Shown):
-                chances = batch.log_propensities
-            else:
-                behaviour = nets["behaviour"](batch.states.detach())
-                losses["behaviour"] = behaviour_loss(behaviour, context)
-                chances = items.log_probs(behaviour, batch.actions)
+            chances, estimated = behaviour_of(context)
+            losses |= estimated
             if weights is not None:
                 ratio = items.log_probs(points, batch.actions) - chances
                 weights = weights * ratio.exp().clamp(0.1, 10) ** self.smooth

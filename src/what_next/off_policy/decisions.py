@@ -18,8 +18,6 @@ from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 Looks = Literal["one", "any"]
 LARGEST = 1e200
 """Weight. An estimate that meets it means nothing, but stays a number."""
-ONE_HOT = 2000
-"""Items at most for which vectors are made where there are none."""
 ROUNDING = 1e-9
 THRESHOLDS = Thresholds()
 
@@ -78,31 +76,13 @@ class Target:
 
 
 def importance_weights(decisions: Decisions, target: Target) -> Rows:
-    """How much more often than the behaviour policy the target would have taken each logged action; at most `LARGEST`.
-
-    Raises:
-        DataError: for a propensity or a chance that is none; no estimate could be trusted that leaves such rows out.
-    """
+    """How much more often than the behaviour policy the target would take each logged action; at most `LARGEST`."""
     chances, propensities = target.chances, decisions.propensities
-    if not len(propensities):
-        raise DataError("the log has no decisions; give one with at least a few hundred")
-    if len(chances) != len(propensities):
-        raise DataError(f"the policy has chances for {len(chances):,} decisions, and the log has {len(propensities):,}")
-    _refuse(propensities, ~((propensities > 0) & (propensities <= 1)), "propensity", "above 0 and at most 1")
-    _refuse(chances, ~((chances >= 0) & (chances <= 1 + 1e-6)), "chance under the policy", "from 0 to 1")
-    _refuse(decisions.rewards, ~np.isfinite(decisions.rewards), "reward", "a finite number")
+    assert 0 < len(propensities) == len(chances)
+    assert ((propensities > 0) & (propensities <= 1)).all(), "whoever reads a log looks at its propensities"
+    assert ((chances >= 0) & (chances <= 1 + 1e-6)).all(), "chances are from 0 to 1"
     with np.errstate(over="ignore"):
         return np.asarray(np.minimum(chances / propensities, LARGEST))
-
-
-def _refuse(values: Rows, wrong: np.ndarray, name: str, allowed: str) -> None:
-    """Say which row is wrong first, and how many are."""
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise DataError(
-            f"decision {row:,} of the log has a {name} of {values[row]:g}, and so have {int(wrong.sum()) - 1:,} others "
-            f"something that is not {allowed}; mend the log, or drop those decisions and say so"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +134,7 @@ class Evidence:
     """A log and a target policy.
 
     Attributes:
-        decisions, target: with one-hot vectors, and expected ones, where they could be made.
+        decisions, target: the same; slates of one row each are none.
         options: what the caller said.
         weights: of the logged actions; `overlap`: theirs.
         support: the share of the target's choices that the behaviour policy could have made; None where not known.
@@ -178,24 +158,22 @@ class Evidence:
 
     @classmethod
     def of(cls, decisions: Decisions, target: Target, options: Options) -> "Evidence":
-        """Check, and complete what can be.
+        """With what several estimators need.
 
         Raises:
-            DataError: for rows that are no decisions, or that contradict the options.
+            DataError: for a given range of rewards that does not hold them.
         """
         weights, behaviour = importance_weights(decisions, target), options.behaviour
-        if behaviour is not None:
-            _check_behaviour(decisions, behaviour)
         support, missing = None, 0.0
         if target.full is not None and behaviour is not None:
             support = float(supported(target.full, behaviour).mean())
         elif target.full is not None:
             missing = never_shown(target.full, decisions.actions)
-        completed = _completed(decisions, target)
         growing = growing_threshold(len(weights))
         return cls(
-            *completed,
-            options=options,
+            decisions if decisions.slated else replace(decisions, slates=None),
+            target,
+            options,
             weights=weights,
             overlap=Overlap.of(weights, decisions.units),
             support=support,
@@ -218,43 +196,11 @@ class Evidence:
         return self.rewards[0] * most, self.rewards[1] * most
 
 
-def _completed(decisions: Decisions, target: Target) -> tuple[Decisions, Target]:
-    """With one-hot vectors where there are none, and expected ones, where the whole distribution is known.
-
-    Slates of one row each are none.
-    """
-    if not decisions.slated:
-        decisions = replace(decisions, slates=None)
-    if target.full is None:
-        return decisions, target
-    if decisions.vectors is None and decisions.items <= ONE_HOT:
-        decisions = replace(decisions, vectors=np.eye(decisions.items))
-    if target.expected is None and decisions.vectors is not None:
-        target = replace(target, expected=target.full @ decisions.vectors)
-    return decisions, target
-
-
-def _check_behaviour(decisions: Decisions, behaviour: Float64[np.ndarray, "rows_or_one items"]) -> None:
-    """The whole distribution must allow what was logged."""
-    rows = np.arange(len(decisions.actions)) if len(behaviour) > 1 else 0
-    never = ~(behaviour[rows, decisions.actions] > 0)
-    if never.any():
-        row = int(never.argmax())
-        raise DataError(
-            f"decision {row:,} of the log shows item {decisions.actions[row]}, which the given behaviour policy never "
-            "shows; give the distribution of the policy that wrote the log, or none"
-        )
-
-
 def _largest_weight(weights: Rows, target: Target, options: Options) -> float | None:
     """As it is given, or as the distributions have it."""
     behaviour, given = options.behaviour, options.largest_weight
     if given is not None:
-        if weights.max() > given * (1 + ROUNDING):
-            raise DataError(
-                f"a weight of the log is {weights.max():g}, and {given:g} is given as the largest possible; give a "
-                "larger one, or none"
-            )
+        assert weights.max() <= given * (1 + ROUNDING), "a given weight is the largest"
         return given
     if behaviour is None:
         return None

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from what_next.off_policy.weighting import Ids, Rows
 
@@ -89,15 +89,17 @@ class StepSupport:
 
     Attributes:
         means: of the products over all trajectories, those that have ended with their last.
-        ess: the effective sample size of the products.
+        ess: the effective sample size of the products, over the same; 0 where no weight is left.
+        largest: the largest product of any step (at most e^600).
         trajectories: how many there are.
         matters: how much each step's rewards count.
     """
 
     means: Steps
     ess: Steps
+    largest: float
     trajectories: int
-    matters: Steps
+    matters: Steps | Ids
 
     @property
     def errors(self) -> Steps:
@@ -152,7 +154,7 @@ def efficiency_of_steps(weights: Rows, steps: Ids) -> Steps:
     return sizes / np.maximum(np.bincount(steps), 1)
 
 
-def effective_size_over_steps(efficiency: Steps, reached: Int64[np.ndarray, "steps"], discount: float = 1.0) -> float:
+def effective_size_over_steps(efficiency: Steps, reached: Steps | Ids, discount: float = 1.0) -> float:
     """How many slates or trajectories would tell as much without weights of the sum of their discounted rewards.
 
     A step's part in the sum's variance goes with discount^(2 step), how many reach it, and 1 / efficiency.

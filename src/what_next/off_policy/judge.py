@@ -57,6 +57,11 @@ class _Case:
             raise SetupError(
                 f"{' '.join(settings.overrides)}: settings are for setups, and none is judged; leave them out"
             )
+        if whole.kind != "service" and any(one.startswith("server.") for one in settings.overrides):
+            raise SetupError(
+                f"{' '.join(settings.overrides)}: a model draws as the service does where that one's exported log "
+                f"judges it, and {settings.path} is none; leave server.* out"
+            )
         names = [one.name for one in meant]
         on_log = [one.on_log(whole, everything, stages.begin(f"asking {one.name}", len(whole))) for one in meant]
         covered = np.logical_and.reduce([one.covered for one in on_log])

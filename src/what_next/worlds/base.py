@@ -13,7 +13,7 @@ with which a user's fate does not depend on who else is in the batch.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -69,8 +69,7 @@ def uniform(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *
 
 def integers(rng: Draws, users: int, below: int, *shape: int) -> Int64[np.ndarray, "users *rest"]:
     """For each user an array of whole numbers from 0 up to `below`."""
-    found: Int64[np.ndarray, "*rest"] = (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
-    return found
+    return (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
 
 
 def normal(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *rest"]:
@@ -148,7 +147,7 @@ Reference = Callable[[OwnState, Draws], Int64[np.ndarray, "users slots"]]
 class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     """A world: its settings, and how its users answer.
 
-    `reset`, `step`, `observe`, `bounds`, `references` and `item_vectors` are a world's own; the rest follows.
+    `reset`, `step`, `observe`, `bounds` and `item_vectors` are a world's own; the rest follows.
     """
 
     name: str
@@ -196,13 +195,17 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     def bounds(self, ideal: bool = False) -> tuple[Float32[np.ndarray, "columns"], Float32[np.ndarray, "columns"]]:
         """Least and largest of each of the observation's numbers."""
 
-    @abstractmethod
     def references(self) -> Mapping[str, Reference]:
-        """Policies that every result stands beside.
+        """Policies that every result stands beside: `random`, and those that the world has of the others.
 
-        `random`; `popular` (the same slate for all); `greedy` (knows the user, and looks one step ahead); `aware` (a
-        rule made by hand that knows the whole hidden state).
+        `popular` (`_popular_slate`, the same for all); `greedy` (`_greedy`: knows the user, and looks one step ahead);
+        `aware` (`_aware`: a rule made by hand that knows the whole hidden state).
         """
+        found: dict[str, Reference] = {"random": self.random_slates}
+        if (slate := getattr(self, "_popular_slate", None)) is not None:
+            found["popular"] = lambda state, rng: np.repeat(slate[None], len(state.age), axis=0)
+        own = {name: getattr(self, f"_{name}", None) for name in ("greedy", "aware")}
+        return found | {name: policy for name, policy in own.items() if policy is not None}
 
     def restart(self, state: OwnState, rows: Int[np.ndarray, "some"], rng: Draws) -> OwnState:
         """New users in the rows whose episodes have ended."""
@@ -230,10 +233,6 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
             wrong = slates[(slates < 0) | (slates >= self.items)][0]
             raise CatalogueError(f"world {self.known_as}: item {wrong} is not in the catalogue of {self.items} items")
         return slates.astype(np.int64)
-
-    def always(self, slate: Int64[np.ndarray, "slots"]) -> Reference:
-        """The policy that shows everybody the same slate."""
-        return lambda state, rng: np.repeat(slate[None], len(state.age), axis=0)
 
     def random_slates(self, state: OwnState, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Any item in each slot, with replacement."""
@@ -265,8 +264,7 @@ def tally(
     """How many of each user's places that are kept are of each of so many topics."""
     users = len(topics)
     cells = (topics + np.arange(0, users * width, width)[:, None])[kept]
-    counts: Int64[np.ndarray, "users topics"] = np.bincount(cells, minlength=users * width).reshape(users, width)
-    return counts
+    return np.bincount(cells, minlength=users * width).reshape(users, width)
 
 
 def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.ndarray, "users slots"]:
@@ -276,8 +274,7 @@ def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.nda
     else:
         places = np.broadcast_to(np.arange(slots), scores.shape)
     order = np.argsort(-np.take_along_axis(scores, places, 1), axis=1, kind="stable")
-    found: Int64[np.ndarray, "users slots"] = np.take_along_axis(places, order, 1)
-    return found
+    return np.take_along_axis(places, order, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,24 +318,32 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
     limit = steps or world.steps
     if limit is None:
         raise SetupError(f"world {world.known_as}: has no time limit, so an episode may never end; set steps")
-    state, going = world.reset(users, rng), np.arange(users)
     returns, lengths = np.zeros(users), np.zeros(users, np.int64)
-    for _ in range(limit):
-        state, feedback = world.step(state, policy(state, rng), rng)
+    for going, _, _, feedback in played(world, policy, users, rng, limit):
         returns[going] += feedback.rewards
         lengths[going] += 1
-        ended = feedback.terminated | world.truncated(state)
-        if ended.any():
-            stay = np.flatnonzero(~ended)
+    if not np.isfinite(returns).all():
+        raise TrainingError(f"world {world.known_as}: a return is not a number")
+    return Episodes(returns, lengths)
+
+
+def played(
+    world: World, policy: Reference, users: int, rng: Draws, limit: int
+) -> Iterator[tuple[Int64[np.ndarray, "going"], OwnState, OwnState, Feedback]]:
+    """One episode for each of some users, slate by slate: who is there, before and after it, and what came of it."""
+    state, going = world.reset(users, rng), np.arange(users)
+    for _ in range(limit):
+        before = state
+        state, feedback = world.step(before, policy(before, rng), rng)
+        yield going, before, state, feedback
+        stay = np.flatnonzero(~(feedback.terminated | world.truncated(state)))
+        if not len(stay):
+            return
+        if len(stay) < len(going):
             going, state = going[stay], state.rows(stay)
             if hasattr(policy, "keep"):
                 policy.keep(stay)
             rng = rng.of(stay) if isinstance(rng, Streams) else rng
-            if not len(going):
-                break
-    if not np.isfinite(returns).all():
-        raise TrainingError(f"world {world.known_as}: a return is not a number")
-    return Episodes(returns, lengths)
 
 
 def made(kind: type[World], settings: Mapping[str, Any]) -> World:

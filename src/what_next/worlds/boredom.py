@@ -18,7 +18,6 @@ from what_next.worlds.base import (
     Draws,
     Feedback,
     Observation,
-    Reference,
     State,
     World,
     best,
@@ -142,8 +141,7 @@ class Boredom(World):
     @cached_property
     def positions(self) -> Float32[np.ndarray, "slots"]:
         """The chance that a slot is looked at."""
-        chances: Float32[np.ndarray, slots] = np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
-        return chances
+        return np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
 
     def reset(self, users: int, rng: Draws) -> Listeners:
         """See `World.reset`."""
@@ -188,11 +186,6 @@ class Boredom(World):
         """See `World.bounds`."""
         columns = self.topics * (3 if ideal else 1)
         return np.zeros(columns, np.float32), np.ones(columns, np.float32)
-
-    def references(self) -> Mapping[str, Reference]:
-        """See `World.references`."""
-        popular = self.always(self._popular_slate)
-        return {"random": self.random_slates, "popular": popular, "greedy": self._greedy, "aware": self._aware}
 
     def relevance(self, scores: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
         """The chance of a click in the first slot."""

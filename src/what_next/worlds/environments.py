@@ -3,7 +3,7 @@
     world = preset("gym:sardine/SlateTopK-Bored-v0")
 
 An action is an item (`Discrete`), a slate (`MultiDiscrete`) or a point (`Box`). What the observations mean is for a
-`Layout` to say: those of this package lie in `what_next.worlds.layouts`, SARDINE's and RecSim's in files of their own.
+`Layout` to say (`what_next.worlds.layouts`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +20,7 @@ from pydantic import Field, PrivateAttr
 
 from what_next.errors import MissingExtraError, SetupError, WhatNextError
 from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, integers, made
-from what_next.worlds.layouts import Layout, Numbers, Own, told
-from what_next.worlds.recsim import RecSim
-from what_next.worlds.sardine import Sardine
+from what_next.worlds.layouts import Layout, Numbers, Own, RecSim, Sardine, told
 
 LAYOUTS: tuple[type[Layout], ...] = (Sardine, RecSim, Own, Numbers)
 """The first that fits is taken."""

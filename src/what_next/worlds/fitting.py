@@ -12,7 +12,6 @@ from what_next.data import Dataset
 from what_next.data.decisions.log import DecisionLog
 from what_next.errors import DataError, ModelError, some
 from what_next.off_policy.reward_model import Bilinear, deal
-from what_next.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.worlds.base import sigmoid
@@ -59,7 +58,8 @@ class Vectors:
             )
         dataset = Dataset.read(setup.data)
         policy = LearnedPolicy.load(setup, dataset)
-        places, users = placed(policy.state.space.catalogue.ids, log.items.ids), placed(dataset.user_ids, log.user_ids)
+        places = policy.state.space.catalogue.index(log.items.ids.to_list()).astype(np.int64)
+        users = dataset.user_index(log.user_ids.to_list()).astype(np.int64)
         if (places < 0).any():
             unknown = some(log.items.ids.filter(pl.Series(places < 0)))
             raise DataError(f"{log.source.path}: the model does not know the items {unknown}")
@@ -107,10 +107,11 @@ def fit(
     losses = [data.loss(scores) for scores in held_out.T]
     chosen = int(np.argmin(losses))
     arrays = data.arrays(data.fitted(np.ones(len(folds), np.bool_), chosen)[chosen])
+    chances = means.clip(1e-9, 1 - 1e-9)
     tried = {
         "penalty": PENALTIES[chosen],
         "loss": losses[chosen],
-        "loss_of_the_mean": data.loss(means if data.kind == "ratings" else np.log(means.clip(1e-9) / (1 - means))),
+        "loss_of_the_mean": data.loss(means if data.kind == "ratings" else np.log(chances / (1 - chances))),
         "noise": data.noise(held_out[:, chosen]),
         "calibration": data.calibration(held_out[:, chosen]),
     }
@@ -200,7 +201,7 @@ class _Data:
         """By tenths of what was foretold of rows that the model has not seen: foretold and observed, weighted."""
         foretold = sigmoid(scores) if self.kind == "clicks" else scores
         table = []
-        for part in np.array_split(np.argsort(foretold, kind="stable"), BINS):
+        for part in np.array_split(np.argsort(foretold, kind="stable"), min(BINS, len(scores))):
             weights = self.weights[part]
             table.append(
                 {

@@ -13,7 +13,6 @@ from what_next.worlds.base import (
     Draws,
     Feedback,
     Observation,
-    Reference,
     State,
     World,
     best,
@@ -231,11 +230,6 @@ class Sessions(World):
             most = max(1.0, self.regret)
             low, high = [*low, *[0.0] * (2 * self.topics + 1), -most], [*high, *[1.0] * (2 * self.topics + 1), most]
         return np.array(low, np.float32), np.array(high, np.float32)
-
-    def references(self) -> Mapping[str, Reference]:
-        """See `World.references`."""
-        popular = self.always(self._popular_slate)
-        return {"random": self.random_slates, "popular": popular, "greedy": self._greedy, "aware": self._aware}
 
     def _days(
         self, satisfaction: Float32[np.ndarray, "users"], drawn: Float32[np.ndarray, "users"]
