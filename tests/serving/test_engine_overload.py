@@ -69,7 +69,7 @@ def test_a_model_that_got_slower_is_noticed() -> None:
 
 
 def order(turns: Turns, count: int) -> list[str]:
-    return [str(turns.pop().request.user) for _ in range(count)]
+    return [str(turns.pop().request.user_id) for _ in range(count)]
 
 
 def test_callers_take_turns_by_cost(loop: asyncio.AbstractEventLoop) -> None:
