@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 
 from what_next.errors import DataError
 from what_next.metrics.bootstrap import LEVEL, RESAMPLES, Bounds
-from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown, supported
+from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown
 from what_next.off_policy.reward_model import PENALTIES
 from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 
@@ -166,7 +166,7 @@ class Evidence:
         weights, behaviour = importance_weights(decisions, target), options.behaviour
         support, missing = None, 0.0
         if target.full is not None and behaviour is not None:
-            support = float(supported(target.full, behaviour).mean())
+            support = float(np.where(behaviour > 0, target.full, 0).sum(axis=1).mean())
         elif target.full is not None:
             missing = never_shown(target.full, decisions.actions)
         growing = growing_threshold(len(weights))

@@ -246,8 +246,5 @@ class _Events:
 def _context(log: DecisionLog, names: list[str]) -> Float32[np.ndarray, "rows names"]:
     """Columns of the log that the agent reads of each event; 0 where there is no number."""
     numbers = numeric(log.source.frame, names)
-    columns = [log.source.frame.select(numbers[name]).collect().to_series().fill_null(0) for name in names]
-    found = np.zeros((len(log), len(names)), np.float32)
-    for place, column in enumerate(columns):
-        found[:, place] = column.to_numpy()[log.order]
-    return found
+    columns = [log.source.frame.select(numbers[name].fill_null(0)).collect().to_series()[log.order] for name in names]
+    return np.array(columns, np.float32).reshape(len(names), len(log)).T
