@@ -118,9 +118,10 @@ def listening(parts: Parts, setup: "Setup") -> Iterator[str]:
     """The service on a free port, in a thread; gives its address."""
     import uvicorn
 
-    from what_next.serving.http.app import create_app
+    from what_next.serving.http import parts as of_http
+    from what_next.serving.http.app import Application
 
-    app = create_app(parts.engine, parts.store, parts.writer, setup)
+    app = Application(of_http.Parts(setup.server, parts.engine, parts.store, parts.writer))
     bound = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
@@ -142,7 +143,7 @@ def service_fixture(parts: Parts) -> Iterator[str]:
 @pytest.fixture(name="locked", scope="module")
 def locked_fixture(parts: Parts) -> Iterator[tuple[str, str]]:
     """The address of one that does, on the same store, and a key that may read and write."""
-    from what_next.serving.http.keys import digest_of, new_key
+    from what_next.serving.http.callers import digest_of, new_key
 
     key = new_key()
     parts.store.add_key("page", "write", digest_of(key))

@@ -20,7 +20,7 @@ IGNORING = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    from what_next.serving.http.keys import digest_of
+    from what_next.serving.http.callers import digest_of
 
     with service(tmp_path_factory.mktemp("schema"), fill=False, keys="yes", rate=0) as started:
         started.store.add_key("fuzz", "admin", digest_of("wn_fuzz"))
@@ -54,7 +54,7 @@ def test_every_operation_has_a_name_a_text_an_example_and_its_errors(one: Servic
 
 
 def test_every_example_of_a_body_is_taken(one: Service) -> None:
-    from what_next.serving.http.bodies import Body
+    from what_next.serving.bodies import Body
     from what_next.serving.http.routes import OPERATIONS
 
     for post in OPERATIONS:
