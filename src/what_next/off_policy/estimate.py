@@ -199,8 +199,8 @@ def _weighted(own: Overlap, log: Evidence) -> Iterator[str]:
         yield (
             f"the mean weight is {overlap.mean_weight:.2f} (standard error {overlap.error:.2f}), outside {low:g} .. "
             f"{high:g}, where 1 is expected: either the log is too small for what it explored (take more decisions, or "
-            "explore more: a service by server.temperature), or its propensities are not those that it was written with, "
-            "or the policy's chances of all items sum to another number than 1"
+            "explore more: a service by server.temperature), or its propensities are not those that it was written "
+            "with, or the policy's chances of all items sum to another number than 1"
         )
 
 
