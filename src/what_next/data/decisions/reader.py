@@ -19,7 +19,7 @@ from what_next.data.decisions.features import (
 )
 from what_next.data.decisions.log import DecisionLog, Kind, Roles, moments_of
 from what_next.data.decisions.service_log import decisions_in, is_service_log
-from what_next.data.importing.columns import ALIASES, as_number, exact, recognise
+from what_next.data.importing.columns import ALIASES, as_number, as_reward, exact, recognise
 from what_next.data.importing.ids import as_ids, positions
 from what_next.data.importing.readers import Source, open_source
 from what_next.data.importing.times import read_times
@@ -233,9 +233,5 @@ def _slot(value: pl.Expr) -> pl.Expr:
 
 
 def _number(source: Source, column: str, role: str) -> pl.Expr:
-    """The column as numbers; a reward may be true or false, too."""
-    number = as_number(source.frame, column)
-    if role != "reward" or source.frame.collect_schema()[column] != pl.String:
-        return number
-    word = pl.col(column).str.strip_chars().str.to_lowercase()
-    return pl.when(word == "true").then(1.0).when(word == "false").then(0.0).otherwise(number)
+    """The column as numbers."""
+    return (as_reward if role == "reward" else as_number)(column, source.frame.collect_schema())

@@ -14,7 +14,7 @@ import polars as pl
 
 from what_next.data.files import FORMATS, footer_of
 from what_next.data.importing.attributes import first_values, item_table
-from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_number, numeric, recognise
+from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_reward, numeric, recognise
 from what_next.data.importing.contents import data_file
 from what_next.data.importing.events import Events, Order
 from what_next.data.importing.ids import as_ids
@@ -32,6 +32,8 @@ NO = {
     "event": "no event word",
 }
 """Why a row cannot be used where a value is missing."""
+BY_CHANCE = 20
+"""Fewer neighbours than so many may stand in the order of their items by chance."""
 
 
 @dataclass(frozen=True)
@@ -99,32 +101,48 @@ class Checked:
         raw = first_values(with_ids, columns) if columns else pl.DataFrame({"item_id": item_ids})
         return item_table(raw, titles, self.attributes, self.log.options.fill, self.log.where)
 
-    def tables(self, clean: pl.DataFrame, items: tuple[pl.DataFrame, list[str]], bad: pl.DataFrame) -> Tables:
+    def tables(
+        self, clean: pl.LazyFrame, items: tuple[pl.DataFrame, list[str]], bad: pl.DataFrame, kept: pl.DataFrame
+    ) -> Tables:
         """What comes out of the import.
 
         Args:
-            clean: the log; or rows of it that hold the least and the largest user, item and time.
+            clean: the log.
             items: what `item_table` found.
             bad: all rejected rows, see `with_repeats`.
+            kept: the log as the tables hold it.
 
         Raises:
             DataError: fewer than two users or items are left.
         """
-        log = self.log
-        for column, what in (("user_id", "user"), ("item_id", "item")):
-            if clean[column].min() == clean[column].max():  # there is nothing to learn or to choose
-                one = f"all events belong to one {what} ({clean[column][0]!r})"
+        log, ends = self.log, pl.col("^(user_id|item_id|timestamp)$")
+        least, most = (clean.select(one).collect(engine="streaming").row(0) for one in (ends.min(), ends.max()))
+        for what, low, high in zip(("user", "item"), least, most, strict=False):
+            if low == high:  # there is nothing to learn or to choose
+                one = f"all events belong to one {what} ({low!r})"
                 raise DataError(f"{log.where}: {one}; at least two are needed")
         rejected = log.rejected(bad)
         table, more = items
         how, warnings = dict(log.how), list(self.warnings)
         if self.times:
             how["time"] += f", {self.times.kind}"
-            warnings += _early(clean, self.times)
+            warnings += _early(most[2], self.times)
+        one_time = " of one time" if self.times else ""
+        if _by_item(clean):
+            warnings.append(
+                f"{log.where}: rows of a user{one_time} stand in the order of the item ids, so that what comes next is "
+                "of the file's making, and so is most of what is learned and judged by it; shuffle the rows before the "
+                "import, or name a column with " + ("finer times (--time)" if self.times else "times (--time)")
+            )
+        elif not self.times and log.options.time is None:
+            warnings.append(
+                f"{log.where}: no column holds times, so the order of the rows is taken as the order of events; name "
+                "one with --time, or say --time '' if there is none"
+            )
         notes = [*self.notes, *more, *self.left_out, *_no_ids(log, rejected)]
         if log.options.session_gap is not None:
-            notes.append(f"each session is a user, such as {clean['user_id'][0]!r}")
-        return Tables(clean, table, rejected, log.rows, log.columns, notes, how, warnings)
+            notes.append(f"each session is a user, such as {least[0]!r}")
+        return Tables(kept, table, rejected, log.rows, log.columns, notes, how, warnings)
 
 
 def import_files(files: Sequence[Path], items: Path | None = None, options: Options | None = None) -> Tables:
@@ -174,7 +192,7 @@ def clean(sources: Sequence[Source], items: Source | None, options: Options) -> 
         order, bad = _without_repeats(checked, events, order)
     table = checked.item_table(events.item_ids)
     log = events.table(order, options.session_gap)
-    return checked.tables(log, table, bad)
+    return checked.tables(log.lazy(), table, bad, log)
 
 
 def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.Expr | None, Times | None]:
@@ -188,13 +206,13 @@ def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.E
     pairs = [(log.raw, columns["item"])]
     if items is not None:
         pairs.append((items.frame, _item_columns(items, log.options)["item"]))
-    item, *rest = as_ids(pairs, missing)
-    values = {"user_id": as_ids([(log.raw, columns["user"])], missing)[0], "item_id": item}
+    item, *rest = as_ids(pairs, missing, log.where)
+    values = {"user_id": as_ids([(log.raw, columns["user"])], missing, log.where)[0], "item_id": item}
     if "time" in columns:
         times = read_times(log.raw, columns["time"], log.options.time_format, log.where)
         values["timestamp"] = times.value
     if "reward" in columns:
-        number = as_number(log.raw, columns["reward"]).cast(pl.Float32)
+        number = as_reward(column := columns["reward"], log.raw.collect_schema()).cast(pl.Float32)
         values["reward"] = pl.when(number.is_finite()).then(number)
     if "event" in columns:
         values["event"] = event_words(log.raw, columns["event"])
@@ -284,6 +302,16 @@ def with_repeats(checked: Checked, rows: pl.Series) -> pl.DataFrame:
     return bad
 
 
+def _by_item(log: pl.LazyFrame) -> bool:
+    """Whether nothing but the item ids put most of users' events in order, as in tables that were sorted."""
+    near = {name: pl.col(name) == pl.col(name).shift() for name in log.collect_schema().names()[:3]}
+    tied = near["user_id"] & near.get("timestamp", True)
+    other, back = tied & ~near["item_id"], pl.col("item_id") < pl.col("item_id").shift()
+    counts = log.select(a=near["user_id"].sum(), b=tied.sum(), c=other.sum(), d=(other & back).sum())
+    all_, ties, others, backwards = counts.collect(engine="streaming").row(0)
+    return 2 * ties >= all_ and others >= BY_CHANCE and 1000 * backwards <= others
+
+
 def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
     """What to say of words that stand for a missing id."""
     notes = []
@@ -297,10 +325,9 @@ def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
     return notes
 
 
-def _early(log: pl.DataFrame, times: Times) -> list[str]:
+def _early(last: datetime, times: Times) -> list[str]:
     """What to say of numbers that are too small for Unix times."""
-    last = log["timestamp"].max()
-    if not times.guessed or not isinstance(last, datetime) or last.timestamp() >= EARLIEST:
+    if not times.guessed or last.timestamp() >= EARLIEST:
         return []
     return [
         f"the times are small numbers: read as {times.kind} they end on {last:%Y-%m-%d}; if they "
