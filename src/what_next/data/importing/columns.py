@@ -1,6 +1,7 @@
 """Which column plays which role: given by the user, or recognised by its name."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -123,7 +124,7 @@ def numeric(frame: pl.LazyFrame, columns: Sequence[str]) -> dict[str, pl.Expr]:
     return {name: number for name, number in numbers.items() if fits.get(name, True)}
 
 
-def as_number(column: str, schema: pl.Schema) -> pl.Expr:
+def as_number(column: str, schema: Mapping[str, Any]) -> pl.Expr:
     """The column of a table as Float64; null where it is not a number (infinite values stay)."""
     if not _may_be_number(column, schema):
         return pl.lit(None, dtype=pl.Float64)
@@ -131,7 +132,7 @@ def as_number(column: str, schema: pl.Schema) -> pl.Expr:
     return value.cast(pl.Float64, strict=False).fill_nan(None)
 
 
-def as_reward(column: str, schema: pl.Schema) -> pl.Expr:
+def as_reward(column: str, schema: Mapping[str, Any]) -> pl.Expr:
     """The same of a reward, which may be the word true or false, too."""
     number = as_number(column, schema)
     if not isinstance(schema[column], TEXT):
@@ -140,8 +141,8 @@ def as_reward(column: str, schema: pl.Schema) -> pl.Expr:
     return pl.when(word == "true").then(1.0).when(word == "false").then(0.0).otherwise(number)
 
 
-def _may_be_number(column: str, schema: pl.Schema) -> bool:
-    return schema[column].is_numeric() or isinstance(schema[column], TEXT | pl.Boolean | pl.Null)
+def _may_be_number(column: str, schema: Mapping[str, Any]) -> bool:
+    return bool(schema[column].is_numeric()) or isinstance(schema[column], TEXT | pl.Boolean | pl.Null)
 
 
 def _blank(column: str) -> pl.Expr:
