@@ -151,7 +151,7 @@ def test_rows_with_too_many_fields_in_an_item_table_are_left_out_and_told(file) 
     items = file("items.csv", "item,tempo\né,1\nb,2\nc,3\nd,4,5\n")
     tables = import_files([file("a.csv", CSV)], items)
     assert tables.items["item_id"].to_list() == ["é", "b", "c"]
-    assert "1 rows left out, too many fields: line 5" in tables.warnings[0]
+    assert "1 row left out, too many fields: line 5" in tables.warnings[0]
 
 
 def test_lines_are_counted_within_quotes(file) -> None:

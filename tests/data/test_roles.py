@@ -165,7 +165,7 @@ class TestIds:
         )
         tables = import_files([log])
         assert tables.reasons() == {"no user": 1, "no item": 1}
-        assert f"no user: {word!r} in 1 rows" in tables.notes[0]
+        assert f"no user: {word!r} in 1 row" in tables.notes[0]
         assert tables.rejected["user"].to_list() == [word, "u1"]
         kept = import_files([log], options=Options(missing=()))
         assert (len(kept.log), len(kept.rejected)) == (42, 0)

@@ -88,7 +88,7 @@ def init(
     if to.exists():
         raise WhatNextError(f"{to}: is there already; remove it, or name another with --to")
     dataset = Dataset.read(log)
-    relative = os.path.relpath(os.path.realpath(log), os.path.dirname(os.path.realpath(to)))
+    relative = os.path.relpath(os.path.realpath(log), Path(os.path.realpath(to)).parent)
     text, told = template(relative, epochs=FEW_EPOCHS if dataset.users <= FEW else 40_000), ""
     if not dataset.catalogue.names:
         why = {"algorithm": f"{log.name} has no item attributes, which whatnext needs"}

@@ -111,7 +111,7 @@ def show(report: "Report", as_json: bool = False) -> int:
     if as_json:
         emit(report.as_json())
     else:
-        Console().print(report)
+        tell(report)
     if report.stopped:
         note("what-next: interrupted and saved; go on with `what-next train SETUP --resume`")
         return INTERRUPTED

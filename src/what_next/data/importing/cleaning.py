@@ -20,9 +20,9 @@ from what_next.data.importing.events import Events, Order
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.raw_log import ROW, RawLog, event_words, like_ids, odd_columns
 from what_next.data.importing.readers import Source, open_source
-from what_next.data.importing.tables import Options, Tables, counted
+from what_next.data.importing.tables import Options, Tables, by_reason
 from what_next.data.importing.times import EARLIEST, Times, read_times
-from what_next.errors import MOST_NAMES, DataError, some
+from what_next.errors import MOST_NAMES, DataError, counted, some
 
 NO = {
     "user_id": "no user",
@@ -212,7 +212,7 @@ def _values(log: RawLog, items: Source | None) -> tuple[dict[str, pl.Expr], pl.E
         times = read_times(log.raw, columns["time"], log.options.time_format, log.where)
         values["timestamp"] = times.value
     if "reward" in columns:
-        number = as_reward(column := columns["reward"], log.raw.collect_schema()).cast(pl.Float32)
+        number = as_reward(columns["reward"], log.raw.collect_schema()).cast(pl.Float32)
         values["reward"] = pl.when(number.is_finite()).then(number)
     if "event" in columns:
         values["event"] = event_words(log.raw, columns["event"])
@@ -236,11 +236,11 @@ def _given_table(
     for mark, reason in items.misfits.items():
         odd = raw[mark].is_not_null()
         lines = some((odd.arg_true() + items.first_line).head(MOST_NAMES), int(odd.sum()))
-        warnings.append(f"{where}: {odd.sum():,} rows left out, {reason}: line {lines}")
+        warnings.append(f"{where}: {counted(int(odd.sum()), 'row')} left out, {reason}: line {lines}")
         raw = raw.filter(~odd).drop(mark)
     nameless = raw["item_id"].null_count()
     if nameless:
-        notes.append(f"{where}: {nameless} rows without an item id left out")
+        notes.append(f"{where}: {counted(nameless, 'row')} without an item id left out")
         raw = raw.filter(pl.col("item_id").is_not_null())
     if raw["item_id"].is_duplicated().any():
         rows = len(raw)
@@ -319,7 +319,7 @@ def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
         column = rejected.filter(reason=reason)[log.shown(log.columns[role])]
         if column.dtype == pl.String:
             words = column.filter(column.str.strip_chars() != "").value_counts(sort=True)
-            counts = some(f"{word!r} in {count:,} rows" for word, count in words.iter_rows())
+            counts = some(f"{word!r} in {counted(count, 'row')}" for word, count in words.iter_rows())
             if counts:
                 notes.append(f"no {role}: {counts}: rejected as words for no value; --missing names those")
     return notes
@@ -339,13 +339,13 @@ def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
     """Raises a `DataError` where more than half of the rows are rejected."""
     if 2 * len(bad) <= log.rows:
         return
-    counts = ", ".join(f"{reason}: {count:,}" for reason, count in counted(bad).items())
+    counts = ", ".join(f"{reason}: {count:,}" for reason, count in by_reason(bad).items())
     first = log.rejected(bad.sort(ROW).head(1)).row(0, named=True)
     raise DataError(
         f"{log.where}: {len(bad):,} of {log.rows:,} rows cannot be used ({counts}), more than half, so nothing was "
         f"imported; the first is line {first.pop('line')}: {first}; check which column is which "
         f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
-        + ("; --time-format says what the times are" if "not a time" in counted(bad) else "")
+        + ("; --time-format says what the times are" if "not a time" in by_reason(bad) else "")
     )
 
 
