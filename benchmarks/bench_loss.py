@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from what_next.losses.linear_cross_entropy import linear_cross_entropy
+from what_next.losses.catalogue import linear_cross_entropy
 
 
 def plain(points: Tensor, vectors: Tensor, actions: Tensor) -> Tensor:

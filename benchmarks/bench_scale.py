@@ -180,7 +180,7 @@ def storing(users: int, heard: int, place: str) -> Row:
                 AddImpression(
                     f"{first + row:032x}", f"u{first + row:09}", 10**15, "0123456789abcdef:0", "trained",
                     tuple(f"i{item:07}" for item in slate), tuple(rng.random(10).tolist()),
-                    explore={"temperature": 1.0}, known=heard, candidates="0123456789abcdef",
+                    explore={"temperature": 1.0}, known=heard,
                 )
                 for row, slate in enumerate(slates)
             ]

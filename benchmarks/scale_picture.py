@@ -13,7 +13,7 @@ import torch
 from picture import ROOT, WIDTH, _svg, _text
 
 from what_next.data.files import write_files
-from what_next.experiments.plan import ANSWER, DIM, KEPT, Size, kept, markdown, plan
+from what_next.experiments.plan import ANSWER, DIM, KEPT, Plan, Size, cells, kept, plan
 
 PICTURE, PAGE = ROOT / "docs/scale.svg", ROOT / "docs/scale.md"
 MARK, END = "<!-- what-next plan -->\n", "<!-- end -->"
@@ -44,6 +44,26 @@ PANELS = (
 """Of the picture: what grows, and with each curve its part, its value, its name, and what is the same along it."""
 COLOURS = ("#1a7f37", "#0969da", "#bc4c00", "#8250df", "#bf3989")
 TOP, HIGH, LEFT = 76, 250, 46
+
+
+def markdown(plans: Sequence[Plan]) -> str:
+    """Several plans as the tables of a page: what each part needs, and where each breaks first."""
+    head = ["users", "items", "part", "memory", "disk", "network", "processors", "cost a month"]
+    rows = [[_round(one.size.users), _round(one.size.items), *cells(one, part)] for one in plans for part in one.parts]
+    ends = [[_round(one.size.users), _round(one.size.items), one.verdict] for one in plans]
+    formulas = {part.formula: part.name for one in plans for part in one.parts}
+    tables = [(head, rows), (["users", "items", "where it breaks first"], ends)]
+    tables.append((["part", "formula"], [[name, f"`{formula}`"] for formula, name in formulas.items()]))
+    return "\n".join(line for one in tables for line in [*_table(*one), ""])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
+
+
+def _round(number: float) -> str:
+    return f"{number:,.0f}"
 
 
 def points(rows: Sequence[Row], part: str, along: str, value: str, same: Row) -> list[tuple[float, float]]:

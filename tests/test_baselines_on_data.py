@@ -9,9 +9,9 @@ import pytest
 
 from what_next import Dataset, Setup, State
 from what_next.baselines import BASELINES
-from what_next.baselines.rules import Popular, RandomItem
+from what_next.baselines.rules import Popular, RandomItem, Ranking
 from what_next.experiments import baselines
-from what_next.experiments.baselines import GRIDS, searched, tuned
+from what_next.experiments.baselines import EVERY, GRIDS, Search, had, searched
 from what_next.metrics.next_items import Targets, rank
 from what_next.types import Permitted
 
@@ -19,6 +19,11 @@ from what_next.types import Permitted
 def state_of(dataset: Dataset, **settings: object) -> State:
     setup = Setup(train=False, data="log.parquet", algorithm="next_item", model_agent_path="a.safetensors", **settings)
     return State(dataset, setup)
+
+
+def tuned(state: State, allowed: np.ndarray | None = None) -> dict[str, tuple[Ranking, dict[str, float]]]:
+    search = Search.of(state, allowed)
+    return {name: search.best(name) for name in had(state, EVERY)}
 
 
 def some_scores(policy, state: State) -> np.ndarray:

@@ -50,7 +50,7 @@ class TestByHand:
             {"item_id": ["a", "b", "b", "b", "c"], "reward": [0] * 5, "position": [1, 1, 2, 2, 2]},
         )
         # At position 1 half are a, none c; at 2 two thirds are b; 3 is not there: three in five of all are b.
-        found = told(path, other, "--force")
+        found = told(path, other, "--force", "--marginal")
         weighted = [1 * 1, 0.6 / 0.25 * 5, 0 * 2, 2 / 3 / 0.5 * 3]
         assert found["estimates"]["ips"]["mean"] == pytest.approx(sum(weighted) / 4)
         assert found["policy"]["by"] == "position"
@@ -103,6 +103,10 @@ class TestKnownWorld:
         path = write(tmp_path / "log.csv", decided(users=1000))
         names = {"per_decision_is", "weighted_per_decision_is", "sequence_dr", "fqe"}
         assert names <= set(told(path, "uniform")["left_out"])
+        alone = told(write(tmp_path / "alone.csv", decided()), "uniform", "--discount", "0.5")["left_out"]
+        assert {alone[name] for name in names} == {
+            "no user has two rows, so there are no trajectories; name the user's column"
+        }
         found = told(path, "uniform", "--discount", "0.5")
         assert found["settings"]["discount"] == 0.5
         for name in names:

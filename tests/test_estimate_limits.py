@@ -56,6 +56,18 @@ class TestRewardRange:
         assert "the log's rewards reach from 0 to 1" in refused(log, "uniform", "--reward-range", "0,0.5")
 
 
+class TestCopies:
+    def test_rows_that_stand_there_twice_are_told_where_they_narrow_the_intervals(self, tmp_path: Path, told) -> None:
+        columns = {name: np.append(one, one[:500]) for name, one in decided(timestamp=np.arange(2000)).items()}
+        for more, told_of in (
+            ({}, True),
+            ({"user_id": np.arange(2500) % 2000}, False),
+            ({"timestamp": np.arange(2500)}, False),
+        ):
+            notes = told(write(tmp_path / "log.csv", columns | more), "uniform", "--marginal")["notes"]
+            assert any(one.startswith("500 rows are copies of others in all columns") for one in notes) is told_of
+
+
 class TestColumnsWithARole:
     @pytest.mark.parametrize("column", ["reward", "item_id", "user_id", "timestamp"])
     def test_are_no_policy_and_no_context(self, tmp_path: Path, refused, column: str) -> None:

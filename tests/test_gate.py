@@ -148,13 +148,12 @@ class TestLooks:
         assert 0 < ran.json["difference"]["low"] < 0.12 < ran.json["difference"]["high"]
         assert ran.code == 0
 
-    def test_an_estimate_without_a_sequence_decides_nothing(self, gate, tmp_path: Path) -> None:
+    def test_trajectories_have_a_sequence_too(self, gate, tmp_path: Path) -> None:
         log = write(tmp_path / "users.csv", decided(users=400))
         words = ("--discount", "0.5", "--estimator", "weighted_per_decision_is")
-        assert gate("better", "same", *words, log=log).json["difference"]["refused"] is None
-        ran = gate("better", "same", *words, "--looks", "any", log=log)
-        assert ran.code == 3
-        assert "has no confidence sequence" in ran.json["why"]
+        one, any_ = (gate("better", "same", *words, "--looks", looks, log=log).json for looks in ("one", "any"))
+        assert any_["difference"]["interval"] == "asymptotic"
+        assert any_["difference"]["low"] < one["difference"]["low"] < 0.24 * 1.9375 < one["difference"]["high"]
 
 
 class TestRefusedEvidence:
@@ -188,6 +187,15 @@ class TestRefusedEvidence:
                     "the evidence is refused: 99 of 2,000 rows have a reward other than 0, and at least 100 are needed"
                 )
                 assert ran.json["why"] == told
+
+    @pytest.mark.parametrize("estimator", ["snips", "ips"])
+    def test_chances_that_sum_to_more_than_1_are_none(self, gate, tmp_path: Path, estimator: str) -> None:
+        # By ips a policy would earn more for every chance that is larger than it should be.
+        log = write(tmp_path / "more.csv", decided(more=1.3 * decided()["same"]))
+        ran = gate("more", "same", "--estimator", estimator, log=log)
+        assert ran.code == 3
+        assert "more: the mean weight is 1.30 (standard error 0.00), outside 0.5 .. 1.25" in ran.json["why"]
+        assert "sum to another number than 1" in ran.json["why"]
 
     def test_a_lottery_is_none(self, gate, tmp_path: Path) -> None:
         # One row of 2,000 has nearly all of the weight.
@@ -388,14 +396,36 @@ class TestSlates:
         both = gate("a", "b", *self.NAMED, "--top", "2", log=slates).json
         assert both["difference"] == gate("a", "b", *self.NAMED, log=slates).json["difference"]
 
-    def test_rows_at_one_time_may_be_a_list_that_nobody_named(self, gate, slates: Path, tmp_path: Path) -> None:
-        told = pl.read_csv(slates).drop("position").with_columns(user_id=pl.col("slate") % 99, timestamp="slate")
-        log = write(tmp_path / "bare.csv", told.drop("slate").to_dict())
-        assert any("taken as decisions of their own" in note for note in gate("b", "a", log=log).json["notes"])
-        apart = write(
-            tmp_path / "apart.csv", told.drop("slate").with_columns(timestamp=pl.int_range(pl.len())).to_dict()
+    @pytest.mark.parametrize(
+        ("left", "told"),
+        [
+            (["item_id", "position"], "rows have positions (column 'position')"),  # row by row, `a` is promoted
+            (["item_id", "position", "user_id"], "rows have positions (column 'position')"),
+            (["item_id", "position", "user_id", "twice"], "rows have positions (column 'position')"),  # one slate twice
+            (["item_id", "user_id", "timestamp"], "a user has several rows at one time (column 'timestamp')"),
+        ],
+    )
+    def test_slates_that_cannot_be_told_apart_are_a_mistake(
+        self, gate, slates: Path, tmp_path: Path, left, told
+    ) -> None:
+        rows = pl.read_csv(slates).with_columns(user_id=pl.col("slate") % 99, timestamp="slate")
+        if "twice" in left:
+            rows, left = pl.concat([rows, rows[:2]]), [*left[:-1], "timestamp"]
+        log = write(tmp_path / "bare.csv", rows.select(*left, "reward", "propensity", "a", "b").to_dict())
+        ran = gate("a", "b", log=log)
+        assert (ran.code, ran.out) == (2, "")
+        assert f"bare.csv: {told}, and nothing tells which of them were shown as one slate; name the column" in ran.err
+        assert gate("a", "b", "--marginal", log=log).json["estimator"] == "snips"
+        named = write(
+            tmp_path / "named.csv", rows.with_columns(request_id=pl.int_range(pl.len())).drop("slate").to_dict()
         )
-        assert not any("of their own" in note for note in gate("b", "a", log=apart).json["notes"])
+        assert gate("a", "b", log=named).json["estimator"] == "snips"
+
+    def test_chances_of_whole_slates_are_no_chances_of_items(self, gate, slates: Path, tmp_path: Path) -> None:
+        whole = pl.read_csv(slates).with_columns(pl.col("propensity", "a", "b").product().over("slate"))
+        ran = gate("b", "a", *self.NAMED, log=write(tmp_path / "whole.csv", whole.to_dict()))
+        assert ran.code == 3
+        assert "the mean product of the weights up to row 2 is" in ran.json["why"]
 
     def test_a_log_without_slates_has_no_first_positions(self, gate) -> None:
         ran = gate("better", "same", "--top", "1")

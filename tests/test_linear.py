@@ -170,6 +170,25 @@ def test_a_softmax_of_the_scores_is_calibrated(trained: Setup) -> None:
     assert all(surprise(factor) > at - 0.05 for factor in (0.5, 0.8, 1.25, 2.0))
 
 
+def test_while_it_is_weighed_the_network_reads_every_history_once(trained: Setup, tmp_path: Path) -> None:
+    made, read = setup(tmp_path), list[int]()
+    environment = Environment.from_setup(made)
+    environment.run_sim()
+    encoder, linear = environment.agent.nets["encoder"], environment.agent.nets["encoder"].ridge
+    assert isinstance(linear, LinearTerm)
+    chosen = {name: float(getattr(linear, name)) for name in ("weight", "decay", "pull", "bias", "temperature")}
+    encoder.register_forward_hook(lambda net, events, states: read.append(len(states)))
+    linear.choose()
+    assert environment.weigh()
+    assert {name: float(getattr(linear, name)) for name in chosen} == chosen
+    judged = len(environment.state.split.validation)
+    assert sum(read) == 2 * judged  # for the monitor, and for the surprise
+    with torch.no_grad():
+        next(encoder.parameters()).mul_(2)  # from here on they may change again
+    environment.validate()
+    assert sum(read) == 3 * judged
+
+
 def test_what_helps_nobody_is_left_out() -> None:
     linear = term()
     assert not weigh(linear, "ndcg@10", lambda: 1 - float(linear.weight) / 100, lambda: 0.0)

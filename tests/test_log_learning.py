@@ -256,7 +256,7 @@ class TestFitted:
             widths.add(len(vectors))
             return chunked_loss(points, vectors, *args, **more)
 
-        for module in ("sampled", "linear_cross_entropy"):
+        for module in ("sampled", "catalogue"):
             monkeypatch.setattr(sys.modules[f"what_next.losses.{module}"], "chunked_loss", counted)
         for items, most in ((9_000, 9_000), (12_000, 4096)):
             log = pl.DataFrame({"user_id": np.arange(items) // 6, "item_id": np.arange(items)})

@@ -196,6 +196,23 @@ assert my_parts.Fresh(window=1).of(heard).tolist() == [[1, 1, 1, 1, 0]]
 assert my_parts.Fresh(window=2, cost=0.5).of(heard).tolist() == [[1, 1, -0.5, -0.5, 0]]
 """
 
+REGISTERED = """
+import pickle, what_next as wn, my_parts
+for part in (my_parts.Fresh, my_parts.LastTwo, my_parts.Stream, my_parts.Streamed):
+    wn.register(part)
+how = {"model": "last_two", "reward_fresh_weight": 1, "reward_fresh_window": 3, "passes": 1, "dim": 8, "verbose": False}
+model = wn.fit("log.parquet", "streamed", folder="own", **how)
+assert type(model.policy.agent.nets["encoder"]) is my_parts.LastTwo
+assert [term.window for term in model.setup.reward.terms] == [3]
+again = wn.load("own")
+assert again.recommend(["i1", "i2"]).items == model.recommend(["i1", "i2"]).items
+assert pickle.loads(pickle.dumps(again)).setup == again.setup
+try:
+    wn.register(len)
+except wn.errors.SetupError as error:
+    assert "is no class of an algorithm, a reward" in str(error)
+"""
+
 
 def test_the_examples_of_the_documentation_keep_what_they_promise(forked: Forked, site: Path, setup: Path) -> None:
     page = (Path(__file__).resolve().parents[1] / "docs" / "algorithms.md").read_text()
@@ -217,6 +234,18 @@ def test_the_examples_of_the_documentation_keep_what_they_promise(forked: Forked
     assert json.loads(trained.stdout)["histories"] == 40
     found = forked.run(code=CHECK, path=[site], folder=setup.parent)
     assert found.returncode == 0, found.stderr
+    (site / "mine-1.0.dist-info" / "entry_points.txt").write_text("")
+    found = forked.run(code=REGISTERED, path=[site], folder=setup.parent)
+    assert found.returncode == 0, found.stderr
+
+
+def test_an_encoder_that_cannot_be_imported_is_told(forked: Forked, site: Path, setup: Path) -> None:
+    (site / "mine.py").write_text("import nowhere")
+    words = ("algorithm=sqn", "model=last")
+    found = forked.run("what_next", "train", str(setup), *words, path=[site], folder=setup.parent)
+    assert found.returncode == 2
+    assert "what-next: warning: last of what_next.encoders (mine:Last) cannot be loaded: ModuleNotFound" in found.stderr
+    assert found.stderr.endswith("model is 'last', whose package cannot be loaded, as a warning says; mend that\n")
 
 
 class Nameless(NextItem):

@@ -8,7 +8,7 @@ import torch
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Float32
 
-from what_next.losses.linear_cross_entropy import linear_cross_entropy
+from what_next.losses.catalogue import linear_cross_entropy
 
 from .shapes import MOST, begin_test, checked, unchecked
 

@@ -68,11 +68,11 @@ def test_it_trains_and_plays_beside_the_references(
 def test_training_goes_on_with_new_users(
     setup: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "train", setup, "data=-", "--json") == 0
+    assert run(monkeypatch, "train", setup, "--json") == 0
     assert json.loads(capsys.readouterr().out)["histories"] == 400
-    assert run(monkeypatch, "train", setup, "data=-", "world.steps=560", "--resume", "--json") == 0
+    assert run(monkeypatch, "train", setup, "world.steps=560", "--resume", "--json") == 0
     assert json.loads(capsys.readouterr().out)["histories"] == 560
-    assert run(monkeypatch, "train", setup, "data=-", "world.window=4", "--resume") == 2
+    assert run(monkeypatch, "train", setup, "world.window=4", "--resume") == 2
     assert "was trained with another world" in capsys.readouterr().err
 
 

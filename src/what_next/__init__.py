@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from what_next.models import AgentModel, CriticModel
     from what_next.policy import LearnedPolicy
     from what_next.python import LensKitScorer, Model, RecToolsModel, fit, load, pull, push
-    from what_next.settings import Setup
+    from what_next.settings import Setup, register
     from what_next.state import State
 
 __version__ = version("what-next-rl")
@@ -47,6 +47,7 @@ _HOMES = {
     "load": "python",
     "pull": "python",
     "push": "python",
+    "register": "settings",
     "play": "experiments.simulation",
     "simulate": "experiments.simulation",
 }
@@ -75,6 +76,7 @@ __all__ = [
     "play",
     "pull",
     "push",
+    "register",
     "simulate",
 ]
 

@@ -32,6 +32,7 @@ from what_next.training.boards import Board, board_of
 from what_next.training.boards import check as check_board
 from what_next.training.card import card_path
 from what_next.training.distributed import Ranks
+from what_next.training.encoder_learner import EncoderLearner
 from what_next.training.monitor import Monitor
 from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
@@ -422,13 +423,15 @@ class Environment:
             linear.follow(*Known.of(state.dataset, state.split.known).transitions, encoder.items())
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
         seed, seen = self.setup.split.seed, self.setup.evaluation.seen
-        return weigh(
-            linear,
-            self.setup.monitored,
-            lambda: self.validate().get(self.setup.monitored, 0.0),
-            lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks),
-            quiet=self.quiet,
-        )
+        assert isinstance(agent.learner, EncoderLearner)
+        with agent.learner.remembering():
+            return weigh(
+                linear,
+                self.setup.monitored,
+                lambda: self.validate().get(self.setup.monitored, 0.0),
+                lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks),
+                quiet=self.quiet,
+            )
 
     def _report(self, monitor: Monitor, seconds: float) -> Report:
         """What training returns."""

@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from what_next.algorithms.base import LossContext, nearest
-from what_next.algorithms.ddpg import Ddpg
-from what_next.algorithms.sphere import closest
+from what_next.algorithms.ddpg import Ddpg, closest
 
 from .sphere import SAME, SLOW, batch, items, moved, networks
 from .worlds import detour, learn, narrow
@@ -86,7 +85,7 @@ class TestRetrieval:
         vectors = normalize(torch.randn(40, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
         points, found = vectors[:9] + 0.01, closest(vectors[:9], vectors, 5)
         assert torch.equal(found[:, 0], vectors[:9])
-        monkeypatch.setattr("what_next.algorithms.sphere.CELLS", 80)  # two steps at a time
+        monkeypatch.setattr("what_next.algorithms.ddpg.CELLS", 80)  # two steps at a time
         assert torch.equal(closest(points, vectors, 5)[:, 0], found[:, 0])
 
     def test_the_critic_puts_the_candidates_in_order(self) -> None:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from what_next.algorithms import Algorithm
 from what_next.algorithms.base import LossContext
-from what_next.algorithms.double_q import best_value, best_values
-from what_next.algorithms.dqn import Dqn
+from what_next.algorithms.dqn import Dqn, best_value, best_values
 from what_next.algorithms.next_item import NextItem
 from what_next.algorithms.sa2c import Sa2c
 from what_next.algorithms.sac_rec import SacRec

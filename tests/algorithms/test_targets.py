@@ -37,7 +37,7 @@ from what_next.algorithms import (
     Td3Bc,
 )
 from what_next.algorithms.base import LossContext
-from what_next.algorithms.sphere import Critics, on_sphere
+from what_next.algorithms.ddpg import Critics, on_sphere
 from what_next.models.encoders import Encoder, EncoderSizes
 from what_next.models.items import ItemVectors
 from what_next.policy import LearnedPolicy

@@ -1,11 +1,14 @@
 """Which items a request permitted, as the log keeps it."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from what_next.data import Catalogue
-from what_next.data.decisions.rule import Rule, is_rule
+from what_next.data.decisions.rule import Rule
 from what_next.errors import DataError
 
 CATALOGUE = Catalogue.from_table(
@@ -47,4 +50,5 @@ def test_an_attribute_that_is_not_there_is_told() -> None:
     [[], {"allow": []}, {"allowed": "a"}, {"blocked": [1]}, {"ranges": {"year": [1]}}, {"ranges": {"year": ["a", 2]}}],
 )
 def test_other_json_is_no_rule(value: object) -> None:
-    assert not is_rule(value)
+    with pytest.raises(ValidationError):
+        Rule.of(json.dumps(value))

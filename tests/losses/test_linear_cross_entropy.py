@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from what_next.losses import chunked
-from what_next.losses.linear_cross_entropy import linear_cross_entropy
+from what_next.losses.catalogue import linear_cross_entropy
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_chunk_is_some_megabytes_but_never_too_thin(items):
 MEMORY = """
 import resource, sys, torch
 from what_next.losses.catalogue import best, logsumexp
-from what_next.losses.linear_cross_entropy import linear_cross_entropy
+from what_next.losses.catalogue import linear_cross_entropy
 torch.set_num_threads(1)
 steps, dim = int(sys.argv[1]), int(sys.argv[2])
 points = torch.randn(steps, dim, requires_grad=True)

@@ -21,25 +21,17 @@ def test_td_target():
     assert not target.requires_grad
 
 
-@pytest.mark.parametrize(
-    ("form", "delta", "loss"),
-    [
-        ("squared", 1.0, (0.125 + 4.5) / 2),  # errors 0.5 and -3
-        ("huber", 1.0, (0.125 + 2.5) / 2),  # 1 * (3 - 1/2)
-        ("huber", 2.0, (0.125 + 4.0) / 2),  # 2 * (3 - 1)
-    ],
-)
-def test_td_loss(form, delta, loss):
+def test_td_loss():
     values, targets = tensor(1.5, 0), tensor(1, 3)
-    found = losses.td_loss(values, targets, form, delta)
-    assert found.item() == loss
+    found = losses.td_loss(values, targets)
+    assert found.item() == (0.125 + 4.5) / 2  # errors 0.5 and -3
     found.backward()
     assert targets.grad is None
-    assert values.grad.tolist() == [0.25, -1.5 if form == "squared" else -delta / 2]
+    assert values.grad.tolist() == [0.25, -1.5]
 
 
 def test_weights_divide_by_the_steps():
-    assert losses.td_loss(tensor(2, 4), tensor(0, 0), weights=tensor(3, 0).detach()).item() == 3.0  # 3 * 2 / 2
+    assert losses.mean(tensor(2, 8), tensor(3, 0).detach()).item() == 3.0
 
 
 def test_expectile_loss():
@@ -59,11 +51,6 @@ def test_the_expectile_lies_between_mean_and_largest():
         value = (value - gradient).detach().requires_grad_()
     # What lies above, 8 to 10, sums to 27; the rest, 0 to 7, to 28: 0.9 (27 - 3 v) = 0.1 (8 v - 28), so v = 27.1 / 3.5.
     assert value.item() == pytest.approx(27.1 / 3.5)
-
-
-def test_cql_penalty_is_the_cross_entropy_of_a_softmax_of_q():
-    q = torch.tensor([[log(3.0), 0.0], [0.0, 0.0]])
-    assert losses.cql_penalty(q.logsumexp(1), q[:, 1]).item() == pytest.approx((log(4) + log(2)) / 2)
 
 
 def test_topk_correction():
@@ -88,6 +75,4 @@ def test_advantage_weights():
 
 def test_means_of_no_steps_are_0():
     assert losses.td_loss(NONE, NONE).item() == 0
-    assert losses.td_loss(NONE, NONE, "huber").item() == 0
     assert losses.expectile_loss(NONE, NONE).item() == 0
-    assert losses.cql_penalty(NONE, NONE, NONE).item() == 0

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from what_next.losses.linear_cross_entropy import linear_cross_entropy
+from what_next.losses.catalogue import linear_cross_entropy
 from what_next.losses.sampled import Draws
 from what_next.models.item_space import ItemSpace
 

@@ -141,7 +141,7 @@ def test_a_mean_weight_is_given_three_standard_errors():
     assert refused(log=replace(SOUND, mean_weight=0.8, error=0.04), thresholds=Thresholds(errors=2.0)) is not None
 
 
-@pytest.mark.parametrize(("mean", "error"), [(2.5, 0.1), (0.3, 0.05)])
+@pytest.mark.parametrize(("mean", "error"), [(1.6, 0.1), (0.3, 0.05)])
 def test_a_mean_weight_far_from_1_is_refused_with_both_causes(mean, error):
     log = replace(SOUND, mean_weight=mean, error=error)
     told = refused(log=log, support=1.0)

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from what_next.errors import DataError
 from what_next.off_policy import reward_model as module
 from what_next.off_policy.decisions import Decisions, Target
 from what_next.off_policy.fqe import Fitted, fqe
@@ -245,11 +244,3 @@ def test_a_crossed_fit_makes_sequences_doubly_robust():
     fitted = fqe(log.decisions, log.target, 0.9, folds=5)
     found = sequence_dr(log.decisions, log.weights, 0.9, fitted.values, fitted.chosen)
     assert abs(found.mean() - world.value(0.9)) < 4 * found.std() / np.sqrt(5000)
-
-
-def test_vectors_of_the_items_and_of_the_policy_are_needed():
-    decisions, target = random_log()
-    with pytest.raises(DataError, match="needs vectors of the items"):
-        fqe(replace(decisions, vectors=None), target, 0.9)
-    with pytest.raises(DataError, match="needs vectors of the items"):
-        fqe(decisions, replace(target, expected=None), 0.9)

@@ -8,7 +8,7 @@ import pytest
 from what_next.off_policy.decisions import Decisions, Options, Target
 from what_next.off_policy.diagnostics import StepSupport, Thresholds
 from what_next.off_policy.estimate import difference
-from what_next.off_policy.sequences import sequence_diagnostics
+from what_next.off_policy.sequences import sequence_support
 
 from .logged import BEHAVIOUR, LOG, SEQUENCES, TARGET, told
 from .worlds import sessions
@@ -90,10 +90,10 @@ def test_a_supported_policy_is_not_refused_for_its_steps(seed):
 
 
 def test_a_share_by_hand():
-    steps = StepSupport(np.array([0.9, 0.5, 0.1]), np.array([400.0, 400, 10]), 400, np.array([1.0, 1, 2]))
+    steps = StepSupport(np.array([0.9, 0.5, 0.1]), np.array([400.0, 400, 10]), 1.0, 400, np.array([1.0, 1, 2]))
     # no error where all count alike; at the last step too few count, and no more is left than before
     assert steps.share(Thresholds()) == pytest.approx((0.9 + 0.5 + 2 * 0.5) / 4)
-    wide = StepSupport(np.array([0.6]), np.array([100.0]), 400, np.ones(1))
+    wide = StepSupport(np.array([0.6]), np.array([100.0]), 1.0, 400, np.ones(1))
     assert wide.share(Thresholds()) == pytest.approx(0.6 * (1 + 3 * np.sqrt(1 / 100 - 1 / 400)))
     assert wide.lost(Thresholds(support=0.7)) is None
     assert "at most 76%" in wide.lost(Thresholds())
@@ -101,7 +101,7 @@ def test_a_share_by_hand():
 
 def test_mean_products_count_ended_trajectories_with_their_last():
     log = Decisions(np.array([0, 0, 1]), np.zeros(3, np.int64), np.ones(3), np.ones(3), 1)
-    assert sequence_diagnostics(log, np.array([2.0, 3.0, 0.5])).means == pytest.approx([1.25, 3.25])
+    assert sequence_support(log, np.array([2.0, 3.0, 0.5])).means == pytest.approx([1.25, 3.25])
 
 
 def test_slates_of_one_row_are_none_and_others_are_no_trajectories():

@@ -404,6 +404,15 @@ def test_a_frame_of_pandas_stays_as_it_is_and_may_hold_what_arrow_lacks() -> Non
         to_polars(frame)
 
 
+def test_ids_in_bytes_are_texts_and_what_is_no_id_is_told(model: wn.Model) -> None:
+    frame = pl.DataFrame({"user": ["a", "a"], "item": ["3", "4"]})
+    asked = model.recommend(frame.with_columns(pl.col("item").cast(pl.Binary)), 2)
+    assert asked.equals(model.recommend(frame, 2))
+    for strange in (pl.Series([object(), object()], dtype=pl.Object), pd.cut(np.arange(2), 2)):
+        with pytest.raises(DataError, match=r"column 'item' holds .*, which cannot be an id"):
+            wn.fit(pl.DataFrame({"user": ["a", "b"], "item": strange}), **SMALL)
+
+
 @pytest.mark.parametrize(("columns", "told"), [(["user", "item", "user"], "'user' 2 times"), (["a", "b"], "no column")])
 def test_columns_that_cannot_be_told_apart_are_refused(columns: list[str], told: str) -> None:
     with pytest.raises(DataError, match=told):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from what_next.errors import CatalogueError
-from what_next.python.rectools import RecToolsModel
+from what_next.python.others import RecToolsModel
 
 from .test_fit import shopping
 

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from what_next.serving.request import RecommendationResponse
 from what_next.serving.store import AddItems, ItemRow
 
 from .engines import Service, ids, items, running
 from .models import ATTRIBUTES, served
-from .waiting import impressions_of
 
 HISTORY = ("i3", "i14", "i15", "i9", "i26")
 FOUND = 20
@@ -34,11 +32,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def ranking(exact: Service) -> list[str]:
     """All items by their scores, those of the history among them."""
     return ids(exact.ask(history=HISTORY, k=80, exclude_seen=False))
-
-
-def hashed(service: Service, answer: RecommendationResponse) -> str:
-    found = [one for one in impressions_of(service.store, "anna") if one.recommendation_id == answer.recommendation_id]
-    return found[0].candidates
 
 
 def test_the_best_of_what_is_found_are_the_best(service: Service, exact: Service) -> None:
@@ -65,14 +58,6 @@ def test_too_few_and_masks_and_chance_ask_for_all_items(service: Service, exact:
         one, other = service.ask(**values), exact.ask(**values)
         assert ids(one) == ids(other)
         assert [item.propensity for item in items(one)] == [item.propensity for item in items(other)]
-
-
-def test_the_hash_tells_what_was_found(service: Service) -> None:
-    answers = [service.ask(user="anna", history=HISTORY, k=k) for k in (5, 6, 70)]
-    other = service.ask(user="anna", history=HISTORY[:2], k=5)
-    found = [hashed(service, answer) for answer in (*answers, other)]
-    assert found[0] == found[1]
-    assert len(set(found)) == 3
 
 
 def test_items_that_came_after_the_index_are_looked_at_and_the_index_stays_that_of_the_version(

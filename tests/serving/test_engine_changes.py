@@ -31,14 +31,14 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 def test_a_new_item_can_be_recommended_in_the_very_next_answer(service: Service) -> None:
     service.played("anna", "new", *HISTORY)
-    assert service.engine.unknown(["new", "i1"]) == ["new"]
+    assert "new" not in service.engine.served.places
     attributes = dict.fromkeys(ATTRIBUTES, 0.5)
     service.store.commit([AddItems((ItemRow("new", "A new one", attributes),))])
     service.engine.grow()
     assert ids(service.ask(history=HISTORY, allowed=("new",))) == ["new"]
     assert len(service.ask(history=HISTORY, k=100, exclude_seen=False).ids) == 81
     assert ids(service.ask(user="anna", allowed=("new", "i0"))) == ["i0"]  # its event counts by now
-    found = service.engine.item("new")
+    found = service.engine.served.item("new")
     assert found is not None
     assert (found.title, found.attributes) == ("A new one", attributes)
     assert service.engine.model()["items"] == 81
@@ -61,16 +61,16 @@ def test_sessions_outlive_new_items_but_not_changed_ones(service: Service) -> No
 
 def test_new_items_of_another_process_are_taken_up(service: Service) -> None:
     service.store.commit([AddItems((ItemRow("new", "A new one", dict.fromkeys(ATTRIBUTES, 0.5)),))])
-    in_time(lambda: service.engine.item("new"))
+    in_time(lambda: service.engine.served.item("new"))
     with running(service.setup) as other:
-        assert other.engine.item("new") is not None
+        assert other.engine.served.item("new") is not None
 
 
 def test_an_item_that_fits_no_catalogue_keeps_none_from_being_taken_up(service: Service) -> None:
     rows = (ItemRow("odd", "Odd", {"colour": 1.0}), ItemRow("new", "New", dict.fromkeys(ATTRIBUTES, 0.5)))
     service.store.commit([AddItems(rows)])
     service.engine.grow()
-    assert (service.engine.item("odd"), service.engine.item("new") is None) == (None, False)
+    assert (service.engine.served.item("odd"), service.engine.served.item("new") is None) == (None, False)
 
 
 def test_items_that_a_version_cannot_take_are_told_once_by_their_number(
@@ -78,7 +78,7 @@ def test_items_that_a_version_cannot_take_are_told_once_by_their_number(
 ) -> None:
     odd = tuple(ItemRow(f"odd {number}", "Odd", {"colour": 1.0}) for number in range(3))
     service.store.commit([AddItems((*odd, ItemRow("new", "New", dict.fromkeys(ATTRIBUTES, 0.5))))])
-    in_time(lambda: service.engine.item("new"))
+    in_time(lambda: service.engine.served.item("new"))
     assert service.engine.model()["left_out"] == 3
     (line,) = [one.getMessage() for one in caplog.records]
     assert "cannot recommend 3 items that were added" in line
@@ -87,31 +87,8 @@ def test_items_that_a_version_cannot_take_are_told_once_by_their_number(
     assert len(caplog.records) == 2
     mended = ItemRow("odd 1", "No longer", dict.fromkeys(ATTRIBUTES, 0.5))
     service.store.commit([AddItems((odd[0], mended))])
-    in_time(lambda: service.engine.item("odd 1"))
+    in_time(lambda: service.engine.served.item("odd 1"))
     assert service.engine.model()["left_out"] == 2
-
-
-def test_what_could_be_chosen_has_one_hash_in_all_processes(service: Service) -> None:
-    """One has met the new items one by one, in an order that the other will not know."""
-
-    def hashes(service: Service) -> list[str]:
-        questions = ({}, {"blocked": ("i1", "c")}, {"allowed": ("a", "b", "i3")}, {"exclude_seen": False})
-        names = [service.ask(user="anna", history=HISTORY, **question).recommendation_id for question in questions]
-        found = {one.recommendation_id: one.candidates for one in impressions_of(service.store, "anna")}
-        return [found[name] for name in names]
-
-    before = hashes(service)
-    for item, value in (("b", 0.5), ("a", 0.7), ("c", 0.9), ("b", 0.3)):
-        service.store.commit([AddItems((ItemRow(item, "New", dict.fromkeys(ATTRIBUTES, value)),))])
-        service.engine.grow()
-    with running(service.setup) as other:
-        one, two = (each.engine.models.live.current.served for each in (service, other))
-        assert one.ids != two.ids
-        assert hashes(service) == hashes(other)
-        some = [np.sort([served.places[name] for name in ("i1", "b", "a")]).astype(np.int32) for served in (one, two)]
-        assert some[0].tolist() != some[1].tolist()
-        assert one.digest(some[0]) == two.digest(some[1]) != one.digest(some[0][:2])
-    assert not set(hashes(service)) & set(before)
 
 
 def deploy(service: Service, other: Setup) -> str:

@@ -146,5 +146,5 @@ def test_a_session_that_another_version_takes_over_is_forgotten_too(
     with ThreadPoolExecutor() as threads:
         service.engine.grow()
         erasing[0].result(20)
-    assert service.engine.item("new")
+    assert service.engine.served.item("new")
     assert nothing_left(service, "anna")

@@ -175,6 +175,14 @@ def test_a_flipped_bit_of_a_deployed_version_is_noticed(tmp_path: Path, file: st
         Served.load(versions_folder(setup), version)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what is mapped")
+def test_what_answers_reads_no_file_any_more(tmp_path: Path) -> None:
+    """A mapped file that is cut short ends the process, and one that is written over changes what answers."""
+    with running(served(tmp_path, "dqn")) as service:
+        service.ask(history=HISTORY, explain=True)
+        assert str(versions_folder(service.setup)) not in Path("/proc/self/maps").read_text()
+
+
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"nothing"), lambda path: os.truncate(path, 2000)])
 def test_a_damaged_second_model_does_not_keep_the_sound_one_from_starting(
     tmp_path: Path, spoil: Any, caplog: pytest.LogCaptureFixture

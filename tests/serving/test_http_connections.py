@@ -128,6 +128,25 @@ def test_who_waits_for_the_permission_to_send_a_body_gets_it(one: Service) -> No
     assert asyncio.run(asked()).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade"])
+def test_who_would_rather_speak_http_2_is_answered_in_http_1(one: Service, name: bytes) -> None:
+    """As Java's client asks with every first request on a connection, whatever its method."""
+
+    async def asked() -> tuple[bytes, bytes]:
+        async with listening(one) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            head = b"POST /v1/recommendations HTTP/1.1\r\nconnection: Upgrade, HTTP2-Settings\r\nhost: localhost\r\n"
+            head += b"HTTP2-Settings: AAEAAEAA\r\n%s: h2c\r\ncontent-type: application/json\r\n" % name
+            writer.write(head + b'content-length: 13\r\n\r\n{"user_id":1}')
+            refused = await asyncio.wait_for(reader.readuntil(b"}]}}"), 10)
+            writer.write(HEAD + b"connection: close\r\n\r\n")
+            return refused, await asyncio.wait_for(reader.read(), 10)
+
+    refused, then = asyncio.run(asked())
+    assert b"user_id: input should be a valid string" in refused  # the body was read
+    assert then.endswith(b'{"status":"ok"}')
+
+
 def test_a_head_goes_with_its_body_and_never_stays_behind() -> None:
     from what_next.serving.http.protocol import Together
 

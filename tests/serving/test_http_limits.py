@@ -71,6 +71,17 @@ def test_batches_reach_the_limit_sooner_than_single_requests(tmp_path: Path, pat
             assert limited.store.heads(["u"])["u"].events == 6
 
 
+@pytest.mark.parametrize("path", ["/v1/items?query=song", "/v1/items/i3/similar", "/v1/users/u1/history?limit=1000"])
+def test_what_goes_through_many_items_or_events_costs_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    from what_next.serving.http import operations
+
+    monkeypatch.setattr(operations, "ITEMS_PER_UNIT", 4)  # as if the 80 items were 40,000
+    with service(tmp_path, fill=False, rate=10) as limited:
+        assert [limited.ask("GET", path).status_code for _ in range(2)] == [200, 429]
+
+
 # How much
 
 

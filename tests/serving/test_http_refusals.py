@@ -215,7 +215,7 @@ def test_an_item_that_is_kept_is_acknowledged_though_the_engine_cannot_take_it_u
     with monkeypatch.context() as patch:
         patch.setattr(one.store, "items_after", away)
         assert one.post("/v1/items", item) == {"accepted": 1, "replaced": 0}
-    in_time(lambda: one.engine.item("late"))
+    in_time(lambda: one.engine.served.item("late"))
 
 
 def test_our_own_fault_is_500_without_a_word_of_it(

@@ -181,7 +181,7 @@ def test_items_that_were_withdrawn_are_not_permitted_to_the_model_that_is_judged
         for name in best[:20]:
             service.engine.withdraw(name)
         answers = [service.ask(user=f"p{person}", k=4, exclude_seen=person % 2 > 0) for person in range(12)]
-        items = [service.engine.item(name) for name in best[:5]]
+        items = [service.engine.served.item(name) for name in best[:5]]
         again = tuple(ItemRow(one.item_id, one.title, one.attributes) for one in items if one is not None)
         service.store.commit([AddItems(again)])
         service.engine.grow()

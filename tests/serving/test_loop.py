@@ -344,6 +344,13 @@ def test_the_log_of_those_held_out_judges(path: Path, tmp_path: Path, monkeypatc
     assert "of those held out says worse: it earns less; NDCG@10 of their last event: candidate 0.500" in told
 
 
+def test_an_estimator_that_there_is_not_is_refused_before_anything_is_trained(path: Path, tmp_path: Path) -> None:
+    bare = Bare(path, tmp_path, "judge")
+    setup = Setup.read(path, ["train=no", "loop.estimator=cascade_snip"])
+    with pytest.raises(SetupError, match=r"loop\.estimator is 'cascade_snip'; allowed: .*cascade_snips.*, or none"):
+        Loop(setup, bare.loop.store, bare.journal)
+
+
 def test_what_was_deployed_by_hand_meanwhile_stays(shop: Shop) -> None:
     shop.walk(2)
     shop.loop.run()
@@ -683,6 +690,13 @@ def test_the_time_line_is_told_by_the_command_the_service_and_its_metrics(
     metrics.loop(status_of(shop.setup)["numbers"])
     assert b"what_next_loop_unlearned" in metrics.text()
     assert b"what_next_loop_age_seconds" in metrics.text()
+
+
+def test_a_journal_that_found_no_room_is_none_yet(path: Path) -> None:
+    setup = Setup.read(path, ["train=no"])
+    journal_path(setup).parent.mkdir()
+    journal_path(setup).touch()
+    assert status_of(setup) == {"rounds": [], "numbers": {}, "lines": []}
 
 
 def test_once_does_what_can_be_done_and_says_so(

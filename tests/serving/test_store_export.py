@@ -28,6 +28,7 @@ from what_next.serving.store import (
     WithdrawItem,
     now,
 )
+from what_next.serving.store.append import appended
 from what_next.serving.store.export import exported
 from what_next.serving.store.rewards import rewards_of
 
@@ -198,6 +199,18 @@ def test_ids_that_are_whole_numbers_are_numbers_as_an_import_has_them(store: Sto
     tables = exported(store, catalogue(ids=[2, 10]))
     assert tables.log.select("user_id", "item_id").rows() == [(9, 2), (9, 10), (10, 2), (10, 10)]
     assert tables.items["item_id"].to_list() == [2, 10]
+
+
+def test_words_for_nothing_are_ids_like_others(store: Store, tmp_path: Path) -> None:
+    """A client that names the user `undefined`, or an item `null`, must not keep all others from being exported."""
+    names = ("null", "None", "undefined", "1")
+    store.commit([AddEvents(tuple(EventRow(f"e{name}", name, name, time=5) for name in names))])
+    path = tmp_path / "log.parquet"
+    for export in (exported, lambda store, catalogue: appended(store, catalogue, path)):
+        found = export(store, catalogue(False, ["1"]))
+        assert set(found.log["user_id"]) == set(found.log["item_id"]) == set(names)
+        found.write(path)
+    assert Dataset.read(path).user_ids.sort().to_list() == sorted(names)
 
 
 def test_items_of_the_store_go_before_the_catalogue(served: Store) -> None:

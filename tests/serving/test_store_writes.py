@@ -204,18 +204,12 @@ def test_heads_tell_of_users_with_events_alone(store: Store) -> None:
 
 def test_an_answer_is_read_again_and_written_once(store: Store) -> None:
     told = {"fallback": "deadline", "explore": {"temperature": 0.5, "seed": None}, "history": ("i7",), "known": 3}
-    assert one(store, impression("r1", **told, candidates="abc", shown=False)) is None
+    assert one(store, impression("r1", **told, shown=False)) is None
     assert one(store, impression("r1", "bert")) is None
     (found,) = impressions_of(store, "anna")
     assert (found.recommendation_id, found.items, found.propensities) == ("r1", ("i1", "i2"), (0.5, 0.25))
     assert (found.fallback, found.explore, found.history, found.known) == tuple(told.values())
-    assert (found.version, found.policy, found.candidates, found.shown, found.time) == (
-        "v1",
-        "trained",
-        "abc",
-        False,
-        5,
-    )
+    assert (found.version, found.policy, found.shown, found.time) == ("v1", "trained", False, 5)
     assert impressions_of(store, "bert") == []
 
 

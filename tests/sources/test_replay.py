@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from what_next import Agent, LearnedPolicy
-from what_next.algorithms import Ddpg, Dqn, Hac, Ppo, Sac, Slateq, Td3, WhatNext
+from what_next.algorithms import Ddpg, Dqn, Hac, Sac, Slateq, Td3, WhatNext
 from what_next.algorithms.base import Algorithm
 from what_next.errors import SetupError
 from what_next.experiments.simulation import player_of
@@ -231,5 +231,3 @@ def test_mistakes() -> None:
         source_of(Dqn(), Detour())
     with pytest.raises(SetupError, match=r"n_step is 2; allowed in a world: 1"):
         source_of(Dqn(), Single(), n_step=2)
-    with pytest.raises(SetupError, match=r"ppo does not learn from what was played before"):
-        ReplaySource(state_in(Detour(), setup_for(Ppo())), Detour())

@@ -329,7 +329,7 @@ class TestAMistake:
         state = state_in(Detour(), setup_for(NextItem()))
         with pytest.raises(SetupError, match=r"from a log; in a world learn whatnext, dqn, reinforce, .*ppo"):
             source_in(Detour(), state)
-        with pytest.raises(SetupError, match="next_item does not learn from its choices as they are made"):
+        with pytest.raises(SetupError, match="next_item learns from a log; in a world"):
             WorldSource(state, Detour())
 
     def test_episodes_without_an_end(self) -> None:

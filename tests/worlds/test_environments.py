@@ -114,6 +114,24 @@ class TestAnEnvironment:
         ):
             EnvironmentWorld.of(env)
 
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"step": lambda self, action: 1 / 0}, r"step\(action\) fails, which should give .*division by zero"),
+            ({"points": lambda self, action: None, "step": lambda *_: (0, None, 0, 0, {})}, "should give .*NoneType"),
+            ({"reset": lambda self: (self.seen(), {})}, r"reset\(seed=...\) fails, .* unexpected keyword argument"),
+            ({"seen": lambda self: np.full(8, np.nan)}, r"an observation is \[nan .*; its space says 8 numbers"),
+            ({"seen": lambda self: np.zeros(7)}, r"an observation is \[0. .*; its space says 8 numbers"),
+            ({"__deepcopy__": lambda *_: 1 / 0}, "cannot be made or copied .*give the id"),
+            ({"action_space": spaces.MultiDiscrete([2, 2, 2])}, "a slate longer than the catalogue of 2 items"),
+            ({"single_action_space": spaces.Discrete(8)}, "is a vector of several; give one"),
+        ],
+    )
+    def test_whose_own_code_fails_is_one_message(self, changes: dict[str, Any], told: str) -> None:
+        env = type("Broken", (Ring,), changes)()
+        with pytest.raises(SetupError, match=told):
+            wn.play(lambda state, _: np.zeros((len(state.age), 1), np.int64), env, 2)
+
     def test_of_a_library_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "sardine", None)
         with pytest.raises(MissingExtraError, match=r"needs sardine-rec.*what-next-rl\[sim\]"):

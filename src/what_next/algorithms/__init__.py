@@ -5,28 +5,28 @@ line in `KNOWN`. Others are found through the entry point group `what_next.algor
 (`settings.plugins`), or are passed as an object from Python.
 """
 
-from what_next.algorithms.a2c import A2c
-from what_next.algorithms.base import Algorithm
-from what_next.algorithms.bcq import Bcq
-from what_next.algorithms.cql import Cql
-from what_next.algorithms.crr import Crr
-from what_next.algorithms.ddpg import Ddpg
-from what_next.algorithms.decision_transformer import DecisionTransformer
-from what_next.algorithms.dqn import Dqn
-from what_next.algorithms.hac import Hac
-from what_next.algorithms.iql import Iql
-from what_next.algorithms.next_item import NextItem
-from what_next.algorithms.ppo import Ppo
-from what_next.algorithms.reinforce import Reinforce
-from what_next.algorithms.sa2c import Sa2c
-from what_next.algorithms.sac import Sac
-from what_next.algorithms.sac_rec import SacRec
-from what_next.algorithms.slateq import Slateq
-from what_next.algorithms.snqn import Snqn
-from what_next.algorithms.sqn import Sqn
-from what_next.algorithms.td3 import Td3
-from what_next.algorithms.td3_bc import Td3Bc
-from what_next.algorithms.whatnext import WhatNext
+from what_next.algorithms.a2c import A2c as A2c
+from what_next.algorithms.base import Algorithm as Algorithm
+from what_next.algorithms.bcq import Bcq as Bcq
+from what_next.algorithms.cql import Cql as Cql
+from what_next.algorithms.crr import Crr as Crr
+from what_next.algorithms.ddpg import Ddpg as Ddpg
+from what_next.algorithms.decision_transformer import DecisionTransformer as DecisionTransformer
+from what_next.algorithms.dqn import Dqn as Dqn
+from what_next.algorithms.hac import Hac as Hac
+from what_next.algorithms.iql import Iql as Iql
+from what_next.algorithms.next_item import NextItem as NextItem
+from what_next.algorithms.ppo import Ppo as Ppo
+from what_next.algorithms.reinforce import Reinforce as Reinforce
+from what_next.algorithms.sa2c import Sa2c as Sa2c
+from what_next.algorithms.sac import Sac as Sac
+from what_next.algorithms.sac_rec import SacRec as SacRec
+from what_next.algorithms.slateq import Slateq as Slateq
+from what_next.algorithms.snqn import Snqn as Snqn
+from what_next.algorithms.sqn import Sqn as Sqn
+from what_next.algorithms.td3 import Td3 as Td3
+from what_next.algorithms.td3_bc import Td3Bc as Td3Bc
+from what_next.algorithms.whatnext import WhatNext as WhatNext
 
 KNOWN: tuple[type[Algorithm], ...] = (
     WhatNext,
@@ -51,28 +51,3 @@ KNOWN: tuple[type[Algorithm], ...] = (
     Slateq,
     Sac,
 )
-
-__all__ = [
-    "KNOWN",
-    "A2c",
-    "Algorithm",
-    "Bcq",
-    "Cql",
-    "Crr",
-    "Ddpg",
-    "Dqn",
-    "Hac",
-    "Iql",
-    "NextItem",
-    "Ppo",
-    "Reinforce",
-    "Sa2c",
-    "Sac",
-    "SacRec",
-    "Slateq",
-    "Snqn",
-    "Sqn",
-    "Td3",
-    "Td3Bc",
-    "WhatNext",
-]

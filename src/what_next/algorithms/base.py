@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from what_next.errors import TrainingError
 from what_next.models.actor_critic import Sizes
-from what_next.models.heads import Point
+from what_next.models.heads import Point, Value
 from what_next.models.item_space import ItemSpace
 from what_next.types import Choices, Events, Shown, Transitions
 
@@ -21,6 +22,13 @@ Updates = Mapping[str, tuple[str, ...]]
 """Of each loss the networks that it updates."""
 Search = Mapping[str, tuple[Any, ...]]
 Steps = TypeVar("Steps")
+HEADS: Mapping[str, Callable[[int], nn.Module]] = {
+    "actor": Point,
+    "critic": partial(Point, offset=True),
+    "behaviour": Point,
+    "value": Value,
+}
+"""What networks are by their names, where an algorithm makes no others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,17 +206,18 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
         """New networks besides the encoder; `actor` is saved in the agent's file, all others in the critic's.
 
-        By default a policy, and Q values where a loss updates a `critic`.
+        By default those of these that a loss updates: an `actor` and a `behaviour` that score items (an actor also
+        where `propose` reads it), Q values (`critic`), and the value of a state (`value`).
 
         Args:
             sizes: `dim` is the width of the encoder's states and of the item vectors.
             vectors: attributes of the items that have a training event, standardised.
             rng: for what is drawn from them; the weights follow torch's own generator.
         """
-        heads = {"actor": Point(sizes.dim)}
-        if any("critic" in updated for updated in self.updates.values()):
-            heads["critic"] = Point(sizes.dim, offset=True)
-        return heads
+        named = {name for updated in self.updates.values() for name in updated}
+        if type(self).propose is Algorithm.propose:
+            named.add("actor")
+        return {name: head(sizes.dim) for name, head in HEADS.items() if name in named}
 
     def inputs(self, events: Events, returns: Float[Tensor, "batch time"] | None) -> Events:
         """What the encoder reads. `returns` after each event are known in training alone; None: at inference."""
@@ -265,3 +274,8 @@ def nearest(
     """Both, so that a larger inner product is a smaller Euclidean distance: |p - v|² = |p|² - 2 <p, v> + |v|²."""
     one = torch.ones_like(points[..., :1])
     return torch.cat([2 * points, one], -1), torch.cat([vectors, -vectors.square().sum(-1, keepdim=True)], -1)
+
+
+def largest(weights: Float[Tensor, "steps"]) -> float:
+    """The largest of some weights, for the alarms; 0 without steps."""
+    return float(weights.detach().max()) if len(weights) else 0.0

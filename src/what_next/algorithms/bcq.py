@@ -5,15 +5,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from what_next.algorithms.base import LossContext, Networks, Search, Updates
 from what_next.algorithms.dqn import Dqn
 from what_next.losses.rl import td_loss, td_target
-from what_next.models.actor_critic import Sizes
-from what_next.models.heads import Point
 from what_next.types import Transitions
 
 APART = 1000.0
@@ -43,10 +41,6 @@ class Bcq(Dqn):
     )
     replays: ClassVar[bool] = False
     updates: ClassVar[Updates] = {**Dqn.updates, "behaviour": ("encoder", "behaviour")}
-
-    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """See `Algorithm.networks`."""
-        return {**super().networks(sizes, vectors, rng), "behaviour": Point(sizes.dim)}
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """Half the squared error towards the best of the considered items, and the cross entropy of what came next."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from what_next.algorithms.base import LossContext, Search
 from what_next.algorithms.dqn import Dqn
-from what_next.losses.rl import cql_penalty
+from what_next.losses.rl import mean
 from what_next.types import Transitions
 
 
@@ -34,7 +34,7 @@ class Cql(Dqn):
         batch, items = context.batch, context.items
         points = context.nets["critic"](batch.states)
         if items.loss == "gbce":  # another loss than the cross entropy, so that the sum over all items is needed
-            penalty = cql_penalty(items.logsumexp(points), items.values(points, batch.actions))
+            penalty = mean(items.logsumexp(points) - items.values(points, batch.actions))
         else:
             penalty = items.cross_entropy(points, batch.actions)
         context.metrics["penalty"] = float(penalty.detach())

@@ -7,8 +7,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search, Updates
-from what_next.algorithms.double_q import largest
+from what_next.algorithms.base import Algorithm, LossContext, Search, Updates, largest
 from what_next.losses.rl import advantage_weights, td_loss, td_target
 from what_next.types import Transitions
 

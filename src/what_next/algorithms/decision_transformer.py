@@ -9,14 +9,15 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search, Updates
-from what_next.types import Events, Transitions
+from what_next.algorithms.base import Search
+from what_next.algorithms.next_item import NextItem
+from what_next.types import Events
 
 SPREAD = 12**-0.5
 """The standard deviation of a number that is anywhere between 0 and 1 alike."""
 
 
-class DecisionTransformer(Algorithm):
+class DecisionTransformer(NextItem):
     """What comes next is learnt given the return that followed, and a high one is asked for.
 
     Chen et al. 2021 (arXiv 2106.01345). With each event the encoder reads the return of what follows it: in training
@@ -29,13 +30,11 @@ class DecisionTransformer(Algorithm):
     where rewards are random (Brandfonbrener et al. 2022, arXiv 2206.01079).
     """
 
-    name: Literal["decision_transformer"] = "decision_transformer"
-    linear: ClassVar[bool] = True
+    name: Literal["decision_transformer"] = "decision_transformer"  # type: ignore[assignment]
     search: ClassVar[Search] = {"desired": (0.5, 1.0)}
     desired: float = Field(
         default=0.9, ge=0, le=1, description="the return that is asked for, as a quantile of those of the training data"
     )
-    updates: ClassVar[Updates] = {"actor": ("encoder", "actor")}
     preset: ClassVar[Mapping[str, object]] = {"model": "transformer"}
     extra_features: ClassVar[int] = 1
     reads_returns: ClassVar[bool] = True
@@ -47,10 +46,6 @@ class DecisionTransformer(Algorithm):
         else:
             wanted = quantiles(returns, followed(events.items)).to(events.numbers.dtype)
         return replace(events, numbers=torch.cat([events.numbers, ((wanted - 0.5) / SPREAD)[..., None]], -1))
-
-    def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
-        """The cross entropy of the item that came next, which led to the return that the state knows of."""
-        return {"actor": context.cross_entropy()}
 
 
 def followed(items: Int64[Tensor, "batch time"]) -> Bool[Tensor, "batch time"]:

@@ -2,17 +2,12 @@
 
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float32
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
-from what_next.algorithms.double_q import largest
+from what_next.algorithms.base import Algorithm, LossContext, Search, Updates, largest
 from what_next.losses.rl import advantage_weights, expectile_loss, td_loss, td_target
-from what_next.models.actor_critic import Sizes
-from what_next.models.heads import Point, Value
 from what_next.types import Transitions
 
 
@@ -44,10 +39,6 @@ class Iql(Algorithm):
         "value": ("value",),  # the critic has brought into the states what the reward depends on
     }
     targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
-
-    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """See `Algorithm.networks`."""
-        return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True), "value": Value(sizes.dim)}
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """Equations 7 (actor), 6 (critic; halved, and weighted) and 5 (value)."""

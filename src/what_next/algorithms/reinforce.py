@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from what_next.algorithms.a2c import A2c
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
-from what_next.algorithms.double_q import largest
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates, largest
 from what_next.losses.rl import importance_weights, self_normalised, topk_correction
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
@@ -78,22 +77,27 @@ class Reinforce(A2c):
         if isinstance(context.batch, Choices):
             return super().losses(context)  # type: ignore[arg-type]
         nets, batch, items = context.nets, context.batch, context.items
-        points, losses = nets["actor"](batch.states), {}
+        points, losses = nets["actor"](batch.states), dict[str, Tensor]()
         weights = batch.returns - (context.mean(batch.returns) if self.baseline == "mean" else 0.0)
         if self.correct or self.top > 1:
             log_policy = items.log_probs(points, batch.actions)
             weights = weights * topk_correction(log_policy, self.top)
         if self.correct:
-            if isinstance(batch, Shown):
-                log_behaviour = batch.log_propensities
-            else:
-                behaviour = nets["behaviour"](batch.states.detach())
-                losses["behaviour"] = behaviour_loss(behaviour, context)
-                log_behaviour = items.log_probs(behaviour, batch.actions)
+            log_behaviour, estimated = behaviour_of(context)
+            losses |= estimated
             ratios = importance_weights(log_policy, log_behaviour, self.weight_cap)  # section 4.4
             weights = weights * (self_normalised(ratios, context.mean(ratios)) if isinstance(batch, Shown) else ratios)
             context.metrics["largest_weight"] = largest((log_policy - log_behaviour).exp())
         return {"actor": items.cross_entropy(points, batch.actions, weights), **losses}
+
+
+def behaviour_of(context: LossContext[Transitions]) -> tuple[Float[Tensor, "steps"], dict[str, Tensor]]:
+    """The log chance of each choice under whoever made it: as logged, or by the estimate, with the loss of that."""
+    batch = context.batch
+    if isinstance(batch, Shown):
+        return batch.log_propensities, {}
+    points = context.nets["behaviour"](batch.states.detach())
+    return context.items.log_probs(points, batch.actions), {"behaviour": behaviour_loss(points, context)}
 
 
 def behaviour_loss(points: Float[Tensor, "steps dim"], context: LossContext[Transitions]) -> Float[Tensor, ""]:

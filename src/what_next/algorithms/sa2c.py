@@ -2,21 +2,17 @@
 
 from typing import ClassVar, Literal
 
-import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
-from what_next.algorithms.double_q import largest
-from what_next.algorithms.reinforce import behaviour_loss
-from what_next.algorithms.snqn import judged, others
-from what_next.models.actor_critic import Sizes
-from what_next.models.heads import Point
+from what_next.algorithms.base import LossContext, Updates, largest
+from what_next.algorithms.reinforce import behaviour_of
+from what_next.algorithms.snqn import Snqn, judged, others
 from what_next.types import Shown, Transitions
 
 
-class Sa2c(Algorithm):
+class Sa2c(Snqn):
     """Supervised advantage actor-critic (SA2C: Xin et al. 2021, arXiv 2111.03474): `snqn`, and then its advantages.
 
     After a warm-up, the actor's loss of a step is weighted by the advantage of the item that came next over the mean of
@@ -26,11 +22,7 @@ class Sa2c(Algorithm):
     here it is a head that knows the state, as in `reinforce`, and the logged chance of what a service showed).
     """
 
-    name: Literal["sa2c"] = "sa2c"
-    linear: ClassVar[bool] = True
-    search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
-    weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the actor's")
-    negatives: int = Field(default=10, gt=0, description="items drawn for each step that did not come next")
+    name: Literal["sa2c"] = "sa2c"  # type: ignore[assignment]
     warm_up: int = Field(
         default=500,
         ge=0,
@@ -40,17 +32,7 @@ class Sa2c(Algorithm):
     smooth: float = Field(
         default=0.0, ge=0, le=1, description="power of pi / beta, within 0.1 and 10, that weights a step; 0 is none"
     )
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
-    updates: ClassVar[Updates] = {
-        "actor": ("encoder", "actor"),
-        "critic": ("encoder", "critic"),
-        "behaviour": ("behaviour",),
-    }
-    targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
-
-    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """See `Algorithm.networks`."""
-        return {"actor": Point(sizes.dim), "critic": Point(sizes.dim, offset=True), "behaviour": Point(sizes.dim)}
+    updates: ClassVar[Updates] = {**Snqn.updates, "behaviour": ("behaviour",)}
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The paper's L_A = L_s · A(s_t, a_t), no gradient through A, and L_q; in the warm-up L_s and L_q."""
@@ -63,12 +45,8 @@ class Sa2c(Algorithm):
             if isinstance(batch, Shown) and not self.smooth:
                 weights = weights * batch.inverse  # what is shown often is not liked for that
         if self.smooth:
-            if isinstance(batch, Shown):
-                chances = batch.log_propensities
-            else:
-                behaviour = nets["behaviour"](batch.states.detach())
-                losses["behaviour"] = behaviour_loss(behaviour, context)
-                chances = items.log_probs(behaviour, batch.actions)
+            chances, estimated = behaviour_of(context)
+            losses |= estimated
             if weights is not None:
                 ratio = items.log_probs(points, batch.actions) - chances
                 weights = weights * ratio.exp().clamp(0.1, 10) ** self.smooth

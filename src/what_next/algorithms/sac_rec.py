@@ -1,17 +1,18 @@
 """The supervised head, weighted by what the critic expects of the item that came next."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search, Updates
-from what_next.algorithms.double_q import double_q_target, largest
+from what_next.algorithms.base import LossContext, largest
+from what_next.algorithms.dqn import double_q_target
+from what_next.algorithms.sqn import Sqn
 from what_next.losses.rl import td_loss
 from what_next.types import Shown, Transitions
 
 
-class SacRec(Algorithm):
+class SacRec(Sqn):
     """Self-supervised actor-critic (SAC: Xin et al. 2020, arXiv 2006.05779); no soft actor-critic, hence the name.
 
     Imitation, more of what is worth more: the actor's probability of an item ends proportional to how often it came
@@ -20,18 +21,12 @@ class SacRec(Algorithm):
     log-probability down without end. One critic with a target network, as in `sqn`.
     """
 
-    name: Literal["sac_rec"] = "sac_rec"
-    linear: ClassVar[bool] = True
-    search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
-    weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the actor's")
+    name: Literal["sac_rec"] = "sac_rec"  # type: ignore[assignment]
     warm_up: int = Field(
         default=500,
         ge=0,
         description="steps in which the actor's loss is not weighted, until the critic tells something",
     )
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
-    updates: ClassVar[Updates] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
-    targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The paper's L_A = L_s · Q(s_t, a_t), no gradient through Q, and L_q; in the warm-up L_s and L_q."""

@@ -1,19 +1,20 @@
 """The supervised head beside a critic that also learns of items that did not come next."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Search, Updates
-from what_next.algorithms.double_q import best_values
+from what_next.algorithms.base import LossContext
+from what_next.algorithms.dqn import best_values
+from what_next.algorithms.sqn import Sqn
 from what_next.losses.rl import mean, td_target
 from what_next.types import Shown, Transitions
 
 
-class Snqn(Algorithm):
+class Snqn(Sqn):
     """Supervised negative Q-learning (SNQN: Xin et al. 2021, arXiv 2111.03474).
 
     A log of what users took holds hardly a negative reward, so the values of all items drift upwards together. Some
@@ -22,14 +23,8 @@ class Snqn(Algorithm):
     negative many times, and values are low and flat: take fewer `negatives` then.
     """
 
-    name: Literal["snqn"] = "snqn"
-    linear: ClassVar[bool] = True
-    search: ClassVar[Search] = {"weight": (0.05, 2.0), "discount": (0.0, 0.9)}
-    weight: float = Field(default=0.5, ge=0, description="of the critic's loss beside the supervised one")
+    name: Literal["snqn"] = "snqn"  # type: ignore[assignment]
     negatives: int = Field(default=10, gt=0, description="items drawn for each step that did not come next")
-    tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")
-    updates: ClassVar[Updates] = {"actor": ("encoder", "actor"), "critic": ("encoder", "critic")}
-    targets: ClassVar[tuple[str, ...]] = ("encoder", "critic")
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The paper's L_s, and L_q = L_p + L_n: temporal differences of the item that came next, and of the others."""

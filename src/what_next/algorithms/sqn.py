@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from what_next.algorithms.base import Algorithm, LossContext, Search, Updates
-from what_next.algorithms.double_q import double_q_target
+from what_next.algorithms.dqn import double_q_target
 from what_next.losses.rl import td_loss
 from what_next.types import Transitions
 

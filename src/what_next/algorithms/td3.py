@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from what_next.algorithms.base import LossContext, Networks
-from what_next.algorithms.ddpg import Ddpg
-from what_next.algorithms.sphere import Critics
+from what_next.algorithms.ddpg import Critics, Ddpg
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point
 from what_next.types import Transitions

@@ -4,6 +4,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -191,7 +192,8 @@ def main() -> int:
 
 
 def run() -> None:
-    """The console script."""
+    """The console script; a warning is one line."""
+    warnings.formatwarning = lambda message, *_, **__: f"what-next: warning: {message}\n"
     with terminable():
         code = main()
     sys.exit(code)

@@ -228,7 +228,7 @@ def simulate(
         write_simulation(found, report)
     answer(found.as_json(), as_json, found)
     if found.report is not None and found.report.stopped:
-        note("what-next: training was interrupted; the model is saved as it was then")
+        note("what-next: training was interrupted; the model is saved; go on with `what-next train SETUP --resume`")
         return INTERRUPTED
     return 0
 

@@ -46,20 +46,6 @@ SHARING = ("item_knn", "ease")
 """Baselines of pairs of items, which are counted once for all settings."""
 
 
-def tuned(
-    state: State, allowed: Allowed = None, wanted: Collection[str] = EVERY, stages: Stages = SILENT
-) -> dict[str, tuple[Ranking, Settings]]:
-    """The wanted baselines that fit the catalogue, fitted to what training may know, and the settings that were chosen.
-
-    Each setting in turn takes the value with the highest NDCG on the validation users' targets, judged as the setup
-    says (`evaluation`), among the `allowed` items, the others as chosen so far; the earlier value of the grid among
-    equals. Without validation users all stay at their first. No event of the test is read. The penalty of EASE is
-    chosen with the most popular items alone where there are more than `POPULAR`, and then fitted to all.
-    """
-    search = Search.of(state, allowed, stages)
-    return {name: search.best(name) for name in had(state, wanted)}
-
-
 def had(state: State, wanted: Collection[str]) -> list[str]:
     """The wanted baselines with settings that fit the catalogue, in the order in which they are shown."""
     out = left_out(len(state.dataset.catalogue))
@@ -110,6 +96,11 @@ def left_out(items: int) -> dict[str, str]:
 @dataclass(frozen=True, eq=False)
 class Search:
     """The choice of settings on validation targets; what several settings have in common is counted once.
+
+    Each setting in turn takes the value with the highest NDCG on the validation users' targets, judged as the setup
+    says (`evaluation`), among the `allowed` items, the others as chosen so far; the earlier value of the grid among
+    equals. Without validation users all stay at their first. No event of the test is read. The penalty of EASE is
+    chosen with the most popular items alone where there are more than `POPULAR`, and then fitted to all.
 
     Attributes:
         state: the data; `targets`: what settings are judged on (`chosen_on`); `allowed`: items that may be recommended.

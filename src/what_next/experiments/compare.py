@@ -140,7 +140,7 @@ def compare(
     about = protocol(state, part, evaluator, used, baselines) | {"baselines": settings}
     pairs = {f"{name} - {one.beside}": (name, one.beside) for name, one in entrants.items() if name != first}
     result = result_of(scores, evaluator, about, pairs) | {"training": training}
-    return Comparison(result, state, evaluator, scores, learned, notes)
+    return Comparison(result, state, evaluator, scores, learned, [*notes, *_longer(setups)])
 
 
 def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[str, Entrant]]:
@@ -161,6 +161,17 @@ def _entrants(setups: Mapping[str, Setup], ablations: bool) -> Iterator[tuple[st
                 f"{name}, {SHUFFLED}",
                 Entrant(beside(setup, "rewards-shuffled"), state, name, shuffled=True, ablated=True),
             )
+
+
+def _longer(setups: Mapping[str, Setup]) -> Iterator[str]:
+    """That some learn for longer than others, where they do: then it may be that which makes them better."""
+    told = {
+        name: (f"{one.passes} passes" if one.passes else f"{one.epochs:,} epochs")
+        + (f" or {one.seconds:g} s" if one.seconds else "")
+        for name, one in setups.items()
+    }
+    if len(set(told.values())) > 1:
+        yield f"not trained for as long at most: {', '.join(f'{name} {how}' for name, how in told.items())}"
 
 
 def _alike(setups: Mapping[str, Setup], entrants: Mapping[str, Entrant]) -> None:

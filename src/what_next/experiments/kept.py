@@ -20,7 +20,8 @@ from safetensors.numpy import save
 from what_next import baselines, data, metrics, retrieval
 from what_next.data.files import write_files
 from what_next.errors import SaveError
-from what_next.experiments.baselines import Allowed, Settings
+from what_next.experiments.baselines import Settings
+from what_next.experiments.evaluator import Evaluator
 from what_next.metrics.next_items import Ranks, Targets
 from what_next.metrics.places import Places
 from what_next.state import State
@@ -30,37 +31,35 @@ PARTS = ("items", "above", "tied")
 
 @dataclass(frozen=True, eq=False)
 class Shelf:
-    """Where the baselines of some data and choice are kept.
+    """Where the baselines of some data, choice and targets are kept.
 
     Attributes:
         folder: beside the data.
-        events: hash of the log and of the code; `choice`: of what settings are chosen on.
+        evaluator: what is judged, in slates of `k`.
+        events: hash of the log and of the code; `choice`: of what settings are chosen on; `judged`: of what is judged.
         anew: whether nothing is read, but all found again and kept.
         used: the baselines whose results were read; `notes`: what a person should know of the others.
     """
 
     folder: Path
+    evaluator: Evaluator
     events: str
     choice: str
+    judged: str
     anew: bool = False
     used: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, state: State, chosen_on: Targets, allowed: Allowed, anew: bool = False) -> "Shelf":
-        """Of a state, whose settings are chosen on some targets among the `allowed` items."""
-        dataset, split, how = state.dataset, state.split, state.setup.evaluation
-        times = dataset.timestamps
+    def of(cls, state: State, chosen_on: Targets, evaluator: Evaluator, anew: bool = False) -> "Shelf":
+        """Of a state, whose settings are chosen on some targets among the items that the evaluator allows."""
+        dataset, split, how, targets = state.dataset, state.split, state.setup.evaluation, evaluator.targets
+        times, may = dataset.timestamps, [] if evaluator.allowed is None else [evaluator.allowed]
         log = [dataset.offsets, dataset.items, *([] if times is None else [times]), len(dataset.catalogue), _code()]
-        may = [] if allowed is None else [allowed]
         choice = [split.known, chosen_on.hash, len(chosen_on), how.targets, how.k[0], how.seen, *may]
+        judged = [targets.hash, targets.catalogue, max(evaluator.ks), evaluator.seen, evaluator.seed, *may]
         path = state.setup.data
-        return cls(path.with_name(f"{path.stem}.baselines"), _hash(log), _hash(choice), anew)
-
-    def judging(self, targets: Targets, k: int, seen: bool, allowed: Allowed, seed: int) -> "Judged":
-        """The files of rankings of some targets."""
-        may = [] if allowed is None else [allowed]
-        return Judged(self, targets, k, _hash([targets.hash, targets.catalogue, k, seen, seed, *may]))
+        return cls(path.with_name(f"{path.stem}.baselines"), evaluator, _hash(log), _hash(choice), _hash(judged), anew)
 
     def settings(self, name: str) -> Settings | None:
         """What was chosen for a baseline, whatever it was judged on; None where nothing is kept."""
@@ -79,64 +78,55 @@ class Shelf:
         names = ", ".join(self.used)
         return [f"{names}: as they were judged before, kept in {self.folder}; --anew judges them again", *self.notes]
 
-    def path(self, name: str, judged: str) -> Path:
+    def path(self, name: str) -> Path:
         """The file of a baseline."""
-        return self.folder / f"{self.events}-{name}-{self.choice}-{judged}.safetensors"
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """The kept rankings of some targets, in slates of `k`."""
-
-    shelf: Shelf
-    targets: Targets
-    k: int
-    key: str
+        return self.folder / f"{self.events}-{name}-{self.choice}-{self.judged}.safetensors"
 
     def read(self, name: str) -> tuple[Settings, Ranks] | None:
         """The settings and the ranking of a baseline; None where they are not kept, or damaged, which is noted."""
-        path = self.shelf.path(name, self.key)
-        if self.shelf.anew or not path.is_file():
+        path = self.path(name)
+        if self.anew or not path.is_file():
             return None
         try:
             with safe_open(path, "numpy") as file:
                 settings = _settings_in(file.metadata())
                 found = self._checked({part: file.get_tensor(part) for part in PARTS})
         except (OSError, SafetensorError, ValueError) as error:
-            self.shelf.notes.append(f"{path}: is damaged ({error}); {name} is computed anew")
+            self.notes.append(f"{path}: is damaged ({error}); {name} is computed anew")
             return None
-        self.shelf.used.append(name)
+        self.used.append(name)
         return settings, found
 
     def write(self, name: str, settings: Settings, ranks: Ranks) -> None:
         """Keep what was found; a folder that cannot be written to is noted."""
-        path, places = self.shelf.path(name, self.key), ranks.places
+        path, places = self.path(name), ranks.places
         parts = {"items": ranks.items, "above": places.above, "tied": places.tied}
         arrays = {part: np.ascontiguousarray(one, np.int32) for part, one in parts.items()}
         try:
             write_files({path: save(arrays, {"settings": json.dumps(settings)})})
         except SaveError as error:
-            self.shelf.notes.append(f"what {name} came to is not kept: {error}")
+            self.notes.append(f"what {name} came to is not kept: {error}")
             return
         for old in path.parent.glob(f"*-{name}-*.safetensors"):
-            if not old.name.startswith(f"{self.shelf.events}-"):
+            if not old.name.startswith(f"{self.events}-"):
                 old.unlink(missing_ok=True)
 
     def _checked(self, arrays: dict[str, np.ndarray]) -> Ranks:
         """The ranking, if these arrays can be one of the targets."""
-        shape, rows = self.targets.sets.shape, len(self.targets)
-        shapes = {"items": (rows, self.k), "above": shape, "tied": shape}
+        targets = self.evaluator.targets
+        shape = targets.sets.shape
+        shapes = {"items": (len(targets), max(self.evaluator.ks)), "above": shape, "tied": shape}
         for part, one in arrays.items():
             if one.shape != shapes[part] or one.dtype != np.int32:
                 raise ValueError(f"its {part} are {one.dtype} {one.shape}")
         items, above, tied = (arrays[part] for part in PARTS)
-        if items.min(initial=-1) < -1 or items.max(initial=-1) >= self.targets.catalogue:
+        if items.min(initial=-1) < -1 or items.max(initial=-1) >= targets.catalogue:
             raise ValueError("it names items that there are not")
         if above.min(initial=0) < 0 or tied.min(initial=1) < 1:
             raise ValueError("its places are none")
-        counts = (self.targets.sets >= 0).sum(axis=1)
+        counts = (targets.sets >= 0).sum(axis=1)
         places = Places(above.astype(np.int64), tied.astype(np.int64), counts)
-        return Ranks(items, places, self.targets.rewards)
+        return Ranks(items, places, targets.rewards)
 
 
 def _settings_in(metadata: dict[str, str] | None) -> Settings:

@@ -25,6 +25,8 @@ from what_next.state import State
 
 RIVALS = ("random", "popular", "popular_recent", "markov", "item_knn", "ease", "untrained")
 """What each learned policy is compared with, where it is judged too."""
+FEW = 50
+"""Users, of fewer than whom a bootstrap's interval is visibly too narrow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,18 +121,18 @@ def rules(
     plain = {"random": RandomItem(evaluator.catalogue), "popular": Popular(evaluator.statistics.counts)}
     scores = {name: evaluator.score([rule], name=name) for name, rule in plain.items() if name in wanted}
     search = Search.of(state, evaluator.allowed, evaluator.stages)
-    shelf = Shelf.of(state, search.targets, evaluator.allowed, anew)
-    kept = shelf.judging(evaluator.targets, max(evaluator.ks), evaluator.seen, evaluator.allowed, evaluator.seed)
-    settings = {}
+    shelf, settings = Shelf.of(state, search.targets, evaluator, anew), {}
     for name in had(state, wanted):
-        found = kept.read(name)
+        found = shelf.read(name)
         if found is None:
             chosen = shelf.settings(name)
             policy, chosen = search.best(name) if chosen is None else (search.fitted(name, chosen), chosen)
             found = chosen, evaluator.ranked(policy, name)
-            kept.write(name, *found)
+            shelf.write(name, *found)
         settings[name], scores[name] = found[0], evaluator.scored([found[1]])
-    return scores, settings, shelf.told()
+    users = len(evaluator.targets.people[0])
+    few = [f"{users} users are judged: over fewer than {FEW}, intervals are too narrow"] if users < FEW else []
+    return scores, settings, [*few, *shelf.told()]
 
 
 def protocol(

@@ -319,17 +319,6 @@ def constants() -> dict[str, float]:
     return {name: one["value"] for name, one in kept()["constants"].items()}
 
 
-def markdown(plans: Sequence[Plan]) -> str:
-    """Several plans as the tables of a page: what each part needs, and where each breaks first."""
-    head = ["users", "items", "part", "memory", "disk", "network", "processors", "cost a month"]
-    rows = [[_round(one.size.users), _round(one.size.items), *cells(one, part)] for one in plans for part in one.parts]
-    ends = [[_round(one.size.users), _round(one.size.items), one.verdict] for one in plans]
-    formulas = {part.formula: part.name for one in plans for part in one.parts}
-    tables = [(head, rows), (["users", "items", "where it breaks first"], ends)]
-    tables.append((["part", "formula"], [[name, f"`{formula}`"] for formula, name in formulas.items()]))
-    return "\n".join(line for one in tables for line in [*_table(*one), ""])
-
-
 def cells(plan: Plan, part: Part) -> list[str]:
     """A part as a row of a table."""
     memory = f"{part.copies} x " if part.copies > 1 and part.memory else ""
@@ -341,12 +330,3 @@ def cells(plan: Plan, part: Part) -> list[str]:
         shown(part.cores, "cores") if part.cores else "",
         f"{part.cost(plan.size.prices):,.0f}",
     ]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
-
-
-def _round(number: float) -> str:
-    return f"{number:,.0f}"

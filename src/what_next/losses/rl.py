@@ -1,9 +1,6 @@
 """Losses of reinforcement learning, as pure functions of numbers for each step. Means of no steps are 0."""
 
-from typing import Literal
-
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -26,22 +23,9 @@ def td_target(rewards: Steps, discounts: Steps, next_values: Steps) -> Steps:
     return (rewards + discounts * next_values).detach()
 
 
-def td_loss(
-    values: Steps,
-    targets: Steps,
-    form: Literal["squared", "huber"] = "squared",
-    delta: float = 1.0,
-    weights: Steps | None = None,
-) -> Loss:
-    """The mean of (value - target)² / 2; 'huber' is linear beyond `delta`: delta (|error| - delta / 2).
-
-    Mnih et al. (2015, methods) clip the error's gradient to [-1, 1], which is 'huber' with delta 1. Targets have no
-    gradient.
-    """
-    errors = values - targets.detach()
-    if form == "huber":
-        return mean(F.huber_loss(errors, torch.zeros_like(errors), reduction="none", delta=delta), weights)
-    return mean(errors.square() / 2, weights)
+def td_loss(values: Steps, targets: Steps) -> Loss:
+    """The mean of (value - target)² / 2. Targets have no gradient."""
+    return mean((values - targets.detach()).square() / 2)
 
 
 def gae(rewards: Grid, values: Grid, next_values: Grid, discounts: Grid, traces: Grid) -> Grid:
@@ -106,18 +90,6 @@ def expectile_loss(values: Steps, targets: Steps, expectile: float = 0.7) -> Los
     assert 0 < expectile < 1, f"an expectile lies between 0 and 1, not at {expectile}"
     errors = targets.detach() - values
     return mean(torch.where(errors < 0, 1 - expectile, expectile) * errors.square())
-
-
-def cql_penalty(levels: Steps, values: Steps, weights: Steps | None = None) -> Loss:
-    """The mean of log sum exp Q(s, .) - Q(s, a), a from the log (CQL(H): Kumar et al. 2020, equation 4).
-
-    Args:
-        levels: log of the sum over all items of exp Q, as `ItemSpace.logsumexp` has it; `values`: Q of the action.
-        weights: of the steps.
-
-    For Q = <point, item> this is the cross entropy of softmax(Q): `ItemSpace.cross_entropy` has the same in less time.
-    """
-    return mean(levels - values, weights)
 
 
 def topk_correction(log_probs: Steps, slots: int) -> Steps:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from what_next.errors import SetupError
 from what_next.losses import catalogue
+from what_next.losses.catalogue import linear_cross_entropy
 from what_next.losses.chunked import Precision
-from what_next.losses.linear_cross_entropy import linear_cross_entropy
 from what_next.losses.sampled import Draws, gbce, gbce_offset, sampled_softmax
 
 Steps = Float[Tensor, "steps"]

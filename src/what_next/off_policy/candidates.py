@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from what_next.data.stages import SILENT, Stages
 from what_next.metrics.bootstrap import Bounds
@@ -13,31 +14,17 @@ from what_next.off_policy import sequences
 from what_next.off_policy import slates as slate
 from what_next.off_policy import weighting as step
 from what_next.off_policy.decisions import Decisions, Evidence
-from what_next.off_policy.diagnostics import Overlap, StepSupport, effective_size_over_steps, efficiency_of_steps
+from what_next.off_policy.diagnostics import (
+    Overlap,
+    StepSupport,
+    effective_size,
+    effective_size_over_steps,
+    efficiency_of_steps,
+    few_units,
+)
 from what_next.off_policy.fqe import fqe
 from what_next.off_policy.reward_model import Modelled, cross_fit, deal
 from what_next.off_policy.weighting import Ids, Rows
-
-
-@dataclass(frozen=True, eq=False)
-class Counted:
-    """An estimate that is no ratio of two sums, as a function of how often each unit counts."""
-
-    units: int
-    function: Callable[[Float64[np.ndarray, "resamples units"]], Float64[np.ndarray, "resamples"]]
-
-    @property
-    def value(self) -> float:
-        """The estimate, from every unit once."""
-        return float(self.function(np.ones((1, self.units)))[0])
-
-    def resampled(self, counts: Float64[np.ndarray, "resamples units"]) -> Float64[np.ndarray, "resamples"]:
-        """The estimate from so many copies of each unit."""
-        return self.function(counts)
-
-
-Estimate = step.Terms | Counted
-"""A number (`value`), and the same number from resamples of the units (`resampled`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +42,7 @@ class Candidate:
         flaw: what else speaks against it.
     """
 
-    estimate: Estimate
+    estimate: step.Terms
     own: Overlap | None
     per: Literal["decision", "slate", "trajectory"]
     seen: float
@@ -143,11 +130,12 @@ def _from_model(log: Evidence, only: str | None) -> Found:
     if isinstance(model, str):
         return dict.fromkeys(names if slates is None else (*names, "cascade_dr"), model)
     weights, rewards = log.weights, log.decisions.rewards
+    crowded = few_units(effective_size(np.bincount(log.decisions.units) * 1.0), log.options.thresholds)
     dm = step.dm(model.expected, model.pull).by_unit(log.decisions.units)
     dr = step.dr(weights, rewards, model.chosen, model.expected)
     switch_dr = step.switch_dr(weights, rewards, model.chosen, model.expected, log.switch)
     found: Found = {
-        "dm": Candidate(dm, None, "decision", log.overlap.ess),
+        "dm": Candidate(dm, None, "decision", log.overlap.ess, flaw=crowded),
         "dr": _weighted(log, dr, weights),
         "switch_dr": _weighted(log, switch_dr, step.switched(weights, log.switch)),
     }
@@ -262,9 +250,8 @@ def _per_slate(
 
 def _support_of_cascade(log: Evidence) -> StepSupport:
     """How much of the target's slates the log supports, position by position: slates are trajectories here."""
-    places = slate.places(_ids(log))
-    whole = sequences.sequence_diagnostics(replace(log.decisions, units=np.cumsum(places == 0) - 1), log.weights)
-    return StepSupport(whole.means, whole.ess, int((places == 0).sum()), np.bincount(places) * 1.0)
+    firsts = slate.places(_ids(log)) == 0
+    return sequences.sequence_support(replace(log.decisions, units=np.cumsum(firsts) - 1), log.weights)
 
 
 def _ids(log: Evidence) -> Ids:
@@ -275,54 +262,36 @@ def _ids(log: Evidence) -> Ids:
 def _sequences(log: Evidence, only: str | None) -> Found:
     """What whole trajectories earn, where units have more than one row and these are no slates."""
     decisions, weights, discount = log.decisions, log.weights, log.options.discount
-    lengths = np.bincount(decisions.units)
-    if lengths.max() == 1 or (decisions.slates is not None and discount is None):
+    alone, seed = len(decisions.units) == log.units, log.options.seed
+    if discount is None and (alone or decisions.slates is not None):
         return {}
     if decisions.slates is not None:
         return dict.fromkeys(SEQUENCES, "rows are slates, whose positions are no steps")
+    if alone:
+        return dict.fromkeys(SEQUENCES, "no user has two rows, so there are no trajectories; name the user's column")
     if discount is None:
         return dict.fromkeys(SEQUENCES, "no discount is given for the rewards along a unit")
-    products = sequences.sequence_diagnostics(decisions, weights)
-    reached = log.units - np.bincount(lengths).cumsum()[:-1]
-    own, one = _overlap_of_steps(log, products, reached, discount), np.ones(log.units)
-    steps = StepSupport(products.means, products.ess, log.units, discount ** np.arange(len(reached)) * reached)
-    wpdis = sequences.weighted_per_decision_is
-    weighted = Counted(log.units, lambda counts: wpdis(decisions, weights, discount, counts))
-    plain = step.Terms(sequences.per_decision_is(decisions, weights, discount), one)
+    whole, one = sequences.sequence_support(decisions, weights), np.ones(log.units)
+    ess = effective_size_over_steps(whole.ess / log.units, whole.matters, discount)
+    own = replace(log.overlap, ess=ess, ess_units=ess, largest=whole.largest, largest_share=0.0)
+    steps = replace(whole, matters=discount ** np.arange(len(whole.ess)) * whole.matters)
+    made = partial(Candidate, per="trajectory", seen=log.overlap.ess, steps=steps)
     found: Found = {
-        "per_decision_is": Candidate(plain, own, "trajectory", log.overlap.ess, steps=steps),
-        "weighted_per_decision_is": Candidate(weighted, own, "trajectory", log.overlap.ess, steps=steps),
+        each.__name__: made(step.Terms(each(decisions, weights, discount), one), own)
+        for each in (sequences.per_decision_is, sequences.weighted_per_decision_is)
     }
-    return found if only in found else found | _fitted(log, discount, own, steps, only)
-
-
-def _fitted(log: Evidence, discount: float, own: Overlap, steps: StepSupport, only: str | None) -> Found:
-    """Fitted Q evaluation, alone and in the doubly robust estimate."""
-    decisions, found, one = log.decisions, Found(), np.ones(log.units)
     if decisions.vectors is None or log.target.expected is None:
         lacking = "the items' vectors, or the policy's mean over them in each row, are not known"
-        return dict.fromkeys(("sequence_dr", "fqe"), lacking)
-    if only != "fqe":
-        crossed = fqe(decisions, log.target, discount, folds=max(2, log.options.folds), seed=log.options.seed)
-        values = sequences.sequence_dr(decisions, log.weights, discount, crossed.values, crossed.chosen)
-        flaw = _diverging(crossed.contraction)
-        found["sequence_dr"] = Candidate(
-            step.Terms(values, one), own, "trajectory", log.overlap.ess, steps=steps, flaw=flaw
-        )
-    if only != "sequence_dr":
-        whole = fqe(decisions, log.target, discount)
-        assert whole.influence is not None, "of one fit to all they are known"
-        terms, flaw = step.Terms(whole.influence, one), _diverging(whole.contraction)
-        found["fqe"] = Candidate(terms, None, "trajectory", log.overlap.ess, steps=steps, flaw=flaw)
+        return found | dict.fromkeys(("sequence_dr", "fqe"), lacking)
+    if only in (None, "sequence_dr"):
+        crossed = fqe(decisions, log.target, discount, folds=max(2, log.options.folds), seed=seed)
+        values = sequences.sequence_dr(decisions, weights, discount, crossed.values, crossed.chosen)
+        found["sequence_dr"] = made(step.Terms(values, one), own, flaw=_diverging(crossed.contraction))
+    if only in (None, "fqe"):
+        fitted = fqe(decisions, log.target, discount)
+        assert fitted.influence is not None, "of one fit to all they are known"
+        found["fqe"] = made(step.Terms(fitted.influence, one), None, flaw=_diverging(fitted.contraction))
     return found
-
-
-def _overlap_of_steps(
-    log: Evidence, products: sequences.SequenceDiagnostics, reached: Int64[np.ndarray, "steps"], discount: float
-) -> Overlap:
-    """Of the products of weights along the trajectories, later ones counting as little as their rewards."""
-    ess = effective_size_over_steps(products.ess / log.units, reached, discount)
-    return replace(log.overlap, ess=ess, ess_units=ess, largest=products.largest, largest_share=0.0)
 
 
 def _diverging(contraction: float) -> str | None:

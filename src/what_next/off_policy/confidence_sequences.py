@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from what_next.errors import DataError
 from what_next.metrics.bootstrap import Bounds
 from what_next.off_policy.weighting import Rows, Terms
 
@@ -96,18 +95,13 @@ def betting(values: Rows, span: Bounds, level: float = 95.0) -> Bounds:
         values: in the order of time.
         span: the least and the largest that could have been, known beforehand and not from `values`.
         level: in percent, of both sides together.
-
-    Raises:
-        DataError: a number lies outside the span.
     """
     least, width = span[0], span[1] - span[0]
     if not len(values):
         return span
-    if not (width > 0 and span[0] <= values.min() and values.max() <= span[1]):
-        raise DataError(
-            f"the numbers reach from {values.min():g} to {values.max():g}, and their span from {span[0]:g} to "
-            f"{span[1]:g}; give a span that holds them all"
-        )
+    assert width > 0
+    assert span[0] <= values.min()
+    assert values.max() <= span[1], "the span holds all numbers"
     parts, alpha = (values - least) / width, 1 - level / 100
     bets = _bets(parts, alpha)
     rich = math.log(2 / alpha)

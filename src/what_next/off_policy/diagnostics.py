@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from what_next.off_policy.weighting import Ids, Rows
 
@@ -25,8 +25,8 @@ class Thresholds:
         support: the least share of the target's choices that the behaviour policy could have made. Of the rest the log
             tells nothing; at 0.9 it could move a mean reward of 0 .. 1 by 0.1.
         mean_weight: where the mean weight must be able to lie. It is the target's supported share, so 1 at most; a mean
-            well outside says that the log's propensities are not those of the policy that wrote it, or so small for
-            what the target would do that the log has hardly any of it.
+            well outside says that the log's propensities are not those of the policy that wrote it (or the target's
+            chances none), or so small for what the target would do that the log has hardly any of it.
         largest_share: the most of all weight that one decision may have. At a tenth, one reward moves the estimate by a
             tenth.
         clipped: the most of all weight that clipping may have taken away: the bias may be as large.
@@ -37,7 +37,7 @@ class Thresholds:
     ess: float = 50.0
     seen: float = 10.0
     support: float = 0.9
-    mean_weight: tuple[float, float] = (0.5, 2.0)
+    mean_weight: tuple[float, float] = (0.5, 1.25)
     largest_share: float = 0.1
     clipped: float = 0.1
     errors: float = 3.0
@@ -89,15 +89,22 @@ class StepSupport:
 
     Attributes:
         means: of the products over all trajectories, those that have ended with their last.
-        ess: the effective sample size of the products.
+        ess: the effective sample size of the products, over the same; 0 where no weight is left.
+        largest: the largest product of any step (at most e^600).
         trajectories: how many there are.
         matters: how much each step's rewards count.
     """
 
     means: Steps
     ess: Steps
+    largest: float
     trajectories: int
-    matters: Steps
+    matters: Steps | Ids
+
+    @property
+    def errors(self) -> Steps:
+        """The standard errors of the means."""
+        return np.asarray(self.means * np.sqrt(np.maximum(1 / np.maximum(self.ess, 1) - 1 / self.trajectories, 0)))
 
     def share(self, thresholds: Thresholds) -> float:
         """At most so much of what the target would come to is supported, as far as the log can tell.
@@ -107,12 +114,18 @@ class StepSupport:
         error tells. What is lost at a step is lost at all later ones.
         """
         known = self.ess >= 2 * thresholds.ess
-        errors = self.means * np.sqrt(np.maximum(1 / np.maximum(self.ess, 1) - 1 / self.trajectories, 0))
-        most = np.where(known, self.means + thresholds.errors * errors, 1.0)
+        most = np.where(known, self.means + thresholds.errors * self.errors, 1.0)
         return float(np.average(np.minimum.accumulate(np.minimum(most, 1.0)), weights=self.matters))
 
     def lost(self, thresholds: Thresholds) -> str | None:
         """What speaks against an estimate of whole trajectories."""
+        high = self.means - thresholds.errors * self.errors > thresholds.mean_weight[1]
+        if high.any():
+            step = int(high.argmax())
+            return (
+                f"the mean product of the weights up to row {step + 1} is {self.means[step]:.2f}, where 1 is the most: "
+                "each row must have its own item's chance, given those before, and not that of a whole slate"
+            )
         share = self.share(thresholds)
         if share >= thresholds.support:
             return None
@@ -141,7 +154,7 @@ def efficiency_of_steps(weights: Rows, steps: Ids) -> Steps:
     return sizes / np.maximum(np.bincount(steps), 1)
 
 
-def effective_size_over_steps(efficiency: Steps, reached: Int64[np.ndarray, "steps"], discount: float = 1.0) -> float:
+def effective_size_over_steps(efficiency: Steps, reached: Steps | Ids, discount: float = 1.0) -> float:
     """How many slates or trajectories would tell as much without weights of the sum of their discounted rewards.
 
     A step's part in the sum's variance goes with discount^(2 step), how many reach it, and 1 / efficiency.
@@ -233,6 +246,16 @@ def _uncovered(
         )
 
 
+def few_units(number: float, thresholds: Thresholds) -> str | None:
+    """What speaks against an estimate of which a few units make the most, by their effective number."""
+    if number >= thresholds.ess:
+        return None
+    return (
+        f"the effective number of units is {number:.1f}, below {thresholds.ess:g}: a few units have most of the rows, "
+        "or of their weight; take a log of more units, or at most a few rows of each"
+    )
+
+
 def _weighted(own: Overlap, log: Overlap, thresholds: Thresholds) -> Iterator[str]:
     """What speaks against an estimate with weights."""
     if not own.ess >= thresholds.ess:
@@ -241,11 +264,8 @@ def _weighted(own: Overlap, log: Overlap, thresholds: Thresholds) -> Iterator[st
             f"the effective sample size is {size:.1f}, below {thresholds.ess:g}: too few decisions or units carry the "
             "weight; take a larger log, one that explored more, or a policy nearer to the one that wrote it"
         )
-    elif not own.ess_units >= thresholds.ess:
-        yield (
-            f"the effective number of units is {own.ess_units:.1f}, below {thresholds.ess:g}: a few units have most of "
-            "the rows, or of their weight; take a log of more units, or at most a few rows of each"
-        )
+    elif crowded := few_units(own.ess_units, thresholds):
+        yield crowded
     if not own.largest_share <= thresholds.largest_share:
         yield (
             f"one decision has {own.largest_share:.0%} of all weight, more than {thresholds.largest_share:.0%}: "
@@ -257,5 +277,6 @@ def _weighted(own: Overlap, log: Overlap, thresholds: Thresholds) -> Iterator[st
         yield (
             f"the mean weight is {log.mean_weight:.2f} (standard error {log.error:.2f}), outside {low:g} .. {high:g}, "
             "where 1 is expected: either the log is too small for what it explored (take more decisions, or explore "
-            "more: a service by server.temperature), or its propensities are not those that it was written with"
+            "more: a service by server.temperature), or its propensities are not those that it was written with, or "
+            "the policy's chances of all items sum to another number than 1"
         )

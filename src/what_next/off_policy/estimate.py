@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from what_next.data.stages import SILENT, Stages
 from what_next.metrics.bootstrap import Bounds, empirical_bernstein, percentiles, resampled_counts
-from what_next.off_policy.candidates import Candidate, Estimate, Found, candidates_of
+from what_next.off_policy.candidates import Candidate, Found, candidates_of
 from what_next.off_policy.confidence_sequences import asymptotic, betting, effect_of
 from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
 from what_next.off_policy.diagnostics import refusal
@@ -18,7 +18,6 @@ from what_next.off_policy.weighting import Terms, mean_of, resampled, stacked
 
 PLAIN = Options()
 
-NO_SEQUENCE = "it is no ratio of sums over units, and has no confidence sequence: take another estimate"
 NUMBERS = ("mean", "low", "high", "bernstein_low", "bernstein_high")
 
 
@@ -42,7 +41,7 @@ def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, sta
         with. All numbers are finite.
 
     Raises:
-        DataError: for a log that no estimate could be made from.
+        DataError: for a given range of rewards that does not hold them.
     """
     log = Evidence.of(decisions, target, options)
     found, (logged, per) = candidates_of(log, stages), _logged(log.decisions)
@@ -56,7 +55,7 @@ def estimate(decisions: Decisions, target: Target, options: Options = PLAIN, sta
     result = {name: getattr(options, name) for name in ("level", "resamples", "seed", "discount")} | {
         "n": len(decisions.units),
         "units": log.units,
-        "logged": _interval(logged.value, samples[0], options.level) | {"per": per},
+        "logged": _interval(logged.value, percentiles(samples[0], options.level)) | {"per": per},
         "estimates": estimates,
         "left_out": {name: one for name, one in found.items() if isinstance(one, str)},
         "diagnostics": _diagnostics(log),
@@ -80,36 +79,23 @@ def difference(
         For each estimator that both allow `mean`, `low`, `high`, `per` and `refused`, which names the policy that it
         is refused for: a difference with one refused estimate is refused. `interval` is what the bounds are:
         "bootstrap", good for one look, or, where the options ask for any number of them, "asymptotic" or "betting", a
-        confidence sequence. An estimate that has none is refused then.
+        confidence sequence.
     """
     logs = [Evidence.of(decisions, one, options) for one in (target, other)]
     ours, theirs = (_made(candidates_of(log, stages)) for log in logs)
     pairs = {name: (one, theirs[name]) for name, one in ours.items() if name in theirs}
-    if options.looks == "any":
-        return {name: _at_any_look(name, pair, logs) for name, pair in pairs.items()}
     several = [one.estimate for pair in pairs.values() for one in pair]
-    samples = _resampled(several, logs[0].units, options, stages)
+    samples = _resampled(several, logs[0].units, options, stages) if options.looks == "one" else []
     found = {}
     for place, (name, pair) in enumerate(pairs.items()):
         reasons = [_refusal(one, log) for one, log in zip(pair, logs, strict=True)]
-        mean = pair[0].estimate.value - pair[1].estimate.value
-        interval = _interval(mean, samples[2 * place] - samples[2 * place + 1], options.level)
-        about = {"interval": "bootstrap", "per": pair[0].per, "refused": _of_both(reasons)}
+        if options.looks == "any":
+            kind, bounds = _sequence(name, pair, logs[0])
+        else:
+            kind, bounds = "bootstrap", percentiles(samples[2 * place] - samples[2 * place + 1], options.level)
+        interval = _interval(pair[0].estimate.value - pair[1].estimate.value, bounds)
+        about = {"interval": kind, "per": pair[0].per, "refused": _of_both(reasons)}
         found[name] = _finite(_shown(interval | about, options.force))
-    return found
-
-
-def _at_any_look(name: str, pair: tuple[Candidate, Candidate], logs: Sequence[Evidence]) -> dict[str, Any]:
-    """The difference of two estimates with its confidence sequence."""
-    options = logs[0].options
-    reasons = [_refusal(one, log) for one, log in zip(pair, logs, strict=True)]
-    kind, bounds = _sequence(name, pair, logs[0])
-    if bounds is None:
-        reasons = [f"{one}; {NO_SEQUENCE}" if one else NO_SEQUENCE for one in reasons]
-    low, high = bounds or (None, None)
-    interval = {"mean": pair[0].estimate.value - pair[1].estimate.value, "low": low, "high": high}
-    about = {"interval": kind, "per": pair[0].per, "refused": _of_both(reasons)}
-    found: dict[str, Any] = _finite(_shown(interval | about, options.force))
     return found
 
 
@@ -121,8 +107,6 @@ def _sequence(name: str, pair: tuple[Candidate, Candidate], log: Evidence) -> tu
     """
     (one, other), options, decisions = pair, log.options, log.decisions
     ours, theirs = one.estimate, other.estimate
-    if not (isinstance(ours, Terms) and isinstance(theirs, Terms)):
-        return "asymptotic", None
     fixed = one.span and other.span and name != "clipped_ips"
     if fixed and log.units == len(decisions.units) and (span := log.span(_most(options))) is not None:
         width = span[1] - span[0]
@@ -152,23 +136,14 @@ def _made(found: Found) -> dict[str, Candidate]:
 
 
 def _resampled(
-    estimates: Sequence[Estimate], units: int, options: Options, stages: Stages
+    estimates: Sequence[Terms], units: int, options: Options, stages: Stages
 ) -> list[Float64[np.ndarray, "resamples"]]:
     """Each estimate from the same resamples."""
-    terms = [place for place, one in enumerate(estimates) if isinstance(one, Terms)]
-    table = stacked([one for one in estimates if isinstance(one, Terms)]) if terms else None
-    found, start = np.empty((len(estimates), options.resamples)), 0
-    done = stages.begin("intervals", options.resamples)
+    parts, done = [], stages.begin("intervals", options.resamples)
     for counts in resampled_counts(units, options.resamples, options.seed):
-        here = slice(start, start + len(counts))
-        if table is not None:
-            found[terms, here] = resampled(table, counts).T
-        for place, one in enumerate(estimates):
-            if not isinstance(one, Terms):
-                found[place, here] = one.resampled(counts)
-        start += len(counts)
+        parts.append(resampled(stacked(estimates), counts))
         done(len(counts))
-    return list(found)
+    return list(np.concatenate(parts).T)
 
 
 def _refusal(one: Candidate, log: Evidence) -> str | None:
@@ -191,19 +166,18 @@ def _of_both(reasons: Sequence[str | None]) -> str | None:
 def _summary(one: Candidate, sample: Float64[np.ndarray, "resamples"], log: Evidence) -> dict[str, Any]:
     """An estimate as plain values."""
     bounds, estimate, level = None, one.estimate, log.options.level
-    if one.span is not None and isinstance(estimate, Terms) and (estimate.bottoms == estimate.bottoms[0]).all():
+    if one.span is not None and (estimate.bottoms == estimate.bottoms[0]).all():
         bounds = empirical_bernstein(estimate.tops / estimate.bottoms[0], one.span, level)
     low, high = bounds or (None, None)
     trust = {"ess": None if one.own is None else one.own.ess, "support": _support(log), "per": one.per}
-    return _interval(estimate.value, sample, level) | {"bernstein_low": low, "bernstein_high": high} | trust
+    interval = _interval(estimate.value, percentiles(sample, level))
+    return interval | {"bernstein_low": low, "bernstein_high": high} | trust
 
 
-def _interval(mean: float, sample: Float64[np.ndarray, "resamples"], level: float) -> dict[str, Any]:
+def _interval(mean: float, bounds: Bounds | None) -> dict[str, Any]:
     """None for what does not exist."""
-    if not np.isfinite(mean):
-        return dict.fromkeys(("mean", "low", "high"))
-    low, high = percentiles(sample, level) or (None, None)
-    return {"mean": mean, "low": low, "high": high}
+    low, high = bounds or (None, None)
+    return {"mean": mean, "low": low, "high": high} if np.isfinite(mean) else dict.fromkeys(("mean", "low", "high"))
 
 
 def _shown(summary: dict[str, Any], force: bool) -> dict[str, Any]:

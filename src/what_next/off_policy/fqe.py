@@ -15,20 +15,16 @@ estimate is off, however long the log, and no interval tells by how much.
 """
 
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from what_next.errors import DataError
 from what_next.off_policy.decisions import Decisions, Target
-from what_next.off_policy.reward_model import FEATURES, Features, Some, deal
+from what_next.off_policy.reward_model import FEATURES, Features, Folds, Some, Squares, deal
 from what_next.off_policy.weighting import Ids, Rows
 
 RIDGE = 1e-4
 """Penalty per row, on standardised features; the constant goes free."""
-Matrix = Float64[np.ndarray, "features features"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,83 +71,51 @@ def fqe(
             estimates want them (cross-fitting; Chernozhukov et al., 2018, arXiv 1608.00060). At most the units.
         ridge: penalty per row on standardised features, above 0; `features`: how many at most, see `Bilinear`.
         seed: which units make a fold.
-
-    Raises:
-        DataError: where the items have no vectors, or the target no expected ones.
     """
-    if decisions.vectors is None or target.expected is None:
-        raise DataError(
-            "fitted Q evaluation needs vectors of the items and the policy's expected vector in each row, and one is "
-            "missing; give both, one-hot vectors where items have no attributes"
-        )
+    assert decisions.vectors is not None
+    assert target.expected is not None
     psi = Features.of(decisions.contexts, decisions.vectors[decisions.actions], target.expected, features)
     first = np.flatnonzero(np.diff(decisions.units, prepend=-1))
     ends = np.append(np.diff(decisions.units) > 0, True)
     fold = deal(len(first), max(1, min(folds, len(first))), seed)[decisions.units]
-    systems = _systems(psi, decisions.rewards, fold, ends)
+    rows, gram, ahead, earned = _equations(psi, decisions.rewards, fold, ends)
+    penalised = gram + ridge * rows[:, None, None] * np.diag(np.append(0.0, np.ones(psi.psi.width - 1)))
+    matrix = penalised - discount * ahead  # what theta is multiplied by at the fixed point, where it gives `earned`
+    theta = np.linalg.solve(matrix, earned[:, :, None])[:, :, 0]
     values, chosen = np.empty(len(fold)), np.empty(len(fold))
-    for rows, system in systems:
-        theta = np.linalg.solve(system.matrix(discount, ridge), system.earned)
-        for some in psi.blocks(rows):
-            values[some], chosen[some] = psi.aimed(some) @ theta, psi.logged(some) @ theta
+    for part in range(len(rows)):
+        for some in psi.blocks(np.flatnonzero(fold == part)):
+            values[some], chosen[some] = psi.aimed(some) @ theta[part], psi.logged(some) @ theta[part]
     influence = None
-    if len(systems) == 1:
+    if len(rows) == 1:
         errors = decisions.rewards + discount * np.where(ends, 0, np.roll(values, -1)) - chosen
-        matrix = systems[0][1].matrix(discount, ridge)
-        influence = values[first] + _pulls(psi, matrix, first, decisions.units, errors)
-    contraction = max(one.contraction(discount, ridge) for _, one in systems)
+        influence = values[first] + _pulls(psi, matrix[0], first, decisions.units, errors)
+    contraction = float(np.abs(np.linalg.eigvals(np.linalg.solve(penalised, discount * ahead))).max())
     return Fitted(values, chosen, values[first], influence, contraction)
 
 
-@dataclass(frozen=True, eq=False)
-class _Equations:
-    """The normal equations of some rows: sums of psi psi', of psi psi(next)', and of psi * reward."""
-
-    rows: int
-    gram: Matrix
-    ahead: Matrix
-    earned: Float64[np.ndarray, "features"]
-
-    @classmethod
-    def of(cls, psi: Features, rewards: Rows, rows: Some, ends: Bool[np.ndarray, "rows"]) -> "_Equations":
-        """Of whole units: the row after each that does not end its unit is the next state."""
-        width = psi.psi.width
-        gram, ahead, earned = np.zeros((width, width)), np.zeros((width, width)), np.zeros(width)
-        for part in psi.blocks(rows):
+def _equations(
+    psi: Features, rewards: Rows, fold: Ids, ends: Bool[np.ndarray, "rows"]
+) -> tuple[Float64[np.ndarray, "folds"], Squares, Squares, Folds]:
+    """For each fold how many rows all others have (of a single fold, its own), and of these the normal equations: the
+    sums of psi psi', of psi psi(next)', where the row after one that does not end its unit is the next state, and of
+    psi * reward."""
+    folds, width = int(fold.max()) + 1, psi.psi.width
+    gram, ahead, earned = np.zeros((folds, width, width)), np.zeros((folds, width, width)), np.zeros((folds, width))
+    for one in range(folds):
+        for part in psi.blocks(np.flatnonzero(fold == one)):
             logged, going = psi.logged(part), ~ends[part]
-            gram += logged.T @ logged
-            ahead += logged[going].T @ psi.aimed(part[going] + 1)
-            earned += logged.T @ rewards[part]
-        return cls(len(rows), gram, ahead, earned)
-
-    def __add__(self, other: "_Equations") -> "_Equations":
-        return _Equations(
-            self.rows + other.rows, self.gram + other.gram, self.ahead + other.ahead, self.earned + other.earned
-        )
-
-    def penalised(self, ridge: float) -> Matrix:
-        """The squares, with the penalty on all but the constant."""
-        return self.gram + np.diag(np.append(0.0, np.full(len(self.gram) - 1, ridge * self.rows)))
-
-    def matrix(self, discount: float, ridge: float) -> Matrix:
-        """What theta is multiplied by at the fixed point, where it gives `earned`."""
-        return self.penalised(ridge) - discount * self.ahead
-
-    def contraction(self, discount: float, ridge: float) -> float:
-        one_round = np.linalg.solve(self.penalised(ridge), discount * self.ahead)
-        return float(np.abs(np.linalg.eigvals(one_round)).max())
+            gram[one] += logged.T @ logged
+            ahead[one] += logged[going].T @ psi.aimed(part[going] + 1)
+            earned[one] += logged.T @ rewards[part]
+    every = np.bincount(fold) * 1.0, gram, ahead, earned
+    found = every if folds == 1 else tuple(values.sum(axis=0) - values for values in every)
+    return found[0], found[1], found[2], found[3]
 
 
-def _systems(psi: Features, rewards: Rows, fold: Ids, ends: Bool[np.ndarray, "rows"]) -> list[tuple[Some, _Equations]]:
-    """The rows of each fold, with the equations of all others; of a single fold, with its own."""
-    parts = [np.flatnonzero(fold == one) for one in np.unique(fold)]
-    every = [_Equations.of(psi, rewards, rows, ends) for rows in parts]
-    if len(parts) == 1:
-        return [(parts[0], every[0])]
-    return [(rows, reduce(add, every[:one] + every[one + 1 :])) for one, rows in enumerate(parts)]
-
-
-def _pulls(psi: Features, matrix: Matrix, first: Some, units: Ids, errors: Rows) -> Float64[np.ndarray, "units"]:
+def _pulls(
+    psi: Features, matrix: Float64[np.ndarray, "features features"], first: Some, units: Ids, errors: Rows
+) -> Float64[np.ndarray, "units"]:
     """How far each unit moved the estimate by way of theta, to first order; they sum to zero.
 
     `errors` are what each row earned and led to, less what the model said of it.

@@ -57,6 +57,11 @@ class _Case:
             raise SetupError(
                 f"{' '.join(settings.overrides)}: settings are for setups, and none is judged; leave them out"
             )
+        if whole.kind != "service" and any(one.startswith("server.") for one in settings.overrides):
+            raise SetupError(
+                f"{' '.join(settings.overrides)}: a model draws as the service does where that one's exported log "
+                f"judges it, and {settings.path} is none; leave server.* out"
+            )
         names = [one.name for one in meant]
         on_log = [one.on_log(whole, everything, stages.begin(f"asking {one.name}", len(whole))) for one in meant]
         covered = np.logical_and.reduce([one.covered for one in on_log])
@@ -111,10 +116,10 @@ class _Case:
             yield f"judged by the first {self.top} positions of each slate, and by nothing below"
         if self.decisions.slated:
             yield _of_slates(self.decisions, log.places is not None)
-        elif log.slates is None and (log.moments != np.arange(len(log))).any():
+        if log.unit == "row" and log.times is not None and (copies := log.copies):
             yield (
-                "rows of a user at one time are taken as decisions of their own; where they were drawn as a list, name "
-                "the column of the list or of the position (--slate, --position), or the worse policy may look better"
+                f"{copies:,} rows are copies of others in all columns: if they are the same decisions once more, the "
+                "intervals are too narrow; leave them out"
             )
         if log.kind == "open bandit":
             yield "Open Bandit files tell no users: rows are independent decisions, and the position is context"

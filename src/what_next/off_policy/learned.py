@@ -18,7 +18,7 @@ from what_next.data.stages import Done, no_progress
 from what_next.errors import DataError, SetupError
 from what_next.off_policy.decisions import Decisions, Target
 from what_next.off_policy.served import EVENTS, PAIRS, Asked
-from what_next.off_policy.targets import FULL, PolicyOnLog, TargetPolicy, expected_vectors, outside_note, placed
+from what_next.off_policy.targets import FULL, PolicyOnLog, TargetPolicy, outside_note, placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
@@ -97,7 +97,8 @@ class Learned(TargetPolicy):
             before = "a known event" if log.kind == "service" else "an earlier one of the same user"
             raise DataError(
                 f"{log.source.path}: no row has {before} with an item that {self.name} knows "
-                f"({len(events.policy.agent.space.catalogue):,} items); give a log of the same catalogue"
+                f"({len(events.policy.agent.space.catalogue):,} items); give a log of the same catalogue, with "
+                "users who come back"
             )
         if learned[covered].all():
             raise DataError(
@@ -118,7 +119,7 @@ class Learned(TargetPolicy):
         for part, found in events.chances(np.flatnonzero(covered)):
             mine = np.where(known, found[:, np.where(known, events.places, 0)], 0.0)
             chances[part] = mine[np.arange(len(part)), log.actions[part]]
-            expected[part] = expected_vectors(mine, decisions)
+            expected[part] = mine @ decisions.vectors
             outside += float((1 - mine.sum(axis=1)).sum())
             if full is not None:
                 full[part] = mine

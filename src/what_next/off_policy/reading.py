@@ -9,7 +9,7 @@ import numpy as np
 
 from what_next.data.decisions.log import DecisionLog, Roles
 from what_next.data.decisions.reader import read_log
-from what_next.errors import SetupError, some
+from what_next.errors import DataError, SetupError, some
 from what_next.off_policy.behaviour import estimate_behaviour
 from what_next.off_policy.decisions import Options
 from what_next.off_policy.learned import Learned
@@ -89,7 +89,7 @@ def read(settings: LogSettings) -> tuple[DecisionLog, dict[str, Any]]:
     """The log with propensities, and how they are known.
 
     Raises:
-        DataError: as of `read_log`.
+        DataError: as of `read_log`; or it has slates that cannot be told apart.
         SetupError: propensities are to be estimated, and a column of them is named.
     """
     if settings.estimated and settings.roles.propensity is not None:
@@ -102,9 +102,29 @@ def read(settings: LogSettings) -> tuple[DecisionLog, dict[str, Any]]:
             f"--marginal: the chances in {settings.path} are of items given those above them; leave it out"
         )
     if not settings.estimated:
+        if not settings.marginal:
+            _refuse_loose(log)
         return log, {"kind": "logged", "column": log.columns["propensity"]}
     found = estimate_behaviour(log, settings.seed)
     return replace(log, propensities=found.propensities), found.about
+
+
+def _refuse_loose(log: DecisionLog) -> None:
+    """Raises a `DataError` where rows may have been shown as a list, and nothing tells which: the chances of some given
+    the others, weighed row by row, can prefer the worse of two policies beyond doubt."""
+    if log.kind != "log" or log.slates is not None:
+        return
+    if log.places is not None and np.ptp(log.places):
+        found = f"rows have positions (column {log.columns['position']!r})"
+    elif (log.moments != np.arange(len(log))).any():
+        found = f"a {log.unit} has several rows at one time (column {log.columns['time']!r})"
+    else:
+        return
+    raise DataError(
+        f"{log.source.path}: {found}, and nothing tells which of them were shown as one slate; name the column with "
+        "the slate by --slate (a number for each row, where each was decided alone), or say --marginal, if each chance "
+        "is of an item whatever else was shown"
+    )
 
 
 def options_of(log: DecisionLog, settings: LogSettings) -> Options:

@@ -9,14 +9,12 @@ reinforcement learning"; Jiang and Li (2016), "Doubly robust off-policy value ev
 arXiv 1511.03722.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from what_next.data.batches import ranges
 from what_next.off_policy.decisions import Decisions
-from what_next.off_policy.diagnostics import Steps
+from what_next.off_policy.diagnostics import Steps, StepSupport
+from what_next.off_policy.slates import places
 from what_next.off_policy.weighting import Ids, Rows
 
 Units = Float64[np.ndarray, "units"]
@@ -25,22 +23,6 @@ LARGEST = 600.0
 """Logarithm of the largest product of weights: e^600. An estimate that meets it means nothing, but stays a number."""
 NOTHING = -1e300
 """Stands for the logarithm of zero where differences are taken."""
-
-
-@dataclass(frozen=True, eq=False)
-class SequenceDiagnostics:
-    """How much of the log is left for the target as trajectories go on.
-
-    Attributes:
-        ess: the effective sample size at each step, (sum of weights)^2 / (sum of squared weights) over all
-            trajectories, those that have ended with their last weight; 0 where no weight is left.
-        means: of the weights at each step, over the same.
-        largest: the largest weight of any step (at most e^600).
-    """
-
-    ess: Steps
-    means: Steps
-    largest: float
 
 
 def per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Units:
@@ -53,48 +35,38 @@ def per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Uni
         weights: the target's chance over the propensity, of each logged action.
         discount: what a reward loses with each step, 0 to 1.
     """
-    steps = _steps(decisions.units)
+    steps = places(decisions.units)
     products = _products(_log_products(weights, steps))
     return np.bincount(decisions.units, discount**steps * products * decisions.rewards)
 
 
-def weighted_per_decision_is(
-    decisions: Decisions, weights: Rows, discount: float, counts: Float64[np.ndarray, "resamples units"] | None = None
-) -> Float64[np.ndarray, "resamples"]:
+def weighted_per_decision_is(decisions: Decisions, weights: Rows, discount: float) -> Units:
     """Weighted per-decision importance sampling: a ratio of sums at each step (Precup et al., 2000; Thomas, 2015).
 
     A trajectory that has ended earns nothing more but keeps its weight below the line: a step is as rare under the
     target as it is in the log, reweighted. Each ratio tends to the target's mean reward of that step. A step at which
     no weight is left adds nothing.
 
+    A sum of ratios is no ratio of sums: the values are its linear part (the delta method), one for each trajectory,
+    with the same mean, and the same spread up to the order 1/n.
+
     Args:
         decisions: the log; a unit is a trajectory.
         weights: the target's chance over the propensity, of each logged action.
         discount: what a reward loses with each step, 0 to 1.
-        counts: how often each resample holds each unit; None: every unit once. A bootstrap over units costs one
-            product of matrices per step.
     """
-    steps, lengths = _steps(decisions.units), np.bincount(decisions.units)
-    longest_first = np.argsort(-lengths, kind="stable")
-    counts = np.ones((1, len(lengths))) if counts is None else counts[:, longest_first]
-    rows = np.lexsort((np.argsort(longest_first)[decisions.units], steps))  # by step; the longest trajectories first
-    logs, rewards = _log_products(weights, steps)[rows], decisions.rewards[rows]
-    bounds = np.append(0, np.bincount(steps).cumsum())
-    alive = np.append(np.diff(bounds), 0)
-
-    estimate, ended, scale = np.zeros(len(counts)), np.zeros(len(counts)), NOTHING
-    for step in range(len(alive) - 1):
-        here = slice(bounds[step], bounds[step + 1])
-        top = max(float(logs[here].max()), scale)
-        relative = np.exp(logs[here] - top)
-        above, alike = (counts[:, : alive[step]] @ np.stack([relative * rewards[here], relative], axis=1)).T
-        below = alike + ended * np.exp(scale - top)
-        estimate += discount**step * np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-        ending = slice(alive[step + 1], alive[step])
-        highest = max(float(logs[here][ending].max(initial=NOTHING)), scale)
-        ended = ended * np.exp(scale - highest) + counts[:, ending] @ np.exp(logs[here][ending] - highest)
-        scale = highest
-    return estimate
+    steps, lengths = places(decisions.units), np.bincount(decisions.units)
+    logs = _log_products(weights, steps)
+    last = logs[lengths.cumsum() - 1]
+    totals = _log_totals(logs, last, steps, lengths)
+    totals[np.isneginf(totals)] = 0.0
+    shares = np.exp(logs - totals[steps])
+    ratios = np.bincount(steps, shares * decisions.rewards)
+    pulls = np.bincount(decisions.units, discount**steps * shares * (decisions.rewards - ratios[steps]))
+    for step, ratio in enumerate(ratios):
+        ended = lengths <= step
+        pulls[ended] -= discount**step * ratio * np.exp(last[ended] - totals[step])
+    return np.asarray(discount ** np.arange(len(ratios)) @ ratios + len(lengths) * pulls)
 
 
 def sequence_dr(decisions: Decisions, weights: Rows, discount: float, values: Rows, chosen: Rows) -> Units:
@@ -110,27 +82,22 @@ def sequence_dr(decisions: Decisions, weights: Rows, discount: float, values: Ro
         values: the model's value of each row's state under the target.
         chosen: the model's value of each row's state and logged action.
     """
-    steps = _steps(decisions.units)
+    steps = places(decisions.units)
     products = _products(_log_products(weights, steps))
     before = np.where(steps == 0, 1.0, np.roll(products, 1))
     terms = products * (decisions.rewards - chosen) + before * values
     return np.bincount(decisions.units, discount**steps * terms)
 
 
-def sequence_diagnostics(decisions: Decisions, weights: Rows) -> SequenceDiagnostics:
-    """What an estimate from the products of these weights rests on."""
-    steps, lengths = _steps(decisions.units), np.bincount(decisions.units)
+def sequence_support(decisions: Decisions, weights: Rows) -> StepSupport:
+    """What an estimate from the products of these weights rests on, where each step matters by how many reach it."""
+    steps, lengths = places(decisions.units), np.bincount(decisions.units)
     logs = _log_products(weights, steps)
     last = logs[lengths.cumsum() - 1]
     totals, squares = _log_totals(logs, last, steps, lengths), _log_totals(2 * logs, 2 * last, steps, lengths)
     ess = np.exp(np.where(np.isneginf(totals), NOTHING, 2 * np.maximum(totals, NOTHING) - squares))
-    largest = float(_products(logs.max(keepdims=True))[0])
-    return SequenceDiagnostics(ess, _products(totals - np.log(len(lengths))), largest)
-
-
-def _steps(units: Ids) -> Ids:
-    """How many decisions of its unit come before each row."""
-    return ranges(0, np.bincount(units))
+    means, largest = _products(totals - np.log(len(lengths))), float(_products(logs.max(keepdims=True))[0])
+    return StepSupport(means, ess, largest, len(lengths), np.bincount(steps))
 
 
 def _log_products(weights: Rows, steps: Ids) -> Rows:

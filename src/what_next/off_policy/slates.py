@@ -61,7 +61,7 @@ def item_weights(included: Rows, propensities: Rows, slates: Ids) -> Rows:
         included: the target's chance of having each row's item in its slate, at any place (`inclusion`).
         propensities: of each row's item, given those above it.
     """
-    standing, numbers = places(slates), _lengths(slates)
+    standing, numbers = places(slates), np.bincount(slates)[slates]
     return np.asarray(included * (numbers - 1 - standing + 1 / propensities) / numbers)
 
 
@@ -131,13 +131,7 @@ def cascade_dr(products: Rows, rewards: Rows, chosen: Rows, expected: Rows, slat
 
 def places(slates: Ids) -> Ids:
     """How many rows of its slate stand before each."""
-    rows = np.arange(len(slates))
-    return rows - np.maximum.accumulate(np.where(_firsts(slates), rows, 0))
-
-
-def _lengths(slates: Ids) -> Ids:
-    """How many rows the slate of each row has."""
-    return np.asarray(np.bincount(_firsts(slates).cumsum() - 1)[_firsts(slates).cumsum() - 1])
+    return np.arange(len(slates)) - np.searchsorted(slates, slates)
 
 
 def _firsts(slates: Ids) -> Bool[np.ndarray, "rows"]:

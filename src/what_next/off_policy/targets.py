@@ -14,6 +14,7 @@ from what_next.data.decisions.log import DecisionLog, Roles
 from what_next.data.decisions.reader import propensities_in, read_log
 from what_next.data.stages import Done, no_progress
 from what_next.off_policy.decisions import Decisions, Target
+from what_next.off_policy.slates import places
 
 FULL = 2**24
 """Most chances (rows times items) that are kept: 128 MB. Beyond, those of the logged items and expected vectors are."""
@@ -106,11 +107,11 @@ class Frequencies(TargetPolicy):
     def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
         """See `TargetPolicy.on_log`."""
         other = read_log(self.path, self.roles, propensities=False)
-        places = placed(log.items.ids, other.items.ids)[other.actions]
-        shares, slots = _shares(other, places, len(log.items)), np.zeros(len(log), np.int64)
+        actions = placed(log.items.ids, other.items.ids)[other.actions]
+        shares, slots = _shares(other, actions, len(log.items)), np.zeros(len(log), np.int64)
         if len(shares) > 1 and log.places is not None:
             slots = np.where(log.places < len(shares) - 1, log.places + 1, 0)
-        outside = float((places < 0).mean())
+        outside = float((actions < 0).mean())
         about = {
             "kind": "frequencies",
             "log": str(self.path),
@@ -197,26 +198,18 @@ def outside_note(share: float) -> str:
     )
 
 
-def expected_vectors(
-    chances: Float64[np.ndarray, "rows items"], decisions: Decisions
-) -> Float64[np.ndarray, "rows width"]:
-    """The sum over the items of chance times vector."""
-    assert decisions.vectors is not None
-    return np.asarray(chances @ decisions.vectors)
-
-
 def places_of(log: DecisionLog) -> Int64[np.ndarray, "rows"]:
     """The slot of each row in its slate: as logged, or counted where the log tells none."""
     assert log.slates is not None
-    return log.places if log.places is not None else np.arange(len(log)) - np.searchsorted(log.slates, log.slates)
+    return places(log.slates) if log.places is None else log.places
 
 
 def _shares(log: DecisionLog, actions: Int64[np.ndarray, "rows"], items: int) -> Float64[np.ndarray, "kinds items"]:
     """How often each item was shown: at all, then at each position, where there are some; -1 is another item."""
-    places = np.zeros(len(log), np.int64) if log.places is None else log.places
-    counts, known = np.zeros((int(places.max()) + 1, items)), actions >= 0
-    np.add.at(counts, (places[known], actions[known]), 1)
-    rows = np.bincount(places, minlength=len(counts))
+    slots = np.zeros(len(log), np.int64) if log.places is None else log.places
+    counts, known = np.zeros((int(slots.max()) + 1, items)), actions >= 0
+    np.add.at(counts, (slots[known], actions[known]), 1)
+    rows = np.bincount(slots, minlength=len(counts))
     everywhere = counts.sum(axis=0, keepdims=True) / len(log)
     if log.places is None:
         return np.asarray(everywhere)
@@ -234,7 +227,8 @@ def _drawn(
     Where chances are those given the items above, and no slate of the log holds an item twice, it draws without
     replacement, too: from the distribution over what does not stand above.
     """
-    rows, vectors = np.arange(len(of_rows)), expected_vectors(kinds, decisions)
+    assert decisions.vectors is not None
+    rows, vectors = np.arange(len(of_rows)), kinds @ decisions.vectors
     full = kinds[of_rows] if len(rows) * decisions.items <= FULL else None
     # One for all rows needs no copy for each.
     expected = vectors[of_rows] if len(kinds) > 1 else np.broadcast_to(vectors, (len(rows), vectors.shape[1]))
@@ -260,7 +254,7 @@ def _left(
     assert decisions.slates is not None
     assert decisions.vectors is not None
     left, expected = np.ones(len(of_rows)), expected.copy()
-    above = np.arange(len(of_rows)) - np.searchsorted(decisions.slates, decisions.slates)
+    above = places(decisions.slates)
     for back in range(1, int(above.max()) + 1):
         here = np.flatnonzero(above >= back)
         items = decisions.actions[here - back]

@@ -6,9 +6,8 @@ and the report.
 
 from what_next.python.fitting import fit, load
 from what_next.python.hub import pull, push
-from what_next.python.lenskit import LensKitScorer
 from what_next.python.model import Model
-from what_next.python.rectools import RecToolsModel
+from what_next.python.others import LensKitScorer, RecToolsModel
 from what_next.python.results import Page, Results
 
 __all__ = ["LensKitScorer", "Model", "Page", "RecToolsModel", "Results", "fit", "load", "pull", "push"]

@@ -168,6 +168,7 @@ class Model(Recommender):
         return super().recommend(given, k, user=user, context=context, **how)
 
     def _for_frame(self, frame: pl.DataFrame, k: int, how: dict[str, Any]) -> pl.DataFrame:
+        frame = frame.with_columns(pl.selectors.binary().cast(pl.String))  # ids in bytes, as `fit` reads them
         given = {role: name for role, name in self.columns.items() if name in frame.columns}
         found = recognise(frame.columns, ("user", "item", "time"), (), given, "the frame")
         if "user" not in found or ("item" not in found and frame.width > 1):

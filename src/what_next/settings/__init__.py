@@ -15,7 +15,7 @@ from what_next.settings.groups import (
 from what_next.settings.reference import reference, settings_of, template
 from what_next.settings.schema import listed
 from what_next.settings.service import HISTORY, LEAST_TEMPERATURE, Server
-from what_next.settings.setup import ALGORITHMS, Setup, known_encoders, known_rewards
+from what_next.settings.setup import ALGORITHMS, Setup, known_encoders, known_rewards, register
 
 __all__ = [
     "AFFORDABLE",
@@ -37,6 +37,7 @@ __all__ = [
     "listed",
     "read_entries",
     "reference",
+    "register",
     "settings_of",
     "template",
 ]

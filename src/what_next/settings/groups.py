@@ -1,6 +1,7 @@
 """The settings that belong together: groups of dotted keys."""
 
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,6 +144,9 @@ class RewardSettings(Group):
         """Those that count in the sum, each with its weight (see `rewards.total`)."""
         return rewards.weighted(getattr(self, name) for name in type(self).model_fields)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (dict(self),)  # a class that is made at run time has no place from which another process has it
+
 
 REWARD_GROUP = "what_next.rewards"
 
@@ -150,8 +154,17 @@ REWARD_GROUP = "what_next.rewards"
 def reward_group() -> type[RewardSettings]:
     """The group of all rewards: those above, and those of installed packages under their own names."""
     found = installed(REWARD_GROUP, rewards.Reward, rewards.REWARDS, lambda _, part: part().key.partition(".")[2])
-    fields: dict[str, Any] = {name: (kind, kind()) for name, kind in found.items()}
+    return _grown(tuple(found.items()))
+
+
+@cache
+def _grown(kinds: tuple[tuple[str, type[rewards.Reward]], ...]) -> type[RewardSettings]:
+    fields: dict[str, Any] = {name: (kind, kind()) for name, kind in kinds}
     return create_model("RewardSettings", __base__=RewardSettings, **fields) if fields else RewardSettings
+
+
+def _again(values: dict[str, Any]) -> RewardSettings:
+    return reward_group().model_construct(**values)
 
 
 class Inputs(Group):

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+GIVEN: dict[str, dict[str, type[Any]]] = {}
+"""What this program has registered itself (`settings.register`), by group and then name."""
+
 
 def installed(
     group: str,
@@ -13,17 +16,20 @@ def installed(
     taken: Mapping[str, object],
     name_of: Callable[[str, Any], str] = lambda name, part: name,
 ) -> dict[str, Any]:
-    """The classes of a group of entry points, by the entry point's name or what `name_of` makes of it and the class.
+    """The classes of a group of entry points, by the entry point's name or what `name_of` makes of it and the class;
+    and before them those that this program has registered.
 
     A part that cannot be loaded, is no `base`, or has a name that is taken is left out with a warning; one whose module
     is still being imported (`pending`) is left out without one.
     """
     found: dict[str, Any] = {}
-    for point in entry_points(group=group):
-        if _being_imported(point):
+    points: list[tuple[EntryPoint, Any]] = [(point, None) for point in entry_points(group=group)]
+    given = [(EntryPoint(name, part.__module__, group), part) for name, part in GIVEN.get(group, {}).items()]
+    for point, part in given + points:
+        if part is None and _being_imported(point):
             continue
         try:
-            part = point.load()
+            part = part or point.load()
             if not (isinstance(part, type) and issubclass(part, base)):
                 raise TypeError(f"{part!r} is no subclass of {base.__module__}.{base.__qualname__}")
             name = name_of(point.name, part)
@@ -38,8 +44,8 @@ def installed(
 
 
 def names(group: str) -> tuple[str, ...]:
-    """The names of a group of entry points; nothing is loaded."""
-    return tuple(point.name for point in entry_points(group=group))
+    """The names of a group of entry points, and of what was registered; nothing is loaded."""
+    return (*GIVEN.get(group, ()), *(point.name for point in entry_points(group=group)))
 
 
 def pending(group: str) -> bool:

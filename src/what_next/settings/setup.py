@@ -4,6 +4,7 @@ Every setting is stated once, on its field; the messages, the commented file of 
 the documentation are made from there. Below this module nothing is validated twice.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
@@ -36,11 +37,11 @@ from what_next.settings.groups import (
     WorldSettings,
     reward_group,
 )
-from what_next.settings.plugins import installed, names, pending
+from what_next.settings.plugins import GIVEN, installed, names, pending
 from what_next.settings.schema import explain, listed, nest, override, resolve
 from what_next.settings.service import Loop, Server
 
-GROUP = "what_next.algorithms"
+GROUP, ENCODER_GROUP = "what_next.algorithms", "what_next.encoders"
 OWN = {algorithm.model_fields["name"].default: algorithm for algorithm in KNOWN}
 
 
@@ -91,11 +92,16 @@ def any_of(algorithms: Mapping[str, type[Algorithm]]) -> Any:
     return Union[tuple(algorithms.values())]  # noqa: UP007
 
 
+def encoder_names() -> Any:
+    """The type of what `model` may be, made at run time."""
+    return Literal[(*ENCODERS, *names(ENCODER_GROUP))]
+
+
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
     EncoderName = str
 else:
-    EncoderName = Literal[(*ENCODERS, *names("what_next.encoders"))]
+    EncoderName = encoder_names()
     AnyAlgorithm = Annotated[any_of(OWN), Field(discriminator="name"), WrapValidator(_algorithm)]
 
 
@@ -114,7 +120,7 @@ def with_defaults(data: object) -> object:
         raise SetupError(f"algorithm is {name!r}; allowed: {listed(ALGORITHMS, 'or')}")
     defaults, world = algorithm.defaults(), data.get("world")
     if isinstance(world, WorldSettings) or (isinstance(world, dict) and world.get("name") is not None):
-        defaults |= IN_A_WORLD
+        defaults |= {"data": Path("-"), **IN_A_WORLD}  # a world needs no data
     if "epochs" in data:
         defaults.pop("passes", None)
     group = data.get("split")
@@ -447,6 +453,7 @@ def complete() -> Mapping[str, type[Algorithm]]:
         waiting = {group for group in _MISSING if pending(group)}
         _MISSING.clear()  # what is loaded below may ask again
         ALGORITHMS.found, group = known_algorithms(), reward_group()
+        Setup.model_fields["model"].annotation = encoder_names()
         Setup.model_fields["algorithm"].annotation = any_of(ALGORITHMS.found)
         Setup.model_fields["reward"].annotation, Setup.model_fields["reward"].default = group, group()
         Setup.model_rebuild(force=True)
@@ -456,7 +463,7 @@ def complete() -> Mapping[str, type[Algorithm]]:
 
 def known_encoders() -> dict[str, type[Encoder]]:
     """Every encoder that `model` may name; here those of installed packages are loaded."""
-    return {**ENCODERS, **installed("what_next.encoders", Encoder, ENCODERS)}
+    return {**ENCODERS, **installed(ENCODER_GROUP, Encoder, ENCODERS)}
 
 
 def known_rewards() -> dict[str, Any]:
@@ -466,5 +473,33 @@ def known_rewards() -> dict[str, Any]:
     return {name: field.annotation for name, field in group.model_fields.items()}
 
 
+def register(part: type[Any]) -> None:
+    """Let this process know a part of one's own by its name, as an entry point would: an algorithm, a reward, an
+    encoder, a source or a world. A class of the same name takes its place.
+
+    Args:
+        part: its class. An encoder and a source are called as the class is (`LastTwo` is `last_two`), the others as
+            ever.
+
+    Raises:
+        SetupError: it is none of these.
+    """
+    kinds = {f"{base.__module__}.{base.__qualname__}" for base in getattr(part, "__mro__", ())}
+    group = next((group for kind, group in PARTS.items() if kind in kinds), None)
+    if group is None:
+        raise SetupError(f"{part!r} is no class of an algorithm, a reward, an encoder, a source or a world")
+    name = re.sub("(?<!^)(?=[A-Z])", "_", part.__name__).lower()
+    GIVEN.setdefault(group, {})[name] = part
+    _MISSING.add(group)
+
+
+PARTS: Mapping[str, str] = {
+    "what_next.algorithms.base.Algorithm": GROUP,
+    "what_next.rewards.base.Reward": REWARD_GROUP,
+    "what_next.models.encoders.base.Encoder": ENCODER_GROUP,
+    "what_next.sources.base.Source": "what_next.sources",
+    "what_next.worlds.base.World": "what_next.worlds",
+}
+"""Groups of entry points by what a part is: by name, as some of these lie in rooms above."""
 _MISSING = {group for group in (GROUP, REWARD_GROUP) if names(group)}
 """Groups of entry points that were not loaded yet."""

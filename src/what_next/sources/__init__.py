@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-from what_next.algorithms import KNOWN
-from what_next.algorithms.on_policy import OnPolicy
 from what_next.errors import SetupError
 from what_next.settings.plugins import installed
 from what_next.sources.bandit import BanditSource
@@ -72,9 +70,6 @@ def source_in(world: World, state: State) -> WorldSource:
         SetupError: it learns from a log alone.
     """
     algorithm = state.setup.algorithm
-    if algorithm.replays:
-        return (FoundingSource if algorithm.by_attributes else ReplaySource)(state, world)
-    if not isinstance(algorithm, OnPolicy):
-        able = [one.model_fields["name"].default for one in KNOWN if one.replays or issubclass(one, OnPolicy)]
-        raise SetupError(f"the algorithm {algorithm.name} learns from a log; in a world learn {', '.join(able)}")
-    return WorldSource(state, world)
+    if not algorithm.replays:
+        return WorldSource(state, world)
+    return (FoundingSource if algorithm.by_attributes else ReplaySource)(state, world)

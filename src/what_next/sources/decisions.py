@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
@@ -135,13 +136,13 @@ class DecisionSource(Source):
         self.gains = self.answers.gains[self.rows]
         self.units = self.answers.units[self.decisions]
         self._look_ahead()
-        self.passed, self.turn = 0, 0
+        self.resume(0, 0)
 
     def _usable(self) -> Int64[np.ndarray, "decisions"]:
         """Of which training may know, and which knew something; a `DataError` where there are none."""
         answers = self.answers
         held, unknown = answers.held, (answers.lengths == 0) & ~answers.held
-        for count, why in (
+        for some, why in (
             (int(unknown.sum()), "nothing was known of whom they were for"),
             (
                 int(held.sum()),
@@ -149,8 +150,8 @@ class DecisionSource(Source):
                 "(`split, users` holds back some users whole, and none with split.test and split.validation 0)",
             ),
         ):
-            if count:
-                self.reasons.append(f"{count:,} answers left out: {why}")
+            if some:
+                self.reasons.append(f"{some:,} answers left out: {why}")
         usable = np.flatnonzero(~held & ~unknown)
         if not len(usable):
             raise DataError(
@@ -212,29 +213,12 @@ class DecisionSource(Source):
 
     def next_batch(self, policy: LearnedPolicy, rng: np.random.Generator) -> Batch:
         """See `Source.next_batch`. Nobody is asked to choose: the service did. The same for the same seed and step."""
-        self._go_on()
-        groups = self._batches[1][self.turn]
-        self.turn += 1
-        return self.batch(policy, [self.groups[one] for one in groups])
+        return self.batch(policy, [self.groups[one] for one in next(self._batches)])
 
     def resume(self, histories: int, steps: int) -> None:
         """See `Source.resume`."""
-        self.passed, self.turn = 0, steps
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """Into the pass of the next batch."""
-        while self.turn >= len(self._of_pass()):
-            self.turn -= len(self._of_pass())
-            self.passed += 1
-
-    _batches: tuple[int, list[Int64[np.ndarray, "..."]]] = (-1, [])
-
-    def _of_pass(self) -> list[Int64[np.ndarray, "..."]]:
-        """`_order` of the pass that is under way."""
-        if self._batches[0] != self.passed:
-            self._batches = self.passed, self._order(self.passed)
-        return self._batches[1]
+        passes = (self._order(passed) for passed in count())
+        self._batches = islice(chain.from_iterable(passes), steps, None)
 
     def batch(self, policy: LearnedPolicy, groups: Sequence[Int64[np.ndarray, "..."]]) -> Batch:
         """The batch of some groups of decisions."""

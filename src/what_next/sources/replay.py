@@ -63,10 +63,8 @@ class ReplaySource(WorldSource):
         self.due: list[int] = []
 
     def _can_learn(self) -> Algorithm:
-        """Raises a `SetupError` where the algorithm does not learn from what was played before."""
+        """Raises a `SetupError` where the algorithm does not learn from such slates."""
         algorithm, world = self.setup.algorithm, self.world
-        if not algorithm.replays:
-            raise SetupError(f"{algorithm.name} does not learn from what was played before, as dqn and sac do")
         if world.slots > 1 and not algorithm.slates:
             raise SetupError(
                 f"{algorithm.name} values single items, and world {world.known_as} shows slates of {world.slots}; "

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int, Int64
 from torch import Tensor
 
 from what_next.agent import Agent
-from what_next.algorithms import Algorithm
+from what_next.algorithms import KNOWN, Algorithm
 from what_next.algorithms.on_policy import OnPolicy
 from what_next.data import Catalogue, Dataset
 from what_next.data.cooccurrence import placed
@@ -307,7 +307,8 @@ class WorldSource(Source):
         """Raises a `SetupError` where the algorithm does not learn from its own choices."""
         algorithm = self.setup.algorithm
         if not isinstance(algorithm, OnPolicy):
-            raise SetupError(f"{algorithm.name} does not learn from its choices as they are made, as a2c and ppo do")
+            able = [one.model_fields["name"].default for one in KNOWN if one.replays or issubclass(one, OnPolicy)]
+            raise SetupError(f"the algorithm {algorithm.name} learns from a log; in a world learn {', '.join(able)}")
         if algorithm.episodes and self.world.steps is None:
             raise SetupError(
                 f"{algorithm.name} learns from whole episodes, and world {self.world.known_as} has no time limit; set "

@@ -353,7 +353,8 @@ def _read_space(agent: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) 
     if catalogue.hash() != manifest.catalogue:
         raise ModelError(f"{path}: is not the catalogue that {agent} was trained on; take the one saved with it")
     try:
-        values = {name: tensors[f"space.{name}"].numpy() for name in SCALING}
+        # Copies: what still lay in the file would change with it, and end the process where the file is cut short.
+        values = {name: tensors[f"space.{name}"].numpy().copy() for name in SCALING}
     except KeyError as error:
         raise ModelError(f"{agent}: is damaged, its tensor {error} is missing; train again") from None
     except TypeError:

@@ -1,6 +1,8 @@
 """Networks with an encoder: one pass gives the state after every event; items by their inner product with a point."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -42,6 +44,7 @@ class EncoderLearner(Learner):
     """An encoder's states, heads on them, and learned vectors of the items."""
 
     kept: tuple[list[tuple[int, int, int]], list[Tensor], tuple[Tensor, Tensor, Tensor | None]] | None = None
+    remembered: dict[bytes, Tensor] | None = None
 
     def networks(self, rng: np.random.Generator) -> dict[str, nn.Module]:
         """See `Learner.networks`."""
@@ -57,7 +60,9 @@ class EncoderLearner(Learner):
         sizes = EncoderSizes(width, layers, dropout, numbers, length, skip, inputs.slates, self.linear, unknown)
         widths = Sizes(context, width, 0, width, layers, dropout, setup.acts)
         heads = self.algorithm.networks(widths, self.known_vectors, rng)  # drawn before the encoder
-        kind = ENCODERS.get(setup.model) or known_encoders()[setup.model]
+        kind = ENCODERS.get(setup.model) or known_encoders().get(setup.model)
+        if kind is None:  # it is listed, and cannot be imported
+            raise SetupError(f"model is {setup.model!r}, whose package cannot be loaded, as a warning says; mend that")
         return {"encoder": kind(items, sizes), **heads}
 
     def check(self, nets: Networks) -> None:
@@ -155,12 +160,35 @@ class EncoderLearner(Learner):
     ) -> Proposal:
         """The point that items are ranked by."""
         with torch.no_grad():
-            states = nets["encoder"](self.algorithm.inputs(self.events(history.items, factors), None))
-            if not grid:
-                states = states[torch.arange(len(states), device=self.device), self.tensor(history.lengths - 1)]
+            if self.remembered is None:
+                states = self._states(nets, history, factors, grid)
+            else:
+                read = b"".join(one.tobytes() for one in (history.items, history.lengths, factors.actor))
+                key = hashlib.sha256(read).digest() + bytes([grid])
+                if key not in self.remembered:
+                    self.remembered[key] = self._states(nets, history, factors, grid)
+                states = self.remembered[key]
             past = self.past(nets, history, grid)
         made = self.proposal(nets, states.flatten(0, -2), past=past)
         return replace(made, points=made.points.reshape(*states.shape[:-1], -1), factors=factors)
+
+    def _states(
+        self, nets: Networks, history: History, factors: Factors, grid: bool
+    ) -> Float[Tensor, "batch dim"] | Float[Tensor, "batch time dim"]:
+        """The encoder's states after the last event of each history; on a `grid`, after every event."""
+        states: Tensor = nets["encoder"](self.algorithm.inputs(self.events(history.items, factors), None))
+        return (
+            states if grid else states[torch.arange(len(states), device=self.device), self.tensor(history.lengths - 1)]
+        )
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Within it, the encoder reads a batch of histories once: for as long as it changes nothing."""
+        self.remembered = {}
+        try:
+            yield
+        finally:
+            self.remembered = None
 
     def past(self, nets: Networks, history: History, grid: bool) -> Float[Tensor, "rows rank"] | None:
         """What the linear model makes of some histories; None where there is none, or it does not count."""

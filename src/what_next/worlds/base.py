@@ -69,8 +69,7 @@ def uniform(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *
 
 def integers(rng: Draws, users: int, below: int, *shape: int) -> Int64[np.ndarray, "users *rest"]:
     """For each user an array of whole numbers from 0 up to `below`."""
-    found: Int64[np.ndarray, "*rest"] = (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
-    return found
+    return (uniform(rng, users, *shape).astype(np.float64) * below).astype(np.int64)
 
 
 def normal(rng: Draws, users: int, *shape: int) -> Float32[np.ndarray, "users *rest"]:
@@ -148,7 +147,7 @@ Reference = Callable[[OwnState, Draws], Int64[np.ndarray, "users slots"]]
 class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     """A world: its settings, and how its users answer.
 
-    `reset`, `step`, `observe`, `bounds`, `references` and `item_vectors` are a world's own; the rest follows.
+    `reset`, `step`, `observe`, `bounds` and `item_vectors` are a world's own; the rest follows.
     """
 
     name: str
@@ -196,13 +195,17 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     def bounds(self, ideal: bool = False) -> tuple[Float32[np.ndarray, "columns"], Float32[np.ndarray, "columns"]]:
         """Least and largest of each of the observation's numbers."""
 
-    @abstractmethod
     def references(self) -> Mapping[str, Reference]:
-        """Policies that every result stands beside.
+        """Policies that every result stands beside: `random`, and those that the world has of the others.
 
-        `random`; `popular` (the same slate for all); `greedy` (knows the user, and looks one step ahead); `aware` (a
-        rule made by hand that knows the whole hidden state).
+        `popular` (`_popular_slate`, the same for all); `greedy` (`_greedy`: knows the user, and looks one step ahead);
+        `aware` (`_aware`: a rule made by hand that knows the whole hidden state).
         """
+        found: dict[str, Reference] = {"random": self.random_slates}
+        if (slate := getattr(self, "_popular_slate", None)) is not None:
+            found["popular"] = self.always(slate)
+        own = {name: getattr(self, f"_{name}", None) for name in ("greedy", "aware")}
+        return found | {name: policy for name, policy in own.items() if policy is not None}
 
     def restart(self, state: OwnState, rows: Int[np.ndarray, "some"], rng: Draws) -> OwnState:
         """New users in the rows whose episodes have ended."""
@@ -246,6 +249,28 @@ def unit(vectors: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows 
     return units
 
 
+def sigmoid(odds: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "*grid"]:
+    """A chance, of log odds."""
+    with np.errstate(over="ignore"):
+        chance: Float[np.ndarray, "*grid"] = 1 / (1 + np.exp(-odds))
+    return chance
+
+
+def count(flags: Bool[np.ndarray, "users width"]) -> Int64[np.ndarray, "users"]:
+    """How many are set of each user; a sum along so short an axis takes five times as long."""
+    counts: Int64[np.ndarray, users] = np.ascontiguousarray(flags.T).sum(0, dtype=np.int64)
+    return counts
+
+
+def tally(
+    topics: Int[np.ndarray, "users width"], kept: Bool[np.ndarray, "users width"], width: int
+) -> Int64[np.ndarray, "users topics"]:
+    """How many of each user's places that are kept are of each of so many topics."""
+    users = len(topics)
+    cells = (topics + np.arange(0, users * width, width)[:, None])[kept]
+    return np.bincount(cells, minlength=users * width).reshape(users, width)
+
+
 def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.ndarray, "users slots"]:
     """The places of the largest scores of each row, the largest first."""
     if slots < scores.shape[1]:
@@ -253,8 +278,7 @@ def best(scores: Float32[np.ndarray, "users items"], slots: int) -> Int64[np.nda
     else:
         places = np.broadcast_to(np.arange(slots), scores.shape)
     order = np.argsort(-np.take_along_axis(scores, places, 1), axis=1, kind="stable")
-    found: Int64[np.ndarray, "users slots"] = np.take_along_axis(places, order, 1)
-    return found
+    return np.take_along_axis(places, order, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,20 @@ from pydantic import Field
 
 from what_next.data.batches import ranges
 from what_next.errors import MissingExtraError
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, integers, uniform, unit
+from what_next.worlds.base import (
+    Draws,
+    Feedback,
+    Observation,
+    State,
+    World,
+    best,
+    count,
+    integers,
+    sigmoid,
+    tally,
+    uniform,
+    unit,
+)
 
 NEVER = -(2**30)
 CAUTION = 2.5
@@ -128,8 +141,7 @@ class Boredom(World):
     @cached_property
     def positions(self) -> Float32[np.ndarray, "slots"]:
         """The chance that a slot is looked at."""
-        chances: Float32[np.ndarray, slots] = np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
-        return chances
+        return np.power(self.position_discount, np.arange(self.slots)).astype(np.float32)
 
     def reset(self, users: int, rng: Draws) -> Listeners:
         """See `World.reset`."""
@@ -150,12 +162,12 @@ class Boredom(World):
     def step(self, state: Listeners, slates: Int[np.ndarray, "users slots"], rng: Draws) -> tuple[Listeners, Feedback]:
         """See `World.step`."""
         clicks = self._clicked(self.interest(state), slates, rng)
-        rewards = _count(clicks).astype(np.float32)
+        rewards = count(clicks).astype(np.float32)
         return self._after(state, slates, clicks), Feedback(clicks, rewards, np.zeros(len(slates), np.bool_))
 
     def interest(self, state: Listeners) -> Float32[np.ndarray, "users topics"]:
         """The users' vectors as they are now: zero for those who are bored."""
-        interest: Float32[np.ndarray, "users topics"] = state.tastes * (_count(state.rest > 0) == 0)[:, None]
+        interest: Float32[np.ndarray, "users topics"] = state.tastes * (count(state.rest > 0) == 0)[:, None]
         return interest
 
     def observe(self, state: Listeners, ideal: bool = False) -> Observation:
@@ -175,17 +187,9 @@ class Boredom(World):
         columns = self.topics * (3 if ideal else 1)
         return np.zeros(columns, np.float32), np.ones(columns, np.float32)
 
-    def references(self) -> Mapping[str, Reference]:
-        """See `World.references`."""
-        popular = self.always(self._popular_slate)
-        return {"random": self.random_slates, "popular": popular, "greedy": self._greedy, "aware": self._aware}
-
     def relevance(self, scores: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
         """The chance of a click in the first slot."""
-        against = np.float32(self.slope) * (np.float32(self.offset) - scores)
-        with np.errstate(over="ignore"):
-            found: Float32[np.ndarray, "*grid"] = 1 / (1 + np.exp(against))
-        return found
+        return sigmoid(np.float32(self.slope) * (scores - np.float32(self.offset)))
 
     def _fresh(self, tastes: Float32[np.ndarray, "users topics"]) -> Listeners:
         """Users of some tastes before their first slate."""
@@ -234,7 +238,7 @@ class Boredom(World):
         self, state: Listeners, slates: Int[np.ndarray, "users slots"], clicks: Bool[np.ndarray, "users slots"]
     ) -> Listeners:
         """Users after they clicked: what they remember, whether they are bored, what they like."""
-        number = _count(clicks)
+        number = count(clicks)
         places = np.flatnonzero(clicks)
         rows, items = places // self.slots, slates.reshape(-1)[places]
         # The ring takes the clicks in the order of the slots; of more than it holds the last ones stay.
@@ -243,23 +247,12 @@ class Boredom(World):
         recent[rows, spots] = self.item_topics[items]
         stamps[rows, spots] = state.age[rows]
         age = state.age + np.int32(1)
-        counts = self._counted(recent, stamps >= (age - self.window)[:, None])
+        counts = tally(recent, stamps >= (age - self.window)[:, None], self.topics).astype(np.int16)
         rest = state.rest - (state.rest > 0)
         rest = np.where((rest == 0) & (counts >= self.threshold), np.int8(self.window), rest)
         tastes = self._drifted(state.tastes, number, items) if self.omega < 1 else state.tastes
         head = (state.head + number) % self.memory
         return Listeners(age, slates, clicks, tastes, recent, stamps, head, counts, rest)
-
-    def _counted(
-        self, recent: Int16[np.ndarray, "users clicks"], kept: Bool[np.ndarray, "users clicks"]
-    ) -> Int16[np.ndarray, "users topics"]:
-        """How many of each user's clicks that are kept were on each topic."""
-        users = len(recent)
-        cells = (recent + np.arange(0, users * self.topics, self.topics)[:, None])[kept]
-        counts: Int16[np.ndarray, "users topics"] = (
-            np.bincount(cells, minlength=users * self.topics).astype(np.int16).reshape(users, self.topics)
-        )
-        return counts
 
     def _drifted(
         self,
@@ -300,7 +293,7 @@ class Boredom(World):
         users, interest = len(state.age), self.interest(state)
         items, relevance = self._by_topic(interest)
         remembered = state.stamps >= (state.age + 1 - self.window)[:, None]
-        mean = self._counted(state.recent, remembered).astype(np.float32)
+        mean = tally(state.recent, remembered, self.topics).astype(np.float32)
         variance, taken = np.zeros_like(mean), np.zeros(mean.shape, np.int64)
         every, slates = np.arange(users), np.empty((users, self.slots), np.int64)
         for slot, position in enumerate(self.positions):
@@ -334,12 +327,6 @@ class Boredom(World):
             items[:, topic, : places.shape[1]] = members[places]
             relevance[:, topic, : places.shape[1]] = self.relevance(np.take_along_axis(scores, places, 1))
         return items, relevance
-
-
-def _count(flags: Bool[np.ndarray, "users width"]) -> Int64[np.ndarray, "users"]:
-    """How many are set of each user; a sum along so short an axis takes five times as long."""
-    counts: Int64[np.ndarray, users] = np.ascontiguousarray(flags.T).sum(0, dtype=np.int64)
-    return counts
 
 
 def _sardine(name: str) -> Float32[np.ndarray, "items topics"]:

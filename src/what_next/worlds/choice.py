@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int64
 from pydantic import Field
 
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, normal, uniform
+from what_next.worlds.base import Draws, Feedback, Observation, State, World, best, normal, sigmoid, uniform
 
 MOST = 100.0
 """The most of a reward that is observed, as in RecSim."""
@@ -169,8 +169,7 @@ class Choice(World):
 
     def satisfaction(self, exposure: Float32[np.ndarray, "users"]) -> Float32[np.ndarray, "users"]:
         """Share of an item's appeal that reaches the user."""
-        found: Float32[np.ndarray, users] = 1 / (1 + np.exp(np.float32(-self.sensitivity) * exposure))
-        return found
+        return sigmoid(np.float32(self.sensitivity) * exposure)
 
     def observe(self, state: Watchers, ideal: bool = False) -> Observation:
         """The last reward, at most 100 and as a share of it, and the quality of the item that was chosen, over 4.
@@ -191,11 +190,6 @@ class Choice(World):
         if ideal:
             low, high = [*low, *[-1.0] * self.topics, 0.0, -2.0], [*high, *[1.0] * self.topics, 1.0, 2.0]
         return np.array(low, np.float32), np.array(high, np.float32)
-
-    def references(self) -> Mapping[str, Reference]:
-        """See `World.references`."""
-        popular = self.always(self._popular_slate)
-        return {"random": self.random_slates, "popular": popular, "greedy": self._greedy, "aware": self._aware}
 
     def _appeal(self, clickbait: Float32[np.ndarray, "some"]) -> Float32[np.ndarray, "some"]:
         """The mean log of the reward per minute, of a user who is fully satisfied."""

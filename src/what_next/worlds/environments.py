@@ -3,10 +3,11 @@
     world = preset("gym:sardine/SlateTopK-Bored-v0")
 
 An action is an item (`Discrete`), a slate (`MultiDiscrete`) or a point (`Box`). What the observations mean is for a
-`Layout` to say: those of this package lie in `what_next.worlds.layouts`, SARDINE's and RecSim's in files of their own.
+`Layout` to say (`what_next.worlds.layouts`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +18,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int64
 from pydantic import Field, PrivateAttr
 
-from what_next.errors import MissingExtraError, SetupError
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, integers
-from what_next.worlds.layouts import Layout, Numbers, Own, told
-from what_next.worlds.recsim import RecSim
-from what_next.worlds.sardine import Sardine
+from what_next.errors import MissingExtraError, SetupError, WhatNextError
+from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, integers, made
+from what_next.worlds.layouts import Layout, Numbers, Own, RecSim, Sardine, told
 
 LAYOUTS: tuple[type[Layout], ...] = (Sardine, RecSim, Own, Numbers)
 """The first that fits is taken."""
@@ -70,18 +69,22 @@ class EnvironmentWorld(World):
             env: copied for each user; it is not changed itself.
 
         Raises:
-            SetupError: there is no such environment, or nothing here knows what its observations mean.
+            SetupError: there is no such environment, it cannot be made or copied, or nothing here knows what its
+                observations mean.
             MissingExtraError: Gymnasium, or the library that has the environment, is not installed.
         """
         make = _maker(env) if isinstance(env, str) else lambda: deepcopy(env)
-        first = make()
-        spec = getattr(first, "spec", None)
-        name = env if isinstance(env, str) else getattr(spec, "id", type(env).__name__)
+        name = env if isinstance(env, str) else getattr(getattr(env, "spec", None), "id", type(env).__name__)
+        if hasattr(env, "single_action_space"):
+            raise SetupError(f"environment {name}: is a vector of several; give one, and `world.users` for its copies")
+        with _strange(name, "cannot be made or copied", "give the id by which Gymnasium makes it anew"):
+            first = make()
         layout = layout_of(first, name)
-        limit = getattr(spec, "max_episode_steps", None) or layout.steps or LONG
-        made = cls(id=name, slots=layout.slots, items=layout.items, steps=limit)
-        made._make, made._layout = make, layout
-        return made
+        limit = getattr(getattr(first, "spec", None), "max_episode_steps", None) or layout.steps or LONG
+        found = made(cls, {"id": name, "slots": layout.slots, "items": layout.items, "steps": limit})
+        assert isinstance(found, EnvironmentWorld)
+        found._make, found._layout = make, layout
+        return found
 
     @property
     def known_as(self) -> str:
@@ -106,14 +109,16 @@ class EnvironmentWorld(World):
     def _begin(self, envs: np.ndarray, rng: Draws) -> Visits:
         layout, users = self._layout, len(envs)
         seeds = integers(rng, users, 2**31 - 1).tolist()
-        observations = [layout.reset(env, seed) for env, seed in zip(envs, seeds, strict=True)]
+        with _strange(self.id, "reset(seed=...) fails, which should give an observation and a dictionary"):
+            observations = [layout.reset(env, seed) for env, seed in zip(envs, seeds, strict=True)]
         nothing = np.full((users, self.slots), -1, np.int64)
         return self._seen(envs, observations, nothing, np.zeros(users, np.int32), np.zeros(users, np.bool_))
 
     def step(self, state: Visits, slates: Int[np.ndarray, "users slots"], rng: Draws) -> tuple[Visits, Feedback]:
         """See `World.step`; the environments draw by themselves."""
         layout = self._layout
-        steps = [layout.step(env, slate) for env, slate in zip(state.envs, slates, strict=True)]
+        with _strange(self.id, "step(action) fails, which should give an observation, a reward, two ends and info"):
+            steps = [layout.step(env, slate) for env, slate in zip(state.envs, slates, strict=True)]
         observations = [one.observation for one in steps]
         rewards = np.array([one.reward for one in steps], np.float32)
         terminated, cut = (np.array([getattr(one, end) for one in steps], np.bool_) for end in ("left", "cut"))
@@ -128,11 +133,15 @@ class EnvironmentWorld(World):
         age: np.ndarray,
         cut: Bool[np.ndarray, "users"],
     ) -> Visits:
-        seen = [self._layout.read(*one) for one in zip(envs, observations, slates, strict=True)]
-        numbers = np.array([one.numbers for one in seen], np.float32).reshape(len(envs), -1)
-        ideal = np.array([one.ideal for one in seen], np.float32).reshape(len(envs), -1)
-        shown = np.array([one.shown for one in seen], np.int64)
-        clicks = np.array([one.clicks for one in seen], np.bool_)
+        with _strange(self.id, "an observation is none of its space"):
+            seen = [self._layout.read(*one) for one in zip(envs, observations, slates, strict=True)]
+            numbers = np.array([one.numbers for one in seen], np.float32).reshape(len(envs), -1)
+            ideal = np.array([one.ideal for one in seen], np.float32).reshape(len(envs), -1)
+            shown = np.array([one.shown for one in seen], np.int64)
+            clicks = np.array([one.clicks for one in seen], np.bool_)
+        if numbers.shape[1] != (count := len(self._layout.bounds[0])) or not np.isfinite(numbers).all():
+            strange = numbers[~np.isfinite(numbers).all(1)] if numbers.shape[1] == count else numbers
+            raise SetupError(f"environment {self.id}: an observation is {strange[0]}; its space says {count} numbers")
         return Visits(age, shown, clicks, envs, numbers, ideal, cut)
 
     def truncated(self, state: Visits) -> Bool[np.ndarray, "users"]:
@@ -163,6 +172,17 @@ class EnvironmentWorld(World):
             return np.stack([layout.greedy(env) for env in state.envs])  # type: ignore[misc]
 
         return {"random": self.random_slates, **({"greedy": greedy} if layout.greedy else {})}
+
+
+@contextmanager
+def _strange(name: str, what: str, hint: str = "") -> Iterator[None]:
+    """Within runs somebody else's code, which may fail in any way; whatever it is becomes one message."""
+    try:
+        yield
+    except WhatNextError:
+        raise
+    except Exception as error:
+        raise SetupError(f"environment {name}: {what} ({error!r}){hint and '; '}{hint}") from error
 
 
 def layout_of(env: Any, name: str) -> Layout:

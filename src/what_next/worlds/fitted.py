@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 import safetensors
-from jaxtyping import Float, Float32, Float64, Int, Int64
+from jaxtyping import Float32, Float64, Int, Int64
 from pydantic import Field, model_validator
 from safetensors.numpy import load_file, save
 
 from what_next.data.files import write_files
 from what_next.errors import ModelError
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, normal, uniform
+from what_next.worlds.base import Draws, Feedback, Observation, State, World, best, normal, sigmoid, uniform
 
 Slots = Float32[np.ndarray, "users slots"]
 
@@ -152,11 +152,6 @@ class Fitted(World):
         columns = self.slots + (self.user_vectors.shape[1] if ideal else 0)
         return np.full(columns, -1, np.float32), np.ones(columns, np.float32)
 
-    def references(self) -> Mapping[str, Reference]:
-        """See `World.references`."""
-        popular = self.always(self._popular_slate)
-        return {"random": self.random_slates, "popular": popular, "greedy": self._greedy, "aware": self._greedy}
-
     @cached_property
     def _popular_slate(self) -> Int64[np.ndarray, "slots"]:
         """The items of the highest mean response."""
@@ -171,6 +166,8 @@ class Fitted(World):
     def _greedy(self, state: Guests, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """The items of the highest scores."""
         return best(self.user_vectors[state.who] @ self.item_vectors.T, self.slots)
+
+    _aware = _greedy
 
 
 def about(path: Path) -> dict[str, Any]:
@@ -197,10 +194,3 @@ def write_world(arrays: Mapping[str, np.ndarray], told: Mapping[str, Any], path:
         SaveError: it cannot be written.
     """
     write_files({path: save(dict(arrays), {"what_next.world": FORMAT, "about": json.dumps(told)})})
-
-
-def sigmoid(odds: Float[np.ndarray, "*grid"]) -> Float[np.ndarray, "*grid"]:
-    """A chance, of log odds."""
-    with np.errstate(over="ignore"):
-        chance: Float[np.ndarray, "*grid"] = 1 / (1 + np.exp(-odds))
-    return chance

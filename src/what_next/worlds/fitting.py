@@ -15,7 +15,7 @@ from what_next.off_policy.reward_model import Bilinear, deal
 from what_next.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
-from what_next.worlds.fitted import sigmoid
+from what_next.worlds.base import sigmoid
 
 ONE_HOT = 500
 """Users, or items, at most, of whom each has a column of their own; of more, the attributes alone are read."""

@@ -154,6 +154,109 @@ class Numbers(Layout):
         return Seen(slate, np.zeros(self.slots, np.bool_), numbers, numbers)
 
 
+class Sardine(Layout):
+    """SARDINE's environments (`sardine-rec`, Deffayet et al. 2023), as they are.
+
+    They show the last slate, its clicks, and the share of the boredom threshold that each topic's recent clicks have
+    reached. The hidden state is that of its wrapper `IdealState`. Its time limit (`terminated`) cuts an episode off.
+    """
+
+    known = frozenset({"slate", "clicks", "hist"})
+
+    def __init__(self, env: Any, name: str) -> None:
+        super().__init__(env, name)
+        self.steps: int | None = env.unwrapped.H
+
+    @property
+    def bounds(self) -> Bounds:
+        """See `Layout`."""
+        return limits(self.env.observation_space["hist"])
+
+    @property
+    def hidden(self) -> Bounds:  # type: ignore[override]
+        """See `Layout`."""
+        columns = 3 * self.env.unwrapped.num_topics
+        return np.zeros(columns, np.float32), np.ones(columns, np.float32)
+
+    @cached_property
+    def vectors(self) -> Float32[np.ndarray, "items dim"]:
+        """See `Layout`."""
+        found: Float32[np.ndarray, "items dim"] = self.env.unwrapped.item_embedd.astype(np.float32)
+        return found
+
+    def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
+        """See `Layout`."""
+        user = env.unwrapped
+        rest = user.bored_timeout / user.boredom_moving_window
+        ideal = np.concatenate([user.cur_user_embedd, observation["hist"], rest])
+        return Seen(observation["slate"], observation["clicks"] > 0, observation["hist"], ideal)
+
+    def step(self, env: Any, slate: Int64[np.ndarray, "slots"]) -> Step:
+        """See `Layout`."""
+        one = super().step(env, slate)
+        return Step(one.observation, one.reward, False, one.left or one.cut)
+
+    def greedy(self, env: Any) -> Int64[np.ndarray, "slots"]:
+        """The most relevant items, the best first."""
+        scores = self.vectors @ env.unwrapped.cur_user_embedd
+        return np.argsort(-scores, kind="stable")[: self.slots]
+
+
+class RecSim(Layout):
+    """RecSim's environments (Ie et al. 2019), which keep to Gym, the forerunner of Gymnasium.
+
+    They show the user, what came of each item of the slate, and the documents to choose from. Where the documents are
+    drawn anew for each slate, an item is a place among them, and the numbers tell what lies in each; else the numbers
+    of the documents are the items' vectors.
+    """
+
+    known = frozenset({"user", "doc", "response"})
+
+    def __init__(self, env: Any, name: str) -> None:
+        super().__init__(env, name)
+        inner = env.unwrapped.environment
+        self.drawn_anew: bool = inner._resample_documents
+        self.documents = inner.candidate_set.observation_space()
+        self.user, self.response = inner.user_model.observation_space(), inner.user_model.response_space()
+        self.none = np.zeros(len(limits(self.response)[0]), np.float32)
+
+    @property
+    def bounds(self) -> Bounds:
+        """See `Layout`."""
+        parts = [limits(self.user), limits(self.response), *([limits(self.documents)] if self.drawn_anew else [])]
+        low, high = (np.concatenate([one[end] for one in parts]) for end in (0, 1))
+        return low, high
+
+    @cached_property
+    def vectors(self) -> Float32[np.ndarray, "items dim"]:
+        """See `Layout`."""
+        if self.drawn_anew:
+            return np.zeros((self.items, 0), np.float32)
+        seen = self.env.unwrapped.environment.candidate_set.create_observation()
+        return np.array([np.ravel(one) for one in seen.values()], np.float32)
+
+    def read(self, env: Any, observation: Any, slate: Int64[np.ndarray, "slots"]) -> Seen:
+        """See `Layout`."""
+        responses = observation["response"]
+        clicks = np.array([bool(one.get("click", 0)) for one in responses or [{}] * self.slots])
+        parts = [flat(self.user, observation["user"]), flat(self.response, responses) if responses else self.none]
+        if self.drawn_anew:
+            parts.append(np.concatenate([np.ravel(one) for one in observation["doc"].values()]).astype(np.float32))
+        return Seen(slate, clicks, np.concatenate(parts), np.zeros(0))
+
+    def reset(self, env: Any, seed: int) -> Any:
+        """See `Layout`. Its samplers keep generators of their own, alike in every copy."""
+        inner = env.unwrapped.environment
+        for place, sampler in enumerate((inner._document_sampler, inner.user_model._user_sampler)):
+            sampler._rng = np.random.RandomState([seed, place])
+        return env.reset()
+
+    def step(self, env: Any, slate: Int64[np.ndarray, "slots"]) -> Step:
+        """See `Layout`."""
+        observation, reward, done, _ = env.step(slate)
+        return Step(observation, float(reward), bool(done), False)
+
+
 def flat(space: Any, value: Any) -> Float32[np.ndarray, "columns"]:
     """An element of a space of Gymnasium, or of its forerunner Gym, as numbers; a member of a few as one of so many."""
     if hasattr(space, "spaces"):

@@ -9,7 +9,19 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int8, Int32, Int64
 from pydantic import Field
 
-from what_next.worlds.base import Draws, Feedback, Observation, Reference, State, World, best, uniform, unit
+from what_next.worlds.base import (
+    Draws,
+    Feedback,
+    Observation,
+    State,
+    World,
+    best,
+    count,
+    sigmoid,
+    tally,
+    uniform,
+    unit,
+)
 
 SKIPPED, PLAYED, LIKED = 0, 1, 2
 Score = Callable[[Float32[np.ndarray, "users items"]], Float32[np.ndarray, "users items"]]
@@ -151,10 +163,11 @@ class Sessions(World):
         liked = played & (uniform(rng, users, self.slots) < self.like_chance(worth))
         drawn = uniform(rng, users)
         responses = played.astype(np.int8) + liked
-        likes, plays = _count(liked), _count(played)
+        likes, plays = (count(one).astype(np.float32) for one in (liked, played))
         enjoyed = (likes - np.float32(self.regret) * (plays - likes)) / np.float32(self.slots)
         satisfaction = np.float32(self.memory) * state.satisfaction + np.float32(1 - self.memory) * enjoyed
-        fatigue = state.fatigue * np.float32(self.recovery) + np.float32(self.fatigue) * self._topics(slates, played)
+        plays_of = tally(self.item_topics[slates], played, self.topics).astype(np.float32)
+        fatigue = state.fatigue * np.float32(self.recovery) + np.float32(self.fatigue) * plays_of
         patience = state.patience - 1 + np.float32(self.relief) * enjoyed
         left = patience <= 0
         away = np.where(left, self._days(satisfaction, drawn), 0).astype(np.int32)
@@ -192,11 +205,11 @@ class Sessions(World):
 
     def play_chance(self, worth: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
         """By worth and catch."""
-        return _sigmoid(np.float32(self.slope) * (worth - np.float32(self.play_offset)))
+        return sigmoid(np.float32(self.slope) * (worth - np.float32(self.play_offset)))
 
     def like_chance(self, worth: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
         """Of what is played, by worth."""
-        return _sigmoid(np.float32(self.slope) * (worth - np.float32(self.like_offset)))
+        return sigmoid(np.float32(self.slope) * (worth - np.float32(self.like_offset)))
 
     def observe(self, state: Visitors, ideal: bool = False) -> Observation:
         """Which items were liked, and the share of `longest` after which the user came back, just now (else 0).
@@ -218,25 +231,11 @@ class Sessions(World):
             low, high = [*low, *[0.0] * (2 * self.topics + 1), -most], [*high, *[1.0] * (2 * self.topics + 1), most]
         return np.array(low, np.float32), np.array(high, np.float32)
 
-    def references(self) -> Mapping[str, Reference]:
-        """See `World.references`."""
-        popular = self.always(self._popular_slate)
-        return {"random": self.random_slates, "popular": popular, "greedy": self._greedy, "aware": self._aware}
-
-    def _topics(
-        self, slates: Int[np.ndarray, "users slots"], played: Bool[np.ndarray, "users slots"]
-    ) -> Float32[np.ndarray, "users topics"]:
-        """How many items of each topic were played."""
-        users = len(slates)
-        cells = (self.item_topics[slates] + np.arange(0, users * self.topics, self.topics)[:, None])[played]
-        counts = np.bincount(cells, minlength=users * self.topics).reshape(users, self.topics)
-        return counts.astype(np.float32)
-
     def _days(
         self, satisfaction: Float32[np.ndarray, "users"], drawn: Float32[np.ndarray, "users"]
     ) -> Int64[np.ndarray, "users"]:
         """Until the return: geometric, cut off at the longest."""
-        chance = _sigmoid(np.float32(self.return_offset) + np.float32(self.return_slope) * satisfaction)
+        chance = sigmoid(np.float32(self.return_offset) + np.float32(self.return_slope) * satisfaction)
         days = 1 + np.floor(np.log1p(-drawn) / np.log1p(-np.minimum(chance, np.float32(1 - 1e-6))))
         found: Int64[np.ndarray, users] = np.minimum(days, self.longest).astype(np.int64)
         return found
@@ -277,14 +276,3 @@ class Sessions(World):
             total += self.topic_vectors[item]
             tired[every, self.item_topics[item]] += np.float32(self.fatigue)
         return slates
-
-
-def _sigmoid(odds: Float32[np.ndarray, "*grid"]) -> Float32[np.ndarray, "*grid"]:
-    with np.errstate(over="ignore"):
-        chance: Float32[np.ndarray, "*grid"] = 1 / (1 + np.exp(-odds))
-    return chance
-
-
-def _count(flags: Bool[np.ndarray, "users slots"]) -> Float32[np.ndarray, "users"]:
-    counts: Float32[np.ndarray, users] = np.ascontiguousarray(flags.T).sum(0, dtype=np.float32)
-    return counts

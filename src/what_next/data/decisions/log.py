@@ -130,6 +130,12 @@ class DecisionLog:
         users = None if self.user_ids is None else self.user_ids.gather(numbered)
         return replace(self, user_ids=users, units=units, slates=slates, **rows)
 
+    @property
+    def copies(self) -> int:
+        """How many rows of the file are the same as an earlier one in every column."""
+        rows = self.source.frame.select(pl.struct(pl.all()).hash()).collect().to_series()
+        return len(rows) - rows.n_unique()
+
     @cached_property
     def hash(self) -> str:
         """Short SHA-256 over the decisions: same hash, same items, rewards, propensities, units, places and slates."""

@@ -3,18 +3,19 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from what_next.data.catalogue import Catalogue
 from what_next.errors import DataError, some
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, config={"extra": "forbid"})
 class Rule:
     """Item ids that are allowed or blocked, and ranges of attributes.
 
@@ -25,9 +26,9 @@ class Rule:
         ranges: for attributes by name, the least and the largest value, in the attributes' own units.
     """
 
-    allowed: tuple[str, ...] | None
-    blocked: tuple[str, ...]
-    ranges: Mapping[str, tuple[float, float]]
+    allowed: tuple[str, ...] | None = None
+    blocked: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
     def text(self) -> str:
@@ -46,11 +47,8 @@ class Rule:
 
     @classmethod
     def of(cls, text: str) -> "Rule":
-        """The rule of a `text`, which `is_rule` knows for one."""
-        parts = json.loads(text)
-        allowed = parts.get("allowed")
-        ranges = {name: (low, high) for name, (low, high) in parts.get("ranges", {}).items()}
-        return cls(None if allowed is None else tuple(allowed), tuple(parts.get("blocked", ())), ranges)
+        """The rule of a `text`; raises a `ValidationError` where it is that of none."""
+        return TypeAdapter(cls).validate_json(text, strict=True)
 
     def mask(self, catalogue: Catalogue) -> Bool[np.ndarray, "items"]:
         """The items of a catalogue that it permits; ids that are not there are passed over.
@@ -77,19 +75,3 @@ def within(catalogue: Catalogue, name: str, low: float, high: float) -> Bool[np.
     # Attributes are single precision: so must a bound be that names one of their values.
     with np.errstate(over="ignore"):
         return (values >= np.float32(low)) & (values <= np.float32(high))
-
-
-def is_rule(value: Any) -> bool:
-    """Whether JSON is that of a rule."""
-    if not isinstance(value, dict) or not value.keys() <= {"allowed", "blocked", "ranges"}:
-        return False
-    ids = (value.get("allowed", []), value.get("blocked", []))
-    ranges = value.get("ranges", {})
-    return (
-        all(isinstance(some, list) and all(isinstance(one, str) for one in some) for some in ids)
-        and isinstance(ranges, dict)
-        and all(
-            isinstance(pair, list) and len(pair) == 2 and all(type(one) in (int, float) for one in pair)
-            for pair in ranges.values()
-        )
-    )

@@ -6,13 +6,13 @@ events have `event` and `number`, those of decisions the columns of `DECISION`; 
 
 import json
 from collections.abc import Callable, Sequence
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-from what_next.data.decisions.rule import is_rule
+from what_next.data.decisions.rule import Rule
 from what_next.data.files import FORMATS, beside, footer_of
 from what_next.data.importing.readers import Source
 from what_next.errors import DataError
@@ -63,7 +63,7 @@ def rows_of(path: Path) -> pl.DataFrame:
     """
     again = "the file is not as it was exported; export it again"
     footer = footer_of(path)
-    if not footer.get(ADDED, "0").isdecimal() or not _fits(footer.get(WITHDRAWALS, "[]"), _changes):
+    if not footer.get(ADDED, "0").isdecimal() or not _fits(footer.get(WITHDRAWALS, "[]"), CHANGES):
         raise DataError(f"{path}: its footer is damaged ({ADDED} or {WITHDRAWALS}); {again}")
     try:
         rows = pl.read_parquet(path, glob=False)
@@ -80,8 +80,12 @@ def rows_of(path: Path) -> pl.DataFrame:
         rows = rows.with_columns(pl.lit(None, pl.String).alias(name) for name in ("experiment", "arm"))
     for name, (fits, wanted) in FORM.items():
         if (dtype := rows.schema.get(name)) is None or not (fits(dtype) or dtype == pl.Null):
-            raise DataError(f"{path}: column {name!r} {_found(dtype)} instead of {wanted}; {again}")
-    texts = {name: [one for one in rows[name].unique().drop_nulls() if not _fits(one, test)] for name, test in JSON}
+            found = "is missing" if dtype is None else f"holds {dtype}"
+            raise DataError(f"{path}: column {name!r} {found} instead of {wanted}; {again}")
+    texts = {
+        name: [text for text in rows[name].unique().drop_nulls() if not _fits(text, kind)]
+        for name, kind in JSON.items()
+    }
     wrong = {
         **{name: pl.col(name).is_null() for name in ("user_id", "item_id", "timestamp")},
         **{name: EVENT & pl.col(name).is_null() for name in ("event", "number")},
@@ -97,27 +101,13 @@ def rows_of(path: Path) -> pl.DataFrame:
     return rows
 
 
-def _found(dtype: Any) -> str:
-    return "is missing" if dtype is None else f"holds {dtype}"
-
-
-def _fits(text: str, test: Callable[[Any], bool]) -> bool:
+def _fits(text: str, kind: Any) -> bool:
+    """Whether a text is JSON of a kind."""
     try:
-        return test(json.loads(text))
-    except (ValueError, TypeError, OverflowError, RecursionError):
+        kind.validate_json(text, strict=True)
+    except ValidationError:
         return False
-
-
-def _ids(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-def _numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(type(one) in (int, float) and abs(one) < inf for one in value.values())
-
-
-def _changes(value: Any) -> bool:
-    return isinstance(value, list) and all(tuple(map(type, one)) == (int, str, bool) for one in value)
+    return True
 
 
 FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -136,8 +126,12 @@ FORM: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 """For each column of an exported log what types it may have, and what its values are."""
 
-JSON = (("history", _ids), ("context", _numbers), ("permitted", is_rule))
+JSON: dict[str, TypeAdapter[Any]] = {
+    "history": TypeAdapter(list[str]), "context": TypeAdapter(dict[str, FiniteFloat]), "permitted": TypeAdapter(Rule),
+}  # fmt: skip
 """Columns whose texts are JSON, and what that holds."""
+CHANGES: TypeAdapter[Any] = TypeAdapter(list[tuple[int, str, bool]])
+"""What `WITHDRAWALS` hold."""
 
 
 def events_of(path: Path) -> pl.DataFrame:

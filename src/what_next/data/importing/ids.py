@@ -42,7 +42,8 @@ def as_ids(
     """
     pairs = list(frames)
     for frame, column in pairs:
-        if (kind := frame.collect_schema()[column]).is_nested():
+        kind = frame.collect_schema()[column]
+        if kind.is_nested() or kind == pl.Object or isinstance(kind, pl.BaseExtension):
             raise DataError(f"{where}: column {column!r} holds {kind}, which cannot be an id; name another column")
     whole = all(_whole(frame, column, missing) for frame, column in pairs)
     return [_integer(frame, column, missing) if whole else _text(frame, column, missing) for frame, column in pairs]

@@ -1,12 +1,10 @@
 """One batch of questions: sessions, one pass of the model, a choice for each, and the safe policy where that fails."""
 
-import hashlib
 import logging
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -262,7 +260,6 @@ class Answering:
     ) -> AddImpression:
         """What has to be durable before an answer is given."""
         served, request, head = active.served, job.request, job.entry
-        looked_at = slate.candidates[0] if slate.candidates else None
         return AddImpression(
             recommendation_id=answer.recommendation_id,
             user_id=request.user,
@@ -276,13 +273,6 @@ class Answering:
             explore=self._explored(job),
             history=request.history or None,
             known=0 if head is None else head.last,
-            candidates=candidates(
-                served.space,
-                job.mask and job.mask.hash,
-                request.exclude_seen,
-                None if looked_at is None else served.digest(looked_at),
-                job.withdrawn[0],
-            ),
             withdrawn=job.withdrawn[0],
             rule=None if job.mask is None else job.mask.rule,
             response=request.once and KeptResponse(*request.once, answer.recommendation_id, _json(answer.content)),
@@ -329,10 +319,3 @@ class Answering:
 
 def _json(content: object) -> str:
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY).decode()
-
-
-@lru_cache(1024)
-def candidates(space: str, mask: str | None, exclude_seen: bool, found: str | None, withdrawn: int) -> str:
-    """A hash of what could have been chosen: catalogue, mask, whether seen items, what a search found, withdrawals."""
-    parts = (space, mask or "all", "unseen" if exclude_seen else "seen", found or "exact", str(withdrawn))
-    return hashlib.blake2b("|".join(parts).encode(), digest_size=8).hexdigest()

@@ -13,13 +13,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from cachetools import TTLCache
 
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
 from what_next.inference.extend import LARGEST
-from what_next.serving.engine import reasons
 from what_next.serving.engine.answering import Answering, Outcome, Result
 from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.experiment import Watch, meant
@@ -36,7 +34,6 @@ from what_next.serving.request import (
     RecommendationRequest,
     RecommendationResponse,
     Refused,
-    SimilarItem,
     Stopping,
 )
 from what_next.serving.store import Store, Writer, records
@@ -280,7 +277,7 @@ class Engine:
 
     def check_item(self, attributes: Mapping[str, float], field: str = "attributes") -> None:
         """Raises a `Refused` where a new item's attributes are not those of the catalogue; `field` names them."""
-        names = self._served.catalogue.names
+        names = self.served.catalogue.names
         wrong = {
             "missing": [name for name in names if name not in attributes],
             "not known": [name for name in attributes if name not in names],
@@ -294,13 +291,14 @@ class Engine:
 
     def held(self, item_ids: Sequence[str]) -> int:
         """How many of some ids the catalogue holds, or the store though the catalogue cannot take them."""
-        served = self._served
+        served = self.served
         return sum(one in served.places or one in served.left_out for one in set(item_ids))
 
     # What is told
 
     @property
-    def _served(self) -> Served:
+    def served(self) -> Served:
+        """The deployed version."""
         return self.models.live.current.served
 
     @property
@@ -328,50 +326,7 @@ class Engine:
         found = self.models.live.unfit
         return found and f"the second model cannot be used ({found[1]}); all are answered by the first"
 
-    def item(self, item_id: str) -> records.ItemRow | None:
-        """An item; None: the catalogue does not hold it."""
-        served = self._served
-        place = served.places.get(item_id)
-        return None if place is None else _item(served, place)
-
-    def search(self, query: str, limit: int) -> list[records.ItemRow]:
-        """Items whose title holds a text, whatever its case; those whose title begins with it first.
-
-        Without a text, the first items of the catalogue.
-        """
-        served, text = self._served, query.strip().lower()
-        if not text:
-            return [_item(served, place) for place in range(min(limit, len(served.ids)))]
-        found = [place for place, title in enumerate(served.lowered) if text in title]
-        found.sort(key=lambda place: not served.lowered[place].startswith(text))
-        return [_item(served, place) for place in found[:limit]]
-
-    def similar(self, item_id: str, k: int) -> list[SimilarItem]:
-        """The items most like one; a `CatalogueError` where the catalogue does not hold it."""
-        active = self.models.live.current
-        return reasons.similar(active.served, item_id, k, active.withdrawn[1])
-
-    def unknown(self, item_ids: Sequence[str]) -> list[str]:
-        """Those that the catalogue does not hold."""
-        places = self._served.places
-        return [one for one in item_ids if one not in places]
-
-    def spreads(self, item_ids: Sequence[str]) -> list[float | None]:
-        """The spread of the latest 20 items after each of the last 20 of a history, oldest first.
-
-        None where there are fewer than three; items that the catalogue does not hold are passed over.
-        """
-        served = self._served
-        known = [place for one in item_ids if (place := served.places.get(one)) is not None]
-        return reasons.spreads(served, np.array(known, np.int32))
-
 
 def _log_if_failed(written: "Future[Any]") -> None:
     if (error := written.exception()) is not None:
         logger.warning(UNSEEN, error)
-
-
-def _item(served: Served, place: int) -> records.ItemRow:
-    catalogue = served.catalogue
-    values = zip(catalogue.names, catalogue.attributes[place].tolist(), strict=True)
-    return records.ItemRow(served.ids[place], served.titles[place], {name: round(value, 6) for name, value in values})

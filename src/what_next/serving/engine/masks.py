@@ -19,10 +19,8 @@ KEPT = 64
 
 @dataclass(frozen=True, eq=False)
 class Mask(ItemSet):
-    """The permitted items; `hash` tells equal masks of one catalogue apart from others, in every process; `rule` says
-    which they are of any catalogue."""
+    """The permitted items; `rule` says which they are of any catalogue."""
 
-    hash: str
     rule: Rule
 
 
@@ -70,8 +68,7 @@ class Masks:
         permitted[self._known(request.blocked)] = False
         if not permitted.any():
             raise Refused("blocked", "no item is left that is not blocked; block fewer")
-        rule = Rule(request.allowed, request.blocked, request.ranges or {})
-        return Mask(permitted, self.served.digest(np.flatnonzero(permitted).astype(np.int32)), rule)
+        return Mask(permitted, Rule(request.allowed, request.blocked, request.ranges or {}))
 
     def _known(self, ids: tuple[str, ...]) -> list[int]:
         return [place for place in (self.places.get(one) for one in ids) if place is not None]

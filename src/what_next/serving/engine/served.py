@@ -1,9 +1,8 @@
 """A version in memory: the trained policy, and what answers need of its catalogue."""
 
-import hashlib
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
 from what_next.data import Catalogue
 from what_next.errors import ModelError, NotFinite, some
@@ -22,7 +21,7 @@ from what_next.inference.session import Event, Sessions
 from what_next.models.encoders import Encoder
 from what_next.policy import LearnedPolicy
 from what_next.serving.engine.versions import AGENT, CRITIC, folder_of, intact
-from what_next.serving.store import StoredItem
+from what_next.serving.store import ItemRow, StoredItem
 from what_next.training.artefacts import Manifest, read_manifest
 from what_next.types import Request
 
@@ -37,9 +36,6 @@ class Served:
         version: what it is called.
         manifest: what its file says of it.
         policy: the agent for inference, on its catalogue with the items that came since.
-        space: a hash of its catalogue.
-        trained: how many items it was trained with; those that came since follow in the catalogue.
-        added: attributes of the items that came since, or that changed, by id.
         left_out: ids of items that came since and have other attributes than its own.
         lock: of the policy: one thread at a time.
     """
@@ -47,9 +43,6 @@ class Served:
     version: str
     manifest: Manifest
     policy: LearnedPolicy
-    space: str
-    trained: int
-    added: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     left_out: frozenset[str] = frozenset()
     lock: AbstractContextManager[bool] = field(default_factory=threading.Lock)
 
@@ -64,8 +57,7 @@ class Served:
         agent, critic = place / AGENT, place / CRITIC
         intact(place, version)
         policy = LearnedPolicy.load(agent, critic=critic if critic.is_file() else None, device="cpu").of_histories()
-        manifest = read_manifest(agent, "agent")
-        return cls(version, manifest, policy, manifest.catalogue, len(policy.state.space.catalogue))
+        return cls(version, read_manifest(agent, "agent"), policy)
 
     def extended(self, items: Sequence[StoredItem]) -> "Served":
         """The same version with further items; a search finds those of the version, and looks at all later ones."""
@@ -78,22 +70,7 @@ class Served:
         left_out = (self.left_out | odd).difference(one.item_id for one in new)
         if not new:
             return replace(self, left_out=left_out) if odd else self
-        added = {**self.added, **{one.item_id: one.attributes for one in new}}
-        # In one order, whichever of them this process met first. (The catalogue's own hash takes a while.)
-        content = repr([(name, sorted(values.items())) for name, values in sorted(added.items())])
-        space = hashlib.sha256(f"{self.manifest.catalogue}{content}".encode()).hexdigest()
-        policy = extend(Recommender(self.policy), new).policy
-        return replace(self, policy=policy, space=space, added=added, left_out=left_out)
-
-    def digest(self, items: Int32[np.ndarray, "some"]) -> str:
-        """A hash of some items, given ascending: the same in every process.
-
-        Positions of the items of the training are the same, too; those of later ones tell when a process met them.
-        """
-        split = int(np.searchsorted(items, self.trained))
-        later = sorted([self.ids[item] for item in items[split:].tolist()])
-        content = items[:split].astype("<i4").tobytes() + repr(later).encode()
-        return hashlib.blake2b(content, digest_size=8).hexdigest()
+        return replace(self, policy=extend(Recommender(self.policy), new).policy, left_out=left_out)
 
     def indexed(self, candidates: int) -> "Served":
         """The same with approximate search (`LearnedPolicy.indexed`); `extended` comes later: the index stays."""
@@ -128,6 +105,24 @@ class Served:
     def places(self) -> dict[str, int]:
         """Where an id stands in the catalogue."""
         return {name: place for place, name in enumerate(self.ids)}
+
+    def item(self, item_id: str) -> ItemRow | None:
+        """An item; None: the catalogue does not hold it."""
+        return None if (place := self.places.get(item_id)) is None else self._item(place)
+
+    def search(self, query: str, limit: int) -> list[ItemRow]:
+        """Items whose title holds a text, whatever its case; those whose title begins with it first.
+
+        Without a text, the first items of the catalogue.
+        """
+        text = query.strip().lower()
+        found = [place for place, title in enumerate(self.lowered) if text in title] if text else range(len(self.ids))
+        first = sorted(found, key=lambda place: not self.lowered[place].startswith(text)) if text else found
+        return [self._item(place) for place in first[:limit]]
+
+    def _item(self, place: int) -> ItemRow:
+        values = zip(self.catalogue.names, self.catalogue.attributes[place].tolist(), strict=True)
+        return ItemRow(self.ids[place], self.titles[place], {name: round(value, 6) for name, value in values})
 
     @cached_property
     def units(self) -> Float32[np.ndarray, "items dim"]:

@@ -8,12 +8,13 @@ from importlib.resources import files
 from pathlib import PurePath
 from typing import Annotated, Any, get_args
 
+import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.responses import Response
 
 from what_next.errors import CatalogueError, StoreError
-from what_next.serving.engine import Engine
+from what_next.serving.engine.reasons import similar, spreads
 from what_next.serving.http import replies
 from what_next.serving.http.bodies import Event, Events, Feedback, Feedbacks, IdInPath, Item, Items
 from what_next.serving.http.keys import ADMIN, WRITE
@@ -21,6 +22,7 @@ from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CODES, Problem, not_ready, problem_of
 from what_next.serving.http.routes import Call, Params, operation
 from what_next.serving.loop.journal import status_of
+from what_next.serving.request import EVENTS_PER_UNIT
 from what_next.serving.store import records
 from what_next.worlds import Boredom
 
@@ -28,6 +30,8 @@ SPREAD = 20
 """Latest events of a history whose spread is told, and events that a spread is of."""
 REFUSED = records.Conflict | records.NotShown | records.InvalidWrite | records.UnknownRecommendation
 """Feedback that is not kept, while the rest of its batch is."""
+ITEMS_PER_UNIT = 2000
+"""Items that a search looks through for about as much as a question costs."""
 OTHER = {409: "there is another one under this id"}
 
 
@@ -57,7 +61,7 @@ async def add_events(call: Call, batch: Events) -> dict[str, Any]:
 
 
 async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[str, Any]:
-    engine = parts.model
+    served = parts.model.served
     try:
         kept = await parts.written(records.AddEvents(tuple([event.row for event in events])))
     except (records.InvalidWrite, records.Conflict) as error:
@@ -66,7 +70,7 @@ async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[st
     return {
         "accepted": kept.accepted,
         "duplicates": kept.duplicates,
-        "unknown_items": engine.unknown([event.item_id for event in events]),
+        "unknown_items": [event.item_id for event in events if event.item_id not in served.places],
         "unmatched": kept.unmatched,
         "erased": kept.erased,
     }
@@ -135,8 +139,9 @@ class Similar(OfItem):
 @operation("GET", "/v1/items", replies.FoundItems)
 async def search_items(call: Call, search: Search) -> dict[str, Any]:
     """Find items by a part of their title."""
-    found = await call.parts.run(call.parts.model.search, search.query, search.limit)
-    return {"items": [vars(one) for one in found]}
+    served = call.parts.model.served
+    call.pay(len(served.ids) / ITEMS_PER_UNIT)
+    return {"items": [vars(one) for one in await call.parts.run(served.search, search.query, search.limit)]}
 
 
 @operation("POST", "/v1/items", replies.ItemsKept, role=ADMIN)
@@ -183,7 +188,7 @@ async def _added(parts: Parts, items: list[Item]) -> dict[str, Any]:
 @operation("GET", "/v1/items/{item_id}", replies.ItemReply)
 async def get_item(call: Call, of: OfItem) -> Mapping[str, Any]:
     """Tell an item's title and attributes."""
-    found = call.parts.model.item(of.item_id)
+    found = call.parts.model.served.item(of.item_id)
     if found is None:
         raise CatalogueError("no such item")
     return vars(found)
@@ -201,7 +206,9 @@ async def withdraw_item(call: Call, of: OfItem) -> dict[str, int]:
 @operation("GET", "/v1/items/{item_id}/similar", replies.SimilarItems)
 async def similar_items(call: Call, to: Similar) -> dict[str, Any]:
     """Find the items most like one, by the model's vectors."""
-    return {"items": await call.parts.run(call.parts.model.similar, to.item_id, to.k)}
+    active = call.parts.model.models.live.current
+    call.pay(len(active.served.ids) / ITEMS_PER_UNIT)
+    return {"items": await call.parts.run(similar, active.served, to.item_id, to.k, active.withdrawn[1])}
 
 
 # Users
@@ -239,37 +246,38 @@ async def erase_user(call: Call, of: OfUser) -> Any:
 async def user_history(call: Call, latest: Latest) -> dict[str, Any]:
     """Tell a user's events, newest first; nobody has an empty history rather than none."""
     call.user = latest.user_id
+    call.pay(latest.limit / EVENTS_PER_UNIT)
     return await call.parts.run(_history, call.parts, latest.user_id, latest.limit)
 
 
 def _history(parts: Parts, user_id: str, limit: int) -> dict[str, Any]:
     """The latest events, and the spread after each of the last ones, each of which looks back itself."""
-    engine, store = parts.model, parts.reads
+    served, store = parts.model.served, parts.reads
     head = store.heads([user_id]).get(user_id)
     events = store.events_of(user_id, max(limit, 2 * SPREAD - 1))
-    spreads = engine.spreads([event.item_id for event in events[-2 * SPREAD + 1 :]])
+    places = [served.places.get(event.item_id, -1) for event in events]
+    known = [place for place in places[-2 * SPREAD + 1 :] if place >= 0]
     return {
         "user_id": user_id,
         "events": [
             {
                 "event_id": event.event_id,
                 "item_id": event.item_id,
-                "title": None if (item := engine.item(event.item_id)) is None else item.title,
+                "title": None if place < 0 else served.titles[place],
                 "event": event.kind,
                 "timestamp": event.time,
                 "reward": event.reward,
             }
-            for event in events[::-1][:limit]
+            for event, place in list(zip(events, places, strict=True))[::-1][:limit]
         ],
         "total": head.events if head else 0,
-        "spread": list(spreads)[-SPREAD:],
-        "boredom": None if parts.world is None else _boredom(parts.world, engine, events),
+        "spread": spreads(served, np.array(known, np.int32)),
+        "boredom": None if parts.world is None else _boredom(parts.world, served.catalogue.names, events),
     }
 
 
-def _boredom(world: Boredom, engine: Engine, events: Sequence[records.StoredEvent]) -> dict[str, Any]:
+def _boredom(world: Boredom, names: Sequence[str], events: Sequence[records.StoredEvent]) -> dict[str, Any]:
     """What somebody is bored of after some events, oldest first; the ids of the catalogue are the world's items."""
-    names = engine.model()["attributes"]
     played = [one.kind == "play" and one.reward != 0 for one in events]
     state = world.followed([int(one.item_id) for one in events], played)
     counts = zip(names, state.counts[0].tolist(), state.rest[0].tolist(), strict=True)

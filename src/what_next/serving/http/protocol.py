@@ -36,6 +36,7 @@ PLAIN = re.compile(rb"POST (/v1/recommendations(?:/batch)?) HTTP/1\.1\r\n(?:[!-9
 LENGTH = re.compile(rb"\ncontent-length: ([0-9]{1,7})\r")
 UNUSUAL = re.compile(rb"\n(?:transfer-encoding|expect|upgrade|connection: (?!keep-alive\r)|content-length: (?![0-9]))")
 KEY = re.compile(rb"\n(?:x-api-key: |authorization: bearer )([!-~]+)\r", re.IGNORECASE)
+UPGRADE = re.compile(rb"(?<=\n)(?=upgrade:)", re.IGNORECASE)
 
 
 class Plain(NamedTuple):
@@ -54,6 +55,15 @@ def plain(head: bytes) -> Plain | None:
     if found is None or len(lengths) != 1 or len(keys) > 1 or UNUSUAL.search(lower):
         return None
     return Plain(found[1].decode(), int(lengths[0]), keys[0] if keys else b"")
+
+
+def staying(data: bytes) -> bytes:
+    """A request without its wish for another protocol, of which the parser would take no body: Java's client asks so
+    for HTTP/2 with whatever it sends, and goes on with HTTP/1.1 where that is what it is answered in."""
+    if b"pgrade:" not in data:
+        return data
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return UPGRADE.sub(b"x-", head) + end + rest
 
 
 @lru_cache(maxsize=64)
@@ -210,7 +220,7 @@ class Bounded(HttpToolsProtocol):
                 self._unset_keepalive_if_required()
                 self.shedding.refuse_later(self)
                 return
-        self._size += len(data)
+        data, self._size = data if self._size else staying(data), self._size + len(data)
         super().data_received(data)
         if not (self._heading and self._size) or self.transport.is_closing():
             return
@@ -245,7 +255,8 @@ class Bounded(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What the parser does not take, in the shape of all errors."""
-        self._end(malformed("this is no request of HTTP/1.1; see the headers and the length of the body"))
+        told = "this is no request of HTTP/1.1; percent-encode the path, and see the headers and the length of the body"
+        self._end(malformed(told))
 
     def _silent(self) -> None:
         """The headers did not come; who sent nothing at all is not told anything."""

@@ -65,6 +65,10 @@ class Call:
     held: int = 0
     complete: bool = True
 
+    def pay(self, cost: float) -> None:
+        """Has the limit of the rate count more than the 1 of any request; raises a `Problem` where that is too much."""
+        self.parts.rate.charge(self.caller, cost, 1)
+
     async def answer(self, send: Send, status: int, body: bytes, extra: Mapping[str, str] | None = None) -> None:
         """Sends JSON."""
         self.status = status

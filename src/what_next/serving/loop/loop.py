@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from what_next.errors import ModelError, SetupError, StoreError, StoreUnavailable, WhatNextError
+from what_next.off_policy.candidates import GROUPS
 from what_next.serving.engine.versions import before, keep, line, prune, versions_folder
 from what_next.serving.loop import candidate, drift, evidence
 from what_next.serving.loop.evidence import Mean
@@ -27,6 +28,8 @@ from what_next.settings import Setup
 LOCK = 0x6C6F6F70
 LOCKED, FREED = select(func.pg_try_advisory_lock(LOCK)), select(func.pg_advisory_unlock(LOCK))
 """Whether PostgreSQL gives the lock of the loop to this connection, as long as that is open; and takes it back."""
+ESTIMATORS = [name for names, _ in GROUPS for name in names]
+"""Names of the gate's estimates: one that is none of them is refused before a round has trained for it."""
 TRIES = 3
 """How often a step may fail before its round is given up."""
 MOST = 1000
@@ -88,13 +91,15 @@ class Loop:
         """`journal`, whose clock holds for everything here.
 
         Raises:
-            SetupError: the setup names a second model of its own.
+            SetupError: the setup names a second model of its own, or an estimator that there is not.
             MissingExtraError: it asks for an alarm at a drift, and river is not installed.
         """
         if setup.server.candidate is not None:
             raise SetupError(
                 "server.candidate is set, and the loop has the service try candidates of its own; leave it out"
             )
+        if (estimator := setup.loop.estimator) is not None and estimator not in ESTIMATORS:
+            raise SetupError(f"loop.estimator is {estimator!r}; allowed: {', '.join(ESTIMATORS)}, or none")
         if setup.loop.drift:
             drift.adwin(setup.loop.drift)
         self.setup, self.store, self.journal = setup, store, journal

@@ -198,7 +198,7 @@ def _row(write: records.AddImpression, nameless: bool) -> tuple[object, ...]:
         write.known,
         dumps(write.items),
         dumps(write.propensities),
-        write.candidates,
+        "",
         write.shown,
         write.withdrawn,
         None if write.rule is None else write.rule.hash,

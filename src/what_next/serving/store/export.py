@@ -165,8 +165,9 @@ def completed(
         raise DataError(f"{store.backend.where}: holds no events and no answers yet; serve first")
     items, added, more = _items(store, catalogue, rows["item_id"])
     rows, left = _known(rows, items)
-    mine, theirs = as_ids([(rows.lazy(), "item_id"), (items.lazy(), "item_id")])
-    (user,) = as_ids([(rows.lazy(), "user_id")])
+    # No word stands for a missing id here: what was sent as `null` or `undefined` is somebody's name.
+    mine, theirs = as_ids([(rows.lazy(), "item_id"), (items.lazy(), "item_id")], missing=())
+    (user,) = as_ids([(rows.lazy(), "user_id")], missing=())
     kinds = pl.Enum(rows["event"].drop_nulls().unique().sort())
     rows = rows.with_columns(user.alias("user_id"), mine.alias("item_id"), pl.col("event").cast(kinds))
     log = rows.sort(~EVENT, "user_id", "timestamp", "number", "slate", "position", maintain_order=True)

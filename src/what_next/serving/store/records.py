@@ -103,7 +103,6 @@ class AddImpression:
         key: of the user, as the answer knew it (`Head.key`). Where the user has another one by now, or none, since
             somebody had them erased meanwhile, the impression is kept without user and history. None: not checked.
         known: number of the last event of the user that the answer knew; 0: none.
-        candidates: hash of what could have been chosen.
         shown: False for an answer that nobody saw, as in shadow mode.
         withdrawn: number of the last change of the withdrawn items that the answer knew; 0: none.
         response: the answer, where it is to be given again; it is kept a while.
@@ -122,7 +121,6 @@ class AddImpression:
     history: tuple[str, ...] | None = None
     key: int | None = None
     known: int = 0
-    candidates: str = ""
     shown: bool = True
     withdrawn: int = 0
     response: KeptResponse | None = None

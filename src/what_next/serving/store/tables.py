@@ -92,7 +92,7 @@ impressions = Table(
     Column("known", BigInteger, nullable=False),
     Column("items", Json, nullable=False),
     Column("propensities", Json, nullable=False),
-    Column("candidates", Text, nullable=False),
+    Column("candidates", Text, nullable=False),  # empty; earlier versions put a hash there that nobody read
     Column("shown", Boolean, nullable=False),
     Column("withdrawn", BigInteger, nullable=False, server_default="0"),  # the last change of `withdrawals` it knew
     Column("rule", Text),  # hash of the one in `rules` that the request permitted items by; NULL: all, or not known
