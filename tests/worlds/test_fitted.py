@@ -145,6 +145,16 @@ class TestFit:
         with pytest.raises(DataError, match="every reward is 1, so nothing can be foretold"):
             fit(read_log(tmp_path / "a.csv"))
 
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("users", [6, 30])
+    def test_few_rows_of_whom_all_but_one_click(self, tmp_path: Path, users: int) -> None:
+        every = np.arange(users)
+        frame = pl.DataFrame({"user_id": every, "item_id": every % 2, "reward": every > 0, "propensity": 0.5})
+        frame.write_csv(tmp_path / "a.csv")
+        told = fit(read_log(tmp_path / "a.csv"))[1]
+        assert np.isfinite([told["loss"], told["loss_of_the_mean"]]).all()
+        assert sum(one["rows"] for one in told["calibration"]) == users
+
     def test_too_few_users_are_refused(self, tmp_path: Path) -> None:
         frame = pl.DataFrame(
             {"user_id": [1, 1, 2], "item_id": [0, 1, 1], "reward": [1.0, 0, 0], "propensity": [0.5] * 3}

@@ -29,25 +29,6 @@ from what_next.algorithms.td3_bc import Td3Bc as Td3Bc
 from what_next.algorithms.whatnext import WhatNext as WhatNext
 
 KNOWN: tuple[type[Algorithm], ...] = (
-    WhatNext,
-    NextItem,
-    Dqn,
-    Sqn,
-    SacRec,
-    Snqn,
-    Sa2c,
-    Reinforce,
-    Cql,
-    Bcq,
-    Iql,
-    Crr,
-    DecisionTransformer,
-    Ddpg,
-    Td3,
-    Td3Bc,
-    Hac,
-    A2c,
-    Ppo,
-    Slateq,
-    Sac,
-)
+    WhatNext, NextItem, Dqn, Sqn, SacRec, Snqn, Sa2c, Reinforce, Cql, Bcq, Iql, Crr, DecisionTransformer, Ddpg, Td3,
+    Td3Bc, Hac, A2c, Ppo, Slateq, Sac,
+)  # fmt: skip

@@ -22,6 +22,7 @@ from what_next.sources import FoundingPlayer, LogPlayer, Player, world_of
 from what_next.types import Greedy
 from what_next.worlds import Episodes, Reference, World, opened
 from what_next.worlds import play as episodes_of
+from what_next.worlds.base import played
 
 WATCHED = 100
 """Users who are watched slate by slate, and slates of each at most."""
@@ -190,22 +191,13 @@ def simulate(
 
 def watched_in(world: World, policy: Reference, users: int = WATCHED) -> Watched:
     """A policy and new users, until the last of them is gone or so many slates were shown."""
-    rng = np.random.default_rng(users)
-    state, places = world.reset(users, rng), np.arange(users)
     ideal, found = has_ideal(world), list[tuple[np.ndarray, ...]]()
     low, high = world.bounds(ideal)
-    for _ in range(min(WATCHED, world.steps or WATCHED)):
-        numbers = (world.observe(state, ideal).numbers - low) / np.where(high > low, high - low, 1)
-        state, feedback = world.step(state, policy(state, rng), rng)
+    limit = min(WATCHED, world.steps or WATCHED)
+    for places, before, after, feedback in played(world, policy, users, np.random.default_rng(users), limit):
+        numbers = (world.observe(before, ideal).numbers - low) / np.where(high > low, high - low, 1)
         shown = feedback.clicks, feedback.rewards, np.ones(len(places), np.bool_), numbers.astype(np.float32)
-        found.append(tuple(_spread(values, places, users) for values in (state.shown, *shown)))
-        stay = np.flatnonzero(~(feedback.terminated | world.truncated(state)))
-        if not len(stay):
-            break
-        if len(stay) < len(places):
-            state, places = state.rows(stay), places[stay]
-            if hasattr(policy, "keep"):
-                policy.keep(stay)
+        found.append(tuple(_spread(values, places, users) for values in (after.shown, *shown)))
     return Watched(*(np.stack(parts) for parts in zip(*found, strict=True)))
 
 

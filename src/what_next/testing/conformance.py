@@ -260,27 +260,12 @@ def streams(algorithm: Algorithm) -> None:
     _expect(close, algorithm, "event by event it proposes otherwise than after all of them at once")
 
 
-CHECKS: Mapping[str, Callable[[Algorithm], None]] = MappingProxyType(
-    {
-        check.__name__: check
-        for check in (
-            describes_its_settings,
-            names_networks_that_exist,
-            losses_reach_what_they_update,
-            updates_what_it_names,
-            learns_from_what_was_shown,
-            target_networks_follow,
-            targets_stand_still,
-            ends_are_ends,
-            padding_is_nothing,
-            sees_no_future,
-            repeats_itself,
-            recommends,
-            survives_saving,
-            streams,
-        )
-    }
-)
+_ALL = (
+    describes_its_settings, names_networks_that_exist, losses_reach_what_they_update, updates_what_it_names,
+    learns_from_what_was_shown, target_networks_follow, targets_stand_still, ends_are_ends, padding_is_nothing,
+    sees_no_future, repeats_itself, recommends, survives_saving, streams,
+)  # fmt: skip
+CHECKS: Mapping[str, Callable[[Algorithm], None]] = MappingProxyType({check.__name__: check for check in _ALL})
 """Every check by its name."""
 
 

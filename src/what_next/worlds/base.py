@@ -13,7 +13,7 @@ with which a user's fate does not depend on who else is in the batch.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -203,7 +203,7 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
         """
         found: dict[str, Reference] = {"random": self.random_slates}
         if (slate := getattr(self, "_popular_slate", None)) is not None:
-            found["popular"] = self.always(slate)
+            found["popular"] = lambda state, rng: np.repeat(slate[None], len(state.age), axis=0)
         own = {name: getattr(self, f"_{name}", None) for name in ("greedy", "aware")}
         return found | {name: policy for name, policy in own.items() if policy is not None}
 
@@ -233,10 +233,6 @@ class World(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
             wrong = slates[(slates < 0) | (slates >= self.items)][0]
             raise CatalogueError(f"world {self.known_as}: item {wrong} is not in the catalogue of {self.items} items")
         return slates.astype(np.int64)
-
-    def always(self, slate: Int64[np.ndarray, "slots"]) -> Reference:
-        """The policy that shows everybody the same slate."""
-        return lambda state, rng: np.repeat(slate[None], len(state.age), axis=0)
 
     def random_slates(self, state: OwnState, rng: Draws) -> Int64[np.ndarray, "users slots"]:
         """Any item in each slot, with replacement."""
@@ -322,24 +318,32 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
     limit = steps or world.steps
     if limit is None:
         raise SetupError(f"world {world.known_as}: has no time limit, so an episode may never end; set steps")
-    state, going = world.reset(users, rng), np.arange(users)
     returns, lengths = np.zeros(users), np.zeros(users, np.int64)
-    for _ in range(limit):
-        state, feedback = world.step(state, policy(state, rng), rng)
+    for going, _, _, feedback in played(world, policy, users, rng, limit):
         returns[going] += feedback.rewards
         lengths[going] += 1
-        ended = feedback.terminated | world.truncated(state)
-        if ended.any():
-            stay = np.flatnonzero(~ended)
+    if not np.isfinite(returns).all():
+        raise TrainingError(f"world {world.known_as}: a return is not a number")
+    return Episodes(returns, lengths)
+
+
+def played(
+    world: World, policy: Reference, users: int, rng: Draws, limit: int
+) -> Iterator[tuple[Int64[np.ndarray, "going"], OwnState, OwnState, Feedback]]:
+    """One episode for each of some users, slate by slate: who is there, before and after it, and what came of it."""
+    state, going = world.reset(users, rng), np.arange(users)
+    for _ in range(limit):
+        before = state
+        state, feedback = world.step(before, policy(before, rng), rng)
+        yield going, before, state, feedback
+        stay = np.flatnonzero(~(feedback.terminated | world.truncated(state)))
+        if not len(stay):
+            return
+        if len(stay) < len(going):
             going, state = going[stay], state.rows(stay)
             if hasattr(policy, "keep"):
                 policy.keep(stay)
             rng = rng.of(stay) if isinstance(rng, Streams) else rng
-            if not len(going):
-                break
-    if not np.isfinite(returns).all():
-        raise TrainingError(f"world {world.known_as}: a return is not a number")
-    return Episodes(returns, lengths)
 
 
 def made(kind: type[World], settings: Mapping[str, Any]) -> World:

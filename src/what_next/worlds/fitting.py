@@ -107,10 +107,11 @@ def fit(
     losses = [data.loss(scores) for scores in held_out.T]
     chosen = int(np.argmin(losses))
     arrays = data.arrays(data.fitted(np.ones(len(folds), np.bool_), chosen)[chosen])
+    chances = means.clip(1e-9, 1 - 1e-9)
     tried = {
         "penalty": PENALTIES[chosen],
         "loss": losses[chosen],
-        "loss_of_the_mean": data.loss(means if data.kind == "ratings" else np.log(means.clip(1e-9) / (1 - means))),
+        "loss_of_the_mean": data.loss(means if data.kind == "ratings" else np.log(chances / (1 - chances))),
         "noise": data.noise(held_out[:, chosen]),
         "calibration": data.calibration(held_out[:, chosen]),
     }
@@ -200,7 +201,7 @@ class _Data:
         """By tenths of what was foretold of rows that the model has not seen: foretold and observed, weighted."""
         foretold = sigmoid(scores) if self.kind == "clicks" else scores
         table = []
-        for part in np.array_split(np.argsort(foretold, kind="stable"), BINS):
+        for part in np.array_split(np.argsort(foretold, kind="stable"), min(BINS, len(scores))):
             weights = self.weights[part]
             table.append(
                 {
