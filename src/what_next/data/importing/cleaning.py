@@ -316,7 +316,7 @@ def _by_item(log: pl.LazyFrame) -> bool:
     other, back = tied & ~near["item_id"], pl.col("item_id") < pl.col("item_id").shift()
     counts = log.select(a=near["user_id"].sum(), b=tied.sum(), c=other.sum(), d=(other & back).sum())
     all_, ties, others, backwards = counts.collect(engine="streaming").row(0)
-    return 2 * ties >= all_ and others >= BY_CHANCE and 1000 * backwards <= others
+    return bool(2 * ties >= all_ and others >= BY_CHANCE and 1000 * backwards <= others)
 
 
 def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
