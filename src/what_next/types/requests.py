@@ -108,8 +108,8 @@ class Permitted:
     def mask(self, batch: int, items: int) -> Bool[np.ndarray, "batch items"]:
         """Whether each item may be chosen for each row."""
         found = np.ones((batch, items), np.bool_)
-        for rows, mask in self.masks():
-            found[rows] = mask
+        for those, mask in self.masks():
+            found[those] = mask
         if self.without is not None:
             rows, columns = np.nonzero(self.without >= 0)
             found[rows, self.without[rows, columns]] = False
@@ -131,8 +131,8 @@ class Permitted:
 
     def forbid(self, scores: Float[Tensor, "batch items"]) -> None:
         """Set the scores of items that may not be chosen to minus infinity."""
-        for rows, mask in self.masks():
-            scores[rows].masked_fill_(torch.from_numpy(~mask).to(scores.device), -torch.inf)
+        for those, mask in self.masks():
+            scores[those].masked_fill_(torch.from_numpy(~mask).to(scores.device), -torch.inf)
         if self.without is not None:
             rows, places = np.nonzero(self.without >= 0)
             columns = self.without[rows, places].astype(np.int64)
@@ -211,8 +211,9 @@ class Slate:
         """The slates of a batch, row by row, each as long as it has items."""
         found, parts = [], (self.propensities, self.scores, self.fallback)
         for row, count in enumerate((self.items >= 0).sum(1).tolist()):
-            own = (None if part is None else part[row, :count] for part in parts)
-            found.append(Slate(self.items[row, :count], *own, self.candidates and self.candidates[row : row + 1]))
+            chances, scores, fallback = (None if part is None else part[row, :count] for part in parts)
+            looked_at = self.candidates and self.candidates[row : row + 1]
+            found.append(Slate(self.items[row, :count], chances, scores, fallback, looked_at))
         return found
 
 

@@ -1,7 +1,7 @@
 """The item table: ids, titles, and attributes as finite numbers."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -79,7 +79,8 @@ def _complete(column: pl.Series, ids: pl.Series, fill: Fill | None, where: str) 
     """The attribute as finite Float32, with a note when values were filled in."""
     notes, name, missing = [], column.name, column.null_count()
     if missing and fill == "median" and missing < len(column):
-        column = column.fill_null(median := column.median())
+        median: Any = column.median()
+        column = column.fill_null(median)
         notes.append(f"attribute {name}: {missing} missing {'value' if missing == 1 else 'values'} set to {median:g}")
     elif missing:
         raise DataError(

@@ -16,7 +16,7 @@ from what_next.data.files import FORMATS, footer_of
 from what_next.data.importing.attributes import first_values, item_table
 from what_next.data.importing.columns import ITEM_TABLE_ALIASES, ROW_LABELS, as_reward, numeric, recognise
 from what_next.data.importing.contents import data_file
-from what_next.data.importing.events import Events, Order
+from what_next.data.importing.events import Events, Order, repeated
 from what_next.data.importing.ids import as_ids
 from what_next.data.importing.raw_log import ROW, RawLog, event_words, like_ids, odd_columns
 from what_next.data.importing.readers import Source, open_source
@@ -92,9 +92,16 @@ class Checked:
         return [name for name in self.log.names if name not in ROW_LABELS]
 
     def item_table(self, item_ids: pl.Series) -> tuple[pl.DataFrame, list[str]]:
-        """The item table, and what people should know of it. `item_ids`: the items of the usable rows, sorted."""
+        """The item table, and what people should know of it. `item_ids`: the items of the usable rows, sorted.
+
+        A table with nothing but titles grows by the items that it lacks.
+        """
         if self.table is not None:
-            return (_with_missing_items(self.table, item_ids) if self.table.width == 2 else self.table), []
+            if self.table.width > 2:
+                return self.table, []
+            missing = item_ids.filter(~item_ids.is_in(self.table["item_id"].implode()))
+            added = pl.DataFrame({"item_id": missing, "title": missing.cast(pl.String)})
+            return pl.concat([self.table, added]), []  # titles alone are no attributes
         titles = self.log.columns.get("titles")
         columns = [*([titles] if titles else []), *self.attributes]
         with_ids = self.kept.with_columns(self.values["item_id"].alias("item_id"))
@@ -280,14 +287,14 @@ def _reason(faults: list[tuple[pl.Expr, str]], times: Times | None) -> pl.Expr:
 
 def _without_repeats(checked: Checked, events: Events, order: Order) -> tuple[Order, pl.DataFrame]:
     """The order without rows that repeat an earlier one, and the rejected rows with them."""
-    repeats = events.duplicates(order, checked.kept, checked.compared)
-    if not len(repeats):
+    suspects = events.alike(order)
+    if not len(suspects):
         return order, checked.bad
+    rows = checked.kept.select(ROW).collect(engine="streaming").to_series().gather(suspects)
+    again = repeated(checked.kept, ROW, rows, checked.compared)
     keep = np.ones(len(events.users), np.bool_)
-    keep[repeats] = False
-    rows = checked.kept.select(ROW).collect(engine="streaming").to_series().gather(repeats)
-    bad = with_repeats(checked, rows)
-    return np.flatnonzero(keep) if isinstance(order, slice) else order[keep[order]], bad
+    keep[suspects[rows.is_in(again.implode()).to_numpy()]] = False
+    return np.flatnonzero(keep) if isinstance(order, slice) else order[keep[order]], with_repeats(checked, again)
 
 
 def with_repeats(checked: Checked, rows: pl.Series) -> pl.DataFrame:
@@ -309,7 +316,7 @@ def _by_item(log: pl.LazyFrame) -> bool:
     other, back = tied & ~near["item_id"], pl.col("item_id") < pl.col("item_id").shift()
     counts = log.select(a=near["user_id"].sum(), b=tied.sum(), c=other.sum(), d=(other & back).sum())
     all_, ties, others, backwards = counts.collect(engine="streaming").row(0)
-    return 2 * ties >= all_ and others >= BY_CHANCE and 1000 * backwards <= others
+    return bool(2 * ties >= all_ and others >= BY_CHANCE and 1000 * backwards <= others)
 
 
 def _no_ids(log: RawLog, rejected: pl.DataFrame) -> list[str]:
@@ -347,9 +354,3 @@ def refuse_most(bad: pl.DataFrame, log: RawLog) -> None:
         f"({some(f'{role}: {column}' for role, column in log.columns.items())})"
         + ("; --time-format says what the times are" if "not a time" in by_reason(bad) else "")
     )
-
-
-def _with_missing_items(table: pl.DataFrame, item_ids: pl.Series) -> pl.DataFrame:
-    """A table of titles only, grown by the items of the log that it lacks, ordered by id."""
-    missing = item_ids.filter(~item_ids.is_in(table["item_id"].implode()))
-    return pl.concat([table, pl.DataFrame({"item_id": missing, "title": missing.cast(pl.String)})])
