@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 
-from what_next.serving.loop.drift import change
+from what_next.serving.loop.evidence import change
 
 ANSWERS, LOOK = 20_000, 1000
 MEAN = 0.3

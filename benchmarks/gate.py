@@ -19,8 +19,9 @@ from what_next import Agent, Environment, Setup, State
 from what_next.data import Options, import_files, save
 from what_next.errors import WhatNextError
 from what_next.off_policy import Learned, LogSettings, gate
+from what_next.serving.bodies import Question
 from what_next.serving.engine import Engine
-from what_next.serving.request import RecommendationRequest, RecommendationResponse
+from what_next.serving.request import RecommendationResponse
 from what_next.serving.store import AddEvents, AddFeedback, EventRow, FeedbackRow, Store, Writer
 from what_next.serving.store.export import exported
 
@@ -75,10 +76,7 @@ def serve(
     async def ask(first: int) -> list[RecommendationResponse]:
         some = range(first, min(first + 64, count))
         return await asyncio.gather(
-            *(
-                engine.recommend(RecommendationRequest(user=users[one % len(users)], k=k, seed=seed * count + one))
-                for one in some
-            )
+            *(engine.recommend(Question(user_id=users[one % len(users)], k=k, seed=seed * count + one)) for one in some)
         )
 
     earned = 0

@@ -134,7 +134,7 @@ def said(home: Path, line: str, code: int = 0) -> str:
 
 def tiny_model(home: Path) -> None:
     """A model of a tiny file, trained by the command line; it recommends."""
-    made = "from what_next.testing.made_up import made_up_log as log; log(attributes=0).write_csv('log.csv')"
+    made = "from what_next.testing import made_up_log as log; log(attributes=0).write_csv('log.csv')"
     run(home, "python", "-c", made)
     (home / "clean.pk").write_bytes(b"\x80\x04.")
     (home / "ppo.txt").write_text(

@@ -17,12 +17,12 @@ class TestEstimatedBehaviour:
         log = read_log(
             write(tmp_path / "log.csv", {"item_id": [0, 1, 1, 1, 2, 0], "reward": [0] * 6}), propensities=False
         )
-        found = estimate_behaviour(log, seed=0)
+        propensities, _ = estimate_behaviour(log, seed=0)
         halves = np.random.default_rng(0).permutation(6) % 2
         for row, item in enumerate(log.actions):
             others = log.actions[halves != halves[row]]
             smoothed = ((others == item).sum() + 1) / (3 + 3)
-            assert found.propensities[row] == pytest.approx(smoothed)
+            assert propensities[row] == pytest.approx(smoothed)
 
     def test_the_truth_is_found_and_calibrated(self, tmp_path: Path, told) -> None:
         columns = decided(6000)
@@ -39,8 +39,8 @@ class TestEstimatedBehaviour:
             assert sum(one[name] * one["pairs"] for one in table) == pytest.approx(6000)
         assert all(one["from"] < one["predicted"] <= one["to"] for one in table)
         assert about["miscalibrated"] < 0.02
-        again = estimate_behaviour(read_log(path, propensities=False))
-        assert again.propensities == pytest.approx(true, abs=0.02)
+        again, _ = estimate_behaviour(read_log(path, propensities=False))
+        assert again == pytest.approx(true, abs=0.02)
         assert any(
             "propensities are estimated from the log's own frequencies given nothing" in one for one in found["notes"]
         )
@@ -56,12 +56,12 @@ class TestEstimatedBehaviour:
             "reward": [0] * 8000,
         }
         log = read_log(write(tmp_path / "log.csv", columns), propensities=False)
-        found = estimate_behaviour(log)
-        assert found.about["given"] == "the item before"
+        propensities, about = estimate_behaviour(log)
+        assert about["given"] == "the item before"
         follows = np.append(False, (log.actions[1:] == (log.actions[:-1] + 1) % 5) & (log.units[1:] == log.units[:-1]))
-        assert found.propensities[follows].mean() == pytest.approx(0.84, abs=0.02)
-        losses = found.about["log_loss"]
-        assert losses["the item before"] == pytest.approx(-np.log(found.propensities).mean())
+        assert propensities[follows].mean() == pytest.approx(0.84, abs=0.02)
+        losses = about["log_loss"]
+        assert losses["the item before"] == pytest.approx(-np.log(propensities).mean())
         assert losses["the item before"] < losses["nothing"]
 
     def test_a_policy_that_looked_at_the_position_is_seen_to(self, tmp_path: Path) -> None:
@@ -69,16 +69,16 @@ class TestEstimatedBehaviour:
         places = np.arange(6000) % 2
         items = np.where(rng.random(6000) < 0.8, places, 1 - places)
         columns = {"item_id": items, "reward": [0] * 6000, "position": places + 1}
-        found = estimate_behaviour(read_log(write(tmp_path / "log.csv", columns), propensities=False))
-        assert found.about["given"] == "position"
-        assert found.propensities[items == places] == pytest.approx(np.full((items == places).sum(), 0.8), abs=0.03)
+        propensities, about = estimate_behaviour(read_log(write(tmp_path / "log.csv", columns), propensities=False))
+        assert about["given"] == "position"
+        assert propensities[items == places] == pytest.approx(np.full((items == places).sum(), 0.8), abs=0.03)
 
     def test_a_wrong_policy_is_seen_in_the_table(self, tmp_path: Path) -> None:
         # The second item is shown to every other user alone, and nothing in the log tells to whom.
         users = np.arange(4000) // 40
         items = np.where(users % 2, 1, 0)
         columns = {"user_id": users, "item_id": items, "reward": [0] * 4000}
-        told = estimate_behaviour(read_log(write(tmp_path / "log.csv", columns), propensities=False), seed=0).about
+        _, told = estimate_behaviour(read_log(write(tmp_path / "log.csv", columns), propensities=False), seed=0)
         assert told["given"] == "the item before"  # it tells the user's group, but for the first row
 
     def test_one_unit_cannot_be_halved(self, tmp_path: Path, refused) -> None:

@@ -9,7 +9,7 @@ import pytest
 import what_next as wn
 from what_next.cli.app import main
 from what_next.errors import MissingExtraError, SetupError, TrainingError
-from what_next.testing.made_up import made_up_log
+from what_next.testing import made_up_log
 from what_next.training import boards
 
 HOW: dict[str, Any] = {"passes": 2, "dim": 4, "linear": False, "verbose": False}

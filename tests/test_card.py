@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import what_next as wn
-from what_next.testing.made_up import made_up_log
+from what_next.testing import made_up_log
 from what_next.training.artefacts import read_manifest
 
 from .conftest import Trained

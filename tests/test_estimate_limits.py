@@ -127,9 +127,9 @@ class TestEstimatedBehaviourWithContext:
         left, right = rng.integers(2, size=(2, 4000))
         items = np.where(rng.random(4000) < 0.9, left ^ right, 1 - (left ^ right))
         path = write(tmp_path / "log.csv", {"item_id": items, "reward": [0] * 4000, "left": left, "right": right})
-        found = estimate_behaviour(read_log(path, Roles(context=("left", "right")), propensities=False))
-        assert found.about["given"] == "left and right"
-        assert found.propensities[items == (left ^ right)].mean() == pytest.approx(0.9, abs=0.02)
+        propensities, about = estimate_behaviour(read_log(path, Roles(context=("left", "right")), propensities=False))
+        assert about["given"] == "left and right"
+        assert propensities[items == (left ^ right)].mean() == pytest.approx(0.9, abs=0.02)
 
 
 class TestMadeFromTheLog:

@@ -1,5 +1,6 @@
 """`linear`: a model of items by items beside the network, weighed by validation, and the same wherever it is asked."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 import what_next as wn
 from what_next import Environment, LearnedPolicy, Setup, State
+from what_next.baselines.counts import Known
 from what_next.data.cooccurrence import directions
 from what_next.inference.events import Event
 from what_next.inference.extend import NewItem, extend
@@ -18,7 +20,7 @@ from what_next.models.linear import PENALTY, LinearTerm
 from what_next.sources import LogSource
 from what_next.training import validation
 from what_next.training.artefacts import read_manifest, read_models
-from what_next.training.weighing import weigh
+from what_next.training.weighing import recent_of, weigh
 
 GROUPS, EACH = 12, 6
 NEWER = ("bias", "popularity", "pull", "successors")
@@ -199,6 +201,47 @@ def test_what_helps_nobody_is_left_out() -> None:
         linear, "ndcg@10", lambda: 1 - abs(float(linear.weight) - 16), lambda: float(linear.temperature - 2) ** 2
     )
     assert (float(linear.weight), float(linear.decay), float(linear.temperature)) == (16, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("worth", "words"),
+    [
+        ({"always": 0.5, "long": 0.80, "short": 0.79}, "short"),  # nearer to what will be recommended, and as good
+        ({"always": 0.5, "long": 0.80, "short": 0.70}, "long"),
+        ({"always": 0.8, "long": 0.79, "short": 0.80}, "always"),
+    ],
+)
+def test_what_was_popular_of_late_counts_where_it_is_better(worth, words, capsys: pytest.CaptureFixture[str]) -> None:
+    linear = term()
+    recent = {"long": np.array([0.0, 2.0, 1.0]), "short": np.array([0.0, 0.5, 2.0])}
+    shown = {"always": linear.popularity.clone()}
+    for name, events in recent.items():
+        linear.favour(events)
+        shown[name] = linear.popularity.clone()
+    linear.popularity.copy_(shown["always"])
+
+    def score() -> float:
+        (name,) = (name for name, one in shown.items() if torch.equal(one, linear.popularity))
+        return worth[name] - abs(float(linear.bias) - 8) / 1000 if linear.bias else 0.1
+
+    assert weigh(linear, "ndcg@10", score, lambda: 0.0, recent)
+    assert torch.equal(linear.popularity, shown[words])
+    assert float(linear.bias) == 8
+    assert ("short" in capsys.readouterr().err) is (words == "short")
+
+
+def test_what_was_popular_of_late_by_hand() -> None:
+    """Events that are 0, 2 and 4 days old: the median is 2, so half-lives are 2 days, half a day and so on."""
+    day = 24 * 3600 * 10**6
+    ago = np.array([4, 2, 0])
+    known = Known(2, np.zeros(3, np.int32), np.array([0, 1, 1], np.int32), (9 - ago) * day, np.array([2, 1, 0]))
+    found = recent_of(known)
+    assert list(found)[:2] == ["of late: half-life 2 days", "of late: half-life 0.5 days"]
+    np.testing.assert_allclose(found["of late: half-life 2 days"], [1 / 4, 1 / 2 + 1])
+    np.testing.assert_allclose(found["of late: half-life 0.5 days"], [1 / 2**8, 1 / 2**4 + 1])
+    untimed = recent_of(replace(known, times=None))  # what counts is how many events of the user follow
+    np.testing.assert_allclose(untimed["of late: half-life 1 events of a user"], [1 / 4, 1 / 2 + 1])
+    assert not recent_of(replace(known, times=known.times * 0))
 
 
 def test_a_step_that_was_seen_once_is_known(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from what_next.training.monitor import Monitor
 from what_next.training.sharding import whole
 from what_next.training.step import OutOfTime, Step
 from what_next.training.tracking import Tracker, draws
-from what_next.training.weighing import weigh
+from what_next.training.weighing import recent_of, weigh
 from what_next.types import Batch
 from what_next.worlds import World
 
@@ -419,8 +419,9 @@ class Environment:
             return False
         if not len(state.split.validation) or not self.source.foreseen:
             return False
+        events = Known.of(state.dataset, state.split.known)
         if type(self.setup.algorithm).vectors is Algorithm.vectors:  # points lie where the items do
-            linear.follow(*Known.of(state.dataset, state.split.known).transitions, encoder.items())
+            linear.follow(*events.transitions, encoder.items())
         judged = LearnedPolicy(agent.eval(), state), state.dataset, state.split, state.histories
         seed, seen = self.setup.split.seed, self.setup.evaluation.seen
         assert isinstance(agent.learner, EncoderLearner)
@@ -430,6 +431,7 @@ class Environment:
                 self.setup.monitored,
                 lambda: self.validate().get(self.setup.monitored, 0.0),
                 lambda: validation.surprise(*judged, seed=seed, seen=seen, ranks=self.ranks),
+                recent_of(events),
                 quiet=self.quiet,
             )
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
 from what_next.off_policy.diagnostics import (
     Overlap,
     Thresholds,
@@ -15,7 +16,6 @@ from what_next.off_policy.diagnostics import (
     effective_size_over_steps,
     efficiency_of_steps,
     refusal,
-    supported,
 )
 
 THRESHOLDS = Thresholds()
@@ -86,8 +86,10 @@ def test_a_step_without_weight_is_worth_one_row():
 
 def test_support_is_the_targets_chance_of_what_the_behaviour_policy_can_do():
     target = np.array([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]])
-    assert supported(target, np.array([[0.0, 0.5, 0.5]])) == pytest.approx([0.5, 0.9])
-    assert supported(target, np.array([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]])) == pytest.approx([0.5, 0.1])
+    log = Decisions(np.arange(2), np.array([1, 1]), np.ones(2), np.ones(2) / 2, 3)
+    for behaviour, support in (([[0.0, 0.5, 0.5]], 0.7), ([[0.0, 0.5, 0.5], [1.0, 0.5, 0.0]], 0.4)):
+        known = Options(behaviour=np.array(behaviour))
+        assert Evidence.of(log, Target(target[:, 1], full=target), known).support == pytest.approx(support)
 
 
 def test_nothing_speaks_against_a_sound_log():

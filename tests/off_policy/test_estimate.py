@@ -146,18 +146,6 @@ def test_what_cannot_be_made_is_left_out_with_the_reason():
     assert "one alone" in told(one_unit, force=True)["left_out"]["dm"]
 
 
-def test_one_hot_vectors_are_made_where_the_whole_distribution_is_known(monkeypatch):
-    bare = plain(LOG.actions, LOG.rewards, LOG.propensities, 10, contexts=LOG.contexts)
-    given = replace(bare, vectors=np.eye(10))
-    one = means(told(bare, Target(TARGET.chances, full=TARGET.full)))
-    assert one == means(told(given, Target(TARGET.chances, TARGET.full, TARGET.full)))
-    assert "dm" in one
-    monkeypatch.setattr("what_next.off_policy.decisions.ONE_HOT", 10)
-    assert "dm" in means(told(bare, Target(TARGET.chances, full=TARGET.full)))
-    monkeypatch.setattr("what_next.off_policy.decisions.ONE_HOT", 9)
-    assert "no vectors" in told(bare, Target(TARGET.chances, full=TARGET.full))["left_out"]["dm"]
-
-
 def test_clusters_are_made_of_vectors_and_weights_averaged_where_distributions_are_not_known():
     known = told(options=Options(behaviour=BEHAVIOUR))["estimates"]["mips"]
     assert "differs from row to row" in told()["left_out"]["mips"]

@@ -16,7 +16,7 @@ import what_next as wn
 from what_next.cli.app import main
 from what_next.errors import MissingExtraError, ModelError
 from what_next.python import hub as module
-from what_next.testing.made_up import made_up_log
+from what_next.testing import made_up_log
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

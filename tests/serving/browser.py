@@ -118,9 +118,10 @@ def listening(parts: Parts, setup: "Setup") -> Iterator[str]:
     """The service on a free port, in a thread; gives its address."""
     import uvicorn
 
-    from what_next.serving.http.app import create_app
+    from what_next.serving.http import parts as of_http
+    from what_next.serving.http.app import Application
 
-    app = create_app(parts.engine, parts.store, parts.writer, setup)
+    app = Application(of_http.Parts(setup.server, parts.engine, parts.store, parts.writer))
     bound = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

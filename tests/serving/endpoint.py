@@ -78,7 +78,8 @@ def service(folder: Path, fill: bool = True, **server: Any) -> Iterator[Service]
 def process(setup: "Setup", fill: bool = False) -> Iterator[Service]:
     """A process of the service; several may be on one setup, and so on one store."""
     from what_next.serving.engine import Engine
-    from what_next.serving.http.app import create_app
+    from what_next.serving.http.app import Application
+    from what_next.serving.http.parts import Parts
     from what_next.serving.metrics import Metrics
     from what_next.serving.store import Store, Writer, store_of
 
@@ -89,7 +90,7 @@ def process(setup: "Setup", fill: bool = False) -> Iterator[Service]:
         store.load_histories(data_of(setup))
     writer, metrics = Writer(store), Metrics()
     engine = Engine(setup, store, writer, metrics)
-    app = create_app(engine, store, writer, setup, metrics)
+    app = Application(Parts(setup.server, engine, store, writer, metrics))
     try:
         in_time(lambda: not engine.missing())
         yield Service(setup, app, engine, store, writer)

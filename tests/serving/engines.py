@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from what_next.serving.bodies import Question
 from what_next.serving.engine import Engine
 from what_next.serving.metrics import Metrics
-from what_next.serving.request import Reason, RecommendationRequest, RecommendationResponse
+from what_next.serving.request import Reason, RecommendationResponse
 from what_next.serving.store import AddEvents, EventRow, Store, Writer
 from what_next.settings import Setup
 
@@ -45,6 +46,15 @@ class Counts(Metrics):
         self.roles.append(role)
 
 
+def asking(user: str | None = None, **values: Any) -> Question:
+    """A question, as HTTP brings it; `temperature`, `epsilon` and pairs for `ranges` in place of objects."""
+    if draw := {name: values.pop(name) for name in ("temperature", "epsilon") if name in values}:
+        values["explore"] = draw
+    if "ranges" in values:
+        values["ranges"] = {name: {"min": low, "max": high} for name, (low, high) in values["ranges"].items()}
+    return Question.model_validate({"user_id": user, **values}, strict=False)
+
+
 class Service:
     """An engine, its writer and its store, open; several may share a store."""
 
@@ -59,9 +69,9 @@ class Service:
         return self.setup.model_agent_path.with_suffix(".store.sqlite")
 
     def ask(self, **values: Any) -> RecommendationResponse:
-        return asyncio.run(self.engine.recommend(RecommendationRequest(**values)))
+        return asyncio.run(self.engine.recommend(asking(**values)))
 
-    def ask_all(self, asks: Sequence[RecommendationRequest]) -> list[RecommendationResponse]:
+    def ask_all(self, asks: Sequence[Question]) -> list[RecommendationResponse]:
         """At the same time."""
 
         async def together() -> list[RecommendationResponse]:

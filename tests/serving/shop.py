@@ -14,14 +14,13 @@ from what_next.agent import Agent
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment, Report
 from what_next.policy import LearnedPolicy
-from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddFeedback, FeedbackRow
 from what_next.serving.store.export import exported
 from what_next.settings import Setup
 from what_next.state import State
 from what_next.types import Permitted, Request
 
-from .engines import Service, running
+from .engines import Service, asking, running
 
 POPULAR = [f"p{n}" for n in range(4)]
 ITEMS = ["east", "west", *POPULAR, *(f"{side}{n}" for side in "ew" for n in range(3)), *(f"o{n}" for n in range(6))]
@@ -77,7 +76,7 @@ def served(service: Service, rounds: int = 5, slots: int = 3, seed: int = 1, lik
     sides = [("east", "west")[user % 2] for user in range(SHOWN)]
     service.all_played({f"s{user}": heard(rng, side) for user, side in enumerate(sides)})
     for turn in range(rounds):
-        asks = [RecommendationRequest(user=f"s{user}", k=slots, seed=turn * SHOWN + user) for user in range(SHOWN)]
+        asks = [asking(user=f"s{user}", k=slots, seed=turn * SHOWN + user) for user in range(SHOWN)]
         told = []
         for user, answer in enumerate(service.ask_all(asks)):
             liked = [item for item in answer.ids if likes and rng.random() < liking(sides[user], item)]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from what_next import load
-from what_next.serving.engine.reasons import similar, spreads
-from what_next.serving.request import RecommendationRequest, Refused
+from what_next.serving.engine.served import similar, spreads
+from what_next.serving.request import Refused
 from what_next.serving.store import Store
 
-from .engines import Service, ids, items, running
+from .engines import Service, asking, ids, items, running
 from .models import ATTRIBUTES, ITEMS, served
 from .waiting import impressions_of
 
@@ -124,7 +124,7 @@ def test_with_a_mask_answers_are_the_best_of_what_is_permitted(service: Service,
 def test_masks_of_some_leave_the_answers_of_others_alone(tmp_path: Path, algorithm: str) -> None:
     with running(served(tmp_path, algorithm)) as service:
         asks = [
-            RecommendationRequest(history=HISTORY[:place], k=4, blocked=tuple(f"i{item}" for item in range(place * 10)))
+            asking(history=HISTORY[:place], k=4, blocked=tuple(f"i{item}" for item in range(place * 10)))
             for place in range(1, 6)
         ]
         alone = [ids(service.ask_all([ask])[0]) for ask in asks]

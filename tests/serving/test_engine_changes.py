@@ -12,11 +12,10 @@ from what_next.errors import StoreUnavailable
 from what_next.serving.engine.live import point
 from what_next.serving.engine.served import Served
 from what_next.serving.engine.versions import keep, versions_folder
-from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddItems, Deploy, ItemRow, Second
 from what_next.settings import Setup
 
-from .engines import Counts, Service, ids, in_time, running
+from .engines import Counts, Service, asking, ids, in_time, running
 from .models import ATTRIBUTES, served
 from .waiting import impressions_of
 
@@ -112,7 +111,7 @@ def test_a_new_version_takes_over_and_drops_no_question(service: Service, tmp_pa
 
         async def client() -> None:
             while versions[second] < 50:
-                answer = await service.engine.recommend(RecommendationRequest(user="anna", k=3))
+                answer = await service.engine.recommend(asking(user="anna", k=3))
                 assert answer.fallback is None
                 versions[answer.version] += 1
 

@@ -15,9 +15,9 @@ import pytest
 from what_next.serving.engine import Engine
 from what_next.serving.engine.batcher import Batcher, Pace
 from what_next.serving.engine.waiting import Turns, Waiting
-from what_next.serving.request import Overloaded, RecommendationRequest
+from what_next.serving.request import Overloaded
 
-from .engines import ids, in_time, running, spoil
+from .engines import asking, ids, in_time, running, spoil
 from .models import served
 from .waiting import impressions_of
 
@@ -25,7 +25,7 @@ HISTORY = ("i3", "i14", "i15", "i9", "i26")
 
 
 def questions(loop: asyncio.AbstractEventLoop, count: int, cost: float = 1.0, name: str = "") -> list[Waiting]:
-    made = [Waiting(RecommendationRequest(user=f"{name}{place}"), loop) for place in range(count)]
+    made = [Waiting(asking(user=f"{name}{place}"), loop) for place in range(count)]
     for one in made:
         one.cost = cost
     return made
@@ -69,7 +69,7 @@ def test_a_model_that_got_slower_is_noticed() -> None:
 
 
 def order(turns: Turns, count: int) -> list[str]:
-    return [str(turns.pop().request.user) for _ in range(count)]
+    return [str(turns.pop().request.user_id) for _ in range(count)]
 
 
 def test_callers_take_turns_by_cost(loop: asyncio.AbstractEventLoop) -> None:
@@ -201,7 +201,7 @@ def test_the_deadline_counts_from_when_the_model_begins(tmp_path: Path, monkeypa
         service.ask(history=HISTORY)
         spoil(service, monkeypatch, lambda propose, *args: (time.sleep(0.6), propose(*args))[1])
         start = time.monotonic()
-        found = service.ask_all([RecommendationRequest(history=HISTORY)] * 2)
+        found = service.ask_all([asking(history=HISTORY)] * 2)
         assert [answer.fallback for answer in found] == [None, None]
         assert time.monotonic() - start > 1.1
 
@@ -223,7 +223,7 @@ def test_a_late_answer_asks_the_store_nothing(tmp_path: Path, monkeypatch: pytes
             monkeypatch.setattr(
                 service.store, "fetch", lambda *of, **values: (queries.append(str(of[0])), fetch(*of, **values))[1]
             )
-            found = service.ask_all([RecommendationRequest(user="anna", k=2), RecommendationRequest(user="ben", k=2)])
+            found = service.ask_all([asking(user="anna", k=2), asking(user="ben", k=2)])
             assert [one for one in queries if "users" in one or '"user"' in one] == []
             go_on.set()
             assert first.result(20).fallback == "deadline"
@@ -254,7 +254,7 @@ def test_ten_times_too_much_is_refused_early_and_the_rest_is_answered_in_time(
         await asyncio.sleep(after)
         start = time.monotonic()
         try:
-            answer = await engine.recommend(RecommendationRequest(history=HISTORY))
+            answer = await engine.recommend(asking(history=HISTORY))
             what = answer.fallback or "answered"
         except Overloaded:
             what = "refused"

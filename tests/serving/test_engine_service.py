@@ -14,10 +14,10 @@ import pytest
 
 from what_next.errors import StoreUnavailable
 from what_next.serving.engine import batcher
-from what_next.serving.request import RecommendationRequest, Stopping
+from what_next.serving.request import Stopping
 from what_next.serving.store import Store
 
-from .engines import Counts, Service, ids, in_time, running, spoil
+from .engines import Counts, Service, asking, ids, in_time, running, spoil
 from .models import served
 from .waiting import impressions_of
 
@@ -57,7 +57,7 @@ def test_one_question_that_fails_spoils_no_other(service: Service, monkeypatch: 
         return propose(sessions, context)
 
     spoil(service, monkeypatch, fail_for_two)
-    asks = [RecommendationRequest(history=HISTORY[:length]) for length in (1, 2, 3, 4, 2, 5)]
+    asks = [asking(history=HISTORY[:length]) for length in (1, 2, 3, 4, 2, 5)]
     found = [answer.fallback for answer in service.ask_all(asks)]
     assert found == [None, "error", None, None, "error", None]
 
@@ -73,7 +73,7 @@ def test_a_number_that_is_not_finite_raises_an_alarm(
         return replace(proposal, points=points)
 
     spoil(service, monkeypatch, ill)
-    asks = [RecommendationRequest(history=HISTORY[:length]) for length in (1, 2, 3)]
+    asks = [asking(history=HISTORY[:length]) for length in (1, 2, 3)]
     assert [answer.fallback for answer in service.ask_all(asks)] == [None, "alarm", None]
 
 
@@ -131,10 +131,10 @@ def test_who_asks_together_is_answered_together(service: Service, monkeypatch: p
     spoil(service, monkeypatch, wait)
 
     async def together() -> list[Any]:
-        first = asyncio.create_task(service.engine.recommend(RecommendationRequest(history=HISTORY)))
+        first = asyncio.create_task(service.engine.recommend(asking(history=HISTORY)))
         await asyncio.to_thread(held.wait, 10)
         rest = [
-            asyncio.create_task(service.engine.recommend(RecommendationRequest(history=HISTORY[:length], k=5)))
+            asyncio.create_task(service.engine.recommend(asking(history=HISTORY[:length], k=5)))
             for length in range(1, 6)
         ]
         await asyncio.sleep(0.05)
@@ -167,12 +167,12 @@ def test_an_engine_is_ready_when_popular_items_are_counted(service: Service, mon
     with running(service.setup) as other:
         assert list(other.engine.missing()) == ["popular items"]
         go_on.set()
-        in_time(lambda: other.engine.ready)
+        in_time(lambda: not other.engine.missing())
 
 
 def test_an_engine_whose_model_hangs_is_not_ready(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batcher, "STUCK", 0.05)
-    in_time(lambda: service.engine.ready)
+    in_time(lambda: not service.engine.missing())
     held, go_on = threading.Event(), threading.Event()
     spoil(service, monkeypatch, lambda propose, *args: (held.set(), go_on.wait(20), propose(*args))[2])
     with ThreadPoolExecutor() as threads:
@@ -181,11 +181,11 @@ def test_an_engine_whose_model_hangs_is_not_ready(service: Service, monkeypatch:
         in_time(lambda: list(service.engine.missing()) == ["model"])
         go_on.set()
         assert asking.result(20).fallback is None
-    in_time(lambda: service.engine.ready)
+    in_time(lambda: not service.engine.missing())
 
 
 def test_who_asks_a_service_that_stops_is_told(service: Service) -> None:
-    in_time(lambda: service.engine.ready)
+    in_time(lambda: not service.engine.missing())
     service.engine.close()
     assert list(service.engine.missing()) == ["model"]
     with pytest.raises(Stopping):

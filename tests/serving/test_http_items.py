@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddItems, ItemRow, Withdrawn
 
 from .endpoint import Service, process, service
+from .engines import asking, in_time, running
 from .engines import ids as ids_of
-from .engines import in_time, running
 from .models import ATTRIBUTES, served
 from .waiting import impressions_of, rows
 
@@ -44,7 +43,7 @@ class TestBulk:
         assert one.get("/v1/items/x0")["title"] == "Newest"
 
     def test_times_in_nanoseconds_and_hundreds_of_words_are_attributes(self, one: Service) -> None:
-        from what_next.serving.http.bodies import Item
+        from what_next.serving.bodies import Item
 
         one.post("/v1/items", item("late", attributes={**dict.fromkeys(ATTRIBUTES, 0.5), "tempo": 1.7e18}))
         assert shown(one, history=["i1"], ranges={"tempo": {"min": 1.6e18, "max": 1.8e18}}) == ["late"]
@@ -158,7 +157,7 @@ class TestWithdrawing:
             service.engine.withdraw(best)
             assert best not in ids_of(service.ask(user="p", k=3))
             active = service.engine.models.live.current
-            safe = service.engine._safe.safe(active, RecommendationRequest(user="p", k=80), "current", "deadline")
+            safe = service.engine._safe.safe(active, asking(user="p", k=80), "current", "deadline")
             assert best not in safe.answer.ids  # type: ignore[union-attr]
             assert len(safe.answer.ids) == 78  # type: ignore[union-attr]
 
@@ -205,7 +204,7 @@ def test_answers_of_a_request_that_is_given_up_while_another_is_made_anew_were_n
         monkeypatch.setattr(engine, "_outcomes", one_is_withdrawn)
 
         async def give_up() -> None:
-            asked = asyncio.create_task(engine.recommend_all([RecommendationRequest(user="p")] * 2))
+            asked = asyncio.create_task(engine.recommend_all([(asking(user="p"), None)] * 2))
             await asyncio.to_thread(in_time, lambda: len(impressions_of(service.store, "p")) == 2)
             await asyncio.sleep(0.05)
             asked.cancel()
@@ -222,6 +221,6 @@ def test_what_an_answer_knew_of_withdrawn_items_is_noted_with_it(tmp_path: Path)
         service.ask(user="p")
         service.engine.withdraw("i2")
         service.engine.withdraw("i3")
-        asyncio.run(service.engine.recommend(RecommendationRequest(user="p")))
+        asyncio.run(service.engine.recommend(asking(user="p")))
         numbers = rows(service.store, "SELECT withdrawn FROM impressions ORDER BY number")
         assert numbers == [(0,), (2,)]

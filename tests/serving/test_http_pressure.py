@@ -146,7 +146,7 @@ def test_a_load_balancer_waits_only_once_for_a_store_that_does_not_answer(
     ],
 )
 def test_a_question_costs_by_what_it_asks_for(body: dict[str, Any], cost: float) -> None:
-    from what_next.serving.http.bodies import Question, Questions
+    from what_next.serving.bodies import Question, Questions
 
     assert Question.model_validate(body).units == pytest.approx(cost)
     assert Questions.model_validate({"requests": [body] * 3}).units == pytest.approx(3 * cost)
@@ -191,7 +191,7 @@ def test_mistakes_beyond_a_thousand_are_counted_alone(one: Service) -> None:
 
 def test_large_bodies_are_read_one_after_another_with_pauses(one: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one is looked at for 50 ms, four times, others come through in between."""
-    from what_next.serving.http.bodies import Question
+    from what_next.serving.bodies import Question
 
     spans = list[tuple[float, float]]()
 

@@ -225,7 +225,7 @@ def test_our_own_fault_is_500_without_a_word_of_it(
         raise RuntimeError("the secret of u1")
 
     monkeypatch.setattr(one.engine, "recommend", broken)
-    monkeypatch.setattr(one.engine, "search", broken)
+    monkeypatch.setattr(type(one.engine.served), "search", broken)
     for answer in (one.ask("POST", RECOMMEND, {}), one.ask("GET", "/v1/items")):
         assert answer.status_code == 500
         assert answer.json()["error"]["code"] == "internal"
@@ -237,7 +237,7 @@ def test_an_answer_that_takes_too_long_is_504(tmp_path: Path, monkeypatch: pytes
 
     held = threading.Event()
     with service(tmp_path, fill=False, timeout=0.2) as slow:
-        monkeypatch.setattr(slow.engine, "search", lambda *_: held.wait(5) or [])
+        monkeypatch.setattr(type(slow.engine.served), "search", lambda *_: held.wait(5) or [])
         answer = slow.ask("GET", "/v1/items")
         held.set()
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
@@ -257,9 +257,10 @@ def test_a_body_that_does_not_come_is_408(tmp_path: Path) -> None:
 
 
 def test_while_the_service_starts_everything_but_its_health_is_503(one: Service) -> None:
-    from what_next.serving.http.app import create_app
+    from what_next.serving.http.app import Application
+    from what_next.serving.http.parts import Parts
 
-    starting = Service(one.setup, create_app(None, None, None, one.setup), one.engine, one.store, one.writer)
+    starting = Service(one.setup, Application(Parts(one.setup.server)), one.engine, one.store, one.writer)
     assert starting.get("/health") == {"status": "ok"}
     for method, path, body in (("GET", "/ready", None), ("POST", RECOMMEND, {}), ("GET", "/v1/users", None)):
         answer = starting.ask(method, path, body)

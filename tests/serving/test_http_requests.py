@@ -267,8 +267,7 @@ def test_what_was_heard_may_be_shown_again_where_the_setup_or_the_request_says_s
 ) -> None:
     asked, heard = {"history": ["i3", "i4"], "k": 80}, {"i3", "i4"}
     assert not heard & set(ids(one.recommend(**asked)))
-    again = one.engine.setup.evaluation.model_copy(update={"seen": True})
-    monkeypatch.setattr(one.engine, "setup", one.engine.setup.model_copy(update={"evaluation": again}))
+    monkeypatch.setattr(one.engine._answering, "seen", True)  # as evaluation.seen says
     assert heard <= set(ids(one.recommend(**asked)))
     assert heard <= set(ids(one.post("/v1/recommendations/batch", {"requests": [asked]})["answers"][0]))
     assert not heard & set(ids(one.recommend(**asked, exclude_seen=True)))

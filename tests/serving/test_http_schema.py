@@ -54,7 +54,7 @@ def test_every_operation_has_a_name_a_text_an_example_and_its_errors(one: Servic
 
 
 def test_every_example_of_a_body_is_taken(one: Service) -> None:
-    from what_next.serving.http.bodies import Body
+    from what_next.serving.bodies import Body
     from what_next.serving.http.routes import OPERATIONS
 
     for post in OPERATIONS:

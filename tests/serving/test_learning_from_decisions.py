@@ -9,7 +9,7 @@ from what_next.data.decisions.reader import read_log
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.targets import decisions_of, vectors_of
 from what_next.policy import LearnedPolicy
-from what_next.serving.store.append import appended
+from what_next.serving.store.export import appended
 from what_next.settings import Setup
 
 from .engines import running

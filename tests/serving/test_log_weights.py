@@ -18,13 +18,12 @@ from what_next.environment import Environment
 from what_next.errors import DataError, SetupError
 from what_next.off_policy.learned import Learned
 from what_next.off_policy.targets import PolicyOnLog, decisions_of, vectors_of
-from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddEvents, AddItems, EventRow, ItemRow
 from what_next.serving.store.export import exported
 from what_next.settings import Setup
 from what_next.state import State
 
-from .engines import Service, running
+from .engines import Service, asking, running
 from .models import served
 
 ROUNDING = 1e-4
@@ -61,18 +60,14 @@ def live(service: Service, context: tuple[str, ...] = ()) -> None:
                 for place in range(int(rng.integers(3)))
             )
             service.store.commit([AddEvents(rows)])
-            asks.append(RecommendationRequest(user=user, k=4, exclude_seen=person % 3 > 0, context=told()))
-            asks.append(
-                RecommendationRequest(user=user, k=3, history=tuple(map(str, rng.choice([*items, "nowhere"], 5))))
-            )
-        asks.append(RecommendationRequest(k=3, history=("i1", "i2", "i1"), context=told()))
-        asks.append(RecommendationRequest(user="stranger"))
-        asks.append(RecommendationRequest(user="p1", blocked=("i1", "i2", "nowhere"), k=3))
-        asks.append(RecommendationRequest(user="p2", allowed=tuple(items[step::7]), k=20))
-        asks.append(
-            RecommendationRequest(user="p3", ranges={"energy": (-0.5, 1.0), "tempo": (-1.0, 2.0)}, blocked=("i3",))
-        )
-        asks.append(RecommendationRequest(user="p2", temperature=0.0, epsilon=0.0))
+            asks.append(asking(user=user, k=4, exclude_seen=person % 3 > 0, context=told()))
+            asks.append(asking(user=user, k=3, history=tuple(map(str, rng.choice([*items, "nowhere"], 5)))))
+        asks.append(asking(k=3, history=("i1", "i2", "i1"), context=told()))
+        asks.append(asking(user="stranger"))
+        asks.append(asking(user="p1", blocked=("i1", "i2", "nowhere"), k=3))
+        asks.append(asking(user="p2", allowed=tuple(items[step::7]), k=20))
+        asks.append(asking(user="p3", ranges={"energy": (-0.5, 1.0), "tempo": (-1.0, 2.0)}, blocked=("i3",)))
+        asks.append(asking(user="p2", temperature=0.0))
         service.ask_all(asks)
 
 

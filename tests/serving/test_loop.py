@@ -24,17 +24,16 @@ from what_next.errors import MissingExtraError, ModelError, SaveError, SetupErro
 from what_next.off_policy import LogSettings
 from what_next.off_policy.arms import Arm, Contrast
 from what_next.serving.engine.versions import versions_folder
-from what_next.serving.loop import candidate, drift, evidence
+from what_next.serving.loop import candidate, evidence
 from what_next.serving.loop.evidence import Mean
 from what_next.serving.loop.journal import Journal, journal_path, status_of
 from what_next.serving.loop.loop import Loop, alone
 from what_next.serving.metrics import Metrics
-from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddEvents, AddFeedback, Deploy, EventRow, FeedbackRow, Store
 from what_next.settings import Setup
 from what_next.state import State
 
-from .engines import Service, ids, in_time, running
+from .engines import Service, asking, ids, in_time, running
 from .processes import environment
 
 ITEMS, PEOPLE = 8, 200
@@ -101,10 +100,7 @@ class Shop:
             places = self.rng.integers(ITEMS, size=PEOPLE)
             heard = {f"p{one}": (str(place), str((place + 1) % ITEMS)) for one, place in enumerate(places)}
             self.service.all_played(heard)
-            asks = [
-                RecommendationRequest(user=f"p{one}", k=2, exclude_seen=False, seed=next(_numbers))
-                for one in range(PEOPLE)
-            ]
+            asks = [asking(user=f"p{one}", k=2, exclude_seen=False, seed=next(_numbers)) for one in range(PEOPLE)]
             told = [
                 FeedbackRow(f"{answer.recommendation_id}{item}", answer.recommendation_id, item, glad)
                 for place, answer in zip(places, self.service.ask_all(asks), strict=True)
@@ -550,11 +546,11 @@ def test_versions_are_compared_by_their_users() -> None:
 def test_adwin_notices_a_fall_and_keeps_still_without_one() -> None:
     rng = np.random.default_rng(0)
     before, after = rng.random(4000) < 0.5, rng.random(2000) < 0.3
-    found = drift.change(np.concatenate([before, after]).astype(float).tolist(), 0.002)
+    found = evidence.change(np.concatenate([before, after]).astype(float).tolist(), 0.002)
     assert found is not None
     assert 4000 < found[0] < 5000
     assert found[1] > found[2]
-    assert drift.change((rng.random(4000) < 0.5).astype(float).tolist(), 1e-4) is None
+    assert evidence.change((rng.random(4000) < 0.5).astype(float).tolist(), 1e-4) is None
 
 
 def test_an_alarm_begins_a_round_before_its_time(path: Path) -> None:

@@ -18,12 +18,11 @@ from what_next.cli.output import guarded
 from what_next.data import Options, import_files, save
 from what_next.environment import Environment
 from what_next.serving.engine.versions import version_of
-from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddFeedback, FeedbackRow
 from what_next.settings import Setup
 from what_next.state import State
 
-from .engines import Service, ids, running
+from .engines import Service, asking, ids, running
 
 ITEMS = 8
 PEOPLE = 250
@@ -90,8 +89,7 @@ def walk(service: Service, rounds: int = 3, **how: Any) -> None:
         places = rng.integers(ITEMS, size=PEOPLE)
         service.all_played({f"p{one}": (str(place), str((place + 1) % ITEMS)) for one, place in enumerate(places)})
         asks = [
-            RecommendationRequest(user=f"p{person}", k=2, exclude_seen=False, seed=next(numbers), **how)
-            for person in range(PEOPLE)
+            asking(user=f"p{person}", k=2, exclude_seen=False, seed=next(numbers), **how) for person in range(PEOPLE)
         ]
         told = [
             FeedbackRow(f"{answer.recommendation_id}{item}", answer.recommendation_id, item, 1.0)

@@ -16,13 +16,12 @@ import torch
 from what_next.agent import Agent
 from what_next.data import Options, import_files
 from what_next.data import save as save_data
-from what_next.serving.request import RecommendationRequest
 from what_next.serving.store import AddEvents, AddFeedback, EventRow, FeedbackRow
 from what_next.settings import Setup
 from what_next.state import State
 from what_next.training.checkpoint import new_run, save
 
-from .engines import Service, ids, running
+from .engines import Service, asking, ids, running
 from .test_promote import Run, run  # noqa: F401
 
 ITEMS, LENGTH, PEOPLE = 40, 10, 1000
@@ -91,10 +90,7 @@ def live(service: Service, seed: int) -> None:
     events = (EventRow(f"e{name}", name, str(item), time=1) for name, item in zip(names, heard, strict=True))
     service.store.commit([AddEvents(tuple(events))])
     answers = service.ask_all(
-        [
-            RecommendationRequest(user=name, k=LENGTH, exclude_seen=False, seed=seed * 10**6 + one)
-            for one, name in enumerate(names)
-        ]
+        [asking(user=name, k=LENGTH, exclude_seen=False, seed=seed * 10**6 + one) for one, name in enumerate(names)]
     )
     shown = np.array([ids(answer) for answer in answers])
     liked = rng.random(shown.shape) < liking((shown.astype(int) - heard[:, None]) % ITEMS)

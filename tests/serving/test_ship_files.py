@@ -20,12 +20,12 @@ DEPLOY = ROOT / "deploy"
 def names_of_metrics() -> set[str]:
     """What `/metrics` tells of a service that has a model."""
     from what_next import Setup
-    from what_next.serving.http.app import create_app
+    from what_next.serving.http.parts import Parts
 
     setup = Setup(
         train=False, algorithm="next_item", data=Path("log.parquet"), model_agent_path=Path("agent.safetensors")
     )
-    parts = create_app(None, None, None, setup).parts
+    parts = Parts(setup.server)
     text = parts.metrics.text().decode()
     parts.close()
     families = re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE)
@@ -41,8 +41,8 @@ def labels_of_metrics() -> dict[str, set[str]]:
     metrics.request("GET", "/health", 200, 0.001)
     metrics.answered("current", "trained", None, 0.001)
     metrics.shadows.labels("recorded").inc()
-    metrics.events(1, 0, 0, 0)
-    metrics.feedback(1, 0, 0)
+    metrics.happened("events", accepted=1)
+    metrics.happened("feedback", accepted=1)
     found: dict[str, set[str]] = defaultdict(set)
     for name, labels in re.findall(
         r"^(\w+)\{(.*)\} ", metrics.text({"version": "1", "algorithm": "dqn", "encoder": "gru"}).decode(), re.MULTILINE

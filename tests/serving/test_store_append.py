@@ -27,9 +27,8 @@ from what_next.serving.store import (
     Store,
     WithdrawItem,
 )
-from what_next.serving.store import append as appending
-from what_next.serving.store.append import appended
-from what_next.serving.store.export import UNTIL, exported
+from what_next.serving.store import export as appending
+from what_next.serving.store.export import UNTIL, appended, exported
 
 ITEMS = [f"i{number}" for number in range(8)]
 CATALOGUE = Catalogue.from_table(

@@ -28,8 +28,7 @@ from what_next.serving.store import (
     WithdrawItem,
     now,
 )
-from what_next.serving.store.append import appended
-from what_next.serving.store.export import exported
+from what_next.serving.store.export import appended, exported
 from what_next.serving.store.rewards import rewards_of
 
 from .waiting import impressions_of

@@ -27,8 +27,8 @@ def test_of_a_batch_with_one_bad_row_nothing_is_kept_and_the_row_is_told(store: 
     first, refused, last = store.commit([AddEvents((event("e1"),)), bad, AddEvents((event("e5"),))])
     assert (first, last) == (EventsAdded(1, 0), EventsAdded(1, 0))
     assert isinstance(refused, InvalidWrite)
-    assert (refused.place, refused.field) == (2, "time")
-    assert str(refused) == "row 3: time is more than a day ahead of the clock here; mend it and send it again"
+    assert (refused.place, refused.field) == (2, "timestamp")
+    assert str(refused) == "row 3: timestamp is more than a day ahead of the clock here; mend it and send it again"
     assert store.heads(["anna"])["anna"].events == 2
 
 
@@ -46,7 +46,7 @@ def test_a_time_is_at_most_a_day_ahead_of_the_clock_here(place: str) -> None:
     )
     for refused in outcomes[::2]:
         assert isinstance(refused, InvalidWrite)
-        assert (refused.field, refused.reason) == ("time", "is more than a day ahead of the clock here")
+        assert (refused.field, refused.reason) == ("timestamp", "is more than a day ahead of the clock here")
     assert not any(isinstance(taken, Exception) for taken in outcomes[1::2])
     assert [(one.event_id, one.time) for one in store.events_of("anna")] == [("e3", -5), ("e2", ahead)]
     store.close()

@@ -22,6 +22,10 @@ Updates = Mapping[str, tuple[str, ...]]
 """Of each loss the networks that it updates."""
 Search = Mapping[str, tuple[Any, ...]]
 Steps = TypeVar("Steps")
+States = Float[Tensor, "*grid dim"]
+Points = Float[Tensor, "*grid columns"]
+Candidates = Float[Tensor, "batch candidates dim"]
+Rng = np.random.Generator | None
 HEADS: Mapping[str, Callable[[int], nn.Module]] = {
     "actor": Point,
     "critic": partial(Point, offset=True),
@@ -232,9 +236,7 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         critic = nets.get("critic")
         return items.values(critic(batch.states), batch.actions) if isinstance(critic, Point) else None
 
-    def propose(
-        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
-    ) -> Float[Tensor, "*grid dim"]:
+    def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
         """The actor's point in each state: items are ranked by their inner product with it (`vectors`)."""
         points: Tensor = nets["actor"](states)
         return points
@@ -261,9 +263,7 @@ class Algorithm(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """How many of the best items `rescore` puts in order anew; 0: none, -1: all."""
         return 0
 
-    def rescore(
-        self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
-    ) -> Float[Tensor, "batch candidates"]:
+    def rescore(self, nets: Networks, states: States, vectors: Candidates) -> Float[Tensor, "batch candidates"]:
         """Scores of some items, by their vectors, that go before the inner product."""
         raise NotImplementedError
 

@@ -3,13 +3,12 @@
 import math
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import LossContext, Networks, Search, Updates
+from what_next.algorithms.base import Candidates, LossContext, Networks, Points, Rng, Search, States, Updates
 from what_next.algorithms.dqn import Dqn
 from what_next.losses.rl import td_loss, td_target
 from what_next.types import Transitions
@@ -33,12 +32,8 @@ class Bcq(Dqn):
 
     name: Literal["bcq"] = "bcq"  # type: ignore[assignment]
     search: ClassVar[Search] = {"threshold": (0.05, 0.9), "discount": (0.0, 0.9)}
-    threshold: float = Field(
-        default=0.3, ge=0, le=1, description="share of the largest probability that an item needs to be considered"
-    )
-    considered: int = Field(
-        default=100, gt=0, description="likeliest items that are looked at when recommending; all with threshold 0"
-    )
+    threshold: float = Field(default=0.3, ge=0, le=1, description="share of the largest probability that items need")
+    considered: int = Field(default=100, gt=0, description="likeliest items looked at; with threshold 0 all")
     replays: ClassVar[bool] = False
     updates: ClassVar[Updates] = {**Dqn.updates, "behaviour": ("encoder", "behaviour")}
 
@@ -55,9 +50,7 @@ class Bcq(Dqn):
             "behaviour": items.cross_entropy(behaviour(batch.states), batch.actions),
         }
 
-    def propose(
-        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
-    ) -> Float[Tensor, "*grid dim"]:
+    def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
         """The behaviour's point, whose likeliest items are looked at; the critic's where all items are considered."""
         if self.threshold == 0:
             return super().propose(nets, states, rng)
@@ -69,9 +62,7 @@ class Bcq(Dqn):
         """See `Algorithm.rescored`."""
         return self.considered if 0 < self.threshold < 1 else 0
 
-    def rescore(
-        self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
-    ) -> Float[Tensor, "batch candidates"]:
+    def rescore(self, nets: Networks, states: States, vectors: Candidates) -> Float[Tensor, "batch candidates"]:
         """The values of the considered items; far below them the others, the likelier first."""
         likely = torch.einsum("bcd,bd->bc", vectors, nets["behaviour"](states))
         likely = likely - likely[:, :1]  # the candidates come likeliest first, and items that are not permitted last

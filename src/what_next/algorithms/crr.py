@@ -23,9 +23,7 @@ class Crr(Algorithm):
     name: Literal["crr"] = "crr"
     linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"beta": (0.5, 20.0), "discount": (0.0, 0.9)}
-    form: Literal["exp", "binary"] = Field(
-        default="exp", description="of a step's weight in the actor's loss: exp(advantage / beta), or 1 where positive"
-    )
+    form: Literal["exp", "binary"] = Field(default="exp", description="weight: exp(advantage / beta), or 1 where > 0")
     beta: float = Field(default=1.0, gt=0, description="temperature of exp weights, in units of reward; large imitates")
     largest_weight: float = Field(default=20.0, gt=0, description="cap of an exp weight")
     weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
+from what_next.algorithms.base import Algorithm, Candidates, LossContext, Networks, Points, Rng, Search, States, Updates
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import PairValue, Point
 from what_next.models.item_space import ItemSpace
@@ -40,12 +40,8 @@ class Ddpg(Algorithm):
     name: Literal["ddpg"] = "ddpg"
     search: ClassVar[Search] = {"sharpness": (5.0, 20.0), "candidates": (1, 100), "discount": (0.0, 0.9)}
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target actor and critic follow after a step")
-    candidates: int = Field(
-        default=10, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"
-    )
-    supervised: float = Field(
-        default=1.0, ge=0, description="weight of the next item's cross entropy, which gives the item vectors a meaning"
-    )
+    candidates: int = Field(default=10, ge=1, description="nearest items that the critic orders; 1: by distance alone")
+    supervised: float = Field(default=1.0, ge=0, description="weight of the next item's cross entropy")
     sharpness: float = Field(default=7.0, gt=0, description="inverse temperature of the softmax over cosines")
     replays: ClassVar[bool] = True
     updates: ClassVar[Updates] = {"critic": ("encoder", "critic"), "supervised": ("encoder",), "actor": ("actor",)}
@@ -53,8 +49,8 @@ class Ddpg(Algorithm):
     needs_critic: ClassVar[bool] = True
 
     def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """An actor, and a critic of any point."""
-        return {"actor": Point(sizes.dim), "critic": Critics(sizes.dim)}
+        """An actor, and a critic of any point, or several (`td3`) in one network."""
+        return {"actor": Point(sizes.dim), "critic": Critics(sizes.dim, getattr(self, "critics", 1))}
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The critic's squared error, minus its value of the actor's points, and the next item's cross entropy."""
@@ -99,9 +95,7 @@ class Ddpg(Algorithm):
         context.metrics["proposed_value"] = values.mean().item()
         return points, values
 
-    def smooth(
-        self, points: Float[Tensor, "steps dim"], context: LossContext[Transitions]
-    ) -> Float[Tensor, "steps dim"]:
+    def smooth(self, points: Points, context: LossContext[Transitions]) -> Points:
         """The target actor's points as the target reads them: unchanged."""
         return points
 
@@ -110,9 +104,7 @@ class Ddpg(Algorithm):
         found: Tensor = nets["critic"](batch.states, on_sphere(items).rows(batch.actions))[0]
         return found
 
-    def propose(
-        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
-    ) -> Float[Tensor, "*grid dim"]:
+    def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
         """The actor's point, as long as the softmax is sharp."""
         return self.sharpness * normalize(nets["actor"](states), dim=-1)
 
@@ -125,9 +117,7 @@ class Ddpg(Algorithm):
         """See `Algorithm.rescored`."""
         return self.candidates if self.candidates > 1 else 0
 
-    def rescore(
-        self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
-    ) -> Float[Tensor, "batch candidates"]:
+    def rescore(self, nets: Networks, states: States, vectors: Candidates) -> Float[Tensor, "batch candidates"]:
         """The critic's values; the smallest where there are several critics."""
         values: Tensor = nets["critic"](states.unsqueeze(-2), normalize(vectors, dim=-1)).amin(0)
         return values

@@ -32,9 +32,7 @@ class DecisionTransformer(NextItem):
 
     name: Literal["decision_transformer"] = "decision_transformer"  # type: ignore[assignment]
     search: ClassVar[Search] = {"desired": (0.5, 1.0)}
-    desired: float = Field(
-        default=0.9, ge=0, le=1, description="the return that is asked for, as a quantile of those of the training data"
-    )
+    desired: float = Field(default=0.9, ge=0, le=1, description="the return that is asked for, as a quantile of all")
     preset: ClassVar[Mapping[str, object]] = {"model": "transformer"}
     extra_features: ClassVar[int] = 1
     reads_returns: ClassVar[bool] = True

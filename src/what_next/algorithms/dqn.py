@@ -2,13 +2,12 @@
 
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Points, Rng, Search, States, Updates
 from what_next.losses.rl import td_loss, td_target
 from what_next.types import Transitions
 
@@ -33,9 +32,7 @@ class Dqn(Algorithm):
         """Half the squared error of temporal differences, towards the target of "Double DQN"."""
         return {"critic": td_loss(context.values(), double_q_target(context))}
 
-    def propose(
-        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
-    ) -> Float[Tensor, "*grid dim"]:
+    def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
         """The critic's point; what is added to every item's value orders nothing."""
         points: Tensor = nets["critic"](states)[..., :-1]
         return points

@@ -30,9 +30,7 @@ class Hac(Ddpg):
     candidates: Literal[1] = Field(default=1, description="the item nearest to the point is taken")
     supervised: float = Field(default=1.0, ge=0, description="weight of the next item's cross entropy under the actor")
     climbing: float = Field(default=0.1, ge=0, description="weight of the critic's value in the actor's loss")
-    alignment: float = Field(
-        default=0.1, ge=0, description="weight of the squared distance between a point and the item that it chooses"
-    )
+    alignment: float = Field(default=0.1, ge=0, description="weight of a point's squared distance to its item")
     updates: ClassVar[Updates] = {
         "critic": ("encoder", "critic"),
         "supervised": ("encoder", "actor"),

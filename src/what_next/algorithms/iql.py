@@ -24,12 +24,8 @@ class Iql(Algorithm):
     name: Literal["iql"] = "iql"
     linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"expectile": (0.5, 0.9), "beta": (0.1, 3.0), "discount": (0.0, 0.9)}
-    expectile: float = Field(
-        default=0.7, gt=0, lt=1, description="of the values of items that the state's value is; 0.5 is their mean"
-    )
-    beta: float = Field(
-        default=1.0, ge=0, description="how sharply the actor prefers better items (per unit of reward); 0 imitates"
-    )
+    expectile: float = Field(default=0.7, gt=0, lt=1, description="of item values that a state's is; 0.5: their mean")
+    beta: float = Field(default=1.0, ge=0, description="how sharply better items are preferred, per reward; 0 imitates")
     largest_weight: float = Field(default=100.0, gt=0, description="cap of a step's weight in the actor's loss")
     weight: float = Field(default=0.5, gt=0, description="of the critic's loss beside the actor's, in the encoder")
     tau: float = Field(default=0.005, gt=0, le=1, description="how far the target networks follow after a step")

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Updates
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Points, Rng, States, Updates
 from what_next.errors import SetupError
 from what_next.losses.rl import mean, plackett_luce, td_loss
 from what_next.models.actor_critic import Sizes
@@ -48,9 +48,7 @@ class OnPolicy(Algorithm):
         "Bayesian logistic regression from a prior that slates of random items tell; else the network tells it",
     )
     rank: int = Field(default=12, gt=0, description="with belief, columns of vectors of items that are learned for it")
-    balance: bool = Field(
-        default=True, description="whether an item keeps others out of the slate that would do the same to the user"
-    )
+    balance: bool = Field(default=True, description="whether an item keeps out others that do the same to the user")
     likeness: Literal["effects", "vectors"] = Field(
         default="effects",
         description="with balance, like items do the same to the numbers that are seen of a user when clicked, as is "
@@ -58,9 +56,7 @@ class OnPolicy(Algorithm):
     )
     trace: float = Field(default=0.95, ge=0, le=1, description="lambda of the advantages: 1 trusts no value")
     entropy: float = Field(default=0.0, ge=0, description="weight of the policy's entropy")
-    click_weight: float = Field(
-        default=0.0, ge=0, description="weight of the loss of clicks, on whose forecast the policy then builds"
-    )
+    click_weight: float = Field(default=0.0, ge=0, description="of the loss of clicks, on which the policy then builds")
     value_weight: float = Field(default=0.5, gt=0, description="weight of the value's loss")
     source: ClassVar[str] = "world"
     updates: ClassVar[Updates] = {
@@ -122,9 +118,7 @@ class OnPolicy(Algorithm):
         belief = Belief(len(vectors), given or self.rank)
         return Pricer(sizes.dim, belief.width, sizes.factors - belief.width - 1, belief)
 
-    def propose(
-        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
-    ) -> Float[Tensor, "*grid columns"]:
+    def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
         """The likeliest point; with `rng`, a draw where points are drawn."""
         actor = nets["actor"]
         if not isinstance(actor, Proposer):  # of one that learned from a log

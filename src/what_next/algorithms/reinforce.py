@@ -44,15 +44,9 @@ class Reinforce(A2c):
     linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"weight_cap": (1.0, 100.0), "top": (1, 10), "discount": (0.0, 0.9)}
     top: int = Field(default=1, gt=0, description="K: length of the slate that an item is to be in")
-    correct: bool = Field(
-        default=True, description="whether a step is weighted by pi / beta; no: it counts as in the log"
-    )
-    weight_cap: float = Field(
-        default=10.0, gt=0, description="pi / beta counts as this much at most: less variance for some bias"
-    )
-    baseline: Literal["none", "mean"] = Field(
-        default="none", description="subtracted from the returns: nothing, or their mean over the batch"
-    )
+    correct: bool = Field(default=True, description="whether steps are weighted by pi / beta; no: as in the log")
+    weight_cap: float = Field(default=10.0, gt=0, description="most that pi / beta counts: less variance for some bias")
+    baseline: Literal["none", "mean"] = Field(default="none", description="taken off returns: nothing, or their mean")
     trace: float = Field(default=1.0, ge=1, le=1, description="in a world: returns are summed up to the episode's end")
     updates: ClassVar[Updates] = {**A2c.updates, "behaviour": ("behaviour",)}
 

@@ -23,15 +23,9 @@ class Sa2c(Snqn):
     """
 
     name: Literal["sa2c"] = "sa2c"  # type: ignore[assignment]
-    warm_up: int = Field(
-        default=500,
-        ge=0,
-        description="steps in which the actor's loss is not weighted, until the critic tells something",
-    )
+    warm_up: int = Field(default=500, ge=0, description="steps without weights, until the critic tells something")
     clip: float = Field(default=5.0, gt=0, description="advantages are kept within plus and minus this (of reward)")
-    smooth: float = Field(
-        default=0.0, ge=0, le=1, description="power of pi / beta, within 0.1 and 10, that weights a step; 0 is none"
-    )
+    smooth: float = Field(default=0.0, ge=0, le=1, description="power of pi / beta (0.1 to 10) that weights; 0: none")
     updates: ClassVar[Updates] = {**Snqn.updates, "behaviour": ("behaviour",)}
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Points, Rng, Search, States, Updates
 from what_next.algorithms.on_policy import vectors_of
 from what_next.losses.rl import td_loss, td_target
 from what_next.models.actor_critic import Sizes
@@ -84,9 +84,7 @@ class Sac(Algorithm):
         found: Tensor = nets["critic"](batch.states, batch.points).amin(0)
         return found
 
-    def propose(
-        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
-    ) -> Float[Tensor, "*grid width"]:
+    def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
         """The point of the mean; with `rng`, a draw."""
         actor = nets["actor"]
         assert isinstance(actor, Normal)

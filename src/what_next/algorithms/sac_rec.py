@@ -22,11 +22,7 @@ class SacRec(Sqn):
     """
 
     name: Literal["sac_rec"] = "sac_rec"  # type: ignore[assignment]
-    warm_up: int = Field(
-        default=500,
-        ge=0,
-        description="steps in which the actor's loss is not weighted, until the critic tells something",
-    )
+    warm_up: int = Field(default=500, ge=0, description="steps without weights, until the critic tells something")
 
     def losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """The paper's L_A = L_s · Q(s_t, a_t), no gradient through Q, and L_q; in the warm-up L_s and L_q."""

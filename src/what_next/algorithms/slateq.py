@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Search, Updates
+from what_next.algorithms.base import Algorithm, Candidates, LossContext, Networks, Points, Rng, Search, States, Updates
 from what_next.losses.rl import mean, td_target
 from what_next.models.actor_critic import Sizes
 from what_next.models.heads import Point, Value
@@ -88,9 +88,7 @@ class Slateq(Algorithm):
         """The value of the first item, if it is chosen."""
         return items.values(nets["critic"](batch.states), batch.actions)
 
-    def propose(
-        self, nets: Networks, states: Float[Tensor, "*grid dim"], rng: np.random.Generator | None = None
-    ) -> Float[Tensor, "*grid dim"]:
+    def propose(self, nets: Networks, states: States, rng: Rng = None) -> Points:
         """The point of the weights: the items that are likeliest chosen."""
         points: Tensor = nets["choice"](states)[..., :-1]
         return points
@@ -100,9 +98,7 @@ class Slateq(Algorithm):
         """See `Algorithm.rescored`."""
         return self.candidates
 
-    def rescore(
-        self, nets: Networks, states: Float[Tensor, "batch dim"], vectors: Float[Tensor, "batch candidates dim"]
-    ) -> Float[Tensor, "batch candidates"]:
+    def rescore(self, nets: Networks, states: States, vectors: Candidates) -> Float[Tensor, "batch candidates"]:
         """By how much an item makes the best slate better."""
         critic = nets["critic"]
         assert isinstance(critic, Values)

@@ -3,15 +3,12 @@
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from what_next.algorithms.base import LossContext, Networks
-from what_next.algorithms.ddpg import Critics, Ddpg
-from what_next.models.actor_critic import Sizes
-from what_next.models.heads import Point
+from what_next.algorithms.base import LossContext, Points
+from what_next.algorithms.ddpg import Ddpg
 from what_next.types import Transitions
 
 
@@ -27,22 +24,14 @@ class Td3(Ddpg):
     name: Literal["td3"] = "td3"  # type: ignore[assignment]
     critics: int = Field(default=2, ge=1, description="how many critics; the smallest of their values is the target")
     delay: int = Field(default=2, ge=1, description="the actor is updated at every so many steps")
-    noise: float = Field(
-        default=0.2, ge=0, description="length of the noise on the target actor's points, in radii of the sphere"
-    )
+    noise: float = Field(default=0.2, ge=0, description="length of noise on the target actor's points, in radii")
     noise_clip: float = Field(default=0.5, gt=0, description="each entry's noise is clipped, as if all were so long")
-
-    def networks(self, sizes: Sizes, vectors: Float32[np.ndarray, "items dim"], rng: np.random.Generator) -> Networks:
-        """An actor, and several critics in one network."""
-        return {"actor": Point(sizes.dim), "critic": Critics(sizes.dim, self.critics)}
 
     def actor_losses(self, context: LossContext[Transitions]) -> dict[str, Tensor]:
         """That of ddpg, when it is due."""
         return {} if context.step % self.delay else super().actor_losses(context)
 
-    def smooth(
-        self, points: Float[Tensor, "steps dim"], context: LossContext[Transitions]
-    ) -> Float[Tensor, "steps dim"]:
+    def smooth(self, points: Points, context: LossContext[Transitions]) -> Points:
         """Points with clipped noise, back on the sphere (equation 15).
 
         The entries of a point on the sphere shrink with the square root of its dimension, and so does their noise.

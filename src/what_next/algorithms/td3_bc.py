@@ -27,12 +27,8 @@ class Td3Bc(Td3):
     name: Literal["td3_bc"] = "td3_bc"  # type: ignore[assignment]
     linear: ClassVar[bool] = True
     search: ClassVar[Search] = {"sharpness": (5.0, 20.0), "alpha": (0.5, 10.0), "discount": (0.0, 0.9)}
-    candidates: int = Field(
-        default=1, ge=1, description="nearest items that the critic puts in order; 1: items by distance alone"
-    )
-    supervised: float = Field(
-        default=0.0, ge=0, description="weight of the states' own cross entropy; wanted where cloning is by distance"
-    )
+    candidates: int = Field(default=1, ge=1, description="nearest items that the critic orders; 1: by distance alone")
+    supervised: float = Field(default=0.0, ge=0, description="of the states' cross entropy; for cloning by distance")
     alpha: float = Field(default=2.5, ge=0, description="weight of the critic against the cloning; 0: cloning alone")
     cloning: Literal["cross_entropy", "distance"] = Field(
         default="cross_entropy", description="cross entropy of the next item, or squared distance to its vector"

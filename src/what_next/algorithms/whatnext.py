@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from what_next.algorithms.base import Algorithm, LossContext, Networks, Updates
+from what_next.algorithms.base import Algorithm, LossContext, Networks, Points, Rng, Updates
 from what_next.models import AgentModel, CriticModel, spread_out
 from what_next.models.actor_critic import Sizes
 from what_next.rewards.spread import LEAST_EVENTS
@@ -35,12 +35,8 @@ class WhatNext(Algorithm):
     name: Literal["whatnext"] = "whatnext"
     prototypes: int = Field(default=32, gt=1, description="number of points that the actor chooses from")
     entropy: float = Field(default=0.01, ge=0, description="weight of the policy's entropy (nats) in the actor's loss")
-    random_items: int = Field(
-        default=32, ge=0, description="random items that the critic learns of besides the selected one, per history"
-    )
-    tau: float = Field(
-        default=0.02, gt=0, le=1, description="in a world: how far the target critic follows after a step"
-    )
+    random_items: int = Field(default=32, ge=0, description="random items, per history, that the critic also learns")
+    tau: float = Field(default=0.02, gt=0, le=1, description="in a world: how far the target critic follows each step")
     updates: ClassVar[Updates] = {"actor": ("actor",), "critic": ("critic",)}
     source: ClassVar[str] = "bandit"
     replays: ClassVar[bool] = True
@@ -100,9 +96,7 @@ class WhatNext(Algorithm):
         values = critic(batch.factors, prototypes, batch.actor_prospects)
         return pad((policy * values).sum(-1)[:, 1:], (0, 1))
 
-    def propose(
-        self, nets: Networks, states: Any, rng: np.random.Generator | None = None
-    ) -> Float[Tensor, "*grid dim"]:
+    def propose(self, nets: Networks, states: Any, rng: Rng = None) -> Points:
         """One of the prototypes: drawn by the Gumbel-max trick, or the likeliest. `states`: factors and prospects."""
         actor = nets["actor"]
         assert isinstance(actor, AgentModel)

@@ -71,6 +71,17 @@ class Known:
         """Each item's share of the events."""
         return self.counts.astype(np.float64) / max(1, len(self.items))
 
+    @cached_property
+    def ages(self) -> Float64[np.ndarray, "events"]:
+        """How far back each event is: microseconds before the last one of all; in a log without times, events of the
+        same user that follow it."""
+        times = self.times
+        return (self.after if times is None else times.max(initial=0) - times).astype(np.float64)
+
+    def of_late(self, half_life: float) -> Float64[np.ndarray, "items"]:
+        """What the events of each item come to, where one counts half as much for each `half_life` that it is old."""
+        return np.bincount(self.items, np.exp2(-self.ages / half_life), self.catalogue).astype(np.float64)
+
     @property
     def transitions(self) -> tuple[Int32[np.ndarray, "steps"], Int32[np.ndarray, "steps"]]:
         """Each item that another of the same user follows, and the one that does."""

@@ -6,9 +6,8 @@ from jaxtyping import Float64, Int64
 from what_next.baselines.counts import TIE, Known
 from what_next.baselines.rules import Ranking
 from what_next.data import Dataset
+from what_next.data.training_part import DAY
 from what_next.types import History
-
-DAY = 24 * 3600 * 10**6  # microseconds
 
 
 class PopularRecent(Ranking):
@@ -36,11 +35,7 @@ class PopularRecent(Ranking):
             half_life_events: before the last of the user's own; for a log without.
         """
         events = Known.of(dataset, known)
-        if events.times is None:
-            age = events.after / half_life_events
-        else:
-            age = (events.times.max(initial=0) - events.times) / (half_life_days * DAY)
-        weights = np.bincount(events.items, np.exp2(-age), events.catalogue)
+        weights = events.of_late(half_life_events if events.times is None else half_life_days * DAY)
         return cls(weights + TIE * events.shares)
 
     def worth(self, history: History) -> Float64[np.ndarray, "batch items"]:

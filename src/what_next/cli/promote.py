@@ -46,6 +46,7 @@ def promote(
 ) -> int:
     """Deploy a model to the service, if a log shows that it earns more: exit code 0; or 3, and why not."""
     from what_next.serving.engine.versions import AGENT, keep, version_of, versions_folder
+    from what_next.serving.store import Deploy
 
     settings = setup_of(setup, overrides, "train=no")
     agent = _agent_of(settings, model)
@@ -68,7 +69,7 @@ def promote(
         keep(versions_folder(settings), agent)
         note = {"from": current, "agent": str(agent), "why": facts["why"], "forced": force}
         note["gate"] = _short(facts["gate"])
-        facts["number"] = _deploy(store, version, "promoted" if current else "first", note)
+        facts["number"] = store.put(Deploy(version, "promoted" if current else "first", note))
     return _show(facts, as_json)
 
 
@@ -76,6 +77,7 @@ def promote(
 def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) -> int:
     """Have the service answer by the model that it answered by before the current one."""
     from what_next.serving.engine.versions import before, versions_folder
+    from what_next.serving.store import Deploy
     from what_next.training.artefacts import read_models
 
     settings = setup_of(setup, overrides, "train=no")
@@ -84,7 +86,7 @@ def rollback(setup: SetupFile, overrides: Overrides = None, as_json: Json = Fals
         version = before(deployments)
         current = deployments[-1].version
         read_models(versions_folder(settings) / version / "agent.safetensors")  # it can be loaded
-        number = _deploy(store, version, "rolled back", {"from": current})
+        number = store.put(Deploy(version, "rolled back", {"from": current}))
     why = f"rolled back from {current}"
     return _show({"version": version, "current": current, "promote": True, "why": why, "number": number}, as_json)
 
@@ -95,16 +97,6 @@ def _agent_of(settings: "Setup", model: Path | None) -> Path:
     if not model.is_file():
         raise ModelError(f"--model {model}: no such file; name an agent's file (.safetensors), or a setup")
     return model if model.suffix == ".safetensors" else setup_of(model, ["train=no"]).model_agent_path
-
-
-def _deploy(store: "Store", version: str, kind: Any, note: dict[str, Any]) -> int:
-    from what_next.serving.store import Deploy
-
-    outcome = store.commit([Deploy(version, kind, note)])[0]
-    if isinstance(outcome, Exception):
-        raise outcome
-    assert isinstance(outcome, int), "a deployment comes to its number"
-    return outcome
 
 
 def _judged(

@@ -70,7 +70,6 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
     from what_next.serving.http.run import serve as run
 
     settings = setup_of(setup, overrides, "train=no")
-    _may_begin(settings)
     people = Console(stderr=True, soft_wrap=True)
     columns = (TextColumn("filling the store"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=people, redirect_stdout=False, redirect_stderr=False)
@@ -94,26 +93,6 @@ def serve(setup: SetupFile, overrides: Overrides = None, as_json: Json = False) 
     finally:
         if bar.live.is_started:  # else it would still write a line, which nobody may read any more
             bar.stop()
-
-
-def _may_begin(settings: "Setup") -> None:
-    """Raises what the service would refuse to start with, while there is no store: so none is left behind."""
-    from what_next.serving.engine.versions import check
-    from what_next.serving.store import store_of
-
-    place, server = store_of(settings), settings.server
-    if not isinstance(place, Path) or place.exists():
-        return
-    for agent in (settings.model_agent_path, server.candidate):
-        if agent is not None:
-            check(agent)
-    if server.import_data and not settings.data.exists():
-        raise SetupError(f"{settings.data}: no such file; to start with an empty store, set server.import_data to no")
-    if server.needs_keys:
-        raise SetupError(
-            f"server.host is {server.host}, and there is no store yet with an API key: without one, nobody may ask. "
-            "Make one with `what-next key add SETUP --name NAME --role admin`, or listen on 127.0.0.1"
-        )
 
 
 def _address(facts: dict[str, Any]) -> str:
@@ -199,8 +178,7 @@ def export(
 ) -> None:
     """Write the log as a data set: train reads its events and decisions, evaluate its events, estimate and gate its
     decisions."""
-    from what_next.serving.store.append import appended
-    from what_next.serving.store.export import exported
+    from what_next.serving.store.export import appended, exported
 
     if to.suffix != ".parquet":
         raise DataError(f"--to {to}: must end in .parquet")

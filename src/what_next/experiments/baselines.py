@@ -80,8 +80,7 @@ def searched(state: State, wanted: Collection[str] = EVERY) -> dict[str, Any]:
     """
     how = state.setup.evaluation
     every = Targets.of(state.dataset, state.split, "validation", how.targets, state.setup.split.seed)
-    out = left_out(len(state.dataset.catalogue))
-    tried = {name: tries(grid_of(name, state)) for name in BASELINES if name in wanted and name not in out}
+    tried = {name: tries(grid_of(name, state)) for name in had(state, wanted)}
     targets = min(len(every), MOST)
     some = {"ease": POPULAR} if targets and "ease" in tried and len(state.dataset.catalogue) > POPULAR else {}
     tried = tried if targets else dict.fromkeys(tried, 1)

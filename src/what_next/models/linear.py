@@ -4,7 +4,7 @@ after its last items; and how popular each item is."""
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int32, Int64
+from jaxtyping import Float, Float32, Float64, Int32, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,7 +37,8 @@ class LinearTerm(nn.Module):
 
     Attributes:
         directions: [items rank], `V`; `gains`: [rank], `s^2 / (s^2 + PENALTY)`.
-        popularity: [items], the logarithm of one plus the users who had each, less its mean; 0 for what comes later.
+        popularity: [items], the logarithm of one plus the events of each, less its mean; 0 for what comes later. Events
+            may count the less, the longer they are past.
         successors: [items dim], for each item the mean of the unit vectors of what came next; no column without `pull`.
         weight, decay, bias: as above.
         pull: the length of what is added to the point: the mean of `successors` over the last items, of length 1.
@@ -90,17 +91,21 @@ class LinearTerm(nn.Module):
         self,
         directions: Float32[ndarray, "items some"],
         strengths: Float32[ndarray, "some"],
-        users: Int64[ndarray, "items"],
+        events: Int64[ndarray, "items"],
     ) -> None:
-        """Take the directions of a log, the squares of their singular values, and how many users had each item.
+        """Take the directions of a log, the squares of their singular values, and how many events each item has.
 
         There may be fewer directions than `RANK`.
         """
-        popularity = torch.from_numpy(users).log1p()
-        self.popularity.copy_(popularity - popularity.mean())
+        self.favour(events)
         squares = torch.from_numpy(strengths)
         self.directions.zero_()[:, : directions.shape[1]] = torch.from_numpy(directions)
         self.gains.zero_()[: len(squares)] = squares / (squares + PENALTY)
+
+    def favour(self, events: Int64[ndarray, "items"] | Float64[ndarray, "items"]) -> None:
+        """Let these be the events of each item that tell how popular it is."""
+        popularity = torch.from_numpy(events).log1p()
+        self.popularity.copy_(popularity - popularity.mean())
 
     @torch.no_grad()
     def follow(

@@ -1,12 +1,12 @@
 """The policy that wrote a log, estimated from the log itself where it does not tell its propensities."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from what_next.data.decisions.features import context_columns
 from what_next.data.decisions.log import DecisionLog
@@ -25,20 +25,7 @@ PAIRS = 2**21
 """Chances at work at a time."""
 
 
-@dataclass(frozen=True, eq=False)
-class Behaviour:
-    """An estimated behaviour policy.
-
-    Attributes:
-        propensities: of the logged items, each by a model that has not seen its unit.
-        about: what it depends on, how well it fits, and the calibration table, as plain values.
-    """
-
-    propensities: Rows
-    about: dict[str, Any]
-
-
-def estimate_behaviour(log: DecisionLog, seed: int = 0) -> Behaviour:
+def estimate_behaviour(log: DecisionLog, seed: int = 0) -> tuple[Rows, dict[str, Any]]:
     """Item frequencies, smoothed, each half of the units judged by those of the other half.
 
     p(a) = (n(a) + 1) / (n + items), and given a context c, p(a | c) = (n(a, c) + k p(a)) / (n(c) + k): additive
@@ -46,6 +33,10 @@ def estimate_behaviour(log: DecisionLog, seed: int = 0) -> Behaviour:
     first row has none, and p(a); not tried on slates, where chances are to be marginal), a column that was named as
     known before the decision, or all such columns and the position together; it and k are those with the highest
     likelihood on the held-out rows.
+
+    Returns:
+        The propensities of the logged items, each by a model that has not seen its unit; and what they depend on, how
+        well they fit, and the calibration table, as plain values.
 
     Raises:
         DataError: there is but one unit.
@@ -74,7 +65,7 @@ def estimate_behaviour(log: DecisionLog, seed: int = 0) -> Behaviour:
         "miscalibrated": sum(abs(one["predicted"] - one["observed"]) * one["pairs"] for one in table) / len(log),
         "calibration": table,
     }
-    return Behaviour(tried[best], about)
+    return tried[best], about
 
 
 def plot_calibration(about: dict[str, Any], path: Path, title: str = "Estimated behaviour policy") -> None:
@@ -139,8 +130,8 @@ def _held_out(log: DecisionLog, contexts: Ids, halves: Ids, strength: float) -> 
     found = np.empty(len(log))
     for half in (0, 1):
         rows = halves == half
-        model = _Frequencies.of(contexts[~rows], log.actions[~rows], len(log.items), strength)
-        found[rows] = model.chances(contexts[rows], log.actions[rows])
+        model = _frequencies(contexts[~rows], log.actions[~rows], len(log.items), strength)
+        found[rows] = model(contexts[rows], log.actions[rows])
     return found
 
 
@@ -150,12 +141,12 @@ def _calibration(log: DecisionLog, contexts: Ids, halves: Ids, strength: float) 
     pairs, predicted, came = np.zeros(bins), np.zeros(bins), np.zeros(bins)
     for half in (0, 1):
         rows = halves == half
-        model = _Frequencies.of(contexts[~rows], log.actions[~rows], items, strength)
+        model = _frequencies(contexts[~rows], log.actions[~rows], items, strength)
         kinds, of_rows, counts = np.unique(contexts[rows], return_inverse=True, return_counts=True)
         for start in range(0, len(kinds), step := max(1, PAIRS // items)):
             part = slice(start, start + step)
             width = len(kinds[part])
-            chances = model.chances(np.repeat(kinds[part], items), np.tile(np.arange(items), width))
+            chances = model(np.repeat(kinds[part], items), np.tile(np.arange(items), width))
             here = (of_rows >= start) & (of_rows < start + step)
             seen = np.bincount((of_rows[here] - start) * items + log.actions[rows][here], minlength=width * items)
             weights = np.repeat(counts[part], items)
@@ -174,31 +165,16 @@ def _calibration(log: DecisionLog, contexts: Ids, halves: Ids, strength: float) 
     ]
 
 
-@dataclass(frozen=True, eq=False)
-class _Frequencies:
-    """Smoothed item frequencies, given a context."""
+def _frequencies(contexts: Ids, actions: Ids, items: int, strength: float) -> Callable[[Ids, Ids], Rows]:
+    """What tells the chance of items in their contexts, by the smoothed frequencies of some rows."""
+    overall, known = (np.bincount(actions, minlength=items) + 1.0) / (len(actions) + items), contexts >= 0
+    pairs, alone = (np.unique(one[known], return_counts=True) for one in (contexts * items + actions, contexts))
 
-    items: int
-    strength: float
-    overall: Float64[np.ndarray, "items"]
-    contexts: Int64[np.ndarray, "kinds"]
-    rows: Int64[np.ndarray, "kinds"]
-    keys: Int64[np.ndarray, "pairs"]
-    counts: Int64[np.ndarray, "pairs"]
+    def chances(given: Ids, wanted: Ids) -> Rows:
+        joint, rows = _looked_up(given * items + wanted, *pairs), _looked_up(given, *alone)
+        return np.asarray((joint + strength * overall[wanted]) / (rows + strength))
 
-    @classmethod
-    def of(cls, contexts: Ids, actions: Ids, items: int, strength: float) -> "_Frequencies":
-        overall = (np.bincount(actions, minlength=items) + 1.0) / (len(actions) + items)
-        known = contexts >= 0
-        kinds, rows = np.unique(contexts[known], return_counts=True)
-        keys, counts = np.unique((contexts * items + actions)[known], return_counts=True)
-        return cls(items, strength, overall, kinds, rows, keys, counts)
-
-    def chances(self, contexts: Ids, actions: Ids) -> Rows:
-        """Of each item in its context."""
-        joint = _looked_up(contexts * self.items + actions, self.keys, self.counts)
-        alone = _looked_up(contexts, self.contexts, self.rows)
-        return np.asarray((joint + self.strength * self.overall[actions]) / (alone + self.strength))
+    return chances
 
 
 def _looked_up(wanted: Ids, keys: Int64[np.ndarray, "keys"], values: Int64[np.ndarray, "keys"]) -> Ids:

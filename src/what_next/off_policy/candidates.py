@@ -13,7 +13,7 @@ from what_next.metrics.bootstrap import Bounds
 from what_next.off_policy import sequences
 from what_next.off_policy import slates as slate
 from what_next.off_policy import weighting as step
-from what_next.off_policy.decisions import Decisions, Evidence
+from what_next.off_policy.decisions import Evidence
 from what_next.off_policy.diagnostics import (
     Overlap,
     StepSupport,
@@ -70,27 +70,20 @@ def candidates_of(log: Evidence, stages: Stages = SILENT) -> Found:
 
 def _in_slates(log: Evidence, name: str, one: Candidate | str) -> Candidate | str:
     """The same, with what speaks against it where the log has slates and other chances than it wants."""
-    if isinstance(one, str) or log.decisions.slates is None:
+    decisions, given_above, flaw = log.decisions, name in GIVEN_ABOVE, None
+    if isinstance(one, str) or decisions.slates is None:
         return one
-    flaw = _wrong_chances(log.decisions, name in GIVEN_ABOVE)
-    return replace(one, flaw="; ".join(filter(None, [one.flaw, flaw])) or None)
-
-
-def _wrong_chances(decisions: Decisions, given_above: bool) -> str | None:
-    """Why an estimate cannot use the chances of these slates; `given_above`: whether it wants those given the items
-    above."""
-    assert decisions.slates is not None
     if decisions.marginal and given_above:
-        return MARGINAL
-    if not decisions.marginal and not given_above:
-        return (
+        flaw = MARGINAL
+    elif not decisions.marginal and not given_above:
+        flaw = (
             "the chances are of items given those above them, and nothing in this estimate corrects for how those came "
             f"about: take {', '.join(GIVEN_ABOVE)}; or give the chance of each item at its position, whatever stands "
             "above it, and say so (--marginal)"
         )
-    if given_above and not np.array_equal(decisions.positions, slate.places(decisions.slates)):  # type: ignore[arg-type]
-        return "some slates lack the row of a position above others, and so how those came about is not known"
-    return None
+    elif given_above and not np.array_equal(decisions.positions, slate.places(decisions.slates)):  # type: ignore[arg-type]
+        flaw = "some slates lack the row of a position above others, and so how those came about is not known"
+    return replace(one, flaw="; ".join(filter(None, [one.flaw, flaw])) or None)
 
 
 def _weighted(

@@ -11,15 +11,13 @@ from jaxtyping import Float64, Int64
 
 from what_next.errors import DataError
 from what_next.metrics.bootstrap import LEVEL, RESAMPLES, Bounds
-from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown, supported
+from what_next.off_policy.diagnostics import Overlap, Thresholds, never_shown
 from what_next.off_policy.reward_model import PENALTIES
 from what_next.off_policy.weighting import Ids, Rows, growing_threshold
 
 Looks = Literal["one", "any"]
 LARGEST = 1e200
 """Weight. An estimate that meets it means nothing, but stays a number."""
-ONE_HOT = 2000
-"""Items at most for which vectors are made where there are none."""
 ROUNDING = 1e-9
 THRESHOLDS = Thresholds()
 
@@ -136,7 +134,7 @@ class Evidence:
     """A log and a target policy.
 
     Attributes:
-        decisions, target: with one-hot vectors, and expected ones, where they could be made.
+        decisions, target: the same; slates of one row each are none.
         options: what the caller said.
         weights: of the logged actions; `overlap`: theirs.
         support: the share of the target's choices that the behaviour policy could have made; None where not known.
@@ -160,7 +158,7 @@ class Evidence:
 
     @classmethod
     def of(cls, decisions: Decisions, target: Target, options: Options) -> "Evidence":
-        """Check, and complete what can be.
+        """With what several estimators need.
 
         Raises:
             DataError: for a given range of rewards that does not hold them.
@@ -168,14 +166,14 @@ class Evidence:
         weights, behaviour = importance_weights(decisions, target), options.behaviour
         support, missing = None, 0.0
         if target.full is not None and behaviour is not None:
-            support = float(supported(target.full, behaviour).mean())
+            support = float(np.where(behaviour > 0, target.full, 0).sum(axis=1).mean())
         elif target.full is not None:
             missing = never_shown(target.full, decisions.actions)
-        completed = _completed(decisions, target)
         growing = growing_threshold(len(weights))
         return cls(
-            *completed,
-            options=options,
+            decisions if decisions.slated else replace(decisions, slates=None),
+            target,
+            options,
             weights=weights,
             overlap=Overlap.of(weights, decisions.units),
             support=support,
@@ -196,22 +194,6 @@ class Evidence:
         if most is None or self.rewards is None or self.options.estimated:
             return None
         return self.rewards[0] * most, self.rewards[1] * most
-
-
-def _completed(decisions: Decisions, target: Target) -> tuple[Decisions, Target]:
-    """With one-hot vectors where there are none, and expected ones, where the whole distribution is known.
-
-    Slates of one row each are none.
-    """
-    if not decisions.slated:
-        decisions = replace(decisions, slates=None)
-    if target.full is None:
-        return decisions, target
-    if decisions.vectors is None and decisions.items <= ONE_HOT:
-        decisions = replace(decisions, vectors=np.eye(decisions.items))
-    if target.expected is None and decisions.vectors is not None:
-        target = replace(target, expected=target.full @ decisions.vectors)
-    return decisions, target
 
 
 def _largest_weight(weights: Rows, target: Target, options: Options) -> float | None:

@@ -169,11 +169,6 @@ def effective_size_over_steps(efficiency: Steps, reached: Steps | Ids, discount:
     return float(reached[0] * matters.sum() / (matters / np.maximum(efficiency, least)).sum())
 
 
-def supported(target: Float64[np.ndarray, "rows items"], behaviour: Float64[np.ndarray, "#rows items"]) -> Rows:
-    """In each row, the target's chance of an action that the behaviour policy can take."""
-    return np.asarray(np.where(behaviour > 0, target, 0.0).sum(axis=1))
-
-
 def never_shown(target: Float64[np.ndarray, "rows items"], actions: Ids) -> float:
     """The target's share of choices among items that the log never shows, though the target would show each often.
 

@@ -14,7 +14,7 @@ from what_next.off_policy.confidence_sequences import asymptotic, betting, effec
 from what_next.off_policy.decisions import Decisions, Evidence, Options, Target
 from what_next.off_policy.diagnostics import refusal
 from what_next.off_policy.slates import slate_ips
-from what_next.off_policy.weighting import Terms, mean_of, resampled, stacked
+from what_next.off_policy.weighting import Terms, mean_of
 
 PLAIN = Options()
 
@@ -141,9 +141,9 @@ def _resampled(
     """Each estimate from the same resamples."""
     parts, done = [], stages.begin("intervals", options.resamples)
     for counts in resampled_counts(units, options.resamples, options.seed):
-        parts.append(resampled(stacked(estimates), counts))
+        parts.append(np.stack([one.resampled(counts) for one in estimates]))
         done(len(counts))
-    return list(np.concatenate(parts).T)
+    return list(np.concatenate(parts, axis=1))
 
 
 def _refusal(one: Candidate, log: Evidence) -> str | None:

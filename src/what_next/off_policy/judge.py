@@ -250,9 +250,18 @@ def _of_looks(apart: dict[str, Any], looks: Looks, margin: float, case: _Case) -
 
 def _verdict(case: _Case, apart: dict[str, Any], estimator: str, margin: float, new: dict[str, Any]) -> dict[str, Any]:
     """Whether the new policy is promoted, and why or why not."""
-    refused = _refusal(apart, case.names[0], case.names[1], new.get("own", False), case.thin())
-    if refused is not None:
-        return {"promote": False, "why": refused}
+    name, refused, thin = new["name"], apart["refused"], case.thin()
+    against = None
+    if new.get("own", False):
+        against = f"{name} was made from this log; judge it on later rows"
+    elif refused is not None:
+        against = refused.replace("the other policy:", f"{case.names[1]}:").replace("the policy:", f"{name}:")
+    elif thin is not None:
+        against = f"{thin}, and at least {FEW} are needed"
+    elif apart["low"] is None:
+        against = "the difference has no interval on this log"
+    if against is not None:
+        return {"promote": False, "why": f"the evidence is refused: {against}"}
     promote = apart["low"] > margin + ROUNDING * abs(new["estimate"]["mean"] or 0.0)
     why = (
         f"the lower bound of the difference by {estimator} is {apart['low']:.4g} (mean {apart['mean']:.4g}), "
@@ -269,15 +278,3 @@ def _one(case: _Case, estimator: str, name: str, target: Target, stages: Stages)
     found = estimate(case.decisions, target, case.options, stages)
     lacking = found["left_out"].get(estimator, "there is no such estimate of this log")
     raise SetupError(f"--estimator {estimator!r}, of {name}: {lacking}; there are {', '.join(found['estimates'])}")
-
-
-def _refusal(apart: dict[str, Any], new: str, current: str, own: bool, thin: str | None) -> str | None:
-    """Why nothing can be promoted on this evidence; None where it can be looked at."""
-    if own:
-        return f"the evidence is refused: {new} was made from this log; judge it on later rows"
-    if apart["refused"] is not None:
-        why = apart["refused"].replace("the other policy:", f"{current}:").replace("the policy:", f"{new}:")
-        return f"the evidence is refused: {why}"
-    if thin is not None:
-        return f"the evidence is refused: {thin}, and at least {FEW} are needed"
-    return None if apart["low"] is not None else "the evidence is refused: the difference has no interval on this log"

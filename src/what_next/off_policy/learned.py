@@ -18,7 +18,7 @@ from what_next.data.stages import Done, no_progress
 from what_next.errors import DataError, SetupError
 from what_next.off_policy.decisions import Decisions, Target
 from what_next.off_policy.served import EVENTS, PAIRS, Asked
-from what_next.off_policy.targets import FULL, PolicyOnLog, TargetPolicy, outside_note, placed
+from what_next.off_policy.targets import FULL, PolicyOnLog, TargetPolicy, outside_note
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
@@ -201,7 +201,7 @@ class _Events:
         """The events, with rewards, times and what else the agent reads of them."""
         assert log.user_ids is not None
         agent, space = policy.agent, policy.state.space
-        places = placed(space.catalogue.ids, log.items.ids)
+        places = space.catalogue.index(log.items.ids.to_list()).astype(np.int64)
         known = places[log.actions] >= 0
         owners = log.units[known]
         names = [name for name in agent.space.event_names if name in log.source.names and name != "reward"]
@@ -246,8 +246,5 @@ class _Events:
 def _context(log: DecisionLog, names: list[str]) -> Float32[np.ndarray, "rows names"]:
     """Columns of the log that the agent reads of each event; 0 where there is no number."""
     numbers = numeric(log.source.frame, names)
-    columns = [log.source.frame.select(numbers[name]).collect().to_series().fill_null(0) for name in names]
-    found = np.zeros((len(log), len(names)), np.float32)
-    for place, column in enumerate(columns):
-        found[:, place] = column.to_numpy()[log.order]
-    return found
+    columns = [log.source.frame.select(numbers[name].fill_null(0)).collect().to_series()[log.order] for name in names]
+    return np.array(columns, np.float32).reshape(len(names), len(log)).T

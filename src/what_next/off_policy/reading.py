@@ -105,8 +105,8 @@ def read(settings: LogSettings) -> tuple[DecisionLog, dict[str, Any]]:
         if not settings.marginal:
             _refuse_loose(log)
         return log, {"kind": "logged", "column": log.columns["propensity"]}
-    found = estimate_behaviour(log, settings.seed)
-    return replace(log, propensities=found.propensities), found.about
+    propensities, about = estimate_behaviour(log, settings.seed)
+    return replace(log, propensities=propensities), about
 
 
 def _refuse_loose(log: DecisionLog) -> None:

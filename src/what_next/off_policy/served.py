@@ -14,7 +14,7 @@ import polars as pl
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from what_next.data import Catalogue, Dataset
-from what_next.data.batches import by_length
+from what_next.data.batches import by_length, width_of
 from what_next.data.decisions.log import DecisionLog
 from what_next.data.decisions.rule import Rule
 from what_next.data.decisions.service_log import ADDED, EVENT, WITHDRAWALS, numbers_in
@@ -26,7 +26,6 @@ from what_next.errors import DataError
 from what_next.inference.events import history_of
 from what_next.inference.extend import NewItem, extend, misfits
 from what_next.inference.recommender import Recommender
-from what_next.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import HISTORY, Server
 from what_next.types import EpsilonGreedy, Greedy, History, ItemSet, Permitted, Request, Sampler, Softmax
@@ -89,6 +88,20 @@ class KnownEvents:
         start = self.starts[decision]
         return np.asarray(start + np.flatnonzero(self.arrived[start : self.ends[decision]] <= self.known[decision]))
 
+    def history(
+        self, space: Space, rows: Sequence[Int64[np.ndarray, "..."]], told: Float32[np.ndarray, "rows numbers"]
+    ) -> History:
+        """Some rows of events; the numbers of the last ones give way to what was told, NaN where nothing was."""
+        lengths = np.array([len(one) for one in rows], np.int64)
+        places = np.full((len(rows), width_of(int(lengths.max()))), -1)
+        for row, events in enumerate(rows):
+            places[row, : len(events)] = events
+        real, last = places >= 0, (np.arange(len(rows)), lengths - 1)
+        numbers = np.where(real[..., None], self.numbers[places], 0).astype(np.float32)
+        numbers[last] = np.where(np.isnan(told), numbers[last], told)
+        items = np.where(real, self.items[places], -1).astype(np.int32)
+        return replace(history_of(space, items, lengths, numbers), times=np.where(real, self.times[places], 0))
+
 
 @dataclass(frozen=True, eq=False)
 class Asked:
@@ -130,7 +143,7 @@ class Asked:
         first = np.searchsorted(log.slates, np.arange(int(log.slates[-1]) + 1))
         told = log.source.frame.select(TOLD).collect()[log.order[first]]
         heard = KnownEvents.of(log, space, log.units[first], told)
-        places = placed(space.catalogue.ids, log.items.ids)
+        places = space.catalogue.index(log.items.ids.to_list()).astype(np.int64)
         numbers, state = np.unique(told["withdrawn"].to_numpy(), return_inverse=True)
         return cls(
             policy=policy,
@@ -163,7 +176,8 @@ class Asked:
         decisions, widest = np.unique(self.slates[rows]), max(len(self.policy.agent.space.catalogue), len(self.places))
         for some in by_length(self.lengths[decisions], EVENTS, PAIRS // widest):
             part = decisions[some]
-            history = self._history(part)
+            knew = [self.heard.places(decision) for decision in part.tolist()]
+            history = self.heard.history(self.policy.agent.space, knew, self.context[part])
             heard = np.where(self.seen[part][:, None], -1, history.items)
             without = np.hstack([heard, self.withdrawn[self.state[part]]])
             first, end = np.searchsorted(self.slates, part), np.searchsorted(self.slates, part, "right")
@@ -183,20 +197,6 @@ class Asked:
         if self.server.temperature:
             return Softmax(self.server.temperature)
         return EpsilonGreedy(self.server.epsilon) if self.server.epsilon else Greedy()
-
-    def _history(self, decisions: Int64[np.ndarray, "some"]) -> History:
-        """What some decisions knew; the numbers of the last event give way to what their requests told."""
-        lengths, heard = self.lengths[decisions], self.heard
-        places = np.full((len(decisions), int(lengths.max())), -1)
-        for row, decision in enumerate(decisions.tolist()):
-            places[row, : lengths[row]] = heard.places(decision)
-        real = places >= 0
-        numbers = np.where(real[..., None], heard.numbers[places], 0).astype(np.float32)
-        last, told = (np.arange(len(decisions)), lengths - 1), self.context[decisions]
-        numbers[last] = np.where(np.isnan(told), numbers[last], told)
-        items = np.where(real, heard.items[places], -1).astype(np.int32)
-        history = history_of(self.policy.agent.space, items, lengths, numbers)
-        return replace(history, times=np.where(real, heard.times[places], 0))
 
 
 def situations(space: Space, texts: pl.Series) -> Float32[np.ndarray, "decisions numbers"]:

@@ -1,7 +1,6 @@
 """The policies that a log can judge: chance, a column of the log, the frequencies of another log, a trained model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +106,8 @@ class Frequencies(TargetPolicy):
     def on_log(self, log: DecisionLog, decisions: Decisions, done: Done = no_progress) -> PolicyOnLog:
         """See `TargetPolicy.on_log`."""
         other = read_log(self.path, self.roles, propensities=False)
-        actions = placed(log.items.ids, other.items.ids)[other.actions]
+        known = {str(one): place for place, one in enumerate(log.items.ids)}
+        actions = np.array([known.get(str(one), -1) for one in other.items.ids], np.int64)[other.actions]
         shares, slots = _shares(other, actions, len(log.items)), np.zeros(len(log), np.int64)
         if len(shares) > 1 and log.places is not None:
             slots = np.where(log.places < len(shares) - 1, log.places + 1, 0)
@@ -182,12 +182,6 @@ def vectors_of(log: DecisionLog) -> Float64[np.ndarray, "items columns"]:
     columns = np.full(items, COLUMNS - 1)
     columns[common] = np.arange(COLUMNS - 1)
     return np.asarray(np.eye(COLUMNS)[columns])
-
-
-def placed(ids: pl.Series, others: Sequence[Any] | pl.Series) -> Int64[np.ndarray, "others"]:
-    """Where each of some other ids stands among `ids`, compared as text; -1 where it does not."""
-    known = {str(one): place for place, one in enumerate(ids)}
-    return np.array([known.get(str(one), -1) for one in others], np.int64)
 
 
 def outside_note(share: float) -> str:

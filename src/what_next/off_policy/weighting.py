@@ -5,7 +5,6 @@ of the logged action over the behaviour policy's; `chosen` is what a reward mode
 `expected` what it says of the target policy, its mean over the target's actions.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,24 +38,12 @@ class Terms:
 
     def resampled(self, counts: Float64[np.ndarray, "resamples rows"]) -> Float64[np.ndarray, "resamples"]:
         """The estimate from each resample, that is, from so many copies of each row; NaN where there is none."""
-        return resampled(stacked([self]), counts)[:, 0]
+        above, below = np.hsplit(counts @ np.stack([self.tops, self.bottoms], axis=1), 2)
+        return ratios(above, below)[:, 0]
 
     def by_unit(self, units: Ids) -> "Terms":
         """The same estimate with one row per unit, `units` as of `Decisions`."""
         return Terms(np.bincount(units, self.tops), np.bincount(units, self.bottoms))
-
-
-def stacked(terms: Sequence[Terms]) -> Float64[np.ndarray, "rows columns"]:
-    """Several estimates with as many rows each: all their tops, then all their bottoms."""
-    return np.stack([one.tops for one in terms] + [one.bottoms for one in terms], axis=1)
-
-
-def resampled(
-    table: Float64[np.ndarray, "rows columns"], counts: Float64[np.ndarray, "resamples rows"]
-) -> Float64[np.ndarray, "resamples terms"]:
-    """`Terms.resampled` of all that are `stacked`, by one product of matrices."""
-    above, below = np.hsplit(counts @ table, 2)
-    return ratios(above, below)
 
 
 def mean_of(values: Rows) -> Terms:
@@ -153,8 +140,7 @@ def marginal_weights(
 
 def of_items_alone(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "items"]) -> bool:
     """Whether each item that shares its cluster has the same weight in all its rows, as `averaged_weights` takes it."""
-    numbers = np.bincount(actions, minlength=len(clusters))
-    means = np.bincount(actions, weights, len(clusters)) / np.maximum(numbers, 1)
+    means = _means(weights, actions, len(clusters))
     shared = (np.bincount(clusters) > 1)[clusters[actions]]
     return bool(np.allclose(weights[shared], means[actions][shared], rtol=1e-6))
 
@@ -168,8 +154,7 @@ def averaged_weights(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "i
     (`of_items_alone`). A cluster of one item keeps the rows' own weights, which are exact.
     """
     logged = clusters[actions]
-    numbers = np.bincount(logged, minlength=len(clusters))
-    means = np.bincount(logged, weights, len(clusters)) / np.maximum(numbers, 1)
+    means = _means(weights, logged, len(clusters))
     alone = np.bincount(clusters, minlength=len(clusters)) == 1
     return np.where(alone[logged], weights, means[logged])
 
@@ -182,9 +167,13 @@ def averaged_ips(weights: Rows, actions: Ids, clusters: Int64[np.ndarray, "items
     cluster; without them an interval takes the averages to be known.
     """
     averaged, logged = averaged_weights(weights, actions, clusters), clusters[actions]
-    numbers = np.bincount(logged, minlength=len(clusters))
-    means = np.bincount(logged, rewards, len(clusters)) / np.maximum(numbers, 1)
+    means = _means(rewards, logged, len(clusters))
     return mean_of(averaged * rewards + (weights - averaged) * means[logged])
+
+
+def _means(values: Rows, groups: Ids, count: int) -> Float64[np.ndarray, "count"]:
+    """The mean of each group of rows; 0 of none."""
+    return np.bincount(groups, values, count) / np.maximum(np.bincount(groups, minlength=count), 1)
 
 
 def clusters_of(vectors: Float64[np.ndarray, "items width"], count: int, seed: int = 0) -> Int64[np.ndarray, "items"]:

@@ -21,24 +21,7 @@ REWARDS: Mapping[str, type[Reward]] = {
 """Every reward that a setup may give a weight (`reward.NAME.weight`)."""
 
 __all__ = [
-    "NEVER",
-    "REWARDS",
-    "Diversity",
-    "Events",
-    "Logged",
-    "Novelty",
-    "ProfileCorrelation",
-    "Repeat",
-    "ReturnTime",
-    "Reward",
-    "RewardLog",
-    "Samples",
-    "Serendipity",
-    "Spread",
-    "check",
-    "population_sigma",
-    "prospects",
-    "spread_reward",
-    "total",
-    "weighted",
-]
+    "NEVER", "REWARDS", "Diversity", "Events", "Logged", "Novelty", "ProfileCorrelation", "Repeat", "ReturnTime",
+    "Reward", "RewardLog", "Samples", "Serendipity", "Spread", "check", "population_sigma", "prospects",
+    "spread_reward", "total", "weighted",
+]  # fmt: skip

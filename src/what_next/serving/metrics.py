@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from threading import Lock
 from time import time
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -54,8 +54,8 @@ class Metrics:
         self.shadows = self._counter("shadow_answers", "Answers of the second model that nobody saw", "what")
         about = "Share of the shown items that the answer of the second model, which nobody saw, holds too"
         self.overlap = self._histogram("shadow_overlap", about, SHARES)
-        self._events = self._counter("events", "Events by what came of them", "result")
-        self._feedback = self._counter("feedback", "Feedback by what came of it", "result")
+        told = {"events": "Events by what came of them", "feedback": "Feedback by what came of it"}
+        self._happened = {what: self._counter(what, about, "result") for what, about in told.items()}
         self.store_failures = self._counter("store_failures", "Times that the store could not be used")
         names = ("version", "algorithm", "encoder")
         self._model = Gauge("what_next_model_info", "The model that answers", names, registry=self.registry)
@@ -79,19 +79,10 @@ class Metrics:
         count.inc()
         times.observe(seconds)
 
-    def events(self, accepted: int, duplicates: int, unmatched: int, erased: int) -> None:
-        """Events are in the store, were there before, or are from before their user's erasure.
-
-        Some of those that are there name an answer that does not fit.
-        """
-        counts = {"accepted": accepted, "duplicate": duplicates, "unmatched": unmatched, "erased": erased}
-        for result, count in counts.items():
-            self._events.labels(result).inc(count)
-
-    def feedback(self, accepted: int, duplicates: int, refused: int) -> None:
-        """Feedback is in the store, was there before, or was refused."""
-        for result, count in (("accepted", accepted), ("duplicate", duplicates), ("refused", refused)):
-            self._feedback.labels(result).inc(count)
+    def happened(self, what: Literal["events", "feedback"], **results: int) -> None:
+        """What came of events or of feedback: accepted, duplicate, refused; erased (from before that), unmatched."""
+        for result, count in results.items():
+            self._happened[what].labels(result).inc(count)
 
     def watch(self, name: str, about: str, read: Callable[[], float]) -> None:
         """A number that is read whenever somebody looks."""

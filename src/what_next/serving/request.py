@@ -1,6 +1,6 @@
-"""What passes between the endpoint and the engine: a question, and its answer."""
+"""What passes between the endpoint and the engine, besides the question (`bodies.Question`): its answer, and errors."""
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -24,52 +24,6 @@ class Arm(NamedTuple):
 
     experiment: str
     name: str
-
-
-class RecommendationRequest(NamedTuple):
-    """One question for recommendations, checked already. (A tuple is made in a third of the time of a dataclass.)
-
-    What its fields mean is told by `http.bodies.Question`; besides:
-
-    Attributes:
-        ranges: for attributes by name, the least and the largest value.
-        temperature, epsilon: of the draw; both None: the setup's.
-        once: where the answer is to be kept, and given again.
-        arm: of the experiment that shares the users; None: it belongs to none.
-    """
-
-    user: str | None = None
-    history: tuple[str, ...] | None = None
-    k: int = 10
-    exclude_seen: bool = True
-    allowed: tuple[str, ...] | None = None
-    blocked: tuple[str, ...] = ()
-    ranges: Mapping[str, tuple[float, float]] | None = None
-    temperature: float | None = None
-    epsilon: float | None = None
-    seed: int | None = None
-    policy: PolicyName = "trained"
-    experiment: bool = True
-    context: Mapping[str, float] | None = None
-    explain: bool = False
-    once: IdempotencyKey | None = None
-    arm: Arm | None = None
-
-    @property
-    def cost(self) -> float:
-        """How much work it is, about: 1 for ten items to a user who is in memory, without reasons and bounds."""
-        return cost_of(self.k, self.explain, self.history, self.allowed, self.blocked)
-
-
-def cost_of(
-    k: int, explain: bool, history: Sized | None = None, allowed: Sized | None = None, blocked: Sized | None = None
-) -> float:
-    """The cost of a request."""
-    if k <= 10 and not (explain or history or allowed or blocked):
-        return 1.0  # nearly all
-    listed = sum(len(ids) for ids in (allowed, blocked) if ids)
-    items = k * (2 if explain else 1)
-    return 1.0 + max(items - 10, 0) / 50 + (len(history) / EVENTS_PER_UNIT if history else 0) + listed / 2000
 
 
 @dataclass(frozen=True)

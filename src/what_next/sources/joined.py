@@ -1,19 +1,16 @@
 """Logged decisions joined to what each knew, and to what came of them: what `sources.decisions` makes batches of."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from what_next.data.batches import by_length, width_of
+from what_next.data.batches import by_length
 from what_next.data.decisions.log import DecisionLog
 from what_next.errors import DataError
-from what_next.inference.events import history_of
 from what_next.off_policy.served import TOLD, KnownEvents, situations
-from what_next.off_policy.targets import placed
 from what_next.rewards import NEVER, Events, Logged, RewardLog, total
 from what_next.state import State
 from what_next.types import History
@@ -175,24 +172,14 @@ class Answers:
 
     def history(self, rows: Sequence[Int64[np.ndarray, "..."]], answers: Int64[np.ndarray, "rows"]) -> History:
         """The events of some rows; the numbers of the last ones are those that their answer was told."""
-        heard, lengths = self.heard, np.array([len(one) for one in rows], np.int64)
-        places = np.full((len(rows), width_of(int(lengths.max()))), -1)
-        for row, events in enumerate(rows):
-            places[row, : len(events)] = events
-        real = places >= 0
-        numbers = np.where(real[..., None], heard.numbers[places], 0).astype(np.float32)
-        own = np.flatnonzero(self.situated[answers])
-        told, last = self.told[answers[own]], lengths[own] - 1
-        numbers[own, last] = np.where(np.isnan(told), numbers[own, last], told)
-        items = np.where(real, heard.items[places], -1).astype(np.int32)
-        history = history_of(self.state.space, items, lengths, numbers)
-        return replace(history, times=np.where(real, heard.times[places], 0))
+        told = np.where(self.situated[answers][:, None], self.told[answers], np.float32("nan"))
+        return self.heard.history(self.state.space, rows, told)
 
 
 def _actions(log: DecisionLog, state: State) -> Int64[np.ndarray, "rows"]:
     """The items that were shown, in the state's catalogue."""
     catalogue = state.space.catalogue
-    places = placed(catalogue.ids, log.items.ids)
+    places = catalogue.index(log.items.ids.to_list()).astype(np.int64)
     strange = np.unique(log.actions[places[log.actions] < 0])
     if strange.size:
         raise DataError(

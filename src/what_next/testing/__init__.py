@@ -1,8 +1,7 @@
 """What anybody can run: does an installation work, and does a part of their own keep the house's promises?"""
 
 from what_next.testing.conformance import CHECKS, check_algorithm
-from what_next.testing.installation import run_tests
-from what_next.testing.made_up import made_up_log
+from what_next.testing.installation import made_up_log, run_tests
 from what_next.testing.parts import check_encoder, check_reward, check_world
 from what_next.testing.rig import Rig
 

@@ -4,11 +4,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+
 from what_next.environment import Environment
 from what_next.inference.recommender import Recommender
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup, read_entries
-from what_next.testing.made_up import made_up_log
 
 SETUP = """\
 train, yes
@@ -75,3 +77,17 @@ def _infers(folder: Path) -> None:
 def _expect(true: bool, found: str) -> None:
     if not true:
         raise AssertionError(found)
+
+
+def made_up_log(users: int = 30, items: int = 60, events: int = 30, attributes: int = 3, seed: int = 0) -> pl.DataFrame:
+    """A log in which nothing is real: random users, items and attributes, always the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(items, size=users * events)
+    values = rng.normal(size=(items, attributes))
+    return pl.DataFrame(
+        {
+            "user_id": [f"user {user}" for user in np.repeat(np.arange(users), events)],
+            "item_id": [f"item {item}" for item in chosen],
+            **{f"attribute_{place}": values[chosen, place] for place in range(attributes)},
+        }
+    )

@@ -20,7 +20,7 @@ from what_next.settings import Setup
 from what_next.sources import BanditSource, LogSource, source_of
 from what_next.sources.decisions import imitated, inverse_chances
 from what_next.state import State
-from what_next.testing.made_up import made_up_log
+from what_next.testing.installation import made_up_log
 from what_next.training.step import Step
 from what_next.types import Batch, History, Impressions, Product
 

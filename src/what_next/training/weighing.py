@@ -1,37 +1,56 @@
 """How much counts of the log weigh beside the network: chosen on the validation users, once it is trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+from jaxtyping import Float64
 from rich.console import Console
 
+from what_next.baselines.counts import Known
+from what_next.data.training_part import DAY
 from what_next.models.linear import LinearTerm
 
 Measure = Callable[[], float]
+Counts = Float64[np.ndarray, "items"]
 WEIGHTS = (4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 72.0, 108.0, 160.0)
 """Of what the linear model points to, beside the network's logits."""
 DECAYS = (0.9,)
 PULLS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Towards what came next after the last items: of the length of what is added to the point."""
-BIASES = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Of the logarithm of how many had an item."""
+BIASES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+"""Of the logarithm of how many events an item has."""
+SHARES = (1.0, 1 / 4, 1 / 16, 1 / 64)
+"""Of the median age of the events: half-lives of what was popular of late."""
+NEWER = 0.97
+"""A shorter half-life is taken where it has this share of what the best one has: what will be recommended lies later
+than what validation users did, and there the shorter one is nearer to what is popular."""
 PATIENCE = 3
 """So many values in a row that are worse than the best, and larger ones are not tried."""
-TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0)
+TEMPERATURES = (0.8, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 14.0, 20.0, 30.0, 50.0, 80.0)
 
 
-def weigh(linear: LinearTerm, monitor: str, score: Measure, surprise: Measure, *, quiet: bool = False) -> bool:
+def weigh(
+    linear: LinearTerm,
+    monitor: str,
+    score: Measure,
+    surprise: Measure,
+    recent: Mapping[str, Counts] | None = None,
+    *,
+    quiet: bool = False,
+) -> bool:
     """Set the numbers of the linear term one after the other, each to the best for the validation users; returns
     whether anything counts.
 
-    The weight comes first, then the pull to what came next, then the bias for what is popular, 0 included; where all
-    stay 0, the network is better alone, and that is all. The temperature comes last: all together are surer than each,
-    and a softmax of their scores is calibrated by what came next (Guo, Pleiss, Sun and Weinberger 2017, "On Calibration
-    of Modern Neural Networks", section 4.2).
+    The weight comes first, then the pull to what came next, then the bias for what is popular, or was of late, 0
+    included; where all stay 0, the network is better alone, and that is all. The temperature comes last: all together
+    are surer than each, and a softmax of their scores is calibrated by what came next (Guo, Pleiss, Sun and Weinberger
+    2017, "On Calibration of Modern Neural Networks", section 4.2).
 
     Args:
         linear: with what was counted in the log; changed.
         monitor: the name of what `score` measures of the agent as it is now, more is better.
         surprise: the mean negative logarithm of the chance that it gives to what came next.
+        recent: by words for it, the events of each item where those that are long past count less.
         quiet: nothing is printed.
     """
     chosen = {"weight": 0.0}
@@ -44,19 +63,52 @@ def weigh(linear: LinearTerm, monitor: str, score: Measure, surprise: Measure, *
         if not chosen.get("pull"):
             linear.forget()
     best = _improved(linear, chosen, "bias", BIASES, score, best)
+    best, of_late = _of_late(linear, chosen, recent or {}, score, best)
     linear.choose(**chosen)
     if not linear.counts:
         return False
     likelihood = _measured(linear, chosen, lambda: -surprise())
     _improved(linear, chosen, "temperature", TEMPERATURES, lambda: -surprise(), likelihood)
     linear.choose(**chosen)
-    told = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+    told = ", ".join([*(f"{name} {value:g}" for name, value in chosen.items()), *of_late])
     Console(stderr=True, soft_wrap=True, quiet=quiet, force_jupyter=False).print(
         f"counts of the log stand beside the network ({told}; see `linear`): {monitor} of the "
         f"validation users {alone:.4f} -> {best:.4f}; `linear, no` leaves it out",
         highlight=False,
     )
     return True
+
+
+def recent_of(events: Known) -> dict[str, Counts]:
+    """What was popular of late, by words for the half-life of an event's weight."""
+    median = float(np.median(events.ages)) if len(events.ages) else 0.0
+    unit, size = ("events of a user", 1) if events.times is None else ("days", DAY)
+    halves = [median * share for share in SHARES if median]
+    return {f"of late: half-life {half / size:.3g} {unit}": events.of_late(half) for half in halves}
+
+
+def _of_late(
+    linear: LinearTerm, chosen: dict[str, float], recent: Mapping[str, Counts], score: Measure, best: float
+) -> tuple[float, list[str]]:
+    """Let what was popular of late take the place of what always was, where that is better: the best measure, and the
+    words for what was chosen. A first look tells whether any half-life is worth a search."""
+    always, found = linear.popularity.clone(), dict[str, tuple[float, dict[str, float]]]()
+    for words, events in recent.items():
+        linear.favour(events)
+        found[words] = _measured(linear, {"bias": 1.0} | chosen, score), chosen
+    if max((value for value, _ in found.values()), default=0.0) > NEWER * best:
+        for words, events in recent.items():
+            linear.favour(events)
+            trial = dict(chosen)
+            found[words] = _improved(linear, trial, "bias", BIASES, score, 0.0), trial
+    top = max((value for value, _ in found.values()), default=0.0)
+    if top > best:  # the half-lives fall
+        words = next(words for words in reversed(found) if found[words][0] > max(best, NEWER * top))
+        linear.favour(recent[words])
+        chosen.update(found[words][1])
+        return found[words][0], [words]
+    linear.popularity.copy_(always)
+    return best, []
 
 
 def _improved(

@@ -94,9 +94,7 @@ class Boredom(World):
     memory: int = Field(default=10, ge=1, le=1000, description="clicks that are remembered")
     window: int = Field(default=5, ge=1, le=100, description="steps for which a click is remembered, and boredom lasts")
     omega: float = Field(default=1.0, ge=0, le=1, description="of the user's vector that a step with clicks leaves")
-    drift: Literal["vector", "scalar"] = Field(
-        default="vector", description="what clicks move it to; scalar: as in SARDINE"
-    )
+    drift: Literal["vector", "scalar"] = Field(default="vector", description="where clicks move it; scalar: SARDINE's")
     vectors: Literal["drawn", "sardine_focused_small", "sardine_rerank"] = Field(
         default="drawn", description="of the items: drawn by the seed, or those in the installed sardine-rec"
     )

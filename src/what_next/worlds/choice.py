@@ -64,9 +64,7 @@ class Choice(World):
     budget: float = Field(default=60.0, gt=0, description="minutes of an episode")
     length: float = Field(default=1.0, gt=0, description="minutes of an item")
     penalty: float = Field(default=0.5, gt=0, description="minutes that a slate costs of which none is chosen")
-    bonus: float = Field(
-        default=0.0, ge=0, description="share of an item's length that a unit of its quality gives back"
-    )
+    bonus: float = Field(default=0.0, ge=0, description="share of an item's length that a unit of quality gives back")
     evolution: float = Field(default=0.3, ge=0, le=1, description="how far a choice moves an interest of 0")
     plain: float = Field(default=4.0, description="log of the reward per minute of no clickbait, fully satisfied")
     bait: float = Field(default=5.0, description="the same of pure clickbait")

@@ -12,7 +12,6 @@ from what_next.data import Dataset
 from what_next.data.decisions.log import DecisionLog
 from what_next.errors import DataError, ModelError, some
 from what_next.off_policy.reward_model import Bilinear, deal
-from what_next.off_policy.targets import placed
 from what_next.policy import LearnedPolicy
 from what_next.settings import Setup
 from what_next.worlds.base import sigmoid
@@ -59,7 +58,8 @@ class Vectors:
             )
         dataset = Dataset.read(setup.data)
         policy = LearnedPolicy.load(setup, dataset)
-        places, users = placed(policy.state.space.catalogue.ids, log.items.ids), placed(dataset.user_ids, log.user_ids)
+        places = policy.state.space.catalogue.index(log.items.ids.to_list()).astype(np.int64)
+        users = dataset.user_index(log.user_ids.to_list()).astype(np.int64)
         if (places < 0).any():
             unknown = some(log.items.ids.filter(pl.Series(places < 0)))
             raise DataError(f"{log.source.path}: the model does not know the items {unknown}")

@@ -75,7 +75,9 @@ def read_log(
     slates = _slates(source, columns, slates, None if user_ids is None else units, rows["times"], rows["places"])
     order = _order(units, slates, rows["times"], rows["places"])
     ordered: dict[str, Any] = {name: None if values is None else values[order] for name, values in rows.items()}
-    units, slates = units[order], None if slates is None else _numbered(slates[order])
+    units = units[order]
+    if slates is not None:  # counted in the order in which they stand
+        slates = np.cumsum(np.diff(slates[order], prepend=slates[order[0]]) != 0)
     features = [name for name in source.names if name.startswith("user_feature_")] if open_bandit else []
     texts = context_columns(source, roles.context or features, order, columns)
     moments = moments_of(units, slates, ordered["times"])
@@ -133,7 +135,10 @@ def _rows(source: Source, columns: Mapping[str, str]) -> dict[str, Any]:
             source, columns["propensity"], "propensity", lambda value: (value > 0) & (value <= 1), "above 0, at most 1"
         )
     if "position" in columns:
-        numbers = _numbers(source, columns["position"], "position", _slot, f"that is whole, from 0 to {PLACES:,}")
+        wanted = f"that is whole, from 0 to {PLACES:,}"
+        numbers = _numbers(
+            source, columns["position"], "position", lambda one: (one % 1 == 0) & one.is_between(0, PLACES), wanted
+        )
         # Counted from 1 if not from 0: a file that lacks the first slot must not shift the others.
         places = (numbers - min(1, numbers.min())).astype(np.int64)
     if "time" in columns:
@@ -145,16 +150,13 @@ def _units(source: Source, columns: Mapping[str, str]) -> tuple[Rows, pl.Series 
     """The unit of each row, the ids of the units where they are users, and the slate of each row where it has one."""
     users = _distinct(source, columns["user"], "user") if "user" in columns else None
     slates = _distinct(source, columns["slate"], "slate") if "slate" in columns else None
-    if users is None and slates is None:
-        rows = int(source.frame.select(pl.len()).collect().item())
-        return np.arange(rows), None, None
-    if users is None:
-        assert slates is not None
-        return slates[1], None, slates[1]
-    if slates is None:
+    if users is not None and slates is not None:  # a slate belongs to one user, whatever else has its number
+        return users[1], users[0], np.unique(users[1] * len(slates[0]) + slates[1], return_inverse=True)[1]
+    if users is not None:
         return users[1], users[0], None
-    # A slate belongs to one user, whatever else has its number.
-    return users[1], users[0], np.unique(users[1] * len(slates[0]) + slates[1], return_inverse=True)[1]
+    if slates is not None:
+        return slates[1], None, slates[1]
+    return np.arange(source.frame.select(pl.len()).collect().item()), None, None
 
 
 def _slates(
@@ -215,23 +217,9 @@ def _order(units: Rows, slates: Rows | None, times: Rows | None, places: Rows | 
     return np.lexsort((*by_time, *by_place, first[slates], units))
 
 
-def _numbered(slates: Rows) -> Rows:
-    """The slates counted in the order in which they stand."""
-    return np.cumsum(np.insert(slates[1:] != slates[:-1], 0, False)).astype(np.int64)
-
-
 def _numbers(
     source: Source, column: str, role: str, test: Callable[[pl.Expr], pl.Expr], wanted: str
 ) -> Float64[np.ndarray, "rows"]:
     """A column of numbers that all pass a test."""
-    number = _number(source, column, role)
+    number = (as_reward if role == "reward" else as_number)(column, source.frame.collect_schema())
     return column_of(source, pl.when(test(number)).then(number), column, role, wanted).to_numpy()
-
-
-def _slot(value: pl.Expr) -> pl.Expr:
-    return (value == value.round(0)) & value.is_between(0, PLACES)
-
-
-def _number(source: Source, column: str, role: str) -> pl.Expr:
-    """The column as numbers."""
-    return (as_reward if role == "reward" else as_number)(column, source.frame.collect_schema())

@@ -72,12 +72,6 @@ def rows_of(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}, or its item table: cannot be read ({error}); {again}") from None
     if not items.keys() >= {"item_id", "title"}:
         raise DataError(f"{beside(path, 'items')}: has no columns item_id and title; {again}")
-    if "withdrawn" not in rows.columns:  # of a service that withdrew none
-        rows = rows.with_columns(pl.lit(0, pl.Int64).alias("withdrawn"))
-    if "permitted" not in rows.columns:  # of a service that did not keep it
-        rows = rows.with_columns(pl.lit(None, pl.String).alias("permitted"))
-    if "arm" not in rows.columns:  # of a service before there were experiments
-        rows = rows.with_columns(pl.lit(None, pl.String).alias(name) for name in ("experiment", "arm"))
     for name, (fits, wanted) in FORM.items():
         if (dtype := rows.schema.get(name)) is None or not (fits(dtype) or dtype == pl.Null):
             found = "is missing" if dtype is None else f"holds {dtype}"

@@ -14,13 +14,14 @@ from jaxtyping import Int32
 
 from what_next.errors import NotFinite, StoreUnavailable, some
 from what_next.inference.session import Event, Session
+from what_next.serving.bodies import Question
 from what_next.serving.engine.cache import Entry
 from what_next.serving.engine.live import Active
 from what_next.serving.engine.masks import Mask
-from what_next.serving.engine.reasons import reasons, spread
-from what_next.serving.request import Fallback, RecommendationRequest, RecommendationResponse, Refused
-from what_next.serving.store import AddImpression, Head, KeptResponse
-from what_next.settings import Server
+from what_next.serving.engine.served import reasons, spread
+from what_next.serving.request import Fallback, RecommendationResponse, Refused
+from what_next.serving.store import AddImpression, Head
+from what_next.settings import Setup
 from what_next.types import EpsilonGreedy, Greedy, History, Permitted, Policy, Request, Sampler, Slate, Softmax
 
 logger = logging.getLogger("what_next.serving")
@@ -36,7 +37,7 @@ class Job:
     """One question on its way.
 
     Attributes:
-        request: the question; `role`: which of the models it is for.
+        request: the question; `role`: which of the models it is for; `unseen`: whether seen items are left out.
         mask: what it permits; None: everything.
         entry: what is known of the user.
         key: of the user in the store, where a history goes before what is known.
@@ -46,8 +47,9 @@ class Job:
         fallback: why the safe policy answers; None: it does not.
     """
 
-    request: RecommendationRequest
+    request: Question
     role: str
+    unseen: bool
     withdrawn: tuple[int, Int32[np.ndarray, "withdrawn"]]
     mask: Mask | None = None
     entry: Entry | None = None
@@ -60,7 +62,7 @@ class Job:
     @property
     def excluded(self) -> Int32[np.ndarray, "excluded"]:
         """Items that the answer may not hold."""
-        seen, withdrawn = self.seen if self.request.exclude_seen else NOBODY, self.withdrawn[1]
+        seen, withdrawn = self.seen if self.unseen else NOBODY, self.withdrawn[1]
         return np.concatenate([seen, withdrawn]) if len(withdrawn) else seen
 
 
@@ -77,12 +79,12 @@ Outcome = Result | BaseException
 class Answering:
     """From questions to results; one object for each thread, since random numbers are its own."""
 
-    def __init__(self, settings: Server) -> None:
-        self.settings, self.rng = settings, np.random.default_rng()
+    def __init__(self, setup: Setup) -> None:
+        self.settings, self.seen, self.rng = setup.server, setup.evaluation.seen, np.random.default_rng()
         self._reported: TTLCache[str, bool] = TTLCache(100, MINUTE)
         self._digits: list[str] = []
 
-    def answer(self, active: Active, requests: Sequence[RecommendationRequest], role: str) -> list[Outcome]:
+    def answer(self, active: Active, requests: Sequence[Question], role: str) -> list[Outcome]:
         """A result for each question, or the error that its caller gets: `Refused`, or `StoreUnavailable`.
 
         Whatever else goes wrong is logged, and popular items are the answer. Where a batch fails, its questions go
@@ -99,24 +101,24 @@ class Answering:
             self._report(active.served.version, error)
         return [self.safe(active, requests[0], role, "error")]
 
-    def safe(self, active: Active, request: RecommendationRequest, role: str, fallback: Fallback) -> Outcome:
+    def safe(self, active: Active, request: Question, role: str, fallback: Fallback) -> Outcome:
         """Popular items, permitted and not among those that the user is remembered to have heard.
 
         Without the model and without the store: it is the answer where time is short.
         """
-        job = Job(request, role, active.withdrawn, fallback=fallback)
+        job = Job(request, role, self._unseen(request), active.withdrawn, fallback=fallback)
         try:
             job.mask = active.masks.of(request)
-            entry = None if request.user is None else active.sessions.remembered(request.user)
+            entry = None if request.user_id is None else active.sessions.remembered(request.user_id)
             if request.history:
                 job.key = None if entry is None else entry.key
                 job.seen, job.unknown = active.known(request.history)
             elif entry is not None:
                 job.entry, job.seen = entry, entry.session.items
             answer, impression = self._result(active, job, self._simple(active, [job])[id(job)])
-            if entry is None and request.user is not None:
+            if entry is None and request.user_id is not None:
                 # Nobody asked whether this user was erased meanwhile, elsewhere.
-                impression = replace(impression, user_id=None, history=None, response=None)
+                impression = replace(impression, user_id=None, history=None)
             return Result(answer, impression)
         except Exception as error:
             if not isinstance(error, Refused | StoreUnavailable):
@@ -132,10 +134,10 @@ class Answering:
 
     # Together
 
-    def _together(self, active: Active, requests: Sequence[RecommendationRequest], role: str) -> list[Outcome]:
-        users = [request.user for request in requests if request.user is not None and not request.history]
+    def _together(self, active: Active, requests: Sequence[Question], role: str) -> list[Outcome]:
+        users = [request.user_id for request in requests if request.user_id is not None and not request.history]
         entries = active.sessions.of(users) if users else {}
-        others = [request.user for request in requests if request.user is not None and request.history]
+        others = [request.user_id for request in requests if request.user_id is not None and request.history]
         heads = active.sessions.store.heads(others) if others else {}
         jobs: list[Job | Refused] = []
         for request in requests:
@@ -200,24 +202,27 @@ class Answering:
     def _job(
         self,
         active: Active,
-        request: RecommendationRequest,
+        request: Question,
         role: str,
         entries: dict[str, Entry],
         heads: dict[str, Head],
     ) -> Job:
-        job = Job(request, role, active.withdrawn, active.masks.of(request))
+        job = Job(request, role, self._unseen(request), active.withdrawn, active.masks.of(request))
         self._check_context(active, request)
         if request.history:
-            if request.user is not None and (head := heads.get(request.user)) is not None:
+            if request.user_id is not None and (head := heads.get(request.user_id)) is not None:
                 job.key = head.key
             job.seen, job.unknown = active.known(request.history)
-        elif request.user is not None and (entry := entries.get(request.user)) is not None:
+        elif request.user_id is not None and (entry := entries.get(request.user_id)) is not None:
             job.entry, job.session, job.seen = entry, entry.session, entry.session.items
         if request.policy == "trained" and not len(job.seen):
             job.fallback = "unknown_user"
         return job
 
-    def _check_context(self, active: Active, request: RecommendationRequest) -> None:
+    def _unseen(self, request: Question) -> bool:
+        return not self.seen if request.exclude_seen is None else request.exclude_seen
+
+    def _check_context(self, active: Active, request: Question) -> None:
         if not request.context:
             return
         names = [name for name in active.served.policy.agent.space.event_names if name != "reward"]
@@ -227,11 +232,10 @@ class Answering:
 
     # One by one
 
-    def explore(self, request: RecommendationRequest) -> tuple[float, float]:
+    def explore(self, request: Question) -> tuple[float, float]:
         """Temperature and epsilon: the question's, or the settings' where it says neither."""
-        if request.temperature is None and request.epsilon is None:
-            return self.settings.temperature, self.settings.epsilon
-        return request.temperature or 0.0, request.epsilon or 0.0
+        draw = self.settings if request.explore is None else request.explore
+        return draw.temperature or 0.0, draw.epsilon or 0.0
 
     def _result(self, active: Active, job: Job, slate: Slate) -> Result:
         served, request, items = active.served, job.request, slate.items.tolist()
@@ -239,7 +243,7 @@ class Answering:
         head, now = job.entry, time.time_ns()
         answer = RecommendationResponse(
             recommendation_id=f"{now // 1_000_000:012x}{self._random()}",  # by time, as a UUID of version 7
-            user=request.user,
+            user=request.user_id,
             ids=tuple([served.ids[item] for item in items]),
             titles=[served.titles[item] for item in items],
             scores=self._scores(active, job, slate),
@@ -262,7 +266,7 @@ class Answering:
         served, request, head = active.served, job.request, job.entry
         return AddImpression(
             recommendation_id=answer.recommendation_id,
-            user_id=request.user,
+            user_id=request.user_id,
             key=job.key if head is None else head.key,
             time=now // 1000,
             version=served.version,
@@ -275,7 +279,6 @@ class Answering:
             known=0 if head is None else head.last,
             withdrawn=job.withdrawn[0],
             rule=None if job.mask is None else job.mask.rule,
-            response=request.once and KeptResponse(*request.once, answer.recommendation_id, _json(answer.content)),
         )
 
     def _scores(self, active: Active, job: Job, slate: Slate) -> list[float | None]:
@@ -301,10 +304,8 @@ class Answering:
         }
         if job.mask is not None:
             found["masked"] = 1.0
-        if not request.exclude_seen:
+        if not job.unseen:
             found["seen"] = 1.0
-        if request.arm is not None:
-            found |= {"experiment": request.arm.experiment, "arm": request.arm.name}
         if job.fallback or request.policy == "random":
             return found
         temperature, epsilon = self.explore(request)
@@ -317,5 +318,6 @@ class Answering:
         return found
 
 
-def _json(content: object) -> str:
+def json_of(content: object) -> str:
+    """As clients get it."""
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY).decode()

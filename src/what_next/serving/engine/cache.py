@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from cachetools import Cache, LRUCache
 
 from what_next.inference.session import Event, Session
-from what_next.serving.engine.reasons import spread
-from what_next.serving.engine.served import Served
+from what_next.serving.engine.served import Served, spread
 from what_next.serving.metrics import Metrics
 from what_next.serving.store import Head, Store, StoredEvent
 

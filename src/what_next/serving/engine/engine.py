@@ -18,7 +18,8 @@ from cachetools import TTLCache
 
 from what_next.errors import CatalogueError, StoreError, StoreUnavailable, some
 from what_next.inference.extend import LARGEST
-from what_next.serving.engine.answering import Answering, Outcome, Result
+from what_next.serving.bodies import Question
+from what_next.serving.engine.answering import Answering, Outcome, Result, json_of
 from what_next.serving.engine.batcher import Batcher
 from what_next.serving.engine.experiment import Watch, meant
 from what_next.serving.engine.live import Role
@@ -30,8 +31,9 @@ from what_next.serving.engine.waiting import Waiting
 from what_next.serving.metrics import Metrics
 from what_next.serving.request import (
     EVENTS_PER_UNIT,
+    Arm,
+    IdempotencyKey,
     Overloaded,
-    RecommendationRequest,
     RecommendationResponse,
     Refused,
     Stopping,
@@ -47,6 +49,7 @@ TYPICAL_HISTORY = 100
 """Events of a user who is not in memory, for want of something better."""
 ERASED, REMEMBERED = 10_000, 600.0
 """Erased users that are remembered, and for how many seconds: longer than any question of theirs is under way."""
+Asked = tuple[Question, IdempotencyKey | None]
 UNSEEN = "answers that nobody saw stand in the log as shown: %s"
 
 
@@ -81,8 +84,8 @@ class Engine:
         # Whether another process withdrew what an answer held: that is found out when its impression is written, and
         # otherwise the poller looks. To ask the store before each batch would cost more than all else of it.
         self._behind = False
-        self._answering, self._safe = Answering(settings), Answering(settings)
-        self._shadow = Shadow(Answering(settings), lambda: models.live.candidate, self._submit, metrics)
+        self._answering, self._safe = Answering(setup), Answering(setup)
+        self._shadow = Shadow(Answering(setup), lambda: models.live.candidate, self._submit, metrics)
         self.batcher = Batcher(self._answer, self._late, size=settings.batch, deadline=settings.deadline / 1000)
         self._poller = Poller(models)
         self.experiment = Watch(settings, lambda: models.live, models.store, setup.loop.look)
@@ -96,8 +99,12 @@ class Engine:
 
     # Answering
 
-    async def recommend(self, request: RecommendationRequest, caller: str = "") -> RecommendationResponse:
+    async def recommend(
+        self, question: Question, caller: str = "", once: IdempotencyKey | None = None
+    ) -> RecommendationResponse:
         """The answer to a question; its impression is durable by then. What can be answered is shared among callers.
+
+        `once`: where the answer is to be kept, and given again.
 
         Raises:
             Refused: the question cannot be answered as it was put.
@@ -107,15 +114,15 @@ class Engine:
             AnsweredBefore: the question is to be answered once, and was.
             Withdrawn: items are withdrawn as fast as it is answered.
         """
-        (outcome,) = await self.recommend_all((request,), caller)
+        (outcome,) = await self.recommend_all([(question, once)], caller)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
     async def recommend_all(
-        self, requests: Sequence[RecommendationRequest], caller: str = ""
+        self, requests: Sequence[Asked], caller: str = ""
     ) -> list[RecommendationResponse | BaseException]:
-        """The answers to the questions of one request, which are let in together.
+        """The answers to the questions of one request, which are let in together; see `recommend`.
 
         Where a question has none, it is the error that `recommend` raises.
         """
@@ -132,12 +139,10 @@ class Engine:
                 found[place] = outcome
         return found
 
-    async def _outcomes(
-        self, requests: Sequence[RecommendationRequest], caller: str
-    ) -> list[RecommendationResponse | BaseException]:
+    async def _outcomes(self, requests: Sequence[Asked], caller: str) -> list[RecommendationResponse | BaseException]:
         """Answers and errors when all are there; those that come when nobody waits for them any more are noted."""
         loop = asyncio.get_running_loop()
-        waiting = [self._waiting(request, loop) for request in requests]
+        waiting = [self._waiting(question, once, loop) for question, once in requests]
         if waiting:
             self.batcher.put(waiting, caller)
         try:
@@ -154,12 +159,12 @@ class Engine:
         except StoreUnavailable as error:
             logger.warning(UNSEEN, error)
 
-    def _waiting(self, request: RecommendationRequest, loop: asyncio.AbstractEventLoop) -> Waiting:
+    def _waiting(self, request: Question, once: IdempotencyKey | None, loop: asyncio.AbstractEventLoop) -> Waiting:
         """A question, whose cost counts what is known of the user where the model reads all of it each time."""
-        made = Waiting(request, loop, lambda lost: self.unseen([lost.recommendation_id]))
+        made = Waiting(request, loop, lambda lost: self.unseen([lost.recommendation_id]), once)
         current = self.models.live.current
-        if current.served.sessions.rereads and request.user is not None and not request.history:
-            entry = current.sessions.remembered(request.user)
+        if current.served.sessions.rereads and request.user_id is not None and not request.history:
+            entry = current.sessions.remembered(request.user_id)
             made.cost += (TYPICAL_HISTORY if entry is None else len(entry.session.numbers)) / EVENTS_PER_UNIT
         return made
 
@@ -175,39 +180,47 @@ class Engine:
         live = self.models.live
         asked = [meant(self.setup.server, live, one.request) for one in batch]
         for role in get_args(Role):
-            wanted = [one for one, (_, whose) in zip(batch, asked, strict=True) if whose == role]
-            requests = [request for request, whose in asked if whose == role]
+            wanted = [
+                (one, request, arm) for one, (request, whose, arm) in zip(batch, asked, strict=True) if whose == role
+            ]
             if not wanted:
                 continue
             outcomes: list[Outcome]
             try:
-                outcomes = self._answering.answer(live.of(role), requests, role)
+                outcomes = self._answering.answer(live.of(role), [request for _, request, _ in wanted], role)
             except Exception as error:
                 logger.exception("a batch could not be answered")
                 outcomes = [error for _ in wanted]
-            for waiting, request, outcome in zip(wanted, requests, outcomes, strict=True):
+            for (waiting, request, arm), outcome in zip(wanted, outcomes, strict=True):
                 if waiting.take():
-                    self._finish(waiting, outcome)
+                    self._finish(waiting, outcome, arm)
                     if live.shadow and role == "current" and isinstance(outcome, Result):
                         self._shadow.put(request, outcome.answer)
 
     def _late(self, waiting: Waiting) -> None:
         """In the watcher's thread: the model is not asked, and what it still may say is thrown away."""
         live = self.models.live
-        request, role = meant(self.setup.server, live, waiting.request)
-        self._finish(waiting, self._safe.safe(live.of(role), request, role, "deadline"))
+        request, role, arm = meant(self.setup.server, live, waiting.request)
+        self._finish(waiting, self._safe.safe(live.of(role), request, role, "deadline"), arm)
 
-    def _finish(self, waiting: Waiting, outcome: Outcome) -> None:
-        """Have the impression written; the answer is given when it is durable."""
+    def _finish(self, waiting: Waiting, outcome: Outcome, arm: Arm | None) -> None:
+        """Have the impression written, with the arm of an experiment; the answer is given when it is durable."""
         if not isinstance(outcome, Result):
             waiting.settle(outcome)
             return
+        answer, impression = outcome
+        if arm is not None:
+            explore = {**impression.explore, "experiment": arm.experiment, "arm": arm.name}
+            impression = replace(impression, explore=explore)
+        if waiting.once is not None and impression.user_id == answer.user:
+            response = records.KeptResponse(*waiting.once, answer.recommendation_id, json_of(answer.content))
+            impression = replace(impression, response=response)
         try:
-            written = self._submit(outcome.impression, waiting.arrived)
+            written = self._submit(impression, waiting.arrived)
         except StoreUnavailable as error:
             waiting.settle(error)
             return
-        written.add_done_callback(partial(self._durable, waiting, outcome.answer))
+        written.add_done_callback(partial(self._durable, waiting, answer))
 
     def _durable(self, waiting: Waiting, answer: RecommendationResponse, written: "Future[Any]") -> None:
         error = written.exception()
@@ -300,11 +313,6 @@ class Engine:
     def served(self) -> Served:
         """The deployed version."""
         return self.models.live.current.served
-
-    @property
-    def ready(self) -> bool:
-        """Whether questions can be asked."""
-        return not self.missing()
 
     def missing(self) -> Sequence[str]:
         """What the engine waits for; nothing: it is ready."""

@@ -15,8 +15,9 @@ from what_next.errors import StoreError
 from what_next.metrics.bootstrap import LEVEL
 from what_next.off_policy.arms import Arm as Earned
 from what_next.off_policy.arms import contrast
+from what_next.serving.bodies import Question
 from what_next.serving.engine.live import Live, Role, point
-from what_next.serving.request import Arm, RecommendationRequest
+from what_next.serving.request import Arm
 from what_next.serving.store import Store
 from what_next.serving.store.rewards import earned
 from what_next.settings import Server
@@ -62,24 +63,23 @@ class Experiment:
         return Arm(self.name, self.arms[point(self.salt + user) < self.share])
 
 
-def meant(settings: Server, live: Live, request: RecommendationRequest) -> tuple[RecommendationRequest, Role]:
-    """A question with its arm, and which of the models answers it.
+def meant(settings: Server, live: Live, request: Question) -> tuple[Question, Role, Arm | None]:
+    """What is asked, which of the models answers it, and for which arm.
 
     Only questions for the trained policy that name a user belong to an experiment: nobody else can be known again; and
     they may ask not to. An arm whose model is not there is none: the deployed model answers, and the log says nothing
     of the experiment.
     """
-    role = live.role(request.user)
+    role = live.role(request.user_id)
     experiment = Experiment.of(settings, live) if request.experiment else None
-    if experiment is None or request.user is None or request.policy != "trained":
-        return request, role
-    arm = experiment.arm(request.user)
+    if experiment is None or request.user_id is None or request.policy != "trained":
+        return request, role, None
+    arm = experiment.arm(request.user_id)
     if settings.arms is None or arm.name == "trained":
-        return request._replace(arm=arm), role
+        return request, role, arm
     if arm.name in POLICIES:
-        policy: Any = arm.name
-        return request._replace(arm=arm, policy=policy), "current"
-    return (request, "current") if live.candidate is None else (request._replace(arm=arm), "canary")
+        return request.model_copy(update={"policy": arm.name}), "current", arm
+    return (request, "current", None) if live.candidate is None else (request, "canary", arm)
 
 
 class Watch:

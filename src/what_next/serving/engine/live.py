@@ -170,9 +170,12 @@ def point(user: str) -> float:
     return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big") / 2**64
 
 
-def check_models(setup: Setup, store: Store) -> None:
-    """Raises a `ModelError` where the engine of a setup cannot begin: its model is unfit, or the second one missing."""
-    if not store.deployments():
+def check_models(setup: Setup, store: Store | None) -> None:
+    """Raises a `ModelError` where the engine of a setup cannot begin: its model is unfit, or the second one missing.
+
+    `store`: None where there is none yet.
+    """
+    if store is None or not store.deployments():
         check(setup.model_agent_path)
     if setup.server.candidate is not None:
         check_second(setup.server.candidate)

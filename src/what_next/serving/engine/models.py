@@ -112,9 +112,7 @@ class Models:
         deployments = self.store.deployments()
         if not deployments:
             version = keep(self.folder, self.setup.model_agent_path)
-            outcome = self.store.commit([Deploy(version, "first", {"agent": self.setup.model_agent_path.name})])[0]
-            if isinstance(outcome, Exception):
-                raise outcome
+            self.store.put(Deploy(version, "first", {"agent": self.setup.model_agent_path.name}))
             deployments = self.store.deployments()
         refused: tuple[str, str] | None = None
         for version in reversed(line(deployments)):

@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from what_next.errors import StoreUnavailable
+from what_next.serving.bodies import Question
 from what_next.serving.engine.answering import Answering, Result
 from what_next.serving.engine.live import Active
 from what_next.serving.metrics import Metrics
-from what_next.serving.request import RecommendationRequest, RecommendationResponse
+from what_next.serving.request import RecommendationResponse
 from what_next.serving.store import AddImpression
 
 logger = logging.getLogger("what_next.serving")
@@ -38,7 +39,7 @@ class Shadow:
         self._room = threading.BoundedSemaphore(WAITING)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="what-next-shadow")
 
-    def put(self, request: RecommendationRequest, shown: RecommendationResponse) -> None:
+    def put(self, request: Question, shown: RecommendationResponse) -> None:
         """Have a question to the trained model answered, some time; `shown` is what was answered to it."""
         if request.policy != "trained":
             return
@@ -51,7 +52,7 @@ class Shadow:
         """Ends the thread; what waits is dropped."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _record(self, request: RecommendationRequest, shown: RecommendationResponse, asked: float) -> None:
+    def _record(self, request: Question, shown: RecommendationResponse, asked: float) -> None:
         self._room.release()
         active = self.candidate()
         if active is None:
@@ -63,7 +64,7 @@ class Shadow:
                 return
             if shown.ids and shown.fallback is None and found.answer.fallback is None:
                 self.metrics.overlap.observe(len({*shown.ids} & {*found.answer.ids}) / len(shown.ids))
-            written = self.submit(replace(found.impression, shown=False, response=None), asked)
+            written = self.submit(replace(found.impression, shown=False), asked)
             written.add_done_callback(self._written)
         except Exception as error:
             self.metrics.shadows.labels("failed").inc()

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 
-from what_next.serving.request import RecommendationRequest, RecommendationResponse
+from what_next.serving.bodies import Question
+from what_next.serving.request import IdempotencyKey, RecommendationResponse
 
 Lost = Callable[[RecommendationResponse], None]
 Outcome = RecommendationResponse | BaseException
@@ -16,18 +17,23 @@ class Waiting:
     """A question that waits for its answer.
 
     Attributes:
-        request: the question; `cost`: see `RecommendationRequest.cost`; `arrived`: when, on the monotonic clock.
+        request: the question; `cost`: see `Question.units`; `arrived`: when, on the monotonic clock.
+        once: where its answer is kept, to be given again; None: nowhere.
         late: when it is answered by popular items, at the latest, while the model works on other questions.
         future, loop: whoever awaits the answer or the error, and where.
         lost: is called with an answer that nobody waits for any more.
     """
 
-    __slots__ = ("_turns", "arrived", "cost", "future", "late", "loop", "lost", "owner", "request")
+    __slots__ = ("_turns", "arrived", "cost", "future", "late", "loop", "lost", "once", "owner", "request")
 
     def __init__(
-        self, request: RecommendationRequest, loop: asyncio.AbstractEventLoop, lost: Lost | None = None
+        self,
+        request: Question,
+        loop: asyncio.AbstractEventLoop,
+        lost: Lost | None = None,
+        once: IdempotencyKey | None = None,
     ) -> None:
-        self.request, self.loop, self.cost, self.lost = request, loop, request.cost, lost
+        self.request, self.loop, self.cost, self.lost, self.once = request, loop, request.units, lost, once
         self.arrived = self.late = time.monotonic()
         self.future: asyncio.Future[Outcome] = loop.create_future()
         self.owner: CallerQueue | None = None

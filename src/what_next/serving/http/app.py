@@ -1,23 +1,17 @@
 """The service as an ASGI application: what every request passes on its way to its operation."""
 
 import asyncio
-from collections.abc import Callable
 from time import perf_counter
 
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from what_next.errors import StoreUnavailable
-from what_next.serving.engine import Engine
 from what_next.serving.http import operations, recommendations, schema  # noqa: F401 (they make the operations)
 from what_next.serving.http.limits import ClientGone, is_local
-from what_next.serving.http.log import Log
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CLOSE, RETRY, Problem, malformed, problem_of
 from what_next.serving.http.routes import CONNECTION, OPERATIONS, Call, Connection, Operation
-from what_next.serving.metrics import Metrics
-from what_next.serving.store import Store, Writer
-from what_next.settings import Setup
 
 MOST = 2048
 """Requests under way at once; more are asked to come again."""
@@ -31,7 +25,7 @@ PROBES = ALWAYS | {"/metrics"}
 
 
 class Application:
-    """The service; `parts` are what its operations need, and may come later."""
+    """The service as an ASGI application; of its `parts` engine, store and writer may come later."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts, self._under_way = parts, 0
@@ -84,7 +78,10 @@ class Application:
         if self._under_way > MOST and path not in ALWAYS:
             raise Problem(503, "too many requests at once; try again", headers=RETRY)
         self._identify(call, scope, path)
-        return self._operation(call, scope, path)
+        call.route, methods = self._found(scope, path)
+        if (operation := methods.get(scope["method"])) is None:
+            raise Problem(405, "this path has no such method", headers={"allow": ", ".join(sorted(methods))})
+        return operation
 
     def _identify(self, call: Call, scope: Scope, path: str) -> None:
         """Who asks, and whether they may."""
@@ -107,14 +104,6 @@ class Application:
             unknown, missing = "this key is not known, or was revoked", "a key is needed: Authorization: Bearer wn_..."
             raise Problem(401, unknown if token else missing, headers={"www-authenticate": "Bearer"})
 
-    def _operation(self, call: Call, scope: Scope, path: str) -> Operation:
-        """What a method does on a path."""
-        call.route, methods = self._found(scope, path)
-        if (operation := methods.get(scope["method"])) is None:
-            allowed = {"allow": ", ".join(sorted(methods))}
-            raise Problem(405, "this path has no such method", headers=allowed)
-        return operation
-
     def _found(self, scope: Scope, path: str) -> tuple[str, dict[str, Operation]]:
         """The template of a path and its methods; what the path holds goes into the scope."""
         if (methods := self._fixed.get(path)) is not None:
@@ -124,23 +113,3 @@ class Application:
                 scope["path_params"] = match.groupdict()
                 return template, methods
         raise Problem(404, "there is no such path")
-
-
-def create_app(
-    engine: Engine | None,
-    store: Store | None,
-    writer: Writer | None,
-    setup: Setup,
-    metrics: Metrics | None = None,
-    log: Callable[[str], object] | None = None,
-) -> Application:
-    """The service as an ASGI application.
-
-    Args:
-        engine, store, writer: None while the service starts: put them into its `parts` when they are there.
-        setup: its `server` settings hold.
-        metrics: those that the engine counts with; None: new ones.
-        log: takes the lines of the log; None: the standard error does.
-    """
-    settings = setup.server
-    return Application(Parts(settings, metrics or Metrics(), Log(settings.log_ids, log), engine, store, writer))

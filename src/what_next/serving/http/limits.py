@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from time import monotonic, perf_counter
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.types import Receive
 
-from what_next.serving.http.bodies import Body
+from what_next.serving.bodies import Body
 from what_next.serving.http.problems import CLOSE, RETRY, Problem
+
+if TYPE_CHECKING:
+    from what_next.serving.http.routes import Call
 
 B = TypeVar("B", bound=Body)
 
@@ -70,13 +73,6 @@ class ClientGone(Exception):
     """The client has hung up."""
 
 
-class Incoming(Protocol):
-    """A request whose body comes: how much of it is in memory, and whether all of it is there."""
-
-    held: int
-    complete: bool
-
-
 class Bodies:
     """Reads bodies: each up to a size, all under way together up to a size, and large ones one after another."""
 
@@ -84,7 +80,7 @@ class Bodies:
         self.most, self.held = most, 0
         self._looking, self._next = asyncio.Lock(), 0.0
 
-    async def read(self, receive: Receive, declared: int, to: Incoming) -> bytes:
+    async def read(self, receive: Receive, declared: int, to: "Call") -> bytes:
         """The bytes, counted as they come; `declared` is the Content-Length, 0 where there is none."""
         chunks, to.complete = list[bytes](), False
         self._check(declared)

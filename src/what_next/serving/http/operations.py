@@ -6,7 +6,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import PurePath
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -14,9 +14,9 @@ from pydantic import Field
 from starlette.responses import Response
 
 from what_next.errors import CatalogueError, StoreError
-from what_next.serving.engine.reasons import similar, spreads
+from what_next.serving.bodies import Event, Events, Feedback, Feedbacks, IdInPath, Item, Items
+from what_next.serving.engine.served import similar, spreads
 from what_next.serving.http import replies
-from what_next.serving.http.bodies import Event, Events, Feedback, Feedbacks, IdInPath, Item, Items
 from what_next.serving.http.keys import ADMIN, WRITE
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import CODES, Problem, not_ready, problem_of
@@ -28,7 +28,7 @@ from what_next.worlds import Boredom
 
 SPREAD = 20
 """Latest events of a history whose spread is told, and events that a spread is of."""
-REFUSED = records.Conflict | records.NotShown | records.InvalidWrite | records.UnknownRecommendation
+REFUSED = (records.NotShown, records.InvalidWrite, records.UnknownRecommendation)
 """Feedback that is not kept, while the rest of its batch is."""
 ITEMS_PER_UNIT = 2000
 """Items that a search looks through for about as much as a question costs."""
@@ -64,9 +64,10 @@ async def _keep(parts: Parts, events: list[Event], several: str = "") -> dict[st
     served = parts.model.served
     try:
         kept = await parts.written(records.AddEvents(tuple([event.row for event in events])))
-    except (records.InvalidWrite, records.Conflict) as error:
+    except records.InvalidWrite as error:
         raise problem_of(error, several) or error from None
-    parts.metrics.events(kept.accepted, kept.duplicates, len(kept.unmatched), len(kept.erased))
+    others = {"unmatched": len(kept.unmatched), "erased": len(kept.erased)}
+    parts.metrics.happened("events", accepted=kept.accepted, duplicate=kept.duplicates, **others)
     return {
         "accepted": kept.accepted,
         "duplicates": kept.duplicates,
@@ -86,10 +87,10 @@ async def add_feedback(call: Call, feedback: Feedback) -> dict[str, Any]:
     """
     try:
         kept: records.FeedbackAdded = await call.parts.written(records.AddFeedback((feedback.row,)))
-    except get_args(REFUSED):
-        call.parts.metrics.feedback(0, 0, 1)
+    except REFUSED:
+        call.parts.metrics.happened("feedback", refused=1)
         raise
-    call.parts.metrics.feedback(kept.accepted, kept.duplicates, 0)
+    call.parts.metrics.happened("feedback", accepted=kept.accepted, duplicate=kept.duplicates)
     return {"accepted": kept.accepted, "duplicates": kept.duplicates}
 
 
@@ -108,7 +109,7 @@ async def add_feedbacks(call: Call, batch: Feedbacks) -> dict[str, Any]:
             raise outcome  # the whole batch may be sent again: what was kept is a duplicate then
         else:
             accepted, duplicates = accepted + outcome.accepted, duplicates + outcome.duplicates
-    call.parts.metrics.feedback(accepted, duplicates, len(refused))
+    call.parts.metrics.happened("feedback", accepted=accepted, duplicate=duplicates, refused=len(refused))
     return {"accepted": accepted, "duplicates": duplicates, "refused": refused}
 
 

@@ -33,24 +33,25 @@ class Parts:
 
     Attributes:
         settings: of the service.
-        metrics, log: where requests are counted and told.
+        metrics, log: where requests are counted and told; `put` takes the lines of the log, None: the standard error.
         engine, store, writer: None while the service starts.
         keys: None where none are needed, or while the service starts.
         world: the simulated one whose items are served, for a demonstration; None: users are people.
     """
 
     settings: Server
-    metrics: Metrics
-    log: Log
     engine: Engine | None = None
     store: Store | None = None
     writer: Writer | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    put: Callable[[str], object] | None = None
     keys: KeyRing | None = None
     world: Boredom | None = None
     looks: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ready"))
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "reads"))
 
     def __post_init__(self) -> None:
+        self.log = Log(self.settings.log_ids, self.put)
         self.rate, self.bodies = Rate(self.settings.rate), Bodies(self.settings.body)
         self._late: Future[None] | None = None  # a look at the store that took too long
         if self.store is not None:
@@ -125,7 +126,7 @@ class Parts:
 
         watch = self.metrics.watch
         watch("writer_depth", "Writes that wait for the store", lambda: float(self.writer.depth if self.writer else 0))
-        watch("ready", "Whether the model answers (1) or not (0)", of(lambda engine: engine.ready))
+        watch("ready", "Whether the model answers (1) or not (0)", of(lambda engine: not engine.missing()))
         about = "Whether the deployed version cannot be loaded (1)"
         watch("version_refused", about, of(lambda engine: engine.model()["refused"] is not None))
         about = "Whether the second model, of server.candidate, cannot be loaded (1)"

@@ -39,15 +39,6 @@ CODES = {
 }
 """The code of each status, for programs."""
 
-SENT_AS = {
-    "user": "user_id",
-    "temperature": "explore.temperature",
-    "epsilon": "explore.epsilon",
-    "kind": "event",
-    "time": "timestamp",
-}
-"""What a body calls a field that engine or store call otherwise."""
-
 
 @dataclass(eq=False)
 class Problem(Exception):
@@ -114,11 +105,6 @@ def invalid(fields: Sequence[tuple[str, str]]) -> Problem:
     return Problem(422, "; ".join(f"{name}: {reason}" for name, reason in first) + more, first)
 
 
-def refused(error: Refused) -> Problem:
-    """A question or an item that does not fit the model."""
-    return invalid([(SENT_AS.get(error.field, error.field), error.reason)])
-
-
 def problem_of(error: BaseException, several: str = "") -> Problem | None:
     """What the client is told of an error; None: it is our own fault.
 
@@ -128,7 +114,7 @@ def problem_of(error: BaseException, several: str = "") -> Problem | None:
         case Problem():
             return error
         case Refused():
-            return refused(error)
+            return invalid([(error.field, error.reason)])
         case Overloaded():
             return overloaded(error.seconds)
         case ValidationError():
@@ -142,9 +128,8 @@ def problem_of(error: BaseException, several: str = "") -> Problem | None:
             return Problem(503, message, headers=RETRY)
         case records.Withdrawn() | records.AnsweredBefore():
             return Problem(503, "what was to be answered changed meanwhile; ask again", headers=RETRY)
-        case records.InvalidWrite() | records.Conflict():
-            name = SENT_AS.get(error.field, error.field)
-            name = f"{several}.{error.place}.{name}" if several else name
+        case records.InvalidWrite():
+            name = f"{several}.{error.place}.{error.field}" if several else error.field
             message = f"{name}: {error.reason}"
             return Problem(409 if isinstance(error, records.Conflict) else 422, message, ((name, error.reason),))
         case records.NotShown():

@@ -5,17 +5,12 @@ import hashlib
 import re
 from types import TracebackType
 
-from what_next.serving.http.bodies import Body, Question, Questions
+from what_next.serving.bodies import Body, Question, Questions
 from what_next.serving.http.limits import ClientGone
-from what_next.serving.http.problems import invalid, refused
+from what_next.serving.http.problems import invalid
 from what_next.serving.http.replies import Recommendations, RecommendationsBatch
 from what_next.serving.http.routes import Call, dumped, operation
-from what_next.serving.request import (
-    IdempotencyKey,
-    RecommendationRequest,
-    RecommendationResponse,
-    Refused,
-)
+from what_next.serving.request import IdempotencyKey, RecommendationResponse, Refused
 from what_next.serving.store import MarkShown
 from what_next.serving.store.records import AnsweredBefore
 
@@ -59,10 +54,6 @@ class Delivery:
             return None
         return IdempotencyKey(_hash("\0".join((self.call.key or "", self._key, str(place)))), self._request)
 
-    def request(self, question: Question, place: int) -> RecommendationRequest:
-        """The question at some place, as the engine takes it."""
-        return question.request(self.once(place), seen=self.engine.setup.evaluation.seen)
-
     async def before(self, place: int) -> bytes | None:
         """What the question at some place was answered before, with the same key; None: nothing yet."""
         if (once := self.once(place)) is None:
@@ -105,7 +96,7 @@ async def recommend(call: Call, question: Question) -> bytes:
         if (found := await delivery.before(0)) is not None:
             return found
         try:
-            answer = await delivery.engine.recommend(delivery.request(question, 0), call.caller)
+            answer = await delivery.engine.recommend(question, call.caller, delivery.once(0))
         except AnsweredBefore as error:
             return await delivery.body_of(error, 0)
         delivery.shown.append(answer.recommendation_id)
@@ -124,12 +115,12 @@ async def recommend_batch(call: Call, questions: Questions) -> bytes:
     with delivery:
         found = {place: kept for place in places if (kept := await delivery.before(place)) is not None}
         left = [place for place in places if place not in found]
-        requests = [delivery.request(questions.requests[place], place) for place in left]
+        requests = [(questions.requests[place], delivery.once(place)) for place in left]
         outcomes = await delivery.engine.recommend_all(requests, call.caller)
         delivery.shown += [one.recommendation_id for one in outcomes if isinstance(one, RecommendationResponse)]
         for place, outcome in zip(left, outcomes, strict=True):
             if isinstance(outcome, Refused):
-                found[place] = refused(outcome).body
+                found[place] = invalid([(outcome.field, outcome.reason)]).body
             else:
                 found[place] = await delivery.body_of(outcome, place)
         return b'{"answers":[' + b",".join(found[place] for place in places) + b"]}"

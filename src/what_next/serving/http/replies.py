@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from what_next.serving.loop.journal import LoopLine, LoopRound
 from what_next.serving.request import Fallback, PolicyName, Reason, SimilarItem
 
 
@@ -270,26 +271,6 @@ class Experiments(Reply):
     """The experiment, or the canary."""
 
     experiment: Experiment | None = Field(description="null: there is none, or it was not looked at yet")
-
-
-class LoopRound(Reply):
-    """One turn of the loop: from an export to a deployment, or to its refusal."""
-
-    number: int
-    began: int = Field(description="microseconds since 1970 UTC")
-    step: str | None = Field(description="that comes next; null: the round is over")
-    outcome: str | None
-    facts: dict[str, Any]
-
-
-class LoopLine(Reply):
-    """What the loop did at some time, and why."""
-
-    number: int
-    time: int = Field(description="microseconds since 1970 UTC")
-    round: int | None
-    step: str
-    told: str
 
 
 class LoopStatus(Reply):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from what_next.serving.http.bodies import Body
+from what_next.serving.bodies import Body
 from what_next.serving.http.keys import ADMIN, READ, ROLES
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.problems import Problem

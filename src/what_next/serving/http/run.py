@@ -7,9 +7,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -18,9 +19,9 @@ import uvicorn
 from what_next import __version__
 from what_next.data import Dataset
 from what_next.errors import DataError, SetupError, StoreUnavailable
+from what_next.serving.bodies import LONGEST_ID, SEEN
 from what_next.serving.engine import Engine, check_models
-from what_next.serving.http.app import Application, create_app
-from what_next.serving.http.bodies import LONGEST_ID, SEEN
+from what_next.serving.http.app import Application
 from what_next.serving.http.keys import KeyRing
 from what_next.serving.http.parts import Parts
 from what_next.serving.http.protocol import protocol
@@ -71,12 +72,6 @@ def listen(setup: Setup) -> socket.socket:
             "another server.port, or 0 for a free one"
         ) from None
     return bound
-
-
-def address_of(bound: socket.socket) -> str:
-    """The URL of a socket."""
-    host, port = bound.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def unnameable(ids: pl.Series) -> str | None:
@@ -137,16 +132,18 @@ class Opening:
 
     def _try(self) -> None:
         parts, setup = self.parts, self.setup
+        dataset = None
         if parts.store is None:
-            parts.store = Store.open(store_of(setup))
+            place = store_of(setup)
+            if isinstance(place, Path) and not place.exists():  # what is refused leaves no store behind
+                self._check_keys(())
+                dataset = self._dataset(None)
+            parts.store = Store.open(place)
         if parts.keys is None:
             parts.keys = KeyRing(parts.store, parts.metrics.store_failures.inc)
-        if setup.server.needs_keys and not parts.keys:
-            raise SetupError(
-                f"server.host is {setup.server.host}, and the store has no API key: without one, nobody may ask. Make "
-                "one with `what-next key add SETUP --name NAME --role admin`, or listen on 127.0.0.1"
-            )
-        self._fill(parts.store)
+        self._check_keys(parts.keys)
+        if not parts.store.loaded and (dataset := dataset or self._dataset(parts.store)) is not None:
+            parts.store.load_histories(dataset, self._progress)
         if parts.writer is None:
             parts.writer = Writer(parts.store)
         parts.engine = Engine(setup, parts.store, parts.writer, parts.metrics, self._stop)
@@ -155,16 +152,20 @@ class Opening:
             if message is not None:
                 self.notify(message)
 
-    def _fill(self, store: Store) -> None:
-        """Puts the histories of the data into an empty store."""
-        if not self.setup.server.import_data or store.loaded:
-            return
-        check_models(self.setup, store)  # filling takes minutes: what would be refused after it is refused before
+    def _check_keys(self, keys: Sized) -> None:
+        if self.setup.server.needs_keys and not keys:
+            raise SetupError(
+                f"server.host is {self.setup.server.host}, and the store has no API key: without one, nobody may ask. "
+                "Make one with `what-next key add SETUP --name NAME --role admin`, or listen on 127.0.0.1"
+            )
+
+    def _dataset(self, store: Store | None) -> Dataset | None:
+        """What an empty store is filled with; None: nothing. Filling takes minutes, so models are checked before."""
+        check_models(self.setup, store)
         try:
-            dataset = Dataset.read(self.setup.data)
+            return Dataset.read(self.setup.data) if self.setup.server.import_data else None
         except DataError as error:
             raise SetupError(f"{error}; to start with an empty store, set server.import_data to no") from error
-        store.load_histories(dataset, self._progress)
 
     def _progress(self, done: int, total: int) -> None:
         if self._stop.is_set():
@@ -213,13 +214,11 @@ def serve(
     start = time.monotonic()
     bound = listen(setup)
     try:
-        app = create_app(None, None, None, setup, log=log)
-        parts = app.parts
-        parts.world = world
+        parts = Parts(setup.server, world=world, put=log)
         opening = Opening(setup, parts, progress, notify)
         opening.thread.start()
         try:
-            uvicorn_loop(app, bound, opening, lambda: ready(_facts(setup, parts, bound, start)))
+            uvicorn_loop(Application(parts), bound, opening, lambda: ready(_facts(setup, parts, bound, start)))
         finally:
             opening.stop()
             _close(parts)
@@ -279,9 +278,9 @@ def _facts(setup: Setup, parts: Parts, bound: socket.socket, start: float) -> di
     engine, store = parts.engine, parts.store
     assert engine is not None
     assert store is not None
-    model = engine.model()
+    model, (host, port, *_) = engine.model(), bound.getsockname()
     return {
-        "address": address_of(bound),
+        "address": f"http://{f'[{host}]' if ':' in host else host}:{port}",
         "version": model["version"],
         "items": model["items"],
         "store": store.backend.where,

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from what_next import __version__
-from what_next.serving.http.bodies import Body
+from what_next.serving.bodies import Body
 from what_next.serving.http.recommendations import HEADER, IDEMPOTENCY_KEY
 from what_next.serving.http.replies import Error
 from what_next.serving.http.routes import OPERATIONS, Call, Operation, operation

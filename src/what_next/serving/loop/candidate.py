@@ -18,8 +18,7 @@ from what_next.policy import LearnedPolicy
 from what_next.serving.engine.live import point
 from what_next.serving.engine.versions import AGENT, CRITIC, versions_folder
 from what_next.serving.store import Store
-from what_next.serving.store.append import appended
-from what_next.serving.store.export import Exported
+from what_next.serving.store.export import Exported, appended
 from what_next.settings import Setup, SplitSettings
 from what_next.state import State
 from what_next.training.artefacts import catalogue_path, critic_beside, read_manifest, resume_path

@@ -42,7 +42,7 @@ gauges = Table("gauges", metadata, Column("name", Text, primary_key=True), Colum
 
 
 @dataclass(frozen=True)
-class Round:
+class LoopRound:
     """One turn: from an export to a deployment, or to its refusal.
 
     Attributes:
@@ -59,8 +59,8 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Line:
-    """What happened at some time, in words; `round`: None outside of all."""
+class LoopLine:
+    """What happened at some time (microseconds since 1970 UTC), in words; `round`: None outside of all."""
 
     number: int
     time: int
@@ -133,7 +133,9 @@ class Journal:
             assert made.inserted_primary_key is not None
             self._tell(connection, made.inserted_primary_key[0], "begin", told)
 
-    def note(self, current: Round, facts: Mapping[str, Any], told: str | None = None, **changed: str | None) -> Round:
+    def note(
+        self, current: LoopRound, facts: Mapping[str, Any], told: str | None = None, **changed: str | None
+    ) -> LoopRound:
         """Add facts to a round; and a line, where there is something to tell. `changed`: see `go_on`."""
         with self._change() as connection:
             this = rounds.c.number == current.number
@@ -144,8 +146,8 @@ class Journal:
         return replace(current, facts=more, **changed)  # type: ignore[arg-type]
 
     def go_on(
-        self, current: Round, facts: Mapping[str, Any], told: str, step: str | None, outcome: str | None
-    ) -> Round:
+        self, current: LoopRound, facts: Mapping[str, Any], told: str, step: str | None, outcome: str | None
+    ) -> LoopRound:
         """Note that the step of a round is done, what it found, and which one is next; None: the round is over."""
         return self.note(current, facts, told, step=step, outcome=outcome)
 
@@ -171,14 +173,14 @@ class Journal:
 
     # Reading
 
-    def rounds(self, most: int) -> list[Round]:
+    def rounds(self, most: int) -> list[LoopRound]:
         """The latest rounds, the newest first."""
         found = self._fetch(select(rounds).order_by(rounds.c.number.desc()).limit(most))
-        return [Round(*row) for row in found]
+        return [LoopRound(*row) for row in found]
 
-    def lines(self, most: int) -> list[Line]:
+    def lines(self, most: int) -> list[LoopLine]:
         """The latest lines, the newest first."""
-        return [Line(*row) for row in self._fetch(select(lines).order_by(lines.c.number.desc()).limit(most))]
+        return [LoopLine(*row) for row in self._fetch(select(lines).order_by(lines.c.number.desc()).limit(most))]
 
     def numbers(self) -> dict[str, float]:
         """What was measured last, by name."""

@@ -19,9 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from what_next.errors import ModelError, SetupError, StoreError, StoreUnavailable, WhatNextError
 from what_next.off_policy.candidates import GROUPS
 from what_next.serving.engine.versions import before, keep, line, prune, versions_folder
-from what_next.serving.loop import candidate, drift, evidence
+from what_next.serving.loop import candidate, evidence
 from what_next.serving.loop.evidence import Mean
-from what_next.serving.loop.journal import Journal, Round
+from what_next.serving.loop.journal import Journal, LoopRound
 from what_next.serving.store import Deploy, Second, Store
 from what_next.settings import Setup
 
@@ -101,10 +101,10 @@ class Loop:
         if (estimator := setup.loop.estimator) is not None and estimator not in ESTIMATORS:
             raise SetupError(f"loop.estimator is {estimator!r}; allowed: {', '.join(ESTIMATORS)}, or none")
         if setup.loop.drift:
-            drift.adwin(setup.loop.drift)
+            evidence.adwin(setup.loop.drift)
         self.setup, self.store, self.journal = setup, store, journal
         self.folder = Path(journal.backend.where).parent
-        self.steps: dict[str, Callable[[Round], Done | None]] = {
+        self.steps: dict[str, Callable[[LoopRound], Done | None]] = {
             "export": self._export,
             "train": self._train,
             "judge": self._judge,
@@ -143,7 +143,7 @@ class Loop:
 
     # Rounds
 
-    def _current(self) -> Round | None:
+    def _current(self) -> LoopRound | None:
         """The round that is under way."""
         latest = self.journal.rounds(1)
         return latest[0] if latest and latest[0].step is not None else None
@@ -196,7 +196,7 @@ class Loop:
         self.journal.measure(began=self.journal.clock(), drift=0.0)
         return True
 
-    def _do(self, current: Round) -> bool:
+    def _do(self, current: LoopRound) -> bool:
         """One step of a round; False: it has to wait."""
         assert current.step is not None, "a round that is over has no step"
         try:
@@ -215,7 +215,7 @@ class Loop:
             candidate.clear(self.folder, current.number)
         return True
 
-    def _failed(self, current: Round, error: Exception) -> None:
+    def _failed(self, current: LoopRound, error: Exception) -> None:
         """Note a failure; after some of them, the round is given up and the deployed version goes on."""
         tries = int(current.facts.get("tries", 0)) + 1
         told = str(error) if isinstance(error, WhatNextError) else f"{type(error).__name__}: {error}"
@@ -228,7 +228,7 @@ class Loop:
 
     # Steps
 
-    def _export(self, current: Round) -> Done | None:
+    def _export(self, current: LoopRound) -> Done | None:
         version = str(current.facts["current"])
         home = self._home(current)
         candidate.check_room(self.folder, versions_folder(self.setup) / version)
@@ -249,7 +249,7 @@ class Loop:
         )
         return Done(told, "train", {"exported_at": self.journal.clock(), "until": until, **counts})
 
-    def _train(self, current: Round) -> Done:
+    def _train(self, current: LoopRound) -> Done:
         home, deployed = self._home(current), self._agent(str(current.facts["current"]))
         reason = "as every so often" if current.facts["fresh"] else candidate.unlike(self.setup, deployed)
         setup = candidate.settings_of(self.setup, home, current.number, reason is not None)
@@ -269,7 +269,7 @@ class Loop:
         told = f"trained {version} {start}: {found['histories']:,} histories in {found['seconds']:g} s"
         return Done(told, "judge", {"version": version, "warm": reason is None})
 
-    def _judge(self, current: Round) -> Done:
+    def _judge(self, current: LoopRound) -> Done:
         version, deployed = str(current.facts["version"]), str(current.facts["current"])
         if version == deployed:
             return Done(f"refused: {version} is deployed already", None, {}, "refused")
@@ -286,7 +286,7 @@ class Loop:
         step = "shadow" if loop.shadow else "canary" if loop.canary else "promote"
         return Done(told, step, facts)
 
-    def _shadow(self, current: Round) -> Done | None:
+    def _shadow(self, current: LoopRound) -> Done | None:
         version, loop = str(current.facts["version"]), self.setup.loop
         current = self._entered(current, Second(version, shadow=True), f"{version} answers in the shadow")
         since = int(current.facts["shadow_since"])
@@ -299,7 +299,7 @@ class Loop:
             return Done(f"{told}; look at GET /v1/model (unfit) and the log of the service", None, {}, "refused")
         return None
 
-    def _canary(self, current: Round) -> Done | None:
+    def _canary(self, current: LoopRound) -> Done | None:
         version, loop, deployed = str(current.facts["version"]), self.setup.loop, str(current.facts["current"])
         second = Second(version, share=loop.canary, salt=f"{version}:")
         current = self._entered(current, second, f"{version} answers {loop.canary:.0%} of the users, as a canary")
@@ -318,7 +318,7 @@ class Loop:
             return Done(f"{version} is better by the log, and not worse as a canary; {told}", "promote", {"live": told})
         return Done(f"refused: nothing shows that {version} is better; {told}", None, {}, "refused")
 
-    def _promote(self, current: Round) -> Done:
+    def _promote(self, current: LoopRound) -> Done:
         version, deployed = str(current.facts["version"]), str(current.facts["current"])
         now = self.store.deployments()[-1].version
         if now not in (deployed, version):
@@ -332,7 +332,7 @@ class Loop:
             return Done(told, "watch")
         return Done(told, None, {}, "promoted")
 
-    def _watch(self, current: Round) -> Done | None:
+    def _watch(self, current: LoopRound) -> Done | None:
         version, loop, deployed = str(current.facts["version"]), self.setup.loop, str(current.facts["current"])
         newest = self.store.deployments()[-1]
         if newest.version != version:
@@ -355,16 +355,14 @@ class Loop:
 
     # What steps share
 
-    def _home(self, current: Round) -> Path:
+    def _home(self, current: LoopRound) -> Path:
         return self.folder / str(current.number)
 
     def _agent(self, version: str) -> Path:
         return candidate.agent_of(self.setup, version)
 
     def _deploy(self, version: str, kind: Any, note: Mapping[str, Any], learned_until: float | int) -> None:
-        outcome = self.store.commit([Deploy(version, kind, note)])[0]
-        if isinstance(outcome, Exception):
-            raise outcome
+        self.store.put(Deploy(version, kind, note))
         self.journal.measure(learned_until=learned_until, since=evidence.last_answer(self.store))
 
     def _learned_until(self, version: str) -> float:
@@ -381,7 +379,7 @@ class Loop:
         names = [*own, *(one.version for one in deployed)]
         return prune(versions_folder(self.setup), names, line(deployed)[-self.setup.loop.keep :])
 
-    def _entered(self, current: Round, second: Second, told: str) -> Round:
+    def _entered(self, current: LoopRound, second: Second, told: str) -> LoopRound:
         """A round whose step has begun, with the version that the service is to have beside the deployed one."""
         step = current.step
         if f"{step}_since" not in current.facts:
@@ -391,7 +389,7 @@ class Loop:
             self.store.put_second(second)
         return current
 
-    def _waited(self, current: Round, step: str) -> float:
+    def _waited(self, current: LoopRound, step: str) -> float:
         """Seconds since a step of a round began, by a clock that may have gone back."""
         return (self.journal.clock() - int(current.facts[f"{step}_began"])) / 1e6
 
@@ -437,7 +435,7 @@ class Loop:
         known, since = candidate.items_of(self._agent(version)), int(self.journal.numbers().get("alarmed", 0))
         unknown = [float(item not in known) for item in evidence.recent_items(self.store, since, STREAM)]
         for what, values, sign in (("reward", rewards, -1), ("share of unknown items", unknown, 1)):
-            found = drift.change(values, delta)
+            found = evidence.change(values, delta)
             if found is not None and sign * (found[2] - found[1]) > 0:
                 self.journal.measure(drift=1.0, alarmed=self.store.clock(), since=evidence.last_answer(self.store))
                 told = f"drift: the {what} went from {found[1]:.3g} to {found[2]:.3g} (loop.drift)"

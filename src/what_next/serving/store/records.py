@@ -248,7 +248,7 @@ class InvalidWrite(StoreError):
 
     Attributes:
         place: which of the rows of the write, from 0.
-        field: of the row, as it is called there; `reason`: what is wrong with it.
+        field: of the row, as clients call it; `reason`: what is wrong with it.
     """
 
     def __init__(self, place: int, field: str, reason: str) -> None:
@@ -264,18 +264,12 @@ class NotShown(WhatNextError):
     """Feedback to an item that its recommendation did not hold."""
 
 
-class Conflict(WhatNextError):
-    """An event, or feedback, under the id of another one, which is in the store already and stays as it is.
-
-    Attributes:
-        place: which of the rows of the write, from 0.
-        field: the name of its id; `reason`: what is wrong with it.
-    """
+class Conflict(InvalidWrite):
+    """An event, or feedback, under the id of another one, which is in the store already and stays as it is."""
 
     def __init__(self, place: int, field: str) -> None:
-        self.place, self.field = place, field
-        self.reason = "is that of another one, with other content, which stays; send this one under an id of its own"
-        super().__init__(f"row {place + 1}: {field} {self.reason}")
+        reason = "is that of another one, with other content, which stays; send this one under an id of its own"
+        super().__init__(place, field, reason)
 
 
 class Withdrawn(WhatNextError):
@@ -291,7 +285,7 @@ def invalid(write: Write, now: int) -> InvalidWrite | None:
     rows: Sequence[EventRow | FeedbackRow] = write.rows if isinstance(write, AddEvents | AddFeedback) else ()
     for place, row in enumerate(rows):
         if row.time is not None and row.time > now + AHEAD:
-            return InvalidWrite(place, "time", "is more than a day ahead of the clock here")
+            return InvalidWrite(place, "timestamp", "is more than a day ahead of the clock here")
     return None
 
 

@@ -143,6 +143,13 @@ class Store:
                 return [self._alone(write) for write in writes]
             return [self._refusal(error)]
 
+    def put(self, write: records.Write) -> Any:
+        """One write in a transaction of its own; returns its outcome, raises what it is refused for."""
+        (outcome,) = self.commit([write])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
     @retry(retry=retry_if_exception(in_the_way), wait=wait_exponential(0.01), stop=stop_after_attempt(6), reraise=True)
     def _commit(self, writes: Sequence[records.Write]) -> records.Results:
         with self.backend.engine.begin() as connection:

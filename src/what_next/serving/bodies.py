@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from what_next.serving.request import IdempotencyKey, PolicyName, RecommendationRequest, cost_of
+from what_next.serving.request import EVENTS_PER_UNIT, PolicyName
 from what_next.serving.store.records import EventRow, FeedbackRow, ItemRow
 from what_next.settings import HISTORY, LEAST_TEMPERATURE
 
@@ -127,7 +127,7 @@ class Body(BaseModel):
 
     @property
     def units(self) -> int | float:
-        """What the limit of the rate counts it as; of a question its cost (`RecommendationRequest.cost`)."""
+        """What the limit of the rate counts it as."""
         return 1
 
 
@@ -207,17 +207,17 @@ class Question(Body):
     }
 
     user_id: Id | None = Field(default=None, description="whose events the store knows")
-    history: Annotated[list[Id], Field(max_length=HISTORY, fail_fast=True)] | None = Field(
+    history: Annotated[tuple[Id, ...], Field(max_length=HISTORY, fail_fast=True)] | None = Field(
         default=None, description="item ids, oldest first; goes before what the store knows of the user"
     )
     k: int = Field(default=10, ge=1, le=SLOTS, description="number of items")
     exclude_seen: bool | None = Field(
         default=None, description="whether items of the history are left out; null: unless evaluation.seen is yes"
     )
-    allowed: Annotated[list[Id], Field(max_length=MASKED, fail_fast=True)] | None = Field(
+    allowed: Annotated[tuple[Id, ...], Field(max_length=MASKED, fail_fast=True)] | None = Field(
         default=None, description="the only items that may be recommended; unknown ids are passed over"
     )
-    blocked: Annotated[list[Id], Field(max_length=MASKED, fail_fast=True)] | None = Field(
+    blocked: Annotated[tuple[Id, ...], Field(max_length=MASKED, fail_fast=True)] | None = Field(
         default=None, description="items that may not; unknown ids are passed over"
     )
     ranges: Annotated[dict[Id, Range], Field(max_length=RANGES), _RANGES] | None = Field(
@@ -232,29 +232,13 @@ class Question(Body):
 
     @property
     def units(self) -> int | float:
-        """See `Body.units`."""
-        return cost_of(self.k, self.explain, self.history, self.allowed, self.blocked)
-
-    def request(self, once: IdempotencyKey | None = None, *, seen: bool = False) -> RecommendationRequest:
-        """As the engine takes it; `once`: where its answer is kept; `seen`: whether the setup permits seen items."""
-        draw = self.explore
-        return RecommendationRequest(
-            user=self.user_id,
-            history=None if self.history is None else tuple(self.history),
-            k=self.k,
-            exclude_seen=not seen if self.exclude_seen is None else self.exclude_seen,
-            allowed=None if self.allowed is None else tuple(self.allowed),
-            blocked=tuple(self.blocked or ()),
-            ranges={name: one.ends for name, one in self.ranges.items()} if self.ranges else None,
-            temperature=draw.temperature if draw else None,
-            epsilon=draw.epsilon if draw else None,
-            seed=self.seed,
-            policy=self.policy,
-            experiment=self.experiment,
-            context=self.context,
-            explain=self.explain,
-            once=once,
-        )
+        """How much work it is, about: 1 for ten items to a user who is in memory, without reasons and bounds."""
+        history, allowed, blocked = self.history, self.allowed, self.blocked
+        if self.k <= 10 and not (self.explain or history or allowed or blocked):
+            return 1.0  # nearly all
+        listed = sum(len(ids) for ids in (allowed, blocked) if ids)
+        items = self.k * (2 if self.explain else 1)
+        return 1.0 + max(items - 10, 0) / 50 + (len(history) / EVENTS_PER_UNIT if history else 0) + listed / 2000
 
 
 class Questions(Batch):
