@@ -8,7 +8,7 @@ import pytest
 
 import what_next as wn
 from what_next.cli.app import main
-from what_next.errors import ModelError
+from what_next.errors import CatalogueError, ModelError
 from what_next.sources import clicks_in
 from what_next.worlds import preset
 
@@ -149,6 +149,15 @@ def test_a_policy_that_remembers_users_is_told_who_is_gone(tmp_path: Path) -> No
     setup = wn.Setup.from_text(SETUP, tmp_path, ["world=choice", "model=gru", "world.ideal=no", "data=-"])
     found = wn.simulate(setup)
     assert len(set(found.episodes["ppo"].lengths)) > 1
+
+
+@pytest.mark.parametrize(
+    ("users", "item", "told"),
+    [(3, 1000, "item 1000 is not in the catalogue of 1000 items"), (2, 0, "2 slates for 3 users"), (3, 0.5, "float64")],
+)
+def test_a_policy_whose_slates_are_none_is_told(users: int, item: float, told: str) -> None:
+    with pytest.raises(CatalogueError, match=f"world boredom: (slates are )?{told}"):
+        wn.play(lambda state, rng: np.full((users, 10), item), "boredom", 3)
 
 
 def test_an_agent_learns_in_other_peoples_environment_and_a_replay_too(

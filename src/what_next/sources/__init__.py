@@ -4,13 +4,22 @@ from collections.abc import Mapping
 
 from what_next.errors import SetupError
 from what_next.settings.plugins import installed
-from what_next.sources.bandit import BanditSource
-from what_next.sources.base import Mixture, Source
-from what_next.sources.decisions import DecisionSource, refuse_unable, with_decisions
-from what_next.sources.founding import FoundingPlayer, FoundingSource
-from what_next.sources.log import LogSource
-from what_next.sources.replay import Replay, ReplaySource
-from what_next.sources.world import LogPlayer, Player, WorldSource, clicks_in, state_in, world_of
+from what_next.sources.bandit import BanditSource as BanditSource
+from what_next.sources.base import Mixture as Mixture
+from what_next.sources.base import Source as Source
+from what_next.sources.decisions import DecisionSource as DecisionSource
+from what_next.sources.decisions import refuse_unable, with_decisions
+from what_next.sources.founding import FoundingPlayer as FoundingPlayer
+from what_next.sources.founding import FoundingSource as FoundingSource
+from what_next.sources.log import LogSource as LogSource
+from what_next.sources.replay import Replay as Replay
+from what_next.sources.replay import ReplaySource as ReplaySource
+from what_next.sources.world import LogPlayer as LogPlayer
+from what_next.sources.world import Player as Player
+from what_next.sources.world import WorldSource as WorldSource
+from what_next.sources.world import clicks_in as clicks_in
+from what_next.sources.world import state_in as state_in
+from what_next.sources.world import world_of as world_of
 from what_next.state import State
 from what_next.worlds import World
 
@@ -21,27 +30,6 @@ SOURCES: Mapping[str, type[Source]] = {
     "world": WorldSource,
 }
 """By the name that an algorithm gives; those of installed packages follow (group `what_next.sources`)."""
-
-__all__ = [
-    "SOURCES",
-    "BanditSource",
-    "DecisionSource",
-    "FoundingPlayer",
-    "FoundingSource",
-    "LogPlayer",
-    "LogSource",
-    "Mixture",
-    "Player",
-    "Replay",
-    "ReplaySource",
-    "Source",
-    "WorldSource",
-    "clicks_in",
-    "source_in",
-    "source_of",
-    "state_in",
-    "world_of",
-]
 
 
 def source_of(state: State) -> Source:

@@ -313,6 +313,7 @@ def play(world: World, policy: Reference, users: int, rng: Draws, steps: int | N
 
     Raises:
         SetupError: neither the world nor the caller sets a time limit.
+        CatalogueError: the policy gives no slate of the catalogue for each user.
         TrainingError: a reward is not a number.
     """
     limit = steps or world.steps
@@ -333,8 +334,10 @@ def played(
     """One episode for each of some users, slate by slate: who is there, before and after it, and what came of it."""
     state, going = world.reset(users, rng), np.arange(users)
     for _ in range(limit):
-        before = state
-        state, feedback = world.step(before, policy(before, rng), rng)
+        before, slates = state, world.check(policy(state, rng))
+        if len(slates) != len(going):
+            raise CatalogueError(f"world {world.known_as}: {len(slates)} slates for {len(going)} users; give each one")
+        state, feedback = world.step(before, slates, rng)
         yield going, before, state, feedback
         stay = np.flatnonzero(~(feedback.terminated | world.truncated(state)))
         if not len(stay):

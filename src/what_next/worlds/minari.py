@@ -4,6 +4,7 @@ write("boredom/greedy-v0", WorldVectorEnv(500), policy)         # needs minari a
 log_of(minari.load_dataset("boredom/greedy-v0")).write_parquet("shown.parquet")
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,12 +115,7 @@ def _earned(dataset: Any, episode: Any, width: int) -> np.ndarray:
 
 def _columns(episode: Any) -> Any:
     """A buffer with an array for each part of the observations, as Minari stores them."""
-    seen: Any = episode.observations
-    if isinstance(seen[0], dict):
-        seen = {name: np.stack([one[name] for one in seen]) for name in seen[0]}
-    else:
-        seen = np.stack(seen)
-    return EpisodeBuffer(
-        episode.id, episode.seed, None, seen, np.stack(episode.actions), episode.rewards, episode.terminations,
-        episode.truncations,
-    )  # fmt: skip
+    seen = episode.observations
+    names = seen[0].keys() if isinstance(seen[0], dict) else ()
+    parts = {name: np.stack([one[name] for one in seen]) for name in names} or np.stack(seen)
+    return replace(episode, observations=parts, actions=np.stack(episode.actions))

@@ -16,8 +16,7 @@ from what_next.errors import NotFinite, StoreUnavailable, some
 from what_next.inference.session import Event, Session
 from what_next.serving.bodies import Question
 from what_next.serving.engine.cache import Entry
-from what_next.serving.engine.live import Active
-from what_next.serving.engine.masks import Mask
+from what_next.serving.engine.live import Active, Mask
 from what_next.serving.engine.served import reasons, spread
 from what_next.serving.request import Fallback, RecommendationResponse, Refused
 from what_next.serving.store import AddImpression, Head
