@@ -13,7 +13,7 @@ from what_next import Dataset, State
 from what_next.baselines import Ease
 from what_next.cli import main
 from what_next.data.stages import Done, Stages
-from what_next.experiments import evaluate, evaluate_next
+from what_next.experiments import evaluate_next, evaluate_windows
 from what_next.experiments.baselines import EVERY, chosen_on, grid_of, searched, tries, tuned
 from what_next.experiments.compare import compare
 from what_next.metrics.bootstrap import means, means_of
@@ -55,7 +55,7 @@ class TestEveryStage:
 
     def test_of_windows(self, setup_of: SetupOf, tmp_path: Path) -> None:
         told = Told()
-        evaluate(setup_of(tmp_path, epochs=32), seeds=[0], stages=told)
+        evaluate_windows(setup_of(tmp_path, epochs=32), seeds=[0], stages=told)
         assert told.came_to_their_ends()
         assert {"judging agent by windows", "judging oracle by windows", "intervals"} < set(told.names)
 
